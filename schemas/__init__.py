@@ -1,0 +1,1 @@
+"""Pure data: configuration, vocabulary, records, tables, errors. Imports no torch, ray or fsspec."""

@@ -1,0 +1,62 @@
+"""The JSON of COCO detection files, as TypedDicts. Extra keys (`score`, `attributes`) are allowed by its readers."""
+
+from typing import Any, NotRequired, TypedDict
+
+
+class CocoRle(TypedDict):
+    """Compressed run lengths, column-major; `counts` is ASCII text, `size` is [height, width]."""
+
+    size: list[int]
+    counts: str
+
+
+class CocoImage(TypedDict):
+    """One image; `file_name` is relative with `/`; sizes in the frame that a person sees."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    exif_orientation: NotRequired[int]
+    review_priority: NotRequired[float]
+
+
+class CocoCategory(TypedDict):
+    """One label; ids from 1 in vocabulary order."""
+
+    id: int
+    name: str
+    supercategory: str
+
+
+class CocoAnnotation(TypedDict):
+    """One segment; `area` and `bbox` are of the mask; `iscrowd` is 0."""
+
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: CocoRle
+    area: int
+    bbox: list[float]
+    iscrowd: int
+    score: NotRequired[float]
+    attributes: NotRequired[dict[str, Any]]
+
+
+class CocoDataset(TypedDict):
+    """A whole `instances.json`."""
+
+    info: dict[str, Any]
+    licenses: list[dict[str, Any]]
+    categories: list[CocoCategory]
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+
+
+class CocoResult(TypedDict):
+    """One entry of `results_segm.json`, for COCOeval."""
+
+    image_id: int
+    category_id: int
+    segmentation: CocoRle
+    score: float

@@ -1,0 +1,143 @@
+"""One job: what to annotate, with which words and method, and how to run it.
+
+`JobConfig` is data only; live objects are built from it in one place (`pipeline`). Fields under `run` may change
+between a run and its resume; every other field can change an output and is part of the run's fingerprint.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from schemas.base import Frozen
+from schemas.vocabulary import Vocabulary
+
+EMBEDDED = "embedded"
+"""Name of the tiny models that ship with the package, wherever a backbone or head is asked for."""
+
+
+class NamedOptions(Frozen):
+    """A part found by its file's name (method, objectness source, exporter) and its own options."""
+
+    name: str
+    """The file's name in the part's folder."""
+    options: dict[str, Any] = {}
+    """Checked by the part's own `Options` model before any worker starts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class ClipConfig(Frozen):
+    """The CLIP backbone, loaded by open_clip."""
+
+    model: str = "ViT-B-32"
+    """An open_clip architecture, `local-dir:FOLDER`, or `embedded`."""
+    pretrained: str = "laion2b_s34b_b79k"
+    """open_clip's tag of the weights, or a weights file (path or URL); unused for `local-dir:` and `embedded`."""
+
+
+class VisionConfig(Frozen):
+    """The second, self-supervised backbone, loaded by timm."""
+
+    model: str = "auto"
+    """A timm architecture, `local-dir:FOLDER`, `embedded`, or `auto`: embedded beside an embedded CLIP, else DINO ViT-S/8."""
+    weights: str = ""
+    """A weights file (path or URL) for the architecture; empty: timm's own pretrained weights."""
+
+
+class ImageConfig(Frozen):
+    """Which files count as images and which are refused."""
+
+    suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+    """File name endings (any case) that a folder listing keeps; a list file is taken as it is."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Annotate only the first so many images of the sorted collection; 0: all."""
+    max_pixels: PositiveInt = 100_000_000
+    """Images of more pixels get the code `too_large` before they are decoded."""
+    max_bytes: PositiveInt = 500_000_000
+    """Files of more bytes get the code `too_large` before they are read."""
+
+
+class MaskConfig(Frozen):
+    """How a label map is cut into segments."""
+
+    segments: Literal["class", "components"] = "class"
+    """`class`: one mask per label and image; `components`: one per connected region (regions are not instances)."""
+    min_area_px: PositiveInt = 1
+    """Segments of fewer pixels are dropped."""
+
+
+class RunConfig(Frozen):
+    """How the work is spread; nothing here changes what is computed."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Number of workers at most; 0: as many as the resources allow."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where the cluster has one, else the CPU."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=8)] = 1.0
+    """Share of a GPU that a worker takes (0.5: two workers on one); without effect on the CPU."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores that a worker takes; its number of torch threads on the CPU."""
+    batch_size: PositiveInt = 8
+    """Images computed at once; halved by the worker when it runs out of GPU memory."""
+    prefetch_threads: PositiveInt = 4
+    """Threads of a worker that read and decode the next images."""
+    max_error_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """A larger share of failed images makes the exit code 3."""
+    local: bool = False
+    """Run in this process, without Ray."""
+
+
+class JobConfig(Frozen):
+    """A whole job; the YAML file and the command line both end here."""
+
+    images: str
+    """Folder, glob, bucket prefix (any fsspec URL), or a .txt/.csv/.jsonl/.parquet list with a `uri` column."""
+    out: str
+    """Run folder: a path or any fsspec URL."""
+    vocabulary: Vocabulary
+    """The labels, with synonyms, templates and background words."""
+    method: NamedOptions = NamedOptions(name="clip_diy")
+    """The published recipe; `ovseg methods` lists them."""
+    clip: ClipConfig = ClipConfig()
+    """CLIP backbone; the default is the paper's."""
+    vision: VisionConfig = VisionConfig()
+    """Second backbone, for methods and objectness sources that use one."""
+    image: ImageConfig = ImageConfig()
+    """Which files are taken."""
+    masks: MaskConfig = MaskConfig()
+    """How segments are cut."""
+    shard_size: PositiveInt = 256
+    """Images a shard: the unit of work, commit and loss."""
+    run: RunConfig = RunConfig()
+    """How the work is spread."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_in_place_of_vocabulary(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "labels" in value:
+            if "vocabulary" in value:
+                raise ValueError("give either `labels` or `vocabulary`, not both")
+            value = {**value, "vocabulary": value["labels"]}
+            del value["labels"]
+        return value
+
+    def output_fields(self) -> dict[str, Any]:
+        """All that can change an output, as flat dotted keys; `out` and `run.*` are left out."""
+        return dict(_flatten(self.model_dump(mode="json", exclude={"run", "out"})))
+
+    @property
+    def vision_model(self) -> str:
+        """The second backbone with `auto` resolved."""
+        if self.vision.model != "auto":
+            return self.vision.model
+        return EMBEDDED if self.clip.model == EMBEDDED else "vit_small_patch8_224.dino"
+
+
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict) or not value:
+        return [(prefix, value)]
+    dotted = f"{prefix}." if prefix else ""
+    return [pair for key, inner in value.items() for pair in _flatten(inner, f"{dotted}{key}")]

@@ -1,0 +1,97 @@
+"""Every error that ovseg raises on purpose.
+
+    OvsegError
+    ├── UserError            the user's mistake: one line, exit code 1
+    │   ├── ConfigError      a wrong key or value in the job file or on the command line
+    │   ├── VocabularyError  no labels, a label given twice
+    │   ├── CollectionError  no images found, an unreadable list
+    │   ├── RunFolderError   the output folder belongs to another run, or is damaged
+    │   ├── WeightsError     weights that cannot be found, fetched, verified or used
+    │   └── ResourceError    a GPU asked for where there is none
+    ├── ImageError           one image among many: becomes a row with its code, never stops a shard
+    └── StorageError         reading or writing failed after the retries
+"""
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Stable names for what can go wrong with one image; part of the table format."""
+
+    NOT_FOUND = "not_found"
+    """The file was in the manifest and is gone."""
+    PERMISSION_DENIED = "permission_denied"
+    """The file may not be read."""
+    STORAGE_ERROR = "storage_error"
+    """The store failed after the retries."""
+    EMPTY_FILE = "empty_file"
+    """Zero bytes."""
+    NOT_AN_IMAGE = "not_an_image"
+    """No decoder knows the content."""
+    TRUNCATED = "truncated"
+    """The decoder ran out of bytes."""
+    UNDECODABLE = "undecodable"
+    """A decoder knows the format and failed on the content."""
+    TOO_LARGE = "too_large"
+    """More pixels or bytes than the limit (a decompression bomb, or a limit set too low)."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The image does not fit the device, even alone in its batch."""
+    WORKER_LOST = "worker_lost"
+    """The worker process died on this image, again and again."""
+    INTERNAL = "internal"
+    """A bug: the message holds the exception. Please report it."""
+
+
+class OvsegError(Exception):
+    """Root of all deliberate errors."""
+
+
+class UserError(OvsegError):
+    """A mistake that the user can mend. The message says what was expected, what came and what to do."""
+
+
+class ConfigError(UserError):
+    """A wrong key or value in the job file or on the command line."""
+
+
+class VocabularyError(UserError):
+    """An empty vocabulary or a label given twice."""
+
+
+class CollectionError(UserError):
+    """Nothing to annotate, or a list file that cannot be read."""
+
+
+class RunFolderError(UserError):
+    """The output folder belongs to another run or is damaged."""
+
+
+class WeightsError(UserError):
+    """Weights that cannot be found, fetched, verified or used."""
+
+
+class ResourceError(UserError):
+    """Hardware that was asked for and is not there."""
+
+
+class ImageError(OvsegError):
+    """One image cannot be annotated.
+
+    Args:
+        code: stable code for the image's row.
+        message: one sentence for a person.
+    """
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        """Keep the code apart from the text, so that reports can count it."""
+        super().__init__(code, message)  # both in args: an exception must survive pickling
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        """Return `code: message`."""
+        return f"{self.code}: {self.message}"
+
+
+class StorageError(OvsegError):
+    """A read or write that failed after all retries."""
