@@ -1,0 +1,1 @@
+"""The tiny models that come with the package, and the drawn world they know."""
