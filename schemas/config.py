@@ -50,7 +50,17 @@ class VisionConfig(Frozen):
 class ImageConfig(Frozen):
     """Which files count as images and which are refused."""
 
-    suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+    suffixes: tuple[str, ...] = (
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+    )
     """File name endings (any case) that a folder listing keeps; a list file is taken as it is."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Annotate only the first so many images of the sorted collection; 0: all."""

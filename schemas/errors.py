@@ -1,15 +1,15 @@
 """Every error that ovseg raises on purpose.
 
-    OvsegError
-    ├── UserError            the user's mistake: one line, exit code 1
-    │   ├── ConfigError      a wrong key or value in the job file or on the command line
-    │   ├── VocabularyError  no labels, a label given twice
-    │   ├── CollectionError  no images found, an unreadable list
-    │   ├── RunFolderError   the output folder belongs to another run, or is damaged
-    │   ├── WeightsError     weights that cannot be found, fetched, verified or used
-    │   └── ResourceError    a GPU asked for where there is none
-    ├── ImageError           one image among many: becomes a row with its code, never stops a shard
-    └── StorageError         reading or writing failed after the retries
+OvsegError
+├── UserError            the user's mistake: one line, exit code 1
+│   ├── ConfigError      a wrong key or value in the job file or on the command line
+│   ├── VocabularyError  no labels, a label given twice
+│   ├── CollectionError  no images found, an unreadable list
+│   ├── RunFolderError   the output folder belongs to another run, or is damaged
+│   ├── WeightsError     weights that cannot be found, fetched, verified or used
+│   └── ResourceError    a GPU asked for where there is none
+├── ImageError           one image among many: becomes a row with its code, never stops a shard
+└── StorageError         reading or writing failed after the retries
 """
 
 from enum import StrEnum

@@ -15,7 +15,9 @@ _WORD = pa.dictionary(pa.int32(), pa.string())
 
 
 def _fields(types: dict[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in types.items()])
+    return pa.schema(
+        [pa.field(name, kind, nullable=name in nullable) for name, kind in types.items()]
+    )
 
 
 MANIFEST = _fields(

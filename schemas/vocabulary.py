@@ -13,7 +13,9 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 def _check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
     for template in templates:
         if template.count("{}") != 1:
-            raise ValueError(f"a prompt template holds '{{}}' exactly once, for the name; got {template!r}")
+            raise ValueError(
+                f"a prompt template holds '{{}}' exactly once, for the name; got {template!r}"
+            )
     return templates
 
 
@@ -72,7 +74,9 @@ class Vocabulary(Frozen):
             for phrase in label.phrases:
                 owner = owners.get(phrase.casefold())
                 if owner is not None:
-                    raise ValueError(f"{phrase!r} is given twice (for {owner!r} and for {label.name!r})")
+                    raise ValueError(
+                        f"{phrase!r} is given twice (for {owner!r} and for {label.name!r})"
+                    )
                 owners[phrase.casefold()] = label.name
         return self
 

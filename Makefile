@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench embedded ci clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Set up .venv with the locked versions
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ovseg needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 2; }
+	@echo "Setting up $(VENV) (torch with CUDA libraries: about 6 GB, a few minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## Annotate 24 drawn scenes with the embedded models and show the masks
+	@$(BIN)/ovseg demo
+
+test: $(INSTALLED) ## Run the test suite
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## Measure speed and memory as ratios against the plain way
+	@$(BIN)/python -m benchmarks
+
+embedded: $(INSTALLED) ## Retrain the embedded models from nothing (CPU, tens of minutes)
+	@$(BIN)/python -m training.embedded
+
+ci: ## What CI runs
+	@bash .ci/run
+
+clean: ## Remove what the other targets made, but not your runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
