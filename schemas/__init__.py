@@ -1,1 +1,1 @@
-"""Pure data: configuration, vocabulary, records, tables, errors. Imports no torch, ray or fsspec."""
+"""Pure data: configuration, vocabulary, records, tables, errors. No torch, ray or fsspec."""

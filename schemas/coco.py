@@ -1,4 +1,7 @@
-"""The JSON of COCO detection files, as TypedDicts. Extra keys (`score`, `attributes`) are allowed by its readers."""
+"""The JSON of COCO detection files, as TypedDicts.
+
+Its readers allow extra keys (`score`, `attributes`).
+"""
 
 from typing import Any, NotRequired, TypedDict
 

@@ -1,7 +1,8 @@
 """One job: what to annotate, with which words and method, and how to run it.
 
-`JobConfig` is data only; live objects are built from it in one place (`pipeline`). Fields under `run` may change
-between a run and its resume; every other field can change an output and is part of the run's fingerprint.
+`JobConfig` is data only; live objects are built from it in one place (`pipeline`). Fields under
+`run` may change between a run and its resume; every other field can change an output and is part
+of the run's fingerprint.
 """
 
 from typing import Annotated, Any, Literal
@@ -35,14 +36,18 @@ class ClipConfig(Frozen):
     model: str = "ViT-B-32"
     """An open_clip architecture, `local-dir:FOLDER`, or `embedded`."""
     pretrained: str = "laion2b_s34b_b79k"
-    """open_clip's tag of the weights, or a weights file (path or URL); unused for `local-dir:` and `embedded`."""
+    """open_clip's tag of the weights, or a weights file (path or URL).
+
+    Unused for `local-dir:` and `embedded`."""
 
 
 class VisionConfig(Frozen):
     """The second, self-supervised backbone, loaded by timm."""
 
     model: str = "auto"
-    """A timm architecture, `local-dir:FOLDER`, `embedded`, or `auto`: embedded beside an embedded CLIP, else DINO ViT-S/8."""
+    """A timm architecture, `local-dir:FOLDER`, `embedded` or `auto`.
+
+    `auto` is the embedded model beside an embedded CLIP, else DINO ViT-S/8, which FOUND uses."""
     weights: str = ""
     """A weights file (path or URL) for the architecture; empty: timm's own pretrained weights."""
 
@@ -74,7 +79,9 @@ class MaskConfig(Frozen):
     """How a label map is cut into segments."""
 
     segments: Literal["class", "components"] = "class"
-    """`class`: one mask per label and image; `components`: one per connected region (regions are not instances)."""
+    """`class`: one mask per label and image; `components`: one per connected region.
+
+    Connected regions are not instances: touching objects of one label stay one."""
     min_area_px: PositiveInt = 1
     """Segments of fewer pixels are dropped."""
 
@@ -104,7 +111,9 @@ class JobConfig(Frozen):
     """A whole job; the YAML file and the command line both end here."""
 
     images: str
-    """Folder, glob, bucket prefix (any fsspec URL), or a .txt/.csv/.jsonl/.parquet list with a `uri` column."""
+    """Folder, glob, bucket prefix (any fsspec URL), or a list file.
+
+    A list is .txt (a URI a line) or .csv, .jsonl, .parquet with a `uri` column."""
     out: str
     """Run folder: a path or any fsspec URL."""
     vocabulary: Vocabulary

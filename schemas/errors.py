@@ -47,7 +47,7 @@ class OvsegError(Exception):
 
 
 class UserError(OvsegError):
-    """A mistake that the user can mend. The message says what was expected, what came and what to do."""
+    """The user can mend it: the message says what was expected, what came and what to do."""
 
 
 class ConfigError(UserError):

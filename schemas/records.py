@@ -1,4 +1,7 @@
-"""What flows through the pipeline and what is committed. One record is one row of a table, or one JSON marker."""
+"""What flows through the pipeline and what is committed.
+
+One record is one row of a table, or one JSON marker.
+"""
 
 from typing import Annotated, Literal
 
@@ -74,7 +77,7 @@ class ScoreRow(Frozen):
 
 
 class Annotation(Frozen):
-    """One segment of one image: a row of `annotations/*.parquet` and one entry of COCO's `annotations`."""
+    """One segment: a row of `annotations/*.parquet` and one entry of COCO's `annotations`."""
 
     image_id: str
     label: str

@@ -1,4 +1,4 @@
-"""The Arrow schemas of the three tables and the manifest, and the way from records to tables and back."""
+"""The Arrow schemas of the three tables and the manifest; records to tables and back."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -92,7 +92,7 @@ TABLES: dict[str, tuple[pa.Schema, type[Frozen]]] = {
 
 
 def to_table(name: str, records: Iterable[Frozen]) -> pa.Table:
-    """Return the records as one Arrow table of the named kind; an empty iterable gives an empty table."""
+    """Return the records as one Arrow table of the named kind; no records give an empty table."""
     schema, _ = TABLES[name]
     rows: list[dict[str, Any]] = [record.model_dump(mode="json") for record in records]
     return pa.Table.from_pylist(rows, schema=schema)
