@@ -1,0 +1,72 @@
+import pickle
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.config import JobConfig
+from schemas.errors import ErrorCode, ImageError
+
+JOB = {"images": "photos", "out": "run", "labels": ["cat"]}
+
+
+def test_labels_stand_for_a_vocabulary():
+    assert JobConfig.model_validate(JOB).vocabulary.names == ("cat",)
+    with pytest.raises(ValidationError, match="not both"):
+        JobConfig.model_validate({**JOB, "vocabulary": ["dog"]})
+
+
+def test_a_name_alone_stands_for_a_method_without_options():
+    config = JobConfig.model_validate({**JOB, "method": "maskclip"})
+    assert config.method.name == "maskclip"
+    assert config.method.options == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"metod": "clip_diy"}, {"run": {"bach_size": 1}}, {"shard_size": 0}]
+)
+def test_unknown_keys_and_impossible_values_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        JobConfig.model_validate({**JOB, **wrong})
+
+
+def test_how_the_work_is_spread_is_no_part_of_what_is_computed():
+    base = JobConfig.model_validate(JOB)
+    spread = JobConfig.model_validate(
+        {**JOB, "out": "elsewhere", "run": {"workers": 7, "batch_size": 1, "device": "cpu"}}
+    )
+    assert base.output_fields() == spread.output_fields()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"method": "maskclip"}, "method.name"),
+        ({"clip": {"model": "embedded"}}, "clip.model"),
+        ({"masks": {"min_area_px": 9}}, "masks.min_area_px"),
+        ({"labels": ["dog"]}, "vocabulary.labels"),
+        ({"image": {"limit": 3}}, "image.limit"),
+    ],
+)
+def test_the_differing_field_can_be_named(change, field):
+    base = JobConfig.model_validate(JOB).output_fields()
+    other = JobConfig.model_validate({**JOB, **change}).output_fields()
+    assert [key for key in base if base[key] != other[key]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("clip", "vision", "resolved"),
+    [
+        ("embedded", "auto", "embedded"),
+        ("ViT-B-32", "auto", "vit_small_patch8_224.dino"),
+        ("embedded", "vit_base_patch16_224.dino", "vit_base_patch16_224.dino"),
+    ],
+)
+def test_auto_picks_the_second_backbone_that_fits_the_first(clip, vision, resolved):
+    config = JobConfig.model_validate({**JOB, "clip": {"model": clip}, "vision": {"model": vision}})
+    assert config.vision_model == resolved
+
+
+def test_an_image_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(ImageError(ErrorCode.TRUNCATED, "ends at byte 12")))
+    assert error.code is ErrorCode.TRUNCATED
+    assert str(error) == "truncated: ends at byte 12"
