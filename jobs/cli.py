@@ -1,0 +1,174 @@
+"""The commands. Each imports what it needs when it runs: `--help` and mistakes answer at once."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from schemas.errors import OvsegError
+
+EXIT_USER_ERROR = 1
+EXIT_INCOMPLETE = 3
+
+
+class _OneLineErrors(TyperGroup):
+    """Deliberate errors become lines on stderr and exit code 1; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OvsegError as error:
+            from jobs.log import redact
+
+            for line in str(error).splitlines():
+                print(f"error: {redact(line)}", file=sys.stderr)
+            raise typer.Exit(EXIT_USER_ERROR) from error
+
+
+app = typer.Typer(
+    name="ovseg",
+    cls=_OneLineErrors,
+    help="Masks and labels for whole image collections, from words alone.",
+    epilog="Exit codes: 0 all done; 1 your error; 2 usage; 3 finished, but something is missing.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override any field; repeatable."),
+]
+Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Config = Annotated[
+    str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ovseg {version('ovseg')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Set up the log, before any command."""
+    from jobs.log import set_up
+
+    set_up(verbose)
+
+
+@app.command()
+def annotate(  # noqa: PLR0913 - typer's flags are parameters
+    config: Annotated[
+        str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
+    ] = "",
+    images: Annotated[str, typer.Option(help="Folder, glob, bucket prefix or list file.")] = "",
+    labels: Annotated[str, typer.Option(help='Words to look for: "cat,dog,sofa".')] = "",
+    vocabulary: Annotated[
+        str, typer.Option(help="File of words (.txt one a line; .yaml, .json: with synonyms …).")
+    ] = "",
+    out: Annotated[str, typer.Option(help="Run folder: a path or any fsspec URL.")] = "",
+    overrides: Overrides = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Only the first so many images.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="At most so many workers.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")
+    ] = False,
+) -> None:
+    """Annotate a collection; run it again to go on where it stopped."""
+    from jobs.annotate import annotate as command
+    from jobs.settings import Flags, job_config
+
+    flags = Flags(images, labels, vocabulary, out, limit, workers, local)
+    raise typer.Exit(command(job_config(config, flags.values(), overrides or []), dry_run))
+
+
+@app.command("inspect")
+def inspect_run(
+    run: Run,
+    as_json: AsJson = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="List files that no done marker names.")
+    ] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Delete those files.")] = False,
+) -> None:
+    """Show what is in a run folder: counts, errors by code, slowest images, what is left."""
+    from jobs.results import show_run
+
+    show_run(run, as_json=as_json, orphans=orphans, clean=clean)
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(help="Format; a wrong one lists what there is.")] = "coco",
+    overrides: Overrides = None,
+) -> None:
+    """Write the finished shards of a run as a dataset for other tools."""
+    from jobs.results import export_run
+
+    export_run(run, to, overrides or [])
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    truth: Annotated[str, typer.Option(help="True masks as COCO instances.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare a run's masks with true ones: IoU by label, mIoU, pixel accuracy."""
+    from jobs.results import evaluate_run
+
+    evaluate_run(run, truth, as_json)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods with paper, weights and licence."""
+    from jobs.methods import show_methods
+
+    show_methods(as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder of the demo; made anew each time.")] = "out/demo",
+    scenes: Annotated[int, typer.Option(min=2, max=1000, help="How many scenes to draw.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Other scenes.")] = 0,
+) -> None:
+    """Draw scenes, annotate them with the bundled models, evaluate, show. No network, no GPU."""
+    from jobs.demo import demo as command
+
+    raise typer.Exit(command(out, scenes, seed))
+
+
+@app.command()
+def submit(
+    config: Config,
+    address: Annotated[str, typer.Option(help="Ray's job server, http://HEAD:8265.")],
+    overrides: Overrides = None,
+) -> None:
+    """Run a job file on a Ray cluster, follow its log, return its exit code."""
+    from jobs.settings import job_config
+    from jobs.submit import submit as command
+
+    raise typer.Exit(command(job_config(config, {}, overrides or []), address))
+
+
+def main() -> None:
+    """Entry point of the `ovseg` script."""
+    app()

@@ -1,0 +1,152 @@
+"""From a YAML file, flags and `--set` to one checked `JobConfig`, or to a line per mistake."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from jobs.files import parse_yaml, read_text
+from jobs.problems import problems
+from jobs.words import split_labels, vocabulary_file
+from schemas.config import JobConfig
+from schemas.errors import ConfigError
+
+_WORD_FILES = (".yaml", ".yml", ".json", ".txt")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of `annotate`; an empty text or None is a flag that was not given."""
+
+    images: str = ""
+    labels: str = ""
+    vocabulary: str = ""
+    out: str = ""
+    limit: int | None = None
+    workers: int | None = None
+    local: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Return what was given, shaped as in a job file.
+
+        Raises:
+            ConfigError: both ways of giving the words at once, or a file that cannot be read.
+            VocabularyError: no words.
+        """
+        if self.labels and self.vocabulary:
+            raise ConfigError("give either --labels or --vocabulary, not both")
+        values: dict[str, Any] = {
+            key: text for key, text in (("images", self.images), ("out", self.out)) if text
+        }
+        if self.labels:
+            values["labels"] = split_labels(self.labels)
+        if self.vocabulary:
+            values["vocabulary"] = vocabulary_file(self.vocabulary)
+        if self.limit is not None:
+            values["image"] = {"limit": self.limit}
+        run = {"workers": self.workers, "local": self.local or None}
+        given = {key: value for key, value in run.items() if value is not None}
+        return {**values, "run": given} if given else values
+
+
+def job_config(path: str, flags: dict[str, Any], overrides: Sequence[str]) -> JobConfig:
+    """Merge file, flags and overrides, the later over the earlier, and check the whole.
+
+    Args:
+        path: YAML file (path or URL); empty: none.
+        flags: values of the command's own flags, shaped as in the file. `labels` replaces the
+            words of the file's vocabulary, `vocabulary` all of it.
+        overrides: `dotted.key=value` each; the value is read as YAML.
+
+    Raises:
+        ConfigError: a file or override that cannot be read, or a line per wrong key.
+        VocabularyError: a vocabulary without words.
+    """
+    base = _normal(load_yaml(path)) if path else {}
+    if "vocabulary" in flags:
+        base.pop("vocabulary", None)
+    merged = _over(_over(base, _normal(flags)), _normal(dotlist(overrides)))
+    try:
+        return JobConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, JobConfig))) from error
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """Return the mapping in a YAML (or JSON) file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping; names file, line and column.
+    """
+    value = parse_yaml(read_text(path), path)
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{path}: expected `key: value` lines, got {type(value).__name__}; "
+            "`ovseg annotate --help` names the keys"
+        )
+    return value
+
+
+def dotlist(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `a.b=value` overrides as a nested mapping.
+
+    Raises:
+        ConfigError: one that is not `key=value`, or whose value is not YAML.
+    """
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"--set expects key=value, such as masks.min_area_px=50; got {override!r}"
+            )
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--set: cannot read a value: {str(error).splitlines()[0]}") from error
+    return {str(key): inner for key, inner in value.items()} if isinstance(value, dict) else {}
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on top; mappings merge, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        both = isinstance(inner, dict) and isinstance(value, dict)
+        merged[key] = merge(inner, value) if both else value
+    return merged
+
+
+def _over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge; another method does not inherit the options of the one it replaces."""
+    old, new = base.get("method"), over.get("method")
+    if (
+        isinstance(old, dict)
+        and isinstance(new, dict)
+        and new.get("name", old.get("name")) != old.get("name")
+    ):
+        base = {**base, "method": {}}
+    return merge(base, over)
+
+
+def _normal(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the mapping with its short forms spelled out, so that overrides can reach inside."""
+    normal = dict(value)
+    if "labels" in normal and "vocabulary" not in normal:
+        normal["vocabulary"] = {"labels": normal.pop("labels")}
+    words = normal.get("vocabulary")
+    if isinstance(words, str):
+        is_file = words.lower().endswith(_WORD_FILES)
+        words = vocabulary_file(words) if is_file else split_labels(words)
+    if isinstance(words, list):
+        words = {"labels": words}
+    if isinstance(words, dict) and isinstance(words.get("labels"), str):
+        words = {**words, "labels": split_labels(words["labels"])}
+    if "vocabulary" in normal:
+        normal["vocabulary"] = words
+    if isinstance(normal.get("method"), str):
+        normal["method"] = {"name": normal["method"]}
+    return normal

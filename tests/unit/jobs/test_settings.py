@@ -1,0 +1,200 @@
+"""Every mistake in a job file, flag or override is one clear line; what is right arrives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.settings import Flags, job_config
+from schemas.errors import ConfigError, UserError, VocabularyError
+
+GOOD = """
+images: s3://photos/cats
+out: runs/cats
+labels: [cat, dog]
+method: maskclip
+"""
+
+
+def write(folder: Path, text: str, name: str = "job.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_file_flags_and_overrides_in_that_order(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "masks: {min_area_px: 9}\nrun: {workers: 3}\n")
+    flags = Flags(images="other", limit=5, local=True).values()
+    config = job_config(path, flags, ["run.workers=7", "vocabulary.background=[sky, grass]"])
+    assert config.images == "other"
+    assert config.vocabulary.names == ("cat", "dog")
+    assert config.vocabulary.background == ("sky", "grass")
+    assert config.method.name == "maskclip"
+    assert (config.run.workers, config.run.local, config.image.limit) == (7, True, 5)
+    assert config.masks.min_area_px == 9
+
+
+def test_labels_flag_replaces_the_words_only(tmp_path: Path) -> None:
+    path = write(tmp_path, "images: a\nout: b\nvocabulary: {labels: [x], templates: ['a {}']}\n")
+    config = job_config(path, Flags(labels="cat, red  car ,").values(), [])
+    assert config.vocabulary.names == ("cat", "red  car")
+    assert config.vocabulary.templates == ("a {}",)
+
+
+def test_vocabulary_flag_replaces_all_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "images: a\nout: b\nvocabulary: {labels: [x], templates: ['a {}']}\n")
+    words = write(tmp_path, "labels: [{name: cat, synonyms: [kitten]}]\n", "words.yaml")
+    config = job_config(path, Flags(vocabulary=words).values(), [])
+    assert config.vocabulary.labels[0].phrases == ("cat", "kitten")
+    assert config.vocabulary.templates == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("words.txt", "# pets\ncat\n\n  dog \n"),
+        ("words.yaml", "- cat\n- dog\n"),
+        ("words.yml", "labels: cat, dog\n"),
+        ("words.json", json.dumps({"labels": ["cat", {"name": "dog"}]})),
+    ],
+)
+def test_every_kind_of_vocabulary_file(tmp_path: Path, name: str, text: str) -> None:
+    words = write(tmp_path, text, name)
+    by_flag = job_config("", Flags("in", "", words, "out").values(), [])
+    by_file = job_config(write(tmp_path, f"images: in\nout: out\nvocabulary: {words}\n"), {}, [])
+    assert by_flag.vocabulary.names == by_file.vocabulary.names == ("cat", "dog")
+
+
+def test_another_method_drops_the_options_of_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("maskclip", "{name: clip_diy, options: {scales: [1]}}"))
+    assert job_config(path, {}, []).method.options == {"scales": [1]}
+    kept = job_config(path, {}, ["method.name=clip_diy", "method.options.x=2"])
+    assert kept.method.options == {"scales": [1], "x": 2}
+    assert job_config(path, {}, ["method.name=maskclip"]).method.options == {}
+    assert job_config(path, {}, ["method=maskclip"]).method.name == "maskclip"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("wrkers: 3\n", ["wrkers: unknown key; did you mean 'run.workers'?"]),
+        ("run: {wokers: 3}\n", ["run.wokers: unknown key; did you mean 'run.workers'?"]),
+        ("batch_size: 3\n", ["batch_size: unknown key; did you mean 'run.batch_size'?"]),
+        (
+            "run: {workers: -1}\n",
+            ["run.workers: input should be greater than or equal to 0, got -1"],
+        ),
+        (
+            "run: {device: gpu}\n",
+            ["run.device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"],
+        ),
+        ("zzz: 1\nqqqq: 2\n", ["zzz: unknown key; known here: images", "qqqq: unknown key; known"]),
+        ("vocabulary: [a]\n", ["give either `labels` or `vocabulary`, not both"]),
+    ],
+)
+def test_wrong_keys_and_values(tmp_path: Path, text: str, lines: list[str]) -> None:
+    path = write(tmp_path, GOOD + text)
+    with pytest.raises(ConfigError) as caught:
+        job_config(path, {}, [])
+    got = str(caught.value).splitlines()
+    assert len(got) == len(lines)
+    for line, expected in zip(got, lines, strict=True):
+        assert expected in line
+
+
+def test_what_is_missing_names_the_flag() -> None:
+    with pytest.raises(ConfigError) as caught:
+        job_config("", {}, [])
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "images",
+        "out",
+        "vocabulary",
+    ]
+    assert "--images" in str(caught.value)
+    assert "--labels" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("labels: [cat, Cat]", "vocabulary: 'Cat' is given twice"),
+        ("labels: [cat, {name: dog, synonyms: [cat]}]", "'cat' is given twice"),
+        (
+            "labels: [{name: cat, synonym: [kitten]}]",
+            "vocabulary.labels.0.synonym: unknown key; did you mean 'vocabulary.labels.*.synonyms'",
+        ),
+        ("labels: []", "vocabulary.labels: no labels"),
+        ("labels: [cat, no]", "expected a word, got False; quote"),
+        ("labels: [cat, 7]", "expected a word, got 7; quote"),
+        ("labels: ' , '", "labels: expected words"),
+        ("vocabulary: {labels: [cat], templates: [photo]}", "holds '{}' exactly once"),
+    ],
+)
+def test_wrong_words(tmp_path: Path, text: str, expected: str) -> None:
+    path = write(tmp_path, f"images: a\nout: b\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        job_config(path, {}, [])
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("images: [a\nout: b\n", "job.yaml:2:4: not valid YAML"),
+        ("images: a\nimages: b\n", "found duplicate key images"),
+        ("\timages: a\n", "job.yaml:1:1: not valid YAML"),
+        ("images: ${nothing}\n", "Interpolation key 'nothing' not found"),
+        ("- a\n", "expected `key: value` lines, got list"),
+    ],
+)
+def test_files_that_are_no_job(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        job_config(write(tmp_path, text), {}, [])
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("nothing.yaml", "nothing.yaml: no such file"),
+        (".", "cannot be read: Is a directory"),
+    ],
+)
+def test_files_that_cannot_be_read(path: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        job_config(path, {}, [])
+    assert expected in str(caught.value)
+
+
+def test_a_binary_file_is_not_a_job(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"\x89PNG\r\n\xff\xfe")
+    with pytest.raises(ConfigError, match="not a UTF-8 text file"):
+        job_config(str(path), {}, [])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("run.workers", "--set expects key=value"),
+        ("=3", "--set expects key=value"),
+        ("run.workers=[1", "--set: cannot read a value"),
+        ("run.wokers=1", "run.wokers: unknown key; did you mean 'run.workers'?"),
+    ],
+)
+def test_wrong_overrides(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        job_config(write(tmp_path, GOOD), {}, [override])
+    assert expected in str(caught.value)
+
+
+def test_words_are_given_once() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        Flags(labels="cat", vocabulary="words.txt").values()
+
+
+def test_an_empty_vocabulary_file(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"words\.txt: no labels"):
+        Flags(vocabulary=write(tmp_path, "# none\n", "words.txt")).values()
