@@ -1,1 +1,12 @@
 """The tiny models that come with the package, and the drawn world they know."""
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+CLIP_FOLDER = _FOLDER / "clip"
+"""open_clip `local-dir:` folder; its byte-pair file is the `*.txt.gz` beside the weights."""
+VISION_FOLDER = _FOLDER / "vit"
+"""timm `local-dir:` folder: config.json and model.safetensors."""
+FOUND_HEAD = _FOLDER / "found" / "model.safetensors"
+"""Foreground head of the second network: decoder.weight (1, C, 1, 1), decoder.bias (1)."""

@@ -1,0 +1,52 @@
+"""Weight files of any of the two kinds we accept, as named tensors."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from schemas.errors import WeightsError
+
+ADVICE = (
+    "use `embedded` for the models that come with the package, "
+    "or `local-dir:FOLDER` for a folder that you have"
+)
+"""What to do where nothing can be fetched; ends every message about missing weights."""
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a `.safetensors` file or a PyTorch checkpoint, on the CPU.
+
+    Nested dictionaries become dotted names. Nothing in the file is executed.
+
+    Raises:
+        WeightsError: the file is missing or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsError(f"{path} is not a weights file: {one_line(error)}") from error
+    return dict(_flatten(content))
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an exception's text."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _flatten(value: object, prefix: str = "") -> list[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return [(prefix, value)]
+    if not isinstance(value, dict):
+        return []
+    dotted = f"{prefix}." if prefix else ""
+    return [pair for key, inner in value.items() for pair in _flatten(inner, f"{dotted}{key}")]

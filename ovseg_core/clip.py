@@ -1,0 +1,138 @@
+"""CLIP by open_clip, unmodified: pooled embeddings, text, and the trunk up to the last block.
+
+Nothing is patched and no hook is registered; the dense methods read the last block's weights
+themselves (`last_block`). Shapes: B images, L tokens (class token first), C trunk width, D joint
+width, H W pixels, h w patches, R the side of the square network input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ovseg_core.clip_loading import LoadedClip
+from ovseg_core.geometry import pad_br
+from ovseg_core.positional import PositionTable, Rule
+from schemas.errors import WeightsError
+
+_PROMPTS_PER_FORWARD = 256
+
+
+@dataclass(frozen=True)
+class TrunkState:
+    """The image tower before its last block.
+
+    Attributes:
+        tokens_BLC: output of the last block but one.
+        grid_hw: patches by (rows, columns); L = 1 + h * w.
+        taps: by block index, the output of that block's `ln_2` (B, L, C).
+    """
+
+    tokens_BLC: Tensor
+    grid_hw: tuple[int, int]
+    taps: dict[int, Tensor]
+
+
+class Clip:
+    """An open_clip model, read only.
+
+    Args:
+        loaded: the open_clip model on `device`, with its tokenizer and normalisation.
+        device: where it runs.
+
+    Raises:
+        WeightsError: the image tower is not a plain vision transformer.
+    """
+
+    def __init__(self, loaded: LoadedClip, device: torch.device) -> None:
+        """Check that the tower can be read by hand and keep it."""
+        self.visual = _readable_tower(loaded.model)
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.device = device
+        self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
+        self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
+        self.patch_px: int = self.visual.patch_size[0]
+        self.input_px: int = self.visual.image_size[0]
+        self.dim: int = self.visual.output_dim
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
+        self._positions = PositionTable(
+            self.visual.positional_embedding.detach(), self.visual.grid_size
+        )
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return grey levels 0..255 (..., 3, H, W) as the input of the network."""
+        return (pixels.float() / 255 - self._mean_311) / self._std_311
+
+    def embed(self, pixels_B3RR: Tensor, per_forward: int = 512) -> Tensor:
+        """Return the pooled embeddings (B, D) of images of the input size, not normalised.
+
+        Args:
+            pixels_B3RR: grey levels 0..255.
+            per_forward: images in one pass through the tower, to bound memory.
+        """
+        parts = [self.visual(self.normalise(part)) for part in pixels_B3RR.split(per_forward)]
+        return torch.cat(parts)
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Return the text embeddings (number of prompts, D), not normalised."""
+        tokens = self.tokenizer(list(prompts)).to(self.device)
+        return torch.cat(
+            [self.model.encode_text(part) for part in tokens.split(_PROMPTS_PER_FORWARD)]
+        )
+
+    def trunk(self, pixels_B3HW: Tensor, rule: Rule, taps: Sequence[int] = ()) -> TrunkState:
+        """Run the image tower up to its last block, at any size.
+
+        Args:
+            pixels_B3HW: grey levels 0..255; padded with black at the right and the bottom to whole
+                patches before normalisation (CLIP-DINOiser's way).
+            rule: how the position table is read at this grid.
+            taps: block indices (negative: from the end) whose `ln_2` output is wanted.
+        """
+        padded = self.normalise(pad_br(pixels_B3HW, self.patch_px))
+        patches_BChw = self.visual.conv1(padded)
+        grid_hw = (patches_BChw.shape[-2], patches_BChw.shape[-1])
+        patches_BNC = patches_BChw.flatten(2).transpose(1, 2)
+        class_B1C = self.visual.class_embedding.expand(len(patches_BNC), 1, -1)
+        x = torch.cat([class_B1C, patches_BNC], dim=1) + self._positions.at(rule, grid_hw)
+        x = self.visual.ln_pre(x)
+        blocks = self.visual.transformer.resblocks
+        wanted = {index % len(blocks): index for index in taps}
+        tapped: dict[int, Tensor] = {}
+        for number, block in enumerate(blocks[:-1]):
+            if number in wanted:
+                x, tapped[wanted[number]] = _run_tapped(block, x)
+            else:
+                x = block(x)
+        return TrunkState(x, grid_hw, tapped)
+
+    def project(self, tokens_BLC: Tensor) -> Tensor:
+        """Return tokens after the last block in the joint space (B, L, D), not normalised."""
+        return self.visual.ln_post(tokens_BLC) @ self.visual.proj
+
+
+def _run_tapped(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x + block.ls_1(block.attention(block.ln_1(x)))
+    tap = block.ln_2(x)
+    return x + block.ls_2(block.mlp(tap)), tap
+
+
+def _readable_tower(model: nn.Module) -> VisionTransformer:
+    tower = model.visual
+    if not isinstance(tower, VisionTransformer):
+        raise WeightsError(
+            f"the CLIP image tower is a {type(tower).__name__}; ovseg reads open_clip's plain "
+            "VisionTransformer only, for example ViT-B-32 or ViT-L-14 (no ResNet, ConvNeXt, SigLIP)"
+        )
+    if tower.attn_pool is not None or tower.pool_type == "none":
+        raise WeightsError(
+            "the CLIP image tower has an attention pool; ovseg needs a class token or mean"
+        )
+    if not hasattr(tower.transformer.resblocks[-1], "attention"):
+        raise WeightsError("the CLIP image tower has custom blocks, which ovseg does not read")
+    if tower.image_size[0] != tower.image_size[1] or tower.patch_size[0] != tower.patch_size[1]:
+        raise WeightsError(f"ovseg needs a square CLIP input, got {tower.image_size} pixels")
+    return tower

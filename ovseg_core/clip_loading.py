@@ -1,0 +1,136 @@
+"""From the names in the job file to an open_clip model and its tokenizer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import open_clip
+import torch
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from torch import Tensor, nn
+
+from ovseg_core.checkpoint import ADVICE, one_line
+from ovseg_core.embedded import CLIP_FOLDER
+from ovseg_core.parts import did_you_mean
+from schemas.config import EMBEDDED, ClipConfig
+from schemas.errors import WeightsError
+
+LOCAL_DIR = "local-dir:"
+_FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+"""What open_clip raises for a folder, file or network that is not what it should be."""
+
+
+class Tokenizer(Protocol):
+    """open_clip's tokenizers."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Return token ids (number of texts, context length)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """What a loader hands to `Clip`.
+
+    Attributes:
+        model: in evaluation mode, without gradients, on its device.
+        tokenizer: made for the model.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        file: the local weights file.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    mean: Sequence[float]
+    std: Sequence[float]
+    file: str
+
+
+def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]) -> LoadedClip:
+    """Load the CLIP that the job names.
+
+    Args:
+        config: architecture and weights.
+        device: where the model goes.
+        resolve: turns the name of a weights file into a local path.
+
+    Raises:
+        WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
+    """
+    if config.model == EMBEDDED:
+        loaded = _load_folder(CLIP_FOLDER)
+    elif config.model.startswith(LOCAL_DIR):
+        loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)))
+    else:
+        loaded = _load_named(config, resolve)
+    loaded.model.eval().requires_grad_(False).to(device)
+    return loaded
+
+
+def _load_folder(folder: Path) -> LoadedClip:
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not (folder / "open_clip_config.json").is_file() or not weights:
+        raise WeightsError(
+            f"{folder} is no CLIP folder: expected open_clip_config.json and "
+            f"open_clip_model.safetensors; {ADVICE}"
+        )
+    name = f"{LOCAL_DIR}{folder}"
+    vocabulary = sorted(folder.glob("*.txt.gz"))
+    extra: dict[str, Any] = {"bpe_path": str(vocabulary[0])} if vocabulary else {}
+    try:
+        model = open_clip.create_model(name, precision="fp32")
+        tokenizer = open_clip.get_tokenizer(name, **extra)
+    except _FAILURES as error:
+        raise WeightsError(f"the CLIP in {folder} cannot be loaded: {one_line(error)}") from error
+    preprocess = model.visual.preprocess_cfg
+    return LoadedClip(model, tokenizer, preprocess["mean"], preprocess["std"], str(weights[0]))
+
+
+def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip:
+    known = open_clip.list_models()
+    if config.model not in known:
+        raise WeightsError(
+            f"clip.model: open_clip has no {config.model!r}. {did_you_mean(config.model, known)}"
+        )
+    tag = get_pretrained_cfg(config.model, config.pretrained)
+    file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
+    # A tag knows which activation it was trained with; open_clip itself only warns (OpenAI's
+    # weights need QuickGELU, whatever the architecture's name says).
+    quick_gelu = bool(tag.get("quick_gelu")) if tag else False
+    try:
+        model = open_clip.create_model(
+            config.model, pretrained=file, precision="fp32", force_quick_gelu=quick_gelu
+        )
+        tokenizer = open_clip.get_tokenizer(config.model)
+    except _FAILURES as error:
+        message = f"clip: {file} does not fit {config.model}: {one_line(error)}"
+        raise WeightsError(message) from error
+    mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = tag.get("std") or open_clip.OPENAI_DATASET_STD
+    return LoadedClip(model, tokenizer, mean, std, file)
+
+
+def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
+    try:
+        return str(download_pretrained(tag))
+    except _FAILURES as error:
+        raise WeightsError(
+            f"the CLIP weights {config.model}/{config.pretrained} cannot be fetched "
+            f"({one_line(error)}); {ADVICE}"
+        ) from error
+
+
+def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    looks_like_file = "/" in config.pretrained or "." in config.pretrained
+    if not looks_like_file:
+        raise WeightsError(
+            f"clip.pretrained: {config.model} has no weights {config.pretrained!r}. "
+            f"{did_you_mean(config.pretrained, tags)}"
+        )
+    path = resolve(config.pretrained)
+    if not Path(path).is_file():
+        raise WeightsError(f"clip.pretrained: no weights file at {config.pretrained}; {ADVICE}")
+    return path

@@ -1,0 +1,60 @@
+"""CLIP's last block by hand, with the attention exchanged.
+
+Methods differ in what they put in place of softmax(q k): a policy. Shapes: B images, L tokens
+(class token first), C trunk width, H heads, d head width, D joint width, h w patches.
+"""
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg_core.clip import Clip, TrunkState
+
+
+class AttentionPolicy(Protocol):
+    """What a token takes from the others' values."""
+
+    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+        """Return the mixed values, shaped like `v_BHLd`."""
+        ...
+
+
+def identity(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+    """Every token keeps its own value (MaskCLIP)."""
+    return v_BHLd
+
+
+def dense_features(
+    clip: Clip, state: TrunkState, policy: AttentionPolicy, residual: bool = True
+) -> Tensor:
+    """Return the patches in the joint space (B, D, h, w), not normalised.
+
+    Args:
+        clip: supplies the last block's weights.
+        state: the tower before its last block.
+        policy: the attention.
+        residual: keep the block's skip connections and its MLP; without them the attention's
+            output alone is projected.
+    """
+    tokens_BLC = last_block(clip, state.tokens_BLC, policy, residual)
+    patches_BND = clip.project(tokens_BLC[:, 1:])
+    return patches_BND.transpose(1, 2).unflatten(2, state.grid_hw)
+
+
+def last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
+    """Return the tokens after the last block (B, L, C), before the final norm."""
+    block = clip.visual.transformer.resblocks[-1]
+    attention = block.attn
+    qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias).chunk(
+        3, -1
+    )
+    q_BHLd, k_BHLd, v_BHLd = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in qkv_BLC
+    )
+    mixed_BLC = policy(q_BHLd, k_BHLd, v_BHLd).transpose(1, 2).flatten(2)
+    out_BLC = attention.out_proj(mixed_BLC)
+    if not residual:
+        return out_BLC
+    z_BLC = x_BLC + block.ls_1(out_BLC)
+    return z_BLC + block.ls_2(block.mlp(block.ln_2(z_BLC)))

@@ -1,0 +1,149 @@
+"""What every method is to the rest of the house: images -> features -> scores at patch resolution.
+
+Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W pixels, h w patches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, overload
+
+import torch
+from torch import Tensor
+
+from schemas.base import Frozen
+from schemas.vocabulary import Vocabulary
+
+Image = torch.Tensor
+"""uint8 (3, H, W) RGB on the CPU, any size; a batch is a sequence of them."""
+
+
+@dataclass(frozen=True)
+class ImageBatch(Sequence[Image]):
+    """Images that know their names, for parts that look something up by image (`external`).
+
+    Any sequence of images is a batch; this one carries the collection's paths along. A slice of
+    it is again an `ImageBatch`, so that a batch can be halved.
+
+    Attributes:
+        images: uint8 (3, H, W) each.
+        paths: relative to the collection's root, one for each image.
+    """
+
+    images: tuple[Image, ...]
+    paths: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a name too many or too few."""
+        if len(self.images) != len(self.paths):
+            raise ValueError(f"{len(self.images)} images came with {len(self.paths)} paths")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ImageBatch": ...
+    def __getitem__(self, index: int | slice) -> "Image | ImageBatch":
+        """Return one image, or the batch of a slice."""
+        if isinstance(index, slice):
+            return ImageBatch(self.images[index], self.paths[index])
+        return self.images[index]
+
+
+class MethodOptions(Frozen):
+    """Base of every part's `Options`: frozen, unknown keys refused, docstrings are the help."""
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What `ovseg methods` shows of a method.
+
+    Attributes:
+        title: name of the method as published.
+        paper: title of the paper.
+        arxiv: its arXiv id.
+        weights: the backbones it was published with.
+        licence: of those weights.
+        published: mean IoU in percent by benchmark, as published (not measured here).
+    """
+
+    title: str
+    paper: str
+    arxiv: str
+    weights: str
+    licence: str
+    published: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TextMatrix:
+    """The words of a job as rows of the joint space.
+
+    Attributes:
+        rows_QD: unit rows, on the method's device.
+        class_index_Q: int64 class of each row; 0 is background, k is label k (from 1).
+        num_classes: K, one more than the number of labels.
+    """
+
+    rows_QD: Tensor
+    class_index_Q: Tensor
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """Scores of a batch at patch resolution; nothing here has the size of an image times K.
+
+    Attributes:
+        levels: `levels[b]` is a tuple of (K, h, w); the score map of image b is the mean over its
+            levels after bilinear (align_corners False) enlargement to the canvas.
+        canvas_hw: where the argmax is taken; None: the image's own size. The label map then goes
+            to the image's size by nearest neighbour, floor(i * in / out).
+        objectness: for each image (h, w) in [0, 1], enlarged bilinearly to the canvas; None where
+            the method has none.
+        fusion: how objectness T enters. `complement_product`: M_0 (1 - T), M_k T (CLIP-DIY).
+            `foreground_gate`: background where T <= 0.5, else argmax over labels.
+        domain: what the levels hold.
+        logit_scale: cosines times this, through softmax, are the probabilities of the score
+            columns; no use in the domain `prob`.
+    """
+
+    levels: tuple[tuple[Tensor, ...], ...]
+    canvas_hw: tuple[int, int] | None
+    objectness: tuple[Tensor, ...] | None
+    fusion: Literal["none", "complement_product", "foreground_gate"]
+    domain: Literal["cosine", "prob"]
+    logit_scale: float
+
+
+class Features(Protocol):
+    """What a method knows of a batch before it is told the words; each method has its own."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+
+class Segmenter(Protocol):
+    """A method with its backbones loaded.
+
+    Attributes:
+        decode_side_px: the method needs no more than this many pixels on the short side, so a
+            decoder may deliver less than the file holds; 0: it wants every pixel.
+    """
+
+    decode_side_px: int
+
+    def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
+        """Return the vocabulary as rows; computed once for each vocabulary."""
+        ...
+
+    def encode(self, images: Sequence[Image]) -> Any:
+        """Return everything that does not depend on the words."""
+        ...
+
+    def score(self, features: Any, text: TextMatrix) -> ScoreMaps:
+        """Return the score maps of encoded images for these words."""
+        ...

@@ -1,0 +1,103 @@
+"""From a vocabulary to unit rows in CLIP's joint space.
+
+Shapes: Q phrases (rows), T templates, D joint width.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from open_clip import OPENAI_IMAGENET_TEMPLATES
+from torch import Tensor
+
+from ovseg_core.clip import Clip
+from ovseg_core.segmenter import TextMatrix
+from schemas.vocabulary import Vocabulary
+
+TemplateSet = Literal["diy", "t80", "t85", "plain"]
+
+_T80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+_SCENE = tuple(
+    f"{opening} in the scene."
+    for opening in (
+        "there is a {}",
+        "there is the {}",
+        "this is a {}",
+        "this is the {}",
+        "this is one {}",
+    )
+)
+TEMPLATES: dict[TemplateSet, tuple[str, ...]] = {
+    "diy": ("a photo of a {}",),
+    "t80": _T80,
+    "t85": _T80 + _SCENE,
+    "plain": ("{}",),
+}
+"""`diy`: CLIP-DIY's one prompt. `t80`: OpenAI's ImageNet prompts. `t85`: those and five of scenes
+(MaskCLIP). `plain`: the phrase itself."""
+
+_CACHED_VOCABULARIES = 8
+
+
+class TextBank:
+    """The text matrices of one method; each vocabulary is computed once.
+
+    Args:
+        clip: supplies the text tower.
+        templates: the method's own templates, where the vocabulary names none.
+        background_templates: the method's own templates of the background phrases.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        templates: tuple[str, ...],
+        background_templates: tuple[str, ...] | None = None,
+    ) -> None:
+        """Compute nothing yet."""
+        self._clip = clip
+        self._templates = templates
+        self._background_templates = background_templates or templates
+        self._cache: dict[str, TextMatrix] = {}
+
+    def matrix(self, vocabulary: Vocabulary) -> TextMatrix:
+        """Return the vocabulary's rows: background phrases first, then each label's phrases.
+
+        A row is the mean of the phrase's unit embeddings over the templates, made unit again.
+        A label's own templates come before the vocabulary's, those before the method's.
+        """
+        key = vocabulary.content_hash
+        if key not in self._cache:
+            if len(self._cache) >= _CACHED_VOCABULARIES:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = self._compute(vocabulary)
+        return self._cache[key]
+
+    @torch.inference_mode()
+    def _compute(self, vocabulary: Vocabulary) -> TextMatrix:
+        phrases = [(word, 0, self._background_templates) for word in vocabulary.background]
+        for number, label in enumerate(vocabulary.labels, start=1):
+            templates = label.templates or vocabulary.templates or self._templates
+            phrases += [(phrase, number, templates) for phrase in label.phrases]
+        prompts = [
+            template.format(phrase) for phrase, _, templates in phrases for template in templates
+        ]
+        units_PD = F.normalize(self._clip.encode_text(prompts), dim=-1)
+        counts = [len(templates) for _, _, templates in phrases]
+        means_QD = torch.stack([rows.mean(dim=0) for rows in units_PD.split(counts)])
+        index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
+        return TextMatrix(F.normalize(means_QD, dim=-1), index_Q, 1 + len(vocabulary.labels))
+
+
+def best_of_class(rows_BQhw: Tensor, text: TextMatrix, absent: float) -> Tensor:
+    """Return class scores (B, K, h, w): the best of each class's rows.
+
+    Args:
+        rows_BQhw: scores of the text rows.
+        text: says which row belongs to which class.
+        absent: score of a class without rows (background without phrases).
+    """
+    batch, _, height, width = rows_BQhw.shape
+    classes_BKhw = rows_BQhw.new_full((batch, text.num_classes, height, width), absent)
+    index = text.class_index_Q.view(1, -1, 1, 1).expand_as(rows_BQhw)
+    return classes_BKhw.scatter_reduce(1, index, rows_BQhw, "amax", include_self=False)

@@ -1,0 +1,116 @@
+"""From the names in the job file to a timm vision transformer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from torch import nn
+
+from ovseg_core.checkpoint import ADVICE, one_line
+from ovseg_core.clip_loading import LOCAL_DIR
+from ovseg_core.embedded import VISION_FOLDER
+from ovseg_core.parts import did_you_mean
+from schemas.config import EMBEDDED
+from schemas.errors import WeightsError
+
+_FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+"""What timm and the hub raise for a folder, file or network that is not what it should be."""
+
+
+@dataclass(frozen=True)
+class LoadedVision:
+    """What a loader hands to `Vision`.
+
+    Attributes:
+        model: in evaluation mode, without gradients, on its device.
+        name: architecture, or the folder it came from.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        file: the local weights file.
+    """
+
+    model: nn.Module
+    name: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    file: str
+
+
+def load(model: str, weights: str, device: torch.device) -> LoadedVision:
+    """Load the second network that the job names.
+
+    Args:
+        model: a timm architecture (with or without tag), `local-dir:FOLDER` or `embedded`.
+        weights: a local weights file for an architecture; empty: timm's own.
+        device: where the model goes.
+
+    Raises:
+        WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
+    """
+    if model == EMBEDDED:
+        loaded = _load_folder(VISION_FOLDER)
+    elif model.startswith(LOCAL_DIR):
+        loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)))
+    else:
+        loaded = _load_named(model, weights)
+    loaded.model.eval().requires_grad_(False).to(device)
+    return loaded
+
+
+def _load_folder(folder: Path) -> LoadedVision:
+    file = folder / "model.safetensors"
+    if not (folder / "config.json").is_file() or not file.is_file():
+        raise WeightsError(
+            f"{folder} is no timm folder: expected config.json and model.safetensors; {ADVICE}"
+        )
+    try:
+        model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=True)
+    except _FAILURES as error:
+        raise WeightsError(
+            f"the network in {folder} cannot be loaded: {one_line(error)}"
+        ) from error
+    return _loaded(model, str(folder), str(file))
+
+
+def _load_named(name: str, weights: str) -> LoadedVision:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise WeightsError(
+            f"vision.model: timm has no {name!r}. {did_you_mean(architecture, timm.list_models())}"
+        )
+    tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
+    if name not in tagged:
+        raise WeightsError(f"vision.model: {name!r} is unknown. {did_you_mean(name, tagged)}")
+    file = weights or _fetch(name)
+    try:
+        model = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"file": file}, num_classes=0
+        )
+    except _FAILURES as error:
+        raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
+    return _loaded(model, name, file)
+
+
+def _fetch(name: str) -> str:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(
+            f"vision.model: timm has no weights for {name}; give vision.weights, or {ADVICE}"
+        )
+    # timm names its files so since the hub became their home.
+    file = config.hf_hub_filename or "model.safetensors"
+    try:
+        return hf_hub_download(config.hf_hub_id, file)
+    except _FAILURES as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be fetched ({one_line(error)}); {ADVICE}"
+        ) from error
+
+
+def _loaded(model: nn.Module, name: str, file: str) -> LoadedVision:
+    config: dict[str, Any] = model.pretrained_cfg
+    return LoadedVision(model, name, config["mean"], config["std"], file)
