@@ -1,0 +1,132 @@
+"""Files of this machine: whole or not at all, whenever the process or the machine stops.
+
+A file is written under a hidden name beside its target, forced to disk, then renamed or linked.
+"""
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from schemas.errors import ErrorCode, ImageError
+
+TEMPORARY_SUFFIX = ".part"
+"""End of the hidden names under which files are written."""
+
+
+class LocalFiles:
+    """The operations of a store, on absolute local paths."""
+
+    def read(self, path: str) -> bytes:
+        """Return the whole content."""
+        return Path(path).read_bytes()
+
+    def open(self, path: str) -> BinaryIO:
+        """Open for reading; seekable."""
+        return Path(path).open("rb")
+
+    def size(self, path: str) -> int:
+        """Return the size in bytes; FileNotFoundError where there is no file."""
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(f"not a file: {path}")
+        return status.st_size
+
+    def walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
+        """Yield (path relative to the folder, size in bytes, "") of all regular files below it."""
+        if Path(folder).is_dir():
+            yield from _walk(folder, "", frozenset())
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write or replace."""
+        with _finished_beside(path, lambda file: file.write(data)) as temporary:
+            temporary.replace(path)
+
+    def put(self, path: str, source: str) -> None:
+        """Copy another local file here."""
+        with (
+            Path(source).open("rb") as content,
+            _finished_beside(path, lambda file: shutil.copyfileobj(content, file)) as temporary,
+        ):
+            temporary.replace(path)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a new file; FileExistsError where there is one."""
+        with _finished_beside(path, lambda file: file.write(data)) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links: claim the name, then fill it
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                temporary.replace(path)
+
+    def remove(self, path: str) -> None:
+        """Delete; no error where there is nothing."""
+        Path(path).unlink(missing_ok=True)
+
+    def fetch(self, path: str, target: str) -> None:
+        """Copy to another local path."""
+        shutil.copyfile(path, target)
+
+
+def read_image(path: str, max_bytes: int) -> bytes:
+    """Return the content of an image file, refusing what is no regular file or is too large.
+
+    Raises:
+        ImageError: `not_an_image` for a folder, pipe or device; `too_large`.
+        OSError: as the system says.
+    """
+    # Without O_NONBLOCK the open of a named pipe would wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{path} is not a regular file")
+        if max_bytes and status.st_size > max_bytes:
+            raise ImageError(
+                ErrorCode.TOO_LARGE,
+                f"{path} has {status.st_size} bytes, more than image.max_bytes = {max_bytes}",
+            )
+        return file.read()
+
+
+@contextmanager
+def _finished_beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[Path]:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The name is cut: with the suffixes it must fit the usual limit of 255 bytes.
+    stem = os.fsdecode(os.fsencode(target.name)[:180])
+    temporary = target.with_name(f".{stem}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _walk(
+    folder: str, prefix: str, above: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, int, str]]:
+    status = Path(folder).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link to a folder that holds it
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        name = f"{prefix}{entry.name}"
+        try:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{name}/", above | {here})
+            elif entry.is_file():
+                yield name, entry.stat().st_size, ""
+        except FileNotFoundError:  # removed while we looked
+            continue
