@@ -4,13 +4,12 @@ A manifest is an Arrow table; records of one shard are made when that shard is a
 ten million images never exist as Python objects at once.
 """
 
-import io
 from collections.abc import Sequence
 from typing import overload
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline import parquet
 from schemas.errors import RunFolderError
 from schemas.records import Shard
 from schemas.tables import MANIFEST, to_records
@@ -26,17 +25,8 @@ def freeze(table: pa.Table, source: str = "") -> bytes:
         table: rows of the manifest's schema, in their final order.
         source: what the list was made from; kept in the file, see `source_of`.
     """
-    buffer = io.BytesIO()
     marked = table.cast(MANIFEST).replace_schema_metadata({_SOURCE_KEY: source.encode()})
-    pq.write_table(
-        marked,
-        buffer,
-        compression="zstd",
-        compression_level=3,
-        row_group_size=_ROW_GROUP,
-        use_dictionary=False,
-    )
-    return buffer.getvalue()
+    return parquet.encode(marked, _ROW_GROUP)
 
 
 def load(data: bytes) -> pa.Table:
@@ -46,7 +36,7 @@ def load(data: bytes) -> pa.Table:
         RunFolderError: if the bytes are no manifest.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = parquet.decode(data)
         return table.cast(MANIFEST.with_metadata(table.schema.metadata))
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise RunFolderError(f"manifest.parquet cannot be read: {error}") from error

@@ -9,16 +9,14 @@
 Readers follow markers and nothing else, so a killed worker leaves garbage but never a lie.
 """
 
-import io
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import manifest, markers
+from pipeline import manifest, markers, parquet
 from pipeline.local_files import TEMPORARY_SUFFIX
 from pipeline.runinfo import RunInfo, RunPlan, check_same, describe, parse
 from pipeline.storage import Folder
@@ -144,17 +142,7 @@ class RunDir:
         return standing
 
     def _write_table(self, file_name: str, table: pa.Table) -> FileEntry:
-        buffer = io.BytesIO()
-        words = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-        pq.write_table(
-            table,
-            buffer,
-            compression="zstd",
-            compression_level=3,
-            row_group_size=ROW_GROUP,
-            use_dictionary=words,
-        )
-        data = buffer.getvalue()
+        data = parquet.encode(table, ROW_GROUP)
         self.folder.atomic_write(file_name, data)
         return FileEntry(
             name=file_name,
@@ -242,9 +230,7 @@ class RunDir:
         if unknown:
             raise ValueError(f"table {name} has no columns {unknown}; it has {known}")
         data = self.folder.read_bytes(marker.files[name].name)
-        return pq.read_table(
-            pa.BufferReader(data), columns=list(columns) if columns is not None else None
-        )
+        return parquet.decode(data, columns)
 
     def orphans(self) -> list[str]:
         """Return the files that no marker names: left by killed or late workers.
