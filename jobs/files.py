@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from schemas.errors import ConfigError, ImageError
+from schemas.errors import ConfigError
 
 
 def read_text(path: str) -> str:
@@ -26,8 +26,8 @@ def read_text(path: str) -> str:
         raise ConfigError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a UTF-8 text file") from error
-    except (OSError, ImageError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
 
 

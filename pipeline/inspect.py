@@ -63,23 +63,22 @@ class Inspection(Frozen):
 
 def inspect_run(run: RunDir) -> Inspection:
     """Read a run folder once and sum it up; memory does not grow with the number of images."""
-    sizes = {shard.index: len(shard.refs) for shard in run.shards()}
     done = run.done()
     images = _read_images(run)
     seconds: Counter[str] = Counter()
     for marker in done.values():
         seconds.update(marker.tally.seconds)
-    config = run.info.config
+    config = run.info.job()
     labels = _count_labels(run, config.vocabulary.names)
     return Inspection(
         run=run.folder.uri,
-        fingerprint=run.info.fingerprint,
+        fingerprint=run.fingerprint,
         method=config.method.name,
-        num_images=sum(sizes.values()),
+        num_images=run.info.num_images,
         num_ok=images.num_ok,
         num_errors=sum(images.errors.values()),
-        num_left=sum(size for index, size in sizes.items() if index not in done),
-        num_shards=len(sizes),
+        num_left=run.info.num_images - sum(marker.tally.num_images for marker in done.values()),
+        num_shards=run.info.num_shards,
         num_shards_done=len(done),
         num_segments=sum(labels.values()),
         segments_by_label=labels,

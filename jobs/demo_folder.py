@@ -1,0 +1,73 @@
+"""The demo's own folder: made anew each time, but only what the demo itself put there goes."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import RunFolderError
+
+_MARKER = ".ovseg-demo"
+_MARKER_TEXT = "ovseg demo owns the names below and replaces them on its next run:\n"
+_OWN_FOLDERS = ("run", "review")
+_OWN_FILES = ("scenes/instances.json", "contact_sheet.png", "demo.yaml")
+_OWN_PATTERN = "scenes/scene_*.png"
+
+
+@dataclass(frozen=True)
+class DemoFolder:
+    """Where the parts of the demo lie."""
+
+    root: Path
+
+    @property
+    def scenes(self) -> Path:
+        """Drawn images and their true masks."""
+        return self.root / "scenes"
+
+    @property
+    def truth(self) -> Path:
+        """COCO JSON of the true masks."""
+        return self.scenes / "instances.json"
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.root / "run"
+
+    @property
+    def sheet(self) -> Path:
+        """Picture of images, truth and masks."""
+        return self.root / "contact_sheet.png"
+
+    @property
+    def config(self) -> Path:
+        """The job file, to run again by hand."""
+        return self.root / "demo.yaml"
+
+
+def fresh(out: str) -> DemoFolder:
+    """Return the demo's folder without the results of an earlier demo.
+
+    Raises:
+        RunFolderError: the folder holds something and no earlier demo made it.
+    """
+    root = Path(out)
+    marker = root / _MARKER
+    if root.is_dir() and any(root.iterdir()) and not marker.exists():
+        raise RunFolderError(
+            f"{out}: expected no folder, an empty one, or an earlier demo's; "
+            "this one holds other files. Give another with --out"
+        )
+    if root.exists() and not root.is_dir():
+        raise RunFolderError(f"{out}: expected a folder, got a file. Give another with --out")
+    folder = DemoFolder(root)
+    folder.scenes.mkdir(parents=True, exist_ok=True)
+    marker.write_text(
+        _MARKER_TEXT + "\n".join((*_OWN_FOLDERS, *_OWN_FILES, _OWN_PATTERN)) + "\n",
+        encoding="utf-8",
+    )
+    for name in _OWN_FOLDERS:
+        shutil.rmtree(root / name, ignore_errors=True)
+    for path in (*(root / name for name in _OWN_FILES), *root.glob(_OWN_PATTERN)):
+        path.unlink(missing_ok=True)
+    return folder

@@ -1,0 +1,110 @@
+"""The commands that read a finished (or unfinished) run folder."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from jobs import show
+from jobs.settings import dotlist
+from schemas.config import NamedOptions
+
+
+def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
+    """Print what is in a run folder; list or delete its orphans if asked."""
+    from pipeline.inspect import inspect_run
+    from pipeline.rundir import RunDir
+
+    folder = RunDir.open(run)
+    found = inspect_run(folder)
+    cleaned = folder.clean() if clean else ()
+    if as_json:
+        value = found.model_dump(mode="json")
+        print(json.dumps({**value, "cleaned": list(cleaned)}, indent=2, ensure_ascii=False))
+        return
+    show_inspection(found)
+    if orphans:
+        for name in found.orphans:
+            show.line(name)
+    if clean:
+        show.line(f"\n{len(cleaned)} orphans deleted")
+
+
+def show_inspection(found: Any) -> None:
+    """Print an inspection as tables."""
+    show.facts(
+        [
+            ("run folder", found.run),
+            ("method", found.method),
+            ("fingerprint", found.fingerprint[:16]),
+            (
+                "images",
+                f"{found.num_images}: {found.num_ok} ok, {found.num_errors} failed, "
+                f"{found.num_left} left",
+            ),
+            (
+                "shards",
+                f"{found.num_shards}: {found.num_shards_done} done, "
+                f"{len(found.failed_shards)} given up",
+            ),
+            ("segments", found.num_segments),
+            ("seconds", show.seconds(found.seconds)),
+            (
+                "orphans",
+                f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
+                if found.orphans
+                else "",
+            ),
+        ]
+    )
+    by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
+    show.table("Segments by label", ("label", "segments"), by_label)
+    show.table("Errors by code", ("code", "images"), list(found.errors.items()))
+    problems = [(problem.code, problem.path, problem.message) for problem in found.problems]
+    show.table("Failed images (the first of each code)", ("code", "image", "why"), problems)
+    slow = [
+        (s.path, s.seconds, *s.stages.values(), f"{s.width} x {s.height}") for s in found.slowest
+    ]
+    columns = ("image", "seconds", "read", "decode", "segment", "encode", "size")
+    show.table("Slowest images", columns, slow)
+    failed = [(shard.shard, shard.attempts, shard.message) for shard in found.failed_shards]
+    show.table("Shards given up (the next run tries them again)", ("shard", "tries", "why"), failed)
+
+
+def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
+    """Write a dataset from the finished shards of a run and say where it lies."""
+    from ovseg_core import parts
+    from pipeline.rundir import RunDir
+
+    package = "pipeline.exporters"
+    part = NamedOptions(name=to, options=dotlist(overrides))
+    options = parts.read_options(package, part, "export")
+    written = parts.load(package, to).export(RunDir.open(run), options)
+    show.facts([("written", written)])
+
+
+def evaluate_run(run: str, truth: str, as_json: bool) -> None:
+    """Print how well a run's masks agree with true ones."""
+    from pipeline.evaluate import evaluate
+
+    from pipeline.rundir import RunDir
+
+    result = evaluate(RunDir.open(run), truth)
+    if as_json:
+        print(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        return
+    show_evaluation(result)
+
+
+def show_evaluation(result: Any) -> None:
+    """Print IoU by label and the means."""
+    rows = [(label.name, label.iou) for label in result.labels]
+    show.table("IoU by label", ("label", "IoU"), rows)
+    show.facts([("mIoU", result.miou), ("pixel accuracy", result.pixel_accuracy)])
+
+
+def next_commands(run: str, truth: str = "") -> list[str]:
+    """Return commands that go on from a run folder, ready to paste."""
+    quoted = shlex.quote(run)
+    evaluated = [f"ovseg evaluate {quoted} --truth {shlex.quote(truth)}"] if truth else []
+    return [f"ovseg inspect {quoted}", f"ovseg export {quoted} --to coco", *evaluated]

@@ -1,0 +1,75 @@
+"""How results look on a terminal, and as plain text where there is none."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs.log import redact
+
+_PLAIN_WIDTH = 160
+
+
+def console() -> Console:
+    """Return the console of stdout: as wide as the terminal, or 160 columns in a file or pipe."""
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, highlight=False, markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; columns of numbers stand to the right, nothing is cut off.
+
+    Args:
+        title: heading.
+        columns: headings; an empty one is allowed.
+        rows: cells; floats are shown with three digits.
+    """
+    body = list(rows)
+    if not body:
+        return
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float) for row in body)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        shown.add_row(*(Text(redact(_cell(value))) for value in row))
+    out = console()
+    out.print()
+    out.print(shown)
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Print `name  value` lines; pairs with an empty value are left out."""
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, value in pairs:
+        if value not in ("", None):
+            shown.add_row(name, Text(redact(_cell(value))))
+    console().print(shown)
+
+
+def line(text: str) -> None:
+    """Print one line, unwrapped: it may be copied back to the prompt."""
+    console().print(redact(text), soft_wrap=True)
+
+
+def seconds(stages: dict[str, float]) -> str:
+    """Return `read 0.1, decode 0.4`."""
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items())
+
+
+def counts(words: dict[str, int]) -> str:
+    """Return `not_found 3, truncated 1`."""
+    return ", ".join(f"{word} {number}" for word, number in words.items())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.3f}"  # NaN: no pixels to measure on
+    return str(value)
