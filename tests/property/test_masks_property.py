@@ -1,0 +1,98 @@
+"""Laws that hold for any map: run lengths equal pycocotools', resizes equal PyTorch's."""
+
+import cv2
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from torch.nn import functional
+
+from ovseg_core.canvas import apply_taps, bilinear_taps, nearest_counts, to_size
+from ovseg_core.rle import decode, encode_regions, transpose
+from ovseg_core.segments import cut
+
+SIDE = st.integers(1, 40)
+
+
+@st.composite
+def region_maps(draw: st.DrawFn) -> np.ndarray:
+    """Noise or blocks, also constant and one pixel wide."""
+    height, width, cell = draw(SIDE), draw(SIDE), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    coarse = rng.integers(0, draw(st.integers(1, 6)), (height // cell + 1, width // cell + 1))
+    return np.kron(coarse, np.ones((cell, cell), int))[:height, :width].astype(np.uint16)
+
+
+def _pycocotools(mask: np.ndarray) -> tuple[str, int, tuple[float, ...]]:
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return (
+        rle["counts"].decode(),
+        int(coco_mask.area(rle)),
+        tuple(coco_mask.toBbox(rle).tolist()),
+    )
+
+
+@given(region_maps(), SIDE, SIDE)
+@settings(max_examples=300, deadline=None)
+def test_run_lengths_equal_pycocotools_at_any_size(regions, height, width):
+    full = to_size(regions, (height, width))
+    found = encode_regions(regions, (height, width))
+    assert list(found) == [value for value in np.unique(full).tolist() if value]
+    for value, rle in found.items():
+        expected = _pycocotools(full == value)
+        assert (rle.counts, rle.area_px, rle.bbox_xywh) == expected
+        np.testing.assert_array_equal(decode(rle.counts, (height, width)), full == value)
+
+
+@given(region_maps())
+@settings(max_examples=50, deadline=None)
+def test_transpose_is_its_own_inverse(regions):
+    turned = transpose(regions)
+    assert turned.flags.c_contiguous
+    np.testing.assert_array_equal(turned, regions.T)
+
+
+@given(SIDE, SIDE, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31 - 1))
+@settings(max_examples=200, deadline=None)
+def test_separable_taps_equal_interpolate(height, width, out_height, out_width, seed):
+    values = torch.rand((3, height, width), generator=torch.Generator().manual_seed(seed))
+    cpu = torch.device("cpu")
+    wide = apply_taps(values, bilinear_taps(width, out_width, cpu), 2)
+    ours = apply_taps(wide, bilinear_taps(height, out_height, cpu), 1)
+    size = (out_height, out_width)
+    theirs = functional.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+@given(SIDE, SIDE, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31 - 1))
+@settings(max_examples=200, deadline=None)
+def test_nearest_counts_make_canvas_means_full_size_means(
+    height, width, out_height, out_width, seed
+):
+    values = np.random.default_rng(seed).random((height, width))
+    rows, columns = nearest_counts(height, out_height), nearest_counts(width, out_width)
+    mean = rows @ values @ columns / (out_height * out_width)
+    np.testing.assert_allclose(mean, to_size(values, (out_height, out_width)).mean(), rtol=1e-9)
+
+
+@given(region_maps(), st.integers(0, 30), st.integers(0, 30))
+@settings(max_examples=200, deadline=None)
+def test_component_counts_do_not_change_with_enlargement(regions, more_rows, more_columns):
+    height, width = regions.shape
+    full = to_size(regions, (height + more_rows, width + more_columns))
+    small, large = cut(regions, "class"), cut(full, "class")
+    np.testing.assert_array_equal(small.num_components, large.num_components)
+    for label, count in zip(large.labels[1:], large.num_components[1:], strict=True):
+        found, _ = cv2.connectedComponents((full == label).astype(np.uint8), connectivity=8)
+        assert count == found - 1
+
+
+@given(region_maps())
+@settings(max_examples=100, deadline=None)
+def test_components_partition_their_labels(regions):
+    whole = cut(regions, "components")
+    np.testing.assert_array_equal(whole.labels[whole.regions], regions)
+    first = [np.flatnonzero(whole.regions.ravel() == n)[0] for n in range(1, len(whole.labels))]
+    order = list(zip(whole.labels[1:].tolist(), first, strict=True))
+    assert order == sorted(order)

@@ -1,0 +1,125 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from ovseg_core.decide import decide, decide_one
+from ovseg_core.segmenter import ScoreMaps
+
+
+def _maps(seed=0, batch=2, classes=4, canvas=(24, 36), **changes):
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*shape):
+        return torch.rand(shape, generator=generator)
+
+    fields = {
+        "levels": tuple((rand(classes, 1, 1), rand(classes, 5, 7)) for _ in range(batch)),
+        "canvas_hw": canvas,
+        "objectness": tuple(rand(6, 9) for _ in range(batch)),
+        "fusion": "complement_product",
+        "domain": "cosine",
+        "logit_scale": 7.0,
+    }
+    return ScoreMaps(**{**fields, **changes})
+
+
+def _plain(maps, index, size):
+    """The whole recipe at once, on full (K, Hc, Wc) arrays."""
+
+    def up(x):
+        return functional.interpolate(x[None], maps.canvas_hw or size, mode="bilinear")[0]
+
+    scores = sum(up(level) for level in maps.levels[index]) / len(maps.levels[index])
+    theta = None if maps.objectness is None else up(maps.objectness[index][None])[0]
+    if maps.fusion == "complement_product":
+        scores = torch.cat([scores[:1] * (1 - theta), scores[1:] * theta])
+    return scores, theta
+
+
+@pytest.mark.parametrize("canvas", [(24, 36), None, (200, 150)])
+@pytest.mark.parametrize("fusion", ["none", "complement_product"])
+def test_label_map_and_probabilities_are_the_published_ones(canvas, fusion):
+    maps, sizes = _maps(canvas=canvas, fusion=fusion), [(50, 70), (33, 21)]
+    for index, decision in enumerate(decide(maps, sizes)):
+        scores, _ = _plain(maps, index, sizes[index])
+        probs = (scores * 7.0).softmax(0)
+        top = probs.topk(2, dim=0).values
+        np.testing.assert_array_equal(decision.label_map, scores.argmax(0).numpy())
+        assert decision.label_map.shape == (canvas or sizes[index])
+        np.testing.assert_allclose(decision.confidence, top[0], atol=1e-5)
+        np.testing.assert_allclose(decision.margin, top[0] - top[1], atol=1e-5)
+        entropy = torch.special.entr(probs).sum(0) / math.log(4)
+        np.testing.assert_allclose(decision.entropy, entropy, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (24, 36), (11, 13), (7, 80)])
+def test_class_probabilities_are_those_of_the_image_not_of_the_canvas(size):
+    maps = _maps()
+    decision = decide_one(maps, 1, size)
+    probs = (_plain(maps, 1, size)[0] * 7.0).softmax(0)
+    rows = torch.arange(size[0]) * 24 // size[0]
+    full = probs[:, rows][:, :, torch.arange(size[1]) * 36 // size[1]]
+    np.testing.assert_allclose(decision.class_mean_prob, full.mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(decision.class_max_prob, full.amax((1, 2)), atol=1e-5)
+
+
+def test_gate_takes_background_at_or_under_one_half_and_the_best_label_above():
+    theta = torch.tensor([[0.5, 0.51, 0.9], [0.2, 1.0, 0.0]])
+    levels = torch.tensor([9.0, 0.1, 0.3]).view(3, 1, 1).expand(3, 2, 3)
+    maps = ScoreMaps(((levels,), (levels,)), (2, 3), (theta, theta), "foreground_gate", "cosine", 1)
+    decision = decide(maps, [(2, 3), (4, 9)])[1]
+    np.testing.assert_array_equal(decision.label_map, [[0, 2, 2], [0, 2, 0]])
+    share = 1 / (1 + math.exp(-0.2))
+    np.testing.assert_allclose(decision.confidence[0], [0.5, 0.51 * share, 0.9 * share], atol=1e-6)
+    np.testing.assert_allclose(decision.saliency, theta)
+    assert (decision.margin[0, 1], decision.margin[1, 2]) == (0.0, 1.0)
+
+
+def test_ties_go_to_the_lowest_index():
+    maps = _maps(levels=((torch.ones(4, 3, 5),), (torch.zeros(4, 3, 5),)), fusion="none")
+    assert all((d.label_map == 0).all() for d in decide(maps, [(9, 8), (7, 6)]))
+
+
+def test_probability_scores_are_normalised_and_never_leave_zero_to_one():
+    scores = torch.tensor([0.2, 0.2, 0.0, -0.1]).view(4, 1, 1).expand(4, 2, 3)
+    maps = _maps(levels=((scores,), (scores * 0,)), domain="prob", fusion="none", objectness=None)
+    first, second = decide(maps, [(9, 8), (7, 6)])
+    np.testing.assert_allclose(first.confidence, 0.5)
+    np.testing.assert_allclose(first.class_max_prob, [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(first.entropy, 0.5, atol=1e-6)
+    np.testing.assert_allclose(second.class_mean_prob, 0.25)
+    assert (first.saliency == 1).all()
+
+
+def test_result_does_not_depend_on_the_bands(monkeypatch):
+    whole = decide_one(_maps(), 0, (48, 60))
+    monkeypatch.setattr("ovseg_core.decide._BAND_ELEMENTS", {"cpu": 1})
+    banded = decide_one(_maps(), 0, (48, 60))
+    np.testing.assert_array_equal(whole.label_map, banded.label_map)
+    for name in ("confidence", "margin", "entropy", "saliency"):
+        np.testing.assert_allclose(getattr(whole, name), getattr(banded, name), atol=1e-6)
+    np.testing.assert_allclose(whole.class_mean_prob, banded.class_mean_prob)
+
+
+def test_half_precision_scores_are_taken():
+    maps = _maps(levels=((torch.rand(300, 3, 5).half(),),), objectness=None, fusion="none")
+    decision = decide_one(maps, 0, (31, 17))
+    assert decision.label_map.max() > 255
+    assert decision.confidence.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "message"),
+    [
+        ({}, [(5, 6)], "a size for each of the 2 images"),
+        ({"objectness": None}, [(5, 6), (7, 8)], "needs objectness"),
+        ({"levels": ((torch.ones(1, 2, 3),),) * 2}, [(5, 6), (7, 8)], "K >= 2"),
+        ({"levels": ((), ())}, [(5, 6), (7, 8)], "K >= 2"),
+    ],
+)
+def test_mistakes_are_named(changes, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        decide(_maps(**changes), sizes)
