@@ -1,0 +1,119 @@
+"""The Ray cluster of a job: start or join it, see what it has, and leave nothing behind."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from schemas.config import RunConfig
+from schemas.errors import ResourceError
+
+log = logging.getLogger(__name__)
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # a user who wants them on has set the variable
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; spares a warning
+}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the cluster that `RAY_ADDRESS` names (Ray sets it inside a job), else start one here.
+
+    A Ray that the caller has started already is used and left running.
+
+    Raises:
+        ResourceError: no cluster at the address, or none could be started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        _start(address)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if address != "local":
+            raise ResourceError(
+                f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); "
+                "unset RAY_ADDRESS to run on this machine"
+            ) from error
+        log.warning("Ray did not start (%s); trying once more", error)
+        _start_again(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(address: str) -> None:
+    ray.init(
+        address=address,
+        include_dashboard=False if address == "local" else None,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+
+
+def _start_again(address: str) -> None:
+    ray.shutdown()
+    try:
+        _start(address)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ResourceError(
+            f"Ray does not start on this machine ({error}); `run.local=true` works without it"
+        ) from error
+
+
+def pick_device(run: RunConfig) -> str:
+    """Return the device of the workers, `cpu` or `cuda`.
+
+    Raises:
+        ResourceError: a GPU is asked for and the cluster has none.
+    """
+    num_gpus = sum(node.get("GPU", 0.0) for node in _nodes())
+    if run.device == "cuda" and not num_gpus:
+        raise ResourceError(
+            "run.device is `cuda`, but the Ray cluster has no GPU; "
+            "set run.device to `auto` or `cpu`, or join a cluster with GPUs"
+        )
+    return "cpu" if run.device == "cpu" or not num_gpus else "cuda"
+
+
+def demand(run: RunConfig, device: str) -> dict[str, float]:
+    """Return what one worker takes of a node, in Ray's words."""
+    gpus = run.gpus_per_worker if device == "cuda" else 0.0
+    return {"CPU": run.cpus_per_worker, "GPU": gpus}
+
+
+def capacity(wanted: dict[str, float]) -> int:
+    """Return how many workers the living nodes hold together."""
+    return sum(_fit(node, wanted) for node in _nodes())
+
+
+def check_capacity(wanted: dict[str, float]) -> None:
+    """Refuse a worker that no node can hold.
+
+    Raises:
+        ResourceError: names what is too much.
+    """
+    for kind, amount in wanted.items():
+        most = max((node.get(kind, 0.0) for node in _nodes()), default=0.0)
+        if amount > most:
+            raise ResourceError(
+                f"run.{kind.lower()}s_per_worker is {amount:g}, but no machine of the cluster has "
+                f"more than {most:g} {kind}s; lower it"
+            )
+
+
+def _fit(node: dict[str, float], wanted: dict[str, float]) -> int:
+    shares = [node.get(kind, 0.0) / amount for kind, amount in wanted.items() if amount > 0]
+    return math.floor(min(shares) + 1e-6)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,0 +1,159 @@
+"""The workers of a job on Ray: asked for, started as resources come, let go when work runs out."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from pipeline import cluster
+from pipeline.worker import Worker, WorkerSetup, num_threads
+from schemas.errors import ResourceError, UserError, WeightsError
+
+log = logging.getLogger(__name__)
+
+GROW_EVERY_S = 10.0
+"""How often a growing cluster is looked at."""
+PATIENCE_S = 60.0
+"""Waiting longer for the first worker is said."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker with its models loaded."""
+
+    actor: ActorHandle
+    weights: dict[str, str]
+
+
+class Crew:
+    """Workers that are starting or at work; the driver knows which one has which shard.
+
+    Args:
+        setup: what each worker is told.
+        useful: more workers than this would have nothing to do (the number of shards left).
+    """
+
+    def __init__(self, setup: WorkerSetup, useful: int) -> None:
+        run = setup.config.run
+        self._setup = setup
+        self._wanted = cluster.demand(run, setup.device)
+        self._cap = min(useful, run.workers or useful)
+        self._fixed = run.workers > 0
+        self._starting: dict[ray.ObjectRef, ActorHandle] = {}
+        self._members: list[ActorHandle] = []
+        self._weights: dict[str, str] | None = None
+        self._looked = 0.0
+        cluster.check_capacity(self._wanted)
+        self.grow()
+
+    @property
+    def size(self) -> int:
+        """Workers that are starting or ready."""
+        return len(self._starting) + len(self._members)
+
+    @property
+    def starting(self) -> list[ray.ObjectRef]:
+        """What to wait for until another worker is ready."""
+        return list(self._starting)
+
+    def grow(self) -> None:
+        """Ask for as many workers as the config names, or as the cluster now holds."""
+        now = time.monotonic()
+        if self.size and now - self._looked < GROW_EVERY_S:
+            return
+        self._looked = now
+        goal = self._cap if self._fixed else min(self._cap, max(1, cluster.capacity(self._wanted)))
+        for _ in range(goal - self.size):
+            self._start()
+
+    def first(self) -> Ready:
+        """Wait until one worker is ready.
+
+        Raises:
+            UserError: none can be built, and why.
+        """
+        while True:
+            refs, _ = ray.wait(self.starting, num_returns=1, timeout=PATIENCE_S)
+            if not refs:
+                log.warning("still waiting for a worker: it needs %s", self._wanted)
+            for ref in refs:
+                for actor in self.admit(ref):
+                    return Ready(actor, self._weights or {})
+
+    def admit(self, ref: ray.ObjectRef) -> list[ActorHandle]:
+        """Return the worker that has become ready; none if it failed and others are left.
+
+        Raises:
+            UserError: no worker can be built, and why.
+        """
+        actor = self._starting.pop(ref)
+        try:
+            weights = ray.get(ref)
+        except (RayTaskError, RayActorError) as error:
+            ray.kill(actor)
+            self._refuse(error)
+            return []
+        if self._weights is not None and self._weights != weights:
+            ray.kill(actor)
+            raise WeightsError(
+                "the weights differ between the cluster's machines "
+                f"({self._weights} and {weights}); remove the stale cache"
+            )
+        self._weights = weights
+        self._members.append(actor)
+        return [actor]
+
+    def let_go(self, actor: ActorHandle) -> None:
+        """End a worker and free what it holds, perhaps for another that lost its machine."""
+        self._members.remove(actor)
+        ray.kill(actor)
+
+    def replace(self, actor: ActorHandle) -> None:
+        """End a worker that cannot go on, and ask for another."""
+        self.let_go(actor)
+        self._start()
+
+    def cancel_starts(self) -> None:
+        """Forget the workers that are not ready; there is nothing left for them to do."""
+        for actor in self._starting.values():
+            ray.kill(actor)
+        self._starting.clear()
+
+    def disband(self) -> None:
+        """End all workers."""
+        self.cancel_starts()
+        for actor in list(self._members):
+            self.let_go(actor)
+
+    def _start(self) -> None:
+        threads = str(num_threads(self._setup.config))
+        actor = (
+            ray.remote(Worker)
+            .options(
+                num_cpus=self._wanted["CPU"],
+                num_gpus=self._wanted["GPU"],
+                max_restarts=-1,
+                max_task_retries=2,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            )
+            .remote(self._setup)
+        )
+        self._starting[actor.prepare.remote()] = actor
+
+    def _refuse(self, error: RayTaskError | RayActorError) -> None:
+        """Raise why a worker could not start, unless others are there to do its work."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if self.size:
+            log.warning("a worker could not start, the others go on: %s", cause)
+            return
+        if isinstance(cause, UserError):
+            raise cause
+        if isinstance(error, RayActorError):
+            raise ResourceError(
+                "the workers die while they load the models, most often for lack of memory; "
+                f"take fewer workers or smaller models ({str(error).splitlines()[0]})"
+            ) from error
+        raise cause

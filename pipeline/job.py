@@ -1,0 +1,216 @@
+"""A whole job: see what is asked for and what is done already, then do the rest."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import torch
+
+from ovseg_core.methods import check_options
+from pipeline.build import Build, build
+from pipeline.collection import collect
+from pipeline.guard import BrokenDeviceError
+from pipeline.ledger import Ledger
+from pipeline.progress import Progress, make_progress
+from pipeline.report import RunReport, sum_up
+from pipeline.rundir import RunDir
+from pipeline.runinfo import RunPlan, check_same
+from pipeline.storage import Folder
+from pipeline.worker import Worker, WorkerSetup
+from schemas.config import JobConfig
+from schemas.errors import ResourceError, UserError
+from schemas.records import Shard, ShardDone
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job would do; making it writes nothing.
+
+    Attributes:
+        config: the job.
+        num_images: in the collection.
+        num_shards: all of them.
+        run_dir: the run to go on with; None where the run is new.
+        done: markers of the shards that an earlier run has finished, by index.
+        manifest: the images of a new run; None where the run folder has them.
+    """
+
+    config: JobConfig
+    num_images: int
+    num_shards: int
+    run_dir: RunDir | None = None
+    done: dict[int, ShardDone] = field(default_factory=dict)
+    manifest: pa.Table | None = None
+
+    @property
+    def num_shards_left(self) -> int:
+        """Shards without a marker."""
+        return self.num_shards - len(self.done)
+
+    @property
+    def num_images_done(self) -> int:
+        """Images of finished shards."""
+        return sum(marker.tally.num_images for marker in self.done.values())
+
+    def settle(self, weights: dict[str, str]) -> RunDir:
+        """Create the run folder, or make sure that the old one was made with these weights.
+
+        Args:
+            weights: SHA-256 of the weights in use, by role.
+
+        Raises:
+            RunFolderError: names the weights that differ.
+        """
+        if self.run_dir is not None:
+            check_same(self.run_dir.info, self._run_plan(weights), self.run_dir.folder.uri)
+            return self.run_dir
+        return RunDir.create_or_resume(self.config.out, self._run_plan(weights))
+
+    def _run_plan(self, weights: dict[str, str]) -> RunPlan:
+        return RunPlan(self.config, weights, self._listed)
+
+    def _listed(self) -> pa.Table:
+        return (
+            collect(self.config.images, self.config.image)
+            if self.manifest is None
+            else self.manifest
+        )
+
+
+def plan(config: JobConfig) -> JobPlan:
+    """See what a job has to do: check its options, list its images or open its run folder.
+
+    Raises:
+        UserError: a wrong option, no images, or a folder that belongs to another run.
+    """
+    check_options(config.method)
+    if Folder(config.out).exists("run.yaml"):
+        return _resumed(config)
+    manifest = collect(config.images, config.image)
+    num_images = manifest.num_rows
+    return JobPlan(config, num_images, -(-num_images // config.shard_size), manifest=manifest)
+
+
+def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:
+    """Do a job, or what is left of it, and sum it up.
+
+    Args:
+        config: the job.
+        progress: what a person sees; None: what suits standard error.
+        build: makes the segmenter, in each worker; the default builds the config's method.
+
+    Raises:
+        UserError: the job cannot begin or go on as it is configured.
+    """
+    planned = plan(config)
+    if not planned.num_shards_left:
+        return sum_up(config, planned.num_images, planned.done)
+    progress = progress or make_progress()
+    progress.start(planned.num_images, planned.num_images_done)
+    job, started, interrupted = _Job(planned, progress, build), time.monotonic(), False
+    try:
+        job.run_here() if config.run.local else job.run_on_ray()
+    except KeyboardInterrupt:
+        log.warning("stopped; the same command goes on from here")
+        interrupted = True
+    finally:
+        progress.close()
+    return replace(
+        sum_up(config, planned.num_images, job.markers()),
+        num_new=progress.finished,
+        failed_shards=job.failed,
+        seconds=time.monotonic() - started,
+        images_per_s=progress.images_per_s,
+        interrupted=interrupted,
+    )
+
+
+class _Job:
+    """A job under way; the ledger is there as soon as the run folder is."""
+
+    def __init__(self, planned: JobPlan, progress: Progress, build: Build) -> None:
+        self._plan = planned
+        self._progress = progress
+        self._build = build
+        self._ledger: Ledger | None = None
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Shards given up by this run, and why."""
+        return self._ledger.failed if self._ledger else {}
+
+    def markers(self) -> dict[int, ShardDone]:
+        """Return the markers of all finished shards."""
+        return self._ledger.run_dir.done() if self._ledger else self._plan.done
+
+    def run_here(self) -> None:
+        """Do the shards one after another in this process."""
+        device = _local_device(self._plan.config.run.device)
+        worker = Worker(WorkerSetup(self._plan.config, device, self._build))
+        ledger, shards = self._begin(worker.prepare())
+        for shard in shards:
+            _annotate_here(worker, shard, ledger)
+            if ledger.hopeless:
+                return
+
+    def run_on_ray(self) -> None:
+        """Hand the shards to workers on a Ray cluster."""
+        # Ray is imported here so that a run in this process does without it.
+        from pipeline import cluster
+        from pipeline.crew import Crew
+        from pipeline.driver import Driver
+
+        config = self._plan.config
+        with cluster.connected():
+            setup = WorkerSetup(config, cluster.pick_device(config.run), self._build)
+            crew = Crew(setup, useful=self._plan.num_shards_left)
+            try:
+                first = crew.first()
+                ledger, shards = self._begin(first.weights)
+                Driver(crew, ledger, shards).run(first.actor)
+            finally:
+                crew.disband()
+
+    def _begin(self, weights: dict[str, str]) -> tuple[Ledger, Iterator[Shard]]:
+        """Create or check the run folder, now that the weights are known; return what is left."""
+        run_dir = self._plan.settle(weights)
+        self._ledger = Ledger(run_dir, self._progress)
+        self._progress.begin()
+        done = self._plan.done
+        return self._ledger, (shard for shard in run_dir.shards() if shard.index not in done)
+
+
+def _resumed(config: JobConfig) -> JobPlan:
+    """Open the run in the folder; that it has the config's weights is seen when they are loaded."""
+    weights = RunDir.open(config.out).info.weights
+    expected = RunPlan(config, weights, lambda: collect(config.images, config.image))
+    run_dir = RunDir.create_or_resume(config.out, expected)
+    info = run_dir.info
+    return JobPlan(config, info.num_images, info.num_shards, run_dir, run_dir.done())
+
+
+def _annotate_here(worker: Worker, shard: Shard, ledger: Ledger) -> None:
+    while True:
+        try:
+            tally = worker.annotate(shard)
+        except (UserError, BrokenDeviceError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a failed shard must not stop the job
+            if not ledger.try_again(shard, error):
+                return
+        else:
+            ledger.done(tally)
+            return
+
+
+def _local_device(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ResourceError(
+            "run.device is `cuda`, but torch sees no GPU on this machine; set it to `auto` or `cpu`"
+        )
+    return "cuda" if has_gpu and wanted != "cpu" else "cpu"
