@@ -6,8 +6,10 @@ with an underscore is not a part.
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from difflib import get_close_matches
 from types import ModuleType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -68,10 +70,10 @@ def did_you_mean(name: str, known: tuple[str, ...] | list[str], limit: int = 3) 
     return f"known: {shown}{', ...' if len(known) > 20 else ''}"
 
 
-def _line(detail: dict[str, object] | object, model: type[Frozen], where: str) -> str:
-    location = [str(part) for part in detail["loc"]]  # type: ignore[index]
+def _line(detail: Mapping[str, Any], model: type[Frozen], where: str) -> str:
+    location = [str(part) for part in detail["loc"]]
     dotted = ".".join([where, *location])
-    if detail["type"] == "extra_forbidden":  # type: ignore[index]
-        known = tuple(model.model_fields)
-        return f"{dotted}: no such option. {did_you_mean(location[-1], known)}"
-    return f"{dotted}: {detail['msg']}, got {detail['input']!r}"  # type: ignore[index]
+    if detail["type"] == "extra_forbidden":
+        return f"{dotted}: no such option. {did_you_mean(location[-1], tuple(model.model_fields))}"
+    got = f", got {detail['input']!r}" if location else ""
+    return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{got}"

@@ -52,6 +52,13 @@ class ImageBatch(Sequence[Image]):
         return self.images[index]
 
 
+def with_pixels(images: Sequence[Image], pixels: Sequence[Image]) -> Sequence[Image]:
+    """Return a batch of other pixels for the same images: the paths, if any, are kept."""
+    if isinstance(images, ImageBatch):
+        return ImageBatch(tuple(pixels), images.paths)
+    return tuple(pixels)
+
+
 class MethodOptions(Frozen):
     """Base of every part's `Options`: frozen, unknown keys refused, docstrings are the help."""
 

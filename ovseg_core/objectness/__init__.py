@@ -3,9 +3,10 @@
 Every file has `Options` and `build(options, backbones) -> Objectness`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
@@ -43,3 +44,26 @@ def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
     """
     options = parts.read_options(PACKAGE, part, "objectness")
     return parts.load(PACKAGE, part.name).build(options, backbones)
+
+
+def by_shape(
+    images: Sequence[Image], device: torch.device, compute: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, ...]:
+    """Apply a batched function to images of many sizes: those of one size go together.
+
+    Args:
+        images: uint8 (3, H, W) each.
+        device: where `compute` runs.
+        compute: (B, 3, H, W) -> one row for each image.
+
+    Returns:
+        The rows in the images' order.
+    """
+    groups: dict[torch.Size, list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(index)
+    results: dict[int, Tensor] = {}
+    for indices in groups.values():
+        stacked = torch.stack([images[index] for index in indices]).to(device)
+        results.update(zip(indices, compute(stacked), strict=True))
+    return tuple(results[index] for index in range(len(images)))

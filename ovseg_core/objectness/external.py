@@ -1,0 +1,134 @@
+"""Foreground maps that another tool made: one file for each image in a local folder.
+
+The map of `a/b.jpg` is `FOLDER/a/b.png`, `.npy` or `.npz`. A PNG is grey, 8 or 16 bit, black is
+background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks as class-agnostic detectors
+(CutLER) give them: `masks` (n, h, w) and `scores` (n,). The size is free.
+"""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from pydantic import field_validator
+from torch import Tensor
+
+from ovseg_core.backbones import Backbones
+from ovseg_core.segmenter import Image, ImageBatch, MethodOptions
+from schemas.errors import ConfigError, ErrorCode, ImageError
+
+SUFFIXES = (".png", ".npy", ".npz")
+
+
+class Options(MethodOptions):
+    """Options of the source `external`."""
+
+    folder: str
+    """Local folder of the maps, laid out like the collection; every worker must see it."""
+    min_score: float = 0.3
+    """Scored masks below this are left out (CLIP-DIY's value for CutLER)."""
+
+    @field_validator("folder")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("expected a local folder (mounted on every worker), not a URL")
+        return value
+
+
+class ExternalMaps:
+    """Looks maps up by the image's path.
+
+    Args:
+        options: folder and threshold.
+        device: where the maps go.
+    """
+
+    def __init__(self, options: Options, device: torch.device) -> None:
+        self._folder = Path(options.folder)
+        self._min_score = options.min_score
+        self._device = device
+
+    def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
+        """Return each image's map, at the size of its file.
+
+        Raises:
+            ConfigError: the batch does not know its paths.
+            ImageError: an image has no map, or an unreadable one.
+        """
+        if not isinstance(images, ImageBatch):
+            raise ConfigError(
+                "objectness `external` finds maps by the image's path: hand the images over as an "
+                "ovseg_core.segmenter.ImageBatch"
+            )
+        return tuple(self._read(path).to(self._device) for path in images.paths)
+
+    def _read(self, path: str) -> Tensor:
+        stem = self._folder / PurePosixPath(path).with_suffix("")
+        for suffix in SUFFIXES:
+            file = stem.with_name(stem.name + suffix)
+            if file.is_file():
+                return self._map_of(file)
+        wanted = f"{stem.name}.png, .npy or .npz in {stem.parent}"
+        raise ImageError(ErrorCode.NOT_FOUND, f"no objectness map: expected {wanted}")
+
+    def _map_of(self, file: Path) -> Tensor:
+        try:
+            return torch.from_numpy(_load(file, self._min_score))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ImageError(
+                ErrorCode.UNDECODABLE, f"unreadable objectness map {file}: {error}"
+            ) from error
+
+
+def build(options: Options, backbones: Backbones) -> ExternalMaps:
+    """Return the source.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    if not Path(options.folder).is_dir():
+        raise ConfigError(f"objectness.options.folder: no folder at {options.folder}")
+    return ExternalMaps(options, backbones.device)
+
+
+def combine_scored(
+    masks: NDArray[np.generic], scores: NDArray[np.generic], min_score: float
+) -> NDArray[np.float32]:
+    """Return one map of scored masks: the sum of score times mask, divided by its maximum.
+
+    Args:
+        masks: (n, h, w), 0 or 1.
+        scores: (n,), confidence.
+        min_score: masks below it are left out; with none left the map is zero.
+    """
+    if masks.ndim != 3 or scores.shape != masks.shape[:1]:
+        raise ValueError(
+            f"expected masks (n, h, w) and scores (n,), got {masks.shape}, {scores.shape}"
+        )
+    kept = scores >= min_score
+    total = np.tensordot(scores[kept].astype(np.float32), masks[kept].astype(np.float32), axes=1)
+    return total / max(float(total.max(initial=0.0)), 1e-12)
+
+
+def _load(file: Path, min_score: float) -> NDArray[np.float32]:
+    if file.suffix == ".png":
+        return _load_png(file)
+    content = np.load(file, allow_pickle=False)
+    if file.suffix == ".npz":
+        with content:
+            return combine_scored(content["masks"], content["scores"], min_score)
+    values = np.ascontiguousarray(content, dtype=np.float32)
+    if values.ndim != 2 or not values.size or not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"expected (h, w) in [0, 1], got shape {values.shape}")
+    return values
+
+
+def _load_png(file: Path) -> NDArray[np.float32]:
+    with PillowImage.open(file) as image:
+        deep = image.mode.startswith("I")
+        values = np.asarray(image if deep else image.convert("L"), dtype=np.float32)
+    return values / np.float32(65535 if deep else 255)

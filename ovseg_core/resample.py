@@ -1,0 +1,75 @@
+"""Pillow's bicubic resize, to the grey level, on whole batches of crops at once.
+
+Pillow resizes in two passes, columns first, and rounds and clamps to uint8 after each. Its weights
+are fixed-point integers. As matrix products in float64 every number is an exact integer, so the
+result equals Pillow's; a float32 resize in one go is up to 20 grey levels off.
+
+Shapes: B images, S crops along a side, P crop side, R output side.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_PRECISION_BITS = 22
+"""Pillow's fixed point: 32 bits less 8 of the pixel and 2 of head room."""
+_SUPPORT = 2.0
+"""Reach of the cubic kernel in source pixels (more where it shrinks)."""
+_A = -0.5
+"""Pillow's cubic parameter."""
+
+
+def crop_grid(side_px: int, crop_px: int, stride_px: int) -> int:
+    """Return how many crops lie along a side."""
+    return (side_px - crop_px) // stride_px + 1
+
+
+def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int) -> Tensor:
+    """Cut square crops in scan order and resize each as Pillow's BICUBIC does.
+
+    Args:
+        images_B3HW: uint8.
+        crop_px: side of a crop.
+        stride_px: distance of neighbouring crops.
+        out_px: side of the result.
+
+    Returns:
+        uint8 (B, S * S, 3, R, R); what does not fit a whole crop at the right and the bottom is
+        left out.
+    """
+    weights_PR = _weights(crop_px, out_px, images_B3HW.device)
+    # A crop's columns do not depend on its row, so they are resized once for a column of crops.
+    columns_B3HSR = _rounded(images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR)
+    bands_B3SQP = columns_B3HSR.flatten(3).unfold(2, crop_px, stride_px)  # Q = S * R
+    crops_B3SRQ = _rounded(weights_PR.T @ bands_B3SQP.transpose(-1, -2)).to(torch.uint8)
+    crops_B3SRSR = crops_B3SRQ.unflatten(-1, (-1, out_px))
+    return crops_B3SRSR.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).contiguous()
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """Return Pillow's rounding of sums to grey levels, still in float64 (halves go up)."""
+    return sums.add_(0.5).floor_().clamp_(0, 255)
+
+
+@lru_cache(maxsize=32)
+def _weights(size_in: int, size_out: int, device: torch.device) -> Tensor:
+    """Return the weights (size_in, size_out), multiples of 2 ** -22 in float64."""
+    scale = size_in / size_out
+    stretch = max(scale, 1.0)
+    centres = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale
+    first = (centres - _SUPPORT * stretch + 0.5).trunc().clamp(min=0)
+    after = (centres + _SUPPORT * stretch + 0.5).trunc().clamp(max=size_in)
+    pixels = torch.arange(size_in, dtype=torch.float64)[:, None]
+    weights = _cubic((pixels - centres + 0.5) / stretch)
+    weights = torch.where((pixels >= first) & (pixels < after), weights, 0.0)
+    fixed = weights / weights.sum(dim=0) * (1 << _PRECISION_BITS)
+    rounded = (fixed + torch.where(fixed < 0, -0.5, 0.5)).trunc()
+    return (rounded / (1 << _PRECISION_BITS)).to(device)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    x = x.abs()
+    near = ((_A + 2) * x - (_A + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * _A
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
