@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.canvas import SizeHW, Taps, apply_taps, bilinear_taps, nearest_counts
+from ovseg_core.bilinear import Taps, apply_taps, bilinear_taps
+from ovseg_core.nearest import SizeHW, nearest_counts
 from ovseg_core.segmenter import ScoreMaps
 
 FloatMap = NDArray[np.float32]

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.canvas import SizeHW, nearest_counts
 from ovseg_core.decide import Decision
+from ovseg_core.nearest import SizeHW, nearest_counts
 from ovseg_core.rle import encode_regions
 from ovseg_core.segments import Cut, cut
 from schemas.config import MaskConfig

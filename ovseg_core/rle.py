@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.canvas import SizeHW, nearest_counts
+from ovseg_core.nearest import SizeHW, nearest_counts
 
 _BLOCK = 256
 """Side of the blocks of a transpose: both the read and the written lines stay in the cache."""

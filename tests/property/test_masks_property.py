@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch.nn import functional
 
-from ovseg_core.canvas import apply_taps, bilinear_taps, nearest_counts, to_size
+from ovseg_core.bilinear import apply_taps, bilinear_taps
+from ovseg_core.nearest import nearest_counts, to_size
 from ovseg_core.rle import decode, encode_regions, transpose
 from ovseg_core.segments import cut
 

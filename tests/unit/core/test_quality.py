@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ovseg_core.canvas import to_size
 from ovseg_core.decide import Decision
+from ovseg_core.nearest import to_size
 from ovseg_core.quality import image_rows
 from ovseg_core.rle import decode
 from schemas.config import MaskConfig

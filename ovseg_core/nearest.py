@@ -1,0 +1,27 @@
+"""Nearest from a method's canvas to the image's size, without an array of either.
+
+Nearest is separable: per axis it is a source index for every target pixel or, read the other way,
+the number of target pixels that each source pixel becomes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SizeHW = tuple[int, int]
+
+
+def nearest_source(num_in: int, num_out: int) -> NDArray[np.int64]:
+    """Return the source pixel `floor(i * in / out)` of each target pixel i, in exact integers."""
+    return np.arange(num_out, dtype=np.int64) * num_in // num_out
+
+
+def nearest_counts(num_in: int, num_out: int) -> NDArray[np.int64]:
+    """Return how many target pixels each source pixel becomes; 0 where a reduction skips it."""
+    return np.bincount(nearest_source(num_in, num_out), minlength=num_in)
+
+
+def to_size(label_map: NDArray[np.generic], size_hw: SizeHW) -> NDArray[np.generic]:
+    """Return the (Hc, Wc) map at another size by nearest, the rule of cv2 and torch."""
+    rows = nearest_source(label_map.shape[0], size_hw[0])
+    columns = nearest_source(label_map.shape[1], size_hw[1])
+    return label_map[rows][:, columns]
