@@ -4,36 +4,44 @@ import shlex
 from typing import Any
 
 from jobs import show
-from schemas.config import JobConfig
+from schemas.config import EMBEDDED, JobConfig
+
+_SHOWN_LABELS = 12
 
 
 def annotate(config: JobConfig, dry_run: bool) -> int:
     """Run a job, or only show its plan.
 
     Returns:
-        0 all done; 3 finished, but shards or too many images failed.
+        0 all done; 3 finished, but shards or too many images failed; 130 interrupted.
     """
     from pipeline import job
 
     if dry_run:
-        show_plan(config, job.plan(config, dry=True))
+        show_plan(config, job.plan(config))
         return 0
     report = job.run(config)
-    show_report(config, report)
+    show_report(report)
     return report.exit_code
 
 
 def show_plan(config: JobConfig, plan: Any) -> None:
-    """Print what a run would do."""
-    left = plan.num_shards - plan.num_done
+    """Print what a run would do.
+
+    Args:
+        config: the job.
+        plan: its `pipeline.job.JobPlan`.
+    """
+    done = plan.num_shards - plan.num_shards_left
     show.facts(
         [
-            ("images", f"{plan.num_images} in {config.images}"),
-            ("labels", ", ".join(config.vocabulary.names[:12]) + _more(config)),
+            ("images", f"{plan.num_images:,} in {config.images}"),
+            ("labels", _labels(config)),
             ("method", config.method.name),
-            ("shards", f"{plan.num_shards} of {config.shard_size} images"),
-            ("done", f"{plan.num_done} shards; {left} left"),
-            ("weights", ", ".join(plan.weights)),
+            ("weights", _weights(config)),
+            ("shards", f"{plan.num_shards:,} of up to {config.shard_size:,} images"),
+            ("done", f"{done:,} shards ({plan.num_images_done:,} images)"),
+            ("left", f"{plan.num_shards_left:,} shards"),
             ("workers", _workers(config)),
             ("run folder", config.out),
         ]
@@ -41,32 +49,38 @@ def show_plan(config: JobConfig, plan: Any) -> None:
     show.line("\nNothing was run or written (--dry-run).")
 
 
-def show_report(config: JobConfig, report: Any) -> None:
-    """Print counts, errors by code, where everything lies and the next command."""
-    failed = sum(report.errors.values())
-    show.facts(
-        [
-            ("images", f"{report.num_images} annotated, {failed} of them failed"),
-            ("segments", report.num_segments),
-            ("errors", show.counts(report.errors)),
-            ("speed", f"{report.seconds:.1f} s, {report.images_per_s:.2f} images/s"),
-            ("run folder", config.out),
-        ]
-    )
-    out = shlex.quote(config.out)
-    if failed or report.exit_code:
-        show.line(f"\nWhat failed, and why:   ovseg inspect {out}")
-    show.line(f"Next:                   ovseg export {out} --to coco")
+def show_report(report: Any) -> None:
+    """Print counts, errors by code, where everything lies and the next command.
+
+    Args:
+        report: the `pipeline.report.RunReport`.
+    """
+    out = shlex.quote(report.out)
+    for text in report.summary().splitlines():
+        show.line(text)
+    show.line(f"run folder   {report.out}")
+    if report.errors or report.failed_shards:
+        show.line(f"what failed  ovseg inspect {out}")
+    if report.num_segments:
+        show.line(f"next         ovseg export {out} --to coco")
 
 
-def _more(config: JobConfig) -> str:
-    hidden = len(config.vocabulary.names) - 12
-    return f" and {hidden} more" if hidden > 0 else ""
+def _labels(config: JobConfig) -> str:
+    names = config.vocabulary.names
+    hidden = len(names) - _SHOWN_LABELS
+    more = f" and {hidden:,} more" if hidden > 0 else ""
+    return f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"
+
+
+def _weights(config: JobConfig) -> str:
+    clip = config.clip
+    tag = "" if clip.model == EMBEDDED or clip.model.startswith("local-dir:") else clip.pretrained
+    return f"CLIP {clip.model} {tag}".strip() + f"; where the method asks: {config.vision_model}"
 
 
 def _workers(config: JobConfig) -> str:
-    if config.run.local:
+    run = config.run
+    if run.local:
         return "none: in this process (--local)"
-    return (
-        f"at most {config.run.workers}" if config.run.workers else "as many as the resources allow"
-    )
+    most = f"at most {run.workers}" if run.workers else "as many as the resources allow"
+    return f"{most}, {run.cpus_per_worker:g} CPU each, device {run.device}"

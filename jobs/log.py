@@ -7,7 +7,7 @@ import sys
 _USER_INFO = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
 _SECRET_VALUE = re.compile(
     r"(?i)\b([\w.-]*(?:secret|password|passwd|token|access_key|accesskey|account_key|credential"
-    r"|signature|x-amz-[a-z-]+|sig|sv|se|sp)['\"]?\s*[=:]\s*['\"]?)([^\s&'\",;}]+)"
+    r"|signature|x-amz-[a-z-]+|sig|sv|se|sp)['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;}]*[^\s&'\",;}:.]"
 )
 _AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
 

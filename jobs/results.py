@@ -79,8 +79,9 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
     package = "pipeline.exporters"
     part = NamedOptions(name=to, options=dotlist(overrides))
     options = parts.read_options(package, part, "export")
-    written = parts.load(package, to).export(RunDir.open(run), options)
-    show.facts([("written", written)])
+    folder = RunDir.open(run)
+    for name in parts.load(package, to).export(folder, options):
+        show.line(f"{folder.folder.uri}/{name}")
 
 
 def evaluate_run(run: str, truth: str, as_json: bool) -> None:

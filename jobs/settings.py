@@ -70,6 +70,10 @@ def job_config(path: str, flags: dict[str, Any], overrides: Sequence[str]) -> Jo
     if "vocabulary" in flags:
         base.pop("vocabulary", None)
     merged = _over(_over(base, _normal(flags)), _normal(dotlist(overrides)))
+    if isinstance(merged.get("method"), dict):
+        merged["method"] = {"name": JobConfig.model_fields["method"].default.name} | merged[
+            "method"
+        ]
     try:
         return JobConfig.model_validate(merged)
     except ValidationError as error:

@@ -1,0 +1,153 @@
+"""The prompt: fast help, one line per mistake on stderr, the documented exit codes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from jobs.cli import app
+from schemas.errors import UserError
+
+COMMANDS = ("annotate", "inspect", "export", "evaluate", "methods", "demo", "submit")
+
+
+def ovseg(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    result = ovseg("--help")
+    assert result.exit_code == 0
+    assert all(command in result.stdout for command in (*COMMANDS, "Exit codes"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    result = ovseg(command, "--help")
+    assert result.exit_code == 0
+    assert f"{command} [OPTIONS]" in result.stdout
+
+
+def test_help_is_fast_and_light() -> None:
+    code = (
+        "import sys\n"
+        "from jobs.cli import app\n"
+        "app(['annotate', '--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'pipeline', 'pyarrow', 'omegaconf'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stderr.strip() == "[]"
+    assert time.monotonic() - started < 5  # 0.2 s alone; the machine may be busy
+
+
+def test_version() -> None:
+    result = ovseg("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("ovseg ")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["anotate"], "Did you mean 'annotate'"),
+        (["annotate", "--wrokers", "3"], "--workers"),
+        (["annotate", "--limit", "-1"], "--limit"),
+        (["evaluate", "run"], "--truth"),
+        (["inspect"], "RUN"),
+        (["demo", "--scenes", "1"], "--scenes"),
+    ],
+)
+def test_usage_errors_exit_2(args: list[str], expected: str) -> None:
+    result = ovseg(*args)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+GOOD = "images: in\nout: out\nlabels: [cat]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "expected"),
+    [
+        ("images: [a\n", [], ["job.yaml:2:1: not valid YAML: did not find expected ',' or ']'"]),
+        (GOOD + "wrkers: 2\n", [], ["wrkers: unknown key; did you mean 'run.workers'?"]),
+        (
+            GOOD + "run: {device: gpu, workers: x}\n",
+            [],
+            ["run.workers: input should be a valid integer", "run.device: input should be 'auto'"],
+        ),
+        ("images: in\nout: out\nlabels: [cat, cat]\n", [], ["vocabulary: 'cat' is given twice"]),
+        ("images: in\nout: out\nlabels: []\n", [], ["vocabulary.labels: no labels"]),
+        (GOOD, ["--labels", ","], ["labels: expected words such as"]),
+        (GOOD, ["--vocabulary", "nothing.txt"], ["nothing.txt: no such file"]),
+        (GOOD, ["--set", "masks.min_area"], ["--set expects key=value"]),
+        (GOOD, ["--set", "masks.min_area=3"], ["masks.min_area: unknown key; did you mean"]),
+        (GOOD, ["--set", "method=clip_dyi"], ["'clip_dyi'"]),
+        (GOOD, ["--set", "method.options.scalez=3"], ["method.options.scalez"]),
+        (GOOD, ["--images", "no/such/folder", "--set", "clip.model=embedded"], ["no/such/folder"]),
+    ],
+)
+def test_user_errors_are_lines_and_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, args: list[str], expected: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(text, encoding="utf-8")
+    result = ovseg("annotate", "job.yaml", "--local", *args)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(expected), result.stderr
+    for line, part in zip(lines, expected, strict=True):
+        assert line.startswith("error: ")
+        assert part in line
+    assert not Path("out").exists()
+
+
+def test_what_is_missing_is_said_at_once() -> None:
+    result = ovseg("annotate")
+    assert result.exit_code == 1
+    assert [line.split()[1] for line in result.stderr.splitlines()] == [
+        "images:",
+        "out:",
+        "vocabulary:",
+    ]
+
+
+def test_a_missing_job_file() -> None:
+    result = ovseg("annotate", "nothing.yaml")
+    assert result.exit_code == 1
+    assert result.stderr == "error: nothing.yaml: no such file\n"
+
+
+def test_secrets_in_messages_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("https://me:hunter2@store/x?sig=deadbeef: refused")
+
+    monkeypatch.setattr("jobs.settings.load_yaml", refuse)
+    result = ovseg("annotate", "job.yaml")
+    assert result.exit_code == 1
+    assert result.stderr == "error: https://***@store/x?sig=***: refused\n"
+
+
+@pytest.mark.parametrize("command", ["inspect", "export", "evaluate"])
+def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
+    truth = ["--truth", "t.json"] if command == "evaluate" else []
+    result = ovseg(command, str(tmp_path / "nowhere"), *truth)
+    assert result.exit_code == 1
+    assert "no run folder" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_submit_refuses_relative_paths(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(GOOD, encoding="utf-8")
+    result = ovseg("submit", str(job), "--address", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "relative to this machine" in result.stderr
