@@ -1,0 +1,176 @@
+"""The commands one after another on drawn scenes with the embedded models, as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+from typer.testing import CliRunner, Result
+
+from jobs.cli import app
+from jobs.demo_scenes import Scenes, draw_scenes
+
+NUM_SCENES = 5
+
+
+def ovseg(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scenes:
+    """Scenes in ./scenes, and ./job.yaml that annotates them in this process into ./run."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    drawn = draw_scenes(folder, NUM_SCENES, seed=5)
+    job = {
+        "images": "scenes",
+        "out": "run",
+        "labels": list(drawn.labels),
+        "clip": {"model": "embedded"},
+        "shard_size": 2,
+        "run": {"local": True, "device": "cpu", "batch_size": 2},
+    }
+    Path("job.yaml").write_text(json.dumps(job), encoding="utf-8")
+    return drawn
+
+
+def test_annotate_inspect_export_evaluate(scenes: Scenes) -> None:
+    annotated = ovseg("annotate", "job.yaml")
+    assert annotated.exit_code == 0, annotated.output
+    assert f"{NUM_SCENES} of {NUM_SCENES} images done" in annotated.stdout
+    assert "ovseg export run --to coco" in annotated.stdout
+
+    inspected = json.loads(ovseg("inspect", "run", "--json").stdout)
+    assert inspected["num_ok"] == NUM_SCENES
+    assert inspected["num_shards_done"] == inspected["num_shards"] == 3
+    assert sum(inspected["segments_by_label"].values()) == inspected["num_segments"] > 0
+    tables = ovseg("inspect", "run")
+    assert tables.exit_code == 0
+    assert "Slowest images" in tables.stdout
+
+    exported = ovseg("export", "run", "--to", "coco")
+    assert exported.exit_code == 0, exported.output
+    coco = COCO("run/exports/coco/instances.json")
+    assert len(coco.imgs) == NUM_SCENES
+    assert len(coco.anns) == inspected["num_segments"]
+
+    evaluated = ovseg("evaluate", "run", "--truth", "scenes/instances.json", "--json")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert 0.3 < json.loads(evaluated.stdout)["miou"] <= 1
+    assert "mIoU" in ovseg("evaluate", "run", "--truth", "scenes/instances.json").stdout
+
+
+def test_a_second_run_has_nothing_to_do_and_another_one_is_refused(scenes: Scenes) -> None:
+    first = ovseg("annotate", "job.yaml")
+    assert first.exit_code == 0, first.output
+    marker = Path("run/done/00000.json").read_bytes()
+    again = ovseg("annotate", "job.yaml", "--set", "run.batch_size=3")
+    assert again.exit_code == 0
+    assert "nothing was left to do" in again.stdout
+    assert Path("run/done/00000.json").read_bytes() == marker
+    other = ovseg("annotate", "job.yaml", "--set", "masks.min_area_px=7")
+    assert other.exit_code == 1
+    assert len(other.stderr.splitlines()) == 1
+    assert "masks.min_area_px was 1, now 7" in other.stderr
+
+
+def test_a_dry_run_writes_nothing(scenes: Scenes) -> None:
+    before = sorted(Path().rglob("*"))
+    result = ovseg("annotate", "job.yaml", "--dry-run", "--limit", "3")
+    assert result.exit_code == 0, result.output
+    assert "3 in scenes" in result.stdout
+    assert "2 of up to 2 images" in result.stdout
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_broken_images_are_counted_and_exit_3(scenes: Scenes) -> None:
+    Path("scenes/scene_001.png").write_bytes(b"")
+    whole = Path("scenes/scene_002.png").read_bytes()
+    Path("scenes/scene_002.png").write_bytes(whole[: len(whole) // 2])
+    result = ovseg("annotate", "job.yaml")
+    assert result.exit_code == 3
+    assert "empty_file 1, truncated 1" in result.stdout
+    assert "ovseg inspect run" in result.stdout
+    inspected = json.loads(ovseg("inspect", "run", "--json").stdout)
+    assert inspected["errors"] == {"empty_file": 1, "truncated": 1}
+    shown = ovseg("inspect", "run").stdout
+    assert "scene_001.png" in shown
+    assert "truncated" in shown
+    accepted = ovseg("annotate", "job.yaml", "--set", "run.max_error_share=0.5")
+    assert accepted.exit_code == 0
+
+
+def test_orphans_are_listed_and_cleaned(scenes: Scenes) -> None:
+    assert ovseg("annotate", "job.yaml").exit_code == 0
+    orphan = Path("run/images/00001-killed.parquet")
+    orphan.write_bytes(b"half")
+    assert "images/00001-killed.parquet" in ovseg("inspect", "run", "--orphans").stdout
+    assert "1 orphans deleted" in ovseg("inspect", "run", "--clean").stdout
+    assert not orphan.exists()
+    assert json.loads(ovseg("inspect", "run", "--json").stdout)["num_ok"] == NUM_SCENES
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--set", "clip.model=local-dir:nowhere"], "nowhere"),
+        (["--set", "clip.model=ViT-Z-99"], "ViT-Z-99"),
+        (["--set", "vision.model=local-dir:nowhere"], "nowhere"),
+        (["--images", "scenes/*.jpg"], "scenes/*.jpg"),
+        (["--images", "scenes/instances.txt"], "scenes/instances.txt"),
+        (["--out", "scenes"], "scenes"),
+    ],
+)
+def test_user_errors_are_one_line(scenes: Scenes, args: list[str], expected: str) -> None:
+    result = ovseg("annotate", "job.yaml", *args)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert expected in result.stderr
+    assert not Path("run").exists()
+
+
+def test_a_gpu_where_there_is_none(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = ovseg("annotate", "job.yaml", "--set", "run.device=cuda")
+    assert result.exit_code == 1
+    assert "run.device is `cuda`" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_unknown_exporter_is_suggested(scenes: Scenes) -> None:
+    result = ovseg("export", "run", "--to", "cocoo")
+    assert result.exit_code == 1
+    assert "Did you mean 'coco'" in result.stderr
+
+
+def test_methods_are_listed_with_papers_and_licences() -> None:
+    shown = ovseg("methods")
+    assert shown.exit_code == 0, shown.output
+    assert "clip_diy" in shown.stdout
+    assert "not measured by this project" in shown.stdout
+    listed = json.loads(ovseg("methods", "--json").stdout)["methods"]
+    assert all(row["paper"] and row["licence"] and row["weights"] for row in listed)
+
+
+def test_two_workers_on_ray_make_what_one_process_makes(scenes: Scenes) -> None:
+    assert ovseg("annotate", "job.yaml").exit_code == 0
+    command = [sys.executable, "-m", "jobs", "annotate", "job.yaml", "--out", "ray"]
+    flags = ["--workers", "2", "--set", "run.local=false"]
+    result = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    for folder in ("run", "ray"):
+        assert ovseg("export", folder).exit_code == 0
+    local, ray = (
+        json.loads(Path(folder, "exports/coco/instances.json").read_text(encoding="utf-8"))
+        for folder in ("run", "ray")
+    )
+    assert local["images"] == ray["images"]
+    assert [a["segmentation"] for a in local["annotations"]] == [
+        a["segmentation"] for a in ray["annotations"]
+    ]
