@@ -144,13 +144,19 @@ def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple
     if theta is None:
         raise ValueError(f"fusion {maps.fusion!r} needs objectness maps, got None")
     if maps.fusion == "complement_product":
-        scores[0] *= 1 - theta
-        scores[1:] *= theta
+        scores = complement_product(scores, theta)
         return scores.max(0).indices, _probabilities(scores, maps)
     winner = scores[1:].max(0).indices.add_(1).masked_fill_(theta <= GATE_THRESHOLD, 0)
     # The gate decides in two steps, and so do its probabilities: foreground or not, which label.
     probs = torch.cat([(1 - theta)[None], _probabilities(scores[1:], maps) * theta])
     return winner, probs
+
+
+def complement_product(scores: Tensor, theta: Tensor) -> Tensor:
+    """Fuse scores (K, R, Wc) with objectness (R, Wc) in place: M_0 (1 - T), M_k T (CLIP-DIY)."""
+    scores[0] *= 1 - theta
+    scores[1:] *= theta
+    return scores
 
 
 def _probabilities(scores: Tensor, maps: ScoreMaps) -> Tensor:
