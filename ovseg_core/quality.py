@@ -30,11 +30,13 @@ _HISTOGRAM_CELLS = 1 << 22
 
 @dataclass(frozen=True)
 class SegmentStats:
-    """One segment: the fields of `schemas.records.Annotation` without the image's."""
+    """One segment: the fields of `schemas.records.Annotation` but `image_id`."""
 
     label: str
     category_id: int
     segment_index: int
+    height: int
+    width: int
     rle_counts: str
     area_px: int
     bbox_xywh: tuple[float, float, float, float]
@@ -50,7 +52,7 @@ class SegmentStats:
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label, found or not: the fields of `schemas.records.ScoreRow` without the image's."""
+    """One label, found or not: the fields of `schemas.records.ScoreRow` but `image_id`."""
 
     label: str
     category_id: int
@@ -131,6 +133,8 @@ def image_rows(
             label=names[whole.labels[number] - 1],
             category_id=int(whole.labels[number]),
             segment_index=index,
+            height=size_hw[0],
+            width=size_hw[1],
             rle_counts=rle.counts,
             area_px=rle.area_px,
             bbox_xywh=rle.bbox_xywh,

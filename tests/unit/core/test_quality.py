@@ -91,7 +91,7 @@ def test_small_segments_are_dropped_at_image_size():
 def test_rows_are_valid_records_and_every_label_has_a_score():
     rows = image_rows(_decision(3), (64, 48), NAMES, MaskConfig())
     for segment in rows.segments:
-        Annotation(image_id="x", height=64, width=48, **vars(segment))
+        Annotation(image_id="x", **vars(segment))
     for score in rows.label_scores:
         ScoreRow(image_id="x", **vars(score))
     assert [score.label for score in rows.label_scores] == list(NAMES)

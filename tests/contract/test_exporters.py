@@ -1,0 +1,99 @@
+"""What holds for every exporter found in the folder."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovseg_core import parts
+from pipeline.rundir import RunDir
+from schemas.base import Frozen
+from schemas.errors import ConfigError
+from tests.runs import RunSpec, Scene, label_map, make_run, odd_scenes
+
+PACKAGE = "pipeline.exporters"
+EXPORTERS = parts.names(PACKAGE)
+
+
+def _export(name: str, run: RunDir) -> list[str]:
+    part = parts.load(PACKAGE, name)
+    return part.export(run, part.Options())
+
+
+def _digests(run: RunDir, names: list[str]) -> dict[str, str]:
+    return {name: hashlib.sha256(run.folder.read_bytes(name)).hexdigest() for name in names}
+
+
+def _one_image_without_segments() -> list[Scene]:
+    return [Scene("a.png", np.zeros((9, 14), np.uint16)), Scene("b.png", None)]
+
+
+def test_there_are_exporters():
+    assert {"coco", "gallery"} <= set(EXPORTERS)
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_options_are_a_closed_model_with_defaults(name):
+    options = parts.load(PACKAGE, name).Options
+    assert issubclass(options, Frozen)
+    assert all(field.description for field in options.model_fields.values())
+    options()
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize(
+    ("scenes", "spec"),
+    [
+        (odd_scenes(), RunSpec()),
+        (odd_scenes(), RunSpec(masks={"segments": "components", "min_area_px": 9})),
+        (odd_scenes(), RunSpec(unfinished=(0, 2))),
+        (odd_scenes(), RunSpec(unfinished=(0, 1, 2, 3))),
+        (_one_image_without_segments(), RunSpec()),
+        ([Scene("broken.jpg", None), Scene("too.jpg", None)], RunSpec()),
+    ],
+    ids=["odd-names", "components", "unfinished", "nothing-done", "no-segments", "all-failed"],
+)
+def test_writes_what_it_says_into_the_run_folder(name, scenes, spec, tmp_path):
+    run = make_run(tmp_path, scenes, spec)
+    before = set(run.folder.list())
+    written = _export(name, run)
+    after = set(run.folder.list())
+    assert set(written) <= after - before
+    folder = os.path.commonpath([*written, f"exports/{name}/x"])
+    assert all(new.startswith(folder) for new in after - before), "a file outside its folder"
+    assert not [new for new in after if "tmp" in new], "a temporary file was left"
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_same_run_same_bytes_whatever_the_shards_and_attempts(name, tmp_path):
+    first = make_run(tmp_path / "one", odd_scenes())
+    second = make_run(tmp_path / "two", odd_scenes())
+    once, again = _digests(first, _export(name, first)), _digests(first, _export(name, first))
+    assert once == again
+    if name != "coco":  # its `info` holds the fingerprint, which knows the collection's place
+        assert once == _digests(second, _export(name, second))
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_a_failed_export_leaves_the_old_one_whole(name, tmp_path, monkeypatch):
+    run = make_run(tmp_path, odd_scenes())
+    before = _digests(run, _export(name, run))
+    part = run.done()[2].files["annotations"].name
+    Path(run.folder.uri, part).write_bytes(b"x" * run.folder.size(part))
+    with pytest.raises(Exception, match=r"(?i)parquet"):
+        _export(name, run)
+    assert _digests(run, list(before)) == before
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_wrong_options_are_refused_by_name(name):
+    from schemas.config import NamedOptions
+
+    with pytest.raises(ConfigError, match="no such option"):
+        parts.read_options(PACKAGE, NamedOptions(name=name, options={"nonsense": 1}), "export")
+
+
+def test_label_maps_of_the_helper_have_all_labels():
+    assert set(np.unique(label_map(0))) == {0, 1, 2, 3}

@@ -1,0 +1,113 @@
+"""Run folders made by hand, without any model: label maps in, committed shards out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ovseg_core.decide import Decision
+from ovseg_core.quality import image_rows
+from pipeline.rows import Failed, Frame, StageSeconds, failed_rows, found_rows, join, tally_of
+from pipeline.rundir import RunDir
+from pipeline.runinfo import RunPlan
+from schemas.config import JobConfig
+from schemas.errors import ErrorCode, ImageError
+from schemas.records import ImageRef, ShardRows
+from schemas.tables import to_table
+
+LABELS = ("cat", "dog", "potted plant")
+ODD_NAMES = (
+    "plain.jpg",
+    "with space.png",
+    "sub folder/ünï çødé 猫.png",
+    "50%20off.png",
+    "a#b?c&d.png",
+    "<script>alert(1)<script>.png",
+    "quote\"and'tick.png",
+    "sub folder/plain.jpg",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image of a made run; `label_map` (H, W) of 0 and label numbers, None: it failed."""
+
+    path: str
+    label_map: np.ndarray | None
+    confidence: float = 0.75
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How the run is cut and what it is told."""
+
+    shard_size: int = 3
+    labels: tuple[str, ...] = LABELS
+    masks: dict = field(default_factory=dict)
+    unfinished: tuple[int, ...] = ()
+    """Shards that are not committed."""
+
+
+def label_map(seed: int, height: int = 40, width: int = 56, num_labels: int = 3) -> np.ndarray:
+    """Blocks of random labels, background among them."""
+    coarse = np.random.default_rng(seed).integers(0, num_labels + 1, (5, 7))
+    rows, columns = np.arange(height) * 5 // height, np.arange(width) * 7 // width
+    return coarse[rows][:, columns].astype(np.uint16)
+
+
+def odd_scenes() -> list[Scene]:
+    """Odd names; one image without segments, one that failed."""
+    scenes = [Scene(name, label_map(i), 0.5 + i / 20) for i, name in enumerate(ODD_NAMES)]
+    empty = Scene("nothing.png", np.zeros((33, 21), np.uint16))
+    return [*scenes[:4], empty, Scene("broken #1.jpg", None), *scenes[4:]]
+
+
+def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> RunDir:
+    """Write photographs, commit the shards, return the run at `folder/run`."""
+    spec = spec or RunSpec()
+    photos = folder / "photos"
+    config = JobConfig.model_validate(
+        {
+            "images": str(photos),
+            "out": str(folder / "run"),
+            "labels": list(spec.labels),
+            "shard_size": spec.shard_size,
+            "masks": spec.masks,
+        }
+    )
+    refs = [
+        ImageRef(image_id=f"id-{scene.path}", path=scene.path, uri=str(photos / scene.path))
+        for scene in scenes
+    ]
+    plan = RunPlan(config=config, weights={}, manifest=lambda: to_table("manifest", refs))
+    run = RunDir.create_or_resume(config.out, plan)
+    by_path = {scene.path: scene for scene in scenes}
+    for shard in run.shards():
+        rows = join(_rows(ref, by_path[ref.path], config) for ref in shard.refs)
+        if shard.index not in spec.unfinished:
+            run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
+    return run
+
+
+def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
+    cost = StageSeconds()
+    if scene.label_map is None:
+        error = ImageError(ErrorCode.TRUNCATED, "ran out of bytes")
+        return failed_rows(Failed(ref, cost, error))
+    _photograph(scene.label_map, Path(ref.uri))
+    names = config.vocabulary.names
+    masks = image_rows(_decision(scene, len(names)), scene.label_map.shape, names, config.masks)
+    return found_rows(ref, Frame(scene.label_map.shape, 1), masks, cost)
+
+
+def _photograph(label_map: np.ndarray, file: Path) -> None:
+    colours = np.array([[90, 90, 90], [220, 60, 60], [60, 180, 80], [70, 90, 220]], np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(colours[label_map % 4]).save(file, "PNG")
+
+
+def _decision(scene: Scene, num_labels: int) -> Decision:
+    plane = np.full(scene.label_map.shape, scene.confidence, np.float32)
+    probs = np.linspace(0.1, 0.6, num_labels + 1)
+    return Decision(scene.label_map, plane, plane * 0.5, 1 - plane, plane, probs / 2, probs)
