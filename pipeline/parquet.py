@@ -31,3 +31,8 @@ def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     # (apache/arrow issues 34314 and 50482), and our exit code is part of the interface.
     file = pq.ParquetFile(pa.BufferReader(data))
     return file.read(columns=None if columns is None else list(columns), use_threads=False)
+
+
+def column_names(data: bytes) -> list[str]:
+    """Return the names of a Parquet file's columns."""
+    return pq.read_schema(pa.BufferReader(data)).names

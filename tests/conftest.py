@@ -1,0 +1,54 @@
+"""Fixtures for every room: fast retries, a store that speaks S3, no credentials but dummies."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.retry import RETRY_DELAY_ENV
+
+_DUMMY_AWS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SESSION_TOKEN": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Set what this process and all that it starts should see; the user's caches stay untouched."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(RETRY_DELAY_ENV, "0.01")
+        patch.setenv("OVSEG_CACHE", str(cache))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Serve S3 on the loopback for this session and point the AWS variables at it."""
+    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in _DUMMY_AWS.items():
+            patch.setenv(name, value)
+        serving = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        serving.start()
+        host, port = serving.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        yield f"http://{host}:{port}"
+        serving.stop()
+
+
+@pytest.fixture
+def s3_folder(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty prefix in a bucket of its own."""
+    import s3fs
+
+    bucket = f"bucket-{abs(hash(request.node.nodeid)):x}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}/folder"
