@@ -3,12 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
-from ovseg_core.backbones import Backbones
-from ovseg_core.methods import build_segmenter
 from ovseg_core.segmenter import Segmenter
-from pipeline.weights import resolve, sha256
 from schemas.config import JobConfig
 
 
@@ -31,11 +26,16 @@ def build(config: JobConfig, device: str) -> Built:
         ConfigError: unknown method or option.
         WeightsError: weights that cannot be found, fetched or used.
     """
+    # Here, because these import the model libraries, which takes seconds: only workers need them.
+    from ovseg_core.backbones import Backbones
+    from ovseg_core.methods import build_segmenter
+    from pipeline.weights import resolve, sha256
+
     backbones = Backbones(
         clip=config.clip,
         vision_model=config.vision_model,
         vision_weights=config.vision.weights,
-        device=torch.device(device),
+        device=device,
         resolve=resolve,
     )
     segmenter = build_segmenter(config.method, backbones)

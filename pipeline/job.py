@@ -56,6 +56,12 @@ class JobPlan:
         """Images of finished shards."""
         return sum(marker.tally.num_images for marker in self.done.values())
 
+    def repaired(self) -> "JobPlan":
+        """Take damaged shards of an earlier run out of what is done; reads all of its files."""
+        if self.run_dir is None or not self.run_dir.repair():
+            return self
+        return replace(self, done=self.run_dir.done())
+
     def settle(self, weights: dict[str, str]) -> RunDir:
         """Create the run folder, or make sure that the old one was made with these weights.
 
@@ -106,7 +112,7 @@ def run(config: JobConfig, progress: Progress | None = None, build: Build = buil
     Raises:
         UserError: the job cannot begin or go on as it is configured.
     """
-    planned = plan(config)
+    planned = plan(config).repaired()
     if not planned.num_shards_left:
         return sum_up(config, planned.num_images, planned.done)
     progress = progress or make_progress()
@@ -186,11 +192,11 @@ class _Job:
 
 def _resumed(config: JobConfig) -> JobPlan:
     """Open the run in the folder; that it has the config's weights is seen when they are loaded."""
-    weights = RunDir.open(config.out).info.weights
-    expected = RunPlan(config, weights, lambda: collect(config.images, config.image))
-    run_dir = RunDir.create_or_resume(config.out, expected)
+    run_dir = RunDir.open(config.out)
     info = run_dir.info
-    return JobPlan(config, info.num_images, info.num_shards, run_dir, run_dir.done())
+    planned = JobPlan(config, info.num_images, info.num_shards, run_dir, run_dir.done())
+    planned.settle(info.weights)
+    return planned
 
 
 def _annotate_here(worker: Worker, shard: Shard, ledger: Ledger) -> None:

@@ -6,12 +6,13 @@ Computed from the tallies that workers return, never by looking into the run fol
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from pipeline.rows import STAGES
 from schemas.records import ShardTally
@@ -125,8 +126,18 @@ class LineProgress(Progress):
         self._stream.flush()
 
 
+class _TwoLines(RichProgress):
+    """A bar with a line of small print under it."""
+
+    small_print = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.small_print, style="dim")
+
+
 class BarProgress(Progress):
-    """A live bar with the same words under it; for a terminal.
+    """A live bar with the same words around it; for a terminal.
 
     Args:
         stream: the terminal.
@@ -135,8 +146,8 @@ class BarProgress(Progress):
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
-        self._bar = RichProgress(
-            BarColumn(),
+        self._bar = _TwoLines(
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             console=Console(file=stream),
@@ -155,9 +166,11 @@ class BarProgress(Progress):
     def show(self) -> None:
         """Draw the counts."""
         _, _, words = self.headline().partition(", ")
-        text = "  ".join(part for part in (words, self.details()) if part) or "starting"
+        self._bar.small_print = self.details()
         done = self.resumed + self.finished
-        self._bar.update(self._task, completed=done, total=self.total, description=text)
+        self._bar.update(
+            self._task, completed=done, total=self.total, description=words or "starting"
+        )
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""

@@ -8,12 +8,16 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ovseg_core.segmenter import Image, ImageBatch, ScoreMaps, TextMatrix
+from ovseg_core.segmenter import ImageBatch, ScoreMaps, TextMatrix
 from pipeline.build import Built
+from pipeline.rundir import RunDir
 from schemas.config import JobConfig
 from schemas.vocabulary import Vocabulary
 
@@ -41,7 +45,7 @@ class ColourSegmenter:
         rows = torch.tensor(colours, dtype=torch.float32) / 255
         return TextMatrix(rows, torch.arange(len(colours)), len(colours))
 
-    def encode(self, images: Sequence[Image]) -> ColourFeatures:
+    def encode(self, images: Sequence[Tensor]) -> ColourFeatures:
         self.mischief.before(images)
         pooled = (
             torch.nn.functional.avg_pool2d(image[None].float() / 255, 4, ceil_mode=True)[0]
@@ -59,22 +63,29 @@ class ColourSegmenter:
 
 @dataclass(frozen=True)
 class Mischief:
-    """What goes wrong, by a part of the image's path; `batch_limit` is a device's memory."""
+    """What goes wrong, by a part of the image's path; `batch_limit` plays the GPU's memory."""
 
     kill_on: str = ""
     fail_on: str = ""
+    interrupt_on: str = ""
+    no_room_for: str = ""
     batch_limit: int = 0
     seconds_an_image: float = 0.0
-    pid_folder: str = ""
 
-    def before(self, images: Sequence[Image]) -> None:
+    def before(self, images: Sequence[Tensor]) -> None:
         paths = images.paths if isinstance(images, ImageBatch) else ()
+
+        def met(part: str) -> bool:
+            return bool(part) and any(part in path for path in paths)
+
         time.sleep(self.seconds_an_image * len(images))
-        if self.kill_on and any(self.kill_on in path for path in paths):
+        if met(self.kill_on):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fail_on and any(self.fail_on in path for path in paths):
+        if met(self.fail_on):
             raise RuntimeError("the colours ran")
-        if self.batch_limit and len(images) > self.batch_limit:
+        if met(self.interrupt_on):
+            raise KeyboardInterrupt
+        if met(self.no_room_for) or 0 < self.batch_limit < len(images):
             raise torch.OutOfMemoryError(f"no room for {len(images)} images")
 
 
@@ -86,3 +97,44 @@ class BuildOracle:
 
     def __call__(self, config: JobConfig, device: str) -> Built:
         return Built(ColourSegmenter(self.mischief), {"oracle": "0" * 64})
+
+
+def paint(path: Path, seed: int) -> None:
+    """Write a PNG of two coloured boxes on grey; sizes vary and are never square."""
+    random = np.random.default_rng(seed)
+    height, width = 40 + 8 * (seed % 3), 64 + 8 * (seed % 2)
+    image = np.full((height, width, 3), BACKGROUND, np.uint8)
+    for colour in random.choice(list(COLOURS), 2, replace=False):
+        top, left = random.integers(0, height - 16), random.integers(0, width - 16)
+        image[top : top + 16, left : left + 16] = COLOURS[str(colour)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def paint_collection(folder: Path, num_images: int, names: dict[int, str] | None = None) -> Path:
+    """Write images `000.png`, `001.png`, ...; `names` gives some of them another stem."""
+    for index in range(num_images):
+        stem = (names or {}).get(index, "")
+        paint(folder / f"{index:03d}{stem}.png", index)
+    return folder
+
+
+def oracle_config(images: Path, out: Path | str, **changes: object) -> JobConfig:
+    """Return a small job for the colour segmenter; `changes` are fields, `run` merged."""
+    run = {"local": True, "device": "cpu", "batch_size": 2, "prefetch_threads": 2}
+    run |= changes.pop("run", {})
+    fields = {"labels": list(COLOURS), "shard_size": 4, **changes}
+    return JobConfig(images=str(images), out=str(out), run=run, **fields)
+
+
+def table_rows(out: Path | str) -> dict[str, list[dict]]:
+    """Return every committed row of a run, without the columns that hold seconds."""
+    run = RunDir.open(str(out))
+    return {
+        name: [
+            {key: value for key, value in row.items() if not key.endswith("_s")}
+            for batch in run.read_table(name)
+            for row in batch.to_pylist()
+        ]
+        for name in ("images", "scores", "annotations")
+    }

@@ -1,0 +1,86 @@
+"""Progress: the words, the half minute, the bar."""
+
+import io
+
+import pytest
+
+from pipeline.progress import BarProgress, LineProgress, Progress, make_progress
+from schemas.records import ShardTally
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def tally(num_images, **errors):
+    seconds = {"read": 0.1, "decode": 0.4, "segment": 2.0, "encode": 0.2, "wall": 2.5}
+    return ShardTally(num_images=num_images, num_segments=3, errors=errors, seconds=seconds)
+
+
+def begun(progress, clock):
+    progress.start(total=1200, resumed=200)
+    clock.now += 7  # the models load; not part of the speed
+    progress.begin()
+    return progress
+
+
+def test_the_first_line_says_where_an_earlier_run_stopped():
+    stream, clock = io.StringIO(), Clock()
+    begun(LineProgress(stream, clock), clock)
+    assert stream.getvalue() == "200/1,200 images\n"
+
+
+def test_a_line_each_half_minute_and_one_at_the_end():
+    stream, clock = io.StringIO(), Clock()
+    progress = begun(LineProgress(stream, clock), clock)
+    for _ in range(10):
+        clock.now += 8
+        progress.add(tally(20, truncated=1))
+        progress.tick()
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1 + 2 + 1
+    assert lines[-1] == (
+        "400/1,200 images, 2.5 images/s, 5 min 20 s left; "
+        "ms an image: read 5, decode 20, segment 100, encode 10; failed images: truncated 10"
+    )
+
+
+def test_images_of_failed_shards_are_not_waited_for():
+    clock = Clock()
+    progress = begun(Progress(clock), clock)
+    clock.now += 10
+    progress.add(tally(500))
+    progress.add_failed(500)
+    assert progress.headline() == "700/1,200 images, 50 images/s"
+    assert "images of failed shards: 500" in progress.details()
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "left"), [(1, "1 s left"), (100, "1 min 40 s left"), (7300, "2 h 1 min left")]
+)
+def test_the_time_left_is_readable(elapsed, left):
+    clock = Clock()
+    progress = begun(Progress(clock), clock)
+    clock.now += elapsed
+    progress.add(tally(500))
+    assert progress.headline().endswith(left)
+
+
+def test_a_terminal_gets_a_bar_with_the_same_words():
+    stream, clock = io.StringIO(), Clock()
+    progress = begun(BarProgress(stream, clock), clock)
+    clock.now += 10
+    progress.add(tally(1000, too_large=2))
+    progress.close()
+    shown = " ".join(stream.getvalue().split())
+    assert "1200/1200" in shown
+    assert "100 images/s" in shown
+
+
+def test_what_is_no_terminal_gets_lines():
+    assert isinstance(make_progress(io.StringIO()), LineProgress)
