@@ -1,5 +1,7 @@
 """Streaming confusion matrix by mmsegmentation's rules: unions over the set, no absent class."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,9 +46,9 @@ class ConfusionMatrix:
         """Return (K,) intersection over union; NaN for a class in neither truth nor prediction."""
         return iou(self.counts)
 
-    def mean_iou(self, classes: list[int] | None = None) -> float:
+    def mean_iou(self, classes: Sequence[int] | None = None) -> float:
         """Return the mean over the classes (default: all) that occur; NaN if none does."""
-        values = self.iou() if classes is None else self.iou()[classes]
+        values = self.iou() if classes is None else self.iou()[list(classes)]
         return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
     def pixel_accuracy(self) -> float:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg_core.rle import decode
 from pipeline.rundir import RunDir
 from schemas.records import ShardDone
 
@@ -33,6 +37,21 @@ class FinishedShard:
         table = self.run.shard_table(self.marker, "annotations", columns)
         for batch in table.to_batches(max_chunksize=1024):
             yield from batch.to_pylist()
+
+    def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
+        """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k.
+
+        The images' `height` and `width` must be among the columns.
+        """
+        masks: dict[str, list[Row]] = {}
+        for row in self.segments(["image_id", "category_id", "rle_counts"]):
+            masks.setdefault(row["image_id"], []).append(row)
+        for image_id, image in self.images.items():
+            size_hw = image["height"], image["width"]
+            painted = np.zeros(size_hw, np.uint16)
+            for row in masks.get(image_id, ()):
+                painted[decode(row["rle_counts"], size_hw) > 0] = row["category_id"]
+            yield image, painted
 
 
 class FinishedRun:
