@@ -1,0 +1,1 @@
+"""Scripts that make the embedded models; the product never imports them."""

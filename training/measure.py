@@ -1,0 +1,189 @@
+"""Measure the embedded models on pictures that no training saw.
+
+``python -m training.measure --folder ovseg_core/embedded`` prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ovseg_core.embedded.paint import COLOURS, PATTERNS
+from ovseg_core.embedded.scenes import HELD_OUT_PAIRS, Scene, all_phrases, draw_crop, draw_scene
+from ovseg_core.embedded.shapes import SHAPES
+from training import readouts
+from training.towers import CLIP_MEAN, CLIP_STD, IMAGE_PX
+
+# Far from any training seed: those are small numbers times 100,003.
+EVALUATION_SEED = 900_000_000
+ENSEMBLE = ("a photo of a {}", "{}", "a picture of a {}", "an image of a {}")
+
+
+def load_clip(folder: Path) -> tuple:
+    """open_clip's ordinary loading of the embedded folder: model, tokenizer."""
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    bpe = str(folder / "bpe_simple_vocab.txt.gz")
+    return model, open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=bpe)
+
+
+def load_vit(folder: Path) -> torch.nn.Module:
+    """timm's ordinary loading of the embedded folder."""
+    config = json.loads((folder / "config.json").read_text())
+    kwargs = config["kwargs"] | {"checkpoint_path": str(folder / "model.safetensors")}
+    return timm.create_model(config["architecture"], **kwargs).eval()
+
+
+@torch.no_grad()
+def image_rows(clip: torch.nn.Module, images: list[np.ndarray]) -> Tensor:
+    """Unit embeddings of equally large crops, (B, D)."""
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
+    if batch.shape[-1] != IMAGE_PX:
+        batch = F.interpolate(
+            batch, size=(IMAGE_PX, IMAGE_PX), mode="bicubic", antialias=True
+        ).clamp(0, 1)
+    return clip.encode_image((batch - CLIP_MEAN) / CLIP_STD, normalize=True)
+
+
+def object_crops(count: int, held_out: bool) -> tuple[list[np.ndarray], list[str]]:
+    """Square windows around every object of crowded scenes, 1.25 times its visible box."""
+    images, names, seed = [], [], EVALUATION_SEED + 500_000
+    while len(images) < count:
+        scene = draw_scene(seed, held_out=held_out)
+        seed += 1
+        for k, name in enumerate(scene.labels, start=1):
+            rows, columns = np.nonzero(scene.label_map == k)
+            extent = max(np.ptp(rows), np.ptp(columns)) + 1
+            side = int(min(max(1.25 * extent, 16), 128))
+            y0 = int(np.clip((rows.min() + rows.max() - side) / 2, 0, 128 - side))
+            x0 = int(np.clip((columns.min() + columns.max() - side) / 2, 0, 160 - side))
+            window = torch.from_numpy(scene.image[y0 : y0 + side, x0 : x0 + side].copy())
+            resized = F.interpolate(
+                window.permute(2, 0, 1)[None].float(),
+                size=(IMAGE_PX, IMAGE_PX),
+                mode="bicubic",
+                antialias=True,
+            )
+            images.append(resized[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy())
+            names.append(name)
+    return images[:count], names[:count]
+
+
+def crop_figures(clip: torch.nn.Module, tokenizer, count: int) -> dict[str, float]:
+    """Top-1 of whole crops: 384 phrases, bare shape words, each word, crowded scenes."""
+    phrases = list(all_phrases())
+    text = readouts.text_matrix(clip, tokenizer, phrases, ENSEMBLE)
+    bare = readouts.text_matrix(clip, tokenizer, list(SHAPES), ENSEMBLE)
+    figures: dict[str, float] = {}
+    for split, held_out in (("seen", False), ("held_out", True)):
+        rng = np.random.default_rng([EVALUATION_SEED, held_out])
+        drawn = [draw_crop(rng, IMAGE_PX, held_out) for _ in range(count)]
+        rows = image_rows(clip, [image for image, _ in drawn])
+        best = (rows @ text.T).argmax(1).tolist()
+        hits = [[g == w for g, w in zip(phrases[b].split(), t.phrase.split(), strict=True)]
+                for b, (_, t) in zip(best, drawn, strict=True)]  # fmt: skip
+        figures[f"phrase_{split}"] = float(np.mean([all(h) for h in hits]))
+        for place, word in enumerate(("colour", "pattern", "shape")):
+            figures[f"{word}_{split}"] = float(np.mean([h[place] for h in hits]))
+        shape = (rows @ bare.T).argmax(1).tolist()
+        figures[f"bare_shape_{split}"] = float(
+            np.mean([SHAPES[s] == t.shape for s, (_, t) in zip(shape, drawn, strict=True)])
+        )
+        images, names = object_crops(count, held_out)
+        best = (image_rows(clip, images) @ text.T).argmax(1).tolist()
+        figures[f"crowded_{split}"] = float(
+            np.mean([phrases[b] == n for b, n in zip(best, names, strict=True)])
+        )
+    return figures
+
+
+class Tally:
+    """Intersections and unions over a set of scenes, per phrase, and per scene."""
+
+    def __init__(self) -> None:
+        self.names = ["background", *all_phrases()]
+        self.hit = np.zeros(len(self.names))
+        self.union = np.zeros(len(self.names))
+        self.per_scene: list[float] = []
+
+    def add(self, scene: Scene, labels: Tensor) -> None:
+        """Count one scene; labels index the scene's own names, 0 background."""
+        found = labels.numpy()
+        scores = []
+        for k, name in enumerate(["background", *scene.labels]):
+            hit = np.sum((found == k) & (scene.label_map == k))
+            union = np.sum((found == k) | (scene.label_map == k))
+            place = self.names.index(name)
+            self.hit[place] += hit
+            self.union[place] += union
+            scores.append(hit / max(union, 1))
+        self.per_scene.append(float(np.mean(scores)))
+
+    def figures(self, name: str) -> dict[str, float]:
+        """mIoU over the classes of the whole set, and the mean over scenes."""
+        present = self.union > 0
+        pooled = float(np.mean(self.hit[present] / self.union[present]))
+        return {f"miou_{name}": pooled, f"scene_miou_{name}": float(np.mean(self.per_scene))}
+
+
+def dense_figures(clip, tokenizer, found: tuple | None, count: int) -> dict[str, float]:
+    """mIoU of the read-outs on ``count`` scenes a split; the vocabulary is what each scene holds."""
+    figures: dict[str, float] = {}
+    for split, held_out in (("seen", False), ("held_out", True)):
+        tallies: dict[str, Tally] = {}
+        hit = union = 0
+        for i in range(count):
+            scene = draw_scene(EVALUATION_SEED + i, held_out=held_out)
+            names = ["background", *scene.labels]
+            text = readouts.text_matrix(clip, tokenizer, names, ("a photo of a {}",))
+            truth = torch.from_numpy(scene.label_map > 0)
+            fields = {"true": truth.float()}
+            if found is not None:
+                fields["found"] = readouts.objectness(*found, scene.image)
+                guess = fields["found"] > 0.5
+                hit += int((guess & truth).sum())
+                union += int((guess | truth).sum())
+            for source, fore in fields.items():
+                for method in (readouts.clip_diy, readouts.maskclip):
+                    labels = method(clip, scene.image, text, fore)
+                    tally = tallies.setdefault(f"{method.__name__}_{source}_{split}", Tally())
+                    tally.add(scene, labels)
+        for name, tally in tallies.items():
+            figures |= tally.figures(name)
+        if found is not None:
+            figures[f"foreground_iou_{split}"] = hit / union
+    return figures
+
+
+def measure(folder: Path, crops: int = 1500, scenes: int = 200) -> dict[str, float]:
+    """All figures of the models in a folder laid out like ``ovseg_core/embedded``."""
+    clip, tokenizer = load_clip(folder / "clip")
+    found = None
+    if (folder / "found" / "head.safetensors").exists():
+        found = (load_vit(folder / "vit"), load_file(folder / "found" / "head.safetensors"))
+    figures = crop_figures(clip, tokenizer, crops)
+    figures |= dense_figures(clip, tokenizer, found, scenes)
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def main() -> None:
+    """Print the figures of a folder as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--crops", type=int, default=1500)
+    parser.add_argument("--scenes", type=int, default=200)
+    options = parser.parse_args()
+    assert len(COLOURS) * len(PATTERNS) * len(SHAPES) == 384 and len(HELD_OUT_PAIRS) == 14
+    print(json.dumps(measure(options.folder, options.crops, options.scenes), indent=1))
+
+
+if __name__ == "__main__":
+    main()

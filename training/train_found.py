@@ -1,0 +1,150 @@
+"""Train the FOUND-like objectness head, label free.
+
+Seeds come from the features (the patch most similar on average to all others is background, Otsu
+on the similarity to it), are sharpened with the colours of the picture, and a 1 x 1 head on the
+keys learns them; then head and ViT learn from the head's own sharpened maps.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.data import SCENE_HW, Scenes
+from training.train_vit import WIDTH, batch_keys
+
+GRID = (SCENE_HW[0] // 8, SCENE_HW[1] // 8)
+
+
+@dataclass(frozen=True)
+class FoundPlan:
+    """Sizes and steps."""
+
+    scenes: int = 800
+    head_steps: int = 300
+    rounds: int = 2
+    tune_steps: int = 240
+    tune_batch: int = 24
+
+
+def otsu(values: np.ndarray, bins: int = 64) -> float:
+    """The threshold that parts a 1-D sample into the two most compact classes."""
+    counts, edges = np.histogram(values, bins=bins)
+    middle = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * middle)
+    mean_below = sums[:-1] / np.maximum(below, 1)
+    mean_above = (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    return float(edges[1 + np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def seed_masks(keys: Tensor) -> Tensor:
+    """First foreground guess from features alone, (B, N, C) -> (B, N) float 0 or 1."""
+    unit = F.normalize(keys - keys.mean((0, 1)), dim=-1)
+    similar = unit @ unit.transpose(1, 2)
+    seed = similar.mean(2).argmax(1)
+    to_seed = similar[torch.arange(len(keys)), seed]
+    cuts = torch.tensor([otsu(row.numpy()) for row in to_seed])
+    return (to_seed < cuts[:, None]).float()
+
+
+def to_pixels(patches: Tensor) -> Tensor:
+    """(B, N) on the patch grid -> (B, 1, H, W), bilinear."""
+    maps = patches.view(-1, 1, *GRID)
+    return F.interpolate(maps, scale_factor=8, mode="bilinear", align_corners=False)
+
+
+def sharpen(images: Tensor, maps: Tensor, rounds: int = 10) -> Tensor:
+    """Let each pixel take the map values of neighbours of its own colour.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1]. maps: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    smooth = F.avg_pool2d(F.pad(images, [1] * 4, mode="replicate"), 3, 1)
+    weights, shifts = [], []
+    for reach in (1, 2, 4, 8):
+        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+            shifts.append((dy * reach, dx * reach))
+            apart = (smooth - _shifted(smooth, shifts[-1])).square().sum(1, keepdim=True)
+            weights.append(torch.exp(-apart / (2 * 0.06**2)))
+    total = sum(weights) + 1.0
+    for _ in range(rounds):
+        pulled = sum(w * _shifted(maps, s) for w, s in zip(weights, shifts, strict=True))
+        maps = (maps + pulled) / total
+    return maps
+
+
+def _shifted(maps: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Move by (dy, dx), the border repeated."""
+    height, width = maps.shape[2:]
+    rows = (torch.arange(height) + shift[0]).clamp(0, height - 1)
+    columns = (torch.arange(width) + shift[1]).clamp(0, width - 1)
+    return maps[:, :, rows][:, :, :, columns]
+
+
+def fit_head(keys: Tensor, targets: Tensor, head: nn.Linear, steps: int, seed: int) -> None:
+    """Logistic regression of (B, N, C) keys on (B, 1, H, W) targets, read out at pixels."""
+    opt = torch.optim.AdamW(head.parameters(), lr=2e-2, weight_decay=1e-3)
+    rng = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        for group in opt.param_groups:
+            group["lr"] = 2e-2 * (1 - step / steps)
+        index = torch.randint(len(keys), (48,), generator=rng)
+        logits = to_pixels(head(keys[index]).squeeze(-1))
+        loss = F.binary_cross_entropy_with_logits(logits, targets[index])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+
+
+@torch.no_grad()
+def all_keys(vit: nn.Module, images: Tensor) -> Tensor:
+    """Keys of (B, 3, H, W) uint8 pictures, in slices."""
+    return torch.cat([batch_keys(vit, part.float() / 255.0).float() for part in images.split(50)])
+
+
+@torch.no_grad()
+def targets_of(images: Tensor, patches: Tensor) -> Tensor:
+    """Sharpened pixel maps, cut to 0 and 1, (B, 1, H, W)."""
+    parts = [
+        sharpen(i.float() / 255.0, to_pixels(p))
+        for i, p in zip(images.split(50), patches.split(50), strict=True)
+    ]
+    return (torch.cat(parts) > 0.5).float()
+
+
+def save_head(head: nn.Linear, folder: Path) -> None:
+    """Write the head in the form of FOUND's ``decoder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "decoder.weight": head.weight.detach().view(1, WIDTH, 1, 1).clone(),
+        "decoder.bias": head.bias.detach().clone(),
+    }
+    save_file(state, folder / "head.safetensors")
+
+
+def train_found(vit: nn.Module, scenes: Scenes, seed: int, plan: FoundPlan) -> nn.Linear:
+    """Fit the head on frozen keys in rounds of self-training."""
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    images = scenes.images[: plan.scenes]
+    keys = all_keys(vit, images)
+    head = nn.Linear(WIDTH, 1)
+    patches = seed_masks(keys)
+    for turn in range(plan.rounds + 1):
+        fit_head(keys, targets_of(images, patches), head, plan.head_steps, seed + turn)
+        with torch.no_grad():
+            patches = head(keys).squeeze(-1).sigmoid()
+        print(f"found round {turn} {time.perf_counter() - began:.0f} s", flush=True)
+    return head
