@@ -127,13 +127,16 @@ def export(
 @app.command()
 def evaluate(
     run: Run,
-    truth: Annotated[str, typer.Option(help="True masks as COCO instances.json.")],
+    truth: Annotated[
+        str, typer.Option(help="True masks: COCO instances.json, or a folder of label images.")
+    ],
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a run's masks with true ones: IoU by label, mIoU, pixel accuracy."""
     from jobs.results import evaluate_run
 
-    evaluate_run(run, truth, as_json)
+    evaluate_run(run, truth, overrides or [], as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -83,7 +84,7 @@ def _truth(drawn: dict[str, Scene], labels: tuple[str, ...]) -> CocoDataset:
 
 
 def _annotation(mask: np.ndarray, category_id: int) -> CocoAnnotation:
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    rle: Any = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "id": 0,
         "image_id": 0,

@@ -1,13 +1,16 @@
 """The commands that read a finished (or unfinished) run folder."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs import show
+from jobs.problems import problems
 from jobs.settings import dotlist
 from schemas.config import NamedOptions
+from schemas.errors import ConfigError
 
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
@@ -84,28 +87,43 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
         show.line(f"{folder.folder.uri}/{name}")
 
 
-def evaluate_run(run: str, truth: str, as_json: bool) -> None:
+def evaluate_run(run: str, truth: str, overrides: Sequence[str], as_json: bool) -> None:
     """Print how well a run's masks agree with true ones."""
-    from pipeline.evaluate import evaluate
-
+    from pipeline.evaluate import Rules, evaluate
     from pipeline.rundir import RunDir
 
-    result = evaluate(RunDir.open(run), truth)
+    try:
+        rules = Rules.model_validate(dotlist(overrides))
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, Rules))) from error
+    report = evaluate(RunDir.open(run), truth, rules)
     if as_json:
-        print(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        print(json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return
-    show_evaluation(result)
+    show_evaluation(report)
 
 
-def show_evaluation(result: Any) -> None:
-    """Print IoU by label and the means."""
-    rows = [(label.name, label.iou) for label in result.labels]
-    show.table("IoU by label", ("label", "IoU"), rows)
-    show.facts([("mIoU", result.miou), ("pixel accuracy", result.pixel_accuracy)])
+def show_evaluation(report: Any) -> None:
+    """Print IoU by label, the means, and what could not be compared.
 
-
-def next_commands(run: str, truth: str = "") -> list[str]:
-    """Return commands that go on from a run folder, ready to paste."""
-    quoted = shlex.quote(run)
-    evaluated = [f"ovseg evaluate {quoted} --truth {shlex.quote(truth)}"] if truth else []
-    return [f"ovseg inspect {quoted}", f"ovseg export {quoted} --to coco", *evaluated]
+    Args:
+        report: the `pipeline.evaluate.EvaluationReport`.
+    """
+    rows = [(label.name, label.iou, label.truth_px, label.predicted_px) for label in report.labels]
+    show.table("IoU by label", ("label", "IoU", "true px", "predicted px"), rows)
+    show.line("")
+    show.facts([(f"mIoU of {name}", value) for name, value in report.groups.items()])
+    show.facts(
+        [
+            ("mIoU", report.miou),
+            ("mIoU without background", report.label_miou),
+            ("foreground IoU", report.foreground_iou),
+            ("pixel accuracy", report.pixel_accuracy),
+            ("images compared", report.num_images),
+            ("not in the truth", report.num_without_truth or ""),
+            ("of another size", report.num_wrong_size or ""),
+            ("failed", report.num_failed or ""),
+            ("not annotated yet", report.num_left or ""),
+            ("unknown categories", ", ".join(report.unknown_categories)),
+        ]
+    )

@@ -69,7 +69,9 @@ def job_config(path: str, flags: dict[str, Any], overrides: Sequence[str]) -> Jo
     base = _normal(load_yaml(path)) if path else {}
     if "vocabulary" in flags:
         base.pop("vocabulary", None)
-    merged = _over(_over(base, _normal(flags)), _normal(dotlist(overrides)))
+    merged = _over(base, _normal(flags))
+    for override in overrides:
+        merged = _over(merged, _normal(dotlist([override])))
     if isinstance(merged.get("method"), dict):
         merged["method"] = {"name": JobConfig.model_fields["method"].default.name} | merged[
             "method"
@@ -119,21 +121,21 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         inner = merged.get(key)
-        both = isinstance(inner, dict) and isinstance(value, dict)
-        merged[key] = merge(inner, value) if both else value
+        if isinstance(inner, dict) and isinstance(value, dict):
+            value = merge(inner, value)
+        merged[key] = value
     return merged
 
 
 def _over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Merge; another method does not inherit the options of the one it replaces."""
-    old, new = base.get("method"), over.get("method")
-    if (
-        isinstance(old, dict)
-        and isinstance(new, dict)
-        and new.get("name", old.get("name")) != old.get("name")
-    ):
-        base = {**base, "method": {}}
-    return merge(base, over)
+    old, new = _name(base), _name(over)
+    return merge({**base, "method": {}} if new and old and new != old else base, over)
+
+
+def _name(config: dict[str, Any]) -> str:
+    method = config.get("method")
+    return str(method.get("name", "")) if isinstance(method, dict) else ""
 
 
 def _normal(value: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def _normal(value: dict[str, Any]) -> dict[str, Any]:
     normal = dict(value)
     if "labels" in normal and "vocabulary" not in normal:
         normal["vocabulary"] = {"labels": normal.pop("labels")}
-    words = normal.get("vocabulary")
+    words: Any = normal.get("vocabulary")
     if isinstance(words, str):
         is_file = words.lower().endswith(_WORD_FILES)
         words = vocabulary_file(words) if is_file else split_labels(words)

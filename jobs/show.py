@@ -25,14 +25,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     Args:
         title: heading.
         columns: headings; an empty one is allowed.
-        rows: cells; floats are shown with three digits.
+        rows: cells; floats are shown with three digits, None as `-`.
     """
     body = list(rows)
     if not body:
         return
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) for row in body)
+        numeric = all(isinstance(row[index], int | float | None) for row in body)
         shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in body:
         shown.add_row(*(Text(redact(_cell(value))) for value in row))
@@ -42,14 +42,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
-    """Print `name  value` lines; pairs with an empty value are left out."""
-    shown = Table(box=None, pad_edge=False, show_header=False)
-    shown.add_column(style="bold", no_wrap=True)
-    shown.add_column(overflow="fold")
-    for name, value in pairs:
-        if value not in ("", None):
-            shown.add_row(name, Text(redact(_cell(value))))
-    console().print(shown)
+    """Print `name  value` lines; pairs with an empty text are left out."""
+    given = [(name, _cell(value)) for name, value in pairs if value != ""]
+    width = max((len(name) for name, _ in given), default=0)
+    for name, value in given:
+        line(f"{name:<{width}}  {value}")
 
 
 def line(text: str) -> None:
@@ -71,5 +68,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return "-" if value != value else f"{value:.3f}"  # NaN: no pixels to measure on
-    return str(value)
+        return f"{value:.3f}"
+    return "-" if value is None else str(value)

@@ -136,6 +136,12 @@ def test_secrets_in_messages_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     assert result.stderr == "error: https://***@store/x?sig=***: refused\n"
 
 
+def test_wrong_rules_of_an_evaluation(tmp_path: Path) -> None:
+    result = ovseg("evaluate", str(tmp_path), "--truth", "t.json", "--set", "crowds=ignore")
+    assert result.exit_code == 1
+    assert result.stderr == "error: crowds: unknown key; did you mean 'crowd'?\n"
+
+
 @pytest.mark.parametrize("command", ["inspect", "export", "evaluate"])
 def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
     truth = ["--truth", "t.json"] if command == "evaluate" else []

@@ -71,7 +71,10 @@ def test_another_method_drops_the_options_of_the_first(tmp_path: Path) -> None:
     kept = job_config(path, {}, ["method.name=clip_diy", "method.options.x=2"])
     assert kept.method.options == {"scales": [1], "x": 2}
     assert job_config(path, {}, ["method.name=maskclip"]).method.options == {}
-    assert job_config(path, {}, ["method=maskclip"]).method.name == "maskclip"
+    both = job_config(path, {}, ["method=maskclip", "method.options.y=3"])
+    assert (both.method.name, both.method.options) == ("maskclip", {"y": 3})
+    plain = job_config("", {}, ["images=a", "out=b", "labels=cat", "method.options.y=3"])
+    assert (plain.method.name, plain.method.options) == ("clip_diy", {"y": 3})
 
 
 @pytest.mark.parametrize(
