@@ -1,4 +1,4 @@
-"""Small things for tests, made the way a user's are: models as folders, loaded by production code."""
+"""Small things for tests, made as a user would: models as folders, loaded by production code."""
 
 import atexit
 import functools
@@ -22,7 +22,7 @@ from schemas.config import ClipConfig
 
 TINY_CLIP = {
     "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "vision_cfg": {"image_size": 48, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 515, "width": 32, "heads": 2, "layers": 1},
 }
 TINY_VISION = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -99,7 +99,7 @@ def tiny_folder() -> Path:
 
 
 def tiny_backbones(**changes: Any) -> Backbones:
-    """Random-weight backbones; where the authors' FOUND head is asked for, they give a random one."""
+    """Random-weight backbones; the authors' FOUND head is a random one here."""
     folder = tiny_folder()
     head = str(folder / "head.safetensors")
     settings: dict[str, Any] = {

@@ -1,0 +1,219 @@
+"""What every method in the folder must do, whatever it is; a new file is under these at once."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg_core import methods, parts
+from ovseg_core.backbones import Backbones
+from ovseg_core.decide import decide
+from ovseg_core.methods import build_segmenter, check_options
+from ovseg_core.segmenter import Image, MethodCard, ScoreMaps, Segmenter, TextMatrix
+from schemas.config import NamedOptions
+from schemas.errors import ConfigError
+from schemas.vocabulary import Vocabulary
+from tests.factories import random_image, tiny_backbones
+
+WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
+NAMES = parts.names(methods.PACKAGE)
+GATED = [(name, {"objectness": "found"}) for name in NAMES]
+BARE = [(name, {"objectness": "none"}) for name in NAMES]
+CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, options in GATED + BARE]
+
+
+@pytest.fixture(scope="module")
+def backbones() -> Backbones:
+    return tiny_backbones()
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def segmenter(name: str, backbones: Backbones) -> Segmenter:
+    return build_segmenter(NamedOptions(name=name), backbones)
+
+
+def mixed_batch() -> list[Image]:
+    """Sizes that repeat and differ, none square, none a multiple of a patch."""
+    sizes = [(45, 60), (60, 45), (45, 60), (33, 70)]
+    return [random_image(seed, height, width) for seed, (height, width) in enumerate(sizes)]
+
+
+def sizes_of(images: list[Image]) -> list[tuple[int, int]]:
+    return [(image.shape[1], image.shape[2]) for image in images]
+
+
+def maps_of(segmenter: Segmenter, images: list[Image], words: Vocabulary = WORDS) -> ScoreMaps:
+    return segmenter.score(segmenter.encode(images), segmenter.text_matrix(words))
+
+
+def tensors_of(maps: ScoreMaps, index: int) -> list[Tensor]:
+    objectness = [] if maps.objectness is None else [maps.objectness[index]]
+    return [*maps.levels[index], *objectness]
+
+
+def assert_same(left: list[Tensor], right: list[Tensor], tolerance: float) -> None:
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
+
+
+def test_a_card_tells_where_it_comes_from(name: str) -> None:
+    card = parts.load(methods.PACKAGE, name).CARD
+    assert isinstance(card, MethodCard)
+    assert all((card.title, card.paper, card.arxiv, card.weights, card.licence))
+    assert all(0 < value < 100 for value in card.published.values())
+
+
+def test_unknown_options_are_refused_with_a_near_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"method\.options\.templatse.*Did you mean 'templates'"):
+        check_options(NamedOptions(name=name, options={"templatse": "plain"}))
+
+
+def test_an_unknown_method_is_refused_with_a_near_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Did you mean.*{name}"):
+        check_options(NamedOptions(name=f"{name}x"))
+
+
+def test_every_option_says_what_it_is(name: str) -> None:
+    fields = parts.load(methods.PACKAGE, name).Options.model_fields
+    assert all(field.description for field in fields.values())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_batch_equals_its_images_alone(name: str, options: dict, backbones: Backbones) -> None:
+    segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)
+    images = mixed_batch()
+    together = maps_of(segmenter, images)
+    assert len(together.levels) == len(images)
+    for index, image in enumerate(images):
+        alone = maps_of(segmenter, [image])
+        assert_same(tensors_of(together, index), tensors_of(alone, 0), 1e-4)
+
+
+def test_images_differ_in_their_scores(segmenter: Segmenter) -> None:
+    maps = maps_of(segmenter, mixed_batch())
+    first, _, third, _ = (maps.levels[index][-1] for index in range(4))
+    assert first.shape == third.shape
+    assert (first - third).abs().max() > 1e-4
+
+
+def test_height_and_width_are_not_exchanged(segmenter: Segmenter) -> None:
+    """A wide image whose right half changes moves the scores of the right half most."""
+    image = random_image(1, 45, 90)
+    changed = image.clone()
+    changed[:, :, 60:] = 255 - changed[:, :, 60:]
+    maps = maps_of(segmenter, [image, changed])
+    before, after = (maps.levels[index][-1] for index in range(2))
+    change = (after - before).abs().sum(0)
+    third = max(change.shape[1] // 3, 1)
+    assert change[:, -third:].mean() > change[:, :third].mean()
+
+
+def test_twice_the_same(segmenter: Segmenter) -> None:
+    images = mixed_batch()
+    first, second = maps_of(segmenter, images), maps_of(segmenter, images)
+    for index in range(len(images)):
+        assert_same(tensors_of(first, index), tensors_of(second, index), 0.0)
+
+
+def test_new_words_need_no_new_encoding(segmenter: Segmenter) -> None:
+    images = mixed_batch()
+    features = segmenter.encode(images)
+    assert len(features) == len(images)
+    other = Vocabulary.model_validate(["tree", "house"])
+    again = segmenter.score(features, segmenter.text_matrix(other))
+    fresh = maps_of(segmenter, images, other)
+    for index in range(len(images)):
+        assert_same(tensors_of(again, index), tensors_of(fresh, index), 0.0)
+    kept = segmenter.score(features, segmenter.text_matrix(WORDS))
+    assert_same(tensors_of(kept, 0), tensors_of(maps_of(segmenter, images), 0), 0.0)
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_one_label_and_two_thousand(segmenter: Segmenter, count: int) -> None:
+    things = [f"thing {number}" for number in range(count)]
+    words = Vocabulary.model_validate({"labels": things, "templates": ["{}"]})
+    images = mixed_batch()[:2]
+    maps = maps_of(segmenter, images, words)
+    assert all(level.shape[0] == count + 1 for level in maps.levels[0])
+    for decision in decide(maps, sizes_of(images)):
+        assert decision.label_map.max() <= count
+
+
+def test_a_synonym_never_lowers_its_label(segmenter: Segmenter) -> None:
+    images = mixed_batch()[:2]
+    features = segmenter.encode(images)
+    words = [{"name": "cat", "synonyms": ["kitten", "tomcat"]}, "dog"]
+    text = segmenter.text_matrix(Vocabulary.model_validate(words))
+    assert text.class_index_Q.tolist() == [0, 1, 1, 1, 2]
+    assert text.num_classes == 3
+    best = segmenter.score(features, text)
+    for phrase in range(1, 4):
+        kept = torch.tensor([0, phrase, 4])
+        rows = TextMatrix(text.rows_QD[kept], torch.arange(3), 3)
+        one = segmenter.score(features, rows)
+        if best.domain == "cosine":
+            for level, reference in zip(best.levels[0], one.levels[0], strict=True):
+                assert (level[1] >= reference[1] - 1e-6).all()
+    assert all(level.shape[0] == 3 for level in best.levels[0])
+
+
+def test_rows_are_unit_and_computed_once(segmenter: Segmenter) -> None:
+    text = segmenter.text_matrix(WORDS)
+    torch.testing.assert_close(text.rows_QD.norm(dim=1), torch.ones(4))
+    assert segmenter.text_matrix(Vocabulary.model_validate(["cat", "dog", "sofa"])) is text
+    assert segmenter.text_matrix(Vocabulary.model_validate(["cat"])) is not text
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (5, 3), (7, 200), (10, 20000), (20000, 10)])
+def test_odd_sizes_have_a_defined_result(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    images = [random_image(0, *size), random_image(1, 40, 50)]
+    maps = maps_of(segmenter, images)
+    for index in range(len(images)):
+        for tensor in tensors_of(maps, index):
+            assert torch.isfinite(tensor).all()
+    first, second = decide(maps, sizes_of(images))
+    if maps.canvas_hw is None:
+        assert first.label_map.shape == size
+        assert second.label_map.shape == (40, 50)
+    else:
+        assert first.label_map.shape == second.label_map.shape == maps.canvas_hw
+
+
+def test_scores_are_what_the_maps_say(segmenter: Segmenter) -> None:
+    maps = maps_of(segmenter, mixed_batch())
+    levels = torch.cat([level.flatten() for image in maps.levels for level in image])
+    low = -1 if maps.domain == "cosine" else 0
+    assert low <= levels.min() <= levels.max() <= 1 + 1e-6
+    assert maps.logit_scale > 0
+    assert (maps.objectness is None) == (maps.fusion == "none")
+    for objectness in maps.objectness or ():
+        assert 0 <= objectness.min() <= objectness.max() <= 1
+
+
+def test_the_models_are_as_they_were(segmenter: Segmenter, backbones: Backbones) -> None:
+    networks = [backbones.clip.model, backbones.vision.model]
+    before = [{key: value.clone() for key, value in one.state_dict().items()} for one in networks]
+    images = mixed_batch()
+    pixels = [image.clone() for image in images]
+    maps_of(segmenter, images)
+    for network, weights in zip(networks, before, strict=True):
+        after = network.state_dict()
+        assert after.keys() == weights.keys()
+        assert all(torch.equal(after[key], weights[key]) for key in weights)
+        for module in network.modules():
+            assert not module._forward_hooks
+            assert not module._forward_pre_hooks
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(images, pixels, strict=True))
+
+
+def test_results_carry_no_gradient(segmenter: Segmenter) -> None:
+    maps = maps_of(segmenter, mixed_batch()[:2])
+    assert not any(tensor.requires_grad for tensor in tensors_of(maps, 0))
+    assert all(tensor.dtype == torch.float32 for tensor in tensors_of(maps, 0))
