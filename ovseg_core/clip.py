@@ -7,15 +7,18 @@ width, H W pixels, h w patches, R the side of the square network input.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ovseg_core.clip_loading import LoadedClip
 from ovseg_core.geometry import pad_br
 from ovseg_core.positional import PositionTable, Rule
 from schemas.errors import WeightsError
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 _PROMPTS_PER_FORWARD = 256
 
@@ -120,7 +123,9 @@ def _run_tapped(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return x + block.ls_2(block.mlp(tap)), tap
 
 
-def _readable_tower(model: nn.Module) -> VisionTransformer:
+def _readable_tower(model: nn.Module) -> "VisionTransformer":
+    from open_clip.transformer import VisionTransformer
+
     tower = model.visual
     if not isinstance(tower, VisionTransformer):
         raise WeightsError(

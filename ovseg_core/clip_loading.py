@@ -1,13 +1,14 @@
-"""From the names in the job file to an open_clip model and its tokenizer."""
+"""From the names in the job file to an open_clip model and its tokenizer.
+
+open_clip takes seconds to import, and checking a job needs none of it: it is imported on use.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import open_clip
 import torch
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from torch import Tensor, nn
 
 from ovseg_core.checkpoint import ADVICE, one_line
@@ -70,6 +71,8 @@ def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
 
 
 def _load_folder(folder: Path) -> LoadedClip:
+    import open_clip
+
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not (folder / "open_clip_config.json").is_file() or not weights:
         raise WeightsError(
@@ -89,6 +92,9 @@ def _load_folder(folder: Path) -> LoadedClip:
 
 
 def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip:
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
     known = open_clip.list_models()
     if config.model not in known:
         raise WeightsError(
@@ -113,6 +119,8 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
 
 
 def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
+    from open_clip.pretrained import download_pretrained
+
     try:
         return str(download_pretrained(tag))
     except _FAILURES as error:
@@ -123,6 +131,8 @@ def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
 
 
 def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     looks_like_file = "/" in config.pretrained or "." in config.pretrained
     if not looks_like_file:

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
 from ovseg_core.clip import Clip
@@ -16,7 +15,6 @@ from schemas.vocabulary import Vocabulary
 
 TemplateSet = Literal["diy", "t80", "t85", "plain"]
 
-_T80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 _SCENE = tuple(
     f"{opening} in the scene."
     for opening in (
@@ -27,14 +25,24 @@ _SCENE = tuple(
         "this is one {}",
     )
 )
-TEMPLATES: dict[TemplateSet, tuple[str, ...]] = {
-    "diy": ("a photo of a {}",),
-    "t80": _T80,
-    "t85": _T80 + _SCENE,
-    "plain": ("{}",),
-}
-"""`diy`: CLIP-DIY's one prompt. `t80`: OpenAI's ImageNet prompts. `t85`: those and five of scenes
-(MaskCLIP). `plain`: the phrase itself."""
+
+
+def templates_of(name: TemplateSet) -> tuple[str, ...]:
+    """Return a set of prompt templates, each with one `{}`.
+
+    Args:
+        name: `diy`: CLIP-DIY's one prompt; `plain`: the phrase itself; `t80`: OpenAI's ImageNet
+            prompts; `t85`: those and five of scenes (MaskCLIP).
+    """
+    if name == "diy":
+        return ("a photo of a {}",)
+    if name == "plain":
+        return ("{}",)
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    t80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    return t80 if name == "t80" else t80 + _SCENE
+
 
 _CACHED_VOCABULARIES = 8
 

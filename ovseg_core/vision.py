@@ -5,16 +5,18 @@ width, h w patches.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ovseg_core.geometry import pad_br
 from ovseg_core.positional import PositionTable, Rule
 from ovseg_core.vision_loading import LoadedVision
 from schemas.errors import WeightsError
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 Feature = Literal["q", "k", "v", "tokens"]
 
@@ -126,13 +128,15 @@ class Vision:
         return torch.cat([*prefix_BPC, patches_BNC + positions_LC], dim=1)
 
 
-def _family_rule(model: VisionTransformer, name: str) -> Rule:
+def _family_rule(model: "VisionTransformer", name: str) -> Rule:
     if model.num_reg_tokens:
         return "antialias"
     return "size" if name.endswith(".mae") else "scale01"
 
 
-def _readable(model: nn.Module, name: str) -> VisionTransformer:
+def _readable(model: nn.Module, name: str) -> "VisionTransformer":
+    from timm.models.vision_transformer import VisionTransformer
+
     readable = (
         isinstance(model, VisionTransformer)
         and model.cls_token is not None

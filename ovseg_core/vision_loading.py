@@ -1,13 +1,14 @@
-"""From the names in the job file to a timm vision transformer."""
+"""From the names in the job file to a timm vision transformer.
+
+timm takes seconds to import, and checking a job needs none of it: it is imported on use.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from huggingface_hub import hf_hub_download
 from torch import nn
 
 from ovseg_core.checkpoint import ADVICE, one_line
@@ -62,6 +63,8 @@ def load(model: str, weights: str, device: torch.device) -> LoadedVision:
 
 
 def _load_folder(folder: Path) -> LoadedVision:
+    import timm
+
     file = folder / "model.safetensors"
     if not (folder / "config.json").is_file() or not file.is_file():
         raise WeightsError(
@@ -77,6 +80,8 @@ def _load_folder(folder: Path) -> LoadedVision:
 
 
 def _load_named(name: str, weights: str) -> LoadedVision:
+    import timm
+
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise WeightsError(
@@ -96,6 +101,9 @@ def _load_named(name: str, weights: str) -> LoadedVision:
 
 
 def _fetch(name: str) -> str:
+    import timm
+    from huggingface_hub import hf_hub_download
+
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise WeightsError(

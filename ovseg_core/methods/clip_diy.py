@@ -27,7 +27,7 @@ from ovseg_core.segmenter import (
     TextMatrix,
     with_pixels,
 )
-from ovseg_core.text import TEMPLATES, TemplateSet, TextBank, best_of_class
+from ovseg_core.text import TemplateSet, TextBank, best_of_class, templates_of
 from schemas.config import NamedOptions
 from schemas.errors import VocabularyError
 from schemas.vocabulary import Vocabulary
@@ -116,9 +116,9 @@ class ClipDiy:
         self._clip = clip
         self._objectness = objectness
         self._options = options
-        templates = TEMPLATES[options.templates]
+        templates = templates_of(options.templates)
         literal = options.background_prompt == "literal"
-        self._text = TextBank(clip, templates, TEMPLATES["plain"] if literal else templates)
+        self._text = TextBank(clip, templates, templates_of("plain") if literal else templates)
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary as rows.

@@ -22,7 +22,7 @@ from ovseg_core.last_block import dense_features, identity
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, by_shape
 from ovseg_core.positional import Rule
 from ovseg_core.segmenter import Image, MethodCard, MethodOptions, ScoreMaps, TextMatrix
-from ovseg_core.text import TEMPLATES, TemplateSet, TextBank, best_of_class
+from ovseg_core.text import TemplateSet, TextBank, best_of_class, templates_of
 from schemas.config import NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -92,7 +92,7 @@ class MaskClip:
         self._clip = clip
         self._objectness = objectness
         self._options = options
-        self._text = TextBank(clip, TEMPLATES[options.templates])
+        self._text = TextBank(clip, templates_of(options.templates))
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary as rows; background may have none."""
