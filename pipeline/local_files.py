@@ -83,7 +83,7 @@ def read_image(path: str, max_bytes: int) -> bytes:
     """
     # Without O_NONBLOCK the open of a named pipe would wait for a writer for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{path} is not a regular file")
@@ -92,7 +92,10 @@ def read_image(path: str, max_bytes: int) -> bytes:
                 ErrorCode.TOO_LARGE,
                 f"{path} has {status.st_size} bytes, more than image.max_bytes = {max_bytes}",
             )
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -263,7 +263,10 @@ def _file_system(uri: str) -> Any:
         options["client_kwargs"] = {"trust_env": True}  # proxies, as every other client does
     if protocol in ("s3", "s3a"):
         options["max_concurrency"] = 1  # otherwise each read of an image asks for its size first
-    return fsspec.filesystem(protocol, **options)
+    try:
+        return fsspec.filesystem(protocol, **options)
+    except ValueError as error:  # so do clients refuse incomplete settings
+        raise UserError(f"cannot use {uris.redact(uri)}: {uris.redact(str(error))}") from error
 
 
 def _found(fs: Any, root: str) -> Iterator[tuple[str, int, str]]:

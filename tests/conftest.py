@@ -1,6 +1,7 @@
 """Fixtures for every room: fast retries, a store that speaks S3, no credentials but dummies."""
 
 import os
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -45,10 +46,10 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_folder(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
+def s3_folder(s3_endpoint: str) -> str:
     """Return the URL of an empty prefix in a bucket of its own."""
     import s3fs
 
-    bucket = f"bucket-{abs(hash(request.node.nodeid)):x}"
+    bucket = f"bucket-{uuid.uuid4()}"
     s3fs.S3FileSystem().mkdir(bucket)
     return f"s3://{bucket}/folder"

@@ -1,0 +1,76 @@
+"""The frozen list and its cut."""
+
+import pyarrow as pa
+import pytest
+
+from pipeline import manifest
+from schemas.errors import RunFolderError
+from schemas.records import ImageRef
+from schemas.tables import MANIFEST, to_table
+
+
+def refs(count: int) -> list[ImageRef]:
+    return [
+        ImageRef(
+            image_id=f"{index:016x}",
+            path=f"a/ü {index:06d}.jpg",
+            uri=f"s3://b/a/ü {index:06d}.jpg",
+            size_bytes=index if index % 2 else None,
+            etag="e" * (index % 3),
+        )
+        for index in range(count)
+    ]
+
+
+def test_a_frozen_manifest_comes_back_whole() -> None:
+    table = to_table("manifest", refs(7))
+    data = manifest.freeze(table, source='{"images": "ü"}')
+    loaded = manifest.load(data)
+    assert loaded.equals(table)
+    assert loaded.schema.equals(MANIFEST)
+    assert manifest.source_of(loaded) == '{"images": "ü"}'
+    assert manifest.freeze(table, source='{"images": "ü"}') == data
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"nonsense" * 99])
+def test_damaged_bytes_are_a_run_folder_error(data: bytes) -> None:
+    with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
+        manifest.load(data)
+
+
+def test_a_table_of_other_columns_is_a_run_folder_error() -> None:
+    from pipeline import parquet
+
+    with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
+        manifest.load(parquet.encode(pa.table({"x": [1]}), 10))
+
+
+def test_shards_hold_every_image_once_in_order() -> None:
+    shards = manifest.cut(to_table("manifest", refs(10)), 4)
+    assert len(shards) == 3
+    assert [len(shard.refs) for shard in shards] == [4, 4, 2]
+    assert [shard.index for shard in shards] == [0, 1, 2]
+    assert [ref for shard in shards for ref in shard.refs] == refs(10)
+    assert shards[-1] == shards[2]
+    assert shards[1:] == [shards[1], shards[2]]
+    with pytest.raises(IndexError):
+        shards[3]
+    with pytest.raises(ValueError, match="at least 1"):
+        manifest.cut(to_table("manifest", []), 0)
+    assert list(manifest.cut(to_table("manifest", []), 4)) == []
+
+
+def test_a_large_manifest_is_cut_without_making_its_records() -> None:
+    count = 200_000
+    rows = {
+        "image_id": [f"{index:016x}" for index in range(count)],
+        "path": [f"{index}.jpg" for index in range(count)],
+        "uri": [f"/x/{index}.jpg" for index in range(count)],
+        "size_bytes": [None] * count,
+        "etag": [""] * count,
+    }
+    loaded = manifest.load(manifest.freeze(pa.Table.from_pydict(rows, schema=MANIFEST)))
+    shards = manifest.cut(loaded, 256)
+    assert len(shards) == 782
+    assert [ref.path for ref in shards[700].refs[:2]] == ["179200.jpg", "179201.jpg"]
+    assert len(shards[781].refs) == count - 781 * 256
