@@ -5,13 +5,14 @@ committed rows alone, so every reader of a finished run gives an image the same 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg_core.nearest import SizeHW
 from ovseg_core.rle import decode
 from pipeline.rundir import RunDir
 from schemas.records import ShardDone
@@ -38,20 +39,21 @@ class FinishedShard:
         for batch in table.to_batches(max_chunksize=1024):
             yield from batch.to_pylist()
 
+    def segments_by_image(self, columns: list[str]) -> dict[str, list[Row]]:
+        """Return the same rows by `image_id`; images without any are absent."""
+        found: dict[str, list[Row]] = {}
+        for row in self.segments(columns):
+            found.setdefault(row["image_id"], []).append(row)
+        return found
+
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
         """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k.
 
         The images' `height` and `width` must be among the columns.
         """
-        masks: dict[str, list[Row]] = {}
-        for row in self.segments(["image_id", "category_id", "rle_counts"]):
-            masks.setdefault(row["image_id"], []).append(row)
+        masks = self.segments_by_image(["image_id", "category_id", "rle_counts"])
         for image_id, image in self.images.items():
-            size_hw = image["height"], image["width"]
-            painted = np.zeros(size_hw, np.uint16)
-            for row in masks.get(image_id, ()):
-                painted[decode(row["rle_counts"], size_hw) > 0] = row["category_id"]
-            yield image, painted
+            yield image, paint(masks.get(image_id, ()), (image["height"], image["width"]))
 
 
 class FinishedRun:
@@ -95,3 +97,11 @@ class FinishedRun:
                     number += 1
                     images[row["image_id"]] = {**row, "number": number}
             yield FinishedShard(self.run, marker, images)
+
+
+def paint(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
+    """Return the label map (H, W) of one image's annotation rows."""
+    painted = np.zeros(size_hw, np.uint16)
+    for row in segments:
+        painted[decode(row["rle_counts"], size_hw) > 0] = row["category_id"]
+    return painted

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ovseg_core.nearest import to_size
+from ovseg_core.nearest import SizeHW, to_size
 
 Rgb = tuple[int, int, int]
 
@@ -42,18 +42,24 @@ def overlay(rgb: NDArray[np.uint8], label_map: NDArray[np.integer]) -> Image.Ima
         rgb: (h, w, 3).
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
     """
-    labels = to_size(label_map, rgb.shape[:2])
+    masks = np.asarray(tinted(label_map, rgb.shape[:2])).astype(np.float32)
     pixels = rgb.astype(np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     pixels += _GREYED * (grey[..., None] - pixels)
-    colours = np.zeros((int(labels.max()) + 1, 3), np.float32)
-    for label in np.unique(labels[labels > 0]).tolist():
-        colours[label] = colour(label)
-    inside = labels > 0
-    pixels[inside] += _OPACITY * (colours[labels[inside]] - pixels[inside])
-    rim = inside & _differs(labels)
-    pixels[rim] = colours[labels[rim]] * 0.8
+    pixels += masks[..., 3:] / 255 * _OPACITY * (masks[..., :3] - pixels)
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def tinted(label_map: NDArray[np.integer], size_hw: SizeHW) -> Image.Image:
+    """Return the masks alone, RGBA at another size: opaque with dark rims, else transparent."""
+    labels = to_size(label_map, size_hw)
+    colours = np.zeros((int(labels.max()) + 1, 4), np.uint8)
+    for label in np.unique(labels[labels > 0]).tolist():
+        colours[label] = (*colour(label), 255)
+    pixels = colours[labels]
+    rim = _differs(labels)
+    pixels[rim, :3] //= 2
+    return Image.fromarray(pixels)
 
 
 def _differs(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
