@@ -1,0 +1,126 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.exporters import gallery
+from pipeline.rundir import RunDir
+from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+
+
+class _Page(HTMLParser):
+    """Tags and texts of a page, as a browser would see them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, wanted: str) -> list[dict[str, str | None]]:
+        return [attrs for tag, attrs in self.tags if tag == wanted]
+
+
+def _export(run: RunDir, **options: int) -> _Page:
+    gallery.export(run, gallery.Options(**options))
+    return _Page(run.folder.read_bytes("review/index.html").decode())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path, odd_scenes())
+
+
+def test_every_image_is_there_once_most_doubtful_first(run):
+    page = _export(run)
+    paths = [scene.path for scene in odd_scenes() if scene.label_map is not None]
+    shown = [text for text in page.texts if text in paths]
+    assert sorted(shown) == sorted(paths)
+    doubt = [float(text) for text in page.texts if re.fullmatch(r" [01]\.\d\d", text)]
+    assert doubt == sorted(doubt, reverse=True)
+    assert len(doubt) == len(paths)
+
+
+def test_names_are_text_and_the_page_has_one_script(run):
+    page = _export(run)
+    assert "<script>alert(1)<script>.png" in page.texts
+    assert len(page.all("script")) == 1
+    (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert "default-src 'none'" in policy
+
+
+def test_labels_are_escaped_and_offered_as_filters(tmp_path):
+    labels = ("<b>cat</b>", 'dog" onclick="x', "plant")
+    run = make_run(tmp_path, [Scene("a.png", label_map(0))], RunSpec(labels=labels))
+    page = _export(run)
+    assert not page.all("b")
+    assert all(set(button) == {"data-label", "aria-pressed"} for button in page.all("button"))
+    assert [button["data-label"] for button in page.all("button")] == ["1", "2", "3"]
+    assert set(labels) <= {text.strip() for text in page.texts}
+
+
+def test_nothing_is_fetched_from_elsewhere_and_pictures_lie_beside(run):
+    page = _export(run)
+    folder = Path(run.folder.uri, "review")
+    sources = [image["src"] for image in page.all("img")]
+    assert len(sources) == 2 * sum(scene.label_map is not None for scene in odd_scenes())
+    for source in sources:
+        assert (folder / source).is_file()
+    assert not any("src" in tag and tag["src"] not in sources for _, tag in page.tags)
+    assert "http" not in (folder / "index.html").read_text("utf-8").replace("http-equiv", "")
+
+
+def test_masks_lie_over_the_photograph_to_the_pixel(tmp_path):
+    scene = Scene("a.png", label_map(3, 100, 140))
+    page = _export(make_run(tmp_path, [scene]), side_px=140)
+    folder = tmp_path / "run" / "review"
+    photo, masks = (image["src"] for image in page.all("img"))
+    with Image.open(folder / photo) as picture:
+        assert picture.size == (140, 100)
+    with Image.open(folder / masks) as picture:
+        np.testing.assert_array_equal(np.array(picture)[..., 3] > 0, scene.label_map > 0)
+
+
+def test_a_limit_keeps_the_most_doubtful_and_says_what_is_missing(run):
+    whole = [t for t in _export(run).texts if t.endswith((".png", ".jpg"))]
+    page = _export(run, limit=3)
+    assert [t for t in page.texts if t.endswith((".png", ".jpg"))] == whole[:3]
+    assert "6 less doubtful images are left out" in " ".join(page.texts)
+    pictures = {
+        f"pictures/{file.name}" for file in Path(run.folder.uri, "review/pictures").iterdir()
+    }
+    assert pictures == {image["src"] for image in page.all("img")}, "older pictures were left"
+
+
+def test_images_that_are_gone_are_said_to_be(tmp_path):
+    run = make_run(tmp_path, [Scene("a.png", label_map(1)), Scene("b.png", label_map(2))])
+    (tmp_path / "photos" / "a.png").unlink()
+    page = _export(run)
+    assert len(page.all("article")) == 2
+    assert "cannot be read any more: not_found" in page.texts
+
+
+def test_components_of_a_label_are_one_chip(tmp_path):
+    run = make_run(
+        tmp_path, [Scene("a.png", label_map(1))], RunSpec(masks={"segments": "components"})
+    )
+    page = _export(run)
+    chips = [tag for tag in page.all("span") if tag.get("class") == "chip"]
+    assert len(chips) == len(LABELS)
+    assert any("× ≤" in text for text in page.texts)
+
+
+def test_failures_and_open_shards_are_told(tmp_path):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(0,)))
+    text = " ".join(_export(run).texts)
+    assert "Failed: truncated 1." in text
+    assert "3 images are not annotated yet." in text
