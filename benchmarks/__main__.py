@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-NAMES = ("clip_diy", "job", "memory", "export")
+NAMES = ("clip_diy", "job", "memory", "encode", "export")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
