@@ -8,7 +8,7 @@ Shapes: K classes with background first, (Hc, Wc) the canvas, R rows of one band
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.bilinear import Taps, apply_taps, bilinear_taps
+from ovseg_core.bilinear import apply_taps, bilinear_taps
 from ovseg_core.nearest import SizeHW, nearest_counts
 from ovseg_core.segmenter import ScoreMaps
 
@@ -24,7 +24,7 @@ FloatMap = NDArray[np.float32]
 
 GATE_THRESHOLD = 0.5
 """Objectness at or under which `foreground_gate` says background."""
-_BAND_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 25}
+_BAND_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Elements of one (K, R, Wc) band: it should stay in a CPU's cache, and fill a GPU."""
 
 
@@ -46,16 +46,6 @@ class Decision:
     """(K,) mean over all pixels of the image at its own size."""
     class_max_prob: NDArray[np.float64]
     """(K,) highest value over those pixels."""
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """How many image pixels each canvas row and column becomes, and which become any."""
-
-    rows: Tensor
-    columns: Tensor
-    used_rows: Tensor | None
-    used_columns: Tensor | None
 
 
 def decide(maps: ScoreMaps, sizes_hw: Sequence[SizeHW]) -> list[Decision]:
@@ -82,58 +72,17 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
         raise ValueError(
             f"image {index}: expected maps (K, h, w) with K >= 2, got {[t.shape for t in levels]}"
         )
-    num_classes, device = levels[0].shape[0], levels[0].device
-    height, width = canvas_hw = maps.canvas_hw or size_hw
-    weights = _weights(canvas_hw, size_hw, device)
-    wide = [_widen(level, canvas_hw) for level in levels]
-    theta = (
-        None
-        if maps.objectness is None
-        else _widen(maps.objectness[index][None].to(device), canvas_hw)
-    )
-    labels = torch.empty(
-        canvas_hw, dtype=torch.uint8 if num_classes <= 256 else torch.int32, device=device
-    )
-    planes = torch.empty((4 if theta is not None else 3, height, width), device=device)
-    sums = torch.zeros(num_classes, dtype=torch.float64, device=device)
-    peaks = torch.zeros(num_classes, device=device)
-    step = max(1, _BAND_ELEMENTS.get(device.type, 1 << 19) // (num_classes * width))
-    for start in range(0, height, step):
-        band = slice(start, min(start + step, height))
-        scores = sum(
-            apply_taps(level, taps.rows(band.start, band.stop), 1) for level, taps in wide
-        ) / len(wide)
-        gate = (
-            None
-            if theta is None
-            else apply_taps(theta[0], theta[1].rows(band.start, band.stop), 1)[0]
-        )
+    canvas_hw = maps.canvas_hw or size_hw
+    wide = [_Widened(level, canvas_hw) for level in levels]
+    theta = None if maps.objectness is None else maps.objectness[index][None].to(levels[0].device)
+    wide_theta = None if theta is None else _Widened(theta, canvas_hw)
+    canvas = _Canvas(levels[0], canvas_hw, size_hw, with_theta=theta is not None)
+    for band in canvas.bands():
+        scores = sum(level.rows(band) for level in wide) / len(wide)
+        gate = None if wide_theta is None else wide_theta.rows(band)[0]
         winner, probs = _decide_band(scores, gate, maps)
-        labels[band] = winner
-        _describe_band(winner, probs, planes[:3, band])
-        if gate is not None:
-            planes[3, band] = gate.clamp(0, 1)
-        _add_class_probs(probs, band, weights, (sums, peaks))
-    return _collect(labels, planes, sums / (size_hw[0] * size_hw[1]), peaks)
-
-
-def _weights(canvas_hw: SizeHW, size_hw: SizeHW, device: torch.device) -> _Weights:
-    rows, columns = (
-        torch.from_numpy(nearest_counts(num_in, num_out)).to(device)
-        for num_in, num_out in zip(canvas_hw, size_hw, strict=True)
-    )
-    return _Weights(
-        rows.double(),
-        columns.float(),
-        None if bool(rows.all()) else rows > 0,
-        None if bool(columns.all()) else columns > 0,
-    )
-
-
-def _widen(level: Tensor, canvas_hw: SizeHW) -> tuple[Tensor, Taps]:
-    """Enlarge (K, h, w) to (K, h, Wc); return it with the taps that enlarge its rows."""
-    columns = bilinear_taps(level.shape[2], canvas_hw[1], level.device)
-    return apply_taps(level, columns, 2), bilinear_taps(level.shape[1], canvas_hw[0], level.device)
+        canvas.write(band, winner, probs, gate)
+    return canvas.decision()
 
 
 def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple[Tensor, Tensor]:
@@ -167,38 +116,78 @@ def _probabilities(scores: Tensor, maps: ScoreMaps) -> Tensor:
     return torch.where(total > 0, scores / total.clamp(min=1e-12), 1 / scores.shape[0])
 
 
-def _describe_band(winner: Tensor, probs: Tensor, planes: Tensor) -> None:
-    """Write confidence, margin and entropy of one band into `planes` (3, R, Wc)."""
-    chosen = winner[None].long()
-    planes[0] = probs.gather(0, chosen)[0].clamp_(0, 1)
-    planes[1] = (planes[0] - probs.scatter(0, chosen, -1.0).amax(0)).clamp_(0, 1)
-    surprise = probs.clamp(min=1e-30).log_().mul_(probs).sum(0)
-    planes[2] = (surprise / -math.log(probs.shape[0])).clamp_(0, 1)
+class _Widened:
+    """A map (K, h, w) on its way to the canvas: its columns at once, its rows band by band."""
+
+    def __init__(self, values: Tensor, canvas_hw: SizeHW) -> None:
+        columns = bilinear_taps(values.shape[2], canvas_hw[1], values.device)
+        self._values = apply_taps(values, columns, 2)
+        self._taps = bilinear_taps(values.shape[1], canvas_hw[0], values.device)
+
+    def rows(self, band: slice) -> Tensor:
+        """Return (K, R, Wc)."""
+        return apply_taps(self._values, self._taps.rows(band.start, band.stop), 1)
 
 
-def _add_class_probs(
-    probs: Tensor, band: slice, weights: _Weights, totals: tuple[Tensor, Tensor]
-) -> None:
-    sums, peaks = totals
-    sums += (probs @ weights.columns).double() @ weights.rows[band]
-    if weights.used_rows is not None:
-        probs = probs[:, weights.used_rows[band]]
-    if weights.used_columns is not None:
-        probs = probs[:, :, weights.used_columns]
-    if probs.numel():
-        torch.maximum(peaks, probs.amax((1, 2)), out=peaks)
+class _Canvas:
+    """What is known of an image, filled in band by band, on the device of its scores."""
 
+    def __init__(
+        self, level: Tensor, canvas_hw: SizeHW, size_hw: SizeHW, *, with_theta: bool
+    ) -> None:
+        self._num_classes, device = level.shape[0], level.device
+        small = torch.uint8 if self._num_classes <= 256 else torch.int32
+        self._labels = torch.empty(canvas_hw, dtype=small, device=device)
+        self._planes = torch.empty((4 if with_theta else 3, *canvas_hw), device=device)
+        self._sums = torch.zeros(self._num_classes, dtype=torch.float64, device=device)
+        self._peaks = torch.zeros(self._num_classes, device=device)
+        rows, columns = (
+            torch.from_numpy(nearest_counts(num_in, num_out))
+            for num_in, num_out in zip(canvas_hw, size_hw, strict=True)
+        )
+        self._num_pixels = size_hw[0] * size_hw[1]
+        self._row_counts, self._column_counts = rows.double().to(device), columns.float().to(device)
+        # A reduction to the image's size skips some: their probabilities are nobody's.
+        self._used_rows = None if bool(rows.all()) else (rows > 0).to(device)
+        self._used_columns = None if bool(columns.all()) else (columns > 0).to(device)
 
-def _collect(labels: Tensor, planes: Tensor, mean: Tensor, peak: Tensor) -> Decision:
-    label_map = labels.cpu().numpy().astype(np.uint16)
-    arrays = planes.cpu().numpy()
-    ones = np.broadcast_to(np.float32(1), label_map.shape)
-    return Decision(
-        label_map=label_map,
-        confidence=arrays[0],
-        margin=arrays[1],
-        entropy=arrays[2],
-        saliency=arrays[3] if len(arrays) > 3 else ones,
-        class_mean_prob=mean.clamp(0, 1).cpu().numpy(),
-        class_max_prob=peak.clamp(0, 1).double().cpu().numpy(),
-    )
+    def bands(self) -> Iterator[slice]:
+        """Yield rows that fit the device's cache with all their classes."""
+        height, width = self._labels.shape
+        elements = _BAND_ELEMENTS.get(self._labels.device.type, _BAND_ELEMENTS["cpu"])
+        step = max(1, elements // (self._num_classes * width))
+        for start in range(0, height, step):
+            yield slice(start, min(start + step, height))
+
+    def write(self, band: slice, winner: Tensor, probs: Tensor, theta: Tensor | None) -> None:
+        """Take the winner (R, Wc), probabilities (K, R, Wc) and objectness (R, Wc) of a band."""
+        planes, chosen = self._planes[:, band], winner[None].long()
+        self._labels[band] = winner
+        planes[0] = probs.gather(0, chosen)[0].clamp_(0, 1)
+        planes[1] = (planes[0] - probs.scatter(0, chosen, -1.0).amax(0)).clamp_(0, 1)
+        surprise = probs.clamp(min=1e-30).log_().mul_(probs).sum(0)
+        planes[2] = (surprise / -math.log(self._num_classes)).clamp_(0, 1)
+        if theta is not None:
+            planes[3] = theta.clamp(0, 1)
+        self._sums += (probs @ self._column_counts).double() @ self._row_counts[band]
+        if self._used_rows is not None:
+            probs = probs[:, self._used_rows[band]]
+        if self._used_columns is not None:
+            probs = probs[:, :, self._used_columns]
+        if probs.numel():
+            torch.maximum(self._peaks, probs.amax((1, 2)), out=self._peaks)
+
+    def decision(self) -> Decision:
+        """Return the whole on the CPU."""
+        label_map = self._labels.cpu().numpy().astype(np.uint16)
+        planes = self._planes.cpu().numpy()
+        ones = np.broadcast_to(np.float32(1), label_map.shape)
+        return Decision(
+            label_map=label_map,
+            confidence=planes[0],
+            margin=planes[1],
+            entropy=planes[2],
+            saliency=planes[3] if len(planes) > 3 else ones,
+            class_mean_prob=(self._sums / self._num_pixels).clamp(0, 1).cpu().numpy(),
+            class_max_prob=self._peaks.clamp(0, 1).double().cpu().numpy(),
+        )
