@@ -17,6 +17,21 @@ ADVICE = (
 """What to do where nothing can be fetched; ends every message about missing weights."""
 
 
+LOAD_FAILURES = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+"""What the model libraries raise for a folder, file or network that is not what it should be."""
+
+_SHOWN = 200
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a `.safetensors` file or a PyTorch checkpoint, on the CPU.
 
@@ -27,20 +42,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"no weights file at {path}")
+        raise WeightsError(f"no weights file at {path}; {ADVICE}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (*LOAD_FAILURES, EOFError) as error:
         raise WeightsError(f"{path} is not a weights file: {one_line(error)}") from error
     return dict(_flatten(content))
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an exception's text."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    """Return an exception's text on one line, cut where it gets long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _flatten(value: object, prefix: str = "") -> list[tuple[str, Tensor]]:

@@ -11,15 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ovseg_core.checkpoint import ADVICE, one_line
+from ovseg_core.checkpoint import ADVICE, LOAD_FAILURES, one_line
 from ovseg_core.embedded import CLIP_FOLDER
+from ovseg_core.hub import check_reachable
 from ovseg_core.parts import did_you_mean
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 
 LOCAL_DIR = "local-dir:"
-_FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
-"""What open_clip raises for a folder, file or network that is not what it should be."""
 
 
 class Tokenizer(Protocol):
@@ -85,7 +84,7 @@ def _load_folder(folder: Path) -> LoadedClip:
     try:
         model = open_clip.create_model(name, precision="fp32")
         tokenizer = open_clip.get_tokenizer(name, **extra)
-    except _FAILURES as error:
+    except LOAD_FAILURES as error:
         raise WeightsError(f"the CLIP in {folder} cannot be loaded: {one_line(error)}") from error
     preprocess = model.visual.preprocess_cfg
     return LoadedClip(model, tokenizer, preprocess["mean"], preprocess["std"], str(weights[0]))
@@ -110,7 +109,7 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
             config.model, pretrained=file, precision="fp32", force_quick_gelu=quick_gelu
         )
         tokenizer = open_clip.get_tokenizer(config.model)
-    except _FAILURES as error:
+    except LOAD_FAILURES as error:
         message = f"clip: {file} does not fit {config.model}: {one_line(error)}"
         raise WeightsError(message) from error
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
@@ -122,8 +121,10 @@ def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
     from open_clip.pretrained import download_pretrained
 
     try:
+        if repository := tag.get("hf_hub"):
+            check_reachable(repository.rpartition("/")[0])
         return str(download_pretrained(tag))
-    except _FAILURES as error:
+    except LOAD_FAILURES as error:
         raise WeightsError(
             f"the CLIP weights {config.model}/{config.pretrained} cannot be fetched "
             f"({one_line(error)}); {ADVICE}"

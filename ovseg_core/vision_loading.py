@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ovseg_core.checkpoint import ADVICE, one_line
+from ovseg_core.checkpoint import ADVICE, LOAD_FAILURES, one_line
 from ovseg_core.clip_loading import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
+from ovseg_core.hub import check_reachable
 from ovseg_core.parts import did_you_mean
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
-
-_FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
-"""What timm and the hub raise for a folder, file or network that is not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _load_folder(folder: Path) -> LoadedVision:
         )
     try:
         model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=True)
-    except _FAILURES as error:
+    except LOAD_FAILURES as error:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
@@ -90,12 +88,14 @@ def _load_named(name: str, weights: str) -> LoadedVision:
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
         raise WeightsError(f"vision.model: {name!r} is unknown. {did_you_mean(name, tagged)}")
+    if weights and not Path(weights).is_file():
+        raise WeightsError(f"vision.weights: no weights file at {weights}; {ADVICE}")
     file = weights or _fetch(name)
     try:
         model = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay={"file": file}, num_classes=0
         )
-    except _FAILURES as error:
+    except LOAD_FAILURES as error:
         raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
     return _loaded(model, name, file)
 
@@ -112,8 +112,9 @@ def _fetch(name: str) -> str:
     # timm names its files so since the hub became their home.
     file = config.hf_hub_filename or "model.safetensors"
     try:
+        check_reachable(config.hf_hub_id)
         return hf_hub_download(config.hf_hub_id, file)
-    except _FAILURES as error:
+    except LOAD_FAILURES as error:
         raise WeightsError(
             f"the weights of {name} cannot be fetched ({one_line(error)}); {ADVICE}"
         ) from error
