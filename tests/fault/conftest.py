@@ -1,0 +1,39 @@
+import multiprocessing
+
+import pytest
+
+from pipeline import job
+from pipeline.progress import Progress
+from tests.oracle import BuildOracle, oracle_config, paint_collection, table_rows
+from tests.ray_cluster import ray_cluster
+
+__all__ = ["ray_cluster"]
+
+NUM_IMAGES = 20
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Five shards of four images; one of them is called poison, which means nothing by itself."""
+    return paint_collection(tmp_path_factory.mktemp("images"), NUM_IMAGES, {9: "-poison"})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(images, tmp_path_factory):
+    """The rows of a run in which nothing went wrong."""
+    config = oracle_config(images, tmp_path_factory.mktemp("undisturbed") / "run")
+    assert job.run(config, Progress(), BuildOracle()).exit_code == 0
+    return table_rows(config.out)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Processes that start at once: they are forked from a server that has imported the job."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.fault.processes"])
+    return context
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setenv("OVSEG_RETRY_DELAY_S", "0.01")

@@ -1,0 +1,64 @@
+"""SIGKILL of the process that runs a job, at each step of a commit and at any moment."""
+
+import random
+import signal
+
+import pytest
+
+from pipeline import job
+from pipeline.progress import Progress
+from pipeline.rundir import RunDir
+from tests.fault.processes import run_job
+from tests.fault.traps import STEPS, set_trap, traps_left
+from tests.oracle import BuildOracle, Mischief, oracle_config, table_rows
+
+
+def finish(config):
+    report = job.run(config, Progress(), BuildOracle())
+    assert report.exit_code == 0
+    assert report.num_done == report.num_images
+    return report
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_commit_cut_short_is_done_again_and_nothing_is_there_twice(
+    step, images, undisturbed, forks, tmp_path
+):
+    config = oracle_config(images, f"trap://{tmp_path}/run")
+    set_trap(tmp_path, step, shard=2)
+    process = forks.Process(target=run_job, args=(config, Mischief()))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not traps_left(tmp_path)
+    before = RunDir.open(config.out)
+    # The shard in hand counts only if its marker was written.
+    expected = [0, 1, 2] if step == "after-done" else [0, 1]
+    assert list(before.done()) == expected
+    assert finish(config).num_new == 20 - 4 * len(expected)
+    assert table_rows(config.out) == undisturbed
+    run = RunDir.open(config.out)
+    # Garbage, if any, is what the dead process had written, and can be told from the tables.
+    assert {name.split("/")[1][:5] for name in run.orphans()} <= {"00002"}
+    run.clean()
+    assert table_rows(config.out) == undisturbed
+
+
+def test_a_job_killed_again_and_again_comes_to_its_end(images, undisturbed, forks, tmp_path):
+    config = oracle_config(images, tmp_path / "run", shard_size=2)
+    slow = Mischief(seconds_an_image=0.05)
+    dice, kills, progress = random.Random(7), 0, []
+    while not progress or progress[-1] < 10:
+        process = forks.Process(target=run_job, args=(config, slow))
+        process.start()
+        process.join(dice.uniform(0.3, 0.8))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+        started = (tmp_path / "run" / "run.yaml").exists()
+        progress.append(len(RunDir.open(config.out).done()) if started else 0)
+        assert len(progress) < 200
+    assert progress == sorted(progress)  # what is committed stays
+    assert kills >= 2
+    assert finish(config).num_new == 0
+    assert table_rows(config.out) == undisturbed

@@ -1,0 +1,71 @@
+"""Workers that die on a Ray cluster: by SIGKILL in each step of a commit, by an image."""
+
+import signal
+
+import psutil
+import pytest
+
+from pipeline import job
+from pipeline.progress import Progress
+from pipeline.rundir import RunDir
+from tests.fault.processes import BuildOnTraps, run_job
+from tests.fault.traps import STEPS, set_trap, traps_left
+from tests.oracle import Mischief, oracle_config, table_rows
+
+ON_RAY = {"local": False, "workers": 2}
+
+
+def run(config, mischief=None):
+    return job.run(config, Progress(), BuildOnTraps(mischief or Mischief()))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path):
+    config = oracle_config(images, f"trap://{tmp_path}/run", run=ON_RAY)
+    for shard, step in enumerate(STEPS):
+        set_trap(tmp_path, step, shard)
+    report = run(config)
+    assert not traps_left(tmp_path)
+    assert (report.exit_code, report.num_done, report.failed_shards) == (0, 20, {})
+    assert table_rows(config.out) == undisturbed
+    assert RunDir.open(config.out).orphans()  # what the dead had written, and nobody reads
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_image_that_kills_is_named_and_a_shard_that_always_fails_is_noted(
+    images, undisturbed, tmp_path
+):
+    config = oracle_config(images, f"trap://{tmp_path}/run", run={**ON_RAY, "workers": 1})
+    set_trap(tmp_path, "before-annotations", shard=3, what="fail 999")
+    report = run(config, Mischief(kill_on="poison"))
+    assert (report.exit_code, report.num_done, report.errors) == (3, 16, {"worker_lost": 1})
+    assert list(report.failed_shards) == list(RunDir.open(config.out).failed()) == [3]
+    rows = table_rows(config.out)
+    [lost] = [row for row in rows["images"] if row["status"] == "error"]
+    assert (lost["path"], lost["error_code"]) == ("009-poison.png", "worker_lost")
+    missing = {row["image_id"] for row in undisturbed["images"][12:16]} | {lost["image_id"]}
+    for table, expected in undisturbed.items():
+        others = [row for row in expected if row["image_id"] not in missing]
+        assert [row for row in rows[table] if row["image_id"] not in missing] == others
+
+
+def test_a_driver_killed_with_its_workers_at_work(images, undisturbed, forks, tmp_path):
+    config = oracle_config(images, tmp_path / "run", run={**ON_RAY, "workers": 1})
+    process = forks.Process(target=run_job, args=(config, Mischief(seconds_an_image=0.2)))
+    process.start()
+    done = tmp_path / "run" / "done"
+    while process.is_alive() and not any(done.glob("*.json")):
+        process.join(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    # Ray ends its own processes when the driver is gone; two agents of its take their time.
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for orphan in alive:
+        orphan.kill()
+    assert 0 < len(RunDir.open(config.out).done()) < 5
+    here = oracle_config(images, tmp_path / "run")
+    report = run(here)
+    assert (report.exit_code, report.num_done) == (0, 20)
+    assert table_rows(config.out) == undisturbed

@@ -1,0 +1,88 @@
+"""A whole job on a real Ray cluster: same tables as without Ray, and mistakes in one line."""
+
+import io
+import os
+from dataclasses import dataclass
+
+import pytest
+import ray
+
+from pipeline import job
+from pipeline.build import Built
+from pipeline.progress import LineProgress, Progress
+from schemas.errors import ResourceError, WeightsError
+from tests.oracle import (
+    BuildOracle,
+    ColourSegmenter,
+    Mischief,
+    oracle_config,
+    paint_collection,
+    table_rows,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+ON_RAY = {"local": False, "workers": 2}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = paint_collection(tmp_path / "images", 21)
+    (folder / "013.png").write_bytes(b"no image")
+    return folder
+
+
+@dataclass(frozen=True)
+class BuildWithoutWeights:
+    def __call__(self, config, device):
+        raise WeightsError("clip.pretrained: no such weights; `embedded` needs none")
+
+
+@dataclass(frozen=True)
+class BuildByProcess:
+    """Each worker process comes with weights of its own."""
+
+    def __call__(self, config, device):
+        return Built(ColourSegmenter(Mischief()), {"oracle": f"{os.getpid():064d}"})
+
+
+def test_ray_and_one_process_come_to_the_same_tables(images, tmp_path):
+    here = oracle_config(images, tmp_path / "here")
+    job.run(here, Progress(), BuildOracle())
+    spread = oracle_config(images, tmp_path / "spread", run=ON_RAY)
+    stream = io.StringIO()
+    report = job.run(spread, LineProgress(stream), BuildOracle())
+    assert (report.exit_code, report.num_done, report.errors) == (0, 21, {"not_an_image": 1})
+    assert stream.getvalue().splitlines()[-1].startswith("21/21 images")
+    assert table_rows(spread.out) == table_rows(here.out)
+    # Nothing is left of the workers, and a second run starts none.
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+    again = job.run(spread, Progress(), BuildWithoutWeights())
+    assert (again.exit_code, again.num_new) == (0, 0)
+
+
+def test_missing_weights_end_the_job_with_the_builders_own_words(images, tmp_path):
+    config = oracle_config(images, tmp_path / "run", run=ON_RAY)
+    with pytest.raises(WeightsError, match=r"^clip\.pretrained: no such weights"):
+        job.run(config, Progress(), BuildWithoutWeights())
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_with_different_weights_are_refused(images, tmp_path):
+    slow = oracle_config(images, tmp_path / "run", run=ON_RAY, shard_size=1)
+    with pytest.raises(WeightsError, match="differ"):
+        job.run(slow, Progress(), BuildByProcess())
+
+
+@pytest.mark.parametrize(
+    ("wish", "named"),
+    [
+        ({"device": "cuda"}, r"run\.device"),
+        ({"cpus_per_worker": 64}, r"run\.cpus_per_worker is 64"),
+    ],
+)
+def test_hardware_that_is_not_there_is_refused_at_once(images, tmp_path, wish, named):
+    if wish.get("device") == "cuda" and ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    config = oracle_config(images, tmp_path / "run", run={**ON_RAY, **wish})
+    with pytest.raises(ResourceError, match=named):
+        job.run(config, Progress(), BuildOracle())
