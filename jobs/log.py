@@ -1,6 +1,7 @@
 """Logging is set up here and nowhere else; secrets are taken out of what is printed."""
 
 import logging
+import os
 import re
 import sys
 
@@ -41,6 +42,8 @@ def set_up(verbose: bool = False) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # It says every attempt to reach its hub twice; the error at the end says it once.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "debug" if verbose else "error")
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in ("jobs", "pipeline", "ovseg_core"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
