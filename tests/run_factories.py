@@ -1,0 +1,77 @@
+"""Run folders without models: a plan, and rows for a shard that depend on nothing but the shard."""
+
+from pipeline.runinfo import RunPlan
+from schemas.config import JobConfig
+from schemas.errors import ErrorCode
+from schemas.records import (
+    Annotation,
+    ImageRef,
+    ImageResult,
+    ScoreRow,
+    Shard,
+    ShardRows,
+    ShardTally,
+)
+from schemas.tables import to_table
+
+
+def image_refs(count: int) -> list[ImageRef]:
+    return [
+        ImageRef(image_id=f"{i:016x}", path=f"a/{i:04d}.jpg", uri=f"/data/a/{i:04d}.jpg")
+        for i in range(count)
+    ]
+
+
+def make_plan(out: str, num_images: int = 10, **settings: object) -> RunPlan:
+    given = {"images": "/data", "out": out, "labels": ["cat", "dog"], "shard_size": 4} | settings
+    config = JobConfig.model_validate(given)
+    refs = image_refs(num_images)
+    return RunPlan(config, {"clip": "a" * 64}, lambda: to_table("manifest", refs))
+
+
+def make_rows(shard: Shard) -> ShardRows:
+    """Return rows for a shard: every third image failed, the others have a cat."""
+    images, scores, annotations = [], [], []
+    for place, ref in enumerate(shard.refs):
+        base = {"image_id": ref.image_id, "path": ref.path, "uri": ref.uri}
+        if place % 3 == 2:
+            failure = {"status": "error", "error_code": ErrorCode.TRUNCATED, "error_message": "cut"}
+            images.append(ImageResult(**base, **failure))
+            continue
+        images.append(ImageResult(**base, height=20, width=30, num_segments=1, read_s=0.5))
+        shares = {"max_prob": 0.5, "mean_prob": 0.25, "area_frac": 0.125}
+        scores.append(ScoreRow(image_id=ref.image_id, label="cat", category_id=1, **shares))
+        annotations.append(_cat(ref.image_id))
+    return ShardRows(images=tuple(images), scores=tuple(scores), annotations=tuple(annotations))
+
+
+def make_tally(rows: ShardRows) -> ShardTally:
+    failed = sum(row.status == "error" for row in rows.images)
+    return ShardTally(
+        num_images=len(rows.images),
+        num_segments=len(rows.annotations),
+        errors={"truncated": failed} if failed else {},
+        seconds={"wall": 1.0},
+    )
+
+
+def _cat(image_id: str) -> Annotation:
+    return Annotation(
+        image_id=image_id,
+        label="cat",
+        category_id=1,
+        segment_index=0,
+        height=20,
+        width=30,
+        rle_counts="d1X1",
+        area_px=75,
+        bbox_xywh=(1.0, 2.0, 3.0, 4.0),
+        mean_prob=0.5,
+        margin_mean=0.25,
+        margin_p10=0.125,
+        entropy_mean=0.5,
+        saliency_mean=1.0,
+        boundary_uncertainty=0.75,
+        area_frac=0.125,
+        num_components=1,
+    )
