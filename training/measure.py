@@ -36,7 +36,7 @@ def load_clip(folder: Path) -> tuple:
 
 
 def load_vit(folder: Path) -> torch.nn.Module:
-    """timm's ordinary loading of the embedded folder."""
+    """Timm's ordinary loading of the embedded folder."""
     config = json.loads((folder / "config.json").read_text())
     kwargs = config["kwargs"] | {"checkpoint_path": str(folder / "model.safetensors")}
     return timm.create_model(config["architecture"], **kwargs).eval()
@@ -128,14 +128,14 @@ class Tally:
         self.per_scene.append(float(np.mean(scores)))
 
     def figures(self, name: str) -> dict[str, float]:
-        """mIoU over the classes of the whole set, and the mean over scenes."""
+        """MIoU over the classes of the whole set, and the mean over scenes."""
         present = self.union > 0
         pooled = float(np.mean(self.hit[present] / self.union[present]))
         return {f"miou_{name}": pooled, f"scene_miou_{name}": float(np.mean(self.per_scene))}
 
 
 def dense_figures(clip, tokenizer, found: tuple | None, count: int) -> dict[str, float]:
-    """mIoU of the read-outs on ``count`` scenes a split; the vocabulary is what each scene holds."""
+    """MIoU of the read-outs on ``count`` scenes a split; the vocabulary is what each scene holds."""
     figures: dict[str, float] = {}
     for split, held_out in (("seen", False), ("held_out", True)):
         tallies: dict[str, Tally] = {}

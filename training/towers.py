@@ -65,7 +65,11 @@ def attention(
     logits = torch.bmm(q * depth**-0.5, k.transpose(1, 2)).float()
     if mask is not None:
         logits = logits + mask
-    out = torch.bmm(logits.softmax(-1).to(v.dtype), v).view(batch, heads, tokens, depth).transpose(1, 2)
+    out = (
+        torch.bmm(logits.softmax(-1).to(v.dtype), v)
+        .view(batch, heads, tokens, depth)
+        .transpose(1, 2)
+    )
     return linear(out.reshape(batch, tokens, width), out_weight, out_bias)
 
 
@@ -97,12 +101,26 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
 
 
-def grow_positions(table: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
-    """Bicubic to the grid: (side * side, C) -> (h * w, C)."""
+def grow_positions(
+    table: Tensor, side: int, grid: tuple[int, int], offset: float = 0.0
+) -> Tensor:
+    """Read a position table at another grid, bicubic: (side * side, C) -> (h * w, C).
+
+    Args:
+        table: positions of a square grid.
+        side: of that square.
+        grid: (h, w) wanted.
+        offset: 0 interpolates to the size (MaskCLIP's rule), 0.1 by the scale factor of
+            (h + 0.1) / side (DINO's and FOUND's rule).
+    """
     if grid == (side, side):
         return table
     square = table.view(1, side, side, -1).permute(0, 3, 1, 2)
-    grown = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
+    if offset:
+        factor = ((grid[0] + offset) / side, (grid[1] + offset) / side)
+        grown = F.interpolate(square, scale_factor=factor, mode="bicubic", align_corners=False)
+    else:
+        grown = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
     return grown.flatten(2)[0].T
 
 

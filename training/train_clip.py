@@ -38,7 +38,7 @@ WIDE_KINDS = torch.tensor([0.0, 0.0, 1.0, 0.0])
 class ClipPlan:
     """The schedule, in steps."""
 
-    steps: int = 4600
+    steps: int = 2600
     batch: int = 192
     rate: float = 2e-3
     warm_share: float = 0.2  # attribute heads only
@@ -182,7 +182,9 @@ def compile_hot_paths() -> None:
     globals()["log_mean_exp"] = torch.compile(log_mean_exp, dynamic=False)
 
 
-def train_clip(crops: Crops, scenes: Scenes, folder: Path, seed: int, plan: ClipPlan) -> ClipTrainer:
+def train_clip(
+    crops: Crops, scenes: Scenes, folder: Path, seed: int, plan: ClipPlan
+) -> ClipTrainer:
     """Train from nothing and write the folder that open_clip loads."""
     model = ClipTrainer(folder, seed)
     opts = towers.optimisers(

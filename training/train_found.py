@@ -7,6 +7,7 @@ keys learns them; then head and ViT learn from the head's own sharpened maps.
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.augment import light_and_noise
 from training.data import SCENE_HW, Scenes
-from training.train_vit import WIDTH, batch_keys
+from training.towers import optimisers, rate_factor
+from training.train_vit import WIDTH, tokens_and_keys
 
+# Distance of two colours in [0, 1] RGB at which a neighbour counts for little.
+_COLOUR_SPREAD = 0.06
 GRID = (SCENE_HW[0] // 8, SCENE_HW[1] // 8)
 
 
@@ -29,9 +34,10 @@ class FoundPlan:
 
     scenes: int = 800
     head_steps: int = 300
-    rounds: int = 2
+    rounds: int = 1
     tune_steps: int = 240
     tune_batch: int = 24
+    tune_rate: float = 4e-4
 
 
 def otsu(values: np.ndarray, bins: int = 64) -> float:
@@ -66,31 +72,38 @@ def sharpen(images: Tensor, maps: Tensor, rounds: int = 10) -> Tensor:
     """Let each pixel take the map values of neighbours of its own colour.
 
     Args:
-        images: (B, 3, H, W) in [0, 1]. maps: (B, 1, H, W) in [0, 1].
+        images: (B, 3, H, W) in [0, 1].
+        maps: (B, 1, H, W) in [0, 1].
+        rounds: how often each pixel is averaged with its 32 neighbours, up to 8 px away.
 
     Returns:
         (B, 1, H, W) in [0, 1].
     """
     smooth = F.avg_pool2d(F.pad(images, [1] * 4, mode="replicate"), 3, 1)
-    weights, shifts = [], []
-    for reach in (1, 2, 4, 8):
-        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
-            shifts.append((dy * reach, dx * reach))
-            apart = (smooth - _shifted(smooth, shifts[-1])).square().sum(1, keepdim=True)
-            weights.append(torch.exp(-apart / (2 * 0.06**2)))
-    total = sum(weights) + 1.0
+    around = _neighbours(smooth)
+    weights = [
+        torch.exp((smooth - other).square().sum(1, keepdim=True) / (-2 * _COLOUR_SPREAD**2))
+        for other in around
+    ]
+    total = torch.stack(weights).sum(0) + 1.0
     for _ in range(rounds):
-        pulled = sum(w * _shifted(maps, s) for w, s in zip(weights, shifts, strict=True))
-        maps = (maps + pulled) / total
+        pulled = maps.clone()
+        for weight, other in zip(weights, _neighbours(maps), strict=True):
+            pulled.addcmul_(weight, other)
+        maps = pulled / total
     return maps
 
 
-def _shifted(maps: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Move by (dy, dx), the border repeated."""
+def _neighbours(maps: Tensor) -> list[Tensor]:
+    """Views of (B, C, H, W) moved in eight directions by 1, 2, 4 and 8 px, the border repeated."""
     height, width = maps.shape[2:]
-    rows = (torch.arange(height) + shift[0]).clamp(0, height - 1)
-    columns = (torch.arange(width) + shift[1]).clamp(0, width - 1)
-    return maps[:, :, rows][:, :, :, columns]
+    wide = F.pad(maps, [8] * 4, mode="replicate")
+    around = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
+    return [
+        wide[:, :, 8 + dy * reach :, 8 + dx * reach :][:, :, :height, :width]
+        for reach in (1, 2, 4, 8)
+        for dy, dx in around
+    ]
 
 
 def fit_head(keys: Tensor, targets: Tensor, head: nn.Linear, steps: int, seed: int) -> None:
@@ -111,7 +124,9 @@ def fit_head(keys: Tensor, targets: Tensor, head: nn.Linear, steps: int, seed: i
 @torch.no_grad()
 def all_keys(vit: nn.Module, images: Tensor) -> Tensor:
     """Keys of (B, 3, H, W) uint8 pictures, in slices."""
-    return torch.cat([batch_keys(vit, part.float() / 255.0).float() for part in images.split(50)])
+    return torch.cat(
+        [tokens_and_keys(vit, part.float() / 255.0)[1].float() for part in images.split(50)]
+    )
 
 
 @torch.no_grad()
@@ -134,17 +149,67 @@ def save_head(head: nn.Linear, folder: Path) -> None:
     save_file(state, folder / "head.safetensors")
 
 
+def tune(vit: nn.Module, head: nn.Linear, pool: tuple[Tensor, Tensor], plan: FoundPlan) -> None:
+    """Let the ViT's keys learn the head's own sharpened maps; its final tokens stay as they are.
+
+    Args:
+        vit: changed in place.
+        head: changed in place.
+        pool: (B, 3, H, W) uint8 pictures and (B, 1, H, W) targets.
+        plan: steps, batch and rate.
+    """
+    images, targets = pool
+    before = copy.deepcopy(vit).requires_grad_(False)
+    rng = torch.Generator().manual_seed(plan.tune_steps)
+    opts = optimisers([vit.blocks], [vit, head], plan.tune_rate)
+    began = time.perf_counter()
+    for step in range(plan.tune_steps):
+        rate = plan.tune_rate * rate_factor(step, plan.tune_steps, warm=20, hold=0.3)
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = rate
+        index = torch.randint(len(images), (plan.tune_batch,), generator=rng)
+        batch, wanted = images[index].float() / 255.0, targets[index]
+        flip = torch.rand(len(batch), generator=rng) < 0.5
+        batch[flip], wanted[flip] = batch[flip].flip(3), wanted[flip].flip(3)
+        batch = light_and_noise(batch, rng, 0.5)
+        tokens, keys = tokens_and_keys(vit, batch)
+        logits = to_pixels(head(keys.float()).squeeze(-1))
+        with torch.no_grad():
+            kept, _ = tokens_and_keys(before, batch)
+        drift = 1 - F.cosine_similarity(tokens, kept, dim=-1).mean()
+        loss = F.binary_cross_entropy_with_logits(logits, wanted) + drift
+        for opt in opts:
+            opt.zero_grad(set_to_none=True)
+        loss.backward()
+        for opt in opts:
+            opt.step()
+        if step % 60 == 0:
+            spent = time.perf_counter() - began
+            print(f"tune {step} loss {loss.item():.3f} {drift.item():.3f} {spent:.0f} s", flush=True)
+
+
 def train_found(vit: nn.Module, scenes: Scenes, seed: int, plan: FoundPlan) -> nn.Linear:
-    """Fit the head on frozen keys in rounds of self-training."""
+    """Fit the head on frozen keys, then both on its own sharpened maps; the ViT changes in place.
+
+    Args:
+        vit: trained without labels.
+        scenes: only the pictures are used.
+        seed: of the head's start and of the batches.
+        plan: sizes and steps.
+    """
     torch.manual_seed(seed)
     began = time.perf_counter()
     images = scenes.images[: plan.scenes]
     keys = all_keys(vit, images)
     head = nn.Linear(WIDTH, 1)
-    patches = seed_masks(keys)
-    for turn in range(plan.rounds + 1):
-        fit_head(keys, targets_of(images, patches), head, plan.head_steps, seed + turn)
+    targets = targets_of(images, seed_masks(keys))
+    for turn in range(plan.rounds):
+        fit_head(keys, targets, head, plan.head_steps, seed + turn)
         with torch.no_grad():
-            patches = head(keys).squeeze(-1).sigmoid()
+            targets = targets_of(images, head(keys).squeeze(-1).sigmoid())
         print(f"found round {turn} {time.perf_counter() - began:.0f} s", flush=True)
+    fit_head(keys, targets, head, plan.head_steps, seed + plan.rounds)
+    if plan.tune_steps:
+        tune(vit, head, (images, targets), plan)
     return head

@@ -1,0 +1,78 @@
+"""Make the embedded models from nothing: ``python -m training.embedded --seed 0 --out DIR``.
+
+Seeds and step counts are fixed, not the clock. Two quiet cores are enough; set
+``OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0`` if anything else runs beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from training import train_clip, train_found, train_vit
+from training.data import Crops, Scenes, make_crops, make_scenes
+from training.measure import load_vit, measure
+
+NUM_CROPS = 30_000
+NUM_SCENES = 6_000
+STAGES = ("clip", "vit", "found", "measure")
+
+
+def pools(seed: int, cache: Path | None) -> tuple[Crops, Scenes]:
+    """Draw the training pictures, or read those drawn before for the same seed."""
+    if cache is not None and cache.exists():
+        return torch.load(cache, weights_only=False)
+    drawn = make_crops(seed, NUM_CROPS), make_scenes(seed, NUM_SCENES)
+    if cache is not None:
+        torch.save(drawn, cache)
+    return drawn
+
+
+def make(seed: int, out: Path, stages: tuple[str, ...], cache: Path | None) -> None:
+    """Run the stages in order; each leaves its files in ``out``."""
+    crops, scenes = pools(seed, cache)
+    if "clip" in stages:
+        train_clip.compile_hot_paths()
+        train_clip.train_clip(crops, scenes, out / "clip", seed, train_clip.ClipPlan())
+    del crops
+    if "vit" in stages:
+        train_vit.compile_hot_paths()
+        train_vit.save_vit(train_vit.train_vit(scenes, seed, train_vit.VitPlan()), out / "vit")
+    if "found" in stages:
+        vit = load_vit(out / "vit")
+        head = train_found.train_found(vit, scenes, seed, train_found.FoundPlan())
+        train_found.save_head(head, out / "found")
+        train_vit.save_vit(vit, out / "vit")
+    if "measure" in stages:
+        figures = measure(out)
+        (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        print(json.dumps(figures, indent=1), flush=True)
+
+
+def main() -> None:
+    """Parse the command line and report the time spent."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stages", default=",".join(STAGES), help="comma separated")
+    parser.add_argument("--cache", type=Path, help="file that keeps the drawn pictures")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    began = time.perf_counter()
+    stages = tuple(options.stages.split(","))
+    make(options.seed, options.out, stages, options.cache)
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    child = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = own.ru_utime + own.ru_stime + child.ru_utime + child.ru_stime
+    wall = time.perf_counter() - began
+    print(f"seed {options.seed} {stages}: {wall / 60:.1f} min, {cpu / 60:.1f} CPU min", flush=True)
+
+
+if __name__ == "__main__":
+    main()
