@@ -1,5 +1,6 @@
 """One small Ray cluster for all tests that need one: starting it takes longer than they do."""
 
+import gc
 import os
 import warnings
 
@@ -25,4 +26,7 @@ def ray_cluster():
             logging_level="ERROR",
         )
     yield
-    ray.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for its processes
+        ray.shutdown()
+        gc.collect()

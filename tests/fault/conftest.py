@@ -32,8 +32,3 @@ def forks():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.fault.processes"])
     return context
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch):
-    monkeypatch.setenv("OVSEG_RETRY_DELAY_S", "0.01")
