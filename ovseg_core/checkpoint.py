@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,10 +33,10 @@ LOAD_FAILURES = (
 _SHOWN = 200
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a `.safetensors` file or a PyTorch checkpoint, on the CPU.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return what a `.safetensors` file or a PyTorch checkpoint holds, on the CPU.
 
-    Nested dictionaries become dotted names. Nothing in the file is executed.
+    Nothing in the file is executed.
 
     Raises:
         WeightsError: the file is missing or holds something else.
@@ -49,7 +50,18 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (*LOAD_FAILURES, EOFError) as error:
         raise WeightsError(f"{path} is not a weights file: {one_line(error)}") from error
-    return dict(_flatten(content))
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is not a weights file: it holds a {type(content).__name__}")
+    return content
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors; nested dictionaries become dotted names.
+
+    Raises:
+        WeightsError: the file is missing or holds something else.
+    """
+    return dict(_flatten(read_checkpoint(path)))
 
 
 def one_line(error: BaseException) -> str:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg_core.geometry import pad_br
 from ovseg_core.positional import PositionTable, Rule
 from ovseg_core.vision_loading import LoadedVision
-from schemas.errors import WeightsError
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -43,16 +42,13 @@ class Vision:
         loaded: the timm model on `device`, with its normalisation.
         device: where it runs.
         rule: how the position table is read at other grids; None: the way of the model's family.
-
-    Raises:
-        WeightsError: not a plain vision transformer with a class token and a position table.
     """
 
     def __init__(
         self, loaded: LoadedVision, device: torch.device, rule: Rule | None = None
     ) -> None:
-        """Check that the network can be read by hand and keep it."""
-        self.model = _readable(loaded.model, loaded.name)
+        """Keep the network."""
+        self.model = loaded.model
         self.device = device
         self.rule: Rule = rule or _family_rule(self.model, loaded.name)
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
@@ -132,20 +128,3 @@ def _family_rule(model: "VisionTransformer", name: str) -> Rule:
     if model.num_reg_tokens:
         return "antialias"
     return "size" if name.endswith(".mae") else "scale01"
-
-
-def _readable(model: nn.Module, name: str) -> "VisionTransformer":
-    from timm.models.vision_transformer import VisionTransformer
-
-    readable = (
-        isinstance(model, VisionTransformer)
-        and model.cls_token is not None
-        and model.pos_embed is not None
-        and hasattr(model.blocks[-1].attn, "qkv")
-    )
-    if not readable:
-        raise WeightsError(
-            f"vision: {name} is a {type(model).__name__} that ovseg cannot read; it needs a plain "
-            "ViT with class token and position table, for example vit_small_patch8_224.dino"
-        )
-    return model

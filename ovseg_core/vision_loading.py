@@ -6,12 +6,12 @@ timm takes seconds to import, and checking a job needs none of it: it is importe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ovseg_core.checkpoint import ADVICE, LOAD_FAILURES, one_line
+from ovseg_core.checkpoint import ADVICE, LOAD_FAILURES, one_line, read_checkpoint
 from ovseg_core.clip_loading import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
 from ovseg_core.hub import check_reachable
@@ -19,20 +19,24 @@ from ovseg_core.parts import did_you_mean
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
 
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
 
 @dataclass(frozen=True)
 class LoadedVision:
     """What a loader hands to `Vision`.
 
     Attributes:
-        model: in evaluation mode, without gradients, on its device.
+        model: a plain ViT with class token and position table; in evaluation mode, without
+            gradients, on its device.
         name: architecture, or the folder it came from.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         file: the local weights file.
     """
 
-    model: nn.Module
+    model: "VisionTransformer"
     name: str
     mean: Sequence[float]
     std: Sequence[float]
@@ -74,7 +78,7 @@ def _load_folder(folder: Path) -> LoadedVision:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
-    return _loaded(model, str(folder), str(file))
+    return _loaded(_readable(model, str(folder)), str(folder), str(file))
 
 
 def _load_named(name: str, weights: str) -> LoadedVision:
@@ -88,16 +92,42 @@ def _load_named(name: str, weights: str) -> LoadedVision:
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
         raise WeightsError(f"vision.model: {name!r} is unknown. {did_you_mean(name, tagged)}")
-    if weights and not Path(weights).is_file():
-        raise WeightsError(f"vision.weights: no weights file at {weights}; {ADVICE}")
     file = weights or _fetch(name)
+    model = _readable(timm.create_model(name, pretrained=False, num_classes=0), name)
+    _fill(model, name, file)
+    return _loaded(model, name, file)
+
+
+def _fill(model: "VisionTransformer", name: str, file: str) -> None:
+    """Load a weights file, in timm's own names or the authors'; every tensor must be there."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    checkpoint = read_checkpoint(file)
     try:
-        model = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay={"file": file}, num_classes=0
-        )
+        # Not strict: a classifier's head is left out. timm itself would also let gaps pass.
+        missing = model.load_state_dict(checkpoint_filter_fn(checkpoint, model), False).missing_keys
     except LOAD_FAILURES as error:
         raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
-    return _loaded(model, name, file)
+    if missing:
+        lacking = ", ".join(missing[:3])
+        raise WeightsError(f"vision: {file} does not fit {name}: it lacks {lacking} and so on")
+
+
+def _readable(model: nn.Module, name: str) -> "VisionTransformer":
+    from timm.models.vision_transformer import VisionTransformer
+
+    readable = (
+        isinstance(model, VisionTransformer)
+        and model.cls_token is not None
+        and model.pos_embed is not None
+        and hasattr(model.blocks[-1].attn, "qkv")
+    )
+    if not readable:
+        raise WeightsError(
+            f"vision: {name} is a {type(model).__name__} that ovseg cannot read; it needs a plain "
+            "ViT with class token and position table, for example vit_small_patch8_224.dino"
+        )
+    return model
 
 
 def _fetch(name: str) -> str:
@@ -120,6 +150,6 @@ def _fetch(name: str) -> str:
         ) from error
 
 
-def _loaded(model: nn.Module, name: str, file: str) -> LoadedVision:
+def _loaded(model: "VisionTransformer", name: str, file: str) -> LoadedVision:
     config: dict[str, Any] = model.pretrained_cfg
     return LoadedVision(model, name, config["mean"], config["std"], file)

@@ -117,9 +117,9 @@ def combine_scored(
 def _load(file: Path, min_score: float) -> NDArray[np.float32]:
     if file.suffix == ".png":
         return _load_png(file)
-    content = np.load(file, allow_pickle=False)
-    if file.suffix == ".npz":
-        with content:
+    with file.open("rb") as stream:  # opened here, as NumPy leaves a torn archive open
+        content = np.load(stream, allow_pickle=False)
+        if file.suffix == ".npz":
             return combine_scored(content["masks"], content["scores"], min_score)
     values = np.ascontiguousarray(content, dtype=np.float32)
     if values.ndim != 2 or not values.size or not (values.min() >= 0 and values.max() <= 1):

@@ -1,0 +1,86 @@
+"""MaskCLIP's choices."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from ovseg_core.backbones import Backbones
+from ovseg_core.decide import decide
+from ovseg_core.methods.maskclip import MaskClip, Options, build
+from schemas.vocabulary import Vocabulary
+from tests.factories import random_image, tiny_backbones
+
+WORDS = Vocabulary.model_validate(["cat", "dog"])
+
+
+@pytest.fixture(scope="module")
+def backbones() -> Backbones:
+    return tiny_backbones()
+
+
+@pytest.fixture
+def images() -> list[torch.Tensor]:
+    return [random_image(0, 40, 64), random_image(1, 64, 40)]
+
+
+def method(backbones: Backbones, **options: Any) -> MaskClip:
+    return build(Options(**options), backbones)
+
+
+@pytest.mark.parametrize(
+    ("short_side_px", "grids"),
+    [
+        (0, [(3, 4), (4, 3)]),  # 40 x 64 as it is, padded to 48 x 64
+        (80, [(5, 8), (8, 5)]),
+    ],
+)
+def test_each_image_has_its_own_grid(
+    short_side_px: int, grids: list, backbones: Backbones, images: list[torch.Tensor]
+) -> None:
+    mask = method(backbones, short_side_px=short_side_px)
+    assert mask.decode_side_px == short_side_px
+    maps = mask.score(mask.encode(images), mask.text_matrix(WORDS))
+    assert [tuple(levels[0].shape) for levels in maps.levels] == [(3, *grid) for grid in grids]
+    assert maps.canvas_hw is None
+
+
+def test_scores_are_probabilities_over_the_words(
+    backbones: Backbones, images: list[torch.Tensor]
+) -> None:
+    mask = method(backbones, short_side_px=0)
+    maps = mask.score(mask.encode(images), mask.text_matrix(WORDS))
+    for (level,) in maps.levels:
+        torch.testing.assert_close(level.sum(0), torch.ones(level.shape[1:]))
+    assert maps.domain == "prob"
+    assert maps.fusion == "none"
+
+
+def test_without_background_phrases_nothing_is_background(
+    backbones: Backbones, images: list[torch.Tensor]
+) -> None:
+    mask = method(backbones, short_side_px=0)
+    words = Vocabulary.model_validate({"labels": ["cat", "dog"], "background": []})
+    maps = mask.score(mask.encode(images), mask.text_matrix(words))
+    for decision in decide(maps, [(40, 64), (64, 40)]):
+        assert (decision.label_map > 0).all()
+
+
+def test_objectness_is_a_gate(backbones: Backbones, images: list[torch.Tensor]) -> None:
+    mask = method(backbones, short_side_px=0, objectness="found")
+    features = mask.encode(images)
+    maps = mask.score(features, mask.text_matrix(WORDS))
+    assert maps.fusion == "foreground_gate"
+    for index, decision in enumerate(decide(maps, [(40, 64), (64, 40)])):
+        foreground = features.objectness[index] > 0.5
+        assert foreground.shape == decision.label_map.shape
+        assert torch.equal(torch.from_numpy(decision.label_map > 0), foreground)
+
+
+def test_a_lower_temperature_is_surer(backbones: Backbones, images: list[torch.Tensor]) -> None:
+    def highest(temperature: float) -> float:
+        mask = method(backbones, short_side_px=0, temperature=temperature)
+        maps = mask.score(mask.encode(images), mask.text_matrix(WORDS))
+        return maps.levels[0][0].amax(0).mean().item()
+
+    assert highest(0.01) > highest(0.1) > highest(1.0)
