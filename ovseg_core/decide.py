@@ -78,7 +78,7 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
     wide_theta = None if theta is None else _Widened(theta, canvas_hw)
     canvas = _Canvas(levels[0], canvas_hw, size_hw, with_theta=theta is not None)
     for band in canvas.bands():
-        scores = sum(level.rows(band) for level in wide) / len(wide)
+        scores = sum((level.rows(band) for level in wide), torch.zeros(())) / len(wide)
         gate = None if wide_theta is None else wide_theta.rows(band)[0]
         winner, probs = _decide_band(scores, gate, maps)
         canvas.write(band, winner, probs, gate)

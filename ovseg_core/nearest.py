@@ -4,10 +4,13 @@ Nearest is separable: per axis it is a source index for every target pixel or, r
 the number of target pixels that each source pixel becomes.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 SizeHW = tuple[int, int]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def nearest_source(num_in: int, num_out: int) -> NDArray[np.int64]:
@@ -20,7 +23,7 @@ def nearest_counts(num_in: int, num_out: int) -> NDArray[np.int64]:
     return np.bincount(nearest_source(num_in, num_out), minlength=num_in)
 
 
-def to_size(label_map: NDArray[np.generic], size_hw: SizeHW) -> NDArray[np.generic]:
+def to_size(label_map: NDArray[Scalar], size_hw: SizeHW) -> NDArray[Scalar]:
     """Return the (Hc, Wc) map at another size by nearest, the rule of cv2 and torch."""
     rows = nearest_source(label_map.shape[0], size_hw[0])
     columns = nearest_source(label_map.shape[1], size_hw[1])

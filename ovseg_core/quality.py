@@ -105,7 +105,7 @@ class _Members:
     @cached_property
     def areas(self) -> Numbers:
         """Image pixels of each region."""
-        return np.bincount(self.region, self.weight, self.size)
+        return np.bincount(self.region, self.weight, self.size).astype(np.float64)
 
 
 def image_rows(
@@ -130,7 +130,7 @@ def image_rows(
     rles = encode_regions(whole.regions, size_hw, masks.min_area_px)
     segments = tuple(
         SegmentStats(
-            label=names[whole.labels[number] - 1],
+            label=names[int(whole.labels[number]) - 1],
             category_id=int(whole.labels[number]),
             segment_index=index,
             height=size_hw[0],

@@ -8,12 +8,13 @@ equal to its `encode`, `area` and `toBbox`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.nearest import SizeHW, nearest_counts
+from ovseg_core.nearest import Scalar, SizeHW, nearest_counts
 
 _BLOCK = 256
 """Side of the blocks of a transpose: both the read and the written lines stay in the cache."""
@@ -68,7 +69,7 @@ def decode(counts: str, size_hw: SizeHW) -> NDArray[np.uint8]:
     return coco_mask.decode({"counts": counts.encode("ascii"), "size": list(size_hw)})
 
 
-def transpose(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def transpose(values: NDArray[Scalar]) -> NDArray[Scalar]:
     """Return a C-contiguous copy of `values.T`; large maps go several times faster in blocks."""
     height, width = values.shape
     out = np.empty((width, height), values.dtype)
@@ -101,7 +102,8 @@ def _encode_runs(start: NDArray[np.int64], stop: NDArray[np.int64], size_hw: Siz
     edges = np.column_stack([start, stop]).ravel()
     end = [height * width] if edges[-1] < height * width else []
     counts = np.diff(edges, prepend=0, append=end)
-    packed = coco_mask.frPyObjects({"counts": counts, "size": [height, width]}, height, width)
+    plain: Any = {"counts": counts, "size": [height, width]}
+    packed = coco_mask.frPyObjects(plain, height, width)
     first_column, first_row = np.divmod(start, height)
     last_column, last_row = np.divmod(stop - 1, height)
     x, right = int(first_column.min()), int(last_column.max())

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -85,35 +86,53 @@ def evaluate(run: RunDir, truth_uri: str, rules: Rules | None = None) -> Evaluat
         raise UserError(f"groups name labels that the run does not have: {', '.join(unknown)}")
     finished = FinishedRun(run)
     truth = truths.open_truth(truth_uri, names, rules.crowd)
-    matrix, counts = _compare(finished, truth, len(names) + 1)
-    if not counts["num_images"]:
+    compared = _compare(finished, truth, len(names) + 1)
+    matrix = compared.matrix
+    if not compared.num_images:
         raise UserError(
             f"nothing to compare: of {finished.num_images} annotated images "
-            f"{counts['num_without_truth']} are not among the truth's {truth.num_images} "
-            f"(matched by path) and {counts['num_wrong_size']} have another size"
+            f"{compared.num_without_truth} are not among the truth's {truth.num_images} "
+            f"(matched by path) and {compared.num_wrong_size} have another size"
         )
     return EvaluationReport(
         truth=truth_uri,
-        **_scores(matrix, names, rules.groups),
-        **counts,
+        labels=_labels(matrix, names),
+        miou=_number(matrix.mean_iou()),
+        label_miou=_number(matrix.mean_iou(range(1, len(names) + 1))),
+        pixel_accuracy=_number(matrix.pixel_accuracy()),
+        foreground_iou=_number(matrix.foreground_iou()),
+        groups={
+            group: _number(matrix.mean_iou([names.index(name) + 1 for name in members]))
+            for group, members in rules.groups.items()
+        },
+        num_images=compared.num_images,
+        num_without_truth=compared.num_without_truth,
+        num_wrong_size=compared.num_wrong_size,
         num_failed=sum(finished.errors.values()),
         num_left=finished.num_left,
         unknown_categories=truth.unknown,
     )
 
 
-def _compare(
-    finished: FinishedRun, truth: truths.Truth, num_classes: int
-) -> tuple[ConfusionMatrix, dict[str, int]]:
-    matrix = ConfusionMatrix(num_classes, truths.IGNORE)
-    counts = dict.fromkeys(("num_images", "num_without_truth", "num_wrong_size"), 0)
+@dataclass
+class _Compared:
+    """Running counts."""
+
+    matrix: ConfusionMatrix
+    num_images: int = 0
+    num_without_truth: int = 0
+    num_wrong_size: int = 0
+
+
+def _compare(finished: FinishedRun, truth: truths.Truth, num_classes: int) -> _Compared:
+    compared = _Compared(ConfusionMatrix(num_classes, truths.IGNORE))
     for shard in finished.shards(("path", "height", "width")):
         for image, predicted in shard.label_maps():
             true_map = truth.label_map(image["path"])
             if true_map is None:
-                counts["num_without_truth"] += 1
+                compared.num_without_truth += 1
             elif true_map.shape != predicted.shape:
-                counts["num_wrong_size"] += 1
+                compared.num_wrong_size += 1
                 logger.warning(
                     "%s left out: %s in the truth, %s in the run (was its EXIF turn applied?)",
                     image["path"],
@@ -121,34 +140,22 @@ def _compare(
                     _size(predicted.shape),
                 )
             else:
-                counts["num_images"] += 1
-                matrix.add(predicted, true_map)
-    return matrix, counts
+                compared.num_images += 1
+                compared.matrix.add(predicted, true_map)
+    return compared
 
 
-def _scores(
-    matrix: ConfusionMatrix, names: Sequence[str], groups: Mapping[str, Sequence[str]]
-) -> dict[str, object]:
+def _labels(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[LabelReport, ...]:
     ious, truth_px, predicted_px = matrix.iou(), matrix.counts.sum(1), matrix.counts.sum(0)
-    return {
-        "labels": tuple(
-            LabelReport(
-                name=name,
-                iou=_number(ious[index]),
-                truth_px=int(truth_px[index]),
-                predicted_px=int(predicted_px[index]),
-            )
-            for index, name in enumerate((BACKGROUND, *names))
-        ),
-        "miou": _number(matrix.mean_iou()),
-        "label_miou": _number(matrix.mean_iou(range(1, len(names) + 1))),
-        "pixel_accuracy": _number(matrix.pixel_accuracy()),
-        "foreground_iou": _number(matrix.foreground_iou()),
-        "groups": {
-            group: _number(matrix.mean_iou([names.index(name) + 1 for name in members]))
-            for group, members in groups.items()
-        },
-    }
+    return tuple(
+        LabelReport(
+            name=name,
+            iou=_number(ious[index]),
+            truth_px=int(truth_px[index]),
+            predicted_px=int(predicted_px[index]),
+        )
+        for index, name in enumerate((BACKGROUND, *names))
+    )
 
 
 def _number(value: float | np.floating) -> float | None:

@@ -26,8 +26,8 @@ def colour(label: int) -> Rgb:
     if label <= len(_FIRST_COLOURS):
         return _FIRST_COLOURS[label - 1]
     value = (0.95, 0.6, 0.78)[label % 3]
-    rgb = colorsys.hsv_to_rgb(label * _GOLDEN_TURN % 1, 0.75, value)
-    return tuple(round(255 * part) for part in rgb)
+    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN_TURN % 1, 0.75, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def hex_colour(label: int) -> str:
@@ -42,7 +42,7 @@ def overlay(rgb: NDArray[np.uint8], label_map: NDArray[np.integer]) -> Image.Ima
         rgb: (h, w, 3).
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
     """
-    masks = np.asarray(tinted(label_map, rgb.shape[:2])).astype(np.float32)
+    masks = np.asarray(tinted(label_map, (rgb.shape[0], rgb.shape[1]))).astype(np.float32)
     pixels = rgb.astype(np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     pixels += _GREYED * (grey[..., None] - pixels)

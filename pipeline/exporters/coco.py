@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from pipeline.finished import FinishedRun, FinishedShard, Row
 from pipeline.rundir import RunDir
 from schemas.base import Frozen
-from schemas.coco import CocoAnnotation, CocoImage
+from schemas.coco import CocoAnnotation, CocoImage, CocoResult, CocoRle
 from schemas.records import Share
 
 logger = logging.getLogger(__name__)
@@ -145,22 +145,25 @@ def _segments(finished: FinishedRun, options: Options) -> Iterator[tuple[str, st
 
 
 def _segment(number: int, row: Row, shard: FinishedShard) -> tuple[str, str]:
-    score = round(row["mean_prob"], _DIGITS)
-    common = {
+    rle: CocoRle = {"size": [row["height"], row["width"]], "counts": row["rle_counts"]}
+    result: CocoResult = {
         "image_id": shard.images[row["image_id"]]["number"],
         "category_id": row["category_id"],
-        "segmentation": {"size": [row["height"], row["width"]], "counts": row["rle_counts"]},
-        "score": score,
+        "segmentation": rle,
+        "score": round(row["mean_prob"], _DIGITS),
     }
     annotation: CocoAnnotation = {
         "id": number,
-        **common,
+        "image_id": result["image_id"],
+        "category_id": result["category_id"],
+        "segmentation": rle,
         "area": row["area_px"],
         "bbox": row["bbox_xywh"],
         "iscrowd": 0,
+        "score": result["score"],
         "attributes": {
             name: round(row[name], _DIGITS) if isinstance(row[name], float) else row[name]
             for name in _ATTRIBUTES
         },
     }
-    return json.dumps(annotation), json.dumps(common)
+    return json.dumps(annotation), json.dumps(result)

@@ -112,10 +112,10 @@ def _draw(
     data = read_uri(image["uri"], config.max_bytes)
     photo = Image.fromarray(images.decode(data, config, side_px).rgb)
     scale = side_px / max(image["width"], image["height"])
-    size = tuple(max(1, round(scale * image[side])) for side in ("width", "height"))
+    width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
     label_map = paint(rows, (image["height"], image["width"]))
-    masks = tinted(label_map, size[::-1])
-    photo = photo.resize(size, Image.Resampling.LANCZOS)
+    masks = tinted(label_map, (height, width))
+    photo = photo.resize((width, height), Image.Resampling.LANCZOS)
     return _encoded(photo, "JPEG", quality=85), _encoded(masks, "PNG")
 
 
