@@ -31,7 +31,7 @@ SIZE_HW = (128, 160)
 
 def methods(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the read-outs that the model card reports, by name."""
-    head = {"name": "found", "options": {"head": str(folder / "found" / "model.safetensors")}}
+    head = {"name": "found", "options": {"head": str(folder / "found" / "head.safetensors")}}
     patches = {"objectness": head, "short_side_px": 0, "templates": "diy"}
     return {
         "clip_diy": {"name": "clip_diy", "options": {"objectness": head}},
