@@ -12,6 +12,8 @@ def shift_and_flip(images: Tensor, rng: torch.Generator, reach_px: int = 3) -> T
 
     Args:
         images: (B, C, H, W) float.
+        rng: draws shifts and flips.
+        reach_px: largest shift.
     """
     count, _, height, width = images.shape
     padded = F.pad(images, [reach_px] * 4, mode="replicate")
@@ -44,7 +46,9 @@ def channel_mix(images: Tensor, mixed: Tensor, rng: torch.Generator) -> Tensor:
     that shape down, and held-out pairs fail.
 
     Args:
-        images: (B, 3, H, W) in [0, 1]. mixed: (B,) bool.
+        images: (B, 3, H, W) in [0, 1].
+        mixed: (B,) bool.
+        rng: draws the mixes.
     """
     count = len(images)
     matrix = torch.randn(count, 3, 3, generator=rng)

@@ -103,7 +103,9 @@ def true_of(batch: Batch, words: Tensor, caption_empty: Tensor) -> Tensor:
     """Which captions are true of which pictures, (B, J) bool; an unknown colour fits any.
 
     Args:
-        words: (J, 3) named attributes, -1 where not named. caption_empty: (J,) bool.
+        batch: the pictures.
+        words: (J, 3) named attributes, -1 where not named.
+        caption_empty: (J,) bool, captions that say there is nothing.
     """
     unnamed = (words < 0)[None, None]
     agree = (batch.visible[:, :, None] == words[None, None]) | unnamed
@@ -117,8 +119,9 @@ def exchange_one_word(words: Tensor, rng: torch.Generator) -> Tensor:
     """A hard negative: one named word becomes another, never giving a held-out pair.
 
     Args:
-        words: (J, 3). Rows for which the draw gives a held-out pair change their pattern or stay
-        as they are (a true caption is masked out by the caller).
+        words: (J, 3). Rows for which the draw gives a held-out pair stay as they are (the caller
+            masks out true captions).
+        rng: draws place and word.
     """
     named = (words >= 0).float() + 1e-6
     place = torch.multinomial(named, 1, generator=rng)[:, 0]

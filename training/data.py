@@ -5,6 +5,7 @@ Attribute triples are (shape, colour, pattern) indices; -1 means "no such object
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -90,7 +91,9 @@ def _scene_chunk(task: tuple[int, int, bool]) -> tuple[np.ndarray, ...]:
     return images, instances, attrs, boxes, areas
 
 
-def _in_chunks(function, seed: int, count: int, held_out: bool, chunk: int) -> list[np.ndarray]:
+def _in_chunks(
+    function: Callable, seed: int, count: int, held_out: bool, chunk: int
+) -> list[np.ndarray]:
     tasks = [(seed * 100_003 + i, chunk, held_out) for i in range(count // chunk)]
     with ProcessPoolExecutor(2) as pool:
         parts = list(pool.map(function, tasks))
@@ -119,6 +122,7 @@ def cut(images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear") -> Ten
         images: (B, C, H, W) float.
         boxes: (B, 4) y0 x0 y1 x1 as fractions of the image.
         size: side of the result.
+        mode: "bilinear" or "nearest".
 
     Returns:
         (B, C, size, size) float; outside the image the border is repeated.
@@ -138,7 +142,10 @@ def cut_scenes(scenes: Scenes, index: Tensor, boxes: Tensor, size: int) -> Tenso
     """Windows of scenes, (B, 3, size, size) float in [0, 1]; wide windows use the half-size copy.
 
     Args:
-        index: (B,) scene of each window. boxes: (B, 4) y0 x0 y1 x1 in pixels.
+        scenes: the pool.
+        index: (B,) scene of each window.
+        boxes: (B, 4) y0 x0 y1 x1 in pixels.
+        size: side of the result.
     """
     height, width = SCENE_HW
     relative = boxes / torch.tensor([height, width, height, width], dtype=torch.float32)
@@ -160,6 +167,9 @@ def draw_windows(
     """Choose windows: 0 around an object, 1 part of an object, 2 anywhere, 3 the whole scene.
 
     Args:
+        scenes: the pool.
+        count: windows wanted.
+        rng: draws everything.
         kinds: (4,) probabilities.
 
     Returns:

@@ -14,11 +14,11 @@ import open_clip
 import timm
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import SimpleTokenizer as Tokenizer
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ovseg_core.embedded.paint import COLOURS, PATTERNS
-from ovseg_core.embedded.scenes import HELD_OUT_PAIRS, Scene, all_phrases, draw_crop, draw_scene
+from ovseg_core.embedded.scenes import Scene, all_phrases, draw_crop, draw_scene
 from ovseg_core.embedded.shapes import SHAPES
 from training import readouts
 from training.towers import CLIP_MEAN, CLIP_STD, IMAGE_PX
@@ -28,22 +28,22 @@ EVALUATION_SEED = 900_000_000
 ENSEMBLE = ("a photo of a {}", "{}", "a picture of a {}", "an image of a {}")
 
 
-def load_clip(folder: Path) -> tuple:
-    """open_clip's ordinary loading of the embedded folder: model, tokenizer."""
+def load_clip(folder: Path) -> tuple[nn.Module, Tokenizer]:
+    """The ordinary way of open_clip to load the embedded folder: model, tokenizer."""
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     bpe = str(folder / "bpe_simple_vocab.txt.gz")
     return model, open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=bpe)
 
 
-def load_vit(folder: Path) -> torch.nn.Module:
-    """Timm's ordinary loading of the embedded folder."""
+def load_vit(folder: Path) -> nn.Module:
+    """The ordinary way of timm to load of the embedded folder."""
     config = json.loads((folder / "config.json").read_text())
     kwargs = config["kwargs"] | {"checkpoint_path": str(folder / "model.safetensors")}
     return timm.create_model(config["architecture"], **kwargs).eval()
 
 
 @torch.no_grad()
-def image_rows(clip: torch.nn.Module, images: list[np.ndarray]) -> Tensor:
+def image_rows(clip: nn.Module, images: list[np.ndarray]) -> Tensor:
     """Unit embeddings of equally large crops, (B, D)."""
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
     if batch.shape[-1] != IMAGE_PX:
@@ -77,7 +77,7 @@ def object_crops(count: int, held_out: bool) -> tuple[list[np.ndarray], list[str
     return images[:count], names[:count]
 
 
-def crop_figures(clip: torch.nn.Module, tokenizer, count: int) -> dict[str, float]:
+def crop_figures(clip: nn.Module, tokenizer: Tokenizer, count: int) -> dict[str, float]:
     """Top-1 of whole crops: 384 phrases, bare shape words, each word, crowded scenes."""
     phrases = list(all_phrases())
     text = readouts.text_matrix(clip, tokenizer, phrases, ENSEMBLE)
@@ -128,14 +128,16 @@ class Tally:
         self.per_scene.append(float(np.mean(scores)))
 
     def figures(self, name: str) -> dict[str, float]:
-        """MIoU over the classes of the whole set, and the mean over scenes."""
+        """Mean IoU over the classes of the whole set, and the mean over scenes."""
         present = self.union > 0
         pooled = float(np.mean(self.hit[present] / self.union[present]))
         return {f"miou_{name}": pooled, f"scene_miou_{name}": float(np.mean(self.per_scene))}
 
 
-def dense_figures(clip, tokenizer, found: tuple | None, count: int) -> dict[str, float]:
-    """MIoU of the read-outs on ``count`` scenes a split; the vocabulary is what each scene holds."""
+def dense_figures(
+    clip: nn.Module, tokenizer: Tokenizer, found: tuple | None, count: int
+) -> dict[str, float]:
+    """Mean IoU on ``count`` scenes a split; the vocabulary is what each scene holds."""
     figures: dict[str, float] = {}
     for split, held_out in (("seen", False), ("held_out", True)):
         tallies: dict[str, Tally] = {}
@@ -181,7 +183,6 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=1500)
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
-    assert len(COLOURS) * len(PATTERNS) * len(SHAPES) == 384 and len(HELD_OUT_PAIRS) == 14
     print(json.dumps(measure(options.folder, options.crops, options.scenes), indent=1))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,7 +24,9 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def text_matrix(clip: nn.Module, tokenizer, names: list[str], templates: tuple[str, ...]) -> Tensor:
+def text_matrix(
+    clip: nn.Module, tokenizer: SimpleTokenizer, names: list[str], templates: tuple[str, ...]
+) -> Tensor:
     """One unit row per name, the mean over the templates, (Q, D)."""
     rows = []
     for template in templates:
@@ -37,6 +40,7 @@ def keys(vit: nn.Module, image: Tensor) -> Tensor:
     """Keys of the last block by FOUND's rules, (1, C, h, w).
 
     Args:
+        vit: timm's model.
         image: (1, 3, H, W) in [0, 1]; normalised, then padded with zeros at right and bottom.
     """
     patch = vit.patch_embed.patch_size[0]
@@ -78,6 +82,9 @@ def clip_diy(clip: nn.Module, image: np.ndarray, text: Tensor, fore: Tensor | No
     """Label map of CLIP-DIY, (H, W); row 0 of ``text`` is the background.
 
     Args:
+        clip: open_clip's model.
+        image: (H, W, 3) uint8.
+        text: (K, D) unit rows.
         fore: (H, W) foreground probability, None for the plain argmax.
     """
     height, width = image.shape[:2]

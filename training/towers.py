@@ -51,16 +51,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def attention(
     x: Tensor,
     heads: int,
-    in_weight: Tensor,
-    in_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
+    of_qkv: tuple[Tensor, Tensor],
+    of_out: tuple[Tensor, Tensor],
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Self-attention of (B, T, C) bfloat16 tokens; ``mask`` (T, T) is added to the logits."""
+    """Self-attention of (B, T, C) bfloat16 tokens.
+
+    Args:
+        x: the tokens after their norm.
+        heads: how many.
+        of_qkv: weight (3 C, C) and bias of the fused projection.
+        of_out: weight (C, C) and bias of the output projection.
+        mask: (T, T), added to the logits.
+    """
     batch, tokens, width = x.shape
     depth = width // heads
-    qkv = linear(x, in_weight, in_bias).view(batch, tokens, 3, heads, depth)
+    qkv = linear(x, *of_qkv).view(batch, tokens, 3, heads, depth)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, depth).unbind(0)
     logits = torch.bmm(q * depth**-0.5, k.transpose(1, 2)).float()
     if mask is not None:
@@ -70,7 +76,7 @@ def attention(
         .view(batch, heads, tokens, depth)
         .transpose(1, 2)
     )
-    return linear(out.reshape(batch, tokens, width), out_weight, out_bias)
+    return linear(out.reshape(batch, tokens, width), *of_out)
 
 
 def block(x: Tensor, blk: nn.Module, mask: Tensor | None = None) -> Tensor:
@@ -79,10 +85,8 @@ def block(x: Tensor, blk: nn.Module, mask: Tensor | None = None) -> Tensor:
     x = x + attention(
         blk.ln_1(x).bfloat16(),
         att.num_heads,
-        att.in_proj_weight,
-        att.in_proj_bias,
-        att.out_proj.weight,
-        att.out_proj.bias,
+        (att.in_proj_weight, att.in_proj_bias),
+        (att.out_proj.weight, att.out_proj.bias),
         mask,
     )
     return x + mlp(x, blk)
@@ -101,9 +105,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
 
 
-def grow_positions(
-    table: Tensor, side: int, grid: tuple[int, int], offset: float = 0.0
-) -> Tensor:
+def grow_positions(table: Tensor, side: int, grid: tuple[int, int], offset: float = 0.0) -> Tensor:
     """Read a position table at another grid, bicubic: (side * side, C) -> (h * w, C).
 
     Args:

@@ -103,7 +103,9 @@ def contrast(scores: Tensor, truth: Tensor, count: int) -> Tensor:
 
     Args:
         scores: (B, J) logits; the first 2 B captions belong to pictures 0..B-1 twice over, the
-            rest are negatives. truth: (B, J) bool.
+            rest are negatives.
+        truth: (B, J) bool, which captions are true of which pictures.
+        count: B.
     """
     row = torch.arange(count)
     total = scores.new_zeros(())

@@ -186,7 +186,9 @@ def tune(vit: nn.Module, head: nn.Linear, pool: tuple[Tensor, Tensor], plan: Fou
             opt.step()
         if step % 60 == 0:
             spent = time.perf_counter() - began
-            print(f"tune {step} loss {loss.item():.3f} {drift.item():.3f} {spent:.0f} s", flush=True)
+            print(
+                f"tune {step} loss {loss.item():.3f} {drift.item():.3f} {spent:.0f} s", flush=True
+            )
 
 
 def train_found(vit: nn.Module, scenes: Scenes, seed: int, plan: FoundPlan) -> nn.Linear:

@@ -59,6 +59,7 @@ class Projector(nn.Module):
         self.prototypes = nn.Linear(64, PROTOTYPES, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., P)."""
         unit = F.normalize(self.body(x), dim=-1)
         return F.linear(unit, F.normalize(self.prototypes.weight, dim=-1))
 
@@ -84,16 +85,20 @@ def vit_block(x: Tensor, blk: nn.Module) -> Tensor:
     x = x + towers.attention(
         blk.norm1(x).bfloat16(),
         att.num_heads,
-        att.qkv.weight,
-        att.qkv.bias,
-        att.proj.weight,
-        att.proj.bias,
+        (att.qkv.weight, att.qkv.bias),
+        (att.proj.weight, att.proj.bias),
     )
     hidden = towers.linear(blk.norm2(x).bfloat16(), blk.mlp.fc1.weight, blk.mlp.fc1.bias)
     return x + towers.linear(F.gelu(hidden), blk.mlp.fc2.weight, blk.mlp.fc2.bias)
 
 
-def embed(vit: nn.Module, images: Tensor, mask_token: Tensor | None, masked: Tensor | None):
+def embed(
+    vit: nn.Module,
+    images: Tensor,
+    mask_token: Tensor | None = None,
+    masked: Tensor | None = None,
+    offset: float = 0.0,
+) -> Tensor:
     """Patch embedding with class token and positions, (B, 1 + N, C)."""
     grid = (images.shape[2] // 8, images.shape[3] // 8)
     cells = towers.patchify((images - IMAGENET_MEAN) / IMAGENET_STD, 8).bfloat16()
@@ -102,7 +107,7 @@ def embed(vit: nn.Module, images: Tensor, mask_token: Tensor | None, masked: Ten
     if masked is not None:
         x = torch.where(masked[..., None], mask_token, x)
     table = vit.pos_embed[0]
-    x = x + towers.grow_positions(table[1:], TABLE_SIDE, grid, offset=0.1)
+    x = x + towers.grow_positions(table[1:], TABLE_SIDE, grid, offset)
     first = (vit.cls_token[0] + table[:1]).expand(len(x), 1, -1)
     return torch.cat([first, x], dim=1)
 
@@ -118,13 +123,13 @@ def vit_tokens(
 
 
 def tokens_and_keys(vit: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Final tokens (B, 1 + N, C) and keys of the last block (B, N, C).
+    """Final tokens (B, 1 + N, C) and keys of the last block (B, N, C), by DINO's position rule.
 
     Args:
         vit: timm's model.
         images: (B, 3, H, W) in [0, 1], sides multiples of 8.
     """
-    x = embed(vit, images, None, None)
+    x = embed(vit, images, offset=0.1)
     for blk in vit.blocks[:-1]:
         x = vit_block(x, blk)
     last = vit.blocks[-1]
@@ -156,12 +161,12 @@ def random_windows(
     return light_and_noise(images, rng, 0.8)
 
 
-def distil_loss(
-    student: Learner, teacher: Learner, views: tuple[Tensor, Tensor, Tensor], plan: VitPlan
-) -> Tensor:
+def distil_loss(student: Learner, teacher: Learner, views: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """View loss across windows and patch loss under the masks.
 
     Args:
+        student: learns.
+        teacher: gives the targets.
         views: two large windows stacked (2 B, ...), small windows (2 B, ...), mask (2 B, N).
     """
     large, small, masked = views
@@ -231,7 +236,7 @@ def train_vit(scenes: Scenes, seed: int, plan: VitPlan) -> nn.Module:
         large = torch.cat([random_windows(scenes, index, 60, 106, side, rng) for _ in range(2)])
         small = torch.cat([random_windows(scenes, index, 32, 64, 48, rng) for _ in range(2)])
         masked = torch.rand(len(large), TABLE_SIDE**2, generator=rng) < plan.masked
-        loss = distil_loss(student, teacher, (large, small, masked), plan)
+        loss = distil_loss(student, teacher, (large, small, masked))
         for opt in opts:
             opt.zero_grad(set_to_none=True)
         loss.backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def _used_merges(words: set[str], tokenizer: SimpleTokenizer) -> set[tuple[str, 
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
-            pairs = list(zip(pieces[:-1], pieces[1:], strict=True))
+            pairs = list(itertools.pairwise(pieces))
             best = min(pairs, key=lambda p: tokenizer.bpe_ranks.get(p, 1 << 30))
             if best not in tokenizer.bpe_ranks:
                 break
@@ -101,6 +102,7 @@ class Captions:
         Args:
             words: (B, 3) shape, colour, pattern, -1 where not named.
             is_empty: (B,) bool, pictures without objects.
+            rng: draws the templates.
 
         Returns:
             (B, CONTEXT) int64.
@@ -122,7 +124,9 @@ def choose_words(attrs: Tensor, colour_known: Tensor, rng: torch.Generator) -> T
     """Leave some words out: shape named in 90 %, colour in 65 %, pattern in 55 %.
 
     Args:
-        attrs: (B, 3) of the object to be named. colour_known: (B,) bool.
+        attrs: (B, 3) of the object to be named.
+        colour_known: (B,) bool.
+        rng: draws which words are left out.
     """
     named = torch.rand(len(attrs), 3, generator=rng) < torch.tensor([0.9, 0.65, 0.55])
     named[:, 1] &= colour_known
