@@ -55,7 +55,7 @@ def _start(address: str) -> None:
         address=address,
         include_dashboard=False if address == "local" else None,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
 
 

@@ -3,9 +3,9 @@
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline import cluster
@@ -14,6 +14,8 @@ from schemas.errors import ResourceError, UserError, WeightsError
 
 log = logging.getLogger(__name__)
 
+Actor = Any
+"""A worker's handle; Ray's types for it change between versions."""
 GROW_EVERY_S = 10.0
 """How often a growing cluster is looked at."""
 PATIENCE_S = 60.0
@@ -24,7 +26,7 @@ PATIENCE_S = 60.0
 class Ready:
     """A worker with its models loaded."""
 
-    actor: ActorHandle
+    actor: Actor
     weights: dict[str, str]
 
 
@@ -42,8 +44,8 @@ class Crew:
         self._wanted = cluster.demand(run, setup.device)
         self._cap = min(useful, run.workers or useful)
         self._fixed = run.workers > 0
-        self._starting: dict[ray.ObjectRef, ActorHandle] = {}
-        self._members: list[ActorHandle] = []
+        self._starting: dict[ray.ObjectRef, Actor] = {}
+        self._members: list[Actor] = []
         self._weights: dict[str, str] | None = None
         self._looked = 0.0
         cluster.check_capacity(self._wanted)
@@ -83,7 +85,7 @@ class Crew:
                 for actor in self.admit(ref):
                     return Ready(actor, self._weights or {})
 
-    def admit(self, ref: ray.ObjectRef) -> list[ActorHandle]:
+    def admit(self, ref: ray.ObjectRef) -> list[Actor]:
         """Return the worker that has become ready; none if it failed and others are left.
 
         Raises:
@@ -106,12 +108,12 @@ class Crew:
         self._members.append(actor)
         return [actor]
 
-    def let_go(self, actor: ActorHandle) -> None:
+    def let_go(self, actor: Actor) -> None:
         """End a worker and free what it holds, perhaps for another that lost its machine."""
         self._members.remove(actor)
         ray.kill(actor)
 
-    def replace(self, actor: ActorHandle) -> None:
+    def replace(self, actor: Actor) -> None:
         """End a worker that cannot go on, and ask for another."""
         self.let_go(actor)
         self._start()

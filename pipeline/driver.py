@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from pipeline.crew import Crew
+from pipeline.crew import Actor, Crew
 from pipeline.guard import BrokenDeviceError
 from pipeline.ledger import Ledger
 from pipeline.rows import Failed, StageSeconds, failed_rows, join, tally_of
@@ -80,11 +79,11 @@ class Driver:
         self._fresh = (Piece(shard) for shard in shards)
         self._again: deque[Piece] = deque()
         self._next: Piece | None = None
-        self._idle: list[ActorHandle] = []
-        self._running: dict[ray.ObjectRef, tuple[ActorHandle, Piece]] = {}
+        self._idle: list[Actor] = []
+        self._running: dict[ray.ObjectRef, tuple[Actor, Piece]] = {}
         self._apart: dict[int, TakenApart] = {}
 
-    def run(self, first: ActorHandle) -> None:
+    def run(self, first: Actor) -> None:
         """Return when every shard is done or given up, or the job is hopeless.
 
         Args:
@@ -94,27 +93,27 @@ class Driver:
             UserError: no worker can go on, or the run folder may not be written.
         """
         self._idle.append(first)
-        while (self._work_left() or self._running) and not self._ledger.hopeless:
+        while (self._peek() or self._running) and not self._ledger.hopeless:
             self._hand_out()
             self._collect()
             self._ledger.progress.tick()
 
-    def _work_left(self) -> bool:
-        """Tell whether a piece waits; fresh shards go first, what failed waits a while."""
+    def _peek(self) -> Piece | None:
+        """Return what waits next: fresh shards first, what failed waits a while."""
         while self._next is None or self._next.shard.index in self._ledger.failed:
-            piece = next(self._fresh, None)
-            if piece is None and not self._again:
-                self._next = None
-                return False
-            self._next = piece or self._again.popleft()
-        return True
+            self._next = next(self._fresh, None)
+            if self._next is None:
+                if not self._again:
+                    return None
+                self._next = self._again.popleft()
+        return self._next
 
     def _hand_out(self) -> None:
-        while self._idle and self._work_left():
-            piece, self._next = self._next, None
+        while self._idle and (piece := self._peek()):
+            self._next = None
             worker = self._idle.pop()
             self._running[self._send(worker, piece)] = worker, piece
-        if self._work_left():
+        if self._peek():
             self._crew.grow()
             return
         # Nothing waits. A worker whose machine is gone holds a shard and may need this place.
@@ -122,7 +121,7 @@ class Driver:
         while self._idle:
             self._crew.let_go(self._idle.pop())
 
-    def _send(self, worker: ActorHandle, piece: Piece) -> ray.ObjectRef:
+    def _send(self, worker: Actor, piece: Piece) -> ray.ObjectRef:
         if piece.position is None:
             return worker.annotate.remote(piece.shard)
         one = Shard(index=piece.shard.index, refs=(piece.shard.refs[piece.position],))
@@ -156,7 +155,7 @@ class Driver:
             else:
                 self._add(piece, result)
 
-    def _failed(self, worker: ActorHandle, piece: Piece, error: Exception) -> None:
+    def _failed(self, worker: Actor, piece: Piece, error: Exception) -> None:
         """Deal with an exception: the worker lives, what it was given is not done."""
         if isinstance(error, UserError):
             raise error
@@ -167,7 +166,7 @@ class Driver:
         if self._ledger.try_again(piece.shard, error):
             self._again.append(piece)
 
-    def _lost(self, worker: ActorHandle, piece: Piece, error: Exception) -> None:
+    def _lost(self, worker: Actor, piece: Piece, error: Exception) -> None:
         """Deal with a worker that cannot go on: replace it, and narrow down what it died of."""
         self._crew.replace(worker)
         shard = piece.shard

@@ -180,7 +180,9 @@ class BarProgress(Progress):
 
 def make_progress(stream: TextIO | None = None) -> Progress:
     """Return the progress that suits a stream (standard error if None)."""
-    stream = stream or sys.stderr
+    stream = sys.stderr if stream is None else stream
+    if stream is None:  # a process without standard error
+        return Progress()
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
 
 
