@@ -62,7 +62,7 @@ Check = Callable[..., NDArray[Any] | Tensor]
 
 
 def computed(key: str, checks: Iterable[tuple[str, Check]]) -> NDArray[Any]:
-    """What our code gives for a key: of the one check whose pattern matches, called with its groups."""
+    """What our code gives for a key: the check whose pattern matches, called with its groups."""
     for pattern, check in checks:
         if match := re.fullmatch(pattern, key):
             return np.asarray(check(**match.groupdict()))

@@ -115,19 +115,19 @@ def checks(stages: Stages) -> list[tuple[str, Callable[..., Any]]]:
     return [
         (r"text", lambda: stages.text.rows_QD),
         (r"constants", lambda: stages.clip_input_px),
-        (r"(?P<image>\w+)\.image256", stages.image256),
-        (r"(?P<image>\w+)\.saliency256", stages.saliency),
-        (r"(?P<image>\w+)\.pixels_sample", stages.pixels),
-        (r"(?P<image>\w+)\.crop_embeds", stages.embeddings),
-        (r"(?P<image>\w+)\.scale(?P<scale>\d)_patch_cosines", stages.cosines),
+        (r"(?P<image>.+)\.image256", stages.image256),
+        (r"(?P<image>.+)\.saliency256", stages.saliency),
+        (r"(?P<image>.+)\.pixels_sample", stages.pixels),
+        (r"(?P<image>.+)\.crop_embeds", stages.embeddings),
+        (r"(?P<image>.+)\.scale(?P<scale>\d)_patch_cosines", stages.cosines),
         (
-            r"(?P<image>\w+)\.scale(?P<scale>\d)_map_sub",
+            r"(?P<image>.+)\.scale(?P<scale>\d)_map_sub",
             lambda image, scale: stages.enlarged(image, scale)[:, coarse, coarse],
         ),
-        (r"(?P<image>\w+)\.mean_map", lambda image: stages.mean(image)[:, fine, fine]),
-        (r"(?P<image>\w+)\.fused_map", lambda image: stages.fused(image)[:, fine, fine]),
-        (r"(?P<image>\w+)\.labels", stages.labels),
-        (r"(?P<image>\w+)\.labels_no_saliency", stages.labels_no_saliency),
+        (r"(?P<image>.+)\.mean_map", lambda image: stages.mean(image)[:, fine, fine]),
+        (r"(?P<image>.+)\.fused_map", lambda image: stages.fused(image)[:, fine, fine]),
+        (r"(?P<image>.+)\.labels", stages.labels),
+        (r"(?P<image>.+)\.labels_no_saliency", stages.labels_no_saliency),
     ]
 
 

@@ -29,14 +29,14 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
         return backbones.vision.feature_map(state(image), "k")
 
     return [
-        (r"(?P<image>\w+)\.k_feats", keys),
-        (r"(?P<image>\w+)\.patch_logits", lambda image: head.patch_logits(state(image))),
-        (r"(?P<image>\w+)\.prob", lambda image: head.maps([reference.image(image)])[0]),
+        (r"(?P<image>.+)\.k_feats", keys),
+        (r"(?P<image>.+)\.patch_logits", lambda image: head.patch_logits(state(image))),
+        (r"(?P<image>.+)\.prob", lambda image: head.maps([reference.image(image)])[0]),
         (
-            r"(?P<image>\w+)\.cls_attention",
+            r"(?P<image>.+)\.cls_attention",
             lambda image: backbones.vision.class_attention(state(image)),
         ),
-        (r"(?P<image>\w+)\.bkg_mask", lambda image: background.background(state(image))),
+        (r"(?P<image>.+)\.bkg_mask", lambda image: background.background(state(image))),
         (r"constants", lambda: reference.tensors("found")["constants"]),
     ]
 
