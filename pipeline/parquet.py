@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 
 def encode(table: pa.Table, row_group: int) -> bytes:
     """Return the table as a Parquet file; the same table always gives the same bytes."""
+    words: Any = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     buffer = io.BytesIO()
     pq.write_table(
         table,
@@ -16,7 +18,7 @@ def encode(table: pa.Table, row_group: int) -> bytes:
         compression="zstd",
         compression_level=3,
         row_group_size=row_group,
-        use_dictionary=[f.name for f in table.schema if pa.types.is_dictionary(f.type)],
+        use_dictionary=words,
     )
     return buffer.getvalue()
 

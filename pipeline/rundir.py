@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -24,7 +25,8 @@ from schemas.errors import RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_table
 
-TABLE_NAMES = ("images", "scores", "annotations")
+TableName = Literal["images", "scores", "annotations"]
+TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
 _RUN_FILE = "run.yaml"
 _MANIFEST_FILE = "manifest.parquet"
@@ -210,7 +212,7 @@ class RunDir:
         return damaged
 
     def read_table(
-        self, name: str, columns: Sequence[str] | None = None
+        self, name: TableName, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield all committed rows of a table, in shard order, 4096 at most at a time.
 
@@ -222,7 +224,7 @@ class RunDir:
             yield from self.shard_table(marker, name, columns).to_batches(max_chunksize=ROW_GROUP)
 
     def shard_table(
-        self, marker: ShardDone, name: str, columns: Sequence[str] | None = None
+        self, marker: ShardDone, name: TableName, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """Return the rows of one finished shard."""
         known = TABLES[name][0].names

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -182,9 +183,8 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
                 old.get(name, "(none)"), new.get(name, "(none)"), f"{dot}{name}"
             )
     elif isinstance(old, list) and isinstance(new, list):
-        for place in range(max(len(old), len(new))):
-            pair = [values[place] if place < len(values) else "(none)" for values in (old, new)]
-            yield from _differences(*pair, f"{dot}{place}")
+        for place, (was, now) in enumerate(zip_longest(old, new, fillvalue="(none)")):
+            yield from _differences(was, now, f"{dot}{place}")
     else:
         yield f"{key} was {_shown(old)}, now {_shown(new)}"
 
