@@ -14,6 +14,9 @@ from schemas.coco import CocoAnnotation, CocoDataset, CocoImage
 
 _SIZES_HW = ((128, 160), (160, 128), (128, 176), (144, 160))
 """No square among them: a mistake between height and width must show."""
+_SEEDS_APART = 1_000_000
+_MOST_OBJECTS = 3
+"""More objects mean more phrases, and a legend that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
     for index in range(num_scenes):
         size_hw = _SIZES_HW[index % len(_SIZES_HW)]
         held_out = index >= num_scenes // 2
-        scene = draw_scene(1_000_000 * (seed + 1) + index, size_hw, held_out=held_out)
-        drawn[f"scene_{index:03d}.png"] = scene
+        drawn[f"scene_{index:03d}.png"] = draw_scene(
+            _SEEDS_APART * (seed + 1) + index, size_hw, 1 + index % _MOST_OBJECTS, held_out
+        )
     present = {phrase for scene in drawn.values() for phrase in scene.labels}
     seen = tuple(phrase for phrase in all_phrases(held_out=False) if phrase in present)
     held_out = tuple(phrase for phrase in all_phrases(held_out=True) if phrase in present)

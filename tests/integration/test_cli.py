@@ -19,6 +19,14 @@ def ovseg(*args: str) -> Result:
     return CliRunner().invoke(app, list(args))
 
 
+def the_error(result: Result) -> str:
+    """Return the one line of stderr that is not progress."""
+    lines = [line for line in result.stderr.splitlines() if not line.endswith(" images")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
 @pytest.fixture
 def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scenes:
     """Scenes in ./scenes, and ./job.yaml that annotates them in this process into ./run."""
@@ -120,7 +128,7 @@ def test_orphans_are_listed_and_cleaned(scenes: Scenes) -> None:
         (["--set", "clip.model=local-dir:nowhere"], "nowhere"),
         (["--set", "clip.model=ViT-Z-99"], "ViT-Z-99"),
         (["--set", "vision.model=local-dir:nowhere"], "nowhere"),
-        (["--images", "scenes/*.jpg"], "scenes/*.jpg"),
+        (["--images", "scenes/*.jpg"], "no images under"),
         (["--images", "scenes/instances.txt"], "scenes/instances.txt"),
         (["--out", "scenes"], "scenes"),
     ],
@@ -128,9 +136,7 @@ def test_orphans_are_listed_and_cleaned(scenes: Scenes) -> None:
 def test_user_errors_are_one_line(scenes: Scenes, args: list[str], expected: str) -> None:
     result = ovseg("annotate", "job.yaml", *args)
     assert result.exit_code == 1, result.output
-    assert result.stderr.startswith("error: ")
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert expected in result.stderr
+    assert expected in the_error(result)
     assert not Path("run").exists()
 
 
@@ -138,8 +144,7 @@ def test_a_gpu_where_there_is_none(scenes: Scenes, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = ovseg("annotate", "job.yaml", "--set", "run.device=cuda")
     assert result.exit_code == 1
-    assert "run.device is `cuda`" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert "run.device is `cuda`" in the_error(result)
 
 
 def test_an_unknown_exporter_is_suggested(scenes: Scenes) -> None:
