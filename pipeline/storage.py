@@ -13,20 +13,10 @@ from typing import Any, BinaryIO, Protocol
 
 import fsspec
 
-from pipeline import uris
+from pipeline import clients, uris
 from pipeline.local_files import LocalFiles, read_image
 from pipeline.retry import for_user, retrying
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
-
-_EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "abfs": "azure",
-    "abfss": "azure",
-    "az": "azure",
-}
 
 
 class _Store(Protocol):
@@ -249,7 +239,7 @@ def _file_system(uri: str) -> Any:
     try:
         kind = fsspec.get_filesystem_class(protocol)
     except ImportError as error:
-        extra = _EXTRAS.get(protocol)
+        extra = clients.EXTRAS.get(protocol)
         hint = f"pip install 'ovseg[{extra}]'" if extra else str(error)
         raise UserError(
             f"{protocol}:// needs a client package that is not installed: {hint}"
@@ -258,11 +248,7 @@ def _file_system(uri: str) -> Any:
         raise UserError(
             f"unknown scheme {protocol}:// in {uris.redact(uri)}; s3://, gs://, abfs:// are usual"
         ) from error
-    options = kind._get_kwargs_from_urls(uri)
-    if protocol in ("http", "https"):
-        options["client_kwargs"] = {"trust_env": True}  # proxies, as every other client does
-    if protocol in ("s3", "s3a"):
-        options["max_concurrency"] = 1  # otherwise each read of an image asks for its size first
+    options = kind._get_kwargs_from_urls(uri) | clients.options(protocol)
     try:
         return fsspec.filesystem(protocol, **options)
     except ValueError as error:  # so do clients refuse incomplete settings

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -247,6 +249,48 @@ def test_a_long_name_and_a_file_in_the_way(tmp_path: Path) -> None:
     with pytest.raises((FileNotFoundError, FileExistsError)):
         folder.atomic_write(f"{name}/below", b"1")
     assert not folder.exists(f"{name}/below")
+
+
+def test_a_write_that_finds_no_room_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.atomic_write("x", b"old")
+    code = (
+        "import resource, sys; from pipeline.storage import Folder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "Folder(sys.argv[1]).atomic_write('x', b'1' * 100_000)"
+    )
+    assert "StorageError: cannot write" in run_python(code, str(tmp_path)).stderr
+    assert folder.list() == ["x"]
+    assert folder.read_bytes("x") == b"old"
+
+
+def test_images_and_lists_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "a b#.jpg").write_bytes(b"0123456789")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert read_uri(f"{base}/a%20b%23.jpg") == b"0123456789"
+            assert read_uri(f"{base}/a%20b%23.jpg?token=1", max_bytes=10) == b"0123456789"
+            found = [code_of(f"{base}/a%20b%23.jpg", 9), code_of(f"{base}/b?token=SECRET")]
+        finally:
+            server.shutdown()
+    found.append(code_of(f"{base}/gone.jpg"))
+    assert [code for code, _ in found] == ["too_large", "not_found", "storage_error"]
+    assert "SECRET" not in str(found)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output clean."""
+
+
+def code_of(uri: str, max_bytes: int = 0) -> tuple[str, str]:
+    with pytest.raises(ImageError) as caught:
+        read_uri(uri, max_bytes)
+    return str(caught.value.code), caught.value.message
 
 
 def test_readers_never_see_a_part(tmp_path: Path) -> None:
