@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
 _PROMPTS_PER_FORWARD = 256
+_IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
+"""What one pass takes by default: stays near a CPU's cache, and fills a GPU."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,15 @@ class Clip:
         """Return grey levels 0..255 (..., 3, H, W) as the input of the network."""
         return (pixels.float() / 255 - self._mean_311) / self._std_311
 
-    def embed(self, pixels_B3RR: Tensor, per_forward: int = 512) -> Tensor:
+    def embed(self, pixels_B3RR: Tensor, per_forward: int = 0) -> Tensor:
         """Return the pooled embeddings (B, D) of images of the input size, not normalised.
 
         Args:
             pixels_B3RR: grey levels 0..255.
-            per_forward: images in one pass through the tower, to bound memory.
+            per_forward: images in one pass through the tower, to bound memory; 0: what suits the
+                device.
         """
+        per_forward = per_forward or _IMAGES_PER_FORWARD.get(self.device.type, 128)
         parts = [self.visual(self.normalise(part)) for part in pixels_B3RR.split(per_forward)]
         return torch.cat(parts)
 

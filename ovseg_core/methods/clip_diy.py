@@ -72,8 +72,8 @@ class Options(MethodOptions):
     decode_side_px: NonNegativeInt = 672
     """Photographs may be decoded at a reduced scale down to this short side; COCO and VOC ones are
     below twice this and so never are. 0: always at full size."""
-    crops_per_forward: PositiveInt = 512
-    """Crops in one pass through the image tower; bounds memory."""
+    crops_per_forward: NonNegativeInt = 0
+    """Crops in one pass through the image tower, which bounds memory; 0: what suits the device."""
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "Options":

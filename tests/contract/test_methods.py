@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ovseg_core import methods, parts
 from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
+from ovseg_core.decide import decide, decide_one
 from ovseg_core.methods import build_segmenter, check_options
 from ovseg_core.segmenter import Image, MethodCard, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import NamedOptions
@@ -140,8 +140,7 @@ def test_one_label_and_two_thousand(segmenter: Segmenter, count: int) -> None:
     images = mixed_batch()[:2]
     maps = maps_of(segmenter, images, words)
     assert all(level.shape[0] == count + 1 for level in maps.levels[0])
-    for decision in decide(maps, sizes_of(images)):
-        assert decision.label_map.max() <= count
+    assert decide_one(maps, 1, sizes_of(images)[1]).label_map.max() <= count
 
 
 def test_a_synonym_never_lowers_its_label(segmenter: Segmenter) -> None:
@@ -217,3 +216,14 @@ def test_results_carry_no_gradient(segmenter: Segmenter) -> None:
     maps = maps_of(segmenter, mixed_batch()[:2])
     assert not any(tensor.requires_grad for tensor in tensors_of(maps, 0))
     assert all(tensor.dtype == torch.float32 for tensor in tensors_of(maps, 0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_the_gpu_agrees_with_the_cpu(name: str, segmenter: Segmenter) -> None:
+    on_gpu = build_segmenter(NamedOptions(name=name), tiny_backbones(device="cuda"))
+    images = mixed_batch()
+    expected, found = maps_of(segmenter, images), maps_of(on_gpu, images)
+    for index in range(len(images)):
+        moved = [tensor.cpu() for tensor in tensors_of(found, index)]
+        assert_same(moved, tensors_of(expected, index), 5e-3)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_core.bilinear import apply_taps, bilinear_taps
+from ovseg_core.clip import Clip
 from ovseg_core.decide import complement_product, decide
 from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
 from ovseg_core.segmenter import ScoreMaps, TextMatrix
@@ -31,9 +32,9 @@ def _step(name: str) -> slice:
 class Stages:
     """Every stage of the method for one set of reference weights; each is computed once."""
 
-    def __init__(self, method: ClipDiy, clip_input_px: int) -> None:
+    def __init__(self, method: ClipDiy, clip: Clip) -> None:
         self.method = method
-        self.clip_input_px = clip_input_px
+        self.clip = clip
         rows = torch.from_numpy(reference.tensors("clip_diy")["text"])
         self.text = TextMatrix(rows, torch.arange(len(rows)), len(rows))
 
@@ -64,7 +65,7 @@ class Stages:
         crops = self.method.crops(self.image256(image)[None])[0]
         counts = [level.shape[1] * level.shape[2] for level in self.maps.levels[0]]
         places = [sum(counts[:scale]) + number for scale, number in SAMPLED_CROPS]
-        return self.method._clip.normalise(crops[places])
+        return self.clip.normalise(crops[places])
 
     def embeddings(self, image: str) -> Tensor:
         return self.features.crops_BND[self.index(image)]
@@ -106,7 +107,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
         stride_divisor=constants["stride_div"],
         objectness=NamedOptions(name="found", options=head),
     )
-    return Stages(build(options, backbones), backbones.clip.input_px)
+    return Stages(build(options, backbones), backbones.clip)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def checks(stages: Stages) -> list[tuple[str, Callable[..., Any]]]:
     coarse, fine = _step("map_sub"), _step("mean_sub")
     return [
         (r"text", lambda: stages.text.rows_QD),
-        (r"constants", lambda: stages.clip_input_px),
+        (r"constants", lambda: stages.clip.input_px),
         (r"(?P<image>.+)\.image256", stages.image256),
         (r"(?P<image>.+)\.saliency256", stages.saliency),
         (r"(?P<image>.+)\.pixels_sample", stages.pixels),
