@@ -91,24 +91,29 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> Decoded:
             f"{width} x {height} pixels, more than image.max_pixels = {config.max_pixels}",
         )
     orientation = _orientation(image)
+    # Pillow's TIFF plugin turns the pixels and the size by itself.
+    turn = None if name == "TIFF" else _TURNS.get(orientation)
     try:
-        if side_px:
-            image.draft("RGB", (side_px, side_px))
-        image.load()
-        rgb = _rgb(image)
-        turned = name == "TIFF"  # Pillow's TIFF plugin turns the pixels and the size by itself
-        if orientation in _TURNS and not turned:
-            rgb = rgb.transpose(_TURNS[orientation])
-        pixels = np.array(rgb)
+        pixels = _pixels(image, turn, side_px)
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{width} x {height} pixels in {name}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ErrorCode.TOO_LARGE, str(error)) from error
     except _DAMAGE as error:
         raise _damaged(data, name, error) from error
-    if orientation >= 5 and not turned:
+    if turn is not None and orientation >= 5:
         width, height = height, width
     return Decoded(pixels, height, width, orientation)
+
+
+def _pixels(
+    image: ImageFile.ImageFile, turn: Image.Transpose | None, side_px: int
+) -> NDArray[np.uint8]:
+    if side_px:
+        image.draft("RGB", (side_px, side_px))
+    image.load()
+    rgb = _rgb(image)
+    return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
