@@ -127,7 +127,6 @@ def test_orphans_are_listed_and_cleaned(scenes: Scenes) -> None:
     [
         (["--set", "clip.model=local-dir:nowhere"], "nowhere"),
         (["--set", "clip.model=ViT-Z-99"], "ViT-Z-99"),
-        (["--set", "vision.model=local-dir:nowhere"], "nowhere"),
         (["--images", "scenes/*.jpg"], "no images under"),
         (["--images", "scenes/instances.txt"], "scenes/instances.txt"),
         (["--out", "scenes"], "scenes"),
@@ -162,6 +161,7 @@ def test_methods_are_listed_with_papers_and_licences() -> None:
     assert all(row["paper"] and row["licence"] and row["weights"] for row in listed)
 
 
+@pytest.mark.timeout(400)  # 30 s on a quiet machine; Ray's start suffers from a busy one
 def test_two_workers_on_ray_make_what_one_process_makes(scenes: Scenes) -> None:
     assert ovseg("annotate", "job.yaml").exit_code == 0
     command = [sys.executable, "-m", "jobs", "annotate", "job.yaml", "--out", "ray"]
