@@ -1,8 +1,10 @@
 """PyTorch's bilinear resize taken apart into its two axes, so that it can be done band by band.
 
-Each axis is a sparse matrix with two entries a row, its taps.
+An axis is a sparse matrix with two entries a row, its taps. Columns are gathered once; rows are a
+small dense product for each band, in which the mean over several maps costs nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +19,17 @@ class Taps:
     high: Tensor
     weight: Tensor
 
-    def rows(self, start: int, stop: int) -> "Taps":
-        """Return the taps of the target pixels from `start` up to `stop`."""
-        return Taps(self.low[start:stop], self.high[start:stop], self.weight[start:stop])
+    def matrix(self, band: slice) -> tuple[slice, Tensor]:
+        """Return which source pixels a band of target pixels needs, and its matrix over them."""
+        low, high, weight = self.low[band], self.high[band], self.weight[band]
+        source = slice(int(low[0]), int(high[-1]) + 1)
+        matrix = torch.zeros(len(low), source.stop - source.start)
+        matrix.scatter_(1, (low - source.start)[:, None], 1 - weight[:, None])
+        matrix.scatter_add_(1, (high - source.start)[:, None], weight[:, None])
+        return source, matrix
 
 
-def bilinear_taps(num_in: int, num_out: int, device: torch.device) -> Taps:
+def bilinear_taps(num_in: int, num_out: int) -> Taps:
     """Return the taps of `F.interpolate(mode="bilinear", align_corners=False)` along one axis.
 
     The source position `(i + 0.5) * in / out - 0.5`, not below 0, is rounded to float32 as
@@ -31,13 +38,31 @@ def bilinear_taps(num_in: int, num_out: int, device: torch.device) -> Taps:
     scale = torch.tensor(num_in, dtype=torch.float32) / num_out
     position = (scale * (torch.arange(num_out, dtype=torch.float32) + 0.5) - 0.5).clamp_(min=0)
     low = position.to(torch.int64).clamp_(max=num_in - 1)
-    high = (low + 1).clamp_(max=num_in - 1)
-    return Taps(low.to(device), high.to(device), (position - low).to(device))
+    return Taps(low, (low + 1).clamp_(max=num_in - 1), position - low)
 
 
-def apply_taps(values: Tensor, taps: Taps, dim: int) -> Tensor:
-    """Return `values` with the axis `dim` brought to the taps' length; float32."""
-    shape = [1] * values.ndim
-    shape[dim] = -1
-    low = values.index_select(dim, taps.low).float()
-    return low.lerp_(values.index_select(dim, taps.high).float(), taps.weight.view(shape))
+class MeanMap:
+    """The mean of maps (K, h, w) of different sizes after enlargement to one; made band by band.
+
+    Args:
+        levels: the maps, on one device.
+        size_hw: where they are enlarged (or reduced) to.
+    """
+
+    def __init__(self, levels: Sequence[Tensor], size_hw: tuple[int, int]) -> None:
+        """Bring the columns of all maps to their number, once for all bands."""
+        self._wide = [_with_columns(level, size_hw[1]) for level in levels]
+        self._taps = [bilinear_taps(level.shape[1], size_hw[0]) for level in levels]
+
+    def rows(self, band: slice) -> Tensor:
+        """Return the rows of a band, float32 (K, R, W)."""
+        products = [taps.matrix(band) for taps in self._taps]
+        parts = [wide[:, rows] for wide, (rows, _) in zip(self._wide, products, strict=True)]
+        matrix = torch.cat([matrix for _, matrix in products], dim=1) / len(parts)
+        return matrix.to(parts[0].device) @ torch.cat(parts, dim=1)
+
+
+def _with_columns(level: Tensor, num_columns: int) -> Tensor:
+    taps = bilinear_taps(level.shape[2], num_columns)
+    low, high, weight = (t.to(level.device) for t in (taps.low, taps.high, taps.weight))
+    return level.index_select(2, low).float().lerp_(level.index_select(2, high).float(), weight)

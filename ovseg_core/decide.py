@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.bilinear import apply_taps, bilinear_taps
+from ovseg_core.bilinear import MeanMap
 from ovseg_core.nearest import SizeHW, nearest_counts
 from ovseg_core.segmenter import ScoreMaps
 
@@ -73,14 +73,14 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
             f"image {index}: expected maps (K, h, w) with K >= 2, got {[t.shape for t in levels]}"
         )
     canvas_hw = maps.canvas_hw or size_hw
-    wide = [_Widened(level, canvas_hw) for level in levels]
-    theta = None if maps.objectness is None else maps.objectness[index][None].to(levels[0].device)
-    wide_theta = None if theta is None else _Widened(theta, canvas_hw)
+    mean = MeanMap(levels, canvas_hw)
+    theta = None
+    if maps.objectness is not None:
+        theta = MeanMap([maps.objectness[index][None].to(levels[0].device)], canvas_hw)
     canvas = _Canvas(levels[0], canvas_hw, size_hw, with_theta=theta is not None)
     for band in canvas.bands():
-        scores = sum((level.rows(band) for level in wide), torch.zeros(())) / len(wide)
-        gate = None if wide_theta is None else wide_theta.rows(band)[0]
-        winner, probs = _decide_band(scores, gate, maps)
+        gate = None if theta is None else theta.rows(band)[0]
+        winner, probs = _decide_band(mean.rows(band), gate, maps)
         canvas.write(band, winner, probs, gate)
     return canvas.decision()
 
@@ -116,19 +116,6 @@ def _probabilities(scores: Tensor, maps: ScoreMaps) -> Tensor:
     return torch.where(total > 0, scores / total.clamp(min=1e-12), 1 / scores.shape[0])
 
 
-class _Widened:
-    """A map (K, h, w) on its way to the canvas: its columns at once, its rows band by band."""
-
-    def __init__(self, values: Tensor, canvas_hw: SizeHW) -> None:
-        columns = bilinear_taps(values.shape[2], canvas_hw[1], values.device)
-        self._values = apply_taps(values, columns, 2)
-        self._taps = bilinear_taps(values.shape[1], canvas_hw[0], values.device)
-
-    def rows(self, band: slice) -> Tensor:
-        """Return (K, R, Wc)."""
-        return apply_taps(self._values, self._taps.rows(band.start, band.stop), 1)
-
-
 class _Canvas:
     """What is known of an image, filled in band by band, on the device of its scores."""
 
@@ -149,7 +136,7 @@ class _Canvas:
         self._row_counts, self._column_counts = rows.double().to(device), columns.float().to(device)
         # A reduction to the image's size skips some: their probabilities are nobody's.
         self._used_rows = None if bool(rows.all()) else (rows > 0).to(device)
-        self._used_columns = None if bool(columns.all()) else (columns > 0).to(device)
+        self._used_columns = (columns > 0).to(device)
 
     def bands(self) -> Iterator[slice]:
         """Yield rows that fit the device's cache with all their classes."""
@@ -170,12 +157,10 @@ class _Canvas:
         if theta is not None:
             planes[3] = theta.clamp(0, 1)
         self._sums += (probs @ self._column_counts).double() @ self._row_counts[band]
-        if self._used_rows is not None:
-            probs = probs[:, self._used_rows[band]]
-        if self._used_columns is not None:
-            probs = probs[:, :, self._used_columns]
-        if probs.numel():
-            torch.maximum(self._peaks, probs.amax((1, 2)), out=self._peaks)
+        used = probs if self._used_rows is None else probs[:, self._used_rows[band]]
+        if used.shape[1]:
+            peaks = used.amax(1)[:, self._used_columns].amax(1)
+            torch.maximum(self._peaks, peaks, out=self._peaks)
 
     def decision(self) -> Decision:
         """Return the whole on the CPU."""

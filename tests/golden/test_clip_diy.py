@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.bilinear import apply_taps, bilinear_taps
+from ovseg_core.bilinear import MeanMap
 from ovseg_core.clip import Clip
 from ovseg_core.decide import complement_product, decide
 from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
@@ -75,10 +75,7 @@ class Stages:
 
     def enlarged(self, image: str, scale: str) -> Tensor:
         level = self.cosines(image, scale)
-        height, width = self.maps.canvas_hw
-        columns = bilinear_taps(level.shape[2], width, level.device)
-        rows = bilinear_taps(level.shape[1], height, level.device)
-        return apply_taps(apply_taps(level, columns, 2), rows, 1)
+        return MeanMap([level], self.maps.canvas_hw).rows(slice(0, self.maps.canvas_hw[0]))
 
     def mean(self, image: str) -> Tensor:
         scales = range(len(self.maps.levels[0]))
