@@ -40,8 +40,9 @@ def make(seed: int, out: Path, stages: tuple[str, ...], cache: Path | None) -> N
         train_clip.compile_hot_paths()
         train_clip.train_clip(crops, scenes, out / "clip", seed, train_clip.ClipPlan())
     del crops
-    if "vit" in stages:
+    if "vit" in stages or "found" in stages:
         train_vit.compile_hot_paths()
+    if "vit" in stages:
         train_vit.save_vit(train_vit.train_vit(scenes, seed, train_vit.VitPlan()), out / "vit")
     if "found" in stages:
         vit = load_vit(out / "vit")
