@@ -30,7 +30,8 @@ app = typer.Typer(
     name="ovseg",
     cls=_OneLineErrors,
     help="Masks and labels for whole image collections, from words alone.",
-    epilog="Exit codes: 0 all done; 1 your error; 2 usage; 3 finished, but something is missing.",
+    epilog="Exit codes: 0 all done; 1 your error; 2 usage; 3 finished, but something is missing; "
+    "130 interrupted.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -104,7 +105,9 @@ def inspect_run(
     orphans: Annotated[
         bool, typer.Option("--orphans", help="List files that no done marker names.")
     ] = False,
-    clean: Annotated[bool, typer.Option("--clean", help="Delete those files.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Delete those files; not while the run goes on.")
+    ] = False,
 ) -> None:
     """Show what is in a run folder: counts, errors by code, slowest images, what is left."""
     from jobs.results import show_run
@@ -145,6 +148,19 @@ def methods(as_json: AsJson = False) -> None:
     from jobs.methods import show_methods
 
     show_methods(as_json)
+
+
+@app.command()
+def settings(
+    method: Annotated[str, typer.Option(help="Show this method's options as well.")] = "clip_diy",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the JSON schema of a job file, for editors.")
+    ] = False,
+) -> None:
+    """List every field of a job file with its default and meaning."""
+    from jobs.fields import show_settings
+
+    show_settings(method, as_json)
 
 
 @app.command()

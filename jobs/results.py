@@ -12,6 +12,8 @@ from jobs.settings import dotlist
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 
+_SHOWN_LABELS = 40
+
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     """Print what is in a run folder; list or delete its orphans if asked."""
@@ -61,7 +63,9 @@ def show_inspection(found: Any) -> None:
         ]
     )
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
-    show.table("Segments by label", ("label", "segments"), by_label)
+    show.table("Segments by label", ("label", "segments"), by_label[:_SHOWN_LABELS])
+    if len(by_label) > _SHOWN_LABELS:
+        show.line(f"and {len(by_label) - _SHOWN_LABELS} more labels (--json shows all)")
     show.table("Errors by code", ("code", "images"), list(found.errors.items()))
     problems = [(problem.code, problem.path, problem.message) for problem in found.problems]
     show.table("Failed images (the first of each code)", ("code", "image", "why"), problems)

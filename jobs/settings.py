@@ -92,7 +92,7 @@ def load_yaml(path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(
             f"{path}: expected `key: value` lines, got {type(value).__name__}; "
-            "`ovseg annotate --help` names the keys"
+            "`ovseg settings` lists the keys"
         )
     return value
 

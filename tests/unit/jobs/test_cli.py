@@ -1,5 +1,6 @@
 """The prompt: fast help, one line per mistake on stderr, the documented exit codes."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typer.testing import CliRunner, Result
 from jobs.cli import app
 from schemas.errors import UserError
 
-COMMANDS = ("annotate", "inspect", "export", "evaluate", "methods", "demo", "submit")
+COMMANDS = ("annotate", "inspect", "export", "evaluate", "methods", "settings", "demo", "submit")
 
 
 def ovseg(*args: str) -> Result:
@@ -45,6 +46,16 @@ def test_help_is_fast_and_light() -> None:
     )
     assert result.stderr.strip() == "[]"
     assert time.monotonic() - started < 5  # 0.2 s alone; the machine may be busy
+
+
+def test_settings_tell_every_field_with_its_meaning() -> None:
+    shown = ovseg("settings")
+    assert shown.exit_code == 0, shown.output
+    for field in ("vocabulary.labels.*.synonyms", "run.max_error_share", "method.options.side_px"):
+        assert field in shown.stdout
+    schema = json.loads(ovseg("settings", "--json").stdout)
+    assert schema["properties"]["shard_size"]["description"].startswith("Images a shard")
+    assert schema["additionalProperties"] is False
 
 
 def test_version() -> None:

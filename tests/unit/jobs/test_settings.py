@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import jobs.settings
 from jobs.settings import Flags, job_config
+from ovseg_core.methods import check_options
 from schemas.errors import ConfigError, UserError, VocabularyError
 
+CONFIGS = Path(jobs.settings.__file__).parent / "configs"
 GOOD = """
 images: s3://photos/cats
 out: runs/cats
@@ -191,6 +194,13 @@ def test_wrong_overrides(tmp_path: Path, override: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         job_config(write(tmp_path, GOOD), {}, [override])
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_that_ship_are_good(path: Path) -> None:
+    config = job_config(str(path), {}, [])
+    check_options(config.method)
+    assert config.vocabulary.names
 
 
 def test_words_are_given_once() -> None:
