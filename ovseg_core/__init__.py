@@ -1,1 +1,4 @@
-"""Torch in, torch out: the segmenters and what is made of their scores. Knows no Ray, no storage, no command line."""
+"""Torch in, torch out: the segmenters and what is made of their scores.
+
+Knows no Ray, no storage, no command line.
+"""

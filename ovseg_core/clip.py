@@ -7,18 +7,15 @@ width, H W pixels, h w patches, R the side of the square network input.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg_core.clip_loading import LoadedClip
 from ovseg_core.geometry import pad_br
 from ovseg_core.positional import PositionTable, Rule
 from schemas.errors import WeightsError
-
-if TYPE_CHECKING:
-    from open_clip.transformer import VisionTransformer
 
 _PROMPTS_PER_FORWARD = 256
 _IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
@@ -53,8 +50,9 @@ class Clip:
 
     def __init__(self, loaded: LoadedClip, device: torch.device) -> None:
         """Check that the tower can be read by hand and keep it."""
-        self.visual = _readable_tower(loaded.model)
-        self.model = loaded.model
+        # `Any`: a module's attributes are dynamic, and these are read one by one.
+        self.visual: Any = _readable_tower(loaded.model)
+        self.model: Any = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = device
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
@@ -121,13 +119,13 @@ class Clip:
         return self.visual.ln_post(tokens_BLC) @ self.visual.proj
 
 
-def _run_tapped(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _run_tapped(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x + block.ls_1(block.attention(block.ln_1(x)))
     tap = block.ln_2(x)
     return x + block.ls_2(block.mlp(tap)), tap
 
 
-def _readable_tower(model: nn.Module) -> "VisionTransformer":
+def _readable_tower(model: Any) -> Any:
     from open_clip.transformer import VisionTransformer
 
     tower = model.visual
@@ -142,6 +140,8 @@ def _readable_tower(model: nn.Module) -> "VisionTransformer":
         )
     if not hasattr(tower.transformer.resblocks[-1], "attention"):
         raise WeightsError("the CLIP image tower has custom blocks, which ovseg does not read")
-    if tower.image_size[0] != tower.image_size[1] or tower.patch_size[0] != tower.patch_size[1]:
-        raise WeightsError(f"ovseg needs a square CLIP input, got {tower.image_size} pixels")
+    for name in ("image_size", "patch_size"):
+        height, width = getattr(tower, name)
+        if height != width:
+            raise WeightsError(f"ovseg needs a square CLIP input, got {name} {height} x {width}")
     return tower

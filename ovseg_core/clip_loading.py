@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg_core.checkpoint import ADVICE, LOAD_FAILURES, one_line
 from ovseg_core.embedded import CLIP_FOLDER
@@ -41,7 +41,7 @@ class LoadedClip:
         file: the local weights file.
     """
 
-    model: nn.Module
+    model: Any
     tokenizer: Tokenizer
     mean: Sequence[float]
     std: Sequence[float]
@@ -82,7 +82,7 @@ def _load_folder(folder: Path) -> LoadedClip:
     vocabulary = sorted(folder.glob("*.txt.gz"))
     extra: dict[str, Any] = {"bpe_path": str(vocabulary[0])} if vocabulary else {}
     try:
-        model = open_clip.create_model(name, precision="fp32")
+        model: Any = open_clip.create_model(name, precision="fp32")
         tokenizer = open_clip.get_tokenizer(name, **extra)
     except LOAD_FAILURES as error:
         raise WeightsError(f"the CLIP in {folder} cannot be loaded: {one_line(error)}") from error

@@ -26,11 +26,11 @@ def mmseg_size(size_hw: tuple[int, int], short_px: int) -> tuple[int, int]:
 
 def limited_size(size_hw: tuple[int, int], long_px: int) -> tuple[int, int]:
     """Return the size reduced to a long side of at most `long_px`, aspect kept; 0: as it is."""
+    height, width = size_hw
     longest = max(size_hw)
     if not long_px or longest <= long_px:
         return size_hw
-    height, width = (max(round(side * long_px / longest), 1) for side in size_hw)
-    return height, width
+    return max(round(height * long_px / longest), 1), max(round(width * long_px / longest), 1)
 
 
 def resize_linear(image: Image, size_hw: tuple[int, int]) -> Image:
@@ -38,9 +38,13 @@ def resize_linear(image: Image, size_hw: tuple[int, int]) -> Image:
     return _cv2_resize(image, size_hw, cv2.INTER_LINEAR)
 
 
-def reduce_area(image: Image, size_hw: tuple[int, int]) -> Image:
-    """Reduce uint8 (3, H, W) by averaging areas, which keeps fine texture from aliasing."""
-    return _cv2_resize(image, size_hw, cv2.INTER_AREA)
+def limit_side(image: Image, long_px: int) -> Image:
+    """Reduce uint8 (3, H, W) to a long side of at most `long_px`; 0: never.
+
+    Areas are averaged, which keeps fine texture from aliasing.
+    """
+    height, width = image.shape[1:]
+    return _cv2_resize(image, limited_size((height, width), long_px), cv2.INTER_AREA)
 
 
 def squash_nearest(images_B3HW: Tensor, side_px: int) -> Tensor:

@@ -4,7 +4,7 @@ Methods differ in what they put in place of softmax(q k): a policy. Shapes: B im
 (class token first), C trunk width, H heads, d head width, D joint width, h w patches.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,7 +44,7 @@ def dense_features(
 
 def last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
     """Return the tokens after the last block (B, L, C), before the final norm."""
-    block = clip.visual.transformer.resblocks[-1]
+    block: Any = clip.visual.transformer.resblocks[-1]
     attention = block.attn
     qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias).chunk(
         3, -1

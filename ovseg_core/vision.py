@@ -5,7 +5,7 @@ width, h w patches.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from torch import Tensor
 from ovseg_core.geometry import pad_br
 from ovseg_core.positional import PositionTable, Rule
 from ovseg_core.vision_loading import LoadedVision
-
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
 
 Feature = Literal["q", "k", "v", "tokens"]
 
@@ -48,7 +45,7 @@ class Vision:
         self, loaded: LoadedVision, device: torch.device, rule: Rule | None = None
     ) -> None:
         """Keep the network."""
-        self.model = loaded.model
+        self.model: Any = loaded.model  # a module's attributes are dynamic
         self.device = device
         self.rule: Rule = rule or _family_rule(self.model, loaded.name)
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
@@ -124,7 +121,7 @@ class Vision:
         return torch.cat([*prefix_BPC, patches_BNC + positions_LC], dim=1)
 
 
-def _family_rule(model: "VisionTransformer", name: str) -> Rule:
+def _family_rule(model: Any, name: str) -> Rule:
     if model.num_reg_tokens:
         return "antialias"
     return "size" if name.endswith(".mae") else "scale01"

@@ -6,10 +6,9 @@ timm takes seconds to import, and checking a job needs none of it: it is importe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 
 from ovseg_core.checkpoint import ADVICE, LOAD_FAILURES, one_line, read_checkpoint
 from ovseg_core.clip_loading import LOCAL_DIR
@@ -18,9 +17,6 @@ from ovseg_core.hub import check_reachable
 from ovseg_core.parts import did_you_mean
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
-
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class LoadedVision:
         file: the local weights file.
     """
 
-    model: "VisionTransformer"
+    model: Any
     name: str
     mean: Sequence[float]
     std: Sequence[float]
@@ -98,7 +94,7 @@ def _load_named(name: str, weights: str) -> LoadedVision:
     return _loaded(model, name, file)
 
 
-def _fill(model: "VisionTransformer", name: str, file: str) -> None:
+def _fill(model: Any, name: str, file: str) -> None:
     """Load a weights file, in timm's own names or the authors'; every tensor must be there."""
     from timm.models.vision_transformer import checkpoint_filter_fn
 
@@ -113,7 +109,7 @@ def _fill(model: "VisionTransformer", name: str, file: str) -> None:
         raise WeightsError(f"vision: {file} does not fit {name}: it lacks {lacking} and so on")
 
 
-def _readable(model: nn.Module, name: str) -> "VisionTransformer":
+def _readable(model: Any, name: str) -> Any:
     from timm.models.vision_transformer import VisionTransformer
 
     readable = (
@@ -150,6 +146,6 @@ def _fetch(name: str) -> str:
         ) from error
 
 
-def _loaded(model: "VisionTransformer", name: str, file: str) -> LoadedVision:
+def _loaded(model: Any, name: str, file: str) -> LoadedVision:
     config: dict[str, Any] = model.pretrained_cfg
     return LoadedVision(model, name, config["mean"], config["std"], file)

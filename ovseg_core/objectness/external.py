@@ -8,6 +8,7 @@ background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks as class-ag
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ def build(options: Options, backbones: Backbones) -> ExternalMaps:
 
 
 def combine_scored(
-    masks: NDArray[np.generic], scores: NDArray[np.generic], min_score: float
+    masks: NDArray[Any], scores: NDArray[Any], min_score: float
 ) -> NDArray[np.float32]:
     """Return one map of scored masks: the sum of score times mask, divided by its maximum.
 

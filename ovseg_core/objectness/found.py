@@ -15,7 +15,7 @@ from torch import Tensor
 from ovseg_core.backbones import Backbones
 from ovseg_core.checkpoint import read_tensors
 from ovseg_core.embedded import FOUND_HEAD
-from ovseg_core.geometry import limited_size, reduce_area
+from ovseg_core.geometry import limit_side
 from ovseg_core.objectness import by_shape
 from ovseg_core.segmenter import Image, MethodOptions
 from ovseg_core.vision import Vision, VisionState
@@ -58,10 +58,7 @@ class Found:
     @torch.inference_mode()
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
         """Return the foreground probability of each image, at its own or the reduced size."""
-        reduced = [
-            reduce_area(image, limited_size(tuple(image.shape[1:]), self._max_side_px))
-            for image in images
-        ]
+        reduced = [limit_side(image, self._max_side_px) for image in images]
         return by_shape(reduced, self._vision.device, self.probabilities)
 
     def probabilities(self, pixels_B3HW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from ovseg_core.backbones import Backbones
-from ovseg_core.geometry import limited_size, reduce_area
+from ovseg_core.geometry import limit_side
 from ovseg_core.objectness import by_shape
 from ovseg_core.segmenter import Image, MethodOptions
 from ovseg_core.vision import Vision, VisionState
@@ -43,10 +43,7 @@ class FoundBackground:
     @torch.inference_mode()
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
         """Return 0/1 maps of the foreground, at the image's own or the reduced size."""
-        limit = self._options.max_side_px
-        reduced = [
-            reduce_area(image, limited_size(tuple(image.shape[1:]), limit)) for image in images
-        ]
+        reduced = [limit_side(image, self._options.max_side_px) for image in images]
         return by_shape(reduced, self._vision.device, self.foreground)
 
     def foreground(self, pixels_B3HW: Tensor) -> Tensor:

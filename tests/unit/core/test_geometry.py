@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_core.geometry import (
+    limit_side,
     limited_size,
     mmseg_size,
     pad_br,
-    reduce_area,
     resize_linear,
     squash_nearest,
 )
@@ -48,18 +48,18 @@ def test_limited_size(size: tuple[int, int], limit: int, expected: tuple[int, in
 
 def test_resizes_give_the_size_and_keep_the_grey() -> None:
     image = torch.full((3, 40, 70), 77, dtype=torch.uint8)
-    for resize in (resize_linear, reduce_area):
-        resized = resize(image, (20, 30))
-        assert resized.shape == (3, 20, 30)
+    for resized in (resize_linear(image, (20, 35)), limit_side(image, 35)):
+        assert resized.shape == (3, 20, 35)
         assert resized.dtype == torch.uint8
         assert (resized == 77).all()
     assert resize_linear(image, (40, 70)) is image
+    assert limit_side(image, 70) is image
 
 
 def test_area_reduction_averages() -> None:
     image = torch.zeros((3, 4, 6), dtype=torch.uint8)
     image[:, :, ::2] = 200
-    assert (reduce_area(image, (2, 3)) == 100).all()
+    assert (limit_side(image, 3) == 100).all()
 
 
 def test_squash_nearest_takes_existing_pixels() -> None:
