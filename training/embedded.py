@@ -1,5 +1,7 @@
 """Make the embedded models from nothing: ``python -m training.embedded --seed 0 --out DIR``.
 
+Without ``--out`` the weights of the package are replaced.
+
 Seeds and step counts are fixed, not the clock. Two quiet cores are enough; set
 ``OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0`` if anything else runs beside it.
 """
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ovseg_core import embedded
 from training import train_clip, train_found, train_vit
 from training.data import Crops, Scenes, make_crops, make_scenes
 from training.measure import load_vit, measure
@@ -59,7 +62,7 @@ def main() -> None:
     """Parse the command line and report the time spent."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(embedded.__file__).parent)
     parser.add_argument("--stages", default=",".join(STAGES), help="comma separated")
     parser.add_argument("--cache", type=Path, help="file that keeps the drawn pictures")
     parser.add_argument("--threads", type=int, default=2)
