@@ -39,7 +39,10 @@ def show_plan(config: JobConfig, plan: Any) -> None:
             ("labels", _labels(config)),
             ("method", config.method.name),
             ("weights", _weights(config)),
-            ("shards", f"{plan.num_shards:,} of up to {config.shard_size:,} images"),
+            (
+                "shards",
+                f"{plan.num_shards:,} of up to {config.images_per_shard(plan.num_images):,} images",
+            ),
             ("done", f"{done:,} shards ({plan.num_images_done:,} images)"),
             ("left", f"{plan.num_shards_left:,} shards"),
             ("workers", _workers(config)),

@@ -98,7 +98,8 @@ def plan(config: JobConfig) -> JobPlan:
         return _resumed(config)
     manifest = collect(config.images, config.image)
     num_images = manifest.num_rows
-    return JobPlan(config, num_images, -(-num_images // config.shard_size), manifest=manifest)
+    num_shards = -(-num_images // config.images_per_shard(num_images))
+    return JobPlan(config, num_images, num_shards, manifest=manifest)
 
 
 def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:

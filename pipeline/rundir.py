@@ -104,7 +104,8 @@ class RunDir:
 
     def shards(self) -> Sequence[Shard]:
         """Return the run's shards; each one's records are made when it is indexed."""
-        return manifest.cut(self._manifest, self.info.job().shard_size)
+        size = self.info.job().images_per_shard(self.info.num_images)
+        return manifest.cut(self._manifest, size)
 
     def commit(
         self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally

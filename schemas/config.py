@@ -7,7 +7,7 @@ of the run's fingerprint.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from schemas.base import Frozen
 from schemas.vocabulary import Vocabulary
@@ -128,8 +128,10 @@ class JobConfig(Frozen):
     """Which files are taken."""
     masks: MaskConfig = MaskConfig()
     """How segments are cut."""
-    shard_size: PositiveInt = 256
-    """Images a shard: the unit of work, commit and loss."""
+    shard_size: NonNegativeInt = 0
+    """Images a shard: the unit of work, commit and loss.
+
+    0: a 64th of the images, between 8 and 256, so that a small job has work for every worker."""
     run: RunConfig = RunConfig()
     """How the work is spread."""
 
@@ -146,6 +148,10 @@ class JobConfig(Frozen):
     def output_fields(self) -> dict[str, Any]:
         """All that can change an output, as flat dotted keys; `out` and `run.*` are left out."""
         return dict(_flatten(self.model_dump(mode="json", exclude={"run", "out"})))
+
+    def images_per_shard(self, num_images: int) -> int:
+        """Return the shard size with 0 resolved; depends on nothing but the number of images."""
+        return self.shard_size or min(256, max(8, -(-num_images // 64)))
 
     @property
     def vision_model(self) -> str:

@@ -22,7 +22,7 @@ def test_a_name_alone_stands_for_a_method_without_options():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"metod": "clip_diy"}, {"run": {"bach_size": 1}}, {"shard_size": 0}]
+    "wrong", [{"metod": "clip_diy"}, {"run": {"bach_size": 1}}, {"shard_size": -1}]
 )
 def test_unknown_keys_and_impossible_values_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
@@ -64,6 +64,14 @@ def test_the_differing_field_can_be_named(change, field):
 def test_auto_picks_the_second_backbone_that_fits_the_first(clip, vision, resolved):
     config = JobConfig.model_validate({**JOB, "clip": {"model": clip}, "vision": {"model": vision}})
     assert config.vision_model == resolved
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size"), [(1, 8), (40, 8), (1000, 16), (16_384, 256), (10**7, 256)]
+)
+def test_small_jobs_are_cut_fine_enough_for_several_workers(num_images, size):
+    assert JobConfig.model_validate(JOB).images_per_shard(num_images) == size
+    assert JobConfig.model_validate({**JOB, "shard_size": 5}).images_per_shard(num_images) == 5
 
 
 def test_an_image_error_survives_the_way_between_processes():
