@@ -18,6 +18,8 @@ _SUPPORT = 2.0
 """Reach of the cubic kernel in source pixels (more where it shrinks)."""
 _A = -0.5
 """Pillow's cubic parameter."""
+_IMAGES_AT_ONCE = {"cpu": 1, "cuda": 8}
+"""Bounds the float64 intermediates: to a CPU's cache, to half a gigabyte of a GPU."""
 
 
 def crop_grid(side_px: int, crop_px: int, stride_px: int) -> int:
@@ -39,17 +41,20 @@ def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int
         left out.
     """
     weights_PR = _weights(crop_px, out_px, images_B3HW.device)
+    at_once = _IMAGES_AT_ONCE.get(images_B3HW.device.type, 1)
+    parts = [_resized_crops(part, weights_PR, stride_px) for part in images_B3HW.split(at_once)]
+    return torch.cat(parts)
+
+
+def _resized_crops(images_B3HW: Tensor, weights_PR: Tensor, stride_px: int) -> Tensor:
+    crop_px, out_px = weights_PR.shape
     # A crop's columns do not depend on its row, so they are resized once for a column of crops.
-    columns_B3HSR = _rounded(images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR)
+    columns_B3HSR = images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR
+    columns_B3HSR.add_(0.5).floor_().clamp_(0, 255)  # Pillow's rounding: halves go up
     bands_B3SQP = columns_B3HSR.flatten(3).unfold(2, crop_px, stride_px)  # Q = S * R
-    crops_B3SRQ = _rounded(weights_PR.T @ bands_B3SQP.transpose(-1, -2)).to(torch.uint8)
-    crops_B3SRSR = crops_B3SRQ.unflatten(-1, (-1, out_px))
+    crops_B3SRQ = weights_PR.T @ bands_B3SQP.transpose(-1, -2)
+    crops_B3SRSR = crops_B3SRQ.add_(0.5).clamp_(0, 255).to(torch.uint8).unflatten(-1, (-1, out_px))
     return crops_B3SRSR.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).contiguous()
-
-
-def _rounded(sums: Tensor) -> Tensor:
-    """Return Pillow's rounding of sums to grey levels, still in float64 (halves go up)."""
-    return sums.add_(0.5).floor_().clamp_(0, 255)
 
 
 @lru_cache(maxsize=32)
