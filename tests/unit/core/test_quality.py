@@ -50,6 +50,17 @@ def test_columns_equal_those_computed_at_full_size(size, mode):
                 assert segment.boundary_uncertainty == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [(20, 30), (53, 41), (11, 13)])
+def test_result_does_not_depend_on_the_blocks(size, monkeypatch):
+    whole = image_rows(_decision(5), size, NAMES, MaskConfig(segments="components"))
+    monkeypatch.setattr("ovseg_core.region_stats._BLOCK_PIXELS", 1)
+    blocks = image_rows(_decision(5), size, NAMES, MaskConfig(segments="components"))
+    for one, other in zip(whole.segments, blocks.segments, strict=True):
+        for name, value in vars(one).items():
+            exact = isinstance(value, str | tuple)
+            assert getattr(other, name) == (value if exact else pytest.approx(value)), name
+
+
 def test_class_masks_tile_the_label_map():
     decision = _decision(1)
     size = (61, 47)
