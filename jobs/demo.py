@@ -98,6 +98,8 @@ def _make_pictures(folder: DemoFolder) -> None:
 
 def _show_places(folder: DemoFolder) -> None:
     """Print where everything lies and what to type next."""
+    from ovseg_core.embedded.shapes import SHAPES
+
     run = shlex.quote(str(folder.run))
     show.line("")
     show.facts(
@@ -109,11 +111,9 @@ def _show_places(folder: DemoFolder) -> None:
             ("job file", folder.config),
         ]
     )
-    show.line("\nnext")
+    config, other = shlex.quote(str(folder.config)), shlex.quote(str(folder.root / "shapes"))
+    words = shlex.quote(",".join(SHAPES))
+    show.line("\nnext: look inside, compare label by label, ask for the same scenes in other words")
     show.line(f"  ovseg inspect {run}")
     show.line(f"  ovseg evaluate {run} --truth {shlex.quote(str(folder.truth))}")
-    words = '"red star,blue ring"'
-    images = shlex.quote(str(folder.scenes / "scene_*.png"))
-    out = shlex.quote(str(folder.root / "mine"))
-    embedded = "--set clip.model=embedded"
-    show.line(f"  ovseg annotate --images {images} --labels {words} --out {out} {embedded}")
+    show.line(f"  ovseg annotate {config} --labels {words} --out {other}")

@@ -1,8 +1,6 @@
 """The commands one after another on drawn scenes with the embedded models, as a user types them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -159,23 +157,3 @@ def test_methods_are_listed_with_papers_and_licences() -> None:
     assert "not measured by this project" in shown.stdout
     listed = json.loads(ovseg("methods", "--json").stdout)["methods"]
     assert all(row["paper"] and row["licence"] and row["weights"] for row in listed)
-
-
-@pytest.mark.timeout(400)  # 30 s on a quiet machine; Ray's start suffers from a busy one
-def test_two_workers_on_ray_make_what_one_process_makes(scenes: Scenes) -> None:
-    assert ovseg("annotate", "job.yaml").exit_code == 0
-    command = [sys.executable, "-m", "jobs", "annotate", "job.yaml", "--out", "ray"]
-    flags = ["--workers", "2", "--set", "run.local=false"]
-    result = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    for folder in ("run", "ray"):
-        assert ovseg("export", folder).exit_code == 0
-    local, ray = (
-        json.loads(Path(folder, "exports/coco/instances.json").read_text(encoding="utf-8"))
-        for folder in ("run", "ray")
-    )
-    assert local["images"] == ray["images"]
-    assert [a["segmentation"] for a in local["annotations"]] == [
-        a["segmentation"] for a in ray["annotations"]
-    ]

@@ -1,0 +1,49 @@
+"""The demo as it is typed: two Ray workers; then its job in one process, with the same masks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+NUM_SCENES = 6
+
+
+@pytest.mark.timeout(400)  # half a minute on a quiet machine; Ray's start suffers from a busy one
+def test_the_demo_and_the_same_job_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "jobs", "demo", "--scenes", str(NUM_SCENES), "--seed", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"{NUM_SCENES} of {NUM_SCENES} images done" in result.stdout
+    assert "phrases of pairs never seen" in result.stdout
+    assert "Traceback" not in result.stderr
+
+    demo = Path("out/demo")
+    with Image.open(demo / "contact_sheet.png") as sheet:
+        assert sheet.width > 1000
+        assert len(sheet.convert("RGB").resize((64, 64)).getcolors(4096) or []) > 500
+    page = (demo / "run" / "review" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<article") == NUM_SCENES
+    assert len(COCO(str(demo / "run/exports/coco/instances.json")).imgs) == NUM_SCENES
+
+    local = ["annotate", str(demo / "demo.yaml"), "--local", "--out", "local"]
+    assert CliRunner().invoke(app, local).exit_code == 0
+    assert CliRunner().invoke(app, ["export", "local"]).exit_code == 0
+    assert masks(Path("local")) == masks(demo / "run")
+
+
+def masks(run: Path) -> list[tuple[object, ...]]:
+    exported = (run / "exports" / "coco" / "instances.json").read_text(encoding="utf-8")
+    return [
+        (found["image_id"], found["category_id"], found["segmentation"])
+        for found in json.loads(exported)["annotations"]
+    ]
