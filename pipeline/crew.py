@@ -153,9 +153,14 @@ class Crew:
             return
         if isinstance(cause, UserError):
             raise cause
-        if isinstance(error, RayActorError):
+        if isinstance(error, RayTaskError):
+            raise cause
+        if "creation task" in str(error):
             raise ResourceError(
-                "the workers die while they load the models, most often for lack of memory; "
-                f"take fewer workers or smaller models ({str(error).splitlines()[0]})"
+                f"the workers cannot start: {str(error).strip().splitlines()[-1]}; "
+                "every machine of the cluster needs the same ovseg installed"
             ) from error
-        raise cause
+        raise ResourceError(
+            "the workers die while they load the models, most often for lack of memory; "
+            "take fewer workers (`run.workers`) or smaller models"
+        ) from error

@@ -1,6 +1,7 @@
 """A whole job: see what is asked for and what is done already, then do the rest."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,13 @@ from schemas.errors import ResourceError, UserError
 from schemas.records import Shard, ShardDone
 
 log = logging.getLogger(__name__)
+
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # whoever wants them on has set the variable
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; spares a warning
+    "RAY_DEDUP_LOGS_SKIP_REGEX": r"^Task Worker\.",  # tracebacks on standard output; we tell it
+}
+"""Environment of Ray, where the user has not set it; read when Ray is imported."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,12 @@ def run(config: JobConfig, progress: Progress | None = None, build: Build = buil
     planned = plan(config).repaired()
     if not planned.num_shards_left:
         return sum_up(config, planned.num_images, planned.done)
+    if config.run.workers > planned.num_shards:
+        log.warning(
+            "%d shards for %d workers: some will idle; a smaller `shard_size` makes more shards",
+            planned.num_shards,
+            config.run.workers,
+        )
     progress = progress or make_progress()
     progress.start(planned.num_images, planned.num_images_done)
     job, started, interrupted = _Job(planned, progress, build), time.monotonic(), False
@@ -166,7 +180,9 @@ class _Job:
 
     def run_on_ray(self) -> None:
         """Hand the shards to workers on a Ray cluster."""
-        # Ray is imported here so that a run in this process does without it.
+        for name, value in _RAY_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        # Imported here, after the settings, and so that a run in this process does without Ray.
         from pipeline import cluster
         from pipeline.crew import Crew
         from pipeline.driver import Driver
