@@ -8,6 +8,7 @@ how sure the rim is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -105,12 +106,12 @@ def image_rows(
 def review_priority(segments: Sequence[SegmentStats], scores: Sequence[LabelScore]) -> float:
     """Return how much an image deserves a look, 1 first.
 
-    The most doubtful segment decides: `1 - mean_prob * margin_mean`. Without any segment the
-    doubt is about what may have been missed: the highest probability that any label reached
-    anywhere.
+    The mean of `1 - mean_prob * margin_mean` over the segments. Without any segment the doubt is
+    about what may have been missed: the highest probability that any label reached anywhere.
     """
     if segments:
-        return max(1 - segment.mean_prob * segment.margin_mean for segment in segments)
+        # Not the worst segment: most images have some doubtful speck, and then all are alike.
+        return fmean(1 - segment.mean_prob * segment.margin_mean for segment in segments)
     return max(score.max_prob for score in scores)
 
 

@@ -143,7 +143,7 @@ def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -
     chips = "".join(
         f'<span class="chip">{_swatch(label)}{escape(names[label])} '
         f"<small>{_scores(values)}</small></span>"
-        for label, values in sorted(scores.items())
+        for label, values in sorted(scores.items(), key=lambda item: (-max(item[1]), item[0]))
     )
     doubt = image["review_priority"]
     html = (
@@ -191,8 +191,8 @@ def _page(finished: FinishedRun, cards: list[_Card]) -> str:
 
 def _notes(finished: FinishedRun, num_shown: int) -> Iterator[str]:
     yield (
-        "Doubt is 1 − mean probability × mean margin of the image's weakest mask; without masks, "
-        "the highest probability that any label reached. The number at a label is its mean "
+        "Doubt is 1 − mean probability × mean margin, averaged over the image's masks; without "
+        "masks, the highest probability that any label reached. The number at a label is its mean "
         "probability under the mask."
     )
     if num_shown < finished.num_images:

@@ -109,9 +109,9 @@ def test_rows_are_valid_records_and_every_label_has_a_score():
     assert [score.category_id for score in rows.label_scores] == [1, 2, 3]
 
 
-def test_review_priority_is_the_most_doubtful_segment():
+def test_review_priority_is_the_mean_doubt_of_the_segments():
     rows = image_rows(_decision(4), (64, 48), NAMES, MaskConfig())
-    expected = max(1 - s.mean_prob * s.margin_mean for s in rows.segments)
+    expected = np.mean([1 - s.mean_prob * s.margin_mean for s in rows.segments])
     assert rows.review_priority == pytest.approx(expected)
 
 
