@@ -48,12 +48,18 @@ def connected() -> Iterator[None]:
 
 def _start(address: str) -> None:
     own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    ray.init(
-        address=address,
-        **(own if address == "local" else {}),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address=address,
+            **(own if address == "local" else {}),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:
+        # On a busy machine a node may start too slowly; Ray says so by a plain Exception.
+        if type(error) is not Exception:
+            raise
+        raise ConnectionError(str(error)) from error
 
 
 def _start_again(address: str) -> None:
