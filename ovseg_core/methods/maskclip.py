@@ -48,8 +48,9 @@ CARD = MethodCard(
 class Options(MethodOptions):
     """Options of the method `maskclip`."""
 
-    short_side_px: NonNegativeInt = 448
-    """The image is resized to this short side (long side at most 2048) first; 0: as it is."""
+    short_side_px: NonNegativeInt | None = None
+    """The image is resized to this short side (long side at most 2048) first; 0: as it is; null:
+    twice the side that CLIP was trained on, which is the published 448 for one of 224."""
     temperature: PositiveFloat = 0.01
     """Divides the cosines before the softmax over the words."""
     position_rule: Rule = "size"
@@ -88,7 +89,8 @@ class MaskClip:
     """
 
     def __init__(self, clip: Clip, objectness: Objectness, options: Options) -> None:
-        self.decode_side_px = options.short_side_px
+        own = options.short_side_px
+        self.decode_side_px = 2 * clip.input_px if own is None else own
         self._clip = clip
         self._objectness = objectness
         self._options = options
@@ -130,7 +132,7 @@ class MaskClip:
         return best_of_class(rows_Qhw[None], text, absent=0.0)[0]
 
     def _resize(self, image: Image) -> Image:
-        short_px = self._options.short_side_px
+        short_px = self.decode_side_px
         height, width = image.shape[1:]
         return resize_linear(image, mmseg_size((height, width), short_px)) if short_px else image
 

@@ -33,8 +33,8 @@ def pixels_of(scenes: list[Scene]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", parts.names(methods.PACKAGE))
 def test_objects_are_found_and_named(name: str, backbones: Backbones, scenes: list[Scene]) -> None:
     """Each scene is asked about its own words; the mean IoU is far above chance."""
-    options = {"objectness": "found", **({"short_side_px": 128} if name == "maskclip" else {})}
-    segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)
+    part = NamedOptions(name=name, options={"objectness": "found"})
+    segmenter = build_segmenter(part, backbones)
     features = segmenter.encode(pixels_of(scenes))
     ious: list[float] = []
     for index, scene in enumerate(scenes):

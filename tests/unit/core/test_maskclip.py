@@ -31,15 +31,16 @@ def method(backbones: Backbones, **options: Any) -> MaskClip:
 @pytest.mark.parametrize(
     ("short_side_px", "grids"),
     [
+        (None, [(6, 10), (10, 6)]),  # twice the 48 px of the tiny CLIP
         (0, [(3, 4), (4, 3)]),  # 40 x 64 as it is, padded to 48 x 64
         (80, [(5, 8), (8, 5)]),
     ],
 )
 def test_each_image_has_its_own_grid(
-    short_side_px: int, grids: list, backbones: Backbones, images: list[torch.Tensor]
+    short_side_px: int | None, grids: list, backbones: Backbones, images: list[torch.Tensor]
 ) -> None:
     mask = method(backbones, short_side_px=short_side_px)
-    assert mask.decode_side_px == short_side_px
+    assert mask.decode_side_px == (96 if short_side_px is None else short_side_px)
     maps = mask.score(mask.encode(images), mask.text_matrix(WORDS))
     assert [tuple(levels[0].shape) for levels in maps.levels] == [(3, *grid) for grid in grids]
     assert maps.canvas_hw is None
