@@ -12,8 +12,8 @@ from torch import Tensor
 from schemas.errors import WeightsError
 
 ADVICE = (
-    "`--set clip.model=embedded` takes the models that come with the package, "
-    "`local-dir:FOLDER` for clip.model or vision.model a folder that you have"
+    "use `embedded` for the models that come with the package (--set clip.model=embedded), "
+    "or `local-dir:FOLDER` for a folder that you have"
 )
 """What to do where nothing can be fetched; ends every message about missing weights."""
 
