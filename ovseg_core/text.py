@@ -88,7 +88,9 @@ class TextBank:
             templates = label.templates or vocabulary.templates or self._templates
             phrases += [(phrase, number, templates) for phrase in label.phrases]
         prompts = [
-            template.format(phrase) for phrase, _, templates in phrases for template in templates
+            template.replace("{}", phrase)
+            for phrase, _, templates in phrases
+            for template in templates
         ]
         units_PD = F.normalize(self._clip.encode_text(prompts), dim=-1)
         counts = [len(templates) for _, _, templates in phrases]
