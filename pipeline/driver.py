@@ -170,6 +170,8 @@ class Driver:
         """Deal with a worker that cannot go on: replace it, and narrow down what it died of."""
         self._crew.replace(worker)
         shard = piece.shard
+        if shard.index in self._ledger.failed:
+            return
         if piece.position is None:
             log.warning("shard %d kills its workers; now image by image", shard.index)
             self._apart[shard.index] = TakenApart(shard)

@@ -7,8 +7,9 @@ after Ray has restarted the process.
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -27,11 +28,13 @@ class WorkerSetup:
         config: the job.
         device: `cpu` or `cuda`.
         build: makes the segmenter, in the worker.
+        folder: relative paths in the config start here; the current folder of the driver.
     """
 
     config: JobConfig
     device: str
     build: Build
+    folder: str = field(default_factory=os.getcwd)
 
 
 class Worker:
@@ -72,6 +75,8 @@ class Worker:
         config = self._setup.config
         if not config.run.local:
             torch.set_num_threads(num_threads(config))
+            if Path(self._setup.folder).is_dir():  # Ray starts workers elsewhere
+                os.chdir(self._setup.folder)
         segmenter = self._built.segmenter
         return Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
 

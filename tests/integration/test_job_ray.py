@@ -45,10 +45,11 @@ class BuildByProcess:
         return Built(ColourSegmenter(Mischief()), {"oracle": f"{os.getpid():064d}"})
 
 
-def test_ray_and_one_process_come_to_the_same_tables(images, tmp_path):
+def test_ray_and_one_process_come_to_the_same_tables(images, tmp_path, monkeypatch):
     here = oracle_config(images, tmp_path / "here")
     job.run(here, Progress(), BuildOracle())
-    spread = oracle_config(images, tmp_path / "spread", run=ON_RAY)
+    monkeypatch.chdir(tmp_path)  # the workers' own folder is another
+    spread = oracle_config("images", "spread", run=ON_RAY)
     stream = io.StringIO()
     report = job.run(spread, LineProgress(stream), BuildOracle())
     assert (report.exit_code, report.num_done, report.errors) == (0, 21, {"not_an_image": 1})
