@@ -1,10 +1,11 @@
 """One shard, from image URIs to rows: the whole job without Ray.
 
-Threads fetch and decode the images to come, the caller's thread computes a batch, and one more
-thread turns the batch before it into masks. At most three batches of images are in memory.
+Threads fetch and decode the images to come, the caller's thread computes a batch, and further
+threads turn the batch before it into masks. At most three batches of images are in memory.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from ovseg_core.segmenter import ImageBatch, ScoreMaps, Segmenter, TextMatrix
 from pipeline.guard import stopwatch, value_or_error
 from pipeline.prefetch import Loaded, ahead, fetch
 from pipeline.rows import Failed, Frame, StageSeconds, failed_rows, found_rows, join, tally_of
-from schemas.config import JobConfig
+from schemas.config import JobConfig, RunConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally
 
@@ -54,7 +55,9 @@ class Annotator:
         self._config = config
         self._device_batch = config.run.batch_size
         device = text.rows_QD.device
-        self._encode_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self._encode_stream = torch.cuda.Stream(device) if on_gpu else None
+        self._encode_threads = num_threads(config.run) if on_gpu else 1  # the CPU is at work
 
     def annotate(self, shard: Shard) -> tuple[ShardRows, ShardTally]:
         """Return rows in manifest order and their tally; a failed image has a row too."""
@@ -62,16 +65,16 @@ class Annotator:
         work = partial(fetch, config=self._config.image, side_px=self._segmenter.decode_side_px)
         with stopwatch() as watch:
             images = ahead(work, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size)
-            encoded = ahead(self._encode, self._segment_all(images), threads=1, depth=1)
-            rows = join(part for batch in encoded for part in batch)
+            found = self._segment_all(images)
+            rows = join(ahead(self._encode, found, self._encode_threads, depth=run.batch_size))
         return rows, tally_of(rows, watch.seconds)
 
-    def _segment_all(self, images: Iterator[Loaded | Failed]) -> Iterator[list[Found | Failed]]:
+    def _segment_all(self, images: Iterator[Loaded | Failed]) -> Iterator[Found | Failed]:
         while batch := list(islice(images, self._config.run.batch_size)):
             with torch.inference_mode():
                 segmented = self._segment(batch)
             del batch  # frees its pixels before the next batch is collected
-            yield segmented
+            yield from segmented
 
     def _segment(self, batch: Sequence[Loaded | Failed]) -> list[Found | Failed]:
         """Compute a batch; images that were not read or decoded pass through in their places."""
@@ -117,12 +120,10 @@ class Annotator:
         if self._encode_stream is not None:
             torch.cuda.empty_cache()
 
-    def _encode(self, batch: Sequence[Found | Failed]) -> list[ShardRows]:
-        with torch.inference_mode(), torch.cuda.stream(self._encode_stream):
-            return [failed_rows(it) if isinstance(it, Failed) else self._rows(it) for it in batch]
-
-    def _rows(self, found: Found) -> ShardRows:
-        with stopwatch() as watch:
+    def _encode(self, found: Found | Failed) -> ShardRows:
+        if isinstance(found, Failed):
+            return failed_rows(found)
+        with stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._encode_stream):
             masks = value_or_error(lambda: self._masks(found))
         cost = replace(found.cost, encode_s=watch.seconds)
         if isinstance(masks, ImageError):
@@ -133,6 +134,11 @@ class Annotator:
         size_hw = found.frame.size_hw
         decision = decide_one(found.maps, found.index, size_hw)
         return image_rows(decision, size_hw, self._config.vocabulary.names, self._config.masks)
+
+
+def num_threads(run: RunConfig) -> int:
+    """Return the threads that a worker's share of the cores feeds: at least one."""
+    return max(1, math.floor(run.cpus_per_worker))
 
 
 def annotate_shard(

@@ -95,7 +95,7 @@ def demand(run: RunConfig, device: str) -> dict[str, float]:
 
 def capacity(wanted: dict[str, float]) -> int:
     """Return how many workers the living nodes hold together."""
-    return sum(_fit(node, wanted) for node in _nodes())
+    return sum(fit(node, wanted) for node in _nodes())
 
 
 def check_capacity(wanted: dict[str, float]) -> None:
@@ -113,7 +113,8 @@ def check_capacity(wanted: dict[str, float]) -> None:
             )
 
 
-def _fit(node: dict[str, float], wanted: dict[str, float]) -> int:
+def fit(node: dict[str, float], wanted: dict[str, float]) -> int:
+    """Return how many workers one node holds; a demand of 0 asks for nothing."""
     shares = [node.get(kind, 0.0) / amount for kind, amount in wanted.items() if amount > 0]
     return math.floor(min(shares) + 1e-6)
 

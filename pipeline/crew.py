@@ -9,7 +9,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline import cluster
-from pipeline.worker import Worker, WorkerSetup, num_threads
+from pipeline.annotate import num_threads
+from pipeline.worker import Worker, WorkerSetup
 from schemas.errors import ResourceError, UserError, WeightsError
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Crew:
             self.let_go(actor)
 
     def _start(self) -> None:
-        threads = str(num_threads(self._setup.config))
+        threads = str(num_threads(self._setup.config.run))
         actor = (
             ray.remote(Worker)
             .options(

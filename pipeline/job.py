@@ -12,7 +12,7 @@ import torch
 from ovseg_core.methods import check_options
 from pipeline.build import Build, build
 from pipeline.collection import collect
-from pipeline.guard import BrokenDeviceError
+from pipeline.guard import BrokenDeviceError, describe
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress, make_progress
 from pipeline.report import RunReport, sum_up
@@ -220,8 +220,13 @@ def _annotate_here(worker: Worker, shard: Shard, ledger: Ledger) -> None:
     while True:
         try:
             tally = worker.annotate(shard)
-        except (UserError, BrokenDeviceError):
+        except UserError:
             raise
+        except BrokenDeviceError as error:
+            raise ResourceError(
+                f"the GPU failed and this process cannot use it any more ({describe(error)}); "
+                "the same command goes on; without `run.local` such a worker is replaced"
+            ) from error
         except Exception as error:  # noqa: BLE001 - a failed shard must not stop the job
             if not ledger.try_again(shard, error):
                 return

@@ -5,7 +5,6 @@ at the first call, so that whatever goes wrong with it is an ordinary exception 
 after Ray has restarted the process.
 """
 
-import math
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.annotate import Annotator
+from pipeline.annotate import Annotator, num_threads
 from pipeline.build import Build, Built
 from pipeline.rundir import RunDir
 from schemas.config import JobConfig
@@ -74,7 +73,7 @@ class Worker:
     def _annotator(self) -> Annotator:
         config = self._setup.config
         if not config.run.local:
-            torch.set_num_threads(num_threads(config))
+            torch.set_num_threads(num_threads(config.run))
             if Path(self._setup.folder).is_dir():  # Ray starts workers elsewhere
                 os.chdir(self._setup.folder)
         segmenter = self._built.segmenter
@@ -88,8 +87,3 @@ def commit(run_dir: RunDir, shard_index: int, rows: ShardRows, tally: ShardTally
         The tally of the marker that counts: another's, if a twin was faster.
     """
     return run_dir.commit(shard_index, f"pid{os.getpid()}", rows, tally).tally
-
-
-def num_threads(config: JobConfig) -> int:
-    """Return the threads that a worker's share of the cores feeds: at least one."""
-    return max(1, math.floor(config.run.cpus_per_worker))

@@ -1,56 +1,35 @@
-"""Ray that does not come up is tried once more, then said in one line; bugs are not swallowed."""
+"""How many workers a machine holds."""
 
 import pytest
-import ray
 
-from pipeline import cluster
-from schemas.errors import ResourceError
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[dict]:
-    """Let the next `times` starts of Ray fail; return the arguments of each start."""
-    starts: list[dict] = []
-
-    def init(**arguments: object) -> None:
-        starts.append(arguments)
-        if len(starts) <= times:
-            raise error
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return starts
+from pipeline.annotate import num_threads
+from pipeline.cluster import demand, fit
+from schemas.config import RunConfig
 
 
-SLOW = Exception("The current node timed out during startup.")  # Ray raises the bare class
+@pytest.mark.parametrize(
+    ("node", "wanted", "number"),
+    [
+        ({"CPU": 8.0}, {"CPU": 1.0, "GPU": 0.0}, 8),
+        ({"CPU": 8.0}, {"CPU": 3.0, "GPU": 0.0}, 2),
+        ({"CPU": 8.0}, {"CPU": 0.5, "GPU": 0.0}, 16),
+        ({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0}, 0),  # no GPU
+        ({"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}, 4),
+        ({"CPU": 2.0, "GPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}, 2),  # cores are the limit
+        ({"CPU": 8.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.2}, 5),  # 1 / 0.2 is below 5 in floats
+        ({}, {"CPU": 1.0, "GPU": 0.0}, 0),
+    ],
+)
+def test_a_node_holds_whole_workers(node, wanted, number):
+    assert fit(node, wanted) == number
 
 
-def test_a_slow_start_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = failing(monkeypatch, SLOW, times=1)
-    with cluster.connected():
-        assert len(starts) == 2
-    assert all(arguments["address"] == "local" for arguments in starts)
+def test_a_worker_on_the_cpu_asks_for_no_gpu():
+    run = RunConfig(gpus_per_worker=0.5, cpus_per_worker=2)
+    assert demand(run, "cpu") == {"CPU": 2.0, "GPU": 0.0}
+    assert demand(run, "cuda") == {"CPU": 2.0, "GPU": 0.5}
 
 
-def test_two_slow_starts_are_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, SLOW, times=2)
-    with pytest.raises(ResourceError, match=r"run\.local=true"), cluster.connected():
-        pass
-
-
-def test_no_cluster_at_the_address_is_not_replaced_by_one_here(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    starts = failing(monkeypatch, SLOW, times=1)
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(ResourceError, match=r"RAY_ADDRESS=127\.0\.0\.1:9"), cluster.connected():
-        pass
-    assert len(starts) == 1
-
-
-def test_bugs_stay_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = failing(monkeypatch, TypeError("unexpected argument"), times=1)
-    with pytest.raises(TypeError), cluster.connected():
-        pass
-    assert len(starts) == 1
+@pytest.mark.parametrize(("cores", "threads"), [(0.25, 1), (1.0, 1), (2.5, 2), (4.0, 4)])
+def test_threads_follow_the_share_of_the_cores(cores, threads):
+    assert num_threads(RunConfig(cpus_per_worker=cores)) == threads

@@ -1,0 +1,73 @@
+"""Exceptions of one image -> error codes; times."""
+
+import contextlib
+import time
+
+import pytest
+import torch
+
+from pipeline.guard import BrokenDeviceError, describe, stopwatch, value_or_error
+from schemas.errors import ErrorCode, ImageError
+
+
+def failing(error):
+    def work():
+        raise error
+
+    return work
+
+
+def too_large_for_this_machine():
+    return torch.empty(10**15)
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        (failing(ImageError(ErrorCode.TRUNCATED, "half")), ErrorCode.TRUNCATED),
+        (failing(MemoryError()), ErrorCode.OUT_OF_MEMORY),
+        (failing(torch.OutOfMemoryError("CUDA out of memory")), ErrorCode.OUT_OF_MEMORY),
+        (too_large_for_this_machine, ErrorCode.OUT_OF_MEMORY),
+        (failing(RuntimeError("mat1 and mat2")), ErrorCode.INTERNAL),
+        (failing(KeyError("x")), ErrorCode.INTERNAL),
+    ],
+)
+def test_a_failure_becomes_a_code(work, code):
+    assert value_or_error(work).code is code
+
+
+def test_a_value_passes():
+    assert value_or_error(lambda: 42) == 42
+
+
+@pytest.mark.skipif(
+    BrokenDeviceError is torch.OutOfMemoryError, reason="this torch has no AcceleratorError"
+)
+def test_a_broken_gpu_is_not_the_images_fault():
+    with pytest.raises(BrokenDeviceError):
+        value_or_error(failing(BrokenDeviceError("device-side assert")))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_request_to_stop_is_obeyed(error):
+    with pytest.raises(error):
+        value_or_error(failing(error()))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("bad\nTraceback: long"), "ValueError: bad"),
+        (ValueError(), "ValueError: "),
+        (ValueError("x" * 9999), "ValueError: " + "x" * 488),
+    ],
+)
+def test_a_description_is_one_short_line(error, text):
+    assert describe(error) == text
+
+
+def test_the_stopwatch_measures_what_fails_too():
+    with contextlib.suppress(ValueError), stopwatch() as watch:
+        time.sleep(0.01)
+        raise ValueError("no")
+    assert watch.seconds >= 0.01
