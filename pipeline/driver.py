@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from pipeline.crew import Actor, Crew
-from pipeline.guard import BrokenDeviceError
+from pipeline.guard import BrokenDeviceError, describe
 from pipeline.ledger import Ledger
 from pipeline.rows import Failed, StageSeconds, failed_rows, join, tally_of
 from pipeline.worker import commit
@@ -183,7 +183,7 @@ class Driver:
             self._ledger.give_up(shard, error)
             return
         log.error("%s kills its workers and is left out", ref.path)
-        message = f"the worker process died on this image, alone, {RETRIES_OF_ONE + 1} times"
+        message = f"workers die on this image, also when it comes alone ({describe(error)})"
         lost = Failed(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))
         self._add(piece, failed_rows(lost))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ovseg_core.segmenter import ImageBatch, ScoreMaps, TextMatrix
 from pipeline.build import Built
+from pipeline.guard import BrokenDeviceError
 from pipeline.rundir import RunDir
 from schemas.config import JobConfig
 from schemas.vocabulary import Vocabulary
@@ -67,6 +68,7 @@ class Mischief:
 
     kill_on: str = ""
     fail_on: str = ""
+    break_on: str = ""
     interrupt_on: str = ""
     no_room_for: str = ""
     batch_limit: int = 0
@@ -83,6 +85,8 @@ class Mischief:
             os.kill(os.getpid(), signal.SIGKILL)
         if met(self.fail_on):
             raise RuntimeError("the colours ran")
+        if met(self.break_on):
+            raise BrokenDeviceError("the GPU is gone")
         if met(self.interrupt_on):
             raise KeyboardInterrupt
         if met(self.no_room_for) or 0 < self.batch_limit < len(images):

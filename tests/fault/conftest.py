@@ -14,8 +14,9 @@ NUM_IMAGES = 20
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """Five shards of four images; one of them is called poison, which means nothing by itself."""
-    return paint_collection(tmp_path_factory.mktemp("images"), NUM_IMAGES, {9: "-poison"})
+    """Five shards of four images; two have names that some tests make bad ones."""
+    names = {9: "-poison", 18: "-break"}
+    return paint_collection(tmp_path_factory.mktemp("images"), NUM_IMAGES, names)
 
 
 @pytest.fixture(scope="session")

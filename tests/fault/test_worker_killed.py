@@ -32,18 +32,20 @@ def test_a_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_image_that_kills_is_named_and_a_shard_that_always_fails_is_noted(
+def test_images_that_kill_are_named_and_a_shard_that_always_fails_is_noted(
     images, undisturbed, tmp_path
 ):
     config = oracle_config(images, f"trap://{tmp_path}/run", run={**ON_RAY, "workers": 1})
     set_trap(tmp_path, "before-annotations", shard=3, what="fail 999")
-    report = run(config, Mischief(kill_on="poison"))
-    assert (report.exit_code, report.num_done, report.errors) == (3, 16, {"worker_lost": 1})
+    report = run(config, Mischief(kill_on="poison", break_on="break"))
+    assert (report.exit_code, report.num_done, report.errors) == (3, 16, {"worker_lost": 2})
     assert list(report.failed_shards) == list(RunDir.open(config.out).failed()) == [3]
     rows = table_rows(config.out)
-    [lost] = [row for row in rows["images"] if row["status"] == "error"]
-    assert (lost["path"], lost["error_code"]) == ("009-poison.png", "worker_lost")
-    missing = {row["image_id"] for row in undisturbed["images"][12:16]} | {lost["image_id"]}
+    lost = {row["path"]: row["error_message"] for row in rows["images"] if row["error_code"]}
+    assert list(lost) == ["009-poison.png", "018-break.png"]
+    assert "the GPU is gone" in lost["018-break.png"]
+    missing = {row["image_id"] for row in undisturbed["images"][12:16]}
+    missing |= {row["image_id"] for row in undisturbed["images"] if row["path"] in lost}
     for table, expected in undisturbed.items():
         others = [row for row in expected if row["image_id"] not in missing]
         assert [row for row in rows[table] if row["image_id"] not in missing] == others
@@ -61,7 +63,7 @@ def test_a_driver_killed_with_its_workers_at_work(images, undisturbed, forks, tm
     process.join()
     assert process.exitcode == -signal.SIGKILL
     # Ray ends its own processes when the driver is gone; two agents of its take their time.
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=3)
     for orphan in alive:
         orphan.kill()
     assert 0 < len(RunDir.open(config.out).done()) < 5
