@@ -69,7 +69,7 @@ class RunReport:
             codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.errors.items()))
             share = 100 * self.num_errors / self.num_images
             lines.append(
-                f"{self.num_errors:,} images failed ({share:.2g} %; "
+                f"{_images(self.num_errors)} failed ({share:.2g} %; "
                 f"{100 * self.max_error_share:g} % are accepted): {codes}"
             )
         for index, reason in list(self.failed_shards.items())[:3]:
@@ -79,6 +79,10 @@ class RunReport:
         if self.num_done < self.num_images:
             lines.append("the same command does what is missing")
         return "\n".join(lines)
+
+
+def _images(number: int) -> str:
+    return f"{number:,} image{'' if number == 1 else 's'}"
 
 
 def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> RunReport:

@@ -1,0 +1,38 @@
+"""The end of a job: exit codes and closing words."""
+
+import pytest
+
+from pipeline.report import RunReport
+
+
+def report(**fields):
+    return RunReport(out="run", num_images=200, max_error_share=0.05, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "exit_code"),
+    [
+        ({"num_done": 200}, 0),
+        ({"num_done": 200, "errors": {"truncated": 10}}, 0),  # exactly the accepted share
+        ({"num_done": 200, "errors": {"truncated": 6, "too_large": 5}}, 3),
+        ({"num_done": 136, "failed_shards": {1: "disk full"}}, 3),
+        ({"num_done": 136}, 3),  # hopeless: shards that were never tried
+        ({"num_done": 136, "interrupted": True}, 130),
+    ],
+)
+def test_the_exit_code(fields, exit_code):
+    assert report(**fields).exit_code == exit_code
+
+
+def test_a_good_end_is_one_line():
+    done = report(num_done=200, num_new=200, num_segments=1234, seconds=20.04, images_per_s=12.345)
+    assert done.summary() == "200 of 200 images done, 1,234 masks; 200 in 20.0 s (12.3 images/s)"
+
+
+def test_a_bad_end_says_what_is_missing_and_what_to_do():
+    shards = {index: f"StorageError: no space {index}" for index in range(5)}
+    ended = report(num_done=80, num_new=80, errors={"not_found": 1}, failed_shards=shards)
+    lines = ended.summary().splitlines()
+    assert lines[1] == "1 image failed (0.5 %; 5 % are accepted): not_found 1"
+    assert lines[2] == "shard 0 failed: StorageError: no space 0"
+    assert lines[-2:] == ["2 more shards failed", "the same command does what is missing"]
