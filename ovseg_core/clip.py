@@ -97,8 +97,18 @@ class Clip:
             rule: how the position table is read at this grid.
             taps: block indices (negative: from the end) whose `ln_2` output is wanted.
         """
-        padded = self.normalise(pad_br(pixels_B3HW, self.patch_px))
-        patches_BChw = self.visual.conv1(padded)
+        return self.read(self.normalise(pad_br(pixels_B3HW, self.patch_px)), rule, taps)
+
+    def read(self, input_B3HW: Tensor, rule: Rule, taps: Sequence[int] = ()) -> TrunkState:
+        """Run the image tower up to its last block on a network input; see `trunk`.
+
+        Args:
+            input_B3HW: normalised; what does not fill a patch at the right and the bottom is left
+                out.
+            rule: how the position table is read at this grid.
+            taps: block indices (negative: from the end) whose `ln_2` output is wanted.
+        """
+        patches_BChw = self.visual.conv1(input_B3HW)
         grid_hw = (patches_BChw.shape[-2], patches_BChw.shape[-1])
         patches_BNC = patches_BChw.flatten(2).transpose(1, 2)
         class_B1C = self.visual.class_embedding.expand(len(patches_BNC), 1, -1)

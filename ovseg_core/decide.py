@@ -2,14 +2,15 @@
 
 The scores stay at patch resolution until here and are enlarged in bands of rows, so that no (K,
 H, W) array of a whole image ever exists. The label map is the argmax of the method's fused scores
-as published. The probabilities serve the score columns only; they never change a label.
+as published. The probabilities serve the score columns only; they never change a label, unless the
+method's own rule decides by them.
 
-Shapes: K classes with background first, (Hc, Wc) the canvas, R rows of one band.
+Shapes: Q phrases, K classes with background first, (Hc, Wc) the canvas, R rows of one band.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from ovseg_core.bilinear import MeanMap
 from ovseg_core.nearest import SizeHW, nearest_counts
-from ovseg_core.segmenter import ScoreMaps
+from ovseg_core.segmenter import DecisionRule, ScoreMaps
+from ovseg_core.stitch import StitchedMap
 
 FloatMap = NDArray[np.float32]
 
@@ -73,16 +75,40 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
             f"image {index}: expected maps (K, h, w) with K >= 2, got {[t.shape for t in levels]}"
         )
     canvas_hw = maps.canvas_hw or size_hw
-    mean = MeanMap(levels, canvas_hw)
+    mean = score_map(maps, index, canvas_hw)
     theta = None
     if maps.objectness is not None:
         theta = MeanMap([maps.objectness[index][None].to(levels[0].device)], canvas_hw)
-    canvas = _Canvas(levels[0], canvas_hw, size_hw, with_theta=theta is not None)
-    for band in canvas.bands():
+    num_classes = levels[0].shape[0] if maps.rule is None else maps.rule.num_classes
+    device = levels[0].device
+    canvas = _Canvas(num_classes, device, canvas_hw, size_hw, with_theta=theta is not None)
+    bands = list(_bands(levels[0], canvas_hw))
+    kept = _kept_labels(maps, mean, bands)
+    for band in bands:
         gate = None if theta is None else theta.rows(band)[0]
-        winner, probs = _decide_band(mean.rows(band), gate, maps)
+        if maps.rule is None:
+            winner, probs = _decide_band(mean.rows(band), gate, maps)
+        else:
+            winner, probs = _decide_by_rule(mean.rows(band), gate, maps, maps.rule, kept)
         canvas.write(band, winner, probs, gate)
     return canvas.decision()
+
+
+def score_map(maps: ScoreMaps, index: int, canvas_hw: SizeHW) -> MeanMap | StitchedMap:
+    """Return the scores of image `index` on its canvas, computed by bands of rows."""
+    levels = maps.levels[index]
+    if maps.stitches is None:
+        return MeanMap(levels, canvas_hw)
+    return StitchedMap(levels[0], maps.stitches[index], canvas_hw)
+
+
+def _bands(level: Tensor, canvas_hw: SizeHW) -> Iterator[slice]:
+    """Yield rows that fit the device's cache with all their scores."""
+    height, width = canvas_hw
+    elements = _BAND_ELEMENTS.get(level.device.type, _BAND_ELEMENTS["cpu"])
+    step = max(1, elements // (level.shape[0] * width))
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
 
 
 def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple[Tensor, Tensor]:
@@ -99,6 +125,51 @@ def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple
     # The gate decides in two steps, and so do its probabilities: foreground or not, which label.
     probs = torch.cat([(1 - theta)[None], _probabilities(scores[1:], maps) * theta])
     return winner, probs
+
+
+def _kept_labels(
+    maps: ScoreMaps, mean: MeanMap | StitchedMap, bands: Sequence[slice]
+) -> Tensor | None:
+    """Return 1 or 0 (K) for each class: whether it wins enough of the image; None: no such rule."""
+    if maps.rule is None or not maps.rule.area_threshold:
+        return None
+    won = torch.zeros(maps.rule.num_classes, dtype=torch.int64)
+    for band in bands:
+        probs = class_probabilities(mean.rows(band) * maps.logit_scale, maps.rule)
+        won += probs.max(0).indices.flatten().bincount(minlength=len(won)).cpu()
+    won[0] = 0
+    kept = won > maps.rule.area_threshold * won.sum()
+    kept[0] = True
+    return kept.float()
+
+
+def _decide_by_rule(
+    scores: Tensor, theta: Tensor | None, maps: ScoreMaps, rule: DecisionRule, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of phrase scores (Q, R, Wc)."""
+    probs = class_probabilities(scores * maps.logit_scale, rule)
+    if kept is not None:
+        probs *= kept.to(probs.device)[:, None, None]
+    winner, columns = _decide_band(probs, theta, replace(maps, domain="prob"))
+    if rule.probability_threshold:
+        winner.masked_fill_(probs.max(0).values < rule.probability_threshold, 0)
+    return winner, columns
+
+
+def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:
+    """Return (K, R, W): the best probability of each class's phrases, not summing to one.
+
+    Args:
+        logits: scaled scores of the phrases (Q, R, W).
+        rule: which phrase is of which class.
+    """
+    probs = logits.softmax(0)
+    index_Q = rule.class_index_Q
+    if len(index_Q) == rule.num_classes:
+        return probs
+    classes = probs.new_zeros(rule.num_classes, *probs.shape[1:])
+    index = index_Q.to(probs.device)[:, None, None].expand_as(probs)
+    return classes.scatter_reduce(0, index, probs, "amax")
 
 
 def complement_product(scores: Tensor, theta: Tensor) -> Tensor:
@@ -120,9 +191,15 @@ class _Canvas:
     """What is known of an image, filled in band by band, on the device of its scores."""
 
     def __init__(
-        self, level: Tensor, canvas_hw: SizeHW, size_hw: SizeHW, *, with_theta: bool
+        self,
+        num_classes: int,
+        device: torch.device,
+        canvas_hw: SizeHW,
+        size_hw: SizeHW,
+        *,
+        with_theta: bool,
     ) -> None:
-        self._num_classes, device = level.shape[0], level.device
+        self._num_classes = num_classes
         small = torch.uint8 if self._num_classes <= 256 else torch.int32
         self._labels = torch.empty(canvas_hw, dtype=small, device=device)
         self._planes = torch.empty((4 if with_theta else 3, *canvas_hw), device=device)
@@ -137,14 +214,6 @@ class _Canvas:
         # A reduction to the image's size skips some: their probabilities are nobody's.
         self._used_rows = None if bool(rows.all()) else (rows > 0).to(device)
         self._used_columns = (columns > 0).to(device)
-
-    def bands(self) -> Iterator[slice]:
-        """Yield rows that fit the device's cache with all their classes."""
-        height, width = self._labels.shape
-        elements = _BAND_ELEMENTS.get(self._labels.device.type, _BAND_ELEMENTS["cpu"])
-        step = max(1, elements // (self._num_classes * width))
-        for start in range(0, height, step):
-            yield slice(start, min(start + step, height))
 
     def write(self, band: slice, winner: Tensor, probs: Tensor, theta: Tensor | None) -> None:
         """Take the winner (R, Wc), probabilities (K, R, Wc) and objectness (R, Wc) of a band."""

@@ -1,28 +1,16 @@
 """CLIP's last block by hand, with the attention exchanged.
 
-Methods differ in what they put in place of softmax(q k): a policy. Shapes: B images, L tokens
-(class token first), C trunk width, H heads, d head width, D joint width, h w patches.
+Methods differ in what they put in place of softmax(q k): a policy of `attention`. Shapes: B images,
+L tokens (class token first), C trunk width, H heads, d head width, D joint width, h w patches.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.attention import AttentionPolicy
 from ovseg_core.clip import Clip, TrunkState
-
-
-class AttentionPolicy(Protocol):
-    """What a token takes from the others' values."""
-
-    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
-        """Return the mixed values, shaped like `v_BHLd`."""
-        ...
-
-
-def identity(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
-    """Every token keeps its own value (MaskCLIP)."""
-    return v_BHLd
 
 
 def dense_features(

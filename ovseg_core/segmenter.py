@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, overload
 import torch
 from torch import Tensor
 
+from ovseg_core.stitch import Stitch
 from schemas.base import Frozen
 from schemas.vocabulary import Vocabulary
 
@@ -100,12 +101,31 @@ class TextMatrix:
 
 
 @dataclass(frozen=True)
+class DecisionRule:
+    """Softmax over all phrases, then the best phrase of each class (methods.md 1.5, 6.3).
+
+    Attributes:
+        class_index_Q: int64 class of each row of a level.
+        num_classes: K; a class without phrases has probability 0.
+        probability_threshold: a pixel whose winner has less is background.
+        area_threshold: a label that wins no more than this share of the pixels that are not
+            background loses them all to the others (SCLIP); 0: every label stays.
+    """
+
+    class_index_Q: Tensor
+    num_classes: int
+    probability_threshold: float = 0.0
+    area_threshold: float = 0.0
+
+
+@dataclass(frozen=True)
 class ScoreMaps:
     """Scores of a batch at patch resolution; nothing here has the size of an image times K.
 
     Attributes:
-        levels: `levels[b]` is a tuple of (K, h, w); the score map of image b is the mean over its
-            levels after bilinear (align_corners False) enlargement to the canvas.
+        levels: `levels[b]` is a tuple of (K, h, w), or of (Q, h, w) under a `rule`; the score map
+            of image b is the mean over its levels after bilinear (align_corners False) enlargement
+            to the canvas.
         canvas_hw: where the argmax is taken; None: the image's own size. The label map then goes
             to the image's size by nearest neighbour, floor(i * in / out).
         objectness: for each image (h, w) in [0, 1], enlarged bilinearly to the canvas; None where
@@ -115,6 +135,9 @@ class ScoreMaps:
         domain: what the levels hold.
         logit_scale: cosines times this, through softmax, are the probabilities of the score
             columns; no use in the domain `prob`.
+        stitches: for each image where the patches of its one level lie, if they are of windows;
+            None: they are spread evenly over the image.
+        rule: how cosines of phrases become labels; None: levels are of classes, the best wins.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]
@@ -123,6 +146,8 @@ class ScoreMaps:
     fusion: Literal["none", "complement_product", "foreground_gate"]
     domain: Literal["cosine", "prob"]
     logit_scale: float
+    stitches: tuple[Stitch, ...] | None = None
+    rule: DecisionRule | None = None
 
 
 class Features(Protocol):

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
+from ovseg_core.attention import identity
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip
 from ovseg_core.geometry import mmseg_size, resize_linear
-from ovseg_core.last_block import dense_features, identity
+from ovseg_core.last_block import dense_features
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, by_shape
 from ovseg_core.positional import Rule
 from ovseg_core.segmenter import Image, MethodCard, MethodOptions, ScoreMaps, TextMatrix

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from ovseg_core.decide import decide, decide_one
-from ovseg_core.segmenter import ScoreMaps
+from ovseg_core.segmenter import DecisionRule, ScoreMaps
 
 
 def _maps(seed=0, batch=2, classes=4, canvas=(24, 36), **changes):
@@ -109,6 +110,55 @@ def test_half_precision_scores_are_taken():
     decision = decide_one(maps, 0, (31, 17))
     assert decision.label_map.max() > 255
     assert decision.confidence.dtype == np.float32
+
+
+GROUPS = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+
+
+def _phrase_maps(**rule):
+    levels = _maps(classes=len(GROUPS)).levels
+    rule = DecisionRule(GROUPS, 4, **rule)
+    changes = {"levels": levels, "fusion": "none", "objectness": None, "logit_scale": 20.0}
+    return _maps(**{**changes, "rule": rule})
+
+
+def _plain_classes(maps, index, size):
+    probs = (_plain(maps, index, size)[0] * maps.logit_scale).softmax(0)
+    return torch.stack([probs[maps.rule.class_index_Q == k].amax(0) for k in range(4)])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_phrases_compete_before_the_best_speaks_for_its_class(threshold, monkeypatch):
+    monkeypatch.setattr("ovseg_core.decide._BAND_ELEMENTS", {"cpu": 1000})
+    maps = _phrase_maps(probability_threshold=threshold)
+    for index, decision in enumerate(decide(maps, [(50, 70), (33, 21)])):
+        classes = _plain_classes(maps, index, None)
+        expected = classes.argmax(0).masked_fill(classes.amax(0) < threshold, 0)
+        np.testing.assert_array_equal(decision.label_map, expected)
+        share = classes / classes.sum(0)
+        np.testing.assert_allclose(
+            decision.confidence, share.gather(0, expected[None])[0], atol=1e-5
+        )
+        assert not threshold or (expected == 0).any()
+
+
+def test_a_label_of_small_area_leaves_its_pixels_to_the_next():
+    maps = _phrase_maps(area_threshold=0.3)
+    classes = _plain_classes(maps, 0, None)
+    won = classes.argmax(0).flatten().bincount(minlength=4)[1:]
+    small = won <= 0.3 * won.sum()
+    assert small.any()
+    assert not small.all()
+    classes[1:][small] = 0
+    np.testing.assert_array_equal(decide_one(maps, 0, (9, 8)).label_map, classes.argmax(0))
+
+
+def test_a_class_without_phrases_is_never_chosen():
+    maps = _phrase_maps()
+    rule = DecisionRule(torch.tensor([1, 1, 2, 2, 3, 3, 3]), 4)
+    decision = decide_one(replace(maps, rule=rule), 0, (9, 8))
+    assert decision.label_map.min() > 0
+    assert decision.class_max_prob[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import Tensor
 
+from ovseg_core.attention import identity
 from ovseg_core.backbones import Backbones
-from ovseg_core.last_block import dense_features, identity, last_block
+from ovseg_core.last_block import dense_features, last_block
 from ovseg_core.positional import PositionTable
 from ovseg_core.vision import Vision
 from ovseg_core.vision_loading import LoadedVision
