@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline import cluster
 from pipeline.annotate import num_threads
+from pipeline.guard import describe
 from pipeline.worker import Worker, WorkerSetup
 from schemas.errors import ResourceError, UserError, WeightsError
 
@@ -149,11 +150,11 @@ class Crew:
     def _refuse(self, error: RayTaskError | RayActorError) -> None:
         """Raise why a worker could not start, unless others are there to do its work."""
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if self.size:
-            log.warning("a worker could not start, the others go on: %s", cause)
-            return
-        if isinstance(cause, UserError):
+        if isinstance(cause, UserError) and not self._members:
             raise cause
+        if self.size:
+            log.warning("a worker could not start, the others go on: %s", describe(cause))
+            return
         if isinstance(error, RayTaskError):
             raise cause
         if "creation task" in str(error):
