@@ -1,10 +1,13 @@
 """What the killed processes run. Imported once by the fork server."""
 
+import os
+
 import torch
 
 from pipeline import job
 from pipeline.progress import Progress
 from schemas.config import JobConfig
+from tests import fault_plan
 from tests.fault import traps
 from tests.oracle import BuildOracle, Mischief
 
@@ -15,7 +18,12 @@ class BuildOnTraps(BuildOracle):
     """The same; unpickling it makes a Ray worker know the store with traps."""
 
 
-def run_job(config: JobConfig, mischief: Mischief) -> None:
-    """Run a job to its end, or to this process's."""
+def run_job(
+    config: JobConfig, mischief: Mischief, environment: dict[str, str] | None = None
+) -> None:
+    """Run a job to its end, or to this process's; the environment may hold a fault plan."""
+    if environment:
+        os.environ.update(environment)
+        fault_plan.install_hook()
     torch.set_num_threads(1)
     job.run(config, Progress(), BuildOracle(mischief))

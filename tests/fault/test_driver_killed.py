@@ -10,6 +10,7 @@ from pipeline.progress import Progress
 from pipeline.rundir import RunDir
 from tests.fault.processes import run_job
 from tests.fault.traps import STEPS, set_trap, traps_left
+from tests.fault_plan import Fault, fault_environment
 from tests.oracle import BuildOracle, Mischief, oracle_config, table_rows
 
 
@@ -41,6 +42,28 @@ def test_a_commit_cut_short_is_done_again_and_nothing_is_there_twice(
     # Garbage, if any, is what the dead process had written, and can be told from the tables.
     assert {name.split("/")[1][:5] for name in run.orphans()} <= {"00002"}
     run.clean()
+    assert table_rows(config.out) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        ("os.link", "run.yaml"),
+        ("os.rename", "images/00002"),
+        ("os.rename", "annotations/00002"),
+        ("os.link", "done/00002"),
+    ],
+)
+def test_a_write_to_a_plain_folder_cut_short_leaves_nothing_that_counts(
+    call, path, images, undisturbed, forks, tmp_path
+):
+    config = oracle_config(images, tmp_path / "run")
+    environment = fault_environment(tmp_path, [Fault(call, path, action="kill")])
+    process = forks.Process(target=run_job, args=(config, Mischief(), environment))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert finish(config).num_new == (20 if path == "run.yaml" else 12)
     assert table_rows(config.out) == undisturbed
 
 
