@@ -1,1 +1,1 @@
-"""The batch job: collections, shards, workers, run folders, exports. The only rooms that know storage and Ray."""
+"""The batch job: collections, shards, workers, run folders, exports; the only room with Ray."""

@@ -83,7 +83,14 @@ def _glob(uri: str, suffixes: Sequence[str]) -> list[Entry]:
         root += "/"
     # `*.jp2` says itself which files are meant; `photos/*` does not.
     says_ending = "." in _WILDCARD.split(parts[-1])[-1]
-    return _select(root, re.compile(_regex(pattern)), () if says_ending else suffixes)
+    try:
+        compiled = re.compile(_regex(pattern))
+    except re.error as error:
+        raise CollectionError(
+            f"images: the glob {pattern!r} has brackets that cannot be read ({error.msg}); "
+            "expected ranges such as [0-9]"
+        ) from error
+    return _select(root, compiled, () if says_ending else suffixes)
 
 
 def _regex(pattern: str) -> str:
@@ -101,8 +108,10 @@ def _wildcard(text: str) -> str:
     plain = {"**/": "(?:.+/)?", "**": ".+", "*": "[^/]*", "?": "[^/]"}
     if text in plain:
         return plain[text]
-    inner = text[1:-1].replace("\\", r"\\")
-    return f"[^{inner[1:]}]" if inner[0] == "!" else f"[{inner}]"
+    negated = len(text) > 3 and text[1] == "!"
+    characters = text[2:-1] if negated else text[1:-1]
+    inner = "".join(char if char == "-" else re.escape(char) for char in characters)
+    return f"[^{inner}]" if negated else f"[{inner}]"
 
 
 def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[Entry]:

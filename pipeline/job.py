@@ -16,7 +16,7 @@ from pipeline.guard import BrokenDeviceError, describe
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress, make_progress
 from pipeline.report import RunReport, sum_up
-from pipeline.rundir import RunDir
+from pipeline.rundir import RunDir, check_free
 from pipeline.runinfo import RunPlan, check_same
 from pipeline.storage import Folder
 from pipeline.worker import Worker, WorkerSetup
@@ -104,6 +104,7 @@ def plan(config: JobConfig) -> JobPlan:
     check_options(config.method)
     if Folder(config.out).exists("run.yaml"):
         return _resumed(config)
+    check_free(Folder(config.out))
     manifest = collect(config.images, config.image)
     num_images = manifest.num_rows
     num_shards = -(-num_images // config.images_per_shard(num_images))

@@ -3,6 +3,7 @@
 A file is written under a hidden name beside its target, forced to disk, then renamed or linked.
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -131,5 +132,7 @@ def _walk(
                 yield from _walk(entry.path, f"{name}/", above | {here})
             elif entry.is_file():
                 yield name, entry.stat().st_size, ""
-        except FileNotFoundError:  # removed while we looked
-            continue
+        except OSError as error:
+            # Removed while we looked, or links that lead in a circle: no file that can be read.
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from pipeline import manifest, markers, parquet
+from pipeline import manifest, markers, parquet, uris
 from pipeline.local_files import TEMPORARY_SUFFIX
 from pipeline.runinfo import RunInfo, RunPlan, check_same, describe, parse
 from pipeline.storage import Folder
@@ -257,8 +257,15 @@ class RunDir:
         return found
 
 
-def _begin(folder: Folder, plan: RunPlan) -> None:
-    """Freeze the manifest, then write run.yaml, each created once."""
+def check_free(folder: Folder) -> None:
+    """Make sure that a run can begin in the folder; writes nothing.
+
+    Raises:
+        RunFolderError: if it is a file, or holds what no run has put there.
+    """
+    parent, name = uris.parent_and_name(folder.uri)
+    if name and Folder(parent).exists(name):
+        raise RunFolderError(f"{folder.uri} is a file: choose another output folder")
     ours = {_MANIFEST_FILE, _RUN_FILE}
     foreign = [name for name in folder.peek(20) if name not in ours and not name.startswith(".")]
     if foreign:
@@ -266,6 +273,11 @@ def _begin(folder: Folder, plan: RunPlan) -> None:
             f"{folder.uri} is not empty and no run folder: it holds {foreign[0]}, but no run.yaml; "
             "choose another output folder"
         )
+
+
+def _begin(folder: Folder, plan: RunPlan) -> None:
+    """Freeze the manifest, then write run.yaml, each created once."""
+    check_free(folder)
     data = manifest.freeze(plan.manifest(), plan.source)
     if not folder.create_once(_MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.

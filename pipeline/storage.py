@@ -83,8 +83,8 @@ class _RemoteFiles:
 class Folder:
     """A folder at a local path or fsspec URL; picklable. Paths in it are relative, with `/`.
 
-    Missing files raise FileNotFoundError; what the user may not touch UserError; whatever else
-    fails after the retries StorageError.
+    Missing files raise FileNotFoundError; what the user may not touch, or a place that cannot hold
+    files, UserError; whatever else fails after the retries StorageError.
     """
 
     def __init__(self, uri: str) -> None:
@@ -143,12 +143,12 @@ class Folder:
     def atomic_write(self, path: str, data: bytes) -> None:
         """Write or replace a file: readers see the old content or the new one, never a part."""
         uri = self._at(path)
-        for_user(lambda: retrying(lambda: _store(uri).write(uri, data), f"write {uri}"))
+        _to_a_place(lambda: retrying(lambda: _store(uri).write(uri, data), f"write {uri}"))
 
     def put_file(self, path: str, local_path: str | os.PathLike[str]) -> None:
         """Do the same with the content of a local file."""
         uri, source = self._at(path), os.fspath(local_path)
-        for_user(lambda: retrying(lambda: _store(uri).put(uri, source), f"write {uri}"))
+        _to_a_place(lambda: retrying(lambda: _store(uri).put(uri, source), f"write {uri}"))
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Write a file that must not exist yet.
@@ -159,11 +159,11 @@ class Folder:
         uri = self._at(path)
         try:
             for_user(lambda: retrying(lambda: _store(uri).create(uri, data), f"create {uri}"))
-        except (FileExistsError, StorageError):
+        except (FileNotFoundError, FileExistsError, StorageError) as error:
             # A put whose answer was lost and that was tried again meets its own file; and some
             # stores refuse a second creation with an error of their own.
             if not self.exists(path):
-                raise
+                raise _place_error(error) from error
             return self.read_bytes(path) == data
         return True
 
@@ -228,6 +228,23 @@ def _read_image(place: str, max_bytes: int, size_bytes: int | None) -> bytes:
             )
             raise ImageError(ErrorCode.TOO_LARGE, message)
     return store.read(place)
+
+
+def _to_a_place(write: Callable[[], None]) -> None:
+    try:
+        for_user(write)
+    except (FileNotFoundError, FileExistsError) as error:
+        raise _place_error(error) from error
+
+
+def _place_error(error: Exception) -> Exception:
+    """Return what a writer is told: the folder of a new file cannot be, however often one tries."""
+    if isinstance(error, StorageError):
+        return error
+    return UserError(
+        f"{error}; no folder can be made there (a part of the path is a file, or there is no such "
+        "bucket or disk): choose another place"
+    )
 
 
 def _store(uri: str) -> _Store:

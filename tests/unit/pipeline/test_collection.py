@@ -103,6 +103,15 @@ def test_globs(tree: str, pattern: str, root: str, found: list[str]) -> None:
     assert uris(table) == [f"{base}/{path}" for path in found]
 
 
+def test_globs_with_odd_brackets(tmp_path: Path) -> None:
+    for name in ("!a.png", "[a.png", "^a.png", "a.png"):
+        (tmp_path / name).write_bytes(b"1")
+    for pattern, found in (("[!]*", "!a.png"), ("[[]*", "[a.png"), ("[^]*", "^a.png")):
+        assert paths(collect(f"{tmp_path}/{pattern}", CONFIG)) == [found]
+    with pytest.raises(CollectionError, match="brackets that cannot be read"):
+        collect(f"{tmp_path}/[z-a].png", CONFIG)
+
+
 def test_one_file(tree: str) -> None:
     table = collect(f"{tree}/sub/c.webp", CONFIG)
     assert (paths(table), uris(table)) == (["c.webp"], [f"{tree}/sub/c.webp"])

@@ -95,6 +95,13 @@ def test_the_machine_may_change_between_a_run_and_its_resume(config, tmp_path):
     assert run(other)[0].exit_code == 0
 
 
+@pytest.mark.parametrize("out", ["images", "images/000.png"])
+def test_an_output_folder_that_is_taken_is_refused_before_models_load(config, tmp_path, out):
+    other = config.model_copy(update={"out": str(tmp_path / out)})
+    with pytest.raises(RunFolderError, match="another output folder"):
+        job.plan(other)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
