@@ -112,6 +112,7 @@ class LineProgress(Progress):
         super().__init__(clock)
         self._stream = stream
         self._shown = clock()
+        self._last = ""
 
     def tick(self) -> None:
         """Write a line if the last one is half a minute old."""
@@ -119,11 +120,13 @@ class LineProgress(Progress):
             self.show()
 
     def show(self) -> None:
-        """Write a line."""
+        """Write a line, unless it is the one that stands there."""
         self._shown = self._clock()
-        details = self.details()
-        self._stream.write(f"{self.headline()}{'; ' if details else ''}{details}\n")
-        self._stream.flush()
+        line = "; ".join(part for part in (self.headline(), self.details()) if part)
+        if line != self._last:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        self._last = line
 
 
 class _TwoLines(RichProgress):

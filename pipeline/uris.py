@@ -39,8 +39,8 @@ def normalise(uri: str) -> str:
         raise ConfigError("expected a path or URL, got an empty text")
     if _PASSWORD.match(uri):
         raise ConfigError(
-            f"{redact(uri)} holds a password: credentials are taken from the environment only, "
-            "write the URL without them"
+            f"{redact(uri)} holds a password; write the URL without it: credentials come from "
+            "the environment only"
         )
     if scheme(uri):
         head, rest = uri.split("://", 1)

@@ -33,6 +33,8 @@ def test_secrets_are_taken_out(text: str, secret: str) -> None:
         "method.name: unknown method 'clip_dyi'. Did you mean 'clip_diy'?",
         "https://example.org/a@b.png",
         "speed 12 images/s: se 3.2",
+        "/data/horse: no such file",
+        "/data/wasp=2/house: no such file",
     ],
 )
 def test_other_text_stays(text: str) -> None:

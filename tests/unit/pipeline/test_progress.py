@@ -34,6 +34,14 @@ def test_the_first_line_says_where_an_earlier_run_stopped():
     assert stream.getvalue() == "200/1,200 images\n"
 
 
+def test_a_job_that_cannot_begin_says_its_first_line_once():
+    stream = io.StringIO()
+    progress = LineProgress(stream, Clock())
+    progress.start(total=24, resumed=0)
+    progress.close()
+    assert stream.getvalue() == "0/24 images\n"
+
+
 def test_a_line_each_half_minute_and_one_at_the_end():
     stream, clock = io.StringIO(), Clock()
     progress = begun(LineProgress(stream, clock), clock)
