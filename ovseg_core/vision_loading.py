@@ -50,6 +50,12 @@ def load(model: str, weights: str, device: torch.device) -> LoadedVision:
     Raises:
         WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
     """
+    if weights and (model == EMBEDDED or model.startswith(LOCAL_DIR)):
+        raise WeightsError(
+            f"vision.weights goes with an architecture such as vit_small_patch8_224.dino, but the "
+            f"second network is {model!r}, which has its own: leave vision.weights out or set "
+            "vision.model"
+        )
     if model == EMBEDDED:
         loaded = _load_folder(VISION_FOLDER)
     elif model.startswith(LOCAL_DIR):

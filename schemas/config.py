@@ -87,7 +87,10 @@ class MaskConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """How the work is spread; nothing here changes what is computed."""
+    """How the work is spread; nothing here changes the masks.
+
+    Another batch size or device rounds scores differently, in their last digits.
+    """
 
     workers: Annotated[int, Field(ge=0)] = 0
     """Number of workers at most; 0: as many as the resources allow."""

@@ -62,6 +62,7 @@ def test_a_wrong_clip_is_told_in_one_line(model: str, pretrained: str, message: 
         ("vit_small_patch8_224.dinoo", "", r"Did you mean 'vit_small_patch8_224\.dino'"),
         ("test_vit", "nowhere.pth", r"no weights file at nowhere\.pth.*`embedded`"),
         ("local-dir:nowhere", "", r"nowhere is no timm folder: expected config\.json"),
+        ("embedded", "dino.pth", r"'embedded', which has its own: leave vision\.weights out"),
     ],
 )
 def test_a_wrong_network_is_told_in_one_line(model: str, weights: str, message: str) -> None:
