@@ -83,7 +83,7 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
     device = levels[0].device
     canvas = _Canvas(num_classes, device, canvas_hw, size_hw, with_theta=theta is not None)
     bands = list(_bands(levels[0], canvas_hw))
-    kept = _kept_labels(maps, mean, bands)
+    kept = kept_labels(maps, mean, bands)
     for band in bands:
         gate = None if theta is None else theta.rows(band)[0]
         if maps.rule is None:
@@ -127,7 +127,7 @@ def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple
     return winner, probs
 
 
-def _kept_labels(
+def kept_labels(
     maps: ScoreMaps, mean: MeanMap | StitchedMap, bands: Sequence[slice]
 ) -> Tensor | None:
     """Return 1 or 0 (K) for each class: whether it wins enough of the image; None: no such rule."""

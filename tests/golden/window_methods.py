@@ -14,7 +14,7 @@ from ovseg_core.attention import AttentionPolicy
 from ovseg_core.backbones import Backbones
 from ovseg_core.bilinear import MeanMap
 from ovseg_core.clip import TrunkState
-from ovseg_core.decide import class_probabilities, decide, score_map
+from ovseg_core.decide import class_probabilities, decide, kept_labels, score_map
 from ovseg_core.dense import WindowSegmenter
 from ovseg_core.last_block import dense_features
 from ovseg_core.segmenter import ScoreMaps, TextMatrix
@@ -80,8 +80,10 @@ class Stages:
     def class_prob(self, method: WindowSegmenter, key: str, image: str) -> Tensor:
         maps, size = self.maps(method, image), self.size(key)
         assert maps.rule is not None
-        scores = score_map(maps, 0, size).rows(slice(0, size[0]))
-        probs = class_probabilities(scores * maps.logit_scale, maps.rule)
+        scores, whole = score_map(maps, 0, size), slice(0, size[0])
+        probs = class_probabilities(scores.rows(whole) * maps.logit_scale, maps.rule)
+        kept = kept_labels(maps, scores, [whole])
+        probs = probs if kept is None else probs * kept[:, None, None]
         return probs[:, self.step, self.step]
 
     def labels(self, method: WindowSegmenter, key: str, image: str) -> NDArray[np.uint8]:

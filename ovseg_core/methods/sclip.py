@@ -1,0 +1,67 @@
+"""SCLIP (Wang et al., ECCV 2024): the last block attends by likeness of queries and of keys.
+
+Correlative self-attention: two tokens exchange values as far as their queries are alike, and once
+more as far as their keys are. Residual connection and MLP stay.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from ovseg_core.attention import SoftmaxSum
+from ovseg_core.backbones import Backbones
+from ovseg_core.dense import Published, WindowOptions, WindowSegmenter
+from ovseg_core.last_block import dense_features
+from ovseg_core.segmenter import MethodCard
+
+CARD = MethodCard(
+    title="SCLIP",
+    paper="SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference",
+    arxiv="2312.01597",
+    weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
+    licence="MIT",
+    published={
+        "VOC21": 59.63,
+        "Context60": 31.74,
+        "Object": 33.52,
+        "VOC20": 81.54,
+        "Context59": 34.46,
+        "Stuff": 22.77,
+        "Cityscapes": 32.34,
+        "ADE": 16.45,
+    },
+)
+
+PUBLISHED = Published(short=1.5, window=1, stride=0.5, padding="drop")
+"""336 px, windows of 224 px, 112 px apart."""
+
+ATTENTION = SoftmaxSum(("qq", "kk"))
+"""softmax(q q^T / sqrt d) + softmax(k k^T / sqrt d): rows sum to 2, as published."""
+
+
+class Options(WindowOptions):
+    """Options of the method `sclip`.
+
+    Published for VOC21: logit scale 65, both thresholds 0.1; for Context60 and COCO-Object: logit
+    scale 50, probability threshold 0.1.
+    """
+
+    area_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A label with no more than this share of the pixels that are not background is left out of
+    the image; 0: none is."""
+
+
+def build(options: Options, backbones: Backbones) -> WindowSegmenter:
+    """Load CLIP and the objectness source.
+
+    Raises:
+        WeightsError: weights that cannot be found, fetched or used.
+    """
+    clip = backbones.clip
+
+    def dense(windows_B3HW: Tensor) -> Tensor:
+        state = clip.read(windows_B3HW, options.position_rule)
+        return dense_features(clip, state, ATTENTION)
+
+    return WindowSegmenter(backbones, dense, options, PUBLISHED, options.area_threshold)
