@@ -12,6 +12,7 @@ from tests.fault.processes import BuildOnTraps, run_job
 from tests.fault.traps import STEPS, set_trap, traps_left
 from tests.oracle import Mischief, oracle_config, table_rows
 
+pytestmark = pytest.mark.timeout(600)  # a worker takes long to start on a busy machine
 ON_RAY = {"local": False, "workers": 2}
 
 

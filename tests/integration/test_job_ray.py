@@ -21,7 +21,7 @@ from tests.oracle import (
     table_rows,
 )
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 ON_RAY = {"local": False, "workers": 2}
 
 
