@@ -54,10 +54,10 @@ class MeanMap:
         self._wide = [_with_columns(level, size_hw[1]) for level in levels]
         self._taps = [bilinear_taps(level.shape[1], size_hw[0]) for level in levels]
 
-    def rows(self, band: slice) -> Tensor:
-        """Return the rows of a band, float32 (K, R, W)."""
+    def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
+        """Return the rows of a band, of all maps or of some, float32 (K, R, W)."""
         products = [taps.matrix(band) for taps in self._taps]
-        parts = [wide[:, rows] for wide, (rows, _) in zip(self._wide, products, strict=True)]
+        parts = [wide[maps, rows] for wide, (rows, _) in zip(self._wide, products, strict=True)]
         matrix = torch.cat([matrix for _, matrix in products], dim=1) / len(parts)
         return matrix.to(parts[0].device) @ torch.cat(parts, dim=1)
 

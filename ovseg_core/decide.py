@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ovseg_core.bilinear import MeanMap
 from ovseg_core.nearest import SizeHW, nearest_counts
+from ovseg_core.refine.pamr import RefinedMap, RowsOfMaps
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 from ovseg_core.stitch import StitchedMap
 
@@ -94,12 +95,16 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
     return canvas.decision()
 
 
-def score_map(maps: ScoreMaps, index: int, canvas_hw: SizeHW) -> MeanMap | StitchedMap:
+def score_map(maps: ScoreMaps, index: int, canvas_hw: SizeHW) -> RowsOfMaps:
     """Return the scores of image `index` on its canvas, computed by bands of rows."""
     levels = maps.levels[index]
     if maps.stitches is None:
-        return MeanMap(levels, canvas_hw)
-    return StitchedMap(levels[0], maps.stitches[index], canvas_hw)
+        scores = MeanMap(levels, canvas_hw)
+    else:
+        scores = StitchedMap(levels[0], maps.stitches[index], canvas_hw)
+    if maps.refinement is None:
+        return scores
+    return RefinedMap(scores, len(levels[0]), maps.refinement, index, canvas_hw)
 
 
 def _bands(level: Tensor, canvas_hw: SizeHW) -> Iterator[slice]:
@@ -127,9 +132,7 @@ def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple
     return winner, probs
 
 
-def kept_labels(
-    maps: ScoreMaps, mean: MeanMap | StitchedMap, bands: Sequence[slice]
-) -> Tensor | None:
+def kept_labels(maps: ScoreMaps, mean: RowsOfMaps, bands: Sequence[slice]) -> Tensor | None:
     """Return 1 or 0 (K) for each class: whether it wins enough of the image; None: no such rule."""
     if maps.rule is None or not maps.rule.area_threshold:
         return None

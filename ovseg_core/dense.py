@@ -17,6 +17,7 @@ from ovseg_core.backbones import Backbones
 from ovseg_core.geometry import mmseg_size, resize_linear
 from ovseg_core.objectness import ObjectnessPart, build_objectness
 from ovseg_core.positional import Rule
+from ovseg_core.refine.pamr import Pamr, Refinement
 from ovseg_core.segmenter import DecisionRule, Image, MethodOptions, ScoreMaps, TextMatrix
 from ovseg_core.stitch import Stitch
 from ovseg_core.text import TemplateSet, TextBank, templates_of
@@ -43,6 +44,10 @@ class WindowOptions(MethodOptions):
     """Multiplies the cosines before the softmax over all phrases."""
     probability_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     """A pixel whose best label has less probability is background."""
+    pamr_steps: NonNegativeInt = 0
+    """Steps of PAMR, which draws the scores to the edges of the image, at full size; 0: none."""
+    pamr_dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16)
+    """Distances in pixels of the neighbours that PAMR compares a pixel with."""
     position_rule: Rule = "scale01"
     """How the position table is read at other grids than its own."""
     templates: TemplateSet = "t80"
@@ -77,11 +82,13 @@ class WindowFeatures:
         patches: for each image the unit patches (D, n_y h, n_x w) of all its windows.
         stitches: where they lie on the image.
         objectness: foreground probability of each image; None without a source.
+        refinement: PAMR with the resized images as its guides; None: no PAMR.
     """
 
     patches: tuple[Tensor, ...]
     stitches: tuple[Stitch, ...]
     objectness: tuple[Tensor, ...] | None
+    refinement: Refinement | None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -138,7 +145,9 @@ class WindowSegmenter:
         read = self._windows.read([self._clip.normalise(one) for one in resized], self._dense)
         patches, stitches = zip(*read, strict=True)
         units = tuple(F.normalize(one, dim=0) for one in patches)
-        return WindowFeatures(units, stitches, self._objectness.maps(images))
+        return WindowFeatures(
+            units, stitches, self._objectness.maps(images), self._refinement(resized)
+        )
 
     @torch.inference_mode()
     def score(self, features: WindowFeatures, text: TextMatrix) -> ScoreMaps:
@@ -158,7 +167,14 @@ class WindowSegmenter:
                 self._options.probability_threshold,
                 self._area_threshold,
             ),
+            refinement=features.refinement,
         )
+
+    def _refinement(self, resized: Sequence[Image]) -> Refinement | None:
+        if not self._options.pamr_steps:
+            return None
+        pamr = Pamr(self._options.pamr_steps, self._options.pamr_dilations)
+        return Refinement(pamr, tuple(resized))
 
     def _resize(self, image: Image) -> Image:
         short_px = self.decode_side_px

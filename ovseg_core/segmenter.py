@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, overload
 import torch
 from torch import Tensor
 
+from ovseg_core.refine.pamr import Refinement
 from ovseg_core.stitch import Stitch
 from schemas.base import Frozen
 from schemas.vocabulary import Vocabulary
@@ -138,6 +139,7 @@ class ScoreMaps:
         stitches: for each image where the patches of its one level lie, if they are of windows;
             None: they are spread evenly over the image.
         rule: how cosines of phrases become labels; None: levels are of classes, the best wins.
+        refinement: what happens to the enlarged scores before the decision; None: nothing.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]
@@ -148,6 +150,7 @@ class ScoreMaps:
     logit_scale: float
     stitches: tuple[Stitch, ...] | None = None
     rule: DecisionRule | None = None
+    refinement: Refinement | None = None
 
 
 class Features(Protocol):

@@ -48,12 +48,12 @@ class StitchedMap:
         self._rows_HP = _resized(stitch.rows_SP, size_hw[0]).to(device)
         self._wide_QPW = level_Qhw.float() @ _resized(stitch.columns_SP, size_hw[1]).to(device).T
 
-    def rows(self, band: slice) -> Tensor:
-        """Return the rows of a band, float32 (Q, R, W)."""
+    def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
+        """Return the rows of a band, of all maps or of some, float32 (Q, R, W)."""
         weights_RP = self._rows_HP[band]
         used = weights_RP.any(dim=0).nonzero()
         near = slice(int(used[0]), int(used[-1]) + 1)
-        return weights_RP[:, near] @ self._wide_QPW[:, near]
+        return weights_RP[:, near] @ self._wide_QPW[maps, near]
 
 
 def stitch_axis(spans: Sequence[Span], num_patches: int, margins: Span) -> Tensor:

@@ -1,0 +1,65 @@
+"""NACLIP (Hajimiri et al., WACV 2025): patches attend to like keys, and to their neighbours.
+
+A Gaussian of the distance is added to the likeness of the keys; residual connection and MLP of the
+last block are dropped; PAMR sharpens the scores.
+"""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat
+from torch import Tensor
+
+from ovseg_core.attention import Neighbourhood
+from ovseg_core.backbones import Backbones
+from ovseg_core.dense import Published, WindowOptions, WindowSegmenter
+from ovseg_core.last_block import dense_features
+from ovseg_core.segmenter import MethodCard
+
+CARD = MethodCard(
+    title="NACLIP",
+    paper="Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation",
+    arxiv="2404.08181",
+    weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
+    licence="MIT",
+    published={
+        "VOC21": 64.07,
+        "Context60": 34.99,
+        "Object": 36.19,
+        "VOC20": 83.03,
+        "Context59": 38.35,
+        "Stuff": 25.69,
+        "Cityscapes": 38.27,
+        "ADE": 19.05,
+    },
+)
+
+PUBLISHED = Published(short=1.5, window=1, stride=0.5, padding="drop")
+"""336 px, windows of 224 px, 112 px apart."""
+
+
+class Options(WindowOptions):
+    """Options of the method `naclip`."""
+
+    pamr_steps: NonNegativeInt = 10
+    """Steps of PAMR, which draws the scores to the edges of the image, at full size; 0: none."""
+    std_patches: PositiveFloat = 5.0
+    """Standard deviation of the Gaussian in patches."""
+    architecture: Literal["reduced", "vanilla"] = "reduced"
+    """`vanilla` keeps the last block's residual connection and MLP, `reduced` drops them."""
+
+
+def build(options: Options, backbones: Backbones) -> WindowSegmenter:
+    """Load CLIP and the objectness source.
+
+    Raises:
+        WeightsError: weights that cannot be found, fetched or used.
+    """
+    clip = backbones.clip
+
+    def dense(windows_B3HW: Tensor) -> Tensor:
+        state = clip.read(windows_B3HW, options.position_rule)
+        # softmax(k k^T / sqrt d + G), G_pq = exp(-|p - q|^2 / (2 std^2))
+        attention = Neighbourhood(state.grid_hw, options.std_patches, clip.device)
+        return dense_features(clip, state, attention, options.architecture == "vanilla")
+
+    return WindowSegmenter(backbones, dense, options, PUBLISHED)

@@ -1,0 +1,155 @@
+"""PAMR (Araslanov and Roth, CVPR 2020): scores flow between neighbours of like colour.
+
+A pixel's score becomes the mean of its neighbours' at a few distances, weighted by how alike they
+look, some steps over. What a band of rows needs reaches only `Pamr.reach_px` rows further, so the
+result is made band by band. Formula: methods.md section 11. Shapes: Q maps, P neighbours (8 for
+each dilation), H W pixels, R rows of one band.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg_core.bilinear import MeanMap
+
+_OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
+_BLOCK_ELEMENTS = 1 << 26
+"""Refined scores kept at once, 256 MB; a photograph with some dozens of labels is one block."""
+_CHUNK_ELEMENTS = 1 << 23
+"""Scores refined in one go: the steps of a chunk follow each other while it is near."""
+
+
+class RowsOfMaps(Protocol):
+    """Maps that are computed by bands of rows."""
+
+    def rows(self, band: slice, maps: slice = ...) -> Tensor:
+        """Return some rows of some maps, float32 (Q, R, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pamr:
+    """The settings.
+
+    Attributes:
+        steps: how often the scores flow.
+        dilations: distances of the neighbours in pixels.
+    """
+
+    steps: int
+    dilations: tuple[int, ...]
+
+    @property
+    def reach_px(self) -> int:
+        """How far away a pixel can matter."""
+        return self.steps * max(self.dilations)
+
+    def __call__(self, guide_3HW: Tensor, scores_QHW: Tensor) -> Tensor:
+        """Return the refined scores.
+
+        Args:
+            guide_3HW: the image; any scale and offset of its channels give the same.
+            scores_QHW: brought to the guide's size with aligned corners, if they have another.
+        """
+        if scores_QHW.shape[1:] != guide_3HW.shape[1:]:
+            size = guide_3HW.shape[1:]
+            scores_QHW = F.interpolate(scores_QHW[None], size, mode="bilinear", align_corners=True)[
+                0
+            ]
+        return self.flow(scores_QHW, self.weights(guide_3HW.float()))
+
+    def weights(self, guide_3HW: Tensor) -> Tensor:
+        """Return the weight (P, H, W) of each neighbour; they sum to one at every pixel."""
+        near_P3HW = torch.stack(list(self._neighbours(guide_3HW)))
+        # sigma_c: unbiased deviation over the neighbours and, once a dilation, the pixel itself
+        centres = guide_3HW.expand(len(self.dilations), *guide_3HW.shape)
+        sigma_3HW = torch.cat([near_P3HW, centres]).std(dim=0)
+        # w_p = softmax_p mean_c -|x - x_p| / (1e-8 + 0.1 sigma_c)
+        unlike_P3HW = (near_P3HW - guide_3HW).abs_() / (1e-8 + 0.1 * sigma_3HW)
+        return (-unlike_P3HW.mean(dim=1)).softmax(dim=0)
+
+    def flow(self, scores_QHW: Tensor, weights_PHW: Tensor) -> Tensor:
+        """Return the scores after all steps."""
+        for _ in range(self.steps):
+            flowed_QHW = torch.zeros_like(scores_QHW)
+            for weight_HW, near_QHW in zip(weights_PHW, self._neighbours(scores_QHW), strict=True):
+                flowed_QHW.addcmul_(weight_HW, near_QHW)  # m <- sum_p w_p m_p
+            scores_QHW = flowed_QHW
+        return scores_QHW
+
+    def _neighbours(self, maps_CHW: Tensor) -> Iterator[Tensor]:
+        """Yield for each neighbour the maps shifted by its offset; edges are repeated."""
+        height, width = maps_CHW.shape[1:]
+        for dilation in self.dilations:
+            padded = F.pad(maps_CHW[None], (dilation,) * 4, mode="replicate")[0]
+            for y, x in _OFFSETS:
+                top, left = (1 + y) * dilation, (1 + x) * dilation
+                yield padded[:, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How the score maps of a batch are refined.
+
+    Attributes:
+        pamr: the settings.
+        guides: for each image its pixels (3, h, w), enlarged bilinearly to the canvas.
+    """
+
+    pamr: Pamr
+    guides: tuple[Tensor, ...]
+
+
+class RefinedMap:
+    """A score map after PAMR on its canvas, made in blocks of rows.
+
+    Args:
+        scores: the score map.
+        num_maps: Q.
+        refinement: settings and guides.
+        index: which image.
+        size_hw: the canvas.
+    """
+
+    def __init__(
+        self,
+        scores: RowsOfMaps,
+        num_maps: int,
+        refinement: Refinement,
+        index: int,
+        size_hw: tuple[int, int],
+    ) -> None:
+        """Compute nothing yet."""
+        self._scores = scores
+        self._num_maps = num_maps
+        self._pamr = refinement.pamr
+        self._guide = MeanMap([refinement.guides[index].float()], size_hw)
+        self._height = size_hw[0]
+        self._block_rows = max(_BLOCK_ELEMENTS // (num_maps * size_hw[1]), 1)
+        self._block = slice(0, 0)
+        self._refined_QRW = torch.empty(0)
+
+    def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
+        """Return the rows of a band, float32 (Q, R, W); bands asked for in order cost least."""
+        if band.start < self._block.start or band.stop > self._block.stop:
+            stop = min(max(band.stop, band.start + self._block_rows), self._height)
+            self._block = slice(band.start, stop)
+            self._refined_QRW = self._refine(self._block)
+        start = band.start - self._block.start
+        return self._refined_QRW[maps, start : start + band.stop - band.start]
+
+    def _refine(self, block: slice) -> Tensor:
+        reach = self._pamr.reach_px
+        region = slice(max(block.start - reach, 0), min(block.stop + reach, self._height))
+        weights_PHW = self._pamr.weights(self._guide.rows(region))
+        kept = slice(block.start - region.start, block.stop - region.start)
+        per_chunk = max(_CHUNK_ELEMENTS // weights_PHW[0].numel(), 1)
+        refined = []
+        for first in range(0, self._num_maps, per_chunk):
+            chunk = self._scores.rows(region, slice(first, first + per_chunk))
+            refined.append(self._pamr.flow(chunk, weights_PHW)[:, kept])
+        return torch.cat(refined)
