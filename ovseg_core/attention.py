@@ -70,6 +70,23 @@ class Neighbourhood:
         return F.scaled_dot_product_attention(k_BHLd, k_BHLd, v_BHLd, attn_mask=bias)
 
 
+@dataclass(frozen=True)
+class SelfAdjusted:
+    """Half attention by a given likeness of patches, half k-k attention (SC-CLIP).
+
+    Attributes:
+        bias_B1NN: the likeness before its softmax, the same for every head; minus infinity where
+            two patches do not see each other.
+    """
+
+    bias_B1NN: Tensor
+
+    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+        """Return the mixed values; the queries have no part in it."""
+        steered_BHLd = self.bias_B1NN.softmax(dim=-1) @ v_BHLd
+        return (steered_BHLd + F.scaled_dot_product_attention(k_BHLd, k_BHLd, v_BHLd)) / 2
+
+
 def gaussian_bias(grid_hw: tuple[int, int], std_patches: float) -> Tensor:
     """Return G (1 + N, 1 + N): exp(-|p - q|^2 / (2 std^2)) in patches; the class token's are 0."""
     # Gaussians are separable: a small matrix for each axis, multiplied by the outer product.

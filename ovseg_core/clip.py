@@ -30,11 +30,13 @@ class TrunkState:
         tokens_BLC: output of the last block but one.
         grid_hw: patches by (rows, columns); L = 1 + h * w.
         taps: by block index, the output of that block's `ln_2` (B, L, C).
+        blocks: by block index, that block's output (B, L, C).
     """
 
     tokens_BLC: Tensor
     grid_hw: tuple[int, int]
     taps: dict[int, Tensor]
+    blocks: dict[int, Tensor]
 
 
 class Clip:
@@ -99,7 +101,13 @@ class Clip:
         """
         return self.read(self.normalise(pad_br(pixels_B3HW, self.patch_px)), rule, taps)
 
-    def read(self, input_B3HW: Tensor, rule: Rule, taps: Sequence[int] = ()) -> TrunkState:
+    def read(
+        self,
+        input_B3HW: Tensor,
+        rule: Rule,
+        taps: Sequence[int] = (),
+        keep: Sequence[int] = (),
+    ) -> TrunkState:
         """Run the image tower up to its last block on a network input; see `trunk`.
 
         Args:
@@ -107,6 +115,7 @@ class Clip:
                 out.
             rule: how the position table is read at this grid.
             taps: block indices (negative: from the end) whose `ln_2` output is wanted.
+            keep: block indices (from the start, the last block not among them) whose output is.
         """
         patches_BChw = self.visual.conv1(input_B3HW)
         grid_hw = (patches_BChw.shape[-2], patches_BChw.shape[-1])
@@ -117,12 +126,15 @@ class Clip:
         blocks = self.visual.transformer.resblocks
         wanted = {index % len(blocks): index for index in taps}
         tapped: dict[int, Tensor] = {}
+        kept: dict[int, Tensor] = {}
         for number, block in enumerate(blocks[:-1]):
             if number in wanted:
                 x, tapped[wanted[number]] = _run_tapped(block, x)
             else:
                 x = block(x)
-        return TrunkState(x, grid_hw, tapped)
+            if number in keep:
+                kept[number] = x
+        return TrunkState(x, grid_hw, tapped, kept)
 
     def project(self, tokens_BLC: Tensor) -> Tensor:
         """Return tokens after the last block in the joint space (B, L, D), not normalised."""
