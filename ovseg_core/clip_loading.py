@@ -62,7 +62,7 @@ def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
     if config.model == EMBEDDED:
         loaded = _load_folder(CLIP_FOLDER)
     elif config.model.startswith(LOCAL_DIR):
-        loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)))
+        loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)).expanduser())
     else:
         loaded = _load_named(config, resolve)
     loaded.model.eval().requires_grad_(False).to(device)

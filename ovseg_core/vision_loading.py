@@ -59,7 +59,7 @@ def load(model: str, weights: str, device: torch.device) -> LoadedVision:
     if model == EMBEDDED:
         loaded = _load_folder(VISION_FOLDER)
     elif model.startswith(LOCAL_DIR):
-        loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)))
+        loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)).expanduser())
     else:
         loaded = _load_named(model, weights)
     loaded.model.eval().requires_grad_(False).to(device)

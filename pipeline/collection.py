@@ -1,6 +1,7 @@
 """Which images a job takes: a folder, bucket prefix, glob, single file or list file -> one table.
 
-Folders are searched recursively; hidden files and folders (names with a dot in front) are skipped.
+Folders are searched recursively; hidden files and folders (names with a dot in front) are skipped,
+and so are run folders, whose review pages hold pictures of the images.
 The table's `path` is relative to the collection's root: the folder, the part of a glob before its
 first wildcard, a list's own folder. It gives the image its id, so that ids survive a move.
 """
@@ -117,12 +118,13 @@ def _wildcard(text: str) -> str:
 def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[Entry]:
     endings = tuple(suffix.lower() for suffix in suffixes)
     files = walk(root)
+    inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
     found = [
         Entry(path, uris.join(root, path), size, etag)
         for path, size, etag in files
         if pattern.match(path)
         and (not endings or path.lower().endswith(endings))
-        and not path.startswith(".")
+        and not path.startswith((".", *inner_runs))
         and "/." not in path
     ]
     if not found:
@@ -134,7 +136,7 @@ def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> lis
         )
         raise CollectionError(
             f"no images under {uris.redact(root)}: searched it and its folders for {what} "
-            f"(hidden ones left out) and found {others}"
+            f"(hidden ones and runs left out) and found {others}"
         )
     return found
 

@@ -26,10 +26,6 @@ class LocalFiles:
         """Return the whole content."""
         return Path(path).read_bytes()
 
-    def open(self, path: str) -> BinaryIO:
-        """Open for reading; seekable."""
-        return Path(path).open("rb")
-
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""
         status = Path(path).stat()

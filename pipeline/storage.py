@@ -9,7 +9,7 @@ the same on disk.
 import os
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import fsspec
 
@@ -21,7 +21,6 @@ from schemas.errors import ErrorCode, ImageError, StorageError, UserError
 
 class _Store(Protocol):
     def read(self, path: str) -> bytes: ...
-    def open(self, path: str) -> BinaryIO: ...
     def size(self, path: str) -> int: ...
     def walk(self, folder: str) -> Iterator[tuple[str, int, str]]: ...
     def write(self, path: str, data: bytes) -> None: ...
@@ -40,9 +39,6 @@ class _RemoteFiles:
 
     def read(self, path: str) -> bytes:
         return bytes(self._fs.cat_file(self._path(path)))
-
-    def open(self, path: str) -> BinaryIO:
-        return self._fs.open(self._path(path), "rb")
 
     def size(self, path: str) -> int:
         self._fs.invalidate_cache()
@@ -103,11 +99,6 @@ class Folder:
         """Return a file's whole content."""
         uri = self._at(path)
         return for_user(lambda: retrying(lambda: _store(uri).read(uri), f"read {uri}"))
-
-    def open_input(self, path: str) -> BinaryIO:
-        """Open a file for reading; seekable. Reads from it are not retried."""
-        uri = self._at(path)
-        return for_user(lambda: retrying(lambda: _store(uri).open(uri), f"open {uri}"))
 
     def size(self, path: str) -> int:
         """Return a file's size in bytes."""

@@ -20,7 +20,6 @@ CACHE_ENV = "OVSEG_CACHE"
 """Environment variable: the folder in which fetched weights are kept."""
 
 _PIN = re.compile(r"^(.*)#sha256=([0-9a-fA-F]{64})$")
-_BLOCK_BYTES = 1 << 20
 
 
 def cache_folder() -> Path:
@@ -47,7 +46,7 @@ def resolve(uri: str) -> str:
     if "#sha256=" in uri and not pinned:
         raise WeightsError(f"{uris.redact(uri)}: expected 64 hex digits after #sha256=")
     if "://" not in place and not pinned:
-        return uri
+        return uris.normalise(uri) if uri.startswith("~/") else uri
     place = uris.normalise(place)
     path = _fetched(place, digest) if uris.scheme(place) else _local(place)
     if digest and sha256(path) != digest:

@@ -1,6 +1,7 @@
 """Loading backbones: the ways that work, and one clear line for each that does not."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,6 +113,15 @@ def test_a_network_that_cannot_be_read_by_hand(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {}}))
     with pytest.raises(WeightsError, match=r"ResNet that ovseg cannot read.*vit_small_patch8_224"):
         load_vision(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("load", [load_clip, load_vision])
+def test_a_folder_in_the_home_folder(
+    load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=f"^{tmp_path}/models is no"):
+        load("local-dir:~/models")
 
 
 def test_a_damaged_folder_is_told_in_one_line(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_globs(tree: str, pattern: str, root: str, found: list[str]) -> None:
     assert uris(table) == [f"{base}/{path}" for path in found]
 
 
+def test_runs_inside_the_collection_are_left_out(tree: str) -> None:
+    folder = Folder(tree)
+    for name in ("my run/run.yaml", "my run/review/a.jpg", "my run.jpg"):
+        folder.atomic_write(name, b"1")
+    assert paths(collect(tree, CONFIG)) == sorted([*FOUND, "my run.jpg"])
+
+
 def test_globs_with_odd_brackets(tmp_path: Path) -> None:
     for name in ("!a.png", "[a.png", "^a.png", "a.png"):
         (tmp_path / name).write_bytes(b"1")

@@ -40,6 +40,11 @@ def test_names_and_local_paths_pass_through(name: str) -> None:
     assert weights.resolve(name) == name
 
 
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights.resolve("~/dino.pth") == f"{tmp_path}/dino.pth"
+
+
 def test_file_urls_and_pins_of_local_files(tmp_path: Path) -> None:
     path = tmp_path / "w #1.pt"
     path.write_bytes(CONTENT)
