@@ -23,6 +23,9 @@ from schemas.errors import UserError
 IGNORE = -1
 """Value of pixels that are not counted; outside any vocabulary, however long."""
 
+_NO_COCO = (LookupError, TypeError, ValueError, AttributeError)
+"""What reading raises where a file has COCO's names but not its form."""
+
 LabelMap = NDArray[np.int32]
 Crowd = Literal["label", "ignore"]
 
@@ -60,7 +63,19 @@ class CocoTruth:
     """Segments of a COCO file, painted in the file's order; where two overlap the first stays."""
 
     def __init__(self, dataset: dict[str, Any], names: Sequence[str], crowd: Crowd) -> None:
-        """Index a parsed file."""
+        """Index a parsed file.
+
+        Raises:
+            UserError: no category in common with the vocabulary, or no COCO.
+        """
+        try:
+            self._index(dataset, names, crowd)
+        except _NO_COCO as error:
+            raise UserError(
+                f"the truth is no COCO file of images and segments: {error!r}"
+            ) from error
+
+    def _index(self, dataset: dict[str, Any], names: Sequence[str], crowd: Crowd) -> None:
         self._crowd = crowd
         number = {name.casefold(): index for index, name in enumerate(names, start=1)}
         categories = {c["id"]: c["name"] for c in dataset["categories"]}
@@ -88,6 +103,12 @@ class CocoTruth:
         image = self._images.get(path) or self._by_base_name.get(PurePosixPath(path).name)
         if image is None:
             return None
+        try:
+            return self._paint(image)
+        except _NO_COCO as error:
+            raise UserError(f"the truth of {path} cannot be read: {error!r}") from error
+
+    def _paint(self, image: dict[str, Any]) -> LabelMap:
         size_hw = image["height"], image["width"]
         painted = np.zeros(size_hw, np.int32)
         free = np.ones(size_hw, bool)
@@ -143,6 +164,8 @@ def _mask(segmentation: Any, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     height, width = size_hw
     if isinstance(segmentation, list):
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"a mask of size {segmentation['size']} in an image of {[height, width]}")
     elif isinstance(segmentation["counts"], list):
         rle = coco_mask.frPyObjects(segmentation, height, width)
     else:

@@ -139,6 +139,12 @@ def test_images_of_another_size_are_left_out_and_counted(tmp_path, caplog):
     [
         ({"categories": [{"id": 7, "name": "zebra"}]}, r"no category .* zebra; the run has cat"),
         ({"images": []}, "nothing to compare"),
+        ({"images": 3}, "no COCO file"),
+        ({"images": [{"file_name": "sub/a.png"}]}, r"truth of sub/a\.png cannot be read"),
+        ({"annotations": [{"id": 1}]}, "no COCO file"),
+        ({"annotations": [_segment(TRUE == 1, 99)]}, r"truth of sub/a\.png .*99"),
+        ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"a mask of size \[2, 6\] in an image"),
+        ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, "cannot be read"),
     ],
 )
 def test_truths_that_do_not_fit_are_explained(changes, message, run, tmp_path):
