@@ -18,7 +18,7 @@ from ovseg_core.bilinear import MeanMap
 
 _OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
 _BLOCK_ELEMENTS = 1 << 26
-"""Refined scores kept at once, 256 MB; a photograph with some dozens of labels is one block."""
+"""Refined scores, or weights, kept at once: 256 MB; most photographs are one block."""
 _CHUNK_ELEMENTS = 1 << 23
 """Scores refined in one go: the steps of a chunk follow each other while it is near."""
 
@@ -64,13 +64,23 @@ class Pamr:
 
     def weights(self, guide_3HW: Tensor) -> Tensor:
         """Return the weight (P, H, W) of each neighbour; they sum to one at every pixel."""
-        near_P3HW = torch.stack(list(self._neighbours(guide_3HW)))
-        # sigma_c: unbiased deviation over the neighbours and, once a dilation, the pixel itself
-        centres = guide_3HW.expand(len(self.dilations), *guide_3HW.shape)
-        sigma_3HW = torch.cat([near_P3HW, centres]).std(dim=0)
+        # One neighbour at a time: all of them together would be 3 P images.
+        num_samples = (len(_OFFSETS) + 1) * len(self.dilations)
+        mean_3HW = sum(self._samples(guide_3HW)) / num_samples
+        squares_3HW = sum((near - mean_3HW).square() for near in self._samples(guide_3HW))
+        sigma_3HW = torch.as_tensor(squares_3HW / (num_samples - 1)).sqrt()
         # w_p = softmax_p mean_c -|x - x_p| / (1e-8 + 0.1 sigma_c)
-        unlike_P3HW = (near_P3HW - guide_3HW).abs_() / (1e-8 + 0.1 * sigma_3HW)
-        return (-unlike_P3HW.mean(dim=1)).softmax(dim=0)
+        scale_3HW = 1e-8 + 0.1 * sigma_3HW
+        unlike_PHW = torch.stack(
+            [((near - guide_3HW).abs() / scale_3HW).mean(0) for near in self._neighbours(guide_3HW)]
+        )
+        return unlike_PHW.neg_().softmax(dim=0)
+
+    def _samples(self, guide_3HW: Tensor) -> Iterator[Tensor]:
+        """Yield what sigma is of: the neighbours and, once a dilation, the pixel itself."""
+        yield from self._neighbours(guide_3HW)
+        for _ in self.dilations:
+            yield guide_3HW
 
     def flow(self, scores_QHW: Tensor, weights_PHW: Tensor) -> Tensor:
         """Return the scores after all steps."""
@@ -129,7 +139,8 @@ class RefinedMap:
         self._pamr = refinement.pamr
         self._guide = MeanMap([refinement.guides[index].float()], size_hw)
         self._height = size_hw[0]
-        self._block_rows = max(_BLOCK_ELEMENTS // (num_maps * size_hw[1]), 1)
+        planes = max(num_maps, len(_OFFSETS) * len(self._pamr.dilations))
+        self._block_rows = max(_BLOCK_ELEMENTS // (planes * size_hw[1]), 1)
         self._block = slice(0, 0)
         self._refined_QRW = torch.empty(0)
 
