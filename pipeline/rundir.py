@@ -168,9 +168,6 @@ class RunDir:
         good = marker is not None and markers.is_whole(self.folder, marker, self.fingerprint)
         return marker if good else None
 
-    def _is_done(self, shard: int) -> bool:
-        return self._standing(shard) is not None
-
     def fail(self, failed: ShardFailed) -> None:
         """Note that a shard was given up."""
         self.folder.atomic_write(markers.name("failed", failed.shard), markers.to_json(failed))
@@ -206,8 +203,8 @@ class RunDir:
         """
         shards = markers.shards_marked(self.folder, "done")
         with ThreadPoolExecutor(markers.READERS) as pool:
-            good = dict(zip(shards, pool.map(self._is_done, shards), strict=True))
-        damaged = [shard for shard in shards if not good[shard]]
+            standing = dict(zip(shards, pool.map(self._standing, shards), strict=True))
+        damaged = [shard for shard in shards if standing[shard] is None]
         for shard in damaged:
             self.folder.delete(markers.name("done", shard))
         return damaged
@@ -227,13 +224,22 @@ class RunDir:
     def shard_table(
         self, marker: ShardDone, name: TableName, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """Return the rows of one finished shard."""
+        """Return the rows of one finished shard.
+
+        Raises:
+            RunFolderError: if its file was lost or damaged after the marker was read.
+        """
         known = TABLES[name][0].names
         unknown = sorted(set(columns or ()) - set(known))
         if unknown:
             raise ValueError(f"table {name} has no columns {unknown}; it has {known}")
-        data = self.folder.read_bytes(marker.files[name].name)
-        return parquet.decode(data, columns)
+        file = marker.files[name].name
+        try:
+            return parquet.decode(self.folder.read_bytes(file), columns)
+        except (pa.ArrowException, OSError) as error:
+            raise RunFolderError(
+                f"{self.folder.uri}/{file} is damaged: the command that made the run makes it anew"
+            ) from error
 
     def orphans(self) -> list[str]:
         """Return the files that no marker names: left by killed or late workers.

@@ -12,6 +12,7 @@ import pytest
 
 import tests.faulty_fs  # noqa: F401 - makes faulty:// known
 from pipeline.rundir import RunDir
+from schemas.errors import RunFolderError
 from schemas.records import ShardFailed, ShardTally
 from schemas.tables import TABLES, to_records
 from tests.fault_plan import Fault, fault_environment
@@ -124,6 +125,14 @@ def test_a_shard_with_a_damaged_file_is_done_again(run: RunDir, table: str, dama
     assert len(resumed.clean()) == (2 if damage == "missing" else 3)
     assert resumed.orphans() == []
     assert contents(resumed) == before
+
+
+def test_a_damaged_file_of_the_right_size_is_told_to_its_readers(run: RunDir) -> None:
+    commit_all(run)
+    entry = next(iter(run.done().values())).files["images"]
+    run.folder.atomic_write(entry.name, bytes(entry.size_bytes))
+    with pytest.raises(RunFolderError, match="is damaged: the command that made the run"):
+        list(run.read_table("images"))
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"shard": 1}', "\xff"])
