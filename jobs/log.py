@@ -11,7 +11,7 @@ _SECRET_VALUE = re.compile(
     r"|signature|x-amz-[a-z-]+)['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;}]*[^\s&'\",;}:.]"
 )
 # Azure's short names, only as parts of a query: as ends of words they are too common.
-_SIGNED_QUERY = re.compile(r"(?i)([?&](?:sig|sv|se|sp)=)[^\s&'\",;}]+")
+_SIGNED_QUERY = re.compile(r"(?i)([?&](?:sig|sv|se|sp)=)[^\s&'\",;}]*[^\s&'\",;}:.]")
 _AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
 
 
