@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo "ovseg needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 2; }
 	@echo "Setting up $(VENV) (torch with CUDA libraries: about 6 GB, a few minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: $(INSTALLED) ## Annotate 24 drawn scenes with the embedded models and show the masks

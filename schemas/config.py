@@ -134,7 +134,8 @@ class JobConfig(Frozen):
     shard_size: NonNegativeInt = 0
     """Images a shard: the unit of work, commit and loss.
 
-    0: a 64th of the images, between 8 and 256, so that a small job has work for every worker."""
+    0: about a 64th of the images, a multiple of 8 from 8 to 256, so that a small job has work for
+    every worker."""
     run: RunConfig = RunConfig()
     """How the work is spread."""
 
@@ -154,7 +155,7 @@ class JobConfig(Frozen):
 
     def images_per_shard(self, num_images: int) -> int:
         """Return the shard size with 0 resolved; depends on nothing but the number of images."""
-        return self.shard_size or min(256, max(8, -(-num_images // 64)))
+        return self.shard_size or min(256, max(8, -(-num_images // 512) * 8))
 
     @property
     def vision_model(self) -> str:

@@ -67,7 +67,7 @@ def test_auto_picks_the_second_backbone_that_fits_the_first(clip, vision, resolv
 
 
 @pytest.mark.parametrize(
-    ("num_images", "size"), [(1, 8), (40, 8), (1000, 16), (16_384, 256), (10**7, 256)]
+    ("num_images", "size"), [(1, 8), (40, 8), (513, 16), (1000, 16), (16_384, 256), (10**7, 256)]
 )
 def test_small_jobs_are_cut_fine_enough_for_several_workers(num_images, size):
     assert JobConfig.model_validate(JOB).images_per_shard(num_images) == size
