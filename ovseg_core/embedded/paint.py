@@ -114,8 +114,8 @@ def _cloud(size_hw: tuple[int, int], rng: np.random.Generator) -> FloatImage:
     return np.clip(total / 1.5, 0.0, 1.0)
 
 
-def background(size_hw: tuple[int, int], rng: np.random.Generator) -> FloatImage:
-    """A muted background without any object, (H, W, 3) float32 in 0..255."""
+def background(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.floating]:
+    """A muted background without any object, (H, W, 3) in 0..255."""
     height, width = size_hw
     kind = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     hue, value = rng.random(), rng.uniform(0.25, 0.95)

@@ -126,7 +126,7 @@ def _blend(
         return
     cut = np.s_[y0 - corner_yx[0] : y1 - corner_yx[0], x0 - corner_yx[1] : x1 - corner_yx[1]]
     w = weight[cut]
-    paint = value if isinstance(value, float) else value[cut]
+    paint = value[cut] if isinstance(value, np.ndarray) else value
     canvas[y0:y1, x0:x1] += w * (paint - canvas[y0:y1, x0:x1])
 
 
