@@ -18,7 +18,7 @@ import torch
 
 from ovseg_core import embedded
 from training import train_clip, train_found, train_vit
-from training.data import Crops, Scenes, make_crops, make_scenes
+from training.data import make_crops, make_scenes
 from training.measure import load_vit, measure
 
 NUM_CROPS = 30_000
@@ -26,19 +26,9 @@ NUM_SCENES = 6_000
 STAGES = ("clip", "vit", "found", "measure")
 
 
-def pools(seed: int, cache: Path | None) -> tuple[Crops, Scenes]:
-    """Draw the training pictures, or read those drawn before for the same seed."""
-    if cache is not None and cache.exists():
-        return torch.load(cache, weights_only=False)
-    drawn = make_crops(seed, NUM_CROPS), make_scenes(seed, NUM_SCENES)
-    if cache is not None:
-        torch.save(drawn, cache)
-    return drawn
-
-
-def make(seed: int, out: Path, stages: tuple[str, ...], cache: Path | None) -> None:
+def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
     """Run the stages in order; each leaves its files in ``out``."""
-    crops, scenes = pools(seed, cache)
+    crops, scenes = make_crops(seed, NUM_CROPS), make_scenes(seed, NUM_SCENES)
     if "clip" in stages:
         train_clip.compile_hot_paths()
         train_clip.train_clip(crops, scenes, out / "clip", seed, train_clip.ClipPlan())
@@ -64,13 +54,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(embedded.__file__).parent)
     parser.add_argument("--stages", default=",".join(STAGES), help="comma separated")
-    parser.add_argument("--cache", type=Path, help="file that keeps the drawn pictures")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
     stages = tuple(options.stages.split(","))
-    make(options.seed, options.out, stages, options.cache)
+    make(options.seed, options.out, stages)
     own = resource.getrusage(resource.RUSAGE_SELF)
     child = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = own.ru_utime + own.ru_stime + child.ru_utime + child.ru_stime
