@@ -107,8 +107,7 @@ def plan(config: JobConfig) -> JobPlan:
     check_free(Folder(config.out))
     manifest = collect(config.images, config.image)
     num_images = manifest.num_rows
-    num_shards = -(-num_images // config.images_per_shard(num_images))
-    return JobPlan(config, num_images, num_shards, manifest=manifest)
+    return JobPlan(config, num_images, config.num_shards(num_images), manifest=manifest)
 
 
 def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:

@@ -91,7 +91,7 @@ def describe(plan: RunPlan, manifest_sha256: str, num_images: int) -> RunInfo:
         fingerprint=fingerprint(identity),
         manifest_sha256=manifest_sha256,
         num_images=num_images,
-        num_shards=-(-num_images // plan.config.images_per_shard(num_images)),
+        num_shards=plan.config.num_shards(num_images),
         weights=plan.weights,
         versions=_versions(),
         config=_without_secrets(plan.config.model_dump(mode="json")),

@@ -157,6 +157,10 @@ class JobConfig(Frozen):
         """Return the shard size with 0 resolved; depends on nothing but the number of images."""
         return self.shard_size or min(256, max(8, -(-num_images // 512) * 8))
 
+    def num_shards(self, num_images: int) -> int:
+        """Return how many shards so many images are cut into."""
+        return -(-num_images // self.images_per_shard(num_images))
+
     @property
     def vision_model(self) -> str:
         """The second backbone with `auto` resolved."""
