@@ -32,17 +32,24 @@ def dense_features(
 
 def last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
     """Return the tokens after the last block (B, L, C), before the final norm."""
-    block: Any = clip.visual.transformer.resblocks[-1]
-    attention = block.attn
-    qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias).chunk(
-        3, -1
-    )
-    q_BHLd, k_BHLd, v_BHLd = (
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in qkv_BLC
-    )
-    mixed_BLC = policy(q_BHLd, k_BHLd, v_BHLd).transpose(1, 2).flatten(2)
-    out_BLC = attention.out_proj(mixed_BLC)
+    return run_block(clip.visual.transformer.resblocks[-1], x_BLC, policy, residual)
+
+
+def run_block(block: Any, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
+    """Return the tokens after any block of the tower (B, L, C); see `dense_features`."""
+    out_BLC = block.attn.out_proj(policy(*heads_of(block, x_BLC)).transpose(1, 2).flatten(2))
     if not residual:
         return out_BLC
     z_BLC = x_BLC + block.ls_1(out_BLC)
     return z_BLC + block.ls_2(block.mlp(block.ln_2(z_BLC)))
+
+
+def heads_of(block: Any, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values (B, H, L, d) of a block on its input tokens."""
+    attention = block.attn
+    qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias)
+    q_BHLd, k_BHLd, v_BHLd = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for part in qkv_BLC.chunk(3, -1)
+    )
+    return q_BHLd, k_BHLd, v_BHLd
