@@ -8,8 +8,12 @@ import torch
 
 from ovseg_core import clip_loading, vision_loading
 from ovseg_core.clip import Clip
-from ovseg_core.vision import Vision
+from ovseg_core.clip_loading import LOCAL_DIR
+from ovseg_core.vision import FeatureSource, Vision
+from ovseg_core.vision_loading import LoadedVision
+from ovseg_core.vision_sam import SamVision
 from schemas.config import EMBEDDED, ClipConfig
+from schemas.errors import WeightsError
 
 
 def _identity(name: str) -> str:
@@ -17,7 +21,7 @@ def _identity(name: str) -> str:
 
 
 class Backbones:
-    """CLIP and the second network of a job, on one device.
+    """CLIP, the second network of a job and what else a method asks for, on one device.
 
     Args:
         clip: which CLIP.
@@ -43,6 +47,7 @@ class Backbones:
         self.device = torch.device(device)
         self.resolve = resolve
         self._files: dict[str, str] = {}
+        self._networks: dict[str, FeatureSource] = {}
 
     @cached_property
     def clip(self) -> Clip:
@@ -55,17 +60,51 @@ class Backbones:
         self.note_file("clip", loaded.file)
         return Clip(loaded, self.device)
 
-    @cached_property
+    @property
     def vision(self) -> Vision:
-        """The second network.
+        """The second network, a plain ViT.
+
+        Raises:
+            WeightsError: unknown, missing or unusable weights; another kind of network.
+        """
+        source = self.network(self.vision_model, "vision")
+        if not isinstance(source, Vision):
+            raise WeightsError(
+                f"vision.model: {self.vision_model} has no class token; what is asked of it needs "
+                "a plain ViT, for example vit_small_patch8_224.dino"
+            )
+        return source
+
+    def network(self, model: str, role: str = "network") -> FeatureSource:
+        """Return a further network that a method names, loaded once.
+
+        The job's own second network, asked for by its name, is that one, with its weights file.
+
+        Args:
+            model: a timm architecture, `local-dir:FOLDER` or `embedded`.
+            role: what its weights are called in the run's record; one role for each network.
 
         Raises:
             WeightsError: unknown, missing or unusable weights.
         """
-        weights = self.resolve(self.vision_weights) if self.vision_weights else ""
-        loaded = vision_loading.load(self.vision_model, weights, self.device)
-        self.note_file("vision", loaded.file)
-        return Vision(loaded, self.device)
+        if model not in self._networks:
+            own = model == self.vision_model and self.vision_weights
+            weights = self.resolve(self.vision_weights) if own else ""
+            loaded = vision_loading.load(model, weights, self.device)
+            self._networks[model] = _source(loaded, self.device)
+            self.note_file("vision" if model == self.vision_model else role, loaded.file)
+        return self._networks[model]
+
+    def network_or(self, published: str) -> str:
+        """Return the network to take where the options name none.
+
+        The user's folder, if the job's second network is one; the embedded network in a job with
+        embedded models; else the published one.
+        """
+        if self.vision_model.startswith(LOCAL_DIR):
+            return self.vision_model
+        embedded = EMBEDDED in (self.vision_model, self.clip_config.model)
+        return EMBEDDED if embedded else published
 
     @property
     def vision_is_embedded(self) -> bool:
@@ -80,3 +119,7 @@ class Backbones:
     def files(self) -> dict[str, str]:
         """Return the local weight files loaded so far, by role; empty paths are left out."""
         return dict(self._files)
+
+
+def _source(loaded: LoadedVision, device: torch.device) -> FeatureSource:
+    return SamVision(loaded, device) if loaded.family == "sam" else Vision(loaded, device)

@@ -1,11 +1,13 @@
 """A timm vision transformer, unmodified: the last block's queries, keys, values, and final tokens.
 
-Shapes: B images, L tokens (prefix first), N patches = h * w, C width, H heads in BHLd, d head
-width, h w patches.
+Reads DINO v1, DINOv2 (with registers or without) and MAE, each with its own position rule
+(methods.md 0.3, 1.7). Shapes: B images, L tokens (prefix first), N patches = h * w, C width, H
+heads in BHLd, d head width, h w patches, I J any grid.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +17,42 @@ from ovseg_core.positional import PositionTable, Rule
 from ovseg_core.vision_loading import LoadedVision
 
 Feature = Literal["q", "k", "v", "tokens"]
+
+_TOKENS_PER_FORWARD = {"cpu": 1 << 12, "cuda": 1 << 17}
+"""Tokens in one pass: two windows of 336 px at patch 8 on a CPU."""
+
+
+class FeatureSource(Protocol):
+    """A frozen network as a map of features; each owns its normalisation, resize and padding."""
+
+    @property
+    def multiple_px(self) -> int:
+        """Whole cells cover an image whose sides are multiples of this; 1: they cover any image."""
+        ...
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What `map` can return."""
+        ...
+
+    def map(self, pixels_B3HW: Tensor, feature: Feature) -> Tensor:
+        """Return the features (B, C, I, J) of images of one size, not normalised.
+
+        Args:
+            pixels_B3HW: grey levels 0..255, on the network's device. Any number of images: they
+                go through in parts of bounded memory.
+            feature: `tokens` are the final features; `q`, `k`, `v` the last block's.
+        """
+        ...
+
+
+def in_parts(
+    pixels_B3HW: Tensor, tokens_per_image: int, read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return `read` of all images, so many at a time as memory allows."""
+    device = pixels_B3HW.device.type
+    most = _TOKENS_PER_FORWARD.get(device, _TOKENS_PER_FORWARD["cpu"])
+    return torch.cat([read(part) for part in pixels_B3HW.split(max(most // tokens_per_image, 1))])
 
 
 @dataclass(frozen=True)
@@ -41,16 +79,19 @@ class Vision:
         rule: how the position table is read at other grids; None: the way of the model's family.
     """
 
+    features: tuple[Feature, ...] = ("tokens", "q", "k", "v")
+
     def __init__(
         self, loaded: LoadedVision, device: torch.device, rule: Rule | None = None
     ) -> None:
         """Keep the network."""
         self.model: Any = loaded.model  # a module's attributes are dynamic
         self.device = device
-        self.rule: Rule = rule or _family_rule(self.model, loaded.name)
+        self.rule: Rule = rule or _family_rule(self.model, loaded.tag)
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
         self.patch_px: int = self.model.patch_embed.patch_size[0]
+        self.multiple_px = self.patch_px
         self.dim: int = self.model.embed_dim
         self._num_heads: int = self.model.blocks[-1].attn.num_heads
         self._num_prefix: int = self.model.num_prefix_tokens
@@ -59,6 +100,13 @@ class Vision:
             self.model.pos_embed.detach()[0],
             self.model.patch_embed.grid_size,
             self._num_prefix if self._prefix_has_position else 0,
+        )
+
+    def map(self, pixels_B3HW: Tensor, feature: Feature) -> Tensor:
+        """Return one feature (B, C, h, w) of images of one size; see `FeatureSource`."""
+        rows, columns = (-(-side // self.patch_px) for side in pixels_B3HW.shape[-2:])
+        return in_parts(
+            pixels_B3HW, rows * columns, lambda part: self.feature_map(self.run(part), feature)
         )
 
     def run(self, pixels_B3HW: Tensor) -> VisionState:
@@ -121,7 +169,7 @@ class Vision:
         return torch.cat([*prefix_BPC, patches_BNC + positions_LC], dim=1)
 
 
-def _family_rule(model: Any, name: str) -> Rule:
+def _family_rule(model: Any, tag: str) -> Rule:
     if model.num_reg_tokens:
         return "antialias"
-    return "size" if name.endswith(".mae") else "scale01"
+    return "size" if tag.startswith("mae") else "scale01"

@@ -1,4 +1,4 @@
-"""From the names in the job file to a timm vision transformer.
+"""From the names in the job file to a timm vision transformer, plain or SAM's image encoder.
 
 timm takes seconds to import, and checking a job needs none of it: it is imported on use.
 """
@@ -6,7 +6,7 @@ timm takes seconds to import, and checking a job needs none of it: it is importe
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,18 +18,22 @@ from ovseg_core.parts import did_you_mean
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
 
+Family = Literal["vit", "sam"]
+"""`vit`: a plain ViT with class token and position table. `sam`: SAM's image encoder."""
+
 
 @dataclass(frozen=True)
 class LoadedVision:
-    """What a loader hands to `Vision`.
+    """What a loader hands to the class that reads its family.
 
     Attributes:
-        model: a plain ViT with class token and position table; in evaluation mode, without
-            gradients, on its device.
+        model: in evaluation mode, without gradients, on its device.
         name: architecture, or the folder it came from.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         file: the local weights file.
+        tag: which training of the architecture (`dino`, `mae`); empty: unknown.
+        family: how it is read.
     """
 
     model: Any
@@ -37,6 +41,8 @@ class LoadedVision:
     mean: Sequence[float]
     std: Sequence[float]
     file: str
+    tag: str = ""
+    family: Family = "vit"
 
 
 def load(model: str, weights: str, device: torch.device) -> LoadedVision:
@@ -80,7 +86,7 @@ def _load_folder(folder: Path) -> LoadedVision:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
-    return _loaded(_readable(model, str(folder)), str(folder), str(file))
+    return _loaded(model, str(folder), str(file))
 
 
 def _load_named(name: str, weights: str) -> LoadedVision:
@@ -95,19 +101,22 @@ def _load_named(name: str, weights: str) -> LoadedVision:
     if name not in tagged:
         raise WeightsError(f"vision.model: {name!r} is unknown. {did_you_mean(name, tagged)}")
     file = weights or _fetch(name)
-    model = _readable(timm.create_model(name, pretrained=False, num_classes=0), name)
-    _fill(model, name, file)
-    return _loaded(model, name, file)
+    loaded = _loaded(timm.create_model(name, pretrained=False, num_classes=0), name, file)
+    _fill(loaded)
+    return loaded
 
 
-def _fill(model: Any, name: str, file: str) -> None:
+def _fill(loaded: LoadedVision) -> None:
     """Load a weights file, in timm's own names or the authors'; every tensor must be there."""
-    from timm.models.vision_transformer import checkpoint_filter_fn
+    from timm.models import vision_transformer, vision_transformer_sam
 
+    filters: dict[Family, Any] = {"vit": vision_transformer, "sam": vision_transformer_sam}
+    model, name, file = loaded.model, loaded.name, loaded.file
     checkpoint = read_checkpoint(file)
     try:
+        renamed = filters[loaded.family].checkpoint_filter_fn(checkpoint, model)
         # Not strict: a classifier's head is left out. timm itself would also let gaps pass.
-        missing = model.load_state_dict(checkpoint_filter_fn(checkpoint, model), False).missing_keys
+        missing = model.load_state_dict(renamed, False).missing_keys
     except LOAD_FAILURES as error:
         raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
     if missing:
@@ -115,9 +124,12 @@ def _fill(model: Any, name: str, file: str) -> None:
         raise WeightsError(f"vision: {file} does not fit {name}: it lacks {lacking} and so on")
 
 
-def _readable(model: Any, name: str) -> Any:
+def _family(model: Any, name: str) -> Family:
     from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
 
+    if isinstance(model, VisionTransformerSAM):
+        return "sam"
     readable = (
         isinstance(model, VisionTransformer)
         and model.cls_token is not None
@@ -127,9 +139,10 @@ def _readable(model: Any, name: str) -> Any:
     if not readable:
         raise WeightsError(
             f"vision: {name} is a {type(model).__name__} that ovseg cannot read; it needs a plain "
-            "ViT with class token and position table, for example vit_small_patch8_224.dino"
+            "ViT with class token and position table, for example vit_small_patch8_224.dino, or "
+            "SAM's image encoder (samvit_base_patch16.sa1b)"
         )
-    return model
+    return "vit"
 
 
 def _fetch(name: str) -> str:
@@ -153,5 +166,7 @@ def _fetch(name: str) -> str:
 
 
 def _loaded(model: Any, name: str, file: str) -> LoadedVision:
+    family = _family(model, name)
     config: dict[str, Any] = model.pretrained_cfg
-    return LoadedVision(model, name, config["mean"], config["std"], file)
+    tag: str = config.get("tag") or ""
+    return LoadedVision(model, name, config["mean"], config["std"], file, tag, family)

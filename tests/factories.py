@@ -55,15 +55,27 @@ def write_clip(
 def write_vision(
     folder: Path, arguments: dict[str, Any], tensors: dict[str, Tensor] | None = None, seed: int = 0
 ) -> Path:
-    """A timm folder with seeded random weights, or with `tensors` as all its weights."""
+    """A timm folder of a plain ViT with seeded random weights, or with `tensors` as all of them."""
+    return write_timm(folder, "vit_tiny_patch16_224", arguments, tensors=tensors, seed=seed)
+
+
+def write_timm(
+    folder: Path,
+    architecture: str,
+    arguments: dict[str, Any],
+    tag: str = "",
+    tensors: dict[str, Tensor] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A timm folder of any architecture."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    architecture = "vit_tiny_patch16_224"
     arguments = {**arguments, "num_classes": 0}
     model = timm.create_model(architecture, **arguments)
-    # timm starts its class token at nearly zero, which no trained network has.
-    torch.nn.init.normal_(model.cls_token, std=0.5)
-    torch.nn.init.normal_(model.pos_embed, std=0.5)
+    for name, parameter in model.named_parameters():
+        # timm starts these at nearly zero, which no trained network has.
+        if name in ("cls_token", "pos_embed") or "rel_pos" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
     model.load_state_dict(tensors or {}, strict=bool(tensors))
     save_file(model.state_dict(), folder / "model.safetensors")
     config = {
@@ -74,6 +86,7 @@ def write_vision(
             "mean": [0.485, 0.456, 0.406],
             "std": [0.229, 0.224, 0.225],
             "num_classes": 0,
+            "tag": tag,
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
