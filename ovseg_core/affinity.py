@@ -1,0 +1,53 @@
+"""Which patches belong together, and what each becomes when those are pooled (methods.md 5.1).
+
+Shapes: B images, N patches = h * w, C and D channels, h w patches of the affinity's grid.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_EPSILON = 1e-6
+"""The authors' guard of the division."""
+
+
+def cosine_affinity(map_BChw: Tensor) -> Tensor:
+    """Return the cosine of every pair of positions (B, N, N), in [-1, 1], symmetric.
+
+    A position without any feature has cosine 0 to all, itself included.
+    """
+    unit_BCN = F.normalize(map_BChw.flatten(2), dim=1)
+    return unit_BCN.transpose(1, 2) @ unit_BCN
+
+
+def keep_alike(affinity_BNN: Tensor, least: float) -> Tensor:
+    """Return the affinity with entries below `least` set to 0."""
+    return affinity_BNN.masked_fill(affinity_BNN < least, 0)
+
+
+def guided_pooling(features_BDhw: Tensor, affinity_BNN: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """Return each position's mean over the features, weighted by its row of the affinity.
+
+    F+_p = sum_q A_pq F_q / (sum_q A_pq + 1e-6). A position whose row is empty keeps its own
+    feature, as it has nobody to learn from.
+
+    Args:
+        features_BDhw: any grid; resized bilinearly to the affinity's.
+        affinity_BNN: not negative.
+        grid_hw: the affinity's grid, N = h * w.
+
+    Returns:
+        (B, D, h, w) on the affinity's grid.
+
+    Raises:
+        ValueError: the grid is not the affinity's.
+    """
+    if affinity_BNN.shape[-1] != grid_hw[0] * grid_hw[1]:
+        raise ValueError(f"an affinity of {tuple(affinity_BNN.shape)} is not of a grid {grid_hw}")
+    if tuple(features_BDhw.shape[2:]) != grid_hw:
+        features_BDhw = F.interpolate(features_BDhw, size=grid_hw, mode="bilinear")
+    features_BND = features_BDhw.flatten(2).transpose(1, 2)
+    total_BN1 = affinity_BNN.sum(dim=2, keepdim=True)
+    pooled_BND = affinity_BNN @ features_BND / (total_BN1 + _EPSILON)
+    pooled_BND = torch.where(total_BN1 > 0, pooled_BND, features_BND)
+    return pooled_BND.transpose(1, 2).unflatten(2, grid_hw)
