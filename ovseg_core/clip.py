@@ -5,8 +5,9 @@ themselves (`last_block`). Shapes: B images, L tokens (class token first), C tru
 width, H W pixels, h w patches, R the side of the square network input.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,12 +32,43 @@ class TrunkState:
         grid_hw: patches by (rows, columns); L = 1 + h * w.
         taps: by block index, the output of that block's `ln_2` (B, L, C).
         blocks: by block index, that block's output (B, L, C).
+        guides: by name, further maps (B, C, I, J) of the same images on a grid of their own.
     """
 
     tokens_BLC: Tensor
     grid_hw: tuple[int, int]
     taps: dict[int, Tensor]
     blocks: dict[int, Tensor]
+    guides: dict[str, Tensor] = field(default_factory=dict)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "TrunkState":
+        """Return the state with every tensor changed."""
+        return replace(
+            self,
+            tokens_BLC=change(self.tokens_BLC),
+            taps={key: change(value) for key, value in self.taps.items()},
+            blocks={key: change(value) for key, value in self.blocks.items()},
+            guides={key: change(value) for key, value in self.guides.items()},
+        )
+
+    def apart(self) -> list["TrunkState"]:
+        """Return the state of each image by itself (batches of one)."""
+        return [
+            self.each(lambda part, one=slice(i, i + 1): part[one])
+            for i in range(len(self.tokens_BLC))
+        ]
+
+    @staticmethod
+    def joined(states: "Sequence[TrunkState]") -> "TrunkState":
+        """Return states of images of one size as one batch."""
+        first = states[0]
+        return replace(
+            first,
+            tokens_BLC=torch.cat([one.tokens_BLC for one in states]),
+            taps={key: torch.cat([one.taps[key] for one in states]) for key in first.taps},
+            blocks={key: torch.cat([one.blocks[key] for one in states]) for key in first.blocks},
+            guides={key: torch.cat([one.guides[key] for one in states]) for key in first.guides},
+        )
 
 
 class Clip:
@@ -67,9 +99,25 @@ class Clip:
             self.visual.positional_embedding.detach(), self.visual.grid_size
         )
 
+    def with_pixels(self, mean: Sequence[float], std: Sequence[float]) -> "Clip":
+        """Return the same network behind another normalisation of pixels in [0, 1]."""
+        other = copy.copy(self)
+        other._mean_311 = torch.tensor(mean, device=self.device).view(3, 1, 1)
+        other._std_311 = torch.tensor(std, device=self.device).view(3, 1, 1)
+        return other
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return grey levels 0..255 (..., 3, H, W) as the input of the network."""
         return (pixels.float() / 255 - self._mean_311) / self._std_311
+
+    def denormalise(self, input_B3HW: Tensor) -> Tensor:
+        """Return the network's input as grey levels 0..255, not rounded."""
+        return (input_B3HW * self._std_311 + self._mean_311) * 255
+
+    @property
+    def black(self) -> Tensor:
+        """The network's input (3,) of a black pixel."""
+        return self.normalise(torch.zeros_like(self._mean_311)).flatten()
 
     def embed(self, pixels_B3RR: Tensor, per_forward: int = 0) -> Tensor:
         """Return the pooled embeddings (B, D) of images of the input size, not normalised.
@@ -135,6 +183,19 @@ class Clip:
             if number in keep:
                 kept[number] = x
         return TrunkState(x, grid_hw, tapped, kept)
+
+    def pooled(self, state: TrunkState) -> Tensor:
+        """Return the embeddings (B, D) of images read so far, not normalised.
+
+        The last block is run as it is; the result is what CLIP itself says of the whole image.
+        """
+        tokens_BLC = self.visual.transformer.resblocks[-1](state.tokens_BLC)
+        last = self.visual.pool_type == "tok"
+        if self.visual.final_ln_after_pool:
+            raw_BC = tokens_BLC[:, 0] if last else tokens_BLC[:, 1:].mean(dim=1)
+            return self.visual.ln_post(raw_BC) @ self.visual.proj
+        tokens_BLD = self.project(tokens_BLC)
+        return tokens_BLD[:, 0] if last else tokens_BLD[:, 1:].mean(dim=1)
 
     def project(self, tokens_BLC: Tensor) -> Tensor:
         """Return tokens after the last block in the joint space (B, L, D), not normalised."""

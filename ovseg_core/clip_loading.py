@@ -65,8 +65,17 @@ def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
         loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)).expanduser())
     else:
         loaded = _load_named(config, resolve)
+    if config.layer_norm_eps is not None:
+        _set_epsilon(loaded.model.visual, config.layer_norm_eps)
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
+
+
+def _set_epsilon(tower: torch.nn.Module, epsilon: float) -> None:
+    """Finish building a tower that nobody has seen yet; open_clip has no argument for it."""
+    for module in tower.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = epsilon
 
 
 def _load_folder(folder: Path) -> LoadedClip:
@@ -103,7 +112,8 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
     # A tag knows which activation it was trained with; open_clip itself only warns (OpenAI's
     # weights need QuickGELU, whatever the architecture's name says).
-    quick_gelu = bool(tag.get("quick_gelu")) if tag else False
+    trained_with = bool(tag.get("quick_gelu")) if tag else False
+    quick_gelu = trained_with if config.quick_gelu is None else config.quick_gelu
     try:
         model = open_clip.create_model(
             config.model, pretrained=file, precision="fp32", force_quick_gelu=quick_gelu

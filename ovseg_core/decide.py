@@ -138,7 +138,7 @@ def kept_labels(maps: ScoreMaps, mean: RowsOfMaps, bands: Sequence[slice]) -> Te
         return None
     won = torch.zeros(maps.rule.num_classes, dtype=torch.int64)
     for band in bands:
-        probs = class_probabilities(mean.rows(band) * maps.logit_scale, maps.rule)
+        probs = _class_scores(mean.rows(band), maps, maps.rule)
         won += probs.max(0).indices.flatten().bincount(minlength=len(won)).cpu()
     won[0] = 0
     kept = won > maps.rule.area_threshold * won.sum()
@@ -149,14 +149,23 @@ def kept_labels(maps: ScoreMaps, mean: RowsOfMaps, bands: Sequence[slice]) -> Te
 def _decide_by_rule(
     scores: Tensor, theta: Tensor | None, maps: ScoreMaps, rule: DecisionRule, kept: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of phrase scores (Q, R, Wc)."""
-    probs = class_probabilities(scores * maps.logit_scale, rule)
+    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of phrase scores (Q, R, Wc).
+
+    In the domain `prob` the scores are of classes already.
+    """
+    probs = _class_scores(scores, maps, rule)
     if kept is not None:
-        probs *= kept.to(probs.device)[:, None, None]
+        probs = probs * kept.to(probs.device)[:, None, None]
     winner, columns = _decide_band(probs, theta, replace(maps, domain="prob"))
     if rule.probability_threshold:
         winner.masked_fill_(probs.max(0).values < rule.probability_threshold, 0)
     return winner, columns
+
+
+def _class_scores(scores: Tensor, maps: ScoreMaps, rule: DecisionRule) -> Tensor:
+    if maps.domain == "prob":
+        return scores
+    return class_probabilities(scores * maps.logit_scale, rule)
 
 
 def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:

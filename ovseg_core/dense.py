@@ -1,77 +1,51 @@
-"""What the window methods share: CLIP's patches over sliding windows, scored by cosine.
+"""What the window methods share: CLIP's patches over sliding windows, scored and averaged.
 
-A method is a way to read one batch of windows (`Dense`), its window sizes and its decision; the
-rest is here. Shapes: B images or windows, D joint width, Q text rows, K classes, h w patches.
+A method is a way to read windows (`readers`), its sizes and its scoring (`recipe`); the rest is
+here. Shapes: W windows of one image, D joint width, E further channels, Q text rows, K classes, h w
+patches of a window.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ovseg_core.backbones import Backbones
 from ovseg_core.geometry import mmseg_size, resize_linear
-from ovseg_core.objectness import ObjectnessPart, build_objectness
-from ovseg_core.positional import Rule
+from ovseg_core.objectness import build_objectness
+from ovseg_core.presence import present_rows
+from ovseg_core.readers import DenseReader
+from ovseg_core.recipe import COSINES, Published, Scoring, WindowOptions
 from ovseg_core.refine.pamr import Pamr, Refinement
-from ovseg_core.segmenter import DecisionRule, Image, MethodOptions, ScoreMaps, TextMatrix
+from ovseg_core.resample import bicubic_resize
+from ovseg_core.segmenter import DecisionRule, Image, ScoreMaps, TextMatrix
+from ovseg_core.splice import splice
 from ovseg_core.stitch import Stitch
-from ovseg_core.text import TemplateSet, TextBank, templates_of
-from ovseg_core.windows import Padding, Windows
-from schemas.config import NamedOptions
+from ovseg_core.text import TextBank, templates_of
+from ovseg_core.windows import Cut, Windows, side_by_side
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
 
-Dense = Callable[[Tensor], Tensor]
-"""Normalised windows (B, 3, H, W) of whole patches -> patches (B, D, h, w), not normalised."""
-
-
-class WindowOptions(MethodOptions):
-    """Options of every window method; each method sets its published defaults."""
-
-    short_side_px: NonNegativeInt | None = None
-    """The image is resized to this short side (long side at most 2048) first; 0: as it is; null:
-    the published side, in proportion to the side that CLIP was trained on."""
-    window_px: PositiveInt | None = None
-    """Side of a window; null: the published one, in proportion."""
-    stride_px: PositiveInt | None = None
-    """Pixels from one window to the next, at most the window's side; null: the published ones."""
-    logit_scale: PositiveFloat = 40.0
-    """Multiplies the cosines before the softmax over all phrases."""
-    probability_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A pixel whose best label has less probability is background."""
-    pamr_steps: NonNegativeInt = 0
-    """Steps of PAMR, which draws the scores to the edges of the image, at full size; 0: none."""
-    pamr_dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16)
-    """Distances in pixels of the neighbours that PAMR compares a pixel with."""
-    position_rule: Rule = "scale01"
-    """How the position table is read at other grids than its own."""
-    templates: TemplateSet = "t80"
-    """Prompt templates where the vocabulary gives none."""
-    objectness: Annotated[NamedOptions, ObjectnessPart] = NamedOptions(name="none")
-    """With a source, pixels of objectness 0.5 or less are background and the others take the best
-    label; the published method has none."""
-
 
 @dataclass(frozen=True)
-class Published:
-    """A method's published sizes, in sides of CLIP's own input (224 px for ViT-B/16).
+class ReadWindows:
+    """One image's windows after CLIP.
 
     Attributes:
-        short: short side of the resized image.
-        window: side of a window.
-        stride: from one window to the next.
-        padding: what becomes of windows that are not whole patches.
+        patches_WDhw: unit, in scan order.
+        extra_WEhw: further channels of the method.
+        grid: windows by (rows, columns).
+        stitch: where the patches lie.
+        pooled_WD: CLIP's embedding of each window; None where no label is ruled out by it.
     """
 
-    short: float
-    window: float
-    stride: float
-    padding: Padding
+    patches_WDhw: Tensor
+    extra_WEhw: Tensor
+    grid: tuple[int, int]
+    stitch: Stitch
+    pooled_WD: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -79,30 +53,29 @@ class WindowFeatures:
     """What a window method knows of a batch before the words.
 
     Attributes:
-        patches: for each image the unit patches (D, n_y h, n_x w) of all its windows.
-        stitches: where they lie on the image.
+        images: the windows of each.
         objectness: foreground probability of each image; None without a source.
         refinement: PAMR with the resized images as its guides; None: no PAMR.
     """
 
-    patches: tuple[Tensor, ...]
-    stitches: tuple[Stitch, ...]
+    images: tuple[ReadWindows, ...]
     objectness: tuple[Tensor, ...] | None
     refinement: Refinement | None
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.patches)
+        return len(self.images)
 
 
 class WindowSegmenter:
     """A window method; see the module.
 
     Args:
-        backbones: supply CLIP and the objectness source.
-        dense: reads a batch of windows.
+        backbones: supply the objectness source.
+        reader: reads windows.
         options: the method's, with its own defaults.
         published: the sizes where the options give none.
+        scoring: from patches to scores.
         area_threshold: share of all foreground pixels that a label must exceed to stay.
 
     Raises:
@@ -112,27 +85,24 @@ class WindowSegmenter:
     def __init__(
         self,
         backbones: Backbones,
-        dense: Dense,
+        reader: DenseReader,
         options: WindowOptions,
         published: Published,
+        scoring: Scoring = COSINES,
         area_threshold: float = 0.0,
     ) -> None:
-        self._clip = backbones.clip
-        self._dense = dense
+        self._clip = reader.clip
+        self._reader = reader
         self._options = options
+        self._published = published
+        self._scoring = scoring
         self._area_threshold = area_threshold
         self._objectness = build_objectness(options.objectness, backbones)
         self._text = TextBank(self._clip, templates_of(options.templates))
-        side_px = self._clip.input_px
-        self.decode_side_px = _given_or(options.short_side_px, published.short * side_px)
-        window_px = _given_or(options.window_px, published.window * side_px)
-        stride_px = _given_or(options.stride_px, published.stride * side_px)
-        if stride_px > window_px:
-            raise ConfigError(
-                f"method.options.stride_px: expected at most the window's {window_px} px, "
-                f"got {stride_px}; larger steps leave gaps"
-            )
-        self._windows = Windows(window_px, stride_px, self._clip.patch_px, published.padding)
+        self.decode_side_px = _given_or(
+            options.short_side_px, published.short * self._clip.input_px
+        )
+        self._windows = self._cutter()
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary as rows; background may have none."""
@@ -142,33 +112,92 @@ class WindowSegmenter:
     def encode(self, images: Sequence[Image]) -> WindowFeatures:
         """Read the windows of all images; those of one size go together."""
         resized = [self._resize(image).to(self._clip.device) for image in images]
-        read = self._windows.read([self._clip.normalise(one) for one in resized], self._dense)
-        patches, stitches = zip(*read, strict=True)
-        units = tuple(F.normalize(one, dim=0) for one in patches)
-        return WindowFeatures(
-            units, stitches, self._objectness.maps(images), self._refinement(resized)
-        )
+        cuts = [self._windows.cut(self._clip.normalise(one)) for one in resized]
+        whole = self._options.global_attention
+        read = self._read_whole(cuts) if whole else self._read_apart(cuts)
+        return WindowFeatures(tuple(read), self._objectness.maps(images), self._refinement(resized))
 
     @torch.inference_mode()
     def score(self, features: WindowFeatures, text: TextMatrix) -> ScoreMaps:
-        """Return the cosines of all phrases, averaged over windows when they are decided."""
-        levels = [torch.einsum("qd,dhw->qhw", text.rows_QD, one) for one in features.patches]
+        """Return the scores of all phrases or classes, averaged over windows when decided."""
+        options, by_class = self._options, self._scoring.domain == "prob"
+        classes_K = torch.arange(text.num_classes, device=text.class_index_Q.device)
         return ScoreMaps(
-            levels=tuple((level,) for level in levels),
+            levels=tuple((self._level(one, text),) for one in features.images),
             canvas_hw=None,
             objectness=features.objectness,
             fusion="none" if features.objectness is None else "foreground_gate",
-            domain="cosine",
-            logit_scale=self._options.logit_scale,
-            stitches=features.stitches,
+            domain=self._scoring.domain,
+            logit_scale=options.logit_scale,
+            stitches=tuple(one.stitch for one in features.images),
             rule=DecisionRule(
-                text.class_index_Q,
+                classes_K if by_class else text.class_index_Q,
                 text.num_classes,
-                self._options.probability_threshold,
+                options.probability_threshold,
                 self._area_threshold,
             ),
             refinement=features.refinement,
         )
+
+    def _level(self, image: ReadWindows, text: TextMatrix) -> Tensor:
+        """Return the scores of one image's windows side by side (Q or K, n_y h, n_x w)."""
+        scale, competing = self._options.logit_scale, text
+        if image.pooled_WD is not None:
+            rows_Q = present_rows(
+                image.pooled_WD, text, self._clip.logit_scale, self._options.presence_top
+            )
+            competing = TextMatrix(
+                text.rows_QD[rows_Q], text.class_index_Q[rows_Q], text.num_classes
+            )
+        scores = self._scoring.maps(image.patches_WDhw, image.extra_WEhw, competing, scale)
+        if image.pooled_WD is not None and self._scoring.domain == "cosine":
+            # The lowest cosine there is: after the softmax nothing is left of it.
+            everything = scores.new_full((len(scores), len(rows_Q), *scores.shape[2:]), -1.0)
+            everything[:, rows_Q] = scores
+            scores = everything
+        return side_by_side(scores, image.grid)
+
+    def _read_apart(self, cuts: Sequence[Cut]) -> list[ReadWindows]:
+        read = self._windows.read(cuts, self._finished)
+        return [self._of_image(windows, cut) for windows, cut in zip(read, cuts, strict=True)]
+
+    def _finished(self, windows_B3HW: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        state = self._reader.read(windows_B3HW)
+        pooled_BD = self._clip.pooled(state) if self._options.presence_top else None
+        maps = self._reader.finish(state)
+        return [(one, None if pooled_BD is None else pooled_BD[i]) for i, one in enumerate(maps)]
+
+    def _of_image(self, windows: Sequence[tuple[Tensor, Tensor | None]], cut: Cut) -> ReadWindows:
+        maps_WFhw = torch.stack([one for one, _ in windows])
+        pooled = [one for _, one in windows if one is not None]
+        stitch = cut.stitch((maps_WFhw.shape[2], maps_WFhw.shape[3]))
+        return self._read_windows(maps_WFhw, cut.grid, stitch, pooled)
+
+    def _read_whole(self, cuts: Sequence[Cut]) -> list[ReadWindows]:
+        """Read windows, lay them together, and run the last block once for each image."""
+        states = self._windows.read(cuts, lambda windows: self._reader.read(windows).apart())
+        read = []
+        for of_windows, cut in zip(states, cuts, strict=True):
+            pooled = []
+            if self._options.presence_top:
+                pooled = [self._clip.pooled(one)[0] for one in of_windows]
+            maps_1Fhw = self._reader.finish(splice(of_windows, cut, self._clip.patch_px))
+            whole = cut.whole()
+            stitch = whole.stitch((maps_1Fhw.shape[2], maps_1Fhw.shape[3]))
+            read.append(self._read_windows(maps_1Fhw, whole.grid, stitch, pooled))
+        return read
+
+    def _read_windows(
+        self,
+        maps_WFhw: Tensor,
+        grid: tuple[int, int],
+        stitch: Stitch,
+        pooled: Sequence[Tensor],
+    ) -> ReadWindows:
+        width = self._clip.dim
+        units_WDhw = F.normalize(maps_WFhw[:, :width], dim=1)
+        pooled_WD = torch.stack(list(pooled)) if pooled else None
+        return ReadWindows(units_WDhw, maps_WFhw[:, width:], grid, stitch, pooled_WD)
 
     def _refinement(self, resized: Sequence[Image]) -> Refinement | None:
         if not self._options.pamr_steps:
@@ -178,8 +207,31 @@ class WindowSegmenter:
 
     def _resize(self, image: Image) -> Image:
         short_px = self.decode_side_px
+        if not short_px:
+            return image
         height, width = image.shape[1:]
-        return resize_linear(image, mmseg_size((height, width), short_px)) if short_px else image
+        squash = self._published.resize == "squash"
+        size_hw = (short_px, short_px) if squash else mmseg_size((height, width), short_px)
+        linear = self._published.kernel == "linear"
+        return resize_linear(image, size_hw) if linear else bicubic_resize(image, size_hw)
+
+    def _cutter(self) -> Windows:
+        options, published, side_px = self._options, self._published, self._clip.input_px
+        window_px = _given_or(options.window_px, published.window * side_px)
+        stride_px = _given_or(options.stride_px, published.stride * side_px)
+        if window_px and stride_px > window_px:
+            raise ConfigError(
+                f"method.options.stride_px: expected at most the window's {window_px} px, "
+                f"got {stride_px}; larger steps leave gaps"
+            )
+        return Windows(
+            window_px,
+            stride_px,
+            self._clip.patch_px,
+            self._reader.multiple_px,
+            published.padding,
+            self._clip.black,
+        )
 
 
 def _given_or(given: int | None, published_px: float) -> int:

@@ -30,6 +30,18 @@ def dense_features(
     return patches_BND.transpose(1, 2).unflatten(2, state.grid_hw)
 
 
+def last_keys(clip: Clip, state: TrunkState) -> Tensor:
+    """Return the last block's keys of the patches (B, C, h, w), after its output projection.
+
+    A key that went through the projection of values is what MaskCLIP's published code stores.
+    """
+    block: Any = clip.visual.transformer.resblocks[-1]
+    attention = block.attn
+    weight, bias = (part.chunk(3)[1] for part in (attention.in_proj_weight, attention.in_proj_bias))
+    keys_BLC = attention.out_proj(F.linear(block.ln_1(state.tokens_BLC), weight, bias))
+    return keys_BLC[:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
+
+
 def last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
     """Return the tokens after the last block (B, L, C), before the final norm."""
     return run_block(clip.visual.transformer.resblocks[-1], x_BLC, policy, residual)

@@ -46,11 +46,25 @@ def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int
     return torch.cat(parts)
 
 
+def bicubic_resize(image_3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Resize uint8 (3, H, W) to any size as Pillow's BICUBIC does."""
+    if tuple(image_3HW.shape[1:]) == size_hw:
+        return image_3HW
+    height, width = image_3HW.shape[1:]
+    rows_HR = _weights(height, size_hw[0], image_3HW.device)
+    columns_WR = _weights(width, size_hw[1], image_3HW.device)
+    wide_3HR = _rounded(image_3HW.double() @ columns_WR)
+    return _rounded(rows_HR.T @ wide_3HR).to(torch.uint8)
+
+
+def _rounded(grey: Tensor) -> Tensor:
+    return grey.add_(0.5).floor_().clamp_(0, 255)  # Pillow's rounding: halves go up
+
+
 def _resized_crops(images_B3HW: Tensor, weights_PR: Tensor, stride_px: int) -> Tensor:
     crop_px, out_px = weights_PR.shape
     # A crop's columns do not depend on its row, so they are resized once for a column of crops.
-    columns_B3HSR = images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR
-    columns_B3HSR.add_(0.5).floor_().clamp_(0, 255)  # Pillow's rounding: halves go up
+    columns_B3HSR = _rounded(images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR)
     bands_B3SQP = columns_B3HSR.flatten(3).unfold(2, crop_px, stride_px)  # Q = S * R
     crops_B3SRQ = weights_PR.T @ bands_B3SQP.transpose(-1, -2)
     crops_B3SRSR = crops_B3SRQ.add_(0.5).clamp_(0, 255).to(torch.uint8).unflatten(-1, (-1, out_px))

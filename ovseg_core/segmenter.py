@@ -73,6 +73,7 @@ class MethodCard:
         title: name of the method as published.
         paper: title of the paper.
         arxiv: its arXiv id.
+        parts: what it is composed of, in a line.
         weights: the backbones it was published with.
         licence: of those weights.
         published: mean IoU in percent by benchmark, as published (not measured here).
@@ -81,6 +82,7 @@ class MethodCard:
     title: str
     paper: str
     arxiv: str
+    parts: str
     weights: str
     licence: str
     published: dict[str, float] = field(default_factory=dict)
@@ -138,7 +140,8 @@ class ScoreMaps:
             columns; no use in the domain `prob`.
         stitches: for each image where the patches of its one level lie, if they are of windows;
             None: they are spread evenly over the image.
-        rule: how cosines of phrases become labels; None: levels are of classes, the best wins.
+        rule: how cosines of phrases become labels; None: levels are of classes, the best wins. In
+            the domain `prob` levels are of classes always, and only its thresholds count.
         refinement: what happens to the enlarged scores before the decision; None: nothing.
     """
 

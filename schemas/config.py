@@ -7,7 +7,7 @@ of the run's fingerprint.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Frozen
 from schemas.vocabulary import Vocabulary
@@ -39,6 +39,12 @@ class ClipConfig(Frozen):
     """open_clip's tag of the weights, or a weights file (path or URL).
 
     Unused for `local-dir:` and `embedded`."""
+    quick_gelu: bool | None = None
+    """Activation of an open_clip architecture: QuickGELU or GELU; null: what the weights were
+    trained with."""
+    layer_norm_eps: PositiveFloat | None = None
+    """Epsilon of the image tower's layer norms; null: the architecture's. The original MaskCLIP ran
+    with 1e-6."""
 
 
 class VisionConfig(Frozen):

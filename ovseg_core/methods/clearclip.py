@@ -4,18 +4,19 @@ The residual connection carries the noise of the global branch, so it is dropped
 """
 
 from pydantic import PositiveFloat
-from torch import Tensor
 
 from ovseg_core.attention import SoftmaxSum
 from ovseg_core.backbones import Backbones
-from ovseg_core.dense import Published, WindowOptions, WindowSegmenter
-from ovseg_core.last_block import dense_features
+from ovseg_core.dense import WindowSegmenter
+from ovseg_core.readers import LastBlockReader
+from ovseg_core.recipe import Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
 
 CARD = MethodCard(
     title="ClearCLIP",
     paper="ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference",
     arxiv="2407.12442",
+    parts="q-q attention, no residual or MLP; windows of cosines",
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={
@@ -52,11 +53,6 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
-    clip = backbones.clip
-
-    def dense(windows_B3HW: Tensor) -> Tensor:
-        state = clip.read(windows_B3HW, options.position_rule)
-        # X_dense = LN(Proj(softmax(q q^T / sqrt d) v)) W: no X_res, no FFN
-        return dense_features(clip, state, ATTENTION, options.residual)
-
-    return WindowSegmenter(backbones, dense, options, PUBLISHED)
+    # X_dense = LN(Proj(softmax(q q^T / sqrt d) v)) W: no X_res, no FFN
+    reader = LastBlockReader(backbones.clip, options, lambda _: ATTENTION, options.residual)
+    return WindowSegmenter(backbones, reader, options, PUBLISHED)

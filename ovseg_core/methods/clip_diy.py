@@ -36,6 +36,7 @@ CARD = MethodCard(
     title="CLIP-DIY",
     paper="CLIP-DIY: CLIP Dense Inference Yields Open-Vocabulary Semantic Segmentation For-Free",
     arxiv="2309.14289",
+    parts="CLIP on crops of three sizes, FOUND objectness; no dense features",
     weights="CLIP ViT-B/32 laion2b_s34b_b79k, DINO ViT-S/8 (300 epochs), FOUND head",
     licence="MIT (CLIP), Apache-2.0 (DINO, FOUND)",
     published={

@@ -7,18 +7,20 @@ last block are dropped; PAMR sharpens the scores.
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat
-from torch import Tensor
 
 from ovseg_core.attention import Neighbourhood
 from ovseg_core.backbones import Backbones
-from ovseg_core.dense import Published, WindowOptions, WindowSegmenter
-from ovseg_core.last_block import dense_features
+from ovseg_core.clip import TrunkState
+from ovseg_core.dense import WindowSegmenter
+from ovseg_core.readers import LastBlockReader
+from ovseg_core.recipe import Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
 
 CARD = MethodCard(
     title="NACLIP",
     paper="Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation",
     arxiv="2404.08181",
+    parts="k-k attention with a Gaussian of the distance, no residual or MLP; PAMR",
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={
@@ -56,10 +58,9 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     """
     clip = backbones.clip
 
-    def dense(windows_B3HW: Tensor) -> Tensor:
-        state = clip.read(windows_B3HW, options.position_rule)
+    def attention(state: TrunkState) -> Neighbourhood:
         # softmax(k k^T / sqrt d + G), G_pq = exp(-|p - q|^2 / (2 std^2))
-        attention = Neighbourhood(state.grid_hw, options.std_patches, clip.device)
-        return dense_features(clip, state, attention, options.architecture == "vanilla")
+        return Neighbourhood(state.grid_hw, options.std_patches, clip.device)
 
-    return WindowSegmenter(backbones, dense, options, PUBLISHED)
+    reader = LastBlockReader(clip, options, attention, options.architecture == "vanilla")
+    return WindowSegmenter(backbones, reader, options, PUBLISHED)

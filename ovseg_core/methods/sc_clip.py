@@ -15,9 +15,10 @@ from torch import Tensor
 from ovseg_core.attention import SelfAdjusted
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip, TrunkState
-from ovseg_core.dense import Published, WindowOptions, WindowSegmenter
+from ovseg_core.dense import WindowSegmenter
 from ovseg_core.last_block import last_block
 from ovseg_core.outliers import fill_outliers, find_outliers
+from ovseg_core.recipe import Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
 from schemas.errors import ConfigError
 
@@ -25,6 +26,7 @@ CARD = MethodCard(
     title="SC-CLIP",
     paper="Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation",
     arxiv="2411.15869",
+    parts="outlier repair, last block steered by a middle block, two passes; windows of cosines",
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={
@@ -57,6 +59,8 @@ class Options(WindowOptions):
     """Patches less alike than this do not smooth each other."""
     class_weight: NonNegativeFloat = 0.3
     """How much of the class token is added to each patch."""
+    outlier_repair: bool = True
+    """Patches of odd density are filled from their neighbours (steps 2 and 3); off: an ablation."""
     outlier_neighbours: PositiveInt = 30
     """Patches that a patch's density is taken from; windows without more are not repaired."""
     outlier_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -79,7 +83,7 @@ class SelfCalibration:
             return min(of_twelve * depth // 12, depth - 2) if given is None else given
 
         depth = len(clip.visual.transformer.resblocks)
-        self._clip = clip
+        self.clip = clip
         self._options = options
         self._middle = in_proportion(options.middle_block, 8)
         self._early = in_proportion(options.early_block, 3)
@@ -92,9 +96,13 @@ class SelfCalibration:
                 f"got middle {self._middle}, early {self._early}, summed {start} to {stop}"
             )
 
-    def __call__(self, windows_B3HW: Tensor) -> Tensor:
+    @property
+    def multiple_px(self) -> int:
+        """CLIP's patch."""
+        return self.clip.patch_px
+
+    def finish(self, state: TrunkState) -> Tensor:
         """Return the patches in the joint space (B, D, h, w), not normalised."""
-        state = self.read(windows_B3HW)
         early, middle = state.blocks[self._early], state.blocks[self._middle]
         last_BNC, class_B1C = state.tokens_BLC[:, 1:], state.tokens_BLC[:, :1]  # 1
         outliers_BN = self.outliers(state)  # 2
@@ -106,17 +114,19 @@ class SelfCalibration:
         sum_BLC = torch.stack([state.blocks[index] for index in self._summed]).sum(dim=0)  # 7
         again_BNC = self._adjusted(sum_BLC[:, 1:], sum_BLC[:, :1], mid_BNN)  # 7
         x_BNC = x_BNC + self._smooth(post_BNN, again_BNC)  # 7
-        return self._clip.project(x_BNC).transpose(1, 2).unflatten(2, state.grid_hw)  # 8
+        return self.clip.project(x_BNC).transpose(1, 2).unflatten(2, state.grid_hw)  # 8
 
     def read(self, windows_B3HW: Tensor) -> TrunkState:
         """Return the tower before its last block with the blocks that the method looks at."""
         keep = {self._early, self._middle, *self._summed}
-        return self._clip.read(windows_B3HW, self._options.position_rule, keep=sorted(keep))
+        return self.clip.read(windows_B3HW, self._options.position_rule, keep=sorted(keep))
 
     def outliers(self, state: TrunkState) -> Tensor:
         """Return which patches are outliers, bool (B, N)."""
         options = self._options
         patches_BNC = state.tokens_BLC[:, 1:]
+        if not options.outlier_repair:
+            return torch.zeros_like(patches_BNC[:, :, 0], dtype=torch.bool)
         return find_outliers(patches_BNC, options.outlier_neighbours, options.outlier_share)
 
     def _adjusted(self, y_BNC: Tensor, class_B1C: Tensor, mid_BNN: Tensor) -> Tensor:
@@ -125,7 +135,7 @@ class SelfCalibration:
         # Rounding must not leave a row of equal patches without even itself.
         bias_BNN.diagonal(dim1=1, dim2=2).clamp_(min=0)
         bias_BNN = bias_BNN.masked_fill(bias_BNN < 0, -torch.inf)
-        attended_BNC = last_block(self._clip, y_BNC, SelfAdjusted(bias_BNN[:, None]), False)
+        attended_BNC = last_block(self.clip, y_BNC, SelfAdjusted(bias_BNN[:, None]), False)
         return attended_BNC + self._options.class_weight * class_B1C
 
     def _smooth(self, cosines_BNN: Tensor, patches_BNC: Tensor) -> Tensor:
@@ -146,5 +156,5 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
         WeightsError: weights that cannot be found, fetched or used.
         ConfigError: blocks that this CLIP does not have.
     """
-    dense = SelfCalibration(backbones.clip, options)
-    return WindowSegmenter(backbones, dense, options, PUBLISHED)
+    reader = SelfCalibration(backbones.clip, options)
+    return WindowSegmenter(backbones, reader, options, PUBLISHED)

@@ -7,18 +7,19 @@ more as far as their keys are. Residual connection and MLP stay.
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from ovseg_core.attention import SoftmaxSum
 from ovseg_core.backbones import Backbones
-from ovseg_core.dense import Published, WindowOptions, WindowSegmenter
-from ovseg_core.last_block import dense_features
+from ovseg_core.dense import WindowSegmenter
+from ovseg_core.readers import LastBlockReader
+from ovseg_core.recipe import COSINES, Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
 
 CARD = MethodCard(
     title="SCLIP",
     paper="SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference",
     arxiv="2312.01597",
+    parts="q-q plus k-k attention, residual and MLP; windows of cosines",
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={
@@ -58,10 +59,6 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
-    clip = backbones.clip
-
-    def dense(windows_B3HW: Tensor) -> Tensor:
-        state = clip.read(windows_B3HW, options.position_rule)
-        return dense_features(clip, state, ATTENTION)
-
-    return WindowSegmenter(backbones, dense, options, PUBLISHED, options.area_threshold)
+    reader = LastBlockReader(backbones.clip, options, lambda _: ATTENTION, residual=True)
+    area = options.area_threshold
+    return WindowSegmenter(backbones, reader, options, PUBLISHED, COSINES, area)

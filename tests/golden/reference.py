@@ -121,12 +121,14 @@ def vision_arguments(name: str, heads: int) -> dict[str, Any]:
     }
 
 
-def backbones(folder: Path, activation: str = "gelu", vision: str = "dino8") -> Backbones:
+def backbones(
+    folder: Path, activation: str = "gelu", vision: str = "dino8", **clip_options: Any
+) -> Backbones:
     """The reference networks, written as a user's folders and loaded by production code."""
     heads = constants("found")["heads"]
     clip = write_clip(folder / "clip", clip_config(activation), part("clip."))
     timm = write_vision(folder / vision, vision_arguments(vision, heads), part(f"{vision}."))
-    return Backbones(ClipConfig(model=f"local-dir:{clip}"), f"local-dir:{timm}")
+    return Backbones(ClipConfig(model=f"local-dir:{clip}", **clip_options), f"local-dir:{timm}")
 
 
 def found_head(folder: Path) -> str:

@@ -12,6 +12,7 @@ from ovseg_core.geometry import pad_br
 from ovseg_core.methods import maskclip
 from ovseg_core.objectness import found
 from ovseg_core.segmenter import TextMatrix
+from ovseg_core.value_path import ValueReader
 from tests.golden import reference
 
 READ = ("maskclip_feat", "maskclip_prob", "tap_ln2", "dino_v_unit", "found_prob_patch8")
@@ -24,7 +25,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     constants = reference.constants("clip_dinoiser")
     backbones = reference.backbones(folder, constants["activation"])
     teacher = reference.backbones(folder, constants["activation"], vision="dino16").vision
-    options = maskclip.Options(short_side_px=0, temperature=1 / constants["temperature"])
+    options = maskclip.Options(short_side_px=0, window_px=0, logit_scale=constants["temperature"])
     method = maskclip.build(options, backbones)
     head = found.build(found.Options(head=reference.found_head(folder)), backbones)
     rows = reference.weights()["text.matrix"]
@@ -48,8 +49,12 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     def foreground(image: str) -> Tensor:
         return head.patch_logits(backbones.vision.run(padded(image))).sigmoid()
 
+    def features(image: str) -> Tensor:
+        reader = ValueReader(backbones.clip, options)
+        return reader.finish(reader.read(backbones.clip.normalise(padded(image))))
+
     return [
-        (r"(?P<image>.+)\.maskclip_feat", lambda image: method.dense(padded(image))),
+        (r"(?P<image>.+)\.maskclip_feat", features),
         (r"(?P<image>.+)\.maskclip_prob", probabilities),
         (r"(?P<image>.+)\.tap_ln2", tap),
         (r"(?P<image>.+)\.dino_v_unit", values),

@@ -37,7 +37,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
         return method.read(pixels(image))
 
     def dense(image: str) -> Tensor:
-        return method(pixels(image))
+        return method.finish(state(image))
 
     def cosine(image: str) -> Tensor:
         unit = torch.nn.functional.normalize(dense(image), dim=1)

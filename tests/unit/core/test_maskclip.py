@@ -7,7 +7,8 @@ import torch
 
 from ovseg_core.backbones import Backbones
 from ovseg_core.decide import decide
-from ovseg_core.methods.maskclip import MaskClip, Options, build
+from ovseg_core.dense import WindowSegmenter
+from ovseg_core.methods.maskclip import Options, build
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones
 
@@ -24,8 +25,8 @@ def images() -> list[torch.Tensor]:
     return [random_image(0, 40, 64), random_image(1, 64, 40)]
 
 
-def method(backbones: Backbones, **options: Any) -> MaskClip:
-    return build(Options(**options), backbones)
+def method(backbones: Backbones, **options: Any) -> WindowSegmenter:
+    return build(Options(**{"window_px": 0, **options}), backbones)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,10 @@ def test_objectness_is_a_gate(backbones: Backbones, images: list[torch.Tensor]) 
         assert torch.equal(torch.from_numpy(decision.label_map > 0), foreground)
 
 
-def test_a_lower_temperature_is_surer(backbones: Backbones, images: list[torch.Tensor]) -> None:
-    def highest(temperature: float) -> float:
-        mask = method(backbones, short_side_px=0, temperature=temperature)
+def test_a_higher_scale_is_surer(backbones: Backbones, images: list[torch.Tensor]) -> None:
+    def highest(scale: float) -> float:
+        mask = method(backbones, short_side_px=0, logit_scale=scale)
         maps = mask.score(mask.encode(images), mask.text_matrix(WORDS))
         return maps.levels[0][0].amax(0).mean().item()
 
-    assert highest(0.01) > highest(0.1) > highest(1.0)
+    assert highest(100) > highest(10) > highest(1)

@@ -1,0 +1,50 @@
+"""MaskCLIP (Zhou et al., ECCV 2022) as in its own repository: the whole image, scored by cosine.
+
+Pixels are normalised as for ImageNet, and the refinements of the paper can be switched on.
+Its numbers were taken with OpenAI's weights in a network with plain GELU and a LayerNorm epsilon of
+1e-6: set `clip.quick_gelu` to false and `clip.layer_norm_eps` to 1e-6 for them. The ResNet variants
+are not built: ovseg reads vision transformers only.
+"""
+
+from ovseg_core.backbones import Backbones
+from ovseg_core.dense import WindowSegmenter
+from ovseg_core.recipe import COSINES, Published
+from ovseg_core.segmenter import MethodCard
+from ovseg_core.value_path import ValueOptions, ValueReader, refined
+
+CARD = MethodCard(
+    title="MaskCLIP",
+    paper="Extract Free Dense Labels from CLIP",
+    arxiv="2112.01071",
+    parts="identity attention, residual and MLP; optional prompt denoising and key smoothing",
+    weights="CLIP ViT-B/16 openai (ViT-B-16, plain GELU)",
+    licence="MIT",
+    published={"VOC20": 49.5, "Context59": 21.7, "Stuff": 12.5},
+)
+
+PUBLISHED = Published(short=512 / 224, window=0, stride=0, padding="zeros")
+"""512 px, the whole image at once."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""By channel, of pixels in [0, 1]."""
+
+
+class Options(ValueOptions):
+    """Options of the method `maskclip_original`."""
+
+    imagenet_pixels: bool = True
+    """Normalise pixels by ImageNet's mean and deviation, as published; false: by CLIP's own."""
+
+
+def build(options: Options, backbones: Backbones) -> WindowSegmenter:
+    """Load CLIP and the objectness source.
+
+    Raises:
+        WeightsError: weights that cannot be found, fetched or used.
+    """
+    clip = backbones.clip
+    if options.imagenet_pixels:
+        clip = clip.with_pixels(IMAGENET_MEAN, IMAGENET_STD)
+    # z = v + x, z + MLP(LN(z)) with v = Proj(W_v LN(x)); the label is argmax cos(F, T)
+    reader = ValueReader(clip, options)
+    return WindowSegmenter(backbones, reader, options, PUBLISHED, refined(options, COSINES))

@@ -1,0 +1,98 @@
+"""The original MaskCLIP against the authors' repository."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg_core.attention import identity
+from ovseg_core.clip import TrunkState
+from ovseg_core.decide import decide, score_map
+from ovseg_core.last_block import last_block
+from ovseg_core.methods import maskclip_original
+from ovseg_core.recipe import COSINES
+from ovseg_core.segmenter import TextMatrix
+from ovseg_core.value_path import ValueReader, refined
+from tests.golden import reference
+
+TOLERANCES = {"value_tokens": 1e-5, "key_tokens": 1e-5, "features": 1e-5}
+TOLERANCES |= {"refined_ks": 1e-3, "refined_kspd": 1e-3}
+"""README: a wrong epsilon moves tokens by 2e-5 only; smoothed maps are of the order of 50."""
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable[..., Any]]]:
+    constants = reference.constants("maskclip")
+    folder = tmp_path_factory.mktemp("golden")
+    epsilon = constants["ln_eps"]
+    backbones = reference.backbones(folder, constants["activation"], layer_norm_eps=epsilon)
+    mean, std = ([value / 255 for value in constants[name]] for name in ("mean", "std"))
+    clip = backbones.clip.with_pixels(mean, std)
+    rows = reference.weights()["text.matrix"]
+    text = TextMatrix(rows, torch.arange(len(rows)), len(rows))
+
+    def options(**given: float) -> maskclip_original.Options:
+        return maskclip_original.Options(short_side_px=0, **given)
+
+    keys_wanted = options(smooth_below=1.0)
+    reader = ValueReader(clip, keys_wanted)
+    method = maskclip_original.build(options(), backbones)
+
+    def state(image: str) -> TrunkState:
+        pixels = reference.image(image)[None].float()
+        height, width = (-side % clip.patch_px for side in pixels.shape[-2:])
+        return reader.read(torch.nn.functional.pad(clip.normalise(pixels), (0, width, 0, height)))
+
+    def values(image: str) -> Tensor:
+        read = state(image)
+        tokens = clip.visual.ln_post(last_block(clip, read.tokens_BLC, identity, True)[:, 1:])
+        return tokens.transpose(1, 2).unflatten(2, read.grid_hw)
+
+    def dense(image: str) -> tuple[Tensor, Tensor]:
+        maps = reader.finish(state(image))
+        return maps[:, : clip.dim], maps[:, clip.dim :]
+
+    def scores(image: str, **given: float) -> Tensor:
+        patches, keys = dense(image)
+        unit = torch.nn.functional.normalize(patches, dim=1)
+        chosen = options(**given)
+        return refined(chosen, COSINES).maps(unit, keys, text, chosen.logit_scale)
+
+    def enlarged(image: str) -> Tensor:
+        maps = method.score(method.encode([reference.image(image)]), text)
+        height, width = reference.image(image).shape[1:]
+        step = slice(None, None, int(constants["cosine_up"].removeprefix("::")))
+        rows_of_map = score_map(maps, 0, (height, width)).rows(slice(0, height))
+        return rows_of_map[None, :, step, step]
+
+    def labels(image: str) -> Any:
+        images = [reference.image(image), reference.image("img1")]
+        maps = method.score(method.encode(images), text)
+        sizes = [(one.shape[1], one.shape[2]) for one in images]
+        return decide(maps, sizes)[0].label_map[None].astype("uint8")
+
+    smooth, denoise = constants["ks_thresh"], constants["pd_thresh"]
+    both = {"smooth_below": smooth, "denoise_below": denoise}
+    return [
+        (r"(?P<image>.+)\.value_tokens", values),
+        (r"(?P<image>.+)\.key_tokens", lambda image: dense(image)[1].flatten(2).mT),
+        (r"(?P<image>.+)\.features", lambda image: dense(image)[0]),
+        (r"(?P<image>.+)\.cosine", scores),
+        (r"(?P<image>.+)\.refined_ks", lambda image: scores(image, smooth_below=smooth)),
+        (r"(?P<image>.+)\.refined_pd", lambda image: scores(image, denoise_below=denoise)),
+        (r"(?P<image>.+)\.refined_kspd", lambda image: scores(image, **both)),
+        (r"(?P<image>.+)\.cosine_up", enlarged),
+        (r"(?P<image>.+)\.labels", labels),
+    ]
+
+
+@pytest.mark.parametrize("key", [key for key in reference.keys("maskclip") if key != "constants"])
+def test_maskclip_is_the_authors(key: str, checks: list[tuple[str, Callable[..., Any]]]) -> None:
+    ours, theirs = reference.computed(key, checks), reference.tensors("maskclip")[key]
+    name = key.rpartition(".")[2]
+    if name == "labels":
+        reference.assert_same_labels(ours, theirs)
+    else:
+        reference.assert_alike(ours, theirs, TOLERANCES.get(name, reference.TOLERANCE))
