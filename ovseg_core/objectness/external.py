@@ -5,21 +5,20 @@ background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks as class-ag
 (CutLER) give them: `masks` (n, h, w) and `scores` (n,). The size is free.
 """
 
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from pydantic import field_validator
+from pydantic import AfterValidator
 from torch import Tensor
 
 from ovseg_core.backbones import Backbones
-from ovseg_core.segmenter import Image, ImageBatch, MethodOptions
-from schemas.errors import ConfigError, ErrorCode, ImageError
+from ovseg_core.segmenter import Image, MethodOptions
+from ovseg_core.sidecar import Sidecars, local_folder
 
 SUFFIXES = (".png", ".npy", ".npz")
 
@@ -27,17 +26,10 @@ SUFFIXES = (".png", ".npy", ".npz")
 class Options(MethodOptions):
     """Options of the source `external`."""
 
-    folder: str
+    folder: Annotated[str, AfterValidator(local_folder)]
     """Local folder of the maps, laid out like the collection; every worker must see it."""
     min_score: float = 0.3
     """Scored masks below this are left out (CLIP-DIY's value for CutLER)."""
-
-    @field_validator("folder")
-    @classmethod
-    def _local(cls, value: str) -> str:
-        if "://" in value:
-            raise ValueError("expected a local folder (mounted on every worker), not a URL")
-        return value
 
 
 class ExternalMaps:
@@ -46,11 +38,17 @@ class ExternalMaps:
     Args:
         options: folder and threshold.
         device: where the maps go.
+
+    Raises:
+        ConfigError: the folder does not exist.
     """
 
     def __init__(self, options: Options, device: torch.device) -> None:
-        self._folder = Path(options.folder)
-        self._min_score = options.min_score
+        def load(file: Path) -> Tensor:
+            return torch.from_numpy(_load(file, options.min_score))
+
+        option = "objectness.options.folder"
+        self._files = Sidecars(options.folder, SUFFIXES, "objectness map", option, load)
         self._device = device
 
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
@@ -60,29 +58,7 @@ class ExternalMaps:
             ConfigError: the batch does not know its paths.
             ImageError: an image has no map, or an unreadable one.
         """
-        if not isinstance(images, ImageBatch):
-            raise ConfigError(
-                "objectness `external` finds maps by the image's path: hand the images over as an "
-                "ovseg_core.segmenter.ImageBatch"
-            )
-        return tuple(self._read(path).to(self._device) for path in images.paths)
-
-    def _read(self, path: str) -> Tensor:
-        stem = self._folder / PurePosixPath(path).with_suffix("")
-        for suffix in SUFFIXES:
-            file = stem.with_name(stem.name + suffix)
-            if file.is_file():
-                return self._map_of(file)
-        wanted = f"{stem.name}.png, .npy or .npz in {stem.parent}"
-        raise ImageError(ErrorCode.NOT_FOUND, f"no objectness map: expected {wanted}")
-
-    def _map_of(self, file: Path) -> Tensor:
-        try:
-            return torch.from_numpy(_load(file, self._min_score))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ImageError(
-                ErrorCode.UNDECODABLE, f"unreadable objectness map {file}: {error}"
-            ) from error
+        return tuple(one.to(self._device) for one in self._files.read(images))
 
 
 def build(options: Options, backbones: Backbones) -> ExternalMaps:
@@ -91,8 +67,6 @@ def build(options: Options, backbones: Backbones) -> ExternalMaps:
     Raises:
         ConfigError: the folder does not exist.
     """
-    if not Path(options.folder).is_dir():
-        raise ConfigError(f"objectness.options.folder: no folder at {options.folder}")
     return ExternalMaps(options, backbones.device)
 
 

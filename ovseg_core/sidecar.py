@@ -1,0 +1,86 @@
+"""Files that another tool made, one for each image, in a local folder laid out like the collection.
+
+What belongs to `a/b.jpg` is `FOLDER/a/b` with one of the suffixes that its reader knows.
+"""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+
+from ovseg_core.segmenter import Image, ImageBatch
+from schemas.errors import ConfigError, ErrorCode, ImageError
+
+
+def local_folder(value: str) -> str:
+    """Return a folder's name as it is, for a pydantic validator.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    if "://" in value:
+        raise ValueError("expected a local folder (mounted on every worker), not a URL")
+    return value
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """The files of one kind.
+
+    Attributes:
+        folder: where they are.
+        suffixes: with their dots, in order of preference.
+        kind: what they are, for messages: `objectness map`.
+        option: dotted path of the option that names the folder, for messages.
+        load: reads one file; what it raises of OSError, ValueError, KeyError, EOFError and
+            BadZipFile means that the file is unreadable.
+    """
+
+    folder: str
+    suffixes: tuple[str, ...]
+    kind: str
+    option: str
+    load: Callable[[Path], Tensor]
+
+    def __post_init__(self) -> None:
+        """Look for the folder.
+
+        Raises:
+            ConfigError: it does not exist.
+        """
+        if not Path(self.folder).is_dir():
+            raise ConfigError(f"{self.option}: no folder at {self.folder}")
+
+    def read(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
+        """Return what belongs to each image.
+
+        Raises:
+            ConfigError: the batch does not know its paths.
+            ImageError: an image has no file, or an unreadable one.
+        """
+        if not isinstance(images, ImageBatch):
+            raise ConfigError(
+                f"{self.option} finds a file by the image's path: hand the images over as an "
+                "ovseg_core.segmenter.ImageBatch"
+            )
+        return tuple(self._read(self._file(path)) for path in images.paths)
+
+    def _file(self, path: str) -> Path:
+        stem = Path(self.folder) / PurePosixPath(path).with_suffix("")
+        for suffix in self.suffixes:
+            file = stem.with_name(stem.name + suffix)
+            if file.is_file():
+                return file
+        *first, last = self.suffixes
+        wanted = f"{stem.name}{', '.join(first)} or {last} in {stem.parent}"
+        raise ImageError(ErrorCode.NOT_FOUND, f"no {self.kind}: expected {wanted}")
+
+    def _read(self, file: Path) -> Tensor:
+        try:
+            return self.load(file)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ImageError(
+                ErrorCode.UNDECODABLE, f"unreadable {self.kind} {file}: {error}"
+            ) from error
