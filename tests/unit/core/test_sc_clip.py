@@ -73,14 +73,13 @@ def test_blocks_that_are_not_there_are_refused(blocks: dict, backbones: Backbone
 
 @pytest.mark.parametrize("size", [(48, 32), (16, 16)])
 def test_equal_patches_have_finite_features(size: tuple[int, int], backbones: Backbones) -> None:
-    dense = SelfCalibration(backbones.clip, Options(position_rule="size"))
-    features = dense(torch.zeros(2, 3, *size))
+    method = SelfCalibration(backbones.clip, Options(position_rule="size"))
+    features = method.finish(method.read(torch.zeros(2, 3, *size)))
     assert torch.isfinite(features).all()
 
 
 def test_repair_changes_the_features(backbones: Backbones) -> None:
     pixels = torch.stack([random_image(0, 48, 80), random_image(1, 48, 80)]).float()
-    kept, repaired = (
-        SelfCalibration(backbones.clip, Options(outlier_neighbours=k))(pixels / 99) for k in (30, 5)
-    )
+    methods = (SelfCalibration(backbones.clip, Options(outlier_neighbours=k)) for k in (30, 5))
+    kept, repaired = (method.finish(method.read(pixels / 99)) for method in methods)
     assert (kept - repaired).abs().max() > 1e-3
