@@ -189,7 +189,13 @@ class Clip:
 
         The last block is run as it is; the result is what CLIP itself says of the whole image.
         """
-        tokens_BLC = self.visual.transformer.resblocks[-1](state.tokens_BLC)
+        return self.pool(self.visual.transformer.resblocks[-1](state.tokens_BLC))
+
+    def pool(self, tokens_BLC: Tensor) -> Tensor:
+        """Return what tokens after the last block say of the whole image (B, D), not normalised.
+
+        The class token, or the mean of the patches, as the model was trained.
+        """
         last = self.visual.pool_type == "tok"
         if self.visual.final_ln_after_pool:
             raw_BC = tokens_BLC[:, 0] if last else tokens_BLC[:, 1:].mean(dim=1)

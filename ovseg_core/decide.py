@@ -2,8 +2,10 @@
 
 The scores stay at patch resolution until here and are enlarged in bands of rows, so that no (K,
 H, W) array of a whole image ever exists. The label map is the argmax of the method's fused scores
-as published. The probabilities serve the score columns only; they never change a label, unless the
-method's own rule decides by them.
+as published, after the vote of its regions if there are any: the confidence of a pixel is then the
+probability of the label that it was given, and its margin 0 where another has more. The
+probabilities serve the score columns only; they never change a label, unless the method's own rule
+decides by them.
 
 Shapes: Q phrases, K classes with background first, (Hc, Wc) the canvas, R rows of one band.
 """
@@ -20,6 +22,7 @@ from torch import Tensor
 from ovseg_core.bilinear import MeanMap
 from ovseg_core.nearest import SizeHW, nearest_counts
 from ovseg_core.refine.pamr import RefinedMap, RowsOfMaps
+from ovseg_core.refine.region_vote import vote_in_turn
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 from ovseg_core.stitch import StitchedMap
 
@@ -85,13 +88,21 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
     canvas = _Canvas(num_classes, device, canvas_hw, size_hw, with_theta=theta is not None)
     bands = list(_bands(levels[0], canvas_hw))
     kept = kept_labels(maps, mean, bands)
-    for band in bands:
+
+    def decided(band: slice) -> tuple[Tensor, Tensor, Tensor | None]:
         gate = None if theta is None else theta.rows(band)[0]
         if maps.rule is None:
-            winner, probs = _decide_band(mean.rows(band), gate, maps)
-        else:
-            winner, probs = _decide_by_rule(mean.rows(band), gate, maps, maps.rule, kept)
-        canvas.write(band, winner, probs, gate)
+            return *_decide_band(mean.rows(band), gate, maps), gate
+        return *_decide_by_rule(mean.rows(band), gate, maps, maps.rule, kept), gate
+
+    voted = None
+    if maps.regions is not None and maps.regions[index]:
+        # The scores are computed twice: the vote needs all labels, the columns the voted ones.
+        labels = torch.cat([decided(band)[0].int() for band in bands])
+        voted = vote_in_turn(labels, maps.regions[index])
+    for band in bands:
+        winner, probs, gate = decided(band)
+        canvas.write(band, winner if voted is None else voted[band], probs, gate)
     return canvas.decision()
 
 

@@ -19,6 +19,7 @@ from ovseg_core.presence import present_rows
 from ovseg_core.readers import DenseReader
 from ovseg_core.recipe import COSINES, Published, Scoring, WindowOptions
 from ovseg_core.refine.pamr import Pamr, Refinement
+from ovseg_core.refine.region_masks import region_masks
 from ovseg_core.resample import bicubic_resize
 from ovseg_core.segmenter import DecisionRule, Image, ScoreMaps, TextMatrix
 from ovseg_core.splice import splice
@@ -56,11 +57,13 @@ class WindowFeatures:
         images: the windows of each.
         objectness: foreground probability of each image; None without a source.
         refinement: PAMR with the resized images as its guides; None: no PAMR.
+        regions: region maps of each image that vote on its labels; None: no vote.
     """
 
     images: tuple[ReadWindows, ...]
     objectness: tuple[Tensor, ...] | None
     refinement: Refinement | None
+    regions: tuple[tuple[Tensor, ...], ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -79,7 +82,7 @@ class WindowSegmenter:
         area_threshold: share of all foreground pixels that a label must exceed to stay.
 
     Raises:
-        ConfigError: a stride that leaves gaps between the windows.
+        ConfigError: a stride that leaves gaps between the windows; no such `region_folder`.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class WindowSegmenter:
         self._scoring = scoring
         self._area_threshold = area_threshold
         self._objectness = build_objectness(options.objectness, backbones)
+        folder = options.region_folder
+        self._masks = region_masks(folder, "method.options.region_folder") if folder else None
         self._text = TextBank(self._clip, templates_of(options.templates))
         self.decode_side_px = _given_or(
             options.short_side_px, published.short * self._clip.input_px
@@ -115,7 +120,10 @@ class WindowSegmenter:
         cuts = [self._windows.cut(self._clip.normalise(one)) for one in resized]
         whole = self._options.global_attention
         read = self._read_whole(cuts) if whole else self._read_apart(cuts)
-        return WindowFeatures(tuple(read), self._objectness.maps(images), self._refinement(resized))
+        regions = None if self._masks is None else tuple((m,) for m in self._masks.read(images))
+        return WindowFeatures(
+            tuple(read), self._objectness.maps(images), self._refinement(resized), regions
+        )
 
     @torch.inference_mode()
     def score(self, features: WindowFeatures, text: TextMatrix) -> ScoreMaps:
@@ -137,6 +145,7 @@ class WindowSegmenter:
                 self._area_threshold,
             ),
             refinement=features.refinement,
+            regions=features.regions,
         )
 
     def _level(self, image: ReadWindows, text: TextMatrix) -> Tensor:

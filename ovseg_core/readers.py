@@ -82,7 +82,11 @@ class LastBlockReader:
 
 
 def read_trunk(
-    clip: Clip, windows_B3HW: Tensor, options: WindowOptions, taps: Sequence[int] = ()
+    clip: Clip,
+    windows_B3HW: Tensor,
+    options: WindowOptions,
+    taps: Sequence[int] = (),
+    keep: Sequence[int] = (),
 ) -> TrunkState:
     """Run CLIP up to its last block; outliers are repaired where the options ask for it.
 
@@ -91,8 +95,9 @@ def read_trunk(
         windows_B3HW: normalised.
         options: position rule and repair.
         taps: block indices whose `ln_2` output is wanted.
+        keep: block indices whose output is, as it was before any repair.
     """
-    state = clip.read(windows_B3HW, options.position_rule, taps)
+    state = clip.read(windows_B3HW, options.position_rule, taps, keep)
     return repaired(state) if options.outlier_repair else state
 
 

@@ -143,6 +143,9 @@ class ScoreMaps:
         rule: how cosines of phrases become labels; None: levels are of classes, the best wins. In
             the domain `prob` levels are of classes always, and only its thresholds count.
         refinement: what happens to the enlarged scores before the decision; None: nothing.
+        regions: for each image integer maps (h, w) of its regions, -1 is none, enlarged to the
+            canvas by nearest. After the decision every region takes the label of most of its
+            pixels, map by map. None: no vote.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]
@@ -154,6 +157,7 @@ class ScoreMaps:
     stitches: tuple[Stitch, ...] | None = None
     rule: DecisionRule | None = None
     refinement: Refinement | None = None
+    regions: tuple[tuple[Tensor, ...], ...] | None = None
 
 
 class Features(Protocol):

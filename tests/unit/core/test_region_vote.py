@@ -1,5 +1,6 @@
 """The vote of regions over a label map, and regions from masks in files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 
+from ovseg_core.decide import decide
+from ovseg_core.methods import build_segmenter, check_options
+from ovseg_core.nearest import nearest_source
 from ovseg_core.refine import region_vote
 from ovseg_core.refine.region_masks import region_masks, smallest_on_top
 from ovseg_core.refine.region_vote import majority_labels, vote_in_turn
-from ovseg_core.segmenter import ImageBatch
+from ovseg_core.segmenter import ImageBatch, ScoreMaps
+from schemas.config import NamedOptions
 from schemas.errors import ConfigError, ErrorCode, ImageError
-from tests.factories import random_image
+from schemas.vocabulary import Vocabulary
+from tests.factories import random_image, tiny_backbones
 
 SHAPE = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 
@@ -62,6 +69,63 @@ def test_votes_are_held_in_turn_on_the_label_maps_grid() -> None:
     after_both = torch.tensor([[1, 1, 3, 3, 3, 3], [1, 1, 3, 3, 3, 3]])
     assert torch.equal(vote_in_turn(labels, [halves, right]), after_both)
     assert torch.equal(vote_in_turn(labels, []), labels)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_columns_are_those_of_the_voted_label(gated: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = tuple((torch.rand(3, 4, 5, generator=generator),) for _ in range(2))
+    size = (12, 17)
+    theta = tuple(torch.linspace(0, 1, 5)[None] for _ in levels) if gated else None
+    fusion = "foreground_gate" if gated else "none"
+    maps = ScoreMaps(levels, size, theta, fusion, "cosine", 5.0)
+    regions = torch.tensor([[0, 0, 1], [-1, 2, 2]])
+    plain, voted = (
+        decide(replace(maps, regions=chosen), [size, size])
+        for chosen in (None, ((regions,), ()))  # the second image has no regions
+    )
+    rows, columns = (nearest_source(n, to) for n, to in zip(regions.shape, size, strict=True))
+    expected = plain_vote(plain[0].label_map, regions.numpy()[rows][:, columns])
+    assert (expected != plain[0].label_map).mean() > 0.1
+    np.testing.assert_array_equal(voted[0].label_map, expected)
+    probs = (5 * functional.interpolate(levels[0][0][None], size, mode="bilinear")[0]).softmax(0)
+    if theta is not None:
+        near = functional.interpolate(theta[0][None, None], size, mode="bilinear")[0]
+        probs = torch.cat([1 - near, probs[1:] / probs[1:].sum(0) * near])
+    own = np.take_along_axis(probs.numpy(), expected[None].astype(np.intp), axis=0)[0]
+    np.testing.assert_allclose(voted[0].confidence, own, atol=1e-6)
+    lost = own < probs.numpy().max(0) - 1e-6
+    assert lost.any()
+    assert not voted[0].margin[lost].any()
+    np.testing.assert_array_equal(voted[0].class_mean_prob, plain[0].class_mean_prob)
+    np.testing.assert_array_equal(voted[1].label_map, plain[1].label_map)
+
+
+def test_any_window_method_takes_masks_from_a_folder(tmp_path: Path) -> None:
+    images = tuple(random_image(seed, 30, 45) for seed in range(2))
+    batch = ImageBatch(images, ("a.jpg", "b/c.jpg"))
+    (tmp_path / "b").mkdir()
+    whole = np.ones((1, 2), np.uint8)
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    Image.fromarray(whole * np.array([0, 1], np.uint8)).save(tmp_path / "b" / "c.png")
+    words = Vocabulary.model_validate(["cat", "dog", "sofa"])
+    found = []
+    for folder in ("", str(tmp_path)):
+        part = NamedOptions(name="sclip", options={"region_folder": folder})
+        segmenter = build_segmenter(part, tiny_backbones())
+        maps = segmenter.score(segmenter.encode(batch), segmenter.text_matrix(words))
+        found.append([one.label_map for one in decide(maps, [(30, 45)] * 2)])
+    (plain_a, plain_b), (voted_a, voted_b) = found
+    assert (voted_a == np.bincount(plain_a.ravel()).argmax()).all()
+    half = (plain_b.shape[1] + 1) // 2
+    np.testing.assert_array_equal(voted_b[:, :half], plain_b[:, :half])
+    assert (voted_b[:, half:] == np.bincount(plain_b[:, half:].ravel()).argmax()).all()
+    assert len(np.unique(plain_a)) > 1
+
+
+def test_a_region_folder_is_local() -> None:
+    with pytest.raises(ConfigError, match=r"region_folder: expected a local folder"):
+        check_options(NamedOptions(name="sclip", options={"region_folder": "s3://bucket/masks"}))
 
 
 def masks_of(folder: Path, *paths: str) -> tuple[torch.Tensor, ...]:
