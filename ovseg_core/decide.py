@@ -188,7 +188,8 @@ def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:
     """
     probs = logits.softmax(0)
     index_Q = rule.class_index_Q
-    if len(index_Q) == rule.num_classes:
+    # A phrase for each class; without any of background so many phrases have a synonym among them.
+    if len(index_Q) == rule.num_classes and int(index_Q[0]) == 0:
         return probs
     classes = probs.new_zeros(rule.num_classes, *probs.shape[1:])
     index = index_Q.to(probs.device)[:, None, None].expand_as(probs)

@@ -125,10 +125,13 @@ class ClipDiy:
         """Return the vocabulary as rows.
 
         Raises:
-            VocabularyError: no background phrase, which this method compares every label with.
+            VocabularyError: no background phrase for objectness to hold against the labels.
         """
-        if not vocabulary.background:
-            raise VocabularyError("clip_diy needs at least one phrase in vocabulary.background")
+        if not vocabulary.background and self._options.objectness.name != "none":
+            raise VocabularyError(
+                "clip_diy needs at least one phrase in vocabulary.background, or no objectness: "
+                "method.options.objectness=none"
+            )
         return self._text.matrix(vocabulary)
 
     @torch.inference_mode()

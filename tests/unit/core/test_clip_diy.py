@@ -153,6 +153,7 @@ def test_background_phrases_are_needed(backbones: Backbones) -> None:
     words = Vocabulary.model_validate({"labels": ["cat"], "background": []})
     with pytest.raises(VocabularyError, match="at least one phrase"):
         method(backbones).text_matrix(words)
+    assert len(method(backbones, objectness={"name": "none"}).text_matrix(words).rows_QD) == 1
 
 
 def test_no_foreground_is_all_background(backbones: Backbones) -> None:

@@ -161,6 +161,17 @@ def test_a_class_without_phrases_is_never_chosen():
     assert decision.class_max_prob[0] == 0
 
 
+def test_as_many_phrases_as_classes_are_not_taken_for_one_each():
+    """Background has no phrase and one label a synonym: four phrases, four classes."""
+    rule = DecisionRule(torch.tensor([1, 2, 2, 3]), 4)
+    maps = replace(_phrase_maps(), levels=_maps(classes=4).levels, rule=rule)
+    phrases = _plain(maps, 0, None)[0].argmax(0)
+    expected = rule.class_index_Q[phrases]
+    decision = decide_one(maps, 0, (50, 70))
+    np.testing.assert_array_equal(decision.label_map, expected)
+    assert decision.class_max_prob[0] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "sizes", "message"),
     [
