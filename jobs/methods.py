@@ -1,4 +1,4 @@
-"""`ovseg methods`: what there is, by whom, with whose weights, under which licence."""
+"""`ovseg methods`: what there is, by whom, of which parts, with whose weights and licence."""
 
 import json
 from dataclasses import asdict
@@ -9,10 +9,11 @@ _NOTE = (
     "mIoU in percent as published by the authors with the weights named; "
     "not measured by this project."
 )
+_BENCHMARKS = ("VOC21", "Context60", "Object", "VOC20", "Context59", "Stuff", "Cityscapes", "ADE")
 
 
 def show_methods(as_json: bool) -> None:
-    """Print one row per method, from the card in its file."""
+    """Print what each method's card says: first who it is, then the published figures."""
     from ovseg_core import parts
 
     package = "ovseg_core.methods"
@@ -21,16 +22,26 @@ def show_methods(as_json: bool) -> None:
         rows = [{"name": name, **asdict(card)} for name, card in cards.items()]
         print(json.dumps({"note": _NOTE, "methods": rows}, indent=2, ensure_ascii=False))
         return
+    for name, card in cards.items():
+        show.line(f"{name}: {card.paper} (arXiv {card.arxiv})")
+        show.facts(
+            [
+                ("  parts", card.parts),
+                ("  weights", card.weights),
+                ("  licence", card.licence),
+            ]
+        )
+        show.line("")
     show.table(
-        "Methods",
-        ("name", "paper", "arXiv", "weights", "licence", "published mIoU"),
+        "Published mIoU",
+        ("name", *_BENCHMARKS),
         [
-            (name, card.paper, card.arxiv, card.weights, card.licence, _published(card.published))
+            (name, *(_figure(card.published.get(benchmark)) for benchmark in _BENCHMARKS))
             for name, card in cards.items()
         ],
     )
     show.line(f"\n{_NOTE}")
 
 
-def _published(scores: dict[str, float]) -> str:
-    return ", ".join(f"{benchmark} {value:g}" for benchmark, value in scores.items())
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

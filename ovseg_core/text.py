@@ -3,6 +3,8 @@
 Shapes: Q phrases (rows), T templates, D joint width.
 """
 
+import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 from ovseg_core.clip import Clip
 from ovseg_core.segmenter import TextMatrix
 from schemas.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 TemplateSet = Literal["diy", "t80", "t85", "plain"]
 
@@ -96,7 +100,25 @@ class TextBank:
         counts = [len(templates) for _, _, templates in phrases]
         means_QD = torch.stack([rows.mean(dim=0) for rows in units_PD.split(counts)])
         index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
-        return TextMatrix(F.normalize(means_QD, dim=-1), index_Q, 1 + len(vocabulary.labels))
+        rows_QD = F.normalize(means_QD, dim=-1)
+        _warn_of_twins(rows_QD, phrases)
+        return TextMatrix(rows_QD, index_Q, 1 + len(vocabulary.labels))
+
+
+def _warn_of_twins(rows_QD: Tensor, phrases: Sequence[tuple[str, int, tuple[str, ...]]]) -> None:
+    """Say which labels no method can tell apart: their prompts are the same tokens."""
+    # Rounded, as the same prompt in another batch can differ in its last digit.
+    inverse_Q = rows_QD.mul(1e5).round().unique(dim=0, return_inverse=True)[1].tolist()
+    first: dict[int, int] = {}
+    for row, group in enumerate(inverse_Q):
+        twin = first.setdefault(group, row)
+        if phrases[twin][1] != phrases[row][1]:
+            logger.warning(
+                "%r and %r are the same to this CLIP (of a long name it reads the first words, and "
+                "no capitals): the first of them gets every pixel",
+                phrases[twin][0],
+                phrases[row][0],
+            )
 
 
 def best_of_class(rows_BQhw: Tensor, text: TextMatrix, absent: float) -> Tensor:

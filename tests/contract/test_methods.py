@@ -1,5 +1,8 @@
 """What every method in the folder must do, whatever it is; a new file is under these at once."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -73,7 +76,7 @@ def assert_same(left: list[Tensor], right: list[Tensor], tolerance: float) -> No
 def test_a_card_tells_where_it_comes_from(name: str) -> None:
     card = parts.load(methods.PACKAGE, name).CARD
     assert isinstance(card, MethodCard)
-    assert all((card.title, card.paper, card.arxiv, card.weights, card.licence))
+    assert all((card.title, card.paper, card.arxiv, card.parts, card.weights, card.licence))
     assert all(0 < value < 100 for value in card.published.values())
 
 
@@ -201,6 +204,66 @@ def test_scores_are_what_the_maps_say(segmenter: Segmenter) -> None:
     assert (maps.objectness is None) == (maps.fusion == "none")
     for objectness in maps.objectness or ():
         assert 0 <= objectness.min() <= objectness.max() <= 1
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_every_option_beyond_the_paper_together(name: str, most: int, backbones: Backbones) -> None:
+    """What any window method can switch on works for all of them, in batches and alone."""
+    beyond = {"outlier_repair": True, "global_attention": True, "pamr_steps": 2}
+    known = parts.load(methods.PACKAGE, name).Options.model_fields
+    options = {key: value for key, value in beyond.items() if key in known}
+    options |= {"presence_top": most} if "presence_top" in known else {}
+    segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)
+    images = mixed_batch()
+    together = maps_of(segmenter, images)
+    for index, decision in enumerate(decide(together, sizes_of(images))):
+        assert_same(
+            tensors_of(together, index), tensors_of(maps_of(segmenter, [images[index]]), 0), 1e-4
+        )
+        assert np.isfinite(decision.confidence).all()
+        assert not most or "presence_top" not in known or decision.label_map.max() <= 3
+
+
+def test_labels_that_are_the_same_to_clip(
+    name: str, backbones: Backbones, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names that differ after the end of CLIP's context only: a warning, and the first one wins."""
+    long = "a very long name indeed that fills the whole context of the text tower with letters"
+    words = Vocabulary.model_validate([f"{long} one", "dog", f"{long} two"])
+    segmenter = build_segmenter(NamedOptions(name=name), backbones)
+    with caplog.at_level("WARNING"):
+        maps = maps_of(segmenter, mixed_batch()[:2], words)
+    assert "the same to this CLIP" in caplog.text
+    for decision in decide(maps, sizes_of(mixed_batch()[:2])):
+        assert not (decision.label_map == 3).any()
+
+
+def test_no_hook_and_no_global_state(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks: list[str] = []
+    for kind in ("register_forward_hook", "register_forward_pre_hook", "__setattr__"):
+        own = getattr(torch.nn.Module, kind)
+
+        def counted(self, *given, _kind=kind, _own=own, **named):
+            hooks.append(_kind)
+            return _own(self, *given, **named)
+
+        monkeypatch.setattr(torch.nn.Module, kind, counted)
+    before = global_state()
+    maps_of(segmenter, mixed_batch()[:2])
+    assert hooks == []
+    assert global_state() == before
+
+
+def global_state() -> list[object]:
+    return [
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_num_threads(),
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+    ]
 
 
 def test_the_models_are_as_they_were(segmenter: Segmenter, backbones: Backbones) -> None:

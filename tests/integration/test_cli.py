@@ -156,4 +156,7 @@ def test_methods_are_listed_with_papers_and_licences() -> None:
     assert "clip_diy" in shown.stdout
     assert "not measured by this project" in shown.stdout
     listed = json.loads(ovseg("methods", "--json").stdout)["methods"]
-    assert all(row["paper"] and row["licence"] and row["weights"] for row in listed)
+    columns = ("paper", "parts", "weights", "licence", "published")
+    assert all(row[column] for row in listed for column in columns)
+    for row in listed:
+        assert all(row[column] in shown.stdout for column in ("name", "paper", "parts", "weights"))

@@ -199,6 +199,21 @@ def test_a_tag_decides_the_activation(
     assert made == [expected]
 
 
+def test_the_activation_and_the_epsilon_can_be_given(tmp_path: Path) -> None:
+    """The original MaskCLIP ran OpenAI's weights with plain GELU and an epsilon of its own."""
+    model = open_clip.create_model("ViT-S-32-alt")
+    file = tmp_path / "clip.safetensors"
+    save_file(model.state_dict(), file)
+    named = ClipConfig(
+        model="ViT-S-32-alt", pretrained=str(file), quick_gelu=True, layer_norm_eps=1e-6
+    )
+    clip = Backbones(named, "").clip
+    blocks = clip.visual.transformer.resblocks
+    assert {type(block.mlp.gelu).__name__ for block in blocks} == {"QuickGELU"}
+    assert {block.ln_1.eps for block in blocks} | {clip.visual.ln_post.eps} == {1e-6}
+    assert clip.model.ln_final.eps == 1e-5
+
+
 def test_weights_files_of_both_kinds(tmp_path: Path) -> None:
     weight = torch.randn((2, 3))
     torch.save({"decoder": {"weight": weight, "epoch": 3}}, tmp_path / "head.pt")
