@@ -55,8 +55,9 @@ def submit(config: JobConfig, address: str) -> int:
 
 def _check_paths(config: JobConfig) -> None:
     """Refuse relative paths: on the cluster they would lie in a copy that is thrown away."""
-    for key, path in (("images", config.images), ("out", config.out)):
-        if "://" not in path and not Path(path).is_absolute():
+    places = (("images", config.images), ("image.only", config.image.only), ("out", config.out))
+    for key, path in places:
+        if path and "://" not in path and not Path(path).is_absolute():
             raise ConfigError(
                 f"{key}: {path!r} is relative to this machine; a cluster needs a URL such as "
                 f"s3://bucket/{path.lstrip('./')}, or an absolute path that all its nodes share"

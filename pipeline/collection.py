@@ -12,6 +12,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
@@ -33,13 +34,14 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
     Args:
         images: local path, glob or URL of a folder, an image, or a .txt, .csv, .jsonl or .parquet
             list with a `uri` column.
-        config: the endings that a folder's files must have, and the limit.
+        config: the endings that a folder's files must have, the names that count, and the limit.
 
     Returns:
         Rows of the manifest's schema, sorted by path (code points), each path and id once.
 
     Raises:
-        CollectionError: if nothing is found, a list cannot be read, or two files share a path.
+        CollectionError: if nothing is found, a list cannot be read or names what is not there, or
+            two files share a path.
     """
     uri = uris.normalise(images)
     try:
@@ -47,6 +49,8 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
     unique = _without_repeats(sorted(entries), uri)
+    if config.only:
+        unique = _named(unique, config.only)
     table = _table(unique[: config.limit] if config.limit else unique)
     _check_ids(table)
     return table
@@ -155,6 +159,20 @@ def _without_repeats(entries: list[Entry], uri: str) -> list[Entry]:
         repeats = len(entries) - len(unique)
         LOG.warning("%s: %d images are listed more than once", uris.redact(uri), repeats)
     return unique
+
+
+def _named(entries: list[Entry], only: str) -> list[Entry]:
+    """Return the images that a split file names; it may name no others."""
+    wanted = set(listfile.read_names(only))
+    stems = [str(PurePosixPath(entry.path).with_suffix("")) for entry in entries]
+    missing = sorted(wanted - set(stems))
+    if missing:
+        raise CollectionError(
+            f"{uris.redact(only)} names {len(wanted)} images, of which {len(missing)} are not "
+            f"there, for example {missing[0]!r}; expected names such as {stems[0]!r}: paths "
+            "without ending"
+        )
+    return [entry for entry, stem in zip(entries, stems, strict=True) if stem in wanted]
 
 
 def _table(entries: Iterable[Entry]) -> pa.Table:

@@ -62,6 +62,26 @@ def read(uri: str) -> list[Entry]:
     return entries
 
 
+def read_names(uri: str) -> list[str]:
+    """Return the names in a split file, a name a line, in its order.
+
+    Raises:
+        CollectionError: if it is not there, is no text or holds no name.
+    """
+    root, name = uris.parent_and_name(uris.normalise(uri))
+    shown = uris.redact(uri)
+    try:
+        text = Folder(root).read_bytes(name).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise CollectionError(f"{shown}: no such list of names") from error
+    except UnicodeDecodeError as error:
+        raise CollectionError(f"{shown} is not UTF-8 text: {error}") from error
+    names = [line.strip() for line in text.split("\n") if line.strip()]
+    if not names:
+        raise CollectionError(f"{shown} lists no names")
+    return names
+
+
 class _ColumnError(ValueError):
     pass
 

@@ -43,14 +43,23 @@ class RunPlan:
     @property
     def source(self) -> str:
         """All that decides which images the manifest holds, as JSON."""
-        return _canonical({"images": _absolute(self.config.images), "image": self.config.image})
+        image = self.config.image.model_dump(mode="json", exclude={"only"})
+        return _canonical({"images": _absolute(self.config.images), "image": image | self._only})
 
     def identity(self, manifest_sha256: str) -> dict[str, Any]:
         """Return all that can change an output, as flat dotted keys."""
         fields = _without_secrets(self.config.output_fields())
         fields["images"] = _absolute(self.config.images)
+        del fields["image.only"]
+        fields |= {f"image.{key}": value for key, value in self._only.items()}
         fields |= {f"weights.{name}": digest for name, digest in sorted(self.weights.items())}
         return fields | {"manifest_sha256": manifest_sha256, "schema_version": SCHEMA_VERSION}
+
+    @property
+    def _only(self) -> dict[str, str]:
+        """The list of names as an absolute place; nothing where none is given."""
+        only = self.config.image.only
+        return {"only": _absolute(only)} if only else {}
 
 
 class RunInfo(Frozen):

@@ -57,6 +57,12 @@ class VisionConfig(Frozen):
     weights: str = ""
     """A weights file (path or URL) for the architecture; empty: timm's own pretrained weights."""
 
+    def model_beside(self, clip: ClipConfig) -> str:
+        """Return the model with `auto` resolved."""
+        if self.model != "auto":
+            return self.model
+        return EMBEDDED if clip.model == EMBEDDED else "vit_small_patch8_224.dino"
+
 
 class ImageConfig(Frozen):
     """Which files count as images and which are refused."""
@@ -73,6 +79,9 @@ class ImageConfig(Frozen):
         ".avif",
     )
     """File name endings (any case) that a folder listing keeps; a list file is taken as it is."""
+    only: str = ""
+    """Text file (path or URL) with a name a line, such as a data set's split; the images of these
+    names are taken, all of which must be there. A name is an image's path without its ending."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Annotate only the first so many images of the sorted collection; 0: all."""
     max_pixels: PositiveInt = 100_000_000
@@ -170,9 +179,7 @@ class JobConfig(Frozen):
     @property
     def vision_model(self) -> str:
         """The second backbone with `auto` resolved."""
-        if self.vision.model != "auto":
-            return self.vision.model
-        return EMBEDDED if self.clip.model == EMBEDDED else "vit_small_patch8_224.dino"
+        return self.vision.model_beside(self.clip)
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

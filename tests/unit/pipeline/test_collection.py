@@ -257,3 +257,26 @@ def test_many_images_in_order() -> None:
     table = collect("memory://many/list.txt", CONFIG)
     assert paths(table) == sorted(names)
     assert table.column("path").num_chunks > 1
+
+
+def test_a_split_file_picks_images_by_name(tree: str) -> None:
+    names = "sub/ü\r\na\n\nsub/deep/d #1 100%\n"
+    Folder(tree).atomic_write("splits/val.txt", names.encode())
+    config = ImageConfig(only=f"{tree}/splits/val.txt", limit=2)
+    assert paths(collect(tree, config)) == ["a.png", "sub/deep/d #1 100%.jpeg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a\nb\nzebra\n", r"names 3 images, of which 1 are not there, .* 'zebra'.* such as 'a'"),
+        (b"\n\n", "lists no names"),
+        (b"\xff\xfe", "not UTF-8"),
+        (None, "no such list of names"),
+    ],
+)
+def test_wrong_split_files(tree: str, text: bytes | None, message: str) -> None:
+    if text is not None:
+        Folder(tree).atomic_write("splits/val.txt", text)
+    with pytest.raises(CollectionError, match=message):
+        collect(tree, ImageConfig(only=f"{tree}/splits/val.txt"))

@@ -31,6 +31,7 @@ def begin(out: str, **settings: object) -> RunDir:
         ({"masks": {"min_area_px": 7}}, "masks.min_area_px was 1, now 7"),
         ({"images": "/other"}, 'images was "/data", now "/other"'),
         ({"image": {"limit": 3}}, "image.limit was 0, now 3"),
+        ({"image": {"only": "/val.txt"}}, 'image.only was (none), now "/val.txt"'),
         (
             {"method": {"name": "clip_diy", "options": {"x": 1}}},
             "method.options.x was (none), now 1",
@@ -78,9 +79,11 @@ def test_relative_and_absolute_images_are_the_same(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = begin(out, images="photos")
+    first = begin(out, images="photos", image={"only": "val.txt"})
     monkeypatch.chdir("/")
-    assert begin(out, images=str(tmp_path / "photos/")).fingerprint == first.fingerprint
+    only = {"only": str(tmp_path / "val.txt")}
+    again = begin(out, images=str(tmp_path / "photos/"), image=only)
+    assert again.fingerprint == first.fingerprint
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
