@@ -9,7 +9,9 @@ Shapes: B images, S crops along a side, P crop side, R output side.
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from PIL import Image as PillowImage
 from torch import Tensor
 
 _PRECISION_BITS = 22
@@ -47,14 +49,15 @@ def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int
 
 
 def bicubic_resize(image_3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize uint8 (3, H, W) to any size as Pillow's BICUBIC does."""
+    """Resize uint8 (3, H, W) on the CPU to any size by Pillow's BICUBIC.
+
+    By Pillow itself: matrices of weights would outgrow memory on very long images.
+    """
     if tuple(image_3HW.shape[1:]) == size_hw:
         return image_3HW
-    height, width = image_3HW.shape[1:]
-    rows_HR = _weights(height, size_hw[0], image_3HW.device)
-    columns_WR = _weights(width, size_hw[1], image_3HW.device)
-    wide_3HR = _rounded(image_3HW.double() @ columns_WR)
-    return _rounded(rows_HR.T @ wide_3HR).to(torch.uint8)
+    image = PillowImage.fromarray(image_3HW.permute(1, 2, 0).contiguous().numpy())
+    resized = image.resize((size_hw[1], size_hw[0]), PillowImage.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def _rounded(grey: Tensor) -> Tensor:
