@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from ovseg_core import clip_loading, vision_loading
+from ovseg_core import clip_loading, vision_loading, vision_unet
 from ovseg_core.clip import Clip
 from ovseg_core.clip_loading import LOCAL_DIR
 from ovseg_core.vision import FeatureSource, Vision
-from ovseg_core.vision_loading import LoadedVision
+from ovseg_core.vision_loading import DIFFUSERS
 from ovseg_core.vision_sam import SamVision
+from ovseg_core.vision_unet import UnetDecoder
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 
@@ -81,19 +82,34 @@ class Backbones:
         The job's own second network, asked for by its name, is that one, with its weights file.
 
         Args:
-            model: a timm architecture, `local-dir:FOLDER` or `embedded`.
+            model: a timm architecture, `local-dir:FOLDER`, `embedded`, or `diffusers:FOLDER`.
             role: what its weights are called in the run's record; one role for each network.
 
         Raises:
             WeightsError: unknown, missing or unusable weights.
         """
         if model not in self._networks:
-            own = model == self.vision_model and self.vision_weights
-            weights = self.resolve(self.vision_weights) if own else ""
-            loaded = vision_loading.load(model, weights, self.device)
-            self._networks[model] = _source(loaded, self.device)
-            self.note_file("vision" if model == self.vision_model else role, loaded.file)
+            own = model == self.vision_model
+            self._networks[model] = self._open(
+                model, self.vision_weights if own else "", "vision" if own else role
+            )
         return self._networks[model]
+
+    def _open(self, model: str, weights: str, role: str) -> FeatureSource:
+        if model.startswith(DIFFUSERS) and not weights:
+            folder = Path(model.removeprefix(DIFFUSERS)).expanduser()
+            loaded_unet = vision_unet.load(folder, self.device)
+            for part, file in loaded_unet.files.items():
+                self.note_file(role + part, file)
+            return UnetDecoder(loaded_unet)
+        path = self.resolve(weights) if weights else ""
+        loaded = vision_loading.load(model, path, self.device)
+        self.note_file(role, loaded.file)
+        return (
+            SamVision(loaded, self.device)
+            if loaded.family == "sam"
+            else Vision(loaded, self.device)
+        )
 
     def network_or(self, published: str) -> str:
         """Return the network to take where the options name none.
@@ -101,7 +117,7 @@ class Backbones:
         The user's folder, if the job's second network is one; the embedded network in a job with
         embedded models; else the published one.
         """
-        if self.vision_model.startswith(LOCAL_DIR):
+        if self.vision_model.startswith((LOCAL_DIR, DIFFUSERS)):
             return self.vision_model
         embedded = EMBEDDED in (self.vision_model, self.clip_config.model)
         return EMBEDDED if embedded else published
@@ -119,7 +135,3 @@ class Backbones:
     def files(self) -> dict[str, str]:
         """Return the local weight files loaded so far, by role; empty paths are left out."""
         return dict(self._files)
-
-
-def _source(loaded: LoadedVision, device: torch.device) -> FeatureSource:
-    return SamVision(loaded, device) if loaded.family == "sam" else Vision(loaded, device)

@@ -18,6 +18,9 @@ from ovseg_core.parts import did_you_mean
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
 
+DIFFUSERS = "diffusers:"
+"""Begins the name of a UNet (`vision_unet`), before its folder."""
+
 Family = Literal["vit", "sam"]
 """`vit`: a plain ViT with class token and position table. `sam`: SAM's image encoder."""
 
@@ -56,7 +59,7 @@ def load(model: str, weights: str, device: torch.device) -> LoadedVision:
     Raises:
         WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
     """
-    if weights and (model == EMBEDDED or model.startswith(LOCAL_DIR)):
+    if weights and (model == EMBEDDED or model.startswith((LOCAL_DIR, DIFFUSERS))):
         raise WeightsError(
             f"vision.weights goes with an architecture such as vit_small_patch8_224.dino, but the "
             f"second network is {model!r}, which has its own: leave vision.weights out or set "
