@@ -18,20 +18,20 @@ def annotate(config: JobConfig, dry_run: bool) -> int:
     from pipeline import job
 
     if dry_run:
-        show_plan(config, job.plan(config))
+        show_plan(job.plan(config))
         return 0
     report = job.run(config)
     show_report(report)
     return report.exit_code
 
 
-def show_plan(config: JobConfig, plan: Any) -> None:
+def show_plan(plan: Any) -> None:
     """Print what a run would do.
 
     Args:
-        config: the job.
-        plan: its `pipeline.job.JobPlan`.
+        plan: a `pipeline.job.JobPlan`.
     """
+    config: JobConfig = plan.config
     done = plan.num_shards - plan.num_shards_left
     show.facts(
         [

@@ -19,7 +19,10 @@ def show_methods(as_json: bool) -> None:
     package = "ovseg_core.methods"
     cards = {name: parts.load(package, name).CARD for name in parts.names(package)}
     if as_json:
-        rows = [{"name": name, **asdict(card)} for name, card in cards.items()]
+        rows = [
+            {"name": name, **asdict(card), "clip": card.clip.model_dump()}
+            for name, card in cards.items()
+        ]
         print(json.dumps({"note": _NOTE, "methods": rows}, indent=2, ensure_ascii=False))
         return
     for name, card in cards.items():

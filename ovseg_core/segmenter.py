@@ -13,6 +13,7 @@ from torch import Tensor
 from ovseg_core.refine.pamr import Refinement
 from ovseg_core.stitch import Stitch
 from schemas.base import Frozen
+from schemas.config import ClipConfig
 from schemas.vocabulary import Vocabulary
 
 Image = torch.Tensor
@@ -74,6 +75,7 @@ class MethodCard:
         paper: title of the paper.
         arxiv: its arXiv id.
         parts: what it is composed of, in a line.
+        clip: the CLIP that a job gets which names none.
         weights: the backbones it was published with.
         licence: of those weights.
         published: mean IoU in percent by benchmark, as published (not measured here).
@@ -83,6 +85,7 @@ class MethodCard:
     paper: str
     arxiv: str
     parts: str
+    clip: ClipConfig
     weights: str
     licence: str
     published: dict[str, float] = field(default_factory=dict)

@@ -28,9 +28,10 @@ def build(config: JobConfig, device: str) -> Built:
     """
     # Here, because these import the model libraries, which takes seconds: only workers need them.
     from ovseg_core.backbones import Backbones
-    from ovseg_core.methods import build_segmenter
+    from ovseg_core.methods import build_segmenter, with_published_clip
     from pipeline.weights import resolve, sha256
 
+    config = with_published_clip(config)
     backbones = Backbones(
         clip=config.clip,
         vision_model=config.vision_model,

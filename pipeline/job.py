@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import torch
 
-from ovseg_core.methods import check_options
+from ovseg_core.methods import check_options, with_published_clip
 from pipeline.build import Build, build
 from pipeline.collection import collect
 from pipeline.guard import BrokenDeviceError, describe
@@ -26,7 +26,7 @@ from schemas.records import Shard, ShardDone
 
 log = logging.getLogger(__name__)
 
-_RAY_SETTINGS = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # whoever wants them on has set the variable
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; spares a warning
     "RAY_DEDUP_LOGS_SKIP_REGEX": r"^Task Worker\.",  # tracebacks on standard output; we tell it
@@ -102,6 +102,7 @@ def plan(config: JobConfig) -> JobPlan:
         UserError: a wrong option, no images, or a folder that belongs to another run.
     """
     check_options(config.method)
+    config = with_published_clip(config)
     if Folder(config.out).exists("run.yaml"):
         return _resumed(config)
     check_free(Folder(config.out))
@@ -170,7 +171,7 @@ class _Job:
 
     def run_here(self) -> None:
         """Do the shards one after another in this process."""
-        device = _local_device(self._plan.config.run.device)
+        device = local_device(self._plan.config.run.device)
         worker = Worker(WorkerSetup(self._plan.config, device, self._build))
         ledger, shards = self._begin(worker.prepare())
         for shard in shards:
@@ -180,7 +181,7 @@ class _Job:
 
     def run_on_ray(self) -> None:
         """Hand the shards to workers on a Ray cluster."""
-        for name, value in _RAY_SETTINGS.items():
+        for name, value in RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
         # Imported here, after the settings, and so that a run in this process does without Ray.
         from pipeline import cluster
@@ -235,7 +236,12 @@ def _annotate_here(worker: Worker, shard: Shard, ledger: Ledger) -> None:
             return
 
 
-def _local_device(wanted: str) -> str:
+def local_device(wanted: str) -> str:
+    """Return the device of a run in this process, `cpu` or `cuda`.
+
+    Raises:
+        ResourceError: a GPU is asked for and torch sees none.
+    """
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
         raise ResourceError(

@@ -33,9 +33,11 @@ class NamedOptions(Frozen):
 class ClipConfig(Frozen):
     """The CLIP backbone, loaded by open_clip."""
 
-    model: str = "ViT-B-32"
-    """An open_clip architecture, `local-dir:FOLDER`, or `embedded`."""
-    pretrained: str = "laion2b_s34b_b79k"
+    model: str = "auto"
+    """An open_clip architecture, `local-dir:FOLDER`, `embedded` or `auto`.
+
+    `auto` is the CLIP that the method was published with."""
+    pretrained: str = ""
     """open_clip's tag of the weights, or a weights file (path or URL).
 
     Unused for `local-dir:` and `embedded`."""
@@ -139,7 +141,7 @@ class JobConfig(Frozen):
     method: NamedOptions = NamedOptions(name="clip_diy")
     """The published recipe; `ovseg methods` lists them."""
     clip: ClipConfig = ClipConfig()
-    """CLIP backbone; the default is the paper's."""
+    """CLIP backbone; the default is that of the method's paper."""
     vision: VisionConfig = VisionConfig()
     """Second backbone, for methods and objectness sources that use one."""
     image: ImageConfig = ImageConfig()

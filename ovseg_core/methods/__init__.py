@@ -2,8 +2,9 @@
 
 from ovseg_core import parts
 from ovseg_core.backbones import Backbones
-from ovseg_core.segmenter import Segmenter
-from schemas.config import NamedOptions
+from ovseg_core.segmenter import MethodCard, Segmenter
+from schemas.config import JobConfig, NamedOptions
+from schemas.errors import ConfigError
 
 PACKAGE = __name__
 
@@ -15,6 +16,24 @@ def check_options(method: NamedOptions) -> None:
         ConfigError: an unknown method, an unknown option or a wrong value.
     """
     parts.read_options(PACKAGE, method, "method")
+
+
+def with_published_clip(config: JobConfig) -> JobConfig:
+    """Return the job with `clip.model: auto` replaced by the CLIP that its method names.
+
+    Raises:
+        ConfigError: an unknown method, or weights given without their architecture.
+    """
+    if config.clip.model != "auto":
+        return config
+    card: MethodCard = parts.load(PACKAGE, config.method.name).CARD
+    given = config.clip.model_fields_set - {"model"}
+    if given:
+        raise ConfigError(
+            f"clip.{sorted(given)[0]} is given without clip.model, which is `auto`: name the "
+            f"architecture as well, for example --set clip.model={card.clip.model}"
+        )
+    return config.model_copy(update={"clip": card.clip})
 
 
 def build_segmenter(method: NamedOptions, backbones: Backbones) -> Segmenter:

@@ -11,12 +11,14 @@ from ovseg_core.dense import WindowSegmenter
 from ovseg_core.readers import LastBlockReader
 from ovseg_core.recipe import Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
+from schemas.config import ClipConfig
 
 CARD = MethodCard(
     title="ClearCLIP",
     paper="ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference",
     arxiv="2407.12442",
     parts="q-q attention, no residual or MLP; windows of cosines",
+    clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={

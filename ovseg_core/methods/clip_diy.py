@@ -28,7 +28,7 @@ from ovseg_core.segmenter import (
     with_pixels,
 )
 from ovseg_core.text import TemplateSet, TextBank, best_of_class, templates_of
-from schemas.config import NamedOptions
+from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import VocabularyError
 from schemas.vocabulary import Vocabulary
 
@@ -37,6 +37,7 @@ CARD = MethodCard(
     paper="CLIP-DIY: CLIP Dense Inference Yields Open-Vocabulary Semantic Segmentation For-Free",
     arxiv="2309.14289",
     parts="CLIP on crops of three sizes, FOUND objectness; no dense features",
+    clip=ClipConfig(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
     weights="CLIP ViT-B/32 laion2b_s34b_b79k, DINO ViT-S/8 (300 epochs), FOUND head",
     licence="MIT (CLIP), Apache-2.0 (DINO, FOUND)",
     published={

@@ -12,12 +12,14 @@ from ovseg_core.recipe import PROBABILITIES, Published
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.text import TemplateSet
 from ovseg_core.value_path import ValueOptions, ValueReader, refined
+from schemas.config import ClipConfig
 
 CARD = MethodCard(
     title="MaskCLIP (LAION)",
     paper="Extract Free Dense Labels from CLIP",
     arxiv="2112.01071",
     parts="identity attention, residual and MLP; windows of probabilities",
+    clip=ClipConfig(model="ViT-B-16", pretrained="laion2b_s34b_b88k"),
     weights="CLIP ViT-B/16 laion2b_s34b_b88k",
     licence="MIT",
     published={

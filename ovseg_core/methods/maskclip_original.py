@@ -2,8 +2,8 @@
 
 Pixels are normalised as for ImageNet, and the refinements of the paper can be switched on.
 Its numbers were taken with OpenAI's weights in a network with plain GELU and a LayerNorm epsilon of
-1e-6: set `clip.quick_gelu` to false and `clip.layer_norm_eps` to 1e-6 for them. The ResNet variants
-are not built: ovseg reads vision transformers only.
+1e-6, which is what a job gets that names no CLIP. The ResNet variants are not built: ovseg reads
+vision transformers only.
 """
 
 from ovseg_core.backbones import Backbones
@@ -11,12 +11,14 @@ from ovseg_core.dense import WindowSegmenter
 from ovseg_core.recipe import COSINES, Published
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.value_path import ValueOptions, ValueReader, refined
+from schemas.config import ClipConfig
 
 CARD = MethodCard(
     title="MaskCLIP",
     paper="Extract Free Dense Labels from CLIP",
     arxiv="2112.01071",
     parts="identity attention, residual and MLP; optional prompt denoising and key smoothing",
+    clip=ClipConfig(model="ViT-B-16", pretrained="openai", quick_gelu=False, layer_norm_eps=1e-6),
     weights="CLIP ViT-B/16 openai (ViT-B-16, plain GELU)",
     licence="MIT",
     published={"VOC20": 49.5, "Context59": 21.7, "Stuff": 12.5},

@@ -15,12 +15,14 @@ from ovseg_core.dense import WindowSegmenter
 from ovseg_core.readers import LastBlockReader
 from ovseg_core.recipe import Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
+from schemas.config import ClipConfig
 
 CARD = MethodCard(
     title="NACLIP",
     paper="Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation",
     arxiv="2404.08181",
     parts="k-k attention with a Gaussian of the distance, no residual or MLP; PAMR",
+    clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={

@@ -23,6 +23,7 @@ from ovseg_core.readers import read_trunk
 from ovseg_core.recipe import COSINES, Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.vision import Feature, FeatureSource
+from schemas.config import ClipConfig
 from schemas.errors import ConfigError
 
 CARD = MethodCard(
@@ -30,6 +31,7 @@ CARD = MethodCard(
     paper="ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmentation",
     arxiv="2408.04883",
     parts="attention by a second network's likeness, no residual or MLP; windows of cosines",
+    clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu) and DINO ViT-B/8",
     licence="MIT (CLIP), Apache-2.0 (DINO)",
     # Recalled, not re-read (methods.md 13); Object and Stuff agree with a second report.

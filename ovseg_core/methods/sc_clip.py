@@ -20,6 +20,7 @@ from ovseg_core.last_block import last_block
 from ovseg_core.outliers import fill_outliers, find_outliers
 from ovseg_core.recipe import Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
+from schemas.config import ClipConfig
 from schemas.errors import ConfigError
 
 CARD = MethodCard(
@@ -27,6 +28,7 @@ CARD = MethodCard(
     paper="Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation",
     arxiv="2411.15869",
     parts="outlier repair, last block steered by a middle block, two passes; windows of cosines",
+    clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={

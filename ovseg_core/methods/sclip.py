@@ -14,12 +14,14 @@ from ovseg_core.dense import WindowSegmenter
 from ovseg_core.readers import LastBlockReader
 from ovseg_core.recipe import COSINES, Published, WindowOptions
 from ovseg_core.segmenter import MethodCard
+from schemas.config import ClipConfig
 
 CARD = MethodCard(
     title="SCLIP",
     paper="SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference",
     arxiv="2312.01597",
     parts="q-q plus k-k attention, residual and MLP; windows of cosines",
+    clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
     weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
     licence="MIT",
     published={

@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import Tensor
@@ -10,10 +11,10 @@ from torch import Tensor
 from ovseg_core import methods, parts
 from ovseg_core.backbones import Backbones
 from ovseg_core.decide import decide, decide_one
-from ovseg_core.methods import build_segmenter, check_options
+from ovseg_core.methods import build_segmenter, check_options, with_published_clip
 from ovseg_core.segmenter import Image, MethodCard, ScoreMaps, Segmenter, TextMatrix
 from ovseg_core.text import best_of_class
-from schemas.config import NamedOptions
+from schemas.config import JobConfig, NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones
@@ -78,6 +79,17 @@ def test_a_card_tells_where_it_comes_from(name: str) -> None:
     assert isinstance(card, MethodCard)
     assert all((card.title, card.paper, card.arxiv, card.parts, card.weights, card.licence))
     assert all(0 < value < 100 for value in card.published.values())
+
+
+def test_a_job_that_names_no_clip_gets_the_papers(name: str) -> None:
+    job = {"images": "a", "out": "b", "labels": ["cat"], "method": name}
+    clip = with_published_clip(JobConfig.model_validate(job)).clip
+    assert clip.pretrained in open_clip.list_pretrained_tags_by_model(clip.model)
+    own = JobConfig.model_validate({**job, "clip": {"model": "embedded"}})
+    assert with_published_clip(own) is own
+    half = JobConfig.model_validate({**job, "clip": {"pretrained": "openai"}})
+    with pytest.raises(ConfigError, match=f"without clip.model.*clip.model={clip.model}"):
+        with_published_clip(half)
 
 
 def test_unknown_options_are_refused_with_a_near_name(name: str) -> None:
