@@ -1,8 +1,11 @@
 """Every method runs on the models that come with the package, and knows its way about there."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 
 from ovseg_core import methods, parts
 from ovseg_core.backbones import Backbones
@@ -10,7 +13,8 @@ from ovseg_core.decide import decide
 from ovseg_core.embedded.scenes import Scene, draw_scene
 from ovseg_core.methods import build_segmenter
 from ovseg_core.nearest import to_size
-from schemas.config import EMBEDDED, ClipConfig, NamedOptions
+from pipeline.job import run
+from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
 WORDS = Vocabulary.model_validate(["red star", "blue circle", "green house", "yellow fish"])
@@ -46,6 +50,27 @@ def test_objects_are_found_and_named(name: str, backbones: Backbones, scenes: li
             mine, true = ours == number, scene.label_map == number
             ious.append(float((mine & true).sum() / max((mine | true).sum(), 1)))
     assert np.mean(ious) > 0.3
+
+
+@pytest.mark.parametrize("name", parts.names(methods.PACKAGE))
+def test_every_method_runs_as_a_job(name: str, scenes: list[Scene], tmp_path: Path) -> None:
+    """By its name alone, beside an embedded CLIP: what `--set method.name=X` does."""
+    (tmp_path / "scenes").mkdir()
+    for number, scene in enumerate(scenes[:2]):
+        PillowImage.fromarray(scene.image).save(tmp_path / "scenes" / f"{number}.png")
+    job = JobConfig.model_validate(
+        {
+            "images": str(tmp_path / "scenes"),
+            "out": str(tmp_path / "run"),
+            "labels": sorted({*scenes[0].labels, *scenes[1].labels}),
+            "method": name,
+            "clip": {"model": EMBEDDED},
+            "run": {"local": True, "device": "cpu"},
+        }
+    )
+    report = run(job)
+    assert (report.exit_code, report.errors) == (0, {})
+    assert report.num_segments > 0
 
 
 def test_the_tiny_clip_knows_its_words(backbones: Backbones) -> None:
