@@ -1,0 +1,130 @@
+"""Evaluation protocols found by name, and where their files lie below a data set's folder."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ovseg_core.parts import did_you_mean
+from pipeline import uris
+from pipeline.storage import Folder
+from schemas.errors import ConfigError, UserError
+from schemas.protocol import ImageFiles, Protocol, Words
+
+FOLDER = Path(__file__).parent / "protocols"
+_BACKBONES = "_backbones.yaml"
+_SUFFIXES = (".yaml", ".yml")
+
+
+def names() -> tuple[str, ...]:
+    """Return the protocols that ship with the package."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("[!_]*.yaml")))
+
+
+def load(name: str) -> Protocol:
+    """Return a protocol.
+
+    Args:
+        name: of one that ships with the package, or the path or URL of a YAML file.
+
+    Raises:
+        ConfigError: no such protocol, or a file that is none; a line per mistake.
+    """
+    is_file = name.endswith(_SUFFIXES)
+    if not is_file and name not in names():
+        raise ConfigError(
+            f"no {name!r} among the protocols: {did_you_mean(name, names())} "
+            f"(all: {', '.join(names())}; or a .yaml file of your own)"
+        )
+    place = name if is_file else str(FOLDER / f"{name}.yaml")
+    try:
+        return Protocol.model_validate(_read(place))
+    except ValidationError as error:
+        lines = (f"{name}: {_place(detail)}{detail['msg']}" for detail in error.errors())
+        raise ConfigError("\n".join(lines)) from error
+
+
+def published_clip(method: str) -> dict[str, Any]:
+    """Return the CLIP that a method was published with, as in a job file; empty: not known."""
+    return _read(str(FOLDER / _BACKBONES)).get(method, {})
+
+
+def job_fields(name: str, data: str, method: str) -> dict[str, Any]:
+    """Return the fields of a job file that a protocol decides.
+
+    Args:
+        name: of the protocol.
+        data: the data set's folder.
+        method: whose recipe is wanted.
+
+    Raises:
+        UserError: no such protocol, or no images in the folder.
+    """
+    protocol = load(name)
+    recipe = protocol.recipe(method)
+    files, folder = find_images(name, protocol, data)
+    labels = [
+        label.model_dump(mode="json", exclude_defaults=True) for label in protocol.labels(recipe)
+    ]
+    return {
+        "images": uris.join(data.rstrip("/"), folder),
+        "image": {"only": uris.join(data.rstrip("/"), files.split) if files.split else ""},
+        "vocabulary": {"labels": labels, "background": list(protocol.background_of(recipe))},
+        "method": {"name": method, "options": recipe.options},
+    }
+
+
+def find_images(name: str, protocol: Protocol, data: str) -> tuple[ImageFiles, str]:
+    """Return which of a protocol's image folders is there, and its path below the data set's.
+
+    Raises:
+        UserError: none is; names what was expected.
+    """
+    for files in protocol.images:
+        folder = first_with(data, files.folder, files.ending)
+        if folder:
+            return files, folder
+    expected = [f"{folder}/*{files.ending}" for files in protocol.images for folder in files.folder]
+    raise missing(name, data, "images", expected)
+
+
+def first_with(data: str, folders: Words, ending: str) -> str:
+    """Return the first of some folders that holds files of an ending; empty: none does."""
+    for folder in folders:
+        if any(file.endswith(ending) for file in _files(Folder(data).child(folder))):
+            return folder
+    return ""
+
+
+def missing(name: str, data: str, what: str, expected: list[str]) -> UserError:
+    """Return the one line that tells what a data set's folder should hold."""
+    return UserError(
+        f"{name}: no {what} in {uris.redact(data)}: expected {' or '.join(expected)} there; "
+        "--data is the folder that holds them"
+    )
+
+
+def _files(folder: Folder) -> list[str]:
+    try:
+        return folder.list()
+    except FileNotFoundError:
+        return []
+
+
+def _read(place: str) -> dict[str, Any]:
+    folder, file = uris.parent_and_name(uris.normalise(place))
+    try:
+        content = yaml.safe_load(Folder(folder).read_bytes(file))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{place}: no such protocol file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{place}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{place}: expected the fields of a protocol, got {content!r:.60}")
+    return content
+
+
+def _place(detail: Any) -> str:
+    dotted = ".".join(str(part) for part in detail["loc"])
+    return f"{dotted}: " if dotted else ""
