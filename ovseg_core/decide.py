@@ -204,7 +204,7 @@ def complement_product(scores: Tensor, theta: Tensor) -> Tensor:
 
 
 def _probabilities(scores: Tensor, maps: ScoreMaps) -> Tensor:
-    if maps.domain == "cosine":
+    if maps.domain != "prob":
         return (scores * maps.logit_scale).softmax(0)
     scores = scores.clamp(min=0)
     total = scores.sum(0)

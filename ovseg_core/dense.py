@@ -159,9 +159,10 @@ class WindowSegmenter:
                 text.rows_QD[rows_Q], text.class_index_Q[rows_Q], text.num_classes
             )
         scores = self._scoring.maps(image.patches_WDhw, image.extra_WEhw, competing, scale)
-        if image.pooled_WD is not None and self._scoring.domain == "cosine":
-            # The lowest cosine there is: after the softmax nothing is left of it.
-            everything = scores.new_full((len(scores), len(rows_Q), *scores.shape[2:]), -1.0)
+        if image.pooled_WD is not None and self._scoring.domain != "prob":
+            # The lowest cosine there is, or less than any score: nothing is left by the softmax.
+            lowest = -1.0 if self._scoring.domain == "cosine" else float(scores.min()) - 1
+            everything = scores.new_full((len(scores), len(rows_Q), *scores.shape[2:]), lowest)
             everything[:, rows_Q] = scores
             scores = everything
         return side_by_side(scores, image.grid)

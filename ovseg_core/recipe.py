@@ -91,11 +91,12 @@ class Scoring:
     Attributes:
         maps: the function.
         domain: `cosine`: averaged over the windows, then softmax over all phrases and the best
-            phrase of each class; `prob`: probabilities of classes, averaged over the windows.
+            phrase of each class; `score`: the same, of numbers that are not bounded and relative to
+            the other phrases; `prob`: probabilities of classes, averaged over the windows.
     """
 
     maps: Scorer
-    domain: Literal["cosine", "prob"]
+    domain: Literal["cosine", "score", "prob"]
 
 
 def cosines(unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float) -> Tensor:

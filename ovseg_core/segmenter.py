@@ -138,7 +138,8 @@ class ScoreMaps:
             the method has none.
         fusion: how objectness T enters. `complement_product`: M_0 (1 - T), M_k T (CLIP-DIY).
             `foreground_gate`: background where T <= 0.5, else argmax over labels.
-        domain: what the levels hold.
+        domain: what the levels hold. `score` is decided like `cosine`, but not bounded, and
+            relative to the other phrases (CLIP Surgery).
         logit_scale: cosines times this, through softmax, are the probabilities of the score
             columns; no use in the domain `prob`.
         stitches: for each image where the patches of its one level lie, if they are of windows;
@@ -155,7 +156,7 @@ class ScoreMaps:
     canvas_hw: tuple[int, int] | None
     objectness: tuple[Tensor, ...] | None
     fusion: Literal["none", "complement_product", "foreground_gate"]
-    domain: Literal["cosine", "prob"]
+    domain: Literal["cosine", "score", "prob"]
     logit_scale: float
     stitches: tuple[Stitch, ...] | None = None
     rule: DecisionRule | None = None

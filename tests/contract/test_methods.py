@@ -210,8 +210,9 @@ def test_odd_sizes_have_a_defined_result(segmenter: Segmenter, size: tuple[int, 
 def test_scores_are_what_the_maps_say(segmenter: Segmenter) -> None:
     maps = maps_of(segmenter, mixed_batch())
     levels = torch.cat([level.flatten() for image in maps.levels for level in image])
-    low = -1 if maps.domain == "cosine" else 0
-    assert low <= levels.min() <= levels.max() <= 1 + 1e-6
+    low, high = {"cosine": (-1, 1), "score": (-torch.inf, torch.inf), "prob": (0, 1)}[maps.domain]
+    assert low <= levels.min() <= levels.max() <= high + 1e-6
+    assert torch.isfinite(levels).all()
     assert maps.logit_scale > 0
     assert (maps.objectness is None) == (maps.fusion == "none")
     for objectness in maps.objectness or ():

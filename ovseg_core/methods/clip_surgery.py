@@ -1,0 +1,152 @@
+"""CLIP Surgery (Li et al., 2023): a second path through the tower; what all words share removed.
+
+The last blocks run twice: as they are, and with v-v attention alone, which sees places. From the
+patches' scores that which they have in common for all phrases is subtracted. The numbers beside
+the lines are the sections of methods.md. The authors' code for segmentation is not released; our
+reading: each pixel takes the phrase of the highest score, background phrases compete like labels,
+and maps are not spread over 0 to 1 (that is for display: `points.display_maps`). Shapes: B or W
+windows (the whole squashed image is one), C trunk width, D joint width, Q text rows, h w patches.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ovseg_core.attention import SoftmaxSum
+from ovseg_core.backbones import Backbones
+from ovseg_core.clip import Clip, TrunkState
+from ovseg_core.dense import WindowSegmenter
+from ovseg_core.last_block import run_block
+from ovseg_core.positional import Rule
+from ovseg_core.readers import read_trunk
+from ovseg_core.recipe import Published, Scoring, WindowOptions
+from ovseg_core.segmenter import MethodCard, TextMatrix
+from ovseg_core.text import TemplateSet, templates_of
+from schemas.config import ClipConfig
+from schemas.errors import ConfigError
+
+CARD = MethodCard(
+    title="CLIP Surgery",
+    paper="CLIP Surgery for Better Explainability with Enhancement in Open-Vocabulary Tasks",
+    arxiv="2304.05653",
+    parts="v-v path through the last half of the blocks; redundancy of all phrases subtracted",
+    clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
+    weights="CLIP ViT-B/16 openai (ViT-B-16-quickgelu)",
+    licence="MIT",
+    published={"Context59": 29.3, "Stuff": 21.9, "Cityscapes": 31.4},
+)
+"""The figures are recalled from the paper, not read again (methods.md 13)."""
+
+PUBLISHED = Published(
+    512 / 224, window=0, stride=0, padding="middle", resize="squash", kernel="bicubic"
+)
+"""512 px square; the other published size is 224."""
+
+VALUES = SoftmaxSum(("vv",))
+
+
+class Options(WindowOptions):
+    """Options of the method `clip_surgery`."""
+
+    position_rule: Rule = "bilin"
+    """How the position table is read at other grids than its own."""
+    templates: TemplateSet = "t85"
+    """Prompt templates where the vocabulary gives none."""
+    logit_scale: PositiveFloat = 100.0
+    """Multiplies the scores before the softmax over all phrases, which orders a review."""
+    second_path_blocks: PositiveInt | None = None
+    """So many of the last blocks have a second path; null: the published 6 of 12, or half."""
+    redundancy: Literal["shared", "empty"] = "shared"
+    """What is subtracted: what all phrases have in common, or the text of no word at all."""
+
+
+@dataclass(frozen=True)
+class SurgeryReader:
+    """Reads images with `clip`; the last `num_blocks` blocks have a second path."""
+
+    clip: Clip
+    options: Options
+    num_blocks: int
+
+    @property
+    def multiple_px(self) -> int:
+        """CLIP's patch."""
+        return self.clip.patch_px
+
+    def read(self, windows_B3HW: Tensor) -> TrunkState:
+        """Return the trunk's state with the inputs of the blocks that have a second path."""
+        depth = len(self.clip.visual.transformer.resblocks)
+        keep = range(depth - self.num_blocks - 1, depth - 2)
+        return read_trunk(self.clip, windows_B3HW, self.options, keep=keep)
+
+    def finish(self, state: TrunkState) -> Tensor:
+        """Return the patches (B, D, h, w), and the image's embedding (D) at each of them."""
+        blocks = self.clip.visual.transformer.resblocks[-self.num_blocks :]
+        inputs = [*(state.blocks[key] for key in sorted(state.blocks)), state.tokens_BLC]
+        new_BLC = inputs[0]
+        for block, ori_BLC in zip(blocks, inputs, strict=True):
+            # 9.1: new <- new + out_proj(softmax(v v^T / sqrt d) v), v of the path as it is
+            new_BLC = new_BLC + run_block(block, ori_BLC, VALUES, residual=False)
+        patches_BND = self.clip.project(new_BLC[:, 1:])
+        class_BND = self.clip.pooled(state)[:, None].expand_as(patches_BND)
+        maps_BNF = torch.cat([patches_BND, class_BND], dim=2)
+        return maps_BNF.transpose(1, 2).unflatten(2, state.grid_hw)
+
+
+def directions(class_WD: Tensor, rows_QD: Tensor) -> Tensor:
+    """Return what patches are multiplied with (W, Q, D): w_t T_t - R, R = mean of w_t T_t (9.2).
+
+    Args:
+        class_WD: the images' embeddings, unit.
+        rows_QD: the phrases, unit.
+    """
+    weights_WQ = (2 * class_WD @ rows_QD.T).softmax(dim=1) * len(rows_QD)  # mean 1
+    weighted_WQD = weights_WQ[:, :, None] * rows_QD
+    return weighted_WQD - weighted_WQD.mean(dim=1, keepdim=True)
+
+
+def shared_removed(unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float) -> Tensor:
+    """Return the scores less what all phrases share (W, Q, h, w)."""
+    class_WD = F.normalize(extra_WEhw[:, :, 0, 0], dim=1)
+    return torch.einsum("nqd,ndhw->nqhw", directions(class_WD, text.rows_QD), unit_WDhw)
+
+
+def empty_removed(
+    unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float, empty_D: Tensor
+) -> Tensor:
+    """Return the cosines less those with the text of no word (W, Q, h, w)."""
+    return torch.einsum("qd,ndhw->nqhw", text.rows_QD - empty_D, unit_WDhw)
+
+
+@torch.inference_mode()
+def empty_text(clip: Clip, templates: TemplateSet) -> Tensor:
+    """Return the unit embedding (D) of the templates without a word."""
+    prompts = [template.replace("{}", "") for template in templates_of(templates)]
+    return F.normalize(F.normalize(clip.encode_text(prompts), dim=1).mean(dim=0), dim=0)
+
+
+def build(options: Options, backbones: Backbones) -> WindowSegmenter:
+    """Load CLIP and the objectness source.
+
+    Raises:
+        WeightsError: weights that cannot be found, fetched or used.
+        ConfigError: more blocks than CLIP has.
+    """
+    clip = backbones.clip
+    depth = len(clip.visual.transformer.resblocks)
+    count = options.second_path_blocks or depth // 2
+    if not 0 < count < depth:
+        raise ConfigError(
+            f"method.options.second_path_blocks: expected 1 to {depth - 1} of this CLIP's {depth} "
+            f"blocks, got {count}"
+        )
+    maps = shared_removed
+    if options.redundancy == "empty":
+        maps = partial(empty_removed, empty_D=empty_text(clip, options.templates))
+    reader = SurgeryReader(clip, options, count)
+    return WindowSegmenter(backbones, reader, options, PUBLISHED, Scoring(maps, "score"))
