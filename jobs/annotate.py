@@ -9,8 +9,13 @@ from schemas.config import EMBEDDED, JobConfig
 _SHOWN_LABELS = 12
 
 
-def annotate(config: JobConfig, dry_run: bool) -> int:
+def annotate(config: JobConfig, dry_run: bool, then: str = "") -> int:
     """Run a job, or only show its plan.
+
+    Args:
+        config: the job.
+        dry_run: only show.
+        then: arguments of the `ovseg evaluate` that fits it; empty: none.
 
     Returns:
         0 all done; 3 finished, but shards or too many images failed; 130 interrupted.
@@ -22,6 +27,8 @@ def annotate(config: JobConfig, dry_run: bool) -> int:
         return 0
     report = job.run(config)
     show_report(report)
+    if then and not report.exit_code:
+        show.line(f"then         ovseg evaluate {shlex.quote(report.out)} {then}")
     return report.exit_code
 
 

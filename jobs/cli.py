@@ -45,6 +45,11 @@ Overrides = Annotated[
 ]
 Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ProtocolName = Annotated[
+    str,
+    typer.Option("--protocol", help="Data set as published: voc21, ade20k, ... or a .yaml file."),
+]
+Data = Annotated[str, typer.Option("--data", help="The data set's folder, with --protocol.")]
 Config = Annotated[
     str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
 ]
@@ -81,6 +86,8 @@ def annotate(  # noqa: PLR0913 - typer's flags are parameters
     vocabulary: Annotated[
         str, typer.Option(help="File of words (.txt one a line; .yaml, .json: with synonyms …).")
     ] = "",
+    protocol: ProtocolName = "",
+    data: Data = "",
     out: Annotated[str, typer.Option(help="Run folder: a path or any fsspec URL.")] = "",
     overrides: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Only the first so many images.")] = None,
@@ -92,10 +99,12 @@ def annotate(  # noqa: PLR0913 - typer's flags are parameters
 ) -> None:
     """Annotate a collection; run it again to go on where it stopped."""
     from jobs.annotate import annotate as command
-    from jobs.settings import Flags, job_config
+    from jobs.settings import Flags, ProtocolFlags, job_config
 
     flags = Flags(images, labels, vocabulary, out, limit, workers, local)
-    raise typer.Exit(command(job_config(config, flags.values(), overrides or []), dry_run))
+    under = ProtocolFlags(protocol, data)
+    job = job_config(config, flags.values(), overrides or [], under)
+    raise typer.Exit(command(job, dry_run, under.again()))
 
 
 @app.command("inspect")
@@ -132,14 +141,21 @@ def evaluate(
     run: Run,
     truth: Annotated[
         str, typer.Option(help="True masks: COCO instances.json, or a folder of label images.")
-    ],
+    ] = "",
+    protocol: ProtocolName = "",
+    data: Data = "",
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a run's masks with true ones: IoU by label, mIoU, pixel accuracy."""
-    from jobs.results import evaluate_run
+    """Compare a run's masks with true ones: IoU by label, mIoU, pixel accuracy.
 
-    evaluate_run(run, truth, overrides or [], as_json)
+    Against masks of your own (--truth), or under a published protocol (--protocol and --data).
+    """
+    from jobs.evaluate import Asked, evaluate_run
+
+    if bool(truth) == bool(protocol) or bool(protocol) != bool(data):
+        raise typer.BadParameter("give either --truth, or --protocol and --data")
+    evaluate_run(run, Asked(truth, protocol, data), overrides or [], as_json)
 
 
 @app.command()
@@ -173,6 +189,27 @@ def demo(
     from jobs.demo import demo as command
 
     raise typer.Exit(command(out, scenes, seed))
+
+
+@app.command("train-heads")
+def train_heads(  # noqa: PLR0913 - typer's flags are parameters
+    config: Annotated[
+        str, typer.Argument(help="Training file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
+    ] = "",
+    images: Annotated[str, typer.Option(help="Folder, glob, bucket prefix or list file.")] = "",
+    heads: Annotated[str, typer.Option(help="What to train: found or dinoiser.")] = "",
+    out: Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")] = "",
+    overrides: Overrides = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches; default: published.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images of a step.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+) -> None:
+    """Train a head on images without labels; run it again to go on where it stopped."""
+    from jobs.train_heads import Flags, heads_config
+    from jobs.train_heads import train_heads as command
+
+    flags = Flags(images, heads, out, steps, batch, local)
+    raise typer.Exit(command(heads_config(config, flags, overrides or [])))
 
 
 @app.command()

@@ -4,13 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from jobs import show
-from jobs.problems import problems
 from jobs.settings import dotlist
 from schemas.config import NamedOptions
-from schemas.errors import ConfigError
 
 _SHOWN_LABELS = 40
 
@@ -89,45 +85,3 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
     folder = RunDir.open(run)
     for name in parts.load(package, to).export(folder, options):
         show.line(f"{folder.folder.uri}/{name}")
-
-
-def evaluate_run(run: str, truth: str, overrides: Sequence[str], as_json: bool) -> None:
-    """Print how well a run's masks agree with true ones."""
-    from pipeline.evaluate import Rules, evaluate
-    from pipeline.rundir import RunDir
-
-    try:
-        rules = Rules.model_validate(dotlist(overrides))
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, Rules))) from error
-    report = evaluate(RunDir.open(run), truth, rules)
-    if as_json:
-        print(json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False))
-        return
-    show_evaluation(report)
-
-
-def show_evaluation(report: Any) -> None:
-    """Print IoU by label, the means, and what could not be compared.
-
-    Args:
-        report: the `pipeline.evaluate.EvaluationReport`.
-    """
-    rows = [(label.name, label.iou, label.truth_px, label.predicted_px) for label in report.labels]
-    show.table("IoU by label", ("label", "IoU", "true px", "predicted px"), rows)
-    show.line("")
-    show.facts([(f"mIoU of {name}", value) for name, value in report.groups.items()])
-    show.facts(
-        [
-            ("mIoU", report.miou),
-            ("mIoU without background", report.label_miou),
-            ("foreground IoU", report.foreground_iou),
-            ("pixel accuracy", report.pixel_accuracy),
-            ("images compared", report.num_images),
-            ("not in the truth", report.num_without_truth or ""),
-            ("of another size", report.num_wrong_size or ""),
-            ("failed", report.num_failed or ""),
-            ("not annotated yet", report.num_left or ""),
-            ("unknown categories", ", ".join(report.unknown_categories)),
-        ]
-    )

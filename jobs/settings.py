@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -53,7 +54,24 @@ class Flags:
         return {**values, "run": given} if given else values
 
 
-def job_config(path: str, flags: dict[str, Any], overrides: Sequence[str]) -> JobConfig:
+@dataclass(frozen=True)
+class ProtocolFlags:
+    """`--protocol` and `--data`; an empty text is a flag that was not given."""
+
+    name: str = ""
+    data: str = ""
+
+    def again(self) -> str:
+        """Return them as they are typed."""
+        return f"--protocol {quote(self.name)} --data {quote(self.data)}" if self.name else ""
+
+
+def job_config(
+    path: str,
+    flags: dict[str, Any],
+    overrides: Sequence[str],
+    protocol: ProtocolFlags = ProtocolFlags(),
+) -> JobConfig:
     """Merge file, flags and overrides, the later over the earlier, and check the whole.
 
     Args:
@@ -61,6 +79,7 @@ def job_config(path: str, flags: dict[str, Any], overrides: Sequence[str]) -> Jo
         flags: values of the command's own flags, shaped as in the file. `labels` replaces the
             words of the file's vocabulary, `vocabulary` all of it.
         overrides: `dotted.key=value` each; the value is read as YAML.
+        protocol: gives the fields that are not given otherwise.
 
     Raises:
         ConfigError: a file or override that cannot be read, or a line per wrong key.
@@ -76,10 +95,30 @@ def job_config(path: str, flags: dict[str, Any], overrides: Sequence[str]) -> Jo
         merged["method"] = {"name": JobConfig.model_fields["method"].default.name} | merged[
             "method"
         ]
+    if protocol.name or protocol.data:
+        merged = _under(protocol, merged)
     try:
         return JobConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, JobConfig))) from error
+
+
+def _under(protocol: ProtocolFlags, given: dict[str, Any]) -> dict[str, Any]:
+    """Lay what was given over the fields that a protocol decides."""
+    from pipeline.protocol import job_fields, published_clip
+
+    if not protocol.name or not protocol.data:
+        raise ConfigError(
+            "--protocol NAME and --data FOLDER go together: the protocol says what is compared, "
+            "the folder holds the data set"
+        )
+    method = _name(given) or JobConfig.model_fields["method"].default.name
+    fields = job_fields(protocol.name, protocol.data, method)
+    if "images" in given:  # of the user's own: the data set's split does not name them
+        del fields["image"]
+    if not {"model", "pretrained"} & set(given.get("clip") or ()):
+        fields["clip"] = published_clip(method)
+    return merge(fields, given)
 
 
 def load_yaml(path: str) -> dict[str, Any]:
