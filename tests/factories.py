@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovseg_core import dinoiser_heads
 from ovseg_core.backbones import Backbones
 from ovseg_core.objectness.found import RELEASED_HEAD
 from ovseg_core.segmenter import Image
@@ -99,25 +100,42 @@ def write_head(file: Path, weight: Tensor, bias: Tensor) -> Path:
     return file
 
 
+def write_dinoiser_heads(file: Path, width: int, channels: int = 12) -> Path:
+    """CLIP-DINOiser's two convolutions, random."""
+    random = torch.Generator().manual_seed(6)
+    tensors = {
+        "obj_proj.weight": torch.randn((channels, width, 3, 3), generator=random),
+        "obj_proj.bias": torch.zeros(channels),
+        "bkg_decoder.weight": torch.randn((1, width, 1, 1), generator=random) * 4,
+        "bkg_decoder.bias": torch.zeros(1),
+    }
+    save_file(tensors, file)
+    return file
+
+
 @functools.cache
 def tiny_folder() -> Path:
-    """`clip/`, `vision/` and `head.safetensors`, written once a session."""
+    """`clip/`, `vision/`, `head.safetensors`, `dinoiser.safetensors`, written once a session."""
     folder = Path(tempfile.mkdtemp(prefix="ovseg-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_clip(folder / "clip", TINY_CLIP)
     write_vision(folder / "vision", TINY_VISION)
     weight = torch.randn((1, 32, 1, 1), generator=torch.Generator().manual_seed(5))
     write_head(folder / "head.safetensors", weight, torch.zeros(1))
+    write_dinoiser_heads(folder / "dinoiser.safetensors", TINY_CLIP["vision_cfg"]["width"])
     return folder
 
 
 def tiny_backbones(**changes: Any) -> Backbones:
-    """Random-weight backbones; the authors' FOUND head is a random one here."""
+    """Random-weight backbones; the authors' heads are random ones here."""
     folder = tiny_folder()
-    head = str(folder / "head.safetensors")
+    released = {
+        RELEASED_HEAD: str(folder / "head.safetensors"),
+        dinoiser_heads.RELEASED: str(folder / "dinoiser.safetensors"),
+    }
     settings: dict[str, Any] = {
         "clip": ClipConfig(model=f"local-dir:{folder / 'clip'}"),
         "vision_model": f"local-dir:{folder / 'vision'}",
-        "resolve": lambda name: head if name == RELEASED_HEAD else name,
+        "resolve": lambda name: released.get(name, name),
     }
     return Backbones(**{**settings, **changes})

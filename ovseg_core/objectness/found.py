@@ -16,11 +16,13 @@ from ovseg_core.backbones import Backbones
 from ovseg_core.checkpoint import read_tensors
 from ovseg_core.embedded import FOUND_HEAD
 from ovseg_core.geometry import limit_side
+from ovseg_core.head_files import check_trained_for
 from ovseg_core.objectness import by_shape
 from ovseg_core.segmenter import Image, MethodOptions
 from ovseg_core.vision import Vision, VisionState
 from schemas.errors import WeightsError
 
+KIND = "found"
 RELEASED_HEAD = (
     "https://raw.githubusercontent.com/valeoai/FOUND/f9f2ef709002037c5498ce571115ad76b9627c31/"
     "data/weights/decoder_weights.pt"
@@ -69,6 +71,10 @@ class Found:
         height, width = pixels_B3HW.shape[-2:]
         return logits[:, 0, :height, :width].sigmoid()
 
+    def patch_probabilities(self, pixels_B3HW: Tensor) -> Tensor:
+        """Return the probabilities of the patches (B, 1, h, w) of images of one size."""
+        return self.patch_logits(self._vision.run(pixels_B3HW)).sigmoid()
+
     def patch_logits(self, state: VisionState) -> Tensor:
         """Return the head's output (B, 1, h, w)."""
         return F.conv2d(self._vision.feature_map(state, "k"), self._weight, self._bias)
@@ -91,7 +97,8 @@ def build(options: Options, backbones: Backbones) -> Found:
             f"network {backbones.vision_model} needs {expected}; give the head that belongs to it "
             "as `objectness.options.head`"
         )
-    backbones.note_file("found", file)
+    check_trained_for(file, KIND, backbones.files()["vision"])
+    backbones.note_file(KIND, file)
     return Found(vision, weight.float(), bias.float().view(1), options.max_side_px)
 
 

@@ -1,0 +1,129 @@
+"""FOUND's 1x1 head on last-block keys, from no labels at all (methods.md 3.4).
+
+It starts from what FOUND-bkg says without training, and goes on from its own predictions; a
+bilateral solver draws both to the edges of the image. Shapes: B images, C width of the network, h w
+patches, S side of a training image.
+"""
+
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from ovseg_core import bilateral
+from ovseg_core.backbones import Backbones
+from ovseg_core.heads import HeadOptions
+from ovseg_core.heads_views import short_side, squashed
+from ovseg_core.objectness import found_bkg
+from ovseg_core.segmenter import Image
+from ovseg_core.vision import Vision
+
+_BLUR_SIGMA = (0.1, 2.0)
+
+
+class Options(HeadOptions):
+    """Options of the head `found`."""
+
+    steps: PositiveInt = 500
+    """Batches."""
+    batch: PositiveInt = 50
+    """Images of a step."""
+    rate: PositiveFloat = 5e-2
+    """Learning rate of AdamW."""
+    rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """The rate is multiplied by this ..."""
+    rate_every: PositiveInt = 50
+    """... each time so many steps are done."""
+    seed_steps: NonNegativeInt = 100
+    """First steps, which learn FOUND-bkg's masks; afterwards the head's own take their place."""
+    rescale: tuple[PositiveFloat, PositiveFloat] = (0.1, 3.0)
+    """Least and most that an image is rescaled by before it is brought to the side again."""
+    blur_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of images that are blurred."""
+
+
+class FoundTask:
+    """What the head learns; see `HeadTask`.
+
+    Args:
+        vision: the network whose keys it reads.
+        options: the recipe.
+        network_file: the network's weights file.
+        seed: of the head's first weights.
+    """
+
+    def __init__(self, vision: Vision, options: Options, network_file: str, seed: int) -> None:
+        self._vision = vision
+        self._options = options
+        self._background = found_bkg.FoundBackground(vision, found_bkg.Options())
+        own_px = vision.model.patch_embed.grid_size[0] * vision.patch_px
+        # Training images are whole patches.
+        self.size_px = max((options.size_px or own_px) // vision.patch_px, 1) * vision.patch_px
+        self.network_file = network_file
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._head = nn.Conv2d(vision.dim, 1, 1).to(vision.device)
+        self.weights = {f"decoder.{name}": one for name, one in self._head.named_parameters()}
+        self.rates = dict.fromkeys(self.weights, options.rate)
+
+    def rate_factor(self, step: int) -> float:
+        """Return StepLR's factor."""
+        return self._options.rate_decay ** (step // self._options.rate_every)
+
+    def view(self, image: Image, rng: np.random.Generator) -> Tensor:
+        """Return the image squashed to the side, after a rescale that may cost it detail."""
+        scaled_px = max(round(self.size_px * rng.uniform(*self._options.rescale)), 1)
+        pixels = short_side(short_side(image, self.size_px), scaled_px)
+        pixels = squashed(pixels, self.size_px)
+        blurred, sigma = rng.random() < self._options.blur_share, rng.uniform(*_BLUR_SIGMA)
+        return _blurred(pixels, sigma) if blurred else pixels
+
+    def loss(self, pixels_B3SS: Tensor, step: int) -> Tensor:
+        """Return L of methods.md 3.4."""
+        with torch.no_grad():
+            state = self._vision.run(pixels_B3SS)
+            keys_BChw = self._vision.feature_map(state, "k")
+        logits_Bhw = self._head(keys_BChw)[:, 0]
+        own_Bhw = logits_Bhw.detach() > 0
+        total = 1.5 * _bce(logits_Bhw, self._sharpened(pixels_B3SS, own_Bhw))
+        if step < self._options.seed_steps:
+            with torch.no_grad():
+                seed_Bhw = self._background.background(state) < 0.5
+            return total + _bce(logits_Bhw, self._sharpened(pixels_B3SS, seed_Bhw))
+        return total + 4.0 * _bce(logits_Bhw, own_Bhw)
+
+    def _sharpened(self, pixels_B3SS: Tensor, masks_Bhw: Tensor) -> Tensor:
+        """Return BS: the solver's masks, brought back to the patches; any part of it counts."""
+        images_BSS3 = pixels_B3SS.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        masks = masks_Bhw.cpu().numpy()
+        solved_BSS = np.stack(
+            [bilateral.sharpened(*pair) for pair in zip(images_BSS3, masks, strict=True)]
+        )
+        solved = torch.from_numpy(solved_BSS).to(masks_Bhw.device)[:, None].float()
+        return F.interpolate(solved, size=masks_Bhw.shape[1:], mode="bilinear")[:, 0] > 0
+
+
+def build(options: Options, backbones: Backbones, seed: int) -> FoundTask:
+    """Load the second network.
+
+    Raises:
+        WeightsError: it cannot be loaded.
+    """
+    vision = backbones.vision
+    return FoundTask(vision, options, backbones.files()["vision"], seed)
+
+
+def _bce(logits_Bhw: Tensor, target_Bhw: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits_Bhw, target_Bhw.to(logits_Bhw.dtype))
+
+
+def _blurred(pixels_3SS: Tensor, sigma: float) -> Tensor:
+    """Blur with a kernel of about a tenth of the side, odd."""
+    side = int(0.1 * pixels_3SS.shape[1]) // 2 * 2 + 1
+    pixels_SS3 = pixels_3SS.permute(1, 2, 0).contiguous().numpy()
+    blurred_SS3 = cv2.GaussianBlur(pixels_SS3, (side, side), sigma)
+    return torch.from_numpy(blurred_SS3).permute(2, 0, 1)
