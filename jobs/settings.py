@@ -105,7 +105,7 @@ def job_config(
 
 def _under(protocol: ProtocolFlags, given: dict[str, Any]) -> dict[str, Any]:
     """Lay what was given over the fields that a protocol decides."""
-    from pipeline.protocol import job_fields, published_clip
+    from pipeline.protocol import job_fields
 
     if not protocol.name or not protocol.data:
         raise ConfigError(
@@ -116,8 +116,6 @@ def _under(protocol: ProtocolFlags, given: dict[str, Any]) -> dict[str, Any]:
     fields = job_fields(protocol.name, protocol.data, method)
     if "images" in given:  # of the user's own: the data set's split does not name them
         del fields["image"]
-    if not {"model", "pretrained"} & set(given.get("clip") or ()):
-        fields["clip"] = published_clip(method)
     return merge(fields, given)
 
 

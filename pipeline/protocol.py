@@ -13,13 +13,12 @@ from schemas.errors import ConfigError, UserError
 from schemas.protocol import ImageFiles, Protocol, Words
 
 FOLDER = Path(__file__).parent / "protocols"
-_BACKBONES = "_backbones.yaml"
 _SUFFIXES = (".yaml", ".yml")
 
 
 def names() -> tuple[str, ...]:
     """Return the protocols that ship with the package."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("[!_]*.yaml")))
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 
 
 def load(name: str) -> Protocol:
@@ -43,11 +42,6 @@ def load(name: str) -> Protocol:
     except ValidationError as error:
         lines = (f"{name}: {_place(detail)}{detail['msg']}" for detail in error.errors())
         raise ConfigError("\n".join(lines)) from error
-
-
-def published_clip(method: str) -> dict[str, Any]:
-    """Return the CLIP that a method was published with, as in a job file; empty: not known."""
-    return _read(str(FOLDER / _BACKBONES)).get(method, {})
 
 
 def job_fields(name: str, data: str, method: str) -> dict[str, Any]:

@@ -129,9 +129,9 @@ def _differences(protocol: Protocol, recipe: Recipe, job: JobConfig) -> list[str
     found = [recipe.note] if recipe.note else []
     if job.method.name not in parts.names(_METHODS):
         return found
-    published = protocols.published_clip(job.method.name)
-    if published and ClipConfig.model_validate(published) != job.clip:
-        found.append(f"CLIP is {clip_name(job.clip)}, not {clip_name(ClipConfig(**published))}")
+    clip = parts.load(_METHODS, job.method.name).CARD.clip
+    if clip != job.clip:
+        found.append(f"CLIP is {clip_name(job.clip)}, not {clip_name(clip)}")
     ours, theirs = (
         _options(job.method.name, given) for given in (job.method.options, recipe.options)
     )
