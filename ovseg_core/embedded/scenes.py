@@ -7,7 +7,7 @@ composed words it never saw together. Everything is a pure function of the seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
 
 # Upright within about 17 degrees, as most things in photographs are.
 _MAX_TURN_RAD = 0.3
-_MIN_VISIBLE = 0.4
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,25 @@ class Thing:
     def phrase(self) -> str:
         """The words in the order of the vocabulary: "red striped star"."""
         return f"{self.colour} {self.pattern} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where objects go. The defaults draw what the embedded models were trained on.
+
+    Attributes:
+        radii: smallest and largest radius, in short sides of the scene; None: 0.13 to 0.34 for
+            one or two objects, to 0.27 for more.
+        min_visible: share of every object that later ones leave to be seen, about.
+        beside: distance to an earlier object in sums of the two radii, from and to (below 1 they
+            overlap); None: anywhere.
+        attempts: places tried for an object before it is left out.
+    """
+
+    radii: tuple[float, float] | None = None
+    min_visible: float = 0.4
+    beside: tuple[float, float] | None = None
+    attempts: int = 10
 
 
 @dataclass(frozen=True)
@@ -139,39 +157,66 @@ def _finish(canvas: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
     return np.clip(np.asarray(image, dtype=np.float32) + noise, 0, 255).astype(np.uint8)
 
 
-def _hides_too_much(instances: NDArray, areas: list[int], centre: tuple, radius: float) -> bool:
-    """Whether a disc there would leave an earlier thing less than ``_MIN_VISIBLE`` to show."""
+def _hides_too_much(
+    instances: NDArray, areas: list[int], centre: tuple, radius: float, min_visible: float
+) -> bool:
+    """Whether a disc there would leave an earlier thing less than that share to show."""
     y0, y1 = max(int(centre[0] - radius), 0), int(centre[0] + radius) + 1
     x0, x1 = max(int(centre[1] - radius), 0), int(centre[1] + radius) + 1
     left = np.bincount(instances.ravel(), minlength=len(areas) + 1)
     lost = np.bincount(instances[y0:y1, x0:x1].ravel(), minlength=len(areas) + 1) * 0.8
-    return any(left[k + 1] - lost[k + 1] < _MIN_VISIBLE * area for k, area in enumerate(areas))
+    return any(left[k + 1] - lost[k + 1] < min_visible * area for k, area in enumerate(areas))
+
+
+def _candidate(
+    rng: np.random.Generator, size_hw: tuple[int, int], things: list[Thing], layout: Layout
+) -> tuple[tuple[float, float], float]:
+    """Draw a centre and a radius; nothing says that there is room."""
+    height, width = size_hw
+    smallest, largest = layout.radii or (0.13, 0.34)
+    radius = rng.uniform(smallest, largest) * min(height, width)
+    margin = 0.7 * radius
+    if layout.beside is None or not things:
+        return (rng.uniform(margin, height - margin), rng.uniform(margin, width - margin)), radius
+    other = things[rng.integers(len(things))]
+    away = rng.uniform(*layout.beside) * (radius + other.radius_px)
+    turn = rng.uniform(0, 2 * np.pi)
+    y = other.centre_yx[0] + away * np.sin(turn)
+    x = other.centre_yx[1] + away * np.cos(turn)
+    return (_within(y, margin, height), _within(x, margin, width)), radius
+
+
+def _within(value: float, margin: float, side: int) -> float:
+    return float(min(max(value, margin), side - margin))
 
 
 def draw_things(
-    rng: np.random.Generator, size_hw: tuple[int, int], num_objects: int, held_out: bool
+    rng: np.random.Generator,
+    size_hw: tuple[int, int],
+    num_objects: int,
+    held_out: bool,
+    layout: Layout | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[Thing, ...]]:
-    """Draw a scene and keep its objects apart.
+    """Draw a scene of several objects.
 
     Returns:
         image (H, W, 3) uint8; instance map (H, W) uint8, k for ``things[k - 1]``; the things.
         Fewer than asked are drawn where no room is left.
     """
-    height, width = size_hw
+    layout = layout or Layout()
+    if layout.radii is None:
+        layout = replace(layout, radii=(0.13, 0.34 if num_objects <= 2 else 0.27))
     canvas = np.ascontiguousarray(background(size_hw, rng))
     instances = np.zeros(size_hw, dtype=np.uint8)
     areas: list[int] = []
     things: list[Thing] = []
     # Some scenes share one colour, so that the shape alone tells the objects apart.
     colour = random_thing(rng, held_out).colour if rng.random() < 0.15 else None
-    largest = 0.34 if num_objects <= 2 else 0.27
     for _ in range(num_objects):
         words = random_thing(rng, held_out, colour)
-        for _attempt in range(10):
-            radius = rng.uniform(0.13, largest) * min(height, width)
-            margin = 0.7 * radius
-            centre = (rng.uniform(margin, height - margin), rng.uniform(margin, width - margin))
-            if not _hides_too_much(instances, areas, centre, radius):
+        for _attempt in range(layout.attempts):
+            centre, radius = _candidate(rng, size_hw, things, layout)
+            if not _hides_too_much(instances, areas, centre, radius, layout.min_visible):
                 break
         else:
             continue
@@ -188,6 +233,7 @@ def draw_scene(
     size_hw: tuple[int, int] = (128, 160),
     num_objects: int | None = None,
     held_out: bool = False,
+    layout: Layout | None = None,
 ) -> Scene:
     """Draw one scene; the same seed and arguments give the same bytes.
 
@@ -196,10 +242,11 @@ def draw_scene(
         size_hw: height and width, 32 or more each.
         num_objects: at most so many objects (crowded scenes may hold fewer); None draws 1 to 6.
         held_out: every object is of a held-out colour-shape pair; otherwise none is.
+        layout: where the objects go; None: as in training.
     """
     rng = np.random.default_rng([seed, int(held_out)])
     count = int(rng.integers(1, 7)) if num_objects is None else num_objects
-    image, instances, things = draw_things(rng, size_hw, count, held_out)
+    image, instances, things = draw_things(rng, size_hw, count, held_out, layout)
     labels: dict[str, int] = {}
     table = np.zeros(len(things) + 1, dtype=np.int16)
     shown = set(np.unique(instances).tolist())

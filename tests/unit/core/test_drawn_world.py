@@ -1,8 +1,18 @@
+import hashlib
+
 import numpy as np
 import pytest
 
 from ovseg_core.embedded.paint import COLOURS
-from ovseg_core.embedded.scenes import HELD_OUT_PAIRS, all_phrases, draw_crop, draw_scene
+from ovseg_core.embedded.scenes import (
+    HELD_OUT_PAIRS,
+    Layout,
+    Thing,
+    all_phrases,
+    draw_crop,
+    draw_scene,
+    draw_things,
+)
 from ovseg_core.embedded.shapes import SHAPES, silhouette
 
 
@@ -70,3 +80,47 @@ def test_a_crop_shows_one_object_of_the_asked_kind():
     assert image.shape == (48, 48, 3)
     assert (thing.colour, thing.shape) in HELD_OUT_PAIRS
     assert 0.22 * 48 <= thing.radius_px <= 0.46 * 48
+
+
+@pytest.mark.parametrize(
+    ("seed", "arguments", "digest", "mean_grey"),
+    [
+        (0, {}, "2a09944266aa39fd", 106.007),
+        (7, {"held_out": True}, "b781fec5301e9623", 102.379),
+        (11, {"size_hw": (96, 136), "num_objects": 6}, "3f79c3b4a652ce84", 149.335),
+    ],
+)
+def test_scenes_of_earlier_versions_are_drawn_as_they_were(
+    seed: int, arguments: dict, digest: str, mean_grey: float
+):
+    """Figures in the model card and the README are of these scenes."""
+    scene = draw_scene(seed, **arguments)
+    assert hashlib.sha256(scene.label_map.tobytes()).hexdigest()[:16] == digest
+    assert scene.image.mean() == pytest.approx(mean_grey, abs=0.01)
+
+
+def _drawn(seed: int, layout: Layout | None) -> tuple[np.ndarray, tuple[Thing, ...]]:
+    _, instances, things = draw_things(np.random.default_rng(seed), (96, 136), 4, False, layout)
+    return instances, things
+
+
+def _contact_px(instances: np.ndarray) -> int:
+    """Pixels that meet another object at their right or lower side."""
+    pairs = ((instances[1:], instances[:-1]), (instances[:, 1:], instances[:, :-1]))
+    return sum(int(((one != other) & (one > 0) & (other > 0)).sum()) for one, other in pairs)
+
+
+def test_a_layout_says_how_large_objects_are():
+    for seed in range(6):
+        _, things = _drawn(seed, Layout(radii=(0.07, 0.11)))
+        assert all(0.07 * 96 <= thing.radius_px <= 0.11 * 96 for thing in things)
+
+
+def test_a_layout_says_how_much_objects_hide_each_other():
+    apart = Layout(radii=(0.13, 0.27), min_visible=0.97, attempts=200)
+    close = Layout(radii=(0.13, 0.27), min_visible=0.35, beside=(0.45, 0.8), attempts=50)
+    contacts = [
+        sum(_contact_px(_drawn(seed, layout)[0]) for seed in range(12))
+        for layout in (apart, None, close)
+    ]
+    assert 2 * contacts[0] < contacts[1] < 0.7 * contacts[2]
