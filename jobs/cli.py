@@ -140,7 +140,8 @@ def export(
 def evaluate(
     run: Run,
     truth: Annotated[
-        str, typer.Option(help="True masks: COCO instances.json, or a folder of label images.")
+        str,
+        typer.Option(help="True masks: instances.json, a folder of label images, or `reviewed`."),
     ] = "",
     protocol: ProtocolName = "",
     data: Data = "",

@@ -13,6 +13,7 @@ from schemas.records import ShardDone
 Row = dict[str, Any]
 
 _SHARDS_IN_MEMORY = 4
+_IMAGE_COLUMNS = ("image_id", "path", "height", "width")
 _SEGMENT_COLUMNS = (
     "image_id", "label", "category_id", "segment_index", "height", "width", "rle_counts",
     "area_px", "bbox_xywh",
@@ -47,30 +48,28 @@ class Predictions:
         found = (-1 if place is None else place for place in places)
         self._place |= dict(zip(new, found, strict=True))
 
-    def path(self, image_id: str) -> str | None:
-        """Return an annotated image's path; None where it is not one."""
+    def image(self, image_id: str) -> Row | None:
+        """Return an annotated image's `path`, `height` and `width`; None where it is not one."""
         return self._shard(image_id)[0].get(image_id)
 
     def segments(self, image_id: str) -> list[Row]:
         """Return an image's annotation rows (some of their columns) in order."""
         return self._shard(image_id)[1].get(image_id, [])
 
-    def _shard(self, image_id: str) -> tuple[dict[str, str], dict[str, list[Row]]]:
+    def _shard(self, image_id: str) -> tuple[dict[str, Row], dict[str, list[Row]]]:
         if not self.in_order([image_id]):
             return {}, {}
         info = self._run.info
         return self._read(self._place[image_id] // info.job().images_per_shard(info.num_images))
 
-    def _read_shard(self, shard: int) -> tuple[dict[str, str], dict[str, list[Row]]]:
+    def _read_shard(self, shard: int) -> tuple[dict[str, Row], dict[str, list[Row]]]:
         marker = self._done.get(shard)
         if marker is None:
             return {}, {}
-        images = self._run.shard_table(marker, "images", ("image_id", "path", "status"))
-        paths = {
-            row["image_id"]: row["path"] for row in images.to_pylist() if row["status"] == "ok"
-        }
+        table = self._run.shard_table(marker, "images", (*_IMAGE_COLUMNS, "status"))
+        images = {row["image_id"]: row for row in table.to_pylist() if row["status"] == "ok"}
         segments = self._run.shard_table(marker, "annotations", _SEGMENT_COLUMNS)
-        return paths, by_image(segments.to_pylist())
+        return images, by_image(segments.to_pylist())
 
 
 def by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -113,6 +113,13 @@ class ReviewedLayer:
         kept = [mask for mask in imported if mask.segment_index not in decided]
         return (*kept, *(mask for mask in decided.values() if mask is not None))
 
+    def size_hw(self, image_id: str) -> tuple[int, int]:
+        """Return the size of a reviewed image, as a person sees it."""
+        image = self._predictions.image(image_id)
+        if image is None:
+            raise KeyError(f"{image_id} is not an annotated image of the run")
+        return image["height"], image["width"]
+
     def outcome(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
         """Return what became of every predicted segment, by its index; None: it was rejected.
 
@@ -133,9 +140,9 @@ class ReviewedLayer:
         found = {}
         for image_id in self._predictions.in_order(self._decisions):
             decisions = self._decisions[image_id]
-            path = self._predictions.path(image_id)
-            if path is None:
-                continue  # not of this run, or not annotated
+            image = self._predictions.image(image_id)
+            if image is None:
+                continue  # not annotated
             decided = self._verdicts(image_id)
             rows = self._predictions.segments(image_id)
             imported = self._imports.image(image_id)
@@ -147,7 +154,7 @@ class ReviewedLayer:
             elif (rows and len(decided) == len(rows)) or (whole and whole.action != "skip"):
                 gone = sum(mask is None for mask in decided.values())
                 found[image_id] = ReviewedImage(
-                    image_id=image_id, path=path, source=LOG_SOURCE, num_rejected=gone
+                    image_id=image_id, path=image["path"], source=LOG_SOURCE, num_rejected=gone
                 )
         return found
 

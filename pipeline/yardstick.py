@@ -5,7 +5,9 @@ from typing import Any
 
 from ovseg_core import parts
 from pipeline import protocol as protocols
+from pipeline import reviewed_truth
 from pipeline import truth as truths
+from pipeline.reviewed import ReviewedLayer
 from pipeline.rundir import RunDir
 from pipeline.truth_maps import open_layout
 from schemas.base import Frozen
@@ -57,12 +59,14 @@ class Yardstick:
 
 
 def of_truth(run: RunDir, uri: str, crowd: truths.Crowd) -> Yardstick:
-    """Return a truth of the user's own, see `pipeline.truth`.
+    """Return a truth of the user's own, see `pipeline.truth`; `reviewed` is what people left.
 
     Raises:
         UserError: no usable truth.
     """
     names = run.info.job().vocabulary.names
+    if uri == reviewed_truth.NAME:
+        return Yardstick(uri, reviewed_truth.ReviewedTruth(ReviewedLayer(run)), names)
     return Yardstick(uri, truths.open_truth(uri, names, crowd), names)
 
 

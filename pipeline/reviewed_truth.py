@@ -1,0 +1,47 @@
+"""The reviewed layer as a truth: `ovseg evaluate RUN --truth reviewed`."""
+
+import numpy as np
+
+from ovseg_core.rle import decode
+from pipeline.reviewed import ReviewedLayer
+from pipeline.truth import LabelMap
+from schemas.errors import UserError
+
+NAME = "reviewed"
+"""What `--truth` takes; a folder of that name is `./reviewed`."""
+
+
+class ReviewedTruth:
+    """Label maps of the images that people have gone through; see `pipeline.truth.Truth`.
+
+    Where masks overlap the one of fewer pixels is on top. What carries no mask is background, also
+    where a predicted mask was rejected.
+    """
+
+    unknown: tuple[str, ...] = ()
+
+    def __init__(self, layer: ReviewedLayer) -> None:
+        """Index the layer by path.
+
+        Raises:
+            UserError: nothing is reviewed.
+        """
+        self._layer = layer
+        self._image_id = {image.path: key for key, image in layer.images.items()}
+        self.num_images = len(self._image_id)
+        if not self.num_images:
+            raise UserError(
+                "no image of the run is reviewed: look through it with `ovseg review`, or bring "
+                "back another tool's file with `ovseg import-review`"
+            )
+
+    def label_map(self, path: str) -> LabelMap | None:
+        """Paint one image."""
+        if path not in self._image_id:
+            return None
+        image_id = self._image_id[path]
+        painted = np.zeros(self._layer.size_hw(image_id), np.int32)
+        masks = self._layer.masks(image_id)
+        for mask in sorted(masks, key=lambda mask: (-mask.area_px, mask.category_id)):
+            painted[decode(mask.rle_counts, (mask.height, mask.width)) > 0] = mask.category_id
+        return painted
