@@ -206,9 +206,9 @@ class HeadsWorker:
 
 
 def _content_hash(images: pa.Table) -> str:
-    """Return the SHA-256 of paths, sizes and versions."""
+    """Return the SHA-256 of paths and sizes; etags change when a folder is copied."""
     digest = hashlib.sha256()
-    for name in ("path", "size_bytes", "etag"):
+    for name in ("path", "size_bytes"):
         for value in images.column(name).to_pylist():
             digest.update(f"{value}\0".encode())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ bilateral solver draws both to the edges of the image. Shapes: B images, C width
 patches, S side of a training image.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ovseg_core import bilateral
+from ovseg_core.affinity import cosine_affinity
 from ovseg_core.backbones import Backbones
 from ovseg_core.heads import HeadOptions
 from ovseg_core.heads_views import short_side, squashed
@@ -39,7 +40,11 @@ class Options(HeadOptions):
     rate_every: PositiveInt = 50
     """... each time so many steps are done."""
     seed_steps: NonNegativeInt = 100
-    """First steps, which learn FOUND-bkg's masks; afterwards the head's own take their place."""
+    """First steps, which learn the seeds; afterwards the head's own masks take their place."""
+    seeds: Literal["attention", "similarity"] = "attention"
+    """Where the first masks come from. `attention`: FOUND-bkg, as published; it needs a class token
+    that attends to objects (DINO). `similarity`: the patch most like all others is background, and
+    so is what a threshold puts on its side; for networks whose class token does not."""
     rescale: tuple[PositiveFloat, PositiveFloat] = (0.1, 3.0)
     """Least and most that an image is rescaled by before it is brought to the side again."""
     blur_share: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -92,7 +97,10 @@ class FoundTask:
         total = 1.5 * _bce(logits_Bhw, self._sharpened(pixels_B3SS, own_Bhw))
         if step < self._options.seed_steps:
             with torch.no_grad():
-                seed_Bhw = self._background.background(state) < 0.5
+                if self._options.seeds == "attention":
+                    seed_Bhw = self._background.background(state) < 0.5
+                else:
+                    seed_Bhw = unlike_the_most(keys_BChw)
             return total + _bce(logits_Bhw, self._sharpened(pixels_B3SS, seed_Bhw))
         return total + 4.0 * _bce(logits_Bhw, own_Bhw)
 
@@ -115,6 +123,30 @@ def build(options: Options, backbones: Backbones, seed: int) -> FoundTask:
     """
     vision = backbones.vision
     return FoundTask(vision, options, backbones.files()["vision"], seed)
+
+
+def unlike_the_most(keys_BChw: Tensor) -> Tensor:
+    """Return the patches unlike the one that is most like all others, bool (B, h, w).
+
+    Keys are taken less the batch's mean; Otsu's threshold parts each image's cosines in two.
+    """
+    centred_BChw = keys_BChw - keys_BChw.mean(dim=(0, 2, 3), keepdim=True)
+    cosine_BNN = cosine_affinity(centred_BChw)
+    typical_B = cosine_BNN.mean(dim=2).argmax(dim=1)
+    to_it_BN = cosine_BNN[torch.arange(len(keys_BChw), device=keys_BChw.device), typical_B]
+    return (to_it_BN < _otsu(to_it_BN)[:, None]).unflatten(1, keys_BChw.shape[2:])
+
+
+def _otsu(values_BN: Tensor) -> Tensor:
+    """Return the cut (B,) that parts each row into its two most compact groups."""
+    sorted_BN = values_BN.sort(dim=1).values
+    count = sorted_BN.shape[1]
+    below_N = torch.arange(1, count, device=values_BN.device)
+    sums_BN = sorted_BN.cumsum(dim=1)
+    mean_below = sums_BN[:, :-1] / below_N
+    mean_above = (sums_BN[:, -1:] - sums_BN[:, :-1]) / (count - below_N)
+    apart_BN = below_N * (count - below_N) * (mean_above - mean_below).square()
+    return sorted_BN.gather(1, 1 + apart_BN.argmax(dim=1, keepdim=True))[:, 0]
 
 
 def _bce(logits_Bhw: Tensor, target_Bhw: Tensor) -> Tensor:
