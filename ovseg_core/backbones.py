@@ -89,13 +89,13 @@ class Backbones:
             WeightsError: unknown, missing or unusable weights.
         """
         if model not in self._networks:
-            own = model == self.vision_model
-            self._networks[model] = self._open(
-                model, self.vision_weights if own else "", "vision" if own else role
-            )
+            self._networks[model] = self._open(model, role)
         return self._networks[model]
 
-    def _open(self, model: str, weights: str, role: str) -> FeatureSource:
+    def _open(self, model: str, role: str) -> FeatureSource:
+        own = model == self.vision_model
+        weights = self.vision_weights if own else ""
+        role, asked = ("vision", "vision.model") if own else (role, role)
         if model.startswith(DIFFUSERS) and not weights:
             folder = Path(model.removeprefix(DIFFUSERS)).expanduser()
             loaded_unet = vision_unet.load(folder, self.device)
@@ -103,13 +103,10 @@ class Backbones:
                 self.note_file(role + part, file)
             return UnetDecoder(loaded_unet)
         path = self.resolve(weights) if weights else ""
-        loaded = vision_loading.load(model, path, self.device)
+        loaded = vision_loading.load(model, path, self.device, asked)
         self.note_file(role, loaded.file)
-        return (
-            SamVision(loaded, self.device)
-            if loaded.family == "sam"
-            else Vision(loaded, self.device)
-        )
+        reads = SamVision if loaded.family == "sam" else Vision
+        return reads(loaded, self.device)
 
     def network_or(self, published: str) -> str:
         """Return the network to take where the options name none.

@@ -48,13 +48,16 @@ class LoadedVision:
     family: Family = "vit"
 
 
-def load(model: str, weights: str, device: torch.device) -> LoadedVision:
-    """Load the second network that the job names.
+def load(
+    model: str, weights: str, device: torch.device, asked: str = "vision.model"
+) -> LoadedVision:
+    """Load a network that the job or its method names.
 
     Args:
         model: a timm architecture (with or without tag), `local-dir:FOLDER` or `embedded`.
         weights: a local weights file for an architecture; empty: timm's own.
         device: where the model goes.
+        asked: where the name was given, for the message.
 
     Raises:
         WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
@@ -70,7 +73,7 @@ def load(model: str, weights: str, device: torch.device) -> LoadedVision:
     elif model.startswith(LOCAL_DIR):
         loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)).expanduser())
     else:
-        loaded = _load_named(model, weights)
+        loaded = _load_named(model, weights, asked)
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
 
@@ -92,18 +95,18 @@ def _load_folder(folder: Path) -> LoadedVision:
     return _loaded(model, str(folder), str(file))
 
 
-def _load_named(name: str, weights: str) -> LoadedVision:
+def _load_named(name: str, weights: str, asked: str) -> LoadedVision:
     import timm
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise WeightsError(
-            f"vision.model: timm has no {name!r}. {did_you_mean(architecture, timm.list_models())}"
+            f"{asked}: timm has no {name!r}. {did_you_mean(architecture, timm.list_models())}"
         )
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
-        raise WeightsError(f"vision.model: {name!r} is unknown. {did_you_mean(name, tagged)}")
-    file = weights or _fetch(name)
+        raise WeightsError(f"{asked}: {name!r} is unknown. {did_you_mean(name, tagged)}")
+    file = weights or _fetch(name, asked)
     loaded = _loaded(timm.create_model(name, pretrained=False, num_classes=0), name, file)
     _fill(loaded)
     return loaded
@@ -148,14 +151,15 @@ def _family(model: Any, name: str) -> Family:
     return "vit"
 
 
-def _fetch(name: str) -> str:
+def _fetch(name: str, asked: str) -> str:
     import timm
     from huggingface_hub import hf_hub_download
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise WeightsError(
-            f"vision.model: timm has no weights for {name}; give vision.weights, or {ADVICE}"
+            f"{asked}: timm has no weights for {name}; make it vision.model and give their file as "
+            f"vision.weights, or {ADVICE}"
         )
     # timm names its files so since the hub became their home.
     file = config.hf_hub_filename or "model.safetensors"

@@ -13,6 +13,9 @@ from torch import Tensor
 from ovseg_core.vision import Feature, in_parts
 from ovseg_core.vision_loading import LoadedVision
 
+_ATTENTION_COST = 8
+"""Cells of the grid count so many times: relative positions need whole attention matrices."""
+
 
 class SamVision:
     """SAM's image encoder, read only.
@@ -39,7 +42,7 @@ class SamVision:
         Images of any shape are squashed to the encoder's own square (bilinear, no letterbox).
         """
         rows, columns = self.model.patch_embed.grid_size
-        return in_parts(pixels_B3HW, rows * columns, self._encode)
+        return in_parts(pixels_B3HW, rows * columns * _ATTENTION_COST, self._encode)
 
     def _encode(self, pixels_B3HW: Tensor) -> Tensor:
         normal = (pixels_B3HW.float() / 255 - self._mean_311) / self._std_311

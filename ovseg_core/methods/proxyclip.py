@@ -52,7 +52,7 @@ PUBLISHED = Published(short=1.5, window=1.5, stride=0.5, padding="middle")
 
 PUBLISHED_PROXY = "vit_base_patch8_224.dino"
 
-_PART_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 28}
+_PART_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Elements of the likeness matrix that are held at once; whole ones are M^2 a window."""
 
 

@@ -20,10 +20,10 @@ from tests.factories import random_image, tiny_backbones, write_timm
 
 WORDS = Vocabulary.model_validate([{"name": "cat", "synonyms": ["kitten"]}, "dog"])
 FAMILIES = {
-    "dino": ("vit_tiny_patch16_224", {"patch_size": 8}, "dino"),
-    "dinov2": ("vit_tiny_patch16_224", {"patch_size": 14, "reg_tokens": 4}, "lvd142m"),
-    "mae": ("vit_tiny_patch16_224", {"patch_size": 16}, "mae"),
-    "sam": ("samvit_base_patch16_224", {"neck_chans": 12, "window_size": 3}, "sa1b"),
+    "dino": ("vit_base_patch8_224", {}, "dino"),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", {}, "lvd142m"),
+    "mae": ("vit_base_patch16_224", {}, "mae"),
+    "sam": ("samvit_base_patch16", {"neck_chans": 12, "window_size": 3}, "sa1b"),
 }
 
 

@@ -1,5 +1,6 @@
 """Vision networks read by hand equal timm's own forward passes, family by family."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,24 @@ from tests.factories import random_image, tiny_backbones, write_timm
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SAM = {
-    "architecture": "samvit_base_patch16_224",
-    "arguments": {
-        "img_size": 64,
-        "embed_dim": 32,
-        "depth": 2,
-        "num_heads": 2,
-        "neck_chans": 12,
-        "window_size": 3,
-        "global_attn_indexes": (1,),
-    },
+FAMILIES = {
+    "dino S/8": ("vit_small_patch8_224", "dino", 8, "scale01"),
+    "dino S/16": ("vit_small_patch16_224", "dino", 16, "scale01"),
+    "dino B/8": ("vit_base_patch8_224", "dino", 8, "scale01"),
+    "dino B/16": ("vit_base_patch16_224", "dino", 16, "scale01"),
+    "dinov2 S/14": ("vit_small_patch14_reg4_dinov2", "lvd142m", 14, "antialias"),
+    "dinov2 B/14": ("vit_base_patch14_reg4_dinov2", "lvd142m", 14, "antialias"),
+    "mae B/16": ("vit_base_patch16_224", "mae", 16, "size"),
+}
+"""timm's architecture, the tag of its weights, patch, position rule."""
+SMALL_SAM: dict[str, Any] = {
+    "img_size": 64,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "neck_chans": 12,
+    "window_size": 3,
+    "global_attn_indexes": (1,),
 }
 
 
@@ -144,22 +152,26 @@ def test_mae_is_timms_with_its_table_resized_to_the_size() -> None:
 def written(folder: Path, kind: str) -> str:
     """A tiny random network of a family, as a user's folder."""
     if kind == "sam":
-        return f"local-dir:{write_timm(folder, **SAM)}"
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    if kind == "dinov2":
-        sizes |= {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1}
-    tag = {"dino": "dino", "mae": "mae", "dinov2": "lvd142m"}[kind]
-    return f"local-dir:{write_timm(folder, 'vit_tiny_patch16_224', sizes, tag)}"
+        return f"local-dir:{write_timm(folder, 'samvit_base_patch16', SMALL_SAM)}"
+    architecture, tag, _, _ = FAMILIES[kind]
+    sizes = {"img_size": 112, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    return f"local-dir:{write_timm(folder, architecture, sizes, tag)}"
 
 
-@pytest.mark.parametrize(
-    ("kind", "rule"), [("dino", "scale01"), ("mae", "size"), ("dinov2", "antialias")]
-)
-def test_a_folder_knows_its_family(tmp_path: Path, kind: str, rule: str) -> None:
+@pytest.mark.parametrize("kind", FAMILIES)
+@torch.inference_mode()
+def test_a_folder_knows_its_family(tmp_path: Path, kind: str) -> None:
+    """timm's own architectures, made small."""
+    _, _, patch_px, rule = FAMILIES[kind]
     source = tiny_backbones().network(written(tmp_path, kind))
     assert isinstance(source, Vision)
-    assert source.rule == rule
-    assert source.multiple_px == 8
+    assert (source.rule, source.multiple_px) == (rule, patch_px)
+    side = 112 // patch_px
+    pixels = photographs(112, 112)
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = source.model.forward_features((pixels / 255 - mean) / std)
+    expected = expected[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+    torch.testing.assert_close(source.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -176,12 +188,33 @@ def test_sam_is_timms_encoder_on_the_squashed_image(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@torch.inference_mode()
+def test_sams_own_file_fits_timms_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' names, with the two other parts of SAM beside the encoder."""
+    small = functools.partial(timm.create_model, **SMALL_SAM)
+    monkeypatch.setattr(timm, "create_model", small)
+    torch.manual_seed(3)
+    weights = small("samvit_base_patch16", num_classes=0).state_dict()
+    theirs = {f"image_encoder.{k.replace('mlp.fc', 'mlp.lin')}": v for k, v in weights.items()}
+    torch.save({**theirs, "prompt_encoder.weight": torch.zeros(1)}, tmp_path / "sam.pth")
+    backbones = Backbones(ClipConfig(), "samvit_base_patch16", str(tmp_path / "sam.pth"))
+    source = backbones.network("samvit_base_patch16")
+    assert isinstance(source, SamVision)
+    assert all(torch.equal(v, weights[k]) for k, v in source.model.state_dict().items())
+    assert backbones.files() == {"vision": str(tmp_path / "sam.pth")}
+    del theirs["image_encoder.neck.0.weight"]
+    torch.save(theirs, tmp_path / "part.pth")
+    lacking = Backbones(ClipConfig(), "samvit_base_patch16", str(tmp_path / "part.pth"))
+    with pytest.raises(WeightsError, match=r"does not fit samvit_base_patch16.*neck\.0\.weight"):
+        lacking.network("samvit_base_patch16")
+
+
 def test_the_jobs_own_network_is_loaded_once_and_noted(tmp_path: Path) -> None:
     backbones = tiny_backbones()
     own = backbones.network(backbones.vision_model, "proxy")
     assert own is backbones.vision
     assert backbones.files().keys() == {"vision"}
-    other = written(tmp_path, "dino")
+    other = written(tmp_path, "dino S/16")
     first: FeatureSource = backbones.network(other, "proxy")
     assert backbones.network(other, "proxy") is first
     assert first is not own
@@ -213,8 +246,11 @@ def test_what_is_taken_where_the_options_name_none(clip: str, vision: str, expec
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("vit_base_patch8_224.dinno", r"Did you mean 'vit_base_patch8_224\.dino'"),
-        ("samvit_bas_patch16", r"timm has no .*Did you mean 'samvit_base_patch16'"),
+        (
+            "vit_base_patch8_224.dinno",
+            r"^network: .* is unknown\. Did you mean '\S+8_224\.dino'",
+        ),
+        ("samvit_bas_patch16", r"^network: timm has no .*Did you mean 'samvit_base_patch16'"),
         ("local-dir:nowhere", r"nowhere is no timm folder"),
     ],
 )
