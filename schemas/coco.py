@@ -14,12 +14,16 @@ class CocoRle(TypedDict):
 
 
 class CocoImage(TypedDict):
-    """One image; `file_name` is relative with `/`; sizes in the frame that a person sees."""
+    """One image; `file_name` is relative with `/`; sizes in the frame that a person sees.
+
+    `path` is the image's own where `file_name` is another.
+    """
 
     id: int
     file_name: str
     width: int
     height: int
+    path: NotRequired[str]
     exif_orientation: NotRequired[int]
     review_priority: NotRequired[float]
 
@@ -33,12 +37,15 @@ class CocoCategory(TypedDict):
 
 
 class CocoAnnotation(TypedDict):
-    """One segment; `area` and `bbox` are of the mask; `iscrowd` is 0."""
+    """One segment; `area` and `bbox` are of what `segmentation` holds; `iscrowd` is 0.
+
+    `segmentation` may also be polygons, each a flat list of x and y.
+    """
 
     id: int
     image_id: int
     category_id: int
-    segmentation: CocoRle
+    segmentation: CocoRle | list[list[float]]
     area: int
     bbox: list[float]
     iscrowd: int

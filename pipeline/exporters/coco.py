@@ -1,45 +1,34 @@
 """COCO: `instances.json` for tools and training, `results_segm.json` for COCOeval.
 
-Both are streamed shard by shard, so memory does not grow with the collection. What readers of
-COCO need, and often do not get: string counts, `iscrowd` 0, ids from 1, area and box of the mask,
-images without segments. The text is ASCII, because many readers open it without an encoding.
+Both are streamed shard by shard, so memory does not grow with the collection. With `max_bytes`
+they are cut into `instances-00001.json` and so on, each a whole COCO file of some of the images.
 """
 
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from pipeline.finished import FinishedRun, FinishedShard, Row
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from pipeline.exporters import _coco, _files, _segments
+from pipeline.exporters._losses import GOOD_IOU, NAME, Losses
+from pipeline.exporters._outlines import Polygons, coco_polygons
+from pipeline.exporters._segments import DIGITS, Segments
+from pipeline.finished import FinishedRun, Row
 from pipeline.rundir import RunDir
 from schemas.base import Frozen
-from schemas.coco import CocoAnnotation, CocoImage, CocoResult, CocoRle
+from schemas.coco import CocoAnnotation, CocoImage
 from schemas.records import Share
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "exports/coco"
-_DIGITS = 6
-"""Of scores: what float32 columns hold."""
-_IMAGE_COLUMNS = ("path", "height", "width", "exif_orientation", "review_priority")
-_ATTRIBUTES = (
-    "segment_index",
-    "margin_mean",
-    "margin_p10",
-    "entropy_mean",
-    "saliency_mean",
-    "boundary_uncertainty",
-    "area_frac",
-    "num_components",
-)
-_MASKS = {
-    "class": "semantic masks: one for each label and image; they are not instances, touching or "
-    "scattered objects of one label share a mask",
-    "components": "connected regions of semantic masks; they are not instances, touching objects "
-    "of one label share a region and a divided object has several",
-}
+_RESULT = ("image_id", "category_id", "segmentation", "score")
+_END_BYTES = 32
+"""What closes a file."""
 
 
 class Options(Frozen):
@@ -47,123 +36,142 @@ class Options(Frozen):
 
     min_score: Share = 0.0
     """Segments with a lower score (mean probability of the label under the mask) are left out."""
+    segments: Segments = "as_run"
+    """How masks are cut: `as_run`, `class` (one for each label and image) or `components`
+    (connected regions, which are not instances)."""
+    min_area_px: NonNegativeInt = 0
+    """Segments of fewer pixels are left out, counted after cutting."""
+    polygons: bool = False
+    """Polygons in place of run lengths, one for each connected region; they have no holes."""
+    tolerance_px: NonNegativeFloat = 1.0
+    """How far a polygon may be from the mask's edge; 0: exact but for holes."""
+    flatten_names: bool = False
+    """Names without folders, `a/b.jpg` as `a__b.jpg`, for tools that know base names only."""
+    max_bytes: NonNegativeInt = 0
+    """Begin another file where this size would be passed; 0: one file."""
 
 
 def export(run: RunDir, options: Options) -> list[str]:
-    """Write both files and return their paths in the run folder."""
+    """Write the files and return their paths in the run folder."""
     finished = FinishedRun(run)
-    names = [f"{FOLDER}/instances.json", f"{FOLDER}/results_segm.json"]
-    with tempfile.TemporaryDirectory(prefix="ovseg-coco-") as folder:
-        dataset, results = Path(folder, "instances.json"), Path(folder, "results_segm.json")
-        with _create(dataset) as dataset_file, _create(results) as results_file:
-            count = _write(finished, options, dataset_file, results_file)
-        for name, file in zip(names, (dataset, results), strict=True):
-            run.folder.put_file(name, file)
+    losses = Losses("COCO: what it does not hold of this run")
+    with tempfile.TemporaryDirectory(prefix="ovseg-coco-") as folder, ExitStack() as open_files:
+        parts = _Parts(Path(folder), _head(finished, options), options.max_bytes, open_files)
+        count = _write(finished, options, parts, losses)
+        files = parts.close()
+        for file in files:
+            run.folder.put_file(f"{FOLDER}/{file.name}", file)
+    place = run.folder.child(FOLDER)
+    losses.write(place)
+    names = [file.name for file in files]
+    for name in place.list():
+        if name.startswith(("instances", "results_segm")) and name not in names:
+            place.delete(name)
+    _warn(finished, count, losses)
+    return [f"{FOLDER}/{name}" for name in names]
+
+
+def _warn(finished: FinishedRun, count: int, losses: Losses) -> None:
     if finished.num_left:
         logger.warning("%d images of the run are not annotated yet", finished.num_left)
     if not count:
         logger.warning("no segments: results_segm.json is an empty list, which loadRes refuses")
-    return names
+    if losses.num_poor_outlines:
+        logger.warning(
+            "%d polygons have an IoU under %s with their mask: see %s/%s",
+            losses.num_poor_outlines,
+            GOOD_IOU,
+            FOLDER,
+            NAME,
+        )
 
 
-def _create(path: Path) -> TextIO:
-    return path.open("w", encoding="ascii", newline="\n")
-
-
-def _write(finished: FinishedRun, options: Options, dataset: TextIO, results: TextIO) -> int:
-    """Write both files in one pass over images and one over segments; return the segments."""
-    head = {
-        "info": _info(finished, options),
+def _head(finished: FinishedRun, options: Options) -> dict[str, object]:
+    more = {"min_score": options.min_score}
+    return {
+        "info": _coco.info(finished, options.segments, **more),
         "licenses": [],
-        "categories": [
-            {"id": number, "name": name, "supercategory": ""}
-            for number, name in enumerate(finished.run.info.job().vocabulary.names, start=1)
-        ],
-    }
-    dataset.write(json.dumps(head)[:-1] + ', "images": [')
-    shards = finished.shards(_IMAGE_COLUMNS)
-    _write_items(dataset, (json.dumps(_image(row)) for s in shards for row in s.images.values()))
-    dataset.write('], "annotations": [')
-    results.write("[")
-    separator = "\n"
-    count = 0
-    for annotation, result in _segments(finished, options):
-        dataset.write(separator + annotation)
-        results.write(separator + result)
-        separator = ",\n"
-        count += 1
-    dataset.write("\n]}\n")
-    results.write("\n]\n")
-    return count
-
-
-def _write_items(file: TextIO, items: Iterable[str]) -> None:
-    separator = "\n"
-    for item in items:
-        file.write(separator + item)
-        separator = ",\n"
-    file.write("\n")
-
-
-def _info(finished: FinishedRun, options: Options) -> dict[str, Any]:
-    run = finished.run.info
-    job = run.job()
-    return {
-        "description": "Pseudo-labels drawn by a model and checked by nobody",
-        "version": run.versions.get("ovseg", ""),
-        "masks": _MASKS[job.masks.segments],
-        "frame": "EXIF orientation is applied: masks fit the image as it is displayed",
-        "score": "mean probability of the label under the mask",
-        "method": job.method.name,
-        "fingerprint": run.fingerprint,
-        "min_score": options.min_score,
-        "num_failed_images": sum(finished.errors.values()),
-        "failed_images": finished.errors,
-        "num_images_left": finished.num_left,
+        "categories": _coco.categories(finished),
     }
 
 
-def _image(row: Row) -> CocoImage:
-    return {
-        "id": row["number"],
-        "file_name": row["path"],
-        "width": row["width"],
-        "height": row["height"],
-        "exif_orientation": row["exif_orientation"],
-        "review_priority": round(row["review_priority"], _DIGITS),
-    }
-
-
-def _segments(finished: FinishedRun, options: Options) -> Iterator[tuple[str, str]]:
-    """Yield each segment as the JSON of an annotation and of a result."""
+def _write(finished: FinishedRun, options: Options, parts: "_Parts", losses: Losses) -> int:
+    """Write all images with their segments; return the number of segments."""
     number = 0
-    for shard in finished.shards():
-        for row in shard.segments():
-            if round(row["mean_prob"], _DIGITS) >= options.min_score:
-                number += 1
-                yield _segment(number, row, shard)
+    cut = (options.segments, options.min_score, options.min_area_px)
+    for image, rows in _segments.images(finished, losses, *cut):
+        entries, results = [], []
+        for row in rows:
+            number += 1
+            entry = _coco.annotation(number, image["number"], row)
+            results.append(_result(entry))
+            if options.polygons:
+                _draw(entry, coco_polygons(row, options.tolerance_px, losses))
+            entries.append(json.dumps(entry))
+        parts.add(_image(image, options), entries, results)
+    return number
 
 
-def _segment(number: int, row: Row, shard: FinishedShard) -> tuple[str, str]:
-    rle: CocoRle = {"size": [row["height"], row["width"]], "counts": row["rle_counts"]}
-    result: CocoResult = {
-        "image_id": shard.images[row["image_id"]]["number"],
-        "category_id": row["category_id"],
-        "segmentation": rle,
-        "score": round(row["mean_prob"], _DIGITS),
-    }
-    annotation: CocoAnnotation = {
-        "id": number,
-        "image_id": result["image_id"],
-        "category_id": result["category_id"],
-        "segmentation": rle,
-        "area": row["area_px"],
-        "bbox": row["bbox_xywh"],
-        "iscrowd": 0,
-        "score": result["score"],
-        "attributes": {
-            name: round(row[name], _DIGITS) if isinstance(row[name], float) else row[name]
-            for name in _ATTRIBUTES
-        },
-    }
-    return json.dumps(annotation), json.dumps(result)
+def _draw(entry: CocoAnnotation, polygons: Polygons) -> None:
+    """Put polygons in the place of the run lengths."""
+    entry["segmentation"] = polygons.corners
+    entry["area"] = polygons.area_px
+    entry["bbox"] = polygons.bbox_xywh
+    entry.setdefault("attributes", {})["polygon_iou"] = round(polygons.iou, DIGITS)
+
+
+def _image(row: Row, options: Options) -> str:
+    if not options.flatten_names:
+        return json.dumps(_coco.image(row, row["path"]))
+    entry: CocoImage = {**_coco.image(row, _files.flat(row["path"])), "path": row["path"]}
+    return json.dumps(entry)
+
+
+def _result(entry: CocoAnnotation) -> str:
+    return json.dumps({name: entry.get(name) for name in _RESULT})
+
+
+class _Parts:
+    """The local files: one of each kind, or as many as the size asks for."""
+
+    def __init__(
+        self, folder: Path, head: dict[str, Any], max_bytes: int, open_files: ExitStack
+    ) -> None:
+        """Begin the first ones."""
+        self._open_files = open_files
+        self._folder = folder
+        self._head = head
+        self._max_bytes = max_bytes
+        self._files: list[Path] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        ending = f"-{len(self._files) // 2 + 1:05d}.json" if self._max_bytes else ".json"
+        names = [self._folder / f"{kind}{ending}" for kind in ("instances", "results_segm")]
+        self._files += names
+        self._dataset = _coco.CocoFile(names[0], self._head, self._open_files)
+        self._results = self._open_files.enter_context(_coco.create(names[1]))
+        self._results.write("[")
+        self._separator = "\n"
+
+    def add(self, image: str, annotations: list[str], results: list[str]) -> None:
+        """Append an image; it stays whole, even where it alone is larger than a file may be."""
+        if self._max_bytes and self._dataset.num_images:
+            size = len(image) + sum(map(len, annotations)) + 2 * len(annotations) + _END_BYTES
+            if self._dataset.num_bytes + size > self._max_bytes:
+                self._end()
+                self._begin()
+        self._dataset.add_texts(image, annotations)
+        for result in results:
+            self._results.write(self._separator + result)
+            self._separator = ",\n"
+
+    def _end(self) -> None:
+        self._dataset.close()
+        self._results.write("\n]\n")
+        self._results.close()
+
+    def close(self) -> list[Path]:
+        """End the last files and return all."""
+        self._end()
+        return self._files

@@ -1,0 +1,122 @@
+"""Masks -> outlines, for formats that know polygons only.
+
+An outline has one ring for each connected region (8-neighbourhood); holes have no place in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from ovseg_core.rle import decode
+from pipeline.exporters._losses import GOOD_IOU, Losses
+from pipeline.finished import Row
+
+Ring = NDArray[np.float64]
+"""(N, 2) corners x, y in pixels."""
+Along = Literal["edges", "centres"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The outer rings of one mask."""
+
+    rings: list[Ring]
+    num_holes: int
+
+
+def trace(mask: NDArray[np.uint8], along: Along) -> Outline:
+    """Return the exact outline of a mask.
+
+    Args:
+        mask: (H, W) of 0 and 1.
+        along: `edges` follows the edges of pixels (pixel i spans i to i + 1; fits readers such as
+            pycocotools); `centres` runs through the centres of the rim's pixels, with pixel i at
+            i (fits readers that draw with `cv2.fillPoly`).
+    """
+    drawn = _corners_drawn(mask) if along == "edges" else mask
+    contours, tree = cv2.findContours(drawn, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    scale = 0.5 if along == "edges" else 1.0
+    outer = [
+        ring[:, 0] * scale for ring, node in zip(contours, tree[0], strict=True) if node[3] < 0
+    ]
+    # OpenCV starts at the bottom.
+    return Outline(outer[::-1], len(contours) - len(outer))
+
+
+def simplify(outline: Outline, tolerance_px: float) -> Outline:
+    """Return the outline with fewer corners.
+
+    Args:
+        outline: an exact one.
+        tolerance_px: a corner may be left out that lies nearer to the remaining line. Rings that
+            would lose their area stay as they are.
+    """
+    return Outline([_simple(ring, tolerance_px) for ring in outline.rings], outline.num_holes)
+
+
+def _simple(ring: Ring, tolerance_px: float) -> Ring:
+    simple = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance_px, closed=True)[:, 0]
+    return simple.astype(np.float64) if len(simple) >= 3 else ring
+
+
+def _corners_drawn(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw the mask on the grid of pixel corners at double size, where edges are lines of points.
+
+    Pixel (r, c) covers points 2r to 2r + 2 and 2c to 2c + 2, so a gap of one pixel remains a gap
+    of one point, and the contour through the rim's points is the edge itself.
+    """
+    height, width = mask.shape
+    drawn = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+    drawn[1::2, 1::2] = mask
+    cv2.dilate(drawn, np.ones((3, 3), np.uint8), dst=drawn)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """A mask as COCO's polygons, and what pycocotools makes of them."""
+
+    corners: list[list[float]]
+    """x, y, x, y, ... of each connected region."""
+    area_px: int
+    bbox_xywh: list[float]
+    iou: float
+    """With the mask."""
+
+
+def coco_polygons(row: Row, tolerance_px: float, losses: Losses) -> Polygons:
+    """Draw a row of the annotations table as polygons.
+
+    Where the simplified outline has an IoU under 0.95 the exact one is taken.
+    """
+    outline, (left, top) = _outline(row, "edges")
+    polygons = _polygons(row, simplify(outline, tolerance_px), (left, top))
+    if polygons.iou < GOOD_IOU:
+        polygons = _polygons(row, outline, (left, top))
+    losses.lost("masks with holes filled", int(outline.num_holes > 0))
+    losses.outline(polygons.iou)
+    return polygons
+
+
+def _outline(row: Row, along: Along) -> tuple[Outline, tuple[int, int]]:
+    left, top, width, height = (int(value) for value in row["bbox_xywh"])
+    mask = decode(row["rle_counts"], (row["height"], row["width"]))
+    crop = np.ascontiguousarray(mask[top : top + height, left : left + width])
+    return trace(crop, along), (left, top)
+
+
+def _polygons(row: Row, outline: Outline, left_top: tuple[int, int]) -> Polygons:
+    height, width = row["height"], row["width"]
+    corners: Any = [(ring + left_top).ravel().tolist() for ring in outline.rings]
+    drawn: Any = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
+    mask: Any = {"size": [height, width], "counts": row["rle_counts"].encode("ascii")}
+    return Polygons(
+        corners=corners,
+        area_px=int(coco_mask.area(drawn)),
+        bbox_xywh=[float(value) for value in coco_mask.toBbox(drawn)],
+        iou=float(np.asarray(coco_mask.iou([drawn], [mask], [False]))[0, 0]),
+    )
