@@ -99,7 +99,10 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
     if maps.regions is not None and maps.regions[index]:
         # The scores are computed twice: the vote needs all labels, the columns the voted ones.
         labels = torch.cat([decided(band)[0].int() for band in bands])
-        voted = vote_in_turn(labels, maps.regions[index])
+        foreground = None
+        if theta is not None and maps.fusion == "foreground_gate":
+            foreground = torch.cat([theta.rows(band)[0] > GATE_THRESHOLD for band in bands])
+        voted = vote_in_turn(labels, maps.regions[index], foreground)
     for band in bands:
         winner, probs, gate = decided(band)
         canvas.write(band, winner if voted is None else voted[band], probs, gate)

@@ -149,7 +149,8 @@ class ScoreMaps:
         refinement: what happens to the enlarged scores before the decision; None: nothing.
         regions: for each image integer maps (h, w) of its regions, -1 is none, enlarged to the
             canvas by nearest. After the decision every region takes the label of most of its
-            pixels, map by map. None: no vote.
+            pixels, map by map; pixels that `foreground_gate` closes have no part in it. None: no
+            vote.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]

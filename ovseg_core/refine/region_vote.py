@@ -16,13 +16,16 @@ _CELLS_AT_ONCE = 1 << 22
 """Of a table of votes, regions times labels: 32 MB."""
 
 
-def vote_in_turn(labels_HW: Tensor, region_maps: Sequence[Tensor]) -> Tensor:
+def vote_in_turn(
+    labels_HW: Tensor, region_maps: Sequence[Tensor], voting_HW: Tensor | None = None
+) -> Tensor:
     """Return the label map after a vote in each region map, one after the other.
 
     Args:
         labels_HW: integer labels from 0.
         region_maps: integer maps (h, w) of any size, brought to the label map's by nearest; -1: no
             region.
+        voting_HW: which pixels take part, bool; the others neither vote nor change. None: all.
     """
     for regions_hw in region_maps:
         rows, columns = (
@@ -30,6 +33,8 @@ def vote_in_turn(labels_HW: Tensor, region_maps: Sequence[Tensor]) -> Tensor:
             for num_in, num_out in zip(regions_hw.shape, labels_HW.shape, strict=True)
         )
         regions_HW = regions_hw.to(labels_HW.device)[rows][:, columns]
+        if voting_HW is not None:
+            regions_HW = regions_HW.masked_fill(~voting_HW, -1)
         labels_HW = majority_labels(labels_HW, regions_HW)
     return labels_HW
 
