@@ -217,13 +217,16 @@ def train_heads(  # noqa: PLR0913 - typer's flags are parameters
 def submit(
     config: Config,
     address: Annotated[str, typer.Option(help="Ray's job server, http://HEAD:8265.")],
+    protocol: ProtocolName = "",
+    data: Data = "",
     overrides: Overrides = None,
 ) -> None:
     """Run a job file on a Ray cluster, follow its log, return its exit code."""
-    from jobs.settings import job_config
+    from jobs.settings import ProtocolFlags, job_config
     from jobs.submit import submit as command
 
-    raise typer.Exit(command(job_config(config, {}, overrides or []), address))
+    under = ProtocolFlags(protocol, data)
+    raise typer.Exit(command(job_config(config, {}, overrides or [], under), address))
 
 
 def main() -> None:

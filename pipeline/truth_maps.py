@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -9,11 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import uris
-from pipeline.protocol import find_images, first_with, missing
+from pipeline.protocol import first_with, missing
 from pipeline.storage import Folder
 from pipeline.truth import IGNORE, LabelMap, Truth, open_truth
 from schemas.errors import UserError
-from schemas.protocol import PixelValues, Protocol, TruthFiles, TruthInstances
+from schemas.protocol import (
+    ImageFiles,
+    PixelValues,
+    Protocol,
+    TruthFiles,
+    TruthInstances,
+    TruthMaps,
+)
 
 _UNKNOWN = -2
 """In a table of values: the protocol has no meaning for it."""
@@ -28,7 +36,7 @@ def open_layout(
 
     Args:
         name: of the protocol, for messages.
-        protocol: says where the images lie and what the classes are.
+        protocol: says how images and classes are called.
         candidates: the protocol's truth, or a recipe's.
         data: the data set's folder.
 
@@ -45,9 +53,7 @@ def open_layout(
         expected += [f"{folder}/*{files.ending}" for folder in files.folder]
         folder = first_with(data, files.folder, files.ending)
         if folder:
-            image_ending = find_images(name, protocol, data)[0].ending
-            place = Folder(data).child(folder)
-            return MapsTruth(place, (image_ending, files.ending), files.values)
+            return MapsTruth(Folder(data).child(folder), files, protocol.images)
     raise missing(name, data, "truth", expected)
 
 
@@ -58,17 +64,18 @@ class MapsTruth:
     an unambiguous file name is enough.
     """
 
-    def __init__(self, folder: Folder, endings: tuple[str, str], values: PixelValues) -> None:
+    def __init__(self, folder: Folder, maps: TruthMaps, images: Sequence[ImageFiles]) -> None:
         """List the folder.
 
         Args:
             folder: of the maps.
-            endings: of the images' names, and of the maps'.
-            values: what the maps' pixels mean.
+            maps: how they are called and what their pixels mean.
+            images: how the images may be called.
         """
         self._folder = folder
-        self._image_ending, ending = endings
-        self._table = _table(values)
+        self._image_endings = tuple(files.ending for files in images)
+        self._table = _table(maps.values)
+        ending = maps.ending
         files = [name for name in folder.list() if name.endswith(ending)]
         self._by_stem = {name.removesuffix(ending): name for name in files}
         last_parts = Counter(PurePosixPath(stem).name for stem in self._by_stem)
@@ -82,10 +89,7 @@ class MapsTruth:
 
     def label_map(self, path: str) -> LabelMap | None:
         """Read one map."""
-        if path.endswith(self._image_ending):
-            stem = path.removesuffix(self._image_ending)
-        else:
-            stem = str(PurePosixPath(path).with_suffix(""))
+        stem = self._stem(path)
         name = self._by_stem.get(stem) or self._by_last_part.get(PurePosixPath(stem).name)
         if name is None:
             return None
@@ -98,6 +102,12 @@ class MapsTruth:
                 f"know: {', '.join(map(str, strange[:8]))}; is it the data set's own label image?"
             )
         return painted
+
+    def _stem(self, path: str) -> str:
+        for ending in self._image_endings:
+            if path.endswith(ending):
+                return path.removesuffix(ending)
+        return str(PurePosixPath(path).with_suffix(""))
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:
         place = f"{uris.redact(self._folder.uri)}/{name}"

@@ -162,9 +162,12 @@ def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_submit_refuses_relative_paths(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", [GOOD, "images: /in\nout: /out\nlabels: [cat]\nimage: {only: val.txt}\n"]
+)
+def test_submit_refuses_relative_paths(tmp_path: Path, text: str) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text(GOOD, encoding="utf-8")
+    job.write_text(text, encoding="utf-8")
     result = ovseg("submit", str(job), "--address", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert "relative to this machine" in result.stderr

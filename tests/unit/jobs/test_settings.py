@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import jobs.settings
-from jobs.settings import Flags, job_config
+from jobs.settings import Flags, ProtocolFlags, job_config
 from ovseg_core.methods import check_options
 from schemas.errors import ConfigError, UserError, VocabularyError
 
@@ -50,6 +50,24 @@ def test_vocabulary_flag_replaces_all_of_it(tmp_path: Path) -> None:
     config = job_config(path, Flags(vocabulary=words).values(), [])
     assert config.vocabulary.labels[0].phrases == ("cat", "kitten")
     assert config.vocabulary.templates == ()
+
+
+def test_a_protocol_gives_what_is_not_given_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "JPEGImages/a.jpg").touch()
+    under = ProtocolFlags("voc20", str(tmp_path))
+    bare = job_config("", {"out": "run"}, [], under)
+    assert bare.method.name == "clip_diy"
+    assert bare.method.options == {"objectness": {"name": "none"}}
+    assert bare.vocabulary.background == ()
+    assert (bare.clip.model, bare.image.only[-8:]) == ("auto", "/val.txt")
+    words = ["vocabulary.labels=[cat, dog]", "method.options.templates=plain"]
+    file = write(tmp_path, "images: mine\nout: run\nmethod: naclip\nimage: {limit: 3}\n")
+    own = job_config(file, {}, words, under)
+    assert (own.images, own.image.only, own.image.limit) == ("mine", "", 3)
+    assert own.vocabulary.names == ("cat", "dog")
+    assert own.vocabulary.background == ()
+    assert own.method.options == {"templates": "plain"}
 
 
 @pytest.mark.parametrize(

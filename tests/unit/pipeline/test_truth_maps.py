@@ -12,7 +12,7 @@ from pipeline.storage import Folder
 from pipeline.truth import Truth
 from pipeline.truth_maps import MapsTruth, open_layout
 from schemas.errors import UserError
-from schemas.protocol import PixelValues
+from schemas.protocol import ImageFiles, PixelValues, TruthMaps
 from tests import public_layouts as layouts
 from tests.public_layouts import Maps
 
@@ -137,10 +137,11 @@ def test_train_ids_come_before_the_ids_beside_them(tmp_path: Path) -> None:
 
 
 def test_a_file_name_alone_is_enough_where_it_is_the_only_one(tmp_path: Path) -> None:
-    values = PixelValues.model_validate({"labels": ["0..1"]})
+    maps = TruthMaps(folder=("t",), ending="_t.png", values=PixelValues(labels=(0, 1)))
+    images = (ImageFiles(folder=("i",), ending="_i.png"),)
     for place, value in (("a/x", 0), ("b/x", 1), ("b/y", 1)):
         layouts.grey(tmp_path / f"{place}_t.png", np.full((4, 6), value, np.uint8))
-    truth = MapsTruth(Folder(str(tmp_path)), ("_i.png", "_t.png"), values)
+    truth = MapsTruth(Folder(str(tmp_path)), maps, images)
     found = truth.label_map("other/y_i.png")
     assert found is not None
     assert found.max() == found.min() == 2
