@@ -15,7 +15,7 @@ from ovseg_core.rle import decode
 from pipeline.exporters._losses import GOOD_IOU, Losses
 from pipeline.finished import Row
 
-Ring = NDArray[np.float64]
+Ring = NDArray[np.floating[Any]]
 """(N, 2) corners x, y in pixels."""
 Along = Literal["edges", "centres"]
 
