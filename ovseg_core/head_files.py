@@ -18,7 +18,8 @@ _LENGTH = 8
 """Bytes of a safetensors file that hold the length of its header."""
 _MOST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
-_KIND, _NETWORK = "ovseg.kind", "ovseg.network"
+_ENTRY = "ovseg"
+"""One entry for all: several would be written in another order each time."""
 
 
 def head_bytes(
@@ -32,11 +33,15 @@ def head_bytes(
         network: SHA-256 of the weights file of the network that it reads.
         record: how it was trained, in further entries.
     """
-    entries = {_KIND: kind, _NETWORK: network}
-    entries |= {f"ovseg.{name}": text for name, text in record.items()}
+    entries = {"kind": kind, "network": network, **record}
     fingerprint = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+    return file_bytes(tensors, {**entries, "fingerprint": fingerprint})
+
+
+def file_bytes(tensors: Mapping[str, Tensor], record: Mapping[str, str]) -> bytes:
+    """Return the content of a safetensors file; the same tensors and record give the same bytes."""
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(named, {**entries, "ovseg.fingerprint": fingerprint})
+    return save(named, {_ENTRY: json.dumps(record, sort_keys=True)})
 
 
 def read_record(file: str | Path) -> dict[str, str]:
@@ -57,7 +62,7 @@ def read_record(file: str | Path) -> dict[str, str]:
 
 
 def record_in(data: bytes) -> dict[str, str]:
-    """Return the entries of a safetensors file that ovseg made, without `ovseg.`; perhaps none.
+    """Return what `file_bytes` wrote beside the tensors; empty for files of other origin.
 
     Args:
         data: content of the file, or its first part.
@@ -67,8 +72,7 @@ def record_in(data: bytes) -> dict[str, str]:
     """
     end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     entries: dict[str, str] = json.loads(data[_LENGTH:end]).get("__metadata__", {})
-    prefix = "ovseg."
-    return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+    return json.loads(entries.get(_ENTRY, "{}"))
 
 
 def check_trained_for(file: str | Path, kind: str, network_file: str) -> None:

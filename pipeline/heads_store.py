@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
-from ovseg_core.head_files import record_in
+from ovseg_core.head_files import file_bytes, record_in
 from pipeline import uris
 from pipeline.storage import Folder
 from schemas.errors import RunFolderError
@@ -77,12 +77,9 @@ class HeadStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in the place of the last one, whole or not at all."""
-        entries = {
-            "ovseg.identity": json.dumps(self._identity),
-            "ovseg.step": str(checkpoint.step),
-            "ovseg.failed": json.dumps(checkpoint.failed),
-        }
-        self._folder.atomic_write(self._checkpoint, save(checkpoint.state, entries))
+        step = {"step": str(checkpoint.step), "failed": json.dumps(checkpoint.failed)}
+        data = file_bytes(checkpoint.state, {**self.record, **step})
+        self._folder.atomic_write(self._checkpoint, data)
 
     def finish(self, head: bytes) -> None:
         """Write the head; the checkpoint has done its duty."""

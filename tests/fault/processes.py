@@ -4,9 +4,11 @@ import os
 
 import torch
 
-from pipeline import job
+from pipeline import heads, job
+from pipeline.heads_progress import StepProgress
 from pipeline.progress import Progress
 from schemas.config import JobConfig
+from schemas.heads import HeadsConfig
 from tests import fault_plan
 from tests.fault import traps
 from tests.oracle import BuildOracle, Mischief
@@ -27,3 +29,12 @@ def run_job(
         fault_plan.install_hook()
     torch.set_num_threads(1)
     job.run(config, Progress(), BuildOracle(mischief))
+
+
+def run_training(config: HeadsConfig, environment: dict[str, str] | None = None) -> None:
+    """Train heads to their end, or to this process's; the environment may hold a fault plan."""
+    if environment:
+        os.environ.update(environment)
+        fault_plan.install_hook()
+    torch.set_num_threads(1)
+    heads.train_heads(config, StepProgress())
