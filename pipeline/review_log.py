@@ -54,6 +54,7 @@ class ReviewLog:
         self._loose: set[str] = set()
         self._packs: set[str] = set()
         self._standing: Standing | None = None
+        self._last = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -84,9 +85,8 @@ class ReviewLog:
         if not entry.decisions:
             return
         with self._lock:
-            last = max(self._entries, default="0-")
-            number = max(time.time_ns() // 1000, int(last.partition("-")[0]) + 1)
-            name = f"{number:019d}-{secrets.token_hex(4)}"
+            self._last = max(time.time_ns() // 1000, self._last + 1)
+            name = f"{self._last:019d}-{secrets.token_hex(4)}"
             self._folder.atomic_write(f"{name}.json", entry.model_dump_json().encode())
             self._entries[name] = entry.decisions
             self._loose.add(name)
@@ -129,6 +129,7 @@ class ReviewLog:
         self._entries |= {
             name: entry for name, entry in zip(new, contents, strict=True) if entry is not None
         }
+        self._last = max([self._last, *(int(name.partition("-")[0]) for name in self._entries)])
         return None not in contents
 
     def _read_entry(self, name: str) -> tuple[ReviewDecision, ...] | None:

@@ -1,0 +1,128 @@
+"""Label Studio's brush format: bit-packed run lengths of a row-major RGBA image.
+
+    32 bits number of values, 5 bits word size - 1, four times 4 bits run width - 1 (3, 4, 8, 16);
+    then items: 1 bit repeat, 2 bits which width, count - 1 in that width, and the value once (a
+    repeat) or as often as the count says; zero bits up to a whole byte, eight if it is one already
+
+A mask is 255 or 0 in all four channels. The value is an opacity: 1 would be stored, and not seen.
+The bytes are those of Label Studio's own encoder, which never writes values one by one here: every
+run of pixels is four times as long in values.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg_core.rle import decode, transpose
+
+SOLID = 127
+"""Opacity above which a pixel is in the mask: strokes drawn by hand have soft rims."""
+_CHANNELS = 4
+_WIDTHS = np.array([3, 4, 8, 16])
+_LONGEST = 1 << 16
+_HEADER_BITS = 32 + 5 + 4 * 4
+_ITEM_BITS = 3 + 16 + 8
+"""Of the longest item."""
+
+
+def from_coco(counts: str, size_hw: tuple[int, int]) -> list[int]:
+    """Return the brush bytes of a mask in COCO's compressed run lengths."""
+    return encode(transpose(decode(counts, size_hw).T))
+
+
+def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> list[int]:
+    """Return the bytes of a mask (H, W), not 0 inside, as a list of numbers for JSON."""
+    flat = np.ascontiguousarray(mask, dtype=bool).ravel()
+    if not len(flat):
+        raise ValueError(f"expected a mask with pixels, got shape {mask.shape}")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = np.concatenate([[0], edges])
+    lengths = np.diff(np.append(starts, len(flat))) * _CHANNELS
+    values = flat[starts] * np.int64(255)
+    num_whole = (lengths - 1) // _LONGEST  # a run is cut: whole pieces, then the rest, never empty
+    values = np.repeat(values, num_whole + 1)
+    pieces = np.full(len(values), _LONGEST)
+    pieces[np.cumsum(num_whole + 1) - 1] = lengths - num_whole * _LONGEST
+    return np.packbits(_with_header(_CHANNELS * len(flat), _items(pieces, values))).tolist()
+
+
+def _items(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the bits of repeats."""
+    kind = np.searchsorted(1 << _WIDTHS, lengths)
+    width = _WIDTHS[kind]
+    num_bits = 3 + width + 8
+    code = (((4 | kind) << width | (lengths - 1)) << 8 | values) << (_ITEM_BITS - num_bits)
+    place = np.arange(_ITEM_BITS)
+    bits = (code[:, None] >> (_ITEM_BITS - 1 - place) & 1).astype(np.uint8)
+    return bits[place < num_bits[:, None]]
+
+
+def _with_header(num_values: int, items: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    header = num_values << 5 | 7
+    for width in _WIDTHS.tolist():
+        header = header << 4 | (width - 1)
+    bits = [header >> place & 1 for place in range(_HEADER_BITS - 1, -1, -1)]
+    padding = 8 - (_HEADER_BITS + len(items)) % 8
+    return np.concatenate([np.array(bits, np.uint8), items, np.zeros(padding, np.uint8)])
+
+
+def opacity(rle: list[int], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the opacity (H, W), 0 to 255, behind brush bytes of any encoder.
+
+    Raises:
+        ValueError: no brush bytes, or such of another size.
+    """
+    data = np.asarray(rle)
+    if data.ndim != 1 or len(data) < 7 or data.dtype.kind not in "iu" or data.max() > 255:
+        raise ValueError("expected a list of bytes as Label Studio's brush writes them")
+    bits = np.unpackbits(data.astype(np.uint8))
+    num_values, word = int(_read(bits, 0, 32)), int(_read(bits, 32, 5)) + 1
+    widths = np.array([int(_read(bits, 37 + 4 * index, 4)) + 1 for index in range(4)])
+    height, width = size_hw
+    if num_values != height * width * _CHANNELS or word > 8:
+        raise ValueError(
+            f"expected brush bytes of {height * width * _CHANNELS} values (4 channels of "
+            f"{width} x {height} pixels), got {num_values} values of {word} bits"
+        )
+    return _values(bits, num_values, word, widths)[3::_CHANNELS].reshape(size_hw)
+
+
+def _values(
+    bits: NDArray[np.uint8], num_values: int, word: int, widths: NDArray[np.intp]
+) -> NDArray[np.uint8]:
+    # What an item at any bit would be; then the chain from the first one tells where they are.
+    place = np.arange(_HEADER_BITS, len(bits))
+    padded = np.concatenate([bits, np.zeros(_ITEM_BITS + 8, np.uint8)])
+    repeat = padded[place] == 1
+    kind = padded[place + 1] * 2 + padded[place + 2]
+    count = np.zeros(len(place), np.int64)
+    for index, width in enumerate(widths.tolist()):
+        chosen = np.flatnonzero(kind == index)
+        for bit in range(width):
+            at = place[chosen] + 3 + bit
+            count[chosen] = count[chosen] << 1 | padded[np.minimum(at, len(padded) - 1)]
+    count += 1
+    begin = place + 3 + widths[kind]
+    following = (begin + np.where(repeat, 1, count) * word - _HEADER_BITS).tolist()
+    counts, items, at, found = count.tolist(), [], 0, 0
+    while found < num_values:
+        if at >= len(following):
+            raise ValueError(f"brush bytes end after {found} of {num_values} values")
+        items.append(at)
+        found += counts[at]
+        at = following[at]
+    chosen = np.array(items)
+    # Values one by one are as many repeats of one.
+    single = np.where(repeat[chosen], 1, count[chosen])
+    first = np.repeat(np.cumsum(single) - single, single)
+    offset = (np.arange(single.sum()) - first) * word
+    values = _read(padded, np.repeat(begin[chosen], single) + offset, word)
+    lengths = np.repeat(np.where(repeat[chosen], count[chosen], 1), single)
+    return np.repeat(values.astype(np.uint8), lengths)[:num_values]
+
+
+def _read(bits: NDArray[np.uint8], at: NDArray[np.int64] | int, width: int) -> NDArray[np.int64]:
+    """Return the number of so many bits at each place; zeros follow the end."""
+    value = np.zeros(np.shape(at), np.int64)
+    for bit in range(width):
+        value = value << 1 | bits[np.minimum(np.asarray(at) + bit, len(bits) - 1)]
+    return value
