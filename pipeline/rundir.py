@@ -5,6 +5,7 @@
     images/ scores/ annotations/    NNNNN-<attempt>.parquet
     done/NNNNN.json     a shard's marker: written last, created once
     failed/NNNNN.json   a shard that was given up
+    evaluation.json confusion.png   what `ovseg evaluate` last found; no part of the run
 
 Readers follow markers and nothing else, so a killed worker leaves garbage but never a lie.
 """
