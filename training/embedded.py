@@ -17,17 +17,29 @@ from pathlib import Path
 import torch
 
 from ovseg_core import embedded
-from training import train_clip, train_found, train_vit
+from training import heads, train_clip, train_found, train_vit
 from training.data import make_crops, make_scenes
 from training.measure import load_vit, measure
 
 NUM_CROPS = 30_000
 NUM_SCENES = 6_000
-STAGES = ("clip", "vit", "found", "measure")
+STAGES = ("clip", "vit", "found", "dinoiser", "measure")
 
 
 def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
     """Run the stages in order; each leaves its files in ``out``."""
+    if {"clip", "vit", "found"} & set(stages):
+        make_towers(seed, out, stages)
+    if "dinoiser" in stages:
+        heads.make_dinoiser(out.absolute())
+    if "measure" in stages:
+        figures = measure(out)
+        (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        print(json.dumps(figures, indent=1), flush=True)
+
+
+def make_towers(seed: int, out: Path, stages: tuple[str, ...]) -> None:
+    """Run the stages that draw their own pictures."""
     crops, scenes = make_crops(seed, NUM_CROPS), make_scenes(seed, NUM_SCENES)
     if "clip" in stages:
         train_clip.compile_hot_paths()
@@ -42,10 +54,6 @@ def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
         head = train_found.train_found(vit, scenes, seed, train_found.FoundPlan())
         train_found.save_head(head, out / "found")
         train_vit.save_vit(vit, out / "vit")
-    if "measure" in stages:
-        figures = measure(out)
-        (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-        print(json.dumps(figures, indent=1), flush=True)
 
 
 def main() -> None:

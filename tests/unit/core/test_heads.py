@@ -11,6 +11,7 @@ from ovseg_core.backbones import Backbones
 from ovseg_core.dinoiser_heads import DinoiserHeads
 from ovseg_core.head_training import Draws, HeadTrainer
 from ovseg_core.heads import HeadTask, build_head, check_head
+from ovseg_core.heads.found import unlike_the_most
 from ovseg_core.objectness import found, found_bkg
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
@@ -128,6 +129,28 @@ def test_founds_loss(backbones: Backbones, step: int) -> None:
     torch.testing.assert_close(task.loss(pixels, step), expected)
     assert task.rate_factor(0) == 1
     assert task.rate_factor(100) == pytest.approx(0.95**2)
+
+
+def test_seeds_by_similarity_are_what_is_unlike_the_most_typical_patch() -> None:
+    """Two images of other backgrounds; the object takes a quarter of the patches, with noise."""
+    generator = torch.Generator().manual_seed(1)
+    ground, thing = torch.randn((2, 2, 8, 1, 1), generator=generator).unbind(0)
+    inside = torch.zeros((2, 1, 8, 10), dtype=torch.bool)
+    inside[0, :, 2:6, 3:8] = True
+    inside[1, :, 0:4, 0:5] = True
+    keys = torch.where(inside, thing, ground) + 0.1 * torch.randn(
+        (2, 8, 8, 10), generator=generator
+    )
+    assert torch.equal(unlike_the_most(keys), inside[:, 0])
+
+
+def test_founds_first_targets_follow_the_seeds(backbones: Backbones) -> None:
+    attention, similarity = (
+        _task("found", backbones, seeds=seeds, size_px=64) for seeds in ("attention", "similarity")
+    )
+    pixels = torch.stack(_batch(attention))
+    assert attention.loss(pixels, 0) != similarity.loss(pixels, 0)
+    assert attention.loss(pixels, 100) == similarity.loss(pixels, 100)
 
 
 def test_dinoisers_loss(backbones: Backbones) -> None:
