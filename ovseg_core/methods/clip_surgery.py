@@ -10,18 +10,16 @@ windows (the whole squashed image is one), C trunk width, D joint width, Q text 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.attention import SoftmaxSum
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip, TrunkState
 from ovseg_core.dense import WindowSegmenter
-from ovseg_core.last_block import run_block
 from ovseg_core.positional import Rule
 from ovseg_core.readers import read_trunk
 from ovseg_core.recipe import Published, Scoring, WindowOptions
@@ -46,8 +44,6 @@ PUBLISHED = Published(
     512 / 224, window=0, stride=0, padding="middle", resize="squash", kernel="bicubic"
 )
 """512 px square; the other published size is 224."""
-
-VALUES = SoftmaxSum(("vv",))
 
 
 class Options(WindowOptions):
@@ -91,11 +87,21 @@ class SurgeryReader:
         new_BLC = inputs[0]
         for block, ori_BLC in zip(blocks, inputs, strict=True):
             # 9.1: new <- new + out_proj(softmax(v v^T / sqrt d) v), v of the path as it is
-            new_BLC = new_BLC + run_block(block, ori_BLC, VALUES, residual=False)
+            new_BLC = new_BLC + attended_values(block, ori_BLC)
         patches_BND = self.clip.project(new_BLC[:, 1:])
         class_BND = self.clip.pooled(state)[:, None].expand_as(patches_BND)
         maps_BNF = torch.cat([patches_BND, class_BND], dim=2)
         return maps_BNF.transpose(1, 2).unflatten(2, state.grid_hw)
+
+
+def attended_values(block: Any, ori_BLC: Tensor) -> Tensor:
+    """Return out_proj(softmax(v v^T / sqrt d) v) of a block (B, L, C); q and k are not needed."""
+    attention = block.attn
+    weight, bias = (part.chunk(3)[2] for part in (attention.in_proj_weight, attention.in_proj_bias))
+    v_BLC = F.linear(block.ln_1(ori_BLC), weight, bias)
+    v_BHLd = v_BLC.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    mixed_BHLd = F.scaled_dot_product_attention(v_BHLd, v_BHLd, v_BHLd)
+    return attention.out_proj(mixed_BHLd.transpose(1, 2).flatten(2))
 
 
 def directions(class_WD: Tensor, rows_QD: Tensor) -> Tensor:
