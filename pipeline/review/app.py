@@ -1,0 +1,239 @@
+"""The routes of the review page: what the browser asks for, and what it may say.
+
+Images are named by their `image_id` and looked up among the run's; nothing else that comes from a
+browser leads to a file.
+"""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pipeline import uris
+from pipeline.review.desk import Desk
+from pipeline.review.tryit import TryPage
+from pipeline.review.views import Filter
+from schemas.base import Frozen
+from schemas.errors import ImageError, OvsegError
+from schemas.review import Action, ReviewDecision
+
+SOURCE = "ovseg review"
+"""`ReviewDecision.source` of what is decided on the page."""
+_BODY_BYTES = 1 << 20
+_MOST_ITEMS = 200
+_KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
+"""Pictures are asked for with the run's fingerprint, so they may be kept."""
+_TYPES = {
+    ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"
+}  # fmt: skip
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Said(Frozen):
+    """A decision as the page sends it."""
+
+    image_id: str
+    label: str | None = None
+    segment_index: int | None = None
+    action: Action
+    new_label: str = ""
+
+
+class _ManySaid(Frozen):
+    decisions: tuple[_Said, ...] = Field(min_length=1, max_length=1000)
+
+
+def make_app(desk: Desk, try_page: TryPage) -> Starlette:
+    """Return the application; `security.Guard` stands before it."""
+    pages = _Pages(desk)
+    asked: dict[str, Callable[[Request], Response]] = {
+        "/api/run": pages.run,
+        "/api/view": pages.view,
+        "/api/items": pages.items,
+        "/api/image": pages.image,
+        "/photo": pages.photo,
+        "/tint": pages.tint,
+        "/regions": pages.regions,
+        "/api/try": lambda _: JSONResponse(try_page.offers()),
+        "/api/try/photo": lambda request: _picture(
+            try_page.photo(request.query_params.get("upload", "")), "image/jpeg"
+        ),
+    }
+    told: dict[str, Callable[[bytes], Any]] = {
+        "/api/decisions": pages.decide,
+        "/api/undo": pages.undo,
+        "/api/try/segment": lambda body: try_page.segment(_json(body)),
+    }
+    return Starlette(
+        routes=[
+            Route("/", _file("index.html")),
+            Route("/try", _file("try.html")),
+            Route("/static/{name}", _static),
+            *(Route(path, _get(handler)) for path, handler in asked.items()),
+            *(
+                Route(p, _post(handler, _BODY_BYTES), methods=["POST"])
+                for p, handler in told.items()
+            ),
+            Route("/api/try/upload", _post(try_page.upload, try_page.max_bytes), methods=["POST"]),
+        ],
+        exception_handlers={
+            OvsegError: _mistake,
+            ImageError: _mistake,
+            ValidationError: _mistake,
+            HTTPException: _http_error,
+        },
+    )
+
+
+class _Pages:
+    """The handlers that read the run; each runs in a thread of its own."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def run(self, request: Request) -> Response:
+        del request
+        self._desk.refresh()
+        return JSONResponse(self._desk.facts())
+
+    def view(self, request: Request) -> Response:
+        wanted = Filter.model_validate(dict(request.query_params))
+        return JSONResponse(self._desk.open_view(wanted))
+
+    def items(self, request: Request) -> Response:
+        start, limit = (_whole(request, name) for name in ("start", "limit"))
+        items = self._desk.items(
+            request.query_params.get("view", ""), start, min(limit, _MOST_ITEMS)
+        )
+        if items is None:
+            raise HTTPException(410, "this list was forgotten: filter again")
+        return JSONResponse({"items": items})
+
+    def image(self, request: Request) -> Response:
+        return JSONResponse(self._desk.look(self._row(request)))
+
+    def photo(self, request: Request) -> Response:
+        size = "large" if request.query_params.get("size") == "large" else "small"
+        return _picture(self._desk.pictures.photo(self._row(request), size), "image/jpeg")
+
+    def tint(self, request: Request) -> Response:
+        return _picture(self._desk.pictures.tint(self._row(request)), "image/png")
+
+    def regions(self, request: Request) -> Response:
+        return _picture(self._desk.pictures.regions(self._row(request)), "image/png")
+
+    def decide(self, body: bytes) -> Any:
+        now = time.time()
+        said = _ManySaid.model_validate(_json(body)).decisions
+        return self._desk.decide(
+            [ReviewDecision(**one.model_dump(), at_s=now, source=SOURCE) for one in said]
+        )
+
+    def undo(self, body: bytes) -> Any:
+        del body
+        return self._desk.undo(time.time(), SOURCE)
+
+    def _row(self, request: Request) -> int:
+        row = self._desk.index.row(request.query_params.get("id", ""))
+        if row is None:
+            raise HTTPException(404, "no image of this run")
+        return row
+
+
+def _get(handler: Callable[[Request], Response]) -> Handler:
+    async def endpoint(request: Request) -> Response:
+        return await run_in_threadpool(handler, request)
+
+    return endpoint
+
+
+def _post(handler: Callable[[bytes], Any], max_bytes: int) -> Handler:
+    async def endpoint(request: Request) -> Response:
+        body = await _body(request, max_bytes)
+        return JSONResponse(await run_in_threadpool(handler, body))
+
+    return endpoint
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body, of which no more than the limit is ever held."""
+    too_long = HTTPException(413, f"more than {max_bytes >> 20} MB")
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > max_bytes:
+        raise too_long
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_long
+    return bytes(body)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise HTTPException(400, "expected JSON") from error
+
+
+def _whole(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise HTTPException(400, f"expected a whole number for {name}")
+    return int(text)
+
+
+def _picture(data: bytes, kind: str) -> Response:
+    return Response(data, media_type=kind, headers=_KEPT)
+
+
+@cache
+def _assets() -> dict[str, bytes]:
+    """Return the files of the pages by name: read once, and no other name is ever opened."""
+    folder = Path(__file__).parent / "static"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in _TYPES}
+
+
+def _file(name: str) -> Handler:
+    async def endpoint(_: Request) -> Response:
+        return _asset(name)
+
+    return endpoint
+
+
+async def _static(request: Request) -> Response:
+    return _asset(request.path_params["name"])
+
+
+def _asset(name: str) -> Response:
+    data = _assets().get(name)
+    if data is None:
+        raise HTTPException(404, "no such page")
+    return Response(
+        data, media_type=_TYPES[Path(name).suffix], headers={"Cache-Control": "no-cache"}
+    )
+
+
+def _mistake(_: Request, error: Exception) -> Response:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return JSONResponse({"error": f"{place}: {first['msg']}"}, 400)
+    code = str(error.code) if isinstance(error, ImageError) else ""
+    return JSONResponse({"error": uris.redact(str(error)), "code": code}, 422)
+
+
+def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code)

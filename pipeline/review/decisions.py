@@ -1,0 +1,126 @@
+"""What people decided, in memory beside the log: the log is written first, then told.
+
+A segment's own decision counts before its label's, and that before the whole image's, as in the
+reviewed layer; a skip decides nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.review.index import ReviewIndex
+from pipeline.review_log import ReviewLog
+from schemas.review import ReviewDecision, ReviewKey
+
+DONE, REJECTED, RELABELLED, SKIPPED, BEGUN = 1, 2, 4, 8, 16
+"""Bits of `Decisions.marks`: every mask decided; some mask rejected, relabelled, skipped, decided.
+"""
+
+
+class Decisions:
+    """The log of a run, and what stands of it for each image.
+
+    Args:
+        log: kept in the run folder.
+        index: the run's images.
+    """
+
+    def __init__(self, log: ReviewLog, index: ReviewIndex) -> None:
+        """Read what was decided before."""
+        self._log = log
+        self._index = index
+        self._lock = Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._num_seen = len(self._log)
+        self._stacks: dict[ReviewKey, list[ReviewDecision]] = defaultdict(list)
+        self._keys: dict[str, dict[ReviewKey, None]] = defaultdict(dict)
+        self._history: list[ReviewDecision] = []
+        self.marks: NDArray[np.uint8] = np.zeros(len(self._index), np.uint8)
+        self._take(self._log.decisions())
+
+    def refresh(self) -> None:
+        """Take in what others have decided meanwhile."""
+        with self._lock:
+            self._log.refresh()
+            if len(self._log) != self._num_seen:
+                self._begin()
+
+    def standing(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
+        """Return the decisions on an image that were not undone, by what they are about."""
+        with self._lock:
+            keys = self._keys.get(image_id, {})
+            return {key: self._stacks[key][-1] for key in keys if self._stacks[key]}
+
+    def add(self, decisions: Sequence[ReviewDecision]) -> None:
+        """Store decisions; they are safe when this returns.
+
+        Raises:
+            UserError, StorageError: nothing was stored.
+        """
+        with self._lock:
+            self._append(decisions)
+
+    def undo(self, at_s: float, source: str) -> ReviewKey | None:
+        """Take the last decision back, whatever it is about; None: there is none."""
+        with self._lock:
+            while self._history and not self._stands(self._history[-1]):
+                self._history.pop()
+            if not self._history:
+                return None
+            key = self._history[-1].key
+            self._append([ReviewDecision(**key._asdict(), action="undo", at_s=at_s, source=source)])
+            return key
+
+    def _stands(self, decision: ReviewDecision) -> bool:
+        return any(one is decision for one in self._stacks[decision.key])
+
+    def _append(self, decisions: Sequence[ReviewDecision]) -> None:
+        self._log.append(decisions)
+        self._num_seen += len(decisions)
+        self._take(decisions)
+
+    def _take(self, decisions: Sequence[ReviewDecision]) -> None:
+        touched = {}
+        for decision in decisions:
+            key = decision.key
+            stack = self._stacks[key]
+            if decision.action != "undo":
+                stack.append(decision)
+                self._history.append(decision)
+            elif stack:
+                stack.pop()
+            self._keys[key.image_id][key] = None
+            touched[key.image_id] = None
+        for image_id, row in zip(touched, self._index.rows(list(touched)), strict=True):
+            if row is not None:
+                self.marks[row] = self._mark(image_id, row)
+
+    def _mark(self, image_id: str, row: int) -> int:
+        standing = [self._stacks[key][-1] for key in self._keys[image_id] if self._stacks[key]]
+        bits = BEGUN if standing else 0
+        for decision in standing:
+            bits |= {"reject": REJECTED, "relabel": RELABELLED, "skip": SKIPPED}.get(
+                decision.action, 0
+            )
+        decided = [one for one in standing if one.action != "skip"]
+        whole = any(one.label is None for one in decided)
+        return bits | (DONE if whole or self._all_decided(row, decided) else 0)
+
+    def _all_decided(self, row: int, decided: Sequence[ReviewDecision]) -> bool:
+        segments = self._index.segments
+        labels = segments.label[segments.of(row)]
+        if not len(labels):
+            return False
+        whole_labels = {one.label for one in decided if one.segment_index is None}
+        left = sum(self._index.labels[label - 1] not in whole_labels for label in labels.tolist())
+        singles = {
+            one.segment_index
+            for one in decided
+            if one.segment_index is not None and one.label not in whole_labels
+        }
+        return len(singles) >= left

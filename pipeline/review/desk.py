@@ -1,0 +1,179 @@
+"""What the review page works on: the run's index, masks, pictures and decisions, as plain data."""
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+from pipeline import uris
+from pipeline.overlay import hex_colour
+from pipeline.review.decisions import BEGUN, DONE, REJECTED, RELABELLED, SKIPPED, Decisions
+from pipeline.review.index import ReviewIndex
+from pipeline.review.masks import Masks
+from pipeline.review.pictures import Pictures
+from pipeline.review.views import Filter, Views, progress, select
+from pipeline.review_log import ReviewLog
+from pipeline.rundir import RunDir
+from schemas.errors import UserError
+from schemas.review import ReviewDecision, ReviewKey
+
+_REFRESH_S = 10.0
+_MOST_SHOWN = 500_000
+"""Images in one list: a browser cannot scroll in much more."""
+_MARKS = {
+    "done": DONE, "rejected": REJECTED, "relabelled": RELABELLED, "skipped": SKIPPED, "begun": BEGUN
+}  # fmt: skip
+_IMAGE_FACTS = ("image_id", "path", "status", "error_code", "height", "width", "review_priority")
+
+
+class Desk:
+    """One run on the table; safe for threads.
+
+    Args:
+        run: at any place.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        """Read the index and the decisions made so far."""
+        self.run = run
+        self._job = run.info.job()
+        self._views = Views()
+        self._refreshing = Lock()
+        self._read_index()
+        self.decisions = Decisions(ReviewLog(run), self.index)
+
+    def _read_index(self) -> None:
+        self.index = ReviewIndex(self.run)
+        self.masks = Masks(self.index)
+        self.pictures = Pictures(self.index, self.masks, self._job.image)
+        # Now, not at the first request: a page should not wait for it.
+        self._images_by_label = self.index.segments.images_by_label(len(self.index.labels))
+        self._read_at = time.monotonic()
+
+    def refresh(self) -> None:
+        """Take in decisions of others, and images that were annotated since."""
+        with self._refreshing:
+            if self.index.num_left and time.monotonic() - self._read_at > _REFRESH_S:
+                self._read_index()
+                self._views = Views()
+                self.decisions = Decisions(ReviewLog(self.run), self.index)
+            else:
+                self.decisions.refresh()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the page says about the run as a whole."""
+        return {
+            "name": uris.parent_and_name(self.run.folder.uri)[1],
+            "place": uris.redact(self.run.folder.uri),
+            "method": self._job.method.name,
+            "version": self.run.fingerprint[:12],
+            "labels": [
+                {"id": number, "name": name, "colour": hex_colour(number), "images": count}
+                for number, (name, count) in enumerate(
+                    zip(self.index.labels, self._images_by_label, strict=True), start=1
+                )
+            ],
+            "errors": self.index.errors,
+            "num_left": self.index.num_left,
+            "progress": progress(self.decisions.marks, self.index),
+        }
+
+    def open_view(self, wanted: Filter) -> dict[str, Any]:
+        """Return the name of a list of images and its length."""
+        rows = select(self.index, self.decisions.marks, wanted)[:_MOST_SHOWN]
+        return {"view": self._views.add(rows), "total": len(rows)}
+
+    def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]] | None:
+        """Return a part of a list as the grid shows it; None: the list was forgotten."""
+        rows = self._views.find(view)
+        if rows is None:
+            return None
+        return [self._item(row) for row in rows[start : start + limit].tolist()]
+
+    def _item(self, row: int) -> dict[str, Any]:
+        image = self.index.image(row)
+        part = self.index.segments.of(row)
+        segments = self.index.segments
+        best: dict[int, list[float]] = {}
+        pairs = zip(segments.label[part].tolist(), segments.score[part].tolist(), strict=True)
+        for label, score in pairs:
+            best.setdefault(label, []).append(score)
+        ordered = sorted(best.items(), key=lambda pair: (-max(pair[1]), pair[0]))
+        return {
+            **{name: image[name] for name in _IMAGE_FACTS},
+            "labels": [[label, max(scores), len(scores)] for label, scores in ordered],
+            "marks": self._marks(row),
+        }
+
+    def _marks(self, row: int) -> list[str]:
+        marks = int(self.decisions.marks[row])
+        return [name for name, bit in _MARKS.items() if marks & bit]
+
+    def look(self, row: int) -> dict[str, Any]:
+        """Return one image with its segments and what was decided of each."""
+        image = self.index.image(row)
+        segments = self.masks.of(row) if image["status"] == "ok" else []
+        return {
+            **{name: image[name] for name in _IMAGE_FACTS},
+            "error_message": uris.redact(image["error_message"]),
+            "segments": [
+                {name: value for name, value in one.items() if name != "rle_counts"}
+                for one in segments
+            ],
+            **self._said(image["image_id"], row),
+        }
+
+    def _said(self, image_id: str, row: int) -> dict[str, Any]:
+        standing = self.decisions.standing(image_id).values()
+        return {
+            "image_id": image_id,
+            "marks": self._marks(row),
+            "decisions": [
+                one.model_dump(include={"label", "segment_index", "action", "new_label"})
+                for one in standing
+            ],
+        }
+
+    def decide(self, decisions: Sequence[ReviewDecision]) -> dict[str, Any]:
+        """Store decisions; return how the images stand now.
+
+        Raises:
+            UserError: an image or a segment that the run does not have; nothing was stored.
+        """
+        found = self.index.rows([one.image_id for one in decisions])
+        rows: dict[str, int] = {}
+        for one, row in zip(decisions, found, strict=True):
+            if row is None or not self._is_known(one.key, row):
+                raise UserError("no such image or mask in this run")
+            rows[one.image_id] = row
+        self.decisions.add(decisions)
+        return self._standing(rows)
+
+    def undo(self, at_s: float, source: str) -> dict[str, Any]:
+        """Take the last decision back; return what it was about and how the image stands now."""
+        key = self.decisions.undo(at_s, source)
+        if key is None:
+            return {"undone": None}
+        row = self.index.row(key.image_id)
+        standing = self._standing({} if row is None else {key.image_id: row})
+        return {"undone": key._asdict(), **standing}
+
+    def _standing(self, rows: dict[str, int]) -> dict[str, Any]:
+        images = [self._said(image_id, row) for image_id, row in rows.items()]
+        return {"images": images, "progress": progress(self.decisions.marks, self.index)}
+
+    def _is_known(self, key: ReviewKey, row: int) -> bool:
+        if key.label is None:
+            return key.segment_index is None
+        if key.label not in self.index.labels:
+            return False
+        segments = self.index.segments
+        labels = segments.label[segments.of(row)].tolist()
+        number = self.index.labels.index(key.label) + 1
+        if key.segment_index is None:
+            return number in labels
+        # The place among the rows is not the index: small segments may have been dropped.
+        return any(
+            one["segment_index"] == key.segment_index and one["category_id"] == number
+            for one in self.masks.of(row)
+        )

@@ -1,0 +1,129 @@
+"""Pictures for the browser, made when they are first looked at and forgotten again.
+
+Photographs are decoded by the job's own reader: the frame, EXIF turn included, is that of the
+masks. Regions travel as a PNG whose pixels are numbers, so that the page colours them itself.
+"""
+
+import io
+import os
+from collections.abc import Iterable
+from threading import BoundedSemaphore
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ovseg_core.nearest import SizeHW, to_size
+from ovseg_core.rle import decode as decode_rle
+from pipeline import images
+from pipeline.finished import paint
+from pipeline.overlay import tinted
+from pipeline.review.cache import BoundedCache
+from pipeline.review.index import ReviewIndex
+from pipeline.review.masks import Masks, Segment
+from pipeline.storage import read_uri
+from schemas.config import ImageConfig
+from schemas.errors import ErrorCode, ImageError
+
+Size = Literal["small", "large"]
+SIDE_PX: dict[Size, int] = {"small": 360, "large": 2048}
+"""Longer side of a picture: in the grid, and where one is looked at alone."""
+_KEPT_BYTES = 96 << 20
+_DECODERS = max(2, os.cpu_count() or 2)
+"""Images decoded at once: each may take a few hundred megabytes."""
+
+
+class Pictures:
+    """Makes the pictures of a run's images.
+
+    Args:
+        index: where the images are; there is no other way to name one.
+        masks: their segments.
+        config: limits of the job's reader.
+    """
+
+    def __init__(self, index: ReviewIndex, masks: Masks, config: ImageConfig) -> None:
+        """Begin with none."""
+        self._index = index
+        self._masks = masks
+        self._config = config
+        self.kept: BoundedCache[bytes] = BoundedCache(_KEPT_BYTES, len)
+        self._decoders = BoundedSemaphore(_DECODERS)
+
+    def photo(self, row: int, size: Size) -> bytes:
+        """Return the photograph as JPEG.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return self.kept.get((row, size), lambda: self._photo(row, size))
+
+    def tint(self, row: int) -> bytes:
+        """Return the masks in their labels' colours as a small PNG, else transparent."""
+        return self.kept.get((row, "tint"), lambda: self._tint(row))
+
+    def regions(self, row: int) -> bytes:
+        """Return the numbers of the segments, see `number_png`."""
+        return self.kept.get((row, "regions"), lambda: self._regions(row))
+
+    def _photo(self, row: int, size: Size) -> bytes:
+        image = self._index.image(row)
+        with self._decoders:
+            data = read_uri(image["uri"], self._config.max_bytes)
+            return photo_jpeg(images.decode(data, self._config, SIDE_PX[size]), size)
+
+    def _tint(self, row: int) -> bytes:
+        size_hw = self._size(row)
+        with self._decoders:
+            label_map = paint(self._masks.of(row), size_hw)
+            return png(tinted(label_map, fit(size_hw, SIDE_PX["small"])))
+
+    def _regions(self, row: int) -> bytes:
+        size_hw = self._size(row)
+        with self._decoders:
+            return number_png(self._masks.of(row), size_hw)
+
+    def _size(self, row: int) -> SizeHW:
+        image = self._index.image(row)
+        if image["status"] != "ok":
+            raise ImageError(ErrorCode(image["error_code"]), image["error_message"])
+        return image["height"], image["width"]
+
+
+def fit(size_hw: SizeHW, side_px: int) -> SizeHW:
+    """Return the size with its longer side at most `side_px`."""
+    scale = min(1.0, side_px / max(size_hw))
+    return max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1]))
+
+
+def photo_jpeg(decoded: images.Decoded, size: Size) -> bytes:
+    """Return a decoded image as JPEG, its longer side at most `SIDE_PX[size]`."""
+    height, width = fit((decoded.height, decoded.width), SIDE_PX[size])
+    photo = Image.fromarray(decoded.rgb)
+    if photo.size != (width, height):
+        photo = photo.resize((width, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=82 if size == "small" else 90)
+    return buffer.getvalue()
+
+
+def number_png(segments: Iterable[Segment], size_hw: SizeHW) -> bytes:
+    """Return a PNG whose pixels name the segment that they lie in.
+
+    Red + 256 x green is the segment's place in the list, from 1; 0 is none. The picture is as large
+    as the large photograph. A browser reads RGB without change as long as there is no alpha.
+    """
+    numbers = np.zeros(size_hw, np.uint16)
+    for number, segment in enumerate(segments, start=1):
+        numbers[decode_rle(segment["rle_counts"], size_hw) > 0] = number
+    small: NDArray[np.uint16] = to_size(numbers, fit(size_hw, SIDE_PX["large"]))
+    rgb = np.stack([small & 255, small >> 8, np.zeros_like(small)], axis=-1).astype(np.uint8)
+    return png(Image.fromarray(rgb))
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return a picture as PNG, packed quickly."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

@@ -1,0 +1,105 @@
+"""Binds the port, prints the address, serves until Ctrl-C."""
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import uvicorn
+
+from pipeline.review.app import make_app
+from pipeline.review.desk import Desk
+from pipeline.review.security import TOKEN_PARAMETER, Guard, new_token
+from pipeline.review.tryit import TryPage
+from pipeline.rundir import RunDir
+from schemas.errors import UserError
+
+_GRACE_S = 3
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen.
+
+    Attributes:
+        host: a name or address of this machine.
+        port: 0: any free one.
+        names: further names under which browsers reach it (behind a proxy, say).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8420
+    names: tuple[str, ...] = ()
+
+
+def serve(run: RunDir, address: Address, announce: Callable[[str], None]) -> None:
+    """Serve the review of a run until it is interrupted.
+
+    Args:
+        run: at any place.
+        address: where to listen.
+        announce: told the address to open, once the server listens.
+
+    Raises:
+        UserError: the address cannot be had.
+        KeyboardInterrupt: Ctrl-C, after the requests in hand were answered.
+    """
+    listening = _bind(address)
+    port = listening.getsockname()[1]
+    token = None if address.host in _LOOPBACK else new_token()
+    everywhere = address.host in _EVERYWHERE
+    desk = Desk(run)
+    guard = Guard(
+        make_app(desk, TryPage(desk)),
+        hosts=_names(address, everywhere),
+        any_address=everywhere,
+        token=token,
+    )
+    config = uvicorn.Config(
+        guard, lifespan="off", ws="none", access_log=False, log_config=None, log_level="warning",
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=_GRACE_S,
+    )  # fmt: skip
+    announce(_url(socket.gethostname() if everywhere else address.host, port, token))
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _bind(address: Address) -> socket.socket:
+    """Return a listening socket; ours before anything is read, so that a mistake shows at once."""
+    try:
+        found = socket.getaddrinfo(
+            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, place = found[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+    except OSError as error:
+        raise UserError(_why(address, error)) from error
+    listening.listen(128)
+    listening.set_inheritable(True)
+    return listening
+
+
+def _why(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {address.port} is in use, maybe by another review: give another one with --port "
+            "(0: any free one)"
+        )
+    return f"cannot listen at {address.host} port {address.port}: {error.strerror or error}"
+
+
+def _names(address: Address, everywhere: bool) -> Iterable[str]:
+    own = (socket.gethostname(), socket.getfqdn()) if everywhere else (address.host,)
+    return (*own, *address.names)
+
+
+def _url(host: str, port: int, token: str | None) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    query = "" if token is None else f"?{TOKEN_PARAMETER}={quote(token)}"
+    return f"http://{shown}:{port}/{query}"

@@ -1,0 +1,89 @@
+// Talking to the server: questions, pictures, and decisions that must not be lost.
+
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function answer(response) {
+  if (response.ok) return response.json();
+  const text = await response.text();
+  let message = text;
+  try {
+    message = JSON.parse(text).error;
+  } catch {
+    // not JSON: the guard's plain sentence
+  }
+  throw new Refused(message || `the server answered ${response.status}`, response.status);
+}
+
+export async function ask(path, query = {}, signal = undefined) {
+  const asked = new URLSearchParams(query).toString();
+  return answer(await fetch(asked ? `${path}?${asked}` : path, { signal }));
+}
+
+export async function tell(path, body, signal = undefined) {
+  const raw = body instanceof Blob;
+  const headers = { "X-Ovseg": "1", "Content-Type": raw ? "application/octet-stream" : "application/json" };
+  return answer(await fetch(path, { method: "POST", headers, body: raw ? body : JSON.stringify(body), signal }));
+}
+
+export const picture = (kind, id, version, size = "") =>
+  `/${kind}?${new URLSearchParams({ id, v: version, ...(size ? { size } : {}) })}`;
+
+// Sends decisions one after the other, in their order, and tries again until the server has them.
+export class Outbox {
+  constructor({ onstate, onanswer, onrefusal }) {
+    Object.assign(this, { onstate, onanswer, onrefusal });
+    this.waiting = [];
+    this.sending = false;
+    addEventListener("beforeunload", (event) => {
+      if (this.busy) event.preventDefault();
+    });
+  }
+
+  get busy() {
+    return this.sending || this.waiting.length > 0;
+  }
+
+  decide(decisions) {
+    const last = this.waiting.at(-1);
+    if (last?.path === "/api/decisions" && last.body.decisions.length + decisions.length < 500) last.body.decisions.push(...decisions);
+    else this.waiting.push({ path: "/api/decisions", body: { decisions: [...decisions] } });
+    this.send();
+  }
+
+  undo() {
+    return new Promise((resolve) => {
+      this.waiting.push({ path: "/api/undo", body: {}, resolve });
+      this.send();
+    });
+  }
+
+  async send() {
+    if (this.sending) return;
+    this.sending = true;
+    while (this.waiting.length) {
+      this.onstate("saving");
+      const message = this.waiting.shift();
+      try {
+        const said = await tell(message.path, message.body);
+        this.onanswer(said);
+        message.resolve?.(said);
+      } catch (error) {
+        if (error instanceof Refused && error.status < 500) {
+          this.onrefusal(error, message.body.decisions ?? []);
+          message.resolve?.({ undone: null });
+          continue;
+        }
+        this.waiting.unshift(message);
+        this.onstate("failed");
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+      }
+    }
+    this.sending = false;
+    this.onstate("saved");
+  }
+}

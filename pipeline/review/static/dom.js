@@ -1,0 +1,53 @@
+// Small helpers for the pages.
+
+export const byId = (id) => document.getElementById(id);
+
+// An element with properties and children; texts are texts, never markup.
+export function make(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "class") node.className = value;
+    else if (name === "data") Object.assign(node.dataset, value);
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) node.setAttribute(name, value);
+    else node[name] = value;
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export function swatch(colour) {
+  const node = make("i");
+  node.style.background = colour;
+  return node;
+}
+
+export function bar(share) {
+  const filled = make("span");
+  filled.style.width = `${Math.round(100 * Math.min(1, Math.max(0, share)))}%`;
+  return make("div", { class: "bar" }, filled);
+}
+
+const EYE = { open: "M1.5 8S4 3.5 8 3.5 14.5 8 14.5 8 12 12.5 8 12.5 1.5 8 1.5 8z M8 6a2 2 0 1 0 0 4 2 2 0 0 0 0-4z", shut: "M1.5 8S4 3.5 8 3.5 14.5 8 14.5 8 12 12.5 8 12.5 1.5 8 1.5 8z M2.5 13.5l11-11" };
+
+export function eye(shown, onclick) {
+  const button = make("button", { class: "eye", type: "button", title: "show or hide (V)", "aria-pressed": String(shown), "aria-label": "show the masks of this label", onclick });
+  const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  picture.setAttribute("viewBox", "0 0 16 16");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  for (const [name, value] of Object.entries({ d: shown ? EYE.open : EYE.shut, fill: "none", stroke: "currentColor", "stroke-width": "1.4" })) path.setAttribute(name, value);
+  picture.append(path);
+  button.append(picture);
+  return button;
+}
+
+export const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
+export const count = (number) => number.toLocaleString("en");
+
+export function debounce(work, ms) {
+  let timer = 0;
+  return (...given) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work(...given), ms);
+  };
+}

@@ -1,0 +1,280 @@
+// The review page: filters, grid, keys; ties the grid, the viewer and the outbox together.
+import { byId, count, debounce, make, bar, swatch } from "./dom.js";
+import { Outbox, ask, picture } from "./api.js";
+import { Grid } from "./grid.js";
+import { Viewer } from "./viewer.js";
+import { chooseLabel } from "./relabel.js";
+
+const wanted = { label: "", low: 0, high: 1, state: "all", failed: "", text: "" };
+const run = await ask("/api/run");
+const labels = new Map(run.labels.map((label) => [label.id, label]));
+let view = "";
+
+const outbox = new Outbox({ onstate: showSaved, onanswer: takeIn, onrefusal: refused });
+const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
+const grid = new Grid(byId("scroller"), byId("grid"), {
+  cardWidth: 232, cardHeight: 268, fetchItems, draw: card, onopen: open, onmove: () => {},
+});
+
+// ---- the run and its filters
+
+function showRun() {
+  document.title = `${run.name} · review`;
+  byId("run").textContent = `${run.name} · ${run.method}`;
+  byId("run").title = run.place;
+  byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false" }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
+  const codes = Object.entries(run.errors);
+  if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
+  if (run.num_left) note(`${count(run.num_left)} images are not annotated yet.`);
+  showProgress(run.progress);
+}
+
+function showProgress({ total, done }) {
+  byId("done").textContent = `${count(done)} of ${count(total)} reviewed`;
+  byId("done-bar").style.width = `${total ? (100 * done) / total : 0}%`;
+}
+
+function showSaved(state) {
+  const failed = state === "failed";
+  byId("saved").textContent = { saved: "all saved", saving: "saving …", failed: "not saved" }[state];
+  byId("saved").classList.toggle("busy", state !== "saved");
+  if (failed) note("The server does not answer. Your decisions are kept here and sent again; do not close this page.", true);
+  else if (byId("note").dataset.lost) note("");
+  byId("note").dataset.lost = failed ? "1" : "";
+}
+
+function note(text, bad = false) {
+  byId("note").textContent = text;
+  byId("note").classList.toggle("bad", bad);
+  byId("note").hidden = !text;
+}
+
+function refused(error) {
+  note(`Not stored: ${error.message}`, true);
+  if (viewer.open) viewer.show(viewer.id, byId("place").textContent, viewer.current);
+}
+
+async function filter(current = 0) {
+  for (const button of byId("labels").children) button.setAttribute("aria-pressed", String(button.dataset.label === wanted.label));
+  for (const button of byId("state").children) button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
+  const found = await ask("/api/view", wanted);
+  view = found.view;
+  byId("count").textContent = `${count(found.total)} image${found.total === 1 ? "" : "s"}`;
+  grid.reset(found.total, current);
+  if (!found.total) byId("grid").replaceChildren(make("p", { class: "empty" }, "No image passes these filters."));
+  else byId("grid").querySelector(".empty")?.remove();
+  remember();
+}
+
+async function fetchItems(start, limit) {
+  try {
+    return (await ask("/api/items", { view, start, limit })).items;
+  } catch (error) {
+    if (error.status === 410) filter(grid.current);
+    throw error;
+  }
+}
+
+const filterSoon = debounce(() => filter(), 200);
+byId("filters").addEventListener("submit", (event) => event.preventDefault());
+byId("filters").addEventListener("input", ({ target }) => {
+  if (!(target.name in wanted)) return;
+  if (target.type === "number" && !target.validity.valid) return;
+  wanted[target.name] = target.type === "number" ? Number(target.value) : target.value;
+  filterSoon();
+});
+byId("labels").addEventListener("click", ({ target }) => {
+  const button = target.closest("button");
+  if (!button) return;
+  wanted.label = wanted.label === button.dataset.label ? "" : button.dataset.label;
+  filter();
+});
+byId("state").addEventListener("click", ({ target }) => {
+  if (!target.dataset.state) return;
+  wanted.state = target.dataset.state;
+  filter();
+});
+byId("opacity").addEventListener("input", ({ target }) => document.documentElement.style.setProperty("--masks", target.value));
+
+// ---- cards
+
+const BADGES = [["rejected", "rejected"], ["relabelled", "relabelled"], ["done", "accepted"], ["skipped", "skipped"], ["begun", "begun"]];
+
+function badge(marks) {
+  const found = BADGES.find(([mark]) => marks.includes(mark));
+  if (!found) return null;
+  const [mark, word] = found;
+  return make("span", { class: `badge ${mark}` }, mark !== "done" && marks.includes("done") ? `✓ ${word}` : word);
+}
+
+function card(item) {
+  const ok = item.status === "ok";
+  const figure = make("figure", {}, badge(item.marks));
+  const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more"));
+  if (ok) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.version), onerror: failed }), make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.version) }));
+  else figure.append(make("p", {}, item.error_code));
+  const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", {}, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
+  return make("article", { title: item.path }, figure, make("section", {},
+    make("h2", {}, item.path),
+    ok ? make("div", { class: "doubt" }, "doubt", bar(item.review_priority), item.review_priority.toFixed(2)) : null,
+    make("div", { class: "labels" }, ...(chips.length ? chips : [make("small", {}, ok ? "no masks" : "failed")])),
+  ));
+}
+
+// What the server now holds of some images.
+function takeIn(said) {
+  if (said.progress) showProgress(said.progress);
+  if (!said.images) return;
+  for (const image of said.images) {
+    for (const item of grid.items.values()) if (item.image_id === image.image_id) item.marks = image.marks;
+    grid.redraw(image.image_id);
+  }
+  // Answers to older decisions would show the image as it was before the ones on their way.
+  if (viewer.open && !outbox.waiting.length) viewer.update(said.images);
+}
+
+// ---- going from image to image
+
+async function open(index, segment = null) {
+  const item = await grid.item(index);
+  if (!item) return;
+  grid.choose(index);
+  remember(item.image_id);
+  const shown = viewer.show(item.image_id, `${count(index + 1)} of ${count(grid.total)}`, segment);
+  for (const ahead of [1, 2]) grid.item(index + ahead).then((next) => next && viewer.load(next.image_id));
+  return shown;
+}
+
+function go(step) {
+  const index = grid.current + step;
+  if (index < 0) return;
+  if (index >= grid.total) {
+    viewer.flash("that was the last image of this list");
+    viewer.list();
+    viewer.colour();
+    return;
+  }
+  open(index);
+}
+
+function close() {
+  viewer.close();
+  remember();
+  byId("scroller").focus({ preventScroll: true });
+}
+
+function remember(image = "") {
+  const given = Object.entries({ ...wanted, image }).filter(([name, value]) => value !== "" && !(name === "low" && value === 0) && !(name === "high" && value === 1) && !(name === "state" && value === "all"));
+  const hash = new URLSearchParams(given).toString();
+  history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
+}
+
+function recall() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const name of Object.keys(wanted)) {
+    if (!given.has(name)) continue;
+    wanted[name] = typeof wanted[name] === "number" ? Number(given.get(name)) : given.get(name);
+    const field = byId("filters").elements.namedItem(name);
+    if (field) field.value = given.get(name);
+  }
+  return given.get("image");
+}
+
+// ---- what keys and buttons do
+
+async function undo() {
+  const { undone, images } = await outbox.undo();
+  if (!undone) {
+    viewer.flash("nothing to undo");
+    return;
+  }
+  viewer.update(images);
+  const index = [...grid.items].find(([, item]) => item.image_id === undone.image_id)?.[0];
+  const facts = await viewer.load(undone.image_id).facts;
+  const segment = facts.segments.findIndex((one) => one.segment_index === undone.segment_index && one.label === undone.label);
+  if (viewer.open && viewer.id === undone.image_id) viewer.choose(Math.max(0, segment));
+  else if (viewer.open && index !== undefined) await open(index, Math.max(0, segment));
+  else if (viewer.open) await viewer.show(undone.image_id, "not in this list", Math.max(0, segment));
+  else if (index !== undefined) grid.choose(index);
+  viewer.flash("taken back");
+}
+
+async function relabel() {
+  if (!viewer.open || !viewer.segment) return;
+  const label = await chooseLabel(run.labels, viewer.segment.label);
+  if (label) viewer.decide("relabel", { newLabel: label });
+}
+
+async function decideCard(action) {
+  const item = await grid.item(grid.current);
+  if (!item || item.status !== "ok") return;
+  outbox.decide([{ image_id: item.image_id, label: null, segment_index: null, action, new_label: "" }]);
+  grid.move(1);
+}
+
+function decide(action, whole = false) {
+  if (viewer.open) viewer.decide(action, { whole });
+  else decideCard(action);
+}
+
+function tryWords() {
+  location.href = `/try?${new URLSearchParams(viewer.id ? { image: viewer.id } : {})}`;
+}
+
+const ACTS = {
+  accept: () => decide("accept"), reject: () => decide("reject"), skip: () => decide("skip"), relabel, undo,
+  next: () => go(1), "accept-all": () => decide("accept", true),
+};
+const KEYS = {
+  a: ACTS.accept, r: ACTS.reject, s: ACTS.skip, l: relabel, u: undo, A: ACTS["accept-all"], R: () => decide("reject", true),
+  "?": () => byId("help").showModal(), t: tryWords,
+};
+const IN_VIEWER = {
+  n: () => go(1), p: () => go(-1), ArrowRight: () => go(1), ArrowLeft: () => go(-1),
+  j: () => viewer.choose(viewer.current + 1), k: () => viewer.choose(viewer.current - 1),
+  ArrowDown: () => viewer.choose(viewer.current + 1), ArrowUp: () => viewer.choose(viewer.current - 1),
+  v: () => viewer.segment && viewer.toggle(viewer.segment.label), z: () => viewer.zoomToMask(),
+  "+": () => viewer.stage.zoom(1.4), "=": () => viewer.stage.zoom(1.4), "-": () => viewer.stage.zoom(1 / 1.4), 0: () => viewer.stage.fit(),
+  Escape: close, " ": () => viewer.stage.peek(true),
+};
+const IN_GRID = {
+  n: () => grid.move(1), p: () => grid.move(-1), ArrowRight: () => grid.move(1), ArrowLeft: () => grid.move(-1),
+  ArrowDown: () => grid.move(grid.columns), ArrowUp: () => grid.move(-grid.columns),
+  Enter: () => open(grid.current),
+};
+
+addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (target.matches("input:not([type=range]), select, textarea")) {
+    if (key === "Escape") target.blur();
+    return;
+  }
+  if (target.matches("button, input") && (key === "Enter" || key === " " || (target.type === "range" && key.startsWith("Arrow")))) return;
+  const digit = viewer.open && /^[1-9]$/.test(key) ? Number(key) : 0;
+  const act = digit && digit <= viewer.segments.length ? () => viewer.choose(digit - 1) : (viewer.open ? IN_VIEWER : IN_GRID)[key] ?? KEYS[key];
+  if (!act) return;
+  event.preventDefault();
+  if (!event.repeat || key.startsWith("Arrow") || "jk+-np".includes(key)) act();
+});
+addEventListener("keyup", ({ key }) => key === " " && viewer.stage.peek(false));
+document.querySelector(".acts").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  button.blur(); // the next key is for the masks, not for the button
+  ACTS[button.dataset.act]();
+});
+byId("help-button").onclick = KEYS["?"];
+byId("try-this").onclick = tryWords;
+
+showRun();
+const image = recall();
+await filter();
+if (image) {
+  // Where it stands in the list is known only if it is among the first; else it is shown alone.
+  await grid.load(0);
+  const index = [...grid.items].find(([, item]) => item.image_id === image)?.[0];
+  if (index === undefined) await viewer.show(image, "not in this list").catch(close);
+  else await open(index);
+  remember(image);
+}

@@ -1,0 +1,208 @@
+// One image with its masks on a canvas: zoom, pan, per-mask colour, visibility and emphasis.
+
+const HATCH = 6;
+
+// Reads a picture whose pixels are numbers: red + 256 x green.
+export async function readNumbers(blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const { width, height } = bitmap;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  const numbers = new Uint16Array(width * height);
+  for (let pixel = 0; pixel < numbers.length; pixel += 1) numbers[pixel] = data[4 * pixel] | (data[4 * pixel + 1] << 8);
+  bitmap.close();
+  return { width, height, numbers };
+}
+
+function rgb(colour) {
+  const value = parseInt(colour.slice(1), 16);
+  return [value >> 16, (value >> 8) & 255, value & 255];
+}
+
+export class Stage {
+  constructor(stage, canvas, { onpick, onzoom } = {}) {
+    Object.assign(this, { stage, canvas, onpick, onzoom });
+    this.context = canvas.getContext("2d");
+    this.opacity = 0.6;
+    this.scale = 1;
+    this.left = 0;
+    this.top = 0;
+    this.fitted = true;
+    this.peeking = false;
+    new ResizeObserver(() => this.resize()).observe(stage);
+    this.listen();
+  }
+
+  // photo: bitmap or null; regions: of readNumbers or null; size: of the image in its own pixels.
+  show(photo, regions, size, { keep = false } = {}) {
+    Object.assign(this, { photo, regions, size });
+    this.overlay = null;
+    this.styles = [];
+    if (!keep) this.fit();
+    else this.draw();
+  }
+
+  clear() {
+    this.show(null, null, null);
+  }
+
+  // styles[n] of mask n (from 1): { colour, shown, current, rejected }.
+  paint(styles) {
+    this.styles = styles;
+    if (!this.regions) return;
+    const { width, height, numbers } = this.regions;
+    const pixels = new ImageData(width, height);
+    const out = new Uint32Array(pixels.data.buffer);
+    const some = styles.some((style) => style?.current && style.shown);
+    const fill = new Uint32Array(65536);
+    const rim = new Uint32Array(65536);
+    const hatched = new Uint8Array(65536);
+    styles.forEach((style, number) => {
+      if (!style?.shown) return;
+      const [red, green, blue] = rgb(style.colour);
+      const alpha = style.rejected ? 120 : some && !style.current ? 165 : 255;
+      fill[number] = ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+      rim[number] = style.current ? 0xffffffff : ((255 << 24) | ((blue >> 1) << 16) | ((green >> 1) << 8) | (red >> 1)) >>> 0;
+      hatched[number] = style.rejected ? 1 : 0;
+    });
+    const wide = Math.max(1, Math.round(Math.max(width, height) / 700));
+    for (let y = 0, pixel = 0; y < height; y += 1) {
+      for (let x = 0; x < width; x += 1, pixel += 1) {
+        const number = numbers[pixel];
+        if (!fill[number]) continue;
+        const edge = x < wide || y < wide || x >= width - wide || y >= height - wide || numbers[pixel - wide] !== number || numbers[pixel + wide] !== number || numbers[pixel - wide * width] !== number || numbers[pixel + wide * width] !== number;
+        if (edge) out[pixel] = rim[number];
+        else if (!hatched[number] || (x + y) % HATCH < HATCH / 3) out[pixel] = fill[number];
+      }
+    }
+    this.overlay ??= document.createElement("canvas");
+    Object.assign(this.overlay, { width, height });
+    this.overlay.getContext("2d").putImageData(pixels, 0, 0);
+    this.draw();
+  }
+
+  setOpacity(value) {
+    this.opacity = value;
+    this.draw();
+  }
+
+  peek(on) {
+    this.peeking = on;
+    this.draw();
+  }
+
+  fit() {
+    this.fitted = true;
+    if (this.size) {
+      const { clientWidth, clientHeight } = this.stage;
+      const margin = Math.min(24, clientWidth / 20);
+      this.scale = Math.min((clientWidth - 2 * margin) / this.size.width, (clientHeight - 2 * margin) / this.size.height);
+      this.left = (clientWidth - this.scale * this.size.width) / 2;
+      this.top = (clientHeight - this.scale * this.size.height) / 2;
+    }
+    this.draw();
+  }
+
+  // Brings a box of the image (x, y, width, height) to the middle.
+  zoomTo([x, y, width, height]) {
+    const { clientWidth, clientHeight } = this.stage;
+    this.scale = Math.min(16, 0.6 * Math.min(clientWidth / width, clientHeight / height));
+    this.left = clientWidth / 2 - this.scale * (x + width / 2);
+    this.top = clientHeight / 2 - this.scale * (y + height / 2);
+    this.fitted = false;
+    this.draw();
+  }
+
+  zoom(factor, x = this.stage.clientWidth / 2, y = this.stage.clientHeight / 2) {
+    if (!this.size) return;
+    const scale = Math.min(32, Math.max(0.02, this.scale * factor));
+    this.left = x - ((x - this.left) * scale) / this.scale;
+    this.top = y - ((y - this.top) * scale) / this.scale;
+    this.scale = scale;
+    this.fitted = false;
+    this.draw();
+  }
+
+  resize() {
+    if (this.fitted) this.fit();
+    else this.draw();
+  }
+
+  draw() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = undefined;
+      this.drawNow();
+    });
+  }
+
+  drawNow() {
+    const ratio = devicePixelRatio || 1;
+    const width = Math.round(this.stage.clientWidth * ratio);
+    const height = Math.round(this.stage.clientHeight * ratio);
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    const { context } = this;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, width, height);
+    if (!this.size) return;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const box = [this.left, this.top, this.scale * this.size.width, this.scale * this.size.height];
+    const masks = this.overlay && !this.peeking && this.opacity > 0;
+    if (this.photo) {
+      context.imageSmoothingEnabled = this.scale < 4;
+      context.imageSmoothingQuality = "high";
+      context.filter = masks ? `grayscale(${0.5 * Math.min(1, this.opacity * 1.6)})` : "none";
+      context.drawImage(this.photo, ...box);
+      context.filter = "none";
+    }
+    if (masks) {
+      context.imageSmoothingEnabled = this.scale * this.size.width < this.overlay.width;
+      context.globalAlpha = this.opacity;
+      context.drawImage(this.overlay, ...box);
+      context.globalAlpha = 1;
+    }
+    this.onzoom?.(this.scale);
+  }
+
+  // The number of the mask under a point of the stage; 0: none.
+  at(x, y) {
+    if (!this.regions || !this.size) return 0;
+    const column = Math.floor(((x - this.left) / this.scale / this.size.width) * this.regions.width);
+    const row = Math.floor(((y - this.top) / this.scale / this.size.height) * this.regions.height);
+    if (column < 0 || row < 0 || column >= this.regions.width || row >= this.regions.height) return 0;
+    return this.regions.numbers[row * this.regions.width + column];
+  }
+
+  listen() {
+    const { canvas } = this;
+    let from = null;
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), event.offsetX, event.offsetY);
+    }, { passive: false });
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      canvas.setPointerCapture(event.pointerId);
+      from = { x: event.offsetX, y: event.offsetY, left: this.left, top: this.top, moved: false };
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      const [x, y] = [event.offsetX - from.x, event.offsetY - from.y];
+      if (!from.moved && Math.hypot(x, y) < 4) return;
+      from.moved = true;
+      canvas.classList.add("dragged");
+      this.left = from.left + x;
+      this.top = from.top + y;
+      this.fitted = false;
+      this.draw();
+    });
+    canvas.addEventListener("pointerup", (event) => {
+      canvas.classList.remove("dragged");
+      if (from && !from.moved) this.onpick?.(this.at(event.offsetX, event.offsetY));
+      from = null;
+    });
+    canvas.addEventListener("pointercancel", () => { from = null; });
+    canvas.addEventListener("dblclick", () => this.fit());
+  }
+}

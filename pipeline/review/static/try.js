@@ -1,0 +1,182 @@
+// The try page: an image, some words, a method; the masks follow.
+import { bar, byId, debounce, eye, make, percent, swatch } from "./dom.js";
+import { ask, picture, tell } from "./api.js";
+import { Stage, readNumbers } from "./stage.js";
+
+const STRIP = 60;
+const STAGES = [["decode_s", "read the image"], ["encode_s", "image features"], ["score_s", "score the words"], ["decide_s", "masks"]];
+
+const stage = new Stage(byId("stage"), byId("canvas"), { onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; } });
+const hidden = new Set();
+let image = null; // { source, id }
+let answer = null;
+let asking = null;
+let run = null;
+
+function hint(text) {
+  byId("hint").textContent = text;
+  byId("hint").hidden = !text;
+}
+
+function fail(text) {
+  byId("error").textContent = text;
+  byId("error").hidden = !text;
+}
+
+// ---- images
+
+async function showPhoto(source, id, url) {
+  image = { source, id };
+  answer = null;
+  for (const button of byId("strip").querySelectorAll("button")) button.classList.toggle("current", button.dataset.id === id);
+  const response = await fetch(url);
+  if (image.id !== id) return;
+  if (!response.ok) {
+    stage.clear();
+    hint("This image cannot be read.");
+    return;
+  }
+  const photo = await createImageBitmap(await response.blob());
+  hint("");
+  stage.show(photo, null, { width: photo.width, height: photo.height });
+  await segment();
+}
+
+function thumbnail(item) {
+  const small = make("img", { alt: item.path, loading: "lazy", src: picture("photo", item.image_id, run.version) });
+  return make("button", { title: item.path, data: { id: item.image_id }, onclick: () => pick(item.image_id) }, small);
+}
+
+const pick = (id) => showPhoto("run", id, picture("photo", id, run.version, "large"));
+
+async function upload(file) {
+  if (!file) return;
+  fail("");
+  hint("sending …");
+  try {
+    const taken = await tell("/api/try/upload", file);
+    await showPhoto("upload", taken.upload, `/api/try/photo?${new URLSearchParams({ upload: taken.upload })}`);
+  } catch (error) {
+    hint("");
+    fail(error.message);
+  }
+}
+
+byId("drop").onclick = () => byId("file").click();
+byId("file").onchange = ({ target }) => upload(target.files[0]);
+addEventListener("dragover", (event) => { event.preventDefault(); byId("stage").classList.add("over"); });
+addEventListener("dragleave", (event) => event.relatedTarget === null && byId("stage").classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  byId("stage").classList.remove("over");
+  upload(event.dataTransfer.files[0]);
+});
+addEventListener("paste", (event) => upload(event.clipboardData.files[0]));
+
+// ---- words to masks
+
+const words = () => [...new Set(byId("words").value.split(/[,\n]/).map((word) => word.trim()).filter(Boolean))];
+
+async function segment() {
+  const method = byId("method").value;
+  if (!image || !method || !words().length) return;
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  const timer = setTimeout(() => hint("looking …"), 600);
+  try {
+    const found = await tell("/api/try/segment", { ...image, words: words(), method }, signal);
+    const bytes = Uint8Array.from(atob(found.regions), (letter) => letter.charCodeAt(0));
+    const regions = await readNumbers(new Blob([bytes], { type: "image/png" }));
+    if (signal.aborted) return;
+    answer = found;
+    fail("");
+    stage.show(stage.photo, regions, { width: found.width, height: found.height }, { keep: stage.size?.width === found.width });
+    show();
+  } catch (error) {
+    if (!signal.aborted) fail(error.message);
+  } finally {
+    clearTimeout(timer);
+    if (!signal.aborted) hint("");
+  }
+}
+
+function show() {
+  const largest = new Map(answer.segments.map((one) => [one.category_id, one]));
+  const ordered = answer.words.toSorted((one, other) => (largest.get(other.id)?.area_frac ?? -1) - (largest.get(one.id)?.area_frac ?? -1) || other.max_prob - one.max_prob);
+  byId("found").replaceChildren(...ordered.map((word) => {
+    const found = largest.get(word.id);
+    const shown = !hidden.has(word.name);
+    const row = make("div", { class: "mask", data: { word: word.name }, onclick: () => toggle(word.name) },
+      found ? eye(shown, (event) => { event.stopPropagation(); toggle(word.name); }) : make("span"),
+      make("div", { class: "name" }, swatch(word.colour), make("span", {}, word.name)),
+      make("small", {}, found ? percent(found.area_frac) : "not found"),
+      make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), make("span", {}, found ? `score ${found.mean_prob.toFixed(2)}, margin ${found.margin_mean.toFixed(2)}` : `at most ${word.max_prob.toFixed(2)} anywhere`)));
+    row.classList.toggle("hidden-mask", !found || !shown);
+    return row;
+  }));
+  colour();
+  const { seconds } = answer;
+  byId("times").replaceChildren(...STAGES.flatMap(([name, text]) => [make("span", {}, text), bar(seconds.total_s ? seconds[name] / seconds.total_s : 0), make("b", {}, time(seconds[name]))]),
+    make("span", {}, "in all"), make("span"), make("b", {}, time(seconds.total_s)));
+  byId("reused").hidden = false;
+  byId("reused").classList.toggle("fresh", answer.encoded);
+  byId("reused").textContent = answer.encoded ? "new image for this method: through the networks once" : "features reused: only the words were scored";
+  byId("stage").dataset.answers = Number(byId("stage").dataset.answers ?? 0) + 1;
+}
+
+function colour() {
+  const colours = new Map(answer.words.map((word) => [word.id, word]));
+  const styles = [];
+  answer.segments.forEach((one, place) => {
+    const word = colours.get(one.category_id);
+    styles[place + 1] = { colour: word.colour, shown: !hidden.has(word.name), current: false, rejected: false };
+  });
+  stage.paint(styles);
+}
+
+function toggle(word) {
+  if (!hidden.delete(word)) hidden.add(word);
+  show();
+}
+
+const time = (seconds) => (seconds === 0 ? "–" : seconds < 0.0095 ? `${(1000 * seconds).toFixed(1)} ms` : seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(2)} s`);
+
+const segmentSoon = debounce(segment, 300);
+byId("words").oninput = segmentSoon;
+byId("method").onchange = segment;
+byId("opacity").oninput = ({ target }) => stage.setOpacity(Number(target.value));
+byId("zoom-in").onclick = () => stage.zoom(1.4);
+byId("zoom-out").onclick = () => stage.zoom(1 / 1.4);
+byId("zoom-fit").onclick = () => stage.fit();
+
+// ---- begin
+
+async function offerMethods() {
+  const offered = await ask("/api/try");
+  byId("method").replaceChildren(...offered.methods.map(({ name, title }) => new Option(title === name ? name : `${name} · ${title}`, name)));
+  byId("method-note").replaceChildren(make("small", {}, offered.others.length ? `Not with this run's networks: ${offered.others.map(({ name }) => name).join(", ")}.` : ""));
+  byId("method-note").title = offered.others.map(({ name, reason }) => `${name}: ${reason}`).join("\n");
+  if (offered.embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. These are the small embedded models: they know drawn shapes, such as “red circle”, and nothing of photographs."));
+}
+
+run = await ask("/api/run");
+document.title = `${run.name} · try words`;
+byId("run").textContent = `${run.name} · ${run.method}`;
+const present = run.labels.toSorted((one, other) => other.images - one.images);
+byId("words").value = present.slice(0, 6).map((label) => label.name).join(", ");
+hint("loading the networks …");
+const offering = offerMethods();
+const { view } = await ask("/api/view");
+const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
+byId("strip").append(...items.map(thumbnail));
+try {
+  await offering;
+  hint("");
+} catch (error) {
+  hint("");
+  fail(error.message);
+}
+const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
+if (first) await pick(first);
+else hint("Drop an image here.");

@@ -1,0 +1,227 @@
+// One image of the run: its masks in a list and on the stage, and what is decided of each.
+import { bar, byId, eye, make, percent, swatch } from "./dom.js";
+import { ask, picture } from "./api.js";
+import { Stage, readNumbers } from "./stage.js";
+
+const KEPT = 6;
+const WORDS = { accept: "accepted", reject: "rejected", relabel: "relabelled", skip: "skipped" };
+
+export class Viewer {
+  // run: facts of the run; ondecide(decisions) and the rest are told what the person wants.
+  constructor(run, { ondecide, onnext, onclose }) {
+    Object.assign(this, { run, ondecide, onnext, onclose });
+    this.colours = new Map(run.labels.map((label) => [label.name, label.colour]));
+    this.hidden = new Set();
+    this.loaded = new Map();
+    this.segments = [];
+    this.current = 0;
+    this.stage = new Stage(byId("stage"), byId("canvas"), {
+      onpick: (number) => number && this.choose(number - 1),
+      onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; },
+    });
+    byId("zoom-in").onclick = () => this.stage.zoom(1.4);
+    byId("zoom-out").onclick = () => this.stage.zoom(1 / 1.4);
+    byId("zoom-fit").onclick = () => this.stage.fit();
+    byId("close").onclick = () => this.onclose();
+    byId("opacity-one").oninput = (event) => this.stage.setOpacity(Number(event.target.value));
+  }
+
+  get open() {
+    return !byId("viewer").hidden;
+  }
+
+  get id() {
+    return this.image?.image_id;
+  }
+
+  get segment() {
+    return this.segments[this.current];
+  }
+
+  // Loads an image with its pictures; the next one is loaded while this one is looked at.
+  load(id) {
+    if (!this.loaded.has(id)) {
+      const pictures = Promise.all([this.photo(id), this.regions(id)]);
+      const loading = { facts: ask("/api/image", { id }), pictures };
+      pictures.catch(() => this.loaded.delete(id));
+      loading.facts.catch(() => this.loaded.delete(id));
+      this.loaded.set(id, loading);
+      for (const old of this.loaded.keys()) {
+        if (this.loaded.size <= KEPT) break;
+        if (old !== this.id) this.loaded.delete(old);
+      }
+    }
+    return this.loaded.get(id);
+  }
+
+  async photo(id) {
+    const response = await fetch(picture("photo", id, this.run.version, "large"));
+    return response.ok ? createImageBitmap(await response.blob()) : null;
+  }
+
+  async regions(id) {
+    const response = await fetch(picture("regions", id, this.run.version));
+    return response.ok ? readNumbers(await response.blob()) : null;
+  }
+
+  async show(id, place, segment = null) {
+    byId("viewer").hidden = false;
+    this.wanted = id;
+    byId("place").textContent = place;
+    const loading = this.load(id);
+    const image = await loading.facts;
+    if (this.wanted !== id) return;
+    this.image = image;
+    this.segments = image.segments;
+    this.said = image.decisions;
+    this.current = segment ?? this.firstUndecided(0);
+    byId("path").textContent = image.path;
+    byId("path").title = image.path;
+    byId("doubt").textContent = image.review_priority.toFixed(2);
+    byId("doubt-bar").style.width = `${Math.round(100 * image.review_priority)}%`;
+    this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
+    this.list();
+    const size = { width: image.width, height: image.height };
+    const [photo, regions] = await loading.pictures;
+    if (this.wanted !== id) return;
+    if (!photo && image.status !== "error") this.hint("The image cannot be read any more.");
+    this.stage.show(photo, regions, photo || regions ? size : null);
+    this.colour();
+    byId("viewer").dataset.ready = id;
+  }
+
+  close() {
+    this.wanted = this.image = undefined;
+    byId("viewer").hidden = true;
+    this.stage.clear();
+  }
+
+  hint(text) {
+    byId("hint").textContent = text;
+    byId("hint").hidden = !text;
+  }
+
+  flash(text) {
+    clearTimeout(this.flashing);
+    byId("flash").textContent = text;
+    byId("flash").hidden = false;
+    this.flashing = setTimeout(() => { byId("flash").hidden = true; }, 1100);
+  }
+
+  // What stands for a mask: its own decision, else its label's, else the image's.
+  standing(segment) {
+    const fits = [
+      (one) => one.segment_index === segment.segment_index && one.label === segment.label,
+      (one) => one.segment_index === null && one.label === segment.label,
+      (one) => one.label === null,
+    ];
+    let skipped = null;
+    for (const fit of fits) {
+      const found = this.said.find(fit);
+      if (found && found.action !== "skip") return found;
+      skipped ??= found ?? null;
+    }
+    return skipped;
+  }
+
+  firstUndecided(from) {
+    const order = this.segments.map((_, place) => (from + place) % this.segments.length);
+    return order.find((place) => !this.standing(this.segments[place])) ?? 0;
+  }
+
+  get allDecided() {
+    return this.segments.every((segment) => this.standing(segment));
+  }
+
+  list() {
+    const rows = this.segments.slice(0, 500).map((segment, place) => {
+      const said = this.standing(segment);
+      const shown = !this.hidden.has(segment.label);
+      const name = make("div", { class: "name" }, swatch(this.colours.get(segment.label)), make("span", {}, segment.label));
+      if (said?.action === "relabel") name.append(make("small", {}, `→ ${said.new_label}`));
+      const row = make("div", { class: "mask", data: { place }, onclick: () => this.choose(place) },
+        eye(shown, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
+        name,
+        said ? make("span", { class: `said ${said.action}` }, WORDS[said.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
+        make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac))),
+      );
+      row.classList.toggle("current", place === this.current);
+      row.classList.toggle("rejected", said?.action === "reject");
+      row.classList.toggle("hidden-mask", !shown);
+      return row;
+    });
+    if (!rows.length) {
+      const whole = this.said.find((one) => one.label === null);
+      rows.push(make("p", {}, make("small", {}, "No masks. Accept if nothing of the labels is there, reject if something was missed."), " ", whole ? make("span", { class: `said ${whole.action} chip` }, WORDS[whole.action]) : ""));
+    }
+    byId("masks").replaceChildren(...rows);
+    byId("masks").querySelector(".current")?.scrollIntoView({ block: "nearest" });
+  }
+
+  colour() {
+    const styles = [];
+    this.segments.forEach((segment, place) => {
+      const said = this.standing(segment);
+      const label = said?.action === "relabel" ? said.new_label : segment.label;
+      styles[place + 1] = {
+        colour: this.colours.get(label), shown: !this.hidden.has(segment.label),
+        current: place === this.current, rejected: said?.action === "reject",
+      };
+    });
+    this.stage.paint(styles);
+  }
+
+  choose(place) {
+    if (!this.segments.length) return;
+    this.current = (place + this.segments.length) % this.segments.length;
+    this.list();
+    this.colour();
+  }
+
+  toggle(label) {
+    if (!this.hidden.delete(label)) this.hidden.add(label);
+    this.list();
+    this.colour();
+  }
+
+  zoomToMask() {
+    if (this.segment) this.stage.zoomTo(this.segment.bbox_xywh);
+  }
+
+  // Decides the mask in hand, or the whole image, and goes on to what is next.
+  decide(action, { whole = false, newLabel = "" } = {}) {
+    if (!this.image || this.image.status === "error") return;
+    const segment = whole ? null : this.segment;
+    if (!segment && action === "relabel") return;
+    const key = { label: segment?.label ?? null, segment_index: segment?.segment_index ?? null };
+    const decision = { image_id: this.id, ...key, action, new_label: newLabel };
+    if (whole) this.said = []; // the server is told to take back what stands against it
+    this.said = [...this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index), decision];
+    this.flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
+    this.ondecide(whole ? this.overrule(decision) : [decision]);
+    if (whole || this.allDecided) this.onnext();
+    else this.choose(this.firstUndecided(this.current + 1));
+  }
+
+  // A decision on the whole image, said of each mask that was decided otherwise before.
+  overrule(decision) {
+    const others = this.segments
+      .filter((segment) => this.image.decisions.some((one) => one.label === segment.label && (one.segment_index === segment.segment_index)))
+      .map((segment) => ({ ...decision, label: segment.label, segment_index: segment.segment_index }));
+    this.said = [...others, decision];
+    return [...others, decision];
+  }
+
+  // Takes in how the image stands on the server.
+  update(images) {
+    const image = images.find((one) => one.image_id === this.id);
+    for (const one of images) {
+      const kept = this.loaded.get(one.image_id);
+      kept?.facts.then((facts) => Object.assign(facts, one));
+    }
+    if (!image) return;
+    this.said = image.decisions;
+    this.list();
+    this.colour();
+  }
+}
