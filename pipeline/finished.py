@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg_core import rle_map
 from ovseg_core.nearest import SizeHW
-from ovseg_core.rle import decode
 from pipeline.rundir import RunDir
 from schemas.records import ShardDone
 
@@ -101,7 +101,6 @@ class FinishedRun:
 
 def paint(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
     """Return the label map (H, W) of one image's annotation rows."""
-    painted = np.zeros(size_hw, np.uint16)
-    for row in segments:
-        painted[decode(row["rle_counts"], size_hw) > 0] = row["category_id"]
-    return painted
+    rows = list(segments)
+    counts = [row["rle_counts"] for row in rows]
+    return rle_map.paint(counts, [row["category_id"] for row in rows], size_hw)

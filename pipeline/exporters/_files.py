@@ -7,8 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
 from types import TracebackType
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.exporters._losses import Losses
 from pipeline.rundir import RunDir
-from pipeline.storage import Folder
+from pipeline.storage import Folder, read_uri
+from schemas.errors import ImageError
 
 _WRITERS = 16
 """Files on their way at once: a bucket answers each put after tens of milliseconds."""
@@ -18,23 +24,31 @@ _WAITING = 4 * _WRITERS
 class Names:
     """File names for the images of a run, finished or not, so that names never change later."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, losses: Losses) -> None:
         """Read the manifest."""
+        self._losses = losses
         self._paths = set(run.manifest().column("path").to_pylist())
         self._stems = Counter(_stem(path) for path in self._paths)
 
     def stem(self, path: str) -> str:
         """Return an image's path without its ending; with it where another has the same stem."""
-        return _stem(path) if self.is_plain(path) else path
-
-    def is_plain(self, path: str) -> bool:
-        """Tell whether the ending could be left off."""
         stem = _stem(path)
-        return self._stems[stem] == 1 and (stem not in self._paths or stem == path)
+        if self._stems[stem] == 1 and (stem not in self._paths or stem == path):
+            return stem
+        self._losses.lost("file names keep the image's ending: another image has the same stem")
+        return path
 
 
 def _stem(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
+
+
+def png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Return a picture (H, W) or (H, W, 3 as blue, green, red) as a PNG file."""
+    good, data = cv2.imencode(".png", picture)
+    if not good:
+        raise ValueError(f"no PNG of {picture.shape} {picture.dtype}")
+    return data.tobytes()
 
 
 def flat(path: str) -> str:
@@ -49,31 +63,46 @@ def flat(path: str) -> str:
 
 
 class Files:
-    """Writes many small files into an export's folder, several at a time.
+    """Writes many small files into an export's folder, several at a time; a context manager."""
 
-    A context manager: at its end all files are written, and those that an earlier export left
-    behind are gone; after an error nothing is deleted.
-    """
-
-    def __init__(self, place: Folder, ours: Callable[[str], bool]) -> None:
+    def __init__(self, place: Folder) -> None:
         """Begin.
 
         Args:
             place: the export's folder.
-            ours: tells of a name in it whether it may be left from an earlier export.
         """
         self._place = place
-        self._ours = ours
         self._pool = ThreadPoolExecutor(_WRITERS)
         self._waiting: deque[Future[None]] = deque()
-        self._written: set[str] = set()
+        self._unreadable: list[str] = []
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, perhaps a little later; errors come with a later call or at the end."""
-        self._written.add(name)
+    def put(self, name: str, data: bytes | Callable[[], bytes]) -> None:
+        """Write a file, perhaps a little later; errors come with a later call or at the end.
+
+        Args:
+            name: below the folder.
+            data: the content, or what makes it, in a thread of its own.
+        """
         if len(self._waiting) >= _WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._place.atomic_write, name, data))
+        self._waiting.append(self._pool.submit(self._write, name, data))
+
+    def copy_image(self, name: str, uri: str, max_bytes: int) -> None:
+        """Copy a photograph; one that cannot be read any more is counted in `num_unreadable`."""
+        self.put(name, lambda: read_uri(uri, max_bytes))
+
+    def _write(self, name: str, data: bytes | Callable[[], bytes]) -> None:
+        try:
+            content = data if isinstance(data, bytes) else data()
+        except ImageError:
+            self._unreadable.append(name)
+        else:
+            self._place.atomic_write(name, content)
+
+    @property
+    def num_unreadable(self) -> int:
+        """Photographs that could not be copied, known at the end."""
+        return len(self._unreadable)
 
     def __enter__(self) -> "Files":
         """Return itself."""
@@ -85,12 +114,8 @@ class Files:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for what is on its way; delete what is left over."""
+        """Wait for what is on its way."""
         self._pool.shutdown(cancel_futures=error is not None)
-        if error is not None:
-            return
-        for future in self._waiting:
-            future.result()
-        for name in self._place.list():
-            if self._ours(name) and name not in self._written:
-                self._place.delete(name)
+        if error is None:
+            for future in self._waiting:
+                future.result()

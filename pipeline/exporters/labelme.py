@@ -1,0 +1,86 @@
+"""labelme: a JSON of mask shapes for each image, `a/b.json` for `a/b.jpg`.
+
+labelme looks for a JSON beside its photograph: copy one of the two to the other, or have the
+photographs copied here. An export overwrites; corrections belong into another folder.
+"""
+
+import base64
+import json
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from ovseg_core.rle import decode
+from pipeline.exporters import _segments
+from pipeline.exporters._files import Files, Names, png
+from pipeline.exporters._losses import Losses
+from pipeline.exporters._segments import DIGITS, Segments
+from pipeline.finished import FinishedRun, Row
+from pipeline.rundir import RunDir
+from schemas.base import Frozen
+from schemas.records import Share
+
+FOLDER = "exports/labelme"
+_VERSION = "6.3.1"
+"""Of the labelme that these files were opened with."""
+_NEVER = (
+    "scores that can be sorted by: the description of a mask tells its score, no list is ordered",
+)
+
+
+class Options(Frozen):
+    """Options of the labelme exporter."""
+
+    min_score: Share = 0.0
+    """Segments with a lower score are left out."""
+    segments: Segments = "as_run"
+    """How masks are cut: `as_run`, `class` (one for each label and image) or `components`, whose
+    `group_id` tells which are of one mask."""
+    copy_images: bool = False
+    """Copy the photographs beside the JSON files, so that labelme opens the folder as it is."""
+
+
+def export(run: RunDir, options: Options) -> list[str]:
+    """Write all files; return the path of LOSSES.txt, which is written last."""
+    finished = FinishedRun(run)
+    losses = Losses("labelme: what it does not hold of this run", _NEVER)
+    names = Names(run, losses)
+    place = run.folder.child(FOLDER)
+    with Files(place) as files:
+        for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
+            files.put(f"{names.stem(image['path'])}.json", partial(_document, image, rows))
+            if options.copy_images:
+                files.copy_image(image["path"], image["uri"], run.info.job().image.max_bytes)
+    if files.num_unreadable:
+        losses.lost("photographs that cannot be read any more", files.num_unreadable)
+    losses.write(place)
+    return [f"{FOLDER}/LOSSES.txt"]
+
+
+def _document(image: Row, rows: list[Row]) -> bytes:
+    document = {
+        "version": _VERSION,
+        "flags": {},
+        "shapes": [_shape(row) for row in rows],
+        "imagePath": PurePosixPath(image["path"]).name,
+        "imageData": None,
+        "imageHeight": image["height"],
+        "imageWidth": image["width"],
+        "reviewPriority": round(image["review_priority"], DIGITS),
+    }
+    return (json.dumps(document, indent=1) + "\n").encode("ascii")
+
+
+def _shape(row: Row) -> dict[str, Any]:
+    left, top, width, height = (int(value) for value in row["bbox_xywh"])
+    mask = decode(row["rle_counts"], (row["height"], row["width"]))
+    crop = png(mask[top : top + height, left : left + width])
+    return {
+        "label": row["label"],
+        "points": [[left, top], [left + width - 1, top + height - 1]],
+        "group_id": row.get("part_of"),
+        "description": f"score {row['mean_prob']:.6f}",
+        "shape_type": "mask",
+        "flags": {},
+        "mask": base64.b64encode(crop).decode("ascii"),
+    }

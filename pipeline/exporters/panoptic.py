@@ -1,0 +1,107 @@
+"""COCO panoptic: `panoptic.json` and a picture of segment numbers for each image.
+
+A pixel's number is red + 256 green + 65536 blue, 0 where nothing was found. Masks of a run never
+overlap, so that nothing has to be flattened.
+"""
+
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ovseg_core import rle_map
+from pipeline.exporters import _coco, _segments
+from pipeline.exporters._files import Files, Names, png
+from pipeline.exporters._losses import Losses
+from pipeline.exporters._segments import DIGITS, Segments, is_cut_anew
+from pipeline.finished import FinishedRun, Row
+from pipeline.overlay import colour
+from pipeline.rundir import RunDir
+from schemas.base import Frozen
+from schemas.records import Share
+
+FOLDER = "exports/panoptic"
+_PICTURES = "panoptic"
+_JSON = "panoptic.json"
+_NEVER = ("review scores but `score` of each segment and `review_priority` of each image",)
+
+
+class Options(Frozen):
+    """Options of the panoptic exporter."""
+
+    min_score: Share = 0.0
+    """Segments with a lower score are left out: their pixels count as not found."""
+    segments: Segments = "as_run"
+    """How masks are cut: `as_run`, `class` (one for each label and image: stuff) or `components`
+    (connected regions, written as things, although touching objects are one)."""
+
+
+def export(run: RunDir, options: Options) -> list[str]:
+    """Write all pictures, then the JSON, and return its path."""
+    finished = FinishedRun(run)
+    losses = Losses("COCO panoptic: what it does not hold of this run", _NEVER)
+    place = run.folder.child(FOLDER)
+    with tempfile.TemporaryDirectory(prefix="ovseg-panoptic-") as folder, ExitStack() as open_files:
+        document = _coco.CocoFile(Path(folder, _JSON), _head(finished, options), open_files)
+        with Files(place) as files:
+            write(finished, options, losses, document, files)
+        document.close()
+        place.put_file(_JSON, document.path)
+    losses.write(place)
+    return [f"{FOLDER}/{_JSON}"]
+
+
+def write(
+    finished: FinishedRun,
+    options: Options,
+    losses: Losses,
+    document: _coco.CocoFile,
+    files: Files,
+) -> None:
+    """Write every image's entry and picture."""
+    names = Names(finished.run, losses)
+    for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
+        name = f"{names.stem(image['path'])}.png"
+        files.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
+        entry = {
+            "image_id": image["number"],
+            "file_name": name,
+            "segments_info": [_segment(number, row) for number, row in enumerate(rows, start=1)],
+        }
+        document.add(_coco.image(image, image["path"]), [entry])
+
+
+def _head(finished: FinishedRun, options: Options) -> dict[str, Any]:
+    masks = finished.run.info.job().masks.segments
+    cut = options.segments if is_cut_anew(finished, options.segments) else masks
+    return {
+        "info": _coco.info(finished, options.segments, min_score=options.min_score),
+        "licenses": [],
+        "categories": [
+            {**category, "isthing": int(cut == "components"), "color": colour(category["id"])}
+            for category in _coco.categories(finished)
+        ],
+    }
+
+
+def _segment(number: int, row: Row) -> dict[str, Any]:
+    return {
+        "id": number,
+        "category_id": row["category_id"],
+        "area": row["area_px"],
+        "bbox": [int(value) for value in row["bbox_xywh"]],
+        "iscrowd": 0,
+        "score": round(row["mean_prob"], DIGITS),
+    }
+
+
+def _picture(image: Row, rows: list[Row]) -> bytes:
+    size_hw = image["height"], image["width"]
+    counts = [row["rle_counts"] for row in rows]
+    numbers = rle_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
+    bytes_HW4 = numbers.astype("<u4").view(np.uint8).reshape(*size_hw, 4)
+    return png(np.asarray(cv2.cvtColor(bytes_HW4, cv2.COLOR_RGBA2BGR), np.uint8))

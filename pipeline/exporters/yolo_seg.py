@@ -1,0 +1,95 @@
+"""YOLO segmentation, as Ultralytics reads it: `data.yaml` and `labels/a/b.txt` for each image.
+
+A line is one connected region: the label's number from 0, then the corners of its outline as
+shares of width and height. Holes fill up; an image without segments has an empty file.
+"""
+
+import cv2
+import numpy as np
+import yaml
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from pipeline.exporters import _segments
+from pipeline.exporters._files import Files, Names
+from pipeline.exporters._losses import Losses
+from pipeline.exporters._outlines import Ring, drawn_rings
+from pipeline.finished import FinishedRun, Row
+from pipeline.rundir import RunDir
+from schemas.base import Frozen
+from schemas.records import Share
+
+FOLDER = "exports/yolo_seg"
+_CENTRE = 0.4
+"""Added to pixel numbers: readers that cut off and readers that round find the same pixel."""
+_THIN = (0.1, 0.4)
+"""Added on the way there and back of a ring that encloses nothing, so that it has an area."""
+_DIGITS = 6
+_NEVER = (
+    "scores and review priorities",
+    "holes: the outline of a region is filled",
+    "which regions are of one mask: each is a line of its own",
+    "a division into training and validation: data.yaml names all images for both",
+)
+
+
+class Options(Frozen):
+    """Options of the YOLO exporter."""
+
+    min_score: Share = 0.0
+    """Segments with a lower score are left out."""
+    min_area_px: NonNegativeInt = 0
+    """Masks of fewer pixels are left out."""
+    tolerance_px: NonNegativeFloat = 1.0
+    """How far an outline may be from the rim of its region; 0: exact but for holes."""
+    copy_images: bool = False
+    """Copy the photographs to `images/`, where Ultralytics expects them."""
+
+
+def export(run: RunDir, options: Options) -> list[str]:
+    """Write all label files, then `data.yaml`, and return the latter's path."""
+    finished = FinishedRun(run)
+    losses = Losses("YOLO segmentation: what it does not hold of this run", _NEVER)
+    losses.lost("masks with holes filled", 0)
+    names = Names(run, losses)
+    place = run.folder.child(FOLDER)
+    limit = run.info.job().image.max_bytes
+    cut = ("as_run", options.min_score, options.min_area_px)
+    with Files(place) as files:
+        for image, rows in _segments.images(finished, losses, *cut):
+            lines = [_lines(row, options.tolerance_px, losses) for row in rows]
+            files.put(_label_file(names.stem(image["path"])), "".join(lines).encode("ascii"))
+            if options.copy_images:
+                files.copy_image(f"images/{image['path']}", image["uri"], limit)
+    if files.num_unreadable:
+        losses.lost("photographs that cannot be read any more", files.num_unreadable)
+    place.atomic_write("data.yaml", _yaml(finished).encode())
+    losses.write(place)
+    return [f"{FOLDER}/data.yaml"]
+
+
+def _label_file(stem: str) -> str:
+    """Return where Ultralytics looks: the last folder `images` of the path becomes `labels`."""
+    return "/labels/".join(f"/images/{stem}.txt".rsplit("/images/", 1)).removeprefix("/")
+
+
+def _yaml(finished: FinishedRun) -> str:
+    labels = finished.run.info.job().vocabulary.names
+    content = {"train": "images", "val": "images", "names": dict(enumerate(labels))}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _lines(row: Row, tolerance_px: float, losses: Losses) -> str:
+    """Return the lines of one mask, one for each of its regions."""
+    size_wh = np.array([row["width"], row["height"]])
+    rings = drawn_rings(row, tolerance_px, losses)
+    losses.wrote("regions", len(rings))
+    return "".join(f"{row['category_id'] - 1} {_corners(ring, size_wh)}\n" for ring in rings)
+
+
+def _corners(ring: Ring, size_wh: np.ndarray) -> str:
+    if cv2.contourArea(ring.astype(np.float32)):
+        inside = ring + _CENTRE
+    else:
+        inside = np.concatenate([ring + _THIN[0], ring[::-1] + _THIN[1]])
+    shares = (inside / size_wh).round(_DIGITS)
+    return " ".join(f"{share:.6f}" for share in shares.flat)

@@ -1,0 +1,76 @@
+"""Laws that hold for any mask: runs paint the map they came from, outlines lose holes only."""
+
+import cv2
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from ovseg_core import rle_map
+from ovseg_core.rle import decode, encode_regions
+from pipeline.exporters import _outlines
+from tests.property.test_masks_property import region_maps
+
+
+def _text(mask: np.ndarray) -> str:
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    filled = np.zeros_like(mask)
+    rims, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(filled, rims, -1, 1, -1)
+    return filled
+
+
+@given(region_maps())
+@settings(max_examples=200, deadline=None)
+def test_run_lengths_paint_the_map_they_came_from(regions):
+    found = encode_regions(regions, regions.shape)
+    counts = [rle.counts for rle in found.values()]
+    painted = rle_map.paint(counts, list(found), regions.shape)
+    assert painted.dtype == np.uint16
+    assert painted.flags.c_contiguous
+    np.testing.assert_array_equal(painted, regions)
+
+
+@given(st.lists(region_maps(), min_size=1, max_size=3), st.integers(1, 30), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+def test_where_masks_overlap_the_later_stays(maps, height, width):
+    masks = [np.resize(regions > 0, (height, width)) for regions in maps]
+    counts = [_text(mask) for mask in masks]
+    expected = np.zeros((height, width), np.uint16)
+    for value, mask in enumerate(masks, start=1):
+        expected[mask] = value
+    painted = rle_map.paint(counts, range(1, len(masks) + 1), (height, width))
+    np.testing.assert_array_equal(painted, expected)
+
+
+def test_no_mask_paints_nothing():
+    assert not rle_map.paint([], [], (3, 5)).any()
+    assert rle_map.paint([_text(np.ones((3, 5)))], [7], (3, 5)).min() == 7
+
+
+@given(region_maps())
+@settings(max_examples=300, deadline=None)
+def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
+    mask = (regions == regions.max()).astype(np.uint8)
+    height, width = mask.shape
+    outline = _outlines.trace(mask, "edges")
+    corners = [ring.ravel().tolist() for ring in outline.rings]
+    drawn = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
+    filled = _without_holes(mask)
+    np.testing.assert_array_equal(coco_mask.decode(drawn), filled)
+    assert len(outline.rings) == cv2.connectedComponents(mask, connectivity=8)[0] - 1
+    assert (outline.num_holes == 0) == bool((filled == mask).all())
+    assert decode(_text(mask), mask.shape).sum() <= filled.sum()
+
+
+@given(region_maps())
+@settings(max_examples=300, deadline=None)
+def test_centres_fill_to_the_mask_without_holes_in_opencv(regions):
+    mask = (regions == regions.max()).astype(np.uint8)
+    drawn = np.zeros_like(mask)
+    for ring in _outlines.trace(mask, "centres").rings:
+        cv2.fillPoly(drawn, [ring.astype(np.int32)], 1)
+    np.testing.assert_array_equal(drawn, _without_holes(mask))
