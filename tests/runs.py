@@ -16,6 +16,7 @@ from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, ShardRows
 from schemas.tables import to_table
 
+EXIF_ORIENTATION = 0x0112
 LABELS = ("cat", "dog", "potted plant")
 ODD_NAMES = (
     "plain.jpg",
@@ -36,6 +37,8 @@ class Scene:
     path: str
     label_map: np.ndarray | None
     confidence: float = 0.75
+    orientation: int = 1
+    """EXIF's; 6: the file is stored turned to the left. The label map is as displayed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,26 @@ def odd_scenes() -> list[Scene]:
     scenes = [Scene(name, label_map(i), 0.5 + i / 20) for i, name in enumerate(ODD_NAMES)]
     empty = Scene("nothing.png", np.zeros((33, 21), np.uint16))
     return [*scenes[:4], empty, Scene("broken #1.jpg", None), *scenes[4:]]
+
+
+def awkward_scenes() -> list[Scene]:
+    """Masks that lose something on the way: holes, pixels, lines, whole images, turned images."""
+    hole = np.zeros((31, 47), np.uint16)
+    hole[4:25, 6:40], hole[10:15, 12:20], hole[12, 14] = 1, 0, 1
+    hole[26:30, 1:45:2] = 2
+    speck = np.zeros((17, 29), np.uint16)
+    speck[3, 5], speck[9, 2:27], speck[1:16, 28], speck[16, 0] = 1, 2, 3, 3
+    noise = np.random.default_rng(3).integers(0, 4, (23, 37)).astype(np.uint16)
+    full = np.full((12, 19), 3, np.uint16)
+    return [
+        Scene("a b/hole #1.jpg", hole, 0.9),
+        Scene("a b/hole #1.png", noise, 0.4),
+        Scene("ünï/猫 50%.jpg", speck, 0.6),
+        Scene("full.v2.JPG", full, 0.8),
+        Scene("images/turned.jpg", label_map(4, 50, 34), 0.7, orientation=6),
+        Scene("empty.jpg", np.zeros((9, 14), np.uint16)),
+        Scene("pixel.png", np.ones((1, 1), np.uint16)),
+    ]
 
 
 def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> RunDir:
@@ -95,16 +118,20 @@ def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
     if scene.label_map is None:
         error = ImageError(ErrorCode.TRUNCATED, "ran out of bytes")
         return failed_rows(Failed(ref, cost, error))
-    _photograph(scene.label_map, Path(ref.uri))
+    _photograph(scene, Path(ref.uri))
     names = config.vocabulary.names
     masks = image_rows(_decision(scene, len(names)), scene.label_map.shape, names, config.masks)
-    return found_rows(ref, Frame(scene.label_map.shape, 1), masks, cost)
+    return found_rows(ref, Frame(scene.label_map.shape, scene.orientation), masks, cost)
 
 
-def _photograph(label_map: np.ndarray, file: Path) -> None:
+def _photograph(scene: Scene, file: Path) -> None:
     colours = np.array([[90, 90, 90], [220, 60, 60], [60, 180, 80], [70, 90, 220]], np.uint8)
+    pixels = colours[scene.label_map % 4]
+    exif = Image.Exif()
+    if scene.orientation == 6:
+        pixels, exif[EXIF_ORIENTATION] = np.rot90(pixels), 6
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(colours[label_map % 4]).save(file, "PNG")
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", exif=exif)
 
 
 def _decision(scene: Scene, num_labels: int) -> Decision:
