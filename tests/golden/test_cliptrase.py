@@ -49,7 +49,7 @@ class Stages:
         height, width = image.shape[1:]
         short = min(height, width)
         resized = bicubic_resize(image, (height * self.side // short, width * self.side // short))
-        top, left = ((edge - self.side) // 2 for edge in resized.shape[1:])
+        top, left = (round((edge - self.side) / 2) for edge in resized.shape[1:])
         return resized[:, top : top + self.side, left : left + self.side]
 
     def pixels(self, name: str) -> Tensor:

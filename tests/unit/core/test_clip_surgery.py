@@ -46,9 +46,8 @@ def test_the_closed_form_is_products_less_their_mean_over_phrases() -> None:
 def test_scores_of_a_patch_sum_to_nothing() -> None:
     """What all phrases share is gone: nothing is left of one phrase alone."""
     for level in maps_of(["cat", "dog", "sofa"], ["wall"]).levels:
-        torch.testing.assert_close(
-            level[0].sum(0), torch.zeros(level[0].shape[1:]), atol=1e-6, rtol=0
-        )
+        assert level[0].sum(0).abs().max() < 1e-6
+        assert level[0].abs().max() > 1e-3
     alone = maps_of(["cat"], [])
     assert alone.levels[0][0].abs().max() < 1e-6
 

@@ -1,18 +1,20 @@
 """Regions from the likeness of patches, against plain NumPy and SciPy."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import median_filter
 from torch import Tensor
 from torch.nn import functional
 
 from ovseg_core import clustering
 from ovseg_core.methods import build_segmenter, check_options
-from ovseg_core.segmenter import ScoreMaps
+from ovseg_core.segmenter import ImageBatch, ScoreMaps
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
@@ -139,6 +141,18 @@ def test_attention_over_one_grid_leaves_regions_of_the_whole_image(size: tuple[i
     assert maps.stitches is not None
     stitch = maps.stitches[0]
     assert maps.regions[0][0].shape == (len(stitch.rows_SP), len(stitch.columns_SP))
+
+
+def test_masks_of_a_folder_vote_after_the_clusters(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1, 1]], np.uint8)).save(tmp_path / "a.png")
+    options = {"region_folder": str(tmp_path), "eps": 9.0, "min_samples": 1}
+    method = build_segmenter(NamedOptions(name="cliptrase", options=options), tiny_backbones())
+    batch = ImageBatch((random_image(0, 45, 61),), ("a.jpg",))
+    maps = method.score(method.encode(batch), method.text_matrix(WORDS))
+    assert maps.regions is not None
+    clusters, masks = maps.regions[0]
+    assert not clusters.any()
+    assert masks.tolist() == [[-1, 0, 0]]
 
 
 def test_windows_are_refused() -> None:
