@@ -106,8 +106,9 @@ def _load_named(name: str, weights: str, asked: str) -> LoadedVision:
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
         raise WeightsError(f"{asked}: {name!r} is unknown. {did_you_mean(name, tagged)}")
-    file = weights or _fetch(name, asked)
-    loaded = _loaded(timm.create_model(name, pretrained=False, num_classes=0), name, file)
+    model = timm.create_model(name, pretrained=False, num_classes=0)
+    _family(model, name)  # before a download that would be for nothing
+    loaded = _loaded(model, name, weights or _fetch(name, asked))
     _fill(loaded)
     return loaded
 

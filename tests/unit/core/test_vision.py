@@ -251,6 +251,7 @@ def test_what_is_taken_where_the_options_name_none(clip: str, vision: str, expec
             r"^network: .* is unknown\. Did you mean '\S+8_224\.dino'",
         ),
         ("samvit_bas_patch16", r"^network: timm has no .*Did you mean 'samvit_base_patch16'"),
+        ("test_resnet.r160_in1k", r"ResNet that ovseg cannot read"),
         ("local-dir:nowhere", r"nowhere is no timm folder"),
     ],
 )
