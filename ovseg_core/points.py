@@ -51,5 +51,5 @@ def point_prompts(
     x, y = chosen % columns, chosen // columns
     height, width = size_hw
     points_M2 = torch.stack([(x + 0.5) * width / columns, (y + 0.5) * height / rows], dim=1).long()
-    on_M = torch.cat([torch.ones(most), torch.zeros(most)]).to(torch.uint8)
-    return points_M2.clamp(max=torch.tensor([width - 1, height - 1])), on_M
+    on_M = (torch.arange(2 * most, device=points_M2.device) < most).to(torch.uint8)
+    return points_M2.clamp(max=points_M2.new_tensor([width - 1, height - 1])), on_M
