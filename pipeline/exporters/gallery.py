@@ -175,6 +175,8 @@ def _page(finished: FinishedRun, cards: list[_Card]) -> str:
         if counts[label]
     )
     folder = Path(__file__).parent
+    # The look is that of the review page; the rest of the page's style is its own.
+    look = folder.parent / "review" / "static" / "look.css"
     script = (folder / "gallery.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return Template((folder / "gallery.html").read_text(encoding="utf-8")).substitute(
@@ -184,6 +186,7 @@ def _page(finished: FinishedRun, cards: list[_Card]) -> str:
         chips=chips,
         cards="\n".join(card.html for card in cards),
         notes=" ".join(_notes(finished, len(cards))),
+        style=look.read_text(encoding="utf-8"),
         script=script,
         script_hash=digest,
     )
