@@ -65,7 +65,8 @@ def make_app(desk: Desk, try_page: TryPage) -> Starlette:
         "/photo": pages.photo,
         "/tint": pages.tint,
         "/regions": pages.regions,
-        "/api/try": lambda _: JSONResponse(try_page.offers()),
+        "/api/try": lambda _: JSONResponse(try_page.own_method()),
+        "/api/try/methods": lambda _: JSONResponse(try_page.other_methods()),
         "/api/try/photo": lambda request: _picture(
             try_page.photo(request.query_params.get("upload", "")), "image/jpeg"
         ),

@@ -104,19 +104,19 @@ class Workbench:
         self._lock = Lock()
         self._segmenters: dict[str, Segmenter] = {}
         self._backbones: _RunBackbones | None = None
-        self._offers: tuple[Offer, ...] = ()
+        self._reasons: dict[str, str] = {}
         self._encoded: BoundedCache[Encoded] = BoundedCache(_KEPT_FEATURES, lambda _: 1)
         self.num_encoded = 0
         """Images that went through the networks so far."""
 
-    def offers(self) -> tuple[Offer, ...]:
-        """Return all methods, the run's own first; loads the networks when first called."""
-        with self._lock:
-            if not self._offers:
-                own = self._job.method.name
-                names = (own, *(name for name in parts.names(methods.PACKAGE) if name != own))
-                self._offers = tuple(self._offer(name) for name in names)
-            return self._offers
+    def own(self) -> Offer:
+        """Return the run's own method; loads its networks when first called."""
+        return self._offer(self._job.method.name)
+
+    def others(self) -> tuple[Offer, ...]:
+        """Return all other methods, and which of them cannot run on these networks."""
+        own = self._job.method.name
+        return tuple(self._offer(name) for name in parts.names(methods.PACKAGE) if name != own)
 
     def segment(self, image: TryImage, words: Sequence[str], method: str) -> Tried:
         """Find words in an image.
@@ -154,11 +154,14 @@ class Workbench:
 
     def _offer(self, name: str) -> Offer:
         title = parts.load(methods.PACKAGE, name).CARD.title
-        try:
-            self._segmenter(name)
-        except OvsegError as error:
-            return Offer(name, title, str(error))
-        return Offer(name, title)
+        with self._lock:
+            if name not in self._reasons:
+                try:
+                    self._segmenter(name)
+                    self._reasons[name] = ""
+                except OvsegError as error:
+                    self._reasons[name] = str(error)
+            return Offer(name, title, self._reasons[name])
 
     def _segmenter(self, name: str) -> Segmenter:
         if name not in self._segmenters:

@@ -54,17 +54,22 @@ class TryPage:
 
         return Workbench(self._job)
 
-    def offers(self) -> dict[str, Any]:
-        """Return the methods that can run with the run's networks; loads these."""
-        offers = self._bench.offers()
+    def own_method(self) -> dict[str, Any]:
+        """Return the run's own method; loads its networks."""
+        offer = asdict(self._bench.own())
         return {
-            "methods": [asdict(offer) for offer in offers if not offer.reason],
-            "others": [
-                {**asdict(offer), "reason": uris.redact(offer.reason)}
-                for offer in offers
-                if offer.reason
-            ],
+            "method": {**offer, "reason": uris.redact(offer["reason"])},
             "embedded": self._job.clip.model == "embedded",
+        }
+
+    def other_methods(self) -> dict[str, Any]:
+        """Return the methods that can run on the same networks, and why others cannot."""
+        offers = [
+            {**asdict(one), "reason": uris.redact(one.reason)} for one in self._bench.others()
+        ]
+        return {
+            "methods": [one for one in offers if not one["reason"]],
+            "refused": [one for one in offers if one["reason"]],
         }
 
     def upload(self, data: bytes) -> dict[str, Any]:

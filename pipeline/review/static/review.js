@@ -13,7 +13,7 @@ let view = "";
 const outbox = new Outbox({ onstate: showSaved, onanswer: takeIn, onrefusal: refused });
 const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
 const grid = new Grid(byId("scroller"), byId("grid"), {
-  cardWidth: 232, cardHeight: 268, fetchItems, draw: card, onopen: open, onmove: () => {},
+  cardWidth: 232, cardHeight: 292, fetchItems, draw: card, onopen: open, onmove: () => {},
 });
 
 // ---- the run and its filters

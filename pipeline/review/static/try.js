@@ -152,12 +152,20 @@ byId("zoom-fit").onclick = () => stage.fit();
 
 // ---- begin
 
-async function offerMethods() {
-  const offered = await ask("/api/try");
-  byId("method").replaceChildren(...offered.methods.map(({ name, title }) => new Option(title === name ? name : `${name} · ${title}`, name)));
-  byId("method-note").replaceChildren(make("small", {}, offered.others.length ? `Not with this run's networks: ${offered.others.map(({ name }) => name).join(", ")}.` : ""));
-  byId("method-note").title = offered.others.map(({ name, reason }) => `${name}: ${reason}`).join("\n");
-  if (offered.embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. These are the small embedded models: they know drawn shapes, such as “red circle”, and nothing of photographs."));
+const option = ({ name, title }) => new Option(title === name ? name : `${name} · ${title}`, name);
+
+async function offerOwnMethod() {
+  const { method, embedded } = await ask("/api/try");
+  if (embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. These are the small embedded models: they know drawn shapes, such as “red circle”, and nothing of photographs."));
+  if (method.reason) throw new Error(method.reason);
+  byId("method").replaceChildren(option(method));
+}
+
+async function offerOtherMethods() {
+  const { methods, refused } = await ask("/api/try/methods");
+  byId("method").append(...methods.map(option));
+  byId("method-note").replaceChildren(make("small", {}, refused.length ? `Not with this run's networks: ${refused.map(({ name }) => name).join(", ")}.` : ""));
+  byId("method-note").title = refused.map(({ name, reason }) => `${name}: ${reason}`).join("\n");
 }
 
 run = await ask("/api/run");
@@ -166,7 +174,8 @@ byId("run").textContent = `${run.name} · ${run.method}`;
 const present = run.labels.toSorted((one, other) => other.images - one.images);
 byId("words").value = present.slice(0, 6).map((label) => label.name).join(", ");
 hint("loading the networks …");
-const offering = offerMethods();
+const offering = offerOwnMethod();
+offering.catch(() => {});
 const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));
@@ -180,3 +189,4 @@ try {
 const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
 if (first) await pick(first);
 else hint("Drop an image here.");
+await offerOtherMethods();

@@ -137,13 +137,14 @@ export class Viewer {
     const rows = this.segments.slice(0, 500).map((segment, place) => {
       const said = this.standing(segment);
       const shown = !this.hidden.has(segment.label);
-      const name = make("div", { class: "name" }, swatch(this.colours.get(segment.label)), make("span", {}, segment.label));
-      if (said?.action === "relabel") name.append(make("small", {}, `→ ${said.new_label}`));
+      const label = said?.action === "relabel" ? said.new_label : segment.label;
+      const name = make("div", { class: "name" }, swatch(this.colours.get(label)), make("span", {}, label));
       const row = make("div", { class: "mask", data: { place }, onclick: () => this.choose(place) },
         eye(shown, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
         name,
         said ? make("span", { class: `said ${said.action}` }, WORDS[said.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
         make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac))),
+        label === segment.label ? null : make("small", { class: "was" }, `was ${segment.label}`),
       );
       row.classList.toggle("current", place === this.current);
       row.classList.toggle("rejected", said?.action === "reject");
