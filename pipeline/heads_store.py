@@ -6,6 +6,7 @@ Both name what they were made from, so that neither is taken for another trainin
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from safetensors.torch import load
@@ -89,7 +90,7 @@ class HeadStore:
     @property
     def record(self) -> dict[str, str]:
         """What the head's file says of its training."""
-        return {"identity": json.dumps(self._identity)}
+        return {"identity": json.dumps(self._identity), "version": version("ovseg")}
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_a_head_says_what_it_is_and_bad_images_are_counted(
     network = "clip/open_clip_model" if heads == "dinoiser" else "vision/model"
     assert record["kind"] == heads
     assert record["network"] == file_sha256(tiny_folder() / f"{network}.safetensors")
+    assert record["version"] == version("ovseg")
     identity = json.loads(record["identity"])
     assert identity["options.steps"] == STEPS
     assert len(identity["images"]) == 64
