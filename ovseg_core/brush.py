@@ -74,34 +74,27 @@ def opacity(rle: list[int], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     data = np.asarray(rle)
     if data.ndim != 1 or len(data) < 7 or data.dtype.kind not in "iu" or data.max() > 255:
         raise ValueError("expected a list of bytes as Label Studio's brush writes them")
-    bits = np.unpackbits(data.astype(np.uint8))
-    num_values, word = int(_read(bits, 0, 32)), int(_read(bits, 32, 5)) + 1
-    widths = np.array([int(_read(bits, 37 + 4 * index, 4)) + 1 for index in range(4)])
+    windows = _windows(data.astype(np.uint64))
+    num_values, word = int(_read(windows, 0, 32)), int(_read(windows, 32, 5)) + 1
+    widths = [int(_read(windows, 37 + 4 * index, 4)) + 1 for index in range(4)]
     height, width = size_hw
     if num_values != height * width * _CHANNELS or word > 8:
         raise ValueError(
             f"expected brush bytes of {height * width * _CHANNELS} values (4 channels of "
             f"{width} x {height} pixels), got {num_values} values of {word} bits"
         )
-    return _values(bits, num_values, word, widths)[3::_CHANNELS].reshape(size_hw)
+    return _values(windows, num_values, word, widths)[3::_CHANNELS].reshape(size_hw)
 
 
 def _values(
-    bits: NDArray[np.uint8], num_values: int, word: int, widths: NDArray[np.intp]
+    windows: NDArray[np.uint64], num_values: int, word: int, widths: list[int]
 ) -> NDArray[np.uint8]:
     # What an item at any bit would be; then the chain from the first one tells where they are.
-    place = np.arange(_HEADER_BITS, len(bits))
-    padded = np.concatenate([bits, np.zeros(_ITEM_BITS + 8, np.uint8)])
-    repeat = padded[place] == 1
-    kind = padded[place + 1] * 2 + padded[place + 2]
-    count = np.zeros(len(place), np.int64)
-    for index, width in enumerate(widths.tolist()):
-        chosen = np.flatnonzero(kind == index)
-        for bit in range(width):
-            at = place[chosen] + 3 + bit
-            count[chosen] = count[chosen] << 1 | padded[np.minimum(at, len(padded) - 1)]
-    count += 1
-    begin = place + 3 + widths[kind]
+    place = np.arange(_HEADER_BITS, 8 * (len(windows) - 1))
+    repeat = _read(windows, place, 1) == 1
+    kind = _read(windows, place + 1, 2)
+    count = np.choose(kind, [_read(windows, place + 3, width) for width in widths]) + 1
+    begin = place + 3 + np.array(widths)[kind]
     following = (begin + np.where(repeat, 1, count) * word - _HEADER_BITS).tolist()
     counts, items, at, found = count.tolist(), [], 0, 0
     while found < num_values:
@@ -115,14 +108,24 @@ def _values(
     single = np.where(repeat[chosen], 1, count[chosen])
     first = np.repeat(np.cumsum(single) - single, single)
     offset = (np.arange(single.sum()) - first) * word
-    values = _read(padded, np.repeat(begin[chosen], single) + offset, word)
+    values = _read(windows, np.repeat(begin[chosen], single) + offset, word)
     lengths = np.repeat(np.where(repeat[chosen], count[chosen], 1), single)
     return np.repeat(values.astype(np.uint8), lengths)[:num_values]
 
 
-def _read(bits: NDArray[np.uint8], at: NDArray[np.int64] | int, width: int) -> NDArray[np.int64]:
-    """Return the number of so many bits at each place; zeros follow the end."""
-    value = np.zeros(np.shape(at), np.int64)
-    for bit in range(width):
-        value = value << 1 | bits[np.minimum(np.asarray(at) + bit, len(bits) - 1)]
-    return value
+def _windows(data: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the 64 bits from each byte on, and zeros as a last one."""
+    padded = np.concatenate([data, np.zeros(8, np.uint64)])
+    windows = np.zeros(len(data) + 1, np.uint64)
+    for place in range(8):
+        windows |= padded[place : place + len(windows)] << np.uint64(56 - 8 * place)
+    return windows
+
+
+def _read(
+    windows: NDArray[np.uint64], at: NDArray[np.int64] | int, width: int
+) -> NDArray[np.int64]:
+    """Return the number of so many bits (32 at most) at each place; zeros follow the end."""
+    at = np.asarray(at)
+    window = windows[np.minimum(at >> 3, len(windows) - 1)]
+    return (window << (at & 7).astype(np.uint64) >> np.uint64(64 - width)).astype(np.int64)

@@ -8,13 +8,13 @@ how sure the rim is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 
 from ovseg_core.decide import Decision
 from ovseg_core.nearest import SizeHW
 from ovseg_core.region_stats import score_columns, visible
+from ovseg_core.review_order import image_priority
 from ovseg_core.rle import encode_regions
 from ovseg_core.segments import cut
 from schemas.config import MaskConfig
@@ -60,7 +60,7 @@ class ImageMasks:
     segments: tuple[SegmentStats, ...]
     label_scores: tuple[LabelScore, ...]
     review_priority: float
-    """1: look at this image first."""
+    """1: look at this image first; see `review_order`."""
 
 
 def image_rows(
@@ -100,19 +100,8 @@ def image_rows(
         for index, (number, rle) in enumerate(rles.items())
     )
     scores = _label_scores(decision, segments, names)
-    return ImageMasks(segments, scores, review_priority(segments, scores))
-
-
-def review_priority(segments: Sequence[SegmentStats], scores: Sequence[LabelScore]) -> float:
-    """Return how much an image deserves a look, 1 first.
-
-    The mean of `1 - mean_prob * margin_mean` over the segments. Without any segment the doubt is
-    about what may have been missed: the highest probability that any label reached anywhere.
-    """
-    if segments:
-        # Not the worst segment: most images have some doubtful speck, and then all are alike.
-        return fmean(1 - segment.mean_prob * segment.margin_mean for segment in segments)
-    return max(score.max_prob for score in scores)
+    missed = max(score.max_prob for score in scores)
+    return ImageMasks(segments, scores, image_priority(map(vars, segments), missed))
 
 
 def _label_scores(

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ovseg_core import brush
 from pipeline.finished import FinishedRun
+from pipeline.importers import cvat
 from pipeline.rundir import RunDir
 
 Mask = tuple[str, str, str]
@@ -113,9 +115,37 @@ def _paths(run: RunDir) -> list[str]:
     return [row["path"] for shard in shards for row in shard.images.values()]
 
 
+def _cvat(run: RunDir) -> list[Mask]:
+    data = run.folder.read_bytes("exports/cvat/annotations.xml")
+    return [
+        (image.names[0], mask.label, counts_of(mask.pixels))
+        for image in cvat.read(data)
+        for mask in image.masks
+    ]
+
+
+def _label_studio(run: RunDir) -> list[Mask]:
+    return [
+        (
+            task["data"]["file_name"],
+            region["value"]["brushlabels"][0],
+            counts_of(
+                brush.opacity(
+                    region["value"]["rle"], (region["original_height"], region["original_width"])
+                )
+                > brush.SOLID
+            ),
+        )
+        for task in _json(run, "exports/label_studio/tasks.json")
+        for region in task["predictions"][0]["result"]
+    ]
+
+
 READERS: dict[str, Callable[[RunDir], list[Mask]]] = {
     "coco": lambda run: _coco(run, "exports/coco/instances.json"),
+    "cvat": _cvat,
     "fiftyone": lambda run: _coco(run, "exports/fiftyone/labels.json"),
+    "label_studio": _label_studio,
     "labelme": _labelme,
     "panoptic": _panoptic,
     "semantic_png": _semantic_png,

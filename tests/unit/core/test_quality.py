@@ -109,10 +109,14 @@ def test_rows_are_valid_records_and_every_label_has_a_score():
     assert [score.category_id for score in rows.label_scores] == [1, 2, 3]
 
 
-def test_review_priority_is_the_mean_doubt_of_the_segments():
+def test_review_priority_counts_the_doubtful_segments():
     rows = image_rows(_decision(4), (64, 48), NAMES, MaskConfig())
-    expected = np.mean([1 - s.mean_prob * s.margin_mean for s in rows.segments])
-    assert rows.review_priority == pytest.approx(expected)
+    sure = [
+        s.mean_prob * s.margin_mean * (1 - s.entropy_mean) * s.area_frac / (s.area_frac + 0.005)
+        for s in rows.segments
+    ]
+    total = sum((1 - trust) ** 4 for trust in sure)
+    assert rows.review_priority == pytest.approx(total / (1 + total))
 
 
 def test_review_priority_without_segments_is_the_nearest_miss():
@@ -121,7 +125,7 @@ def test_review_priority_without_segments_is_the_nearest_miss():
     decision = Decision(empty, *planes, np.ones(4) / 4, np.array([0.9, 0.1, 0.4, 0.2]))
     rows = image_rows(decision, (12, 8), NAMES, MaskConfig())
     assert rows.segments == ()
-    assert rows.review_priority == pytest.approx(0.4)
+    assert rows.review_priority == pytest.approx(0.4**4 / (1 + 0.4**4))
 
 
 def test_thousands_of_components_stay_within_bounds():

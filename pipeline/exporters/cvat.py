@@ -1,0 +1,166 @@
+"""CVAT: the same masks as a COCO archive and as "CVAT for images 1.1", and the labels to declare.
+
+Both come as masks, not polygons. CVAT drops every attribute that the label in the task does not
+declare: paste `labels.json` into the task's raw label editor first. Its only way to sort doubtful
+masks out is then a filter on these attributes.
+"""
+
+import json
+import tempfile
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from pydantic import NonNegativeInt
+
+from ovseg_core.review_order import mask_priority
+from ovseg_core.rle import decode
+from pipeline.exporters import _coco, _segments
+from pipeline.exporters._losses import Losses
+from pipeline.exporters._segments import DIGITS, Segments
+from pipeline.finished import FinishedRun, Row
+from pipeline.overlay import hex_colour
+from pipeline.rundir import RunDir
+from schemas.base import Frozen
+from schemas.records import Share
+
+FOLDER = "exports/cvat"
+_DECLARED = ("score", "review_priority", "segment_index")
+_NEVER = (
+    "Score columns other than score and review_priority: COCO and the run's Parquet have them.",
+    "An order by score: CVAT can filter by an attribute, not sort by it.",
+)
+_MEMBER = "annotations/instances_default.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The date in the archive: the same run gives the same bytes."""
+
+
+class Options(Frozen):
+    """Options of the CVAT exporter."""
+
+    min_score: Share = 0.0
+    """Segments with a lower score (mean probability of the label under the mask) are left out."""
+    segments: Segments = "as_run"
+    """How masks are cut: `as_run`, `class` (one for each label and image) or `components`."""
+    min_area_px: NonNegativeInt = 0
+    """Segments of fewer pixels are left out, counted after cutting."""
+    xml: bool = True
+    """Write `annotations.xml` beside the COCO archive; it takes most of the time."""
+
+
+def export(run: RunDir, options: Options) -> list[str]:
+    """Write archive, XML and labels; return their paths in the run folder."""
+    finished = FinishedRun(run)
+    losses = Losses("CVAT: what its masks do not hold of this run", _NEVER)
+    place = run.folder.child(*FOLDER.split("/"))
+    with tempfile.TemporaryDirectory(prefix="ovseg-cvat-") as folder, ExitStack() as open_files:
+        files = _write(finished, options, losses, Path(folder), open_files)
+        labels = json.dumps(_labels(run.info.job().vocabulary.names), indent=1) + "\n"
+        place.atomic_write("labels.json", labels.encode())
+        for file in files:
+            place.put_file(file.name, file)
+    if not options.xml:
+        place.delete("annotations.xml")
+    losses.write(place)
+    return [f"{FOLDER}/{name}" for name in ("labels.json", *(file.name for file in files))]
+
+
+def _write(
+    finished: FinishedRun, options: Options, losses: Losses, folder: Path, open_files: ExitStack
+) -> list[Path]:
+    info = _coco.info(finished, options.segments)
+    del info["fingerprint"]  # it knows where the collection lies; the archive should not differ
+    head = {
+        "info": info,
+        "licenses": [],
+        "categories": _coco.categories(finished),
+    }
+    dataset = _coco.CocoFile(folder / "instances_default.json", head, open_files)
+    xml = folder / "annotations.xml"
+    xml_file = open_files.enter_context(xml.open("w", encoding="utf-8", newline="\n"))
+    xml_file.write(
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
+    )
+    number = 0
+    cut = (options.segments, options.min_score, options.min_area_px)
+    for image, rows in _segments.images(finished, losses, *cut):
+        entries = []
+        for row in rows:
+            number += 1
+            entry = _coco.annotation(number, image["number"], row)
+            entry["attributes"] = {**entry.get("attributes", {}), **_attributes(row)}
+            entries.append(entry)
+        dataset.add(_coco.image(image, image["path"]), entries)
+        if options.xml:
+            xml_file.write(_xml(image, rows))
+    dataset.close()
+    xml_file.write("</annotations>\n")
+    xml_file.close()
+    archive = folder / "coco.zip"
+    _archive(dataset.path, archive)
+    return [archive, xml] if options.xml else [archive]
+
+
+def _archive(source: Path, target: Path) -> None:
+    entry = zipfile.ZipInfo(_MEMBER, _EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with (
+        zipfile.ZipFile(target, "w", compresslevel=1) as archive,
+        archive.open(entry, "w", force_zip64=True) as packed,
+        source.open("rb") as plain,
+    ):
+        while block := plain.read(1 << 20):
+            packed.write(block)
+
+
+def _labels(names: tuple[str, ...]) -> list[dict[str, object]]:
+    """Return what CVAT's raw label editor takes."""
+    attributes = [
+        {"name": name, "input_type": "text", "mutable": False, "values": [""], "default_value": ""}
+        for name in _DECLARED
+    ]
+    return [
+        {"name": name, "color": hex_colour(number), "type": "any", "attributes": attributes}
+        for number, name in enumerate(names, start=1)
+    ]
+
+
+def _attributes(row: Row) -> dict[str, float | int]:
+    return {
+        "score": round(row["mean_prob"], DIGITS),
+        "review_priority": round(mask_priority(row), DIGITS),
+        "segment_index": row.get("part_of", row["segment_index"]),
+    }
+
+
+def _xml(image: Row, rows: list[Row]) -> str:
+    masks = "".join(_mask(row, order) for order, row in enumerate(rows))
+    return (
+        f'<image id="{image["number"] - 1}" name={quoteattr(image["path"])} '
+        f'width="{image["width"]}" height="{image["height"]}">\n{masks}</image>\n'
+    )
+
+
+def _mask(row: Row, order: int) -> str:
+    left, top, width, height = (int(value) for value in row["bbox_xywh"])
+    lengths = ", ".join(map(str, _row_major(row, (top, left, height, width))))
+    attributes = "".join(
+        f'<attribute name="{name}">{value}</attribute>' for name, value in _attributes(row).items()
+    )
+    return (
+        f'<mask label={quoteattr(row["label"])} source="auto" occluded="0" rle="{lengths}" '
+        f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="{order}">'
+        f"{attributes}</mask>\n"
+    )
+
+
+def _row_major(row: Row, box: tuple[int, int, int, int]) -> list[int]:
+    """Return run lengths inside a box (top, left, height, width), background first."""
+    top, left, height, width = box
+    pixels = decode(row["rle_counts"], (row["height"], row["width"]))
+    flat = np.ascontiguousarray(pixels[top : top + height, left : left + width]).ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
+    return [0, *lengths] if flat[0] else lengths

@@ -1,0 +1,169 @@
+"""Label Studio: `config.xml` and `tasks.json` with a brush prediction for each image.
+
+Label Studio checks nothing on import, so what it needs is written with care: brush bytes of 0 and
+255, sizes as displayed, labels that the config has, percent-quoted names, a score by which the
+lowest comes first. Files stay under the server's limit on an upload; import one after another.
+"""
+
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from pydantic import Field
+
+from ovseg_core import brush
+from pipeline.exporters import _segments
+from pipeline.exporters._losses import Losses
+from pipeline.exporters._segments import DIGITS, Segments
+from pipeline.finished import FinishedRun, Row
+from pipeline.overlay import hex_colour
+from pipeline.rundir import RunDir
+from schemas.base import Frozen
+from schemas.records import Share
+
+FOLDER = "exports/label_studio"
+_TAG, _IMAGE = "tag", "image"
+"""Names that tie predictions to the config."""
+_MANY = 50
+"""More masks of one image are known to fill a browser's memory (label-studio issue 4940)."""
+_NEVER = (
+    "Score columns but the mean probability: COCO and the run's own Parquet files have them.",
+    "A score of a single mask is shown beside it; Label Studio cannot sort or filter by it.",
+)
+
+
+class Options(Frozen):
+    """Options of the Label Studio exporter."""
+
+    url: str = "/data/local-files/?d="
+    """What stands before an image's percent-quoted path: the default is Label Studio's local
+    storage, whose LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is then the collection's folder; add the
+    folder's name, `/data/local-files/?d=photos/`, where it is the folder above."""
+    quoted: bool = True
+    """Percent-quote the paths, as URLs and local storage want; a bucket's URI (`s3://`) as the
+    storage connectors take it has them plain."""
+    model_version: str = ""
+    """Whose predictions these are, as a project's settings name them; empty: the method."""
+    min_score: Share = 0.0
+    """Segments with a lower score (mean probability of the label under the mask) are left out."""
+    segments: Segments = "as_run"
+    """How masks are cut: `as_run`, `class` (one for each label and image) or `components`."""
+    max_bytes: Annotated[int, Field(ge=1000)] = 100_000_000
+    """Begin another file where this size would be passed; the server's own limit is 250 MB."""
+
+
+def export(run: RunDir, options: Options) -> list[str]:
+    """Write config and tasks; return their paths in the run folder."""
+    finished = FinishedRun(run)
+    losses = Losses("Label Studio: what its predictions do not hold of this run", _NEVER)
+    with tempfile.TemporaryDirectory(prefix="ovseg-ls-") as folder, ExitStack() as open_files:
+        batches = _Batches(Path(folder), options.max_bytes, open_files)
+        cut = (options.segments, options.min_score)
+        for image, rows in _segments.images(finished, losses, *cut):
+            batches.add(json.dumps(_task(image, rows, finished, options)))
+            losses.lost("images with more than 50 masks, slow to open", len(rows) > _MANY)
+        files = batches.close()
+        place = run.folder.child(*FOLDER.split("/"))
+        place.atomic_write("config.xml", _config(run.info.job().vocabulary.names).encode())
+        for file in files:
+            place.put_file(file.name, file)
+    losses.write(place)
+    names = {file.name for file in files}
+    for name in place.list():
+        if name.startswith("tasks") and name not in names:
+            place.delete(name)
+    return [f"{FOLDER}/{name}" for name in ("config.xml", *sorted(names))]
+
+
+def _config(names: tuple[str, ...]) -> str:
+    """Return the labelling interface: brush and eraser with a colour for each label."""
+    labels = "\n".join(
+        f"    <Label value={quoteattr(name)} background={quoteattr(hex_colour(number))}/>"
+        for number, name in enumerate(names, start=1)
+    )
+    return (
+        f'<View>\n  <Image name="{_IMAGE}" value="$image" zoom="true"/>\n'
+        f'  <BrushLabels name="{_TAG}" toName="{_IMAGE}">\n{labels}\n  </BrushLabels>\n</View>\n'
+    )
+
+
+def _task(image: Row, rows: list[Row], finished: FinishedRun, options: Options) -> dict[str, Any]:
+    path = image["path"]
+    doubt = round(image["review_priority"], DIGITS)
+    return {
+        "data": {
+            "image": options.url + (quote(path) if options.quoted else path),
+            "file_name": path,
+            "image_id": image["image_id"],
+            "review_priority": doubt,
+        },
+        "predictions": [
+            {
+                "model_version": options.model_version or finished.run.info.job().method.name,
+                "score": round(1 - doubt, DIGITS),  # the lowest comes first in its queues
+                "result": [_region(row) for row in rows],
+            }
+        ],
+    }
+
+
+def _region(row: Row) -> dict[str, Any]:
+    size_hw = row["height"], row["width"]
+    return {
+        "id": f"ovseg-{row['segment_index']}",
+        "type": "brushlabels",
+        "from_name": _TAG,
+        "to_name": _IMAGE,
+        "score": round(row["mean_prob"], DIGITS),
+        "original_width": row["width"],
+        "original_height": row["height"],
+        "image_rotation": 0,
+        "value": {
+            "format": "rle",
+            "rle": brush.from_coco(row["rle_counts"], size_hw),
+            "brushlabels": [row["label"]],
+        },
+    }
+
+
+class _Batches:
+    """Local files of tasks: `tasks.json`, then `tasks-00002.json` and so on."""
+
+    def __init__(self, folder: Path, max_bytes: int, open_files: ExitStack) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._open_files = open_files
+        self._files: list[Path] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        number = len(self._files) + 1
+        name = "tasks.json" if number == 1 else f"tasks-{number:05d}.json"
+        self._files.append(self._folder / name)
+        self._file = self._open_files.enter_context(
+            self._files[-1].open("w", encoding="ascii", newline="\n")
+        )
+        self._size = self._file.write("[")
+        self._separator = "\n"
+
+    def add(self, task: str) -> None:
+        """Append a task; it stays whole, even where it alone is larger than a file may be."""
+        is_first = self._separator == "\n"
+        if not is_first and self._size + len(task) + 5 > self._max_bytes:
+            self._end()
+            self._begin()
+        self._size += self._file.write(self._separator + task)
+        self._separator = ",\n"
+
+    def _end(self) -> None:
+        self._file.write("\n]\n")
+        self._file.close()
+
+    def close(self) -> list[Path]:
+        """End the last file and return all."""
+        self._end()
+        return self._files
