@@ -194,9 +194,9 @@ def _page(finished: FinishedRun, cards: list[_Card]) -> str:
 
 def _notes(finished: FinishedRun, num_shown: int) -> Iterator[str]:
     yield (
-        "Doubt is 1 − mean probability × mean margin, averaged over the image's masks; without "
-        "masks, the highest probability that any label reached. The number at a label is its mean "
-        "probability under the mask."
+        "Doubt grows with every mask that is probably bad: improbable, near to another label, "
+        "spread over many or a speck; without masks, with the highest probability that any label "
+        "reached. The number at a label is its mean probability under the mask."
     )
     if num_shown < finished.num_images:
         yield f"{finished.num_images - num_shown} less doubtful images are left out."
