@@ -2,7 +2,7 @@
 
 The last step of CLIPtrase (methods.md 8, step 7). Its variant with masks of SAM is mentioned in the
 paper and not in the authors' repository: that the same vote is held in each mask, and that pixels
-of no mask keep their label, is our reading. Shapes: R regions, K labels, P pixels of regions.
+of no mask keep their label, is our reading. Shapes: R regions, K labels that an image has.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from ovseg_core.nearest import nearest_source
 
 _CELLS_AT_ONCE = 1 << 22
 """Of a table of votes, regions times labels: 32 MB."""
+_PIXELS_AT_ONCE = 1 << 18
+"""Of the label map; a pixel that votes takes some 40 bytes."""
 
 
 def vote_in_turn(
@@ -49,27 +51,27 @@ def majority_labels(labels_HW: Tensor, regions_HW: Tensor) -> Tensor:
     Returns:
         Like `labels_HW`. Of labels with equally many pixels the lowest wins.
     """
-    voting_HW = regions_HW >= 0
-    regions_P, labels_P = regions_HW[voting_HW].long(), labels_HW[voting_HW].long()
-    if not len(regions_P):
+    num_regions = int(regions_HW.max()) + 1
+    if not num_regions:
         return labels_HW
-    # Labels and regions without pixels take no room in the table.
-    present_K, labels_P = _numbered(labels_P)
-    present_R, regions_P = _numbered(regions_P)
+    # Labels that the image does not have take no room in the table.
+    used = labels_HW.flatten().bincount() > 0
+    present_K, number = used.nonzero()[:, 0], used.cumsum(0) - 1
     step = max(_CELLS_AT_ONCE // len(present_K), 1)
-    winners = []
-    for start in range(0, len(present_R), step):
-        stop = min(start + step, len(present_R))
-        here = (regions_P >= start) & (regions_P < stop) if stop - start < len(present_R) else ...
-        votes = (regions_P[here] - start) * len(present_K) + labels_P[here]
-        table_RK = votes.bincount(minlength=(stop - start) * len(present_K)).view(stop - start, -1)
-        winners.append(table_RK.max(dim=1).indices)  # ties: the first
-    voted_HW = labels_HW.clone()
-    voted_HW[voting_HW] = present_K[torch.cat(winners)][regions_P].to(labels_HW.dtype)
-    return voted_HW
-
-
-def _numbered(values_P: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values that occur, ascending, and for each element the number of its value."""
-    used = values_P.bincount() > 0
-    return used.nonzero()[:, 0], (used.cumsum(0) - 1)[values_P]
+    band_px = max(_PIXELS_AT_ONCE // labels_HW.shape[1], 1)
+    bands = list(zip(labels_HW.split(band_px), regions_HW.split(band_px), strict=True))
+    winner_R = labels_HW.new_empty(num_regions)
+    for start in range(0, num_regions, step):
+        stop = min(start + step, num_regions)
+        table = present_K.new_zeros((stop - start) * len(present_K))
+        for labels, regions in bands:
+            here = (regions >= start) & (regions < stop)
+            votes = (regions[here].long() - start) * len(present_K) + number[labels[here].long()]
+            table += votes.bincount(minlength=len(table))
+        most_R = table.view(stop - start, -1).max(dim=1).indices  # ties: the first
+        winner_R[start:stop] = present_K[most_R].to(winner_R.dtype)
+    voted = [
+        torch.where(regions >= 0, winner_R[regions.clamp(min=0).long()], labels)
+        for labels, regions in bands
+    ]
+    return torch.cat(voted)

@@ -46,6 +46,7 @@ def test_a_region_takes_the_label_of_most_of_its_pixels(
     regions = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(-1, 6)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(region_vote, "_CELLS_AT_ONCE", cells)
+        patch.setattr(region_vote, "_PIXELS_AT_ONCE", cells)
         voted = majority_labels(torch.from_numpy(labels), torch.from_numpy(regions))
     np.testing.assert_array_equal(voted.numpy(), plain_vote(labels, regions))
 
