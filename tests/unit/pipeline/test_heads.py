@@ -2,6 +2,7 @@
 
 import io
 import json
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ovseg_core.head_files import file_sha256, read_record
 from pipeline.heads import train_heads
 from pipeline.heads_progress import StepBar, StepLines, StepProgress, make_step_progress
 from pipeline.heads_worker import HeadsTally
+from pipeline.storage import Folder
 from schemas.errors import CollectionError, ConfigError, RunFolderError
 from tests.factories import tiny_folder
 from tests.head_trainings import STEPS, heads_config, train, write_images
@@ -51,6 +53,42 @@ def test_twice_the_same_bytes_and_the_second_call_does_nothing(
     (tmp_path / "a.checkpoint.safetensors").write_bytes(b"left by a process that died")
     assert train(first).new_steps == 0
     assert not (tmp_path / "a.checkpoint.safetensors").exists()
+
+
+class _StopsAt(StepProgress):
+    """A person who presses Ctrl-C after so many reports."""
+
+    def __init__(self, reports: int) -> None:
+        super().__init__()
+        self._left = reports
+
+    def tick(self) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+def test_stopped_by_ctrl_c_it_goes_on_from_the_last_checkpoint(
+    images: Path, tmp_path: Path
+) -> None:
+    whole, stopped = (heads_config(images, tmp_path / f"{n}.safetensors") for n in "ab")
+    train(whole)
+    report = train_heads(stopped, _StopsAt(2))
+    assert (report.exit_code, report.interrupted, report.new_steps) == (130, True, 4)
+    assert not Path(stopped.out).exists()
+    assert train(stopped).new_steps == STEPS - 4
+    assert Path(stopped.out).read_bytes() == Path(whole.out).read_bytes()
+
+
+def test_out_may_be_any_url(images: Path, tmp_path: Path) -> None:
+    local = heads_config(images, tmp_path / "h.safetensors")
+    train(local)
+    there = f"memory://{uuid.uuid4()}/heads/h.safetensors"
+    report = train(local.model_copy(update={"out": there}))
+    assert report.new_steps == STEPS
+    folder, _, name = there.rpartition("/")
+    assert Folder(folder).list() == [name]
+    assert Folder(folder).read_bytes(name) == Path(local.out).read_bytes()
 
 
 def test_another_seed_learns_something_else(images: Path, tmp_path: Path) -> None:
