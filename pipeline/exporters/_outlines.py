@@ -3,8 +3,9 @@
 An outline has one ring for each connected region (8-neighbourhood); holes have no place in it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import decode
-from pipeline.exporters._losses import GOOD_IOU, Losses
+from pipeline.exporters._losses import Losses
 from pipeline.finished import Row
 
 Ring = NDArray[np.floating[Any]]
@@ -88,36 +89,63 @@ class Polygons:
     """With the mask."""
 
 
-def coco_polygons(row: Row, tolerance_px: float, losses: Losses) -> Polygons:
-    """Draw a row of the annotations table as polygons.
+@dataclass(frozen=True)
+class Fit:
+    """How closely outlines follow their masks."""
 
-    Where the simplified outline has an IoU under 0.95 the exact one is taken.
-    """
+    tolerance_px: float
+    """A corner may be left out that lies nearer to the remaining line."""
+    min_iou: float
+    """Outlines that agree less with the mask without its holes get more corners again."""
+
+
+def coco_polygons(row: Row, fit: Fit, losses: Losses) -> Polygons:
+    """Draw a row of the annotations table as polygons."""
     mask, left_top = _crop(row)
-    outline = trace(mask, "edges")
-    polygons = _polygons(row, simplify(outline, tolerance_px), left_top)
-    if polygons.iou < GOOD_IOU:
-        polygons = _polygons(row, outline, left_top)
-    losses.lost("masks with holes filled", int(outline.num_holes > 0))
+    exact = trace(mask, "edges")
+    polygons = _closer(exact, fit, lambda outline: _polygons(row, outline, left_top))
+    losses.lost("masks with holes filled", int(exact.num_holes > 0))
     losses.outline(polygons.iou)
     return polygons
 
 
-def drawn_rings(row: Row, tolerance_px: float, losses: Losses) -> list[Ring]:
+class _HasIou(Protocol):
+    @property
+    def iou(self) -> float: ...
+
+
+_Drawing = TypeVar("_Drawing", bound=_HasIou)
+
+
+def _closer(exact: Outline, fit: Fit, draw: Callable[[Outline], _Drawing]) -> _Drawing:
+    """Return the drawing of the simplest outline that is good enough."""
+    first = draw(simplify(exact, fit.tolerance_px))
+    if first.iou >= fit.min_iou:
+        return first
+    best = draw(exact)  # holes are lost in any case
+    if first.iou >= fit.min_iou * best.iou:
+        return first
+    half = draw(simplify(exact, fit.tolerance_px / 2))
+    return half if half.iou >= fit.min_iou * best.iou else best
+
+
+@dataclass(frozen=True)
+class _Rings:
+    rings: list[Ring]
+    iou: float
+
+
+def drawn_rings(row: Row, fit: Fit, losses: Losses) -> list[Ring]:
     """Return rings through pixel centres for a row of the annotations table.
 
-    Where `cv2.fillPoly` makes of the simplified ones a mask with an IoU under 0.95, exact ones.
+    They agree with the mask as `cv2.fillPoly` draws them.
     """
     mask, left_top = _crop(row)
     exact = trace(mask, "centres")
-    outline = simplify(exact, tolerance_px)
-    iou = _drawn_iou(outline, mask)
-    if iou < GOOD_IOU:
-        outline = exact
-        iou = _drawn_iou(exact, mask)
+    found = _closer(exact, fit, lambda outline: _Rings(outline.rings, _drawn_iou(outline, mask)))
     losses.lost("masks with holes filled", int(exact.num_holes > 0))
-    losses.outline(iou)
-    return [ring + left_top for ring in outline.rings]
+    losses.outline(found.iou)
+    return [ring + left_top for ring in found.rings]
 
 
 def _drawn_iou(outline: Outline, mask: NDArray[np.uint8]) -> float:

@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 
 from pipeline.exporters import _coco, _files, _segments
 from pipeline.exporters._losses import GOOD_IOU, NAME, Losses
-from pipeline.exporters._outlines import Polygons, coco_polygons
+from pipeline.exporters._outlines import Fit, Polygons, coco_polygons
 from pipeline.exporters._segments import DIGITS, Segments
 from pipeline.finished import FinishedRun, Row
 from pipeline.rundir import RunDir
@@ -45,6 +45,8 @@ class Options(Frozen):
     """Polygons in place of run lengths, one for each connected region; they have no holes."""
     tolerance_px: NonNegativeFloat = 1.0
     """How far a polygon may be from the mask's edge; 0: exact but for holes."""
+    min_iou: Share = 0.99
+    """Polygons that would agree less with their mask (holes aside) are drawn closer."""
     flatten_names: bool = False
     """Names without folders, `a/b.jpg` as `a__b.jpg`, for tools that know base names only."""
     max_bytes: NonNegativeInt = 0
@@ -98,6 +100,7 @@ def _head(finished: FinishedRun, options: Options) -> dict[str, object]:
 def _write(finished: FinishedRun, options: Options, parts: "_Parts", losses: Losses) -> int:
     """Write all images with their segments; return the number of segments."""
     number = 0
+    fit = Fit(options.tolerance_px, options.min_iou)
     cut = (options.segments, options.min_score, options.min_area_px)
     for image, rows in _segments.images(finished, losses, *cut):
         entries, results = [], []
@@ -106,7 +109,7 @@ def _write(finished: FinishedRun, options: Options, parts: "_Parts", losses: Los
             entry = _coco.annotation(number, image["number"], row)
             results.append(_result(entry))
             if options.polygons:
-                _draw(entry, coco_polygons(row, options.tolerance_px, losses))
+                _draw(entry, coco_polygons(row, fit, losses))
             entries.append(json.dumps(entry))
         parts.add(_image(image, options), entries, results)
     return number

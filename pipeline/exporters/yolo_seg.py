@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from pipeline.exporters import _segments
 from pipeline.exporters._files import Files, Names
 from pipeline.exporters._losses import Losses
-from pipeline.exporters._outlines import Ring, drawn_rings
+from pipeline.exporters._outlines import Fit, Ring, drawn_rings
 from pipeline.finished import FinishedRun, Row
 from pipeline.rundir import RunDir
 from schemas.base import Frozen
@@ -41,6 +41,8 @@ class Options(Frozen):
     """Masks of fewer pixels are left out."""
     tolerance_px: NonNegativeFloat = 1.0
     """How far an outline may be from the rim of its region; 0: exact but for holes."""
+    min_iou: Share = 0.99
+    """Outlines that would agree less with their mask (holes aside) are drawn closer."""
     copy_images: bool = False
     """Copy the photographs to `images/`, where Ultralytics expects them."""
 
@@ -53,10 +55,11 @@ def export(run: RunDir, options: Options) -> list[str]:
     names = Names(run, losses)
     place = run.folder.child(FOLDER)
     limit = run.info.job().image.max_bytes
+    fit = Fit(options.tolerance_px, options.min_iou)
     cut = ("as_run", options.min_score, options.min_area_px)
     with Files(place) as files:
         for image, rows in _segments.images(finished, losses, *cut):
-            lines = [_lines(row, options.tolerance_px, losses) for row in rows]
+            lines = [_lines(row, fit, losses) for row in rows]
             files.put(_label_file(names.stem(image["path"])), "".join(lines).encode("ascii"))
             if options.copy_images:
                 files.copy_image(f"images/{image['path']}", image["uri"], limit)
@@ -78,10 +81,10 @@ def _yaml(finished: FinishedRun) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _lines(row: Row, tolerance_px: float, losses: Losses) -> str:
+def _lines(row: Row, fit: Fit, losses: Losses) -> str:
     """Return the lines of one mask, one for each of its regions."""
     size_wh = np.array([row["width"], row["height"]])
-    rings = drawn_rings(row, tolerance_px, losses)
+    rings = drawn_rings(row, fit, losses)
     losses.wrote("regions", len(rings))
     return "".join(f"{row['category_id'] - 1} {_corners(ring, size_wh)}\n" for ring in rings)
 
