@@ -9,16 +9,13 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
     Raises:
         UserError: no such run, or the address cannot be had.
     """
-    from pipeline.review.server import Address, serve
+    from pipeline.review.server import Address, listen
     from pipeline.rundir import RunDir
 
-    folder = RunDir.open(run)
+    listening = listen(RunDir.open(run), Address(host, port, tuple(names)))
+    # Not by `show`: it blots out what looks like a token, and this one is meant to be read.
+    print(f"review at  {listening.url}\nCtrl-C ends it", flush=True)
     try:
-        serve(folder, Address(host, port, tuple(names)), _announce)
+        listening.serve()
     except KeyboardInterrupt:
         print("\nended; every decision is in the run folder")
-
-
-def _announce(url: str) -> None:
-    # Not by `show`: it blots out what looks like a token, and this one is meant to be read.
-    print(f"review at  {url}\nCtrl-C ends it", flush=True)

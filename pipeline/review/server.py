@@ -1,9 +1,8 @@
-"""Binds the port, prints the address, serves until Ctrl-C."""
+"""Takes the port, makes the address to open, serves until Ctrl-C."""
 
 import errno
-import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -36,17 +35,33 @@ class Address:
     names: tuple[str, ...] = ()
 
 
-def serve(run: RunDir, address: Address, announce: Callable[[str], None]) -> None:
-    """Serve the review of a run until it is interrupted.
+@dataclass(frozen=True)
+class Listening:
+    """A server whose port is taken and whose run is read; `serve` answers who has called since.
+
+    Attributes:
+        url: what to open; holds the token, if there is one.
+        server: set `should_exit` to end it.
+    """
+
+    url: str
+    server: uvicorn.Server
+    socket: socket.socket
+
+    def serve(self) -> None:
+        """Answer until the end; Ctrl-C raises KeyboardInterrupt after the requests in hand."""
+        self.server.run(sockets=[self.socket])
+
+
+def listen(run: RunDir, address: Address) -> Listening:
+    """Take the port and read the run.
 
     Args:
         run: at any place.
-        address: where to listen.
-        announce: told the address to open, once the server listens.
+        address: where to listen. Anywhere but on the loopback a token is made and asked for.
 
     Raises:
         UserError: the address cannot be had.
-        KeyboardInterrupt: Ctrl-C, after the requests in hand were answered.
     """
     listening = _bind(address)
     port = listening.getsockname()[1]
@@ -60,12 +75,11 @@ def serve(run: RunDir, address: Address, announce: Callable[[str], None]) -> Non
         token=token,
     )
     config = uvicorn.Config(
-        guard, lifespan="off", ws="none", access_log=False, log_config=None, log_level="warning",
+        guard, lifespan="off", ws="none", access_log=False, log_config=None, log_level="error",
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=_GRACE_S,
     )  # fmt: skip
-    announce(_url(socket.gethostname() if everywhere else address.host, port, token))
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    uvicorn.Server(config).run(sockets=[listening])
+    url = _url(socket.gethostname() if everywhere else address.host, port, token)
+    return Listening(url, uvicorn.Server(config), listening)
 
 
 def _bind(address: Address) -> socket.socket:

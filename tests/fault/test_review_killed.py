@@ -1,0 +1,101 @@
+"""The review server as a process: killed while it writes, ended by Ctrl-C, kept from its port."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from pipeline.review_log import ReviewLog
+from pipeline.rundir import RunDir
+from tests.review_server import Client
+from tests.runs import Scene, label_map, make_run
+
+NUM_IMAGES = 40
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    scenes = [Scene(f"{n:02d}.png", label_map(n)) for n in range(NUM_IMAGES)]
+    return make_run(tmp_path, scenes)
+
+
+@contextmanager
+def started(run: RunDir) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    command = [sys.executable, "-m", "jobs", "review", run.folder.uri, "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().removeprefix("review at").strip()
+            yield process, Client(url)
+        finally:
+            process.kill()
+
+
+def test_a_killed_server_loses_nothing_that_it_had_answered(run):
+    answered: list[str] = []
+
+    def decide(client: Client, mine: range) -> None:
+        for number in mine:
+            try:
+                status = client.decide(image_id=f"id-{number:02d}.png", action="accept").status
+            except (OSError, HTTPException):  # it was killed meanwhile
+                return
+            if status == 200:
+                answered.append(f"id-{number:02d}.png")
+
+    for _ in range(2):  # the second server starts on what the first one left
+        with started(run) as (process, client):
+            begun = len(answered)
+            threads = [
+                threading.Thread(target=decide, args=(client, range(part, NUM_IMAGES, 4)))
+                for part in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            give_up = time.monotonic() + 60
+            while len(answered) < begun + 7 and time.monotonic() < give_up:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+        assert len(answered) >= begun + 7
+        stored = {key.image_id for key in ReviewLog(run).state()}
+        assert set(answered) <= stored
+
+
+def test_ctrl_c_ends_it_clean(run):
+    with started(run) as (process, client):
+        assert client.get("/api/run").status == 200
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "every decision is in the run folder" in out
+    assert err == ""
+
+
+def test_a_busy_port_and_no_run_give_one_line(run, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        busy = review(run.folder.uri, "--port", str(port))
+    assert (busy.returncode, busy.stdout) == (1, "")
+    assert busy.stderr.startswith(f"error: port {port} is in use")
+    assert busy.stderr.count("\n") == 1
+    none = review(str(tmp_path))
+    assert none.returncode == 1
+    assert none.stderr.endswith("is no run folder: it holds no run.yaml\n")
+    nowhere = review(run.folder.uri, "--host", "no-such-host.invalid", "--port", "0")
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (1, 1)
+
+
+def review(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs", "review", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

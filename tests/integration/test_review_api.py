@@ -1,0 +1,453 @@
+"""The review server as a browser's requests see it, over a real socket."""
+
+import io
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_core.rle import decode
+from pipeline.finished import FinishedRun
+from pipeline.review.server import Address
+from pipeline.review_log import ReviewLog
+from pipeline.reviewed import ReviewedLayer
+from pipeline.rundir import RunDir
+from schemas.errors import ErrorCode
+from schemas.records import ImageRef, ShardRows
+from schemas.tables import to_records, to_table
+from tests.review_server import Client, serving
+from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+
+
+@pytest.fixture(scope="module")
+def read_run(tmp_path_factory) -> RunDir:
+    """Odd names, an image without masks and one that failed; nothing is decided on it."""
+    return make_run(tmp_path_factory.mktemp("read"), odd_scenes())
+
+
+@pytest.fixture(scope="module")
+def client(read_run):
+    with serving(read_run) as client:
+        yield client
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(4)])
+
+
+def picture(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image)
+
+
+def test_worst_first_and_every_annotated_image_once(client, read_run):
+    items = client.shown()
+    doubt = [item["review_priority"] for item in items]
+    assert doubt == sorted(doubt, reverse=True)
+    paths = [item["path"] for item in items]
+    assert sorted(paths) == sorted(s.path for s in odd_scenes() if s.label_map is not None)
+    facts = client.get("/api/run").json
+    assert facts["progress"] == {"total": len(paths), "done": 0, "begun": 0, "skipped": 0}
+    assert [label["name"] for label in facts["labels"]] == list(LABELS)
+    assert facts["errors"] == {"truncated": 1}
+
+
+def test_filters_by_label_score_error_code_and_path(client, read_run):
+    rows = [row for batch in read_run.read_table("annotations") for row in batch.to_pylist()]
+    for label in LABELS:
+        wanted = {row["image_id"] for row in rows if row["label"] == label}
+        assert {item["image_id"] for item in client.shown(label=label)} == wanted
+    wanted = {r["image_id"] for r in rows if r["label"] == "dog" and 0.6 <= r["mean_prob"] <= 0.7}
+    assert 0 < len(wanted) < len(odd_scenes())
+    found = client.shown(label="dog", low=0.6, high=0.7)
+    assert {item["image_id"] for item in found} == wanted
+    assert client.shown(label="no such label") == []
+    (failed,) = client.shown(failed="truncated")
+    assert failed["path"] == "broken #1.jpg"
+    assert client.shown(failed="any") == [failed]
+    assert client.shown(failed="not_found") == []
+    assert {item["path"] for item in client.shown(text="SUB FOLDER")} == {
+        "sub folder/ünï çødé 猫.png",
+        "sub folder/plain.jpg",
+    }
+    refused = client.get("/api/view", low=2)
+    assert refused.status == 400
+    assert "low" in refused.json["error"]
+
+
+def test_pictures_show_the_image_and_its_masks_to_the_pixel(client, read_run):
+    scenes = {scene.path: scene for scene in odd_scenes()}
+    for item in client.shown():
+        expected = scenes[item["path"]].label_map
+        answers = {
+            name: client.get(f"/{name}", id=item["image_id"])
+            for name in ("photo", "tint", "regions")
+        }
+        assert [answer.headers["content-type"] for answer in answers.values()] == [
+            "image/jpeg", "image/png", "image/png",
+        ]  # fmt: skip
+        assert picture(answers["photo"].body).shape == (*expected.shape, 3)
+        tint = picture(answers["tint"].body)
+        np.testing.assert_array_equal(tint[..., 3] > 0, expected > 0)
+        numbers = picture(answers["regions"].body).astype(int) @ [1, 256, 0]
+        segments = client.get("/api/image", id=item["image_id"]).json["segments"]
+        labels = np.array([0, *(one["category_id"] for one in segments)])
+        np.testing.assert_array_equal(labels[numbers], expected)
+    (failed,) = client.shown(failed="any")
+    assert client.get("/regions", id=failed["image_id"]).json["code"] == "truncated"
+
+
+def test_a_photograph_is_shown_in_the_frame_of_its_masks(tmp_path):
+    run = make_run(tmp_path, [Scene("turned.png", label_map(1)), Scene("b.png", label_map(2))])
+    file = tmp_path / "photos" / "turned.png"
+    with Image.open(file) as upright:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera lay on its side; viewers turn it clockwise
+        expected = np.array(upright)
+        upright.transpose(Image.Transpose.ROTATE_90).save(file, "PNG", exif=exif)
+    with serving(run) as client:
+        photo = picture(client.get("/photo", id="id-turned.png", size="large").body)
+    assert photo.shape == expected.shape
+    assert np.abs(photo.astype(int) - expected).mean() < 8
+
+
+def test_an_image_that_is_gone_is_said_to_be(run):
+    (Path(run.folder.uri).parent / "photos" / "1.png").unlink()
+    with serving(run) as client:
+        gone = client.get("/photo", id="id-1.png")
+        assert (gone.status, gone.json["code"]) == (422, "not_found")
+        assert client.get("/tint", id="id-1.png").status == 200
+
+
+def test_decisions_are_in_the_log_when_they_are_answered(run):
+    with serving(run) as client:
+        item = client.shown()[0]
+        segments = client.get("/api/image", id=item["image_id"]).json["segments"]
+        first = {
+            "image_id": item["image_id"],
+            "label": segments[0]["label"],
+            "segment_index": segments[0]["segment_index"],
+        }
+        other = next(name for name in LABELS if name != first["label"])
+        assert client.decide(**first, action="accept").status == 200
+        (stored,) = ReviewLog(run).decisions()
+        assert (stored.action, stored.key) == ("accept", tuple(first.values()))
+        client.decide(**first, action="relabel", new_label=other)
+        answer = client.decide(image_id="id-2.png", action="reject").json
+        assert answer["progress"]["done"] == 1
+        assert [item["image_id"] for item in client.shown(state="relabelled")] == [
+            first["image_id"]
+        ]
+        assert {item["image_id"] for item in client.shown(state="done")} == {"id-2.png"}
+        assert "id-2.png" not in {item["image_id"] for item in client.shown(state="todo")}
+        for expected in (("id-2.png", None), (first["image_id"], first["label"])):
+            undone = client.post("/api/undo", {}).json["undone"]
+            assert (undone["image_id"], undone["label"]) == expected
+        (left,) = client.get("/api/image", id=first["image_id"]).json["decisions"]
+        assert left["action"] == "accept"
+        client.post("/api/undo", {})
+        assert client.post("/api/undo", {}).json == {"undone": None}
+    assert ReviewLog(run).state() == {}
+
+
+def test_what_was_decided_stands_after_a_restart_and_is_the_reviewed_layer(run):
+    with serving(run) as client:
+        for item in client.shown()[:2]:
+            for segment in client.get("/api/image", id=item["image_id"]).json["segments"]:
+                client.decide(
+                    image_id=item["image_id"],
+                    label=segment["label"],
+                    segment_index=segment["segment_index"],
+                    action="reject" if segment["label"] == "cat" else "accept",
+                )
+        done = {item["image_id"] for item in client.shown(state="done")}
+        assert len(done) == 2
+    with serving(run) as client:
+        assert {item["image_id"] for item in client.shown(state="done")} == done
+        assert client.post("/api/undo", {}).json["undone"] is not None
+        assert len(client.shown(state="done")) == 1
+        client.decide(image_id="id-0.png", action="accept")
+        assert client.get("/api/run").json["progress"]["done"] == len(ReviewedLayer(run).images)
+
+
+def test_decisions_of_another_reviewer_show_on_the_next_load(run):
+    with serving(run) as one, serving(run) as other:
+        one.decide(image_id="id-3.png", action="accept")
+        assert other.get("/api/run").json["progress"]["done"] == 1
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        {"image_id": "id-9.png", "action": "accept"},
+        {"image_id": "../../etc/passwd", "action": "accept"},
+        {"image_id": "id-0.png", "label": "zebra", "segment_index": 0, "action": "accept"},
+        {"image_id": "id-0.png", "label": LABELS[0], "segment_index": 77, "action": "accept"},
+        {"image_id": "id-0.png", "label": LABELS[0], "action": "relabel", "new_label": "zebra"},
+        {"image_id": "id-0.png", "label": LABELS[0], "action": "relabel"},
+        {"image_id": "id-0.png", "segment_index": 0, "action": "accept"},
+        {"image_id": "id-0.png", "action": "delete"},
+        {"image_id": "id-0.png", "action": "accept", "at_s": 1},
+        {"action": "accept"},
+        [],
+        "accept",
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_nothing_is_stored(run, decision):
+    good = {"image_id": "id-1.png", "action": "accept"}
+    with serving(run) as client:
+        answer = client.post("/api/decisions", {"decisions": [good, decision]})
+        assert answer.status in (400, 422)
+        assert answer.json["error"]
+    assert ReviewLog(run).decisions() == []
+
+
+def test_lists_stand_while_one_decides_and_are_told_to_be_forgotten(run):
+    with serving(run) as client:
+        view = client.get("/api/view", state="todo").json
+        before = client.get("/api/items", view=view["view"], start=0, limit=9).json["items"]
+        client.decide(image_id=before[0]["image_id"], action="accept")
+        after = client.get("/api/items", view=view["view"], start=0, limit=9).json["items"]
+        assert [item["image_id"] for item in after] == [item["image_id"] for item in before]
+        assert after[0]["marks"] == ["done", "begun"]
+        assert client.get("/api/view", state="todo").json["total"] == view["total"] - 1
+        assert client.get("/api/items", view="unknown", start=0, limit=9).status == 410
+        assert client.get("/api/items", view=view["view"], start=-1, limit=9).status == 400
+
+
+def test_an_unfinished_run_shows_what_there_is(tmp_path):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(0, 1, 2, 3)))
+    with serving(run) as client:
+        assert client.get("/api/run").json["num_left"] == len(odd_scenes())
+        assert client.shown() == []
+
+
+def test_components_are_decided_one_by_one(tmp_path):
+    spec = RunSpec(masks={"segments": "components"})
+    run = make_run(tmp_path, [Scene("a.png", label_map(1)), Scene("b.png", label_map(2))], spec)
+    with serving(run) as client:
+        image = client.get("/api/image", id="id-a.png").json
+        segments = image["segments"]
+        assert len(segments) > len({one["label"] for one in segments})
+        numbers = picture(client.get("/regions", id="id-a.png").body).astype(int) @ [1, 256, 0]
+        (rows,) = [
+            [row for row in shard.segments() if row["image_id"] == "id-a.png"]
+            for shard in FinishedRun(run).shards()
+        ]
+        for place, row in enumerate(rows, start=1):
+            mask = decode(row["rle_counts"], (row["height"], row["width"])) > 0
+            np.testing.assert_array_equal(numbers == place, mask)
+        for segment in segments:
+            key = {name: segment[name] for name in ("label", "segment_index")}
+            answer = client.decide(image_id="id-a.png", **key, action="accept").json
+        assert "done" in answer["images"][0]["marks"]
+
+
+def test_a_run_and_its_images_in_a_bucket(tmp_path, s3_folder):
+    import s3fs
+
+    scenes = [Scene("a#1.png", label_map(1)), Scene("sub/ü b.png", label_map(2))]
+    local = make_run(tmp_path, scenes)
+    s3fs.S3FileSystem().put(str(tmp_path / "photos"), f"{s3_folder}/photos", recursive=True)
+    run = copied_to(f"{s3_folder}/run", local, f"{s3_folder}/photos")
+    with serving(RunDir.open(f"{s3_folder}/run")) as client:
+        for item in client.shown():
+            photo = client.get("/photo", id=item["image_id"])
+            assert (photo.status, picture(photo.body).shape) == (200, (40, 56, 3))
+            assert client.decide(image_id=item["image_id"], action="accept").status == 200
+    assert len(ReviewLog(run).state()) == 2
+
+
+def copied_to(uri: str, local: RunDir, photos: str) -> RunDir:
+    """Commit a run's rows to another place, as if its images had been there."""
+    from pipeline.runinfo import RunPlan
+
+    def moved(record):
+        return record.model_copy(update={"uri": f"{photos}/{record.path}"})
+
+    refs: list[ImageRef] = [moved(ref) for ref in to_records("manifest", local.manifest())]
+    config = local.info.job().model_copy(update={"out": uri, "images": photos})
+    run = RunDir.create_or_resume(uri, RunPlan(config, {}, lambda: to_table("manifest", refs)))
+    for marker in local.done().values():
+        tables = {
+            name: tuple(to_records(name, local.shard_table(marker, name)))
+            for name in ("images", "scores", "annotations")
+        }
+        tables["images"] = tuple(moved(image) for image in tables["images"])
+        run.commit(marker.shard, "test", ShardRows(**tables), marker.tally)
+    return run
+
+
+# ---- who may talk to it
+
+
+HOSTILE_PATHS = [
+    "/static/../app.py",
+    "/static/..%2Fapp.py",
+    "/static/%2e%2e/%2e%2e/app.py",
+    "/static/....//app.py",
+    "/static//etc/passwd",
+    "/static/%00",
+    "/../../../../etc/passwd",
+    "/etc/passwd",
+    "/photo?id=../../../etc/passwd",
+    "/photo?id=/etc/passwd",
+    "/photo?id=file:///etc/passwd",
+    "/photo?id=%00",
+    "/photo",
+    "/api/image?id=" + quote("photos/plain.jpg"),
+    "/api/try/photo?upload=../../etc/passwd",
+    "/run.yaml",
+    "/static/",
+    "/static",
+    "/photo/",
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE_PATHS)
+def test_no_path_leads_to_a_file(client, path):
+    answer = client.request("GET", path)
+    assert answer.status in (307, 404, 422), answer.body[:200]
+    assert b"root:" not in answer.body
+    assert b"import" not in answer.body
+
+
+def test_every_answer_tells_the_browser_to_trust_nothing_else(client):
+    paths = ["/", "/try", "/static/app.css", "/static/review.js", "/api/run", "/nothing"]
+    for path in paths:
+        headers = client.request("GET", path).headers
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'")
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "server" not in headers
+    pages = [client.request("GET", path).body for path in ("/", "/try")]
+    for page in pages:
+        assert page.count(b"<script") == page.count(b'src="/static/') == 1
+        assert b"style=" not in page
+        assert b"http" not in page
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "0.0.0.0", "1.2.3.4"],
+)
+def test_a_foreign_host_name_is_refused(client, host):
+    answer = client.request("GET", "/api/run", headers={"Host": host})
+    assert answer.status in (400, 421)
+    assert b"labels" not in answer.body
+
+
+def test_names_of_this_machine_are_let_in(client):
+    for host in (f"127.0.0.1:{client.port}", f"localhost:{client.port}", f"[::1]:{client.port}"):
+        assert client.request("GET", "/api/run", headers={"Host": host}).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Ovseg": "0"},
+        {"X-Ovseg": "1", "Origin": "http://evil.example"},
+        {"X-Ovseg": "1", "Origin": "null"},
+        {"X-Ovseg": "1", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_only_the_own_page_may_change_something(run, headers):
+    with serving(run) as client:
+        body = b'{"decisions": [{"image_id": "id-0.png", "action": "accept"}]}'
+        assert client.request("POST", "/api/decisions", body, headers).status == 403
+        own = {"X-Ovseg": "1", "Origin": client.base, "Sec-Fetch-Site": "same-origin"}
+        for method, path in (("PUT", "/api/decisions"), ("DELETE", "/"), ("POST", "/")):
+            assert client.request(method, path, b"", own).status == 405
+        assert ReviewLog(run).decisions() == []
+        assert client.request("POST", "/api/decisions", body, own).status == 200
+
+
+def test_elsewhere_a_token_is_asked_for_and_becomes_a_cookie(run):
+    with serving(run, Address("0.0.0.0", 0)) as client:
+        token = client.url.partition("token=")[2]
+        assert len(token) >= 43
+        for path in ("/", "/api/run", "/photo?id=id-0.png", "/static/app.css"):
+            assert client.get(path).status == 403
+        for wrong in ("", token[:-1], token[::-1], token + "A", "%ff", "ü"):
+            assert client.request("GET", f"/?token={quote(wrong, safe='%')}").status == 403
+            headers = {"Cookie": f"ovseg-{client.port}={quote(wrong)}"}
+            assert client.request("GET", "/", headers=headers).status == 403
+        entered = client.request("GET", f"/?token={token}&x=1")
+        assert (entered.status, entered.headers["location"]) == (303, "/?x=1")
+        away = client.request("GET", f"//evil.example/?token={token}")
+        assert (away.status, away.headers["location"]) == (303, "/")
+        cookie = entered.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=lax" in cookie
+        known = Client(client.url, {"Cookie": cookie.partition(";")[0]})
+        assert known.get("/api/run").status == 200
+        assert known.decide(image_id="id-0.png", action="accept").status == 200
+        assert client.decide(image_id="id-1.png", action="accept").status == 403
+        assert known.request("GET", "/", headers={"Host": "evil.example"}).status == 421
+        assert known.request("GET", "/", headers={"Host": "10.0.0.7:1"}).status == 403
+
+
+def test_what_is_sent_is_capped_before_it_is_read(client):
+    from pipeline.review.uploads import MAX_BYTES
+
+    def sent(path, size):
+        headers = {"X-Ovseg": "1", "Content-Length": str(size)}
+        return client.request("POST", path, b"", headers)
+
+    assert sent("/api/try/upload", MAX_BYTES + 1).status == 413
+    assert sent("/api/decisions", (1 << 20) + 1).status == 413
+    endless = (b"x" * (1 << 20) for _ in range(3))
+    assert client.request("POST", "/api/decisions", endless, {"X-Ovseg": "1"}).status == 413
+    assert client.post("/api/decisions", b"{").status == 400
+
+
+def test_an_upload_must_be_an_image_of_a_sensible_size(client):
+    def file(size, kind="PNG"):
+        buffer = io.BytesIO()
+        Image.new("1", size).save(buffer, kind)
+        return buffer.getvalue()
+
+    bomb = client.post("/api/try/upload", file((9000, 9000)))
+    assert (bomb.status, bomb.json["code"]) == (422, "too_large")
+    assert client.post("/api/try/upload", b"#!/bin/sh").json["code"] == "not_an_image"
+    assert client.post("/api/try/upload", b"").json["code"] == "empty_file"
+    noise = io.BytesIO()
+    Image.effect_noise((90, 60), 50).save(noise, "PNG")
+    assert client.post("/api/try/upload", noise.getvalue()[:900]).json["code"] == "truncated"
+    taken = client.post("/api/try/upload", file((90, 60))).json
+    assert (taken["height"], taken["width"]) == (60, 90)
+    shown = client.get("/api/try/photo", upload=taken["upload"])
+    assert picture(shown.body).shape[:2] == (60, 90)
+
+
+def test_places_are_shown_without_credentials(tmp_path, run):
+    uri = "https://user:secret@host/photo.jpg?X-Amz-Signature=secret"
+    rows = [Scene("a.png", label_map(1))]
+    made = make_run(tmp_path / "signed", rows, RunSpec(unfinished=(0,)))
+    (shard,) = made.shards()
+    (marker,) = (one for one in run.done().values() if one.shard == 0)
+    image = next(iter(to_records("images", run.shard_table(marker, "images"))))
+    image = image.model_copy(
+        update={
+            "image_id": shard.refs[0].image_id,
+            "status": "error",
+            "error_code": ErrorCode.STORAGE_ERROR,
+            "error_message": f"cannot read {uri}",
+            "uri": uri,
+        }
+    )
+    failed = ShardRows(images=(image,), scores=(), annotations=())
+    made.commit(0, "test", failed, marker.tally.model_copy(update={"num_images": 1}))
+    with serving(made) as client:
+        for answer in (
+            client.get("/api/image", id=image.image_id),
+            client.get("/regions", id=image.image_id),
+            client.get("/photo", id=image.image_id),
+        ):
+            assert b"secret" not in answer.body
