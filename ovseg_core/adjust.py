@@ -1,7 +1,6 @@
-"""Feature adjustment (methods.md 9.3): what a window as a whole has of a phrase is taken off.
+"""Scores less what patches have in common for all words (CLIP Surgery; methods.md 9.2, 9.3).
 
-The report that names it is loose, so both of its readings are here; neither could be checked
-against code. Shapes: W windows of one image, D joint width, Q text rows, h w patches.
+Shapes: W windows of one image, D joint width, Q text rows, h w patches.
 """
 
 from typing import Literal
@@ -10,43 +9,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.recipe import Scoring
+from ovseg_core.recipe import Scoring, cosines
 from ovseg_core.segmenter import TextMatrix
 
 Adjustment = Literal["none", "literal", "surgery"]
-
-CLASS_SCALE = 2.0
-"""Multiplies the cosines of the whole window before their softmax over the phrases (9.2)."""
-
-
-def literal(unit_WDhw: Tensor, class_WD: Tensor, rows_QD: Tensor) -> Tensor:
-    """Return F_n T_q - f T_q (W, Q, h, w): the window's own cosine is taken off."""
-    patches_WQhw = torch.einsum("qd,bdhw->bqhw", rows_QD, unit_WDhw)
-    return patches_WQhw - (class_WD @ rows_QD.T)[:, :, None, None]
+"""Feature adjustment (9.3). The report that names it is loose and could not be checked against
+code: `literal` takes the window's own cosine off, `surgery` is CLIP Surgery's subtraction."""
 
 
-def surgery(unit_WDhw: Tensor, class_WD: Tensor, rows_QD: Tensor) -> Tensor:
-    """Return F_n (w_q T_q - R) (W, Q, h, w): CLIP Surgery's redundant features are taken off.
+def directions(class_WD: Tensor, rows_QD: Tensor) -> Tensor:
+    """Return what patches are multiplied with (W, Q, D): w_t T_t - R, R = mean of w_t T_t (9.2).
 
-    w is the softmax of the window's cosines, of mean one, and R the mean of w_q T_q.
+    Args:
+        class_WD: the images' embeddings, unit.
+        rows_QD: the phrases, unit.
     """
-    weights_WQ = (CLASS_SCALE * class_WD @ rows_QD.T).softmax(dim=1)
-    weights_WQ = weights_WQ / weights_WQ.mean(dim=1, keepdim=True)
+    weights_WQ = (2 * class_WD @ rows_QD.T).softmax(dim=1) * len(rows_QD)  # mean 1
     weighted_WQD = weights_WQ[:, :, None] * rows_QD
-    text_WQD = weighted_WQD - weighted_WQD.mean(dim=1, keepdim=True)
-    return torch.einsum("bqd,bdhw->bqhw", text_WQD, unit_WDhw)
+    return weighted_WQD - weighted_WQD.mean(dim=1, keepdim=True)
+
+
+def surgery(unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float) -> Tensor:
+    """Return the scores less what all phrases share (W, Q, h, w).
+
+    The further channels are the windows' embeddings, the same at every patch.
+    """
+    class_WD = F.normalize(extra_WEhw[:, :, 0, 0], dim=1)
+    return torch.einsum("nqd,ndhw->nqhw", directions(class_WD, text.rows_QD), unit_WDhw)
+
+
+def literal(unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float) -> Tensor:
+    """Return F_n T_q - f T_q (W, Q, h, w): the window's own cosine is taken off."""
+    class_WD11 = F.normalize(extra_WEhw[:, :, :1, :1], dim=1)
+    patches_WQhw = cosines(unit_WDhw, extra_WEhw, text, scale)
+    return patches_WQhw - cosines(class_WD11, extra_WEhw, text, scale)
 
 
 def adjusted(reading: Literal["literal", "surgery"]) -> Scoring:
-    """Return cosines after the adjustment; the reader supplies the windows' embeddings.
-
-    Args:
-        reading: which of the two.
-    """
-    adjust = literal if reading == "literal" else surgery
-
-    def maps(unit_WDhw: Tensor, extra_WDhw: Tensor, text: TextMatrix, scale: float) -> Tensor:
-        class_WD = F.normalize(extra_WDhw[:, :, 0, 0], dim=1)
-        return adjust(unit_WDhw, class_WD, text.rows_QD)
-
-    return Scoring(maps, "cosine")
+    """Return the scoring of one reading; the reader supplies the windows' embeddings."""
+    return Scoring(literal if reading == "literal" else surgery, "score")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ovseg_core.adjust import surgery
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip, TrunkState
 from ovseg_core.dense import WindowSegmenter
@@ -104,24 +105,6 @@ def attended_values(block: Any, ori_BLC: Tensor) -> Tensor:
     return attention.out_proj(mixed_BHLd.transpose(1, 2).flatten(2))
 
 
-def directions(class_WD: Tensor, rows_QD: Tensor) -> Tensor:
-    """Return what patches are multiplied with (W, Q, D): w_t T_t - R, R = mean of w_t T_t (9.2).
-
-    Args:
-        class_WD: the images' embeddings, unit.
-        rows_QD: the phrases, unit.
-    """
-    weights_WQ = (2 * class_WD @ rows_QD.T).softmax(dim=1) * len(rows_QD)  # mean 1
-    weighted_WQD = weights_WQ[:, :, None] * rows_QD
-    return weighted_WQD - weighted_WQD.mean(dim=1, keepdim=True)
-
-
-def shared_removed(unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float) -> Tensor:
-    """Return the scores less what all phrases share (W, Q, h, w)."""
-    class_WD = F.normalize(extra_WEhw[:, :, 0, 0], dim=1)
-    return torch.einsum("nqd,ndhw->nqhw", directions(class_WD, text.rows_QD), unit_WDhw)
-
-
 def empty_removed(
     unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float, empty_D: Tensor
 ) -> Tensor:
@@ -151,7 +134,7 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
             f"method.options.second_path_blocks: expected 1 to {depth - 1} of this CLIP's {depth} "
             f"blocks, got {count}"
         )
-    maps = shared_removed
+    maps = surgery  # 9.2: S[n, t] = F_n (w_t T_t - R)
     if options.redundancy == "empty":
         maps = partial(empty_removed, empty_D=empty_text(clip, options.templates))
     reader = SurgeryReader(clip, options, count)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ovseg_core.adjust import directions
 from ovseg_core.methods import clip_surgery
 from ovseg_core.points import display_maps, point_prompts
 from ovseg_core.resample import bicubic_resize
@@ -55,8 +56,8 @@ class Stages:
     def surgery_similarity(self, name: str) -> Tensor:
         """The row of the class token by the formula; the patches' as production code has them."""
         features = self.features(name)
-        directions = clip_surgery.directions(features[:, 0], self.text.rows_QD)
-        return torch.cat([features[:, :1] @ directions.mT, self.scores(name).flatten(2).mT], dim=1)
+        rows = directions(features[:, 0], self.text.rows_QD)
+        return torch.cat([features[:, :1] @ rows.mT, self.scores(name).flatten(2).mT], dim=1)
 
     def surgery_redundant(self, name: str, empty: Tensor, count: int) -> Tensor:
         some = TextMatrix(self.text.rows_QD[:count], torch.arange(count), count)

@@ -89,7 +89,7 @@ def test_adjustment_is_the_formula(reading: Literal["literal", "surgery"]) -> No
     text = TextMatrix(rows, torch.tensor([0, 1, 1, 2, 2, 3, 3]), 4)
     extra = classes[:, :, None, None].expand(2, 24, 3, 5)
     scoring = adjusted(reading)
-    assert scoring.domain == "cosine"
+    assert scoring.domain == "score"
     found = scoring.maps(unit, extra, text, 40.0)
     assert found.shape == (2, 7, 3, 5)
     for index in range(2):
