@@ -21,9 +21,9 @@ from schemas.records import Share
 FOLDER = "exports/yolo_seg"
 _CENTRE = 0.4
 """Added to pixel numbers: readers that cut off and readers that round find the same pixel."""
-_THIN = (0.1, 0.4)
-"""Added on the way there and back of a ring that encloses nothing, so that it has an area."""
-_DIGITS = 6
+_THERE, _BACK = (0.1, 0.1), (0.4, 0.2)
+"""The same for the way there and back of a ring that encloses nothing, so that it has an area."""
+_PIXEL = ((0.1, 0.1), (0.4, 0.1), (0.4, 0.4))
 _NEVER = (
     "scores and review priorities",
     "holes: the outline of a region is filled",
@@ -92,7 +92,8 @@ def _lines(row: Row, fit: Fit, losses: Losses) -> str:
 def _corners(ring: Ring, size_wh: np.ndarray) -> str:
     if cv2.contourArea(ring.astype(np.float32)):
         inside = ring + _CENTRE
+    elif len(ring) == 1:
+        inside = ring + _PIXEL
     else:
-        inside = np.concatenate([ring + _THIN[0], ring[::-1] + _THIN[1]])
-    shares = (inside / size_wh).round(_DIGITS)
-    return " ".join(f"{share:.6f}" for share in shares.flat)
+        inside = np.concatenate([ring + _THERE, ring[::-1] + _BACK])
+    return " ".join(f"{share:.6f}" for share in (inside / size_wh).flat)
