@@ -98,10 +98,11 @@ class _Job:
 
     def run(self, prepare: Callable[[], HeadsTally], advance: Callable[[], HeadsTally]) -> None:
         tally = prepare()
-        self._progress.start(self._steps, tally.step)
+        resumed = tally.step
+        self._progress.start(self._steps, resumed)
         while tally.step < self._steps:
             tally = advance()
-            self.new_steps += tally.new
+            self.new_steps = tally.step - resumed
             self.failed = tally.failed
             self._progress.advance(tally)
 

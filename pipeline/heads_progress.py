@@ -14,8 +14,8 @@ class StepProgress(Progress):
     failed: dict[str, int] = {}
 
     def advance(self, tally: HeadsTally) -> None:
-        """Count steps that are done."""
-        self.finished += tally.new
+        """Take what is done; less than before where a worker died after its checkpoint."""
+        self.finished = tally.step - self.resumed
         self.failed = tally.failed
         self.loss = tally.loss if tally.loss is not None else self.loss
         self.tick()

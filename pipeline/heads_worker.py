@@ -62,13 +62,11 @@ class HeadsTally:
 
     Attributes:
         step: steps done.
-        new: steps done since the last tally.
-        loss: mean over those; None: there were none.
+        loss: mean over the steps since the last tally; None: there were none.
         failed: images that could not be read, by error code.
     """
 
     step: int
-    new: int
     loss: float | None
     failed: dict[str, int]
 
@@ -85,6 +83,11 @@ class HeadsWorker:
     def __init__(self, setup: HeadsSetup) -> None:
         self._setup = setup
         self._failed: dict[str, str] = {}
+        run = setup.config.run
+        if not run.local:  # here, as a restarted actor sees only its constructor again
+            torch.set_num_threads(num_threads(run))
+            if Path(setup.folder).is_dir():  # Ray starts workers elsewhere
+                os.chdir(setup.folder)
 
     def prepare(self) -> HeadsTally:
         """Load the networks and the checkpoint; tell what is done already.
@@ -92,13 +95,8 @@ class HeadsWorker:
         Raises:
             UserError: weights that cannot be had, or files that belong to another training.
         """
-        config = self._setup.config
-        if not config.run.local:
-            torch.set_num_threads(num_threads(config.run))
-            if Path(self._setup.folder).is_dir():  # Ray starts workers elsewhere
-                os.chdir(self._setup.folder)
         if self._store.is_finished():
-            return HeadsTally(self._options.steps, 0, None, {})
+            return HeadsTally(self._options.steps, None, {})
         return self._tally([])
 
     def advance(self) -> HeadsTally:
@@ -131,7 +129,7 @@ class HeadsWorker:
     def _tally(self, losses: list[float]) -> HeadsTally:
         mean = fmean(losses) if losses else None
         codes = dict(Counter(self._failed.values()))
-        return HeadsTally(self._trainer.step, len(losses), mean, codes)
+        return HeadsTally(self._trainer.step, mean, codes)
 
     @cached_property
     def _options(self):  # noqa: ANN202 - what check_head returns

@@ -56,10 +56,14 @@ def test_a_training_killed_while_it_writes(
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.timeout(600)  # a worker takes long to start on a busy machine
-def test_a_worker_killed_goes_on_from_its_checkpoint(photos, undisturbed_bytes, tmp_path):
+def test_a_worker_killed_goes_on_from_its_checkpoint(
+    photos, undisturbed_bytes, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     # Long enough for the killer to come in time.
     work = {"options": {"steps": 200}, "run": {"local": False}}
-    config = heads_config(photos, tmp_path / "h.safetensors", **work)
+    # A relative path: a restarted worker must find the checkpoint where the first one wrote it.
+    config = heads_config(photos, Path("h.safetensors"), **work)
     killed = []
     killer = threading.Thread(target=_kill_at_checkpoint, args=(config.checkpoint, killed))
     killer.start()

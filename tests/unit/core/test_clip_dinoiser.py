@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ovseg_core.affinity import cosine_affinity
 from ovseg_core.backbones import Backbones
 from ovseg_core.decide import decide
+from ovseg_core.dinoiser_heads import KIND, TAP, load_heads, tap_map
+from ovseg_core.embedded.scenes import draw_scene
+from ovseg_core.head_files import file_sha256, head_bytes
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.segmenter import TextMatrix
-from schemas.config import ClipConfig
+from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
 from tests.factories import (
@@ -79,6 +84,44 @@ def test_heads_of_another_width_are_refused(tmp_path: Path) -> None:
     heads = write_dinoiser_heads(tmp_path / "wide.safetensors", width=48)
     with pytest.raises(WeightsError, match=r"maps of 48 channels, but this CLIP's have 32"):
         clip_dinoiser.build(clip_dinoiser.Options(heads=str(heads)), tiny_backbones())
+
+
+def test_heads_of_another_clip_of_the_same_width_are_refused(tmp_path: Path) -> None:
+    tensors = load_file(write_dinoiser_heads(tmp_path / "plain.safetensors", width=32))
+    own = file_sha256(tiny_folder() / "clip" / "open_clip_model.safetensors")
+    file = tmp_path / "heads.safetensors"
+    file.write_bytes(head_bytes(tensors, KIND, own, {}))
+    clip_dinoiser.build(clip_dinoiser.Options(heads=str(file)), tiny_backbones())
+    other = write_clip(tmp_path / "clip", TINY_CLIP, seed=1)
+    backbones = tiny_backbones(clip=ClipConfig(model=f"local-dir:{other}"))
+    with pytest.raises(WeightsError, match=r"trained for a network whose weights have the SHA-256"):
+        clip_dinoiser.build(clip_dinoiser.Options(heads=str(file)), backbones)
+
+
+def test_the_embedded_heads_know_objects_and_who_belongs_together() -> None:
+    """On scenes that no training saw, from CLIP's features alone."""
+    backbones = Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
+    heads = load_heads("", backbones)
+    assert backbones.files()[KIND].endswith("dinoiser/heads.safetensors")
+    hit = union = 0
+    same, other = [], []
+    for seed in range(4):
+        scene = draw_scene(930_000_000 + seed)
+        image = torch.from_numpy(scene.image).permute(2, 0, 1)[None]
+        tap = tap_map(backbones.clip.trunk(image, "size", [TAP]))
+        labels = torch.from_numpy(scene.label_map.astype(int))
+        logits = torch.nn.functional.interpolate(
+            heads.objectness(tap), size=labels.shape, mode="bilinear"
+        )[0, 0]
+        hit += int(((logits > 0) & (labels > 0)).sum())
+        union += int(((logits > 0) | (labels > 0)).sum())
+        middles = labels[4::8, 4::8].flatten()
+        alike = middles[:, None] == middles
+        affinity = cosine_affinity(heads.guide(tap))[0]
+        same.append(affinity[alike].mean())
+        other.append(affinity[~alike].mean())
+    assert hit / union > 0.7
+    assert min(same) - max(other) > 0.5
 
 
 def test_heads_that_cannot_be_had_are_explained(tmp_path: Path) -> None:
