@@ -196,20 +196,20 @@ export class Viewer {
     if (!segment && action === "relabel") return;
     const key = { label: segment?.label ?? null, segment_index: segment?.segment_index ?? null };
     const decision = { image_id: this.id, ...key, action, new_label: newLabel };
-    if (whole) this.said = []; // the server is told to take back what stands against it
-    this.said = [...this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index), decision];
+    const said = whole ? this.overrule(decision) : [decision];
+    const kept = whole ? [] : this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
+    this.said = this.image.decisions = [...kept, ...said];
     this.flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
-    this.ondecide(whole ? this.overrule(decision) : [decision]);
+    this.ondecide(said);
     if (whole || this.allDecided) this.onnext();
     else this.choose(this.firstUndecided(this.current + 1));
   }
 
-  // A decision on the whole image, said of each mask that was decided otherwise before.
+  // A decision on the whole image, said also of each mask that has one of its own: that would count.
   overrule(decision) {
-    const others = this.segments
-      .filter((segment) => this.image.decisions.some((one) => one.label === segment.label && (one.segment_index === segment.segment_index)))
-      .map((segment) => ({ ...decision, label: segment.label, segment_index: segment.segment_index }));
-    this.said = [...others, decision];
+    const others = this.said
+      .filter((one) => one.label !== null)
+      .map(({ label, segment_index }) => ({ ...decision, label, segment_index }));
     return [...others, decision];
   }
 

@@ -1,0 +1,254 @@
+"""Both pages in a real Chromium, driven by the keys and clicks of a person."""
+
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.demo_scenes import draw_scenes
+from ovseg_core.embedded.scenes import draw_scene
+from pipeline.review_log import ReviewLog
+from pipeline.rundir import RunDir
+from tests.review_server import Client, serving
+from tests.runs import RunSpec, Scene, label_map, make_run
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
+)
+CHROMIUM = os.environ.get("OVSEG_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on the path, and OVSEG_CHROMIUM names none"
+)
+NUM_MANY = 3000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as session:
+        browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page of its own; nothing may go wrong on it unseen."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    refusal = "Failed to load resource: the server responded with a status of 422"
+    yield page
+    context.close()
+    assert [text for text in wrong if not text.startswith(refusal)] == []
+
+
+@pytest.fixture(scope="module")
+def scenes_run(tmp_path_factory) -> RunDir:
+    """Drawn scenes, annotated with the embedded models."""
+    folder = tmp_path_factory.mktemp("scenes")
+    drawn = draw_scenes(folder, 4, seed=3)
+    command = ["annotate", "--local", "--images", f"{folder}/scene_*.png", "--out", f"{folder}/run"]
+    labels = ["--labels", ",".join(drawn.labels), "--set", "clip.model=embedded"]
+    done = CliRunner().invoke(app, [*command, *labels, "--set", "run.device=cpu"])
+    assert done.exit_code == 0, done.output
+    return RunDir.open(f"{folder}/run")
+
+
+@pytest.fixture
+def client(tmp_path: Path):
+    scenes = [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(5)]
+    scenes.append(Scene("broken.png", None))
+    with serving(make_run(tmp_path, scenes)) as client:
+        yield client
+
+
+def paths(page) -> list[str]:
+    page.locator("article").first.wait_for()
+    return page.locator("article h2").all_inner_texts()
+
+
+def saved(page) -> None:
+    page.locator("#saved", has_text="all saved").wait_for()
+
+
+def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path):
+    log = ReviewLog(RunDir.open(str(tmp_path / "run")))
+    page.goto(client.url)
+    assert paths(page) == ["0.png", "1.png", "2.png", "3.png", "4.png"]  # the least sure first
+
+    page.get_by_label("lowest score").fill("0.65")
+    page.locator("#count", has_text="2 images").wait_for()
+    assert paths(page) == ["3.png", "4.png"]
+    page.locator("select[name=failed]").select_option("truncated")
+    page.get_by_label("lowest score").fill("0")
+    page.locator("#count", has_text="1 image").wait_for()
+    page.locator("select[name=failed]").select_option("")
+    page.locator("#count", has_text="5 images").wait_for()
+    page.locator("#labels button", has_text="dog").click()
+    page.locator("#labels button[aria-pressed=true]", has_text="dog").wait_for()
+
+    page.locator("article").first.click()
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    masks = page.locator("#masks .mask")
+    num_masks = masks.count()
+    page.keyboard.press("a")
+    masks.nth(0).locator(".said.accept").wait_for()
+    page.keyboard.press("r")
+    masks.nth(1).locator(".said.reject").wait_for()
+    page.keyboard.press("l")
+    page.keyboard.type("cat")
+    page.keyboard.press("Enter")
+    saved(page)
+    log.refresh()
+    actions = [decision.action for decision in log.decisions()]
+    assert actions == ["accept", "reject", "relabel"][: len(actions)]
+    assert len(actions) == num_masks == 3
+    page.locator('#viewer[data-ready="id-1.png"]').wait_for()  # all decided: on to the next
+    page.keyboard.press("u")
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()  # back to what was undone
+    page.locator("#masks .said").nth(1).wait_for()
+    saved(page)
+    log.refresh()
+    assert sorted(one.action for one in log.state().values()) == ["accept", "reject"]
+
+    page.reload()  # the page remembers where it was, the server what was decided
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    assert page.locator("#masks .said").all_inner_texts() == ["accepted", "rejected"]
+    page.keyboard.press("Escape")
+    page.locator("article .badge", has_text="rejected").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("a")
+    page.locator("article .badge", has_text="accepted").wait_for()
+    page.locator("#state button", has_text="Done").click()
+    page.locator("#count", has_text="1 image").wait_for()
+    assert paths(page) == ["1.png"]
+
+
+def test_ten_masks_are_accepted_by_keyboard_within_a_minute(page, client: Client, tmp_path: Path):
+    page.goto(client.url)
+    page.locator("article").first.wait_for()
+    begun = time.monotonic()
+    page.keyboard.press("Enter")
+    for place in range(10):
+        page.locator(f'#viewer[data-ready="id-{place // 3}.png"]').wait_for()
+        page.keyboard.press("a")
+    saved(page)
+    took_s = time.monotonic() - begun
+    log = ReviewLog(RunDir.open(str(tmp_path / "run")))
+    assert [one.action for one in log.decisions()] == ["accept"] * 10
+    assert took_s < 60
+    page.keyboard.press("A")  # the rest of this image and what is decided of it
+    page.locator('#viewer[data-ready="id-4.png"]').wait_for()
+    saved(page)
+    done = client.shown(state="done")
+    assert [item["path"] for item in done] == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_masks_are_shown_hidden_and_faded(page, client: Client):
+    page.goto(client.url)
+    page.locator("article").first.click()
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    shown = canvas(page)
+    page.keyboard.press("v")
+    page.locator("#masks .hidden-mask").first.wait_for()
+    hidden = canvas(page)
+    assert differing(shown, hidden) > 0.05
+    page.keyboard.press("v")
+    page.locator("#masks .hidden-mask").first.wait_for(state="detached")
+    assert differing(shown, canvas(page)) < 0.001
+    page.locator("#opacity-one").fill("0")
+    assert differing(hidden, canvas(page)) > 0.05
+    page.keyboard.press("+")
+    assert differing(shown, canvas(page)) > 0.1
+
+
+def test_only_what_is_seen_is_fetched(page, tmp_path: Path):
+    scenes = [Scene(f"{n:04d}.png", label_map(n, 8, 12)) for n in range(40)]
+    many = [Scene(f"{n:04d}.png", None) for n in range(40, NUM_MANY)]
+    run = make_run(tmp_path, scenes + many, RunSpec(shard_size=500))
+    with serving(run) as client:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{client.url}#failed=any")
+        page.locator("#count", has_text="2,960 images").wait_for()
+        page.locator("article").first.wait_for()
+        assert page.locator("article").count() < 60
+        scroller = page.locator("#scroller")
+        scroller.evaluate("(node) => { node.scrollTop = node.scrollHeight / 2; }")
+        page.locator("article[data-index='1480']").wait_for()
+        assert page.locator("article").count() < 60
+        pages = [url for url in asked if "/api/items" in url]
+        assert len(pages) <= 4, "what was jumped over was fetched"
+        page.goto("about:blank")
+        page.goto(client.url)
+        page.locator("article img").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        photos = {url for url in asked if "/photo" in url}
+        assert 0 < len(photos) <= page.locator("article").count() < 40
+
+
+def test_words_change_the_masks_without_the_image_tower(page, scenes_run, tmp_path: Path):
+    with serving(scenes_run) as client:
+        said: list[dict] = []
+
+        def listen(response) -> None:
+            if response.url.endswith("/api/try/segment") and response.ok:
+                said.append(response.json())
+
+        page.on("response", listen)
+        page.goto(f"{client.url}try")
+        stage = page.locator("#stage")
+        page.locator("#stage[data-answers='1']").wait_for()
+        first = canvas(page)
+        page.locator("#words").fill("red house, blue star")
+        page.locator("#stage[data-answers='2']").wait_for()
+        page.locator("#reused", has_text="features reused").wait_for()
+        assert page.locator("#found .mask").count() == 2
+        assert differing(first, canvas(page)) > 0.005
+        page.locator("#method option[value=maskclip]").wait_for(state="attached")
+        page.locator("#method").select_option("maskclip")
+        page.locator("#stage[data-answers='3']").wait_for()
+
+        drawn = draw_scene(77, (120, 176), 2, False)
+        file = tmp_path / "mine.png"
+        Image.fromarray(drawn.image).save(file)
+        page.locator("#file").set_input_files(str(file))
+        page.locator("#stage[data-answers='4']").wait_for()
+        (tmp_path / "words.txt").write_text("no image")
+        page.locator("#file").set_input_files(str(tmp_path / "words.txt"))
+        page.locator("#error", has_text="not_an_image").wait_for()
+        assert stage.get_attribute("data-answers") == "4"
+
+    assert [one["num_encoded"] for one in said] == [1, 1, 2, 3]
+    assert [one["encoded"] for one in said] == [True, False, True, True]
+    assert said[0]["seconds"]["encode_s"] > 0
+    assert said[1]["seconds"]["encode_s"] == said[1]["seconds"]["decode_s"] == 0
+    assert (said[3]["height"], said[3]["width"]) == (120, 176)
+
+
+def canvas(page) -> np.ndarray:
+    """Return what the stage shows, without what lies over it."""
+    page.locator("#flash").wait_for(state="hidden")
+    with Image.open(io.BytesIO(page.locator("#canvas").screenshot())) as picture:
+        return np.array(picture.convert("RGB")).astype(int)
+
+
+def differing(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of pixels that are clearly not the same."""
+    return float((np.abs(one - other).max(axis=-1) > 12).mean())
