@@ -5,10 +5,10 @@ INSTALLED := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench embedded ci clean
+.PHONY: help install demo test lint bench bench-quality embedded ci clean
 
 help: ## Show what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Set up .venv with the locked versions
 
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 
 bench: $(INSTALLED) ## Measure speed and memory as ratios against the plain way
 	@$(BIN)/python -m benchmarks
+
+bench-quality: $(INSTALLED) ## Measure every method on drawn scenes; writes the README's tables
+	@$(BIN)/python -m benchmarks.quality
 
 embedded: $(INSTALLED) ## Retrain the embedded models from nothing (CPU, tens of minutes)
 	@$(BIN)/python -m training.embedded

@@ -17,7 +17,17 @@ from typing import Any
 
 import torch
 
-NAMES = ("clip_diy", "job", "memory", "encode", "export")
+NAMES = (
+    "clip_diy",
+    "proxyclip",
+    "clip_dinoiser",
+    "dense",
+    "dense_memory",
+    "job",
+    "memory",
+    "encode",
+    "export",
+)
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 

@@ -1,0 +1,137 @@
+"""Quality of every method on the drawn world: `make bench-quality`.
+
+    python -m benchmarks.quality
+
+Every method at its published defaults, each once more behind the embedded objectness head, and the
+options that no paper has, on 200 scenes of `benchmarks.world` with the embedded models: tiny models
+on made scenes, which rank nothing in the real world. The words of a scene are its own vocabulary.
+Writes `benchmarks/results/quality.json` and the tables between the markers in README.md.
+
+Three figures, in percent:
+
+- mIoU of a group: one confusion matrix over its 40 scenes, as benchmarks do, and the mean over
+  background and all phrases that are drawn in the group;
+- `all`: the mean of the five groups; `crowded`: of `world.CROWDED`;
+- `a scene`: the mean over all scenes of the mIoU of the scene alone, as `ovseg evaluate` counts
+  it: a label that is nowhere in the scene but in the masks counts as 0, if it is a single pixel.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.quality_table import write_tables
+from benchmarks.recipes import Recipe, recipes
+from benchmarks.world import CROWDED, GROUPS, Exam, exams
+from ovseg_core.backbones import Backbones
+from ovseg_core.decide import decide_one
+from ovseg_core.embedded.scenes import all_phrases
+from ovseg_core.methods import build_segmenter
+from ovseg_core.metrics import ConfusionMatrix
+from ovseg_core.nearest import to_size
+from ovseg_core.segmenter import Segmenter, TextMatrix
+from schemas.config import EMBEDDED, ClipConfig, NamedOptions
+from schemas.vocabulary import Vocabulary
+
+RESULTS = Path(__file__).parent / "results" / "quality.json"
+README = Path(__file__).parents[1] / "README.md"
+PHRASES = {phrase: number for number, phrase in enumerate(all_phrases(), start=1)}
+"""Class of each phrase in a group's confusion matrix; 0 is background."""
+
+
+def embedded_backbones() -> Backbones:
+    """Return the networks of the package."""
+    return Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
+
+
+def text_of_world(segmenter: Segmenter) -> TextMatrix:
+    """Return the rows of all phrases of the world, encoded once; background is row 0."""
+    return segmenter.text_matrix(Vocabulary.model_validate(list(PHRASES)))
+
+
+def text_of(words: Sequence[str], world: TextMatrix) -> TextMatrix:
+    """Return the text matrix of a scene's words: what the segmenter makes of that vocabulary."""
+    rows_Q = torch.tensor([0, *(PHRASES[word] for word in words)])
+    return TextMatrix(world.rows_QD[rows_Q], torch.arange(len(rows_Q)), len(rows_Q))
+
+
+def predict(segmenter: Segmenter, exam: Exam, world: TextMatrix) -> NDArray[np.uint16]:
+    """Return the label map (H, W) of a scene: 0 background, k the scene's word k."""
+    image = torch.from_numpy(exam.scene.image).permute(2, 0, 1).contiguous()
+    maps = segmenter.score(segmenter.encode([image]), text_of(exam.words, world))
+    size_hw = (exam.truth.shape[0], exam.truth.shape[1])
+    return to_size(decide_one(maps, 0, size_hw).label_map, size_hw)
+
+
+def measure(segmenter: Segmenter, scenes: Mapping[str, Sequence[Exam]]) -> dict[str, Any]:
+    """Return the figures of one segmenter; see the module."""
+    world = text_of_world(segmenter)
+    return figures(lambda exam: predict(segmenter, exam, world), scenes)
+
+
+def figures(
+    answer: Callable[[Exam], NDArray[np.integer]], scenes: Mapping[str, Sequence[Exam]]
+) -> dict[str, Any]:
+    """Return the figures of label maps (H, W), 0 background, k the scene's word k."""
+    groups, of_scenes = {}, []
+    for name, group in scenes.items():
+        pooled = ConfusionMatrix(len(PHRASES) + 1, ignore=-1)
+        for exam in group:
+            predicted = answer(exam)
+            alone = ConfusionMatrix(len(exam.words) + 1, ignore=-1)
+            alone.add(predicted, exam.truth)
+            of_scenes.append(alone.mean_iou())
+            phrases = np.array([0, *(PHRASES[word] for word in exam.words)])
+            pooled.add(phrases[predicted], phrases[exam.truth])
+        groups[name] = pooled.mean_iou(np.flatnonzero(pooled.counts.sum(axis=1)).tolist())
+    return {
+        "groups": {name: _percent(value) for name, value in groups.items()},
+        "all": _percent(fmean(groups.values())),
+        "crowded": _percent(fmean(groups[name] for name in CROWDED)),
+        "a_scene": _percent(fmean(of_scenes)),
+    }
+
+
+def measure_recipe(
+    recipe: Recipe, backbones: Backbones, scenes: Mapping[str, Sequence[Exam]]
+) -> dict[str, Any]:
+    """Return a recipe's row of the results."""
+    part = NamedOptions(name=recipe.method, options=recipe.options)
+    return recipe.described() | measure(build_segmenter(part, backbones), scenes)
+
+
+def main() -> int:
+    """Measure all recipes and write the results."""
+    torch.set_num_threads(2)
+    start, scenes, backbones = time.perf_counter(), exams(), embedded_backbones()
+    rows = {}
+    for recipe in recipes():
+        began = time.perf_counter()
+        rows[recipe.key] = measure_recipe(recipe, backbones, scenes)
+        seconds = time.perf_counter() - began
+        print(f"{recipe.key}: {rows[recipe.key]['all']} ({seconds:.0f} s)", flush=True)
+    results = {
+        "scenes": sum(len(group) for group in scenes.values()),
+        "groups": {name: group.title for name, group in GROUPS.items()},
+        "rows": rows,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_tables(results, README)
+    print(f"written: {RESULTS.name} and README.md, {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def _percent(value: float) -> float:
+    return round(100 * value, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The results of `make bench-quality` as the README's tables, and into the README."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- quality:begin -->", "<!-- quality:end -->"
+
+Row = Mapping[str, Any]
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """Return both tables: methods and compositions, then what single options bring."""
+    return "\n".join([*_methods(results), "", *_options(results)])
+
+
+def _methods(results: Mapping[str, Any]) -> list[str]:
+    rows: Mapping[str, Row] = results["rows"]
+    gated = {row["without"]: row for row in rows.values() if row["kind"] == "gated"}
+    heads = ["", *results["groups"].values(), "all", "crowded", "a scene"]
+    lines = _head([*heads, "all, gated", "crowded, gated"])
+    for key, row in rows.items():
+        if row["kind"] == "published":
+            behind = gated.get(key)
+            last = ["–", "–"] if behind is None else [_cell(behind[n]) for n in ("all", "crowded")]
+            lines.append(_line([f"`{row['method']}`", *_figures(row), *last]))
+    for key, row in rows.items():
+        if row["kind"] == "composition":
+            lines.append(_line([f"**{key}**", *_figures(row), "–", "–"]))
+    return lines
+
+
+def _options(results: Mapping[str, Any]) -> list[str]:
+    """Return the gain of each option over the same method without it."""
+    rows: Mapping[str, Row] = results["rows"]
+    measured = [row for row in rows.values() if row["kind"] == "option"]
+    bases = list(dict.fromkeys(row["without"] for row in measured))
+    lines = _head(["option, gain in `all`", *(f"`{rows[base]['method']}`" for base in bases)])
+    for name in dict.fromkeys(row["option"] for row in measured):
+        gains = {
+            row["without"]: row["all"] - rows[row["without"]]["all"]
+            for row in measured
+            if row["option"] == name
+        }
+        lines.append(_line([name, *(f"{gains[base]:+.1f}" for base in bases)]))
+    return lines
+
+
+def _figures(row: Row) -> list[str]:
+    figures = [*row["groups"].values(), row["all"], row["crowded"], row["a_scene"]]
+    return [_cell(figure) for figure in figures]
+
+
+def _cell(figure: float) -> str:
+    return f"{figure:.1f}"
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write_tables(results: Mapping[str, Any], readme: Path) -> None:
+    """Replace what stands between the markers.
+
+    Raises:
+        ValueError: the file has no such markers.
+    """
+    text = readme.read_text(encoding="utf-8")
+    before, found_begin, rest = text.partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if not (found_begin and found_end):
+        raise ValueError(f"{readme} has no {BEGIN} ... {END}")
+    whole = f"{before}{BEGIN}\n{tables(results)}\n{END}{after}"
+    readme.write_text(whole, encoding="utf-8")

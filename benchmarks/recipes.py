@@ -1,0 +1,116 @@
+"""What `make bench-quality` measures: the methods, the options beyond their papers, and our own.
+
+A row is a method with options, compared with the same method without some of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ovseg_core import methods, parts
+
+Options = dict[str, Any]
+
+FOUND: Options = {"objectness": {"name": "found"}}
+"""The embedded patches do not know the word `background`: without a gate most methods call the
+ground after the nearest object. The gate is no part of their papers."""
+
+BASES: dict[str, Options] = {
+    "sclip": {},
+    "naclip": {"pamr_steps": 0},
+    "sc_clip": {},
+    "proxyclip": {},
+}
+"""Methods that each of `BEYOND` is measured on, behind the gate; NACLIP without its PAMR."""
+
+BEYOND: dict[str, Options] = {
+    "outlier repair": {"outlier_repair": True},
+    "global attention": {"global_attention": True},
+    "presence gate, 8 labels": {"presence_top": 8},
+    "PAMR, 10 steps": {"pamr_steps": 10},
+}
+"""Options that are no part of these papers."""
+
+_CLOSER: Options = {
+    **FOUND,
+    "short_side_px": 160,
+    "window_px": 64,
+    "stride_px": 32,
+    "presence_top": 8,
+    "pamr_steps": 10,
+    "pamr_dilations": (4, 8),
+}
+"""Found foreground, the image at twice the published size, windows a third wider than CLIP's input,
+the eight likeliest labels, PAMR among near neighbours."""
+
+COMPOSITIONS: dict[str, tuple[str, Options]] = {
+    "sclip, closer": ("sclip", _CLOSER),
+    "proxyclip, closer": ("proxyclip", _CLOSER),
+}
+"""By title, a method and its options: chosen on other scenes (`world`'s split `development`)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row.
+
+    Attributes:
+        key: its name in the results.
+        method: name of the method.
+        options: of the method; what is not given is published.
+        kind: the method as published, the same behind the gate, a base of the options, the base
+            with one option, or a composition.
+        without: key of the row that lacks what this one adds; empty: it adds nothing.
+        option: what it adds, if it is one of `BEYOND`.
+    """
+
+    key: str
+    method: str
+    options: Options = field(default_factory=dict)
+    kind: Literal["published", "gated", "base", "option", "composition"] = "published"
+    without: str = ""
+    option: str = ""
+
+    def described(self) -> dict[str, Any]:
+        """Return what the row says of itself in the results."""
+        return {
+            "method": self.method,
+            "kind": self.kind,
+            "options": self.options,
+            "without": self.without,
+            "option": self.option,
+        }
+
+
+def recipes() -> list[Recipe]:
+    """Return every row in order; a new method is among them by itself."""
+    names = parts.names(methods.PACKAGE)
+    published = [Recipe(name, name) for name in names]
+    gated = [
+        Recipe(f"{name}, gated", name, FOUND, "gated", name) for name in names if _can_gate(name)
+    ]
+    compositions = [
+        Recipe(title, method, options, "composition", method)
+        for title, (method, options) in COMPOSITIONS.items()
+    ]
+    return [*published, *compositions, *gated, *_beyond()]
+
+
+def _beyond() -> list[Recipe]:
+    rows = []
+    for name, own in BASES.items():
+        base = f"{name}, gated"
+        if own:
+            base = f"{base}, bare"
+            rows.append(Recipe(base, name, {**FOUND, **own}, "base", name))
+        rows += [
+            Recipe(f"{base}, {title}", name, {**FOUND, **own, **option}, "option", base, title)
+            for title, option in BEYOND.items()
+        ]
+    return rows
+
+
+def _can_gate(method: str) -> bool:
+    """Whether the method takes an objectness, and is not published with this one."""
+    published = parts.load(methods.PACKAGE, method).Options()
+    own = getattr(published, "objectness", None)
+    return own is not None and own.name != FOUND["objectness"]["name"]
