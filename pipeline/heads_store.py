@@ -18,6 +18,7 @@ from pipeline.storage import Folder
 from schemas.errors import RunFolderError
 from schemas.heads import HeadsConfig
 
+_SHOWN = 3
 Identity = Mapping[str, Any]
 """All that can change the result, by dotted name."""
 
@@ -114,8 +115,10 @@ class HeadStore:
             if theirs.get(key) != self._identity.get(key)
         ]
         if differing:
+            hidden = len(differing) - _SHOWN
+            more = f"; and {hidden} more" if hidden > 0 else ""
             raise RunFolderError(
-                f"{place} belongs to another training ({'; '.join(differing)}); give another --out "
-                "or delete it"
+                f"{place} belongs to another training ({'; '.join(differing[:_SHOWN])}{more}); "
+                "give another --out or delete it"
             )
         return record

@@ -14,7 +14,7 @@ from pipeline.heads import train_heads
 from pipeline.heads_progress import StepBar, StepLines, StepProgress, make_step_progress
 from pipeline.heads_worker import HeadsTally
 from pipeline.storage import Folder
-from schemas.errors import CollectionError, ConfigError, RunFolderError
+from schemas.errors import CollectionError, ConfigError, RunFolderError, WeightsError
 from tests.factories import tiny_folder
 from tests.head_trainings import STEPS, heads_config, train, write_images
 
@@ -107,6 +107,8 @@ def test_files_of_another_training_are_not_touched(images: Path, tmp_path: Path)
     longer = heads_config(images, tmp_path / "h.safetensors", options={"steps": 9})
     with pytest.raises(RunFolderError, match=r"another training \(options\.steps was 7, now 9\)"):
         train(longer)
+    with pytest.raises(RunFolderError, match=r"heads was 'dinoiser', now 'found'; .* more\); give"):
+        train(heads_config(images, tmp_path / "h.safetensors", "found"))
     (images / "5.png").unlink()
     with pytest.raises(RunFolderError, match=r"another training \(images was"):
         train(config)
@@ -132,6 +134,14 @@ def test_wrong_options_are_told_before_anything_is_read(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     with pytest.raises(ConfigError, match=r"heads\.options\.bacth"):
         train(heads_config(nowhere, tmp_path / "h.safetensors", options={"bacth": 3}))
+
+
+def test_a_training_that_never_began_shows_no_steps(images: Path, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    config = heads_config(images, tmp_path / "h.safetensors", clip={"model": "local-dir:nowhere"})
+    with pytest.raises(WeightsError):
+        train_heads(config, make_step_progress(stream))
+    assert stream.getvalue() == ""
 
 
 def test_progress_counts_steps(images: Path, tmp_path: Path) -> None:
