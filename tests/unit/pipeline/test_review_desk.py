@@ -1,0 +1,209 @@
+"""The parts behind the review page, without a socket."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.review.bench import TryImage, Workbench
+from pipeline.review.cache import BoundedCache
+from pipeline.review.decisions import DONE, REJECTED, RELABELLED, SKIPPED, Decisions
+from pipeline.review.desk import Desk
+from pipeline.review.index import ReviewIndex
+from pipeline.review.pictures import fit
+from pipeline.review_log import ReviewLog
+from pipeline.reviewed import ReviewedLayer
+from schemas.config import JobConfig
+from schemas.errors import UserError, WeightsError
+from schemas.review import ReviewDecision
+from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+
+
+def test_a_cache_keeps_to_its_bound_and_drops_the_oldest():
+    cache: BoundedCache[bytes] = BoundedCache(10, len)
+    for name in "abc":
+        assert cache.get(name, lambda: b"1234") == b"1234"
+    assert cache.used == 8
+    assert cache.find("a") is None
+    cache.find("b")
+    cache.keep("d", b"1234")
+    assert (cache.find("b"), cache.find("c")) == (b"1234", None)
+    cache.keep("b", b"12")
+    assert cache.used == 6
+    assert cache.get("large", lambda: b"x" * 11) == b"x" * 11
+    assert cache.find("large") is None
+    assert cache.used == 6
+
+
+def test_a_cache_makes_a_thing_once_for_all_who_wait():
+    cache: BoundedCache[bytes] = BoundedCache(10, len)
+    made = []
+
+    def make() -> bytes:
+        made.append(1)
+        time.sleep(0.05)
+        return b"x"
+
+    threads = [threading.Thread(target=cache.get, args=("key", make)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    with pytest.raises(ZeroDivisionError):
+        cache.get("other", lambda: bytes(1 // 0))
+    assert cache.get("other", lambda: b"y") == b"y"
+
+
+@pytest.mark.parametrize("segments", ["class", "components"])
+def test_the_index_has_what_the_tables_have(tmp_path, segments):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(masks={"segments": segments}))
+    index = ReviewIndex(run)
+    images = [row for batch in run.read_table("images") for row in batch.to_pylist()]
+    rows = [row for batch in run.read_table("annotations") for row in batch.to_pylist()]
+    assert len(index) == len(images) == run.info.num_images
+    for place, image in enumerate(images):
+        assert index.row(image["image_id"]) == place
+        assert index.image(place)["path"] == image["path"]
+        part = index.segments.of(place)
+        own = [row for row in rows if row["image_id"] == image["image_id"]]
+        assert index.segments.label[part].tolist() == [row["category_id"] for row in own]
+        np.testing.assert_allclose(
+            index.segments.score[part], [row["mean_prob"] for row in own], rtol=1e-6
+        )
+        assert index.marker(place).shard == place // 3
+    assert index.row("nobody") is None
+    assert index.rows(["nobody", images[2]["image_id"]]) == [None, 2]
+    expected = [len({row["image_id"] for row in rows if row["label"] == label}) for label in LABELS]
+    assert index.segments.images_by_label(len(LABELS)) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_counts_as_done_is_what_the_reviewed_layer_says(tmp_path, seed):
+    spec = RunSpec(masks={"segments": "components"} if seed % 2 else {})
+    scenes = [Scene(f"{n}.png", label_map(n, 12, 21)) for n in range(6)]
+    scenes.append(Scene("empty.png", np.zeros((9, 12), np.uint16)))
+    run = make_run(tmp_path, scenes, spec)
+    index = ReviewIndex(run)
+    log = ReviewLog(run)
+    decisions = Decisions(log, index)
+    rng = np.random.default_rng(seed)
+    rows = [row for batch in run.read_table("annotations") for row in batch.to_pylist()]
+    for step in range(150):
+        row = rows[rng.integers(len(rows))]
+        kind = rng.integers(8)
+        label = None if kind == 0 else row["label"]
+        place = None if kind < 2 else row["segment_index"]
+        actions = ("accept", "reject", "skip", "undo", "accept", "relabel")
+        action = str(rng.choice(actions[: 5 if label is None else 6]))
+        new_label = LABELS[rng.integers(3)] if action == "relabel" else ""
+        said = ReviewDecision(
+            image_id=row["image_id"], label=label, segment_index=place, action=action,
+            new_label=new_label, at_s=float(step),
+        )  # fmt: skip
+        if rng.integers(5):
+            decisions.add([said])
+        else:
+            decisions.undo(float(step), "test")
+    done = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & DONE)}
+    assert done == set(ReviewedLayer(run, log).images)
+    assert 0 < len(done) < len(index)
+    again = Decisions(ReviewLog(run), index)
+    np.testing.assert_array_equal(again.marks, decisions.marks)
+    for image_id in done:
+        assert again.standing(image_id) == decisions.standing(image_id)
+    state = log.state()
+    for bit, action in ((REJECTED, "reject"), (RELABELLED, "relabel"), (SKIPPED, "skip")):
+        marked = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & bit)}
+        assert marked == {key.image_id for key, one in state.items() if one.action == action}
+
+
+def test_undo_goes_back_through_all_images_to_the_first_decision(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    decisions = Decisions(ReviewLog(run), ReviewIndex(run))
+    told = ["id-0.png", "id-2.png", "id-0.png", "id-1.png"]
+    for step, image_id in enumerate(told):
+        action = "accept" if step % 2 else "reject"
+        decisions.add([ReviewDecision(image_id=image_id, action=action, at_s=step)])
+    taken = [key.image_id for _ in told if (key := decisions.undo(9.0, "test"))]
+    assert taken == told[::-1]
+    assert decisions.undo(9.0, "test") is None
+    assert not decisions.marks.any()
+
+
+def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(6)]
+    whole = make_run(tmp_path / "whole", scenes)
+    run = make_run(tmp_path, scenes, RunSpec(unfinished=(1,)))
+    desk = Desk(run)
+    assert desk.facts()["num_left"] == 3
+    rows = {
+        name: whole.shard_table(whole.done()[1], name)
+        for name in ("images", "scores", "annotations")
+    }
+    from schemas.records import ShardRows
+    from schemas.tables import to_records
+
+    made = ShardRows(**{name: tuple(to_records(name, table)) for name, table in rows.items()})
+    run.commit(1, "late", made, whole.done()[1].tally)
+    monkeypatch.setattr("pipeline.review.desk._REFRESH_S", 0.0)
+    desk.refresh()
+    assert (desk.facts()["num_left"], len(desk.index)) == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "expected"),
+    [
+        ((100, 50), (100, 50)),
+        ((4000, 2000), (360, 180)),
+        ((1, 9000), (1, 360)),
+        ((360, 1), (360, 1)),
+    ],
+)
+def test_pictures_are_reduced_and_never_enlarged(size_hw, expected):
+    assert fit(size_hw, 360) == expected
+
+
+EMBEDDED = {"images": "x", "out": "y", "labels": ["red circle"], "clip": {"model": "embedded"}}
+
+
+def test_every_method_runs_on_the_networks_of_the_run_and_no_other_is_fetched():
+    bench = Workbench(JobConfig.model_validate(EMBEDDED | {"run": {"device": "cpu"}}))
+    assert bench.own().name == "clip_diy"
+    others = bench.others()
+    assert [one for one in others if one.reason] == []
+    assert {"maskclip", "proxyclip"} <= {one.name for one in others}
+    networks = bench._networks()
+    networks.strict = True
+    with pytest.raises(WeightsError, match="the run has embedded"):
+        networks.network("vit_small_patch8_224.dino")
+
+
+def test_words_are_scored_on_kept_features():
+    bench = Workbench(JobConfig.model_validate(EMBEDDED | {"run": {"device": "cpu"}}))
+    decoded = []
+
+    def image(key: str) -> TryImage:
+        from pipeline.images import Decoded
+
+        def decode(side_px: int) -> Decoded:
+            decoded.append(key)
+            rgb = np.random.default_rng(len(key)).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+            return Decoded(rgb, 60, 90, 1)
+
+        return TryImage(key, f"{key}.png", decode)
+
+    first = bench.segment(image("a"), ["red circle", "Blue Star"], "maskclip")
+    again = bench.segment(image("a"), ["green ring"], "maskclip")
+    other = bench.segment(image("bb"), ["green ring"], "maskclip")
+    assert (first.encoded, again.encoded, other.encoded) == (True, False, True)
+    assert (first.seconds["encode"] > 0, again.seconds["encode"]) == (True, 0.0)
+    assert decoded == ["a", "bb"]
+    assert bench.num_encoded == 2
+    assert [score.label for score in first.masks.label_scores] == ["red circle", "Blue Star"]
+    for words in ([], ["star"] * 65, ["star", "Star"], ["x" * 300]):
+        with pytest.raises(UserError):
+            bench.segment(image("a"), words, "maskclip")
+    with pytest.raises(UserError, match="no 'nothing' among"):
+        bench.segment(image("a"), ["star"], "nothing")
