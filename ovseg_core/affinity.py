@@ -16,8 +16,13 @@ def cosine_affinity(map_BChw: Tensor) -> Tensor:
 
     A position without any feature has cosine 0 to all, itself included.
     """
-    unit_BCN = F.normalize(map_BChw.flatten(2), dim=1)
-    return unit_BCN.transpose(1, 2) @ unit_BCN
+    return token_affinity(map_BChw.flatten(2).transpose(1, 2))
+
+
+def token_affinity(tokens_BNC: Tensor) -> Tensor:
+    """Return the cosine of every pair of tokens (B, N, N); see `cosine_affinity`."""
+    unit_BNC = F.normalize(tokens_BNC, dim=2)
+    return unit_BNC @ unit_BNC.transpose(1, 2)
 
 
 def keep_alike(affinity_BNN: Tensor, least: float) -> Tensor:
@@ -26,10 +31,7 @@ def keep_alike(affinity_BNN: Tensor, least: float) -> Tensor:
 
 
 def guided_pooling(features_BDhw: Tensor, affinity_BNN: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Return each position's mean over the features, weighted by its row of the affinity.
-
-    F+_p = sum_q A_pq F_q / (sum_q A_pq + 1e-6). A position whose row is empty keeps its own
-    feature, as it has nobody to learn from.
+    """Return `pool_tokens` of a map, on the affinity's grid.
 
     Args:
         features_BDhw: any grid; resized bilinearly to the affinity's.
@@ -46,8 +48,16 @@ def guided_pooling(features_BDhw: Tensor, affinity_BNN: Tensor, grid_hw: tuple[i
         raise ValueError(f"an affinity of {tuple(affinity_BNN.shape)} is not of a grid {grid_hw}")
     if tuple(features_BDhw.shape[2:]) != grid_hw:
         features_BDhw = F.interpolate(features_BDhw, size=grid_hw, mode="bilinear")
-    features_BND = features_BDhw.flatten(2).transpose(1, 2)
-    total_BN1 = affinity_BNN.sum(dim=2, keepdim=True)
-    pooled_BND = affinity_BNN @ features_BND / (total_BN1 + _EPSILON)
-    pooled_BND = torch.where(total_BN1 > 0, pooled_BND, features_BND)
+    pooled_BND = pool_tokens(features_BDhw.flatten(2).transpose(1, 2), affinity_BNN)
     return pooled_BND.transpose(1, 2).unflatten(2, grid_hw)
+
+
+def pool_tokens(tokens_BND: Tensor, affinity_BNN: Tensor) -> Tensor:
+    """Return each token's mean over all (B, N, D), weighted by its row of the affinity.
+
+    F+_p = sum_q A_pq F_q / (sum_q A_pq + 1e-6). A token whose row is empty keeps its own feature,
+    as it has nobody to learn from.
+    """
+    total_BN1 = affinity_BNN.sum(dim=2, keepdim=True)
+    pooled_BND = affinity_BNN @ tokens_BND / (total_BN1 + _EPSILON)
+    return torch.where(total_BN1 > 0, pooled_BND, tokens_BND)

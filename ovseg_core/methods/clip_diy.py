@@ -6,19 +6,17 @@ Shapes: B images, N crops of all scales, S crops along a side, D joint width, Q 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
-from torch import Tensor
 
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip
 from ovseg_core.geometry import resize_linear, squash_nearest
-from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness
-from ovseg_core.resample import bicubic_crops, crop_grid
+from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
+from ovseg_core.pyramid import CropFeatures, CropPyramid
 from ovseg_core.segmenter import (
     Image,
     MethodCard,
@@ -79,28 +77,12 @@ class Options(MethodOptions):
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "Options":
-        if max(self.scales) > self.side_px:
-            raise ValueError(f"scales: expected crops of 1 to {self.side_px} px, got {self.scales}")
-        if min(self.scales) < self.stride_divisor:
-            raise ValueError(f"scales: crops of {min(self.scales)} px have no stride")
+        self.pyramid().check()
         return self
 
-
-@dataclass(frozen=True)
-class CropFeatures:
-    """What CLIP-DIY knows of a batch before the words.
-
-    Attributes:
-        crops_BND: pooled embeddings of all crops, scale by scale in scan order, not normalised.
-        objectness: foreground probability of each image on the canvas; None without a source.
-    """
-
-    crops_BND: Tensor
-    objectness: tuple[Tensor, ...] | None
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.crops_BND)
+    def pyramid(self) -> CropPyramid:
+        """Return how the squashed image is cut."""
+        return CropPyramid(self.side_px, self.scales, self.stride_divisor)
 
 
 class ClipDiy:
@@ -118,9 +100,10 @@ class ClipDiy:
         self._clip = clip
         self._objectness = objectness
         self._options = options
-        templates = templates_of(options.templates)
-        literal = options.background_prompt == "literal"
-        self._text = TextBank(clip, templates, templates_of("plain") if literal else templates)
+        self._side = options.side_px
+        self.pyramid = options.pyramid()
+        literal = "plain" if options.background_prompt == "literal" else options.templates
+        self._text = TextBank(clip, templates_of(options.templates), templates_of(literal))
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary as rows.
@@ -139,22 +122,22 @@ class ClipDiy:
     def encode(self, images: Sequence[Image]) -> CropFeatures:
         """Embed the crops of all images in common batches and find their foreground."""
         squashed = [self.squash(image) for image in images]
-        crops_BND = self.embed_crops(torch.stack(squashed).to(self._clip.device))
+        squares_B3PP = torch.stack(squashed).to(self._clip.device)
+        crops = self.pyramid.cut(squares_B3PP, self._clip.input_px)
+        embedded = self._clip.embed(crops.flatten(0, 1), self._options.crops_per_forward)
+        crops_BND = embedded.unflatten(0, crops.shape[:2])
         seen = images if self._options.recipe == "evaluation" else with_pixels(images, squashed)
-        return CropFeatures(crops_BND, self._on_canvas(self._objectness.maps(seen)))
+        return CropFeatures(crops_BND, squashed_maps(self._objectness.maps(seen), self._side))
 
     @torch.inference_mode()
     def score(self, features: CropFeatures, text: TextMatrix) -> ScoreMaps:
         """Return raw cosines of the crop grids: one level for each scale."""
         cosines_BNQ = F.normalize(features.crops_BND, dim=-1) @ text.rows_QD.T
-        per_scale = cosines_BNQ.split([side * side for side in self._grid_sides()], dim=1)
-        levels = []
-        for side, cosines_BSQ in zip(self._grid_sides(), per_scale, strict=True):
-            grid_BQSS = cosines_BSQ.transpose(1, 2).unflatten(2, (side, side))
-            levels.append(best_of_class(grid_BQSS, text, absent=-1.0))
+        grids = self.pyramid.grids(cosines_BNQ)
+        levels = [best_of_class(grid_BQSS, text, absent=-1.0) for grid_BQSS in grids]
         return ScoreMaps(
             levels=tuple(zip(*levels, strict=True)),
-            canvas_hw=(self._options.side_px, self._options.side_px),
+            canvas_hw=(self._side, self._side),
             objectness=features.objectness,
             fusion="complement_product" if features.objectness is not None else "none",
             domain="cosine",
@@ -163,37 +146,9 @@ class ClipDiy:
 
     def squash(self, image: Image) -> Image:
         """Return the image as a uint8 square, aspect ignored."""
-        side = self._options.side_px
         if self._options.recipe == "demo":
-            return squash_nearest(image[None], side)[0]
-        return resize_linear(image, (side, side))
-
-    def crops(self, squashed_B3PP: Tensor) -> Tensor:
-        """Return all crops at the tower's input size, uint8 (B, N, 3, R, R)."""
-        parts = [
-            bicubic_crops(squashed_B3PP, scale, self._stride(scale), self._clip.input_px)
-            for scale in self._options.scales
-        ]
-        return torch.cat(parts, dim=1)
-
-    def embed_crops(self, squashed_B3PP: Tensor) -> Tensor:
-        """Return the pooled embeddings (B, N, D) of all crops."""
-        crops = self.crops(squashed_B3PP)
-        embedded = self._clip.embed(crops.flatten(0, 1), self._options.crops_per_forward)
-        return embedded.unflatten(0, crops.shape[:2])
-
-    def _stride(self, scale: int) -> int:
-        return scale // self._options.stride_divisor
-
-    def _grid_sides(self) -> list[int]:
-        side_px = self._options.side_px
-        return [crop_grid(side_px, scale, self._stride(scale)) for scale in self._options.scales]
-
-    def _on_canvas(self, maps: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-        if maps is None:
-            return None
-        size = (self._options.side_px, self._options.side_px)
-        return tuple(F.interpolate(one[None, None], size, mode="bilinear")[0, 0] for one in maps)
+            return squash_nearest(image[None], self._side)[0]
+        return resize_linear(image, (self._side, self._side))
 
 
 def build(options: Options, backbones: Backbones) -> ClipDiy:

@@ -8,10 +8,10 @@ steps of methods.md 7b. Shapes: B windows, N patches, L = 1 + N tokens, C trunk 
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from ovseg_core.affinity import keep_alike, pool_tokens, token_affinity
 from ovseg_core.attention import SelfAdjusted
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip, TrunkState
@@ -109,9 +109,9 @@ class SelfCalibration:
         last_BNC, class_B1C = state.tokens_BLC[:, 1:], state.tokens_BLC[:, :1]  # 1
         outliers_BN = self.outliers(state)  # 2
         z_BNC = fill_outliers(last_BNC, outliers_BN, state.grid_hw)  # 3
-        mid_BNN = _cosines(fill_outliers(middle[:, 1:], outliers_BN, state.grid_hw))  # 4
+        mid_BNN = token_affinity(fill_outliers(middle[:, 1:], outliers_BN, state.grid_hw))  # 4
         z_BNC = self._smooth(mid_BNN, z_BNC)  # 4
-        post_BNN = _cosines(early[:, 1:])  # 6
+        post_BNN = token_affinity(early[:, 1:])  # 6
         x_BNC = self._smooth(post_BNN, self._adjusted(z_BNC, class_B1C, mid_BNN))  # 5, 6
         sum_BLC = torch.stack([state.blocks[index] for index in self._summed]).sum(dim=0)  # 7
         again_BNC = self._adjusted(sum_BLC[:, 1:], sum_BLC[:, :1], mid_BNN)  # 7
@@ -142,13 +142,7 @@ class SelfCalibration:
 
     def _smooth(self, cosines_BNN: Tensor, patches_BNC: Tensor) -> Tensor:
         """The weighted mean over patches that are alike (steps 4 and 6)."""
-        near_BNN = cosines_BNN.masked_fill(cosines_BNN < self._options.min_cosine, 0)
-        return near_BNN / (near_BNN.sum(dim=2, keepdim=True) + 1e-6) @ patches_BNC
-
-
-def _cosines(patches_BNC: Tensor) -> Tensor:
-    unit_BNC = F.normalize(patches_BNC, dim=2)
-    return unit_BNC @ unit_BNC.transpose(1, 2)
+        return pool_tokens(patches_BNC, keep_alike(cosines_BNN, self._options.min_cosine))
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:

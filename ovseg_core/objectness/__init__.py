@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor
 
@@ -44,6 +45,14 @@ def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
     """
     options = parts.read_options(PACKAGE, part, "objectness")
     return parts.load(PACKAGE, part.name).build(options, backbones)
+
+
+def squashed_maps(maps: tuple[Tensor, ...] | None, side_px: int) -> tuple[Tensor, ...] | None:
+    """Return maps of any sizes squashed to a square bilinearly; None stays None."""
+    if maps is None:
+        return None
+    size = (side_px, side_px)
+    return tuple(F.interpolate(one[None, None], size, mode="bilinear")[0, 0] for one in maps)
 
 
 def by_shape(

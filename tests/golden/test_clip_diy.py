@@ -15,7 +15,8 @@ from torch import Tensor
 from ovseg_core.bilinear import MeanMap
 from ovseg_core.clip import Clip
 from ovseg_core.decide import complement_product, decide
-from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
+from ovseg_core.methods.clip_diy import ClipDiy, Options, build
+from ovseg_core.pyramid import CropFeatures
 from ovseg_core.segmenter import ScoreMaps, TextMatrix
 from schemas.config import NamedOptions
 from tests.golden import reference
@@ -62,7 +63,7 @@ class Stages:
         return self.features.objectness[self.index(image)]
 
     def pixels(self, image: str) -> Tensor:
-        crops = self.method.crops(self.image256(image)[None])[0]
+        crops = self.method.pyramid.cut(self.image256(image)[None], self.clip.input_px)[0]
         counts = [level.shape[1] * level.shape[2] for level in self.maps.levels[0]]
         places = [sum(counts[:scale]) + number for scale, number in SAMPLED_CROPS]
         return self.clip.normalise(crops[places])

@@ -81,7 +81,8 @@ def test_crops_lie_where_the_grid_says(backbones: Backbones) -> None:
     """A bright quarter is seen by the crops over it, rows before columns."""
     image = torch.zeros((3, 256, 256), dtype=torch.uint8)
     image[:, :128, 128:] = 255
-    crops = method(backbones, scales=(128,), stride_divisor=1).crops(image[None])
+    diy = method(backbones, scales=(128,), stride_divisor=1)
+    crops = diy.pyramid.cut(image[None], backbones.clip.input_px)
     assert [crop.float().mean().item() for crop in crops[0]] == [0, 255, 0, 0]
 
 
