@@ -136,9 +136,8 @@ def proxy_attention(guide_BEIJ: Tensor, v_BMC: Tensor, beta: float, gamma: float
 
 def _values(block: Any, state: TrunkState) -> Tensor:
     """Return the last block's values of the patches (B, C, h, w)."""
-    attention, patches_BNC = block.attn, state.tokens_BLC[:, 1:]
-    weight, bias = (part.chunk(3)[2] for part in (attention.in_proj_weight, attention.in_proj_bias))
-    v_BNC = F.linear(block.ln_1(patches_BNC), weight, bias)
+    in_proj = (block.attn.in_proj_weight, block.attn.in_proj_bias)
+    v_BNC = F.linear(block.ln_1(state.tokens_BLC[:, 1:]), *(part.chunk(3)[2] for part in in_proj))
     return v_BNC.transpose(1, 2).unflatten(2, state.grid_hw)
 
 
