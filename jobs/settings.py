@@ -165,7 +165,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge; another method does not inherit the options of the one it replaces."""
+    """Merge; another method or calibration inherits nothing from the one that it replaces."""
+    if "scores" in (over.get("calibration") or {}):
+        base = {key: value for key, value in base.items() if key != "calibration"}
     old, new = _name(base), _name(over)
     return merge({**base, "method": {}} if new and old and new != old else base, over)
 
@@ -192,4 +194,6 @@ def _normal(value: dict[str, Any]) -> dict[str, Any]:
         normal["vocabulary"] = words
     if isinstance(normal.get("method"), str):
         normal["method"] = {"name": normal["method"]}
+    if isinstance(normal.get("calibration"), str):
+        normal["calibration"] = load_yaml(normal["calibration"])
     return normal

@@ -7,16 +7,17 @@ how sure the rim is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ovseg_core.decide import Decision
 from ovseg_core.nearest import SizeHW
-from ovseg_core.region_stats import score_columns, visible
+from ovseg_core.region_stats import Numbers, score_columns, visible
 from ovseg_core.review_order import image_priority
 from ovseg_core.rle import encode_regions
 from ovseg_core.segments import cut
+from schemas.calibration import Calibration
 from schemas.config import MaskConfig
 
 
@@ -64,7 +65,11 @@ class ImageMasks:
 
 
 def image_rows(
-    decision: Decision, size_hw: SizeHW, names: Sequence[str], masks: MaskConfig
+    decision: Decision,
+    size_hw: SizeHW,
+    names: Sequence[str],
+    masks: MaskConfig,
+    calibration: Calibration | None = None,
 ) -> ImageMasks:
     """Cut, measure and encode one image.
 
@@ -73,6 +78,8 @@ def image_rows(
         size_hw: the image's own size, where the masks live.
         names: label names in vocabulary order, without background.
         masks: how to cut.
+        calibration: turns mean probabilities into what a review found, and drops segments below
+            the threshold of their label; None: all stay as they are.
     """
     num_labels = len(decision.class_mean_prob) - 1
     if len(names) != num_labels:
@@ -82,6 +89,11 @@ def image_rows(
     canvas = visible(decision, size_hw)
     whole = cut(canvas.decision.label_map, masks.segments)
     columns = score_columns(canvas, whole.regions, len(whole.labels) - 1)
+    if calibration is not None:
+        columns["mean_prob"] = _calibrated(columns["mean_prob"], calibration)
+        limits = np.array([0.0, *map(calibration.threshold, names)])
+        dropped = columns["mean_prob"] < limits[whole.labels]
+        whole = replace(whole, regions=np.where(dropped[whole.regions], 0, whole.regions))
     rles = encode_regions(whole.regions, size_hw, masks.min_area_px)
     segments = tuple(
         SegmentStats(
@@ -102,6 +114,10 @@ def image_rows(
     scores = _label_scores(decision, segments, names)
     missed = max(score.max_prob for score in scores)
     return ImageMasks(segments, scores, image_priority(map(vars, segments), missed))
+
+
+def _calibrated(score: Numbers, calibration: Calibration) -> Numbers:
+    return np.interp(score, calibration.scores, calibration.probabilities)
 
 
 def _label_scores(

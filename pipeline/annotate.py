@@ -133,7 +133,10 @@ class Annotator:
     def _masks(self, found: Found) -> ImageMasks:
         size_hw = found.frame.size_hw
         decision = decide_one(found.maps, found.index, size_hw)
-        return image_rows(decision, size_hw, self._config.vocabulary.names, self._config.masks)
+        config = self._config
+        return image_rows(
+            decision, size_hw, config.vocabulary.names, config.masks, config.calibration
+        )
 
 
 def num_threads(run: RunConfig) -> int:

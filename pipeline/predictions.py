@@ -16,7 +16,7 @@ _SHARDS_IN_MEMORY = 4
 _IMAGE_COLUMNS = ("image_id", "path", "height", "width", "exif_orientation")
 _SEGMENT_COLUMNS = (
     "image_id", "label", "category_id", "segment_index", "height", "width", "rle_counts",
-    "area_px", "bbox_xywh",
+    "area_px", "bbox_xywh", "mean_prob",
 )  # fmt: skip
 
 

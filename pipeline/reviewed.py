@@ -120,6 +120,10 @@ class ReviewedLayer:
             raise KeyError(f"{image_id} is not an annotated image of the run")
         return image["height"], image["width"]
 
+    def predicted(self, image_id: str) -> list[Row]:
+        """Return the predicted segments of an image, also of one that is not reviewed."""
+        return self._predictions.segments(image_id)
+
     def outcome(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
         """Return what became of every predicted segment, by its index; None: it was rejected.
 
@@ -177,7 +181,8 @@ class ReviewedLayer:
             "category_id": self._category_id[label],
             "verdict": "accepted" if label == row["label"] else "changed",
         }
-        return ReviewedMask.model_validate({**row, **changes})
+        fields = {name: row[name] for name in row if name in ReviewedMask.model_fields}
+        return ReviewedMask.model_validate({**fields, **changes})
 
 
 class _Imports:

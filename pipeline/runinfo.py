@@ -51,9 +51,19 @@ class RunPlan:
         fields = _without_secrets(self.config.output_fields())
         fields["images"] = _absolute(self.config.images)
         del fields["image.only"]
+        fields = {key: value for key, value in fields.items() if not _is_of_calibration(key)}
+        fields |= self._calibration
         fields |= {f"image.{key}": value for key, value in self._only.items()}
         fields |= {f"weights.{name}": digest for name, digest in sorted(self.weights.items())}
         return fields | {"manifest_sha256": manifest_sha256, "schema_version": SCHEMA_VERSION}
+
+    @property
+    def _calibration(self) -> dict[str, str]:
+        """The hash of the calibration's content; nothing where there is none."""
+        given = self.config.calibration
+        if given is None:
+            return {}
+        return {"calibration": hashlib.sha256(_canonical(given.model_dump()).encode()).hexdigest()}
 
     @property
     def _only(self) -> dict[str, str]:
@@ -156,6 +166,10 @@ def fingerprint(identity: dict[str, Any]) -> str:
 def _canonical(value: Any) -> str:
     plain = json.loads(json.dumps(value, default=lambda model: model.model_dump(mode="json")))
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _is_of_calibration(key: str) -> bool:
+    return key.partition(".")[0] == "calibration"
 
 
 def _absolute(uri: str) -> str:

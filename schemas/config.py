@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Frozen
+from schemas.calibration import Calibration
 from schemas.vocabulary import Vocabulary
 
 EMBEDDED = "embedded"
@@ -148,6 +149,10 @@ class JobConfig(Frozen):
     """Which files are taken."""
     masks: MaskConfig = MaskConfig()
     """How segments are cut."""
+    calibration: Calibration | None = None
+    """What a review taught about the method's scores: a file (path or URL) of `ovseg calibrate`.
+
+    Scores become shares of right segments; those below the threshold of their label are dropped."""
     shard_size: NonNegativeInt = 0
     """Images a shard: the unit of work, commit and loss.
 
@@ -165,6 +170,15 @@ class JobConfig(Frozen):
             value = {**value, "vocabulary": value["labels"]}
             del value["labels"]
         return value
+
+    @model_validator(mode="after")
+    def _calibration_of_this_method(self) -> "JobConfig":
+        if self.calibration is not None and self.calibration.method != self.method.name:
+            raise ValueError(
+                f"the calibration is of the method {self.calibration.method!r}, the job's is "
+                f"{self.method.name!r}: their scores are not alike"
+            )
+        return self
 
     def output_fields(self) -> dict[str, Any]:
         """All that can change an output, as flat dotted keys; `out` and `run.*` are left out."""

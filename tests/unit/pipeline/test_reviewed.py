@@ -36,7 +36,8 @@ def _say(path: str, action: str, index: int | None = None, **more) -> ReviewDeci
 
 def _mask(run: RunDir, path: str, index: int, **changes) -> ReviewedMask:
     row = Predictions(run).segments(f"id-{path}")[index]
-    return ReviewedMask.model_validate({**row, "verdict": "accepted"} | changes)
+    fields = {name: row[name] for name in row if name in ReviewedMask.model_fields}
+    return ReviewedMask.model_validate({**fields, "verdict": "accepted"} | changes)
 
 
 def _import(run: RunDir, path: str, *masks: ReviewedMask, **more) -> None:
