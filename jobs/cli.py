@@ -177,6 +177,44 @@ def review(
     command(run, host, port, names or [])
 
 
+@app.command("import-review")
+def import_review(
+    run: Run,
+    file: Annotated[str, typer.Argument(help="The tool's export.", metavar="FILE")],
+    tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring masks corrected in another tool back, beside the predictions."""
+    from jobs.reviews import import_review as command
+
+    command(run, tool, file, as_json)
+
+
+@app.command()
+def calibrate(
+    run: Run,
+    out: Annotated[str, typer.Option(help="The file; default: in the run folder.")] = "",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn scores and thresholds by label from the reviewed masks of a run."""
+    from jobs.reviews import calibrate as command
+
+    command(run, out, overrides or [], as_json)
+
+
+@app.command()
+def compare(
+    run: Run,
+    other: Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs of a collection: agreement by label, and where it is least."""
+    from jobs.reviews import compare as command
+
+    command(run, other, as_json)
+
+
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods with paper, weights and licence."""

@@ -1,0 +1,159 @@
+"""What is done with reviewed masks at the prompt: `import-review`, `calibrate`, `compare`."""
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs import show
+from jobs.problems import problems
+from jobs.settings import dotlist
+from schemas.errors import ConfigError
+
+_SHOWN_LABELS = 40
+
+
+def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
+    """Read a tool's file into the reviewed layer and say what people did.
+
+    Raises:
+        ConfigError: no such tool.
+        UserError: a file that cannot be used.
+    """
+    from pipeline.import_review import import_review as read
+    from pipeline.rundir import RunDir
+
+    report = read(RunDir.open(run), tool, file)
+    if as_json:
+        return _print(report)
+    rows = [
+        (
+            label.name, label.predicted, label.accepted_share, label.accepted, label.changed,
+            label.rejected, label.added, label.iou, label.minutes,
+        )
+        for label in report.labels
+        if label.predicted or label.added
+    ]  # fmt: skip
+    columns = (
+        "label", "predicted", "share accepted", "accepted", "changed", "rejected", "added", "IoU",
+        "minutes",
+    )  # fmt: skip
+    timed = bool(report.num_images_with_time)
+    rows, columns = (rows, columns) if timed else ([row[:-1] for row in rows], columns[:-1])
+    show.table("Predictions and their corrections by label", columns, rows)
+    show.line("")
+    minutes = f"{report.minutes:.1f} for {report.num_images_with_time} images"
+    unknown = ", ".join(f"{name} ({count})" for name, count in report.unknown_labels.items())
+    return show.facts(
+        [
+            ("images reviewed", report.num_images),
+            ("minutes", minutes if timed else ""),
+            ("turned as EXIF says", report.num_turned or ""),
+            ("left out: not in the run", report.num_unknown or ""),
+            ("left out: of another size", report.num_wrong_size or ""),
+            ("left out: no masks", report.num_other_regions or ""),
+            ("left out: masks of unknown labels", unknown),
+            ("next", f"ovseg calibrate {run}; ovseg evaluate {run} --truth reviewed"),
+        ]
+    )
+
+
+def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> None:
+    """Fit scores and thresholds to the reviewed layer; write the file and the plot.
+
+    Args:
+        run: the run that was reviewed.
+        out: where the calibration goes; empty: the run folder's `reviewed/calibration.json`.
+        overrides: of the rules.
+        as_json: print JSON.
+
+    Raises:
+        UserError: too little was reviewed.
+    """
+    from pipeline import reliability_plot, uris
+    from pipeline.calibrate import FILE, PICTURE, Rules
+    from pipeline.calibrate import calibrate as fit
+    from pipeline.rundir import RunDir
+    from pipeline.storage import Folder
+
+    try:
+        rules = Rules.model_validate(dotlist(overrides))
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, Rules))) from error
+    folder = RunDir.open(run)
+    place, name = uris.parent_and_name(uris.normalise(out)) if out else (folder.folder.uri, FILE)
+    report = fit(folder, rules)
+    picture = io.BytesIO()
+    reliability_plot.draw(report).save(picture, "PNG")
+    content = report.calibration.model_dump_json(indent=1) + "\n"
+    Folder(place).atomic_write(name, content.encode())
+    folder.folder.atomic_write(PICTURE, picture.getvalue())
+    if as_json:
+        return _print(report)
+    columns = ("label", "reviewed", "right", "threshold", "dropped", "right ones dropped")
+    rows = [
+        (
+            label.name, label.num_segments, label.num_right, label.threshold, label.num_dropped,
+            label.num_right_dropped,
+        )
+        for label in sorted(report.labels, key=lambda label: -label.num_segments)
+    ]  # fmt: skip
+    show.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
+    show.line("")
+    file = uris.join(place, name)
+    return show.facts(
+        [
+            ("images reviewed", report.num_images),
+            ("segments", f"{report.calibration.num_segments}, {report.num_right} of them right"),
+            ("mean error of the score", f"{report.before.expected_error:.3f} before"),
+            ("", f"{report.after.expected_error:.3f} after, on held-out images"),
+            ("plot", uris.join(folder.folder.uri, PICTURE)),
+            ("use", f"ovseg annotate ... --set calibration={file}"),
+        ]
+    )
+
+
+def compare(first: str, other: str, as_json: bool) -> None:
+    """Compare two runs, write the table into the first, print agreement by label.
+
+    Raises:
+        UserError: runs that cannot be compared.
+    """
+    from pipeline.compare import compare as measure
+    from pipeline.rundir import RunDir
+
+    folder = RunDir.open(first)
+    report = measure(folder, RunDir.open(other))
+    if as_json:
+        return _print(report)
+    columns = ("label", "mean IoU", "IoU", "images", f"only {report.first}", f"only {report.other}")
+    if report.first == report.other:
+        columns = (*columns[:4], "only first", "only second")
+    rows = [
+        (
+            label.name, label.mean_iou, label.iou, label.num_images, label.num_only_first,
+            label.num_only_other,
+        )
+        for label in report.labels
+    ]  # fmt: skip
+    title = "Agreement by label, the least first"
+    show.table(title, columns, rows[:_SHOWN_LABELS])
+    worst = [(image.path, image.agreement) for image in report.worst]
+    show.table("Images that the two agree on least", ("image", "agreement"), worst)
+    show.line("")
+    return show.facts(
+        [
+            ("mean agreement", report.mean_agreement),
+            ("images in both", report.num_images),
+            ("without masks in either", report.num_without_masks or ""),
+            ("not in the other run, or of another size", report.num_missing or ""),
+            ("labels of one run only", ", ".join(report.left_out)),
+            ("table", f"{folder.folder.uri}/{report.file}"),
+        ]
+    )
+
+
+def _print(report: Any) -> None:
+    print(json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False))
