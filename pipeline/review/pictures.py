@@ -125,5 +125,5 @@ def number_png(segments: Iterable[Segment], size_hw: SizeHW) -> bytes:
 def png(picture: Image.Image) -> bytes:
     """Return a picture as PNG, packed quickly."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)
+    picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

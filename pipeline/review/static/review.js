@@ -6,7 +6,9 @@ import { Viewer } from "./viewer.js";
 import { chooseLabel } from "./relabel.js";
 
 const wanted = { label: "", low: 0, high: 1, state: "all", failed: "", text: "" };
-const run = await ask("/api/run");
+const given = new URLSearchParams(location.hash.slice(1));
+for (const name of Object.keys(wanted)) if (given.has(name)) wanted[name] = typeof wanted[name] === "number" ? Number(given.get(name)) : given.get(name);
+const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted)]);
 const labels = new Map(run.labels.map((label) => [label.id, label]));
 let view = "";
 
@@ -54,10 +56,10 @@ function refused(error) {
   if (viewer.open) viewer.show(viewer.id, byId("place").textContent, viewer.current);
 }
 
-async function filter(current = 0) {
+async function filter(current = 0, opened = ask("/api/view", wanted)) {
   for (const button of byId("labels").children) button.setAttribute("aria-pressed", String(button.dataset.label === wanted.label));
   for (const button of byId("state").children) button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
-  const found = await ask("/api/view", wanted);
+  const found = await opened;
   view = found.view;
   byId("count").textContent = `${count(found.total)} image${found.total === 1 ? "" : "s"}`;
   grid.reset(found.total, current);
@@ -169,15 +171,11 @@ function remember(image = "") {
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
 }
 
-function recall() {
-  const given = new URLSearchParams(location.hash.slice(1));
+function showFilters() {
   for (const name of Object.keys(wanted)) {
-    if (!given.has(name)) continue;
-    wanted[name] = typeof wanted[name] === "number" ? Number(given.get(name)) : given.get(name);
     const field = byId("filters").elements.namedItem(name);
-    if (field) field.value = given.get(name);
+    if (field) field.value = wanted[name];
   }
-  return given.get("image");
 }
 
 // ---- what keys and buttons do
@@ -268,8 +266,9 @@ byId("help-button").onclick = KEYS["?"];
 byId("try-this").onclick = tryWords;
 
 showRun();
-const image = recall();
-await filter();
+showFilters();
+const image = given.get("image");
+await filter(0, firstView);
 if (image) {
   // Where it stands in the list is known only if it is among the first; else it is shown alone.
   await grid.load(0);
