@@ -1,7 +1,7 @@
-"""COCO export: peak memory of the streamed file against building it whole, and at a million masks.
+"""Exports: memory and time of every format at a million masks, and of those that write many files.
 
-Makes a run folder of smooth masks (1.7 kB of run lengths each) and exports it in processes of their
-own, so that each has its own peak.
+Makes run folders of smooth masks (1.7 kB of run lengths each, 640x480) and exports them in
+processes of their own, so that each has its own peak. COCO is also built whole, the usual way.
 """
 
 import json
@@ -9,15 +9,18 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from ovseg_core import parts
 from ovseg_core.rle import encode_regions
-from pipeline.exporters import coco
+from pipeline.exporters import _coco, panoptic
+from pipeline.exporters._losses import Losses
 from pipeline.finished import FinishedRun
 from pipeline.rundir import RunDir
 from pipeline.runinfo import RunPlan
@@ -27,6 +30,25 @@ from schemas.tables import to_table
 
 FEW, MANY = 100_000, 1_000_000
 """Annotations."""
+PICTURED = 20_000
+"""Annotations where a format writes a file for each image, or draws each mask."""
+ONE_FILE = {
+    "coco": {},
+    "coco_of_100_mb": {"max_bytes": 100_000_000},
+    "fiftyone": {},
+    "cvat": {},
+    "label_studio": {},
+}
+"""Formats and their options; what follows `_of_` or `_as_` is only the figure's name."""
+MANY_FILES = {
+    "coco": {},
+    "semantic_png": {},
+    "panoptic": {},
+    "labelme": {},
+    "yolo_seg": {},
+    "coco_as_components": {"segments": "components"},
+    "coco_as_polygons": {"polygons": True},
+}
 SEGMENTS = 10
 """Of one image."""
 SHARD_IMAGES = 256
@@ -38,10 +60,30 @@ SCORES = (
 )  # fmt: skip
 
 
-def stream(run: str) -> int:
+def export_to(name: str, options: dict[str, Any], run: str) -> int:
     """Export as the product does; return the bytes written."""
+    part = parts.load("pipeline.exporters", name)
     folder = RunDir.open(run)
-    return sum(folder.folder.size(name) for name in coco.export(folder, coco.Options()))
+    part.export(folder, part.Options.model_validate(options))
+    return sum(folder.folder.sizes(part.FOLDER).values())
+
+
+class NoPictures:
+    """Takes the pictures of the panoptic format and drops them."""
+
+    def put(self, name: str, data: Any) -> None:
+        """Do nothing."""
+
+
+def panoptic_json(run: str) -> int:
+    """Write the panoptic format's one large file alone."""
+    finished = FinishedRun(RunDir.open(run))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
+        document = _coco.CocoFile(Path(folder, "panoptic.json"), {"info": {}}, open_files)
+        files: Any = NoPictures()
+        panoptic.write(finished, panoptic.Options(), Losses("Panoptic"), document, files)
+        document.close()
+        return document.path.stat().st_size
 
 
 def build_whole(run: str) -> int:
@@ -139,19 +181,45 @@ def annotation_rows() -> list[dict[str, Any]]:
     ]
 
 
+def all_formats(formats: dict[str, dict[str, Any]], run: str) -> dict[str, dict[str, float]]:
+    """Export a run in every format, one after another."""
+    known = parts.names("pipeline.exporters")
+    found = {}
+    for figure, options in formats.items():
+        name = next(name for name in known if figure in (name, *_variants(figure, name)))
+        found[figure] = apart(partial(export_to, name, options), run)
+    return found
+
+
+def _variants(figure: str, name: str) -> tuple[str, ...]:
+    return tuple(figure for word in ("_of_", "_as_") if figure.startswith(f"{name}{word}"))
+
+
 def main() -> dict[str, Any]:
-    """Export a small run both ways and a large one as the product does."""
+    """Export runs of three sizes."""
     with tempfile.TemporaryDirectory() as folder:
         few = make_run(Path(folder, "few"), FEW)
-        streamed, whole = apart(stream, few), apart(build_whole, few)
+        streamed, whole = apart(partial(export_to, "coco", {}), few), apart(build_whole, few)
     with tempfile.TemporaryDirectory() as folder:
-        many = apart(stream, make_run(Path(folder), MANY))
+        pictured = all_formats(MANY_FILES, make_run(Path(folder), PICTURED))
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder), MANY)
+        many = all_formats(ONE_FILE, run) | {"panoptic_json": apart(panoptic_json, run)}
+    plain = many["coco"]["cpu_s"]
     ratio = streamed["peak_mb"] / whole["peak_mb"]
     return {
-        "ratios": {"export_streamed_peak_over_whole_at_100k": round(ratio, 3)},
+        "ratios": {
+            "export_streamed_peak_over_whole_at_100k": round(ratio, 3),
+            **{
+                f"export_{name}_time_over_coco_at_1m": round(figures["cpu_s"] / plain, 2)
+                for name, figures in many.items()
+                if name != "coco"
+            },
+        },
         "figures": {
             "export_100k_annotations": {"streamed": streamed, "whole": whole},
             "export_1m_annotations": many,
+            "export_20k_annotations_of_2k_images": pictured,
         },
     }
 
