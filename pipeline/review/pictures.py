@@ -6,7 +6,7 @@ masks. Regions travel as a PNG whose pixels are numbers, so that the page colour
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from threading import BoundedSemaphore
 from typing import Literal
 
@@ -17,7 +17,6 @@ from PIL import Image
 from ovseg_core.nearest import SizeHW, to_size
 from ovseg_core.rle import decode as decode_rle
 from pipeline import images
-from pipeline.finished import paint
 from pipeline.overlay import tinted
 from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex
@@ -76,8 +75,9 @@ class Pictures:
     def _tint(self, row: int) -> bytes:
         size_hw = self._size(row)
         with self._decoders:
-            label_map = paint(self._masks.of(row), size_hw)
-            return png(tinted(label_map, fit(size_hw, SIDE_PX["small"])))
+            segments = self._masks.of(row)
+            labels = painted(segments, size_hw, "small", [one["category_id"] for one in segments])
+            return png(tinted(labels, labels.shape))
 
     def _regions(self, row: int) -> bytes:
         size_hw = self._size(row)
@@ -108,16 +108,25 @@ def photo_jpeg(decoded: images.Decoded, size: Size) -> bytes:
     return buffer.getvalue()
 
 
-def number_png(segments: Iterable[Segment], size_hw: SizeHW) -> bytes:
+def painted(
+    segments: Sequence[Segment], size_hw: SizeHW, size: Size, values: Sequence[int]
+) -> NDArray[np.uint16]:
+    """Return the segments' values on a picture of that size; 0 where there is none."""
+    small_hw = fit(size_hw, SIDE_PX[size])
+    canvas = np.zeros(small_hw, np.uint16)
+    for segment, value in zip(segments, values, strict=True):
+        # Reduced before it is painted: a photograph of 12 megapixels has many masks.
+        canvas[to_size(decode_rle(segment["rle_counts"], size_hw), small_hw) > 0] = value
+    return canvas
+
+
+def number_png(segments: Sequence[Segment], size_hw: SizeHW) -> bytes:
     """Return a PNG whose pixels name the segment that they lie in.
 
     Red + 256 x green is the segment's place in the list, from 1; 0 is none. The picture is as large
     as the large photograph. A browser reads RGB without change as long as there is no alpha.
     """
-    numbers = np.zeros(size_hw, np.uint16)
-    for number, segment in enumerate(segments, start=1):
-        numbers[decode_rle(segment["rle_counts"], size_hw) > 0] = number
-    small: NDArray[np.uint16] = to_size(numbers, fit(size_hw, SIDE_PX["large"]))
+    small = painted(segments, size_hw, "large", range(1, 1 + len(segments)))
     rgb = np.stack([small & 255, small >> 8, np.zeros_like(small)], axis=-1).astype(np.uint8)
     return png(Image.fromarray(rgb))
 
