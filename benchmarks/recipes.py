@@ -37,13 +37,13 @@ _CLOSER: Options = {
     "stride_px": 32,
     "presence_top": 8,
     "pamr_steps": 10,
-    "pamr_dilations": (4, 8),
+    "pamr_dilations": (2, 4),
 }
 """Found foreground, the image at twice the published size, windows a third wider than CLIP's input,
-the eight likeliest labels, PAMR among near neighbours."""
+the eight likeliest labels, PAMR among near neighbours. SCLIP also has its own area threshold."""
 
 COMPOSITIONS: dict[str, tuple[str, Options]] = {
-    "sclip, closer": ("sclip", _CLOSER),
+    "sclip, closer": ("sclip", {**_CLOSER, "area_threshold": 0.03}),
     "proxyclip, closer": ("proxyclip", _CLOSER),
 }
 """By title, a method and its options: chosen on other scenes (`world`'s split `development`)."""
