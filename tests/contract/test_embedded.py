@@ -73,7 +73,8 @@ def test_every_method_runs_as_a_job(name: str, scenes: list[Scene], tmp_path: Pa
     assert report.num_segments > 0
 
 
-def test_the_tiny_clip_knows_its_words(backbones: Backbones) -> None:
+def test_the_tiny_clip_knows_its_words() -> None:
+    backbones = Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
     segmenter = build_segmenter(NamedOptions(name="clip_diy"), backbones)
     rows = segmenter.text_matrix(WORDS).rows_QD
     cosines = rows @ rows.T - torch.eye(len(rows))
