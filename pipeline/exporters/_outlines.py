@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle import decode
 from pipeline.exporters._losses import Losses
+from pipeline.exporters._segments import Crop
 from pipeline.finished import Row
 
 Ring = NDArray[np.floating[Any]]
@@ -99,10 +99,9 @@ class Fit:
     """Outlines that agree less with the mask without its holes get more corners again."""
 
 
-def coco_polygons(row: Row, fit: Fit, losses: Losses) -> Polygons:
+def coco_polygons(row: Row, crop: Crop, fit: Fit, losses: Losses) -> Polygons:
     """Draw a row of the annotations table as polygons."""
-    mask, left_top = _crop(row)
-    exact = trace(mask, "edges")
+    exact, left_top = trace(crop.mask, "edges"), (crop.left, crop.top)
     polygons = _closer(exact, fit, lambda outline: _polygons(row, outline, left_top))
     losses.lost("masks with holes filled", int(exact.num_holes > 0))
     losses.outline(polygons.iou)
@@ -135,31 +134,20 @@ class _Rings:
     iou: float
 
 
-def drawn_rings(row: Row, fit: Fit, losses: Losses) -> list[Ring]:
-    """Return rings through pixel centres for a row of the annotations table.
-
-    They agree with the mask as `cv2.fillPoly` draws them.
-    """
-    mask, left_top = _crop(row)
-    exact = trace(mask, "centres")
-    found = _closer(exact, fit, lambda outline: _Rings(outline.rings, _drawn_iou(outline, mask)))
+def drawn_rings(crop: Crop, fit: Fit, losses: Losses) -> list[Ring]:
+    """Return rings through pixel centres; they agree with the mask as `cv2.fillPoly` draws them."""
+    exact = trace(crop.mask, "centres")
+    found = _closer(exact, fit, lambda drawn: _Rings(drawn.rings, _drawn_iou(drawn, crop.mask)))
     losses.lost("masks with holes filled", int(exact.num_holes > 0))
     losses.outline(found.iou)
-    return [ring + left_top for ring in found.rings]
+    return [ring + (crop.left, crop.top) for ring in found.rings]  # noqa: RUF005 - an array
 
 
 def _drawn_iou(outline: Outline, mask: NDArray[np.uint8]) -> float:
     drawn = np.zeros_like(mask)
     for ring in outline.rings:
         cv2.fillPoly(drawn, [ring.astype(np.int32)], (1,))
-    return float((drawn & mask).sum() / (drawn | mask).sum())
-
-
-def _crop(row: Row) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Return the mask inside its box, and the box's left and top."""
-    left, top, width, height = (int(value) for value in row["bbox_xywh"])
-    mask = decode(row["rle_counts"], (row["height"], row["width"]))
-    return np.ascontiguousarray(mask[top : top + height, left : left + width]), (left, top)
+    return np.count_nonzero(drawn & mask) / np.count_nonzero(drawn | mask)
 
 
 def _polygons(row: Row, outline: Outline, left_top: tuple[int, int]) -> Polygons:

@@ -1,11 +1,15 @@
 """A run's segments image by image, cut as the format wants them: whole labels or regions."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle import encode_regions
+from ovseg_core import rle_map
+from ovseg_core.rle import decode, encode_regions
 from ovseg_core.segments import cut
 from pipeline.exporters._losses import Losses
 from pipeline.finished import FinishedRun, FinishedShard, Row, paint
@@ -150,3 +154,29 @@ def _joined(index: int, parts: list[Row]) -> Row:
         "area_frac": sum(row["area_frac"] for row in parts),
         "num_components": len(parts),
     }
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One mask inside its box."""
+
+    left: int
+    top: int
+    mask: NDArray[np.uint8]
+    """(h, w) of 0 and 1, contiguous."""
+
+
+def crops(rows: Sequence[Row]) -> Iterator[Crop]:
+    """Yield the masks of one image's rows; all are decoded in one go."""
+    if not rows:
+        return
+    size_hw = rows[0]["height"], rows[0]["width"]
+    counts = [row["rle_counts"] for row in rows]
+    numbers = rle_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
+    for number, row in enumerate(rows, start=1):
+        left, top, width, height = (int(value) for value in row["bbox_xywh"])
+        box = slice(top, top + height), slice(left, left + width)
+        mask = (numbers[box] == number).view(np.uint8)
+        if np.count_nonzero(mask) != row["area_px"]:  # another mask lies over it
+            mask = np.ascontiguousarray(decode(row["rle_counts"], size_hw)[box])
+        yield Crop(left, top, mask)

@@ -8,6 +8,7 @@ import json
 import logging
 import tempfile
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,13 @@ def _write(finished: FinishedRun, options: Options, parts: "_Parts", losses: Los
     cut = (options.segments, options.min_score, options.min_area_px)
     for image, rows in _segments.images(finished, losses, *cut):
         entries, results = [], []
-        for row in rows:
+        crops = _segments.crops(rows) if options.polygons else ()
+        for row, crop in zip_longest(rows, crops):
             number += 1
             entry = _coco.annotation(number, image["number"], row)
             results.append(_result(entry))
-            if options.polygons:
-                _draw(entry, coco_polygons(row, fit, losses))
+            if crop is not None:
+                _draw(entry, coco_polygons(row, crop, fit, losses))
             entries.append(json.dumps(entry))
         parts.add(_image(image, options), entries, results)
     return number

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from ovseg_core.rle import decode
 from pipeline.exporters import _segments
 from pipeline.exporters._files import Files, Names, png
 from pipeline.exporters._losses import Losses
-from pipeline.exporters._segments import DIGITS, Segments
+from pipeline.exporters._segments import DIGITS, Crop, Segments
 from pipeline.finished import FinishedRun, Row
 from pipeline.rundir import RunDir
 from schemas.base import Frozen
@@ -61,26 +60,25 @@ def _document(image: Row, rows: list[Row]) -> bytes:
     document = {
         "version": _VERSION,
         "flags": {},
-        "shapes": [_shape(row) for row in rows],
+        "shapes": [_shape(*pair) for pair in zip(rows, _segments.crops(rows), strict=True)],
         "imagePath": PurePosixPath(image["path"]).name,
         "imageData": None,
         "imageHeight": image["height"],
         "imageWidth": image["width"],
         "reviewPriority": round(image["review_priority"], DIGITS),
     }
-    return (json.dumps(document, indent=1) + "\n").encode("ascii")
+    return (json.dumps(document) + "\n").encode("ascii")
 
 
-def _shape(row: Row) -> dict[str, Any]:
-    left, top, width, height = (int(value) for value in row["bbox_xywh"])
-    mask = decode(row["rle_counts"], (row["height"], row["width"]))
-    crop = png(mask[top : top + height, left : left + width])
+def _shape(row: Row, crop: Crop) -> dict[str, Any]:
+    height, width = crop.mask.shape
+    corners = [[crop.left, crop.top], [crop.left + width - 1, crop.top + height - 1]]
     return {
         "label": row["label"],
-        "points": [[left, top], [left + width - 1, top + height - 1]],
+        "points": corners,
         "group_id": row.get("part_of"),
         "description": f"score {row['mean_prob']:.6f}",
         "shape_type": "mask",
         "flags": {},
-        "mask": base64.b64encode(crop).decode("ascii"),
+        "mask": base64.b64encode(png(crop.mask)).decode("ascii"),
     }

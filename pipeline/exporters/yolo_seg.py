@@ -59,7 +59,9 @@ def export(run: RunDir, options: Options) -> list[str]:
     cut = ("as_run", options.min_score, options.min_area_px)
     with Files(place) as files:
         for image, rows in _segments.images(finished, losses, *cut):
-            lines = [_lines(row, fit, losses) for row in rows]
+            pairs = zip(rows, _segments.crops(rows), strict=True)
+            lines = [_lines(row, drawn_rings(crop, fit, losses)) for row, crop in pairs]
+            losses.wrote("regions", sum(line.count("\n") for line in lines))
             files.put(_label_file(names.stem(image["path"])), "".join(lines).encode("ascii"))
             if options.copy_images:
                 files.copy_image(f"images/{image['path']}", image["uri"], limit)
@@ -81,11 +83,9 @@ def _yaml(finished: FinishedRun) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _lines(row: Row, fit: Fit, losses: Losses) -> str:
+def _lines(row: Row, rings: list[Ring]) -> str:
     """Return the lines of one mask, one for each of its regions."""
     size_wh = np.array([row["width"], row["height"]])
-    rings = drawn_rings(row, fit, losses)
-    losses.wrote("regions", len(rings))
     return "".join(f"{row['category_id'] - 1} {_corners(ring, size_wh)}\n" for ring in rings)
 
 
@@ -96,4 +96,4 @@ def _corners(ring: Ring, size_wh: np.ndarray) -> str:
         inside = ring + _PIXEL
     else:
         inside = np.concatenate([ring + _THERE, ring[::-1] + _BACK])
-    return " ".join(f"{share:.6f}" for share in (inside / size_wh).flat)
+    return " ".join(map("{:.6f}".format, (inside / size_wh).ravel().tolist()))
