@@ -42,7 +42,8 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     _show_agreement(folder, scenes.seen, scenes.held_out)
     _make_pictures(folder)
     _show_places(folder)
-    show.line(f"\nall of it in {time.monotonic() - started:.0f} s")
+    show.line(f"\nall of it in {time.monotonic() - started:.0f} s; now go through the masks:")
+    show.line(f"  ovseg review {shlex.quote(str(folder.run))}")
     return 0
 
 

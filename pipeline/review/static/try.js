@@ -156,7 +156,7 @@ const option = ({ name, title }) => new Option(title === name ? name : `${name} 
 
 async function offerOwnMethod() {
   const { method, embedded } = await ask("/api/try");
-  if (embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. These are the small embedded models: they know drawn shapes, such as “red circle”, and nothing of photographs."));
+  if (embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. The small embedded models know drawn shapes, such as “red circle”, and nothing of photographs."));
   if (method.reason) throw new Error(method.reason);
   byId("method").replaceChildren(option(method));
 }
