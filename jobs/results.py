@@ -79,7 +79,7 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
     from ovseg_core import parts
     from pipeline.rundir import RunDir
 
-    package = "pipeline.exporters"
+    package, to = "pipeline.exporters", to.replace("-", "_")
     part = NamedOptions(name=to, options=dotlist(overrides))
     options = parts.read_options(package, part, "export")
     folder = RunDir.open(run)

@@ -1,0 +1,105 @@
+"""import-review, evaluate, calibrate and annotate with it, compare: as a user types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from jobs.cli import app
+from tests.runs import RunSpec, Scene, label_map, make_run
+
+SCORES = (0.2, 0.4, 0.6, 0.9)
+
+
+def ovseg(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run at ./run and a review of it at ./review.json: masks of low scores are gone."""
+    monkeypatch.chdir(tmp_path)
+    scenes = [Scene(f"{n:02d}.png", label_map(n % 5), SCORES[n % 4]) for n in range(16)]
+    make_run(tmp_path, scenes)
+    assert ovseg("export", "run", "--to", "label-studio").exit_code == 0
+    tasks = json.loads(Path("run/exports/label_studio/tasks.json").read_text())
+    for number, task in enumerate(tasks):
+        regions = task.pop("predictions")[0]["result"]
+        kept = regions if SCORES[number % 4] > 0.5 else regions[:1]
+        task["annotations"] = [{"result": kept, "lead_time": 6.0}]
+    Path("review.json").write_text(json.dumps(tasks))
+    return tmp_path
+
+
+def test_from_a_review_to_a_calibrated_job(folder: Path) -> None:
+    shown = ovseg("import-review", "run", "--from", "label-studio", "review.json")
+    assert shown.exit_code == 0, shown.output
+    assert "share accepted" in shown.stdout
+    assert "1.6 for 16 images" in shown.stdout
+    report = json.loads(
+        ovseg("import-review", "run", "--from", "label_studio", "review.json", "--json").stdout
+    )
+    labels = {label["name"]: label for label in report["labels"]}
+    assert labels["cat"]["accepted"] == labels["cat"]["predicted"] == 16
+    assert (labels["dog"]["accepted"], labels["dog"]["rejected"]) == (8, 8)
+
+    evaluated = json.loads(ovseg("evaluate", "run", "--truth", "reviewed", "--json").stdout)
+    assert evaluated["num_images"] == 16
+    ious = {label["name"]: label["iou"] for label in evaluated["labels"]}
+    assert ious["cat"] == 1.0
+    assert ious["dog"] == pytest.approx(labels["dog"]["iou"])
+
+    fitted = ovseg("calibrate", "run", "--set", "min_segments=10")
+    assert fitted.exit_code == 0, fitted.output
+    assert Path("run/reviewed/reliability.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads(Path("run/reviewed/calibration.json").read_text())
+    assert content["thresholds"]["cat"] == 0
+    assert 0.2 < content["thresholds"]["dog"] < 1
+    elsewhere = ovseg("calibrate", "run", "--out", "mine.json", "--json")
+    assert json.loads(elsewhere.stdout)["calibration"]["num_segments"] == 48
+    planned = ovseg(
+        "annotate", "--images", "photos", "--labels", "cat", "--out", "next",
+        "--set", "calibration=mine.json", "--set", "clip.model=embedded", "--dry-run",
+    )  # fmt: skip
+    assert planned.exit_code == 0, planned.output
+    wrong = ovseg(
+        "annotate", "--images", "photos", "--labels", "cat", "--out", "next",
+        "--set", "calibration=mine.json", "--set", "method.name=naclip", "--dry-run",
+    )  # fmt: skip
+    assert wrong.exit_code == 1
+    assert "the calibration is of the method 'clip_diy'" in wrong.stderr
+
+
+def test_compare_two_runs(folder: Path) -> None:
+    scenes = [Scene(f"{n:02d}.png", label_map(n % 5 + 1)) for n in range(16)]
+    make_run(folder / "second", scenes, RunSpec(shard_size=5))
+    shown = ovseg("compare", "run", "second/run")
+    assert shown.exit_code == 0, shown.output
+    assert "Agreement by label" in shown.stdout
+    report = json.loads(ovseg("compare", "run", "second/run", "--json").stdout)
+    assert report["num_images"] == 16
+    assert Path("run", report["file"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["import-review", "run", "--from", "labelstudio", "review.json"], "label_studio"),
+        (["import-review", "run", "--from", "coco", "review.json"], "COCO"),
+        (["import-review", "run", "--from", "cvat", "review.json"], "no XML"),
+        (["import-review", "run", "--from", "coco", "nowhere.json"], "no such file"),
+        (["import-review", "nowhere", "--from", "coco", "review.json"], "no run folder"),
+        (["calibrate", "run"], "0 segments of 0 images are reviewed"),
+        (["calibrate", "run", "--set", "min_iou=2"], "min_iou"),
+        (["evaluate", "run", "--truth", "reviewed"], "no image of the run is reviewed"),
+        (["compare", "run", "run"], "same run"),
+        (["compare", "run", "nowhere"], "no run folder"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, args: list[str], expected: str) -> None:
+    result = ovseg(*args)
+    assert result.exit_code == 1, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert expected in result.stderr
+    assert not Path("run/reviewed").exists()
