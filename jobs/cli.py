@@ -128,12 +128,24 @@ def inspect_run(
 def export(
     run: Run,
     to: Annotated[str, typer.Option(help="Format; a wrong one lists what there is.")] = "coco",
+    segments: Annotated[
+        str, typer.Option(help="How masks are cut: class, or components (connected regions).")
+    ] = "",
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="COCO polygons in place of run lengths.")
+    ] = False,
+    flatten_names: Annotated[
+        bool, typer.Option("--flatten-names", help="COCO names without folders: a/b.jpg, a__b.jpg.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Write the finished shards of a run as a dataset for other tools."""
     from jobs.results import export_run
 
-    export_run(run, to, overrides or [])
+    flags = {"polygons": polygons, "flatten_names": flatten_names}
+    given = [f"segments={segments}"] if segments else []
+    given += [f"{name}=true" for name, wanted in flags.items() if wanted]
+    export_run(run, to, [*given, *(overrides or [])])
 
 
 @app.command()

@@ -63,6 +63,12 @@ def test_annotate_inspect_export_evaluate(scenes: Scenes) -> None:
     coco = COCO("run/exports/coco/instances.json")
     assert len(coco.imgs) == NUM_SCENES
     assert len(coco.anns) == inspected["num_segments"]
+    flags = ("--segments", "components", "--polygons", "--flatten-names")
+    assert ovseg("export", "run", *flags).exit_code == 0
+    regions = json.loads(Path("run/exports/coco/instances.json").read_text(encoding="ascii"))
+    assert all(isinstance(a["segmentation"], list) for a in regions["annotations"])
+    assert all("part_of" in a["attributes"] for a in regions["annotations"])
+    assert all("path" in image for image in regions["images"])
 
     evaluated = ovseg("evaluate", "run", "--truth", "scenes/instances.json", "--json")
     assert evaluated.exit_code == 0, evaluated.output
