@@ -12,31 +12,38 @@ SMALL_AREA = 0.005
 """Share of the image at which size alone halves the trust in a mask: specks are rarely right."""
 
 
-def mask_priority(scores: Mapping[str, Any]) -> float:
+def mask_priority(scores: Mapping[str, Any], agreement: float = 1.0) -> float:
     """Return how doubtful a mask is.
 
     There are four reasons to trust it: its label is probable, no other label comes near, the
     probability is not spread over many, and it is no speck. Doubt is 1 less their product,
     `mean_prob * margin_mean * (1 - entropy_mean) * area_frac / (area_frac + SMALL_AREA)`.
 
+    Where another method's run is known, trust is halved if it does not have the label there at all.
+
     Args:
         scores: a row of the annotations table, or these four of its columns.
+        agreement: IoU of the label in the image with another run's (`ovseg compare`).
     """
     area = scores["area_frac"]
     sure = scores["mean_prob"] * scores["margin_mean"] * (1 - scores["entropy_mean"])
-    return 1 - sure * area / (area + SMALL_AREA)
+    return 1 - sure * area / (area + SMALL_AREA) * (1 + agreement) / 2
 
 
 def image_priority(masks: Iterable[Mapping[str, Any]], missed: float = 0.0) -> float:
     """Return how much an image deserves a look: about how many of its masks are bad.
 
-    With `s` the sum of the masks' priorities to the fourth power, so that only doubtful ones
-    count, it is `s / (1 + s)`.
-
     Args:
         masks: rows of the image's segments.
         missed: counts where there are none: the highest probability that any label reached.
     """
-    doubts = [mask_priority(row) for row in masks] or [missed]
+    return combined([mask_priority(row) for row in masks] or [missed])
+
+
+def combined(doubts: Iterable[float]) -> float:
+    """Return an image's priority from those of its masks.
+
+    With `s` the sum of their fourth powers, so that only doubtful ones count, it is `s / (1 + s)`.
+    """
     total = sum(doubt**4 for doubt in doubts)
     return total / (1 + total)

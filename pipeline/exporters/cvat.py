@@ -15,10 +15,10 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from pydantic import NonNegativeInt
 
-from ovseg_core.review_order import mask_priority
 from ovseg_core.rle import decode
 from pipeline.exporters import _coco, _segments
 from pipeline.exporters._losses import Losses
+from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
 from pipeline.finished import FinishedRun, Row
 from pipeline.overlay import hex_colour
@@ -46,6 +46,9 @@ class Options(Frozen):
     """How masks are cut: `as_run`, `class` (one for each label and image) or `components`."""
     min_area_px: NonNegativeInt = 0
     """Segments of fewer pixels are left out, counted after cutting."""
+    comparison: str = ""
+    """A table that `ovseg compare` has written into the run: masks come sooner where the other run
+    disagrees; empty: by the run's own scores."""
     xml: bool = True
     """Write `annotations.xml` beside the COCO archive; it takes most of the time."""
 
@@ -83,18 +86,19 @@ def _write(
     xml_file.write(
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
     )
-    number = 0
+    number, order = 0, Order(finished.run, options.comparison)
     cut = (options.segments, options.min_score, options.min_area_px)
     for image, rows in _segments.images(finished, losses, *cut):
         entries = []
         for row in rows:
             number += 1
             entry = _coco.annotation(number, image["number"], row)
-            entry["attributes"] = {**entry.get("attributes", {}), **_attributes(row)}
+            attributes = _attributes(row, order)
+            entry["attributes"] = {**entry.get("attributes", {}), **attributes}
             entries.append(entry)
         dataset.add(_coco.image(image, image["path"]), entries)
         if options.xml:
-            xml_file.write(_xml(image, rows))
+            xml_file.write(_xml(image, rows, order))
     dataset.close()
     xml_file.write("</annotations>\n")
     xml_file.close()
@@ -127,31 +131,32 @@ def _labels(names: tuple[str, ...]) -> list[dict[str, object]]:
     ]
 
 
-def _attributes(row: Row) -> dict[str, float | int]:
+def _attributes(row: Row, order: Order) -> dict[str, float | int]:
     return {
         "score": round(row["mean_prob"], DIGITS),
-        "review_priority": round(mask_priority(row), DIGITS),
+        "review_priority": order.of_mask(row),
         "segment_index": row.get("part_of", row["segment_index"]),
     }
 
 
-def _xml(image: Row, rows: list[Row]) -> str:
-    masks = "".join(_mask(row, order) for order, row in enumerate(rows))
+def _xml(image: Row, rows: list[Row], order: Order) -> str:
+    masks = "".join(_mask(row, place, order) for place, row in enumerate(rows))
     return (
         f'<image id="{image["number"] - 1}" name={quoteattr(image["path"])} '
         f'width="{image["width"]}" height="{image["height"]}">\n{masks}</image>\n'
     )
 
 
-def _mask(row: Row, order: int) -> str:
+def _mask(row: Row, place: int, order: Order) -> str:
     left, top, width, height = (int(value) for value in row["bbox_xywh"])
     lengths = ", ".join(map(str, _row_major(row, (top, left, height, width))))
     attributes = "".join(
-        f'<attribute name="{name}">{value}</attribute>' for name, value in _attributes(row).items()
+        f'<attribute name="{name}">{value}</attribute>'
+        for name, value in _attributes(row, order).items()
     )
     return (
         f'<mask label={quoteattr(row["label"])} source="auto" occluded="0" rle="{lengths}" '
-        f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="{order}">'
+        f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="{place}">'
         f"{attributes}</mask>\n"
     )
 

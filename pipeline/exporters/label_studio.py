@@ -18,6 +18,7 @@ from pydantic import Field
 from ovseg_core import brush
 from pipeline.exporters import _segments
 from pipeline.exporters._losses import Losses
+from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
 from pipeline.finished import FinishedRun, Row
 from pipeline.overlay import hex_colour
@@ -52,19 +53,25 @@ class Options(Frozen):
     """Segments with a lower score (mean probability of the label under the mask) are left out."""
     segments: Segments = "as_run"
     """How masks are cut: `as_run`, `class` (one for each label and image) or `components`."""
+    comparison: str = ""
+    """A table that `ovseg compare` has written into the run: masks come sooner where the other run
+    disagrees; empty: by the run's own scores."""
     max_bytes: Annotated[int, Field(ge=1000)] = 100_000_000
     """Begin another file where this size would be passed; the server's own limit is 250 MB."""
 
 
 def export(run: RunDir, options: Options) -> list[str]:
     """Write config and tasks; return their paths in the run folder."""
-    finished = FinishedRun(run)
+    finished, order = FinishedRun(run), Order(run, options.comparison)
     losses = Losses("Label Studio: what its predictions do not hold of this run", _NEVER)
+    version = options.model_version or run.info.job().method.name
     with tempfile.TemporaryDirectory(prefix="ovseg-ls-") as folder, ExitStack() as open_files:
         batches = _Batches(Path(folder), options.max_bytes, open_files)
         cut = (options.segments, options.min_score)
         for image, rows in _segments.images(finished, losses, *cut):
-            batches.add(json.dumps(_task(image, rows, finished, options)))
+            task = _task(image, rows, order, options)
+            task["predictions"][0]["model_version"] = version
+            batches.add(json.dumps(task))
             losses.lost("images with more than 50 masks, slow to open", len(rows) > _MANY)
         files = batches.close()
         place = run.folder.child(*FOLDER.split("/"))
@@ -91,9 +98,8 @@ def _config(names: tuple[str, ...]) -> str:
     )
 
 
-def _task(image: Row, rows: list[Row], finished: FinishedRun, options: Options) -> dict[str, Any]:
-    path = image["path"]
-    doubt = round(image["review_priority"], DIGITS)
+def _task(image: Row, rows: list[Row], order: Order, options: Options) -> dict[str, Any]:
+    path, doubt = image["path"], order.of_image(image, rows)
     return {
         "data": {
             "image": options.url + (quote(path) if options.quoted else path),
@@ -103,7 +109,6 @@ def _task(image: Row, rows: list[Row], finished: FinishedRun, options: Options) 
         },
         "predictions": [
             {
-                "model_version": options.model_version or finished.run.info.job().method.name,
                 "score": round(1 - doubt, DIGITS),  # the lowest comes first in its queues
                 "result": [_region(row) for row in rows],
             }

@@ -1,10 +1,14 @@
 """Agreement of two runs, by image and label."""
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ovseg_core.review_order import mask_priority
 from pipeline.compare import compare, read
+from pipeline.exporters import label_studio
 from pipeline.rundir import RunDir
 from schemas.errors import UserError
 from tests.runs import RunSpec, Scene, label_map, make_run
@@ -96,3 +100,27 @@ def test_labels_of_one_vocabulary_are_named(runs, tmp_path):
     report = compare(runs[0], other)
     assert report.left_out == ("cow", "potted plant")
     assert {label.name for label in report.labels} == {"cat", "dog"}
+
+
+def test_exports_come_in_an_order_that_knows_the_other_run(runs):
+    def scores(**options) -> dict[str, float]:
+        label_studio.export(runs[0], label_studio.Options(**options))
+        tasks = json.loads(runs[0].folder.read_bytes("exports/label_studio/tasks.json"))
+        return {task["data"]["file_name"]: task["predictions"][0]["score"] for task in tasks}
+
+    alone, file = scores(), compare(*runs).file
+    with_other = scores(comparison=file)
+    for path in ("a/é.png", "b.png"):
+        assert with_other[path] < alone[path], "they disagree on something there"
+    assert with_other["c.png"] == alone["c.png"], "no masks"
+    assert with_other["gone.png"] == alone["gone.png"], "not compared"
+    assert scores() == alone
+    with pytest.raises(UserError, match=r"it has exports/compare/"):
+        scores(comparison="exports/compare/no.parquet")
+
+
+def test_a_mask_that_the_other_run_lacks_is_trusted_half():
+    scores = {"mean_prob": 0.8, "margin_mean": 0.9, "entropy_mean": 0.1, "area_frac": 0.3}
+    alone = 1 - mask_priority(scores)
+    assert 1 - mask_priority(scores, agreement=0.0) == pytest.approx(alone / 2)
+    assert 1 - mask_priority(scores, agreement=0.5) == pytest.approx(0.75 * alone)

@@ -1,0 +1,33 @@
+"""Review priorities as exporters write them, with another run's word on them if there is one."""
+
+from ovseg_core.review_order import combined, mask_priority
+from pipeline import compare
+from pipeline.exporters._segments import DIGITS
+from pipeline.finished import Row
+from pipeline.rundir import RunDir
+
+
+class Order:
+    """Priorities of the masks and images of a run.
+
+    Args:
+        run: the run.
+        comparison: a file that `ovseg compare` has written into the run; empty: none.
+
+    Raises:
+        UserError: the run has no such file.
+    """
+
+    def __init__(self, run: RunDir, comparison: str) -> None:
+        self._agreement = compare.read(run, comparison) if comparison else None
+
+    def of_mask(self, row: Row) -> float:
+        """Return a mask's priority."""
+        known = (self._agreement or {}).get(row["image_id"], {})
+        return round(mask_priority(row, known.get(row["label"], 1.0)), DIGITS)
+
+    def of_image(self, image: Row, rows: list[Row]) -> float:
+        """Return an image's priority: the run's own, or one from all of its masks and both runs."""
+        if self._agreement is None or not rows:
+            return round(image["review_priority"], DIGITS)
+        return round(combined(map(self.of_mask, rows)), DIGITS)
