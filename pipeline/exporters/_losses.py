@@ -1,7 +1,6 @@
 """LOSSES.txt: what a format could not carry of a run, in numbers.
 
-An exporter counts while it writes and writes the text last, so that a folder without LOSSES.txt is
-one whose export did not finish.
+An exporter counts while it writes, and writes the text last.
 """
 
 from collections import Counter

@@ -134,13 +134,28 @@ class _Rings:
     iou: float
 
 
-def drawn_rings(crop: Crop, fit: Fit, losses: Losses) -> list[Ring]:
-    """Return rings through pixel centres; they agree with the mask as `cv2.fillPoly` draws them."""
-    exact = trace(crop.mask, "centres")
+def drawn_rings(crop: Crop, fit: Fit, losses: Losses, min_area_px: int = 0) -> list[Ring]:
+    """Return rings through pixel centres; they agree with the mask as `cv2.fillPoly` draws them.
+
+    Regions of fewer pixels, with their holes, are left out.
+    """
+    whole = trace(crop.mask, "centres")
+    kept = [ring for ring in whole.rings if _num_pixels(ring) >= min_area_px]
+    if len(kept) < len(whole.rings):
+        losses.lost("regions left out by size", len(whole.rings) - len(kept))
+    if not kept:
+        return []
+    exact = Outline(kept, whole.num_holes)
     found = _closer(exact, fit, lambda drawn: _Rings(drawn.rings, _drawn_iou(drawn, crop.mask)))
     losses.lost("masks with holes filled", int(exact.num_holes > 0))
     losses.outline(found.iou)
     return [ring + (crop.left, crop.top) for ring in found.rings]  # noqa: RUF005 - an array
+
+
+def _num_pixels(ring: Ring) -> float:
+    """Count the pixels of an exact ring through centres, rim and inside (Pick's theorem)."""
+    steps = np.abs(ring - np.roll(ring, 1, axis=0)).max(axis=1).sum()
+    return cv2.contourArea(ring.astype(np.float32)) + steps / 2 + 1
 
 
 def _drawn_iou(outline: Outline, mask: NDArray[np.uint8]) -> float:

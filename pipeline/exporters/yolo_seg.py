@@ -38,7 +38,7 @@ class Options(Frozen):
     min_score: Share = 0.0
     """Segments with a lower score are left out."""
     min_area_px: NonNegativeInt = 0
-    """Masks of fewer pixels are left out."""
+    """Regions of fewer pixels, with their holes, are left out."""
     tolerance_px: NonNegativeFloat = 1.0
     """How far an outline may be from the rim of its region; 0: exact but for holes."""
     min_iou: Share = 0.99
@@ -56,11 +56,12 @@ def export(run: RunDir, options: Options) -> list[str]:
     place = run.folder.child(FOLDER)
     limit = run.info.job().image.max_bytes
     fit = Fit(options.tolerance_px, options.min_iou)
-    cut = ("as_run", options.min_score, options.min_area_px)
     with Files(place) as files:
-        for image, rows in _segments.images(finished, losses, *cut):
-            pairs = zip(rows, _segments.crops(rows), strict=True)
-            lines = [_lines(row, drawn_rings(crop, fit, losses)) for row, crop in pairs]
+        for image, rows in _segments.images(finished, losses, min_score=options.min_score):
+            lines = [
+                _lines(row, drawn_rings(crop, fit, losses, options.min_area_px))
+                for row, crop in zip(rows, _segments.crops(rows), strict=True)
+            ]
             losses.wrote("regions", sum(line.count("\n") for line in lines))
             files.put(_label_file(names.stem(image["path"])), "".join(lines).encode("ascii"))
             if options.copy_images:

@@ -52,6 +52,12 @@ def test_there_are_exporters():
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
+def test_the_table_of_formats_names_it(name):
+    text = Path(__file__, "../../../docs/exports.md").resolve().read_text(encoding="utf-8")
+    assert f"| `{name}` | `" in text
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
 def test_options_are_a_closed_model_with_defaults(name):
     options = parts.load(PACKAGE, name).Options
     assert issubclass(options, Frozen)

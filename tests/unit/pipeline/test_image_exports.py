@@ -155,6 +155,21 @@ def test_yolo_lines_are_regions_and_an_image_without_segments_has_an_empty_file(
     assert _read(run, "exports/yolo_seg/labels/empty.txt") == ""
 
 
+def test_yolo_leaves_small_regions_out_when_asked_and_counts_them(run):
+    yolo_seg.export(run, yolo_seg.Options(min_area_px=12, tolerance_px=0))
+    lines = expected = 0
+    for path, found in _label_maps(run).items():
+        lines += len(_read(run, _yolo_file(run, path)).splitlines())
+        for label in range(1, len(LABELS) + 1):
+            mask = (found == label).astype(np.uint8)
+            rims, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            for rim, node in zip(rims, () if tree is None else tree[0], strict=True):
+                filled = cv2.fillPoly(np.zeros(mask.shape), [rim], (1,))
+                expected += int(node[3] < 0 and filled.sum() >= 12)
+    assert lines == expected > 0
+    assert "regions left out by size" in _read(run, "exports/yolo_seg/LOSSES.txt")
+
+
 @pytest.mark.parametrize("exporter", [labelme, yolo_seg])
 def test_photographs_are_copied_when_asked_and_those_gone_are_counted(exporter, run, tmp_path):
     (tmp_path / "photos" / "empty.jpg").unlink()
