@@ -49,10 +49,11 @@ def templates_of(name: TemplateSet) -> tuple[str, ...]:
 
 
 _CACHED_VOCABULARIES = 8
+_CACHED_PHRASES = 4096
 
 
 class TextBank:
-    """The text matrices of one method; each vocabulary is computed once.
+    """The text matrices of one method; each vocabulary is computed once, and each phrase in it.
 
     Args:
         clip: supplies the text tower.
@@ -71,6 +72,7 @@ class TextBank:
         self._templates = templates
         self._background_templates = background_templates or templates
         self._cache: dict[str, TextMatrix] = {}
+        self._rows_D: dict[tuple[str, tuple[str, ...]], Tensor] = {}
 
     def matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary's rows: background phrases first, then each label's phrases.
@@ -91,18 +93,26 @@ class TextBank:
         for number, label in enumerate(vocabulary.labels, start=1):
             templates = label.templates or vocabulary.templates or self._templates
             phrases += [(phrase, number, templates) for phrase in label.phrases]
-        prompts = [
-            template.replace("{}", phrase)
-            for phrase, _, templates in phrases
-            for template in templates
-        ]
-        units_PD = F.normalize(self._clip.encode_text(prompts), dim=-1)
-        counts = [len(templates) for _, _, templates in phrases]
-        means_QD = torch.stack([rows.mean(dim=0) for rows in units_PD.split(counts)])
+        self._embed([(phrase, templates) for phrase, _, templates in phrases])
+        means_QD = torch.stack(
+            [self._rows_D[phrase, templates] for phrase, _, templates in phrases]
+        )
         index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
         rows_QD = F.normalize(means_QD, dim=-1)
         _warn_of_twins(rows_QD, phrases)
         return TextMatrix(rows_QD, index_Q, 1 + len(vocabulary.labels))
+
+    def _embed(self, phrases: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        """Compute the mean rows of those phrases that are not known, all in one batch."""
+        if len(self._rows_D) + len(phrases) > _CACHED_PHRASES:
+            self._rows_D.clear()
+        new = [key for key in dict.fromkeys(phrases) if key not in self._rows_D]
+        prompts = [template.replace("{}", phrase) for phrase, many in new for template in many]
+        if not prompts:
+            return
+        units_PD = F.normalize(self._clip.encode_text(prompts), dim=-1)
+        rows = units_PD.split([len(templates) for _, templates in new])
+        self._rows_D |= {key: row.mean(dim=0) for key, row in zip(new, rows, strict=True)}
 
 
 def _warn_of_twins(rows_QD: Tensor, phrases: Sequence[tuple[str, int, tuple[str, ...]]]) -> None:

@@ -82,3 +82,23 @@ def test_the_best_phrase_speaks_for_its_class() -> None:
     assert best.shape == (2, 4, 2, 3)
     expected = torch.tensor([-1.0, 0.7, -1.0, -0.4])
     torch.testing.assert_close(best[1, :, 1, 2], expected)
+
+
+def test_a_phrase_goes_through_the_tower_once(backbones: Backbones) -> None:
+    asked: list[str] = []
+
+    class Noted:
+        device = backbones.clip.device
+
+        def encode_text(self, prompts: list[str]) -> torch.Tensor:
+            asked.extend(prompts)
+            return backbones.clip.encode_text(prompts)
+
+    bank = TextBank(Noted(), ("a {}", "the {} there"), ("{}",))
+    bank.matrix(Vocabulary.model_validate(["cat", "dog"]))
+    asked.clear()
+    changed = bank.matrix(Vocabulary.model_validate(["dog", "fish", "cat"]))
+    assert asked == ["a fish", "the fish there"]
+    fresh = TextBank(backbones.clip, ("a {}", "the {} there"), ("{}",))
+    expected = fresh.matrix(Vocabulary.model_validate(["dog", "fish", "cat"]))
+    torch.testing.assert_close(changed.rows_QD, expected.rows_QD)
