@@ -18,7 +18,7 @@ from schemas.errors import UserError
 from schemas.review import ReviewDecision, ReviewKey
 
 _REFRESH_S = 10.0
-_MOST_SHOWN = 500_000
+_MOST_SHOWN = 200_000
 """Images in one list: a browser cannot scroll in much more."""
 _MARKS = {
     "done": DONE, "rejected": REJECTED, "relabelled": RELABELLED, "skipped": SKIPPED, "begun": BEGUN
@@ -79,9 +79,10 @@ class Desk:
         }
 
     def open_view(self, wanted: Filter) -> dict[str, Any]:
-        """Return the name of a list of images and its length."""
-        rows = select(self.index, self.decisions.marks, wanted)[:_MOST_SHOWN]
-        return {"view": self._views.add(rows), "total": len(rows)}
+        """Return the name of a list of images, its length, and how many pass the filter."""
+        rows = select(self.index, self.decisions.marks, wanted)
+        shown = rows[:_MOST_SHOWN]
+        return {"view": self._views.add(shown), "total": len(shown), "passing": len(rows)}
 
     def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]] | None:
         """Return a part of a list as the grid shows it; None: the list was forgotten."""

@@ -61,7 +61,7 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   for (const button of byId("state").children) button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
   const found = await opened;
   view = found.view;
-  byId("count").textContent = `${count(found.total)} image${found.total === 1 ? "" : "s"}`;
+  byId("count").textContent = `${count(found.passing)} image${found.passing === 1 ? "" : "s"}${found.passing > found.total ? `, the first ${count(found.total)} shown` : ""}`;
   grid.reset(found.total, current);
   if (!found.total) byId("grid").replaceChildren(make("p", { class: "empty" }, "No image passes these filters."));
   else byId("grid").querySelector(".empty")?.remove();
