@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-quality embedded ci clean
+.PHONY: help install demo test lint bench bench-quality embedded ci clean test-labelstudio
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,6 +25,11 @@ demo: $(INSTALLED) ## Annotate 24 drawn scenes with the embedded models and show
 
 test: $(INSTALLED) ## Run the test suite
 	@$(BIN)/python -m pytest
+
+test-labelstudio: $(INSTALLED) ## Try the Label Studio export on a real server (installs 1 GB, takes minutes)
+	@test -x .labelstudio/bin/label-studio || (python3 -m venv .labelstudio && \
+		.labelstudio/bin/pip install -qq --disable-pip-version-check label-studio==1.23.2)
+	@OVSEG_LABEL_STUDIO=$(CURDIR)/.labelstudio/bin/label-studio $(BIN)/python -m pytest tests/external
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
