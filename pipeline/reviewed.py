@@ -37,7 +37,7 @@ from schemas.review import (
     ReviewPart,
 )
 
-__all__ = ["IMPORTS", "LOG_SOURCE", "ReviewLog", "ReviewedLayer", "store"]
+__all__ = ["IMPORTS", "LOG_SOURCE", "ReviewLog", "ReviewedLayer", "imported_images", "store"]
 
 IMPORTS = "reviewed/imports"
 LOG_SOURCE = "log"
@@ -183,6 +183,11 @@ class ReviewedLayer:
         }
         fields = {name: row[name] for name in row if name in ReviewedMask.model_fields}
         return ReviewedMask.model_validate({**fields, **changes})
+
+
+def imported_images(run: RunDir) -> dict[str, ReviewedImage]:
+    """Return the images that were reviewed elsewhere; neither masks nor decisions are read."""
+    return _Imports(run).images()
 
 
 class _Imports:

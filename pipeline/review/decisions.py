@@ -5,7 +5,7 @@ reviewed layer; a skip decides nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from threading import Lock
 
 import numpy as np
@@ -15,8 +15,9 @@ from pipeline.review.index import ReviewIndex
 from pipeline.review_log import ReviewLog
 from schemas.review import ReviewDecision, ReviewKey
 
-DONE, REJECTED, RELABELLED, SKIPPED, BEGUN = 1, 2, 4, 8, 16
-"""Bits of `Decisions.marks`: every mask decided; some mask rejected, relabelled, skipped, decided.
+DONE, REJECTED, RELABELLED, SKIPPED, BEGUN, IMPORTED = 1, 2, 4, 8, 16, 32
+"""Bits of `Decisions.marks`: reviewed, that is imported or every mask decided; some mask rejected,
+relabelled, skipped, decided here; reviewed in another tool.
 """
 
 
@@ -26,11 +27,13 @@ class Decisions:
     Args:
         log: kept in the run folder.
         index: the run's images.
+        imported: images that were reviewed in another tool.
     """
 
-    def __init__(self, log: ReviewLog, index: ReviewIndex) -> None:
+    def __init__(self, log: ReviewLog, index: ReviewIndex, imported: Collection[str] = ()) -> None:
         """Read what was decided before."""
         self._log = log
+        self._imported = frozenset(imported)
         self._index = index
         self._lock = Lock()
         self._begin()
@@ -41,6 +44,9 @@ class Decisions:
         self._keys: dict[str, dict[ReviewKey, None]] = defaultdict(dict)
         self._history: list[ReviewDecision] = []
         self.marks: NDArray[np.uint8] = np.zeros(len(self._index), np.uint8)
+        for row in self._index.rows(list(self._imported)):
+            if row is not None:
+                self.marks[row] = DONE | IMPORTED
         self._take(self._log.decisions())
 
     def refresh(self) -> None:
@@ -102,7 +108,7 @@ class Decisions:
 
     def _mark(self, image_id: str, row: int) -> int:
         standing = [self._stacks[key][-1] for key in self._keys[image_id] if self._stacks[key]]
-        bits = BEGUN if standing else 0
+        bits = (BEGUN if standing else 0) | (IMPORTED | DONE if image_id in self._imported else 0)
         for decision in standing:
             bits |= {"reject": REJECTED, "relabel": RELABELLED, "skip": SKIPPED}.get(
                 decision.action, 0

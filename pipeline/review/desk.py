@@ -7,12 +7,21 @@ from typing import Any
 
 from pipeline import uris
 from pipeline.overlay import hex_colour
-from pipeline.review.decisions import BEGUN, DONE, REJECTED, RELABELLED, SKIPPED, Decisions
+from pipeline.review.decisions import (
+    BEGUN,
+    DONE,
+    IMPORTED,
+    REJECTED,
+    RELABELLED,
+    SKIPPED,
+    Decisions,
+)
 from pipeline.review.index import ReviewIndex
 from pipeline.review.masks import Masks
 from pipeline.review.pictures import Pictures
 from pipeline.review.views import Filter, Views, progress, select
 from pipeline.review_log import ReviewLog
+from pipeline.reviewed import imported_images
 from pipeline.rundir import RunDir
 from schemas.errors import UserError
 from schemas.review import ReviewDecision, ReviewKey
@@ -21,7 +30,8 @@ _REFRESH_S = 10.0
 _MOST_SHOWN = 200_000
 """Images in one list: a browser cannot scroll in much more."""
 _MARKS = {
-    "done": DONE, "rejected": REJECTED, "relabelled": RELABELLED, "skipped": SKIPPED, "begun": BEGUN
+    "done": DONE, "rejected": REJECTED, "relabelled": RELABELLED, "skipped": SKIPPED,
+    "begun": BEGUN, "imported": IMPORTED,
 }  # fmt: skip
 _IMAGE_FACTS = ("image_id", "path", "status", "error_code", "height", "width", "review_priority")
 
@@ -40,7 +50,7 @@ class Desk:
         self._views = Views()
         self._refreshing = Lock()
         self._read_index()
-        self.decisions = Decisions(ReviewLog(run), self.index)
+        self.decisions = self._read_decisions()
 
     def _read_index(self) -> None:
         self.index = ReviewIndex(self.run)
@@ -50,13 +60,16 @@ class Desk:
         self._images_by_label = self.index.segments.images_by_label(len(self.index.labels))
         self._read_at = time.monotonic()
 
+    def _read_decisions(self) -> Decisions:
+        return Decisions(ReviewLog(self.run), self.index, imported_images(self.run))
+
     def refresh(self) -> None:
         """Take in decisions of others, and images that were annotated since."""
         with self._refreshing:
             if self.index.num_left and time.monotonic() - self._read_at > _REFRESH_S:
                 self._read_index()
                 self._views = Views()
-                self.decisions = Decisions(ReviewLog(self.run), self.index)
+                self.decisions = self._read_decisions()
             else:
                 self.decisions.refresh()
 

@@ -100,13 +100,13 @@ byId("opacity").addEventListener("input", ({ target }) => document.documentEleme
 
 // ---- cards
 
-const BADGES = [["rejected", "rejected"], ["relabelled", "relabelled"], ["done", "accepted"], ["skipped", "skipped"], ["begun", "begun"]];
+const BADGES = [["rejected", "rejected"], ["relabelled", "relabelled"], ["imported", "reviewed elsewhere"], ["done", "accepted"], ["skipped", "skipped"], ["begun", "begun"]];
 
 function badge(marks) {
   const found = BADGES.find(([mark]) => marks.includes(mark));
   if (!found) return null;
   const [mark, word] = found;
-  return make("span", { class: `badge ${mark}` }, mark !== "done" && marks.includes("done") ? `✓ ${word}` : word);
+  return make("span", { class: `badge ${mark}` }, ["rejected", "relabelled"].includes(mark) && marks.includes("done") ? `✓ ${word}` : word);
 }
 
 function card(item) {

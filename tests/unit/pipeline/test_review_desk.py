@@ -12,11 +12,12 @@ from pipeline.review.decisions import DONE, REJECTED, RELABELLED, SKIPPED, Decis
 from pipeline.review.desk import Desk
 from pipeline.review.index import ReviewIndex
 from pipeline.review.pictures import fit
+from pipeline.review.views import Filter
 from pipeline.review_log import ReviewLog
-from pipeline.reviewed import ReviewedLayer
+from pipeline.reviewed import ReviewedLayer, store
 from schemas.config import JobConfig
 from schemas.errors import UserError, WeightsError
-from schemas.review import ReviewDecision
+from schemas.review import ReviewDecision, ReviewedImage
 from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
 
 
@@ -150,6 +151,19 @@ def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.review.desk._REFRESH_S", 0.0)
     desk.refresh()
     assert (desk.facts()["num_left"], len(desk.index)) == (0, 6)
+
+
+def test_images_reviewed_in_another_tool_are_done(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    image = ReviewedImage(image_id="id-1.png", path="1.png", source="cvat.zip")
+    store(run, "cvat.zip", [image], [])
+    desk = Desk(run)
+    (item,) = desk.items(desk.open_view(Filter(state="done"))["view"], 0, 9) or []
+    assert (item["path"], item["marks"]) == ("1.png", ["done", "imported"])
+    desk.decide([ReviewDecision(image_id="id-1.png", action="accept", at_s=9e9)])
+    desk.undo(9e9, "test")
+    done = desk.facts()["progress"]["done"]
+    assert done == len(ReviewedLayer(run).images) == 1
 
 
 @pytest.mark.parametrize(
