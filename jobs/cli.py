@@ -174,14 +174,9 @@ def evaluate(
 @app.command()
 def review(
     run: Run,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; any but the loopback asks for a token.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Where to listen; a token elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8420,
-    names: Annotated[
-        list[str] | None,
-        typer.Option("--name", help="Further host name that browsers may use; repeatable."),
-    ] = None,
+    names: Annotated[list[str] | None, typer.Option("--name", help="A further host name.")] = None,
 ) -> None:
     """Go through the masks in a browser, the most doubtful first; try other words. Ctrl-C ends."""
     from jobs.review import review as command
