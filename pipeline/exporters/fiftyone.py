@@ -31,7 +31,7 @@ import fiftyone as fo
 photos, labels = Path(sys.argv[1]).resolve(), Path(__file__).with_name("labels.json")
 dataset = fo.Dataset.from_dir(
     dataset_type=fo.types.COCODetectionDataset, data_path=str(photos), labels_path=str(labels),
-    label_types="segmentations", label_field="pred", include_id=True)
+    label_types="segmentations", label_field="pred")
 doubt = {str(photos / image["file_name"]): image["review_priority"]
          for image in json.loads(labels.read_text())["images"]}
 dataset.set_values("review_priority", [doubt[path] for path in dataset.values("filepath")])

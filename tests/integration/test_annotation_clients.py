@@ -6,6 +6,8 @@ None is a dependency: datumaro asks for an older OpenCV and Pillow, labelme for 
 
 import contextlib
 import io
+import os
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.exporters import coco, labelme, panoptic, yolo_seg
+from pipeline.exporters import coco, fiftyone, labelme, panoptic, yolo_seg
 from pipeline.finished import FinishedRun
 from pipeline.rundir import RunDir
 from tests.exports import Mask, counts_of, run_masks, stem_file
@@ -139,3 +141,30 @@ def test_panopticapi_finds_the_export_equal_to_itself(run):
         file, pictures = f"{folder}/panoptic.json", f"{folder}/panoptic"
         found = evaluation.pq_compute(file, file, pictures, pictures)
     assert found["All"]["pq"] == 1.0
+
+
+@pytest.mark.skipif(
+    "FIFTYONE_DATABASE_URI" not in os.environ,
+    reason="FiftyOne needs a MongoDB: FIFTYONE_DATABASE_URI is not set",
+)
+def test_fiftyone_loads_masks_confidence_and_priority(run, monkeypatch):
+    pytest.importorskip("fiftyone", reason="FiftyOne is not installed")
+    fiftyone.export(run, fiftyone.Options())
+    monkeypatch.setattr("sys.argv", ["load.py", str(_photos(run))])
+    loader = f"{run.folder.uri}/exports/fiftyone/load.py"
+    dataset = runpy.run_path(loader, run_name="loaded")["dataset"]
+    shards = list(FinishedRun(run).shards(("path", "height", "width", "review_priority")))
+    images = {row["path"]: row for shard in shards for row in shard.images.values()}
+    masks: list[Mask] = []
+    for sample in dataset:
+        path = str(Path(sample.filepath).relative_to(_photos(run)))
+        image = images[path]
+        assert sample.review_priority == pytest.approx(image["review_priority"], abs=1e-6)
+        for found in sample.pred.detections if sample.pred else ():
+            size = np.array([image["width"], image["height"]] * 2)
+            left, top, width, height = np.round(found.bounding_box * size).astype(int)
+            mask = np.zeros((image["height"], image["width"]), np.uint8)
+            mask[top : top + height, left : left + width] = found.mask
+            masks.append((path, found.label, counts_of(mask)))
+            assert 0 < found.confidence <= 1
+    assert sorted(masks) == run_masks(run)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline import truth
 from pipeline.evaluate import Rules, evaluate
-from pipeline.exporters import _files, labelme, panoptic, semantic_png, yolo_seg
+from pipeline.exporters import _files, fiftyone, labelme, panoptic, semantic_png, yolo_seg
 from pipeline.exporters._losses import Losses
 from pipeline.finished import FinishedRun
 from pipeline.rundir import RunDir
@@ -193,3 +193,13 @@ def test_labelme_masks_carry_score_and_group(tmp_path):
     assert {shape["group_id"] for shape in document["shapes"]} == {0, 1, 2}
     assert all(shape["description"].startswith("score 0.") for shape in document["shapes"])
     assert document["imageData"] is None
+
+
+def test_the_loader_of_fiftyone_is_the_one_in_the_docs(run):
+    fiftyone.export(run, fiftyone.Options())
+    loader = _read(run, "exports/fiftyone/load.py")
+    compile(loader, "load.py", "exec")
+    shown = Path(__file__, "../../../../docs/exports.md").resolve().read_text(encoding="utf-8")
+    code = loader[loader.index("dataset = ") : loader.index("if __name__")]
+    assert code in shown
+    assert len(code.splitlines()) < 10
