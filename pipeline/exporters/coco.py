@@ -6,6 +6,7 @@ they are cut into `instances-00001.json` and so on, each a whole COCO file of so
 
 import json
 import logging
+import re
 import tempfile
 from contextlib import ExitStack
 from itertools import zip_longest
@@ -27,6 +28,7 @@ from schemas.records import Share
 logger = logging.getLogger(__name__)
 
 FOLDER = "exports/coco"
+_OURS = re.compile(r"(instances|results_segm)(-[0-9]{5,})?[.]json")
 _RESULT = ("image_id", "category_id", "segmentation", "score")
 _END_BYTES = 32
 """What closes a file."""
@@ -68,7 +70,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     losses.write(place)
     names = [file.name for file in files]
     for name in place.list():
-        if name.startswith(("instances", "results_segm")) and name not in names:
+        if _OURS.fullmatch(name) and name not in names:
             place.delete(name)
     _warn(finished, count, losses)
     return [f"{FOLDER}/{name}" for name in names]

@@ -194,10 +194,10 @@ def test_a_size_cuts_the_file_into_whole_files(tmp_path):
     assert images == whole["images"]
     assert annotations == whole["annotations"]
     assert [r["score"] for r in results] == [a["score"] for a in annotations]
+    run.folder.atomic_write("exports/coco/instances-mine.json", b"{}")
     coco.export(run, coco.Options())
-    assert run.folder.list("exports/coco") == [
-        f"exports/coco/{name}" for name in ("LOSSES.txt", "instances.json", "results_segm.json")
-    ]
+    left = ("LOSSES.txt", "instances-mine.json", "instances.json", "results_segm.json")
+    assert run.folder.list("exports/coco") == [f"exports/coco/{name}" for name in left]
 
 
 def test_an_image_larger_than_a_file_may_be_has_one_of_its_own(tmp_path):
