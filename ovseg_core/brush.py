@@ -9,10 +9,12 @@ The bytes are those of Label Studio's own encoder, which never writes values one
 run of pixels is four times as long in values.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.rle import decode, transpose
+from ovseg_core import row_major
 
 SOLID = 127
 """Opacity above which a pixel is in the mask: strokes drawn by hand have soft rims."""
@@ -20,52 +22,60 @@ _CHANNELS = 4
 _WIDTHS = np.array([3, 4, 8, 16])
 _LONGEST = 1 << 16
 _HEADER_BITS = 32 + 5 + 4 * 4
-_ITEM_BITS = 3 + 16 + 8
-"""Of the longest item."""
 
 
-def from_coco(counts: str, size_hw: tuple[int, int]) -> list[int]:
+def from_coco(counts: str, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the brush bytes of a mask in COCO's compressed run lengths."""
-    return encode(transpose(decode(counts, size_hw).T))
+    num_pixels = size_hw[0] * size_hw[1]
+    runs = row_major.lengths(row_major.changes(counts, size_hw), num_pixels)
+    return _packed(runs if runs[0] else runs[1:], 0 if runs[0] else 255)
 
 
-def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> list[int]:
-    """Return the bytes of a mask (H, W), not 0 inside, as a list of numbers for JSON."""
+def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the bytes of a mask (H, W), not 0 inside."""
     flat = np.ascontiguousarray(mask, dtype=bool).ravel()
     if not len(flat):
         raise ValueError(f"expected a mask with pixels, got shape {mask.shape}")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.concatenate([[0], edges])
-    lengths = np.diff(np.append(starts, len(flat))) * _CHANNELS
-    values = flat[starts] * np.int64(255)
+    return _packed(np.diff(np.concatenate([[0], edges, [len(flat)]])), 255 if flat[0] else 0)
+
+
+def _packed(runs: NDArray[np.int64], first: int) -> NDArray[np.uint8]:
+    """Return the bytes of runs of pixels; values alternate from the first one's on."""
+    lengths = runs * _CHANNELS
+    values = np.where(np.arange(len(runs)) % 2 == 0, first, 255 - first)
     num_whole = (lengths - 1) // _LONGEST  # a run is cut: whole pieces, then the rest, never empty
-    values = np.repeat(values, num_whole + 1)
-    pieces = np.full(len(values), _LONGEST)
-    pieces[np.cumsum(num_whole + 1) - 1] = lengths - num_whole * _LONGEST
-    return np.packbits(_with_header(_CHANNELS * len(flat), _items(pieces, values))).tolist()
-
-
-def _items(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the bits of repeats."""
-    kind = np.searchsorted(1 << _WIDTHS, lengths)
+    if num_whole.any():
+        values = np.repeat(values, num_whole + 1)
+        pieces = np.full(len(values), _LONGEST)
+        pieces[np.cumsum(num_whole + 1) - 1] = lengths - num_whole * _LONGEST
+    else:
+        pieces = lengths
+    kind = np.searchsorted(1 << _WIDTHS, pieces)
     width = _WIDTHS[kind]
-    num_bits = 3 + width + 8
-    code = (((4 | kind) << width | (lengths - 1)) << 8 | values) << (_ITEM_BITS - num_bits)
-    place = np.arange(_ITEM_BITS)
-    bits = (code[:, None] >> (_ITEM_BITS - 1 - place) & 1).astype(np.uint8)
-    return bits[place < num_bits[:, None]]
+    code = (((4 | kind) << width | (pieces - 1)) << 8) | values
+    header = int(lengths.sum()) << 5 | 7
+    for run_width in _WIDTHS.tolist():
+        header = header << 4 | (run_width - 1)
+    codes = np.concatenate([[header >> 32, header & 0xFFFFFFFF], code])
+    sizes = np.concatenate([[_HEADER_BITS - 32, 32], 11 + width])
+    return _joined(codes, sizes)
 
 
-def _with_header(num_values: int, items: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    header = num_values << 5 | 7
-    for width in _WIDTHS.tolist():
-        header = header << 4 | (width - 1)
-    bits = [header >> place & 1 for place in range(_HEADER_BITS - 1, -1, -1)]
-    padding = 8 - (_HEADER_BITS + len(items)) % 8
-    return np.concatenate([np.array(bits, np.uint8), items, np.zeros(padding, np.uint8)])
+def _joined(codes: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Write numbers of so many bits (32 at most) one after another; zero bits follow."""
+    ends = np.cumsum(sizes)
+    begins, num_bits = ends - sizes, int(ends[-1])
+    word, offset = begins >> 5, begins & 31
+    window = codes << (64 - sizes - offset).astype(np.uint64).astype(np.int64)
+    high, low = (window >> 32) & 0xFFFFFFFF, window & 0xFFFFFFFF
+    num_words = num_bits // 32 + 2
+    # Bits do not overlap, so that sums are unions; doubles hold 32 bits exactly.
+    words = np.bincount(word, high, num_words) + np.bincount(word + 1, low, num_words)
+    return words.astype(">u4").view(np.uint8)[: num_bits // 8 + 1]
 
 
-def opacity(rle: list[int], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def opacity(rle: Sequence[int] | NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the opacity (H, W), 0 to 255, behind brush bytes of any encoder.
 
     Raises:

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
 from pydantic import NonNegativeInt
 
-from ovseg_core.rle import decode
-from pipeline.exporters import _coco, _segments
+from ovseg_core import row_major
+from pipeline.exporters import _coco, _numbers, _segments
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
@@ -149,7 +148,9 @@ def _xml(image: Row, rows: list[Row], order: Order) -> str:
 
 def _mask(row: Row, place: int, order: Order) -> str:
     left, top, width, height = (int(value) for value in row["bbox_xywh"])
-    lengths = ", ".join(map(str, _row_major(row, (top, left, height, width))))
+    size_hw, box = (row["height"], row["width"]), (top, left, height, width)
+    changes = row_major.changes(row["rle_counts"], size_hw, box)
+    lengths = _numbers.text(row_major.lengths(changes, height * width), ", ")
     attributes = "".join(
         f'<attribute name="{name}">{value}</attribute>'
         for name, value in _attributes(row, order).items()
@@ -159,13 +160,3 @@ def _mask(row: Row, place: int, order: Order) -> str:
         f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="{place}">'
         f"{attributes}</mask>\n"
     )
-
-
-def _row_major(row: Row, box: tuple[int, int, int, int]) -> list[int]:
-    """Return run lengths inside a box (top, left, height, width), background first."""
-    top, left, height, width = box
-    pixels = decode(row["rle_counts"], (row["height"], row["width"]))
-    flat = np.ascontiguousarray(pixels[top : top + height, left : left + width]).ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    lengths = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
-    return [0, *lengths] if flat[0] else lengths

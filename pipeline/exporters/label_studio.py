@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 from pydantic import Field
 
 from ovseg_core import brush
-from pipeline.exporters import _segments
+from pipeline.exporters import _numbers, _segments
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
@@ -64,14 +64,14 @@ def export(run: RunDir, options: Options) -> list[str]:
     """Write config and tasks; return their paths in the run folder."""
     finished, order = FinishedRun(run), Order(run, options.comparison)
     losses = Losses("Label Studio: what its predictions do not hold of this run", _NEVER)
-    version = options.model_version or run.info.job().method.name
+    if not options.model_version:
+        named = {"model_version": run.info.job().method.name}
+        options = options.model_copy(update=named)
     with tempfile.TemporaryDirectory(prefix="ovseg-ls-") as folder, ExitStack() as open_files:
         batches = _Batches(Path(folder), options.max_bytes, open_files)
         cut = (options.segments, options.min_score)
         for image, rows in _segments.images(finished, losses, *cut):
-            task = _task(image, rows, order, options)
-            task["predictions"][0]["model_version"] = version
-            batches.add(json.dumps(task))
+            batches.add(_with_regions(_task(image, rows, order, options), rows))
             losses.lost("images with more than 50 masks, slow to open", len(rows) > _MANY)
         files = batches.close()
         place = run.folder.child(*FOLDER.split("/"))
@@ -109,16 +109,24 @@ def _task(image: Row, rows: list[Row], order: Order, options: Options) -> dict[s
         },
         "predictions": [
             {
+                "model_version": options.model_version,
                 "score": round(1 - doubt, DIGITS),  # the lowest comes first in its queues
-                "result": [_region(row) for row in rows],
+                "result": [],
             }
         ],
     }
 
 
-def _region(row: Row) -> dict[str, Any]:
+def _with_regions(task: dict[str, Any], rows: list[Row]) -> str:
+    """Return a task as JSON; brush bytes, most of it, are written as text at once."""
+    regions = ", ".join(map(_region, rows))
+    # Inside a name the quotes would have backslashes: this is the key, and there is one.
+    return json.dumps(task).replace('"result": []', f'"result": [{regions}]', 1)
+
+
+def _region(row: Row) -> str:
     size_hw = row["height"], row["width"]
-    return {
+    region = {
         "id": f"ovseg-{row['segment_index']}",
         "type": "brushlabels",
         "from_name": _TAG,
@@ -127,12 +135,10 @@ def _region(row: Row) -> dict[str, Any]:
         "original_width": row["width"],
         "original_height": row["height"],
         "image_rotation": 0,
-        "value": {
-            "format": "rle",
-            "rle": brush.from_coco(row["rle_counts"], size_hw),
-            "brushlabels": [row["label"]],
-        },
+        "value": {"brushlabels": [row["label"]], "format": "rle", "rle": []},
     }
+    numbers = _numbers.text(brush.from_coco(row["rle_counts"], size_hw), ",")
+    return json.dumps(region).replace('"rle": []', f'"rle": [{numbers}]', 1)
 
 
 class _Batches:

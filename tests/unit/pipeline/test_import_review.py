@@ -81,7 +81,7 @@ def test_label_studio_changes_are_told_by_label(run, tmp_path):
     pixels = brush.opacity(changed["value"]["rle"], (40, 56)) > 0
     before = pixels.sum()
     pixels[:20] = False
-    changed["value"]["rle"] = brush.encode(pixels)
+    changed["value"]["rle"] = brush.encode(pixels).tolist()
     changed["id"] = "the-front-end-gives-new-names"
     removed = first["result"].pop(1)
     second["result"][0]["value"]["brushlabels"] = [" DOG "]
