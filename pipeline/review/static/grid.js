@@ -9,6 +9,7 @@ export class Grid {
   constructor(scroller, grid, { cardWidth, cardHeight, fetchItems, draw, onopen, onmove }) {
     Object.assign(this, { scroller, grid, cardWidth, cardHeight, fetchItems, draw, onopen, onmove });
     this.total = 0;
+    this.margin = 0;
     this.current = 0;
     this.era = 0;
     this.cards = new Map();
@@ -31,6 +32,12 @@ export class Grid {
     this.items.clear();
     for (const card of this.cards.values()) card.remove();
     this.cards.clear();
+    this.margin = 0; // what is in sight comes first, a row ahead of it later
+    clearTimeout(this.later);
+    this.later = setTimeout(() => {
+      this.margin = 1;
+      this.soon();
+    }, 500);
     this.layout();
     this.scroller.scrollTop = 0;
     this.reveal();
@@ -53,7 +60,8 @@ export class Grid {
     });
   }
 
-  inSight(margin) {
+  inSight() {
+    const { margin } = this;
     const top = this.scroller.scrollTop - GAP;
     const first = Math.max(0, Math.floor(top / this.rowHeight) - margin) * this.columns;
     const last = (Math.floor((top + this.scroller.clientHeight) / this.rowHeight) + 1 + margin) * this.columns;
@@ -61,7 +69,7 @@ export class Grid {
   }
 
   show() {
-    const [first, stop] = this.inSight(1);
+    const [first, stop] = this.inSight();
     for (const [index, card] of this.cards) {
       if (index < first || index >= stop) {
         card.remove(); // its pictures stop loading with it
@@ -82,7 +90,7 @@ export class Grid {
   want() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
-      const [first, stop] = this.inSight(1);
+      const [first, stop] = this.inSight();
       for (let page = Math.floor(first / PAGE); page * PAGE < stop; page += 1) this.load(page);
     }, this.items.size ? 70 : 0);
   }

@@ -121,7 +121,7 @@ function show() {
     make("span", {}, "in all"), make("span"), make("b", {}, time(seconds.total_s)));
   byId("reused").hidden = false;
   byId("reused").classList.toggle("fresh", answer.encoded);
-  byId("reused").textContent = answer.encoded ? "new image for this method: through the networks once" : "features reused: only the words were scored";
+  byId("reused").textContent = answer.encoded ? "new to this method: through the networks once" : "features reused: only the words were scored";
   byId("stage").dataset.answers = Number(byId("stage").dataset.answers ?? 0) + 1;
 }
 
