@@ -27,6 +27,7 @@ NAMES = (
     "memory",
     "encode",
     "export",
+    "review",
 )
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
