@@ -161,3 +161,17 @@ def test_the_smaller_of_two_masks_is_on_top(run):
     below = decode(_mask(run, "a.png", 0).rle_counts, (40, 56)) > 0
     assert (truth[below & (small == 0)] == 1).all()
     assert ReviewedTruth(ReviewedLayer(run)).label_map("b/c.png") is None
+
+
+def test_a_run_in_a_bucket_is_reviewed_like_any_other(run, s3_folder):
+    for name in run.folder.list():
+        Folder(s3_folder).atomic_write(name, run.folder.read_bytes(name))
+    bucket = RunDir.open(s3_folder)
+    _import(bucket, "a.png", _mask(bucket, "a.png", 0), seconds=1.0)
+    ReviewLog(bucket).append([_say("b/c.png", "accept"), _say("a.png", "reject", 0)])
+    layer = ReviewedLayer(bucket)
+    assert list(layer.images) == ["id-a.png", "id-b/c.png"]
+    assert layer.masks("id-a.png") == ()
+    assert len(layer.masks("id-b/c.png")) == 3
+    assert evaluate(bucket, "reviewed").num_images == 2
+    assert run.folder.list("reviewed") == []
