@@ -39,7 +39,7 @@ def paint(
         (H, W); 0 under no mask.
     """
     height, width = size_hw
-    edges = [_edges(numbers) for numbers in _numbers(counts)]
+    edges = run_edges(counts)
     starts = np.concatenate([np.zeros(0, np.int64), *(each[0::2] for each in edges)])
     stops = np.concatenate([np.zeros(0, np.int64), *(each[1::2] for each in edges)])
     order = np.argsort(starts, kind="stable")
@@ -60,6 +60,11 @@ def _paint_in_turn(
     for text, value in zip(counts, values, strict=True):
         painted[decode(text, size_hw) > 0] = value
     return painted
+
+
+def run_edges(counts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return where the runs of each mask begin and end by turns, column-major, `stop` exclusive."""
+    return [_edges(numbers) for numbers in _numbers(counts)]
 
 
 def _numbers(counts: Sequence[str]) -> list[NDArray[np.int64]]:

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core import rle_map
-from ovseg_core.rle import decode, encode_regions
-from ovseg_core.segments import cut
+from ovseg_core import rle_map, rle_regions
+from ovseg_core.rle import decode
 from pipeline.exporters._losses import Losses
-from pipeline.finished import FinishedRun, FinishedShard, Row, paint
+from pipeline.finished import FinishedRun, FinishedShard, Row
 
 Segments = Literal["as_run", "class", "components"]
 """How masks are cut: as the run has them, one for each label and image, or connected regions."""
@@ -107,12 +106,12 @@ def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
 def _split(rows: Sequence[Row]) -> list[Row]:
     """Cut one image's class masks into their connected regions."""
     size_hw = rows[0]["height"], rows[0]["width"]
-    whole = {row["category_id"]: row for row in rows}
-    regions = cut(paint(rows, size_hw), "components")
+    found = rle_regions.split([row["rle_counts"] for row in rows], size_hw)
+    pairs = ((row, rle) for row, regions in zip(rows, found, strict=True) for rle in regions)
     return [
         {
-            **whole[int(regions.labels[number])],
-            "part_of": whole[int(regions.labels[number])]["segment_index"],
+            **whole,
+            "part_of": whole["segment_index"],
             "segment_index": index,
             "rle_counts": rle.counts,
             "area_px": rle.area_px,
@@ -120,7 +119,7 @@ def _split(rows: Sequence[Row]) -> list[Row]:
             "area_frac": rle.area_px / (size_hw[0] * size_hw[1]),
             "num_components": 1,
         }
-        for index, (number, rle) in enumerate(encode_regions(regions.regions, size_hw).items())
+        for index, (whole, rle) in enumerate(pairs)
     ]
 
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from ovseg_core import rle_map
+from ovseg_core import rle_map, rle_regions
 from ovseg_core.rle import decode, encode_regions
+from ovseg_core.segments import cut
 from pipeline.exporters import _outlines
 from tests.property.test_masks_property import region_maps
 
@@ -44,6 +45,24 @@ def test_where_masks_overlap_the_later_stays(maps, height, width):
         expected[mask] = value
     painted = rle_map.paint(counts, range(1, len(masks) + 1), (height, width))
     np.testing.assert_array_equal(painted, expected)
+
+
+@given(region_maps(), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_run_lengths_are_split_as_the_decoded_map_is(regions, inverted):
+    labels = (regions.max() + 1 - regions if inverted else regions).astype(np.uint16)
+    whole = encode_regions(labels, labels.shape)
+    found = rle_regions.split([rle.counts for rle in whole.values()], labels.shape)
+    pieces = cut(labels, "components")
+    expected = {label: [] for label in whole}
+    for number, rle in encode_regions(pieces.regions, labels.shape).items():
+        expected[int(pieces.labels[number])].append(rle)
+    assert found == list(expected.values())
+
+
+def test_nothing_is_split_into_nothing():
+    assert rle_regions.split([], (4, 6)) == []
+    assert rle_regions.split([_text(np.zeros((4, 6)))], (4, 6)) == [[]]
 
 
 def test_no_mask_paints_nothing():
