@@ -10,8 +10,9 @@ Row = Mapping[str, Any]
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Return both tables: methods and compositions, then what single options bring."""
-    return "\n".join([*_methods(results), "", *_options(results)])
+    """Return the tables: methods and compositions, those on further scenes, single options."""
+    parts = [_methods(results), _confirmation(results), _options(results)]
+    return "\n\n".join("\n".join(lines) for lines in parts)
 
 
 def _methods(results: Mapping[str, Any]) -> list[str]:
@@ -28,6 +29,15 @@ def _methods(results: Mapping[str, Any]) -> list[str]:
         if row["kind"] == "composition":
             lines.append(_line([f"**{key}**", *_figures(row), "–", "–"]))
     return lines
+
+
+def _confirmation(results: Mapping[str, Any]) -> list[str]:
+    heads = ["on 200 further scenes", *results["groups"].values(), "all", "crowded", "a scene"]
+    rows: Mapping[str, Row] = results["confirmation"]
+    return _head(heads) + [
+        _line([f"**{key}**" if row["kind"] == "composition" else f"`{key}`", *_figures(row)])
+        for key, row in rows.items()
+    ]
 
 
 def _options(results: Mapping[str, Any]) -> list[str]:
