@@ -20,17 +20,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipeline import uris
+from pipeline.review.cache import BoundedCache
 from pipeline.review.desk import Desk
+from pipeline.review.index import ReviewIndex
 from pipeline.review.tryit import TryPage
 from pipeline.review.views import Filter
 from schemas.base import Frozen
-from schemas.errors import ImageError, OvsegError
+from schemas.errors import ImageError, OvsegError, StorageError
 from schemas.review import Action, ReviewDecision
 
 SOURCE = "ovseg review"
 """`ReviewDecision.source` of what is decided on the page."""
 _BODY_BYTES = 1 << 20
 _MOST_ITEMS = 200
+_KEPT_ANSWERS = 256
 _KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
 """Pictures are asked for with the run's fingerprint, so they may be kept."""
 _TYPES = {
@@ -52,6 +55,12 @@ class _Said(Frozen):
 
 class _ManySaid(Frozen):
     decisions: tuple[_Said, ...] = Field(min_length=1, max_length=1000)
+    nonce: str = Field("", max_length=64)
+
+
+class _Undo(Frozen):
+    nonce: str = Field("", max_length=64)
+    """The same on another try: what was stored, but whose answer was lost, is not done twice."""
 
 
 def make_app(desk: Desk, try_page: TryPage) -> Starlette:
@@ -102,6 +111,7 @@ class _Pages:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._answers: BoundedCache[Any] = BoundedCache(_KEPT_ANSWERS, lambda _: 1)
 
     def run(self, request: Request) -> Response:
         del request
@@ -122,34 +132,42 @@ class _Pages:
         return JSONResponse({"items": items})
 
     def image(self, request: Request) -> Response:
-        return JSONResponse(self._desk.look(self._row(request)))
+        return JSONResponse(self._desk.look(_row(self._desk.index, request)))
 
     def photo(self, request: Request) -> Response:
         size = "large" if request.query_params.get("size") == "large" else "small"
-        return _picture(self._desk.pictures.photo(self._row(request), size), "image/jpeg")
+        pictures = self._desk.pictures  # once: a run that goes on gets new ones
+        return _picture(pictures.photo(_row(pictures.index, request), size), "image/jpeg")
 
     def tint(self, request: Request) -> Response:
-        return _picture(self._desk.pictures.tint(self._row(request)), "image/png")
+        pictures = self._desk.pictures
+        return _picture(pictures.tint(_row(pictures.index, request)), "image/png")
 
     def regions(self, request: Request) -> Response:
-        return _picture(self._desk.pictures.regions(self._row(request)), "image/png")
+        pictures = self._desk.pictures
+        return _picture(pictures.regions(_row(pictures.index, request)), "image/png")
 
     def decide(self, body: bytes) -> Any:
         now = time.time()
-        said = _ManySaid.model_validate(_json(body)).decisions
-        return self._desk.decide(
-            [ReviewDecision(**one.model_dump(), at_s=now, source=SOURCE) for one in said]
-        )
+        said = _ManySaid.model_validate(_json(body))
+        decisions = [
+            ReviewDecision(**one.model_dump(), at_s=now, source=SOURCE) for one in said.decisions
+        ]
+        return self._once(said.nonce, lambda: self._desk.decide(decisions))
 
     def undo(self, body: bytes) -> Any:
-        del body
-        return self._desk.undo(time.time(), SOURCE)
+        nonce = _Undo.model_validate(_json(body)).nonce
+        return self._once(nonce, lambda: self._desk.undo(time.time(), SOURCE))
 
-    def _row(self, request: Request) -> int:
-        row = self._desk.index.row(request.query_params.get("id", ""))
-        if row is None:
-            raise HTTPException(404, "no image of this run")
-        return row
+    def _once(self, nonce: str, work: Callable[[], Any]) -> Any:
+        return self._answers.get(nonce, work) if nonce else work()
+
+
+def _row(index: ReviewIndex, request: Request) -> int:
+    row = index.row(request.query_params.get("id", ""))
+    if row is None:
+        raise HTTPException(404, "no image of this run")
+    return row
 
 
 def _get(handler: Callable[[Request], Response]) -> Handler:
@@ -232,7 +250,8 @@ def _mistake(_: Request, error: Exception) -> Response:
         place = ".".join(map(str, first["loc"]))
         return JSONResponse({"error": f"{place}: {first['msg']}"}, 400)
     code = str(error.code) if isinstance(error, ImageError) else ""
-    return JSONResponse({"error": uris.redact(str(error)), "code": code}, 422)
+    status = 503 if isinstance(error, StorageError) else 422
+    return JSONResponse({"error": uris.redact(str(error)), "code": code}, status)
 
 
 def _http_error(_: Request, error: Exception) -> Response:

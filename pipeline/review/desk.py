@@ -23,7 +23,7 @@ from pipeline.review.views import Filter, Views, progress, select
 from pipeline.review_log import ReviewLog
 from pipeline.reviewed import imported_images
 from pipeline.rundir import RunDir
-from schemas.errors import UserError
+from schemas.errors import StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
 
 _REFRESH_S = 10.0
@@ -152,15 +152,21 @@ class Desk:
         """Store decisions; return how the images stand now.
 
         Raises:
-            UserError: an image or a segment that the run does not have; nothing was stored.
+            UserError: an image, segment or label that the run does not have.
+            StorageError: they could not be stored, none of them; worth another try.
         """
         found = self.index.rows([one.image_id for one in decisions])
         rows: dict[str, int] = {}
         for one, row in zip(decisions, found, strict=True):
             if row is None or not self._is_known(one.key, row):
                 raise UserError("no such image or mask in this run")
+            if one.new_label and one.new_label not in self.index.labels:
+                raise UserError(f"{one.new_label!r} is no label of this run")
             rows[one.image_id] = row
-        self.decisions.add(decisions)
+        try:
+            self.decisions.add(decisions)
+        except UserError as error:  # no permission, a full disk: mended by someone, not by the page
+            raise StorageError(str(error)) from error
         return self._standing(rows)
 
     def undo(self, at_s: float, source: str) -> dict[str, Any]:

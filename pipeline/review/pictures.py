@@ -44,7 +44,7 @@ class Pictures:
 
     def __init__(self, index: ReviewIndex, masks: Masks, config: ImageConfig) -> None:
         """Begin with none."""
-        self._index = index
+        self.index = index
         self._masks = masks
         self._config = config
         self.kept: BoundedCache[bytes] = BoundedCache(_KEPT_BYTES, len)
@@ -67,7 +67,7 @@ class Pictures:
         return self.kept.get((row, "regions"), lambda: self._regions(row))
 
     def _photo(self, row: int, size: Size) -> bytes:
-        image = self._index.image(row)
+        image = self.index.image(row)
         with self._decoders:
             data = read_uri(image["uri"], self._config.max_bytes)
             return photo_jpeg(images.decode(data, self._config, SIDE_PX[size]), size)
@@ -85,7 +85,7 @@ class Pictures:
             return number_png(self._masks.of(row), size_hw)
 
     def _size(self, row: int) -> SizeHW:
-        image = self._index.image(row)
+        image = self.index.image(row)
         if image["status"] != "ok":
             raise ImageError(ErrorCode(image["error_code"]), image["error_message"])
         return image["height"], image["width"]

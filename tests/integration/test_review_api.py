@@ -205,6 +205,31 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_stored(run, decision):
     assert ReviewLog(run).decisions() == []
 
 
+def test_a_message_whose_answer_was_lost_is_not_done_twice(run):
+    with serving(run) as client:
+        decisions = [{"image_id": "id-0.png", "action": "accept"}]
+        first = {"decisions": decisions, "nonce": "one"}
+        answers = [client.post("/api/decisions", first).json for _ in range(2)]
+        assert answers[0] == answers[1]
+        client.post("/api/decisions", {"decisions": decisions, "nonce": "two"})
+        assert len(ReviewLog(run).decisions()) == 2
+        for _ in range(2):
+            client.post("/api/undo", {"nonce": "three"})
+        assert [one.action for one in ReviewLog(run).state().values()] == ["accept"]
+
+
+def test_what_cannot_be_stored_is_worth_another_try(run):
+    with serving(run) as client:
+        place = Path(run.folder.uri, "reviewed")
+        place.write_text("in the way of the folder")
+        refused = client.decide(image_id="id-0.png", action="accept")
+        assert refused.status == 503
+        assert "reviewed" in refused.json["error"]
+        assert client.get("/api/image", id="id-0.png").json["decisions"] == []
+        place.unlink()
+        assert client.decide(image_id="id-0.png", action="accept").status == 200
+
+
 def test_lists_stand_while_one_decides_and_are_told_to_be_forgotten(run):
     with serving(run) as client:
         view = client.get("/api/view", state="todo").json

@@ -33,6 +33,9 @@ export async function tell(path, body, signal = undefined) {
 export const picture = (kind, id, version, size = "") =>
   `/${kind}?${new URLSearchParams({ id, v: version, ...(size ? { size } : {}) })}`;
 
+// Names a message, so that one whose answer was lost is not done twice.
+const nonce = () => [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("-");
+
 // Sends decisions one after the other, in their order, and tries again until the server has them.
 export class Outbox {
   constructor({ onstate, onanswer, onrefusal }) {
@@ -50,14 +53,15 @@ export class Outbox {
 
   decide(decisions) {
     const last = this.waiting.at(-1);
-    if (last?.path === "/api/decisions" && last.body.decisions.length + decisions.length < 500) last.body.decisions.push(...decisions);
-    else this.waiting.push({ path: "/api/decisions", body: { decisions: [...decisions] } });
+    // Never into one that was sent before: the server may have it already.
+    if (last?.path === "/api/decisions" && !last.sent && last.body.decisions.length + decisions.length < 500) last.body.decisions.push(...decisions);
+    else this.waiting.push({ path: "/api/decisions", body: { decisions: [...decisions], nonce: nonce() } });
     this.send();
   }
 
   undo() {
     return new Promise((resolve) => {
-      this.waiting.push({ path: "/api/undo", body: {}, resolve });
+      this.waiting.push({ path: "/api/undo", body: { nonce: nonce() }, resolve });
       this.send();
     });
   }
@@ -68,6 +72,7 @@ export class Outbox {
     while (this.waiting.length) {
       this.onstate("saving");
       const message = this.waiting.shift();
+      message.sent = true;
       try {
         const said = await tell(message.path, message.body);
         this.onanswer(said);
