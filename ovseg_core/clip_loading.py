@@ -145,6 +145,10 @@ def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(config.model)
+    if not config.pretrained:
+        raise WeightsError(
+            f"clip.pretrained: say which weights of {config.model}: {', '.join(tags)}, or a file"
+        )
     looks_like_file = "/" in config.pretrained or "." in config.pretrained
     if not looks_like_file:
         raise WeightsError(

@@ -45,6 +45,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("model", "pretrained", "message"),
     [
         ("ViT-B32", "", r"clip\.model: open_clip has no 'ViT-B32'\. Did you mean 'ViT-B-32'"),
+        ("ViT-B-32", "", r"clip\.pretrained: say which weights of ViT-B-32: openai, .*, or a file"),
         ("ViT-B-32", "laion2b", r"no weights 'laion2b'\. Did you mean 'laion2b_e16'"),
         ("ViT-B-32", "no/file.pt", r"no weights file at no/file\.pt.*`embedded`.*`local-dir:"),
         ("local-dir:nowhere", "", r"nowhere is no CLIP folder: expected open_clip_config\.json"),
