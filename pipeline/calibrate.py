@@ -101,9 +101,13 @@ def calibrate(run: RunDir, rules: Rules | None = None) -> CalibrationReport:
     """Fit scores and thresholds to the reviewed layer.
 
     Raises:
-        UserError: too little was reviewed, or all of it right or all wrong.
+        UserError: too little was reviewed, all of it right or all wrong, or a calibrated run.
     """
     rules = rules or Rules()
+    if run.info.job().calibration is not None:
+        raise UserError(
+            "the scores of this run are calibrated already: calibrate a run that was made without"
+        )
     layer = ReviewedLayer(run)
     reviewed = _collect(layer, rules.min_iou)
     _check(reviewed, len(layer.images), rules)
@@ -140,12 +144,13 @@ def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
 
 
 def _outcomes(layer: ReviewedLayer, min_iou: float) -> Iterator[tuple[float, bool, str, int]]:
-    for image_id in layer.images:
+    for image_id in (*layer.images, *layer.begun()):
         fate = layer.outcome(image_id) or {}
         fold = zlib.crc32(image_id.encode()) % _FOLDS
         for row in layer.predicted(image_id):
-            right = _is_right(row, fate.get(row["segment_index"]), min_iou)
-            yield row["mean_prob"], right, row["label"], fold
+            if row["segment_index"] in fate:
+                right = _is_right(row, fate[row["segment_index"]], min_iou)
+                yield row["mean_prob"], right, row["label"], fold
 
 
 def _is_right(row: Row, mask: ReviewedMask | None, min_iou: float) -> bool:

@@ -124,13 +124,19 @@ class ReviewedLayer:
         """Return the predicted segments of an image, also of one that is not reviewed."""
         return self._predictions.segments(image_id)
 
-    def outcome(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
-        """Return what became of every predicted segment, by its index; None: it was rejected.
+    def begun(self) -> list[str]:
+        """Return the images of which some segments are decided and not all."""
+        begun = (image_id for image_id in self._decisions if image_id not in self.images)
+        return self._predictions.in_order(begun)
 
-        Returns None for an image that is not reviewed.
+    def outcome(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
+        """Return what became of the predicted segments, by their index; None: it was rejected.
+
+        Of an image that is not reviewed as a whole only the decided ones; returns None where none
+        is.
         """
         if image_id not in self.images:
-            return None
+            return self._verdicts(image_id) if image_id in self._decisions else None
         fate: dict[int, ReviewedMask | None] = {
             row["segment_index"]: None for row in self._predictions.segments(image_id)
         }

@@ -110,6 +110,21 @@ def test_a_changed_mask_is_right_where_most_of_it_stayed(tmp_path):
         calibrate(run, Rules(min_iou=0.6))
 
 
+def test_single_decisions_count_too(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), SCORES[n % 6]) for n in range(30)])
+    ReviewLog(run).append(
+        ReviewDecision(
+            image_id=f"id-{n}.png", label="dog", segment_index=1, at_s=1,
+            action="accept" if n % 6 > 2 else "reject",
+        )
+        for n in range(30)
+    )  # fmt: skip
+    report = calibrate(run)
+    assert (report.num_images, report.calibration.num_segments, report.num_right) == (0, 30, 15)
+    assert [label.name for label in report.labels] == ["dog"]
+    assert report.after.expected_error < 0.05
+
+
 @pytest.mark.parametrize(
     ("right", "expected"),
     [
@@ -132,6 +147,15 @@ def test_too_little_to_learn_from(tmp_path):
     ReviewLog(run).append(whole)
     with pytest.raises(UserError, match="all 24 reviewed segments are right"):
         calibrate(run)
+
+
+def test_calibrated_scores_are_not_calibrated_again(tmp_path):
+    config = JobConfig.model_validate(
+        _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=CALIBRATION)
+    )
+    plan = RunPlan(config, {}, lambda: to_table("manifest", []))
+    with pytest.raises(UserError, match="calibrated already"):
+        calibrate(RunDir.create_or_resume(config.out, plan))
 
 
 def test_the_plot_shows_both_sides(run):
