@@ -10,12 +10,12 @@ import tempfile
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
 
 from ovseg_core import row_major
-from pipeline.exporters import _coco, _numbers, _segments
+from pipeline.exporters import _coco, _files, _numbers, _segments
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
@@ -31,6 +31,7 @@ _NEVER = (
     "Score columns other than score and review_priority: COCO and the run's Parquet have them.",
     "An order by score: CVAT can filter by an attribute, not sort by it.",
 )
+_SAME_STEM = "images whose name another has with another ending: CVAT takes them for one"
 _MEMBER = "annotations/instances_default.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date in the archive: the same run gives the same bytes."""
@@ -82,12 +83,12 @@ def _write(
     dataset = _coco.CocoFile(folder / "instances_default.json", head, open_files)
     xml = folder / "annotations.xml"
     xml_file = open_files.enter_context(xml.open("w", encoding="utf-8", newline="\n"))
-    xml_file.write(
-        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
-    )
+    xml_file.write(_xml_head(finished))
     number, order = 0, Order(finished.run, options.comparison)
     cut = (options.segments, options.min_score, options.min_area_px)
+    names = _files.Names(finished.run)
     for image, rows in _segments.images(finished, losses, *cut):
+        losses.lost(_SAME_STEM, not names.is_plain(image["path"]))
         entries = []
         for row in rows:
             number += 1
@@ -136,6 +137,25 @@ def _attributes(row: Row, order: Order) -> dict[str, float | int]:
         "review_priority": order.of_mask(row),
         "segment_index": row.get("part_of", row["segment_index"]),
     }
+
+
+def _xml_head(finished: FinishedRun) -> str:
+    """Return what stands before the images; readers take the labels from there."""
+    attributes = "".join(
+        f"<attribute><name>{name}</name><mutable>False</mutable><input_type>text</input_type>"
+        "<default_value></default_value><values></values></attribute>"
+        for name in _DECLARED
+    )
+    labels = "\n".join(
+        f"<label><name>{escape(name)}</name><color>{hex_colour(number)}</color><type>any</type>"
+        f"<attributes>{attributes}</attributes></label>"
+        for number, name in enumerate(finished.run.info.job().vocabulary.names, start=1)
+    )
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
+        f"<meta>\n<task>\n<name>ovseg</name><size>{finished.num_images}</size>"
+        f"<mode>annotation</mode>\n<labels>\n{labels}\n</labels>\n</task>\n</meta>\n"
+    )
 
 
 def _xml(image: Row, rows: list[Row], order: Order) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -61,12 +62,24 @@ def test_the_labels_declare_what_the_masks_carry(run):
         scores = {**attributes, "mean_prob": entry["score"]}
         assert attributes["review_priority"] == pytest.approx(mask_priority(scores), abs=1e-4)
     assert b'<attribute name="score">' in files["annotations.xml"]
+    task = ElementTree.fromstring(files["annotations.xml"]).find("meta/task")
+    assert task is not None
+    assert task.findtext("size") == str(len(awkward_scenes()))
+    assert tuple(name.text for name in task.findall("labels/label/name")) == LABELS
+    inside = task.findall("labels/label/attributes/attribute/name")
+    assert {name.text for name in inside} == declared
 
 
 def test_the_xml_may_be_left_out_and_an_old_one_goes(run):
     _export(run)
     assert set(_export(run, xml=False)) == {"labels.json", "coco.zip"}
     assert "exports/cvat/annotations.xml" not in run.folder.list("exports")
+
+
+def test_names_that_cvat_cannot_tell_apart_are_counted(run):
+    _export(run)
+    losses = run.folder.read_bytes("exports/cvat/LOSSES.txt").decode()
+    assert "         2  images whose name another has with another ending" in losses
 
 
 def _xml(body: str) -> bytes:
