@@ -8,14 +8,15 @@ masks out is then a filter on these attributes.
 import json
 import tempfile
 import zipfile
+from collections import Counter
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
 
 from ovseg_core import row_major
-from pipeline.exporters import _coco, _files, _numbers, _segments
+from pipeline.exporters import _coco, _numbers, _segments
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
@@ -86,9 +87,9 @@ def _write(
     xml_file.write(_xml_head(finished))
     number, order = 0, Order(finished.run, options.comparison)
     cut = (options.segments, options.min_score, options.min_area_px)
-    names = _files.Names(finished.run)
+    stems = Counter(map(_stem, finished.run.manifest().column("path").to_pylist()))
     for image, rows in _segments.images(finished, losses, *cut):
-        losses.lost(_SAME_STEM, not names.is_plain(image["path"]))
+        losses.lost(_SAME_STEM, stems[_stem(image["path"])] > 1)
         entries = []
         for row in rows:
             number += 1
@@ -105,6 +106,10 @@ def _write(
     archive = folder / "coco.zip"
     _archive(dataset.path, archive)
     return [archive, xml] if options.xml else [archive]
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _archive(source: Path, target: Path) -> None:
