@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.exporters import coco, fiftyone, labelme, panoptic, yolo_seg
+from pipeline.exporters import coco, cvat, fiftyone, labelme, panoptic, yolo_seg
 from pipeline.finished import FinishedRun
 from pipeline.rundir import RunDir
 from tests.exports import Mask, counts_of, run_masks, stem_file
@@ -111,6 +112,32 @@ def test_datumaro_reads_coco_to_the_pixel(tmp_path):
     assert sorted(masks) == run_masks(run)
     rows = [row for shard in FinishedRun(run).shards() for row in shard.segments()]
     assert sorted(scores) == sorted(round(row["mean_prob"], 6) for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["coco_instances", "cvat"])
+def test_datumaro_reads_what_cvat_gets(tmp_path, kind):
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    # CVAT and datumaro drop endings: two images of one stem are one to them.
+    scenes = [scene for scene in awkward_scenes() if scene.path != "a b/hole #1.png"]
+    run = make_run(tmp_path, scenes)
+    cvat.export(run, cvat.Options())
+    folder = tmp_path / "cvat"
+    if kind == "cvat":
+        shutil.copytree(_photos(run), folder / "images")
+        shutil.copy(f"{run.folder.uri}/exports/cvat/annotations.xml", folder)
+    else:
+        shutil.copytree(_photos(run), folder / "images" / "default")
+        shutil.unpack_archive(f"{run.folder.uri}/exports/cvat/coco.zip", folder)
+    dataset = datumaro.Dataset.import_from(str(folder), kind)
+    labels = dataset.categories()[datumaro.AnnotationType.label]
+    found = []
+    for item in dataset:
+        for entry in item.annotations:
+            if entry.type == datumaro.AnnotationType.mask:
+                assert {"score", "review_priority", "segment_index"} <= entry.attributes.keys()
+                found.append((item.id, labels[entry.label].name, counts_of(entry.image)))
+    masks = [(str(Path(path).with_suffix("")), *rest) for path, *rest in run_masks(run)]
+    assert sorted(found) == sorted(masks)
 
 
 def test_labelme_opens_every_file(run, monkeypatch):
