@@ -71,9 +71,10 @@ class Pamr:
         sigma_3HW = torch.as_tensor(squares_3HW / (num_samples - 1)).sqrt()
         # w_p = softmax_p mean_c -|x - x_p| / (1e-8 + 0.1 sigma_c)
         scale_3HW = 1e-8 + 0.1 * sigma_3HW
-        unlike_PHW = torch.stack(
-            [((near - guide_3HW).abs() / scale_3HW).mean(0) for near in self._neighbours(guide_3HW)]
-        )
+        num_neighbours = len(_OFFSETS) * len(self.dilations)
+        unlike_PHW = guide_3HW.new_empty(num_neighbours, *guide_3HW.shape[1:])
+        for unlike_HW, near_3HW in zip(unlike_PHW, self._neighbours(guide_3HW), strict=True):
+            torch.mean((near_3HW - guide_3HW).abs() / scale_3HW, dim=0, out=unlike_HW)
         return unlike_PHW.neg_().softmax(dim=0)
 
     def _samples(self, guide_3HW: Tensor) -> Iterator[Tensor]:
@@ -149,6 +150,7 @@ class RefinedMap:
         if band.start < self._block.start or band.stop > self._block.stop:
             stop = min(max(band.stop, band.start + self._block_rows), self._height)
             self._block = slice(band.start, stop)
+            self._refined_QRW = torch.empty(0)  # never two blocks at a time
             self._refined_QRW = self._refine(self._block)
         start = band.start - self._block.start
         return self._refined_QRW[maps, start : start + band.stop - band.start]
@@ -159,8 +161,10 @@ class RefinedMap:
         weights_PHW = self._pamr.weights(self._guide.rows(region))
         kept = slice(block.start - region.start, block.stop - region.start)
         per_chunk = max(_CHUNK_ELEMENTS // weights_PHW[0].numel(), 1)
-        refined = []
+        rows, width = block.stop - block.start, weights_PHW.shape[2]
+        refined_QRW = weights_PHW.new_empty(self._num_maps, rows, width)
         for first in range(0, self._num_maps, per_chunk):
-            chunk = self._scores.rows(region, slice(first, first + per_chunk))
-            refined.append(self._pamr.flow(chunk, weights_PHW)[:, kept])
-        return torch.cat(refined)
+            maps = slice(first, first + per_chunk)
+            chunk = self._scores.rows(region, maps)
+            refined_QRW[maps] = self._pamr.flow(chunk, weights_PHW)[:, kept]
+        return refined_QRW
