@@ -170,12 +170,15 @@ def _decide_by_rule(
     probs = _class_scores(scores, maps, rule)
     if kept is not None:
         probs = probs * kept.to(probs.device)[:, None, None]
+    unsure = (
+        probs.max(0).values < rule.probability_threshold if rule.probability_threshold else None
+    )
     if maps.fusion == "none" and kept is None and _is_softmax(maps, rule):
         winner, columns = probs.max(0).indices, probs  # they sum to one already
     else:
         winner, columns = _decide_band(probs, theta, replace(maps, domain="prob"))
-    if rule.probability_threshold:
-        winner.masked_fill_(probs.max(0).values < rule.probability_threshold, 0)
+    if unsure is not None:
+        winner.masked_fill_(unsure, 0)
     return winner, columns
 
 
@@ -221,10 +224,9 @@ def complement_product(scores: Tensor, theta: Tensor) -> Tensor:
 def _probabilities(scores: Tensor, maps: ScoreMaps) -> Tensor:
     if maps.domain != "prob":
         return (scores * maps.logit_scale).softmax(0)
-    shares = scores.clamp(min=0)
-    total = shares.sum(0)
-    # In place: this is a third of the time that a decision takes.
-    return shares.div_(total.clamp(min=1e-12)).masked_fill_(total <= 0, 1 / len(shares))
+    # In place: else this is a third of the time that a decision takes.
+    total = scores.clamp_(min=0).sum(0)
+    return scores.div_(total.clamp(min=1e-12)).masked_fill_(total <= 0, 1 / len(scores))
 
 
 class _Canvas:

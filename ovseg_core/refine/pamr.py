@@ -153,7 +153,8 @@ class RefinedMap:
             self._refined_QRW = torch.empty(0)  # never two blocks at a time
             self._refined_QRW = self._refine(self._block)
         start = band.start - self._block.start
-        return self._refined_QRW[maps, start : start + band.stop - band.start]
+        # A copy: who asks for rows may change them.
+        return self._refined_QRW[maps, start : start + band.stop - band.start].clone()
 
     def _refine(self, block: slice) -> Tensor:
         reach = self._pamr.reach_px
