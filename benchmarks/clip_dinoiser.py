@@ -15,14 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.clip_diy import images_per_s
 from benchmarks.dense import random_heads
-from benchmarks.proxyclip import LABELS, LARGE_HW, SMALL_HW, product, random_vit_b16
+from benchmarks.proxyclip import LARGE_HW, SMALL_HW, against_port, drawn, random_vit_b16
 from ovseg_core.attention import identity
 from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
 from ovseg_core.dinoiser_heads import TAP, load_heads, tap_map
-from ovseg_core.embedded.scenes import draw_scene
 from ovseg_core.geometry import mmseg_size, pad_br, resize_linear
 from ovseg_core.last_block import dense_features
 from ovseg_core.methods import clip_dinoiser
@@ -80,19 +77,7 @@ def compare(
 ) -> dict[str, float]:
     """Return images/s of the product and of the plain port."""
     segmenter = clip_dinoiser.build(clip_dinoiser.Options(heads=heads), backbones)
-    port = PlainPort(backbones, heads)
-    scenes = [draw_scene(seed, size_hw).image for seed in range(count)]
-    images = [torch.from_numpy(scene).permute(2, 0, 1).contiguous() for scene in scenes]
-    text = segmenter.text_matrix(LABELS)
-    ours = decide(segmenter.score(segmenter.encode(images[:1]), text), [size_hw])[0].label_map
-    with torch.inference_mode():
-        same = (port.label_map(images[0], text) == ours).mean()
-        if same < 0.99:
-            raise AssertionError(f"the two ways agree on {same:.1%} of the pixels only")
-        return {
-            "product": images_per_s(lambda: product(segmenter, images, text), count),
-            "plain": images_per_s(lambda: [port.label_map(one, text) for one in images], count),
-        }
+    return against_port(segmenter, PlainPort(backbones, heads), drawn(size_hw, count))
 
 
 def main() -> dict[str, Any]:

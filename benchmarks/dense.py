@@ -19,13 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.proxyclip import random_vit_b16
+from benchmarks.proxyclip import drawn, random_vit_b16
 from ovseg_core import methods, parts
 from ovseg_core.backbones import Backbones
 from ovseg_core.clip import Clip
 from ovseg_core.decide import decide
 from ovseg_core.dense import WindowSegmenter
-from ovseg_core.embedded.scenes import draw_scene
 from ovseg_core.methods import build_segmenter
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
@@ -94,8 +93,7 @@ def measure(
     backbones: Backbones, size_hw: tuple[int, int], num_images: int, rounds: int, heads: str = ""
 ) -> dict[str, dict[str, float]]:
     """Return the times of every method."""
-    scenes = [draw_scene(seed, size_hw).image for seed in range(num_images)]
-    images = [torch.from_numpy(scene).permute(2, 0, 1).contiguous() for scene in scenes]
+    images = drawn(size_hw, num_images)
     times = {}
     for name, (method, options) in window_methods().items():
         # The bare words: eighty templates of each take minutes of the large text tower.

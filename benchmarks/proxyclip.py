@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import open_clip
@@ -35,6 +35,14 @@ from schemas.vocabulary import Vocabulary
 
 SMALL_HW, LARGE_HW = (128, 160), (375, 500)
 LABELS = Vocabulary.model_validate([f"thing {number}" for number in range(20)])
+
+
+class Port(Protocol):
+    """A method as its authors run it."""
+
+    def label_map(self, image: Tensor, text: TextMatrix) -> np.ndarray:
+        """Return the label map of one image."""
+        ...
 
 
 class PlainPort:
@@ -102,12 +110,18 @@ def bare(segmenter: WindowSegmenter, images: Sequence[Tensor]) -> None:
     segmenter._windows.read(cuts, lambda windows: reader.read(windows).tokens_BLC)
 
 
-def compare(backbones: Backbones, size_hw: tuple[int, int], count: int) -> dict[str, float]:
-    """Return images/s of the product, of the plain port and of the bare networks."""
-    segmenter, port = proxyclip.build(proxyclip.Options(), backbones), PlainPort(backbones)
+def drawn(size_hw: tuple[int, int], count: int) -> list[Tensor]:
+    """Return scenes (3, H, W)."""
     arrays = [draw_scene(seed, size_hw).image for seed in range(count)]
-    images = [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
-    text = segmenter.text_matrix(LABELS)
+    return [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
+
+
+def against_port(
+    segmenter: WindowSegmenter, port: Port, images: Sequence[Tensor]
+) -> dict[str, float]:
+    """Return images/s of the product and of a plain port, which must agree."""
+    text, count = segmenter.text_matrix(LABELS), len(images)
+    size_hw = (images[0].shape[1], images[0].shape[2])
     ours = decide(segmenter.score(segmenter.encode(images[:1]), text), [size_hw])[0].label_map
     with torch.inference_mode():
         same = (port.label_map(images[0], text) == ours).mean()
@@ -116,8 +130,15 @@ def compare(backbones: Backbones, size_hw: tuple[int, int], count: int) -> dict[
         return {
             "product": images_per_s(lambda: product(segmenter, images, text), count),
             "plain": images_per_s(lambda: [port.label_map(one, text) for one in images], count),
-            "bare": images_per_s(lambda: bare(segmenter, images), count),
         }
+
+
+def compare(backbones: Backbones, size_hw: tuple[int, int], count: int) -> dict[str, float]:
+    """Return images/s of the product, of the plain port and of the bare networks."""
+    segmenter, images = proxyclip.build(proxyclip.Options(), backbones), drawn(size_hw, count)
+    found = against_port(segmenter, PlainPort(backbones), images)
+    with torch.inference_mode():
+        return found | {"bare": images_per_s(lambda: bare(segmenter, images), count)}
 
 
 def random_vit_b16(folder: Path) -> Backbones:
