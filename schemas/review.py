@@ -16,6 +16,7 @@ from pydantic import (
 
 from schemas.base import Frozen
 from schemas.records import FileEntry
+from schemas.tables import WORD, table_schema
 
 Action = Literal["accept", "reject", "relabel", "skip", "undo"]
 Verdict = Literal["accepted", "changed", "added"]
@@ -114,38 +115,33 @@ class ReviewImport(Frozen):
     parts: tuple[ReviewPart, ...] = Field(min_length=1)
 
 
-def _schema(types: dict[str, pa.DataType], nullable: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, name in nullable) for name, kind in types.items()])
-
-
-_WORD = pa.dictionary(pa.int32(), pa.string())
-DECISIONS = _schema(
+DECISIONS = table_schema(
     {
-        "entry": _WORD,
-        "image_id": _WORD,
-        "label": _WORD,
+        "entry": WORD,
+        "image_id": WORD,
+        "label": WORD,
         "segment_index": pa.int32(),
-        "action": _WORD,
-        "new_label": _WORD,
+        "action": WORD,
+        "new_label": WORD,
         "at_s": pa.float64(),
-        "source": _WORD,
+        "source": WORD,
     },
     nullable=("label", "segment_index"),
 )
-REVIEWED_IMAGES = _schema(
+REVIEWED_IMAGES = table_schema(
     {
         "image_id": pa.string(),
         "path": pa.string(),
-        "source": _WORD,
+        "source": WORD,
         "seconds": pa.float32(),
         "num_rejected": pa.int32(),
     },
     nullable=("seconds",),
 )
-REVIEWED_MASKS = _schema(
+REVIEWED_MASKS = table_schema(
     {
-        "image_id": _WORD,
-        "label": _WORD,
+        "image_id": WORD,
+        "label": WORD,
         "category_id": pa.int32(),
         "segment_index": pa.int32(),
         "height": pa.int32(),
@@ -153,7 +149,7 @@ REVIEWED_MASKS = _schema(
         "rle_counts": pa.string(),
         "area_px": pa.int64(),
         "bbox_xywh": pa.list_(pa.float32(), 4),
-        "verdict": _WORD,
+        "verdict": WORD,
     },
     nullable=("segment_index",),
 )

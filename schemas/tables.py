@@ -11,16 +11,18 @@ from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
 SCHEMA_VERSION = 1
 """Raised with every change of a column; stored in each done marker."""
 
-_WORD = pa.dictionary(pa.int32(), pa.string())
+WORD = pa.dictionary(pa.int32(), pa.string())
+"""Type of columns with few different values."""
 
 
-def _fields(types: dict[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
+def table_schema(types: dict[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
+    """Return a table's schema; only the columns named are nullable."""
     return pa.schema(
         [pa.field(name, kind, nullable=name in nullable) for name, kind in types.items()]
     )
 
 
-MANIFEST = _fields(
+MANIFEST = table_schema(
     {
         "image_id": pa.string(),
         "path": pa.string(),
@@ -30,13 +32,13 @@ MANIFEST = _fields(
     },
     nullable=("size_bytes",),
 )
-IMAGES = _fields(
+IMAGES = table_schema(
     {
         "image_id": pa.string(),
         "path": pa.string(),
         "uri": pa.string(),
-        "status": _WORD,
-        "error_code": _WORD,
+        "status": WORD,
+        "error_code": WORD,
         "error_message": pa.string(),
         "height": pa.int32(),
         "width": pa.int32(),
@@ -50,20 +52,20 @@ IMAGES = _fields(
     },
     nullable=("error_code",),
 )
-SCORES = _fields(
+SCORES = table_schema(
     {
-        "image_id": _WORD,
-        "label": _WORD,
+        "image_id": WORD,
+        "label": WORD,
         "category_id": pa.int32(),
         "max_prob": pa.float32(),
         "mean_prob": pa.float32(),
         "area_frac": pa.float32(),
     }
 )
-ANNOTATIONS = _fields(
+ANNOTATIONS = table_schema(
     {
-        "image_id": _WORD,
-        "label": _WORD,
+        "image_id": WORD,
+        "label": WORD,
         "category_id": pa.int32(),
         "segment_index": pa.int32(),
         "height": pa.int32(),
