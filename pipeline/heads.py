@@ -100,6 +100,7 @@ class _Job:
         tally = prepare()
         resumed = tally.step
         self._progress.start(self._steps, resumed)
+        self._progress.begin()
         while tally.step < self._steps:
             tally = advance()
             self.new_steps = tally.step - resumed

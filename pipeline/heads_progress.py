@@ -20,11 +20,6 @@ class StepProgress(Progress):
         self.loss = tally.loss if tally.loss is not None else self.loss
         self.tick()
 
-    def close(self) -> None:
-        """Show the counts for the last time; nothing if the training never began."""
-        if self.total:
-            super().close()
-
     def headline(self) -> str:
         """Return steps, speed and the time left."""
         return super().headline().replace(" images", " steps")

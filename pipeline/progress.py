@@ -29,7 +29,7 @@ class Progress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began = clock()
+        self._began: float | None = None
         self.total = 0
         self.resumed = 0
         self.finished = 0
@@ -38,14 +38,13 @@ class Progress:
         self.seconds: Counter[str] = Counter()
 
     def start(self, total: int, resumed: int) -> None:
-        """Say how many images the job has, and how many of them an earlier run has finished."""
+        """Take how many images the job has, and how many of them an earlier run has finished."""
         self.total, self.resumed = total, resumed
-        self._began = self._clock()
-        self.show()
 
     def begin(self) -> None:
-        """Start the clock of images/s: the models are loaded and the first shard goes out."""
+        """Show the first counts and start the clock of images/s: the models are loaded."""
         self._began = self._clock()
+        self.show()
 
     def add(self, tally: ShardTally) -> None:
         """Count a finished shard."""
@@ -66,13 +65,14 @@ class Progress:
         """Show the counts now."""
 
     def close(self) -> None:
-        """Show the counts for the last time."""
-        self.show()
+        """Show the counts for the last time; nothing of a job that never began."""
+        if self._began is not None:
+            self.show()
 
     @property
     def images_per_s(self) -> float:
         """Speed of this run since `begin`."""
-        elapsed = self._clock() - self._began
+        elapsed = 0.0 if self._began is None else self._clock() - self._began
         return self.finished / elapsed if elapsed > 0 else 0.0
 
     def headline(self) -> str:
@@ -82,7 +82,7 @@ class Progress:
         if self.finished:
             parts.append(f"{self.images_per_s:.3g} images/s")
         left = self.total - done - self.given_up
-        if self.finished and left:
+        if self.images_per_s and left:
             parts.append(f"{_duration(left / self.images_per_s)} left")
         return ", ".join(parts)
 
@@ -158,9 +158,10 @@ class BarProgress(Progress):
         self._task = self._bar.add_task("starting")
 
     def start(self, total: int, resumed: int) -> None:
-        """Draw the bar."""
-        self._bar.start()
+        """Draw the bar, so that somebody who waits for the models sees that they are loaded."""
         super().start(total, resumed)
+        self._bar.start()
+        self.show()
 
     def tick(self) -> None:
         """Draw the counts; rich itself limits how often it really draws."""
@@ -176,8 +177,9 @@ class BarProgress(Progress):
         )
 
     def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
+        """Leave the last state of the bar on the screen; nothing of a job that never began."""
         super().close()
+        self._bar.live.transient = self._began is None
         self._bar.stop()
 
 

@@ -160,6 +160,7 @@ def test_the_bar_shows_the_same_words() -> None:
     stream = io.StringIO()
     bar = StepBar(stream)
     bar.start(10, 4)
+    bar.begin()
     bar.advance(HeadsTally(step=5, loss=0.25, failed={}))
     bar.close()
     assert "5/10" in stream.getvalue()

@@ -34,12 +34,25 @@ def test_the_first_line_says_where_an_earlier_run_stopped():
     assert stream.getvalue() == "200/1,200 images\n"
 
 
-def test_a_job_that_cannot_begin_says_its_first_line_once():
+def test_a_job_that_cannot_begin_shows_no_counts():
     stream = io.StringIO()
     progress = LineProgress(stream, Clock())
     progress.start(total=24, resumed=0)
     progress.close()
-    assert stream.getvalue() == "0/24 images\n"
+    assert stream.getvalue() == ""
+
+
+def test_the_bar_of_a_job_that_cannot_begin_is_wiped_off(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    progress = BarProgress(stream, Clock())
+    progress.start(total=24, resumed=0)
+    progress.close()
+    wipe_a_line = "\x1b[1A\x1b[2K"
+    assert "starting" in stream.getvalue()
+    assert stream.getvalue().rpartition("starting")[2].count(wipe_a_line) == 2
 
 
 def test_a_line_each_half_minute_and_one_at_the_end():
