@@ -189,12 +189,19 @@ class Standing:
             stack = self._stacks.setdefault(decision.key, [])
             if decision.action != "undo":
                 stack.append(decision)
-            elif stack:
-                stack.pop()
+            else:
+                take_back(stack, decision.source)
 
     def state(self) -> dict[ReviewKey, ReviewDecision]:
         """Return the decision of every key that has one."""
         return {key: stack[-1] for key, stack in self._stacks.items() if stack}
+
+
+def take_back(stack: list[ReviewDecision], source: str) -> None:
+    """Remove what a source said last of a key; what others said of it since stays."""
+    own = [place for place, one in enumerate(stack) if one.source == source]
+    if own:
+        del stack[own[-1]]
 
 
 def _damaged(uri: str) -> RunFolderError:

@@ -39,13 +39,13 @@ class ReviewDecision(Frozen):
     segment_index: NonNegativeInt | None = None
     """Of the predicted segment; None: all segments of the label, or the whole image."""
     action: Action
-    """`undo` takes back the last decision of the same key; `skip` leaves it undecided."""
+    """`undo` takes back what the same source said last of the key; `skip` leaves it undecided."""
     new_label: str = ""
     """What a `relabel` calls the segment."""
     at_s: NonNegativeFloat
     """When, in Unix seconds."""
     source: str = ""
-    """Who or what told."""
+    """Who or what told; of the review page also a random name of the browser."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ReviewDecision":

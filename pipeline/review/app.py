@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,14 +23,11 @@ from pipeline import uris
 from pipeline.review.cache import BoundedCache
 from pipeline.review.desk import Desk
 from pipeline.review.index import ReviewIndex
+from pipeline.review.messages import Said, Undo
 from pipeline.review.tryit import TryPage
 from pipeline.review.views import Filter
-from schemas.base import Frozen
 from schemas.errors import ImageError, OvsegError, StorageError
-from schemas.review import Action, ReviewDecision
 
-SOURCE = "ovseg review"
-"""`ReviewDecision.source` of what is decided on the page."""
 _BODY_BYTES = 1 << 20
 _MOST_ITEMS = 200
 _KEPT_ANSWERS = 256
@@ -41,26 +38,6 @@ _TYPES = {
 }  # fmt: skip
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class _Said(Frozen):
-    """A decision as the page sends it."""
-
-    image_id: str
-    label: str | None = None
-    segment_index: int | None = None
-    action: Action
-    new_label: str = ""
-
-
-class _ManySaid(Frozen):
-    decisions: tuple[_Said, ...] = Field(min_length=1, max_length=1000)
-    nonce: str = Field("", max_length=64)
-
-
-class _Undo(Frozen):
-    nonce: str = Field("", max_length=64)
-    """The same on another try: what was stored, but whose answer was lost, is not done twice."""
 
 
 def make_app(desk: Desk, try_page: TryPage) -> Starlette:
@@ -148,16 +125,13 @@ class _Pages:
         return _picture(pictures.regions(_row(pictures.index, request)), "image/png")
 
     def decide(self, body: bytes) -> Any:
-        now = time.time()
-        said = _ManySaid.model_validate(_json(body))
-        decisions = [
-            ReviewDecision(**one.model_dump(), at_s=now, source=SOURCE) for one in said.decisions
-        ]
+        said = Said.model_validate(_json(body))
+        decisions = said.as_decisions(time.time())
         return self._once(said.nonce, lambda: self._desk.decide(decisions))
 
     def undo(self, body: bytes) -> Any:
-        nonce = _Undo.model_validate(_json(body)).nonce
-        return self._once(nonce, lambda: self._desk.undo(time.time(), SOURCE))
+        said = Undo.model_validate(_json(body))
+        return self._once(said.nonce, lambda: self._desk.undo(time.time(), said.source))
 
     def _once(self, nonce: str, work: Callable[[], Any]) -> Any:
         return self._answers.get(nonce, work) if nonce else work()

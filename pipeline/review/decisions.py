@@ -7,18 +7,26 @@ reviewed layer; a skip decides nothing.
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.review.index import ReviewIndex
-from pipeline.review_log import ReviewLog
+from pipeline.review_log import ReviewLog, take_back
 from schemas.review import ReviewDecision, ReviewKey
 
 DONE, REJECTED, RELABELLED, SKIPPED, BEGUN, IMPORTED = 1, 2, 4, 8, 16, 32
 """Bits of `Decisions.marks`: reviewed, that is imported or every mask decided; some mask rejected,
 relabelled, skipped, decided here; reviewed in another tool.
 """
+
+
+class Undone(NamedTuple):
+    """What was taken back; `overruled`: somebody else had decided it since, and that stays."""
+
+    key: ReviewKey
+    overruled: bool
 
 
 class Decisions:
@@ -42,7 +50,7 @@ class Decisions:
         self._num_seen = len(self._log)
         self._stacks: dict[ReviewKey, list[ReviewDecision]] = defaultdict(list)
         self._keys: dict[str, dict[ReviewKey, None]] = defaultdict(dict)
-        self._history: list[ReviewDecision] = []
+        self._history: dict[str, list[ReviewDecision]] = defaultdict(list)
         self.marks: NDArray[np.uint8] = np.zeros(len(self._index), np.uint8)
         for row in self._index.rows(list(self._imported)):
             if row is not None:
@@ -71,18 +79,20 @@ class Decisions:
         with self._lock:
             self._append(decisions)
 
-    def undo(self, at_s: float, source: str) -> ReviewKey | None:
-        """Take the last decision back, whatever it is about; None: there is none."""
+    def undo(self, at_s: float, source: str) -> Undone | None:
+        """Take back what a source decided last, whatever it is about; None: there is nothing."""
         with self._lock:
-            while self._history and not self._stands(self._history[-1]):
-                self._history.pop()
-            if not self._history:
+            history = self._history[source]
+            while history and not self._is_kept(history[-1]):
+                history.pop()
+            if not history:
                 return None
-            key = self._history[-1].key
+            key = history[-1].key
+            overruled = self._stacks[key][-1] is not history[-1]
             self._append([ReviewDecision(**key._asdict(), action="undo", at_s=at_s, source=source)])
-            return key
+            return Undone(key, overruled)
 
-    def _stands(self, decision: ReviewDecision) -> bool:
+    def _is_kept(self, decision: ReviewDecision) -> bool:
         return any(one is decision for one in self._stacks[decision.key])
 
     def _append(self, decisions: Sequence[ReviewDecision]) -> None:
@@ -97,9 +107,9 @@ class Decisions:
             stack = self._stacks[key]
             if decision.action != "undo":
                 stack.append(decision)
-                self._history.append(decision)
-            elif stack:
-                stack.pop()
+                self._history[decision.source].append(decision)
+            else:
+                take_back(stack, decision.source)
             self._keys[key.image_id][key] = None
             touched[key.image_id] = None
         for image_id, row in zip(touched, self._index.rows(list(touched)), strict=True):

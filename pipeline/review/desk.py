@@ -170,13 +170,14 @@ class Desk:
         return self._standing(rows)
 
     def undo(self, at_s: float, source: str) -> dict[str, Any]:
-        """Take the last decision back; return what it was about and how the image stands now."""
-        key = self.decisions.undo(at_s, source)
-        if key is None:
+        """Take a source's last decision back; return what it was and how the image stands now."""
+        undone = self.decisions.undo(at_s, source)
+        if undone is None:
             return {"undone": None}
+        key = undone.key
         row = self.index.row(key.image_id)
         standing = self._standing({} if row is None else {key.image_id: row})
-        return {"undone": key._asdict(), **standing}
+        return {"undone": key._asdict(), "overruled": undone.overruled, **standing}
 
     def _standing(self, rows: dict[str, int]) -> dict[str, Any]:
         images = [self._said(image_id, row) for image_id, row in rows.items()]

@@ -16,6 +16,7 @@ from pipeline.reviewed import ReviewedLayer
 from pipeline.rundir import RunDir
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, ShardRows
+from schemas.review import ReviewDecision
 from schemas.tables import to_records, to_table
 from tests.review_server import Client, serving
 from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
@@ -151,6 +152,67 @@ def test_decisions_are_in_the_log_when_they_are_answered(run):
         client.post("/api/undo", {})
         assert client.post("/api/undo", {}).json == {"undone": None}
     assert ReviewLog(run).state() == {}
+
+
+ONE, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+def decided(client: Client, reviewer: str, image: str, action: str = "accept") -> None:
+    decision = {"image_id": image, "action": action}
+    answer = client.post("/api/decisions", {"decisions": [decision], "reviewer": reviewer})
+    assert answer.status == 200
+
+
+def undone(client: Client, reviewer: str) -> tuple[str, bool] | None:
+    answer = client.post("/api/undo", {"reviewer": reviewer}).json
+    return answer["undone"] and (answer["undone"]["image_id"], answer["overruled"])
+
+
+def test_undo_takes_back_what_the_same_reviewer_decided_and_nothing_else(run):
+    log = ReviewLog(run)
+    of_a_tool = ReviewDecision(image_id="id-3.png", action="reject", at_s=1.0, source="cvat")
+    log.append([of_a_tool])
+    with serving(run) as client:
+        decided(client, ONE, "id-0.png")
+        decided(client, OTHER, "id-1.png")
+        decided(client, ONE, "id-2.png")
+        decided(client, OTHER, "id-0.png", "reject")
+        assert undone(client, ONE) == ("id-2.png", False)
+    with serving(run) as client:  # the log knows who decided what
+        decided(client, "", "id-3.png")  # told by no reviewer, as every decision once was
+        assert undone(client, ONE) == ("id-0.png", True)
+        (stands,) = client.get("/api/image", id="id-0.png").json["decisions"]
+        assert stands["action"] == "reject"
+        assert undone(client, ONE) is None
+        assert undone(client, "") == ("id-3.png", False)
+        assert undone(client, "") is None
+        left = {item["image_id"] for item in client.shown(state="done")}
+        assert left == {"id-0.png", "id-1.png", "id-3.png"}
+        assert undone(client, OTHER) == ("id-0.png", False)
+        assert client.get("/api/image", id="id-0.png").json["decisions"] == []
+        assert undone(client, OTHER) == ("id-1.png", False)
+        assert undone(client, OTHER) is None
+    assert list(ReviewLog(run).state().values()) == [of_a_tool]
+
+
+def test_undo_on_one_server_leaves_what_another_server_was_told_since(run):
+    with serving(run) as one, serving(run) as other:
+        decided(one, ONE, "id-0.png")
+        decided(other, OTHER, "id-0.png", "reject")
+        undone(one, ONE)
+    assert [said.action for said in ReviewLog(run).state().values()] == ["reject"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Mia Reviewer", ONE[1:], ONE.upper(), f"{ONE}\n", "../../0123456", 7]
+)
+def test_a_reviewer_is_a_random_number_and_no_text(run, name):
+    said = {"decisions": [{"image_id": "id-0.png", "action": "accept"}], "reviewer": name}
+    with serving(run) as client:
+        refused = client.post("/api/decisions", said)
+        assert (refused.status, "reviewer" in refused.json["error"]) == (400, True)
+        assert client.post("/api/undo", {"reviewer": name}).status == 400
+    assert ReviewLog(run).decisions() == []
 
 
 def test_what_was_decided_stands_after_a_restart_and_is_the_reviewed_layer(run):

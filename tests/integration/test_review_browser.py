@@ -141,6 +141,65 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     assert paths(page) == ["1.png"]
 
 
+def test_two_reviewers_take_back_their_own_decisions_only(page, browser, client: Client):
+    def badge(of, path: str, word: str) -> None:
+        of.locator("article", has_text=path).locator(".badge", has_text=word).wait_for()
+
+    def says(of, words: str) -> None:
+        of.locator("#flash", has_text=words).wait_for()
+
+    page.goto(client.url)
+    paths(page)
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    badge(page, "1.png", "accepted")
+    saved(page)
+    with browser.new_context() as context:
+        other = context.new_page()
+        other.goto(client.url)
+        badge(other, "1.png", "accepted")
+        other.keyboard.press("u")
+        says(other, "nothing of yours")
+        other.keyboard.press("ArrowRight")
+        other.keyboard.press("r")
+        badge(other, "1.png", "rejected")
+        saved(other)
+
+        page.reload()
+        badge(page, "1.png", "rejected")
+        page.keyboard.press("u")
+        says(page, "1.png, whole image: yours is taken back, but somebody has decided this since")
+        saved(page)
+        badge(page, "1.png", "rejected")
+        page.keyboard.press("u")
+        says(page, "0.png, whole image: taken back")
+        page.locator("article", has_text="0.png").locator(".badge").wait_for(state="detached")
+        badge(page, "1.png", "rejected")
+        page.keyboard.press("u")
+        says(page, "nothing of yours")
+
+        other.reload()
+        badge(other, "1.png", "rejected")
+        other.keyboard.press("u")
+        says(other, "1.png, whole image: taken back")
+    assert client.shown(state="done") == []
+
+
+def test_without_storage_a_reviewer_lasts_as_long_as_the_page(page, client: Client):
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', "
+        "{ get() { throw new DOMException('denied', 'SecurityError'); } })"
+    )
+    page.goto(client.url)
+    paths(page)
+    page.keyboard.press("a")
+    page.locator("article .badge", has_text="accepted").wait_for()
+    page.keyboard.press("u")
+    page.locator("article .badge").wait_for(state="detached")
+    saved(page)
+    assert client.shown(state="done") == []
+
+
 def test_ten_masks_are_accepted_by_keyboard_within_a_minute(page, client: Client, tmp_path: Path):
     page.goto(client.url)
     page.locator("article").first.wait_for()

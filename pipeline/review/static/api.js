@@ -36,10 +36,24 @@ export const picture = (kind, id, version, size = "") =>
 // Names a message, so that one whose answer was lost is not done twice.
 const nonce = () => [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("-");
 
+const REVIEWER = "ovseg reviewer";
+
+// A lasting random name of this browser: undo takes back what was decided under it.
+function reviewer() {
+  const made = [...crypto.getRandomValues(new Uint8Array(8))].map((part) => part.toString(16).padStart(2, "0")).join("");
+  try {
+    if (!/^[0-9a-f]{16}$/.test(localStorage.getItem(REVIEWER) ?? "")) localStorage.setItem(REVIEWER, made);
+    return localStorage.getItem(REVIEWER);
+  } catch {
+    return made; // storage is denied: it lasts as long as the page
+  }
+}
+
 // Sends decisions one after the other, in their order, and tries again until the server has them.
 export class Outbox {
   constructor({ onstate, onanswer, onrefusal }) {
     Object.assign(this, { onstate, onanswer, onrefusal });
+    this.reviewer = reviewer();
     this.waiting = [];
     this.sending = false;
     addEventListener("beforeunload", (event) => {
@@ -55,13 +69,13 @@ export class Outbox {
     const last = this.waiting.at(-1);
     // Never into one that was sent before: the server may have it already.
     if (last?.path === "/api/decisions" && !last.sent && last.body.decisions.length + decisions.length < 500) last.body.decisions.push(...decisions);
-    else this.waiting.push({ path: "/api/decisions", body: { decisions: [...decisions], nonce: nonce() } });
+    else this.waiting.push({ path: "/api/decisions", body: { decisions: [...decisions], nonce: nonce(), reviewer: this.reviewer } });
     this.send();
   }
 
   undo() {
     return new Promise((resolve) => {
-      this.waiting.push({ path: "/api/undo", body: { nonce: nonce() }, resolve });
+      this.waiting.push({ path: "/api/undo", body: { nonce: nonce(), reviewer: this.reviewer }, resolve });
       this.send();
     });
   }

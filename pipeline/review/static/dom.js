@@ -44,6 +44,15 @@ export function eye(shown, onclick) {
 export const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
 export const count = (number) => number.toLocaleString("en");
 
+let flashing = 0;
+
+// Says for a moment what has just happened.
+export function flash(text) {
+  clearTimeout(flashing);
+  byId("flash").textContent = text;
+  flashing = setTimeout(() => { byId("flash").textContent = ""; }, 1000 + 20 * text.length);
+}
+
 export function debounce(work, ms) {
   let timer = 0;
   return (...given) => {

@@ -1,5 +1,5 @@
 // The review page: filters, grid, keys; ties the grid, the viewer and the outbox together.
-import { byId, count, debounce, make, bar, swatch } from "./dom.js";
+import { byId, count, debounce, flash, make, bar, swatch } from "./dom.js";
 import { Outbox, ask, picture } from "./api.js";
 import { Grid } from "./grid.js";
 import { Viewer } from "./viewer.js";
@@ -151,7 +151,7 @@ function go(step) {
   const index = grid.current + step;
   if (index < 0) return;
   if (index >= grid.total) {
-    viewer.flash("that was the last image of this list");
+    flash("that was the last image of this list");
     viewer.list();
     viewer.colour();
     return;
@@ -181,9 +181,9 @@ function showFilters() {
 // ---- what keys and buttons do
 
 async function undo() {
-  const { undone, images } = await outbox.undo();
+  const { undone, overruled, images } = await outbox.undo();
   if (!undone) {
-    viewer.flash("nothing to undo");
+    flash("nothing of yours to undo");
     return;
   }
   viewer.update(images);
@@ -194,7 +194,8 @@ async function undo() {
   else if (viewer.open && index !== undefined) await open(index, Math.max(0, segment));
   else if (viewer.open) await viewer.show(undone.image_id, "not in this list", Math.max(0, segment));
   else if (index !== undefined) grid.choose(index);
-  viewer.flash("taken back");
+  const what = `${facts.path}, ${undone.label ?? "whole image"}`;
+  flash(overruled ? `${what}: yours is taken back, but somebody has decided this since, and that stays` : `${what}: taken back`);
 }
 
 async function relabel() {

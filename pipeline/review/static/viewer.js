@@ -1,5 +1,5 @@
 // One image of the run: its masks in a list and on the stage, and what is decided of each.
-import { bar, byId, eye, make, percent, swatch } from "./dom.js";
+import { bar, byId, eye, flash, make, percent, swatch } from "./dom.js";
 import { ask, picture } from "./api.js";
 import { Stage, readNumbers } from "./stage.js";
 
@@ -101,13 +101,6 @@ export class Viewer {
     byId("hint").hidden = !text;
   }
 
-  flash(text) {
-    clearTimeout(this.flashing);
-    byId("flash").textContent = text;
-    byId("flash").hidden = false;
-    this.flashing = setTimeout(() => { byId("flash").hidden = true; }, 1100);
-  }
-
   // What stands for a mask: its own decision, else its label's, else the image's.
   standing(segment) {
     const fits = [
@@ -199,7 +192,7 @@ export class Viewer {
     const said = whole ? this.overrule(decision) : [decision];
     const kept = whole ? [] : this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
     this.said = this.image.decisions = [...kept, ...said];
-    this.flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
+    flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
     this.ondecide(said);
     if (whole || this.allDecided) this.onnext();
     else this.choose(this.firstUndecided(this.current + 1));

@@ -101,12 +101,12 @@ def test_what_counts_as_done_is_what_the_reviewed_layer_says(tmp_path, seed):
         new_label = LABELS[rng.integers(3)] if action == "relabel" else ""
         said = ReviewDecision(
             image_id=row["image_id"], label=label, segment_index=place, action=action,
-            new_label=new_label, at_s=float(step),
+            new_label=new_label, at_s=float(step), source=str(rng.choice(["one", "other"])),
         )  # fmt: skip
         if rng.integers(5):
             decisions.add([said])
         else:
-            decisions.undo(float(step), "test")
+            decisions.undo(float(step), said.source)
     done = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & DONE)}
     assert done == set(ReviewedLayer(run, log).images)
     assert 0 < len(done) < len(index)
@@ -127,9 +127,9 @@ def test_undo_goes_back_through_all_images_to_the_first_decision(tmp_path):
     for step, image_id in enumerate(told):
         action = "accept" if step % 2 else "reject"
         decisions.add([ReviewDecision(image_id=image_id, action=action, at_s=step)])
-    taken = [key.image_id for _ in told if (key := decisions.undo(9.0, "test"))]
+    taken = [undone.key.image_id for _ in told if (undone := decisions.undo(9.0, ""))]
     assert taken == told[::-1]
-    assert decisions.undo(9.0, "test") is None
+    assert decisions.undo(9.0, "") is None
     assert not decisions.marks.any()
 
 
@@ -161,7 +161,7 @@ def test_images_reviewed_in_another_tool_are_done(tmp_path):
     (item,) = desk.items(desk.open_view(Filter(state="done"))["view"], 0, 9) or []
     assert (item["path"], item["marks"]) == ("1.png", ["done", "imported"])
     desk.decide([ReviewDecision(image_id="id-1.png", action="accept", at_s=9e9)])
-    desk.undo(9e9, "test")
+    desk.undo(9e9, "")
     done = desk.facts()["progress"]["done"]
     assert done == len(ReviewedLayer(run).images) == 1
 
