@@ -1,8 +1,6 @@
 """Both pages in a real Chromium, driven by the keys and clicks of a person."""
 
 import io
-import os
-import shutil
 import time
 from pathlib import Path
 
@@ -17,22 +15,14 @@ from ovseg_core.embedded.scenes import draw_scene
 from pipeline.review.server import Address
 from pipeline.review_log import ReviewLog
 from pipeline.rundir import RunDir
+from tests.browsers import CHROMIUM, FLAGS, needs_chromium
 from tests.review_server import Client, serving
 from tests.runs import RunSpec, Scene, label_map, make_run, odd_scenes
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
 )
-CHROMIUM = os.environ.get("OVSEG_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on the path, and OVSEG_CHROMIUM names none"
-)
+pytestmark = needs_chromium
 NUM_MANY = 3000
 
 
