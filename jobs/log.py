@@ -1,5 +1,6 @@
 """Logging is set up here and nowhere else; secrets are taken out of what is printed."""
 
+import io
 import logging
 import os
 import re
@@ -33,9 +34,13 @@ class _Redacting(logging.Formatter):
 def set_up(verbose: bool = False) -> None:
     """Send the log to stderr: rich on a terminal, one plain line a record elsewhere.
 
+    What standard output cannot spell is shown as an escape from now on.
+
     Args:
         verbose: also what our own packages say at level INFO and DEBUG.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name of any bytes can be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler

@@ -4,6 +4,7 @@ Folders are searched recursively; hidden files and folders (names with a dot in 
 and so are run folders, whose review pages hold pictures of the images.
 The table's `path` is relative to the collection's root: the folder, the part of a glob before its
 first wildcard, a list's own folder. It gives the image its id, so that ids survive a move.
+A file name that is not UTF-8 stands there with its odd bytes, and `%`, as in a URL: `caf%E9.jpg`.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
         entries = _entries(uri, images.endswith("/"), config.suffixes)
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
-    unique = _without_repeats(sorted(entries), uri)
+    unique = _without_repeats(sorted(_as_text(entries)), uri)
     if config.only:
         unique = _named(unique, config.only)
     table = _table(unique[: config.limit] if config.limit else unique)
@@ -145,6 +146,26 @@ def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> lis
     return found
 
 
+def _as_text(entries: list[Entry]) -> list[Entry]:
+    """Give names that are not UTF-8 a form that tables can hold and that no other file has."""
+    if all(uris.is_text(entry.path) and uris.is_text(entry.uri) for entry in entries):
+        return entries
+    taken = {entry.path for entry in entries}
+    return [
+        entry._replace(path=_free_path(entry.path, taken), uri=uris.as_text(entry.uri))
+        for entry in entries
+    ]
+
+
+def _free_path(path: str, taken: set[str]) -> str:
+    if uris.is_text(path):
+        return path
+    free = uris.percent_escaped(path)
+    while free != path and free in taken:
+        free = free.replace("%", "%25")
+    return free
+
+
 def _without_repeats(entries: list[Entry], uri: str) -> list[Entry]:
     unique: list[Entry] = []
     for entry in entries:
@@ -192,9 +213,7 @@ def _batch(entries: list[Entry]) -> pa.RecordBatch:
         }
         return pa.RecordBatch.from_pydict(columns, schema=MANIFEST)
     except UnicodeEncodeError as error:
-        raise CollectionError(
-            f"a file name is not valid UTF-8: {error.object!r}; rename the file, then run again"
-        ) from error
+        raise CollectionError(f"no file can have the name {error.object!r}") from error
 
 
 def _check_ids(table: pa.Table) -> None:

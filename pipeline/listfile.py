@@ -141,7 +141,7 @@ def _entry(row: _Row, root: str, shown: str) -> Entry:
 
 
 def _resolve(uri: str, root: str) -> str:
-    if uris.scheme(uri) or uri.startswith(("/", "~/", "file://", "local://")):
+    if uris.scheme(uri) or uri.startswith(("/", "~/", *uris.LOCAL_URLS)):
         return uris.normalise(uri)
     if not uris.scheme(root):
         return uris.normalise(f"{root}/{uri}")

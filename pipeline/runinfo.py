@@ -173,7 +173,7 @@ def _is_of_calibration(key: str) -> bool:
 
 
 def _absolute(uri: str) -> str:
-    return uris.redact(uris.normalise(uri))
+    return uris.redact(uris.as_text(uris.normalise(uri)))
 
 
 def _without_secrets(value: Any) -> Any:

@@ -2,24 +2,31 @@
 
 A string with `scheme://` in front is a URL, everything else a local path, so that names with `#`,
 `%`, `?` or spaces mean themselves. `file://` is a local path too and is not percent-decoded.
+A local name may be any bytes; in a text that is no UTF-8 such bytes stand as Python's surrogates.
+`file+bytes://` is a local path that is percent-decoded, to write such a name down.
 """
 
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from schemas.errors import ConfigError
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*:[^/@\s]*@")
+_ODD_BYTES = re.compile("[%\udc80-\udcff]")
+_BYTES = "file+bytes"
+LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
+"""Beginnings of URLs that are local paths."""
 _QUERY = re.compile(r"(https?://[^\s?'\"]*\?)[^\s'\"]+")
 
 
 def scheme(uri: str) -> str:
-    """Return the lower-case scheme, or "" for a local path (`file://` and `local://` included)."""
+    """Return the lower-case scheme, or "" for a local path (with `file://` or its kin, too)."""
     match = _SCHEME.match(uri)
     name = match[1].lower() if match else ""
-    return "" if name in ("file", "local") else name
+    return "" if f"{name}://" in LOCAL_URLS else name
 
 
 def redact(text: str) -> str:
@@ -47,9 +54,30 @@ def normalise(uri: str) -> str:
         return f"{head.lower()}://{rest.rstrip('/')}"
     match = _SCHEME.match(uri)
     path = uri[match.end() :] if match else uri
+    if match and match[1].lower() == _BYTES:
+        path = os.fsdecode(unquote_to_bytes(path))
     if path == "~" or path.startswith("~/"):
         path = str(Path(path).expanduser())
     return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name is UTF-8, so that it can be stored and sent."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def percent_escaped(name: str) -> str:
+    """Return a name with each byte that is not UTF-8, and `%`, as `%` and two hex digits."""
+    return _ODD_BYTES.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+
+
+def as_text(uri: str) -> str:
+    """Return a normalised URI as UTF-8: a local path that is none becomes `file+bytes://`."""
+    return uri if is_text(uri) else f"{_BYTES}://{percent_escaped(uri)}"
 
 
 def join(folder: str, *names: str) -> str:

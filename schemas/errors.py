@@ -84,6 +84,8 @@ class ImageError(OvsegError):
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         """Keep the code apart from the text, so that reports can count it."""
+        # It may quote a file name of any bytes, and goes where only UTF-8 can be stored.
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(code, message)  # both in args: an exception must survive pickling
         self.code = code
         self.message = message

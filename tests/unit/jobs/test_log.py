@@ -1,6 +1,8 @@
-"""Secrets never reach a terminal or a log file."""
+"""Secrets never reach a terminal or a log file, and whatever is printed can be."""
 
+import io
 import logging
+import sys
 
 import pytest
 
@@ -53,3 +55,11 @@ def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str
     assert "hunter2" not in err
     assert "topsecret" not in err
     set_up()
+
+
+def test_names_of_any_bytes_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", "strict"))
+    set_up()
+    print("caf\udce9 café", flush=True)
+    assert shown.getvalue() == b"caf\\udce9 caf\\xe9\n"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import parquet
 from pipeline.collection import collect, image_id
-from pipeline.storage import Folder
+from pipeline.storage import Folder, read_uri
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError, ConfigError
 from schemas.tables import MANIFEST
@@ -239,10 +239,46 @@ def test_accents_written_in_two_ways(tmp_path: Path) -> None:
         collect(str(tmp_path), CONFIG)
 
 
-def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
-    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.jpg")).write_bytes(b"1")
-    with pytest.raises(CollectionError, match="not valid UTF-8"):
-        collect(str(tmp_path), CONFIG)
+ODD_NAMES = {
+    b"caf%E9.png": "caf%E9.png",
+    b"caf\xe9.png": "caf%25E9.png",  # the other name is taken
+    b"100% d\xe9j\xe0/\xc3\xa9 1%.png": "100%25 d%E9j%E0/é 1%25.png",
+    b"x.png": "x.png",
+}
+
+
+def write_odd_names(folder: Path) -> None:
+    for name in ODD_NAMES:
+        file = Path(os.fsdecode(bytes(folder) + b"/" + name))
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_bytes(name)
+
+
+@pytest.mark.parametrize("folder", ["photos", os.fsdecode(b"b\xe9 #%/photos")])
+def test_a_name_that_is_not_utf8_has_a_form_of_its_own_and_opens(
+    tmp_path: Path, folder: str
+) -> None:
+    write_odd_names(tmp_path / folder)
+    table = collect(str(tmp_path / folder), CONFIG)
+    assert paths(table) == sorted(ODD_NAMES.values())
+    found = dict(zip(paths(table), uris(table), strict=True))
+    assert {read_uri(found[path]): path for path in found} == ODD_NAMES
+    assert paths(collect(f"{tmp_path / folder}/caf?.png", CONFIG)) == ["caf%E9.png"]
+
+
+def test_an_image_whose_name_is_not_utf8_can_be_given_and_listed(tmp_path: Path) -> None:
+    write_odd_names(tmp_path)
+    file = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
+    for given in (file, f"file+bytes://{tmp_path}/caf%E9.png"):
+        table = collect(given, CONFIG)
+        assert paths(table) == ["caf%E9.png"]
+        assert uris(table) == [f"file+bytes://{tmp_path}/caf%E9.png"]
+    listed = {"uri": f"file+bytes://{tmp_path}/caf%E9.png"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(listed))
+    assert uris(collect(str(tmp_path / "list.jsonl"), CONFIG)) == [listed["uri"]]
+    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "\ud800.png"}))
+    with pytest.raises(CollectionError, match="no file can have the name"):
+        collect(str(tmp_path / "list.jsonl"), CONFIG)
 
 
 def test_a_password_is_refused() -> None:

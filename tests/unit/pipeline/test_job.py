@@ -1,7 +1,10 @@
 """job.plan and job.run in one process: what is done, what is left, what is refused."""
 
 import io
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +60,25 @@ def test_a_job_writes_every_image_and_says_so(config):
     assert [row["path"] for row in table_rows(config.out)["images"]] == [
         f"{index:03d}.png" for index in range(10)
     ]
+
+
+def test_names_that_are_not_utf8_are_rows_among_the_others(config, tmp_path):
+    good, gone = (
+        Path(os.fsdecode(bytes(tmp_path) + b"/images/" + name))
+        for name in (b"\xe9.png", b"\xe8.png")
+    )
+    shutil.copy(tmp_path / "images" / "000.png", good)
+    gone.symlink_to(good)
+    job.plan(config).settle({"oracle": "0" * 64})
+    gone.unlink()
+    gone.symlink_to(tmp_path)  # a folder now; the message names it
+    report, _ = run(config)
+    assert report.exit_code == 3
+    assert report.errors == {"not_an_image": 1}
+    rows = {row["path"]: row for row in table_rows(config.out)["images"]}
+    assert len(rows) == 12
+    assert rows["%E9.png"]["status"] == "ok"
+    assert rows["%E8.png"]["error_message"].isprintable()
 
 
 def test_a_plan_writes_nothing(config, tmp_path):
