@@ -75,5 +75,7 @@ def _line(detail: Mapping[str, Any], model: type[Frozen], where: str) -> str:
     dotted = ".".join([where, *location])
     if detail["type"] == "extra_forbidden":
         return f"{dotted}: no such option. {did_you_mean(location[-1], tuple(model.model_fields))}"
+    if detail["type"] == "missing":
+        return f"{dotted}: expected a value, none was given"
     got = f", got {detail['input']!r}" if location else ""
     return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{got}"

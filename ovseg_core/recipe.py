@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ovseg_core.objectness import ObjectnessPart
 from ovseg_core.positional import Rule
 from ovseg_core.segmenter import MethodOptions, TextMatrix
-from ovseg_core.sidecar import local_folder
+from ovseg_core.sidecar import LocalFolder
 from ovseg_core.text import TemplateSet, best_of_class
 from ovseg_core.windows import Padding
 from schemas.config import NamedOptions
@@ -50,9 +50,10 @@ class WindowOptions(MethodOptions):
     """Patches of odd density are filled from their neighbours before the last block (SC-CLIP)."""
     global_attention: bool = False
     """The last block sees the whole image: the windows' patches are laid on one grid first."""
-    region_folder: Annotated[str, AfterValidator(local_folder)] = ""
+    region_folder: LocalFolder = ""
     """Local folder of masks from another tool, such as SAM's, one file for each image (see
-    `refine.region_masks`); in each the majority label wins. Empty: none."""
+    `refine.region_masks`); in each the majority label wins. A run goes on only while these
+    files stay as they are. Empty: none."""
     presence_top: NonNegativeInt = 0
     """Only so many labels compete in an image: those that CLIP, asked about each window as a whole,
     finds likeliest in one of them; 0: all."""

@@ -7,22 +7,40 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from ovseg_core.segmenter import Image, ImageBatch
+from schemas.base import Frozen
 from schemas.errors import ConfigError, ErrorCode, ImageError
 
 
-def local_folder(value: str) -> str:
-    """Return a folder's name as it is, for a pydantic validator.
-
-    Raises:
-        ValueError: it is a URL.
-    """
+def _local(value: str) -> str:
     if "://" in value:
         raise ValueError("expected a local folder (mounted on every worker), not a URL")
     return value
+
+
+LocalFolder = Annotated[str, AfterValidator(_local)]
+"""An option that names such a folder; its files are part of what a run is (`folders_in`)."""
+
+
+def folders_in(options: Frozen, where: str) -> dict[str, str]:
+    """Return the folders that a part's options name, by dotted option; empty names are left out.
+
+    Args:
+        options: of one part.
+        where: dotted path of the options in the job file.
+    """
+    named = [
+        name
+        for name, field in type(options).model_fields.items()
+        if AfterValidator(_local) in field.metadata
+    ]
+    folders = {f"{where}.{name}": getattr(options, name) for name in named}
+    return {option: folder for option, folder in folders.items() if folder}
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import torch
 
-from ovseg_core.methods import check_options, with_published_clip
+from ovseg_core.methods import check_options, option_folders, with_published_clip
 from pipeline.build import Build, build
 from pipeline.collection import collect
 from pipeline.guard import BrokenDeviceError, describe
 from pipeline.ledger import Ledger
+from pipeline.local_files import state_of
 from pipeline.progress import Progress, make_progress
 from pipeline.report import RunReport, sum_up
 from pipeline.rundir import RunDir, check_free
@@ -45,6 +46,7 @@ class JobPlan:
         run_dir: the run to go on with; None where the run is new.
         done: markers of the shards that an earlier run has finished, by index.
         manifest: the images of a new run; None where the run folder has them.
+        folders: the state of each folder that an option names, by dotted option.
     """
 
     config: JobConfig
@@ -53,6 +55,7 @@ class JobPlan:
     run_dir: RunDir | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
     manifest: pa.Table | None = None
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_shards_left(self) -> int:
@@ -85,7 +88,7 @@ class JobPlan:
         return RunDir.create_or_resume(self.config.out, self._run_plan(weights))
 
     def _run_plan(self, weights: dict[str, str]) -> RunPlan:
-        return RunPlan(self.config, weights, self._listed)
+        return RunPlan(self.config, weights, self._listed, self.folders)
 
     def _listed(self) -> pa.Table:
         return (
@@ -102,13 +105,16 @@ def plan(config: JobConfig) -> JobPlan:
         UserError: a wrong option, no images, or a folder that belongs to another run.
     """
     check_options(config.method)
+    named = option_folders(config.method).items()
+    folders = {option: state_of(folder, option) for option, folder in named}
     config = with_published_clip(config)
     if Folder(config.out).exists("run.yaml"):
-        return _resumed(config)
+        return _resumed(config, folders)
     check_free(Folder(config.out))
     manifest = collect(config.images, config.image)
     num_images = manifest.num_rows
-    return JobPlan(config, num_images, config.num_shards(num_images), manifest=manifest)
+    num_shards = config.num_shards(num_images)
+    return JobPlan(config, num_images, num_shards, manifest=manifest, folders=folders)
 
 
 def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:
@@ -208,11 +214,12 @@ class _Job:
         return self._ledger, (shard for shard in run_dir.shards() if shard.index not in done)
 
 
-def _resumed(config: JobConfig) -> JobPlan:
+def _resumed(config: JobConfig, folders: dict[str, str]) -> JobPlan:
     """Open the run in the folder; that it has the config's weights is seen when they are loaded."""
     run_dir = RunDir.open(config.out)
     info = run_dir.info
-    planned = JobPlan(config, info.num_images, info.num_shards, run_dir, run_dir.done())
+    done = run_dir.done()
+    planned = JobPlan(config, info.num_images, info.num_shards, run_dir, done, folders=folders)
     planned.settle(info.weights)
     return planned
 

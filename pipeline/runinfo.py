@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import zip_longest
 from typing import Any
@@ -34,11 +34,13 @@ class RunPlan:
         config: the job.
         weights: SHA-256 (hex) of each weights file in use, by a name free of local paths.
         manifest: lists the images; called only where the run folder is new.
+        folders: the state of each folder that an option names, by dotted option.
     """
 
     config: JobConfig
     weights: dict[str, str]
     manifest: Callable[[], pa.Table]
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -55,6 +57,7 @@ class RunPlan:
         fields |= self._calibration
         fields |= {f"image.{key}": value for key, value in self._only.items()}
         fields |= {f"weights.{name}": digest for name, digest in sorted(self.weights.items())}
+        fields |= {f"{option}.files": state for option, state in self.folders.items()}
         return fields | {"manifest_sha256": manifest_sha256, "schema_version": SCHEMA_VERSION}
 
     @property

@@ -1,8 +1,9 @@
 """The published recipes, one file each; the file's name is the name in the config."""
 
-from ovseg_core import parts
+from ovseg_core import objectness, parts
 from ovseg_core.backbones import Backbones
 from ovseg_core.segmenter import MethodCard, Segmenter
+from ovseg_core.sidecar import folders_in
 from schemas.config import JobConfig, NamedOptions
 from schemas.errors import ConfigError
 
@@ -16,6 +17,21 @@ def check_options(method: NamedOptions) -> None:
         ConfigError: an unknown method, an unknown option or a wrong value.
     """
     parts.read_options(PACKAGE, method, "method")
+
+
+def option_folders(method: NamedOptions) -> dict[str, str]:
+    """Return the folders of other tools' files that a method's options name, by dotted option.
+
+    Raises:
+        ConfigError: an unknown method, an unknown option or a wrong value.
+    """
+    options = parts.read_options(PACKAGE, method, "method")
+    found = folders_in(options, "method.options")
+    source = getattr(options, "objectness", None)
+    if isinstance(source, NamedOptions):
+        inner = parts.read_options(objectness.PACKAGE, source, objectness.WHERE)
+        found |= folders_in(inner, f"{objectness.WHERE}.options")
+    return found
 
 
 def with_published_clip(config: JobConfig) -> JobConfig:

@@ -17,6 +17,8 @@ from ovseg_core.segmenter import Image
 from schemas.config import NamedOptions
 
 PACKAGE = __name__
+WHERE = "method.options.objectness"
+"""Dotted path of the source in a job file."""
 
 
 class Objectness(Protocol):
@@ -28,7 +30,7 @@ class Objectness(Protocol):
 
 
 def _checked(part: NamedOptions) -> NamedOptions:
-    parts.read_options(PACKAGE, part, "objectness")
+    parts.read_options(PACKAGE, part, WHERE)
     return part
 
 
@@ -43,7 +45,7 @@ def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
         ConfigError: an unknown source, an unknown option or a wrong value.
         WeightsError: weights that cannot be found or do not fit.
     """
-    options = parts.read_options(PACKAGE, part, "objectness")
+    options = parts.read_options(PACKAGE, part, WHERE)
     return parts.load(PACKAGE, part.name).build(options, backbones)
 
 

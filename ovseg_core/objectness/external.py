@@ -7,18 +7,17 @@ background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks as class-ag
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from pydantic import AfterValidator
 from torch import Tensor
 
 from ovseg_core.backbones import Backbones
 from ovseg_core.segmenter import Image, MethodOptions
-from ovseg_core.sidecar import Sidecars, local_folder
+from ovseg_core.sidecar import LocalFolder, Sidecars
 
 SUFFIXES = (".png", ".npy", ".npz")
 
@@ -26,8 +25,9 @@ SUFFIXES = (".png", ".npy", ".npz")
 class Options(MethodOptions):
     """Options of the source `external`."""
 
-    folder: Annotated[str, AfterValidator(local_folder)]
-    """Local folder of the maps, laid out like the collection; every worker must see it."""
+    folder: LocalFolder
+    """Local folder of the maps, laid out like the collection; every worker must see it, and a run
+    goes on only while its files stay as they are."""
     min_score: float = 0.3
     """Scored masks below this are left out (CLIP-DIY's value for CutLER)."""
 
@@ -47,7 +47,7 @@ class ExternalMaps:
         def load(file: Path) -> Tensor:
             return torch.from_numpy(_load(file, options.min_score))
 
-        option = "objectness.options.folder"
+        option = "method.options.objectness.options.folder"
         self._files = Sidecars(options.folder, SUFFIXES, "objectness map", option, load)
         self._device = device
 

@@ -95,7 +95,7 @@ def build(options: Options, backbones: Backbones) -> Found:
         raise WeightsError(
             f"objectness: the head {file} has weights of shape {tuple(weight.shape)}, but the "
             f"network {backbones.vision_model} needs {expected}; give the head that belongs to it "
-            "as `objectness.options.head`"
+            "as `method.options.objectness.options.head`"
         )
     check_trained_for(file, KIND, backbones.files()["vision"])
     backbones.note_file(KIND, file)

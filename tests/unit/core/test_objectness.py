@@ -162,7 +162,9 @@ def test_external_needs_a_folder_and_named_images(tmp_path: Path) -> None:
         source("external", folder=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="expected a local folder"):
         source("external", folder="s3://bucket/maps")
-    with pytest.raises(ConfigError, match=r"objectness\.options\.folder: Field required"):
+    with pytest.raises(
+        ConfigError, match=r"^method\.options\.objectness\.options\.folder: expected a value, none"
+    ):
         source("external")
     with pytest.raises(ConfigError, match="ImageBatch"):
         source("external", folder=str(tmp_path)).maps([random_image(0, 4, 6)])

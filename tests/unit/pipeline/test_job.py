@@ -1,6 +1,7 @@
 """job.plan and job.run in one process: what is done, what is left, what is refused."""
 
 import io
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from pipeline import job
 from pipeline.build import Built
 from pipeline.progress import LineProgress
+from schemas.config import NamedOptions
 from schemas.errors import (
     CollectionError,
     ConfigError,
@@ -79,6 +81,34 @@ def test_names_that_are_not_utf8_are_rows_among_the_others(config, tmp_path):
     assert len(rows) == 12
     assert rows["%E9.png"]["status"] == "ok"
     assert rows["%E8.png"]["error_message"].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "key"),
+    [
+        (
+            "clip_diy",
+            {"objectness": {"name": "external", "options": {"folder": "{}"}}},
+            "objectness.options.folder",
+        ),
+        ("sclip", {"region_folder": "{}"}, "region_folder"),
+    ],
+)
+def test_files_of_another_tool_that_were_changed_are_another_run(
+    config, tmp_path, name, option, key
+):
+    maps = tmp_path / "maps"
+    method = {"name": name, "options": json.loads(json.dumps(option).replace("{}", str(maps)))}
+    config = config.model_copy(update={"method": NamedOptions.model_validate(method)})
+    with pytest.raises(ConfigError, match=rf"method\.options\.{key}: no folder at {maps}"):
+        job.plan(config)
+    paint_collection(maps / "sub", 2)
+    run(config)
+    assert run(config)[0].num_new == 0
+    status = (maps / "sub" / "001.png").stat()
+    (maps / "sub" / "001.png").write_bytes(b"x" * status.st_size)
+    with pytest.raises(RunFolderError, match=rf'{key}\.files was "2 files, .*", now "2 files, '):
+        job.plan(config)
 
 
 def test_a_plan_writes_nothing(config, tmp_path):
