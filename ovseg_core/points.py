@@ -1,8 +1,9 @@
 """A class's similarity as a picture, and as points for a promptable segmenter such as SAM.
 
 After CLIP Surgery (methods.md 9.2). No command asks for them: they are for code that hands a
-method's scores on to SAM, and equal to the authors' tensors like the rest of the method. Shapes: Q phrases, h w patches, H W image pixels, m points of
-each kind.
+method's scores on to SAM, and equal to the authors' tensors like the rest of the method.
+
+Shapes: Q phrases, h w patches, H W image pixels, m points of each kind.
 """
 
 import torch
