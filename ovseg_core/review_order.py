@@ -8,11 +8,14 @@ on; nothing in it is fitted.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 SMALL_AREA = 0.005
 """Share of the image at which size alone halves the trust in a mask: specks are rarely right."""
 
 
-def mask_priority(scores: Mapping[str, Any], agreement: float = 1.0) -> float:
+def mask_priority(scores: Mapping[str, Any], agreement: Any = 1.0) -> Any:
     """Return how doubtful a mask is.
 
     There are four reasons to trust it: its label is probable, no other label comes near, the
@@ -22,8 +25,8 @@ def mask_priority(scores: Mapping[str, Any], agreement: float = 1.0) -> float:
     Where another method's run is known, trust is halved if it does not have the label there at all.
 
     Args:
-        scores: a row of the annotations table, or these four of its columns.
-        agreement: IoU of the label in the image with another run's (`ovseg compare`).
+        scores: a row of the annotations table, or whole columns of it as arrays: these four.
+        agreement: IoU of the label in the image with another run's (`ovseg compare`), of each mask.
     """
     area = scores["area_frac"]
     sure = scores["mean_prob"] * scores["margin_mean"] * (1 - scores["entropy_mean"])
@@ -45,5 +48,25 @@ def combined(doubts: Iterable[float]) -> float:
 
     With `s` the sum of their fourth powers, so that only doubtful ones count, it is `s / (1 + s)`.
     """
-    total = sum(doubt**4 for doubt in doubts)
+    return _of_sum(sum(map(_weight, doubts)))
+
+
+def combined_by_image(
+    doubts: NDArray[np.float64], image: NDArray[np.int32], num_images: int
+) -> NDArray[np.float64]:
+    """Return the same for many images at once.
+
+    Args:
+        doubts: (N,) priorities of masks.
+        image: (N,) the image of each mask, from 0.
+        num_images: of the result; an image without masks has 0.
+    """
+    return _of_sum(np.bincount(image, _weight(doubts), num_images))
+
+
+def _weight(doubt: Any) -> Any:
+    return doubt**4
+
+
+def _of_sum(total: Any) -> Any:
     return total / (1 + total)

@@ -123,16 +123,30 @@ def compare(first: RunDir, other: RunDir) -> ComparisonReport:
     )
 
 
-def read(run: RunDir, file: str) -> dict[str, dict[str, float]]:
-    """Return a comparison's IoU by image id, then label."""
+def files(run: RunDir) -> dict[str, int]:
+    """Return the comparisons that a run holds, with their sizes in bytes."""
+    found = run.folder.sizes(FOLDER)
+    return {name: size for name, size in sorted(found.items()) if name.endswith(".parquet")}
+
+
+def read_columns(run: RunDir, file: str, columns: list[str]) -> pa.Table:
+    """Return columns of a comparison's `TABLE`.
+
+    Raises:
+        UserError: the file is none.
+    """
     try:
-        table = parquet.decode(run.folder.read_bytes(file), ["image_id", "label", "iou"])
-    except (FileNotFoundError, pa.ArrowException) as error:
-        known = [name for name in run.folder.list(FOLDER) if name.endswith(".parquet")]
+        return parquet.decode(run.folder.read_bytes(file), columns).select(columns)
+    except (FileNotFoundError, pa.ArrowException, KeyError) as error:
         raise UserError(
-            f"{file} is no comparison of the run; it has {', '.join(known) or 'none'} "
+            f"{file} is no comparison of the run; it has {', '.join(files(run)) or 'none'} "
             "(`ovseg compare` makes them)"
         ) from error
+
+
+def read(run: RunDir, file: str) -> dict[str, dict[str, float]]:
+    """Return a comparison's IoU by image id, then label."""
+    table = read_columns(run, file, ["image_id", "label", "iou"])
     found: dict[str, dict[str, float]] = {}
     for row in table.to_pylist():
         found.setdefault(row["image_id"], {})[row["label"]] = row["iou"]

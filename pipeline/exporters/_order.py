@@ -23,11 +23,14 @@ class Order:
 
     def of_mask(self, row: Row) -> float:
         """Return a mask's priority."""
-        known = (self._agreement or {}).get(row["image_id"], {})
-        return round(mask_priority(row, known.get(row["label"], 1.0)), DIGITS)
+        return round(self._priority(row), DIGITS)
 
     def of_image(self, image: Row, rows: list[Row]) -> float:
         """Return an image's priority: the run's own, or one from all of its masks and both runs."""
         if self._agreement is None or not rows:
             return round(image["review_priority"], DIGITS)
-        return round(combined(map(self.of_mask, rows)), DIGITS)
+        return round(combined(map(self._priority, rows)), DIGITS)
+
+    def _priority(self, row: Row) -> float:
+        known = (self._agreement or {}).get(row["image_id"], {})
+        return mask_priority(row, known.get(row["label"], 1.0))

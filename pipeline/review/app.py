@@ -24,6 +24,7 @@ from pipeline.review.cache import BoundedCache
 from pipeline.review.desk import Desk
 from pipeline.review.index import ReviewIndex
 from pipeline.review.messages import Said, Undo
+from pipeline.review.orders import DOUBT
 from pipeline.review.tryit import TryPage
 from pipeline.review.views import Filter
 from schemas.errors import ImageError, OvsegError, StorageError
@@ -109,7 +110,8 @@ class _Pages:
         return JSONResponse({"items": items})
 
     def image(self, request: Request) -> Response:
-        return JSONResponse(self._desk.look(_row(self._desk.index, request)))
+        order = request.query_params.get("order", DOUBT)
+        return JSONResponse(self._desk.look(_row(self._desk.index, request), order))
 
     def photo(self, request: Request) -> Response:
         size = "large" if request.query_params.get("size") == "large" else "small"

@@ -1,5 +1,6 @@
 """What the review page works on: the run's index, masks, pictures and decisions, as plain data."""
 
+import math
 import time
 from collections.abc import Sequence
 from threading import Lock
@@ -18,8 +19,9 @@ from pipeline.review.decisions import (
 )
 from pipeline.review.index import ReviewIndex
 from pipeline.review.masks import Masks
+from pipeline.review.orders import DOUBT, Agreement, Orders
 from pipeline.review.pictures import Pictures
-from pipeline.review.views import Filter, Views, progress, select
+from pipeline.review.views import Filter, View, Views, progress, select
 from pipeline.review_log import ReviewLog
 from pipeline.reviewed import imported_images
 from pipeline.rundir import RunDir
@@ -54,6 +56,7 @@ class Desk:
 
     def _read_index(self) -> None:
         self.index = ReviewIndex(self.run)
+        self.orders = Orders(self.index)
         self.masks = Masks(self.index)
         self.pictures = Pictures(self.index, self.masks, self._job.image)
         # Now, not at the first request: a page should not wait for it.
@@ -87,22 +90,24 @@ class Desk:
                 )
             ],
             "errors": self.index.errors,
+            "compared": self.orders.compared(),
             "num_left": self.index.num_left,
             "progress": progress(self.decisions.marks, self.index),
         }
 
     def open_view(self, wanted: Filter) -> dict[str, Any]:
         """Return the name of a list of images, its length, and how many pass the filter."""
-        rows = select(self.index, self.decisions.marks, wanted)
-        shown = rows[:_MOST_SHOWN]
-        return {"view": self._views.add(shown), "total": len(shown), "passing": len(rows)}
+        rows = select(self.index, self.decisions.marks, wanted, self.orders.rows(wanted.order))
+        view = View(rows[:_MOST_SHOWN], self.orders.agreement(wanted.order))
+        return {"view": self._views.add(view), "total": len(view.rows), "passing": len(rows)}
 
     def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]] | None:
         """Return a part of a list as the grid shows it; None: the list was forgotten."""
-        rows = self._views.find(view)
-        if rows is None:
+        found = self._views.find(view)
+        if found is None:
             return None
-        return [self._item(row) for row in rows[start : start + limit].tolist()]
+        rows = found.rows[start : start + limit].tolist()
+        return [{**self._item(row), **_both(row, found.agreement)} for row in rows]
 
     def _item(self, row: int) -> dict[str, Any]:
         image = self.index.image(row)
@@ -123,17 +128,26 @@ class Desk:
         marks = int(self.decisions.marks[row])
         return [name for name, bit in _MARKS.items() if marks & bit]
 
-    def look(self, row: int) -> dict[str, Any]:
-        """Return one image with its segments and what was decided of each."""
+    def look(self, row: int, order: str = DOUBT) -> dict[str, Any]:
+        """Return one image with its segments and what was decided of each.
+
+        Args:
+            row: of the index.
+            order: one that comes from a comparison adds its IoU to every segment.
+        """
+        agreement = self.orders.agreement(order)
         image = self.index.image(row)
         segments = self.masks.of(row) if image["status"] == "ok" else []
+        shown = [{k: v for k, v in one.items() if k != "rle_counts"} for one in segments]
+        if agreement is not None:
+            known = agreement.of_mask[self.index.segments.of(row)].tolist()
+            for one, iou in zip(shown, known, strict=True):
+                one["agreement"] = _or_none(iou)
         return {
             **{name: image[name] for name in _IMAGE_FACTS},
             "error_message": uris.redact(image["error_message"]),
-            "segments": [
-                {name: value for name, value in one.items() if name != "rle_counts"}
-                for one in segments
-            ],
+            "segments": shown,
+            **_both(row, agreement),
             **self._said(image["image_id"], row),
         }
 
@@ -198,3 +212,17 @@ class Desk:
             one["segment_index"] == key.segment_index and one["category_id"] == number
             for one in self.masks.of(row)
         )
+
+
+def _both(row: int, agreement: Agreement | None) -> dict[str, Any]:
+    """Return what an image gets where another run has a say in the order."""
+    if agreement is None:
+        return {}
+    return {
+        "review_priority": float(agreement.doubt[row]),
+        "agreement": _or_none(float(agreement.of_image[row])),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -31,6 +31,7 @@ _IMAGE_COLUMNS = (
     "num_segments", "review_priority",
 )  # fmt: skip
 _SEGMENT_COLUMNS = ("image_id", "category_id", "mean_prob")
+_MORE_SCORES = ("margin_mean", "entropy_mean", "area_frac")
 
 
 class ReviewIndex:
@@ -84,8 +85,22 @@ class ReviewIndex:
     @cached_property
     def order(self) -> Rows:
         """All rows: the most doubtful images first, in manifest order where equal, failed last."""
-        doubt = _numpy(self._table["review_priority"])
-        return np.lexsort((-doubt, self.failed)).astype(np.int32)
+        return np.lexsort((-self.doubt, self.failed)).astype(np.int32)
+
+    @property
+    def doubt(self) -> NDArray[np.float32]:
+        """Review priority of each image."""
+        return _numpy(self._table["review_priority"])
+
+    @property
+    def ids(self) -> pa.ChunkedArray:
+        """`image_id` of each image."""
+        return self._table["image_id"]
+
+    @property
+    def paths(self) -> pa.ChunkedArray:
+        """Path of each image in the collection."""
+        return self._table["path"]
 
     @cached_property
     def num_segments(self) -> NDArray[np.int32]:
@@ -108,6 +123,12 @@ class ReviewIndex:
             len(self),
         )
 
+    def more_scores(self) -> dict[str, NDArray[np.float64]]:
+        """Read the other columns that a mask's priority follows from, in the segments' order."""
+        tables = self._read("annotations", _MORE_SCORES)
+        order = self.segments.order
+        return {name: _joined(tables, name, np.float64)[order] for name in _MORE_SCORES}
+
     def with_error(self, code: str) -> NDArray[np.bool_]:
         """Return which images failed with a code."""
         return _numpy(compute.fill_null(compute.equal(self._table["error_code"], code), False))
@@ -122,6 +143,7 @@ class SegmentIndex:
 
     Attributes:
         row: (N,) the image's row.
+        order: (N,) the segment's place in the tables.
         label: (N,) category id.
         score: (N,) mean probability under the mask.
     """
@@ -134,8 +156,9 @@ class SegmentIndex:
         num_images: int,
     ) -> None:
         """Find where the segments of each image begin."""
-        order = np.argsort(row, kind="stable")
-        self.row, self.label, self.score = row[order], label[order], score[order]
+        self.order = np.argsort(row, kind="stable").astype(np.int32)
+        self.row, self.label = row[self.order], label[self.order]
+        self.score = score[self.order]
         self._starts = np.searchsorted(self.row, np.arange(num_images + 1))
 
     def of(self, row: int) -> slice:
@@ -167,7 +190,8 @@ def _rows_of(table: pa.Table, ids: pa.Array) -> NDArray[np.int64]:
 
 
 def _joined(tables: Sequence[pa.Table], column: str, kind: Any) -> NDArray[Any]:
-    return np.concatenate([*(_numpy(table[column]) for table in tables), np.empty(0, kind)])
+    columns = (_numpy(table[column]).astype(kind, copy=False) for table in tables)
+    return np.concatenate([*columns, np.empty(0, kind)])
 
 
 def _numpy(column: Any) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 import secrets
 from collections import OrderedDict
 from threading import Lock
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pipeline.review.decisions import BEGUN, DONE, REJECTED, RELABELLED, SKIPPED
 from pipeline.review.index import ReviewIndex, Rows
+from pipeline.review.orders import DOUBT, Agreement
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -33,10 +34,12 @@ class Filter(Frozen):
     """Empty: annotated images. `any`: failed ones; else those with this error code."""
     text: Annotated[str, Field(max_length=200)] = ""
     """Part of the path, any case."""
+    order: Annotated[str, Field(max_length=200)] = DOUBT
+    """Of `Orders`."""
 
 
-def select(index: ReviewIndex, marks: NDArray[np.uint8], wanted: Filter) -> Rows:
-    """Return the rows that pass the filter, in review order."""
+def select(index: ReviewIndex, marks: NDArray[np.uint8], wanted: Filter, order: Rows) -> Rows:
+    """Return the rows that pass the filter, in an order of all rows."""
     if wanted.failed:
         keep = index.failed if wanted.failed == "any" else index.with_error(wanted.failed)
     else:
@@ -47,7 +50,7 @@ def select(index: ReviewIndex, marks: NDArray[np.uint8], wanted: Filter) -> Rows
         keep = keep & index.named(wanted.text)
     if wanted.state != "all":
         keep = keep & _in_state(marks, wanted.state)
-    return index.order[keep[index.order]]
+    return order[keep[order]]
 
 
 def _with_segment(index: ReviewIndex, wanted: Filter) -> NDArray[np.bool_]:
@@ -68,29 +71,36 @@ def _in_state(marks: NDArray[np.uint8], state: State) -> NDArray[np.bool_]:
     return marks & bit[state] > 0
 
 
+class View(NamedTuple):
+    """A list of rows, and the other run that its order comes from, if there is one."""
+
+    rows: Rows
+    agreement: Agreement | None
+
+
 class Views:
     """The lists that pages scroll in; the oldest are forgotten, and asked for anew."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._rows: OrderedDict[str, Rows] = OrderedDict()
+        self._views: OrderedDict[str, View] = OrderedDict()
         self._lock = Lock()
 
-    def add(self, rows: Rows) -> str:
+    def add(self, view: View) -> str:
         """Keep a list; return its name."""
         name = secrets.token_urlsafe(9)
         with self._lock:
-            self._rows[name] = rows
-            while len(self._rows) > _KEPT_VIEWS:
-                self._rows.popitem(last=False)
+            self._views[name] = view
+            while len(self._views) > _KEPT_VIEWS:
+                self._views.popitem(last=False)
         return name
 
-    def find(self, name: str) -> Rows | None:
+    def find(self, name: str) -> View | None:
         """Return a list; None where it was forgotten."""
         with self._lock:
-            if name in self._rows:
-                self._rows.move_to_end(name)
-            return self._rows.get(name)
+            if name in self._views:
+                self._views.move_to_end(name)
+            return self._views.get(name)
 
 
 def progress(marks: NDArray[np.uint8], index: ReviewIndex) -> dict[str, int]:

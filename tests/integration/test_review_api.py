@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from ovseg_core.rle import decode
+from pipeline.compare import compare
+from pipeline.compare import read as read_comparison
 from pipeline.finished import FinishedRun
 from pipeline.review.server import Address
 from pipeline.review_log import ReviewLog
@@ -37,6 +39,10 @@ def client(read_run):
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     return make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(4)])
+
+
+OTHER_SCENES = [Scene(f"{n}.png", label_map(n if n == 0 else n + 20)) for n in range(3)]
+"""The run's own but for the last image; one of them with the same masks."""
 
 
 def picture(data: bytes) -> np.ndarray:
@@ -290,6 +296,43 @@ def test_what_cannot_be_stored_is_worth_another_try(run):
         assert client.get("/api/image", id="id-0.png").json["decisions"] == []
         place.unlink()
         assert client.decide(image_id="id-0.png", action="accept").status == 200
+
+
+def test_the_order_may_come_from_a_comparison(run, tmp_path):
+    other = make_run(tmp_path / "other", OTHER_SCENES, RunSpec(shard_size=2))
+    file = compare(run, other).file
+    with serving(run) as client:
+        (order,) = client.get("/api/run").json["compared"]
+        items = client.shown(order=order)
+        doubt = [item["review_priority"] for item in items]
+        assert doubt == sorted(doubt, reverse=True)
+        agreed = {item["path"]: item["agreement"] for item in items}
+        assert agreed["0.png"] == 1.0
+        assert 0 < agreed["1.png"] < 1
+        assert agreed["3.png"] is None, "the other run has not got it"
+        assert "agreement" not in client.shown()[0]
+        image = client.get("/api/image", id="id-1.png", order=order).json
+        ious = read_comparison(run, file)["id-1.png"]
+        assert {one["label"]: one["agreement"] for one in image["segments"]} == pytest.approx(ious)
+        (card,) = (item for item in items if item["path"] == "1.png")
+        for name in ("agreement", "review_priority"):
+            assert image[name] == card[name]
+        alone = client.get("/api/image", id="id-3.png", order=order).json
+        assert {one["agreement"] for one in alone["segments"]} == {None}
+        found = client.shown(order=order, label="dog", state="todo")
+        dogs = {item["image_id"] for item in client.shown(label="dog")}
+        assert [one["image_id"] for one in found] == [
+            item["image_id"] for item in items if item["image_id"] in dogs
+        ]
+        assert [one["path"] for one in client.shown(order="path")] == sorted(agreed)
+        for wrong in ("compare:../../../etc/passwd", "compare:nothing", "size", "x" * 201):
+            refused = client.get("/api/view", order=wrong)
+            assert refused.status in (400, 422)
+            assert "order" in refused.json["error"] or "comparison" in refused.json["error"]
+        Path(run.folder.uri, file).write_bytes(b"PAR1")
+        client.get("/api/run")
+        assert file in client.get("/api/view", order=order).json["error"]
+        assert client.get("/api/view").status == 200
 
 
 def test_lists_stand_while_one_decides_and_are_told_to_be_forgotten(run):

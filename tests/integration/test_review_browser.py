@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.demo_scenes import draw_scenes
 from ovseg_core.embedded.scenes import draw_scene
+from pipeline.compare import compare
 from pipeline.review.server import Address
 from pipeline.review_log import ReviewLog
 from pipeline.rundir import RunDir
@@ -226,6 +227,42 @@ def test_what_is_decided_while_the_server_is_away_is_sent_when_it_is_back(page, 
         page.locator("#note").wait_for(state="hidden")
     actions = [decision.action for decision in ReviewLog(run).decisions()]
     assert actions == ["accept", "reject", "accept"]
+
+
+def test_the_order_is_chosen_and_kept_in_the_address(page, tmp_path: Path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(4)])
+    other = [Scene(f"{n}.png", label_map(n + 9 if n == 3 else n)) for n in range(4)]
+    report = compare(run, make_run(tmp_path / "other", other, RunSpec(shard_size=1)))
+    order = page.locator("select[name=order]")
+    with serving(run) as client:
+        page.goto(client.url)
+        assert paths(page) == ["0.png", "1.png", "2.png", "3.png"]
+        assert page.locator("article", has_text="IoU").count() == 0
+        order.select_option(index=3)
+        page.locator("article", has_text="IoU").first.wait_for()
+        ordered = paths(page)
+        assert ordered != sorted(ordered), "the last one, where the runs disagree, moves up"
+        page.locator("article", has_text="3.png").get_by_text("IoU 0.").wait_for()
+        page.locator("article", has_text="1.png").get_by_text("IoU 1.00").wait_for()
+        page.reload()
+        page.locator("article", has_text="IoU").first.wait_for()
+        assert paths(page) == ordered
+        page.locator("article", has_text="3.png").click()
+        page.locator('#viewer[data-ready="id-3.png"]').wait_for()
+        page.locator("#agreement", has_text="mean mask IoU with clip_diy").wait_for()
+        assert page.locator("#masks .mask", has_text="IoU 0.").count() > 0
+        page.keyboard.press("Escape")
+        order.select_option("path")
+        page.locator("article", has_text="IoU").first.wait_for(state="detached")
+        assert paths(page) == sorted(ordered)
+
+        order.select_option(index=3)
+        page.locator("article", has_text="IoU").first.wait_for()
+        run.folder.delete(report.file)
+        page.reload()
+        page.locator("#note.bad", has_text="`ovseg compare`").wait_for()
+        assert paths(page) == ["0.png", "1.png", "2.png", "3.png"]
+        assert order.input_value() == "doubt"
 
 
 def test_masks_are_shown_hidden_and_faded(page, client: Client):

@@ -1,21 +1,23 @@
 // The review page: filters, grid, keys; ties the grid, the viewer and the outbox together.
-import { byId, count, debounce, flash, make, bar, swatch } from "./dom.js";
-import { Outbox, ask, picture } from "./api.js";
+import { byId, count, debounce, flash, make, swatch } from "./dom.js";
+import { Outbox, ask } from "./api.js";
+import { cards } from "./cards.js";
 import { Grid } from "./grid.js";
 import { Viewer } from "./viewer.js";
 import { chooseLabel } from "./relabel.js";
 
-const wanted = { label: "", low: 0, high: 1, state: "all", failed: "", text: "" };
+const wanted = { label: "", low: 0, high: 1, state: "all", failed: "", text: "", order: "doubt" };
 const given = new URLSearchParams(location.hash.slice(1));
 for (const name of Object.keys(wanted)) if (given.has(name)) wanted[name] = typeof wanted[name] === "number" ? Number(given.get(name)) : given.get(name);
-const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted)]);
-const labels = new Map(run.labels.map((label) => [label.id, label]));
+let lost = "";
+const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted).catch(inDefaultOrder)]);
 let view = "";
+let asked = 0;
 
 const outbox = new Outbox({ onstate: showSaved, onanswer: takeIn, onrefusal: refused });
 const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
 const grid = new Grid(byId("scroller"), byId("grid"), {
-  cardWidth: 232, cardHeight: 292, fetchItems, draw: card, onopen: open, onmove: () => {},
+  cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onopen: open, onmove: () => {},
 });
 
 // ---- the run and its filters
@@ -27,8 +29,17 @@ function showRun() {
   byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false" }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
   const codes = Object.entries(run.errors);
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
+  byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
   if (run.num_left) note(`${count(run.num_left)} images are not annotated yet.`);
   showProgress(run.progress);
+}
+
+// A link may name an order that the run no longer has.
+function inDefaultOrder(error) {
+  if (wanted.order === "doubt") throw error;
+  wanted.order = "doubt";
+  lost = error.message;
+  return ask("/api/view", wanted);
 }
 
 function showProgress({ total, done }) {
@@ -56,10 +67,26 @@ function refused(error) {
   if (viewer.open) viewer.show(viewer.id, byId("place").textContent, viewer.current);
 }
 
+function refusal(text) {
+  if (text || byId("note").dataset.refusal) note(text, true);
+  byId("note").dataset.refusal = text ? "1" : "";
+}
+
 async function filter(current = 0, opened = ask("/api/view", wanted)) {
   for (const button of byId("labels").children) button.setAttribute("aria-pressed", String(button.dataset.label === wanted.label));
   for (const button of byId("state").children) button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
-  const found = await opened;
+  viewer.orderBy(wanted.order, run.compared[wanted.order] ?? "");
+  asked += 1;
+  const mine = asked;
+  let found;
+  try {
+    found = await opened;
+  } catch (error) {
+    if (mine === asked) refusal(error.message);
+    return;
+  }
+  if (mine !== asked) return; // another filter was set meanwhile
+  refusal("");
   view = found.view;
   byId("count").textContent = `${count(found.passing)} image${found.passing === 1 ? "" : "s"}${found.passing > found.total ? `, the first ${count(found.total)} shown` : ""}`;
   grid.reset(found.total, current);
@@ -97,31 +124,6 @@ byId("state").addEventListener("click", ({ target }) => {
   filter();
 });
 byId("opacity").addEventListener("input", ({ target }) => document.documentElement.style.setProperty("--masks", target.value));
-
-// ---- cards
-
-const BADGES = [["rejected", "rejected"], ["relabelled", "relabelled"], ["imported", "reviewed elsewhere"], ["done", "accepted"], ["skipped", "skipped"], ["begun", "begun"]];
-
-function badge(marks) {
-  const found = BADGES.find(([mark]) => marks.includes(mark));
-  if (!found) return null;
-  const [mark, word] = found;
-  return make("span", { class: `badge ${mark}` }, ["rejected", "relabelled"].includes(mark) && marks.includes("done") ? `✓ ${word}` : word);
-}
-
-function card(item) {
-  const ok = item.status === "ok";
-  const figure = make("figure", {}, badge(item.marks));
-  const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more"));
-  if (ok) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.version), onerror: failed }), make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.version) }));
-  else figure.append(make("p", {}, item.error_code));
-  const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", {}, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
-  return make("article", { title: item.path }, figure, make("section", {},
-    make("h2", {}, item.path),
-    ok ? make("div", { class: "doubt" }, "doubt", bar(item.review_priority), item.review_priority.toFixed(2)) : null,
-    make("div", { class: "labels" }, ...(chips.length ? chips : [make("small", {}, ok ? "no masks" : "failed")])),
-  ));
-}
 
 // What the server now holds of some images.
 function takeIn(said) {
@@ -166,7 +168,7 @@ function close() {
 }
 
 function remember(image = "") {
-  const given = Object.entries({ ...wanted, image }).filter(([name, value]) => value !== "" && !(name === "low" && value === 0) && !(name === "high" && value === 1) && !(name === "state" && value === "all"));
+  const given = Object.entries({ ...wanted, image }).filter(([name, value]) => value !== "" && !(name === "low" && value === 0) && !(name === "high" && value === 1) && !(name === "state" && value === "all") && !(name === "order" && value === "doubt"));
   const hash = new URLSearchParams(given).toString();
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
 }
@@ -268,6 +270,7 @@ byId("try-this").onclick = tryWords;
 
 showRun();
 showFilters();
+if (lost) note(lost, true);
 const image = given.get("image");
 await filter(0, firstView);
 if (image) {

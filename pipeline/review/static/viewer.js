@@ -15,6 +15,8 @@ export class Viewer {
     this.loaded = new Map();
     this.segments = [];
     this.current = 0;
+    this.order = "doubt";
+    this.other = ""; // a word for the run that the order compares with
     this.stage = new Stage(byId("stage"), byId("canvas"), {
       onpick: (number) => number && this.choose(number - 1),
       onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; },
@@ -38,11 +40,17 @@ export class Viewer {
     return this.segments[this.current];
   }
 
+  // Other orders tell other things of an image.
+  orderBy(order, other) {
+    if (order !== this.order) this.loaded.clear();
+    Object.assign(this, { order, other });
+  }
+
   // Loads an image with its pictures; the next one is loaded while this one is looked at.
   load(id) {
     if (!this.loaded.has(id)) {
       const pictures = Promise.all([this.photo(id), this.regions(id)]);
-      const loading = { facts: ask("/api/image", { id }), pictures };
+      const loading = { facts: ask("/api/image", { id, order: this.order }), pictures };
       pictures.catch(() => this.loaded.delete(id));
       loading.facts.catch(() => this.loaded.delete(id));
       this.loaded.set(id, loading);
@@ -79,6 +87,8 @@ export class Viewer {
     byId("path").title = image.path;
     byId("doubt").textContent = image.review_priority.toFixed(2);
     byId("doubt-bar").style.width = `${Math.round(100 * image.review_priority)}%`;
+    byId("agreement").hidden = image.agreement === undefined;
+    byId("agreement").textContent = image.agreement === null ? `not compared with ${this.other}` : `mean mask IoU with ${this.other}: ${image.agreement?.toFixed(2)}`;
     this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
     this.list();
     const size = { width: image.width, height: image.height };
@@ -136,7 +146,7 @@ export class Viewer {
         eye(shown, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
         name,
         said ? make("span", { class: `said ${said.action}` }, WORDS[said.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
-        make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac))),
+        make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac)), this.agreement(segment)),
         label === segment.label ? null : make("small", { class: "was" }, `was ${segment.label}`),
       );
       row.classList.toggle("current", place === this.current);
@@ -150,6 +160,12 @@ export class Viewer {
     }
     byId("masks").replaceChildren(...rows);
     byId("masks").querySelector(".current")?.scrollIntoView({ block: "nearest" });
+  }
+
+  agreement(segment) {
+    if (segment.agreement === undefined) return null;
+    const known = segment.agreement === null ? "–" : segment.agreement.toFixed(2);
+    return make("span", { title: `IoU of this label with ${this.other} in the image` }, `IoU ${known}`);
   }
 
   colour() {

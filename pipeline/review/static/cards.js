@@ -1,0 +1,37 @@
+// One image in the grid: photograph, masks, doubt, labels, and what was decided of it.
+import { bar, make, swatch } from "./dom.js";
+import { picture } from "./api.js";
+
+const BADGES = [["rejected", "rejected"], ["relabelled", "relabelled"], ["imported", "reviewed elsewhere"], ["done", "accepted"], ["skipped", "skipped"], ["begun", "begun"]];
+
+function badge(marks) {
+  const found = BADGES.find(([mark]) => marks.includes(mark));
+  if (!found) return null;
+  const [mark, word] = found;
+  return make("span", { class: `badge ${mark}` }, ["rejected", "relabelled"].includes(mark) && marks.includes("done") ? `✓ ${word}` : word);
+}
+
+function agreement(item, other) {
+  if (item.agreement === undefined) return null;
+  if (item.agreement === null) return make("small", { title: `not compared with ${other}, or no masks in either` }, "IoU –");
+  return make("small", { title: `mean IoU of the masks with those of ${other}` }, `IoU ${item.agreement.toFixed(2)}`);
+}
+
+// run: facts of the run; other(): a word for the run that the order compares with.
+export function cards(run, other) {
+  const labels = new Map(run.labels.map((label) => [label.id, label]));
+
+  return function card(item) {
+    const ok = item.status === "ok";
+    const figure = make("figure", {}, badge(item.marks));
+    const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more"));
+    if (ok) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.version), onerror: failed }), make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.version) }));
+    else figure.append(make("p", {}, item.error_code));
+    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", {}, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
+    return make("article", { title: item.path }, figure, make("section", {},
+      make("h2", {}, item.path),
+      ok ? make("div", { class: "doubt" }, "doubt", bar(item.review_priority), item.review_priority.toFixed(2), agreement(item, other())) : null,
+      make("div", { class: "labels" }, ...(chips.length ? chips : [make("small", {}, ok ? "no masks" : "failed")])),
+    ));
+  };
+}
