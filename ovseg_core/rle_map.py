@@ -67,6 +67,20 @@ def run_edges(counts: Sequence[str]) -> list[NDArray[np.int64]]:
     return [_edges(numbers) for numbers in _numbers(counts)]
 
 
+def run_lengths(counts: str) -> NDArray[np.int64]:
+    """Return the lengths of a mask's runs, gap first, as they are told; nothing else is checked.
+
+    Raises:
+        ValueError: a text that no compressed run lengths are written with, or a cut one.
+    """
+    groups = np.frombuffer(counts.encode("ascii"), np.uint8)
+    if not len(groups) or groups.min() < _FIRST or groups.max() >= _FIRST + 2 * _MORE:
+        raise ValueError("expected compressed run lengths as COCO writes them")
+    if (groups[-1] - _FIRST) & _MORE:
+        raise ValueError("compressed run lengths that end in the middle of a number")
+    return _lengths(_numbers([counts])[0])
+
+
 def _numbers(counts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the numbers that each text holds, all texts read at once."""
     groups = np.frombuffer("".join(counts).encode("ascii"), np.uint8).astype(np.int64) - _FIRST
@@ -84,12 +98,14 @@ def _numbers(counts: Sequence[str]) -> list[NDArray[np.int64]]:
 
 
 def _edges(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where the runs of one mask begin and end by turns.
+    """Return where the runs of one mask begin and end by turns."""
+    edges = np.cumsum(_lengths(numbers))
+    return edges[: len(edges) // 2 * 2]
 
-    From the fourth on, a number is the difference from the one before the last.
-    """
+
+def _lengths(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return lengths: from the fourth on, a number is what they grew since the one before last."""
     lengths = numbers.copy()
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
-    edges = np.cumsum(lengths)
-    return edges[: len(edges) // 2 * 2]
+    return lengths

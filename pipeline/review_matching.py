@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle import encode_regions
 from pipeline.predictions import Row
 from schemas.review import ReviewedMask, Verdict
 
@@ -22,16 +21,16 @@ class Drawn:
 
     Attributes:
         category_id: of the run's label.
-        pixels: (H, W), as the run's image is displayed.
+        rle_counts: of the mask, in the frame in which the run's image is displayed.
         segment_index: what the tool notes about where it came from; None: nothing.
     """
 
     category_id: int
-    pixels: NDArray[np.bool_]
+    rle_counts: str
     segment_index: int | None = None
 
 
-def joined(drawn: Sequence[Drawn]) -> list[Drawn]:
+def joined(drawn: Sequence[Drawn], size_hw: tuple[int, int]) -> list[Drawn]:
     """Return one mask for each label, as a run with `masks.segments: class` has them."""
     by_label: dict[int, list[Drawn]] = {}
     for mask in drawn:
@@ -39,7 +38,7 @@ def joined(drawn: Sequence[Drawn]) -> list[Drawn]:
     return [
         Drawn(
             category_id,
-            np.logical_or.reduce([mask.pixels for mask in masks]),
+            _union([mask.rle_counts for mask in masks], size_hw)["counts"].decode("ascii"),
             next((m.segment_index for m in masks if m.segment_index is not None), None),
         )
         for category_id, masks in sorted(by_label.items())
@@ -47,57 +46,55 @@ def joined(drawn: Sequence[Drawn]) -> list[Drawn]:
 
 
 def match(
-    image_id: str, predicted: Sequence[Row], drawn: Sequence[Drawn], names: Sequence[str]
+    image: Row, predicted: Sequence[Row], drawn: Sequence[Drawn], names: Sequence[str]
 ) -> list[ReviewedMask]:
     """Return the masks with what became of the predictions; empty masks are left out.
 
     Args:
-        image_id: of the image.
+        image: its `image_id`, `height` and `width`.
         predicted: its segments.
         drawn: its corrected masks.
         names: the run's labels in order.
     """
-    size_hw = drawn[0].pixels.shape if drawn else (0, 0)
+    size_hw = image["height"], image["width"]
+    rles: Any = [_rle(mask.rle_counts, size_hw) for mask in drawn]
+    areas: Any = coco_mask.area(rles)
     found = [
-        (mask, rle)
-        for mask in drawn
-        for rle in encode_regions(mask.pixels.view(np.uint8), size_hw).values()
+        (mask, rle, int(area)) for mask, rle, area in zip(drawn, rles, areas, strict=True) if area
     ]
-    origin = _origins(predicted, [mask for mask, _ in found], [rle.counts for _, rle in found])
+    origin = _origins(predicted, [mask for mask, _, _ in found])
     return [
         ReviewedMask(
-            image_id=image_id,
+            image_id=image["image_id"],
             label=names[mask.category_id - 1],
             category_id=mask.category_id,
             segment_index=None if row is None else row["segment_index"],
             height=size_hw[0],
             width=size_hw[1],
-            rle_counts=rle.counts,
-            area_px=rle.area_px,
-            bbox_xywh=rle.bbox_xywh,
-            verdict=_verdict(row, mask.category_id, rle.counts),
+            rle_counts=mask.rle_counts,
+            area_px=area,
+            bbox_xywh=coco_mask.toBbox(rle).tolist(),
+            verdict=_verdict(row, mask),
         )
-        for (mask, rle), row in zip(found, origin, strict=True)
+        for (mask, rle, area), row in zip(found, origin, strict=True)
     ]
 
 
-def _verdict(row: Row | None, category_id: int, counts: str) -> Verdict:
+def _verdict(row: Row | None, mask: Drawn) -> Verdict:
     if row is None:
         return "added"
-    same = row["category_id"] == category_id and row["rle_counts"] == counts
-    return "accepted" if same else "changed"
+    is_same = row["category_id"] == mask.category_id and row["rle_counts"] == mask.rle_counts
+    return "accepted" if is_same else "changed"
 
 
-def _origins(
-    predicted: Sequence[Row], drawn: Sequence[Drawn], counts: Sequence[str]
-) -> list[Row | None]:
+def _origins(predicted: Sequence[Row], drawn: Sequence[Drawn]) -> list[Row | None]:
     """Return the predicted segment of each mask: no two have the same."""
     if not predicted or not drawn:
         return [None] * len(drawn)
-    size = [predicted[0]["height"], predicted[0]["width"]]
+    size_hw = predicted[0]["height"], predicted[0]["width"]
     ious = coco_mask.iou(
-        [_rle(text, size) for text in counts],
-        [_rle(row["rle_counts"], size) for row in predicted],
+        [_rle(mask.rle_counts, size_hw) for mask in drawn],
+        [_rle(row["rle_counts"], size_hw) for row in predicted],
         [0] * len(predicted),
     )
     origin: list[Row | None] = [None] * len(drawn)
@@ -124,10 +121,7 @@ def _pairs(
 
 def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return the pixels of intersection and union of two sets of masks (RLE counts)."""
-    size = list(size_hw)
-    sets: list[Any] = [
-        coco_mask.merge([_rle(text, size) for text in side]) for side in (one, other)
-    ]
+    sets = [_union(side, size_hw) for side in (one, other)]
     areas = [
         int(coco_mask.area(rle)) if side else 0
         for rle, side in zip(sets, (one, other), strict=True)
@@ -138,5 +132,9 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
     return shared, sum(areas) - shared
 
 
-def _rle(counts: str, size: Sequence[int]) -> Any:
-    return {"counts": counts.encode("ascii"), "size": list(size)}
+def _union(counts: Sequence[str], size_hw: tuple[int, int]) -> Any:
+    return coco_mask.merge([_rle(text, size_hw) for text in counts])
+
+
+def _rle(counts: str, size_hw: tuple[int, int]) -> Any:
+    return {"counts": counts.encode("ascii"), "size": list(size_hw)}

@@ -5,9 +5,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from pipeline.exporters._files import flat
 from pipeline.rundir import RunDir
+
+
+class Found(NamedTuple):
+    """An image of the run."""
+
+    image_id: str
+    distance: tuple[int, int]
+    """How far the tool's name is from the run's; (0, 0): it is the same."""
 
 
 class ImageNames:
@@ -24,19 +33,21 @@ class ImageNames:
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         self._exact = dict(zip(paths, ids, strict=True))
 
-    def find(self, names: Sequence[str]) -> str | None:
-        """Return the image's id; None where no name is one of the run's."""
-        for table, forms in (
-            (self._exact, _tails),
-            (self._composed, lambda name: map(_composed, _tails(name))),
-            (self._flat, lambda name: map(_base, (name, _composed(name)))),
-            (self._base_names, lambda name: map(_base, (name, _composed(name)))),
-            (self._stems, lambda name: map(_stem, (name, _composed(name)))),
+    def find(self, names: Sequence[str]) -> Found | None:
+        """Return the image that fits best; None where no name is one of the run's."""
+        for kind, (table, forms) in enumerate(
+            (
+                (self._exact, _tails),
+                (self._composed, lambda name: map(_composed, _tails(name))),
+                (self._flat, lambda name: map(_base, (name, _composed(name)))),
+                (self._base_names, lambda name: map(_base, (name, _composed(name)))),
+                (self._stems, lambda name: map(_stem, (name, _composed(name)))),
+            )
         ):
             for name in names:
-                for form in forms(name):
+                for place, form in enumerate(forms(name)):
                     if form in table:
-                        return table[form]
+                        return Found(table[form], (kind, place))
         return None
 
     @cached_property

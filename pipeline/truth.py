@@ -13,17 +13,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as coco_mask
 
 from ovseg_core.metrics import IGNORE as IGNORED_GREY
-from pipeline import uris
+from pipeline import coco_masks, uris
 from pipeline.storage import Folder
 from schemas.errors import UserError
 
 IGNORE = -1
 """Value of pixels that are not counted; outside any vocabulary, however long."""
 
-_NO_COCO = (LookupError, TypeError, ValueError, AttributeError)
+_NO_COCO = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a file has COCO's names but not its form."""
 
 LabelMap = NDArray[np.int32]
@@ -109,11 +108,11 @@ class CocoTruth:
             raise UserError(f"the truth of {path} cannot be read: {error!r}") from error
 
     def _paint(self, image: dict[str, Any]) -> LabelMap:
-        size_hw = image["height"], image["width"]
+        size_hw = coco_masks.size_hw(image["height"], image["width"])
         painted = np.zeros(size_hw, np.int32)
         free = np.ones(size_hw, bool)
         for segment in self._segments.get(image["id"], ()):
-            inside = _mask(segment["segmentation"], size_hw) & free
+            inside = coco_masks.pixels(segment["segmentation"], size_hw) & free
             ignored = segment.get("iscrowd") and self._crowd == "ignore"
             painted[inside] = IGNORE if ignored else self._label[segment["category_id"]]
             free &= ~inside
@@ -157,20 +156,6 @@ class FolderTruth:
                 f"{self._num_labels} and 255, got shape {values.shape}, values up to {values.max()}"
             )
         return painted
-
-
-def _mask(segmentation: Any, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the (H, W) mask of polygons, plain run lengths or compressed ones."""
-    height, width = size_hw
-    if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"a mask of size {segmentation['size']} in an image of {[height, width]}")
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return coco_mask.decode(rle).astype(bool)
 
 
 def _read_json(uri: str) -> dict[str, Any]:

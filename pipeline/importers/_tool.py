@@ -3,20 +3,26 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from ovseg_core.rle import decode
+from pipeline import coco_masks
 from schemas.errors import UserError
 
 Mask = NDArray[np.bool_]
 
 NOT_THE_FORMAT = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a file has a format's names but not its form."""
+_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a ZIP raises: damaged, cut, packed in an unknown way, or with a password."""
+_BOMB_BYTES, _BOMB_TIMES = 1 << 30, 200
+"""Reviews pack to a fifth or a tenth; what grows more than this is none."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,20 @@ class ToolMask:
 
     Attributes:
         label: as the tool calls it.
-        pixels: (H, W).
+        size_hw: of the image, as the tool sees it.
+        rle_counts: COCO compressed run lengths: a file's masks together would not fit as pixels.
         segment_index: the run's segment that it says it came from; None: it does not say.
     """
 
     label: str
-    pixels: Mask
+    size_hw: tuple[int, int]
+    rle_counts: str
     segment_index: int | None = None
+
+    @property
+    def pixels(self) -> Mask:
+        """(H, W)."""
+        return decode(self.rle_counts, self.size_hw).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -40,17 +53,38 @@ class ToolImage:
 
     Attributes:
         names: what the tool calls it, the most telling first.
-        size_hw: as the tool sees it.
+        size_hw: as the tool sees it; None: it does not tell.
         masks: all that a person left.
         seconds: time spent on it; None: the tool does not tell.
         num_left_out: regions of kinds that are no masks (boxes, points, text).
     """
 
     names: tuple[str, ...]
-    size_hw: tuple[int, int]
+    size_hw: tuple[int, int] | None
     masks: tuple[ToolMask, ...]
     seconds: float | None = None
     num_left_out: int = field(default=0, compare=False)
+
+
+def tool_mask(label: Any, pixels: Mask, segment_index: int | None) -> ToolMask:
+    """Pack a mask (H, W).
+
+    Raises:
+        ValueError: the label is no text.
+    """
+    height, width = pixels.shape
+    return ToolMask(text(label), (height, width), coco_masks.packed(pixels), segment_index)
+
+
+def text(value: Any) -> str:
+    """Return a name; a number is one too.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(value, str | int):
+        return str(value)
+    raise ValueError(f"expected a name, got {value!r}")
 
 
 def member(data: bytes, ending: str) -> bytes:
@@ -63,15 +97,34 @@ def member(data: bytes, ending: str) -> bytes:
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = [name for name in archive.namelist() if name.lower().endswith(ending)]
-            if len(names) != 1:
-                raise UserError(
-                    f"expected one {ending} file in the archive, got "
-                    f"{', '.join(names[:5]) or 'none'}: unpack it and give the file"
-                )
-            return archive.read(names[0])
-    except zipfile.BadZipFile as error:
-        raise UserError(f"the archive is damaged: {error}") from error
+            return archive.read(_only(archive, ending))
+    except _BAD_ARCHIVE as error:
+        raise UserError(
+            f"the archive is damaged, or packed in a way that cannot be read: {error}; unpack it "
+            "and give the file"
+        ) from error
+
+
+def _only(archive: zipfile.ZipFile, ending: str) -> zipfile.ZipInfo:
+    entries = [
+        entry
+        for entry in archive.infolist()
+        # macOS puts a second file beside every one.
+        if entry.filename.lower().endswith(ending) and not entry.filename.startswith("__MACOSX/")
+    ]
+    if len(entries) != 1:
+        raise UserError(
+            f"expected one {ending} file in the archive, got "
+            f"{', '.join(entry.filename for entry in entries[:5]) or 'none'}: unpack it and give "
+            "the file"
+        )
+    size, packed = entries[0].file_size, entries[0].compress_size
+    if size > max(_BOMB_BYTES, _BOMB_TIMES * packed):
+        raise UserError(
+            f"{entries[0].filename} in the archive would grow from {packed} to {size} bytes, which "
+            "no review does: unpack it and give the file"
+        )
+    return entries[0]
 
 
 def parse_json(data: bytes, kind: type, what: str) -> Any:
@@ -97,29 +150,16 @@ def checked(read: Callable[[], Any], what: str) -> Any:
     """
     try:
         return read()
+    except KeyError as error:
+        raise UserError(f"{what} cannot be read: there is no {error}") from error
+    except ValueError as error:
+        raise UserError(f"{what} cannot be read: {error}") from error
     except NOT_THE_FORMAT as error:
-        raise UserError(f"{what} cannot be read: {error!r}") from error
-
-
-def coco_pixels(segmentation: Any, size_hw: tuple[int, int]) -> Mask:
-    """Return the mask (H, W) of COCO's polygons, plain run lengths or compressed ones."""
-    height, width = size_hw
-    if isinstance(segmentation, list):
-        if any(len(polygon) < 6 for polygon in segmentation):
-            raise ValueError("a polygon of fewer than three corners")
-        rle: Any = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"a mask of size {segmentation['size']} in an image of {[height, width]}")
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return coco_mask.decode(rle).astype(bool)
+        raise UserError(f"{what} cannot be read: it has another form ({error})") from error
 
 
 def polygon_pixels(corners: NDArray[np.float64], size_hw: tuple[int, int]) -> Mask:
     """Return the filled polygon (H, W) of corners (N, 2) x, y in pixels."""
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise ValueError(f"a polygon needs three corners or more, got shape {corners.shape}")
-    flat = [corners.ravel().tolist()]
-    return coco_pixels(flat, size_hw)
+    return coco_masks.pixels([corners.ravel().tolist()], size_hw)

@@ -4,18 +4,23 @@ COCO does not tell which images a person has seen: all of the file's are taken f
 give a file of the reviewed ones only. It knows no time either.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline import coco_masks
 from pipeline.importers._tool import (
     ToolImage,
     ToolMask,
     checked,
-    coco_pixels,
     member,
     parse_json,
+    text,
+    tool_mask,
 )
 from schemas.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
 
@@ -32,46 +37,66 @@ def read(data: bytes) -> Iterator[ToolImage]:
         raise UserError(
             f"this is no COCO file of images and segments: it has no {', '.join(sorted(missing))}"
         )
-    names, by_image = checked(lambda: _index(dataset), "the COCO file")
-    for image in dataset["images"]:
+    names, images, by_image = checked(lambda: _index(dataset), "the COCO file")
+    for key, image in images:
         yield checked(
-            lambda image=image: _image(image, by_image.get(image["id"], []), names),
-            f"image {image.get('file_name', '?')!r} of the COCO file",
+            lambda key=key, image=image: _image(image, by_image.get(key, []), names),
+            f"image {image.get('file_name', key)!r} of the COCO file",
         )
 
 
-def _index(dataset: dict[str, Any]) -> tuple[dict[int, str], dict[int, list[Entry]]]:
-    names = {category["id"]: category["name"] for category in dataset["categories"]}
-    by_image: dict[int, list[Entry]] = {}
+def _index(
+    dataset: dict[str, Any],
+) -> tuple[dict[str, str], list[tuple[str, Entry]], dict[str, list[Entry]]]:
+    """Return categories, images and annotations by their ids."""
+    names = {_id(category["id"]): text(category["name"]) for category in dataset["categories"]}
+    images = [(_id(image["id"]), image) for image in dataset["images"]]
+    known = {key for key, _ in images}
+    if len(known) < len(images):
+        raise ValueError("several images have the same id")
+    by_image: dict[str, list[Entry]] = {}
     for annotation in dataset["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    return names, by_image
+        by_image.setdefault(_id(annotation["image_id"]), []).append(annotation)
+    strange = [key for key in by_image if key not in known]
+    if strange and len(strange) == len(by_image):
+        raise ValueError(
+            f"its masks are of images that it does not have, for example image_id {strange[0]}"
+        )
+    if strange:
+        log.warning(
+            "%d masks are of images that the file does not have: left out",
+            sum(len(by_image[key]) for key in strange),
+        )
+    return names, images, by_image
 
 
-def _image(image: Entry, annotations: list[Entry], names: dict[int, str]) -> ToolImage:
-    size_hw = image["height"], image["width"]
+def _id(value: Any) -> str:
+    """Return an id as text: some tools write 7, some "7", some 7.0."""
+    return str(int(value)) if isinstance(value, float) and value == int(value) else text(value)
+
+
+def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> ToolImage:
+    size_hw = coco_masks.size_hw(image["height"], image["width"])
     with_mask = [entry for entry in annotations if entry.get("segmentation")]
     given = (image.get("path"), image["file_name"])
     return ToolImage(
-        names=tuple(name for name in given if name),
+        names=tuple(text(name) for name in given if name),
         size_hw=size_hw,
-        masks=tuple(
-            ToolMask(
-                label=names[entry["category_id"]],
-                pixels=coco_pixels(entry["segmentation"], size_hw),
-                segment_index=_origin(entry),
-            )
-            for entry in with_mask
-        ),
+        masks=tuple(_mask(entry, names, size_hw) for entry in with_mask),
         num_left_out=len(annotations) - len(with_mask),
     )
+
+
+def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> ToolMask:
+    label = names[_id(entry["category_id"])]
+    return tool_mask(label, coco_masks.pixels(entry["segmentation"], size_hw), _origin(entry))
 
 
 def _origin(entry: Entry) -> int | None:
     """Return the run's segment that our own exporter noted, where the tool kept the note."""
     attributes = entry.get("attributes") or {}
     for key in ("part_of", "segment_index"):
-        value = str(attributes.get(key))
+        value = str(attributes.get(key)).removesuffix(".0")
         if value.isdecimal():
             return int(value)
     return None

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pipeline.importers._tool import Mask, ToolImage, ToolMask, checked, member, polygon_pixels
+from pipeline import coco_masks
+from pipeline.importers._tool import Mask, ToolImage, checked, member, polygon_pixels, tool_mask
 from schemas.errors import UserError
 
 Element = ElementTree.Element
@@ -33,7 +34,7 @@ def read(data: bytes) -> Iterator[ToolImage]:
                 lambda element=element: _image(element), f"image {name!r} of the CVAT file"
             )
             element.clear()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter: its encoding
         raise UserError(f"expected CVAT's annotations.xml, got no XML: {error}") from error
     if not found:
         raise UserError(
@@ -43,13 +44,13 @@ def read(data: bytes) -> Iterator[ToolImage]:
 
 
 def _image(element: Element) -> ToolImage:
-    size_hw = int(element.attrib["height"]), int(element.attrib["width"])
+    size_hw = coco_masks.size_hw(*(int(element.attrib[key]) for key in ("height", "width")))
     shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
     return ToolImage(
         names=(element.attrib["name"],),
         size_hw=size_hw,
         masks=tuple(
-            ToolMask(shape.attrib["label"], _pixels(shape, size_hw), _origin(shape))
+            tool_mask(shape.attrib["label"], _pixels(shape, size_hw), _origin(shape))
             for shape in shapes
         ),
         num_left_out=sum(shape.tag in _OTHERS for shape in element),

@@ -4,6 +4,7 @@ Of each task the newest annotation counts that was not cancelled; tasks without 
 through. An opacity over 127 is inside: strokes drawn by hand have soft rims.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from ovseg_core import brush
-from pipeline.importers._tool import ToolImage, ToolMask, checked, parse_json, polygon_pixels
+from pipeline import coco_masks
+from pipeline.importers._tool import (
+    ToolImage,
+    ToolMask,
+    checked,
+    member,
+    parse_json,
+    polygon_pixels,
+    tool_mask,
+)
 
 Entry = dict[str, Any]
 _ORIGIN = re.compile(r"ovseg-(\d+)")
@@ -26,7 +36,8 @@ def read(data: bytes) -> Iterator[ToolImage]:
     Raises:
         UserError: no export of Label Studio, or an entry that cannot be read.
     """
-    tasks = parse_json(data, list, "Label Studio's JSON export, a list of tasks")
+    what = "Label Studio's JSON export, a list of tasks"
+    tasks = parse_json(member(data, ".json"), list, what)
     for place, task in enumerate(tasks, start=1):
         name = task.get("id", place) if isinstance(task, dict) else place
         image = checked(lambda task=task: _image(task), f"task {name}")
@@ -35,20 +46,21 @@ def read(data: bytes) -> Iterator[ToolImage]:
 
 
 def _image(task: Entry) -> ToolImage | None:
+    if "annotations" not in task:
+        raise ValueError("it has no annotations; export the project as JSON, not as JSON-MIN")
     annotations = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
     if not annotations:
         return None
-    newest = max(annotations, key=lambda entry: str(entry.get("updated_at", "")))
+    newest = max(reversed(annotations), key=lambda entry: str(entry.get("updated_at") or ""))
     regions = [entry for entry in newest["result"] if entry.get("type") in _PIXELS]
-    sizes = {(entry["original_height"], entry["original_width"]) for entry in regions}
+    sizes = {coco_masks.size_hw(*map(entry.get, _SIZE)) for entry in regions}
     if len(sizes) > 1:
         raise ValueError(f"regions of different image sizes: {sorted(sizes)}")
-    seconds = [entry["lead_time"] for entry in annotations if entry.get("lead_time")]
     return ToolImage(
         names=tuple(_names(task["data"])),
-        size_hw=sizes.pop() if sizes else (0, 0),
-        masks=tuple(_mask(entry) for entry in regions),
-        seconds=float(sum(seconds)) if seconds else None,
+        size_hw=sizes.pop() if sizes else None,
+        masks=tuple(mask for entry in regions for mask in _masks(entry)),
+        seconds=_seconds(annotations),
         num_left_out=sum(
             entry.get("type") not in _PIXELS and "original_width" in entry
             for entry in newest["result"]
@@ -56,14 +68,31 @@ def _image(task: Entry) -> ToolImage | None:
     )
 
 
-def _mask(entry: Entry) -> ToolMask:
+_SIZE = ("original_height", "original_width")
+
+
+def _seconds(annotations: list[Entry]) -> float | None:
+    """Return the time of all of them; what is no time (a clock was set back) is not known."""
+    given = [entry.get("lead_time") for entry in annotations]
+    times = [time for time in given if isinstance(time, int | float) and 0 < time < math.inf]
+    return float(sum(times)) if times else None
+
+
+def _masks(entry: Entry) -> Iterator[ToolMask]:
+    """Yield a region's mask, once for each of its labels."""
     if entry.get("image_rotation"):
-        raise ValueError(f"region {entry.get('id')} is turned by {entry['image_rotation']} degrees")
-    size_hw = entry["original_height"], entry["original_width"]
-    (label, *_) = entry["value"][entry["type"]]
+        raise ValueError(
+            f"region {entry.get('id')} is turned by {entry['image_rotation']} degrees: turn the "
+            "image back in Label Studio"
+        )
+    size_hw = coco_masks.size_hw(*map(entry.get, _SIZE))
+    labels = entry["value"][entry["type"]]
+    if not isinstance(labels, list) or not labels:
+        raise ValueError(f"region {entry.get('id')} has no list of labels, but {labels!r}")
     origin = _ORIGIN.fullmatch(str(entry.get("id", "")))
     pixels = _PIXELS[entry["type"]](entry["value"], size_hw)
-    return ToolMask(label, pixels, int(origin[1]) if origin else None)
+    for label in labels:
+        yield tool_mask(label, pixels, int(origin[1]) if origin else None)
 
 
 def _brush(value: Entry, size_hw: tuple[int, int]) -> Any:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ovseg_core import brush
+from pipeline.displayed import upright
 from pipeline.evaluate import evaluate
 from pipeline.exporters import coco, cvat, label_studio
-from pipeline.import_review import import_review, upright
-from pipeline.review_names import ImageNames, LabelNames
+from pipeline.import_review import import_review
+from pipeline.review_names import Found, ImageNames, LabelNames
 from pipeline.reviewed import ReviewedLayer
 from pipeline.rundir import RunDir
 from schemas.errors import ConfigError, UserError
@@ -202,8 +203,12 @@ def test_names_are_found_however_a_tool_writes_them(run):
         "e.png": None,
         "": None,
     }.items():
-        assert names.find([given]) == expected, given
-    assert names.find(["nothing", "d.png"]) == "id-d.png"
+        assert _id(names.find([given])) == expected, given
+    assert _id(names.find(["nothing", "d.png"])) == "id-d.png"
+
+
+def _id(found: Found | None) -> str | None:
+    return found and found.image_id
 
 
 def test_base_names_that_two_images_share_find_neither(tmp_path):
@@ -221,7 +226,7 @@ def test_mistakes_are_told(run, tmp_path):
         import_review(run, "cvta", _file(tmp_path, []))
     with pytest.raises(UserError, match="no such file"):
         import_review(run, "coco", str(tmp_path / "nothing.json"))
-    with pytest.raises(UserError, match="no reviewed image"):
+    with pytest.raises(UserError, match="nothing in the file is reviewed"):
         import_review(run, "label-studio", _file(tmp_path, []))
     image = {"id": 1, "file_name": "strange.jpg", "height": 3, "width": 3}
     strange = _file(tmp_path, {"images": [image], "annotations": [], "categories": []})

@@ -172,7 +172,7 @@ def test_soft_rims_polygons_and_boxes(run):
     [
         ({"value": {"format": "rle", "rle": [1, 2], "brushlabels": ["cat"]}}, "brush"),
         ({"original_width": 7}, "brush bytes"),
-        ({"value": {}}, "KeyError"),
+        ({"value": {}}, "no 'brushlabels'"),
         ({"image_rotation": 90}, "turned"),
     ],
 )

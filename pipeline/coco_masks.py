@@ -1,0 +1,87 @@
+"""COCO's three ways to write a mask, read with care.
+
+pycocotools trusts what it is given: run lengths that end early come back with whatever was in the
+memory, and corners that are no numbers or far away end the process.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from ovseg_core.rle_map import run_lengths
+
+Mask = NDArray[np.bool_]
+
+_MOST_PIXELS = 1 << 30
+"""No image is larger; a file that says so would only take all memory."""
+
+
+def size_hw(height: Any, width: Any) -> tuple[int, int]:
+    """Return an image's size as whole numbers.
+
+    Raises:
+        OverflowError, ValueError: no numbers of pixels, or of an image beyond all bounds.
+    """
+    whole = all(isinstance(side, int | float) and side == int(side) for side in (height, width))
+    if not whole or min(height, width) < 1 or height * width > _MOST_PIXELS:
+        raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
+    return int(height), int(width)
+
+
+def pixels(segmentation: Any, size_hw: tuple[int, int]) -> Mask:
+    """Return the mask (H, W) of COCO's polygons, plain run lengths or compressed ones.
+
+    Raises:
+        LookupError, TypeError, ValueError: none of these, or of another size.
+    """
+    height, width = size_hw
+    if isinstance(segmentation, list):
+        return _drawn([_corners(polygon, size_hw) for polygon in segmentation], size_hw)
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"a mask of size {segmentation['size']} in an image of {[height, width]}")
+    lengths = _lengths(segmentation["counts"])
+    if (lengths < 0).any() or lengths.sum() != height * width:
+        raise ValueError(
+            f"run lengths that do not fill the image: {lengths.sum()} pixels of {height * width}"
+        )
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def packed(pixels: Mask) -> str:
+    """Return the compressed run lengths of a mask (H, W)."""
+    rle: Any = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
+    return rle["counts"].decode("ascii")
+
+
+def _lengths(counts: Any) -> NDArray[np.int64]:
+    if not isinstance(counts, list):
+        return run_lengths(counts)
+    lengths = np.array(counts, np.float64)
+    if lengths.ndim != 1 or not (lengths == np.floor(lengths)).all():
+        raise ValueError("run lengths that are no whole numbers")
+    return lengths.astype(np.int64)
+
+
+def _corners(polygon: Any, size_hw: tuple[int, int]) -> list[float]:
+    """Return x, y, x, y, ... as they are; a little outside of the image is usual."""
+    corners = np.array(polygon, np.float64)
+    if corners.ndim != 1 or len(corners) % 2:
+        raise ValueError("a polygon that is no list of x, y, x, y, ...")
+    far = np.tile(size_hw[::-1], len(corners) // 2)
+    if not ((corners >= -far) & (corners <= 2 * far)).all():
+        raise ValueError("a polygon with a corner that is no number or far outside of its image")
+    return corners.tolist()
+
+
+def _drawn(polygons: list[list[float]], size_hw: tuple[int, int]) -> Mask:
+    if not polygons:
+        raise ValueError("a mask without polygons")
+    # Two corners enclose nothing, and pycocotools would take them for a box.
+    solid: Any = [corners for corners in polygons if len(corners) >= 6]
+    if not solid:
+        return np.zeros(size_hw, bool)
+    rle: Any = coco_mask.merge(coco_mask.frPyObjects(solid, *size_hw))
+    return coco_mask.decode(rle).astype(bool)

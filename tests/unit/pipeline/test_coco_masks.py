@@ -1,0 +1,81 @@
+"""Masks of COCO files, sound and damaged; a damaged one must not become another mask."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco_mask
+
+from pipeline.coco_masks import packed, pixels, size_hw
+from pipeline.truth import CocoTruth
+from schemas.errors import UserError
+
+SIZE = (40, 56)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_run_lengths_come_back_packed_and_plain(mask):
+    size = list(mask.shape)
+    text = packed(mask)
+    np.testing.assert_array_equal(pixels({"size": size, "counts": text}, mask.shape), mask)
+    flat = mask.ravel(order="F").astype(int)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    plain = np.diff([0, *edges, mask.size]).tolist()
+    np.testing.assert_array_equal(pixels({"size": size, "counts": plain}, mask.shape), mask)
+
+
+def test_polygons_are_what_pycocotools_draws():
+    corners = [[-4.0, -4.0, 70.5, -3.0, 30.0, 20.5], [5, 30, 9, 30, 9, 35, 5, 35]]
+    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(corners, *SIZE)))
+    line = [1.0, 1.0, 9.0, 9.0]  # of two corners, which is no box
+    np.testing.assert_array_equal(pixels([line, *corners], SIZE), drawn > 0)
+    assert not pixels([line], SIZE).any()
+
+
+NO_MASKS = [
+    {"size": [40, 56], "counts": ""},
+    {"size": [40, 56], "counts": "12"},
+    {"size": [40, 56], "counts": "o"},
+    {"size": [40, 56], "counts": "garbage!!"},
+    {"size": [40, 56], "counts": "é"},
+    {"size": [40, 56], "counts": 7},
+    {"size": [40, 56], "counts": [1, 2, 3]},
+    {"size": [40, 56], "counts": [0, 99999]},
+    {"size": [40, 56], "counts": [-5, 2245]},
+    {"size": [40, 56], "counts": [5, float("nan")]},
+    {"size": [56, 40], "counts": [0, 2240]},
+    {"counts": [0, 2240]},
+    [[float("nan")] * 6],
+    [[float("inf")] * 6],
+    [[1e9, 1, 2, 1e9, 3, 4]],
+    [[1, 2, 3, 4, 5, 6, 7]],
+    [1, 2, 3, 4, 5, 6],
+    ["polygon"],
+    [],
+]
+
+
+@pytest.mark.parametrize("segmentation", NO_MASKS, ids=str)
+def test_what_is_no_mask_is_refused(segmentation):
+    with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
+        pixels(segmentation, SIZE)
+
+
+def test_a_truth_with_such_a_mask_is_refused_with_its_image():
+    dataset = {
+        "categories": [{"id": 1, "name": "cat"}],
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 56}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": NO_MASKS[1]}],
+    }
+    with pytest.raises(UserError, match=r"a\.png cannot be read.*do not fill the image"):
+        CocoTruth(dataset, ("cat",), "label").label_map("a.png")
+
+
+@pytest.mark.parametrize(
+    "sides", [(0, 5), (-3, 5), ("40", 56), (None, 5), (4.5, 6), (10**6, 10**6), (float("inf"), 1)]
+)
+def test_what_is_no_size_is_refused(sides):
+    with pytest.raises((ValueError, OverflowError)):
+        size_hw(*sides)
+    assert size_hw(40.0, 56) == SIZE
