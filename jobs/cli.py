@@ -6,6 +6,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from jobs import cli_review
+from jobs.flags import (
+    AsJson,
+    Config,
+    Data,
+    FormatOptions,
+    Images,
+    JobFields,
+    Local,
+    ProtocolName,
+    Rules,
+    Run,
+    TrainingFields,
+    formats,
+)
 from schemas.errors import OvsegError
 
 EXIT_USER_ERROR = 1
@@ -39,21 +54,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override any field; repeatable."),
-]
-Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-ProtocolName = Annotated[
-    str,
-    typer.Option("--protocol", help="Data set as published: voc21, ade20k, ... or a .yaml file."),
-]
-Data = Annotated[str, typer.Option("--data", help="The data set's folder, with --protocol.")]
-Config = Annotated[
-    str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
-]
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -81,23 +81,28 @@ def annotate(  # noqa: PLR0913 - typer's flags are parameters
     config: Annotated[
         str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
     ] = "",
-    images: Annotated[str, typer.Option(help="Folder, glob, bucket prefix or list file.")] = "",
+    images: Images = "",
     labels: Annotated[str, typer.Option(help='Words to look for: "cat,dog,sofa".')] = "",
     vocabulary: Annotated[
-        str, typer.Option(help="File of words (.txt one a line; .yaml, .json: with synonyms …).")
+        str, typer.Option(help="File of words: .txt one a line; .yaml, .json with synonyms.")
     ] = "",
     protocol: ProtocolName = "",
     data: Data = "",
     out: Annotated[str, typer.Option(help="Run folder: a path or any fsspec URL.")] = "",
-    overrides: Overrides = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="Only the first so many images.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="At most so many workers.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    overrides: JobFields = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Only the first so many images; 0 (default): all.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="At most so many workers; 0 (default): as resources allow."),
+    ] = None,
+    local: Local = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")
     ] = False,
 ) -> None:
-    """Annotate a collection; run it again to go on where it stopped."""
+    """Annotate a collection; type it again to go on."""
     from jobs.annotate import annotate as command
     from jobs.settings import Flags, ProtocolFlags, job_config
 
@@ -118,7 +123,10 @@ def inspect_run(
         bool, typer.Option("--clean", help="Delete those files; not while the run goes on.")
     ] = False,
 ) -> None:
-    """Show what is in a run folder: counts, errors by code, slowest images, what is left."""
+    """Show what a run folder holds.
+
+    Counts, errors by code, the slowest images, and what is left to do.
+    """
     from jobs.results import show_run
 
     show_run(run, as_json=as_json, orphans=orphans, clean=clean)
@@ -127,19 +135,20 @@ def inspect_run(
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="Format; a wrong one lists what there is.")] = "coco",
+    to: Annotated[str, typer.Option(help=f"Format: {formats()}.")] = "coco",
     segments: Annotated[
-        str, typer.Option(help="How masks are cut: class, or components (connected regions).")
+        str,
+        typer.Option(help="class, or components (connected regions); default: as in the run."),
     ] = "",
     polygons: Annotated[
         bool, typer.Option("--polygons", help="COCO polygons in place of run lengths.")
     ] = False,
     flatten_names: Annotated[
-        bool, typer.Option("--flatten-names", help="COCO names without folders: a/b.jpg, a__b.jpg.")
+        bool, typer.Option("--flatten-names", help="COCO names without folders: a__b.jpg.")
     ] = False,
-    overrides: Overrides = None,
+    overrides: FormatOptions = None,
 ) -> None:
-    """Write the finished shards of a run as a dataset for other tools."""
+    """Write a run's masks as a dataset for other tools."""
     from jobs.results import export_run
 
     flags = {"polygons": polygons, "flatten_names": flatten_names}
@@ -157,12 +166,13 @@ def evaluate(
     ] = "",
     protocol: ProtocolName = "",
     data: Data = "",
-    overrides: Overrides = None,
+    overrides: Rules = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a run's masks with true ones: IoU by label, mIoU, pixel accuracy.
+    """Compare a run's masks with true ones.
 
-    Against masks of your own (--truth), or under a published protocol (--protocol and --data).
+    IoU by label, mIoU and pixel accuracy, against masks of your own (--truth), or under a
+    published protocol (--protocol and --data).
     """
     from jobs.evaluate import Asked, evaluate_run
 
@@ -171,55 +181,8 @@ def evaluate(
     evaluate_run(run, Asked(truth, protocol, data), overrides or [], as_json)
 
 
-@app.command()
-def review(
-    run: Run,
-    host: Annotated[str, typer.Option(help="Where to listen; a token elsewhere.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8420,
-    names: Annotated[list[str] | None, typer.Option("--name", help="A further host name.")] = None,
-) -> None:
-    """Go through the masks in a browser, the most doubtful first; try other words. Ctrl-C ends."""
-    from jobs.review import review as command
-
-    command(run, host, port, names or [])
-
-
-@app.command("import-review")
-def import_review(
-    run: Run,
-    file: Annotated[str, typer.Argument(help="The tool's export.", metavar="FILE")],
-    tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")],
-    as_json: AsJson = False,
-) -> None:
-    """Bring masks corrected in another tool back, beside the predictions."""
-    from jobs.reviews import import_review as command
-
-    command(run, tool, file, as_json)
-
-
-@app.command()
-def calibrate(
-    run: Run,
-    out: Annotated[str, typer.Option(help="The file; default: in the run folder.")] = "",
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Learn scores and thresholds by label from the reviewed masks of a run."""
-    from jobs.reviews import calibrate as command
-
-    command(run, out, overrides or [], as_json)
-
-
-@app.command()
-def compare(
-    run: Run,
-    other: Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")],
-    as_json: AsJson = False,
-) -> None:
-    """Compare two runs of a collection: agreement by label, and where it is least."""
-    from jobs.reviews import compare as command
-
-    command(run, other, as_json)
+for _name, _command in cli_review.COMMANDS.items():
+    app.command(_name)(_command)
 
 
 @app.command()
@@ -237,7 +200,7 @@ def settings(
         bool, typer.Option("--json", help="Print the JSON schema of a job file, for editors.")
     ] = False,
 ) -> None:
-    """List every field of a job file with its default and meaning."""
+    """List the fields of a job file with their defaults."""
     from jobs.fields import show_settings
 
     show_settings(method, as_json)
@@ -247,9 +210,12 @@ def settings(
 def demo(
     out: Annotated[str, typer.Option(help="Folder of the demo; made anew each time.")] = "out/demo",
     scenes: Annotated[int, typer.Option(min=2, max=1000, help="How many scenes to draw.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws other scenes.")] = 0,
 ) -> None:
-    """Draw scenes, annotate them with the bundled models, evaluate, show. No network, no GPU."""
+    """Draw scenes, annotate them, show the masks.
+
+    With the bundled models; needs no network and no GPU.
+    """
     from jobs.demo import demo as command
 
     raise typer.Exit(command(out, scenes, seed))
@@ -260,15 +226,20 @@ def train_heads(  # noqa: PLR0913 - typer's flags are parameters
     config: Annotated[
         str, typer.Argument(help="Training file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
     ] = "",
-    images: Annotated[str, typer.Option(help="Folder, glob, bucket prefix or list file.")] = "",
+    images: Images = "",
     heads: Annotated[str, typer.Option(help="What to train: found or dinoiser.")] = "",
     out: Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")] = "",
-    overrides: Overrides = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Batches; default: published.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images of a step.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    overrides: TrainingFields = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images of a step; default: as published.")
+    ] = None,
+    local: Local = False,
 ) -> None:
-    """Train a head on images without labels; run it again to go on where it stopped."""
+    """Train a head on images without labels.
+
+    Type it again to go on where it stopped.
+    """
     from jobs.train_heads import Flags, heads_config
     from jobs.train_heads import train_heads as command
 
@@ -282,9 +253,12 @@ def submit(
     address: Annotated[str, typer.Option(help="Ray's job server, http://HEAD:8265.")],
     protocol: ProtocolName = "",
     data: Data = "",
-    overrides: Overrides = None,
+    overrides: JobFields = None,
 ) -> None:
-    """Run a job file on a Ray cluster, follow its log, return its exit code."""
+    """Run a job file on a Ray cluster.
+
+    Follows its log and returns its exit code.
+    """
     from jobs.settings import ProtocolFlags, job_config
     from jobs.submit import submit as command
 

@@ -1,6 +1,7 @@
 """The prompt: fast help, one line per mistake on stderr, the documented exit codes."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,9 +11,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from ovseg_core import parts
 from schemas.errors import UserError
 
-COMMANDS = ("annotate", "inspect", "export", "evaluate", "methods", "settings", "demo", "submit")
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+DOCUMENTED = re.findall(r"ovseg ([a-z-]+)", README)
 
 
 def ovseg(*args: str) -> Result:
@@ -22,7 +26,13 @@ def ovseg(*args: str) -> Result:
 def test_help_names_every_command_and_the_exit_codes() -> None:
     result = ovseg("--help")
     assert result.exit_code == 0
-    assert all(command in result.stdout for command in (*COMMANDS, "Exit codes"))
+    assert all(command in result.stdout for command in (*COMMANDS, *DOCUMENTED, "Exit codes"))
+    assert "...\n" not in result.stdout  # no summary is cut off
+
+
+def test_help_names_every_export_format() -> None:
+    shown = "".join(ovseg("export", "--help").stdout.split())
+    assert ",".join(parts.names("pipeline.exporters")) in shown
 
 
 @pytest.mark.parametrize("command", COMMANDS)
