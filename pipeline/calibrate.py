@@ -213,10 +213,10 @@ def best_threshold(score: Numbers, right: NDArray[np.bool_]) -> float:
 
     It lies half way to the next lower score, so that rounding does not decide.
     """
-    candidates = np.unique(score)
-    kept = score[None, :] >= candidates[:, None]
-    true = (kept & right).sum(1)
-    f1 = 2 * true / (kept.sum(1) + right.sum())
+    order = np.argsort(score, kind="stable")
+    candidates, first = np.unique(score[order], return_index=True)
+    true = right.sum() - np.append(0, np.cumsum(right[order]))[first]  # right ones from each on
+    f1 = 2 * true / (len(score) - first + right.sum())
     best = int(f1.argmax())
     return round(float(candidates[best - 1 : best + 1].mean()), _DIGITS) if best else 0.0
 

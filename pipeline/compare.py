@@ -11,7 +11,7 @@ from statistics import fmean
 
 import pyarrow as pa
 
-from pipeline import parquet
+from pipeline import parquet, uris
 from pipeline.finished import FinishedRun, Row
 from pipeline.predictions import Predictions
 from pipeline.review_matching import overlap
@@ -71,7 +71,7 @@ class ComparisonReport(Frozen):
     worst: tuple[ImageAgreement, ...]
     """Images that the two agree on least."""
     mean_agreement: float | None
-    """Mean over the images where either run has a mask; None: there is none."""
+    """Mean over the images where either run has a mask of a common label; None: there is none."""
     num_images: int
     """In both runs."""
     num_missing: int
@@ -106,8 +106,7 @@ def compare(first: RunDir, other: RunDir) -> ComparisonReport:
             f"collection, and {comparison.num_missing} of the first run are not in the other"
         )
     file = f"{FOLDER}/{other.info.job().method.name}-{other.fingerprint[:12]}.parquet"
-    table = pa.Table.from_pylist(comparison.rows, schema=TABLE)
-    first.folder.atomic_write(file, parquet.encode(table, _ROW_GROUP))
+    first.folder.atomic_write(file, parquet.encode(comparison.table(), _ROW_GROUP))
     by_doubt = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
     return ComparisonReport(
         first=first.info.job().method.name,
@@ -117,7 +116,7 @@ def compare(first: RunDir, other: RunDir) -> ComparisonReport:
         mean_agreement=fmean(comparison.agreement.values()) if comparison.agreement else None,
         num_images=comparison.num_images,
         num_missing=comparison.num_missing,
-        num_without_masks=comparison.num_images - len(comparison.agreement),
+        num_without_masks=comparison.num_without_masks,
         left_out=tuple(sorted(set(ours) ^ set(theirs))),
         file=file,
     )
@@ -132,12 +131,19 @@ def files(run: RunDir) -> dict[str, int]:
 def read_columns(run: RunDir, file: str, columns: list[str]) -> pa.Table:
     """Return columns of a comparison's `TABLE`.
 
+    Args:
+        run: the run that was compared.
+        file: its path in the run folder, or the whole place as `ovseg compare` prints it.
+        columns: their names.
+
     Raises:
         UserError: the file is none.
     """
+    folder, place = f"{run.folder.uri}/", uris.normalise(file)
+    inside = place.removeprefix(folder) if place.startswith(folder) else file
     try:
-        return parquet.decode(run.folder.read_bytes(file), columns).select(columns)
-    except (FileNotFoundError, pa.ArrowException, KeyError) as error:
+        return parquet.decode(run.folder.read_bytes(inside), columns).select(columns)
+    except (FileNotFoundError, ValueError, pa.ArrowException, KeyError) as error:
         raise UserError(
             f"{file} is no comparison of the run; it has {', '.join(files(run)) or 'none'} "
             "(`ovseg compare` makes them)"
@@ -148,8 +154,10 @@ def read(run: RunDir, file: str) -> dict[str, dict[str, float]]:
     """Return a comparison's IoU by image id, then label."""
     table = read_columns(run, file, ["image_id", "label", "iou"])
     found: dict[str, dict[str, float]] = {}
-    for row in table.to_pylist():
-        found.setdefault(row["image_id"], {})[row["label"]] = row["iou"]
+    # Batch by batch: as Python's own objects all rows at once take many times the table's memory.
+    for batch in table.to_batches(max_chunksize=_ROW_GROUP):
+        for image_id, label, iou in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+            found.setdefault(image_id, {})[label] = iou
     return found
 
 
@@ -167,17 +175,20 @@ class _Comparison:
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
         self._sums: dict[str, _Sums] = {}
-        self.rows: list[Row] = []
+        self._tables = [TABLE.empty_table()]
         self.agreement: dict[str, float] = {}
         self.num_images = 0
         self.num_missing = 0
+        self.num_without_masks = 0
 
     def read(self, first: RunDir, other: RunDir) -> None:
         """Go through the first run's images."""
         predictions = Predictions(other)
+        predictions.in_order(first.manifest().column("image_id").to_pylist())  # all found at once
         for shard in FinishedRun(first).shards(("path", "height", "width")):
             columns = ["image_id", "label", "rle_counts", "area_px"]
             ours = shard.segments_by_image(columns)
+            rows: list[Row] = []
             for image_id, image in shard.images.items():
                 theirs = predictions.image(image_id)
                 size_hw = image["height"], image["width"]
@@ -185,14 +196,21 @@ class _Comparison:
                     self.num_missing += 1
                     continue
                 self.num_images += 1
-                self._add(image, ours.get(image_id, []), predictions.segments(image_id))
+                rows += self._add(image, ours.get(image_id, []), predictions.segments(image_id))
+            self._tables.append(pa.Table.from_pylist(rows, schema=TABLE))
 
-    def _add(self, image: Row, ours: list[Row], theirs: list[Row]) -> None:
+    def _add(self, image: Row, ours: list[Row], theirs: list[Row]) -> list[Row]:
+        """Count an image and return its rows."""
+        self.num_without_masks += not ours and not theirs
         rows = list(self._labels_of(image, _by_label(ours), _by_label(theirs)))
-        if rows:
-            mean = fmean(row["iou"] for row in rows)
-            self.agreement[image["path"]] = mean
-            self.rows += [{**row, "image_agreement": mean} for row in rows]
+        if not rows:
+            return []
+        mean = self.agreement[image["path"]] = fmean(row["iou"] for row in rows)
+        return [{**row, "image_agreement": mean} for row in rows]
+
+    def table(self) -> pa.Table:
+        """Return all rows."""
+        return pa.concat_tables(self._tables).unify_dictionaries()
 
     def _labels_of(
         self, image: Row, ours: dict[str, list[Row]], theirs: dict[str, list[Row]]

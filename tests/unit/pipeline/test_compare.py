@@ -1,6 +1,7 @@
 """Agreement of two runs, by image and label."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import pytest
 from ovseg_core.review_order import mask_priority
 from pipeline.compare import compare, read
 from pipeline.exporters import label_studio
+from pipeline.predictions import Predictions
 from pipeline.rundir import RunDir
 from schemas.errors import UserError
 from tests.runs import RunSpec, Scene, label_map, make_run
@@ -92,6 +94,39 @@ def test_what_cannot_be_compared(runs, tmp_path):
         compare(runs[0], images)
     with pytest.raises(UserError, match="no comparison of the run"):
         read(runs[0], "exports/compare/none.parquet")
+
+
+def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_one(
+    runs, monkeypatch
+):
+    run, file = runs[0], compare(*runs).file
+    expected = read(run, file)
+    monkeypatch.chdir(Path(run.folder.uri).parent)
+    for place in (f"{run.folder.uri}/{file}", f"run/{file}", f"./run/{file}"):
+        assert read(run, place) == expected
+    for place in (
+        "/nowhere.parquet",
+        "../run.yaml",
+        "run.yaml",
+        "manifest.parquet",
+        "exports",
+        ".",
+    ):
+        with pytest.raises(UserError, match="is no comparison of the run"):
+            read(run, place)
+
+
+def test_images_are_looked_up_together(tmp_path, monkeypatch):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(20)]
+    first = make_run(tmp_path / "one", scenes)
+    other = make_run(tmp_path / "two", scenes, RunSpec(labels=("dog", "cat", "cow")))
+    asked = []
+    find = Predictions._find
+    monkeypatch.setattr(
+        Predictions, "_find", lambda self, new: asked.append(len(new)) or find(self, new)
+    )
+    assert compare(first, other).num_images == 20
+    assert [count for count in asked if count] == [20]
 
 
 def test_labels_of_one_vocabulary_are_named(runs, tmp_path):
