@@ -109,7 +109,6 @@ def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_on
         "../run.yaml",
         "run.yaml",
         "manifest.parquet",
-        "exports",
         ".",
     ):
         with pytest.raises(UserError, match="is no comparison of the run"):
