@@ -12,7 +12,7 @@ from schemas.config import JobConfig
 
 
 def show_settings(method: str, as_json: bool) -> None:
-    """Print the fields of a job file and the options of a method.
+    """Print the fields of a job file, the options of a method and of its objectness sources.
 
     Args:
         method: whose options to show.
@@ -21,12 +21,17 @@ def show_settings(method: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(JobConfig.model_json_schema(), indent=2, ensure_ascii=False))
         return
-    from ovseg_core import parts
+    from ovseg_core import objectness, parts
 
     options = parts.load("ovseg_core.methods", method).Options
     columns = ("field", "default", "meaning")
     show.table("Fields of a job file; any of them by --set FIELD=VALUE", columns, _rows(JobConfig))
     show.table(f"Options of the method {method}", columns, _rows(options, "method.options."))
+    if "objectness" not in options.model_fields:
+        return
+    for name in parts.names(objectness.PACKAGE):
+        rows = _rows(parts.load(objectness.PACKAGE, name).Options, f"{objectness.WHERE}.options.")
+        show.table(f"Options of {objectness.WHERE}={name}", columns, rows)
 
 
 def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:

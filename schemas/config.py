@@ -21,9 +21,9 @@ class NamedOptions(Frozen):
     """A part found by its file's name (method, objectness source, exporter) and its own options."""
 
     name: str
-    """The file's name in the part's folder."""
+    """Which one; a wrong name is answered with those there are."""
     options: dict[str, Any] = {}
-    """Checked by the part's own `Options` model before any worker starts."""
+    """Its own; checked before any worker starts."""
 
     @model_validator(mode="before")
     @classmethod

@@ -26,8 +26,9 @@ class Options(MethodOptions):
     """Options of the source `external`."""
 
     folder: LocalFolder
-    """Local folder of the maps, laid out like the collection; every worker must see it, and a run
-    goes on only while its files stay as they are."""
+    """Local folder of the maps, laid out like the collection: for `a/b.jpg` a grey `a/b.png`, an
+    array (h, w) in [0, 1] as `a/b.npy`, or scored masks as `a/b.npz`. Every worker must see it, and
+    a run goes on only while its files stay as they are."""
     min_score: float = 0.3
     """Scored masks below this are left out (CLIP-DIY's value for CutLER)."""
 

@@ -63,6 +63,7 @@ def test_settings_tell_every_field_with_its_meaning() -> None:
     assert shown.exit_code == 0, shown.output
     for field in ("vocabulary.labels.*.synonyms", "run.max_error_share", "method.options.side_px"):
         assert field in shown.stdout
+    assert "method.options.objectness.options.folder" in shown.stdout
     schema = json.loads(ovseg("settings", "--json").stdout)
     assert schema["properties"]["shard_size"]["description"].startswith("Images a shard")
     assert schema["additionalProperties"] is False
