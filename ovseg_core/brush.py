@@ -15,64 +15,125 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_core import row_major
+from ovseg_core.nearest import SizeHW
 
 SOLID = 127
 """Opacity above which a pixel is in the mask: strokes drawn by hand have soft rims."""
 _CHANNELS = 4
 _WIDTHS = np.array([3, 4, 8, 16])
-_LONGEST = 1 << 16
+_LONGEST = (1 << 16) // _CHANNELS
+"""Pixels in one item."""
 _HEADER_BITS = 32 + 5 + 4 * 4
 
 
-def from_coco(counts: str, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the brush bytes of a mask in COCO's compressed run lengths."""
-    num_pixels = size_hw[0] * size_hw[1]
-    runs = row_major.lengths(row_major.changes(counts, size_hw), num_pixels)
-    return _packed(runs if runs[0] else runs[1:], 0 if runs[0] else 255)
+def from_coco(counts: Sequence[str], size_hw: SizeHW) -> list[NDArray[np.uint8]]:
+    """Return the brush bytes of an image's masks, from COCO's compressed run lengths."""
+    return _packed(row_major.runs(counts, size_hw), size_hw[0] * size_hw[1])
 
 
 def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the bytes of a mask (H, W), not 0 inside."""
-    flat = np.ascontiguousarray(mask, dtype=bool).ravel()
-    if not len(flat):
+    flat = np.concatenate([[False], np.ravel(mask).astype(bool), [False]])
+    if len(flat) == 2:
         raise ValueError(f"expected a mask with pixels, got shape {mask.shape}")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    return _packed(np.diff(np.concatenate([[0], edges, [len(flat)]])), 255 if flat[0] else 0)
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    rest = mask.size - int(edges[-1]) if len(edges) else mask.size
+    runs = row_major.Runs(np.diff(edges, prepend=0), [0, len(edges)], [rest])
+    return _packed(runs, mask.size)[0]
 
 
-def _packed(runs: NDArray[np.int64], first: int) -> NDArray[np.uint8]:
-    """Return the bytes of runs of pixels; values alternate from the first one's on."""
-    lengths = runs * _CHANNELS
-    values = np.where(np.arange(len(runs)) % 2 == 0, first, 255 - first)
-    num_whole = (lengths - 1) // _LONGEST  # a run is cut: whole pieces, then the rest, never empty
-    if num_whole.any():
-        values = np.repeat(values, num_whole + 1)
-        pieces = np.full(len(values), _LONGEST)
-        pieces[np.cumsum(num_whole + 1) - 1] = lengths - num_whole * _LONGEST
-    else:
-        pieces = lengths
-    kind = np.searchsorted(1 << _WIDTHS, pieces)
+def _items() -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Return size in bits, and the bits at the upper end of 64, of an item of any length.
+
+    The bits are those of the value 0 (first row) and 255. Without pixels there is no item.
+    """
+    num_values = _CHANNELS * np.arange(_LONGEST + 1)
+    kind = np.searchsorted(1 << _WIDTHS, num_values)
     width = _WIDTHS[kind]
-    code = (((4 | kind) << width | (pieces - 1)) << 8) | values
-    header = int(lengths.sum()) << 5 | 7
-    for run_width in _WIDTHS.tolist():
-        header = header << 4 | (run_width - 1)
-    codes = np.concatenate([[header >> 32, header & 0xFFFFFFFF], code])
-    sizes = np.concatenate([[_HEADER_BITS - 32, 32], 11 + width])
-    return _joined(codes, sizes)
+    bits = ((4 | kind) << width | (num_values - 1)) << 8
+    sizes = np.where(num_values, 11 + width, 0)
+    both = np.where(num_values, [bits, bits | 255], 0).astype(np.uint64)
+    return sizes.astype(np.uint8), both << (64 - sizes).astype(np.uint64)
 
 
-def _joined(codes: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Write numbers of so many bits (32 at most) one after another; zero bits follow."""
-    ends = np.cumsum(sizes)
-    begins, num_bits = ends - sizes, int(ends[-1])
-    word, offset = begins >> 5, begins & 31
-    window = codes << (64 - sizes - offset).astype(np.uint64).astype(np.int64)
-    high, low = (window >> 32) & 0xFFFFFFFF, window & 0xFFFFFFFF
-    num_words = num_bits // 32 + 2
-    # Bits do not overlap, so that sums are unions; doubles hold 32 bits exactly.
-    words = np.bincount(word, high, num_words) + np.bincount(word + 1, low, num_words)
-    return words.astype(">u4").view(np.uint8)[: num_bits // 8 + 1]
+_SIZES, _ITEMS = _items()
+_SIZE_LIST, _ITEM_LISTS = _SIZES.tolist(), _ITEMS.tolist()
+
+
+def _packed(runs: row_major.Runs, num_pixels: int) -> list[NDArray[np.uint8]]:
+    """Return the bytes of masks of so many pixels; each begins in a word of its own."""
+    pairs = runs.lengths.reshape(-1, 2)
+    sizes, items, long = _of_pairs(pairs)
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    bounds = np.array(runs.bounds) // 2
+    header = _header(num_pixels) << 64 - _HEADER_BITS
+    words, num_bytes, places, strays = [0], [], [], []
+    for size, rest in zip(np.diff(ends[bounds]).tolist(), runs.rests, strict=True):
+        begin = 64 * words[-1]
+        end = _lay([(_HEADER_BITS, header)], begin, places, strays) + size
+        end = _lay(_spelled(rest, 0), end, places, strays)
+        num_bytes.append((end - begin) // 8 + 1)
+        words.append(words[-1] + num_bytes[-1] // 8 + 1)
+    shift = 64 * np.array(words)[:-1] + _HEADER_BITS - ends[bounds[:-1]]
+    begins = ends[:-1] + np.repeat(shift, np.diff(bounds))
+    for pair, spelled in long.items():
+        _lay(spelled, int(begins[pair]), places, strays)
+    joined = np.zeros(words[-1] + 1, np.uint64)
+    _join(begins, items, joined)
+    _join(np.array(places, np.int64), np.array(strays, np.uint64), joined)
+    data = joined.astype(">u8").view(np.uint8)
+    return [data[8 * word :][:size] for word, size in zip(words, num_bytes, strict=False)]
+
+
+def _header(num_pixels: int) -> int:
+    header = (num_pixels * _CHANNELS) << 5 | 7
+    for width in _WIDTHS.tolist():
+        header = header << 4 | (width - 1)
+    return header
+
+
+def _of_pairs(pairs: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.uint64], dict]:
+    """Return size and bits of runs of background and foreground, two by two.
+
+    Few are longer than an item: their bits are 0 here, and all of their items come beside it.
+    """
+    too_long = np.unique(np.flatnonzero(pairs > _LONGEST) // 2)
+    long = {
+        pair: [*_spelled(background, 0), *_spelled(foreground, 1)]
+        for pair, (background, foreground) in zip(
+            too_long.tolist(), pairs[too_long].tolist(), strict=True
+        )
+    }
+    short = pairs.copy()
+    short[too_long] = 0
+    background, foreground = short[:, 0], short[:, 1]
+    first = _SIZES.take(background)
+    sizes = (first + _SIZES.take(foreground)).astype(np.int64)
+    sizes[too_long] = [sum(size for size, _ in items) for items in long.values()]
+    return sizes, _ITEMS[0].take(background) | _ITEMS[1].take(foreground) >> first, long
+
+
+def _spelled(length: int, value: int) -> list[tuple[int, int]]:
+    """Return size and bits of all items of a run, long or not, of the value 0 or (1) 255."""
+    whole, rest = divmod(max(length - 1, 0), _LONGEST)
+    lengths = [_LONGEST] * whole + [rest + 1] if length else []
+    return [(_SIZE_LIST[each], _ITEM_LISTS[value][each]) for each in lengths]
+
+
+def _lay(items: list, place: int, places: list[int], strays: list[int]) -> int:
+    """Lay items one behind the other from a bit on; return the bit behind them."""
+    for size, bits in items:
+        places.append(place)
+        strays.append(bits)
+        place += size
+    return place
+
+
+def _join(places: NDArray[np.int64], items: NDArray[np.uint64], words: NDArray[np.uint64]) -> None:
+    """Write items from these bits on."""
+    word, offset = places >> 6, (places & 63).astype(np.uint64)
+    np.bitwise_or.at(words, word, items >> offset)
+    np.bitwise_or.at(words, word + 1, items << (64 - offset))  # by 64 at the most, which leaves 0
 
 
 def opacity(rle: Sequence[int] | NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ of them; here the runs of all masks are read from the texts and put side by side
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -13,12 +12,9 @@ from numpy.typing import NDArray
 
 from ovseg_core.nearest import SizeHW
 from ovseg_core.rle import decode, transpose
+from ovseg_core.rle_edges import run_edges
 
 Unsigned = TypeVar("Unsigned", np.uint8, np.uint16, np.uint32)
-
-_FIRST = 48
-"""The character of an empty group; each holds 5 bits of a number, lowest first."""
-_BITS, _MORE, _SIGN = 5, 32, 16
 
 
 def paint(
@@ -39,9 +35,8 @@ def paint(
         (H, W); 0 under no mask.
     """
     height, width = size_hw
-    edges = run_edges(counts)
-    starts = np.concatenate([np.zeros(0, np.int64), *(each[0::2] for each in edges)])
-    stops = np.concatenate([np.zeros(0, np.int64), *(each[1::2] for each in edges)])
+    edges = run_edges(counts, height * width)
+    starts, stops = edges.places[0::2], edges.places[1::2]
     order = np.argsort(starts, kind="stable")
     bounds = np.zeros(2 * len(order) + 2, np.int64)
     bounds[1:-1:2], bounds[2:-1:2], bounds[-1] = starts[order], stops[order], height * width
@@ -49,7 +44,7 @@ def paint(
     if (lengths < 0).any():
         return _paint_in_turn(counts, values, size_hw, kind)
     painted = np.zeros(len(lengths), kind)
-    painted[1::2] = np.repeat(np.asarray(values, kind), [len(e) // 2 for e in edges])[order]
+    painted[1::2] = np.repeat(np.asarray(values, kind), edges.num_runs)[order]
     return transpose(np.repeat(painted, lengths).reshape(width, height))
 
 
@@ -60,52 +55,3 @@ def _paint_in_turn(
     for text, value in zip(counts, values, strict=True):
         painted[decode(text, size_hw) > 0] = value
     return painted
-
-
-def run_edges(counts: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Return where the runs of each mask begin and end by turns, column-major, `stop` exclusive."""
-    return [_edges(numbers) for numbers in _numbers(counts)]
-
-
-def run_lengths(counts: str) -> NDArray[np.int64]:
-    """Return the lengths of a mask's runs, gap first, as they are told; nothing else is checked.
-
-    Raises:
-        ValueError: a text that no compressed run lengths are written with, or a cut one.
-    """
-    groups = np.frombuffer(counts.encode("ascii"), np.uint8)
-    if not len(groups) or groups.min() < _FIRST or groups.max() >= _FIRST + 2 * _MORE:
-        raise ValueError("expected compressed run lengths as COCO writes them")
-    if (groups[-1] - _FIRST) & _MORE:
-        raise ValueError("compressed run lengths that end in the middle of a number")
-    return _lengths(_numbers([counts])[0])
-
-
-def _numbers(counts: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Return the numbers that each text holds, all texts read at once."""
-    groups = np.frombuffer("".join(counts).encode("ascii"), np.uint8).astype(np.int64) - _FIRST
-    last = np.flatnonzero((groups & _MORE) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if not len(last):
-        return [np.zeros(0, np.int64) for _ in counts]
-    place = np.arange(len(groups)) - np.repeat(first, last - first + 1)
-    numbers = np.add.reduceat((groups & (_MORE - 1)) << (_BITS * place), first)
-    negative = (groups[last] & _SIGN) > 0
-    numbers -= negative * (np.int64(1) << (_BITS * (last - first + 1)))
-    ends = np.cumsum([0, *map(len, counts)])
-    cuts = np.searchsorted(last, ends).tolist()
-    return [numbers[begin:end] for begin, end in pairwise(cuts)]
-
-
-def _edges(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where the runs of one mask begin and end by turns."""
-    edges = np.cumsum(_lengths(numbers))
-    return edges[: len(edges) // 2 * 2]
-
-
-def _lengths(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return lengths: from the fourth on, a number is what they grew since the one before last."""
-    lengths = numbers.copy()
-    lengths[1::2] = np.cumsum(lengths[1::2])
-    lengths[2::2] = np.cumsum(lengths[2::2])
-    return lengths

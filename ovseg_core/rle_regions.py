@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ovseg_core.nearest import SizeHW
 from ovseg_core.rle import Rle
-from ovseg_core.rle_map import run_edges
+from ovseg_core.rle_edges import run_edges
 
 Numbers = NDArray[np.int64]
 _BITS, _MORE, _FIRST = 5, 32, 48
@@ -29,7 +29,7 @@ def split(counts: Sequence[str], size_hw: SizeHW) -> list[list[Rle]]:
         size_hw: of the image.
     """
     height, width = size_hw
-    start, stop, owner = _pieces(counts, height)
+    start, stop, owner = _pieces(counts, size_hw)
     if not len(start):
         return [[] for _ in counts]
     region = _regions(start, stop, owner, size_hw)
@@ -47,12 +47,12 @@ def split(counts: Sequence[str], size_hw: SizeHW) -> list[list[Rle]]:
     return [rles[low:high] for low, high in pairwise(bounds)]
 
 
-def _pieces(counts: Sequence[str], height: int) -> tuple[Numbers, Numbers, Numbers]:
+def _pieces(counts: Sequence[str], size_hw: SizeHW) -> tuple[Numbers, Numbers, Numbers]:
     """Return start, stop and mask of all runs, cut where a column ends."""
-    edges = run_edges(counts)
-    start = np.concatenate([np.zeros(0, np.int64), *(each[0::2] for each in edges)])
-    stop = np.concatenate([np.zeros(0, np.int64), *(each[1::2] for each in edges)])
-    owner = np.repeat(np.arange(len(edges)), [len(each) // 2 for each in edges])
+    height, width = size_hw
+    edges = run_edges(counts, height * width)
+    start, stop = (edges.places[turn::2].astype(np.int64) for turn in (0, 1))
+    owner = np.repeat(np.arange(len(counts)), edges.num_runs)
     column = start // height
     num_columns = np.where(stop > start, (stop - 1) // height - column + 1, 0)
     start, stop, owner = (np.repeat(values, num_columns) for values in (start, stop, owner))

@@ -1,63 +1,95 @@
-"""COCO's column-major run lengths as row-major runs, without painting a single pixel.
+"""COCO's column-major run lengths as row-major ones, without painting a single pixel.
 
 A mask changes from one pixel of a row to the next where its column and the one before it differ.
 In column-major order the column before is the same sequence a height later, so those places are
-the symmetric difference of the runs and the shifted runs: work grows with the outline, not the
-image.
+the symmetric difference of the runs and the shifted runs: work grows with the outlines, not with
+the image. All masks of an image go through it at once, one behind the other, with a column that
+is empty between them.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
-from numpy.typing import NDArray
 
 from ovseg_core.nearest import SizeHW
+from ovseg_core.rle_edges import Whole, run_edges, running_sums
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width."""
 
 
-def changes(counts: str, size_hw: SizeHW, box: Box | None = None) -> NDArray[np.int64]:
-    """Return where a mask begins and ends in row-major order, background before the first place.
+class Runs(NamedTuple):
+    """Row-major run lengths of masks."""
+
+    lengths: Whole
+    """Background and foreground by turns, all masks one after another; background is 0 where the
+    first pixel is inside."""
+    bounds: list[int]
+    """Mask k has `lengths[bounds[k] : bounds[k + 1]]`, an even number of them."""
+    rests: list[int]
+    """Pixels of background after the last run, of each mask."""
+
+
+def runs(counts: Sequence[str], size_hw: SizeHW, boxes: Sequence[Box] | None = None) -> Runs:
+    """Return the run lengths of an image's masks row by row.
 
     Args:
-        counts: compressed run lengths.
+        counts: compressed run lengths of each mask.
         size_hw: of the image.
-        box: read row by row inside it; it must hold the whole mask. None: the image.
-
-    Returns:
-        Rising, alternately the first pixel inside and the first outside; the last may be the end.
+        boxes: each mask is read inside its box, which must hold it whole. None: in the image.
     """
-    height = size_hw[0]
-    top, left, _, width = box or (0, 0, *size_hw)
-    runs = plain(counts)
-    ends = np.cumsum(runs)
-    ends = ends if len(ends) % 2 == 0 else ends[:-1]
-    both = np.sort(np.concatenate([ends, ends + height]), kind="stable")
-    begin, length = both[0::2], both[1::2] - both[0::2]
-    place = np.repeat(begin - (np.cumsum(length) - length), length) + np.arange(length.sum())
-    column = place // height
-    found = np.sort((place - column * height - top) * width + column - left)
-    # The end of a row and the beginning of the next are one place, and no change if both are there.
-    twice = found[1:] == found[:-1]
-    return found[~(np.append(twice, False) | np.append(False, twice))]
+    height, width = size_hw
+    if boxes is None:
+        boxes = [(0, 0, height, width)] * len(counts)
+    places = _unlike_left(counts, size_hw)
+    kind = places.dtype
+    top, left, box_height, box_width = np.array(boxes, kind).reshape(-1, 4).T
+    # A place between the boxes keeps the end of one and the beginning of the next apart.
+    begins = np.cumsum([0, *(box_height * box_width + 1)], dtype=kind)
+    planes = np.arange(len(counts) + 1, dtype=kind)
+    of_mask = np.diff(np.searchsorted(places, planes * (height * (width + 1))))
+    shift = begins[:-1] - top * box_width - left - planes[:-1] * (width + 1)
+    column = places // height
+    row = places - column * height
+    changes = row * np.repeat(box_width, of_mask) + column + np.repeat(shift, of_mask)
+    return _between(_odd(np.sort(changes)), begins)
 
 
-def lengths(places: NDArray[np.int64], num_pixels: int) -> NDArray[np.int64]:
-    """Return run lengths, background first (0 where the first pixel is inside), from `changes`."""
-    whole = np.concatenate([[0], places, [num_pixels]])
-    runs = np.diff(whole)
-    return runs if runs[-1] else runs[:-1]
+def _unlike_left(counts: Sequence[str], size_hw: SizeHW) -> Whole:
+    """Return all pixels unlike the one to their left, column-major, in planes a column wider."""
+    height, width = size_hw
+    places = run_edges(counts, height * (width + 1), stacked=True).places
+    both = np.sort(np.concatenate([places, places + height]), kind="stable")  # merges the two
+    begin, end = both[0::2], both[1::2]
+    some = np.flatnonzero(begin != end)
+    if not len(some):
+        return places[:0]
+    begin, end = begin.take(some), end.take(some)
+    num_before = running_sums(end - begin)
+    steps = np.ones(num_before[-1], places.dtype)
+    steps[0] = begin[0]
+    steps[num_before[:-1]] = begin[1:] - end[:-1] + 1
+    return running_sums(steps)
 
 
-def plain(counts: str) -> NDArray[np.int64]:
-    """Return the run lengths behind compressed ones."""
-    data = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(data < 32)  # without the bit that says "more"
-    first = np.concatenate([[0], last[:-1] + 1])
-    num_groups = last - first + 1
-    shift = 5 * (np.arange(len(data)) - np.repeat(first, num_groups))
-    values = np.add.reduceat((data & 31) << shift, first)
-    values -= np.where(data[last] & 16, 1 << 5 * num_groups, 0)
-    # From the fourth on each is the difference to the last but one.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+def _odd(places: Whole) -> Whole:
+    """Return sorted places without those that are there twice.
+
+    The end of a row and the beginning of the next are one place, and no change if both are there.
+    """
+    other = np.ones(len(places) + 1, bool)
+    np.not_equal(places[1:], places[:-1], out=other[1:-1])
+    return places[other[1:] & other[:-1]]
+
+
+def _between(changes: Whole, begins: Whole) -> Runs:
+    """Return the runs between changes; mask k lies from `begins[k]` to before `begins[k + 1]`."""
+    bounds = np.searchsorted(changes, begins)
+    lengths = changes.copy()
+    lengths[1:] -= changes[:-1]
+    last = begins[:-1].copy()
+    some = np.flatnonzero(bounds[1:] > bounds[:-1])
+    lengths[bounds[some]] = changes[bounds[some]] - begins[some]
+    last[some] = changes[bounds[some + 1] - 1]
+    return Runs(lengths, bounds.tolist(), (begins[1:] - 1 - last).tolist())

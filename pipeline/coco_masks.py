@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle_map import run_lengths
+from ovseg_core.rle_edges import run_lengths
 
 Mask = NDArray[np.bool_]
 

@@ -9,7 +9,9 @@ import json
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise, repeat
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
@@ -164,18 +166,28 @@ def _xml_head(finished: FinishedRun) -> str:
 
 
 def _xml(image: Row, rows: list[Row], order: Order) -> str:
-    masks = "".join(_mask(row, place, order) for place, row in enumerate(rows))
+    masks = "".join(map(_mask, rows, range(len(rows)), _run_lengths(rows), repeat(order)))
     return (
         f'<image id="{image["number"] - 1}" name={quoteattr(image["path"])} '
         f'width="{image["width"]}" height="{image["height"]}">\n{masks}</image>\n'
     )
 
 
-def _mask(row: Row, place: int, order: Order) -> str:
+def _run_lengths(rows: list[Row]) -> Iterator[str]:
+    """Yield the runs of each mask inside its box, background first."""
+    if not rows:
+        return
+    size_hw = rows[0]["height"], rows[0]["width"]
+    boxes = [tuple(map(int, row["bbox_xywh"])) for row in rows]
+    boxes = [(top, left, height, width) for left, top, width, height in boxes]
+    runs = row_major.runs([row["rle_counts"] for row in rows], size_hw, boxes)
+    for (begin, end), rest in zip(pairwise(runs.bounds), runs.rests, strict=True):
+        lengths = _numbers.text(runs.lengths[begin:end]).replace(",", ", ")
+        yield f"{lengths}, {rest}" if rest else lengths
+
+
+def _mask(row: Row, place: int, lengths: str, order: Order) -> str:
     left, top, width, height = (int(value) for value in row["bbox_xywh"])
-    size_hw, box = (row["height"], row["width"]), (top, left, height, width)
-    changes = row_major.changes(row["rle_counts"], size_hw, box)
-    lengths = _numbers.text(row_major.lengths(changes, height * width), ", ")
     attributes = "".join(
         f'<attribute name="{name}">{value}</attribute>'
         for name, value in _attributes(row, order).items()

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ovseg_core import brush
@@ -119,13 +121,14 @@ def _task(image: Row, rows: list[Row], order: Order, options: Options) -> dict[s
 
 def _with_regions(task: dict[str, Any], rows: list[Row]) -> str:
     """Return a task as JSON; brush bytes, most of it, are written as text at once."""
-    regions = ", ".join(map(_region, rows))
+    counts = [row["rle_counts"] for row in rows]
+    size_hw = (rows[0]["height"], rows[0]["width"]) if rows else (0, 0)
+    regions = ", ".join(map(_region, rows, brush.from_coco(counts, size_hw)))
     # Inside a name the quotes would have backslashes: this is the key, and there is one.
     return json.dumps(task).replace('"result": []', f'"result": [{regions}]', 1)
 
 
-def _region(row: Row) -> str:
-    size_hw = row["height"], row["width"]
+def _region(row: Row, rle: NDArray[np.uint8]) -> str:
     region = {
         "id": f"ovseg-{row['segment_index']}",
         "type": "brushlabels",
@@ -137,8 +140,7 @@ def _region(row: Row) -> str:
         "image_rotation": 0,
         "value": {"brushlabels": [row["label"]], "format": "rle", "rle": []},
     }
-    numbers = _numbers.text(brush.from_coco(row["rle_counts"], size_hw), ",")
-    return json.dumps(region).replace('"rle": []', f'"rle": [{numbers}]', 1)
+    return json.dumps(region).replace('"rle": []', f'"rle": [{_numbers.text(rle)}]', 1)
 
 
 class _Batches:

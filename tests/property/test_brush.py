@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco_mask
 
 from ovseg_core import brush, row_major
-from ovseg_core.rle import encode_regions
 
 
 def _plain(values: np.ndarray) -> list[int]:
@@ -36,9 +36,37 @@ def _channels(mask: np.ndarray) -> np.ndarray:
     return np.repeat((mask.ravel() > 0).astype(np.uint8) * 255, 4)
 
 
-masks = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
-    lambda size: arrays(np.uint8, size, elements=st.integers(0, 1))
-)
+def _text(mask: np.ndarray) -> str:
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, *mask.shape
+    top, left = int(rows[0]), int(columns[0])
+    return top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
+
+
+SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
+masks = SIZES.flatmap(lambda size: arrays(np.uint8, size, elements=st.integers(0, 1)))
+
+
+@st.composite
+def images(draw: st.DrawFn) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """Any masks of one image, also none, empty and full ones, of one pixel, one pixel wide."""
+    size_hw = draw(SIZES)
+    pixels = arrays(np.uint8, size_hw, elements=st.integers(0, 1))
+    one = st.integers(0, size_hw[0] * size_hw[1] - 1).map(
+        lambda place: (np.arange(size_hw[0] * size_hw[1]) == place).reshape(size_hw)
+    )
+    blocks = st.integers(0, 2**32 - 1).map(
+        lambda seed: np.kron(
+            np.random.default_rng(seed).integers(0, 2, (7, 7)), np.ones((4, 4), int)
+        )[: size_hw[0], : size_hw[1]]
+    )
+    flat = st.integers(0, 1).map(lambda fill: np.full(size_hw, fill, np.uint8))
+    return draw(st.lists(st.one_of(pixels, one, blocks, flat), max_size=5)), size_hw
 
 
 @given(masks)
@@ -47,32 +75,55 @@ def test_same_bytes_as_the_plain_encoder_and_back(mask):
     written = brush.encode(mask)
     assert written.tolist() == _plain(_channels(mask))
     assert ((brush.opacity(written, mask.shape) > brush.SOLID) == (mask > 0)).all()
-    for rle in encode_regions(mask, mask.shape).values():
-        assert (brush.from_coco(rle.counts, mask.shape) == written).all()
 
 
-@given(masks)
-@settings(max_examples=200)
-def test_run_lengths_by_rows_without_painting(mask):
-    height, width = mask.shape
-    for rle in encode_regions(mask, mask.shape).values():
-        packed = {"counts": rle.counts.encode(), "size": [height, width]}
-        assert row_major.plain(rle.counts).sum() == height * width, packed
-        left, top, wide, high = (int(value) for value in rle.bbox_xywh)
-        for box in (None, (top, left, high, wide)):
-            y, x, h, w = box or (0, 0, height, width)
-            runs = row_major.lengths(row_major.changes(rle.counts, mask.shape, box), h * w)
-            painted = np.repeat(np.arange(len(runs)) % 2, runs).reshape(h, w)
-            np.testing.assert_array_equal(painted, mask[y : y + h, x : x + w])
-            assert (runs[1:] > 0).all()
+@given(images())
+@settings(max_examples=300, deadline=None)
+def test_brushes_of_all_masks_at_once_are_those_of_each(image):
+    found, size_hw = image
+    written = brush.from_coco([_text(mask) for mask in found], size_hw)
+    assert [each.tolist() for each in written] == [_plain(_channels(mask)) for mask in found]
+
+
+@given(images(), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_run_lengths_by_rows_without_painting(image, in_boxes):
+    found, size_hw = image
+    boxes = [_box(mask) if in_boxes else (0, 0, *size_hw) for mask in found]
+    counts = [_text(mask) for mask in found]
+    runs = row_major.runs(counts, size_hw, boxes if in_boxes else None)
+    assert len(runs.bounds) == len(runs.rests) + 1 == len(found) + 1
+    for index, (mask, (top, left, height, width)) in enumerate(zip(found, boxes, strict=True)):
+        lengths = [*runs.lengths[runs.bounds[index] : runs.bounds[index + 1]], runs.rests[index]]
+        assert len(lengths) % 2 == 1
+        assert all(lengths[1:-1])
+        painted = np.repeat(np.arange(len(lengths)) % 2, lengths).reshape(height, width)
+        np.testing.assert_array_equal(
+            painted, mask[top : top + height, left : left + width].astype(int)
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_long_runs_by_rows(seed):
     coarse = np.random.default_rng(seed).integers(0, 2, (5, 7)).astype(np.uint8)
-    mask = np.kron(coarse, np.ones((61, 47), np.uint8))
-    counts = encode_regions(mask, mask.shape)[1].counts
-    assert brush.from_coco(counts, mask.shape).tolist() == _plain(_channels(mask))
+    mask = np.kron(coarse, np.ones((61, 147), np.uint8))
+    written = brush.from_coco([_text(mask), _text(1 - mask)], mask.shape)
+    assert written[0].tolist() == _plain(_channels(mask))
+    assert written[1].tolist() == _plain(_channels(1 - mask))
+
+
+def test_masks_of_more_pixels_together_than_32_bits_count():
+    """A photograph of 100 megapixels with 25 masks: 2.5 thousand million places."""
+    size_hw = (10_000, 10_000)
+    last = 10_000 * 10_000 - 1
+    runs = row_major.runs([_spelled([last, 1])] * 25, size_hw)
+    assert runs.lengths.tolist() == [last, 1] * 25
+    assert runs.rests == [0] * 25
+
+
+def _spelled(lengths: list[int]) -> str:
+    size = [10_000, 10_000]
+    return coco_mask.frPyObjects({"counts": lengths, "size": size}, *size)["counts"].decode()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +138,8 @@ def test_runs_longer_than_a_width_holds(height, width, fill):
         written = brush.encode(mask)
         assert written.tolist() == _plain(_channels(mask))
         assert ((brush.opacity(written, mask.shape) > 0) == (mask > 0)).all()
+        (from_coco,) = brush.from_coco([_text(mask)], mask.shape)
+        assert (from_coco == written).all()
 
 
 @given(arrays(np.uint8, st.integers(1, 60).map(lambda n: 4 * n), elements=st.integers(0, 255)))
@@ -116,12 +169,6 @@ def test_other_widths_words_and_literal_runs_are_read(items):
     text += "0" * (-len(text) % 8)
     data = [int(text[place : place + 8], 2) for place in range(0, len(text), 8)]
     assert (brush.opacity(data, (1, len(values) // 4))[0] == np.array(values)[3::4]).all()
-
-
-def test_run_lengths_of_coco_become_the_same_brush():
-    mask = np.random.default_rng(0).integers(0, 2, (37, 53)).astype(np.uint8)
-    counts = encode_regions(mask, mask.shape)[1].counts
-    assert (brush.from_coco(counts, mask.shape) == brush.encode(mask)).all()
 
 
 @pytest.mark.parametrize(
