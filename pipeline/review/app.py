@@ -54,6 +54,7 @@ def make_app(desk: Desk, try_page: TryPage) -> Starlette:
         "/regions": pages.regions,
         "/api/try": lambda _: JSONResponse(try_page.own_method()),
         "/api/try/methods": lambda _: JSONResponse(try_page.other_methods()),
+        "/api/try/warm": lambda _: JSONResponse(try_page.warm()),
         "/api/try/photo": lambda request: _picture(
             try_page.photo(request.query_params.get("upload", "")), "image/jpeg"
         ),

@@ -3,9 +3,9 @@
 An image is encoded once for a method; other words only score its features again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event
 from typing import Any
 
 import torch
@@ -21,12 +21,14 @@ from pipeline import weights
 from pipeline.guard import stopwatch
 from pipeline.images import Decoded
 from pipeline.review.cache import BoundedCache
+from pipeline.review.turns import Turns
 from schemas.config import JobConfig, MaskConfig, NamedOptions
 from schemas.errors import OvsegError, UserError, WeightsError
 from schemas.vocabulary import Label, Vocabulary
 
 MAX_WORDS = 64
 _KEPT_FEATURES = 16
+_WARM_HW = 48, 64
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class Workbench:
     def __init__(self, job: JobConfig) -> None:
         """Load nothing yet."""
         self._job = methods.with_published_clip(job)
-        self._lock = Lock()
+        self._turns = Turns()
+        self._ended = Event()
+        self._warm: set[str] = set()
         self._segmenters: dict[str, Segmenter] = {}
         self._backbones: _RunBackbones | None = None
         self._reasons: dict[str, str] = {}
@@ -111,12 +115,51 @@ class Workbench:
 
     def own(self) -> Offer:
         """Return the run's own method; loads its networks when first called."""
-        return self._offer(self._job.method.name)
+        with self._turns.person():
+            return self._offer(self._job.method.name)
 
     def others(self) -> tuple[Offer, ...]:
         """Return all other methods, and which of them cannot run on these networks."""
-        own = self._job.method.name
-        return tuple(self._offer(name) for name in parts.names(methods.PACKAGE) if name != own)
+        return tuple(self._others())
+
+    def _others(self) -> Iterator[Offer]:
+        for name in parts.names(methods.PACKAGE):
+            if name != self._job.method.name:
+                with self._turns.ahead():
+                    offer = self._offer(name)
+                yield offer
+
+    def warm(self) -> None:
+        """Use every method once that can run here: first uses load and set up what later ones have.
+
+        People who try something meanwhile go first.
+        """
+        image = ImageBatch((torch.zeros(3, *_WARM_HW, dtype=torch.uint8),), ("",))
+        for name in (self._job.method.name, *parts.names(methods.PACKAGE)):
+            if name in self._warm or self._ended.is_set():
+                continue
+            with self._turns.ahead():
+                offer = self._offer(name)
+            if offer.reason:
+                continue
+            self._warm.add(offer.name)
+            steps, step = self._use_once(offer.name, image), ""
+            while step is not None and not self._ended.is_set():
+                with self._turns.ahead(), torch.inference_mode():
+                    step = next(steps, None)
+
+    def end(self) -> None:
+        """Stop warming up."""
+        self._ended.set()
+
+    def _use_once(self, name: str, image: ImageBatch) -> Iterator[str]:
+        vocabulary = self._vocabulary(["thing"])
+        segmenter = self._segmenter(name)
+        features = segmenter.encode(image)
+        yield "encoded"
+        maps = segmenter.score(features, segmenter.text_matrix(vocabulary))
+        image_rows(decide_one(maps, 0, _WARM_HW), _WARM_HW, vocabulary.names, MaskConfig())
+        yield "scored"
 
     def segment(self, image: TryImage, words: Sequence[str], method: str) -> Tried:
         """Find words in an image.
@@ -126,7 +169,7 @@ class Workbench:
             ImageError: the image cannot be read.
         """
         vocabulary = self._vocabulary(words)
-        with self._lock, torch.inference_mode():
+        with self._turns.person(), torch.inference_mode():
             segmenter = self._segmenter(method)
             with stopwatch() as whole:
                 seconds = {"decode": 0.0, "encode": 0.0}
@@ -154,14 +197,13 @@ class Workbench:
 
     def _offer(self, name: str) -> Offer:
         title = parts.load(methods.PACKAGE, name).CARD.title
-        with self._lock:
-            if name not in self._reasons:
-                try:
-                    self._segmenter(name)
-                    self._reasons[name] = ""
-                except OvsegError as error:
-                    self._reasons[name] = str(error)
-            return Offer(name, title, self._reasons[name])
+        if name not in self._reasons:
+            try:
+                self._segmenter(name)
+                self._reasons[name] = ""
+            except OvsegError as error:
+                self._reasons[name] = str(error)
+        return Offer(name, title, self._reasons[name])
 
     def _segmenter(self, name: str) -> Segmenter:
         if name not in self._segmenters:

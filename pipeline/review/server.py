@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -42,15 +42,20 @@ class Listening:
     Attributes:
         url: what to open; holds the token, if there is one.
         server: set `should_exit` to end it.
+        end: stops what nobody waits for.
     """
 
     url: str
     server: uvicorn.Server
     socket: socket.socket
+    end: Callable[[], None]
 
     def serve(self) -> None:
         """Answer until the end; Ctrl-C raises KeyboardInterrupt after the requests in hand."""
-        self.server.run(sockets=[self.socket])
+        try:
+            self.server.run(sockets=[self.socket])
+        finally:
+            self.end()
 
 
 def listen(run: RunDir, address: Address) -> Listening:
@@ -68,8 +73,9 @@ def listen(run: RunDir, address: Address) -> Listening:
     token = None if address.host in _LOOPBACK else new_token()
     everywhere = address.host in _EVERYWHERE
     desk = Desk(run)
+    try_page = TryPage(desk)
     guard = Guard(
-        make_app(desk, TryPage(desk)),
+        make_app(desk, try_page),
         hosts=_names(address, everywhere),
         any_address=everywhere,
         token=token,
@@ -79,7 +85,7 @@ def listen(run: RunDir, address: Address) -> Listening:
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=_GRACE_S,
     )  # fmt: skip
     url = _url(socket.gethostname() if everywhere else address.host, port, token)
-    return Listening(url, uvicorn.Server(config), listening)
+    return Listening(url, uvicorn.Server(config), listening, try_page.end)
 
 
 def _bind(address: Address) -> socket.socket:

@@ -72,6 +72,16 @@ class TryPage:
             "refused": [one for one in offers if one["reason"]],
         }
 
+    def warm(self) -> dict[str, Any]:
+        """Use every method once, behind what people ask for, see `Workbench.warm`."""
+        self._bench.warm()
+        return {}
+
+    def end(self) -> None:
+        """Stop what runs ahead of people: the server ends."""
+        if "_bench" in vars(self):
+            self._bench.end()
+
     def upload(self, data: bytes) -> dict[str, Any]:
         """Take an image in; raises ImageError for what is none, or too large."""
         upload = self._uploads.add(data)

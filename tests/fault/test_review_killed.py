@@ -82,6 +82,17 @@ def test_ctrl_c_ends_it_clean(run):
     assert err == ""
 
 
+def test_reviewing_loads_no_networks(run):
+    """They take seconds and a gigabyte; only the try page needs them."""
+    with started(run) as (process, client):
+        for path in ("/", "/static/review.js", "/api/run", "/photo?id=id-00.png"):
+            assert client.request("GET", path).status == 200
+        assert len(client.shown()) == NUM_IMAGES
+        loaded = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+    assert "pyarrow" in loaded
+    assert "torch" not in loaded
+
+
 def test_a_busy_port_and_no_run_give_one_line(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -308,6 +308,21 @@ def test_only_what_is_seen_is_fetched(page, tmp_path: Path):
         assert 0 < len(photos) <= page.locator("article").count() < 40
 
 
+def test_the_networks_are_loaded_when_somebody_turns_to_the_try_page(page, scenes_run):
+    with serving(scenes_run) as client:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(client.url)
+        paths(page)
+        assert not any("/api/try" in url for url in asked)
+        with page.expect_request("**/api/try"):
+            page.locator("#try-link").hover()
+        page.locator("#scroller").hover()
+        page.locator("#try-link").click()
+        page.locator("#stage[data-answers='1']").wait_for()
+        assert sum(url.endswith("/api/try") for url in asked) == 2, "once on each page"
+
+
 def test_words_change_the_masks_without_the_image_tower(page, scenes_run, tmp_path: Path):
     with serving(scenes_run) as client:
         said: list[dict] = []

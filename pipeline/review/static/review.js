@@ -267,6 +267,13 @@ document.querySelector(".acts").addEventListener("click", (event) => {
 });
 byId("help-button").onclick = KEYS["?"];
 byId("try-this").onclick = tryWords;
+// The try page needs networks, which take seconds to load: they begin when somebody goes there.
+let begun = false;
+function loadNetworks() {
+  if (!begun) ask("/api/try").catch(() => {});
+  begun = true;
+}
+for (const link of [byId("try-link"), byId("try-this")]) for (const sign of ["pointerenter", "focus"]) link.addEventListener(sign, loadNetworks);
 
 showRun();
 showFilters();

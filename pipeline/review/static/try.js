@@ -4,11 +4,14 @@ import { ask, picture, tell } from "./api.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const STRIP = 60;
+const LOADING = "loading the networks …";
 const STAGES = [["decode_s", "read the image"], ["encode_s", "image features"], ["score_s", "score the words"], ["decide_s", "masks"]];
 
 const stage = new Stage(byId("stage"), byId("canvas"), { onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; } });
 const hidden = new Set();
 let image = null; // { source, id }
+let ready = false; // its photograph is on the stage
+let loading = true; // the networks
 let answer = null;
 let asking = null;
 let run = null;
@@ -27,6 +30,7 @@ function fail(text) {
 
 async function showPhoto(source, id, url) {
   image = { source, id };
+  ready = false;
   answer = null;
   for (const button of byId("strip").querySelectorAll("button")) button.classList.toggle("current", button.dataset.id === id);
   const response = await fetch(url);
@@ -37,7 +41,9 @@ async function showPhoto(source, id, url) {
     return;
   }
   const photo = await createImageBitmap(await response.blob());
-  hint("");
+  if (image.id !== id) return;
+  ready = true;
+  hint(loading ? LOADING : "");
   stage.show(photo, null, { width: photo.width, height: photo.height });
   await segment();
 }
@@ -79,7 +85,7 @@ const words = () => [...new Set(byId("words").value.split(/[,\n]/).map((word) =>
 
 async function segment() {
   const method = byId("method").value;
-  if (!image || !method || !words().length) return;
+  if (!ready || !method || !words().length) return;
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
@@ -168,25 +174,26 @@ async function offerOtherMethods() {
   byId("method-note").title = refused.map(({ name, reason }) => `${name}: ${reason}`).join("\n");
 }
 
+hint(LOADING);
+const offering = offerOwnMethod();
+offering.catch(() => {});
 run = await ask("/api/run");
 document.title = `${run.name} · try words`;
 byId("run").textContent = `${run.name} · ${run.method}`;
 const present = run.labels.toSorted((one, other) => other.images - one.images);
 byId("words").value = present.slice(0, 6).map((label) => label.name).join(", ");
-hint("loading the networks …");
-const offering = offerOwnMethod();
-offering.catch(() => {});
 const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));
+const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
+if (first) pick(first).catch((error) => fail(error.message)); // before the networks are there
 try {
   await offering;
-  hint("");
 } catch (error) {
-  hint("");
   fail(error.message);
 }
-const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
-if (first) await pick(first);
-else hint("Drop an image here.");
+loading = false;
+hint(image ? "" : "Drop an image here.");
+await segment();
 await offerOtherMethods();
+ask("/api/try/warm").catch(() => {}); // so that the first use of a method is as quick as later ones

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from pipeline.images import Decoded
 from pipeline.review.bench import TryImage, Workbench
 from pipeline.review.cache import BoundedCache
 from pipeline.review.decisions import DONE, REJECTED, RELABELLED, SKIPPED, Decisions
@@ -199,8 +200,6 @@ def test_words_are_scored_on_kept_features():
     decoded = []
 
     def image(key: str) -> TryImage:
-        from pipeline.images import Decoded
-
         def decode(side_px: int) -> Decoded:
             decoded.append(key)
             rgb = np.random.default_rng(len(key)).integers(0, 255, (60, 90, 3), dtype=np.uint8)
@@ -221,3 +220,29 @@ def test_words_are_scored_on_kept_features():
             bench.segment(image("a"), words, "maskclip")
     with pytest.raises(UserError, match="no 'nothing' among"):
         bench.segment(image("a"), ["star"], "nothing")
+
+
+def test_methods_are_used_ahead_of_people_and_nothing_of_it_is_kept():
+    bench = Workbench(JobConfig.model_validate(EMBEDDED | {"run": {"device": "cpu"}}))
+    ahead = threading.Thread(target=bench.warm)
+    ahead.start()
+    rgb = np.random.default_rng(1).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    image = TryImage("a", "a.png", lambda _: Decoded(rgb, 60, 90, 1))
+    meanwhile = bench.segment(image, ["red circle"], "naclip")
+    ahead.join(60)
+    assert not ahead.is_alive()
+    assert (bench.num_encoded, bench._encoded.used) == (1, 1)
+    offered = {bench.own().name, *(one.name for one in bench.others() if not one.reason)}
+    assert bench._warm == offered
+    again = bench.segment(image, ["red circle"], "naclip")
+    assert not again.encoded
+    assert [vars(one) for one in again.masks.segments] == [
+        vars(one) for one in meanwhile.masks.segments
+    ]
+
+
+def test_nothing_is_done_ahead_once_the_server_ends():
+    bench = Workbench(JobConfig.model_validate(EMBEDDED | {"run": {"device": "cpu"}}))
+    bench.end()
+    bench.warm()
+    assert set(bench._segmenters) == set()
