@@ -90,11 +90,11 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> Decoded:
             ErrorCode.TOO_LARGE,
             f"{width} x {height} pixels, more than image.max_pixels = {config.max_pixels}",
         )
-    orientation = _orientation(image)
-    # Pillow's TIFF plugin turns the pixels and the size by itself.
-    turn = None if name == "TIFF" else _TURNS.get(orientation)
     try:
-        pixels = _pixels(image, turn, side_px)
+        orientation = _load(image, name, side_px)
+        # Pillow's TIFF plugin turns the pixels and the size by itself.
+        turn = None if name == "TIFF" else _TURNS.get(orientation)
+        pixels = _pixels(image, turn)
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{width} x {height} pixels in {name}") from error
     except Image.DecompressionBombError as error:
@@ -106,12 +106,18 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> Decoded:
     return Decoded(pixels, height, width, orientation)
 
 
-def _pixels(
-    image: ImageFile.ImageFile, turn: Image.Transpose | None, side_px: int
-) -> NDArray[np.uint8]:
+def _load(image: ImageFile.ImageFile, name: str, side_px: int) -> int:
+    """Decode the pixels; return the EXIF orientation."""
+    # Of a PNG, Pillow reads all pixels when asked for EXIF; damage would then pass for EXIF's, and
+    # the image be black. Of a TIFF, EXIF is gone when the pixels are turned.
+    orientation = 1 if name == "PNG" else _orientation(image)
     if side_px:
         image.draft("RGB", (side_px, side_px))
     image.load()
+    return _orientation(image) if name == "PNG" else orientation
+
+
+def _pixels(image: ImageFile.ImageFile, turn: Image.Transpose | None) -> NDArray[np.uint8]:
     rgb = _rgb(image)
     return np.array(rgb if turn is None else rgb.transpose(turn))
 

@@ -146,6 +146,7 @@ def samples() -> dict[str, Sample]:
         ),
         "cut.jpg": (jpeg[: len(jpeg) // 2], ErrorCode.TRUNCATED),
         "cut.png": (png[: len(png) // 2], ErrorCode.TRUNCATED),
+        "scratched.png": (png[:60] + bytes(30) + png[90:], ErrorCode.UNDECODABLE),
         "cut.webp": (good["plain.webp"][:120], ErrorCode.TRUNCATED),
         "cut.gif": (good["animated.gif"][:60], ErrorCode.TRUNCATED),
         "stub.jpg": (jpeg[:20], ErrorCode.TRUNCATED),
