@@ -75,6 +75,9 @@ class NoPictures:
     def put(self, name: str, data: Any) -> None:
         """Do nothing."""
 
+    def remove_old(self, names: Any) -> None:
+        """Do nothing."""
+
 
 def panoptic_json(run: str) -> int:
     """Write the panoptic format's one large file alone."""

@@ -22,6 +22,9 @@ from schemas.errors import UserError
 IGNORE = -1
 """Value of pixels that are not counted; outside any vocabulary, however long."""
 
+_IGNORED_WIDE = 65535
+"""The same in label images of 16 bits."""
+
 _NO_COCO = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises where a file has COCO's names but not its form."""
 
@@ -122,6 +125,8 @@ class CocoTruth:
 class FolderTruth:
     """Grey images: 0 background, k the vocabulary's label k, 255 not counted.
 
+    With 16 bits it is 65535 that is not counted, and 255 only if there is no such label.
+
     The map of `a/b.jpg` is `a/b.png`, or `a/b.jpg.png`.
     """
 
@@ -149,7 +154,11 @@ class FolderTruth:
         except (UnidentifiedImageError, OSError) as error:
             raise UserError(f"the truth {name} cannot be read: {error}") from error
         painted = values.astype(np.int32)
-        painted[painted == IGNORED_GREY] = IGNORE
+        has_16_bits = values.dtype != np.uint8
+        if has_16_bits:
+            painted[painted == _IGNORED_WIDE] = IGNORE
+        if not has_16_bits or self._num_labels < IGNORED_GREY:
+            painted[painted == IGNORED_GREY] = IGNORE
         if painted.ndim != 2 or painted.max() > self._num_labels:
             raise UserError(
                 f"the truth {name} is no label image: expected one channel of values 0 to "

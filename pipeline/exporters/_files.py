@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -29,14 +29,24 @@ class Names:
         self._losses = losses
         self._paths = set(run.manifest().column("path").to_pylist())
         self._stems = Counter(_stem(path) for path in self._paths)
+        self._unused = set(self._paths)
 
-    def stem(self, path: str) -> str:
+    def of_image(self, path: str) -> str:
         """Return an image's path without its ending; with it where another has the same stem."""
+        self._unused.discard(path)
+        name = self._name(path)
+        if name != _stem(path):
+            self._losses.lost("file names keep the image's ending: another image has the same stem")
+        return name
+
+    def unused(self) -> Iterator[str]:
+        """Yield the names of the images that were not asked for: failed, or not annotated."""
+        return map(self._name, self._unused)
+
+    def _name(self, path: str) -> str:
         stem = _stem(path)
-        if self._stems[stem] == 1 and (stem not in self._paths or stem == path):
-            return stem
-        self._losses.lost("file names keep the image's ending: another image has the same stem")
-        return path
+        is_free = self._stems[stem] == 1 and (stem not in self._paths or stem == path)
+        return stem if is_free else path
 
 
 def _stem(path: str) -> str:
@@ -98,6 +108,13 @@ class Files:
             self._unreadable.append(name)
         else:
             self._place.atomic_write(name, content)
+
+    def remove_old(self, names: Iterable[str]) -> None:
+        """Delete files that an earlier export wrote and this one has no reason to."""
+        wanted = set(names)
+        for name in self._place.list() if wanted else ():
+            if name in wanted:
+                self._place.delete(name)
 
     @property
     def num_unreadable(self) -> int:

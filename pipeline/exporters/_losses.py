@@ -1,12 +1,13 @@
 """LOSSES.txt: what a format could not carry of a run, in numbers.
 
-An exporter counts while it writes, and writes the text last.
+An exporter counts while it writes, and writes the text last: an export without it was not finished.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.storage import Folder
+from schemas.base import Frozen
 
 NAME = "LOSSES.txt"
 GOOD_IOU = 0.95
@@ -30,6 +31,29 @@ class Losses:
         self._lost: Counter[str] = Counter()
         self._ious = [0] * (_BINS + 1)
         self._lowest = 1.0
+        self._options = ""
+
+    def begin(self, place: Folder, options: Frozen, index: str = "") -> None:
+        """Say that files are about to be written, and with which options.
+
+        Should that be interrupted, files of two exports lie side by side. Where the older one had
+        the same options they are alike; else its index and its LOSSES.txt are removed first, so
+        that nobody takes the mixture for a whole.
+
+        Args:
+            place: the export's folder.
+            options: of the exporter.
+            index: the file by which readers find the others, if there is one.
+        """
+        given = options.model_dump(mode="json")
+        self._options = f"Options: {', '.join(f'{key}={value}' for key, value in given.items())}"
+        try:
+            before = place.read_bytes(NAME).decode().splitlines()
+        except FileNotFoundError:
+            return
+        if self._options not in before:
+            for name in filter(None, (index, NAME)):
+                place.delete(name)
 
     def wrote(self, what: str, count: int = 1) -> None:
         """Count what did get into the format, such as "images"; a unit for the losses."""
@@ -55,7 +79,8 @@ class Losses:
 
     def text(self) -> str:
         """Return the file's content."""
-        lines = [self._title, "", "Written:", *_counted(self._written, "nothing")]
+        head = [self._title, self._options] if self._options else [self._title]
+        lines = [*head, "", "Written:", *_counted(self._written, "nothing")]
         lines += ["", "Lost in this export:", *_counted(self._lost, "nothing")]
         compared = sum(self._ious)
         if compared:

@@ -5,12 +5,13 @@ An outline has one ring for each connected region (8-neighbourhood); holes have 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from pydantic import Field
 
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._segments import Crop
@@ -18,6 +19,8 @@ from pipeline.finished import Row
 
 Ring = NDArray[np.floating[Any]]
 """(N, 2) corners x, y in pixels."""
+Tolerance = Annotated[float, Field(ge=0, le=10_000)]
+"""Pixels that an outline may be from the rim of its mask."""
 Along = Literal["edges", "centres"]
 
 

@@ -12,6 +12,7 @@ from ovseg_core import rle_map, rle_regions
 from ovseg_core.rle import decode
 from pipeline.exporters._losses import Losses
 from pipeline.finished import FinishedRun, FinishedShard, Row
+from schemas.errors import RunFolderError
 
 Segments = Literal["as_run", "class", "components"]
 """How masks are cut: as the run has them, one for each label and image, or connected regions."""
@@ -101,6 +102,11 @@ def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
             rows.append(row)
             row = next(segments, None)
         yield image, rows
+    if row is not None:
+        raise RunFolderError(
+            f"shard {shard.marker.shard} has segments of {row['image_id']}, which is none of its "
+            "annotated images, or they are out of order: the run is damaged"
+        )
 
 
 def _split(rows: Sequence[Row]) -> list[Row]:

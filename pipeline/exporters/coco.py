@@ -13,11 +13,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from pipeline.exporters import _coco, _files, _segments
 from pipeline.exporters._losses import GOOD_IOU, NAME, Losses
-from pipeline.exporters._outlines import Fit, Polygons, coco_polygons
+from pipeline.exporters._outlines import Fit, Polygons, Tolerance, coco_polygons
 from pipeline.exporters._segments import DIGITS, Segments
 from pipeline.finished import FinishedRun, Row
 from pipeline.rundir import RunDir
@@ -46,7 +46,7 @@ class Options(Frozen):
     """Segments of fewer pixels are left out, counted after cutting."""
     polygons: bool = False
     """Polygons in place of run lengths, one for each connected region; they have no holes."""
-    tolerance_px: NonNegativeFloat = 1.0
+    tolerance_px: Tolerance = 1.0
     """How far a polygon may be from the mask's edge; 0: exact but for holes."""
     min_iou: Share = 0.99
     """Polygons that would agree less with their mask (holes aside) are drawn closer."""
@@ -60,13 +60,14 @@ def export(run: RunDir, options: Options) -> list[str]:
     """Write the files and return their paths in the run folder."""
     finished = FinishedRun(run)
     losses = Losses("COCO: what it does not hold of this run")
+    place = run.folder.child(FOLDER)
     with tempfile.TemporaryDirectory(prefix="ovseg-coco-") as folder, ExitStack() as open_files:
         parts = _Parts(Path(folder), _head(finished, options), options.max_bytes, open_files)
         count = _write(finished, options, parts, losses)
         files = parts.close()
+        losses.begin(place, options)
         for file in files:
-            run.folder.put_file(f"{FOLDER}/{file.name}", file)
-    place = run.folder.child(FOLDER)
+            place.put_file(file.name, file)
     losses.write(place)
     names = [file.name for file in files]
     for name in place.list():

@@ -45,11 +45,13 @@ def export(run: RunDir, options: Options) -> list[str]:
     losses = Losses("labelme: what it does not hold of this run", _NEVER)
     names = Names(run, losses)
     place = run.folder.child(FOLDER)
+    losses.begin(place, options)
     with Files(place) as files:
         for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
-            files.put(f"{names.stem(image['path'])}.json", partial(_document, image, rows))
+            files.put(f"{names.of_image(image['path'])}.json", partial(_document, image, rows))
             if options.copy_images:
                 files.copy_image(image["path"], image["uri"], run.info.job().image.max_bytes)
+        files.remove_old(f"{name}.json" for name in names.unused())
     if files.num_unreadable:
         losses.lost("photographs that cannot be read any more", files.num_unreadable)
     losses.write(place)

@@ -45,6 +45,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     finished = FinishedRun(run)
     losses = Losses("COCO panoptic: what it does not hold of this run", _NEVER)
     place = run.folder.child(FOLDER)
+    losses.begin(place, options, _JSON)
     with tempfile.TemporaryDirectory(prefix="ovseg-panoptic-") as folder, ExitStack() as open_files:
         document = _coco.CocoFile(Path(folder, _JSON), _head(finished, options), open_files)
         with Files(place) as files:
@@ -65,7 +66,7 @@ def write(
     """Write every image's entry and picture."""
     names = Names(finished.run, losses)
     for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
-        name = f"{names.stem(image['path'])}.png"
+        name = f"{names.of_image(image['path'])}.png"
         files.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
         entry = {
             "image_id": image["number"],
@@ -73,6 +74,7 @@ def write(
             "segments_info": [_segment(number, row) for number, row in enumerate(rows, start=1)],
         }
         document.add(_coco.image(image, image["path"]), [entry])
+    files.remove_old(f"{_PICTURES}/{name}.png" for name in names.unused())
 
 
 def _head(finished: FinishedRun, options: Options) -> dict[str, Any]:

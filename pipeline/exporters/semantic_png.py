@@ -43,10 +43,12 @@ def export(run: RunDir, options: Options) -> list[str]:
     classes = _classes(finished, options)
     names = Names(run, losses)
     place = run.folder.child(FOLDER)
+    losses.begin(place, options, "classes.json")
     with Files(place) as files:
         for image, rows in _segments.images(finished, losses, min_score=options.min_score):
-            name = f"{_LABELS}/{names.stem(image['path'])}.png"
+            name = f"{_LABELS}/{names.of_image(image['path'])}.png"
             files.put(name, partial(_picture, image, rows, options.background, classes["bits"]))
+        files.remove_old(f"{_LABELS}/{name}.png" for name in names.unused())
     place.atomic_write("classes.json", (json.dumps(classes, indent=1) + "\n").encode())
     losses.write(place)
     return [f"{FOLDER}/classes.json"]

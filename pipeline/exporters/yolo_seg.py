@@ -7,12 +7,12 @@ shares of width and height. Holes fill up; an image without segments has an empt
 import cv2
 import numpy as np
 import yaml
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from pipeline.exporters import _segments
 from pipeline.exporters._files import Files, Names
 from pipeline.exporters._losses import Losses
-from pipeline.exporters._outlines import Fit, Ring, drawn_rings
+from pipeline.exporters._outlines import Fit, Ring, Tolerance, drawn_rings
 from pipeline.finished import FinishedRun, Row
 from pipeline.rundir import RunDir
 from schemas.base import Frozen
@@ -39,7 +39,7 @@ class Options(Frozen):
     """Segments with a lower score are left out."""
     min_area_px: NonNegativeInt = 0
     """Regions of fewer pixels, with their holes, are left out."""
-    tolerance_px: NonNegativeFloat = 1.0
+    tolerance_px: Tolerance = 1.0
     """How far an outline may be from the rim of its region; 0: exact but for holes."""
     min_iou: Share = 0.99
     """Outlines that would agree less with their mask (holes aside) are drawn closer."""
@@ -56,6 +56,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     place = run.folder.child(FOLDER)
     limit = run.info.job().image.max_bytes
     fit = Fit(options.tolerance_px, options.min_iou)
+    losses.begin(place, options, "data.yaml")
     with Files(place) as files:
         for image, rows in _segments.images(finished, losses, min_score=options.min_score):
             lines = [
@@ -63,9 +64,10 @@ def export(run: RunDir, options: Options) -> list[str]:
                 for row, crop in zip(rows, _segments.crops(rows), strict=True)
             ]
             losses.wrote("regions", sum(line.count("\n") for line in lines))
-            files.put(_label_file(names.stem(image["path"])), "".join(lines).encode("ascii"))
+            files.put(_label_file(names.of_image(image["path"])), "".join(lines).encode("ascii"))
             if options.copy_images:
                 files.copy_image(f"images/{image['path']}", image["uri"], limit)
+        files.remove_old(map(_label_file, names.unused()))
     if files.num_unreadable:
         losses.lost("photographs that cannot be read any more", files.num_unreadable)
     place.atomic_write("data.yaml", _yaml(finished).encode())

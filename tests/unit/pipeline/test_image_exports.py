@@ -41,7 +41,7 @@ def test_names_without_ending_are_unique_and_never_depend_on_what_is_finished(tm
     losses = Losses("Names")
     names = _files.Names(run, losses)
     expected = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2", "b/c", "d"]
-    assert [names.stem(path) for path in paths] == expected
+    assert [names.of_image(path) for path in paths] == expected
     assert "3  file names keep the image's ending" in losses.text()
 
 
@@ -58,13 +58,17 @@ def test_label_images_with_background_are_a_truth_of_their_run(run):
 
 def test_label_images_of_many_labels_have_16_bits(tmp_path):
     labels = tuple(f"word {number}" for number in range(300))
-    seen = np.array([[0, 1, 256], [257, 299, 300]], np.uint16)
+    seen = np.array([[0, 1, 256], [255, 299, 300]], np.uint16)
     run = make_run(tmp_path, [Scene("a.jpg", seen)], RunSpec(labels=labels))
     semantic_png.export(run, semantic_png.Options())
     picture = Image.open(io.BytesIO(run.folder.read_bytes("exports/semantic_png/labels/a.png")))
-    np.testing.assert_array_equal(np.array(picture), [[65535, 0, 255], [256, 298, 299]])
+    np.testing.assert_array_equal(np.array(picture), [[65535, 0, 255], [254, 298, 299]])
     classes = json.loads(_read(run, "exports/semantic_png/classes.json"))
     assert classes == {"classes": list(labels), "ignore": 65535, "bits": 16}
+    semantic_png.export(run, semantic_png.Options(background=True))
+    report = evaluate(run, f"{run.folder.uri}/exports/semantic_png/labels", Rules())
+    found = {label.name: label.truth_px for label in report.labels if label.truth_px}
+    assert (report.miou, found["word 254"]) == (1.0, 1), "255 is a label here"
 
 
 @pytest.mark.parametrize(("background", "expected"), [(False, "8"), (True, "16")])
