@@ -30,14 +30,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     body = list(rows)
     if not body:
         return
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in body)
         shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in body:
         shown.add_row(*(Text(redact(_cell(value))) for value in row))
     out = console()
-    out.print()
+    out.print(f"\n{title}", style="italic", soft_wrap=True)  # a heading may be wider than its table
     out.print(shown)
 
 
