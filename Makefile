@@ -5,10 +5,10 @@ INSTALLED := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-quality embedded ci clean test-labelstudio
+.PHONY: help install demo test lint bench bench-quality embedded ci clean test-clients test-labelstudio
 
 help: ## Show what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Set up .venv with the locked versions
 
@@ -26,10 +26,17 @@ demo: $(INSTALLED) ## Annotate 24 drawn scenes with the embedded models and show
 test: $(INSTALLED) ## Run the test suite
 	@$(BIN)/python -m pytest
 
-test-labelstudio: $(INSTALLED) ## Try the Label Studio export on a real server (installs 1 GB, takes minutes)
-	@test -x .labelstudio/bin/label-studio || (python3 -m venv .labelstudio && \
-		.labelstudio/bin/pip install -qq --disable-pip-version-check label-studio==1.23.2)
-	@OVSEG_LABEL_STUDIO=$(CURDIR)/.labelstudio/bin/label-studio $(BIN)/python -m pytest tests/external
+.%/.installed: tests/external/%.txt
+	@echo "Setting up .$* for tests of other tools (1 to 2 GB, a few minutes) ..."
+	@test -x .$*/bin/python || $(PYTHON) -m venv .$*
+	@.$*/bin/pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+test-clients: $(INSTALLED) .clients/.installed ## Let datumaro, labelme and FiftyOne read the exports (installs 1.6 GB)
+	@OVSEG_CLIENTS=$(CURDIR)/.clients/bin/python $(BIN)/python -m pytest tests/external/test_clients.py
+
+test-labelstudio: $(INSTALLED) .labelstudio/.installed ## Try the export on a real Label Studio and its page (installs 1 GB)
+	@OVSEG_LABEL_STUDIO=$(CURDIR)/.labelstudio/bin/label-studio $(BIN)/python -m pytest tests/external -k label_studio
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
@@ -50,4 +57,4 @@ ci: ## What CI runs
 	@bash .ci/run
 
 clean: ## Remove what the other targets made, but not your runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .clients .labelstudio .pytest_cache .ruff_cache .hypothesis *.egg-info

