@@ -211,8 +211,10 @@ def _thresholds(
 def best_threshold(score: Numbers, right: NDArray[np.bool_]) -> float:
     """Return the score from which on the F1 of the right segments is best; 0: of all of them.
 
-    It lies half way to the next lower score, so that rounding does not decide.
+    It lies half way to the next lower score, so that rounding does not decide: scores that differ
+    in later digits only, as those of one step of the map do, are one.
     """
+    score = score.round(_DIGITS - 1)
     order = np.argsort(score, kind="stable")
     candidates, first = np.unique(score[order], return_index=True)
     true = right.sum() - np.append(0, np.cumsum(right[order]))[first]  # right ones from each on

@@ -139,6 +139,12 @@ def test_the_best_threshold_has_the_best_f1(right, expected):
     assert best_threshold(score, np.array(right, bool)) == pytest.approx(expected)
 
 
+def test_a_threshold_never_divides_scores_that_rounding_divides():
+    score = np.array([0.3, 0.583333, 0.5833330265, 0.583333, 0.5833330265])
+    right = np.array([False, False, True, False, True])
+    assert best_threshold(score, right) == pytest.approx((0.3 + 0.58333) / 2)
+
+
 def test_the_best_threshold_of_many_segments():
     rng = np.random.default_rng(2)
     score = rng.random(300_000)
