@@ -265,6 +265,53 @@ def test_the_order_is_chosen_and_kept_in_the_address(page, tmp_path: Path):
         assert order.input_value() == "doubt"
 
 
+def test_by_keyboard_alone_with_what_a_screen_reader_is_told(page, client: Client):
+    def focused(what: str) -> None:
+        page.locator(f"{what}:focus").wait_for()
+
+    page.goto(client.url)
+    paths(page)
+    grid = page.get_by_role("listbox", name="Images")
+    grid.focus()
+    page.keyboard.press("ArrowRight")
+    option = page.get_by_role("option", name="1.png", selected=True)
+    option.wait_for()
+    assert grid.get_attribute("aria-activedescendant") == option.get_attribute("id")
+    page.keyboard.press("Enter")
+    page.locator('#viewer[data-ready="id-1.png"]').wait_for()
+    focused("#viewer")
+    page.keyboard.press("Shift+Tab")
+    assert page.locator(".top :focus, #filters :focus").count() == 0, "that lies behind the image"
+    page.locator("#viewer").focus()
+    assert page.get_by_role("list", name="Masks").get_by_role("listitem").count() == 3
+    announced = page.locator("#announce")
+    announced.get_by_text("mask 1 of 3: cat, score 0.50, undecided").wait_for()
+    page.keyboard.press("s")
+    announced.get_by_text("mask 2 of 3").wait_for()
+    page.keyboard.press("k")
+    announced.get_by_text("mask 1 of 3: cat, score 0.50, skipped").wait_for()
+    page.locator("#close").focus()
+    page.keyboard.press("Tab")
+    focused("#masks .eye")
+    page.keyboard.press("Enter")
+    page.locator("#masks .hidden-mask").first.wait_for()
+    focused("#masks .eye[aria-pressed=false]")
+    page.keyboard.press("l")
+    page.keyboard.type("zebra")
+    page.get_by_text("No label of this run matches").wait_for()
+    page.keyboard.press("Enter")
+    assert page.locator("#relabel[open]").count() == 1, "there is nothing to choose"
+    page.get_by_role("combobox", name="label").fill("dog")
+    page.get_by_role("option", name="dog", exact=True, selected=True).wait_for()
+    page.get_by_text("No label of this run matches").wait_for(state="hidden")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    focused("#grid")
+    page.keyboard.press("Shift+Tab")
+    focused("#filters *")
+    saved(page)
+
+
 def test_masks_are_shown_hidden_and_faded(page, client: Client):
     page.goto(client.url)
     page.locator("article").first.click()

@@ -9,7 +9,7 @@ export function make(tag, properties = {}, ...children) {
     if (name === "class") node.className = value;
     else if (name === "data") Object.assign(node.dataset, value);
     else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name.startsWith("aria-")) node.setAttribute(name, value);
+    else if (name.startsWith("aria-") || name === "role") node.setAttribute(name, value);
     else node[name] = value;
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
@@ -30,8 +30,8 @@ export function bar(share) {
 
 const EYE = { open: "M1.5 8S4 3.5 8 3.5 14.5 8 14.5 8 12 12.5 8 12.5 1.5 8 1.5 8z M8 6a2 2 0 1 0 0 4 2 2 0 0 0 0-4z", shut: "M1.5 8S4 3.5 8 3.5 14.5 8 14.5 8 12 12.5 8 12.5 1.5 8 1.5 8z M2.5 13.5l11-11" };
 
-export function eye(shown, onclick) {
-  const button = make("button", { class: "eye", type: "button", title: "show or hide (V)", "aria-pressed": String(shown), "aria-label": "show the masks of this label", onclick });
+export function eye(shown, label, onclick) {
+  const button = make("button", { class: "eye", type: "button", title: "show or hide (V)", "aria-pressed": String(shown), "aria-label": `show the masks of ${label}`, onclick });
   const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   picture.setAttribute("viewBox", "0 0 16 16");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -43,6 +43,11 @@ export function eye(shown, onclick) {
 
 export const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
 export const count = (number) => number.toLocaleString("en");
+
+// Tells a screen reader what is in hand now.
+export function announce(text) {
+  byId("announce").textContent = text;
+}
 
 let flashing = 0;
 

@@ -6,8 +6,8 @@ const KEPT_PAGES = 40;
 
 export class Grid {
   // fetchItems(start, limit) -> promise of items; draw(item, index) -> article.
-  constructor(scroller, grid, { cardWidth, cardHeight, fetchItems, draw, onopen, onmove }) {
-    Object.assign(this, { scroller, grid, cardWidth, cardHeight, fetchItems, draw, onopen, onmove });
+  constructor(scroller, grid, { cardWidth, cardHeight, fetchItems, draw, onopen }) {
+    Object.assign(this, { scroller, grid, cardWidth, cardHeight, fetchItems, draw, onopen });
     this.total = 0;
     this.margin = 0;
     this.current = 0;
@@ -130,7 +130,9 @@ export class Grid {
   add(index, item) {
     const card = this.draw(item, index);
     card.dataset.index = index;
-    card.classList.toggle("current", index === this.current);
+    card.id = `card-${index}`;
+    for (const [name, value] of [["role", "option"], ["aria-setsize", this.total], ["aria-posinset", index + 1]]) card.setAttribute(name, value);
+    this.mark(card, index === this.current);
     this.put(card, index);
     this.cards.set(index, card);
     this.grid.append(card);
@@ -164,11 +166,16 @@ export class Grid {
   }
 
   choose(index) {
-    this.cards.get(this.current)?.classList.remove("current");
+    this.mark(this.cards.get(this.current), false);
     this.current = Math.max(0, Math.min(this.total - 1, index));
-    this.cards.get(this.current)?.classList.add("current");
+    this.mark(this.cards.get(this.current), true);
     this.reveal();
-    this.onmove?.(this.current);
+  }
+
+  mark(card, current) {
+    card?.classList.toggle("current", current);
+    card?.setAttribute("aria-selected", String(current));
+    if (card && current) this.grid.setAttribute("aria-activedescendant", card.id);
   }
 
   reveal() {

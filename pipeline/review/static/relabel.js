@@ -16,7 +16,9 @@ export function chooseLabel(labels, except) {
     found.sort((one, other) => Number(other.name.toLowerCase().startsWith(text)) - Number(one.name.toLowerCase().startsWith(text)));
     found = found.slice(0, SHOWN);
     current = Math.max(0, Math.min(current, found.length - 1));
-    options.replaceChildren(...found.map((label, place) => make("button", { type: "button", class: place === current ? "current" : "", onclick: () => dialog.close(label.name) }, swatch(label.colour), label.name)));
+    options.replaceChildren(...found.map((label, place) => make("button", { type: "button", role: "option", id: `label-${place}`, tabIndex: -1, "aria-selected": String(place === current), class: place === current ? "current" : "", onclick: () => dialog.close(label.name) }, swatch(label.colour), label.name)));
+    input.setAttribute("aria-activedescendant", found.length ? `label-${current}` : "");
+    byId("relabel-none").textContent = found.length ? "" : "No label of this run matches; a mask can only be given one of the run's labels.";
     options.children[current]?.scrollIntoView({ block: "nearest" });
   }
 

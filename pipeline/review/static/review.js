@@ -17,7 +17,7 @@ let asked = 0;
 const outbox = new Outbox({ onstate: showSaved, onanswer: takeIn, onrefusal: refused });
 const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
 const grid = new Grid(byId("scroller"), byId("grid"), {
-  cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onopen: open, onmove: () => {},
+  cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onopen: open,
 });
 
 // ---- the run and its filters
@@ -28,6 +28,7 @@ function showRun() {
   byId("run").title = run.place;
   byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false" }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
   const codes = Object.entries(run.errors);
+  byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
   byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
   if (run.num_left) note(`${count(run.num_left)} images are not annotated yet.`);
@@ -49,8 +50,10 @@ function showProgress({ total, done }) {
 
 function showSaved(state) {
   const failed = state === "failed";
-  byId("saved").textContent = { saved: "all saved", saving: "saving …", failed: "not saved" }[state];
-  byId("saved").classList.toggle("busy", state !== "saved");
+  for (const node of document.querySelectorAll(".saved")) {
+    node.textContent = { saved: "all saved", saving: "saving …", failed: "not saved" }[state];
+    node.classList.toggle("busy", state !== "saved");
+  }
   if (failed) note("The server does not answer. Your decisions are kept here and sent again; do not close this page.", true);
   else if (byId("note").dataset.lost) note("");
   byId("note").dataset.lost = failed ? "1" : "";
@@ -164,7 +167,7 @@ function go(step) {
 function close() {
   viewer.close();
   remember();
-  byId("scroller").focus({ preventScroll: true });
+  byId("grid").focus({ preventScroll: true });
 }
 
 function remember(image = "") {

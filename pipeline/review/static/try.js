@@ -110,17 +110,19 @@ async function segment() {
 function show() {
   const largest = new Map(answer.segments.map((one) => [one.category_id, one]));
   const ordered = answer.words.toSorted((one, other) => (largest.get(other.id)?.area_frac ?? -1) - (largest.get(one.id)?.area_frac ?? -1) || other.max_prob - one.max_prob);
+  const held = byId("found").contains(document.activeElement) ? document.activeElement.closest(".mask")?.dataset.word : undefined;
   byId("found").replaceChildren(...ordered.map((word) => {
     const found = largest.get(word.id);
     const shown = !hidden.has(word.name);
     const row = make("div", { class: "mask", data: { word: word.name }, onclick: () => toggle(word.name) },
-      found ? eye(shown, (event) => { event.stopPropagation(); toggle(word.name); }) : make("span"),
+      found ? eye(shown, word.name, (event) => { event.stopPropagation(); toggle(word.name); }) : make("span"),
       make("div", { class: "name" }, swatch(word.colour), make("span", {}, word.name)),
       make("small", {}, found ? percent(found.area_frac) : "not found"),
       make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), make("span", {}, found ? `score ${found.mean_prob.toFixed(2)}, margin ${found.margin_mean.toFixed(2)}` : `at most ${word.max_prob.toFixed(2)} anywhere`)));
     row.classList.toggle("hidden-mask", !found || !shown);
     return row;
   }));
+  if (held) [...byId("found").children].find((row) => row.dataset.word === held)?.querySelector(".eye")?.focus();
   colour();
   const { seconds } = answer;
   byId("times").replaceChildren(...STAGES.flatMap(([name, text]) => [make("span", {}, text), bar(seconds.total_s ? seconds[name] / seconds.total_s : 0), make("b", {}, time(seconds[name]))]),

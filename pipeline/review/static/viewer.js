@@ -1,5 +1,5 @@
 // One image of the run: its masks in a list and on the stage, and what is decided of each.
-import { bar, byId, eye, flash, make, percent, swatch } from "./dom.js";
+import { announce, bar, byId, eye, flash, make, percent, swatch } from "./dom.js";
 import { ask, picture } from "./api.js";
 import { Stage, readNumbers } from "./stage.js";
 
@@ -72,8 +72,16 @@ export class Viewer {
     return response.ok ? readNumbers(await response.blob()) : null;
   }
 
+  // What lies behind the viewer is out of reach while it is open.
+  reveal(open) {
+    byId("viewer").hidden = !open;
+    document.body.classList.toggle("viewing", open);
+    for (const behind of document.querySelectorAll(".top, #filters, #scroller")) behind.inert = open;
+    if (open && !byId("viewer").contains(document.activeElement)) byId("viewer").focus();
+  }
+
   async show(id, place, segment = null) {
-    byId("viewer").hidden = false;
+    this.reveal(true);
     this.wanted = id;
     byId("place").textContent = place;
     const loading = this.load(id);
@@ -102,7 +110,7 @@ export class Viewer {
 
   close() {
     this.wanted = this.image = undefined;
-    byId("viewer").hidden = true;
+    this.reveal(false);
     this.stage.clear();
   }
 
@@ -142,8 +150,8 @@ export class Viewer {
       const shown = !this.hidden.has(segment.label);
       const label = said?.action === "relabel" ? said.new_label : segment.label;
       const name = make("div", { class: "name" }, swatch(this.colours.get(label)), make("span", {}, label));
-      const row = make("div", { class: "mask", data: { place }, onclick: () => this.choose(place) },
-        eye(shown, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
+      const row = make("div", { class: "mask", role: "listitem", "aria-current": String(place === this.current), data: { place }, onclick: () => this.choose(place) },
+        eye(shown, segment.label, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
         name,
         said ? make("span", { class: `said ${said.action}` }, WORDS[said.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
         make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac)), this.agreement(segment)),
@@ -158,7 +166,12 @@ export class Viewer {
       const whole = this.said.find((one) => one.label === null);
       rows.push(make("p", {}, make("small", {}, "No masks. Accept if nothing of the labels is there, reject if something was missed."), " ", whole ? make("span", { class: `said ${whole.action} chip` }, WORDS[whole.action]) : ""));
     }
+    const held = byId("masks").contains(document.activeElement) ? document.activeElement.closest(".mask")?.dataset.place : undefined;
     byId("masks").replaceChildren(...rows);
+    if (held) byId("masks").querySelector(`[data-place="${held}"] .eye`)?.focus();
+    const { segment } = this;
+    const said = segment && this.standing(segment);
+    announce(segment ? `mask ${this.current + 1} of ${this.segments.length}: ${segment.label}, score ${segment.mean_prob.toFixed(2)}, ${said ? WORDS[said.action] : "undecided"}` : "no masks");
     byId("masks").querySelector(".current")?.scrollIntoView({ block: "nearest" });
   }
 
