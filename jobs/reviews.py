@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
     show.table("Predictions and their corrections by label", columns, rows)
     show.line("")
     minutes = f"{report.minutes:.1f} for {report.num_images_with_time} images"
+    quoted = shlex.quote(run)
     unknown = ", ".join(f"{name} ({count})" for name, count in report.unknown_labels.items())
     return show.facts(
         [
@@ -56,7 +58,7 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
             ("left out: of another size", report.num_wrong_size or ""),
             ("left out: no masks", report.num_other_regions or ""),
             ("left out: masks of unknown labels", unknown),
-            ("next", f"ovseg calibrate {run}; ovseg evaluate {run} --truth reviewed"),
+            ("next", f"ovseg calibrate {quoted}; ovseg evaluate {quoted} --truth reviewed"),
         ]
     )
 
@@ -85,6 +87,8 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
         raise ConfigError("\n".join(problems(error, Rules))) from error
     folder = RunDir.open(run)
     place, name = uris.parent_and_name(uris.normalise(out)) if out else (folder.folder.uri, FILE)
+    if not name:
+        raise ConfigError(f"--out {out} is no file: expected the name of the calibration's")
     report = fit(folder, rules)
     picture = io.BytesIO()
     reliability_plot.draw(report).save(picture, "PNG")
@@ -111,7 +115,7 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
             ("mean error of the score", f"{report.before.expected_error:.3f} before"),
             ("", f"{report.after.expected_error:.3f} after, on held-out images"),
             ("plot", uris.join(folder.folder.uri, PICTURE)),
-            ("use", f"ovseg annotate ... --set calibration={file}"),
+            ("use", f"ovseg annotate ... --set {shlex.quote(f'calibration={file}')}"),
         ]
     )
 

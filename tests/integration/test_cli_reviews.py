@@ -92,6 +92,7 @@ def test_compare_two_runs(folder: Path) -> None:
         (["import-review", "nowhere", "--from", "coco", "review.json"], "no run folder"),
         (["calibrate", "run"], "0 segments of 0 images are reviewed"),
         (["calibrate", "run", "--set", "min_iou=2"], "min_iou"),
+        (["calibrate", "run", "--out", "/"], "--out / is no file"),
         (["evaluate", "run", "--truth", "reviewed"], "no image of the run is reviewed"),
         (["compare", "run", "run"], "same run"),
         (["compare", "run", "nowhere"], "no run folder"),
