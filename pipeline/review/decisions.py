@@ -82,7 +82,7 @@ class Decisions:
     def undo(self, at_s: float, source: str) -> Undone | None:
         """Take back what a source decided last, whatever it is about; None: there is nothing."""
         with self._lock:
-            history = self._history[source]
+            history = self._history.get(source, [])
             while history and not self._is_kept(history[-1]):
                 history.pop()
             if not history:

@@ -81,12 +81,15 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   viewer.orderBy(wanted.order, run.compared[wanted.order] ?? "");
   asked += 1;
   const mine = asked;
+  const slow = setTimeout(() => { byId("count").textContent = "ordering …"; }, 300);
   let found;
   try {
     found = await opened;
   } catch (error) {
     if (mine === asked) refusal(error.message);
     return;
+  } finally {
+    clearTimeout(slow);
   }
   if (mine !== asked) return; // another filter was set meanwhile
   refusal("");
