@@ -1,14 +1,18 @@
 """The commands that read a finished (or unfinished) run folder."""
 
+import errno
 import json
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from jobs import show
 from jobs.settings import dotlist
 from schemas.config import NamedOptions
+from schemas.errors import UserError
 
 _SHOWN_LABELS = 40
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
@@ -83,5 +87,15 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
     part = NamedOptions(name=to, options=dotlist(overrides))
     options = parts.read_options(package, part, "export")
     folder = RunDir.open(run)
-    for name in parts.load(package, to).export(folder, options):
+    try:
+        written = parts.load(package, to).export(folder, options)
+    except OSError as error:
+        hint = (
+            f"; large files are made in {tempfile.gettempdir()} first: set TMPDIR to a folder with "
+            "more room"
+            if error.errno in _FULL
+            else ""
+        )
+        raise UserError(f"the export did not succeed: {error}{hint}") from error
+    for name in written:
         show.line(f"{folder.folder.uri}/{name}")

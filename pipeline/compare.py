@@ -102,8 +102,9 @@ def compare(first: RunDir, other: RunDir) -> ComparisonReport:
     comparison.read(first, other)
     if not comparison.num_images:
         raise UserError(
-            f"the runs have no annotated image in common: images are matched by their path in the "
-            f"collection, and {comparison.num_missing} of the first run are not in the other"
+            f"the runs have no annotated image in common: of {comparison.num_missing} in the first "
+            "none is in the other (images are matched by their path in the collection, and must "
+            "have the same size)"
         )
     file = f"{FOLDER}/{other.info.job().method.name}-{other.fingerprint[:12]}.parquet"
     first.folder.atomic_write(file, parquet.encode(comparison.table(), _ROW_GROUP))

@@ -171,11 +171,12 @@ def _read_json(uri: str) -> dict[str, Any]:
     folder, _, name = uris.normalise(uri).rpartition("/")
     try:
         dataset = json.loads(Folder(folder or "/").read_bytes(name))
-        missing = {"images", "annotations", "categories"} - set(dataset)
     except FileNotFoundError as error:
         raise UserError(f"no truth at {uris.redact(uri)}: there is no such file") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{uris.redact(uri)} is no COCO file: {error}") from error
+    parts = {"images", "annotations", "categories"}
+    missing = parts - set(dataset) if isinstance(dataset, dict) else parts
     if missing:
         raise UserError(
             f"{uris.redact(uri)} is no COCO file of images and segments: it has no "

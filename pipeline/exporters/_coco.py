@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.exporters._segments import DIGITS, Segments, is_cut_anew
+from pipeline.exporters._segments import DIGITS, Segments, cut_of, is_cut_anew
 from pipeline.finished import FinishedRun, Row
 from schemas.coco import CocoAnnotation, CocoCategory, CocoImage
 
@@ -44,7 +44,7 @@ def info(finished: FinishedRun, segments: Segments = "as_run", **more: Any) -> d
     """Return COCO's `info`: what the masks are and which images are missing."""
     run = finished.run.info
     job = run.job()
-    cut = job.masks.segments if segments == "as_run" else segments
+    cut = cut_of(finished, segments)
     divided = cut == "components" and is_cut_anew(finished, segments)
     return {
         "description": "Pseudo-labels drawn by a model and checked by nobody",

@@ -1,5 +1,6 @@
 """A run's segments image by image, cut as the format wants them: whole labels or regions."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from ovseg_core.rle import decode
 from pipeline.exporters._losses import Losses
 from pipeline.finished import FinishedRun, FinishedShard, Row
 from schemas.errors import RunFolderError
+
+log = logging.getLogger(__name__)
 
 Segments = Literal["as_run", "class", "components"]
 """How masks are cut: as the run has them, one for each label and image, or connected regions."""
@@ -33,9 +36,14 @@ _OF_THE_WHOLE = ("margin_p10", "boundary_uncertainty")
 """Columns that parts do not tell."""
 
 
+def cut_of(finished: FinishedRun, wanted: Segments) -> Literal["class", "components"]:
+    """Return what the segments will be."""
+    return finished.run.info.job().masks.segments if wanted == "as_run" else wanted
+
+
 def is_cut_anew(finished: FinishedRun, wanted: Segments) -> bool:
     """Tell whether the wanted segments are others than the run's own."""
-    return wanted not in ("as_run", finished.run.info.job().masks.segments)
+    return cut_of(finished, wanted) != cut_of(finished, "as_run")
 
 
 def images(
@@ -83,6 +91,8 @@ def _changes(finished: FinishedRun, wanted: Segments) -> Callable[[list[Row]], l
 
 
 def _count_images(finished: FinishedRun, losses: Losses) -> None:
+    if finished.num_left:
+        log.warning("%d images of the run are not annotated yet", finished.num_left)
     losses.wrote("images", 0)
     losses.wrote("segments", 0)
     for count, what in (

@@ -73,13 +73,11 @@ def export(run: RunDir, options: Options) -> list[str]:
     for name in place.list():
         if _OURS.fullmatch(name) and name not in names:
             place.delete(name)
-    _warn(finished, count, losses)
+    _warn(count, losses)
     return [f"{FOLDER}/{name}" for name in names]
 
 
-def _warn(finished: FinishedRun, count: int, losses: Losses) -> None:
-    if finished.num_left:
-        logger.warning("%d images of the run are not annotated yet", finished.num_left)
+def _warn(count: int, losses: Losses) -> None:
     if not count:
         logger.warning("no segments: results_segm.json is an empty list, which loadRes refuses")
     if losses.num_poor_outlines:

@@ -17,7 +17,7 @@ from ovseg_core import rle_map
 from pipeline.exporters import _coco, _segments
 from pipeline.exporters._files import Files, Names, png
 from pipeline.exporters._losses import Losses
-from pipeline.exporters._segments import DIGITS, Segments, is_cut_anew
+from pipeline.exporters._segments import DIGITS, Segments, cut_of
 from pipeline.finished import FinishedRun, Row
 from pipeline.overlay import colour
 from pipeline.rundir import RunDir
@@ -78,13 +78,12 @@ def write(
 
 
 def _head(finished: FinishedRun, options: Options) -> dict[str, Any]:
-    masks = finished.run.info.job().masks.segments
-    cut = options.segments if is_cut_anew(finished, options.segments) else masks
+    is_thing = cut_of(finished, options.segments) == "components"
     return {
         "info": _coco.info(finished, options.segments, min_score=options.min_score),
         "licenses": [],
         "categories": [
-            {**category, "isthing": int(cut == "components"), "color": colour(category["id"])}
+            {**category, "isthing": int(is_thing), "color": colour(category["id"])}
             for category in _coco.categories(finished)
         ],
     }

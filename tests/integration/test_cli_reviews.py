@@ -1,6 +1,8 @@
 """import-review, evaluate, calibrate and annotate with it, compare: as a user types them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,17 @@ def test_mistakes_are_one_line(folder: Path, args: list[str], expected: str) -> 
     assert len(result.stderr.splitlines()) == 1
     assert expected in result.stderr
     assert not Path("run/reviewed").exists()
+
+
+def test_a_full_disk_is_one_line(folder: Path) -> None:
+    script = (
+        "import resource, signal; from jobs.cli import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main()"
+    )
+    command = [sys.executable, "-c", script, "export", "run", "--to", "coco"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "set TMPDIR to a folder with more room" in line
+    assert not Path("run/exports/coco").exists()

@@ -154,7 +154,13 @@ def test_truths_that_do_not_fit_are_explained(changes, message, run, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "no COCO file"), ("{", "no COCO file"), ('{"images": []}', "has no annotations")],
+    [
+        ("[]", "results files are"),
+        ('[{"image_id": 1}]', "results files are"),
+        ("{", "no COCO file"),
+        ("[" * 100_000, "no COCO file"),
+        ('{"images": []}', "has no annotations"),
+    ],
 )
 def test_files_that_are_no_coco_are_explained(content, message, run, tmp_path):
     (tmp_path / "x.json").write_text(content)

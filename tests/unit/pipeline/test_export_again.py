@@ -63,6 +63,13 @@ def test_files_of_images_that_the_run_has_lost_are_removed(exporter, tmp_path):
     assert {name for name in after if "/0." in name or "/1." in name} < after
 
 
+@pytest.mark.parametrize("exporter", [*OTHER, coco])
+def test_what_is_not_annotated_yet_is_said_at_once(exporter, tmp_path, caplog):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(1,)))
+    exporter.export(run, exporter.Options())
+    assert "3 images of the run are not annotated yet" in caplog.text
+
+
 def test_losses_tell_the_options(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     for exporter in (*OTHER, coco):
