@@ -10,15 +10,16 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import pairwise, repeat
+from functools import cache
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
 
-from ovseg_core import row_major
-from pipeline.exporters import _coco, _numbers, _segments
+from ovseg_core import mask_texts
+from pipeline.exporters import _coco, _segments, _texts
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
@@ -38,6 +39,8 @@ _SAME_STEM = "images whose name another has with another ending: CVAT takes them
 _MEMBER = "annotations/instances_default.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date in the archive: the same run gives the same bytes."""
+_BLOCK = 1 << 20
+"""Characters that are packed at a time."""
 
 
 class Options(Frozen):
@@ -76,54 +79,93 @@ def export(run: RunDir, options: Options) -> list[str]:
 def _write(
     finished: FinishedRun, options: Options, losses: Losses, folder: Path, open_files: ExitStack
 ) -> list[Path]:
+    archive = _Archive(folder / "coco.zip", open_files)
+    for text in _before_annotations(finished, options):
+        archive.write(text)
+    xml = open_files.enter_context((folder / "annotations.xml").open("wb"))
+    xml.write(_xml_head(finished).encode())
+    number, order = 0, Order(finished.run, options.comparison)
+    stems = Counter(map(_stem, finished.run.manifest().column("path").to_pylist()))
+    for image, rows, runs in _images(finished, options, losses):
+        losses.lost(_SAME_STEM, stems[_stem(image["path"])] > 1)
+        attributes = [_attributes(row, order) for row in rows]
+        for row, own in zip(rows, attributes, strict=True):
+            entry = _coco.annotation(number + 1, image["number"], row)
+            entry["attributes"] = {**entry.get("attributes", {}), **own}
+            archive.write((",\n" if number else "\n") + json.dumps(entry))
+            number += 1
+        if options.xml:
+            xml.write(_xml(image, rows, attributes, runs))
+    archive.write("\n]}\n")
+    archive.close()
+    xml.write(b"</annotations>\n")
+    xml.close()
+    return [archive.path, Path(xml.name)] if options.xml else [archive.path]
+
+
+def _images(
+    finished: FinishedRun, options: Options, losses: Losses
+) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
+    """Yield images, their segments and, if the XML wants them, the runs of their masks."""
+    cut = (options.segments, options.min_score, options.min_area_px)
+    images = _segments.images(finished, losses, *cut)
+    if options.xml:
+        return _texts.with_texts(finished, images, mask_texts.run_lengths)
+    return ((image, rows, []) for image, rows in images)
+
+
+def _before_annotations(finished: FinishedRun, options: Options) -> Iterator[str]:
+    """Yield the beginning of the COCO file: readers expect the images first."""
     info = _coco.info(finished, options.segments)
     del info["fingerprint"]  # it knows where the collection lies; the archive should not differ
-    head = {
-        "info": info,
-        "licenses": [],
-        "categories": _coco.categories(finished),
-    }
-    dataset = _coco.CocoFile(folder / "instances_default.json", head, open_files)
-    xml = folder / "annotations.xml"
-    xml_file = open_files.enter_context(xml.open("w", encoding="utf-8", newline="\n"))
-    xml_file.write(_xml_head(finished))
-    number, order = 0, Order(finished.run, options.comparison)
-    cut = (options.segments, options.min_score, options.min_area_px)
-    stems = Counter(map(_stem, finished.run.manifest().column("path").to_pylist()))
-    for image, rows in _segments.images(finished, losses, *cut):
-        losses.lost(_SAME_STEM, stems[_stem(image["path"])] > 1)
-        entries = []
-        for row in rows:
-            number += 1
-            entry = _coco.annotation(number, image["number"], row)
-            attributes = _attributes(row, order)
-            entry["attributes"] = {**entry.get("attributes", {}), **attributes}
-            entries.append(entry)
-        dataset.add(_coco.image(image, image["path"]), entries)
-        if options.xml:
-            xml_file.write(_xml(image, rows, order))
-    dataset.close()
-    xml_file.write("</annotations>\n")
-    xml_file.close()
-    archive = folder / "coco.zip"
-    _archive(dataset.path, archive)
-    return [archive, xml] if options.xml else [archive]
+    head = {"info": info, "licenses": [], "categories": _coco.categories(finished)}
+    yield json.dumps(head)[:-1] + ', "images": ['
+    separator = "\n"
+    for shard in finished.shards(_segments.IMAGE_COLUMNS):
+        for image in shard.images.values():
+            yield separator + json.dumps(_coco.image(image, image["path"]))
+            separator = ",\n"
+    yield '\n], "annotations": ['
+
+
+class _Archive:
+    """A zip with one file of ASCII, which a thread packs while more of it is made."""
+
+    def __init__(self, path: Path, open_files: ExitStack) -> None:
+        """Begin; `open_files` closes what is open after an error."""
+        self.path = path
+        self._open = open_files.enter_context(ExitStack())
+        entry = zipfile.ZipInfo(_MEMBER, _EPOCH)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive = self._open.enter_context(zipfile.ZipFile(path, "w", compresslevel=1))
+        self._member = self._open.enter_context(archive.open(entry, "w", force_zip64=True))
+        self._thread = self._open.enter_context(ThreadPoolExecutor(1))
+        self._packing = self._thread.submit(self._member.write, b"")
+        self._waiting: list[str] = []
+        self._size = 0
+
+    def write(self, text: str) -> None:
+        """Append; a block is packed at a time, and the next one waits."""
+        self._waiting.append(text)
+        self._size += len(text)
+        if self._size >= _BLOCK:
+            self._pack()
+
+    def _pack(self) -> None:
+        block = "".join(self._waiting).encode("ascii")
+        self._waiting, self._size = [], 0
+        self._packing.result()
+        self._packing = self._thread.submit(self._member.write, block)
+
+    def close(self) -> None:
+        """Finish the archive."""
+        self._pack()
+        self._packing.result()
+        self._open.close()
 
 
 def _stem(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
-
-
-def _archive(source: Path, target: Path) -> None:
-    entry = zipfile.ZipInfo(_MEMBER, _EPOCH)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with (
-        zipfile.ZipFile(target, "w", compresslevel=1) as archive,
-        archive.open(entry, "w", force_zip64=True) as packed,
-        source.open("rb") as plain,
-    ):
-        while block := plain.read(1 << 20):
-            packed.write(block)
 
 
 def _labels(names: tuple[str, ...]) -> list[dict[str, object]]:
@@ -165,35 +207,27 @@ def _xml_head(finished: FinishedRun) -> str:
     )
 
 
-def _xml(image: Row, rows: list[Row], order: Order) -> str:
-    masks = "".join(map(_mask, rows, range(len(rows)), _run_lengths(rows), repeat(order)))
-    return (
+def _xml(image: Row, rows: list[Row], attributes: list[Row], runs: list[bytes]) -> bytes:
+    head = (
         f'<image id="{image["number"] - 1}" name={quoteattr(image["path"])} '
-        f'width="{image["width"]}" height="{image["height"]}">\n{masks}</image>\n'
+        f'width="{image["width"]}" height="{image["height"]}">\n'
     )
+    masks = map(_mask, rows, attributes, runs, range(len(rows)))
+    return b"".join([head.encode(), *masks, b"</image>\n"])
 
 
-def _run_lengths(rows: list[Row]) -> Iterator[str]:
-    """Yield the runs of each mask inside its box, background first."""
-    if not rows:
-        return
-    size_hw = rows[0]["height"], rows[0]["width"]
-    boxes = [tuple(map(int, row["bbox_xywh"])) for row in rows]
-    boxes = [(top, left, height, width) for left, top, width, height in boxes]
-    runs = row_major.runs([row["rle_counts"] for row in rows], size_hw, boxes)
-    for (begin, end), rest in zip(pairwise(runs.bounds), runs.rests, strict=True):
-        lengths = _numbers.text(runs.lengths[begin:end]).replace(",", ", ")
-        yield f"{lengths}, {rest}" if rest else lengths
+_quoted = cache(quoteattr)
+"""Of labels, which are few."""
 
 
-def _mask(row: Row, place: int, lengths: str, order: Order) -> str:
-    left, top, width, height = (int(value) for value in row["bbox_xywh"])
-    attributes = "".join(
-        f'<attribute name="{name}">{value}</attribute>'
-        for name, value in _attributes(row, order).items()
+def _mask(row: Row, attributes: Row, runs: bytes, place: int) -> bytes:
+    left, top, width, height = map(int, row["bbox_xywh"])
+    inside = "".join(
+        f'<attribute name="{name}">{value}</attribute>' for name, value in attributes.items()
     )
-    return (
-        f'<mask label={quoteattr(row["label"])} source="auto" occluded="0" rle="{lengths}" '
-        f'left="{left}" top="{top}" width="{width}" height="{height}" z_order="{place}">'
-        f"{attributes}</mask>\n"
+    head = f'<mask label={_quoted(row["label"])} source="auto" occluded="0" rle="'
+    tail = (
+        f'" left="{left}" top="{top}" width="{width}" height="{height}" z_order="{place}">'
+        f"{inside}</mask>\n"
     )
+    return b"%b%b%b" % (head.encode(), runs, tail.encode())

@@ -13,12 +13,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from ovseg_core import brush
-from pipeline.exporters import _numbers, _segments
+from ovseg_core import mask_texts
+from pipeline.exporters import _segments, _texts
 from pipeline.exporters._losses import Losses
 from pipeline.exporters._order import Order
 from pipeline.exporters._segments import DIGITS, Segments
@@ -72,8 +70,9 @@ def export(run: RunDir, options: Options) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="ovseg-ls-") as folder, ExitStack() as open_files:
         batches = _Batches(Path(folder), options.max_bytes, open_files)
         cut = (options.segments, options.min_score)
-        for image, rows in _segments.images(finished, losses, *cut):
-            batches.add(_with_regions(_task(image, rows, order, options), rows))
+        images = _segments.images(finished, losses, *cut)
+        for image, rows, brushes in _texts.with_texts(finished, images, mask_texts.brushes):
+            batches.add(_with_regions(_task(image, rows, order, options), rows, brushes))
             losses.lost("images with more than 50 masks, slow to open", len(rows) > _MANY)
         files = batches.close()
         place = run.folder.child(*FOLDER.split("/"))
@@ -119,16 +118,15 @@ def _task(image: Row, rows: list[Row], order: Order, options: Options) -> dict[s
     }
 
 
-def _with_regions(task: dict[str, Any], rows: list[Row]) -> str:
-    """Return a task as JSON; brush bytes, most of it, are written as text at once."""
-    counts = [row["rle_counts"] for row in rows]
-    size_hw = (rows[0]["height"], rows[0]["width"]) if rows else (0, 0)
-    regions = ", ".join(map(_region, rows, brush.from_coco(counts, size_hw)))
+def _with_regions(task: dict[str, Any], rows: list[Row], brushes: list[bytes]) -> bytes:
+    """Return a task as JSON; brush bytes, most of it, are text already."""
+    regions = b", ".join(map(_region, rows, brushes))
     # Inside a name the quotes would have backslashes: this is the key, and there is one.
-    return json.dumps(task).replace('"result": []', f'"result": [{regions}]', 1)
+    begin, end = json.dumps(task).encode().split(b'"result": []')
+    return b'%b"result": [%b]%b' % (begin, regions, end)
 
 
-def _region(row: Row, rle: NDArray[np.uint8]) -> str:
+def _region(row: Row, brush: bytes) -> bytes:
     region = {
         "id": f"ovseg-{row['segment_index']}",
         "type": "brushlabels",
@@ -140,7 +138,8 @@ def _region(row: Row, rle: NDArray[np.uint8]) -> str:
         "image_rotation": 0,
         "value": {"brushlabels": [row["label"]], "format": "rle", "rle": []},
     }
-    return json.dumps(region).replace('"rle": []', f'"rle": [{_numbers.text(rle)}]', 1)
+    begin, end = json.dumps(region).encode().split(b'"rle": []')
+    return b'%b"rle": [%b]%b' % (begin, brush, end)
 
 
 class _Batches:
@@ -157,23 +156,21 @@ class _Batches:
         number = len(self._files) + 1
         name = "tasks.json" if number == 1 else f"tasks-{number:05d}.json"
         self._files.append(self._folder / name)
-        self._file = self._open_files.enter_context(
-            self._files[-1].open("w", encoding="ascii", newline="\n")
-        )
-        self._size = self._file.write("[")
-        self._separator = "\n"
+        self._file = self._open_files.enter_context(self._files[-1].open("wb"))
+        self._size = self._file.write(b"[")
+        self._separator = b"\n"
 
-    def add(self, task: str) -> None:
+    def add(self, task: bytes) -> None:
         """Append a task; it stays whole, even where it alone is larger than a file may be."""
-        is_first = self._separator == "\n"
+        is_first = self._separator == b"\n"
         if not is_first and self._size + len(task) + 5 > self._max_bytes:
             self._end()
             self._begin()
         self._size += self._file.write(self._separator + task)
-        self._separator = ",\n"
+        self._separator = b",\n"
 
     def _end(self) -> None:
-        self._file.write("\n]\n")
+        self._file.write(b"\n]\n")
         self._file.close()
 
     def close(self) -> list[Path]:
