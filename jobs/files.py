@@ -24,6 +24,10 @@ def read_text(path: str) -> str:
         return read_uri(path).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{path} is a folder, expected a file; a folder of images is given with --images"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a UTF-8 text file") from error
     except OSError as error:

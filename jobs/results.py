@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from jobs import show
 from jobs.settings import dotlist
 from schemas.config import NamedOptions
 from schemas.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _SHOWN_LABELS = 40
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,9 +71,10 @@ def show_inspection(found: Any) -> None:
         show.line(f"and {len(by_label) - _SHOWN_LABELS} more labels (--json shows all)")
     show.table("Errors by code", ("code", "images"), list(found.errors.items()))
     problems = [(problem.code, problem.path, problem.message) for problem in found.problems]
-    show.table("Failed images (the first of each code)", ("code", "image", "why"), problems)
+    show.table("Failed images (the first few of each code)", ("code", "image", "why"), problems)
     slow = [
-        (s.path, s.seconds, *s.stages.values(), f"{s.width} x {s.height}") for s in found.slowest
+        (s.path, s.seconds, *s.stages.values(), f"{s.width} x {s.height}" if s.width else "-")
+        for s in found.slowest
     ]
     columns = ("image", "seconds", "read", "decode", "segment", "encode", "size")
     show.table("Slowest images", columns, slow)
@@ -97,5 +101,10 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
             else ""
         )
         raise UserError(f"the export did not succeed: {error}{hint}") from error
+    left = folder.info.num_shards - len(folder.done())
+    if left:
+        log.warning(
+            "%d of %d shards are not done: it is of the others", left, folder.info.num_shards
+        )
     for name in written:
         show.line(f"{folder.folder.uri}/{name}")

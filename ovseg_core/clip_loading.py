@@ -106,7 +106,8 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     known = open_clip.list_models()
     if config.model not in known:
         raise WeightsError(
-            f"clip.model: open_clip has no {config.model!r}. {did_you_mean(config.model, known)}"
+            f"clip.model: open_clip has no {config.model!r}. "
+            f"{did_you_mean(config.model, [EMBEDDED, *known])}"
         )
     tag = get_pretrained_cfg(config.model, config.pretrained)
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)

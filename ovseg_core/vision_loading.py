@@ -100,9 +100,8 @@ def _load_named(name: str, weights: str, asked: str) -> LoadedVision:
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        raise WeightsError(
-            f"{asked}: timm has no {name!r}. {did_you_mean(architecture, timm.list_models())}"
-        )
+        known = [EMBEDDED, *timm.list_models()]
+        raise WeightsError(f"{asked}: timm has no {name!r}. {did_you_mean(architecture, known)}")
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
         raise WeightsError(f"{asked}: {name!r} is unknown. {did_you_mean(name, tagged)}")

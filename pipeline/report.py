@@ -57,7 +57,8 @@ class RunReport:
     def summary(self) -> str:
         """Return the closing lines for a person: what there is, what is missing, what to do."""
         lines = [
-            f"{self.num_done:,} of {self.num_images:,} images done, {self.num_segments:,} masks"
+            f"{self.num_done:,} of {_count(self.num_images, 'image')} done, "
+            f"{_count(self.num_segments, 'mask')}"
         ]
         if self.num_new:
             lines[0] += (
@@ -69,7 +70,7 @@ class RunReport:
             codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.errors.items()))
             share = 100 * self.num_errors / self.num_images
             lines.append(
-                f"{_images(self.num_errors)} failed ({share:.2g} %; "
+                f"{_count(self.num_errors, 'image')} failed ({share:.2g} %; "
                 f"{100 * self.max_error_share:g} % are accepted): {codes}"
             )
         for index, reason in list(self.failed_shards.items())[:3]:
@@ -81,8 +82,8 @@ class RunReport:
         return "\n".join(lines)
 
 
-def _images(number: int) -> str:
-    return f"{number:,} image{'' if number == 1 else 's'}"
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> RunReport:

@@ -45,6 +45,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("model", "pretrained", "message"),
     [
         ("ViT-B32", "", r"clip\.model: open_clip has no 'ViT-B32'\. Did you mean 'ViT-B-32'"),
+        ("embeded", "", r"open_clip has no 'embeded'\. Did you mean 'embedded'"),
         ("ViT-B-32", "", r"clip\.pretrained: say which weights of ViT-B-32: openai, .*, or a file"),
         ("ViT-B-32", "laion2b", r"no weights 'laion2b'\. Did you mean 'laion2b_e16'"),
         ("ViT-B-32", "no/file.pt", r"no weights file at no/file\.pt.*`embedded`.*`local-dir:"),
@@ -61,6 +62,7 @@ def test_a_wrong_clip_is_told_in_one_line(model: str, pretrained: str, message: 
     ("model", "weights", "message"),
     [
         ("vit_smal_patch8_224", "", r"timm has no .*Did you mean 'vit_small_patch8_224'"),
+        ("embeded", "", r"timm has no 'embeded'\. Did you mean 'embedded'"),
         ("vit_small_patch8_224.dinoo", "", r"Did you mean 'vit_small_patch8_224\.dino'"),
         ("test_vit", "nowhere.pth", r"no weights file at nowhere\.pth.*`embedded`"),
         ("local-dir:nowhere", "", r"nowhere is no timm folder: expected config\.json"),

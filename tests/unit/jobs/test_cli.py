@@ -132,6 +132,13 @@ def test_user_errors_are_lines_and_exit_1(
     assert not Path("out").exists()
 
 
+def test_a_folder_in_place_of_a_job_file_is_told_where_images_go(tmp_path: Path) -> None:
+    result = ovseg("annotate", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"{tmp_path} is a folder, expected a file" in result.stderr
+    assert "--images" in result.stderr
+
+
 def test_what_is_missing_is_said_at_once() -> None:
     result = ovseg("annotate")
     assert result.exit_code == 1
