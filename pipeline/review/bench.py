@@ -4,6 +4,7 @@ An image is encoded once for a method; other words only score its features again
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.images import Decoded
 from pipeline.review.cache import BoundedCache
 from pipeline.review.turns import Turns
 from schemas.config import JobConfig, MaskConfig, NamedOptions
-from schemas.errors import OvsegError, UserError, WeightsError
+from schemas.errors import ImageError, OvsegError, UserError, WeightsError
 from schemas.vocabulary import Label, Vocabulary
 
 MAX_WORDS = 64
@@ -124,29 +125,26 @@ class Workbench:
 
     def _others(self) -> Iterator[Offer]:
         for name in parts.names(methods.PACKAGE):
-            if name != self._job.method.name:
+            if name != self._job.method.name and not self._ended.is_set():
                 with self._turns.ahead():
                     offer = self._offer(name)
                 yield offer
 
     def warm(self) -> None:
-        """Use every method once that can run here: first uses load and set up what later ones have.
+        """Use every other method once that can run here: a first use loads what later ones have.
 
-        People who try something meanwhile go first.
+        People who try something meanwhile go first. A method that fails says why when it is asked.
         """
         image = ImageBatch((torch.zeros(3, *_WARM_HW, dtype=torch.uint8),), ("",))
-        for name in (self._job.method.name, *parts.names(methods.PACKAGE)):
-            if name in self._warm or self._ended.is_set():
-                continue
-            with self._turns.ahead():
-                offer = self._offer(name)
-            if offer.reason:
+        for offer in self._others():
+            if offer.reason or offer.name in self._warm:
                 continue
             self._warm.add(offer.name)
             steps, step = self._use_once(offer.name, image), ""
-            while step is not None and not self._ended.is_set():
-                with self._turns.ahead(), torch.inference_mode():
-                    step = next(steps, None)
+            with suppress(OvsegError, ImageError):
+                while step is not None and not self._ended.is_set():
+                    with self._turns.ahead(), torch.inference_mode():
+                        step = next(steps, None)
 
     def end(self) -> None:
         """Stop warming up."""

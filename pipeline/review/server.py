@@ -1,9 +1,12 @@
 """Takes the port, makes the address to open, serves until Ctrl-C."""
 
+import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FrameType
 from urllib.parse import quote
 
 import uvicorn
@@ -42,20 +45,43 @@ class Listening:
     Attributes:
         url: what to open; holds the token, if there is one.
         server: set `should_exit` to end it.
-        end: stops what nobody waits for.
     """
 
     url: str
     server: uvicorn.Server
     socket: socket.socket
-    end: Callable[[], None]
 
     def serve(self) -> None:
         """Answer until the end; Ctrl-C raises KeyboardInterrupt after the requests in hand."""
-        try:
-            self.server.run(sockets=[self.socket])
-        finally:
-            self.end()
+        self.server.run(sockets=[self.socket])
+
+
+class _Server(uvicorn.Server):
+    """Tells the application at once that the end has come, not after the requests in hand.
+
+    Args:
+        config: uvicorn's.
+        end: stops what nobody waits for.
+    """
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end = end
+        logging.getLogger("uvicorn.error").addFilter(_is_no_farewell)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._end()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end()
+        await super().shutdown(sockets)
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Tell an error from a picture that was still being made when the server ended."""
+    cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and not record.getMessage().startswith("Cancel ")
 
 
 def listen(run: RunDir, address: Address) -> Listening:
@@ -85,7 +111,7 @@ def listen(run: RunDir, address: Address) -> Listening:
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=_GRACE_S,
     )  # fmt: skip
     url = _url(socket.gethostname() if everywhere else address.host, port, token)
-    return Listening(url, uvicorn.Server(config), listening, try_page.end)
+    return Listening(url, _Server(config, try_page.end), listening)
 
 
 def _bind(address: Address) -> socket.socket:

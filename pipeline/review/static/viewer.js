@@ -50,7 +50,9 @@ export class Viewer {
   load(id) {
     if (!this.loaded.has(id)) {
       const pictures = Promise.all([this.photo(id), this.regions(id)]);
-      const loading = { facts: ask("/api/image", { id, order: this.order }), pictures };
+      // The comparison of the order may have gone; the image has not.
+      const facts = ask("/api/image", { id, order: this.order }).catch(() => ask("/api/image", { id }));
+      const loading = { facts, pictures };
       pictures.catch(() => this.loaded.delete(id));
       loading.facts.catch(() => this.loaded.delete(id));
       this.loaded.set(id, loading);

@@ -232,8 +232,7 @@ def test_methods_are_used_ahead_of_people_and_nothing_of_it_is_kept():
     ahead.join(60)
     assert not ahead.is_alive()
     assert (bench.num_encoded, bench._encoded.used) == (1, 1)
-    offered = {bench.own().name, *(one.name for one in bench.others() if not one.reason)}
-    assert bench._warm == offered
+    assert bench._warm == {one.name for one in bench.others() if not one.reason}
     again = bench.segment(image, ["red circle"], "naclip")
     assert not again.encoded
     assert [vars(one) for one in again.masks.segments] == [
