@@ -93,7 +93,7 @@ def test_cvat_decodes_the_masks_of_the_xml(run):
             left, top, width, height = (
                 int(entry.attrib[name]) for name in ("left", "top", "width", "height")
             )
-            lengths = [int(length) for length in entry.attrib["rle"].split(", ")]
+            lengths = [int(length) for length in entry.attrib["rle"].split(",")]
             points = [*lengths, left, top, left + width - 1, top + height - 1]
             mask = cvat_masks.decode_mask(points, **size)
             assert cvat_masks.encode_mask(mask) == points  # CVAT itself would have written these
