@@ -46,7 +46,18 @@ class LocalFiles:
             temporary.replace(path)
 
     def put(self, path: str, source: str) -> None:
-        """Copy another local file here."""
+        """Move another local file here; from another disk it is copied."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(source).open("r+b") as content:
+            os.fsync(content.fileno())
+        try:
+            Path(source).replace(path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy(path, source)
+
+    def _copy(self, path: str, source: str) -> None:
         with (
             Path(source).open("rb") as content,
             _finished_beside(path, lambda file: shutil.copyfileobj(content, file)) as temporary,

@@ -137,7 +137,7 @@ class Folder:
         _to_a_place(lambda: retrying(lambda: _store(uri).write(uri, data), f"write {uri}"))
 
     def put_file(self, path: str, local_path: str | os.PathLike[str]) -> None:
-        """Do the same with the content of a local file."""
+        """Do the same with a local file, which may be gone then: one disk keeps one copy."""
         uri, source = self._at(path), os.fspath(local_path)
         _to_a_place(lambda: retrying(lambda: _store(uri).put(uri, source), f"write {uri}"))
 

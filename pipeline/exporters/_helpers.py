@@ -25,12 +25,13 @@ Answer = TypeVar("Answer")
 MANY_SEGMENTS = 20_000
 """Fewer are exported before helpers would have started."""
 _MOST = 3
-"""More would wait for the one that reads the run and writes the files."""
+"""More would wait for the one process that reads the run and writes the files."""
 
 
 def wanted(num_segments: int) -> int:
-    """Return how many helpers an export of so many segments is worth, one processor kept free."""
-    return min(_MOST, (os.cpu_count() or 1) - 1) if num_segments >= MANY_SEGMENTS else 0
+    """Return how many helpers an export of so many segments is worth on this machine."""
+    processors = os.cpu_count() or 1
+    return min(_MOST, processors) if processors > 1 and num_segments >= MANY_SEGMENTS else 0
 
 
 class Helpers(Generic[Question, Answer]):

@@ -1,6 +1,7 @@
 """One behaviour at every place: the local disk, memory, and S3 through a real server."""
 
 import pickle
+import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,12 +83,28 @@ def test_writing_again_replaces(folder: Folder) -> None:
 
 
 def test_a_file_built_on_disk_is_put(folder: Folder, tmp_path: Path) -> None:
-    built = tmp_path / "built"
-    built.write_bytes(bytes(range(256)) * 5000)
-    folder.put_file("x/big.bin", built)
-    assert folder.read_bytes("x/big.bin") == built.read_bytes()
+    content = bytes(range(256)) * 5000
+    for data in (b"old", content):
+        built = tmp_path / "built"
+        built.write_bytes(data)
+        folder.put_file("x/big.bin", built)
+        assert folder.read_bytes("x/big.bin") == data
     fetch(f"{folder.uri}/x/big.bin", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == built.read_bytes()
+    assert (tmp_path / "back").read_bytes() == content
+    assert folder.list() == ["x/big.bin"]
+
+
+def test_a_file_built_on_another_disk_is_put(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system at /dev/shm")
+    folder = Folder(str(tmp_path / "run"))
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        built = Path(place, "built")
+        built.write_bytes(b"content")
+        folder.put_file("x/file", built)
+    assert folder.read_bytes("x/file") == b"content"
+    assert folder.list() == ["x/file"]
 
 
 def test_the_first_creation_wins(folder: Folder) -> None:
