@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from ovseg_core.rle import decode
 from ovseg_core.rle_edges import run_lengths
 
 Mask = NDArray[np.bool_]
@@ -36,6 +37,15 @@ def pixels(segmentation: Any, size_hw: tuple[int, int]) -> Mask:
     Raises:
         LookupError, TypeError, ValueError: none of these, or of another size.
     """
+    return decode(counts(segmentation, size_hw), size_hw).astype(bool)
+
+
+def counts(segmentation: Any, size_hw: tuple[int, int]) -> str:
+    """Return the same as compressed run lengths: those that every encoder writes for this mask.
+
+    Raises:
+        LookupError, TypeError, ValueError: as above.
+    """
     height, width = size_hw
     if isinstance(segmentation, list):
         return _drawn([_corners(polygon, size_hw) for polygon in segmentation], size_hw)
@@ -46,8 +56,20 @@ def pixels(segmentation: Any, size_hw: tuple[int, int]) -> Mask:
         raise ValueError(
             f"run lengths that do not fill the image: {lengths.sum()} pixels of {height * width}"
         )
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    plain: Any = {"size": [height, width], "counts": _without_empty_runs(lengths)}
+    rle: Any = coco_mask.frPyObjects(plain, height, width)
+    return rle["counts"].decode("ascii")
+
+
+def _without_empty_runs(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join what an empty run divides; only the first may be empty."""
+    if lengths[1:].all():
+        return lengths
+    filled = lengths > 0
+    values = (np.arange(len(lengths)) % 2)[filled]
+    begin = np.flatnonzero(np.diff(values, prepend=-1))
+    joined = np.add.reduceat(lengths[filled], begin)
+    return np.append(0, joined) if values[0] else joined
 
 
 def packed(pixels: Mask) -> str:
@@ -76,12 +98,12 @@ def _corners(polygon: Any, size_hw: tuple[int, int]) -> list[float]:
     return corners.tolist()
 
 
-def _drawn(polygons: list[list[float]], size_hw: tuple[int, int]) -> Mask:
+def _drawn(polygons: list[list[float]], size_hw: tuple[int, int]) -> str:
     if not polygons:
         raise ValueError("a mask without polygons")
     # Two corners enclose nothing, and pycocotools would take them for a box.
     solid: Any = [corners for corners in polygons if len(corners) >= 6]
     if not solid:
-        return np.zeros(size_hw, bool)
+        return packed(np.zeros(size_hw, bool))
     rle: Any = coco_mask.merge(coco_mask.frPyObjects(solid, *size_hw))
-    return coco_mask.decode(rle).astype(bool)
+    return rle["counts"].decode("ascii")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_core.rle import decode
+from ovseg_core.rle_map import paint
 from pipeline.reviewed import ReviewedLayer
 from pipeline.truth import LabelMap
 from schemas.errors import UserError
@@ -40,8 +40,8 @@ class ReviewedTruth:
         if path not in self._image_id:
             return None
         image_id = self._image_id[path]
-        painted = np.zeros(self._layer.size_hw(image_id), np.int32)
-        masks = self._layer.masks(image_id)
-        for mask in sorted(masks, key=lambda mask: (-mask.area_px, mask.category_id)):
-            painted[decode(mask.rle_counts, (mask.height, mask.width)) > 0] = mask.category_id
-        return painted
+        masks = sorted(
+            self._layer.masks(image_id), key=lambda mask: (-mask.area_px, mask.category_id)
+        )
+        counts, values = [m.rle_counts for m in masks], [m.category_id for m in masks]
+        return paint(counts, values, self._layer.size_hw(image_id)).astype(np.int32)

@@ -6,6 +6,7 @@ give a file of the reviewed ones only. It knows no time either.
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pipeline import coco_masks
@@ -16,7 +17,6 @@ from pipeline.importers._tool import (
     member,
     parse_json,
     text,
-    tool_mask,
 )
 from schemas.errors import UserError
 
@@ -37,10 +37,12 @@ def read(data: bytes) -> Iterator[ToolImage]:
         raise UserError(
             f"this is no COCO file of images and segments: it has no {', '.join(sorted(missing))}"
         )
-    names, images, by_image = checked(lambda: _index(dataset), "the COCO file")
+    names, images, by_image = checked(partial(_index, dataset), "the COCO file")
+    del data, dataset  # a million masks are gigabytes: none is held longer than needed
     for key, image in images:
+        entries = by_image.pop(key, [])
         yield checked(
-            lambda key=key, image=image: _image(image, by_image.get(key, []), names),
+            lambda image=image, entries=entries: _image(image, entries, names),
             f"image {image.get('file_name', key)!r} of the COCO file",
         )
 
@@ -89,7 +91,8 @@ def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> Too
 
 def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> ToolMask:
     label = names[_id(entry["category_id"])]
-    return tool_mask(label, coco_masks.pixels(entry["segmentation"], size_hw), _origin(entry))
+    counts = coco_masks.counts(entry["segmentation"], size_hw)
+    return ToolMask(label, size_hw, counts, _origin(entry))
 
 
 def _origin(entry: Entry) -> int | None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from pipeline.coco_masks import packed, pixels, size_hw
+from pipeline.coco_masks import counts, packed, pixels, size_hw
 from pipeline.truth import CocoTruth
 from schemas.errors import UserError
 
@@ -23,6 +23,15 @@ def test_run_lengths_come_back_packed_and_plain(mask):
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
     plain = np.diff([0, *edges, mask.size]).tolist()
     np.testing.assert_array_equal(pixels({"size": size, "counts": plain}, mask.shape), mask)
+    assert counts({"size": size, "counts": plain}, mask.shape) == text
+
+
+@given(arrays(bool, (4, 5)), st.lists(st.integers(0, 20), max_size=4))
+def test_empty_runs_change_nothing(mask, places):
+    flat = mask.ravel(order="F").astype(int)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    plain = np.diff(sorted([0, *edges, 20, *places, *places])).tolist()
+    assert counts({"size": [4, 5], "counts": plain}, (4, 5)) == packed(mask)
 
 
 def test_polygons_are_what_pycocotools_draws():
