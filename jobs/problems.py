@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 _INDEX = re.compile(r"\.\d+(?=\.)")
 _FLAGS = {
-    "images": "give it in the job file or with --images",
-    "out": "give it in the job file or with --out",
+    "images": "give it in the file or with --images",
+    "out": "give it in the file or with --out",
+    "heads": "give found or dinoiser in the file or with --heads",
     "vocabulary": 'give `labels` in the job file, or --labels "cat,dog", or --vocabulary FILE',
 }
 

@@ -131,11 +131,11 @@ def run(config: JobConfig, progress: Progress | None = None, build: Build = buil
     planned = plan(config).repaired()
     if not planned.num_shards_left:
         return sum_up(config, planned.num_images, planned.done)
-    if config.run.workers > planned.num_shards:
+    if config.run.workers > planned.num_shards and not config.run.local:
         log.warning(
-            "%d shards for %d workers: some will idle; a smaller `shard_size` makes more shards",
-            planned.num_shards,
+            "%d workers and %d shards of work: some will idle; a smaller `shard_size` makes more",
             config.run.workers,
+            planned.num_shards,
         )
     progress = progress or make_progress()
     progress.start(planned.num_images, planned.num_images_done)

@@ -80,7 +80,7 @@ class Progress:
         done = self.resumed + self.finished
         parts = [f"{done:,}/{self.total:,} images"]
         if self.finished:
-            parts.append(f"{self.images_per_s:.3g} images/s")
+            parts.append(f"{brief(self.images_per_s)} images/s")
         left = self.total - done - self.given_up
         if self.images_per_s and left:
             parts.append(f"{_duration(left / self.images_per_s)} left")
@@ -90,7 +90,7 @@ class Progress:
         """Return milliseconds an image by stage, and failed images by code."""
         parts = []
         if self.finished:
-            costs = (f"{s} {1000 * self.seconds[s] / self.finished:.3g}" for s in STAGES)
+            costs = (f"{s} {brief(1000 * self.seconds[s] / self.finished)}" for s in STAGES)
             parts.append(f"ms an image: {', '.join(costs)}")
         if self.errors:
             codes = ", ".join(f"{code} {count:,}" for code, count in self.errors.most_common(4))
@@ -189,6 +189,11 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     if stream is None:  # a process without standard error
         return Progress()
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
+
+
+def brief(value: float) -> str:
+    """Return a number with three digits, or all that stand before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _duration(seconds: float) -> str:

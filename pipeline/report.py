@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.progress import brief
 from schemas.config import JobConfig
 from schemas.records import ShardDone
 
@@ -62,7 +63,7 @@ class RunReport:
         ]
         if self.num_new:
             lines[0] += (
-                f"; {self.num_new:,} in {self.seconds:.1f} s ({self.images_per_s:.3g} images/s)"
+                f"; {self.num_new:,} in {self.seconds:.1f} s ({brief(self.images_per_s)} images/s)"
             )
         elif not self.interrupted and self.num_done == self.num_images:
             lines[0] += "; nothing was left to do"

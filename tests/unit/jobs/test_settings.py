@@ -183,7 +183,7 @@ def test_files_that_are_no_job(tmp_path: Path, text: str, expected: str) -> None
     ("path", "expected"),
     [
         ("nothing.yaml", "nothing.yaml: no such file"),
-        (".", "cannot be read: Is a directory"),
+        (".", ". is a folder, expected a file"),
     ],
 )
 def test_files_that_cannot_be_read(path: str, expected: str) -> None:

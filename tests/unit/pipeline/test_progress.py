@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.progress import BarProgress, LineProgress, Progress, make_progress
+from pipeline.progress import BarProgress, LineProgress, Progress, brief, make_progress
 from schemas.records import ShardTally
 
 
@@ -79,6 +79,13 @@ def test_images_of_failed_shards_are_not_waited_for():
     progress.add_failed(500)
     assert progress.headline() == "700/1,200 images, 50 images/s"
     assert "images of failed shards: 500" in progress.details()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.12345, "0.123"), (71.26, "71.3"), (999.4, "999"), (1136.2, "1,136")]
+)
+def test_large_numbers_have_no_exponent(value, shown):
+    assert brief(value) == shown
 
 
 @pytest.mark.parametrize(
