@@ -5,10 +5,12 @@
 
 Every writer gives its objects names that no other has, so nothing can be overwritten, and a killed
 one leaves an object that is whole or none. A name begins with microseconds, raised above every one
-that its writer has seen: sorted names are the order of the decisions. A pack keeps its entries'
-names, so that one which is also still there as an object counts once.
+that its writer has seen: sorted names are the order of the decisions. It ends in random digits, or
+in those of the message that brought it, which is then known when it comes again. A pack keeps its
+entries' names, so that one which is also still there as an object counts once.
 """
 
+import hashlib
 import logging
 import re
 import secrets
@@ -33,7 +35,7 @@ PACK_AT = 512
 _READERS = 16
 _LISTINGS = 5
 """How often a listing is repeated while others pack what it names."""
-_ENTRY = re.compile(r"(\d{19}-[0-9a-f]{8})\.json")
+_ENTRY = re.compile(r"(\d{19}-(?:[0-9a-f]{8}|[0-9a-f]{32}))\.json")
 _ROW_GROUP = 65536
 
 
@@ -51,6 +53,7 @@ class ReviewLog:
         self._pack_at = pack_at
         self._lock = threading.RLock()
         self._entries: dict[str, tuple[ReviewDecision, ...]] = {}
+        self._named: dict[str, str] = {}
         self._loose: set[str] = set()
         self._packs: set[str] = set()
         self._standing: Standing | None = None
@@ -68,8 +71,12 @@ class ReviewLog:
             f"{self._folder.uri} is packed again and again while it is read: try again"
         )
 
-    def append(self, decisions: Iterable[ReviewDecision]) -> None:
+    def append(self, decisions: Iterable[ReviewDecision], nonce: str = "") -> None:
         """Add decisions, all or none of them; they are stored when this returns.
+
+        Args:
+            decisions: in their order.
+            nonce: of the message that brought them, to know it again, see `told`.
 
         Raises:
             UserError: a relabel to what is no label of the run.
@@ -86,14 +93,19 @@ class ReviewLog:
             return
         with self._lock:
             self._last = max(time.time_ns() // 1000, self._last + 1)
-            name = f"{self._last:019d}-{secrets.token_hex(4)}"
+            name = f"{self._last:019d}-{_digits(nonce) if nonce else secrets.token_hex(4)}"
             self._folder.atomic_write(f"{name}.json", entry.model_dump_json().encode())
-            self._entries[name] = entry.decisions
+            self._keep({name: entry.decisions})
             self._loose.add(name)
             if self._standing is not None:
                 self._standing.add(entry.decisions)
             if len(self._loose) >= self._pack_at:
                 self._try_to_pack()
+
+    def told(self, nonce: str) -> tuple[ReviewDecision, ...]:
+        """Return what a message brought whose answer may have been lost; nothing: it is new."""
+        with self._lock:
+            return self._entries.get(self._named.get(_digits(nonce), ""), ()) if nonce else ()
 
     def decisions(self) -> list[ReviewDecision]:
         """Return all decisions in their order."""
@@ -120,17 +132,19 @@ class ReviewLog:
         packs = [name for name in found if name.startswith("pack-") and name not in self._packs]
         with ThreadPoolExecutor(_READERS) as pool:
             for entries in pool.map(self._read_pack, packs):
-                self._entries |= entries
+                self._keep(entries)
             self._packs |= set(packs)
             loose = [match[1] for match in map(_ENTRY.fullmatch, found) if match]
             new = [name for name in loose if name not in self._entries]
             contents = list(pool.map(self._read_entry, new))
         self._loose = set(loose)
-        self._entries |= {
-            name: entry for name, entry in zip(new, contents, strict=True) if entry is not None
-        }
+        self._keep({n: entry for n, entry in zip(new, contents, strict=True) if entry is not None})
         self._last = max([self._last, *(int(name.partition("-")[0]) for name in self._entries)])
         return None not in contents
+
+    def _keep(self, entries: dict[str, tuple[ReviewDecision, ...]]) -> None:
+        self._entries |= entries
+        self._named |= {name.partition("-")[2]: name for name in entries}
 
     def _read_entry(self, name: str) -> tuple[ReviewDecision, ...] | None:
         """Return what an object holds; None where it was packed since it was listed."""
@@ -202,6 +216,10 @@ def take_back(stack: list[ReviewDecision], source: str) -> None:
     own = [place for place, one in enumerate(stack) if one.source == source]
     if own:
         del stack[own[-1]]
+
+
+def _digits(nonce: str) -> str:
+    return hashlib.sha256(nonce.encode()).hexdigest()[:32]
 
 
 def _damaged(uri: str) -> RunFolderError:

@@ -130,11 +130,11 @@ class _Pages:
     def decide(self, body: bytes) -> Any:
         said = Said.model_validate(_json(body))
         decisions = said.as_decisions(time.time())
-        return self._once(said.nonce, lambda: self._desk.decide(decisions))
+        return self._once(said.nonce, lambda: self._desk.decide(decisions, said.nonce))
 
     def undo(self, body: bytes) -> Any:
         said = Undo.model_validate(_json(body))
-        return self._once(said.nonce, lambda: self._desk.undo(time.time(), said.source))
+        return self._once(said.nonce, lambda: self._desk.undo(time.time(), said.source, said.nonce))
 
     def _once(self, nonce: str, work: Callable[[], Any]) -> Any:
         return self._answers.get(nonce, work) if nonce else work()

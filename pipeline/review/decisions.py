@@ -70,18 +70,25 @@ class Decisions:
             keys = self._keys.get(image_id, {})
             return {key: self._stacks[key][-1] for key in keys if self._stacks[key]}
 
-    def add(self, decisions: Sequence[ReviewDecision]) -> None:
+    def add(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> None:
         """Store decisions; they are safe when this returns.
+
+        Args:
+            decisions: in their order.
+            nonce: of the message; what it brought is not stored twice.
 
         Raises:
             UserError, StorageError: nothing was stored.
         """
         with self._lock:
-            self._append(decisions)
+            if not self._log.told(nonce):
+                self._append(decisions, nonce)
 
-    def undo(self, at_s: float, source: str) -> Undone | None:
+    def undo(self, at_s: float, source: str, nonce: str = "") -> Undone | None:
         """Take back what a source decided last, whatever it is about; None: there is nothing."""
         with self._lock:
+            for known in self._log.told(nonce):
+                return Undone(known.key, overruled=False)
             history = self._history.get(source, [])
             while history and not self._is_kept(history[-1]):
                 history.pop()
@@ -89,14 +96,15 @@ class Decisions:
                 return None
             key = history[-1].key
             overruled = self._stacks[key][-1] is not history[-1]
-            self._append([ReviewDecision(**key._asdict(), action="undo", at_s=at_s, source=source)])
+            said = ReviewDecision(**key._asdict(), action="undo", at_s=at_s, source=source)
+            self._append([said], nonce)
             return Undone(key, overruled)
 
     def _is_kept(self, decision: ReviewDecision) -> bool:
         return any(one is decision for one in self._stacks[decision.key])
 
-    def _append(self, decisions: Sequence[ReviewDecision]) -> None:
-        self._log.append(decisions)
+    def _append(self, decisions: Sequence[ReviewDecision], nonce: str) -> None:
+        self._log.append(decisions, nonce)
         self._num_seen += len(decisions)
         self._take(decisions)
 

@@ -162,7 +162,7 @@ class Desk:
             ],
         }
 
-    def decide(self, decisions: Sequence[ReviewDecision]) -> dict[str, Any]:
+    def decide(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> dict[str, Any]:
         """Store decisions; return how the images stand now.
 
         Raises:
@@ -178,14 +178,14 @@ class Desk:
                 raise UserError(f"{one.new_label!r} is no label of this run")
             rows[one.image_id] = row
         try:
-            self.decisions.add(decisions)
+            self.decisions.add(decisions, nonce)
         except UserError as error:  # no permission, a full disk: mended by someone, not by the page
             raise StorageError(str(error)) from error
         return self._standing(rows)
 
-    def undo(self, at_s: float, source: str) -> dict[str, Any]:
+    def undo(self, at_s: float, source: str, nonce: str = "") -> dict[str, Any]:
         """Take a source's last decision back; return what it was and how the image stands now."""
-        undone = self.decisions.undo(at_s, source)
+        undone = self.decisions.undo(at_s, source, nonce)
         if undone is None:
             return {"undone": None}
         key = undone.key

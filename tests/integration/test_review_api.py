@@ -284,6 +284,13 @@ def test_a_message_whose_answer_was_lost_is_not_done_twice(run):
         for _ in range(2):
             client.post("/api/undo", {"nonce": "three"})
         assert [one.action for one in ReviewLog(run).state().values()] == ["accept"]
+    for _ in range(2):  # the server was killed before it could answer: the next one knows it too
+        with serving(run) as client:
+            undone = client.post("/api/undo", {"nonce": "three"}).json["undone"]
+            assert undone["image_id"] == "id-0.png"
+            client.post("/api/decisions", {"decisions": decisions, "nonce": "two"})
+            client.decide(image_id="id-1.png", action="accept")
+    assert len(ReviewLog(run).decisions()) == 5
 
 
 def test_what_cannot_be_stored_is_worth_another_try(run):

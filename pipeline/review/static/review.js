@@ -150,7 +150,7 @@ async function open(index, segment = null) {
   if (!item) return;
   grid.choose(index);
   remember(item.image_id);
-  const shown = viewer.show(item.image_id, `${count(index + 1)} of ${count(grid.total)}`, segment);
+  const shown = viewer.show(item.image_id, `${count(index + 1)} of ${count(grid.total)}`, segment).catch(() => flash(`${item.path} cannot be loaded now`));
   for (const ahead of [1, 2]) grid.item(index + ahead).then((next) => next && viewer.load(next.image_id));
   return shown;
 }
