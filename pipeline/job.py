@@ -15,9 +15,10 @@ from pipeline.collection import collect
 from pipeline.guard import BrokenDeviceError, describe
 from pipeline.ledger import Ledger
 from pipeline.local_files import state_of
+from pipeline.newrun import check_free
 from pipeline.progress import Progress, make_progress
 from pipeline.report import RunReport, sum_up
-from pipeline.rundir import RunDir, check_free
+from pipeline.rundir import RunDir
 from pipeline.runinfo import RunPlan, check_same
 from pipeline.storage import Folder
 from pipeline.worker import Worker, WorkerSetup

@@ -18,9 +18,10 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from pipeline import manifest, markers, parquet, uris
+from pipeline import manifest, markers, parquet
 from pipeline.local_files import TEMPORARY_SUFFIX
-from pipeline.runinfo import RunInfo, RunPlan, check_same, describe, parse
+from pipeline.newrun import MANIFEST_FILE, RUN_FILE, begin
+from pipeline.runinfo import RunInfo, RunPlan, check_same, parse
 from pipeline.storage import Folder
 from schemas.errors import RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
@@ -29,8 +30,6 @@ from schemas.tables import SCHEMA_VERSION, TABLES, to_table
 TableName = Literal["images", "scores", "annotations"]
 TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
-_RUN_FILE = "run.yaml"
-_MANIFEST_FILE = "manifest.parquet"
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
 
 
@@ -66,8 +65,8 @@ class RunDir:
             RunFolderError: if the folder holds something else, another run, or a damaged manifest.
         """
         folder = Folder(uri)
-        if not folder.exists(_RUN_FILE):
-            _begin(folder, plan)
+        if not folder.exists(RUN_FILE):
+            begin(folder, plan)
         run = cls.open(uri)
         check_same(run.info, plan, folder.uri)
         run.repair()
@@ -77,7 +76,7 @@ class RunDir:
     def info(self) -> RunInfo:
         """The content of `run.yaml`."""
         try:
-            data = self.folder.read_bytes(_RUN_FILE)
+            data = self.folder.read_bytes(RUN_FILE)
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"{self.folder.uri} is no run folder: it holds no run.yaml"
@@ -91,7 +90,7 @@ class RunDir:
 
     @cached_property
     def _manifest(self) -> pa.Table:
-        data = self.folder.read_bytes(_MANIFEST_FILE)
+        data = self.folder.read_bytes(MANIFEST_FILE)
         if markers.sha256(data) != self.info.manifest_sha256:
             raise RunFolderError(
                 f"{self.folder.uri}/manifest.parquet is not the one that run.yaml names: "
@@ -262,38 +261,3 @@ class RunDir:
         for name in found:
             self.folder.delete(name)
         return found
-
-
-def check_free(folder: Folder) -> None:
-    """Make sure that a run can begin in the folder; writes nothing.
-
-    Raises:
-        RunFolderError: if it is a file, or holds what no run has put there.
-    """
-    parent, name = uris.parent_and_name(folder.uri)
-    if name and Folder(parent).exists(name):
-        raise RunFolderError(f"{folder.uri} is a file: choose another output folder")
-    ours = {_MANIFEST_FILE, _RUN_FILE}
-    foreign = [name for name in folder.peek(20) if name not in ours and not name.startswith(".")]
-    if foreign:
-        raise RunFolderError(
-            f"{folder.uri} is not empty and no run folder: it holds {foreign[0]}, but no run.yaml; "
-            "choose another output folder"
-        )
-
-
-def _begin(folder: Folder, plan: RunPlan) -> None:
-    """Freeze the manifest, then write run.yaml, each created once."""
-    check_free(folder)
-    data = manifest.freeze(plan.manifest(), plan.source)
-    if not folder.create_once(_MANIFEST_FILE, data):
-        # Another driver is beginning the same run now, or one was killed between the two files.
-        data = folder.read_bytes(_MANIFEST_FILE)
-    table = manifest.load(data)
-    if manifest.source_of(table) != plan.source:
-        raise RunFolderError(
-            f"{folder.uri} holds the manifest of another collection (a run that was never begun): "
-            "delete manifest.parquet there or choose another output folder"
-        )
-    info = describe(plan, markers.sha256(data), table.num_rows)
-    folder.create_once(_RUN_FILE, info.to_yaml())
