@@ -1,4 +1,4 @@
-"""COCO's three ways to write a mask, read with care.
+"""COCO's three ways to write a mask, its sizes and its ids, read with care.
 
 pycocotools trusts what it is given: run lengths that end early come back with whatever was in the
 memory, and corners that are no numbers or far away end the process.
@@ -29,6 +29,19 @@ def size_hw(height: Any, width: Any) -> tuple[int, int]:
     if not whole or min(height, width) < 1 or height * width > _MOST_PIXELS:
         raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
     return int(height), int(width)
+
+
+def id_of(value: Any) -> str:
+    """Return an id as text: some tools write 7, some "7", some 7.0.
+
+    Raises:
+        ValueError: no number and no text.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str | int):
+        return str(value)
+    raise ValueError(f"expected an id, got {value!r}")
 
 
 def pixels(segmentation: Any, size_hw: tuple[int, int]) -> Mask:

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ovseg_core.metrics import IGNORE as IGNORED_GREY
 from pipeline import coco_masks, uris
+from pipeline.coco_masks import id_of
 from pipeline.storage import Folder
 from schemas.errors import UserError
 
@@ -80,7 +81,7 @@ class CocoTruth:
     def _index(self, dataset: dict[str, Any], names: Sequence[str], crowd: Crowd) -> None:
         self._crowd = crowd
         number = {name.casefold(): index for index, name in enumerate(names, start=1)}
-        categories = {c["id"]: c["name"] for c in dataset["categories"]}
+        categories = {id_of(c["id"]): c["name"] for c in dataset["categories"]}
         self._label = {key: number.get(n.strip().casefold(), 0) for key, n in categories.items()}
         self.unknown = tuple(name for key, name in categories.items() if not self._label[key])
         if len(self.unknown) == len(categories):
@@ -96,9 +97,15 @@ class CocoTruth:
             for name, image in self._images.items()
             if base_names[PurePosixPath(name).name] == 1
         }
-        self._segments: dict[int, list[dict[str, Any]]] = {}
+        self._segments: dict[str, list[dict[str, Any]]] = {}
         for segment in dataset["annotations"]:
-            self._segments.setdefault(segment["image_id"], []).append(segment)
+            self._segments.setdefault(id_of(segment["image_id"]), []).append(segment)
+        known = {id_of(image["id"]) for image in self._images.values() if "id" in image}
+        if self._segments and known and known.isdisjoint(self._segments):
+            raise UserError(
+                "no segment of the truth is of one of its images, for example image_id "
+                f"{next(iter(self._segments))}"
+            )
 
     def label_map(self, path: str) -> LabelMap | None:
         """Paint one image, found by its path or else by an unambiguous base name."""
@@ -114,10 +121,10 @@ class CocoTruth:
         size_hw = coco_masks.size_hw(image["height"], image["width"])
         painted = np.zeros(size_hw, np.int32)
         free = np.ones(size_hw, bool)
-        for segment in self._segments.get(image["id"], ()):
+        for segment in self._segments.get(id_of(image["id"]), ()):
             inside = coco_masks.pixels(segment["segmentation"], size_hw) & free
             ignored = segment.get("iscrowd") and self._crowd == "ignore"
-            painted[inside] = IGNORE if ignored else self._label[segment["category_id"]]
+            painted[inside] = IGNORE if ignored else self._label[id_of(segment["category_id"])]
             free &= ~inside
         return painted
 

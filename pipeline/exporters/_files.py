@@ -18,6 +18,8 @@ from schemas.errors import ImageError
 
 _WRITERS = 16
 """Files on their way at once: a bucket answers each put after tens of milliseconds."""
+_LONGEST_NAME = 255
+"""Bytes of a file's name that usual disks take."""
 _WAITING = 4 * _WRITERS
 
 
@@ -65,11 +67,13 @@ def flat(path: str) -> str:
     """Return a path as one name, `a/b.jpg` as `a__b.jpg`; no two paths get the same."""
     parts = path.split("/")
     joined = "__".join(parts)
-    if all("__" not in part and part == part.strip("_") for part in parts):
+    is_clear = all("__" not in part and part == part.strip("_") for part in parts)
+    if is_clear and len(joined.encode()) <= _LONGEST_NAME:
         return joined
-    # Underscores of its own make a name ambiguous.
-    name = PurePosixPath(joined)
-    return f"{name.stem}-{hashlib.sha256(path.encode()).hexdigest()[:12]}{name.suffix}"
+    # Underscores of its own make a name ambiguous; deep folders make one that no disk takes.
+    name, digest = PurePosixPath(joined), hashlib.sha256(path.encode()).hexdigest()[:12]
+    room = max(0, _LONGEST_NAME - len(f"-{digest}{name.suffix}".encode()))
+    return f"{name.stem.encode()[:room].decode(errors='ignore')}-{digest}{name.suffix}"
 
 
 class Files:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import coco_masks
+from pipeline.coco_masks import id_of
 from pipeline.importers._tool import (
     ToolImage,
     ToolMask,
@@ -51,14 +52,14 @@ def _index(
     dataset: dict[str, Any],
 ) -> tuple[dict[str, str], list[tuple[str, Entry]], dict[str, list[Entry]]]:
     """Return categories, images and annotations by their ids."""
-    names = {_id(category["id"]): text(category["name"]) for category in dataset["categories"]}
-    images = [(_id(image["id"]), image) for image in dataset["images"]]
+    names = {id_of(category["id"]): text(category["name"]) for category in dataset["categories"]}
+    images = [(id_of(image["id"]), image) for image in dataset["images"]]
     known = {key for key, _ in images}
     if len(known) < len(images):
         raise ValueError("several images have the same id")
     by_image: dict[str, list[Entry]] = {}
     for annotation in dataset["annotations"]:
-        by_image.setdefault(_id(annotation["image_id"]), []).append(annotation)
+        by_image.setdefault(id_of(annotation["image_id"]), []).append(annotation)
     strange = [key for key in by_image if key not in known]
     if strange and len(strange) == len(by_image):
         raise ValueError(
@@ -70,11 +71,6 @@ def _index(
             sum(len(by_image[key]) for key in strange),
         )
     return names, images, by_image
-
-
-def _id(value: Any) -> str:
-    """Return an id as text: some tools write 7, some "7", some 7.0."""
-    return str(int(value)) if isinstance(value, float) and value == int(value) else text(value)
 
 
 def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> ToolImage:
@@ -90,7 +86,7 @@ def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> Too
 
 
 def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> ToolMask:
-    label = names[_id(entry["category_id"])]
+    label = names[id_of(entry["category_id"])]
     counts = coco_masks.counts(entry["segmentation"], size_hw)
     return ToolMask(label, size_hw, counts, _origin(entry))
 

@@ -204,3 +204,10 @@ def test_an_image_larger_than_a_file_may_be_has_one_of_its_own(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     written = coco.export(run, coco.Options(max_bytes=1))
     assert len(written) == 2 * FinishedRun(run).num_images
+
+
+def test_flat_names_of_deep_folders_fit_a_disk():
+    paths = [f"{'猫/' * 100}{number}.jpg" for number in range(3)]
+    flat = [_files.flat(path) for path in paths]
+    assert len(set(flat)) == 3
+    assert all(len(name.encode()) <= 255 and name.endswith(".jpg") for name in flat)

@@ -38,7 +38,7 @@ def _write(folder: Path, **changes: object) -> str:
     return str(file)
 
 
-def _segment(mask: np.ndarray, category: int, **changes: object) -> dict:
+def _segment(mask: np.ndarray, category: int | str, **changes: object) -> dict:
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     segmentation = {"size": list(mask.shape), "counts": rle["counts"].decode()}
     base = {"image_id": 5, "category_id": category, "segmentation": segmentation, "iscrowd": 0}
@@ -134,12 +134,21 @@ def test_images_of_another_size_are_left_out_and_counted(tmp_path, caplog):
     assert "6 x 4 in the truth, 4 x 6 in the run" in caplog.text
 
 
+def test_ids_are_the_same_as_text_and_as_numbers(run, tmp_path):
+    expected = evaluate(run, _write(tmp_path)).labels
+    changes = {"image_id": "5", "category_id": 7.0}
+    segments = [_segment(TRUE == 1, 7, **changes), _segment(TRUE == 2, "14")]
+    assert evaluate(run, _write(tmp_path, annotations=segments)).labels == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"categories": [{"id": 7, "name": "zebra"}]}, r"no category .* zebra; the run has cat"),
         ({"images": []}, "nothing to compare"),
         ({"images": 3}, "no COCO file"),
+        ({"annotations": [_segment(TRUE == 1, 7, image_id=6)]}, "for example image_id 6"),
+        ({"annotations": [_segment(TRUE == 1, 7, image_id=[5])]}, "expected an id"),
         ({"images": [{"file_name": "sub/a.png"}]}, r"truth of sub/a\.png cannot be read"),
         ({"annotations": [{"id": 1}]}, "no COCO file"),
         ({"annotations": [_segment(TRUE == 1, 99)]}, r"truth of sub/a\.png .*99"),
