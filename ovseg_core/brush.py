@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ovseg_core import row_major
 from ovseg_core.nearest import SizeHW
+from ovseg_core.rle_edges import running_sums
 
 SOLID = 127
 """Opacity above which a pixel is in the mask: strokes drawn by hand have soft rims."""
@@ -64,7 +65,7 @@ def _packed(runs: row_major.Runs, num_pixels: int) -> list[NDArray[np.uint8]]:
     """Return the bytes of masks of so many pixels; each begins in a word of its own."""
     pairs = runs.lengths.reshape(-1, 2)
     sizes, items, long = _of_pairs(pairs)
-    ends = np.concatenate([[0], np.cumsum(sizes)])
+    ends = np.concatenate([[0], running_sums(sizes)])
     bounds = np.array(runs.bounds) // 2
     header = _header(num_pixels) << 64 - _HEADER_BITS
     words, num_bytes, places, strays = [0], [], [], []
@@ -79,7 +80,7 @@ def _packed(runs: row_major.Runs, num_pixels: int) -> list[NDArray[np.uint8]]:
     for pair, spelled in long.items():
         _lay(spelled, int(begins[pair]), places, strays)
     joined = np.zeros(words[-1] + 1, np.uint64)
-    _join(begins, items, joined)
+    _join_in_order(begins, items, joined)
     _join(np.array(places, np.int64), np.array(strays, np.uint64), joined)
     data = joined.astype(">u8").view(np.uint8)
     return [data[8 * word :][:size] for word, size in zip(words, num_bytes, strict=False)]
@@ -115,9 +116,13 @@ def _of_pairs(pairs: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np
 
 def _spelled(length: int, value: int) -> list[tuple[int, int]]:
     """Return size and bits of all items of a run, long or not, of the value 0 or (1) 255."""
-    whole, rest = divmod(max(length - 1, 0), _LONGEST)
-    lengths = [_LONGEST] * whole + [rest + 1] if length else []
-    return [(_SIZE_LIST[each], _ITEM_LISTS[value][each]) for each in lengths]
+    bits, items = _ITEM_LISTS[value], []
+    while length > _LONGEST:
+        items.append((_SIZE_LIST[_LONGEST], bits[_LONGEST]))
+        length -= _LONGEST
+    if length:
+        items.append((_SIZE_LIST[length], bits[length]))
+    return items
 
 
 def _lay(items: list, place: int, places: list[int], strays: list[int]) -> int:
@@ -134,6 +139,23 @@ def _join(places: NDArray[np.int64], items: NDArray[np.uint64], words: NDArray[n
     word, offset = places >> 6, (places & 63).astype(np.uint64)
     np.bitwise_or.at(words, word, items >> offset)
     np.bitwise_or.at(words, word + 1, items << (64 - offset))  # by 64 at the most, which leaves 0
+
+
+def _join_in_order(
+    places: NDArray[np.int64], items: NDArray[np.uint64], words: NDArray[np.uint64]
+) -> None:
+    """Do the same with items that follow one another, into empty words, twice as fast.
+
+    No bits overlap, so that the sum of what begins in a word is its content, but for the end of
+    the last item before it.
+    """
+    word = places >> 6
+    last = np.flatnonzero(np.diff(word, append=-1))
+    sums = running_sums(items >> (places & 63).astype(np.uint64)).take(last)
+    sums[1:] -= sums[:-1].copy()
+    word, offset = word.take(last), (places.take(last) & 63).astype(np.uint64)
+    words[word] = sums
+    words[word + 1] |= items.take(last) << (64 - offset)
 
 
 def opacity(rle: Sequence[int] | NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -4,8 +4,8 @@ Functions of plain values, which helper processes of an export call: this module
 than they need.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from ovseg_core import brush, row_major
 from ovseg_core.nearest import SizeHW
+
+_CHARACTERS = 1 << 17
+"""Of run lengths, whose arrays fit into a processor's cache."""
 
 
 class Masks(NamedTuple):
@@ -28,9 +31,7 @@ class Masks(NamedTuple):
 
 def brushes(images: list[Masks]) -> list[list[bytes]]:
     """Return Label Studio's brush bytes of each mask of each image: `0,1,2`."""
-    return [
-        [numbers(each) for each in brush.from_coco(masks.counts, masks.size_hw)] for masks in images
-    ]
+    return _of_each(images, _brushes)
 
 
 def run_lengths(images: list[Masks]) -> list[list[bytes]]:
@@ -39,10 +40,38 @@ def run_lengths(images: list[Masks]) -> list[list[bytes]]:
     CVAT itself writes a blank behind each comma. Its server and datumaro read numbers between
     commas, with or without, and a quarter of the file is blanks.
     """
-    return [list(_in_boxes(masks)) for masks in images]
+    return _of_each(images, _run_lengths)
 
 
-def _in_boxes(masks: Masks) -> Iterator[bytes]:
+def _of_each(images: list[Masks], work: Callable[[Masks], Iterator[bytes]]) -> list[list[bytes]]:
+    """Do work on the masks of several images of one size at a time: few calls for much work."""
+    texts: list[list[bytes]] = []
+    for together in _alike(images):
+        counts = [text for masks in together for text in masks.counts]
+        boxes = [box for masks in together for box in masks.boxes]
+        found = work(Masks(counts, together[0].size_hw, boxes))
+        texts += [list(islice(found, len(masks.counts))) for masks in together]
+    return texts
+
+
+def _alike(images: list[Masks]) -> Iterator[list[Masks]]:
+    """Yield neighbours of one size, as many as the processor's cache has room for."""
+    together, size = [], 0
+    for masks in images:
+        if together and (size > _CHARACTERS or masks.size_hw != together[0].size_hw):
+            yield together
+            together, size = [], 0
+        together.append(masks)
+        size += sum(map(len, masks.counts))
+    if together:
+        yield together
+
+
+def _brushes(masks: Masks) -> Iterator[bytes]:
+    return map(numbers, brush.from_coco(masks.counts, masks.size_hw))
+
+
+def _run_lengths(masks: Masks) -> Iterator[bytes]:
     runs = row_major.runs(*masks)
     for (begin, end), rest in zip(pairwise(runs.bounds), runs.rests, strict=True):
         text = numbers(runs.lengths[begin:end])
