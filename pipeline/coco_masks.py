@@ -95,8 +95,9 @@ def _lengths(counts: Any) -> NDArray[np.int64]:
     if not isinstance(counts, list):
         return run_lengths(counts)
     lengths = np.array(counts, np.float64)
-    if lengths.ndim != 1 or not (lengths == np.floor(lengths)).all():
-        raise ValueError("run lengths that are no whole numbers")
+    whole = (lengths == np.floor(lengths)) & (np.abs(lengths) <= _MOST_PIXELS)
+    if lengths.ndim != 1 or not whole.all():
+        raise ValueError("run lengths that are no whole numbers of pixels")
     return lengths.astype(np.int64)
 
 

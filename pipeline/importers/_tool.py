@@ -77,13 +77,13 @@ def tool_mask(label: Any, pixels: Mask, segment_index: int | None) -> ToolMask:
 
 
 def text(value: Any) -> str:
-    """Return a name; a number is one too.
+    """Return a name that can be written; a number is one too.
 
     Raises:
         ValueError: something else.
     """
     if isinstance(value, str | int):
-        return str(value)
+        return str(value).encode(errors="replace").decode()  # JSON may hold half a character
     raise ValueError(f"expected a name, got {value!r}")
 
 

@@ -21,6 +21,7 @@ from pipeline.importers._tool import (
     member,
     parse_json,
     polygon_pixels,
+    text,
     tool_mask,
 )
 
@@ -110,8 +111,8 @@ _PIXELS = {"brushlabels": _brush, "polygonlabels": _polygon}
 def _names(data: Entry) -> Iterator[str]:
     """Yield what an image may be called: our note, the path in its URL, plain and unquoted."""
     if data.get("file_name"):
-        yield str(data["file_name"])
-    url = urlsplit(str(data.get("image", "")))
+        yield text(data["file_name"])
+    url = urlsplit(text(data.get("image") or ""))
     for path in (*parse_qs(url.query).get("d", ()), unquote(url.path), url.path):
         yield path
         folder, _, name = path.rpartition("/")

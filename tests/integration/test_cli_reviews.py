@@ -108,6 +108,17 @@ def test_mistakes_are_one_line(folder: Path, args: list[str], expected: str) -> 
     assert not Path("run/reviewed").exists()
 
 
+def test_names_that_no_terminal_can_show_are_shown_none_the_less(folder: Path) -> None:
+    tasks = json.loads(Path("review.json").read_text())
+    tasks[0]["annotations"][0]["result"][0]["value"]["brushlabels"] = ["\ud800 owl"]
+    tasks[1]["data"] = {"image": "/data/\ud800.png", "file_name": "\ud800.png"}
+    Path("review.json").write_text(json.dumps(tasks))
+    shown = ovseg("import-review", "run", "--from", "label-studio", "review.json")
+    assert shown.exit_code == 0, shown.output
+    assert "? owl (1)" in shown.stdout
+    assert "left out: not annotated in the run  1" in " ".join(shown.stdout.split("\n"))
+
+
 def test_a_full_disk_is_one_line(folder: Path) -> None:
     script = (
         "import resource, signal; from jobs.cli import main;"

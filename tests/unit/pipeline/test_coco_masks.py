@@ -53,6 +53,8 @@ NO_MASKS = [
     {"size": [40, 56], "counts": [0, 99999]},
     {"size": [40, 56], "counts": [-5, 2245]},
     {"size": [40, 56], "counts": [5, float("nan")]},
+    {"size": [40, 56], "counts": [float("inf"), 2240]},
+    {"size": [40, 56], "counts": [1e300, 2240]},
     {"size": [56, 40], "counts": [0, 2240]},
     {"counts": [0, 2240]},
     [[float("nan")] * 6],
