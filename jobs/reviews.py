@@ -106,6 +106,7 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
         for label in sorted(report.labels, key=lambda label: -label.num_segments)
     ]  # fmt: skip
     show.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
+    _more(len(rows))
     show.line("")
     file = uris.join(place, name)
     return show.facts(
@@ -145,6 +146,7 @@ def compare(first: str, other: str, as_json: bool) -> None:
     ]  # fmt: skip
     title = "Agreement by label, the least first"
     show.table(title, columns, rows[:_SHOWN_LABELS])
+    _more(len(rows))
     worst = [(image.path, image.agreement) for image in report.worst]
     show.table("Images that the two agree on least", ("image", "agreement"), worst)
     show.line("")
@@ -158,6 +160,11 @@ def compare(first: str, other: str, as_json: bool) -> None:
             ("table", f"{folder.folder.uri}/{report.file}"),
         ]
     )
+
+
+def _more(num_labels: int) -> None:
+    if num_labels > _SHOWN_LABELS:
+        show.line(f"and {num_labels - _SHOWN_LABELS} more labels (--json shows all)")
 
 
 def _print(report: Any) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -82,6 +83,15 @@ def test_compare_two_runs(folder: Path) -> None:
     report = json.loads(ovseg("compare", "run", "second/run", "--json").stdout)
     assert report["num_images"] == 16
     assert Path("run", report["file"]).is_file()
+
+
+def test_tables_of_many_labels_say_what_they_leave_out(folder: Path) -> None:
+    maps = np.arange(1, 61).reshape(6, 10).astype(np.uint16)
+    labels = tuple(f"word {number}" for number in range(60))
+    make_run(folder / "many", [Scene("a.png", maps)], RunSpec(labels=labels))
+    make_run(folder / "turned", [Scene("a.png", maps[::-1])], RunSpec(labels=labels))
+    shown = ovseg("compare", "many/run", "turned/run")
+    assert "and 20 more labels (--json shows all)" in shown.stdout
 
 
 @pytest.mark.parametrize(
