@@ -31,7 +31,9 @@ _MOST = 3
 def wanted(num_segments: int) -> int:
     """Return how many helpers an export of so many segments is worth on this machine."""
     processors = os.cpu_count() or 1
-    return min(_MOST, processors) if processors > 1 and num_segments >= MANY_SEGMENTS else 0
+    if processors == 1 or num_segments < MANY_SEGMENTS or not sys.executable:
+        return 0
+    return min(_MOST, processors)
 
 
 class Helpers(Generic[Question, Answer]):

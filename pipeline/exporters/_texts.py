@@ -1,6 +1,7 @@
 """A run's images with the texts of their masks, which helper processes make for large runs."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 from ovseg_core.mask_texts import Masks
 from pipeline.exporters._helpers import Helpers, wanted
@@ -16,6 +17,7 @@ def with_texts(
     finished: FinishedRun,
     images: Iterable[Image],
     work: Callable[[list[Masks]], list[list[bytes]]],
+    open_files: ExitStack,
 ) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
     """Yield the images and their segments as they come, and the text of each segment's mask.
 
@@ -23,13 +25,14 @@ def with_texts(
         finished: the run.
         images: of it, with the rows of their segments.
         work: makes the texts (`ovseg_core.mask_texts`).
+        open_files: ends the helpers, after an error too.
     """
     num_segments = sum(marker.tally.num_segments for marker in finished.markers)
-    with Helpers(work, wanted(num_segments)) as helpers:
-        questions = ((some, [_masks(rows) for _, rows in some]) for some in _batches(images))
-        for some, answer in helpers.answers(questions):
-            for (image, rows), texts in zip(some, answer, strict=True):
-                yield image, rows, texts
+    helpers = open_files.enter_context(Helpers(work, wanted(num_segments)))
+    questions = ((some, [_masks(rows) for _, rows in some]) for some in _batches(images))
+    for some, answer in helpers.answers(questions):
+        for (image, rows), texts in zip(some, answer, strict=True):
+            yield image, rows, texts
 
 
 def _batches(images: Iterable[Image]) -> Iterator[list[Image]]:

@@ -86,7 +86,7 @@ def _write(
     xml.write(_xml_head(finished).encode())
     number, order = 0, Order(finished.run, options.comparison)
     stems = Counter(map(_stem, finished.run.manifest().column("path").to_pylist()))
-    for image, rows, runs in _images(finished, options, losses):
+    for image, rows, runs in _images(finished, options, losses, open_files):
         losses.lost(_SAME_STEM, stems[_stem(image["path"])] > 1)
         attributes = [_attributes(row, order) for row in rows]
         for row, own in zip(rows, attributes, strict=True):
@@ -104,13 +104,13 @@ def _write(
 
 
 def _images(
-    finished: FinishedRun, options: Options, losses: Losses
+    finished: FinishedRun, options: Options, losses: Losses, open_files: ExitStack
 ) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
     """Yield images, their segments and, if the XML wants them, the runs of their masks."""
     cut = (options.segments, options.min_score, options.min_area_px)
     images = _segments.images(finished, losses, *cut)
     if options.xml:
-        return _texts.with_texts(finished, images, mask_texts.run_lengths)
+        return _texts.with_texts(finished, images, mask_texts.run_lengths, open_files)
     return ((image, rows, []) for image, rows in images)
 
 

@@ -73,7 +73,8 @@ def export(run: RunDir, options: Options) -> list[str]:
         batches = _Batches(Path(folder), options.max_bytes, open_files)
         cut = (options.segments, options.min_score)
         images = _segments.images(finished, losses, *cut)
-        for image, rows, brushes in _texts.with_texts(finished, images, mask_texts.brushes):
+        work = mask_texts.brushes
+        for image, rows, brushes in _texts.with_texts(finished, images, work, open_files):
             batches.add(_with_regions(_task(image, rows, order, options), rows, brushes))
             losses.lost("images with more than 50 masks, slow to open", len(rows) > _MANY)
         files = batches.close()

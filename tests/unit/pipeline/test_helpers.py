@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -94,6 +95,18 @@ def test_an_export_with_helpers_writes_the_same_bytes(exporter, tmp_path, monkey
     monkeypatch.setattr(_helpers, "MANY_SEGMENTS", 0)
     exporter.export(run, exporter.Options())
     assert {name: run.folder.read_bytes(name) for name in names} == alone
+
+
+@pytest.mark.parametrize("exporter", [cvat, label_studio])
+def test_a_failed_export_leaves_no_helper(exporter, tmp_path, monkeypatch):
+    run = make_run(tmp_path, odd_scenes())
+    part = run.done()[2].files["annotations"].name
+    Path(run.folder.uri, part).write_bytes(b"x" * run.folder.size(part))
+    monkeypatch.setattr(_helpers, "MANY_SEGMENTS", 0)
+    with pytest.raises(Exception, match=r"(?i)parquet") as error:
+        exporter.export(run, exporter.Options())
+    assert error.tb, "what the error still refers to must not keep them"
+    assert not psutil.Process().children()
 
 
 def test_small_exports_start_no_process():
