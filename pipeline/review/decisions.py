@@ -4,7 +4,6 @@ A segment's own decision counts before its label's, and that before the whole im
 reviewed layer; a skip decides nothing.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from threading import Lock
 from typing import NamedTuple
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.review.index import ReviewIndex
-from pipeline.review_log import ReviewLog, take_back
+from pipeline.review_log import ReviewLog
+from pipeline.review_standing import Standing
 from schemas.review import ReviewDecision, ReviewKey
 
 DONE, REJECTED, RELABELLED, SKIPPED, BEGUN, IMPORTED = 1, 2, 4, 8, 16, 32
@@ -23,9 +23,12 @@ relabelled, skipped, decided here; reviewed in another tool.
 
 
 class Undone(NamedTuple):
-    """What was taken back; `overruled`: somebody else had decided it since, and that stays."""
+    """What was taken back, what was said last first.
 
-    key: ReviewKey
+    `overruled`: somebody else had decided some of it since, and that stays.
+    """
+
+    keys: tuple[ReviewKey, ...]
     overruled: bool
 
 
@@ -47,15 +50,13 @@ class Decisions:
         self._begin()
 
     def _begin(self) -> None:
-        self._num_seen = len(self._log)
-        self._stacks: dict[ReviewKey, list[ReviewDecision]] = defaultdict(list)
-        self._keys: dict[str, dict[ReviewKey, None]] = defaultdict(dict)
-        self._history: dict[str, list[ReviewDecision]] = defaultdict(list)
+        entries = self._log.entries()
+        self._num_seen = sum(map(len, entries))
+        self._standing = Standing()
+        for entry in entries:
+            self._standing.add(entry)
         self.marks: NDArray[np.uint8] = np.zeros(len(self._index), np.uint8)
-        for row in self._index.rows(list(self._imported)):
-            if row is not None:
-                self.marks[row] = DONE | IMPORTED
-        self._take(self._log.decisions())
+        self._mark({*self._imported, *(one.image_id for entry in entries for one in entry)})
 
     def refresh(self) -> None:
         """Take in what others have decided meanwhile."""
@@ -67,14 +68,16 @@ class Decisions:
     def standing(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
         """Return the decisions on an image that were not undone, by what they are about."""
         with self._lock:
-            keys = self._keys.get(image_id, {})
-            return {key: self._stacks[key][-1] for key in keys if self._stacks[key]}
+            return self._standing.of_image(image_id)
 
     def add(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> None:
         """Store decisions; they are safe when this returns.
 
+        What is said of a whole image is also said of each mask of it that was decided otherwise by
+        itself, which would count before it.
+
         Args:
-            decisions: in their order.
+            decisions: in their order; taken back together.
             nonce: of the message; what it brought is not stored twice.
 
         Raises:
@@ -82,50 +85,58 @@ class Decisions:
         """
         with self._lock:
             if not self._log.told(nonce):
-                self._append(decisions, nonce)
+                self._append(self._with_overruled(decisions), nonce)
+
+    def _with_overruled(self, decisions: Sequence[ReviewDecision]) -> list[ReviewDecision]:
+        told: list[ReviewDecision] = []
+        latest: dict[str, dict[ReviewKey, ReviewDecision]] = {}
+        for one in decisions:
+            known = latest.setdefault(one.image_id, self._standing.of_image(one.image_id))
+            said = [one]
+            if one.label is None and one.action in ("accept", "reject"):
+                others = [
+                    key for key, was in known.items() if key.label and was.action != one.action
+                ]
+                said = [*(one.model_copy(update=key._asdict()) for key in others), one]
+            known.update((each.key, each) for each in said)
+            told += said
+        return told
 
     def undo(self, at_s: float, source: str, nonce: str = "") -> Undone | None:
-        """Take back what a source decided last, whatever it is about; None: there is nothing."""
-        with self._lock:
-            for known in self._log.told(nonce):
-                return Undone(known.key, overruled=False)
-            history = self._history.get(source, [])
-            while history and not self._is_kept(history[-1]):
-                history.pop()
-            if not history:
-                return None
-            key = history[-1].key
-            overruled = self._stacks[key][-1] is not history[-1]
-            said = ReviewDecision(**key._asdict(), action="undo", at_s=at_s, source=source)
-            self._append([said], nonce)
-            return Undone(key, overruled)
+        """Take back what a source's last message told, whatever it is about.
 
-    def _is_kept(self, decision: ReviewDecision) -> bool:
-        return any(one is decision for one in self._stacks[decision.key])
+        Returns:
+            None: there is nothing.
+        """
+        with self._lock:
+            known = self._log.told(nonce)
+            if known:
+                return Undone(tuple(one.key for one in known), overruled=False)
+            left = self._standing.last_of(source)
+            if not left:
+                return None
+            keys = tuple(one.key for one in reversed(left))
+            overruled = any(
+                self._standing.of_image(key.image_id)[key].source != source for key in set(keys)
+            )
+            undo = {"action": "undo", "at_s": at_s, "source": source}
+            self._append([ReviewDecision(**key._asdict(), **undo) for key in keys], nonce)
+            return Undone(keys, overruled)
 
     def _append(self, decisions: Sequence[ReviewDecision], nonce: str) -> None:
         self._log.append(decisions, nonce)
         self._num_seen += len(decisions)
-        self._take(decisions)
+        self._standing.add(decisions)
+        self._mark({one.image_id for one in decisions})
 
-    def _take(self, decisions: Sequence[ReviewDecision]) -> None:
-        touched = {}
-        for decision in decisions:
-            key = decision.key
-            stack = self._stacks[key]
-            if decision.action != "undo":
-                stack.append(decision)
-                self._history[decision.source].append(decision)
-            else:
-                take_back(stack, decision.source)
-            self._keys[key.image_id][key] = None
-            touched[key.image_id] = None
-        for image_id, row in zip(touched, self._index.rows(list(touched)), strict=True):
+    def _mark(self, image_ids: Collection[str]) -> None:
+        touched = list(image_ids)
+        for image_id, row in zip(touched, self._index.rows(touched), strict=True):
             if row is not None:
-                self.marks[row] = self._mark(image_id, row)
+                self.marks[row] = self._bits(image_id, row)
 
-    def _mark(self, image_id: str, row: int) -> int:
-        standing = [self._stacks[key][-1] for key in self._keys[image_id] if self._stacks[key]]
+    def _bits(self, image_id: str, row: int) -> int:
+        standing = self._standing.of_image(image_id).values()
         bits = (BEGUN if standing else 0) | (IMPORTED | DONE if image_id in self._imported else 0)
         for decision in standing:
             bits |= {"reject": REJECTED, "relabel": RELABELLED, "skip": SKIPPED}.get(

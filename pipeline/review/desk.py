@@ -184,14 +184,14 @@ class Desk:
         return self._standing(rows)
 
     def undo(self, at_s: float, source: str, nonce: str = "") -> dict[str, Any]:
-        """Take a source's last decision back; return what it was and how the image stands now."""
+        """Take a source's last message back; return what it was and how the images stand now."""
         undone = self.decisions.undo(at_s, source, nonce)
         if undone is None:
             return {"undone": None}
-        key = undone.key
-        row = self.index.row(key.image_id)
-        standing = self._standing({} if row is None else {key.image_id: row})
-        return {"undone": key._asdict(), "overruled": undone.overruled, **standing}
+        image_ids = list(dict.fromkeys(key.image_id for key in undone.keys))
+        found = zip(image_ids, self.index.rows(image_ids), strict=True)
+        standing = self._standing({image_id: row for image_id, row in found if row is not None})
+        return {"undone": undone.keys[0]._asdict(), "overruled": undone.overruled, **standing}
 
     def _standing(self, rows: dict[str, int]) -> dict[str, Any]:
         images = [self._said(image_id, row) for image_id, row in rows.items()]

@@ -120,8 +120,10 @@ def _bind(address: Address) -> socket.socket:
         found = socket.getaddrinfo(
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, _, _, _, place = found[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, place = found[0]
+        # With the protocol: asyncio sends at once (TCP_NODELAY) only on what it knows to be TCP,
+        # else every answer waits 40 ms for the browser to acknowledge its headers.
+        listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
     except OSError as error:

@@ -1,6 +1,7 @@
 """The review server as a browser's requests see it, over a real socket."""
 
 import io
+import socket
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from ovseg_core.rle import decode
 from pipeline.compare import compare
 from pipeline.compare import read as read_comparison
 from pipeline.finished import FinishedRun
-from pipeline.review.server import Address
+from pipeline.review.server import Address, listen
 from pipeline.review_log import ReviewLog
 from pipeline.reviewed import ReviewedLayer
 from pipeline.rundir import RunDir
@@ -416,6 +417,16 @@ def copied_to(uri: str, local: RunDir, photos: str) -> RunDir:
         tables["images"] = tuple(moved(image) for image in tables["images"])
         run.commit(marker.shard, "test", ShardRows(**tables), marker.tally)
     return run
+
+
+def test_answers_do_not_wait_for_the_browser_to_acknowledge_their_headers(run):
+    """asyncio sets TCP_NODELAY on sockets that say that they are TCP, and accepted ones inherit it.
+
+    Without it every answer took 40 ms longer.
+    """
+    listening = listen(run, Address(port=0))
+    with listening.socket as waiting:
+        assert waiting.proto == socket.IPPROTO_TCP
 
 
 # ---- who may talk to it

@@ -106,12 +106,12 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     page.keyboard.press("l")
     page.keyboard.type("cat")
     page.keyboard.press("Enter")
+    page.locator('#viewer[data-ready="id-1.png"]').wait_for()  # all decided: on to the next
     saved(page)
     log.refresh()
     actions = [decision.action for decision in log.decisions()]
     assert actions == ["accept", "reject", "relabel"][: len(actions)]
     assert len(actions) == num_masks == 3
-    page.locator('#viewer[data-ready="id-1.png"]').wait_for()  # all decided: on to the next
     page.keyboard.press("u")
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()  # back to what was undone
     page.locator("#masks .said").nth(1).wait_for()

@@ -188,7 +188,7 @@ const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));
 const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
-if (first) pick(first).catch((error) => fail(error.message)); // before the networks are there
+const picked = first && pick(first).catch((error) => fail(error.message)); // before the networks are there
 try {
   await offering;
 } catch (error) {
@@ -196,6 +196,7 @@ try {
 }
 loading = false;
 hint(image ? "" : "Drop an image here.");
-await segment();
+await picked;
+if (!answer) await segment();
 await offerOtherMethods();
 ask("/api/try/warm").catch(() => {}); // so that the first use of a method is as quick as later ones
