@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline import parquet
+from pipeline.review_standing import Standing
 from pipeline.rundir import RunDir
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import DECISIONS, ReviewDecision, ReviewEntry, ReviewKey
@@ -107,18 +108,22 @@ class ReviewLog:
         with self._lock:
             return self._entries.get(self._named.get(_digits(nonce), ""), ()) if nonce else ()
 
+    def entries(self) -> list[tuple[ReviewDecision, ...]]:
+        """Return what each append brought, in their order."""
+        with self._lock:
+            return [self._entries[name] for name in sorted(self._entries)]
+
     def decisions(self) -> list[ReviewDecision]:
         """Return all decisions in their order."""
-        with self._lock:
-            ordered = sorted(self._entries)
-            return [decision for name in ordered for decision in self._entries[name]]
+        return [decision for entry in self.entries() for decision in entry]
 
     def state(self) -> dict[ReviewKey, ReviewDecision]:
         """Return the decision that counts of every key that has one; undone ones have gone."""
         with self._lock:
             if self._standing is None:
                 self._standing = Standing()
-                self._standing.add(self.decisions())
+                for entry in self.entries():
+                    self._standing.add(entry)
             return self._standing.state()
 
     def __len__(self) -> int:
@@ -189,33 +194,6 @@ class ReviewLog:
         self._loose.clear()
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(lambda gone: self._folder.delete(f"{gone}.json"), packed))
-
-
-class Standing:
-    """What counts of decisions told in their order: of each key the last that was not undone."""
-
-    def __init__(self) -> None:
-        self._stacks: dict[ReviewKey, list[ReviewDecision]] = {}
-
-    def add(self, decisions: Iterable[ReviewDecision]) -> None:
-        """Take further decisions."""
-        for decision in decisions:
-            stack = self._stacks.setdefault(decision.key, [])
-            if decision.action != "undo":
-                stack.append(decision)
-            else:
-                take_back(stack, decision.source)
-
-    def state(self) -> dict[ReviewKey, ReviewDecision]:
-        """Return the decision of every key that has one."""
-        return {key: stack[-1] for key, stack in self._stacks.items() if stack}
-
-
-def take_back(stack: list[ReviewDecision], source: str) -> None:
-    """Remove what a source said last of a key; what others said of it since stays."""
-    own = [place for place, one in enumerate(stack) if one.source == source]
-    if own:
-        del stack[own[-1]]
 
 
 def _digits(nonce: str) -> str:

@@ -202,6 +202,26 @@ def test_undo_takes_back_what_the_same_reviewer_decided_and_nothing_else(run):
     assert list(ReviewLog(run).state().values()) == [of_a_tool]
 
 
+def test_the_whole_image_counts_over_its_masks_and_is_undone_as_one(run):
+    with serving(run) as client:
+        masks = client.get("/api/image", id="id-0.png").json["segments"]
+        keys = [{name: one[name] for name in ("label", "segment_index")} for one in masks]
+        for key, action in zip(keys, ("reject", "skip", "accept"), strict=True):
+            client.decide(image_id="id-0.png", **key, action=action)
+        before = client.get("/api/image", id="id-0.png").json["decisions"]
+        answer = client.decide(image_id="id-0.png", action="accept").json
+        assert answer["images"][0]["marks"] == ["done", "begun"]
+        assert [len(ReviewedLayer(run).masks("id-0.png"))] == [len(masks)]
+        undone = client.post("/api/undo", {}).json
+        assert (undone["undone"]["label"], undone["overruled"]) == (None, False)
+        assert undone["images"][0]["decisions"] == before
+        two = [{"image_id": f"id-{n}.png", "action": "reject"} for n in (2, 3)]
+        client.post("/api/decisions", {"decisions": two})
+        undone = client.post("/api/undo", {}).json
+        assert [one["image_id"] for one in undone["images"]] == ["id-3.png", "id-2.png"]
+        assert undone["progress"]["done"] == 0
+
+
 def test_undo_on_one_server_leaves_what_another_server_was_told_since(run):
     with serving(run) as one, serving(run) as other:
         decided(one, ONE, "id-0.png")

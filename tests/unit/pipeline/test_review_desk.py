@@ -128,10 +128,67 @@ def test_undo_goes_back_through_all_images_to_the_first_decision(tmp_path):
     for step, image_id in enumerate(told):
         action = "accept" if step % 2 else "reject"
         decisions.add([ReviewDecision(image_id=image_id, action=action, at_s=step)])
-    taken = [undone.key.image_id for _ in told if (undone := decisions.undo(9.0, ""))]
+    taken = [undone.keys[0].image_id for _ in told if (undone := decisions.undo(9.0, ""))]
     assert taken == told[::-1]
     assert decisions.undo(9.0, "") is None
     assert not decisions.marks.any()
+
+
+def test_what_one_message_told_is_one_undo(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)])
+    log = ReviewLog(run)
+    decisions = Decisions(log, ReviewIndex(run))
+
+    def said(place: int | None, action: str, source: str = "me", **more) -> ReviewDecision:
+        label = None if place is None else LABELS[place]
+        return ReviewDecision(
+            image_id="id-0.png", label=label, segment_index=place, action=action, at_s=1.0,
+            source=source, **more,
+        )  # fmt: skip
+
+    decisions.add([said(0, "reject", "other")])
+    decisions.add([said(1, "relabel", new_label=LABELS[0])])
+    decisions.add([said(2, "skip")])
+    before = log.state()
+    decisions.add([said(None, "accept")])
+    assert {one.action for one in log.state().values()} == {"accept"}
+    assert len(log.state()) == 4, "said of each mask that was decided otherwise, and of the image"
+    undone = decisions.undo(2.0, "me")
+    assert undone is not None
+    assert (undone.keys[0], undone.overruled) == (said(None, "accept").key, False)
+    assert log.state() == before == ReviewLog(run).state()
+
+    decisions.add([said(None, "accept")])
+    decisions.add([said(0, "reject", "other")])
+    undone = decisions.undo(3.0, "me")
+    assert undone is not None
+    assert undone.overruled
+    log.refresh()
+    assert {key: one.action for key, one in log.state().items()} == {
+        key: one.action for key, one in before.items()
+    }
+    again = Decisions(ReviewLog(run), ReviewIndex(run))
+    actions = [undone.keys[0].segment_index for _ in range(3) if (undone := again.undo(4.0, "me"))]
+    assert actions == [2, 1], "one by one, and then nothing is left"
+
+
+def test_a_message_that_an_older_page_undid_in_part_is_undone_to_its_end(tmp_path):
+    run = make_run(tmp_path, [Scene("0.png", label_map(0)), Scene("1.png", label_map(1))])
+    log = ReviewLog(run)
+
+    def said(image: str, action: str) -> ReviewDecision:
+        return ReviewDecision(image_id=image, action=action, at_s=1.0, source="me")
+
+    log.append([said("id-0.png", "reject")])
+    log.append([said("id-0.png", "accept"), said("id-1.png", "accept"), said("id-0.png", "skip")])
+    log.append([said("id-0.png", "undo")])
+    decisions = Decisions(ReviewLog(run), ReviewIndex(run))
+    undone = decisions.undo(2.0, "me")
+    assert undone is not None
+    assert [key.image_id for key in undone.keys] == ["id-1.png", "id-0.png"]
+    assert [one.action for one in ReviewLog(run).state().values()] == ["reject"]
+    assert decisions.undo(3.0, "me") is not None
+    assert decisions.undo(3.0, "me") is None
 
 
 def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
