@@ -15,7 +15,7 @@ from pipeline.displayed import FIRST_SIDEWAYS, upright
 from pipeline.import_report import ImportReport, Tally
 from pipeline.importers._tool import ToolImage
 from pipeline.predictions import Predictions, Row
-from pipeline.review_matching import Drawn, joined, match
+from pipeline.review_matching import Drawn, divided, joined, match
 from pipeline.review_names import Found, ImageNames, LabelNames
 from pipeline.reviewed import store
 from pipeline.rundir import RunDir
@@ -125,7 +125,8 @@ class _Reading:
             return
         self._left["regions"] += image.num_left_out
         predicted = self._predictions.segments(image_id)
-        drawn = joined(drawn, (row["height"], row["width"])) if self._one_a_label else drawn
+        size_hw = row["height"], row["width"]
+        drawn = joined(drawn, size_hw) if self._one_a_label else divided(drawn, predicted, size_hw)
         masks = match(row, predicted, drawn, self._labels.names)
         stemmed = {mask.segment_index for mask in masks}
         self._masks += masks

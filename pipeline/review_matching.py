@@ -1,13 +1,14 @@
 """One image: which predicted segment each corrected mask stems from, and what was done to it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from ovseg_core import rle_regions
 from pipeline.predictions import Row
 from schemas.review import ReviewedMask, Verdict
 
@@ -43,6 +44,24 @@ def joined(drawn: Sequence[Drawn], size_hw: tuple[int, int]) -> list[Drawn]:
         )
         for category_id, masks in sorted(by_label.items())
     ]
+
+
+def divided(
+    drawn: Sequence[Drawn], predicted: Sequence[Row], size_hw: tuple[int, int]
+) -> list[Drawn]:
+    """Return the masks, those that cover several predicted segments as their connected regions.
+
+    So masks come back that were exported one for each label from a run of regions.
+    """
+    found: list[Drawn] = []
+    for mask in drawn:
+        same = [row["rle_counts"] for row in predicted if row["category_id"] == mask.category_id]
+        if np.count_nonzero(_ious([mask.rle_counts], same, size_hw)) < 2:
+            found.append(mask)
+            continue
+        regions = rle_regions.split([mask.rle_counts], size_hw)[0]
+        found += [replace(mask, rle_counts=region.counts) for region in regions]
+    return found
 
 
 def match(
@@ -92,14 +111,11 @@ def _origins(predicted: Sequence[Row], drawn: Sequence[Drawn]) -> list[Row | Non
     if not predicted or not drawn:
         return [None] * len(drawn)
     size_hw = predicted[0]["height"], predicted[0]["width"]
-    ious = coco_mask.iou(
-        [_rle(mask.rle_counts, size_hw) for mask in drawn],
-        [_rle(row["rle_counts"], size_hw) for row in predicted],
-        [0] * len(predicted),
-    )
+    counts = [row["rle_counts"] for row in predicted]
+    ious = _ious([mask.rle_counts for mask in drawn], counts, size_hw)
     origin: list[Row | None] = [None] * len(drawn)
     taken: set[int] = set()
-    for _, _, mask, row in sorted(_pairs(predicted, drawn, np.asarray(ious))):
+    for _, _, mask, row in sorted(_pairs(predicted, drawn, ious)):
         if origin[mask] is None and row not in taken:
             origin[mask] = predicted[row]
             taken.add(row)
@@ -130,6 +146,16 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
         return 0, sum(areas)
     shared = int(coco_mask.area(coco_mask.merge(sets, intersect=True)))
     return shared, sum(areas) - shared
+
+
+def _ious(
+    one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the IoU (N, M) of every two masks."""
+    if not one or not other:
+        return np.zeros((len(one), len(other)))
+    ours, theirs = ([_rle(text, size_hw) for text in side] for side in (one, other))
+    return np.asarray(coco_mask.iou(ours, theirs, [0] * len(other)))
 
 
 def _union(counts: Sequence[str], size_hw: tuple[int, int]) -> Any:

@@ -57,7 +57,7 @@ def images(
 
     Segments cut anew carry `part_of`, the `segment_index` of the run's segment that they are of:
     all their scores are those of that segment. Segments put together have only the columns that
-    can be told from their parts.
+    can be told from their parts, and the `segment_index` of the first.
 
     Args:
         finished: the run.
@@ -144,10 +144,10 @@ def _join(rows: Sequence[Row]) -> list[Row]:
     parts: dict[int, list[Row]] = {}
     for row in rows:
         parts.setdefault(row["category_id"], []).append(row)
-    return [_joined(index, label) for index, (_, label) in enumerate(sorted(parts.items()))]
+    return [_joined(label) for _, label in sorted(parts.items())]
 
 
-def _joined(index: int, parts: list[Row]) -> Row:
+def _joined(parts: list[Row]) -> Row:
     first = parts[0]
     size = [first["height"], first["width"]]
     rles: Any = [{"size": size, "counts": row["rle_counts"].encode("ascii")} for row in parts]
@@ -162,7 +162,6 @@ def _joined(index: int, parts: list[Row]) -> Row:
     return {
         **known,
         **means,
-        "segment_index": index,
         "rle_counts": union["counts"].decode("ascii"),
         "area_px": area,
         "bbox_xywh": [float(value) for value in coco_mask.toBbox(union)],

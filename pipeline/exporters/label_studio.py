@@ -131,7 +131,7 @@ def _with_regions(task: dict[str, Any], rows: list[Row], brushes: list[bytes]) -
 
 def _region(row: Row, brush: bytes) -> bytes:
     region = {
-        "id": f"ovseg-{row['segment_index']}",
+        "id": _id(row),
         "type": "brushlabels",
         "from_name": _TAG,
         "to_name": _IMAGE,
@@ -143,6 +143,12 @@ def _region(row: Row, brush: bytes) -> bytes:
     }
     begin, end = json.dumps(region).encode().split(b'"rle": []')
     return b'%b"rle": [%b]%b' % (begin, brush, end)
+
+
+def _id(row: Row) -> str:
+    """Return a name that no other region of the image has, and that tells the run's segment."""
+    index = row["segment_index"]
+    return f"ovseg-{row['part_of']}-{index}" if "part_of" in row else f"ovseg-{index}"
 
 
 class _Batches:

@@ -26,7 +26,7 @@ from pipeline.importers._tool import (
 )
 
 Entry = dict[str, Any]
-_ORIGIN = re.compile(r"ovseg-(\d+)")
+_ORIGIN = re.compile(r"ovseg-(\d+)(-\d+)?")
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the names of uploaded files."""
 

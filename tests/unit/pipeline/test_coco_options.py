@@ -86,7 +86,7 @@ def test_regions_are_put_together_into_the_class_masks_of_the_same_images(awkwar
         for name in ("id", "image_id", "category_id", "area", "bbox", "segmentation"):
             assert ours[name] == theirs[name]
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
-        for name in ("margin_mean", "entropy_mean", "num_components", "segment_index"):
+        for name in ("margin_mean", "entropy_mean", "num_components"):
             assert ours["attributes"][name] == pytest.approx(theirs["attributes"][name], abs=1e-5)
         assert not {"margin_p10", "boundary_uncertainty"} & set(ours["attributes"])
 

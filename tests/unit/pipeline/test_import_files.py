@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.exporters import coco, label_studio
+from pipeline.exporters import coco, cvat, label_studio
 from pipeline.import_review import import_review
+from pipeline.importers import label_studio as label_studio_importer
 from pipeline.predictions import Predictions
 from pipeline.reviewed import ReviewedLayer
 from pipeline.rundir import RunDir
 from schemas.errors import UserError
-from tests.runs import RunSpec, Scene, label_map, make_run
+from tests.runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
 
 PATHS = ("a.png", "b/c.png", "d.png", "e.png")
 
@@ -220,3 +221,36 @@ def test_an_archive_that_grows_beyond_all_bounds_is_not_opened(run, monkeypatch)
     monkeypatch.setattr("pipeline.importers._tool._BOMB_BYTES", 1 << 20)
     with pytest.raises(UserError, match="would grow"):
         _import(run, "coco", bytes(_packed({"x.json": bytes(1 << 21)})))
+
+
+@pytest.mark.parametrize("kind", ["class", "components"])
+@pytest.mark.parametrize("cut", ["class", "components"])
+@pytest.mark.parametrize("tool", ["label-studio", "coco", "cvat"])
+def test_what_nobody_changed_is_accepted_however_the_export_was_cut(kind, cut, tool, tmp_path):
+    run = make_run(tmp_path, awkward_scenes(), RunSpec(masks={"segments": kind}))
+    exporter = {"label-studio": label_studio, "coco": coco, "cvat": cvat}[tool]
+    exporter.export(run, exporter.Options(segments=cut))
+    name = {"label-studio": "tasks.json", "coco": "instances.json", "cvat": "annotations.xml"}[tool]
+    content = run.folder.read_bytes(f"{exporter.FOLDER}/{name}")
+    if tool == "label-studio":
+        tasks = json.loads(content)
+        for task in tasks:
+            regions = task.pop("predictions")[0]["result"]
+            assert len({region["id"] for region in regions}) == len(regions)
+            task["annotations"] = [{"result": regions}]
+        content = json.dumps(tasks).encode()
+    report = _import(run, tool, content)
+    assert _accepted(report) == sum(label.predicted for label in report.labels) > 9
+    assert sum(label.added for label in report.labels) == 0
+
+
+def test_the_run_s_segment_is_noted_however_the_export_was_cut(tmp_path):
+    run = make_run(tmp_path, awkward_scenes())
+    label_studio.export(run, label_studio.Options(segments="components"))
+    tasks = json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
+    task = next(task for task in tasks if len(task["predictions"][0]["result"]) > 9)
+    task["annotations"] = [task.pop("predictions")[0]]
+    (image,) = label_studio_importer.read(json.dumps([task]).encode())
+    names = {LABELS[mask.segment_index or 0] for mask in image.masks}
+    assert names == {"cat", "dog"}
+    assert all(mask.label == LABELS[mask.segment_index or 0] for mask in image.masks)
