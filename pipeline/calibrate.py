@@ -101,7 +101,8 @@ def calibrate(run: RunDir, rules: Rules | None = None) -> CalibrationReport:
     """Fit scores and thresholds to the reviewed layer.
 
     Raises:
-        UserError: too little was reviewed, all of it right or all wrong, or a calibrated run.
+        UserError: too little was reviewed, all of it right, wrong or of one image, or a calibrated
+            run.
     """
     rules = rules or Rules()
     if run.info.job().calibration is not None:
@@ -137,20 +138,25 @@ def calibrate(run: RunDir, rules: Rules | None = None) -> CalibrationReport:
 
 def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
     rows = list(_outcomes(layer, min_iou))
-    score, right, label, fold = zip(*rows, strict=True) if rows else ((), (), (), ())
+    score, right, label, image = zip(*rows, strict=True) if rows else ((), (), (), ())
+    # By rank: of few images too each fold has its share.
+    shuffled = sorted(set(image), key=lambda image_id: zlib.crc32(image_id.encode()))
+    fold = {image_id: place % _FOLDS for place, image_id in enumerate(shuffled)}
     return Reviewed(
-        np.array(score, np.float64), np.array(right, bool), np.array(label), np.array(fold, int)
+        np.array(score, np.float64),
+        np.array(right, bool),
+        np.array(label),
+        np.array([fold[image_id] for image_id in image], int),
     )
 
 
-def _outcomes(layer: ReviewedLayer, min_iou: float) -> Iterator[tuple[float, bool, str, int]]:
+def _outcomes(layer: ReviewedLayer, min_iou: float) -> Iterator[tuple[float, bool, str, str]]:
     for image_id in (*layer.images, *layer.begun()):
         fate = layer.outcome(image_id) or {}
-        fold = zlib.crc32(image_id.encode()) % _FOLDS
         for row in layer.predicted(image_id):
             if row["segment_index"] in fate:
                 right = _is_right(row, fate[row["segment_index"]], min_iou)
-                yield row["mean_prob"], right, row["label"], fold
+                yield row["mean_prob"], right, row["label"], image_id
 
 
 def _is_right(row: Row, mask: ReviewedMask | None, min_iou: float) -> bool:
@@ -167,6 +173,11 @@ def _check(reviewed: Reviewed, num_images: int, rules: Rules) -> None:
         raise UserError(
             f"{count} segments of {num_images} images are reviewed, expected "
             f"{rules.min_segments} or more: review further images, the doubtful and the sure ones"
+        )
+    if not reviewed.fold.any():
+        raise UserError(
+            f"all {count} reviewed segments are of one image, which says nothing about others: "
+            "review further images"
         )
     if right in (0, count):
         raise UserError(
@@ -185,13 +196,12 @@ def _fit(score: Numbers, right: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
 
 
 def _held_out(reviewed: Reviewed) -> Numbers:
-    """Return every score calibrated without its own fold; scores as they are where that fails."""
+    """Return every score calibrated without its own fold."""
     after = reviewed.score.copy()
     for fold in np.unique(reviewed.fold):
         ours = reviewed.fold == fold
-        if not ours.all():
-            xs, ys = _fit(reviewed.score[~ours], reviewed.right[~ours])
-            after[ours] = np.interp(reviewed.score[ours], xs, ys)
+        xs, ys = _fit(reviewed.score[~ours], reviewed.right[~ours])
+        after[ours] = np.interp(reviewed.score[ours], xs, ys)
     return after
 
 

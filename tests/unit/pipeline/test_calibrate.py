@@ -139,25 +139,6 @@ def test_the_best_threshold_has_the_best_f1(right, expected):
     assert best_threshold(score, np.array(right, bool)) == pytest.approx(expected)
 
 
-def test_a_threshold_never_divides_scores_that_rounding_divides():
-    score = np.array([0.3, 0.583333, 0.5833330265, 0.583333, 0.5833330265])
-    right = np.array([False, False, True, False, True])
-    assert best_threshold(score, right) == pytest.approx((0.3 + 0.58333) / 2)
-
-
-def test_the_best_threshold_of_many_segments():
-    rng = np.random.default_rng(2)
-    score = rng.random(300_000)
-    right = rng.random(300_000) < score**2
-    best = best_threshold(score, right)
-
-    def f1(threshold: float) -> float:
-        kept = score >= threshold
-        return 2 * (kept & right).sum() / (kept.sum() + right.sum())
-
-    assert all(f1(best) >= f1(other) for other in rng.random(200))
-
-
 def test_too_little_to_learn_from(tmp_path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.5) for n in range(8)])
     with pytest.raises(UserError, match="0 segments of 0 images"):
