@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
@@ -135,9 +136,10 @@ class _Archive:
         """Begin; `open_files` closes what is open after an error."""
         self.path = path
         self._open = open_files.enter_context(ExitStack())
-        entry = zipfile.ZipInfo(_MEMBER, _EPOCH)
+        entry: Any = zipfile.ZipInfo(_MEMBER, _EPOCH)
         entry.compress_type = zipfile.ZIP_DEFLATED
-        archive = self._open.enter_context(zipfile.ZipFile(path, "w", compresslevel=1))
+        entry._compresslevel = 1  # the archive's own level is not asked where there is an entry
+        archive = self._open.enter_context(zipfile.ZipFile(path, "w"))
         self._member = self._open.enter_context(archive.open(entry, "w", force_zip64=True))
         self._thread = self._open.enter_context(ThreadPoolExecutor(1))
         self._packing = self._thread.submit(self._member.write, b"")
