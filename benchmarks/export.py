@@ -2,25 +2,26 @@
 
 Makes run folders of smooth masks (1.2 kB of run lengths each, 640x480) and exports them in
 processes of their own, so that each has its own peak. COCO is also built whole, the usual way.
-Helper processes of an export are in its figures: CPU time is that of all together, `helpers_mb` the
-peak of one of them.
+Helper processes of an export are in its figures: CPU time is that of all together, `helpers_mb`
+what they take beside the export's own peak.
 """
 
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 
 from ovseg_core import parts
 from ovseg_core.rle import encode_regions
@@ -114,16 +115,31 @@ def build_whole(run: str) -> int:
 
 
 def measured(work: Callable[[str], int], run: str, answers: Any) -> None:
-    """Put what a piece of work cost this process into `answers`."""
+    """Put what a piece of work cost this process and its helpers into `answers`."""
     start, begin = sum(os.times()[:4]), time.perf_counter()
+    done, most = threading.Event(), [0.0]
+    watch = threading.Thread(target=watch_helpers, args=(done, most))
+    watch.start()
     num_bytes = work(run)
+    done.set()
+    watch.join()
     seconds, wall = sum(os.times()[:4]) - start, time.perf_counter() - begin
-    # Not getrusage: its peak is inherited from the process that made the run folder.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    figures = {"peak_mb": peak_mb("self"), "cpu_s": seconds, "wall_s": wall}
+    answers.put({**figures, "helpers_mb": max(most), "megabytes": num_bytes / 1e6})
+
+
+def watch_helpers(done: threading.Event, sums: list[float]) -> None:
+    """Note the sum of the peaks of all child processes, now and then."""
+    while not done.wait(0.5):
+        with suppress(psutil.NoSuchProcess, OSError, StopIteration):
+            sums.append(sum(peak_mb(child.pid) for child in psutil.Process().children()))
+
+
+def peak_mb(process: int | str) -> float:
+    """Return a process's peak; getrusage's is inherited from the one that started it."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     peak_kb = next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
-    figures = {"peak_mb": int(peak_kb) / 1024, "cpu_s": seconds, "wall_s": wall}
-    helpers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    answers.put({**figures, "helpers_mb": helpers, "megabytes": num_bytes / 1e6})
+    return int(peak_kb) / 1024
 
 
 def apart(work: Callable[[str], int], run: str) -> dict[str, float]:
