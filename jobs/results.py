@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,6 @@ from jobs import show
 from jobs.settings import dotlist
 from schemas.config import NamedOptions
 from schemas.errors import UserError
-
-log = logging.getLogger(__name__)
 
 _SHOWN_LABELS = 40
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -101,10 +98,5 @@ def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
             else ""
         )
         raise UserError(f"the export did not succeed: {error}{hint}") from error
-    left = folder.info.num_shards - len(folder.done())
-    if left:
-        log.warning(
-            "%d of %d shards are not done: it is of the others", left, folder.info.num_shards
-        )
     for name in written:
         show.line(f"{folder.folder.uri}/{name}")
