@@ -48,7 +48,7 @@ class Losses:
         given = options.model_dump(mode="json")
         self._options = f"Options: {', '.join(f'{key}={value}' for key, value in given.items())}"
         try:
-            before = place.read_bytes(NAME).decode().splitlines()
+            before = place.read_bytes(NAME).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return
         if self._options not in before:
