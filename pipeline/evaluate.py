@@ -113,7 +113,7 @@ def measure(run: RunDir, yardstick: Yardstick, rules: Rules) -> Evaluation:
         differences=yardstick.differences,
         confusions=confusions(matrix, names),
         groups={
-            group: mean.of([names.index(name) for name in members])
+            group: mean.of([names.index(name, 1) for name in members])
             for group, members in rules.groups.items()
         },
         num_images=compared.num_images,

@@ -134,6 +134,17 @@ def test_images_of_another_size_are_left_out_and_counted(tmp_path, caplog):
     assert "6 x 4 in the truth, 4 x 6 in the run" in caplog.text
 
 
+def test_a_label_called_background_is_not_the_background(tmp_path):
+    spec = RunSpec(labels=("background", "dog", "potted plant"))
+    run = make_run(tmp_path, [Scene("sub/a.png", FOUND)], spec)
+    names = [{"id": 7, "name": "background"}, {"id": 14, "name": "dog"}]
+    report = evaluate(
+        run, _write(tmp_path, categories=names), Rules(groups={"ours": ("background",)})
+    )
+    assert report.groups == {"ours": report.labels[1].iou}
+    assert report.labels[1].iou != report.labels[0].iou
+
+
 def test_ids_are_the_same_as_text_and_as_numbers(run, tmp_path):
     expected = evaluate(run, _write(tmp_path)).labels
     changes = {"image_id": "5", "category_id": 7.0}
