@@ -4,7 +4,6 @@ Images are named by their `image_id` and looked up among the run's; nothing else
 browser leads to a file.
 """
 
-import json
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,6 +32,8 @@ from schemas.errors import ImageError, OvsegError, StorageError
 _BODY_BYTES = 1 << 20
 _MOST_ITEMS = 200
 _KEPT_ANSWERS = 256
+_RUN_HEADER = "x-ovseg-run"
+"""Names the run that a page shows, `Desk.key`; so does `v` of its pictures."""
 _KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
 """Pictures are asked for with the run's fingerprint, so they may be kept."""
 _TYPES = {
@@ -48,6 +50,7 @@ def make_app(desk: Desk, try_page: TryPage) -> Starlette:
         "/api/run": pages.run,
         "/api/view": pages.view,
         "/api/items": pages.items,
+        "/api/place": pages.place,
         "/api/image": pages.image,
         "/photo": pages.photo,
         "/tint": pages.tint,
@@ -59,22 +62,22 @@ def make_app(desk: Desk, try_page: TryPage) -> Starlette:
             try_page.photo(request.query_params.get("upload", "")), "image/jpeg"
         ),
     }
-    told: dict[str, Callable[[bytes], Any]] = {
-        "/api/decisions": pages.decide,
-        "/api/undo": pages.undo,
-        "/api/try/segment": lambda body: try_page.segment(_json(body)),
+    told: dict[str, tuple[Callable[[bytes], Any], int]] = {
+        "/api/decisions": (pages.decide, _BODY_BYTES),
+        "/api/undo": (pages.undo, _BODY_BYTES),
+        "/api/try/segment": (lambda body: try_page.segment(_json(body)), _BODY_BYTES),
+        "/api/try/upload": (try_page.upload, try_page.max_bytes),
     }
     return Starlette(
         routes=[
             Route("/", _file("index.html")),
             Route("/try", _file("try.html")),
             Route("/static/{name}", _static),
-            *(Route(path, _get(handler)) for path, handler in asked.items()),
+            *(Route(path, _get(handler, desk.key)) for path, handler in asked.items()),
             *(
-                Route(p, _post(handler, _BODY_BYTES), methods=["POST"])
-                for p, handler in told.items()
+                Route(path, _post(handler, limit, desk.key), methods=["POST"])
+                for path, (handler, limit) in told.items()
             ),
-            Route("/api/try/upload", _post(try_page.upload, try_page.max_bytes), methods=["POST"]),
         ],
         exception_handlers={
             OvsegError: _mistake,
@@ -107,8 +110,15 @@ class _Pages:
             request.query_params.get("view", ""), start, min(limit, _MOST_ITEMS)
         )
         if items is None:
-            raise HTTPException(410, "this list was forgotten: filter again")
+            raise _forgotten()
         return JSONResponse({"items": items})
+
+    def place(self, request: Request) -> Response:
+        row = _row(self._desk.index, request)
+        found = self._desk.place(request.query_params.get("view", ""), row)
+        if found is None:
+            raise _forgotten()
+        return JSONResponse({"place": None if found < 0 else found})
 
     def image(self, request: Request) -> Response:
         order = request.query_params.get("order", DOUBT)
@@ -147,15 +157,28 @@ def _row(index: ReviewIndex, request: Request) -> int:
     return row
 
 
-def _get(handler: Callable[[Request], Response]) -> Handler:
+def _forgotten() -> HTTPException:
+    return HTTPException(410, "this list was forgotten: filter again")
+
+
+def _check_run(request: Request, key: str) -> None:
+    """Refuse a page that was loaded when another run was served at this address."""
+    told = request.headers.get(_RUN_HEADER) or request.query_params.get("v", "")
+    if told not in ("", key):
+        raise HTTPException(409, "Another run than the page's is reviewed at this address now.")
+
+
+def _get(handler: Callable[[Request], Response], run: str) -> Handler:
     async def endpoint(request: Request) -> Response:
+        _check_run(request, run)
         return await run_in_threadpool(handler, request)
 
     return endpoint
 
 
-def _post(handler: Callable[[bytes], Any], max_bytes: int) -> Handler:
+def _post(handler: Callable[[bytes], Any], max_bytes: int, run: str) -> Handler:
     async def endpoint(request: Request) -> Response:
+        _check_run(request, run)
         body = await _body(request, max_bytes)
         return JSONResponse(await run_in_threadpool(handler, body))
 
@@ -178,7 +201,8 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        # Refuses what would be trouble later: half characters, endless depth, NaN.
+        return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise HTTPException(400, "expected JSON") from error
 

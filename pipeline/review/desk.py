@@ -1,10 +1,13 @@
 """What the review page works on: the run's index, masks, pictures and decisions, as plain data."""
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
+
+import numpy as np
 
 from pipeline import uris
 from pipeline.overlay import hex_colour
@@ -49,6 +52,9 @@ class Desk:
         """Read the index and the decisions made so far."""
         self.run = run
         self._job = run.info.job()
+        identity = f"{run.fingerprint} {run.folder.uri}"
+        self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        """Names the run to the pages that show it, without telling where it lies."""
         self._views = Views()
         self._refreshing = Lock()
         self._read_index()
@@ -82,7 +88,7 @@ class Desk:
             "name": uris.parent_and_name(self.run.folder.uri)[1],
             "place": uris.redact(self.run.folder.uri),
             "method": self._job.method.name,
-            "version": self.run.fingerprint[:12],
+            "key": self.key,
             "labels": [
                 {"id": number, "name": name, "colour": hex_colour(number), "images": count}
                 for number, (name, count) in enumerate(
@@ -108,6 +114,13 @@ class Desk:
             return None
         rows = found.rows[start : start + limit].tolist()
         return [{**self._item(row), **_both(row, found.agreement)} for row in rows]
+
+    def place(self, view: str, row: int) -> int | None:
+        """Return where an image stands in a list, -1: nowhere; None: the list was forgotten."""
+        found = self._views.find(view)
+        if found is None:
+            return None
+        return next(iter(np.flatnonzero(found.rows == row).tolist()), -1)
 
     def _item(self, row: int) -> dict[str, Any]:
         image = self.index.image(row)

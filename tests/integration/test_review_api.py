@@ -314,6 +314,40 @@ def test_a_message_whose_answer_was_lost_is_not_done_twice(run):
     assert len(ReviewLog(run).decisions()) == 5
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"decisions":' * 50_000,
+        b'{"decisions": [{"image_id": "\\ud800", "action": "accept"}]}',
+        b'{"\\ud800": 1}',
+        b'{"decisions": NaN}',
+        b'{"decisions": "\xff"}',
+        b"null",
+        b"",
+    ],
+)
+def test_what_is_no_sound_json_is_refused(client, body):
+    for path in ("/api/decisions", "/api/undo", "/api/try/segment"):
+        refused = client.post(path, body)
+        assert refused.status == 400
+        assert refused.json["error"]
+
+
+def test_a_page_of_another_run_gets_and_changes_nothing(run, tmp_path):
+    other = make_run(tmp_path / "other", OTHER_SCENES)
+    with serving(other) as client:
+        foreign = client.get("/api/run").json["key"]
+    with serving(run) as client:
+        key = client.get("/api/run").json["key"]
+        assert key != foreign
+        for name, status in ((foreign, 409), (key, 200)):
+            page = {"X-Ovseg": "1", "X-Ovseg-Run": name}
+            assert client.request("GET", "/api/view", headers=page).status == status
+            assert client.request("POST", "/api/undo", b"{}", page).status == status
+            assert client.get("/tint", id="id-1.png", v=name).status == status
+
+
 def test_what_cannot_be_stored_is_worth_another_try(run):
     with serving(run) as client:
         place = Path(run.folder.uri, "reviewed")

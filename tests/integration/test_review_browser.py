@@ -204,11 +204,105 @@ def test_ten_masks_are_accepted_by_keyboard_within_a_minute(page, client: Client
     log = ReviewLog(RunDir.open(str(tmp_path / "run")))
     assert [one.action for one in log.decisions()] == ["accept"] * 10
     assert took_s < 60
-    page.keyboard.press("A")  # the rest of this image and what is decided of it
+    page.keyboard.press("Shift+A")  # the rest of this image and what is decided of it
     page.locator('#viewer[data-ready="id-4.png"]').wait_for()
     saved(page)
     done = client.shown(state="done")
     assert [item["path"] for item in done] == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_the_whole_image_is_accepted_and_taken_back_as_one(page, client: Client):
+    page.goto(client.url)
+    page.locator("article").first.click()
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    page.keyboard.press("r")
+    page.keyboard.press("s")
+    saved(page)
+    page.keyboard.press("Shift+A")
+    page.locator('#viewer[data-ready="id-1.png"]').wait_for()
+    saved(page)
+    assert [item["marks"] for item in client.shown(state="done")] == [["done", "begun"]]
+    page.keyboard.press("u")
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    page.locator("#flash", has_text="whole image: taken back").wait_for()
+    assert page.locator("#masks .said").all_inner_texts() == ["rejected", "skipped"]
+    assert client.shown(state="done") == []
+
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")  # in the grid, of the whole image as well
+    page.locator("article", has_text="0.png").locator(".badge", has_text="accepted").wait_for()
+    page.locator("article", has_text="0.png").click()
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    assert page.locator("#masks .said").all_inner_texts() == ["accepted"] * 3
+    page.keyboard.press("Escape")
+    page.keyboard.press("r")  # of an image that was loaded before
+    saved(page)
+    page.keyboard.press("p")
+    page.keyboard.press("Enter")
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    assert page.locator("#masks .said").all_inner_texts() == ["rejected"] * 3
+
+
+def test_nothing_is_decided_of_an_image_that_is_not_seen_yet(page, client: Client, tmp_path: Path):
+    page.goto(client.url)
+    paths(page)
+
+    asked = []
+    page.route("**/regions?id=id-1.png*", lambda route: asked.append(route))
+    page.keyboard.press("Enter")
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    page.keyboard.press("n")
+    page.locator("#hint", has_text="loading").wait_for()
+    for _ in range(4):
+        page.keyboard.press("a")
+    asked[0].continue_()
+    page.locator('#viewer[data-ready="id-1.png"]').wait_for()
+    assert page.locator("#masks .said").count() == 0
+    page.keyboard.press("A")  # with Caps Lock: one mask, not all
+    page.locator("#masks .said").wait_for()
+    page.keyboard.down("r")
+    page.keyboard.down("r")  # held
+    saved(page)
+    log = ReviewLog(RunDir.open(str(tmp_path / "run")))
+    assert [(one.image_id, one.action) for one in log.decisions()] == [
+        ("id-1.png", "accept"),
+        ("id-1.png", "reject"),
+    ]
+
+
+def test_a_reload_far_down_the_list_stays_there(page, tmp_path: Path):
+    scenes = [Scene(f"{n:03d}.png", label_map(n, 8, 12), 0.2 + n / 200) for n in range(90)]
+    with serving(make_run(tmp_path, scenes, RunSpec(shard_size=50))) as client:
+        page.goto(f"{client.url}#order=path&image=id-070.png")
+        page.locator('#viewer[data-ready="id-070.png"]').wait_for()
+        assert page.locator("#place").inner_text() == "71 of 90"
+        page.keyboard.press("n")
+        page.locator('#viewer[data-ready="id-071.png"]').wait_for()
+        client.decide(image_id="id-000.png", action="accept")
+        page.goto(f"{client.url}#order=path&state=todo&image=id-000.png")  # only what follows #
+        page.locator('#viewer[data-ready="id-000.png"]').wait_for()
+        assert page.locator("#place").inner_text() == "not in this list"
+        page.keyboard.press("n")
+        page.locator('#viewer[data-ready="id-001.png"]').wait_for()
+
+
+def test_what_was_decided_waits_while_another_run_is_at_the_address(page, tmp_path: Path):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(3)]
+    run, other = (make_run(tmp_path / name, scenes) for name in ("run", "other"))
+    with serving(run) as client:
+        page.goto(client.url)
+        paths(page)
+    address = Address(port=client.port)
+    with serving(other, address):
+        page.keyboard.press("a")
+        page.locator("#note.bad", has_text="Another run").wait_for()
+        page.keyboard.press("Enter")
+        page.locator("#hint", has_text="Another run").wait_for()
+    with serving(run, address):
+        saved(page)
+        page.locator("#note").wait_for(state="hidden")
+    assert [one.image_id for one in ReviewLog(run).decisions()] == ["id-0.png"]
+    assert ReviewLog(other).decisions() == []
 
 
 def test_what_is_decided_while_the_server_is_away_is_sent_when_it_is_back(page, tmp_path: Path):

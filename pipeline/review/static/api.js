@@ -7,6 +7,23 @@ export class Refused extends Error {
   }
 }
 
+let shown = "";
+
+// Tells the run that the page shows with all that is asked and told: no other run may answer for it.
+export function showing(run) {
+  shown = run.key;
+}
+
+// The answer of a server that is there; else the error says that it is not.
+async function reach(path, given) {
+  try {
+    return await fetch(path, { ...given, headers: { ...given.headers, ...(shown && { "X-Ovseg-Run": shown }) } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The server does not answer.", 0);
+  }
+}
+
 async function answer(response) {
   if (response.ok) return response.json();
   const text = await response.text();
@@ -21,13 +38,13 @@ async function answer(response) {
 
 export async function ask(path, query = {}, signal = undefined) {
   const asked = new URLSearchParams(query).toString();
-  return answer(await fetch(asked ? `${path}?${asked}` : path, { signal }));
+  return answer(await reach(asked ? `${path}?${asked}` : path, { signal }));
 }
 
 export async function tell(path, body, signal = undefined) {
   const raw = body instanceof Blob;
   const headers = { "X-Ovseg": "1", "Content-Type": raw ? "application/octet-stream" : "application/json" };
-  return answer(await fetch(path, { method: "POST", headers, body: raw ? body : JSON.stringify(body), signal }));
+  return answer(await reach(path, { method: "POST", headers, body: raw ? body : JSON.stringify(body), signal }));
 }
 
 export const picture = (kind, id, version, size = "") =>
@@ -49,6 +66,10 @@ function reviewer() {
   }
 }
 
+// What is refused so makes no sense and never will; all else may be mended: a server that is away or
+// has a new token, another run at this address, a full disk.
+const NEVER = [400, 413, 422];
+
 // Sends decisions one after the other, in their order, and tries again until the server has them.
 export class Outbox {
   constructor({ onstate, onanswer, onrefusal }) {
@@ -65,19 +86,23 @@ export class Outbox {
     return this.sending || this.waiting.length > 0;
   }
 
-  decide(decisions) {
-    const last = this.waiting.at(-1);
-    // Never into one that was sent before: the server may have it already.
-    if (last?.path === "/api/decisions" && !last.sent && last.body.decisions.length + decisions.length < 500) last.body.decisions.push(...decisions);
-    else this.waiting.push({ path: "/api/decisions", body: { decisions: [...decisions], nonce: nonce(), reviewer: this.reviewer } });
-    this.send();
+  // Whether something said of an image is still to be answered.
+  awaits(id) {
+    return this.waiting.some(({ body }) => body.decisions?.some((one) => one.image_id === id));
+  }
+
+  // One message each: what is told together is undone together.
+  decide(decision) {
+    this.post("/api/decisions", { decisions: [decision] });
   }
 
   undo() {
-    return new Promise((resolve) => {
-      this.waiting.push({ path: "/api/undo", body: { nonce: nonce(), reviewer: this.reviewer }, resolve });
-      this.send();
-    });
+    return new Promise((resolve) => this.post("/api/undo", {}, resolve));
+  }
+
+  post(path, body, resolve = undefined) {
+    this.waiting.push({ path, body: { ...body, nonce: nonce(), reviewer: this.reviewer }, resolve });
+    this.send();
   }
 
   async send() {
@@ -86,19 +111,18 @@ export class Outbox {
     while (this.waiting.length) {
       this.onstate("saving");
       const message = this.waiting.shift();
-      message.sent = true;
       try {
         const said = await tell(message.path, message.body);
         this.onanswer(said);
         message.resolve?.(said);
       } catch (error) {
-        if (error instanceof Refused && error.status < 500) {
+        if (NEVER.includes(error.status)) {
           this.onrefusal(error, message.body.decisions ?? []);
           message.resolve?.({ undone: null });
           continue;
         }
         this.waiting.unshift(message);
-        this.onstate("failed");
+        this.onstate("failed", error.message);
         await new Promise((resolve) => setTimeout(resolve, 1500));
       }
     }

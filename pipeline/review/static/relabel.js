@@ -25,6 +25,7 @@ export function chooseLabel(labels, except) {
   input.value = "";
   input.oninput = () => { current = 0; show(); };
   input.onkeydown = (event) => {
+    if (event.isComposing) return; // Enter ends the word, it does not choose yet
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) { current += step; show(); event.preventDefault(); }
     if (event.key === "Enter" && found[current]) { event.preventDefault(); dialog.close(found[current].name); }

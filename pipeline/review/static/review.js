@@ -1,9 +1,10 @@
 // The review page: filters, grid, keys; ties the grid, the viewer and the outbox together.
 import { byId, count, debounce, flash, make, swatch } from "./dom.js";
-import { Outbox, ask } from "./api.js";
+import { Outbox, ask, showing } from "./api.js";
 import { cards } from "./cards.js";
 import { Grid } from "./grid.js";
 import { Viewer } from "./viewer.js";
+import { listenToKeys } from "./keys.js";
 import { chooseLabel } from "./relabel.js";
 
 const wanted = { label: "", low: 0, high: 1, state: "all", failed: "", text: "", order: "doubt" };
@@ -11,8 +12,10 @@ const given = new URLSearchParams(location.hash.slice(1));
 for (const name of Object.keys(wanted)) if (given.has(name)) wanted[name] = typeof wanted[name] === "number" ? Number(given.get(name)) : given.get(name);
 let lost = "";
 const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted).catch(inDefaultOrder)]);
+showing(run);
 let view = "";
 let asked = 0;
+let alone = false; // the image in view is not in the list
 
 const outbox = new Outbox({ onstate: showSaved, onanswer: takeIn, onrefusal: refused });
 const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
@@ -48,13 +51,13 @@ function showProgress({ total, done }) {
   byId("done-bar").style.width = `${total ? (100 * done) / total : 0}%`;
 }
 
-function showSaved(state) {
+function showSaved(state, reason) {
   const failed = state === "failed";
   for (const node of document.querySelectorAll(".saved")) {
     node.textContent = { saved: "all saved", saving: "saving …", failed: "not saved" }[state];
     node.classList.toggle("busy", state !== "saved");
   }
-  if (failed) note("The server does not answer. Your decisions are kept here and sent again; do not close this page.", true);
+  if (failed) note(`${reason} Your decisions are kept here and sent again; do not close this page.`, true);
   else if (byId("note").dataset.lost) note("");
   byId("note").dataset.lost = failed ? "1" : "";
 }
@@ -65,9 +68,10 @@ function note(text, bad = false) {
   byId("note").hidden = !text;
 }
 
-function refused(error) {
+function refused(error, decisions) {
   note(`Not stored: ${error.message}`, true);
-  if (viewer.open) viewer.show(viewer.id, byId("place").textContent, viewer.current);
+  for (const { image_id: id } of decisions) viewer.forget(id);
+  if (viewer.id) viewer.show(viewer.id, byId("place").textContent, viewer.current);
 }
 
 function refusal(text) {
@@ -139,24 +143,38 @@ function takeIn(said) {
     for (const item of grid.items.values()) if (item.image_id === image.image_id) item.marks = image.marks;
     grid.redraw(image.image_id);
   }
-  // Answers to older decisions would show the image as it was before the ones on their way.
-  if (viewer.open && !outbox.waiting.length) viewer.update(said.images);
+  // Answers to older decisions would show an image as it was before the ones on their way.
+  viewer.update(said.images.filter((image) => !outbox.awaits(image.image_id)));
 }
 
 // ---- going from image to image
 
 async function open(index, segment = null) {
+  viewer.held = true; // the one in view was left
   const item = await grid.item(index);
-  if (!item) return;
+  if (!item) {
+    viewer.held = false;
+    if (grid.total) flash("the list cannot be loaded now");
+    return undefined;
+  }
+  alone = false;
   grid.choose(index);
   remember(item.image_id);
-  const shown = viewer.show(item.image_id, `${count(index + 1)} of ${count(grid.total)}`, segment).catch(() => flash(`${item.path} cannot be loaded now`));
+  const shown = viewer.show(item.image_id, `${count(index + 1)} of ${count(grid.total)}`, segment);
   for (const ahead of [1, 2]) grid.item(index + ahead).then((next) => next && viewer.load(next.image_id));
   return shown;
 }
 
+// Shows an image of the list at its place; one that is not in the list alone: the list waits.
+async function showAt(place, id, segment) {
+  if (place !== null) return open(place, segment);
+  alone = true;
+  remember(id);
+  return viewer.show(id, "not in this list", segment);
+}
+
 function go(step) {
-  const index = grid.current + step;
+  const index = alone ? grid.current : grid.current + step;
   if (index < 0) return;
   if (index >= grid.total) {
     flash("that was the last image of this list");
@@ -179,6 +197,8 @@ function remember(image = "") {
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
 }
 
+addEventListener("hashchange", () => location.reload()); // a link to another list was put in
+
 function showFilters() {
   for (const name of Object.keys(wanted)) {
     const field = byId("filters").elements.namedItem(name);
@@ -195,13 +215,13 @@ async function undo() {
     return;
   }
   viewer.update(images);
-  const index = [...grid.items].find(([, item]) => item.image_id === undone.image_id)?.[0];
-  const facts = await viewer.load(undone.image_id).facts;
+  const { place } = await ask("/api/place", { view, id: undone.image_id }).catch(() => ({ place: null }));
+  const facts = await viewer.load(undone.image_id).facts.catch(() => null);
+  if (!facts) return;
   const segment = facts.segments.findIndex((one) => one.segment_index === undone.segment_index && one.label === undone.label);
   if (viewer.open && viewer.id === undone.image_id) viewer.choose(Math.max(0, segment));
-  else if (viewer.open && index !== undefined) await open(index, Math.max(0, segment));
-  else if (viewer.open) await viewer.show(undone.image_id, "not in this list", Math.max(0, segment));
-  else if (index !== undefined) grid.choose(index);
+  else if (viewer.open) await showAt(place, undone.image_id, Math.max(0, segment));
+  else if (place !== null) grid.choose(place);
   const what = `${facts.path}, ${undone.label ?? "whole image"}`;
   flash(overruled ? `${what}: yours is taken back, but somebody has decided this since, and that stays` : `${what}: taken back`);
 }
@@ -215,7 +235,7 @@ async function relabel() {
 async function decideCard(action) {
   const item = await grid.item(grid.current);
   if (!item || item.status !== "ok") return;
-  outbox.decide([{ image_id: item.image_id, label: null, segment_index: null, action, new_label: "" }]);
+  outbox.decide({ image_id: item.image_id, label: null, segment_index: null, action, new_label: "" });
   grid.move(1);
 }
 
@@ -250,21 +270,7 @@ const IN_GRID = {
   Enter: () => open(grid.current),
 };
 
-addEventListener("keydown", (event) => {
-  const { key, target } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (target.matches("input:not([type=range]), select, textarea")) {
-    if (key === "Escape") target.blur();
-    return;
-  }
-  if (target.matches("button, input") && (key === "Enter" || key === " " || (target.type === "range" && key.startsWith("Arrow")))) return;
-  const digit = viewer.open && /^[1-9]$/.test(key) ? Number(key) : 0;
-  const act = digit && digit <= viewer.segments.length ? () => viewer.choose(digit - 1) : (viewer.open ? IN_VIEWER : IN_GRID)[key] ?? KEYS[key];
-  if (!act) return;
-  event.preventDefault();
-  if (!event.repeat || key.startsWith("Arrow") || "jk+-np".includes(key)) act();
-});
-addEventListener("keyup", ({ key }) => key === " " && viewer.stage.peek(false));
+listenToKeys({ viewer, acts: KEYS, inViewer: IN_VIEWER, inGrid: IN_GRID });
 document.querySelector(".acts").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
@@ -287,10 +293,7 @@ if (lost) note(lost, true);
 const image = given.get("image");
 await filter(0, firstView);
 if (image) {
-  // Where it stands in the list is known only if it is among the first; else it is shown alone.
-  await grid.load(0);
-  const index = [...grid.items].find(([, item]) => item.image_id === image)?.[0];
-  if (index === undefined) await viewer.show(image, "not in this list").catch(close);
-  else await open(index);
-  remember(image);
+  const { place } = await ask("/api/place", { view, id: image }).catch(() => ({ place: null }));
+  await showAt(place, image, null);
+  if (!viewer.image) close(); // it is not of this run
 }

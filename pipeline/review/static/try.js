@@ -1,6 +1,6 @@
 // The try page: an image, some words, a method; the masks follow.
 import { bar, byId, debounce, eye, make, percent, swatch } from "./dom.js";
-import { ask, picture, tell } from "./api.js";
+import { ask, picture, showing, tell } from "./api.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const STRIP = 60;
@@ -49,11 +49,11 @@ async function showPhoto(source, id, url) {
 }
 
 function thumbnail(item) {
-  const small = make("img", { alt: item.path, loading: "lazy", src: picture("photo", item.image_id, run.version) });
+  const small = make("img", { alt: item.path, loading: "lazy", src: picture("photo", item.image_id, run.key) });
   return make("button", { title: item.path, data: { id: item.image_id }, onclick: () => pick(item.image_id) }, small);
 }
 
-const pick = (id) => showPhoto("run", id, picture("photo", id, run.version, "large"));
+const pick = (id) => showPhoto("run", id, picture("photo", id, run.key, "large"));
 
 async function upload(file) {
   if (!file) return;
@@ -180,6 +180,7 @@ hint(LOADING);
 const offering = offerOwnMethod();
 offering.catch(() => {});
 run = await ask("/api/run");
+showing(run);
 document.title = `${run.name} · try words`;
 byId("run").textContent = `${run.name} · ${run.method}`;
 const present = run.labels.toSorted((one, other) => other.images - one.images);

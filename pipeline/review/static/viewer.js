@@ -17,6 +17,7 @@ export class Viewer {
     this.current = 0;
     this.order = "doubt";
     this.other = ""; // a word for the run that the order compares with
+    this.held = false; // another image is on its way: nothing is decided of what is not seen
     this.stage = new Stage(byId("stage"), byId("canvas"), {
       onpick: (number) => number && this.choose(number - 1),
       onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; },
@@ -65,12 +66,12 @@ export class Viewer {
   }
 
   async photo(id) {
-    const response = await fetch(picture("photo", id, this.run.version, "large"));
+    const response = await fetch(picture("photo", id, this.run.key, "large"));
     return response.ok ? createImageBitmap(await response.blob()) : null;
   }
 
   async regions(id) {
-    const response = await fetch(picture("regions", id, this.run.version));
+    const response = await fetch(picture("regions", id, this.run.key));
     return response.ok ? readNumbers(await response.blob()) : null;
   }
 
@@ -82,14 +83,36 @@ export class Viewer {
     if (open && !byId("viewer").contains(document.activeElement)) byId("viewer").focus();
   }
 
+  // Loads an image again when it is shown next.
+  forget(id) {
+    this.loaded.delete(id);
+  }
+
+  // Shows an image; it may be decided on as soon as it is seen.
   async show(id, place, segment = null) {
     this.reveal(true);
     this.wanted = id;
-    byId("place").textContent = place;
+    this.held = true;
+    this.hint("");
+    delete byId("viewer").dataset.ready;
     const loading = this.load(id);
-    const image = await loading.facts;
+    const slow = setTimeout(() => this.wanted === id && this.hint("loading …"), 400);
+    try {
+      this.showFacts(await loading.facts, place, segment);
+      this.showPictures(await loading.pictures, id);
+    } catch (error) {
+      if (this.wanted === id) this.hint(`This image cannot be loaded now. ${error.message}`);
+    } finally {
+      clearTimeout(slow);
+    }
+  }
+
+  showFacts(image, place, segment) {
+    const id = image.image_id;
     if (this.wanted !== id) return;
+    byId("place").textContent = place;
     this.image = image;
+    this.stage.clear();
     this.segments = image.segments;
     this.said = image.decisions;
     this.current = segment ?? this.firstUndecided(0);
@@ -99,14 +122,18 @@ export class Viewer {
     byId("doubt-bar").style.width = `${Math.round(100 * image.review_priority)}%`;
     byId("agreement").hidden = image.agreement === undefined;
     byId("agreement").textContent = image.agreement === null ? `not compared with ${this.other}` : `mean mask IoU with ${this.other}: ${image.agreement?.toFixed(2)}`;
-    this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
     this.list();
-    const size = { width: image.width, height: image.height };
-    const [photo, regions] = await loading.pictures;
+  }
+
+  showPictures([photo, regions], id) {
     if (this.wanted !== id) return;
+    const { image } = this;
+    const size = { width: image.width, height: image.height };
+    this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
     if (!photo && image.status !== "error") this.hint("The image cannot be read any more.");
     this.stage.show(photo, regions, photo || regions ? size : null);
     this.colour();
+    this.held = false;
     byId("viewer").dataset.ready = id;
   }
 
@@ -215,26 +242,17 @@ export class Viewer {
 
   // Decides the mask in hand, or the whole image, and goes on to what is next.
   decide(action, { whole = false, newLabel = "" } = {}) {
-    if (!this.image || this.image.status === "error") return;
+    if (this.held || !this.image || this.image.status === "error") return;
     const segment = whole ? null : this.segment;
     if (!segment && action === "relabel") return;
     const key = { label: segment?.label ?? null, segment_index: segment?.segment_index ?? null };
     const decision = { image_id: this.id, ...key, action, new_label: newLabel };
-    const said = whole ? this.overrule(decision) : [decision];
-    const kept = whole ? [] : this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
-    this.said = this.image.decisions = [...kept, ...said];
+    const others = whole ? [] : this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
+    this.said = this.image.decisions = [...others, decision];
     flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
-    this.ondecide(said);
+    this.ondecide(decision);
     if (whole || this.allDecided) this.onnext();
     else this.choose(this.firstUndecided(this.current + 1));
-  }
-
-  // A decision on the whole image, said also of each mask that has one of its own: that would count.
-  overrule(decision) {
-    const others = this.said
-      .filter((one) => one.label !== null)
-      .map(({ label, segment_index }) => ({ ...decision, label, segment_index }));
-    return [...others, decision];
   }
 
   // Takes in how the image stands on the server.
