@@ -2,7 +2,7 @@
 
 import base64
 from dataclasses import asdict
-from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -46,18 +46,24 @@ class TryPage:
         self._desk = desk
         self._job = desk.run.info.job()
         self._uploads = Uploads(self._job.image)
+        self._making = Lock()
+        self._made: Workbench | None = None
 
-    @cached_property
+    @property
     def _bench(self) -> "Workbench":
-        # Here, because it imports the model libraries, which takes seconds.
-        from pipeline.review.bench import Workbench
+        with self._making:  # one for all who ask while it is made
+            if self._made is None:
+                # Here, because it imports the model libraries, which takes seconds.
+                from pipeline.review.bench import Workbench
 
-        return Workbench(self._job)
+                self._made = Workbench(self._job)
+            return self._made
 
     def own_method(self) -> dict[str, Any]:
         """Return the run's own method; loads its networks."""
         offer = asdict(self._bench.own())
         return {
+            "max_bytes": self.max_bytes,
             "method": {**offer, "reason": uris.redact(offer["reason"])},
             "embedded": self._job.clip.model == "embedded",
         }
@@ -79,8 +85,8 @@ class TryPage:
 
     def end(self) -> None:
         """Stop what runs ahead of people: the server ends."""
-        if "_bench" in vars(self):
-            self._bench.end()
+        if self._made is not None:
+            self._made.end()
 
     def upload(self, data: bytes) -> dict[str, Any]:
         """Take an image in; raises ImageError for what is none, or too large."""

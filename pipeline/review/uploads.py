@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from pipeline import images
 from pipeline.review.cache import BoundedCache
@@ -11,6 +12,8 @@ from schemas.errors import ErrorCode, ImageError
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 40_000_000
 _KEPT_BYTES = 4 * MAX_BYTES
+_DECODERS = 2
+"""Images decoded at once: each may take half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Uploads:
             update={"max_pixels": min(MAX_PIXELS, config.max_pixels), "max_bytes": MAX_BYTES}
         )
         self._kept: BoundedCache[Upload] = BoundedCache(_KEPT_BYTES, lambda one: len(one.data))
+        self._decoders = BoundedSemaphore(_DECODERS)
 
     def add(self, data: bytes) -> Upload:
         """Take an image in.
@@ -45,7 +49,8 @@ class Uploads:
         """
         if len(data) > MAX_BYTES:
             raise ImageError(ErrorCode.TOO_LARGE, f"more than {MAX_BYTES >> 20} MB")
-        decoded = images.decode(data, self.config, side_px=64)
+        with self._decoders:
+            decoded = images.decode(data, self.config, side_px=64)
         key = hashlib.sha256(data).hexdigest()
         upload = Upload(key, data, decoded.height, decoded.width)
         self._kept.keep(key, upload)
@@ -57,4 +62,5 @@ class Uploads:
 
     def decode(self, upload: Upload, side_px: int) -> images.Decoded:
         """Decode an upload within the limits, see `images.decode`."""
-        return images.decode(upload.data, self.config, side_px)
+        with self._decoders:
+            return images.decode(upload.data, self.config, side_px)

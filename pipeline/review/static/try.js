@@ -15,6 +15,7 @@ let loading = true; // the networks
 let answer = null;
 let asking = null;
 let run = null;
+let maxBytes = Infinity; // of an upload
 
 function hint(text) {
   byId("hint").textContent = text;
@@ -28,20 +29,30 @@ function fail(text) {
 
 // ---- images
 
+async function load(url) {
+  try {
+    const response = await fetch(url);
+    return response.ok ? await createImageBitmap(await response.blob()) : null;
+  } catch {
+    return null;
+  }
+}
+
 async function showPhoto(source, id, url) {
+  asking?.abort();
   image = { source, id };
   ready = false;
   answer = null;
+  byId("found").classList.add("stale"); // of the image before
   for (const button of byId("strip").querySelectorAll("button")) button.classList.toggle("current", button.dataset.id === id);
-  const response = await fetch(url);
+  const slow = setTimeout(() => image.id === id && hint("loading …"), 400);
+  const photo = await load(url).finally(() => clearTimeout(slow));
   if (image.id !== id) return;
-  if (!response.ok) {
+  if (!photo) {
     stage.clear();
     hint("This image cannot be read.");
     return;
   }
-  const photo = await createImageBitmap(await response.blob());
-  if (image.id !== id) return;
   ready = true;
   hint(loading ? LOADING : "");
   stage.show(photo, null, { width: photo.width, height: photo.height });
@@ -55,11 +66,16 @@ function thumbnail(item) {
 
 const pick = (id) => showPhoto("run", id, picture("photo", id, run.key, "large"));
 
-async function upload(file) {
+async function upload(files) {
+  const [file] = files;
   if (!file) return;
   fail("");
   hint("sending …");
   try {
+    if (files.length > 1) throw new Error("One image at a time, please.");
+    if (file.size > maxBytes) throw new Error(`${file.name} is larger than ${maxBytes >> 20} MB.`);
+    // A folder has a name and a size too; it cannot be read.
+    await file.slice(0, 1).arrayBuffer().catch(() => { throw new Error(`${file.name} cannot be read: is it a folder?`); });
     const taken = await tell("/api/try/upload", file);
     await showPhoto("upload", taken.upload, `/api/try/photo?${new URLSearchParams({ upload: taken.upload })}`);
   } catch (error) {
@@ -69,15 +85,15 @@ async function upload(file) {
 }
 
 byId("drop").onclick = () => byId("file").click();
-byId("file").onchange = ({ target }) => upload(target.files[0]);
+byId("file").onchange = ({ target }) => upload(target.files).finally(() => { target.value = ""; }); // the same one may be chosen again
 addEventListener("dragover", (event) => { event.preventDefault(); byId("stage").classList.add("over"); });
 addEventListener("dragleave", (event) => event.relatedTarget === null && byId("stage").classList.remove("over"));
 addEventListener("drop", (event) => {
   event.preventDefault();
   byId("stage").classList.remove("over");
-  upload(event.dataTransfer.files[0]);
+  upload(event.dataTransfer.files);
 });
-addEventListener("paste", (event) => upload(event.clipboardData.files[0]));
+addEventListener("paste", (event) => upload(event.clipboardData.files));
 
 // ---- words to masks
 
@@ -85,8 +101,12 @@ const words = () => [...new Set(byId("words").value.split(/[,\n]/).map((word) =>
 
 async function segment() {
   const method = byId("method").value;
-  if (!ready || !method || !words().length) return;
   asking?.abort();
+  if (!ready || !method) return;
+  if (!words().length) {
+    hint("Write the words to look for.");
+    return;
+  }
   asking = new AbortController();
   const { signal } = asking;
   const timer = setTimeout(() => hint("looking …"), 600);
@@ -96,6 +116,7 @@ async function segment() {
     const regions = await readNumbers(new Blob([bytes], { type: "image/png" }));
     if (signal.aborted) return;
     answer = found;
+    byId("found").classList.remove("stale");
     fail("");
     stage.show(stage.photo, regions, { width: found.width, height: found.height }, { keep: stage.size?.width === found.width });
     show();
@@ -145,7 +166,7 @@ function colour() {
 
 function toggle(word) {
   if (!hidden.delete(word)) hidden.add(word);
-  show();
+  if (answer) show();
 }
 
 const time = (seconds) => (seconds === 0 ? "–" : seconds < 0.0095 ? `${(1000 * seconds).toFixed(1)} ms` : seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(2)} s`);
@@ -163,7 +184,8 @@ byId("zoom-fit").onclick = () => stage.fit();
 const option = ({ name, title }) => new Option(title === name ? name : `${name} · ${title}`, name);
 
 async function offerOwnMethod() {
-  const { method, embedded } = await ask("/api/try");
+  const { method, embedded, max_bytes: most } = await ask("/api/try");
+  maxBytes = most;
   if (embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. The small embedded models know drawn shapes, such as “red circle”, and nothing of photographs."));
   if (method.reason) throw new Error(method.reason);
   byId("method").replaceChildren(option(method));
