@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline import parquet
+from pipeline.newrun import RUN_FILE
 from pipeline.review_standing import Standing
 from pipeline.rundir import RunDir
 from schemas.errors import RunFolderError, StorageError, UserError
@@ -50,6 +51,7 @@ class ReviewLog:
 
     def __init__(self, run: RunDir, pack_at: int = PACK_AT) -> None:
         self._names = frozenset(run.info.job().vocabulary.names)
+        self._run_folder = run.folder
         self._folder = run.folder.child(*FOLDER.split("/"))
         self._pack_at = pack_at
         self._lock = threading.RLock()
@@ -92,6 +94,9 @@ class ReviewLog:
                 )
         if not entry.decisions:
             return
+        if not self._run_folder.exists(RUN_FILE):
+            # Else a folder of this name would be made anew, which nobody ever looks into.
+            raise StorageError(f"{self._run_folder.uri} was moved or deleted: put it back")
         with self._lock:
             self._last = max(time.time_ns() // 1000, self._last + 1)
             name = f"{self._last:019d}-{_digits(nonce) if nonce else secrets.token_hex(4)}"

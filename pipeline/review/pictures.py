@@ -23,7 +23,7 @@ from pipeline.review.index import ReviewIndex
 from pipeline.review.masks import Masks, Segment
 from pipeline.storage import read_uri
 from schemas.config import ImageConfig
-from schemas.errors import ErrorCode, ImageError
+from schemas.errors import ErrorCode, ImageError, UserError
 
 Size = Literal["small", "large"]
 SIDE_PX: dict[Size, int] = {"small": 360, "large": 2048}
@@ -70,7 +70,14 @@ class Pictures:
         image = self.index.image(row)
         with self._decoders:
             data = read_uri(image["uri"], self._config.max_bytes)
-            return photo_jpeg(images.decode(data, self._config, SIDE_PX[size]), size)
+            decoded = images.decode(data, self._config, SIDE_PX[size])
+        now, then = (decoded.height, decoded.width), (image["height"], image["width"])
+        if image["status"] == "ok" and now != then:
+            raise UserError(
+                f"{image['path']} was replaced since the run: it is {now[1]} x {now[0]} pixels now "
+                f"and was {then[1]} x {then[0]}; the masks are those of the old one"
+            )
+        return photo_jpeg(decoded, size)
 
     def _tint(self, row: int) -> bytes:
         size_hw = self._size(row)

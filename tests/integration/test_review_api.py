@@ -130,6 +130,27 @@ def test_an_image_that_is_gone_is_said_to_be(run):
         assert client.get("/tint", id="id-1.png").status == 200
 
 
+def test_an_image_that_was_replaced_is_not_shown_under_the_masks_of_the_old_one(run):
+    file = Path(run.folder.uri).parent / "photos" / "1.png"
+    Image.new("RGB", (80, 50)).save(file)
+    with serving(run) as client:
+        replaced = client.get("/photo", id="id-1.png", size="large")
+        assert replaced.status == 422
+        assert "is 80 x 50 pixels now and was 56 x 40" in replaced.json["error"]
+
+
+def test_nothing_is_stored_where_the_run_has_gone(run):
+    place = Path(run.folder.uri)
+    with serving(run) as client:
+        moved = place.rename(place.with_name("moved"))
+        gone = client.decide(image_id="id-1.png", action="accept")
+        assert gone.status == 503
+        assert "moved or deleted" in gone.json["error"]
+        assert not place.exists()
+        moved.rename(place)
+        assert client.decide(image_id="id-1.png", action="accept").status == 200
+
+
 def test_decisions_are_in_the_log_when_they_are_answered(run):
     with serving(run) as client:
         item = client.shown()[0]

@@ -243,6 +243,32 @@ def test_the_whole_image_is_accepted_and_taken_back_as_one(page, client: Client)
     assert page.locator("#masks .said").all_inner_texts() == ["rejected"] * 3
 
 
+def test_a_phone_shows_the_image_above_its_masks(page, client: Client):
+    page.set_viewport_size({"width": 380, "height": 740})
+    page.goto(client.url)
+    page.locator("article").first.click()
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    stage, accept = page.locator("#stage").bounding_box(), page.locator(".accept").bounding_box()
+    assert (stage["width"], stage["y"]) == (380, 0)
+    assert stage["height"] > 200
+    assert stage["y"] + stage["height"] < accept["y"] < 740 - accept["height"]
+    page.locator(".accept").click()
+    page.locator("#masks .said.accept").wait_for()
+    page.locator("#saved", has_text="all saved").wait_for(state="attached")
+
+
+def test_a_failed_image_says_that_there_is_nothing_to_decide(page, client: Client):
+    page.goto(f"{client.url}#failed=any")
+    page.locator("article").first.click()
+    page.locator("#viewer[data-ready]").wait_for()
+    page.locator("#masks", has_text="nothing to decide").wait_for()
+    page.keyboard.press("a")
+    page.keyboard.press("Shift+A")
+    saved(page)
+    assert page.locator("#hint").inner_text().startswith("truncated")
+    assert client.get("/api/run").json["progress"]["done"] == 0
+
+
 def test_nothing_is_decided_of_an_image_that_is_not_seen_yet(page, client: Client, tmp_path: Path):
     page.goto(client.url)
     paths(page)

@@ -67,7 +67,7 @@ export class Viewer {
 
   async photo(id) {
     const response = await fetch(picture("photo", id, this.run.key, "large"));
-    return response.ok ? createImageBitmap(await response.blob()) : null;
+    return response.ok ? createImageBitmap(await response.blob()) : { why: (await response.json()).error };
   }
 
   async regions(id) {
@@ -130,8 +130,9 @@ export class Viewer {
     const { image } = this;
     const size = { width: image.width, height: image.height };
     this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
-    if (!photo && image.status !== "error") this.hint("The image cannot be read any more.");
-    this.stage.show(photo, regions, photo || regions ? size : null);
+    if (photo.why && image.status !== "error") this.hint(`The image cannot be shown any more. ${photo.why}`);
+    const bitmap = photo.why ? null : photo;
+    this.stage.show(bitmap, regions, bitmap || regions ? size : null);
     this.colour();
     this.held = false;
     byId("viewer").dataset.ready = id;
@@ -179,25 +180,35 @@ export class Viewer {
       const shown = !this.hidden.has(segment.label);
       const label = said?.action === "relabel" ? said.new_label : segment.label;
       const name = make("div", { class: "name" }, swatch(this.colours.get(label)), make("span", {}, label));
-      const row = make("div", { class: "mask", role: "listitem", "aria-current": String(place === this.current), data: { place }, onclick: () => this.choose(place) },
+      const row = make("div", { class: "mask", role: "listitem", data: { place }, onclick: () => this.choose(place) },
         eye(shown, segment.label, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
         name,
         said ? make("span", { class: `said ${said.action}` }, WORDS[said.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
         make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac)), this.agreement(segment)),
         label === segment.label ? null : make("small", { class: "was" }, `was ${segment.label}`),
       );
-      row.classList.toggle("current", place === this.current);
       row.classList.toggle("rejected", said?.action === "reject");
       row.classList.toggle("hidden-mask", !shown);
       return row;
     });
     if (!rows.length) {
       const whole = this.said.find((one) => one.label === null);
-      rows.push(make("p", {}, make("small", {}, "No masks. Accept if nothing of the labels is there, reject if something was missed."), " ", whole ? make("span", { class: `said ${whole.action} chip` }, WORDS[whole.action]) : ""));
+      const why = this.image.status === "error" ? "This image failed in the run: there is nothing to decide." : "No masks. Accept if nothing of the labels is there, reject if something was missed.";
+      rows.push(make("p", {}, make("small", {}, why), " ", whole ? make("span", { class: `said ${whole.action} chip` }, WORDS[whole.action]) : ""));
     }
     const held = byId("masks").contains(document.activeElement) ? document.activeElement.closest(".mask")?.dataset.place : undefined;
     byId("masks").replaceChildren(...rows);
     if (held) byId("masks").querySelector(`[data-place="${held}"] .eye`)?.focus();
+    this.point();
+  }
+
+  // Points at the mask in hand. The list stays: making it anew takes long where there are hundreds.
+  point() {
+    for (const row of byId("masks").children) {
+      const current = row.dataset.place === String(this.current);
+      row.classList.toggle("current", current);
+      row.setAttribute("aria-current", String(current));
+    }
     const { segment } = this;
     const said = segment && this.standing(segment);
     announce(segment ? `mask ${this.current + 1} of ${this.segments.length}: ${segment.label}, score ${segment.mean_prob.toFixed(2)}, ${said ? WORDS[said.action] : "undecided"}` : "no masks");
@@ -226,7 +237,7 @@ export class Viewer {
   choose(place) {
     if (!this.segments.length) return;
     this.current = (place + this.segments.length) % this.segments.length;
-    this.list();
+    this.point();
     this.colour();
   }
 
@@ -252,7 +263,10 @@ export class Viewer {
     flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
     this.ondecide(decision);
     if (whole || this.allDecided) this.onnext();
-    else this.choose(this.firstUndecided(this.current + 1));
+    else {
+      this.list();
+      this.choose(this.firstUndecided(this.current + 1));
+    }
   }
 
   // Takes in how the image stands on the server.
