@@ -28,7 +28,7 @@ class _Wanted(Frozen):
 
     source: Literal["run", "upload"]
     id: str = Field(max_length=4096)
-    words: tuple[Word, ...] = Field(min_length=1, max_length=64)
+    words: tuple[Word, ...]
     method: str = Field(max_length=64)
 
 

@@ -341,10 +341,14 @@ def test_what_is_decided_while_the_server_is_away_is_sent_when_it_is_back(page, 
     for key in "ra":
         page.keyboard.press(key)
     page.locator("#note.bad", has_text="does not answer").wait_for()
+    page.locator("#state button", has_text="Rejected").click()
+    page.wait_for_timeout(300)
+    assert "kept here" in page.locator("#note").inner_text(), "that comes first"
     assert len(ReviewLog(run).decisions()) == 1
     with serving(run, Address(port=client.port)):
         saved(page)
         page.locator("#note").wait_for(state="hidden")
+        page.locator("#count", has_text="1 image").wait_for()
     actions = [decision.action for decision in ReviewLog(run).decisions()]
     assert actions == ["accept", "reject", "accept"]
 
@@ -512,21 +516,35 @@ def test_words_change_the_masks_without_the_image_tower(page, scenes_run, tmp_pa
         page.locator("#method").select_option("maskclip")
         page.locator("#stage[data-answers='3']").wait_for()
 
+        page.locator("#words").fill(",".join(f"word {n}" for n in range(65)))
+        page.locator("#error", has_text="expected 1 to 64 words, got 65").wait_for()
+        page.locator("#words").fill(" , ")
+        page.locator("#hint", has_text="Write the words").wait_for()
+        page.locator("#words").fill("blue star")
+        page.locator("#stage[data-answers='4']").wait_for()
+        page.locator("#error").wait_for(state="hidden")
+
         drawn = draw_scene(77, (120, 176), 2, False)
         file = tmp_path / "mine.png"
         Image.fromarray(drawn.image).save(file)
         page.locator("#file").set_input_files(str(file))
-        page.locator("#stage[data-answers='4']").wait_for()
+        page.locator("#stage[data-answers='5']").wait_for()
         (tmp_path / "words.txt").write_text("no image")
         page.locator("#file").set_input_files(str(tmp_path / "words.txt"))
         page.locator("#error", has_text="not_an_image").wait_for()
-        assert stage.get_attribute("data-answers") == "4"
+        page.evaluate(
+            "() => { const dataTransfer = new DataTransfer();"
+            " for (const name of 'ab') dataTransfer.items.add(new File(['x'], name));"
+            " dispatchEvent(new DragEvent('drop', { dataTransfer })); }"
+        )
+        page.locator("#error", has_text="One image at a time").wait_for()
+        assert stage.get_attribute("data-answers") == "5"
 
-    assert [one["num_encoded"] for one in said] == [1, 1, 2, 3]
-    assert [one["encoded"] for one in said] == [True, False, True, True]
+    assert [one["num_encoded"] for one in said] == [1, 1, 2, 2, 3]
+    assert [one["encoded"] for one in said] == [True, False, True, False, True]
     assert said[0]["seconds"]["encode_s"] > 0
     assert said[1]["seconds"]["encode_s"] == said[1]["seconds"]["decode_s"] == 0
-    assert (said[3]["height"], said[3]["width"]) == (120, 176)
+    assert (said[4]["height"], said[4]["width"]) == (120, 176)
 
 
 def canvas(page) -> np.ndarray:

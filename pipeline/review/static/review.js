@@ -4,6 +4,7 @@ import { Outbox, ask, showing } from "./api.js";
 import { cards } from "./cards.js";
 import { Grid } from "./grid.js";
 import { Viewer } from "./viewer.js";
+import { note, noteOfList, showSaved } from "./notes.js";
 import { listenToKeys } from "./keys.js";
 import { chooseLabel } from "./relabel.js";
 
@@ -15,9 +16,10 @@ const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wa
 showing(run);
 let view = "";
 let asked = 0;
+let missed = false; // the last filter could not be asked for
 let alone = false; // the image in view is not in the list
 
-const outbox = new Outbox({ onstate: showSaved, onanswer: takeIn, onrefusal: refused });
+const outbox = new Outbox({ onstate: saved, onanswer: takeIn, onrefusal: refused });
 const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
 const grid = new Grid(byId("scroller"), byId("grid"), {
   cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onopen: open,
@@ -51,21 +53,9 @@ function showProgress({ total, done }) {
   byId("done-bar").style.width = `${total ? (100 * done) / total : 0}%`;
 }
 
-function showSaved(state, reason) {
-  const failed = state === "failed";
-  for (const node of document.querySelectorAll(".saved")) {
-    node.textContent = { saved: "all saved", saving: "saving …", failed: "not saved" }[state];
-    node.classList.toggle("busy", state !== "saved");
-  }
-  if (failed) note(`${reason} Your decisions are kept here and sent again; do not close this page.`, true);
-  else if (byId("note").dataset.lost) note("");
-  byId("note").dataset.lost = failed ? "1" : "";
-}
-
-function note(text, bad = false) {
-  byId("note").textContent = text;
-  byId("note").classList.toggle("bad", bad);
-  byId("note").hidden = !text;
+function saved(state, reason) {
+  showSaved(state, reason);
+  if (state === "saved" && missed) filter(); // what could not be listed meanwhile
 }
 
 function refused(error, decisions) {
@@ -74,9 +64,9 @@ function refused(error, decisions) {
   if (viewer.id) viewer.show(viewer.id, byId("place").textContent, viewer.current);
 }
 
-function refusal(text) {
-  if (text || byId("note").dataset.refusal) note(text, true);
-  byId("note").dataset.refusal = text ? "1" : "";
+function listed(problem) {
+  missed = problem !== "";
+  noteOfList(problem);
 }
 
 async function filter(current = 0, opened = ask("/api/view", wanted)) {
@@ -90,13 +80,13 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   try {
     found = await opened;
   } catch (error) {
-    if (mine === asked) refusal(error.message);
+    if (mine === asked) listed(error.message);
     return;
   } finally {
     clearTimeout(slow);
   }
   if (mine !== asked) return; // another filter was set meanwhile
-  refusal("");
+  listed("");
   view = found.view;
   byId("count").textContent = `${count(found.passing)} image${found.passing === 1 ? "" : "s"}${found.passing > found.total ? `, the first ${count(found.total)} shown` : ""}`;
   grid.reset(found.total, current);

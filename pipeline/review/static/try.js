@@ -105,6 +105,7 @@ async function segment() {
   if (!ready || !method) return;
   if (!words().length) {
     hint("Write the words to look for.");
+    byId("found").classList.add("stale");
     return;
   }
   asking = new AbortController();
@@ -121,7 +122,9 @@ async function segment() {
     stage.show(stage.photo, regions, { width: found.width, height: found.height }, { keep: stage.size?.width === found.width });
     show();
   } catch (error) {
-    if (!signal.aborted) fail(error.message);
+    if (signal.aborted) return;
+    fail(error.message);
+    byId("found").classList.add("stale"); // of the words before
   } finally {
     clearTimeout(timer);
     if (!signal.aborted) hint("");

@@ -1,0 +1,29 @@
+// The line under the bar: what is not saved yet comes first, then what could not be listed.
+import { byId } from "./dom.js";
+
+export function note(text, bad = false) {
+  byId("note").textContent = text;
+  byId("note").classList.toggle("bad", bad);
+  byId("note").hidden = !text;
+}
+
+// state: saved, saving or failed, for which there is a reason.
+export function showSaved(state, reason) {
+  const failed = state === "failed";
+  for (const node of document.querySelectorAll(".saved")) {
+    node.textContent = { saved: "all saved", saving: "saving …", failed: "not saved" }[state];
+    node.classList.toggle("busy", state !== "saved");
+  }
+  const { dataset } = byId("note");
+  if (failed) note(`${reason} Your decisions are kept here and sent again; do not close this page.`, true);
+  else if (dataset.lost) note("");
+  dataset.lost = failed ? "1" : "";
+}
+
+// Why the list that was asked for is not shown; empty: it is.
+export function noteOfList(problem) {
+  const { dataset } = byId("note");
+  if (dataset.lost) return;
+  if (problem || dataset.problem) note(problem, true);
+  dataset.problem = problem ? "1" : "";
+}
