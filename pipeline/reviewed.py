@@ -37,7 +37,15 @@ from schemas.review import (
     ReviewPart,
 )
 
-__all__ = ["IMPORTS", "LOG_SOURCE", "ReviewLog", "ReviewedLayer", "imported_images", "store"]
+__all__ = [
+    "IMPORTS",
+    "LOG_SOURCE",
+    "ReviewLog",
+    "ReviewedLayer",
+    "import_names",
+    "imported_at_s",
+    "store",
+]
 
 IMPORTS = "reviewed/imports"
 LOG_SOURCE = "log"
@@ -191,9 +199,18 @@ class ReviewedLayer:
         return ReviewedMask.model_validate({**fields, **changes})
 
 
-def imported_images(run: RunDir) -> dict[str, ReviewedImage]:
-    """Return the images that were reviewed elsewhere; neither masks nor decisions are read."""
-    return _Imports(run).images()
+def imported_at_s(run: RunDir) -> dict[str, float]:
+    """Return when each image that was reviewed elsewhere was last imported, in Unix seconds.
+
+    Decisions from before count no more. Neither masks nor decisions are read.
+    """
+    imports = _Imports(run)
+    return {image_id: imports.at_s(image_id) for image_id in imports.images()}
+
+
+def import_names(run: RunDir) -> list[str]:
+    """Return the names of the imports, which tell whether there is a new one."""
+    return [name for name in run.folder.list(IMPORTS) if name.endswith(".json")]
 
 
 class _Imports:

@@ -4,7 +4,7 @@ A segment's own decision counts before its label's, and that before the whole im
 reviewed layer; a skip decides nothing.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -38,13 +38,16 @@ class Decisions:
     Args:
         log: kept in the run folder.
         index: the run's images.
-        imported: images that were reviewed in another tool.
+        imported: images that were reviewed in another tool, and when they came, in Unix seconds;
+            what was decided of them before counts no more.
     """
 
-    def __init__(self, log: ReviewLog, index: ReviewIndex, imported: Collection[str] = ()) -> None:
+    def __init__(
+        self, log: ReviewLog, index: ReviewIndex, imported: Mapping[str, float] | None = None
+    ) -> None:
         """Read what was decided before."""
         self._log = log
-        self._imported = frozenset(imported)
+        self._imported = dict(imported or {})
         self._index = index
         self._lock = Lock()
         self._begin()
@@ -68,7 +71,12 @@ class Decisions:
     def standing(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
         """Return the decisions on an image that were not undone, by what they are about."""
         with self._lock:
-            return self._standing.of_image(image_id)
+            return self._counting(image_id)
+
+    def _counting(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
+        imported_at_s = self._imported.get(image_id, -1.0)
+        standing = self._standing.of_image(image_id)
+        return {key: one for key, one in standing.items() if one.at_s > imported_at_s}
 
     def add(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> None:
         """Store decisions; they are safe when this returns.
@@ -91,7 +99,7 @@ class Decisions:
         told: list[ReviewDecision] = []
         latest: dict[str, dict[ReviewKey, ReviewDecision]] = {}
         for one in decisions:
-            known = latest.setdefault(one.image_id, self._standing.of_image(one.image_id))
+            known = latest.setdefault(one.image_id, self._counting(one.image_id))
             said = [one]
             if one.label is None and one.action in ("accept", "reject"):
                 others = [
@@ -136,7 +144,7 @@ class Decisions:
                 self.marks[row] = self._bits(image_id, row)
 
     def _bits(self, image_id: str, row: int) -> int:
-        standing = self._standing.of_image(image_id).values()
+        standing = self._counting(image_id).values()
         bits = (BEGUN if standing else 0) | (IMPORTED | DONE if image_id in self._imported else 0)
         for decision in standing:
             bits |= {"reject": REJECTED, "relabel": RELABELLED, "skip": SKIPPED}.get(

@@ -26,7 +26,7 @@ from pipeline.review.orders import DOUBT, Agreement, Orders
 from pipeline.review.pictures import Pictures
 from pipeline.review.views import Filter, View, Views, progress, select
 from pipeline.review_log import ReviewLog
-from pipeline.reviewed import imported_images
+from pipeline.reviewed import import_names, imported_at_s
 from pipeline.rundir import RunDir
 from schemas.errors import StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
@@ -70,14 +70,17 @@ class Desk:
         self._read_at = time.monotonic()
 
     def _read_decisions(self) -> Decisions:
-        return Decisions(ReviewLog(self.run), self.index, imported_images(self.run))
+        self._imports = import_names(self.run)
+        return Decisions(ReviewLog(self.run), self.index, imported_at_s(self.run))
 
     def refresh(self) -> None:
-        """Take in decisions of others, and images that were annotated since."""
+        """Take in what others have decided or imported, and images that were annotated since."""
         with self._refreshing:
             if self.index.num_left and time.monotonic() - self._read_at > _REFRESH_S:
                 self._read_index()
                 self._views = Views()
+                self.decisions = self._read_decisions()
+            elif import_names(self.run) != self._imports:
                 self.decisions = self._read_decisions()
             else:
                 self.decisions.refresh()

@@ -214,8 +214,14 @@ def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
 def test_images_reviewed_in_another_tool_are_done(tmp_path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
     image = ReviewedImage(image_id="id-1.png", path="1.png", source="cvat.zip")
-    store(run, "cvat.zip", [image], [])
     desk = Desk(run)
+    before = ReviewDecision(image_id="id-1.png", action="reject", at_s=1.0)
+    desk.decide([before])
+    store(run, "cvat.zip", [image], [])
+    desk.refresh()  # as a page does that is loaded anew
+    said = desk.look(1)
+    assert (said["decisions"], said["marks"]) == ([], ["done", "imported"])
+    assert ReviewedLayer(run).images["id-1.png"].source == "cvat.zip"
     (item,) = desk.items(desk.open_view(Filter(state="done"))["view"], 0, 9) or []
     assert (item["path"], item["marks"]) == ("1.png", ["done", "imported"])
     desk.decide([ReviewDecision(image_id="id-1.png", action="accept", at_s=9e9)])
