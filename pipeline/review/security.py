@@ -113,7 +113,11 @@ def _is_own(headers: Headers, host: str) -> bool:
     origin = headers.get("origin")
     return (
         headers.get(OWN_HEADER) == "1"
-        and (origin is None or origin.lower() == f"http://{host.lower()}")
+        # https: a proxy in front of this server may have it.
+        and (
+            origin is None
+            or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+        )
         and headers.get("sec-fetch-site", "same-origin") == "same-origin"
     )
 

@@ -577,6 +577,7 @@ def test_names_of_this_machine_are_let_in(client):
         {"X-Ovseg": "0"},
         {"X-Ovseg": "1", "Origin": "http://evil.example"},
         {"X-Ovseg": "1", "Origin": "null"},
+        {"X-Ovseg": "1", "Origin": "http://127.0.0.1:1"},
         {"X-Ovseg": "1", "Sec-Fetch-Site": "cross-site"},
     ],
 )
@@ -589,6 +590,8 @@ def test_only_the_own_page_may_change_something(run, headers):
             assert client.request(method, path, b"", own).status == 405
         assert ReviewLog(run).decisions() == []
         assert client.request("POST", "/api/decisions", body, own).status == 200
+        behind_a_proxy = own | {"Origin": client.base.replace("http:", "https:")}
+        assert client.request("POST", "/api/undo", b"{}", behind_a_proxy).status == 200
 
 
 def test_elsewhere_a_token_is_asked_for_and_becomes_a_cookie(run):
