@@ -98,15 +98,15 @@ class _Pages:
     def run(self, request: Request) -> Response:
         del request
         self._desk.refresh()
-        return JSONResponse(self._desk.facts())
+        return JSONResponse(self._desk.table.facts())
 
     def view(self, request: Request) -> Response:
         wanted = Filter.model_validate(dict(request.query_params))
-        return JSONResponse(self._desk.open_view(wanted))
+        return JSONResponse(self._desk.table.open_view(wanted))
 
     def items(self, request: Request) -> Response:
         start, limit = (_whole(request, name) for name in ("start", "limit"))
-        items = self._desk.items(
+        items = self._desk.table.items(
             request.query_params.get("view", ""), start, min(limit, _MOST_ITEMS)
         )
         if items is None:
@@ -114,37 +114,40 @@ class _Pages:
         return JSONResponse({"items": items})
 
     def place(self, request: Request) -> Response:
-        row = _row(self._desk.index, request)
-        found = self._desk.place(request.query_params.get("view", ""), row)
+        table = self._desk.table
+        found = table.place(request.query_params.get("view", ""), _row(table.index, request))
         if found is None:
             raise _forgotten()
         return JSONResponse({"place": None if found < 0 else found})
 
     def image(self, request: Request) -> Response:
         order = request.query_params.get("order", DOUBT)
-        return JSONResponse(self._desk.look(_row(self._desk.index, request), order))
+        table = self._desk.table
+        return JSONResponse(table.look(_row(table.index, request), order))
 
     def photo(self, request: Request) -> Response:
         size = "large" if request.query_params.get("size") == "large" else "small"
-        pictures = self._desk.pictures  # once: a run that goes on gets new ones
+        pictures = self._desk.table.pictures
         return _picture(pictures.photo(_row(pictures.index, request), size), "image/jpeg")
 
     def tint(self, request: Request) -> Response:
-        pictures = self._desk.pictures
+        pictures = self._desk.table.pictures
         return _picture(pictures.tint(_row(pictures.index, request)), "image/png")
 
     def regions(self, request: Request) -> Response:
-        pictures = self._desk.pictures
+        pictures = self._desk.table.pictures
         return _picture(pictures.regions(_row(pictures.index, request)), "image/png")
 
     def decide(self, body: bytes) -> Any:
         said = Said.model_validate(_json(body))
         decisions = said.as_decisions(time.time())
-        return self._once(said.nonce, lambda: self._desk.decide(decisions, said.nonce))
+        return self._once(said.nonce, lambda: self._desk.table.decide(decisions, said.nonce))
 
     def undo(self, body: bytes) -> Any:
         said = Undo.model_validate(_json(body))
-        return self._once(said.nonce, lambda: self._desk.undo(time.time(), said.source, said.nonce))
+        return self._once(
+            said.nonce, lambda: self._desk.table.undo(time.time(), said.source, said.nonce)
+        )
 
     def _once(self, nonce: str, work: Callable[[], Any]) -> Any:
         return self._answers.get(nonce, work) if nonce else work()

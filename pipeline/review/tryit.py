@@ -136,10 +136,11 @@ class TryPage:
             return TryImage(
                 f"upload {upload.key}", "upload", lambda side: self._uploads.decode(upload, side)
             )
-        row = self._desk.index.row(asked.id)
+        index = self._desk.table.index
+        row = index.row(asked.id)
         if row is None:
             raise UserError("no such image in this run")
-        image, config = self._desk.index.image(row), self._job.image
+        image, config = index.image(row), self._job.image
         return TryImage(
             f"run {asked.id}",
             image["path"],

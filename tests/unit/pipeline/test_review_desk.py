@@ -196,7 +196,7 @@ def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
     whole = make_run(tmp_path / "whole", scenes)
     run = make_run(tmp_path, scenes, RunSpec(unfinished=(1,)))
     desk = Desk(run)
-    assert desk.facts()["num_left"] == 3
+    assert desk.table.facts()["num_left"] == 3
     rows = {
         name: whole.shard_table(whole.done()[1], name)
         for name in ("images", "scores", "annotations")
@@ -206,9 +206,16 @@ def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
 
     made = ShardRows(**{name: tuple(to_records(name, table)) for name, table in rows.items()})
     run.commit(1, "late", made, whole.done()[1].tally)
-    monkeypatch.setattr("pipeline.review.desk._REFRESH_S", 0.0)
+    monkeypatch.setattr("pipeline.review.table._REFRESH_S", 0.0)
+    before = desk.table
+    named = before.open_view(Filter(order="path"))["view"]
     desk.refresh()
-    assert (desk.facts()["num_left"], len(desk.index)) == (0, 6)
+    assert len(before.items(named, 0, 9) or []) == 3, "a request that had begun ends as it began"
+    assert desk.table.items(named, 0, 9) is None
+    before.decide([ReviewDecision(image_id="id-0.png", action="accept", at_s=1.0)])
+    desk.refresh()
+    assert desk.table.facts()["progress"]["done"] == 1
+    assert (desk.table.facts()["num_left"], len(desk.table.index)) == (0, 6)
 
 
 def test_images_reviewed_in_another_tool_are_done(tmp_path):
@@ -216,17 +223,17 @@ def test_images_reviewed_in_another_tool_are_done(tmp_path):
     image = ReviewedImage(image_id="id-1.png", path="1.png", source="cvat.zip")
     desk = Desk(run)
     before = ReviewDecision(image_id="id-1.png", action="reject", at_s=1.0)
-    desk.decide([before])
+    desk.table.decide([before])
     store(run, "cvat.zip", [image], [])
     desk.refresh()  # as a page does that is loaded anew
-    said = desk.look(1)
+    said = desk.table.look(1)
     assert (said["decisions"], said["marks"]) == ([], ["done", "imported"])
     assert ReviewedLayer(run).images["id-1.png"].source == "cvat.zip"
-    (item,) = desk.items(desk.open_view(Filter(state="done"))["view"], 0, 9) or []
+    (item,) = desk.table.items(desk.table.open_view(Filter(state="done"))["view"], 0, 9) or []
     assert (item["path"], item["marks"]) == ("1.png", ["done", "imported"])
-    desk.decide([ReviewDecision(image_id="id-1.png", action="accept", at_s=9e9)])
-    desk.undo(9e9, "")
-    done = desk.facts()["progress"]["done"]
+    desk.table.decide([ReviewDecision(image_id="id-1.png", action="accept", at_s=9e9)])
+    desk.table.undo(9e9, "")
+    done = desk.table.facts()["progress"]["done"]
     assert done == len(ReviewedLayer(run).images) == 1
 
 
