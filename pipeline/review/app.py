@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -84,6 +84,7 @@ def make_app(desk: Desk, try_page: TryPage) -> Starlette:
             ImageError: _mistake,
             ValidationError: _mistake,
             HTTPException: _http_error,
+            ClientDisconnect: _gone_away,
         },
     )
 
@@ -261,3 +262,9 @@ def _mistake(_: Request, error: Exception) -> Response:
 def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
+
+
+def _gone_away(_: Request, error: Exception) -> Response:
+    """Answer nobody: the browser left while it was still sending."""
+    del error
+    return Response(status_code=400)

@@ -633,6 +633,17 @@ def test_what_is_sent_is_capped_before_it_is_read(client):
     assert client.post("/api/decisions", b"{").status == 400
 
 
+def test_a_browser_that_leaves_in_the_middle_is_no_error_of_the_server(run, caplog):
+    with serving(run) as client:
+        head = f"POST /api/try/upload HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nX-Ovseg: 1\r\n"
+        with socket.create_connection(("127.0.0.1", client.port)) as leaving:
+            leaving.sendall(f"{head}Content-Length: 1000\r\n\r\nsome of it".encode())
+            leaving.shutdown(socket.SHUT_WR)
+            assert leaving.recv(1000) == b""
+        assert client.get("/api/run").status == 200
+    assert caplog.text == ""
+
+
 def test_an_upload_must_be_an_image_of_a_sensible_size(client):
     def file(size, kind="PNG"):
         buffer = io.BytesIO()
