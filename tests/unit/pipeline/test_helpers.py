@@ -17,6 +17,11 @@ from schemas.errors import ResourceError
 from tests.runs import make_run, odd_scenes
 
 
+def children() -> set[psutil.Process]:
+    """Return all of this process's; other tests may have left some."""
+    return set(psutil.Process().children())
+
+
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_answers_come_in_order_with_what_was_kept(number):
     questions = [(f"kept {size}", bytes(size)) for size in (5, 300_000, 0, 7, 1, 2_000_000, 3)]
@@ -35,9 +40,11 @@ def test_an_error_is_raised_where_the_question_came_from(number):
 
 
 def test_a_helper_that_was_killed_is_told():
+    before = children()
+
     def questions():
         yield "first", 1
-        (child,) = psutil.Process().children()
+        (child,) = children() - before
         child.kill()
         while child.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
@@ -51,12 +58,12 @@ def test_a_helper_that_was_killed_is_told():
 
 
 def test_no_helper_is_left_after_an_error_in_the_middle():
-    before = set(psutil.Process().children())
+    before = children()
     answers, started = [], set()
 
     def interrupted():
         with Helpers(time.sleep, 2) as helpers:
-            started.update(set(psutil.Process().children()) - before)
+            started.update(children() - before)
             for answer in helpers.answers((None, second) for second in (0, 0, 60, 60)):
                 answers.append(answer)
                 raise KeyboardInterrupt
@@ -103,10 +110,11 @@ def test_a_failed_export_leaves_no_helper(exporter, tmp_path, monkeypatch):
     part = run.done()[2].files["annotations"].name
     Path(run.folder.uri, part).write_bytes(b"x" * run.folder.size(part))
     monkeypatch.setattr(_helpers, "MANY_SEGMENTS", 0)
+    before = children()
     with pytest.raises(Exception, match=r"(?i)parquet") as error:
         exporter.export(run, exporter.Options())
     assert error.tb, "what the error still refers to must not keep them"
-    assert not psutil.Process().children()
+    assert not children() - before
 
 
 def test_small_exports_start_no_process():
