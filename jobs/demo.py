@@ -65,7 +65,7 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
 
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
     """Evaluate and print the means; which of the pairs were trained on is the point."""
-    from pipeline.evaluate import Rules, evaluate
+    from pipeline.evaluation.evaluate import Rules, evaluate
     from pipeline.rundir import RunDir
 
     groups = {"seen": seen, "held-out": held_out}
@@ -86,8 +86,8 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
 def _make_pictures(folder: DemoFolder) -> None:
     """Export COCO and the gallery, and draw the contact sheet."""
     from ovseg_core import parts
+    from pipeline.evaluation.sheet import contact_sheet, sheet_rows
     from pipeline.rundir import RunDir
-    from pipeline.sheet import contact_sheet, sheet_rows
 
     run = RunDir.open(str(folder.run))
     for name in ("coco", "gallery"):

@@ -35,8 +35,8 @@ def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool
     Raises:
         UserError: a wrong rule, no usable truth, or nothing to compare.
     """
-    from pipeline import yardstick
-    from pipeline.evaluate import Rules, measure
+    from pipeline.evaluation import yardstick
+    from pipeline.evaluation.evaluate import Rules, measure
     from pipeline.rundir import RunDir
 
     try:
@@ -62,7 +62,7 @@ def show_evaluation(report: Any) -> None:
     """Print IoU by label, the means, what could not be compared, and what others report.
 
     Args:
-        report: the `pipeline.agreement.EvaluationReport`.
+        report: the `pipeline.evaluation.agreement.EvaluationReport`.
     """
     published = report.published.classes if report.published else ()
     columns = (
@@ -130,7 +130,7 @@ def _published(report: Any) -> Iterable[tuple[str, Any]]:
 
 def _write(run: Any, evaluation: Any) -> list[str]:
     """Write report and picture; a run folder that takes no files is not the evaluation's end."""
-    from pipeline import confusion
+    from pipeline.evaluation import confusion
 
     picture = io.BytesIO()
     confusion.draw(evaluation.names, evaluation.counts).save(picture, "PNG")

@@ -23,7 +23,7 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
         ConfigError: no such tool.
         UserError: a file that cannot be used.
     """
-    from pipeline.import_review import import_review as read
+    from pipeline.reviewed.import_review import import_review as read
     from pipeline.rundir import RunDir
 
     report = read(RunDir.open(run), tool, file)
@@ -75,9 +75,10 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
     Raises:
         UserError: too little was reviewed.
     """
-    from pipeline import reliability_plot, uris
-    from pipeline.calibrate import FILE, PICTURE, Rules
-    from pipeline.calibrate import calibrate as fit
+    from pipeline import uris
+    from pipeline.reviewed import reliability_plot
+    from pipeline.reviewed.calibrate import FILE, PICTURE, Rules
+    from pipeline.reviewed.calibrate import calibrate as fit
     from pipeline.rundir import RunDir
     from pipeline.storage import Folder
 
@@ -127,7 +128,7 @@ def compare(first: str, other: str, as_json: bool) -> None:
     Raises:
         UserError: runs that cannot be compared.
     """
-    from pipeline.compare import compare as measure
+    from pipeline.evaluation.compare import compare as measure
     from pipeline.rundir import RunDir
 
     folder = RunDir.open(first)

@@ -105,7 +105,7 @@ def job_config(
 
 def _under(protocol: ProtocolFlags, given: dict[str, Any]) -> dict[str, Any]:
     """Lay what was given over the fields that a protocol decides."""
-    from pipeline.protocol import job_fields
+    from pipeline.evaluation.protocol import job_fields
 
     if not protocol.name or not protocol.data:
         raise ConfigError(

@@ -5,8 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.heads import HeadsReport, train_heads
-from pipeline.heads_progress import StepProgress
+from pipeline.heads.job import HeadsReport, train_heads
+from pipeline.heads.progress import StepProgress
 from schemas.heads import HeadsConfig
 from tests.factories import random_image, tiny_folder
 

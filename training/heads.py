@@ -21,8 +21,8 @@ from ovseg_core import embedded
 from ovseg_core.backbones import Backbones
 from ovseg_core.embedded.scenes import draw_scene
 from ovseg_core.objectness import build_objectness
-from pipeline.heads import train_heads
-from pipeline.heads_progress import make_step_progress
+from pipeline.heads.job import train_heads
+from pipeline.heads.progress import make_step_progress
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.heads import HeadsConfig
 

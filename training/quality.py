@@ -19,7 +19,7 @@ from PIL import Image
 
 from ovseg_core.embedded.scenes import Scene, draw_scene
 from pipeline.build import Built, build
-from pipeline.evaluate import EvaluationReport, evaluate
+from pipeline.evaluation.evaluate import EvaluationReport, evaluate
 from pipeline.job import run
 from pipeline.progress import Progress
 from pipeline.rundir import RunDir

@@ -1,7 +1,7 @@
 """Review priorities as exporters write them, with another run's word on them if there is one."""
 
 from ovseg_core.review_order import combined, mask_priority
-from pipeline import compare
+from pipeline.evaluation import compare
 from pipeline.exporters._segments import DIGITS
 from pipeline.finished import Row
 from pipeline.rundir import RunDir

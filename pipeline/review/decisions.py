@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.review.index import ReviewIndex
-from pipeline.review_log import ReviewLog
-from pipeline.review_standing import Standing
+from pipeline.reviewed.log import ReviewLog
+from pipeline.reviewed.standing import Standing
 from schemas.review import ReviewDecision, ReviewKey
 
 DONE, REJECTED, RELABELLED, SKIPPED, BEGUN, IMPORTED = 1, 2, 4, 8, 16, 32

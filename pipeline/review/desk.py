@@ -4,7 +4,7 @@ import hashlib
 from threading import Lock
 
 from pipeline.review.table import Table
-from pipeline.review_log import ReviewLog
+from pipeline.reviewed.log import ReviewLog
 from pipeline.rundir import RunDir
 
 

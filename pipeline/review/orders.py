@@ -13,7 +13,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ovseg_core.review_order import combined_by_image, mask_priority
-from pipeline import compare
+from pipeline.evaluation import compare
 from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex, Rows
 from schemas.errors import UserError

@@ -23,8 +23,8 @@ from pipeline.review.masks import Masks
 from pipeline.review.orders import DOUBT, Agreement, Orders
 from pipeline.review.pictures import Pictures
 from pipeline.review.views import Filter, View, Views, progress, select
-from pipeline.review_log import ReviewLog
-from pipeline.reviewed import import_names, imported_at_s
+from pipeline.reviewed.layer import import_names, imported_at_s
+from pipeline.reviewed.log import ReviewLog
 from pipeline.rundir import RunDir
 from schemas.errors import StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey

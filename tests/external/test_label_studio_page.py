@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
-from pipeline.import_review import import_review
 from pipeline.overlay import colour
-from pipeline.reviewed import ReviewedLayer
+from pipeline.reviewed.import_review import import_review
+from pipeline.reviewed.layer import ReviewedLayer
 from pipeline.rundir import RunDir
 from tests.browsers import CHROMIUM, FLAGS, needs_chromium
 from tests.exports import run_masks

@@ -4,8 +4,9 @@ import os
 
 import torch
 
-from pipeline import heads, job
-from pipeline.heads_progress import StepProgress
+from pipeline import job
+from pipeline.heads import job as heads
+from pipeline.heads.progress import StepProgress
 from pipeline.progress import Progress
 from schemas.config import JobConfig
 from schemas.heads import HeadsConfig

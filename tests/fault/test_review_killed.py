@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.review_log import ReviewLog
+from pipeline.reviewed.log import ReviewLog
 from pipeline.rundir import RunDir
 from tests.review_server import Client
 from tests.runs import Scene, label_map, make_run

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from ovseg_core.rle import decode
-from pipeline.compare import compare
-from pipeline.compare import read as read_comparison
+from pipeline.evaluation.compare import compare
+from pipeline.evaluation.compare import read as read_comparison
 from pipeline.finished import FinishedRun
 from pipeline.review.server import Address, listen
-from pipeline.review_log import ReviewLog
-from pipeline.reviewed import ReviewedLayer
+from pipeline.reviewed.layer import ReviewedLayer
+from pipeline.reviewed.log import ReviewLog
 from pipeline.rundir import RunDir
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, ShardRows

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.demo_scenes import draw_scenes
 from ovseg_core.embedded.scenes import draw_scene
-from pipeline.compare import compare
+from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
-from pipeline.review_log import ReviewLog
+from pipeline.reviewed.log import ReviewLog
 from pipeline.rundir import RunDir
 from tests.browsers import CHROMIUM, FLAGS, needs_chromium
 from tests.review_server import Client, serving

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
 from pipeline.coco_masks import counts, packed, pixels, size_hw
-from pipeline.truth import CocoTruth
+from pipeline.evaluation.truth import CocoTruth
 from schemas.errors import UserError
 
 SIZE = (40, 56)

@@ -1,0 +1,1 @@
+"""How good a run is: against a truth, under a published protocol, beside another run."""

@@ -1,0 +1,47 @@
+"""The reviewed layer as a truth: `ovseg evaluate RUN --truth reviewed`."""
+
+import numpy as np
+
+from ovseg_core.rle_map import paint
+from pipeline.evaluation.truth import LabelMap
+from pipeline.reviewed.layer import ReviewedLayer
+from schemas.errors import UserError
+
+NAME = "reviewed"
+"""What `--truth` takes; a folder of that name is `./reviewed`."""
+
+
+class ReviewedTruth:
+    """Label maps of the images that people have gone through; see `truth.Truth`.
+
+    Where masks overlap the one of fewer pixels is on top. What carries no mask is background, also
+    where a predicted mask was rejected.
+    """
+
+    unknown: tuple[str, ...] = ()
+
+    def __init__(self, layer: ReviewedLayer) -> None:
+        """Index the layer by path.
+
+        Raises:
+            UserError: nothing is reviewed.
+        """
+        self._layer = layer
+        self._image_id = {image.path: key for key, image in layer.images.items()}
+        self.num_images = len(self._image_id)
+        if not self.num_images:
+            raise UserError(
+                "no image of the run is reviewed: look through it with `ovseg review`, or bring "
+                "back another tool's file with `ovseg import-review`"
+            )
+
+    def label_map(self, path: str) -> LabelMap | None:
+        """Paint one image."""
+        if path not in self._image_id:
+            return None
+        image_id = self._image_id[path]
+        masks = sorted(
+            self._layer.masks(image_id), key=lambda mask: (-mask.area_px, mask.category_id)
+        )
+        counts, values = [m.rle_counts for m in masks], [m.category_id for m in masks]
+        return paint(counts, values, self._layer.size_hw(image_id)).astype(np.int32)

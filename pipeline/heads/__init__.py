@@ -1,0 +1,1 @@
+"""Training a segmenter's head as a job of its own: `ovseg train-heads`."""

@@ -1,0 +1,160 @@
+"""Agreement of two runs, by image and label."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ovseg_core.review_order import mask_priority
+from pipeline.evaluation.compare import compare, read
+from pipeline.exporters import label_studio
+from pipeline.predictions import Predictions
+from pipeline.rundir import RunDir
+from schemas.errors import UserError
+from tests.runs import RunSpec, Scene, label_map, make_run
+
+HALF = label_map(0).copy()
+HALF[:20][HALF[:20] == 1] = 0
+MOVED = np.where(label_map(1) == 2, 3, label_map(1)).astype(np.uint16)
+
+
+@pytest.fixture
+def runs(tmp_path) -> tuple[RunDir, RunDir]:
+    empty = np.zeros((9, 14), np.uint16)
+    first = [Scene("a/é.png", label_map(0)), Scene("b.png", label_map(1)), Scene("c.png", empty)]
+    other = [Scene("a/é.png", HALF), Scene("b.png", MOVED), Scene("c.png", empty)]
+    first += [Scene("gone.png", label_map(2)), Scene("turned.png", label_map(3))]
+    other += [Scene("gone.png", None), Scene("turned.png", label_map(3).T.copy())]
+    return (
+        make_run(tmp_path / "one", first),
+        make_run(tmp_path / "two", other, RunSpec(shard_size=2)),
+    )
+
+
+def _iou(one: np.ndarray, other: np.ndarray, label: int) -> float:
+    return ((one == label) & (other == label)).sum() / ((one == label) | (other == label)).sum()
+
+
+def test_ious_by_image_and_label(runs):
+    report = compare(*runs)
+    assert (report.num_images, report.num_missing, report.num_without_masks) == (3, 2, 1)
+    table = read(runs[0], report.file)
+    assert table == {
+        "id-a/é.png": pytest.approx({
+            "cat": _iou(label_map(0), HALF, 1), "dog": 1.0, "potted plant": 1.0,
+        }),
+        "id-b.png": pytest.approx({
+            "cat": 1.0, "dog": 0.0, "potted plant": _iou(label_map(1), MOVED, 3),
+        }),
+    }  # fmt: skip
+    labels = {label.name: label for label in report.labels}
+    assert report.labels[0].name == "dog"
+    assert (labels["dog"].mean_iou, labels["dog"].num_only_first) == (0.5, 1)
+    assert labels["cat"].num_images == 2
+    means = {path: np.mean(list(values.values())) for path, values in table.items()}
+    assert [worst.path for worst in report.worst] == ["b.png", "a/é.png"]
+    assert report.mean_agreement == pytest.approx(np.mean(list(means.values())))
+
+
+def test_the_table_is_a_file_beside_the_exports(runs):
+    before = {name: runs[0].folder.read_bytes(name) for name in runs[0].folder.list()}
+    file = compare(*runs).file
+    assert {n: d for n, d in before.items() if runs[0].folder.read_bytes(n) != d} == {}
+    assert set(runs[0].folder.list()) - set(before) == {file}
+    rows = pq.read_table(f"{runs[0].folder.uri}/{file}").to_pylist()
+    assert len(rows) == 6
+    ours = [row for row in rows if row["path"] == "b.png"]
+    assert [row["label"] for row in ours] == ["cat", "dog", "potted plant"]
+    (mean,) = {row["image_agreement"] for row in ours}
+    assert mean == pytest.approx(np.mean([row["iou"] for row in ours]))
+    dog = ours[1]
+    assert (dog["area_px"], dog["other_area_px"]) == ((label_map(1) == 2).sum(), 0)
+    assert all(name.startswith("exports/") for name in set(runs[0].folder.list()) - set(before))
+
+
+def test_regions_are_compared_as_labels(tmp_path):
+    scenes = [Scene("a.png", label_map(0))]
+    parts = make_run(tmp_path / "parts", scenes, RunSpec(masks={"segments": "components"}))
+    report = compare(make_run(tmp_path / "whole", scenes), parts)
+    assert report.mean_agreement == 1.0
+
+
+def test_what_cannot_be_compared(runs, tmp_path):
+    with pytest.raises(UserError, match="same run"):
+        compare(runs[0], runs[0])
+    words = make_run(
+        tmp_path / "words", [Scene("a.png", label_map(0))], RunSpec(labels=("x", "y", "z"))
+    )
+    with pytest.raises(UserError, match="no label in common"):
+        compare(runs[0], words)
+    images = make_run(tmp_path / "images", [Scene("other.png", label_map(0))])
+    with pytest.raises(UserError, match="no annotated image in common"):
+        compare(runs[0], images)
+    with pytest.raises(UserError, match="no comparison of the run"):
+        read(runs[0], "exports/compare/none.parquet")
+
+
+def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_one(
+    runs, monkeypatch
+):
+    run, file = runs[0], compare(*runs).file
+    expected = read(run, file)
+    monkeypatch.chdir(Path(run.folder.uri).parent)
+    for place in (f"{run.folder.uri}/{file}", f"run/{file}", f"./run/{file}"):
+        assert read(run, place) == expected
+    for place in (
+        "/nowhere.parquet",
+        "../run.yaml",
+        "run.yaml",
+        "manifest.parquet",
+        ".",
+    ):
+        with pytest.raises(UserError, match="is no comparison of the run"):
+            read(run, place)
+
+
+def test_images_are_looked_up_together(tmp_path, monkeypatch):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(20)]
+    first = make_run(tmp_path / "one", scenes)
+    other = make_run(tmp_path / "two", scenes, RunSpec(labels=("dog", "cat", "cow")))
+    asked = []
+    find = Predictions._find
+    monkeypatch.setattr(
+        Predictions, "_find", lambda self, new: asked.append(len(new)) or find(self, new)
+    )
+    assert compare(first, other).num_images == 20
+    assert [count for count in asked if count] == [20]
+
+
+def test_labels_of_one_vocabulary_are_named(runs, tmp_path):
+    spec = RunSpec(labels=("cat", "cow", "dog"))
+    other = make_run(tmp_path / "words", [Scene("b.png", label_map(1))], spec)
+    report = compare(runs[0], other)
+    assert report.left_out == ("cow", "potted plant")
+    assert {label.name for label in report.labels} == {"cat", "dog"}
+
+
+def test_exports_come_in_an_order_that_knows_the_other_run(runs):
+    def scores(**options) -> dict[str, float]:
+        label_studio.export(runs[0], label_studio.Options(**options))
+        tasks = json.loads(runs[0].folder.read_bytes("exports/label_studio/tasks.json"))
+        return {task["data"]["file_name"]: task["predictions"][0]["score"] for task in tasks}
+
+    alone, file = scores(), compare(*runs).file
+    with_other = scores(comparison=file)
+    for path in ("a/é.png", "b.png"):
+        assert with_other[path] < alone[path], "they disagree on something there"
+    assert with_other["c.png"] == alone["c.png"], "no masks"
+    assert with_other["gone.png"] == alone["gone.png"], "not compared"
+    assert scores() == alone
+    with pytest.raises(UserError, match=r"it has exports/compare/"):
+        scores(comparison="exports/compare/no.parquet")
+
+
+def test_a_mask_that_the_other_run_lacks_is_trusted_half():
+    scores = {"mean_prob": 0.8, "margin_mean": 0.9, "entropy_mean": 0.1, "area_frac": 0.3}
+    alone = 1 - mask_priority(scores)
+    assert 1 - mask_priority(scores, agreement=0.0) == pytest.approx(alone / 2)
+    assert 1 - mask_priority(scores, agreement=0.5) == pytest.approx(0.75 * alone)

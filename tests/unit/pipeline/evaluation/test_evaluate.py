@@ -1,0 +1,205 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ovseg_core.metrics import ConfusionMatrix
+from pipeline.evaluation.evaluate import Rules, evaluate
+from pipeline.exporters import coco
+from pipeline.rundir import RunDir
+from schemas.errors import UserError
+from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+
+TRUE = np.zeros((4, 6), np.uint16)
+TRUE[:2, :3] = 1
+TRUE[2:, 3:] = 2
+FOUND = np.zeros((4, 6), np.uint16)
+FOUND[:2, :2] = 1
+FOUND[2:, 3:] = 3
+
+
+def _write(folder: Path, **changes: object) -> str:
+    categories = [{"id": 7 * i, "name": name.upper()} for i, name in enumerate(LABELS, 1)]
+    dataset = {
+        "images": [{"id": 5, "file_name": "sub/a.png", "height": 4, "width": 6}],
+        "annotations": [
+            _segment(TRUE == 1, 7),
+            _segment(TRUE == 2, 14),
+        ],
+        "categories": categories,
+        **changes,
+    }
+    file = folder / "truth.json"
+    file.write_text(json.dumps(dataset))
+    return str(file)
+
+
+def _segment(mask: np.ndarray, category: int | str, **changes: object) -> dict:
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    segmentation = {"size": list(mask.shape), "counts": rle["counts"].decode()}
+    base = {"image_id": 5, "category_id": category, "segmentation": segmentation, "iscrowd": 0}
+    return {**base, **changes}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_run(tmp_path, [Scene("sub/a.png", FOUND), Scene("broken.png", None)])
+
+
+def test_a_case_done_by_hand(run, tmp_path):
+    report = evaluate(run, _write(tmp_path), Rules(groups={"pets": ("cat", "dog")}))
+    ious = {label.name: label.iou for label in report.labels}
+    assert ious == {"background": 12 / 14, "cat": 4 / 6, "dog": 0, "potted plant": 0}
+    assert report.miou == pytest.approx((12 / 14 + 4 / 6) / 4)
+    assert report.label_miou == pytest.approx(4 / 6 / 3)
+    assert report.pixel_accuracy == pytest.approx(16 / 24)
+    assert report.foreground_iou == pytest.approx(10 / 12)
+    assert report.groups == {"pets": pytest.approx(4 / 6 / 2)}
+    assert (report.num_images, report.num_failed, report.num_left) == (1, 1, 0)
+    assert [label.truth_px for label in report.labels] == [12, 6, 6, 0]
+    assert [label.predicted_px for label in report.labels] == [14, 4, 0, 6]
+
+
+def test_its_own_export_is_perfect_and_the_report_is_plain_data(tmp_path):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(shard_size=4))
+    (truth, _) = coco.export(run, coco.Options())
+    report = evaluate(run, f"{run.folder.uri}/{truth}")
+    assert report.miou == report.pixel_accuracy == report.foreground_iou == 1
+    assert report.num_images == sum(scene.label_map is not None for scene in odd_scenes())
+    assert json.loads(report.model_dump_json())["labels"][1]["name"] == "cat"
+
+
+def test_many_images_equal_one_confusion_matrix(tmp_path):
+    scenes = [Scene(f"{i}.png", label_map(i, 20 + i, 30)) for i in range(7)]
+    run = make_run(tmp_path / "run", scenes)
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    matrix = ConfusionMatrix(4)
+    for number, scene in enumerate(scenes):
+        true_map = label_map(50 + number, *scene.label_map.shape).astype(np.uint8)
+        true_map[:3] = 255
+        Image.fromarray(true_map).save(folder / f"{number}.png")
+        matrix.add(scene.label_map, true_map)
+    report = evaluate(run, str(folder))
+    np.testing.assert_allclose([label.iou for label in report.labels], matrix.iou())
+    assert report.pixel_accuracy == pytest.approx(matrix.pixel_accuracy())
+
+
+def test_classes_absent_from_both_do_not_count(tmp_path):
+    truth = _write(tmp_path)
+    run = make_run(tmp_path, [Scene("a.png", np.where(FOUND == 3, 2, FOUND))])
+    report = evaluate(run, truth)
+    assert report.labels[3].iou is None
+    assert report.miou == pytest.approx((12 / 14 + 4 / 6 + 1) / 3)
+    assert not any(math.isnan(v) for v in (report.miou, report.label_miou))
+
+
+def test_the_first_painter_wins_and_polygons_and_plain_run_lengths_are_read(run, tmp_path):
+    whole = {"counts": [0, 24], "size": [4, 6]}
+    polygon = [[0, 0, 3, 0, 3, 2, 0, 2]]
+    truth = _write(
+        tmp_path,
+        annotations=[
+            {"image_id": 5, "category_id": 7, "segmentation": polygon, "iscrowd": 0},
+            {"image_id": 5, "category_id": 14, "segmentation": whole, "iscrowd": 0},
+        ],
+    )
+    report = evaluate(run, truth)
+    assert [label.truth_px for label in report.labels] == [0, 6, 18, 0]
+
+
+def test_crowds_carry_their_label_or_are_not_counted(run, tmp_path):
+    truth = _write(tmp_path, annotations=[_segment(TRUE == 1, 7, iscrowd=1)])
+    assert evaluate(run, truth).labels[1].truth_px == 6
+    report = evaluate(run, truth, Rules(crowd="ignore"))
+    assert sum(label.truth_px for label in report.labels) == 24 - 6
+
+
+def test_categories_outside_the_vocabulary_are_background(run, tmp_path):
+    categories = [{"id": 7, "name": "cat"}, {"id": 14, "name": "zebra"}]
+    report = evaluate(run, _write(tmp_path, categories=categories))
+    assert report.unknown_categories == ("zebra",)
+    assert [label.truth_px for label in report.labels] == [18, 6, 0, 0]
+
+
+def test_images_of_another_size_are_left_out_and_counted(tmp_path, caplog):
+    truth = _write(tmp_path)
+    run = make_run(tmp_path, [Scene("sub/a.png", FOUND.T), Scene("b/c.png", FOUND)])
+    with pytest.raises(UserError, match="nothing to compare: of 2 annotated images 1 are not"):
+        evaluate(run, truth)
+    assert "6 x 4 in the truth, 4 x 6 in the run" in caplog.text
+
+
+def test_a_label_called_background_is_not_the_background(tmp_path):
+    spec = RunSpec(labels=("background", "dog", "potted plant"))
+    run = make_run(tmp_path, [Scene("sub/a.png", FOUND)], spec)
+    names = [{"id": 7, "name": "background"}, {"id": 14, "name": "dog"}]
+    report = evaluate(
+        run, _write(tmp_path, categories=names), Rules(groups={"ours": ("background",)})
+    )
+    assert report.groups == {"ours": report.labels[1].iou}
+    assert report.labels[1].iou != report.labels[0].iou
+
+
+def test_ids_are_the_same_as_text_and_as_numbers(run, tmp_path):
+    expected = evaluate(run, _write(tmp_path)).labels
+    changes = {"image_id": "5", "category_id": 7.0}
+    segments = [_segment(TRUE == 1, 7, **changes), _segment(TRUE == 2, "14")]
+    assert evaluate(run, _write(tmp_path, annotations=segments)).labels == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"categories": [{"id": 7, "name": "zebra"}]}, r"no category .* zebra; the run has cat"),
+        ({"images": []}, "nothing to compare"),
+        ({"images": 3}, "no COCO file"),
+        ({"annotations": [_segment(TRUE == 1, 7, image_id=6)]}, "for example image_id 6"),
+        ({"annotations": [_segment(TRUE == 1, 7, image_id=[5])]}, "expected an id"),
+        ({"images": [{"file_name": "sub/a.png"}]}, r"truth of sub/a\.png cannot be read"),
+        ({"annotations": [{"id": 1}]}, "no COCO file"),
+        ({"annotations": [_segment(TRUE == 1, 99)]}, r"truth of sub/a\.png .*99"),
+        ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"a mask of size \[2, 6\] in an image"),
+        ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, "cannot be read"),
+    ],
+)
+def test_truths_that_do_not_fit_are_explained(changes, message, run, tmp_path):
+    with pytest.raises(UserError, match=message):
+        evaluate(run, _write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "results files are"),
+        ('[{"image_id": 1}]', "results files are"),
+        ("{", "no COCO file"),
+        ("[" * 100_000, "no COCO file"),
+        ('{"images": []}', "has no annotations"),
+    ],
+)
+def test_files_that_are_no_coco_are_explained(content, message, run, tmp_path):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        evaluate(run, str(tmp_path / "x.json"))
+
+
+def test_missing_truth_and_unknown_groups_are_explained(run, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        evaluate(run, str(tmp_path / "nowhere.json"))
+    with pytest.raises(UserError, match="expected a COCO"):
+        evaluate(run, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"groups name labels .* zebra"):
+        evaluate(run, _write(tmp_path), Rules(groups={"stripes": ("zebra",)}))
+
+
+def test_label_images_with_other_values_are_refused(run, tmp_path):
+    folder = tmp_path / "maps" / "sub"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((4, 6), 9, np.uint8)).save(folder / "a.png")
+    with pytest.raises(UserError, match="values 0 to 3 and 255"):
+        evaluate(run, str(tmp_path / "maps"))

@@ -1,0 +1,185 @@
+"""Every public layout, every rule that turns a pixel's value into a label."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation.truth import Truth
+from pipeline.evaluation.truth_maps import MapsTruth, open_layout
+from pipeline.storage import Folder
+from schemas.errors import UserError
+from schemas.protocol import ImageFiles, PixelValues, TruthMaps
+from tests import public_layouts as layouts
+from tests.public_layouts import Maps
+
+NO_SUCH_THING = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
+"""Category ids of COCO, from 1 to 91, that no object has."""
+THING_IDS = [i - 1 for i in range(1, 91) if i not in NO_SUCH_THING]
+STUFF_IDS = [*THING_IDS, *range(91, 182)]
+"""Values of pixel maps, which count from 0, in the order of the classes."""
+CITY_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+"""cityscapesScripts: the ids that have a train id, in its order."""
+CITY_VALUES = (*CITY_IDS, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+
+
+def by_place(ids: list[int], otherwise: int) -> Callable[[int], int]:
+    """Return a rule: label k is the k-th of the ids."""
+    return lambda value: ids.index(value) + 1 if value in ids else otherwise
+
+
+def not_counted(*values: int, shift: int = 0) -> Callable[[int], int]:
+    """Return a rule: some values do not count, the others are shifted."""
+    return lambda value: -1 if value in values else value + shift
+
+
+VOC, VOC_SPLIT = (*range(21), 255), "ImageSets/Segmentation/val.txt"
+CONTEXT, CONTEXT_SPLIT = (*range(60), 255), "ImageSets/SegmentationContext/val.txt"
+TRAIN_IDS = (*range(171), 255)
+RAW_IDS = (*STUFF_IDS, 255)
+
+CASES = [
+    ("voc21", lambda p: layouts.voc(p, VOC_SPLIT, "SegmentationClass", VOC), not_counted(255)),
+    ("voc20", lambda p: layouts.voc(p, VOC_SPLIT, "SegmentationClass", VOC), not_counted(0, 255)),
+    (
+        "context60",
+        lambda p: layouts.voc(p, CONTEXT_SPLIT, "SegmentationClassContext", CONTEXT),
+        not_counted(255),
+    ),
+    (
+        "context59",
+        lambda p: layouts.voc(p, CONTEXT_SPLIT, "SegmentationClassContext", CONTEXT),
+        not_counted(0, 255),
+    ),
+    (
+        "stuff",
+        lambda p: layouts.coco(p, "val2017", "stuffthingmaps/val2017*.png", RAW_IDS),
+        by_place(STUFF_IDS, -1),
+    ),
+    (
+        "stuff",
+        lambda p: layouts.coco(
+            p, "images/val2017", "annotations/val2017*_labelTrainIds.png", TRAIN_IDS
+        ),
+        not_counted(255, shift=1),
+    ),
+    (
+        "object",
+        lambda p: layouts.coco(p, "val2017", "stuffthingmaps/val2017*.png", RAW_IDS),
+        by_place(THING_IDS, 0),
+    ),
+    (
+        "object",
+        lambda p: layouts.coco(
+            p, "val2017", "stuffthingmaps/val2017*_labelTrainIds.png", TRAIN_IDS
+        ),
+        by_place(list(range(80)), 0),
+    ),
+    (
+        "cityscapes",
+        lambda p: layouts.cityscapes(p, "_gtFine_labelTrainIds.png", (*range(19), 255)),
+        not_counted(255, shift=1),
+    ),
+    (
+        "cityscapes",
+        lambda p: layouts.cityscapes(p, "_gtFine_labelIds.png", CITY_VALUES),
+        by_place(CITY_IDS, -1),
+    ),
+    (
+        "ade20k",
+        lambda p: layouts.plain(p, "images/validation*.jpg", "annotations/validation", range(151)),
+        not_counted(0),
+    ),
+    (
+        "camvid",
+        lambda p: layouts.plain(p, "test*.png", "testannot", range(12)),
+        not_counted(11, shift=1),
+    ),
+]
+IDS = [f"{name}-{number}" for number, (name, *_) in enumerate(CASES)]
+
+
+def opened(name: str, data: Path) -> Truth:
+    protocol = protocols.load(name)
+    return open_layout(name, protocol, protocol.truth, str(data))
+
+
+@pytest.mark.parametrize(("name", "make", "rule"), CASES, ids=IDS)
+def test_every_layout_and_rule(
+    name: str, make: Callable[[Path], Maps], rule: Callable[[int], int], tmp_path: Path
+) -> None:
+    maps = make(tmp_path)
+    truth = opened(name, tmp_path)
+    seen = set()
+    for path, values in maps.items():
+        expected = np.vectorize(rule)(values.astype(int))
+        found = truth.label_map(path)
+        assert found is not None
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, expected)
+        seen |= set(expected.ravel().tolist())
+    assert truth.num_images == len(maps)
+    assert truth.label_map("another.jpg") is None
+    protocol = protocols.load(name)
+    labels = set(range(1, len(protocol.classes) + 1))
+    assert seen - {-1} == labels | ({0} if protocol.has_background else set())
+
+
+def test_train_ids_come_before_the_ids_beside_them(tmp_path: Path) -> None:
+    layouts.cityscapes(tmp_path, "_gtFine_labelIds.png", [7])
+    maps = layouts.cityscapes(tmp_path, "_gtFine_labelTrainIds.png", [18])
+    found = opened("cityscapes", tmp_path).label_map(next(iter(maps)))
+    assert found is not None
+    assert np.unique(found).tolist() == [19]
+
+
+def test_a_file_name_alone_is_enough_where_it_is_the_only_one(tmp_path: Path) -> None:
+    maps = TruthMaps(folder=("t",), ending="_t.png", values=PixelValues(labels=(0, 1)))
+    images = (ImageFiles(folder=("i",), ending="_i.png"),)
+    for place, value in (("a/x", 0), ("b/x", 1), ("b/y", 1)):
+        layouts.grey(tmp_path / f"{place}_t.png", np.full((4, 6), value, np.uint8))
+    truth = MapsTruth(Folder(str(tmp_path)), maps, images)
+    found = truth.label_map("other/y_i.png")
+    assert found is not None
+    assert found.max() == found.min() == 2
+    assert truth.label_map("other/x_i.png") is None
+    assert truth.label_map("a/x.jpeg") is not None  # converted by the user
+
+
+def test_values_without_a_meaning_are_named(tmp_path: Path) -> None:
+    layouts.voc(tmp_path, VOC_SPLIT, "SegmentationClass", [0, 1, 99, 200])
+    with pytest.raises(UserError, match=r"SegmentationClass/2007_000000\.png: .*: 99, 200;"):
+        opened("voc21", tmp_path).label_map("2007_000000.jpg")
+
+
+def test_colours_and_torn_files_are_refused(tmp_path: Path) -> None:
+    layouts.voc(tmp_path, VOC_SPLIT, "SegmentationClass", VOC)
+    folder = tmp_path / "SegmentationClass"
+    Image.open(folder / "2007_000000.png").convert("RGB").save(folder / "2007_000000.png")
+    whole = (folder / "2007_000001.png").read_bytes()
+    (folder / "2007_000001.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "2007_000002.png").write_bytes(b"text")
+    truth = opened("voc21", tmp_path)
+    with pytest.raises(UserError, match="one channel of bytes, or a palette, got RGB"):
+        truth.label_map("2007_000000.jpg")
+    for name in ("2007_000001.jpg", "2007_000002.jpg"):
+        with pytest.raises(UserError, match="cannot be read"):
+            truth.label_map(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("voc21", r"voc21: no truth in .*: expected SegmentationClass/\*\.png there"),
+        ("context59", r"SegmentationClassContext/\*\.png"),
+        ("object", r"stuffthingmaps/val2017/\*_labelTrainIds\.png or annotations/val2017"),
+        ("cityscapes", r"gtFine/val/\*_gtFine_labelTrainIds\.png or .*_gtFine_labelIds\.png"),
+    ],
+)
+def test_a_missing_truth_is_one_line(name: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        opened(name, tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
