@@ -22,6 +22,10 @@ relabelled, skipped, decided here; reviewed in another tool.
 """
 
 
+_FITS = {"accept": ("accept", "relabel"), "reject": ("reject",)}
+"""Decisions on masks that one on their whole image leaves: what was relabelled is right by now."""
+
+
 class Undone(NamedTuple):
     """What was taken back, what was said last first.
 
@@ -82,7 +86,7 @@ class Decisions:
         """Store decisions; they are safe when this returns.
 
         What is said of a whole image is also said of each mask of it that was decided otherwise by
-        itself, which would count before it.
+        itself, which would count before it; relabelled masks are accepted as what they are now.
 
         Args:
             decisions: in their order; taken back together.
@@ -101,10 +105,9 @@ class Decisions:
         for one in decisions:
             known = latest.setdefault(one.image_id, self._counting(one.image_id))
             said = [one]
-            if one.label is None and one.action in ("accept", "reject"):
-                others = [
-                    key for key, was in known.items() if key.label and was.action != one.action
-                ]
+            if one.label is None and one.action in _FITS:
+                fits = _FITS[one.action]
+                others = [k for k, was in known.items() if k.label and was.action not in fits]
                 said = [*(one.model_copy(update=key._asdict()) for key in others), one]
             known.update((each.key, each) for each in said)
             told += said
