@@ -43,7 +43,7 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     _make_pictures(folder)
     _show_places(folder)
     show.line(f"\nall of it in {time.monotonic() - started:.0f} s; now go through the masks:")
-    show.line(f"  ovseg review {shlex.quote(str(folder.run))}")
+    show.line(f"  {show.program()} review {shlex.quote(str(folder.run))}")
     return 0
 
 
@@ -113,8 +113,8 @@ def _show_places(folder: DemoFolder) -> None:
         ]
     )
     config, other = shlex.quote(str(folder.config)), shlex.quote(str(folder.root / "shapes"))
-    words = shlex.quote(",".join(SHAPES))
+    words, ovseg = shlex.quote(",".join(SHAPES)), show.program()
     show.line("\nnext: look inside, compare label by label, ask for the same scenes in other words")
-    show.line(f"  ovseg inspect {run}")
-    show.line(f"  ovseg evaluate {run} --truth {shlex.quote(str(folder.truth))}")
-    show.line(f"  ovseg annotate {config} --labels {words} --out {other}")
+    show.line(f"  {ovseg} inspect {run}")
+    show.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")
+    show.line(f"  {ovseg} annotate {config} --labels {words} --out {other}")

@@ -1,7 +1,10 @@
 """How results look on a terminal, and as plain text where there is none."""
 
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -52,6 +55,14 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
 def line(text: str) -> None:
     """Print one line, unwrapped: it may be copied back to the prompt."""
     console().print(redact(text), soft_wrap=True)
+
+
+def program() -> str:
+    """Return what to type for this program: its name where the shell finds it, else its path."""
+    ours, found = Path(sys.argv[0]), shutil.which("ovseg")
+    if ours.name != "ovseg" or not ours.is_file() or (found and ours.samefile(found)):
+        return "ovseg"
+    return shlex.quote(str(ours))
 
 
 def seconds(stages: dict[str, float]) -> str:

@@ -1,6 +1,7 @@
 """The demo as it is typed: two Ray workers; then its job in one process, with the same masks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,17 @@ def test_the_demo_and_the_same_job_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "jobs", "demo", "--scenes", str(NUM_SCENES), "--seed", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # As `make demo` does: by its path, in a shell that does not know the program.
+    script = Path(sys.executable).with_name("ovseg")
+    command = [str(script), "demo", "--scenes", str(NUM_SCENES), "--seed", "1"]
+    env = {**os.environ, "PATH": os.defpath}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert result.returncode == 0, result.stderr
     assert f"{NUM_SCENES} of {NUM_SCENES} images done" in result.stdout
     assert "phrases of pairs never seen" in result.stdout
     assert "Traceback" not in result.stderr
+    last = result.stdout.splitlines()[-1]
+    assert last.strip() == f"{script} review out/demo/run", "it can be typed as it stands"
 
     demo = Path("out/demo")
     with Image.open(demo / "contact_sheet.png") as sheet:
