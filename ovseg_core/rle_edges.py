@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 Whole = NDArray[np.int32 | np.int64]
 """Whole numbers, of 64 bits only where 32 do not hold them."""
 
-_FIRST = 48
+FIRST = 48
 """The character of an empty group; each holds 5 bits of a number, lowest first."""
-_BITS, _MORE, _SIGN = 5, 32, 16
+BITS, MORE, _SIGN = 5, 32, 16
 _MOST_GROUPS = 11
 """Beside the last one."""
 
@@ -68,9 +68,9 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
         ValueError: a text that no compressed run lengths are written with, or a cut one.
     """
     groups = np.frombuffer(counts.encode("ascii"), np.uint8)
-    if not len(groups) or groups.min() < _FIRST or groups.max() >= _FIRST + 2 * _MORE:
+    if not len(groups) or groups.min() < FIRST or groups.max() >= FIRST + 2 * MORE:
         raise ValueError("expected compressed run lengths as COCO writes them")
-    if (groups[-1] - _FIRST) & _MORE:
+    if (groups[-1] - FIRST) & MORE:
         raise ValueError("compressed run lengths that end in the middle of a number")
     lengths, _ = _numbers([counts], np.int64)
     for turn in (lengths[1::2], lengths[2::2]):
@@ -90,8 +90,8 @@ def running_sums(values: NDArray) -> NDArray:
 
 def _numbers(counts: Sequence[str], kind: type) -> tuple[Whole, list[int]]:
     """Return the numbers that all texts hold, and where those of each begin and end."""
-    groups = np.frombuffer("".join(counts).encode("ascii"), np.uint8) - np.uint8(_FIRST)
-    last = np.flatnonzero(groups < _MORE)
+    groups = np.frombuffer("".join(counts).encode("ascii"), np.uint8) - np.uint8(FIRST)
+    last = np.flatnonzero(groups < MORE)
     signed = (groups ^ _SIGN).astype(np.int8) - np.int8(_SIGN)  # where there is no more to come
     numbers = signed.take(last).astype(kind)
     size = last.copy()
@@ -101,8 +101,8 @@ def _numbers(counts: Sequence[str], kind: type) -> tuple[Whole, list[int]]:
     while len(longer):
         if at > _MOST_GROUPS:
             raise ValueError("compressed run lengths with a number of more than 60 bits")
-        group = groups.take(last.take(longer) - at) & (_MORE - 1)
-        numbers[longer] = (numbers.take(longer) << _BITS) | group
+        group = groups.take(last.take(longer) - at) & (MORE - 1)
+        numbers[longer] = (numbers.take(longer) << BITS) | group
         at += 1
         longer = longer[size.take(longer) > at]
     ends = np.cumsum([0, *map(len, counts)])

@@ -15,10 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from ovseg_core.nearest import SizeHW
 from ovseg_core.rle import Rle
-from ovseg_core.rle_edges import run_edges
+from ovseg_core.rle_edges import BITS, FIRST, MORE, run_edges
 
 Numbers = NDArray[np.int64]
-_BITS, _MORE, _FIRST = 5, 32, 48
 
 
 def split(counts: Sequence[str], size_hw: SizeHW) -> list[list[Rle]]:
@@ -126,18 +125,18 @@ def _texts(start: Numbers, stop: Numbers, region: Numbers, num_pixels: int) -> l
 
 def _packed(numbers: Numbers, region: Numbers, num_regions: int) -> list[str]:
     num_groups = np.ones(len(numbers), np.int64)
-    limit = 1 << (_BITS - 1)
+    limit = 1 << (BITS - 1)
     while (longer := (numbers >= limit) | (numbers < -limit)).any():
         num_groups += longer
-        limit <<= _BITS
+        limit <<= BITS
     ends = np.cumsum(num_groups)
     begins = ends - num_groups
     text = np.zeros(int(ends[-1]), np.uint8)
     for group in range(int(num_groups.max())):
         has = np.flatnonzero(num_groups > group)
-        bits = (numbers[has] >> (_BITS * group)) & (_MORE - 1)
-        more = np.where(num_groups[has] > group + 1, _MORE, 0)
-        text[begins[has] + group] = bits + more + _FIRST
+        bits = (numbers[has] >> (BITS * group)) & (MORE - 1)
+        more = np.where(num_groups[has] > group + 1, MORE, 0)
+        text[begins[has] + group] = bits + more + FIRST
     whole = text.tobytes().decode("ascii")
     last = np.searchsorted(region, np.arange(num_regions), side="right")
     cuts = [0, *ends[last - 1].tolist()]

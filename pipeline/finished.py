@@ -41,10 +41,7 @@ class FinishedShard:
 
     def segments_by_image(self, columns: list[str]) -> dict[str, list[Row]]:
         """Return the same rows by `image_id`; images without any are absent."""
-        found: dict[str, list[Row]] = {}
-        for row in self.segments(columns):
-            found.setdefault(row["image_id"], []).append(row)
-        return found
+        return grouped(self.segments(columns), "image_id")
 
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
         """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k.
@@ -97,6 +94,14 @@ class FinishedRun:
                     number += 1
                     images[row["image_id"]] = {**row, "number": number}
             yield FinishedShard(self.run, marker, images)
+
+
+def grouped(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    """Return rows by what stands in a column, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row[column], []).append(row)
+    return found
 
 
 def paint(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:

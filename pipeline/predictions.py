@@ -7,10 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.finished import Row, grouped
 from pipeline.rundir import RunDir
 from schemas.records import ShardDone
-
-Row = dict[str, Any]
 
 _SHARDS_IN_MEMORY = 4
 _IMAGE_COLUMNS = ("image_id", "path", "height", "width", "exif_orientation")
@@ -69,12 +68,4 @@ class Predictions:
         table = self._run.shard_table(marker, "images", (*_IMAGE_COLUMNS, "status"))
         images = {row["image_id"]: row for row in table.to_pylist() if row["status"] == "ok"}
         segments = self._run.shard_table(marker, "annotations", _SEGMENT_COLUMNS)
-        return images, by_image(segments.to_pylist())
-
-
-def by_image(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return rows by their `image_id`, in order."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["image_id"], []).append(row)
-    return found
+        return images, grouped(segments.to_pylist(), "image_id")

@@ -12,28 +12,28 @@ from statistics import fmean
 import pyarrow as pa
 
 from pipeline import parquet, uris
-from pipeline.finished import FinishedRun, Row
+from pipeline.finished import FinishedRun, Row, grouped
 from pipeline.predictions import Predictions
 from pipeline.reviewed.matching import overlap
 from pipeline.rundir import RunDir
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.records import Share
+from schemas.tables import WORD, table_schema
 
 FOLDER = "exports/compare"
 _ROW_GROUP = 65536
 _WORST = 10
-_WORD = pa.dictionary(pa.int32(), pa.string())
-TABLE = pa.schema(
-    [
-        pa.field("image_id", _WORD, False),
-        pa.field("path", _WORD, False),
-        pa.field("label", _WORD, False),
-        pa.field("iou", pa.float32(), False),
-        pa.field("area_px", pa.int64(), False),
-        pa.field("other_area_px", pa.int64(), False),
-        pa.field("image_agreement", pa.float32(), False),
-    ]
+TABLE = table_schema(
+    {
+        "image_id": WORD,
+        "path": WORD,
+        "label": WORD,
+        "iou": pa.float32(),
+        "area_px": pa.int64(),
+        "other_area_px": pa.int64(),
+        "image_agreement": pa.float32(),
+    }
 )
 """A row for each image and label that either run has; the last column is the image's mean IoU."""
 
@@ -203,7 +203,7 @@ class _Comparison:
     def _add(self, image: Row, ours: list[Row], theirs: list[Row]) -> list[Row]:
         """Count an image and return its rows."""
         self.num_without_masks += not ours and not theirs
-        rows = list(self._labels_of(image, _by_label(ours), _by_label(theirs)))
+        rows = list(self._labels_of(image, grouped(ours, "label"), grouped(theirs, "label")))
         if not rows:
             return []
         mean = self.agreement[image["path"]] = fmean(row["iou"] for row in rows)
@@ -246,10 +246,3 @@ class _Comparison:
                 num_only_first=sums.counts["first"],
                 num_only_other=sums.counts["other"],
             )
-
-
-def _by_label(rows: list[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["label"], []).append(row)
-    return found

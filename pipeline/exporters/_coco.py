@@ -112,6 +112,15 @@ def create(path: Path) -> TextIO:
     return path.open("w", encoding="ascii", newline="\n")
 
 
+def before_images(head: dict[str, Any]) -> str:
+    """Return how a file begins: everything but `images` and `annotations`."""
+    return json.dumps(head)[:-1] + ', "images": ['
+
+
+BEFORE_ANNOTATIONS = '\n], "annotations": ['
+END = "\n]}\n"
+
+
 class CocoFile:
     """A local COCO file written image by image; memory does not grow.
 
@@ -130,7 +139,7 @@ class CocoFile:
         self._waiting = path.with_suffix(".annotations")
         self._images = open_files.enter_context(create(path))
         self._annotations = open_files.enter_context(create(self._waiting))
-        self.num_bytes = self._images.write(json.dumps(head)[:-1] + ', "images": [')
+        self.num_bytes = self._images.write(before_images(head))
         self.num_images = 0
         self._first = True
 
@@ -148,9 +157,9 @@ class CocoFile:
 
     def close(self) -> None:
         """Put the two together."""
-        self._images.write('\n], "annotations": [')
+        self._images.write(BEFORE_ANNOTATIONS)
         self._images.close()
-        self._annotations.write("\n]}\n")
+        self._annotations.write(END)
         self._annotations.close()
         with self.path.open("ab") as target, self._waiting.open("rb") as source:
             shutil.copyfileobj(source, target, 1 << 20)

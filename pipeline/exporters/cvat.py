@@ -97,7 +97,7 @@ def _write(
             number += 1
         if options.xml:
             xml.write(_xml(image, rows, attributes, runs))
-    archive.write("\n]}\n")
+    archive.write(_coco.END)
     archive.close()
     xml.write(b"</annotations>\n")
     xml.close()
@@ -120,13 +120,13 @@ def _before_annotations(finished: FinishedRun, options: Options) -> Iterator[str
     info = _coco.info(finished, options.segments)
     del info["fingerprint"]  # it knows where the collection lies; the archive should not differ
     head = {"info": info, "licenses": [], "categories": _coco.categories(finished)}
-    yield json.dumps(head)[:-1] + ', "images": ['
+    yield _coco.before_images(head)
     separator = "\n"
     for shard in finished.shards(_segments.IMAGE_COLUMNS):
         for image in shard.images.values():
             yield separator + json.dumps(_coco.image(image, image["path"]))
             separator = ",\n"
-    yield '\n], "annotations": ['
+    yield _coco.BEFORE_ANNOTATIONS
 
 
 class _Archive:

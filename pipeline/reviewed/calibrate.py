@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from sklearn.isotonic import IsotonicRegression
 
-from pipeline.predictions import Row
+from pipeline.finished import Row
 from pipeline.reviewed.layer import ReviewedLayer
 from pipeline.reviewed.matching import overlap
 from pipeline.rundir import RunDir

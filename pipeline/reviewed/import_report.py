@@ -1,10 +1,10 @@
 """What an import of a review brought: how often predictions were kept, label by label."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.predictions import Row
+from pipeline.finished import Row, grouped
 from pipeline.reviewed.matching import overlap
 from schemas.base import Frozen
 from schemas.review import ReviewedMask
@@ -87,7 +87,8 @@ class Tally:
             masks: what people left, with what became of the segments.
             seconds: time that it took; None: not known.
         """
-        before, after = _by_label(predicted), _by_label([mask.model_dump() for mask in masks])
+        before = grouped(predicted, "label")
+        after = grouped((mask.model_dump() for mask in masks), "label")
         fate = {m.segment_index: m.verdict for m in masks if m.segment_index is not None}
         for segment in predicted:
             counts = self._counts[segment["label"]]
@@ -99,7 +100,9 @@ class Tally:
         for label in present:
             counts = self._counts[label]
             size_hw = row["height"], row["width"]
-            shared, union = overlap(before.get(label, []), after.get(label, []), size_hw)
+            sides = (before.get(label, []), after.get(label, []))
+            one, other = ([row["rle_counts"] for row in side] for side in sides)
+            shared, union = overlap(one, other, size_hw)
             counts.intersection += shared
             counts.union += union
             if seconds is not None:
@@ -109,13 +112,6 @@ class Tally:
     def labels(self) -> tuple[LabelReview, ...]:
         """Return what there is, in the vocabulary's order."""
         return tuple(_label(name, counts) for name, counts in self._counts.items())
-
-
-def _by_label(rows: Iterable[Row]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        found.setdefault(row["label"], []).append(row["rle_counts"])
-    return found
 
 
 def _label(name: str, counts: _Counts) -> LabelReview:

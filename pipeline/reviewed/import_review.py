@@ -12,8 +12,9 @@ from ovseg_core import parts
 from pipeline import uris
 from pipeline.coco_masks import packed
 from pipeline.displayed import FIRST_SIDEWAYS, upright
+from pipeline.finished import Row
 from pipeline.importers._tool import ToolImage
-from pipeline.predictions import Predictions, Row
+from pipeline.predictions import Predictions
 from pipeline.reviewed.import_report import ImportReport, Tally
 from pipeline.reviewed.layer import store
 from pipeline.reviewed.matching import Drawn, divided, joined, match

@@ -18,8 +18,9 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline import parquet
+from pipeline.finished import Row, grouped
 from pipeline.markers import sha256, to_json
-from pipeline.predictions import Predictions, Row, by_image
+from pipeline.predictions import Predictions
 from pipeline.reviewed.log import ReviewLog
 from pipeline.rundir import RunDir
 from pipeline.storage import Folder
@@ -257,7 +258,7 @@ class _Imports:
         return tuple(ReviewedMask.model_validate(row) for row in rows)
 
     def _masks_of_part(self, name: str) -> dict[str, list[Row]]:
-        return by_image(_read(self._place, self._entries[name]).to_pylist())
+        return grouped(_read(self._place, self._entries[name]).to_pylist(), "image_id")
 
 
 def _decision_on(row: Row, decisions: dict[ReviewKey, ReviewDecision]) -> ReviewDecision | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core import rle_regions
-from pipeline.predictions import Row
+from pipeline.finished import Row
 from schemas.review import ReviewedMask, Verdict
 
 SAME_PLACE = 0.5

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -52,23 +52,23 @@ class ImageNames:
 
     @cached_property
     def _composed(self) -> dict[str, str]:
-        return self._unique((_composed(path), key) for path, key in self._exact.items())
+        return self._unique(_composed)
 
     @cached_property
     def _flat(self) -> dict[str, str]:
-        return self._unique((flat(path), key) for path, key in self._exact.items())
+        return self._unique(flat)
 
     @cached_property
     def _base_names(self) -> dict[str, str]:
-        return self._unique((_base(path), key) for path, key in self._exact.items())
+        return self._unique(_base)
 
     @cached_property
     def _stems(self) -> dict[str, str]:
-        return self._unique((_stem(path), key) for path, key in self._exact.items())
+        return self._unique(_stem)
 
-    @staticmethod
-    def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-        listed = list(pairs)
+    def _unique(self, form: Callable[[str], str]) -> dict[str, str]:
+        """Return the ids by a form of the paths, where no other image has the same."""
+        listed = [(form(path), key) for path, key in self._exact.items()]
         counts = Counter(name for name, _ in listed)
         return {name: key for name, key in listed if counts[name] == 1}
 
