@@ -17,14 +17,14 @@ from torch import Tensor
 
 from benchmarks.dense import random_heads
 from benchmarks.proxyclip import LARGE_HW, SMALL_HW, against_port, drawn, random_vit_b16
-from ovseg_core.attention import identity
-from ovseg_core.backbones import Backbones
-from ovseg_core.dinoiser_heads import TAP, load_heads, tap_map
-from ovseg_core.geometry import mmseg_size, pad_br, resize_linear
-from ovseg_core.last_block import dense_features
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.attention import identity
+from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.windows import window_boxes
+from ovseg_core.heads.shared.dinoiser_model import TAP, load_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
+from ovseg_core.resize.published_sizes import mmseg_size, pad_br, resize_linear
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.windows import window_boxes
 from schemas.config import ClipConfig
 
 GAMMA, DELTA, SCALE = 0.2, 0.99, 100

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
-from ovseg_core.embedded.scenes import draw_scene
+from jobs.demo.scenes import draw_scene
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
 from ovseg_core.methods import clip_diy
 from ovseg_core.segmenter import TextMatrix
 from schemas.config import ClipConfig, NamedOptions

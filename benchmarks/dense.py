@@ -20,12 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.proxyclip import drawn, random_vit_b16
-from ovseg_core import methods, parts
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip
-from ovseg_core.decide import decide
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core import methods
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import build_segmenter
+from schemas import plugins
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -37,7 +38,7 @@ VARIANTS = {"naclip_without_pamr": ("naclip", {"pamr_steps": 0})}
 
 def window_methods() -> dict[str, tuple[str, dict[str, Any]]]:
     """Return by name the window methods and their variants."""
-    names = [name for name in parts.names(methods.PACKAGE) if name != "clip_diy"]
+    names = [name for name in plugins.names(methods.PACKAGE) if name != "clip_diy"]
     return {name: (name, {}) for name in names} | VARIANTS
 
 

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.dense import random_heads, window_methods
 from benchmarks.proxyclip import random_vit_b16
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide_one
-from ovseg_core.embedded.scenes import draw_scene
+from jobs.demo.scenes import draw_scene
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide_one
 from ovseg_core.methods import build_segmenter
 from schemas.config import ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary

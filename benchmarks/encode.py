@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.nearest import to_size
-from ovseg_core.rle import encode_regions
+from ovseg_core.resize.nearest import to_size
+from ovseg_core.rle.encode import encode_regions
 
 NUM_LABELS = 10
 REPEATS = 5

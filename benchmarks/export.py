@@ -23,13 +23,14 @@ import cv2
 import numpy as np
 import psutil
 
-from ovseg_core import parts
-from ovseg_core.rle import encode_regions
-from pipeline.exporters import _coco, panoptic
-from pipeline.exporters._losses import Losses
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
-from pipeline.runinfo import RunPlan
+from ovseg_core.rle.encode import encode_regions
+from pipeline.exporters import panoptic
+from pipeline.exporters.shared import coco_file
+from pipeline.exporters.shared.losses import Losses
+from pipeline.run.folder import RunDir
+from pipeline.run.identity import RunPlan
+from pipeline.run.reader import FinishedRun
+from schemas import plugins
 from schemas.config import JobConfig
 from schemas.records import Annotation, ImageRef, ImageResult, ShardRows, ShardTally
 from schemas.tables import to_table
@@ -72,7 +73,7 @@ SCORES = (
 
 def export_to(name: str, options: dict[str, Any], run: str) -> int:
     """Export as the product does; return the bytes written."""
-    part = parts.load("pipeline.exporters", name)
+    part = plugins.load("pipeline.exporters", name)
     folder = RunDir.open(run)
     part.export(folder, part.Options.model_validate(options))
     return sum(folder.folder.sizes(part.FOLDER).values())
@@ -92,7 +93,7 @@ def panoptic_json(run: str) -> int:
     """Write the panoptic format's one large file alone."""
     finished = FinishedRun(RunDir.open(run))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
-        document = _coco.CocoFile(Path(folder, "panoptic.json"), {"info": {}}, open_files)
+        document = coco_file.CocoFile(Path(folder, "panoptic.json"), {"info": {}}, open_files)
         files: Any = NoPictures()
         panoptic.write(finished, panoptic.Options(), Losses("Panoptic"), document, files)
         document.close()
@@ -213,7 +214,7 @@ def annotation_rows(seed: int) -> list[dict[str, Any]]:
 
 def all_formats(formats: dict[str, dict[str, Any]], run: str) -> dict[str, dict[str, float]]:
     """Export a run in every format, one after another."""
-    known = parts.names("pipeline.exporters")
+    known = plugins.names("pipeline.exporters")
     found = {}
     for figure, options in formats.items():
         name = next(name for name in known if figure in (name, *_variants(figure, name)))

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ovseg_core.embedded.scenes import draw_scene
-from pipeline.build import build
-from pipeline.crew import KEEP_MEMORY
-from pipeline.job import run
-from pipeline.progress import make_progress
+from jobs.demo.scenes import draw_scene
+from pipeline.annotate.build import build
+from pipeline.job.job import run
+from pipeline.job.progress import make_progress
+from pipeline.job.worker_pool import KEEP_MEMORY
 from schemas.config import JobConfig
 
 NUM_IMAGES = 960

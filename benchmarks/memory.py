@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from benchmarks.job import draw, job_config
-from pipeline.build import build
-from pipeline.collection import collect
-from pipeline.crew import KEEP_MEMORY
-from pipeline.manifest import cut
-from pipeline.rundir import RunDir
-from pipeline.runinfo import RunPlan
-from pipeline.worker import Worker, WorkerSetup
+from pipeline.annotate.build import build
+from pipeline.annotate.worker import Worker, WorkerSetup
+from pipeline.collection.collect import collect
+from pipeline.collection.manifest import cut
+from pipeline.job.worker_pool import KEEP_MEMORY
+from pipeline.run.folder import RunDir
+from pipeline.run.identity import RunPlan
 
 FEW, MANY = 200, 2000
 

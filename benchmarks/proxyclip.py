@@ -22,14 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.clip_diy import images_per_s
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.embedded.scenes import draw_scene
-from ovseg_core.geometry import mmseg_size, resize_linear
+from jobs.demo.scenes import draw_scene
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.dense.windows import window_boxes
 from ovseg_core.methods import proxyclip
+from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.windows import window_boxes
 from schemas.config import ClipConfig
 from schemas.vocabulary import Vocabulary
 

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from benchmarks.quality_table import write_tables
 from benchmarks.recipes import Recipe, recipes
 from benchmarks.world import CROWDED, GROUPS, SCENES_PER_GROUP, Exam, exams
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide_one
-from ovseg_core.embedded.scenes import all_phrases
+from jobs.demo.scenes import all_phrases
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide_one
 from ovseg_core.methods import build_segmenter
-from ovseg_core.metrics import ConfusionMatrix
-from ovseg_core.nearest import to_size
+from ovseg_core.resize.nearest import to_size
 from ovseg_core.segmenter import Segmenter, TextMatrix
+from pipeline.evaluation.metrics import ConfusionMatrix
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 

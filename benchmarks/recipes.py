@@ -6,7 +6,8 @@ A row is a method with options, compared with the same method without some of th
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ovseg_core import methods, parts
+from ovseg_core import methods
+from schemas import plugins
 
 Options = dict[str, Any]
 
@@ -83,7 +84,7 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """Return every row in order; a new method is among them by itself."""
-    names = parts.names(methods.PACKAGE)
+    names = plugins.names(methods.PACKAGE)
     published = [Recipe(name, name) for name in names]
     gated = [
         Recipe(f"{name}, gated", name, FOUND, "gated", name) for name in names if _can_gate(name)
@@ -111,6 +112,6 @@ def _beyond() -> list[Recipe]:
 
 def _can_gate(method: str) -> bool:
     """Whether the method takes an objectness, and is not published with this one."""
-    published = parts.load(methods.PACKAGE, method).Options()
+    published = plugins.load(methods.PACKAGE, method).Options()
     own = getattr(published, "objectness", None)
     return own is not None and own.name != FOUND["objectness"]["name"]

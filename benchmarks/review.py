@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovseg_core.rle import Rle, encode_regions
-from pipeline.rundir import RunDir
-from pipeline.runinfo import RunPlan
+from ovseg_core.rle.encode import Rle, encode_regions
+from pipeline.run.folder import RunDir
+from pipeline.run.identity import RunPlan
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (

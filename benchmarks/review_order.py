@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide_one
-from ovseg_core.embedded.scenes import Scene, all_phrases, draw_scene
+from jobs.demo.scenes import Scene, all_phrases, draw_scene
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide_one
+from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.decision.review_priority import image_priority, mask_priority
 from ovseg_core.methods import build_segmenter
-from ovseg_core.quality import image_rows
-from ovseg_core.review_order import image_priority, mask_priority
-from ovseg_core.rle import decode
+from ovseg_core.rle.encode import decode
 from schemas.config import EMBEDDED, ClipConfig, MaskConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 

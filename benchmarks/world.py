@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ovseg_core.embedded.scenes import Layout, Scene, all_phrases, draw_scene
+from jobs.demo.scenes import Layout, Scene, all_phrases, draw_scene
 
 Split = Literal["committed", "development", "confirmation"]
 

@@ -20,7 +20,7 @@ def annotate(config: JobConfig, dry_run: bool, then: str = "") -> int:
     Returns:
         0 all done; 3 finished, but shards or too many images failed; 130 interrupted.
     """
-    from pipeline import job
+    from pipeline.job import job
 
     if dry_run:
         show_plan(job.plan(config))
@@ -36,7 +36,7 @@ def show_plan(plan: Any) -> None:
     """Print what a run would do.
 
     Args:
-        plan: a `pipeline.job.JobPlan`.
+        plan: a `pipeline.job.job.JobPlan`.
     """
     config: JobConfig = plan.config
     done = plan.num_shards - plan.num_shards_left
@@ -63,7 +63,7 @@ def show_report(report: Any) -> None:
     """Print counts, errors by code, where everything lies and the next command.
 
     Args:
-        report: the `pipeline.report.RunReport`.
+        report: the `pipeline.job.report.RunReport`.
     """
     out = shlex.quote(report.out)
     for text in report.summary().splitlines():

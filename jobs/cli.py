@@ -216,7 +216,7 @@ def demo(
 
     With the bundled models; needs no network and no GPU.
     """
-    from jobs.demo import demo as command
+    from jobs.demo.demo import demo as command
 
     raise typer.Exit(command(out, scenes, seed))
 

@@ -35,9 +35,9 @@ def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool
     Raises:
         UserError: a wrong rule, no usable truth, or nothing to compare.
     """
-    from pipeline.evaluation import yardstick
+    from pipeline.evaluation import reference
     from pipeline.evaluation.evaluate import Rules, measure
-    from pipeline.rundir import RunDir
+    from pipeline.run.folder import RunDir
 
     try:
         rules = Rules.model_validate(dotlist(overrides))
@@ -45,9 +45,9 @@ def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool
         raise ConfigError("\n".join(problems(error, Rules))) from error
     folder = RunDir.open(run)
     if asked.protocol:
-        measured_by = yardstick.of_protocol(folder, asked.protocol, asked.data)
+        measured_by = reference.of_protocol(folder, asked.protocol, asked.data)
     else:
-        measured_by = yardstick.of_truth(folder, asked.truth, rules.crowd)
+        measured_by = reference.of_truth(folder, asked.truth, rules.crowd)
     evaluation = measure(folder, measured_by, rules)
     written = _write(folder, evaluation)
     if as_json:
@@ -62,7 +62,7 @@ def show_evaluation(report: Any) -> None:
     """Print IoU by label, the means, what could not be compared, and what others report.
 
     Args:
-        report: the `pipeline.evaluation.agreement.EvaluationReport`.
+        report: the `pipeline.evaluation.report.EvaluationReport`.
     """
     published = report.published.classes if report.published else ()
     columns = (
@@ -130,10 +130,10 @@ def _published(report: Any) -> Iterable[tuple[str, Any]]:
 
 def _write(run: Any, evaluation: Any) -> list[str]:
     """Write report and picture; a run folder that takes no files is not the evaluation's end."""
-    from pipeline.evaluation import confusion
+    from pipeline.evaluation import confusion_picture
 
     picture = io.BytesIO()
-    confusion.draw(evaluation.names, evaluation.counts).save(picture, "PNG")
+    confusion_picture.draw(evaluation.names, evaluation.counts).save(picture, "PNG")
     text = json.dumps(_plain(evaluation.report), indent=2, ensure_ascii=False) + "\n"
     try:
         run.folder.atomic_write(REPORT, text.encode())

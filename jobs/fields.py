@@ -21,16 +21,17 @@ def show_settings(method: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(JobConfig.model_json_schema(), indent=2, ensure_ascii=False))
         return
-    from ovseg_core import objectness, parts
+    from ovseg_core import objectness
+    from schemas import plugins
 
-    options = parts.load("ovseg_core.methods", method).Options
+    options = plugins.load("ovseg_core.methods", method).Options
     columns = ("field", "default", "meaning")
     show.table("Fields of a job file; any of them by --set FIELD=VALUE", columns, _rows(JobConfig))
     show.table(f"Options of the method {method}", columns, _rows(options, "method.options."))
     if "objectness" not in options.model_fields:
         return
-    for name in parts.names(objectness.PACKAGE):
-        rows = _rows(parts.load(objectness.PACKAGE, name).Options, f"{objectness.WHERE}.options.")
+    for name in plugins.names(objectness.PACKAGE):
+        rows = _rows(plugins.load(objectness.PACKAGE, name).Options, f"{objectness.WHERE}.options.")
         show.table(f"Options of {objectness.WHERE}={name}", columns, rows)
 
 

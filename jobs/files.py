@@ -19,7 +19,7 @@ def read_text(path: str) -> str:
     try:
         if "://" not in path:
             return Path(path).read_text(encoding="utf-8-sig")
-        from pipeline.storage import read_uri
+        from pipeline.storage.folder import read_uri
 
         return read_uri(path).decode("utf-8-sig")
     except FileNotFoundError as error:

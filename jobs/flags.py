@@ -11,8 +11,8 @@ _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
 
 def formats() -> str:
     """Return the names of the export formats: those of their files, so that none is forgotten."""
-    found = (module.name for module in pkgutil.iter_modules([str(_EXPORTERS)]))
-    return ", ".join(sorted(name for name in found if not name.startswith("_")))
+    modules = pkgutil.iter_modules([str(_EXPORTERS)])
+    return ", ".join(sorted(module.name for module in modules if not module.ispkg))
 
 
 def _override(what: str) -> typer.models.OptionInfo:

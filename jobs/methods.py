@@ -14,10 +14,10 @@ _BENCHMARKS = ("VOC21", "Context60", "Object", "VOC20", "Context59", "Stuff", "C
 
 def show_methods(as_json: bool) -> None:
     """Print what each method's card says: first who it is, then the published figures."""
-    from ovseg_core import parts
+    from schemas import plugins
 
     package = "ovseg_core.methods"
-    cards = {name: parts.load(package, name).CARD for name in parts.names(package)}
+    cards = {name: plugins.load(package, name).CARD for name in plugins.names(package)}
     if as_json:
         rows = [
             {"name": name, **asdict(card), "clip": card.clip.model_dump()}

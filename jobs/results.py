@@ -17,8 +17,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     """Print what is in a run folder; list or delete its orphans if asked."""
-    from pipeline.inspect import inspect_run
-    from pipeline.rundir import RunDir
+    from pipeline.run.folder import RunDir
+    from pipeline.run.inspect import inspect_run
 
     folder = RunDir.open(run)
     found = inspect_run(folder)
@@ -81,15 +81,15 @@ def show_inspection(found: Any) -> None:
 
 def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
     """Write a dataset from the finished shards of a run and say where it lies."""
-    from ovseg_core import parts
-    from pipeline.rundir import RunDir
+    from pipeline.run.folder import RunDir
+    from schemas import plugins
 
     package, to = "pipeline.exporters", to.replace("-", "_")
     part = NamedOptions(name=to, options=dotlist(overrides))
-    options = parts.read_options(package, part, "export")
+    options = plugins.read_options(package, part, "export")
     folder = RunDir.open(run)
     try:
-        written = parts.load(package, to).export(folder, options)
+        written = plugins.load(package, to).export(folder, options)
     except OSError as error:
         hint = (
             f"; large files are made in {tempfile.gettempdir()} first: set TMPDIR to a folder with "

@@ -15,7 +15,7 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
         UserError: no such run, or the address cannot be had.
     """
     from pipeline.review.server import Address, listen
-    from pipeline.rundir import RunDir
+    from pipeline.run.folder import RunDir
 
     _give_memory_back()
     listening = listen(RunDir.open(run), Address(host, port, tuple(names)))

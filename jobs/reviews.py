@@ -23,8 +23,8 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
         ConfigError: no such tool.
         UserError: a file that cannot be used.
     """
-    from pipeline.reviewed.import_review import import_review as read
-    from pipeline.rundir import RunDir
+    from pipeline.corrections.import_review import import_review as read
+    from pipeline.run.folder import RunDir
 
     report = read(RunDir.open(run), tool, file)
     if as_json:
@@ -75,12 +75,12 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
     Raises:
         UserError: too little was reviewed.
     """
-    from pipeline import uris
-    from pipeline.reviewed import reliability_plot
-    from pipeline.reviewed.calibrate import FILE, PICTURE, Rules
-    from pipeline.reviewed.calibrate import calibrate as fit
-    from pipeline.rundir import RunDir
-    from pipeline.storage import Folder
+    from pipeline.corrections import reliability_plot
+    from pipeline.corrections.calibrate import FILE, PICTURE, Rules
+    from pipeline.corrections.calibrate import calibrate as fit
+    from pipeline.run.folder import RunDir
+    from pipeline.storage import uris
+    from pipeline.storage.folder import Folder
 
     try:
         rules = Rules.model_validate(dotlist(overrides))
@@ -129,7 +129,7 @@ def compare(first: str, other: str, as_json: bool) -> None:
         UserError: runs that cannot be compared.
     """
     from pipeline.evaluation.compare import compare as measure
-    from pipeline.rundir import RunDir
+    from pipeline.run.folder import RunDir
 
     folder = RunDir.open(first)
     report = measure(folder, RunDir.open(other))

@@ -63,8 +63,8 @@ def train_heads(config: HeadsConfig) -> int:
     Returns:
         0 done; 3 done, but too many images could not be read; 130 interrupted.
     """
-    from pipeline.heads.job import train_heads as run
-    from pipeline.heads.progress import make_step_progress
+    from pipeline.head_training.job import train_heads as run
+    from pipeline.head_training.progress import make_step_progress
 
     report = run(config, make_step_progress())
     failed = show.counts(report.failed) if report.failed else "none"

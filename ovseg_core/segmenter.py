@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.refine.pamr import Refinement
-from ovseg_core.stitch import Stitch
+from ovseg_core.resize.stitching import Stitch
 from schemas.base import Frozen
 from schemas.config import ClipConfig
 from schemas.vocabulary import Vocabulary

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.retry import RETRY_DELAY_ENV
+from pipeline.storage.retry import RETRY_DELAY_ENV
 
 _DUMMY_AWS = {
     "AWS_ACCESS_KEY_ID": "testing",

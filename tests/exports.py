@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ovseg_core import brush
-from pipeline.finished import FinishedRun
+from ovseg_core.rle import label_studio_brush
 from pipeline.importers import cvat
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 
 Mask = tuple[str, str, str]
 
@@ -130,10 +130,10 @@ def _label_studio(run: RunDir) -> list[Mask]:
             task["data"]["file_name"],
             region["value"]["brushlabels"][0],
             counts_of(
-                brush.opacity(
+                label_studio_brush.opacity(
                     region["value"]["rle"], (region["original_height"], region["original_width"])
                 )
-                > brush.SOLID
+                > label_studio_brush.SOLID
             ),
         )
         for task in _json(run, "exports/label_studio/tasks.json")

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ovseg_core import dinoiser_heads
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.heads.shared import dinoiser_model
 from ovseg_core.objectness.found import RELEASED_HEAD
 from ovseg_core.segmenter import Image
 from schemas.config import ClipConfig
@@ -131,7 +131,7 @@ def tiny_backbones(**changes: Any) -> Backbones:
     folder = tiny_folder()
     released = {
         RELEASED_HEAD: str(folder / "head.safetensors"),
-        dinoiser_heads.RELEASED: str(folder / "dinoiser.safetensors"),
+        dinoiser_model.RELEASED: str(folder / "dinoiser.safetensors"),
     }
     settings: dict[str, Any] = {
         "clip": ClipConfig(model=f"local-dir:{folder / 'clip'}"),

@@ -5,8 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.heads.job import HeadsReport, train_heads
-from pipeline.heads.progress import StepProgress
+from pipeline.head_training.job import HeadsReport, train_heads
+from pipeline.head_training.progress import StepProgress
 from schemas.heads import HeadsConfig
 from tests.factories import random_image, tiny_folder
 

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ovseg_core.segmenter import ImageBatch, ScoreMaps, TextMatrix
-from pipeline.build import Built
-from pipeline.guard import BrokenDeviceError
-from pipeline.rundir import RunDir
+from pipeline.annotate.build import Built
+from pipeline.annotate.image_errors import BrokenDeviceError
+from pipeline.run.folder import RunDir
 from schemas.config import JobConfig
 from schemas.vocabulary import Vocabulary
 

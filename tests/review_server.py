@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from pipeline.review.server import Address, listen
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 
 OWN = {"X-Ovseg": "1"}
 

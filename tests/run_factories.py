@@ -1,6 +1,6 @@
 """Run folders without models: a plan, and rows for a shard that depend on nothing but the shard."""
 
-from pipeline.runinfo import RunPlan
+from pipeline.run.identity import RunPlan
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (

@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovseg_core.decide import Decision
-from ovseg_core.quality import image_rows
-from pipeline.rows import Failed, Frame, StageSeconds, failed_rows, found_rows, join, tally_of
-from pipeline.rundir import RunDir
-from pipeline.runinfo import RunPlan
+from ovseg_core.decision.decide import Decision
+from ovseg_core.decision.image_rows import image_rows
+from pipeline.annotate.rows import (
+    Failed,
+    Frame,
+    StageSeconds,
+    failed_rows,
+    found_rows,
+    join,
+    tally_of,
+)
+from pipeline.run.folder import RunDir
+from pipeline.run.identity import RunPlan
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, ShardRows

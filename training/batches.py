@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovseg_core.embedded.paint import COLOURS
-from ovseg_core.embedded.scenes import HELD_OUT_PAIRS
-from ovseg_core.embedded.shapes import SHAPES
+from jobs.demo.paint import COLOURS
+from jobs.demo.scenes import HELD_OUT_PAIRS
+from jobs.demo.shapes import SHAPES
 from training.augment import channel_mix, light_and_noise, shift_and_flip
 from training.data import MAX_OBJECTS, Crops, Scenes, cut_scenes, draw_windows, visible_share
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.embedded.paint import COLOURS, PATTERNS
-from ovseg_core.embedded.scenes import Thing, draw_crop, draw_things
-from ovseg_core.embedded.shapes import SHAPES
+from jobs.demo.paint import COLOURS, PATTERNS
+from jobs.demo.scenes import Thing, draw_crop, draw_things
+from jobs.demo.shapes import SHAPES
 
 MAX_OBJECTS = 6
 SCENE_HW = (128, 160)

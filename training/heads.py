@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jobs.demo.scenes import draw_scene
 from ovseg_core import embedded
-from ovseg_core.backbones import Backbones
-from ovseg_core.embedded.scenes import draw_scene
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import build_objectness
-from pipeline.heads.job import train_heads
-from pipeline.heads.progress import make_step_progress
+from pipeline.head_training.job import train_heads
+from pipeline.head_training.progress import make_step_progress
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.heads import HeadsConfig
 

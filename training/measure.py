@@ -18,8 +18,8 @@ from open_clip.tokenizer import SimpleTokenizer as Tokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ovseg_core.embedded.scenes import Scene, all_phrases, draw_crop, draw_scene
-from ovseg_core.embedded.shapes import SHAPES
+from jobs.demo.scenes import Scene, all_phrases, draw_crop, draw_scene
+from jobs.demo.shapes import SHAPES
 from training import readouts
 from training.towers import CLIP_MEAN, CLIP_STD, IMAGE_PX
 

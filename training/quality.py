@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ovseg_core.embedded.scenes import Scene, draw_scene
-from pipeline.build import Built, build
+from jobs.demo.scenes import Scene, draw_scene
+from pipeline.annotate.build import Built, build
 from pipeline.evaluation.evaluate import EvaluationReport, evaluate
-from pipeline.job import run
-from pipeline.progress import Progress
-from pipeline.rundir import RunDir
+from pipeline.job.job import run
+from pipeline.job.progress import Progress
+from pipeline.run.folder import RunDir
 from schemas.config import JobConfig
 
 SEED = 950_000_000

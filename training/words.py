@@ -11,8 +11,8 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor
 
-from ovseg_core.embedded.paint import COLOURS, PATTERNS
-from ovseg_core.embedded.shapes import SHAPES
+from jobs.demo.paint import COLOURS, PATTERNS
+from jobs.demo.shapes import SHAPES
 
 CONTEXT = 16
 # The plain ones are used for most captions; the 80 of ImageNet for the rest.

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from ovseg_core import parts
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.segmenter import Image, MethodOptions
+from schemas import plugins
 from schemas.config import NamedOptions
 
 PACKAGE = __name__
@@ -66,7 +66,7 @@ def check_head(part: NamedOptions) -> HeadOptions:
     Raises:
         ConfigError: an unknown head, an unknown option or a wrong value.
     """
-    options = parts.read_options(PACKAGE, part, "heads")
+    options = plugins.read_options(PACKAGE, part, "heads")
     if not isinstance(options, HeadOptions):
         raise TypeError(f"{part.name}: Options is no HeadOptions")
     return options
@@ -79,4 +79,4 @@ def build_head(part: NamedOptions, backbones: Backbones, seed: int) -> HeadTask:
         ConfigError: an unknown head, an unknown option or a wrong value.
         WeightsError: networks that cannot be found or do not fit.
     """
-    return parts.load(PACKAGE, part.name).build(check_head(part), backbones, seed)
+    return plugins.load(PACKAGE, part.name).build(check_head(part), backbones, seed)

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ovseg_core.affinity import cosine_affinity, keep_alike
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip
-from ovseg_core.dinoiser_heads import DINO, TAP, DinoiserHeads, check_depth, tap_map
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.vit import FeatureSource
+from ovseg_core.dense.affinity import cosine_affinity, keep_alike
 from ovseg_core.heads import HeadOptions
+from ovseg_core.heads.shared.dinoiser_model import DINO, TAP, DinoiserHeads, check_depth, tap_map
 from ovseg_core.objectness import found
 from ovseg_core.segmenter import Image
-from ovseg_core.vision import FeatureSource
 
 _CHANNELS, _OF_WIDTH = 256, 768
 

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ovseg_core import bilateral
-from ovseg_core.affinity import cosine_affinity
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.vit import Vision
+from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.heads import HeadOptions
-from ovseg_core.heads_views import short_side, squashed
+from ovseg_core.heads.shared import bilateral_solver
+from ovseg_core.heads.shared.views import short_side, squashed
 from ovseg_core.objectness import found_bkg
 from ovseg_core.segmenter import Image
-from ovseg_core.vision import Vision
 
 _BLUR_SIGMA = (0.1, 2.0)
 
@@ -109,7 +109,7 @@ class FoundTask:
         images_BSS3 = pixels_B3SS.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         masks = masks_Bhw.cpu().numpy()
         solved_BSS = np.stack(
-            [bilateral.sharpened(*pair) for pair in zip(images_BSS3, masks, strict=True)]
+            [bilateral_solver.sharpened(*pair) for pair in zip(images_BSS3, masks, strict=True)]
         )
         solved = torch.from_numpy(solved_BSS).to(masks_Bhw.device)[:, None].float()
         return F.interpolate(solved, size=masks_Bhw.shape[1:], mode="bilinear")[:, 0] > 0

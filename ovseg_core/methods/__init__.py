@@ -1,9 +1,10 @@
 """The published recipes, one file each; the file's name is the name in the config."""
 
-from ovseg_core import objectness, parts
-from ovseg_core.backbones import Backbones
+from ovseg_core import objectness
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.segmenter import MethodCard, Segmenter
-from ovseg_core.sidecar import folders_in
+from schemas import plugins
 from schemas.config import JobConfig, NamedOptions
 from schemas.errors import ConfigError
 
@@ -16,7 +17,7 @@ def check_options(method: NamedOptions) -> None:
     Raises:
         ConfigError: an unknown method, an unknown option or a wrong value.
     """
-    parts.read_options(PACKAGE, method, "method")
+    plugins.read_options(PACKAGE, method, "method")
 
 
 def option_folders(method: NamedOptions) -> dict[str, str]:
@@ -25,11 +26,11 @@ def option_folders(method: NamedOptions) -> dict[str, str]:
     Raises:
         ConfigError: an unknown method, an unknown option or a wrong value.
     """
-    options = parts.read_options(PACKAGE, method, "method")
+    options = plugins.read_options(PACKAGE, method, "method")
     found = folders_in(options, "method.options")
     source = getattr(options, "objectness", None)
     if isinstance(source, NamedOptions):
-        inner = parts.read_options(objectness.PACKAGE, source, objectness.WHERE)
+        inner = plugins.read_options(objectness.PACKAGE, source, objectness.WHERE)
         found |= folders_in(inner, f"{objectness.WHERE}.options")
     return found
 
@@ -42,7 +43,7 @@ def with_published_clip(config: JobConfig) -> JobConfig:
     """
     if config.clip.model != "auto":
         return config
-    card: MethodCard = parts.load(PACKAGE, config.method.name).CARD
+    card: MethodCard = plugins.load(PACKAGE, config.method.name).CARD
     given = config.clip.model_fields_set - {"model"}
     if given:
         raise ConfigError(
@@ -59,5 +60,5 @@ def build_segmenter(method: NamedOptions, backbones: Backbones) -> Segmenter:
         ConfigError: an unknown method, an unknown option or a wrong value.
         WeightsError: the backbones lack something that the method needs.
     """
-    options = parts.read_options(PACKAGE, method, "method")
-    return parts.load(PACKAGE, method.name).build(options, backbones)
+    options = plugins.read_options(PACKAGE, method, "method")
+    return plugins.load(PACKAGE, method.name).build(options, backbones)

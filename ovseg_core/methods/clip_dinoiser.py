@@ -13,19 +13,26 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from ovseg_core.affinity import cosine_affinity, guided_pooling, keep_alike
-from ovseg_core.attention import identity
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip, TrunkState
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.dinoiser_heads import DINO, TAP, DinoiserHeads, load_heads, own_keys, tap_map
-from ovseg_core.last_block import dense_features
+from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.position_embedding import Rule
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.vit import FeatureSource
+from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, keep_alike
+from ovseg_core.dense.attention import identity
+from ovseg_core.dense.encoder import read_trunk
+from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.options import Published, Scoring, WindowOptions, probabilities
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.heads.shared.dinoiser_model import (
+    DINO,
+    TAP,
+    DinoiserHeads,
+    load_heads,
+    own_keys,
+    tap_map,
+)
 from ovseg_core.objectness import found
-from ovseg_core.positional import Rule
-from ovseg_core.readers import read_trunk
-from ovseg_core.recipe import Published, Scoring, WindowOptions, probabilities
 from ovseg_core.segmenter import MethodCard, TextMatrix
-from ovseg_core.vision import FeatureSource
 from schemas.config import ClipConfig
 
 CARD = MethodCard(

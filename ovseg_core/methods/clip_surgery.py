@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.adjust import surgery
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip, TrunkState
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.positional import Rule
-from ovseg_core.readers import read_trunk
-from ovseg_core.recipe import Published, Scoring, WindowOptions
+from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.position_embedding import Rule
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.text_encoder import TemplateSet, templates_of
+from ovseg_core.dense.adjust import surgery
+from ovseg_core.dense.encoder import read_trunk
+from ovseg_core.dense.options import Published, Scoring, WindowOptions
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard, TextMatrix
-from ovseg_core.text import TemplateSet, templates_of
 from schemas.config import ClipConfig
 from schemas.errors import ConfigError
 

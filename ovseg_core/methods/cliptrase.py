@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from ovseg_core import clustering
-from ovseg_core.attention import SoftmaxSum
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip, TrunkState
-from ovseg_core.dense import ReadWindows, WindowFeatures, WindowSegmenter
-from ovseg_core.last_block import heads_of, last_block
-from ovseg_core.readers import read_trunk
-from ovseg_core.recipe import Published, Scoring, WindowOptions, cosines
+from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense import clustering
+from ovseg_core.dense.attention import SoftmaxSum
+from ovseg_core.dense.encoder import read_trunk
+from ovseg_core.dense.last_block import heads_of, last_block
+from ovseg_core.dense.options import Published, Scoring, WindowOptions, cosines
+from ovseg_core.dense.segmenter import ReadWindows, WindowFeatures, WindowSegmenter
 from ovseg_core.segmenter import Image, MethodCard, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError

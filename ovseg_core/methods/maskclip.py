@@ -6,12 +6,12 @@ normalisation, softmax over the words in each window. The original recipe is `ma
 
 from pydantic import PositiveFloat
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.recipe import PROBABILITIES, Published
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.text_encoder import TemplateSet
+from ovseg_core.dense.options import PROBABILITIES, Published
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.dense.value_path import ValueOptions, ValueReader, refined
 from ovseg_core.segmenter import MethodCard
-from ovseg_core.text import TemplateSet
-from ovseg_core.value_path import ValueOptions, ValueReader, refined
 from schemas.config import ClipConfig
 
 CARD = MethodCard(

@@ -6,11 +6,11 @@ Its numbers were taken with OpenAI's weights in a network with plain GELU and a 
 vision transformers only.
 """
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.recipe import COSINES, Published
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.options import COSINES, Published
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.dense.value_path import ValueOptions, ValueReader, refined
 from ovseg_core.segmenter import MethodCard
-from ovseg_core.value_path import ValueOptions, ValueReader, refined
 from schemas.config import ClipConfig
 
 CARD = MethodCard(

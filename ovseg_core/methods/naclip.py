@@ -8,12 +8,12 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat
 
-from ovseg_core.attention import Neighbourhood
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import TrunkState
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.readers import LastBlockReader
-from ovseg_core.recipe import Published, WindowOptions
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.attention import Neighbourhood
+from ovseg_core.dense.encoder import LastBlockReader
+from ovseg_core.dense.options import Published, WindowOptions
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
 

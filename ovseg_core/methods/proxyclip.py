@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.adjust import Adjustment, adjusted
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip, TrunkState
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.readers import read_trunk
-from ovseg_core.recipe import COSINES, Published, WindowOptions
+from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.vit import Feature, FeatureSource
+from ovseg_core.dense.adjust import Adjustment, adjusted
+from ovseg_core.dense.encoder import read_trunk
+from ovseg_core.dense.options import COSINES, Published, WindowOptions
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
-from ovseg_core.vision import Feature, FeatureSource
 from schemas.config import ClipConfig
 from schemas.errors import ConfigError
 

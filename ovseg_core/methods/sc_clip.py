@@ -11,14 +11,14 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from ovseg_core.affinity import keep_alike, pool_tokens, token_affinity
-from ovseg_core.attention import SelfAdjusted
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import Clip, TrunkState
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.last_block import last_block
-from ovseg_core.outliers import fill_outliers, find_outliers
-from ovseg_core.recipe import Published, WindowOptions
+from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.affinity import keep_alike, pool_tokens, token_affinity
+from ovseg_core.dense.attention import SelfAdjusted
+from ovseg_core.dense.last_block import last_block
+from ovseg_core.dense.options import Published, WindowOptions
+from ovseg_core.dense.outliers import fill_outliers, find_outliers
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
 from schemas.errors import ConfigError

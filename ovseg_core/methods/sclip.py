@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ovseg_core.attention import SoftmaxSum
-from ovseg_core.backbones import Backbones
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.readers import LastBlockReader
-from ovseg_core.recipe import COSINES, Published, WindowOptions
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.attention import SoftmaxSum
+from ovseg_core.dense.encoder import LastBlockReader
+from ovseg_core.dense.options import COSINES, Published, WindowOptions
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
 

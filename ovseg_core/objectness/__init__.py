@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor
 
-from ovseg_core import parts
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.segmenter import Image
+from schemas import plugins
 from schemas.config import NamedOptions
 
 PACKAGE = __name__
@@ -30,7 +30,7 @@ class Objectness(Protocol):
 
 
 def _checked(part: NamedOptions) -> NamedOptions:
-    parts.read_options(PACKAGE, part, WHERE)
+    plugins.read_options(PACKAGE, part, WHERE)
     return part
 
 
@@ -45,8 +45,8 @@ def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
         ConfigError: an unknown source, an unknown option or a wrong value.
         WeightsError: weights that cannot be found or do not fit.
     """
-    options = parts.read_options(PACKAGE, part, WHERE)
-    return parts.load(PACKAGE, part.name).build(options, backbones)
+    options = plugins.read_options(PACKAGE, part, WHERE)
+    return plugins.load(PACKAGE, part.name).build(options, backbones)
 
 
 def squashed_maps(maps: tuple[Tensor, ...] | None, side_px: int) -> tuple[Tensor, ...] | None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.images.per_image_files import LocalFolder, Sidecars
 from ovseg_core.segmenter import Image, MethodOptions
-from ovseg_core.sidecar import LocalFolder, Sidecars
 
 SUFFIXES = (".png", ".npy", ".npz")
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.checkpoint import read_tensors
+from ovseg_core.backbones.checkpoint import read_tensors
+from ovseg_core.backbones.head_file import check_trained_for
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.vit import Vision, VisionState
 from ovseg_core.embedded import FOUND_HEAD
-from ovseg_core.geometry import limit_side
-from ovseg_core.head_files import check_trained_for
 from ovseg_core.objectness import by_shape
+from ovseg_core.resize.published_sizes import limit_side
 from ovseg_core.segmenter import Image, MethodOptions
-from ovseg_core.vision import Vision, VisionState
 from schemas.errors import WeightsError
 
 KIND = "found"

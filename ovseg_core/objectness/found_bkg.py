@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.geometry import limit_side
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.vit import Vision, VisionState
 from ovseg_core.objectness import by_shape
+from ovseg_core.resize.published_sizes import limit_side
 from ovseg_core.segmenter import Image, MethodOptions
-from ovseg_core.vision import Vision, VisionState
 
 
 class Options(MethodOptions):

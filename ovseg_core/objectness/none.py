@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.segmenter import Image, MethodOptions
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ovseg_core.nearest import nearest_source
+from ovseg_core.resize.nearest import nearest_source
 
 _CELLS_AT_ONCE = 1 << 22
 """Of a table of votes, regions times labels: 32 MB."""

@@ -11,11 +11,11 @@ from statistics import fmean
 
 import pyarrow as pa
 
-from pipeline import parquet, uris
-from pipeline.finished import FinishedRun, Row, grouped
-from pipeline.predictions import Predictions
-from pipeline.reviewed.matching import overlap
-from pipeline.rundir import RunDir
+from pipeline.corrections.matching import overlap
+from pipeline.run.folder import RunDir
+from pipeline.run.predictions import Predictions
+from pipeline.run.reader import FinishedRun, Row, grouped
+from pipeline.storage import parquet, uris
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.records import Share

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
-from ovseg_core.metrics import ConfusionMatrix
+from pipeline.evaluation import reference as yardsticks
 from pipeline.evaluation import truth as truths
-from pipeline.evaluation import yardstick as yardsticks
-from pipeline.evaluation.agreement import EvaluationReport, Mean, confusions, labels, number
-from pipeline.evaluation.yardstick import Yardstick
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
+from pipeline.evaluation.metrics import ConfusionMatrix
+from pipeline.evaluation.reference import Yardstick
+from pipeline.evaluation.report import EvaluationReport, Mean, confusions, labels, number
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.protocol import Counting, MeanRule

@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ovseg_core.parts import did_you_mean
-from pipeline import uris
-from pipeline.storage import Folder
+from pipeline.storage import uris
+from pipeline.storage.folder import Folder
 from schemas.errors import ConfigError, UserError
+from schemas.plugins import did_you_mean
 from schemas.protocol import ImageFiles, Protocol, Words
 
 FOLDER = Path(__file__).parent / "protocols"

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ovseg_core.rle_map import paint
+from ovseg_core.rle.label_map import paint
+from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap
-from pipeline.reviewed.layer import ReviewedLayer
 from schemas.errors import UserError
 
 NAME = "reviewed"

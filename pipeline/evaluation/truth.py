@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ovseg_core.metrics import IGNORE as IGNORED_GREY
-from pipeline import coco_masks, uris
-from pipeline.coco_masks import id_of
-from pipeline.storage import Folder
+from ovseg_core.rle import coco_segmentation
+from ovseg_core.rle.coco_segmentation import id_of
+from pipeline.evaluation.metrics import IGNORE as IGNORED_GREY
+from pipeline.storage import uris
+from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 
 IGNORE = -1
@@ -118,11 +119,11 @@ class CocoTruth:
             raise UserError(f"the truth of {path} cannot be read: {error!r}") from error
 
     def _paint(self, image: dict[str, Any]) -> LabelMap:
-        size_hw = coco_masks.size_hw(image["height"], image["width"])
+        size_hw = coco_segmentation.size_hw(image["height"], image["width"])
         painted = np.zeros(size_hw, np.int32)
         free = np.ones(size_hw, bool)
         for segment in self._segments.get(id_of(image["id"]), ()):
-            inside = coco_masks.pixels(segment["segmentation"], size_hw) & free
+            inside = coco_segmentation.pixels(segment["segmentation"], size_hw) & free
             ignored = segment.get("iscrowd") and self._crowd == "ignore"
             painted[inside] = IGNORE if ignored else self._label[id_of(segment["category_id"])]
             free &= ~inside

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline import uris
 from pipeline.evaluation.protocol import first_with, missing
 from pipeline.evaluation.truth import IGNORE, LabelMap, Truth, open_truth
-from pipeline.storage import Folder
+from pipeline.storage import uris
+from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import (
     ImageFiles,

@@ -15,14 +15,14 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from pipeline.exporters import _coco, _files, _segments
-from pipeline.exporters._losses import GOOD_IOU, NAME, Losses
-from pipeline.exporters._outlines import Fit, Polygons, Tolerance, coco_polygons
-from pipeline.exporters._segments import DIGITS, Segments
-from pipeline.finished import FinishedRun, Row
-from pipeline.rundir import RunDir
+from pipeline.exporters.shared import coco_file, files, segments
+from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoImage
+from pipeline.exporters.shared.losses import GOOD_IOU, NAME, Losses
+from pipeline.exporters.shared.outlines import Fit, Polygons, Tolerance, coco_polygons
+from pipeline.exporters.shared.segments import DIGITS, Segments
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row
 from schemas.base import Frozen
-from schemas.coco import CocoAnnotation, CocoImage
 from schemas.records import Share
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ def _warn(count: int, losses: Losses) -> None:
 def _head(finished: FinishedRun, options: Options) -> dict[str, object]:
     more = {"min_score": options.min_score}
     return {
-        "info": _coco.info(finished, options.segments, **more),
+        "info": coco_file.info(finished, options.segments, **more),
         "licenses": [],
-        "categories": _coco.categories(finished),
+        "categories": coco_file.categories(finished),
     }
 
 
@@ -104,12 +104,12 @@ def _write(finished: FinishedRun, options: Options, parts: "_Parts", losses: Los
     number = 0
     fit = Fit(options.tolerance_px, options.min_iou)
     cut = (options.segments, options.min_score, options.min_area_px)
-    for image, rows in _segments.images(finished, losses, *cut):
+    for image, rows in segments.images(finished, losses, *cut):
         entries, results = [], []
-        crops = _segments.crops(rows) if options.polygons else ()
+        crops = segments.crops(rows) if options.polygons else ()
         for row, crop in zip_longest(rows, crops):
             number += 1
-            entry = _coco.annotation(number, image["number"], row)
+            entry = coco_file.annotation(number, image["number"], row)
             results.append(_result(entry))
             if crop is not None:
                 _draw(entry, coco_polygons(row, crop, fit, losses))
@@ -128,8 +128,8 @@ def _draw(entry: CocoAnnotation, polygons: Polygons) -> None:
 
 def _image(row: Row, options: Options) -> str:
     if not options.flatten_names:
-        return json.dumps(_coco.image(row, row["path"]))
-    entry: CocoImage = {**_coco.image(row, _files.flat(row["path"])), "path": row["path"]}
+        return json.dumps(coco_file.image(row, row["path"]))
+    entry: CocoImage = {**coco_file.image(row, files.flat(row["path"])), "path": row["path"]}
     return json.dumps(entry)
 
 
@@ -155,8 +155,8 @@ class _Parts:
         ending = f"-{len(self._files) // 2 + 1:05d}.json" if self._max_bytes else ".json"
         names = [self._folder / f"{kind}{ending}" for kind in ("instances", "results_segm")]
         self._files += names
-        self._dataset = _coco.CocoFile(names[0], self._head, self._open_files)
-        self._results = self._open_files.enter_context(_coco.create(names[1]))
+        self._dataset = coco_file.CocoFile(names[0], self._head, self._open_files)
+        self._results = self._open_files.enter_context(coco_file.create(names[1]))
         self._results.write("[")
         self._separator = "\n"
 

@@ -19,14 +19,14 @@ from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
 
-from ovseg_core import mask_texts
-from pipeline.exporters import _coco, _segments, _texts
-from pipeline.exporters._losses import Losses
-from pipeline.exporters._order import Order
-from pipeline.exporters._segments import DIGITS, Segments
-from pipeline.finished import FinishedRun, Row
-from pipeline.overlay import hex_colour
-from pipeline.rundir import RunDir
+from ovseg_core.rle import number_lists
+from pipeline.collection.overlay import hex_colour
+from pipeline.exporters.shared import coco_file, mask_texts, segments
+from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.priorities import Order
+from pipeline.exporters.shared.segments import DIGITS, Segments
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -91,13 +91,13 @@ def _write(
         losses.lost(_SAME_STEM, stems[_stem(image["path"])] > 1)
         attributes = [_attributes(row, order) for row in rows]
         for row, own in zip(rows, attributes, strict=True):
-            entry = _coco.annotation(number + 1, image["number"], row)
+            entry = coco_file.annotation(number + 1, image["number"], row)
             entry["attributes"] = {**entry.get("attributes", {}), **own}
             archive.write((",\n" if number else "\n") + json.dumps(entry))
             number += 1
         if options.xml:
             xml.write(_xml(image, rows, attributes, runs))
-    archive.write(_coco.END)
+    archive.write(coco_file.END)
     archive.close()
     xml.write(b"</annotations>\n")
     xml.close()
@@ -109,24 +109,24 @@ def _images(
 ) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
     """Yield images, their segments and, if the XML wants them, the runs of their masks."""
     cut = (options.segments, options.min_score, options.min_area_px)
-    images = _segments.images(finished, losses, *cut)
+    images = segments.images(finished, losses, *cut)
     if options.xml:
-        return _texts.with_texts(finished, images, mask_texts.run_lengths, open_files)
+        return mask_texts.with_texts(finished, images, number_lists.run_lengths, open_files)
     return ((image, rows, []) for image, rows in images)
 
 
 def _before_annotations(finished: FinishedRun, options: Options) -> Iterator[str]:
     """Yield the beginning of the COCO file: readers expect the images first."""
-    info = _coco.info(finished, options.segments)
+    info = coco_file.info(finished, options.segments)
     del info["fingerprint"]  # it knows where the collection lies; the archive should not differ
-    head = {"info": info, "licenses": [], "categories": _coco.categories(finished)}
-    yield _coco.before_images(head)
+    head = {"info": info, "licenses": [], "categories": coco_file.categories(finished)}
+    yield coco_file.before_images(head)
     separator = "\n"
-    for shard in finished.shards(_segments.IMAGE_COLUMNS):
+    for shard in finished.shards(segments.IMAGE_COLUMNS):
         for image in shard.images.values():
-            yield separator + json.dumps(_coco.image(image, image["path"]))
+            yield separator + json.dumps(coco_file.image(image, image["path"]))
             separator = ",\n"
-    yield _coco.BEFORE_ANNOTATIONS
+    yield coco_file.BEFORE_ANNOTATIONS
 
 
 class _Archive:

@@ -9,11 +9,11 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipeline.exporters import _coco, _segments
-from pipeline.exporters._losses import Losses
-from pipeline.exporters._segments import Segments
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
+from pipeline.exporters.shared import coco_file, segments
+from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.segments import Segments
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -55,19 +55,19 @@ def export(run: RunDir, options: Options) -> list[str]:
     losses = Losses("FiftyOne: what it does not hold of this run", _NEVER)
     place = run.folder.child(FOLDER)
     head = {
-        "info": _coco.info(finished, options.segments, min_score=options.min_score),
+        "info": coco_file.info(finished, options.segments, min_score=options.min_score),
         "licenses": [],
-        "categories": _coco.categories(finished),
+        "categories": coco_file.categories(finished),
     }
     with tempfile.TemporaryDirectory(prefix="ovseg-fiftyone-") as folder, ExitStack() as open_files:
-        document = _coco.CocoFile(Path(folder, _JSON), head, open_files)
+        document = coco_file.CocoFile(Path(folder, _JSON), head, open_files)
         number = 0
-        for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
+        for image, rows in segments.images(finished, losses, options.segments, options.min_score):
             entries = []
             for row in rows:
                 number += 1
-                entries.append(json.dumps(_coco.annotation(number, image["number"], row)))
-            document.add_texts(json.dumps(_coco.image(image, image["path"])), entries)
+                entries.append(json.dumps(coco_file.annotation(number, image["number"], row)))
+            document.add_texts(json.dumps(coco_file.image(image, image["path"])), entries)
         document.close()
         place.put_file(_JSON, document.path)
     place.atomic_write("load.py", _LOADER.encode())

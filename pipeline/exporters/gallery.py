@@ -20,11 +20,11 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field
 
-from pipeline import images
-from pipeline.finished import FinishedRun, FinishedShard, Row, paint
-from pipeline.overlay import hex_colour, tinted
-from pipeline.rundir import RunDir
-from pipeline.storage import Folder, read_uri
+from pipeline.collection import decode
+from pipeline.collection.overlay import hex_colour, tinted
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, FinishedShard, Row, paint
+from pipeline.storage.folder import Folder, read_uri
 from schemas.base import Frozen
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
@@ -110,7 +110,7 @@ def _draw(
 ) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
     """Return the reduced photograph and its masks as files with their suffixes."""
     data = read_uri(image["uri"], config.max_bytes)
-    photo = Image.fromarray(images.decode(data, config, side_px).rgb)
+    photo = Image.fromarray(decode.decode(data, config, side_px).rgb)
     scale = side_px / max(image["width"], image["height"])
     width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
     label_map = paint(rows, (image["height"], image["width"]))

@@ -17,14 +17,14 @@ from xml.sax.saxutils import quoteattr
 
 from pydantic import Field
 
-from ovseg_core import mask_texts
-from pipeline.exporters import _segments, _texts
-from pipeline.exporters._losses import Losses
-from pipeline.exporters._order import Order
-from pipeline.exporters._segments import DIGITS, Segments
-from pipeline.finished import FinishedRun, Row
-from pipeline.overlay import hex_colour
-from pipeline.rundir import RunDir
+from ovseg_core.rle import number_lists
+from pipeline.collection.overlay import hex_colour
+from pipeline.exporters.shared import mask_texts, segments
+from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.priorities import Order
+from pipeline.exporters.shared.segments import DIGITS, Segments
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -72,9 +72,9 @@ def export(run: RunDir, options: Options) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="ovseg-ls-") as folder, ExitStack() as open_files:
         batches = _Batches(Path(folder), options.max_bytes, open_files)
         cut = (options.segments, options.min_score)
-        images = _segments.images(finished, losses, *cut)
-        work = mask_texts.brushes
-        for image, rows, brushes in _texts.with_texts(finished, images, work, open_files):
+        images = segments.images(finished, losses, *cut)
+        work = number_lists.brushes
+        for image, rows, brushes in mask_texts.with_texts(finished, images, work, open_files):
             batches.add(_with_regions(_task(image, rows, order, options), rows, brushes))
             losses.lost("images with more than 50 masks, slow to open", len(rows) > _MANY)
         files = batches.close()

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.exporters import _segments
-from pipeline.exporters._files import Files, Names, png
-from pipeline.exporters._losses import Losses
-from pipeline.exporters._segments import DIGITS, Crop, Segments
-from pipeline.finished import FinishedRun, Row
-from pipeline.rundir import RunDir
+from pipeline.exporters.shared import segments
+from pipeline.exporters.shared.files import Files, Names, png
+from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.segments import DIGITS, Crop, Segments
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -47,7 +47,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     place = run.folder.child(FOLDER)
     losses.begin(place, options)
     with Files(place) as files:
-        for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
+        for image, rows in segments.images(finished, losses, options.segments, options.min_score):
             files.put(f"{names.of_image(image['path'])}.json", partial(_document, image, rows))
             if options.copy_images:
                 files.copy_image(image["path"], image["uri"], run.info.job().image.max_bytes)
@@ -62,7 +62,7 @@ def _document(image: Row, rows: list[Row]) -> bytes:
     document = {
         "version": _VERSION,
         "flags": {},
-        "shapes": [_shape(*pair) for pair in zip(rows, _segments.crops(rows), strict=True)],
+        "shapes": [_shape(*pair) for pair in zip(rows, segments.crops(rows), strict=True)],
         "imagePath": PurePosixPath(image["path"]).name,
         "imageData": None,
         "imageHeight": image["height"],

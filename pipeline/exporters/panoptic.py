@@ -13,14 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ovseg_core import rle_map
-from pipeline.exporters import _coco, _segments
-from pipeline.exporters._files import Files, Names, png
-from pipeline.exporters._losses import Losses
-from pipeline.exporters._segments import DIGITS, Segments, cut_of
-from pipeline.finished import FinishedRun, Row
-from pipeline.overlay import colour
-from pipeline.rundir import RunDir
+from ovseg_core.rle import label_map
+from pipeline.collection.overlay import colour
+from pipeline.exporters.shared import coco_file, segments
+from pipeline.exporters.shared.files import Files, Names, png
+from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -47,7 +47,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     place = run.folder.child(FOLDER)
     losses.begin(place, options, _JSON)
     with tempfile.TemporaryDirectory(prefix="ovseg-panoptic-") as folder, ExitStack() as open_files:
-        document = _coco.CocoFile(Path(folder, _JSON), _head(finished, options), open_files)
+        document = coco_file.CocoFile(Path(folder, _JSON), _head(finished, options), open_files)
         with Files(place) as files:
             write(finished, options, losses, document, files)
         document.close()
@@ -60,12 +60,12 @@ def write(
     finished: FinishedRun,
     options: Options,
     losses: Losses,
-    document: _coco.CocoFile,
+    document: coco_file.CocoFile,
     files: Files,
 ) -> None:
     """Write every image's entry and picture."""
     names = Names(finished.run, losses)
-    for image, rows in _segments.images(finished, losses, options.segments, options.min_score):
+    for image, rows in segments.images(finished, losses, options.segments, options.min_score):
         name = f"{names.of_image(image['path'])}.png"
         files.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
         entry = {
@@ -73,18 +73,18 @@ def write(
             "file_name": name,
             "segments_info": [_segment(number, row) for number, row in enumerate(rows, start=1)],
         }
-        document.add(_coco.image(image, image["path"]), [entry])
+        document.add(coco_file.image(image, image["path"]), [entry])
     files.remove_old(f"{_PICTURES}/{name}.png" for name in names.unused())
 
 
 def _head(finished: FinishedRun, options: Options) -> dict[str, Any]:
     is_thing = cut_of(finished, options.segments) == "components"
     return {
-        "info": _coco.info(finished, options.segments, min_score=options.min_score),
+        "info": coco_file.info(finished, options.segments, min_score=options.min_score),
         "licenses": [],
         "categories": [
             {**category, "isthing": int(is_thing), "color": colour(category["id"])}
-            for category in _coco.categories(finished)
+            for category in coco_file.categories(finished)
         ],
     }
 
@@ -103,6 +103,6 @@ def _segment(number: int, row: Row) -> dict[str, Any]:
 def _picture(image: Row, rows: list[Row]) -> bytes:
     size_hw = image["height"], image["width"]
     counts = [row["rle_counts"] for row in rows]
-    numbers = rle_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
+    numbers = label_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
     bytes_HW4 = numbers.astype("<u4").view(np.uint8).reshape(*size_hw, 4)
     return png(np.asarray(cv2.cvtColor(bytes_HW4, cv2.COLOR_RGBA2BGR), np.uint8))

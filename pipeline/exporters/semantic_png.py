@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.exporters import _segments
-from pipeline.exporters._files import Files, Names, png
-from pipeline.exporters._losses import Losses
-from pipeline.finished import FinishedRun, Row, paint
-from pipeline.rundir import RunDir
+from pipeline.exporters.shared import segments
+from pipeline.exporters.shared.files import Files, Names, png
+from pipeline.exporters.shared.losses import Losses
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row, paint
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -45,7 +45,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     place = run.folder.child(FOLDER)
     losses.begin(place, options, "classes.json")
     with Files(place) as files:
-        for image, rows in _segments.images(finished, losses, min_score=options.min_score):
+        for image, rows in segments.images(finished, losses, min_score=options.min_score):
             name = f"{_LABELS}/{names.of_image(image['path'])}.png"
             files.put(name, partial(_picture, image, rows, options.background, classes["bits"]))
         files.remove_old(f"{_LABELS}/{name}.png" for name in names.unused())

@@ -9,12 +9,12 @@ import numpy as np
 import yaml
 from pydantic import NonNegativeInt
 
-from pipeline.exporters import _segments
-from pipeline.exporters._files import Files, Names
-from pipeline.exporters._losses import Losses
-from pipeline.exporters._outlines import Fit, Ring, Tolerance, drawn_rings
-from pipeline.finished import FinishedRun, Row
-from pipeline.rundir import RunDir
+from pipeline.exporters.shared import segments
+from pipeline.exporters.shared.files import Files, Names
+from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.outlines import Fit, Ring, Tolerance, drawn_rings
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun, Row
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -58,10 +58,10 @@ def export(run: RunDir, options: Options) -> list[str]:
     fit = Fit(options.tolerance_px, options.min_iou)
     losses.begin(place, options, "data.yaml")
     with Files(place) as files:
-        for image, rows in _segments.images(finished, losses, min_score=options.min_score):
+        for image, rows in segments.images(finished, losses, min_score=options.min_score):
             lines = [
                 _lines(row, drawn_rings(crop, fit, losses, options.min_area_px))
-                for row, crop in zip(rows, _segments.crops(rows), strict=True)
+                for row, crop in zip(rows, segments.crops(rows), strict=True)
             ]
             losses.wrote("regions", sum(line.count("\n") for line in lines))
             files.put(_label_file(names.of_image(image["path"])), "".join(lines).encode("ascii"))

@@ -2,5 +2,5 @@
 
 An importer has `read(data) -> Iterator[ToolImage]`: it knows its tool's format and nothing of the
 run. Names, labels, frames and what became of the predictions are
-`pipeline.reviewed.import_review`'s.
+`pipeline.corrections.import_review`'s.
 """

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pipeline import coco_masks
-from pipeline.coco_masks import id_of
-from pipeline.importers._tool import (
+from ovseg_core.rle import coco_segmentation
+from ovseg_core.rle.coco_segmentation import id_of
+from pipeline.importers.shared.tool_file import (
     ToolImage,
     ToolMask,
     checked,
@@ -74,7 +74,7 @@ def _index(
 
 
 def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> ToolImage:
-    size_hw = coco_masks.size_hw(image["height"], image["width"])
+    size_hw = coco_segmentation.size_hw(image["height"], image["width"])
     with_mask = [entry for entry in annotations if entry.get("segmentation")]
     given = (image.get("path"), image["file_name"])
     return ToolImage(
@@ -87,7 +87,7 @@ def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> Too
 
 def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> ToolMask:
     label = names[id_of(entry["category_id"])]
-    counts = coco_masks.counts(entry["segmentation"], size_hw)
+    counts = coco_segmentation.counts(entry["segmentation"], size_hw)
     return ToolMask(label, size_hw, counts, _origin(entry))
 
 

@@ -10,8 +10,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pipeline import coco_masks
-from pipeline.importers._tool import Mask, ToolImage, checked, member, polygon_pixels, tool_mask
+from ovseg_core.rle import coco_segmentation
+from pipeline.importers.shared.tool_file import (
+    Mask,
+    ToolImage,
+    checked,
+    member,
+    polygon_pixels,
+    tool_mask,
+)
 from schemas.errors import UserError
 
 Element = ElementTree.Element
@@ -44,7 +51,7 @@ def read(data: bytes) -> Iterator[ToolImage]:
 
 
 def _image(element: Element) -> ToolImage:
-    size_hw = coco_masks.size_hw(*(int(element.attrib[key]) for key in ("height", "width")))
+    size_hw = coco_segmentation.size_hw(*(int(element.attrib[key]) for key in ("height", "width")))
     shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
     return ToolImage(
         names=(element.attrib["name"],),

@@ -19,14 +19,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline import uris
 from pipeline.review.cache import BoundedCache
 from pipeline.review.desk import Desk
 from pipeline.review.index import ReviewIndex
 from pipeline.review.messages import Said, Undo
 from pipeline.review.orders import DOUBT
-from pipeline.review.tryit import TryPage
+from pipeline.review.try_page import TryPage
 from pipeline.review.views import Filter
+from pipeline.storage import uris
 from schemas.errors import ImageError, OvsegError, StorageError
 
 _BODY_BYTES = 1 << 20

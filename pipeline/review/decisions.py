@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corrections.current import Standing
+from pipeline.corrections.log import ReviewLog
 from pipeline.review.index import ReviewIndex
-from pipeline.reviewed.log import ReviewLog
-from pipeline.reviewed.standing import Standing
 from schemas.review import ReviewDecision, ReviewKey
 
 DONE, REJECTED, RELABELLED, SKIPPED, BEGUN, IMPORTED = 1, 2, 4, 8, 16, 32

@@ -3,9 +3,9 @@
 import hashlib
 from threading import Lock
 
-from pipeline.review.table import Table
-from pipeline.reviewed.log import ReviewLog
-from pipeline.rundir import RunDir
+from pipeline.corrections.log import ReviewLog
+from pipeline.review.session import Table
+from pipeline.run.folder import RunDir
 
 
 class Desk:

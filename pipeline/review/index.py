@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from pipeline.finished import FinishedRun
-from pipeline.markers import READERS
-from pipeline.rundir import RunDir, TableName
+from pipeline.run.folder import RunDir, TableName
+from pipeline.run.markers import READERS
+from pipeline.run.reader import FinishedRun
 from schemas.records import ShardDone
 from schemas.tables import IMAGES
 

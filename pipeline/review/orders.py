@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from ovseg_core.review_order import combined_by_image, mask_priority
+from ovseg_core.decision.review_priority import combined_by_image, mask_priority
 from pipeline.evaluation import compare
 from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex, Rows

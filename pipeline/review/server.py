@@ -14,8 +14,8 @@ import uvicorn
 from pipeline.review.app import make_app
 from pipeline.review.desk import Desk
 from pipeline.review.security import TOKEN_PARAMETER, Guard, new_token
-from pipeline.review.tryit import TryPage
-from pipeline.rundir import RunDir
+from pipeline.review.try_page import TryPage
+from pipeline.run.folder import RunDir
 from schemas.errors import UserError
 
 _GRACE_S = 3

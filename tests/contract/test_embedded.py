@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from ovseg_core import methods, parts
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
-from ovseg_core.embedded.scenes import Scene, draw_scene
+from jobs.demo.scenes import Scene, draw_scene
+from ovseg_core import methods
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
 from ovseg_core.methods import build_segmenter
-from ovseg_core.nearest import to_size
-from pipeline.job import run
+from ovseg_core.resize.nearest import to_size
+from pipeline.job.job import run
+from schemas import plugins
 from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -34,7 +35,7 @@ def pixels_of(scenes: list[Scene]) -> list[torch.Tensor]:
     return [torch.from_numpy(scene.image).permute(2, 0, 1) for scene in scenes]
 
 
-@pytest.mark.parametrize("name", parts.names(methods.PACKAGE))
+@pytest.mark.parametrize("name", plugins.names(methods.PACKAGE))
 def test_objects_are_found_and_named(name: str, backbones: Backbones, scenes: list[Scene]) -> None:
     """Each scene is asked about its own words; the mean IoU is far above chance."""
     part = NamedOptions(name=name, options={"objectness": "found"})
@@ -52,7 +53,7 @@ def test_objects_are_found_and_named(name: str, backbones: Backbones, scenes: li
     assert np.mean(ious) > 0.3
 
 
-@pytest.mark.parametrize("name", parts.names(methods.PACKAGE))
+@pytest.mark.parametrize("name", plugins.names(methods.PACKAGE))
 def test_every_method_runs_as_a_job(name: str, scenes: list[Scene], tmp_path: Path) -> None:
     """By its name alone, beside an embedded CLIP: what `--set method.name=X` does."""
     (tmp_path / "scenes").mkdir()

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg_core import parts
-from pipeline.rundir import RunDir
-from pipeline.storage import Folder
+from pipeline.run.folder import RunDir
+from pipeline.storage.folder import Folder
+from schemas import plugins
 from schemas.base import Frozen
 from schemas.errors import ConfigError
 from tests.exports import READERS, run_masks
 from tests.runs import RunSpec, Scene, awkward_scenes, label_map, make_run, odd_scenes
 
 PACKAGE = "pipeline.exporters"
-EXPORTERS = parts.names(PACKAGE)
+EXPORTERS = plugins.names(PACKAGE)
 
 
 def _export(name: str, run: RunDir) -> list[str]:
-    part = parts.load(PACKAGE, name)
+    part = plugins.load(PACKAGE, name)
     return part.export(run, part.Options())
 
 
@@ -30,7 +30,7 @@ def _digests(run: RunDir, name: str) -> dict[str, str]:
 
     That knows the collection's place.
     """
-    files = run.folder.list(parts.load(PACKAGE, name).FOLDER)
+    files = run.folder.list(plugins.load(PACKAGE, name).FOLDER)
     return {file: _digest(run.folder.read_bytes(file), run.fingerprint) for file in files}
 
 
@@ -59,7 +59,7 @@ def test_the_table_of_formats_names_it(name):
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_options_are_a_closed_model_with_defaults(name):
-    options = parts.load(PACKAGE, name).Options
+    options = plugins.load(PACKAGE, name).Options
     assert issubclass(options, Frozen)
     assert all(field.description for field in options.model_fields.values())
     options()
@@ -84,7 +84,7 @@ def test_writes_what_it_says_into_the_run_folder(name, scenes, spec, tmp_path):
     written = _export(name, run)
     after = set(run.folder.list())
     assert set(written) <= after - before
-    folder = parts.load(PACKAGE, name).FOLDER
+    folder = plugins.load(PACKAGE, name).FOLDER
     assert all(new.startswith(f"{folder}/") for new in after - before), "a file elsewhere"
     assert not [new for new in after if "tmp" in new], "a temporary file was left"
 
@@ -118,7 +118,7 @@ def test_wrong_options_are_refused_by_name(name):
     from schemas.config import NamedOptions
 
     with pytest.raises(ConfigError, match="no such option"):
-        parts.read_options(PACKAGE, NamedOptions(name=name, options={"nonsense": 1}), "export")
+        plugins.read_options(PACKAGE, NamedOptions(name=name, options={"nonsense": 1}), "export")
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core import methods, parts
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide, decide_one
+from ovseg_core import methods
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.text_encoder import best_of_class
+from ovseg_core.decision.decide import decide, decide_one
 from ovseg_core.methods import build_segmenter, check_options, with_published_clip
 from ovseg_core.segmenter import Image, MethodCard, ScoreMaps, Segmenter, TextMatrix
-from ovseg_core.text import best_of_class
+from schemas import plugins
 from schemas.config import JobConfig, NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones
 
 WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
-NAMES = parts.names(methods.PACKAGE)
+NAMES = plugins.names(methods.PACKAGE)
 GATED = [(name, {"objectness": "found"}) for name in NAMES]
 BARE = [(name, {"objectness": "none"}) for name in NAMES]
 CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, options in GATED + BARE]
@@ -75,7 +76,7 @@ def assert_same(left: list[Tensor], right: list[Tensor], tolerance: float) -> No
 
 
 def test_a_card_tells_where_it_comes_from(name: str) -> None:
-    card = parts.load(methods.PACKAGE, name).CARD
+    card = plugins.load(methods.PACKAGE, name).CARD
     assert isinstance(card, MethodCard)
     assert all((card.title, card.paper, card.arxiv, card.parts, card.weights, card.licence))
     assert all(0 < value < 100 for value in card.published.values())
@@ -103,7 +104,7 @@ def test_an_unknown_method_is_refused_with_a_near_name(name: str) -> None:
 
 
 def test_every_option_says_what_it_is(name: str) -> None:
-    fields = parts.load(methods.PACKAGE, name).Options.model_fields
+    fields = plugins.load(methods.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())
 
 
@@ -223,7 +224,7 @@ def test_scores_are_what_the_maps_say(segmenter: Segmenter) -> None:
 def test_every_option_beyond_the_paper_together(name: str, most: int, backbones: Backbones) -> None:
     """What any window method can switch on works for all of them, in batches and alone."""
     beyond = {"outlier_repair": True, "global_attention": True, "pamr_steps": 2}
-    known = parts.load(methods.PACKAGE, name).Options.model_fields
+    known = plugins.load(methods.PACKAGE, name).Options.model_fields
     options = {key: value for key, value in beyond.items() if key in known}
     options |= {"presence_top": most} if "presence_top" in known else {}
     segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)

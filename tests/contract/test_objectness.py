@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_core import objectness, parts
-from ovseg_core.backbones import Backbones
+from ovseg_core import objectness
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import Objectness, build_objectness
 from ovseg_core.segmenter import ImageBatch
+from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 from tests.factories import random_image, tiny_backbones
 
-NAMES = parts.names(objectness.PACKAGE)
+NAMES = plugins.names(objectness.PACKAGE)
 PATHS = ("a.jpg", "b/c.jpg", "b/d.x.png", "e.webp")
 SIZES = ((45, 60), (60, 45), (45, 60), (1, 3))
 
@@ -80,9 +81,9 @@ def test_twice_the_same(source: Objectness) -> None:
 def test_unknown_options_are_refused(name: str) -> None:
     part = NamedOptions(name=name, options={"no_such_thing": 1})
     with pytest.raises(ConfigError, match=r"objectness\.options\.no_such_thing: no such option"):
-        parts.read_options(objectness.PACKAGE, part, "objectness")
+        plugins.read_options(objectness.PACKAGE, part, "objectness")
 
 
 def test_every_option_says_what_it_is(name: str) -> None:
-    fields = parts.load(objectness.PACKAGE, name).Options.model_fields
+    fields = plugins.load(objectness.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())

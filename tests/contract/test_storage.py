@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.storage import Folder, fetch, read_uri, walk
+from pipeline.storage.folder import Folder, fetch, read_uri, walk
 from schemas.errors import ErrorCode, ImageError
 
 NAMES = [

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pipeline.exporters import label_studio
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 
 WANTED = os.environ.get("OVSEG_LABEL_STUDIO", "")
 START_S = 600

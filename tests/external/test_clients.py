@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from pipeline.exporters import coco, cvat, fiftyone, labelme, panoptic
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from tests.runs import awkward_scenes, make_run
 
 WANTED = os.environ.get("OVSEG_CLIENTS", "")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reviewed.import_review import import_review
-from pipeline.reviewed.layer import ReviewedLayer
+from pipeline.corrections.import_review import import_review
+from pipeline.corrections.layer import ReviewedLayer
 from tests.exports import run_masks
 from tests.external.label_studio import Server, opt_in
 from tests.runs import awkward_scenes, make_run, odd_scenes

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
-from pipeline.overlay import colour
-from pipeline.reviewed.import_review import import_review
-from pipeline.reviewed.layer import ReviewedLayer
-from pipeline.rundir import RunDir
+from pipeline.collection.overlay import colour
+from pipeline.corrections.import_review import import_review
+from pipeline.corrections.layer import ReviewedLayer
+from pipeline.run.folder import RunDir
 from tests.browsers import CHROMIUM, FLAGS, needs_chromium
 from tests.exports import run_masks
 from tests.external.label_studio import USER, Server, opt_in

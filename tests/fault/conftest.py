@@ -2,8 +2,8 @@ import multiprocessing
 
 import pytest
 
-from pipeline import job
-from pipeline.progress import Progress
+from pipeline.job import job
+from pipeline.job.progress import Progress
 from tests.oracle import BuildOracle, oracle_config, paint_collection, table_rows
 from tests.ray_cluster import ray_cluster
 

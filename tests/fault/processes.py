@@ -4,10 +4,10 @@ import os
 
 import torch
 
-from pipeline import job
-from pipeline.heads import job as heads
-from pipeline.heads.progress import StepProgress
-from pipeline.progress import Progress
+from pipeline.head_training import job as heads
+from pipeline.head_training.progress import StepProgress
+from pipeline.job import job
+from pipeline.job.progress import Progress
 from schemas.config import JobConfig
 from schemas.heads import HeadsConfig
 from tests import fault_plan

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from pipeline import job
-from pipeline.progress import Progress
-from pipeline.rundir import RunDir
+from pipeline.job import job
+from pipeline.job.progress import Progress
+from pipeline.run.folder import RunDir
 from tests.fault.processes import run_job
 from tests.fault.traps import STEPS, set_trap, traps_left
 from tests.fault_plan import Fault, fault_environment

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reviewed.log import ReviewLog
-from pipeline.rundir import RunDir
+from pipeline.corrections.log import ReviewLog
+from pipeline.run.folder import RunDir
 from tests.review_server import Client
 from tests.runs import Scene, label_map, make_run
 

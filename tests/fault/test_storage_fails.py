@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline import job
-from pipeline.progress import Progress
-from pipeline.rundir import RunDir
+from pipeline.job import job
+from pipeline.job.progress import Progress
+from pipeline.run.folder import RunDir
 from tests.fault.traps import set_trap, traps_left
 from tests.oracle import BuildOracle, oracle_config, table_rows
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.segmenter import Image
 from schemas.config import ClipConfig
 from tests.factories import write_clip, write_head, write_vision

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovseg_core import bilateral
+from ovseg_core.heads.shared import bilateral_solver
 from tests.golden import reference
 
 FILE = "bilateral_solver"
@@ -29,7 +29,7 @@ def _pixels(image: str) -> np.ndarray:
 
 
 def _input(image: str) -> np.ndarray:
-    return bilateral.enlarged(_patches(image), _pixels(image).shape[:2])
+    return bilateral_solver.enlarged(_patches(image), _pixels(image).shape[:2])
 
 
 def _read_back(image: str) -> np.ndarray:
@@ -39,11 +39,11 @@ def _read_back(image: str) -> np.ndarray:
 
 
 def _soft(image: str) -> np.ndarray:
-    return bilateral.solve(_pixels(image), _input(image))
+    return bilateral_solver.solve(_pixels(image), _input(image))
 
 
-def _binary(image: str, keep: bilateral.Keep) -> np.ndarray:
-    return bilateral.cut(_soft(image), keep).astype(np.uint8)
+def _binary(image: str, keep: bilateral_solver.Keep) -> np.ndarray:
+    return bilateral_solver.cut(_soft(image), keep).astype(np.uint8)
 
 
 @pytest.mark.parametrize("key", [key for key in reference.keys(FILE) if key != "constants"])

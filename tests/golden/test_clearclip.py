@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ovseg_core.attention import SoftmaxSum, identity
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core.dense.attention import SoftmaxSum, identity
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import clearclip
 from tests.golden import reference
 from tests.golden.window_methods import Stages, assert_equal

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.affinity import cosine_affinity, keep_alike
-from ovseg_core.attention import identity
-from ovseg_core.clip import TrunkState
-from ovseg_core.decide import decide, score_map
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.dinoiser_heads import tap_map
-from ovseg_core.geometry import pad_br
-from ovseg_core.last_block import dense_features
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.decision.decide import decide, score_map
+from ovseg_core.dense.affinity import cosine_affinity, keep_alike
+from ovseg_core.dense.attention import identity
+from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.options import probabilities
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.heads.shared.dinoiser_model import tap_map
 from ovseg_core.methods import clip_dinoiser
-from ovseg_core.recipe import probabilities
+from ovseg_core.resize.published_sizes import pad_br
 from ovseg_core.segmenter import ScoreMaps, TextMatrix
 from tests.golden import reference
 

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.bilinear import MeanMap
-from ovseg_core.clip import Clip
-from ovseg_core.decide import complement_product, decide
-from ovseg_core.methods.clip_diy import ClipDiy, Options, build
-from ovseg_core.pyramid import CropFeatures
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.decision.decide import complement_product, decide
+from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
+from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.segmenter import ScoreMaps, TextMatrix
 from schemas.config import NamedOptions
 from tests.golden import reference

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import TrunkState
-from ovseg_core.clustering import cluster, denoised, median_filtered, prototypes
-from ovseg_core.decide import decide, score_map
-from ovseg_core.last_block import last_block
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide, score_map
+from ovseg_core.dense.clustering import cluster, denoised, median_filtered, prototypes
+from ovseg_core.dense.last_block import last_block
 from ovseg_core.methods import cliptrase
-from ovseg_core.resample import bicubic_resize
+from ovseg_core.resize.pillow_bicubic import bicubic_resize
 from ovseg_core.segmenter import Image, ScoreMaps, TextMatrix
 from tests.golden import reference
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from ovseg_core.backbones.vit import VisionState
 from ovseg_core.objectness import found, found_bkg
-from ovseg_core.vision import VisionState
 from tests.golden import reference
 
 

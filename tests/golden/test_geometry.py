@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovseg_core.geometry import mmseg_size, resize_linear
-from ovseg_core.windows import window_boxes
+from ovseg_core.dense.windows import window_boxes
+from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
 from tests.golden import reference
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.attention import identity
-from ovseg_core.clip import TrunkState
-from ovseg_core.decide import decide, score_map
-from ovseg_core.last_block import last_block
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.decision.decide import decide, score_map
+from ovseg_core.dense.attention import identity
+from ovseg_core.dense.last_block import last_block
+from ovseg_core.dense.options import COSINES
+from ovseg_core.dense.value_path import ValueReader, refined
 from ovseg_core.methods import maskclip_original
-from ovseg_core.recipe import COSINES
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.value_path import ValueReader, refined
 from tests.golden import reference
 
 TOLERANCES = {"value_tokens": 1e-5, "key_tokens": 1e-5, "features": 1e-5}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.attention import AttentionPolicy, Neighbourhood, SoftmaxSum, gaussian_bias
-from ovseg_core.clip import TrunkState
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.dense.attention import AttentionPolicy, Neighbourhood, SoftmaxSum, gaussian_bias
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import naclip
 from tests.golden import reference
 from tests.golden.window_methods import Stages, assert_equal

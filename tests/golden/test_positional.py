@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovseg_core.positional import PositionTable
+from ovseg_core.backbones.position_embedding import PositionTable
 from tests.golden import reference
 
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.bilinear import MeanMap
-from ovseg_core.decide import score_map
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core.decision.decide import score_map
+from ovseg_core.dense.options import cosines
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.dense.windows import axis_spans
 from ovseg_core.methods import proxyclip
-from ovseg_core.recipe import cosines
-from ovseg_core.windows import axis_spans
+from ovseg_core.resize.bilinear import MeanMap
 from tests.golden import reference
 from tests.golden.window_methods import Stages
 

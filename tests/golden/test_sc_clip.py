@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.dense.outliers import local_outlier_factor
 from ovseg_core.methods.sc_clip import Options, SelfCalibration
-from ovseg_core.outliers import local_outlier_factor
 from tests.golden import reference
 
 

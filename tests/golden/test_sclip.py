@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ovseg_core.attention import SoftmaxSum
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core.dense.attention import SoftmaxSum
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import sclip
 from tests.golden import reference
 from tests.golden.window_methods import Stages, assert_equal

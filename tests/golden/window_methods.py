@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.attention import AttentionPolicy
-from ovseg_core.backbones import Backbones
-from ovseg_core.bilinear import MeanMap
-from ovseg_core.clip import TrunkState
-from ovseg_core.decide import class_probabilities, decide, kept_labels, score_map
-from ovseg_core.dense import WindowSegmenter
-from ovseg_core.last_block import dense_features
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import class_probabilities, decide, kept_labels, score_map
+from ovseg_core.dense.attention import AttentionPolicy
+from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.segmenter import ScoreMaps, TextMatrix
 from tests.golden import reference
 

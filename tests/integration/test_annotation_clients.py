@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pipeline.exporters import coco, cvat, yolo_seg
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from tests.exports import Mask, counts_of, run_masks
 from tests.runs import LABELS, Scene, awkward_scenes, label_map, make_run
 

@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from jobs.demo_scenes import Scenes, draw_scenes
+from jobs.demo.draw import Scenes, draw_scenes
 
 NUM_SCENES = 5
 

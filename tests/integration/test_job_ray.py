@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 import ray
 
-from pipeline import job
-from pipeline.build import Built
-from pipeline.progress import LineProgress, Progress
+from pipeline.annotate.build import Built
+from pipeline.job import job
+from pipeline.job.progress import LineProgress, Progress
 from schemas.errors import ResourceError, WeightsError
 from tests.oracle import (
     BuildOracle,

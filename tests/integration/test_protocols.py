@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from tests import public_layouts as layouts
 from tests.public_layouts import Maps
 

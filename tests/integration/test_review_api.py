@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_core.rle import decode
+from ovseg_core.rle.encode import decode
+from pipeline.corrections.layer import ReviewedLayer
+from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare
 from pipeline.evaluation.compare import read as read_comparison
-from pipeline.finished import FinishedRun
 from pipeline.review.server import Address, listen
-from pipeline.reviewed.layer import ReviewedLayer
-from pipeline.reviewed.log import ReviewLog
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, ShardRows
 from schemas.review import ReviewDecision
@@ -476,7 +476,7 @@ def test_a_run_and_its_images_in_a_bucket(tmp_path, s3_folder):
 
 def copied_to(uri: str, local: RunDir, photos: str) -> RunDir:
     """Commit a run's rows to another place, as if its images had been there."""
-    from pipeline.runinfo import RunPlan
+    from pipeline.run.identity import RunPlan
 
     def moved(record):
         return record.model_copy(update={"uri": f"{photos}/{record.path}"})

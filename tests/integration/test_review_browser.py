@@ -10,12 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.demo_scenes import draw_scenes
-from ovseg_core.embedded.scenes import draw_scene
+from jobs.demo.draw import draw_scenes
+from jobs.demo.scenes import draw_scene
+from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
-from pipeline.reviewed.log import ReviewLog
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from tests.browsers import CHROMIUM, FLAGS, needs_chromium
 from tests.review_server import Client, serving
 from tests.runs import RunSpec, Scene, label_map, make_run, odd_scenes

@@ -6,7 +6,7 @@
 import pytest
 
 from benchmarks.review_order import found_first, judge
-from ovseg_core.review_order import image_priority, mask_priority
+from ovseg_core.decision.review_priority import image_priority, mask_priority
 
 SCENES = 60
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.demo_scenes import draw_scenes
+from jobs.demo.draw import draw_scenes
 from tests.integration.ray_head import Head, ray_head
 
 pytestmark = pytest.mark.timeout(400)  # 40 s on a quiet machine for all; a busy one starts slowly

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from ovseg_core import brush, row_major
+from ovseg_core.rle import label_studio_brush, row_major
 
 
 def _plain(values: np.ndarray) -> list[int]:
@@ -72,16 +72,18 @@ def images(draw: st.DrawFn) -> tuple[list[np.ndarray], tuple[int, int]]:
 @given(masks)
 @settings(max_examples=200)
 def test_same_bytes_as_the_plain_encoder_and_back(mask):
-    written = brush.encode(mask)
+    written = label_studio_brush.encode(mask)
     assert written.tolist() == _plain(_channels(mask))
-    assert ((brush.opacity(written, mask.shape) > brush.SOLID) == (mask > 0)).all()
+    assert (
+        (label_studio_brush.opacity(written, mask.shape) > label_studio_brush.SOLID) == (mask > 0)
+    ).all()
 
 
 @given(images())
 @settings(max_examples=300, deadline=None)
 def test_brushes_of_all_masks_at_once_are_those_of_each(image):
     found, size_hw = image
-    written = brush.from_coco([_text(mask) for mask in found], size_hw)
+    written = label_studio_brush.from_coco([_text(mask) for mask in found], size_hw)
     assert [each.tolist() for each in written] == [_plain(_channels(mask)) for mask in found]
 
 
@@ -107,7 +109,7 @@ def test_run_lengths_by_rows_without_painting(image, in_boxes):
 def test_long_runs_by_rows(seed):
     coarse = np.random.default_rng(seed).integers(0, 2, (5, 7)).astype(np.uint8)
     mask = np.kron(coarse, np.ones((61, 147), np.uint8))
-    written = brush.from_coco([_text(mask), _text(1 - mask)], mask.shape)
+    written = label_studio_brush.from_coco([_text(mask), _text(1 - mask)], mask.shape)
     assert written[0].tolist() == _plain(_channels(mask))
     assert written[1].tolist() == _plain(_channels(1 - mask))
 
@@ -135,17 +137,17 @@ def test_runs_longer_than_a_width_holds(height, width, fill):
     for change in (None, (0, 0), (height - 1, width - 1), (height // 2, width // 2)):
         if change:
             mask[change] = 1 - fill
-        written = brush.encode(mask)
+        written = label_studio_brush.encode(mask)
         assert written.tolist() == _plain(_channels(mask))
-        assert ((brush.opacity(written, mask.shape) > 0) == (mask > 0)).all()
-        (from_coco,) = brush.from_coco([_text(mask)], mask.shape)
+        assert ((label_studio_brush.opacity(written, mask.shape) > 0) == (mask > 0)).all()
+        (from_coco,) = label_studio_brush.from_coco([_text(mask)], mask.shape)
         assert (from_coco == written).all()
 
 
 @given(arrays(np.uint8, st.integers(1, 60).map(lambda n: 4 * n), elements=st.integers(0, 255)))
 def test_soft_rims_and_single_values_are_read(values):
     size_hw = (1, len(values) // 4)
-    assert (brush.opacity(_plain(values), size_hw)[0] == values[3::4]).all()
+    assert (label_studio_brush.opacity(_plain(values), size_hw)[0] == values[3::4]).all()
 
 
 @given(
@@ -168,7 +170,9 @@ def test_other_widths_words_and_literal_runs_are_read(items):
     text = header + text
     text += "0" * (-len(text) % 8)
     data = [int(text[place : place + 8], 2) for place in range(0, len(text), 8)]
-    assert (brush.opacity(data, (1, len(values) // 4))[0] == np.array(values)[3::4]).all()
+    assert (
+        label_studio_brush.opacity(data, (1, len(values) // 4))[0] == np.array(values)[3::4]
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -176,10 +180,10 @@ def test_other_widths_words_and_literal_runs_are_read(items):
 )
 def test_what_is_no_brush_is_refused(data):
     with pytest.raises(ValueError, match=r"brush bytes|list of bytes"):
-        brush.opacity(data, (4, 5))
+        label_studio_brush.opacity(data, (4, 5))
 
 
 def test_cut_off_bytes_are_refused():
-    written = brush.encode(np.random.default_rng(0).integers(0, 2, (20, 30)))
+    written = label_studio_brush.encode(np.random.default_rng(0).integers(0, 2, (20, 30)))
     with pytest.raises(ValueError, match="end after"):
-        brush.opacity(written[: len(written) // 2], (20, 30))
+        label_studio_brush.opacity(written[: len(written) // 2], (20, 30))

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg_core.mask_texts import Masks, brushes, numbers, run_lengths
-from ovseg_core.rle import encode_regions
+from ovseg_core.rle.encode import encode_regions
+from ovseg_core.rle.number_lists import Masks, brushes, numbers, run_lengths
 
 
 @given(st.lists(st.integers(0, 2**31 - 1)), st.sampled_from([np.int32, np.int64]))

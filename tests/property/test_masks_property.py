@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch.nn import functional
 
-from ovseg_core.bilinear import MeanMap
-from ovseg_core.nearest import nearest_counts, to_size
-from ovseg_core.rle import decode, encode_regions, transpose
-from ovseg_core.segments import cut
+from ovseg_core.decision.segments import cut
+from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.resize.nearest import nearest_counts, to_size
+from ovseg_core.rle.encode import decode, encode_regions, transpose
 
 SIDE = st.integers(1, 40)
 

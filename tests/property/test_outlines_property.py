@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from ovseg_core import rle_map, rle_regions
-from ovseg_core.rle import decode, encode_regions
-from ovseg_core.segments import cut
-from pipeline.exporters import _outlines
+from ovseg_core.decision.segments import cut
+from ovseg_core.rle import components, label_map
+from ovseg_core.rle.encode import decode, encode_regions
+from pipeline.exporters.shared import outlines
 from tests.property.test_masks_property import region_maps
 
 
@@ -29,7 +29,7 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
 def test_run_lengths_paint_the_map_they_came_from(regions):
     found = encode_regions(regions, regions.shape)
     counts = [rle.counts for rle in found.values()]
-    painted = rle_map.paint(counts, list(found), regions.shape)
+    painted = label_map.paint(counts, list(found), regions.shape)
     assert painted.dtype == np.uint16
     assert painted.flags.c_contiguous
     np.testing.assert_array_equal(painted, regions)
@@ -43,7 +43,7 @@ def test_where_masks_overlap_the_later_stays(maps, height, width):
     expected = np.zeros((height, width), np.uint16)
     for value, mask in enumerate(masks, start=1):
         expected[mask] = value
-    painted = rle_map.paint(counts, range(1, len(masks) + 1), (height, width))
+    painted = label_map.paint(counts, range(1, len(masks) + 1), (height, width))
     np.testing.assert_array_equal(painted, expected)
 
 
@@ -52,7 +52,7 @@ def test_where_masks_overlap_the_later_stays(maps, height, width):
 def test_run_lengths_are_split_as_the_decoded_map_is(regions, inverted):
     labels = (regions.max() + 1 - regions if inverted else regions).astype(np.uint16)
     whole = encode_regions(labels, labels.shape)
-    found = rle_regions.split([rle.counts for rle in whole.values()], labels.shape)
+    found = components.split([rle.counts for rle in whole.values()], labels.shape)
     pieces = cut(labels, "components")
     expected = {label: [] for label in whole}
     for number, rle in encode_regions(pieces.regions, labels.shape).items():
@@ -61,13 +61,13 @@ def test_run_lengths_are_split_as_the_decoded_map_is(regions, inverted):
 
 
 def test_nothing_is_split_into_nothing():
-    assert rle_regions.split([], (4, 6)) == []
-    assert rle_regions.split([_text(np.zeros((4, 6)))], (4, 6)) == [[]]
+    assert components.split([], (4, 6)) == []
+    assert components.split([_text(np.zeros((4, 6)))], (4, 6)) == [[]]
 
 
 def test_no_mask_paints_nothing():
-    assert not rle_map.paint([], [], (3, 5)).any()
-    assert rle_map.paint([_text(np.ones((3, 5)))], [7], (3, 5)).min() == 7
+    assert not label_map.paint([], [], (3, 5)).any()
+    assert label_map.paint([_text(np.ones((3, 5)))], [7], (3, 5)).min() == 7
 
 
 @given(region_maps())
@@ -75,7 +75,7 @@ def test_no_mask_paints_nothing():
 def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
     mask = (regions == regions.max()).astype(np.uint8)
     height, width = mask.shape
-    outline = _outlines.trace(mask, "edges")
+    outline = outlines.trace(mask, "edges")
     corners = [ring.ravel().tolist() for ring in outline.rings]
     drawn = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
     filled = _without_holes(mask)
@@ -90,6 +90,6 @@ def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
 def test_centres_fill_to_the_mask_without_holes_in_opencv(regions):
     mask = (regions == regions.max()).astype(np.uint8)
     drawn = np.zeros_like(mask)
-    for ring in _outlines.trace(mask, "centres").rings:
+    for ring in outlines.trace(mask, "centres").rings:
         cv2.fillPoly(drawn, [ring.astype(np.int32)], 1)
     np.testing.assert_array_equal(drawn, _without_holes(mask))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle_edges import run_edges, run_lengths
+from ovseg_core.rle.runs import run_edges, run_lengths
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 90))
 MASKS = SIZES.flatmap(

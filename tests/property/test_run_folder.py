@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline import manifest, parquet, uris
-from pipeline.collection import collect, image_id
-from pipeline.rundir import RunDir
-from pipeline.storage import Folder
+from pipeline.collection import manifest
+from pipeline.collection.collect import collect, image_id
+from pipeline.run.folder import RunDir
+from pipeline.storage import parquet, uris
+from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.records import ImageRef, ShardFailed
 from schemas.tables import to_records, to_table

@@ -18,8 +18,9 @@ from benchmarks.quality import (
 from benchmarks.quality_table import BEGIN, END, tables, write_tables
 from benchmarks.recipes import recipes
 from benchmarks.world import GROUPS, Exam, exam
-from ovseg_core import methods, parts
+from ovseg_core import methods
 from ovseg_core.methods import build_segmenter
+from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -82,7 +83,7 @@ def test_a_segmenter_is_measured_through_its_own_masks():
 def test_every_method_is_measured_with_the_options_of_today():
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
     wanted = {recipe.key: recipe.described() for recipe in recipes()}
-    assert set(parts.names(methods.PACKAGE)) <= set(wanted)
+    assert set(plugins.names(methods.PACKAGE)) <= set(wanted)
     assert list(rows) == list(wanted), "run `make bench-quality`"
     for key, described in wanted.items():
         assert {name: rows[key][name] for name in described} == json.loads(json.dumps(described))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovseg_core.affinity import cosine_affinity, guided_pooling, keep_alike
+from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, keep_alike
 
 
 def _maps(seed: int = 0) -> torch.Tensor:

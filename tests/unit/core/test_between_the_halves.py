@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.clip import TrunkState
-from ovseg_core.decide import decide
+from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
+from ovseg_core.dense.presence import present_rows
+from ovseg_core.dense.whole_image import splice
+from ovseg_core.dense.windows import Windows
 from ovseg_core.methods import build_segmenter
-from ovseg_core.presence import present_rows
 from ovseg_core.segmenter import DecisionRule, Image, ScoreMaps, TextMatrix
-from ovseg_core.splice import splice
-from ovseg_core.windows import Windows
 from schemas.config import NamedOptions
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg_core.affinity import cosine_affinity
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
-from ovseg_core.dinoiser_heads import KIND, TAP, load_heads, tap_map
-from ovseg_core.embedded.scenes import draw_scene
-from ovseg_core.head_files import file_sha256, head_bytes
+from jobs.demo.scenes import draw_scene
+from ovseg_core.backbones.head_file import file_sha256, head_bytes
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
+from ovseg_core.dense.affinity import cosine_affinity
+from ovseg_core.heads.shared.dinoiser_model import KIND, TAP, load_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.segmenter import TextMatrix
 from schemas.config import EMBEDDED, ClipConfig

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
 from ovseg_core.methods.clip_diy import ClipDiy, Options, build
 from ovseg_core.objectness import build_objectness
 from ovseg_core.segmenter import ImageBatch

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_core.adjust import directions
+from ovseg_core.backbones.text_encoder import templates_of
+from ovseg_core.dense.adjust import directions
 from ovseg_core.methods import build_segmenter
 from ovseg_core.methods.clip_surgery import empty_text
 from ovseg_core.points import display_maps, point_prompts, spread
 from ovseg_core.segmenter import ScoreMaps
-from ovseg_core.text import templates_of
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary

@@ -12,7 +12,7 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_core import clustering
+from ovseg_core.dense import clustering
 from ovseg_core.methods import build_segmenter, check_options
 from ovseg_core.segmenter import ImageBatch, ScoreMaps
 from schemas.config import NamedOptions

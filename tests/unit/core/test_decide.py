@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ovseg_core.decide import decide, decide_one
+from ovseg_core.decision.decide import decide, decide_one
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 
 
@@ -97,7 +97,7 @@ def test_probability_scores_are_normalised_and_never_leave_zero_to_one():
 
 def test_result_does_not_depend_on_the_bands(monkeypatch):
     whole = decide_one(_maps(), 0, (48, 60))
-    monkeypatch.setattr("ovseg_core.decide._BAND_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr("ovseg_core.decision.decide._BAND_ELEMENTS", {"cpu": 1})
     banded = decide_one(_maps(), 0, (48, 60))
     np.testing.assert_array_equal(whole.label_map, banded.label_map)
     for name in ("confidence", "margin", "entropy", "saliency"):
@@ -129,7 +129,7 @@ def _plain_classes(maps, index, size):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_phrases_compete_before_the_best_speaks_for_its_class(threshold, monkeypatch):
-    monkeypatch.setattr("ovseg_core.decide._BAND_ELEMENTS", {"cpu": 1000})
+    monkeypatch.setattr("ovseg_core.decision.decide._BAND_ELEMENTS", {"cpu": 1000})
     maps = _phrase_maps(probability_threshold=threshold)
     for index, decision in enumerate(decide(maps, [(50, 70), (33, 21)])):
         classes = _plain_classes(maps, index, None)

@@ -3,8 +3,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from ovseg_core.embedded.paint import COLOURS
-from ovseg_core.embedded.scenes import (
+from jobs.demo.paint import COLOURS
+from jobs.demo.scenes import (
     HELD_OUT_PAIRS,
     Layout,
     Thing,
@@ -13,7 +13,7 @@ from ovseg_core.embedded.scenes import (
     draw_scene,
     draw_things,
 )
-from ovseg_core.embedded.shapes import SHAPES, silhouette
+from jobs.demo.shapes import SHAPES, silhouette
 
 
 def _pair(phrase: str) -> tuple[str, str]:

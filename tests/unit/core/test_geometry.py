@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg_core.geometry import (
+from ovseg_core.dense.windows import window_boxes
+from ovseg_core.resize.published_sizes import (
     limit_side,
     limited_size,
     mmseg_size,
@@ -13,7 +14,6 @@ from ovseg_core.geometry import (
     resize_linear,
     squash_nearest,
 )
-from ovseg_core.windows import window_boxes
 from tests.factories import random_image
 
 sides = st.integers(1, 900)

@@ -5,19 +5,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg_core import bilateral, heads, parts
-from ovseg_core.affinity import cosine_affinity
-from ovseg_core.backbones import Backbones
-from ovseg_core.dinoiser_heads import DinoiserHeads
-from ovseg_core.head_training import Draws, HeadTrainer
+from ovseg_core import heads
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.heads import HeadTask, build_head, check_head
 from ovseg_core.heads.found import unlike_the_most
+from ovseg_core.heads.shared import bilateral_solver
+from ovseg_core.heads.shared.dinoiser_model import DinoiserHeads
+from ovseg_core.heads.shared.trainer import Draws, HeadTrainer
 from ovseg_core.objectness import found, found_bkg
+from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 from tests.factories import random_image, tiny_backbones
 
-NAMES = parts.names(heads.PACKAGE)
+NAMES = plugins.names(heads.PACKAGE)
 SHORT = {"steps": 8, "batch": 2, "sample": 0}
 
 
@@ -97,13 +99,13 @@ def test_options_are_checked_and_described(name: str) -> None:
         check_head(NamedOptions(name=name, options={"stesp": 3}))
     with pytest.raises(ConfigError, match="Did you mean"):
         check_head(NamedOptions(name=f"{name}s"))
-    fields = parts.load(heads.PACKAGE, name).Options.model_fields
+    fields = plugins.load(heads.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())
 
 
 def _drawn(pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     images = pixels.permute(0, 2, 3, 1).numpy()
-    solved = [bilateral.sharpened(i, m.numpy()) for i, m in zip(images, masks, strict=True)]
+    solved = [bilateral_solver.sharpened(i, m.numpy()) for i, m in zip(images, masks, strict=True)]
     soft = torch.from_numpy(np.stack(solved)).float()[:, None]
     return (F.interpolate(soft, size=masks.shape[1:], mode="bilinear")[:, 0] > 0).float()
 

@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from ovseg_core import clip_loading, hub, vision_loading
-from ovseg_core.backbones import Backbones
-from ovseg_core.checkpoint import read_tensors
+from ovseg_core.backbones import hub, load_clip, load_vit
+from ovseg_core.backbones.checkpoint import read_tensors
+from ovseg_core.backbones.registry import Backbones
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 from tests.factories import TINY_CLIP, random_image, tiny_backbones, tiny_folder, write_clip
@@ -21,7 +21,7 @@ from tests.factories import TINY_CLIP, random_image, tiny_backbones, tiny_folder
 CPU = torch.device("cpu")
 
 
-def load_clip(model: str, pretrained: str = "") -> object:
+def loaded_clip(model: str, pretrained: str = "") -> object:
     return Backbones(ClipConfig(model=model, pretrained=pretrained), "").clip
 
 
@@ -54,7 +54,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 )
 def test_a_wrong_clip_is_told_in_one_line(model: str, pretrained: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message) as caught:
-        load_clip(model, pretrained)
+        loaded_clip(model, pretrained)
     assert "\n" not in str(caught.value)
 
 
@@ -81,7 +81,7 @@ def test_without_a_network_the_advice_comes_at_once() -> None:
         r"cannot be fetched \(huggingface\.co cannot be reached.*`embedded`.*`local-dir:FOLDER`"
     )
     with pytest.raises(WeightsError, match=advice):
-        load_clip("ViT-B-32", "laion2b_s34b_b79k")
+        loaded_clip("ViT-B-32", "laion2b_s34b_b79k")
     with pytest.raises(WeightsError, match=advice):
         load_vision("vit_small_patch8_224.dino")
 
@@ -106,7 +106,7 @@ def test_what_is_cached_needs_no_network(tmp_path: Path) -> None:
 def test_a_clip_that_cannot_be_read_by_hand(tmp_path: Path, vision: dict, message: str) -> None:
     config = {**TINY_CLIP, "vision_cfg": {**TINY_CLIP["vision_cfg"], **vision}}
     with pytest.raises(WeightsError, match=message):
-        load_clip(f"local-dir:{write_clip(tmp_path, config)}")
+        loaded_clip(f"local-dir:{write_clip(tmp_path, config)}")
 
 
 def test_a_network_that_cannot_be_read_by_hand(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_network_that_cannot_be_read_by_hand(tmp_path: Path) -> None:
         load_vision(f"local-dir:{tmp_path}")
 
 
-@pytest.mark.parametrize("load", [load_clip, load_vision])
+@pytest.mark.parametrize("load", [loaded_clip, load_vision])
 def test_a_folder_in_the_home_folder(
     load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_damaged_folder_is_told_in_one_line(tmp_path: Path) -> None:
     folder = write_clip(tmp_path, TINY_CLIP)
     (folder / "open_clip_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(WeightsError, match="cannot be loaded") as caught:
-        load_clip(f"local-dir:{folder}")
+        loaded_clip(f"local-dir:{folder}")
     assert "\n" not in str(caught.value)
 
 
@@ -153,7 +153,7 @@ def test_a_named_clip_takes_a_weights_file(tmp_path: Path, monkeypatch: pytest.M
     clip_config = ClipConfig(model="ViT-tiny-test", pretrained="s3://bucket/clip.safetensors")
     backbones = Backbones(clip_config, "", resolve=resolve)
     pixels = random_image(0, 48, 48)[None]
-    direct = load_clip(f"local-dir:{folder}")
+    direct = loaded_clip(f"local-dir:{folder}")
     torch.testing.assert_close(backbones.clip.embed(pixels), direct.embed(pixels))
     assert asked == ["s3://bucket/clip.safetensors"]
     assert backbones.files() == {"clip": str(file)}
@@ -198,7 +198,7 @@ def test_a_tag_decides_the_activation(
     monkeypatch.setattr(open_clip, "create_model", create_model)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
     monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: {"file": "x", **tag})
-    clip_loading.load(ClipConfig(model="ViT-B-32", pretrained="openai"), CPU, str)
+    load_clip.load(ClipConfig(model="ViT-B-32", pretrained="openai"), CPU, str)
     assert made == [expected]
 
 
@@ -250,7 +250,7 @@ def test_timms_own_name_of_the_weights_is_used(monkeypatch: pytest.MonkeyPatch) 
         return str(tiny_folder() / "nothing.safetensors")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(vision_loading, "check_reachable", lambda repository: None)
+    monkeypatch.setattr(load_vit, "check_reachable", lambda repository: None)
     with pytest.raises(WeightsError, match=r"no weights file at .*nothing\.safetensors"):
         load_vision("vit_small_patch8_224.dino")
     assert asked == [("timm/vit_small_patch8_224.dino", "model.safetensors")]

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.decide import decide
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.decide import decide
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods.maskclip import Options, build
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones

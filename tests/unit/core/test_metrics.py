@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ovseg_core.metrics import ConfusionMatrix
+from pipeline.evaluation.metrics import ConfusionMatrix
 
 TRUTH = np.array([[0, 0, 1], [1, 2, 255]])
 PRED = np.array([[0, 1, 1], [1, 0, 2]])

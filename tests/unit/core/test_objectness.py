@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import build_objectness, by_shape
 from ovseg_core.objectness.external import combine_scored
 from ovseg_core.segmenter import ImageBatch

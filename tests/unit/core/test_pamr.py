@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ovseg_core.bilinear import MeanMap
-from ovseg_core.decide import decide
+from ovseg_core.decision.decide import decide
 from ovseg_core.methods import sclip
 from ovseg_core.refine.pamr import Pamr, RefinedMap, Refinement
+from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.segmenter import Image
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones

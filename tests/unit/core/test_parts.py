@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ovseg_core import parts
+from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 
@@ -32,26 +32,26 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_every_public_file_is_a_part(package: str) -> None:
-    assert parts.names(package) == ("round", "square")
-    assert parts.load(package, "round").__name__ == f"{package}.round"
+    assert plugins.names(package) == ("round", "square")
+    assert plugins.load(package, "round").__name__ == f"{package}.round"
 
 
 def test_an_unknown_part_gets_a_near_name(package: str) -> None:
     with pytest.raises(ConfigError, match=r"no 'sqare' among the .*Did you mean 'square'\?"):
-        parts.load(package, "sqare")
+        plugins.load(package, "sqare")
     with pytest.raises(ConfigError, match=r"known: round, square"):
-        parts.load(package, "zzz")
+        plugins.load(package, "zzz")
 
 
 def test_a_private_file_is_no_part(package: str) -> None:
     with pytest.raises(ConfigError, match="no '_shared'"):
-        parts.load(package, "_shared")
+        plugins.load(package, "_shared")
 
 
 def test_options_are_checked_by_the_part(package: str) -> None:
     def read(options: dict) -> object:
         part = NamedOptions(name="round", options=options)
-        return parts.read_options(package, part, "method").size_px
+        return plugins.read_options(package, part, "method").size_px
 
     assert read({}) == 3
     assert read({"size_px": 7}) == 7

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.adjust import adjusted
-from ovseg_core.backbones import Backbones
-from ovseg_core.dense import WindowSegmenter
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.adjust import adjusted
+from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import proxyclip
 from ovseg_core.segmenter import TextMatrix
 from schemas.config import EMBEDDED, ClipConfig

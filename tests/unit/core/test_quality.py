@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from ovseg_core.decide import Decision
-from ovseg_core.nearest import to_size
-from ovseg_core.quality import image_rows
-from ovseg_core.rle import decode
+from ovseg_core.decision.decide import Decision
+from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.resize.nearest import to_size
+from ovseg_core.rle.encode import decode
 from schemas.config import MaskConfig
 from schemas.records import Annotation, ScoreRow
 
@@ -53,7 +53,7 @@ def test_columns_equal_those_computed_at_full_size(size, mode):
 @pytest.mark.parametrize("size", [(20, 30), (53, 41), (11, 13)])
 def test_result_does_not_depend_on_the_blocks(size, monkeypatch):
     whole = image_rows(_decision(5), size, NAMES, MaskConfig(segments="components"))
-    monkeypatch.setattr("ovseg_core.region_stats._BLOCK_PIXELS", 1)
+    monkeypatch.setattr("ovseg_core.decision.segment_scores._BLOCK_PIXELS", 1)
     blocks = image_rows(_decision(5), size, NAMES, MaskConfig(segments="components"))
     for one, other in zip(whole.segments, blocks.segments, strict=True):
         for name, value in vars(one).items():

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from ovseg_core.decide import decide
+from ovseg_core.decision.decide import decide
+from ovseg_core.images.region_masks import region_masks, smallest_on_top
 from ovseg_core.methods import build_segmenter, check_options
-from ovseg_core.nearest import nearest_source
 from ovseg_core.refine import region_vote
-from ovseg_core.refine.region_masks import region_masks, smallest_on_top
 from ovseg_core.refine.region_vote import majority_labels, vote_in_turn
+from ovseg_core.resize.nearest import nearest_source
 from ovseg_core.segmenter import ImageBatch, ScoreMaps
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError, ErrorCode, ImageError

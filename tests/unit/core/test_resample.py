@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg_core.resample import bicubic_crops, crop_grid
+from ovseg_core.resize.pillow_bicubic import bicubic_crops, crop_grid
 from tests.factories import random_image
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.outliers import fill_outliers, find_outliers, local_outlier_factor
 from ovseg_core.methods.sc_clip import Options, SelfCalibration, build
-from ovseg_core.outliers import fill_outliers, find_outliers, local_outlier_factor
 from schemas.errors import ConfigError
 from tests.factories import random_image, tiny_backbones
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.windows import Windows, side_by_side, window_boxes
 from ovseg_core.methods import clearclip
-from ovseg_core.stitch import Stitch, StitchedMap
-from ovseg_core.windows import Windows, side_by_side, window_boxes
+from ovseg_core.resize.stitching import Stitch, StitchedMap
 from schemas.errors import ConfigError
 from tests.factories import random_image, tiny_backbones
 
@@ -68,7 +68,7 @@ def read(windows: Windows, images: list[Tensor]) -> list[tuple[Tensor, Stitch]]:
 @pytest.mark.parametrize("size", [(70, 45), (30, 30)])
 @pytest.mark.parametrize(("crop", "stride"), [(16, 8), (18, 7), (64, 64)])
 def test_the_average_is_the_published_one(padding, size, crop, stride, monkeypatch):
-    monkeypatch.setattr("ovseg_core.windows._PATCHES_PER_FORWARD", {"cpu": 40})
+    monkeypatch.setattr("ovseg_core.dense.windows._PATCHES_PER_FORWARD", {"cpu": 40})
     windows = cutter(crop, stride, padding)
     images = [random_image(seed, *hw).float() / 99 for seed, hw in enumerate([(41, 53), (27, 60)])]
     for image, (patches, stitch) in zip(images, read(windows, images), strict=True):

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg_core.backbones import Backbones
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.text_encoder import TextBank, best_of_class, templates_of
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.text import TextBank, best_of_class, templates_of
 from schemas.vocabulary import Vocabulary
 from tests.factories import tiny_backbones
 

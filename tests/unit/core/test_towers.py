@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.attention import identity
-from ovseg_core.backbones import Backbones
-from ovseg_core.last_block import dense_features, last_block
-from ovseg_core.positional import PositionTable
+from ovseg_core.backbones.position_embedding import PositionTable
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.attention import identity
+from ovseg_core.dense.last_block import dense_features, last_block
 from schemas.config import ClipConfig
 from tests.factories import TINY_CLIP, random_image, tiny_backbones, write_clip
 

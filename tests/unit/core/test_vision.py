@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones import Backbones
-from ovseg_core.vision import FeatureSource, Vision
-from ovseg_core.vision_loading import LoadedVision
-from ovseg_core.vision_sam import SamVision
+from ovseg_core.backbones.load_vit import LoadedVision
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.sam import SamVision
+from ovseg_core.backbones.vit import FeatureSource, Vision
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 from tests.factories import random_image, tiny_backbones, write_timm

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.backbones.unet import UnetDecoder
 from ovseg_core.methods import proxyclip
-from ovseg_core.vision_unet import UnetDecoder
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
 from tests.factories import random_image, tiny_backbones

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from ovseg_core import parts
+from schemas import plugins
 from schemas.errors import UserError
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -32,7 +32,7 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
 
 def test_help_names_every_export_format() -> None:
     shown = "".join(ovseg("export", "--help").stdout.split())
-    assert ",".join(parts.names("pipeline.exporters")) in shown
+    assert ",".join(plugins.names("pipeline.exporters")) in shown
 
 
 @pytest.mark.parametrize("command", COMMANDS)

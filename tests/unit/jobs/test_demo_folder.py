@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.demo_folder import fresh
+from jobs.demo.folder import fresh
 from schemas.errors import RunFolderError
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from jobs.demo_scenes import draw_scenes
-from ovseg_core.embedded.scenes import all_phrases
+from jobs.demo.draw import draw_scenes
+from jobs.demo.scenes import all_phrases
 
 
 # pycocotools 2.0.11 decodes with an __array__ that numpy 2 deprecates.

@@ -45,13 +45,13 @@ def test_other_text_stays(text: str) -> None:
 
 def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str]) -> None:
     set_up()
-    logger = logging.getLogger("pipeline.storage")
+    logger = logging.getLogger("pipeline.storage.folder")
     try:
         raise OSError("https://me:hunter2@store/x")
     except OSError:
         logger.exception("reading %s failed", "s3://k:topsecret@bucket/x")
     err = capsys.readouterr().err
-    assert "pipeline.storage" in err
+    assert "pipeline.storage.folder" in err
     assert "hunter2" not in err
     assert "topsecret" not in err
     set_up()

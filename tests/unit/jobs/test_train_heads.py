@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from jobs.demo_scenes import draw_scenes
+from jobs.demo.draw import draw_scenes
 from jobs.train_heads import Flags, heads_config
-from ovseg_core.head_files import read_record
+from ovseg_core.backbones.head_file import read_record
 from schemas.errors import ConfigError
 
 

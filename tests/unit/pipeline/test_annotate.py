@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.annotate import Annotator, annotate_shard
-from pipeline.prefetch import Loaded, ahead
+from pipeline.annotate.annotator import Annotator, annotate_shard
+from pipeline.annotate.prefetch import Loaded, ahead
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, Shard
 from tests.oracle import ColourSegmenter, Mischief, oracle_config, paint_collection

@@ -3,9 +3,9 @@
 import pytest
 import ray
 
-from pipeline import cluster
-from pipeline.annotate import num_threads
-from pipeline.cluster import demand, fit
+from pipeline.annotate.annotator import num_threads
+from pipeline.job import cluster
+from pipeline.job.cluster import demand, fit
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
 

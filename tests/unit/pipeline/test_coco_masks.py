@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from pipeline.coco_masks import counts, packed, pixels, size_hw
+from ovseg_core.rle.coco_segmentation import counts, packed, pixels, size_hw
 from pipeline.evaluation.truth import CocoTruth
 from schemas.errors import UserError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import parquet
-from pipeline.collection import collect, image_id
-from pipeline.storage import Folder, read_uri
+from pipeline.collection.collect import collect, image_id
+from pipeline.storage import parquet
+from pipeline.storage.folder import Folder, read_uri
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError, ConfigError
 from schemas.tables import MANIFEST

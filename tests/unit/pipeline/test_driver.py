@@ -2,12 +2,12 @@
 
 import pytest
 
-from pipeline import job
-from pipeline.driver import TakenApart
-from pipeline.ledger import HOPELESS, MAX_ATTEMPTS, Ledger
-from pipeline.progress import Progress
-from pipeline.rows import Failed, StageSeconds, failed_rows, tally_of
-from pipeline.rundir import RunDir
+from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, tally_of
+from pipeline.job import job
+from pipeline.job.driver import TakenApart
+from pipeline.job.progress import Progress
+from pipeline.job.shard_status import HOPELESS, MAX_ATTEMPTS, Ledger
+from pipeline.run.folder import RunDir
 from schemas.errors import ErrorCode, ImageError, StorageError
 from schemas.records import ImageRef, Shard
 from tests.oracle import BuildOracle, oracle_config, paint_collection

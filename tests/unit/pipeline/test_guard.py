@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from pipeline.guard import BrokenDeviceError, describe, stopwatch, value_or_error
+from pipeline.annotate.image_errors import BrokenDeviceError, describe, stopwatch, value_or_error
 from schemas.errors import ErrorCode, ImageError
 
 

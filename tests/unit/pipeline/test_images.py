@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import decode
+from pipeline.collection.decode import decode
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 from tests.image_factories import (
@@ -23,7 +23,7 @@ from tests.image_factories import (
     with_orientation,
 )
 
-# pytest puts its own filters above the one of pipeline.images; that one has a test below.
+# pytest puts its own filters above that of `collection.decode`, which has a test below.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.")
 CONFIG = ImageConfig()
 DAMAGED_EXIF = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01" * 30
@@ -172,7 +172,8 @@ def test_flipped_bytes_raise_nothing_but_image_errors(name: str) -> None:
 
 def test_no_warning_leaks_even_where_warnings_are_errors() -> None:
     code = (
-        "import sys; from pipeline.images import decode; from schemas.config import ImageConfig\n"
+        "import sys; from pipeline.collection.decode import decode\n"
+        "from schemas.config import ImageConfig\n"
         "print(decode(sys.stdin.buffer.read(), ImageConfig()).width)"
     )
     flags = ["-W", "error::UserWarning", "-W", "error::RuntimeWarning"]

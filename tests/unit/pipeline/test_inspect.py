@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.inspect import Inspection, inspect_run
-from pipeline.rundir import RunDir
-from pipeline.runinfo import RunPlan
+from pipeline.run.folder import RunDir
+from pipeline.run.identity import RunPlan
+from pipeline.run.inspect import Inspection, inspect_run
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (

@@ -10,17 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import job
-from pipeline.build import Built
-from pipeline.progress import LineProgress
+from pipeline.annotate.build import Built
+from pipeline.job import job
+from pipeline.job.progress import LineProgress
 from schemas.config import NamedOptions
-from schemas.errors import (
-    CollectionError,
-    ConfigError,
-    ResourceError,
-    RunFolderError,
-    WeightsError,
-)
+from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
 from tests.oracle import BuildOracle, Mischief, oracle_config, paint_collection, table_rows
 
 

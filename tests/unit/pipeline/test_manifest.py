@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipeline import manifest
+from pipeline.collection import manifest
 from schemas.errors import RunFolderError
 from schemas.records import ImageRef
 from schemas.tables import MANIFEST, to_table
@@ -39,7 +39,7 @@ def test_damaged_bytes_are_a_run_folder_error(data: bytes) -> None:
 
 
 def test_a_table_of_other_columns_is_a_run_folder_error() -> None:
-    from pipeline import parquet
+    from pipeline.storage import parquet
 
     with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
         manifest.load(parquet.encode(pa.table({"x": [1]}), 10))

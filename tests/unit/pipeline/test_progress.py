@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.progress import BarProgress, LineProgress, Progress, brief, make_progress
+from pipeline.job.progress import BarProgress, LineProgress, Progress, brief, make_progress
 from schemas.records import ShardTally
 
 

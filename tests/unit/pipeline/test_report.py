@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.report import RunReport
+from pipeline.job.report import RunReport
 
 
 def report(**fields):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import tests.faulty_fs  # noqa: F401 - makes faulty:// known
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from schemas.errors import RunFolderError
 from schemas.records import ShardFailed, ShardTally
 from schemas.tables import TABLES, to_records
@@ -176,7 +176,7 @@ def test_a_failed_shard_is_forgotten_when_it_succeeds(run: RunDir) -> None:
 WRITE = """
 import sys
 import tests.faulty_fs
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from tests.run_factories import make_plan, make_rows, make_tally
 run = RunDir.create_or_resume(sys.argv[1], make_plan(sys.argv[1]))
 done = run.done()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from schemas.errors import RunFolderError
 from schemas.tables import to_table
 from tests.run_factories import image_refs, make_plan

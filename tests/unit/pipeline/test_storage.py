@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import tests.faulty_fs
-from pipeline import uris
-from pipeline.retry import ATTEMPTS
-from pipeline.storage import Folder, read_uri, walk
+from pipeline.storage import uris
+from pipeline.storage.folder import Folder, read_uri, walk
+from pipeline.storage.retry import ATTEMPTS
 from schemas.errors import ConfigError, ErrorCode, ImageError, StorageError, UserError
 from tests.fault_plan import PLAN_ENV, Fault, fault_environment, operations
 
@@ -109,7 +109,7 @@ def test_a_writer_killed_before_the_last_step_leaves_nothing_to_see(
     env = fault_environment(tmp_path / "plan", [Fault(call, "target$", action="kill")])
     write = "atomic_write" if call == "os.rename" else "create_once"
     code = (
-        "import sys; from pipeline.storage import Folder\n"
+        "import sys; from pipeline.storage.folder import Folder\n"
         f"Folder(sys.argv[1]).{write}('target', b'x')"
     )
     assert run_python(code, str(tmp_path / "out"), **env).returncode == -9
@@ -181,7 +181,7 @@ def test_relative_and_home_paths_become_absolute(
 def test_a_missing_client_names_the_extra(uri: str, package: str, extra: str) -> None:
     code = (
         f"import sys; sys.modules[{package!r}] = None  # as if it were not installed\n"
-        f"from pipeline.storage import Folder; Folder({uri!r}).list()"
+        f"from pipeline.storage.folder import Folder; Folder({uri!r}).list()"
     )
     done = run_python(code)
     assert "schemas.errors.UserError" in done.stderr
@@ -212,7 +212,7 @@ def test_missing_credentials_are_the_users_error(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    code = "from pipeline.storage import Folder; Folder('s3://b/x').read_bytes('a')"
+    code = "from pipeline.storage.folder import Folder; Folder('s3://b/x').read_bytes('a')"
     done = run_python(code)
     assert "schemas.errors.UserError" in done.stderr
     assert "no credentials in the environment" in done.stderr
@@ -257,7 +257,7 @@ def test_a_write_that_finds_no_room_leaves_the_old_file(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     folder.atomic_write("x", b"old")
     code = (
-        "import resource, sys; from pipeline.storage import Folder\n"
+        "import resource, sys; from pipeline.storage.folder import Folder\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "Folder(sys.argv[1]).atomic_write('x', b'1' * 100_000)"
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import tests.faulty_fs  # noqa: F401 - makes faulty:// known
-from pipeline import weights
-from pipeline.storage import Folder
+from pipeline.storage import weights
+from pipeline.storage.folder import Folder
 from schemas.errors import ConfigError, WeightsError
 from tests.fault_plan import PLAN_ENV, Fault, fault_environment, operations
 
@@ -75,7 +75,7 @@ def test_a_url_is_fetched_once(
 
 def test_processes_share_the_cache(remote: str, tmp_path: Path) -> None:
     env = os.environ | fault_environment(tmp_path / "plan", [])
-    code = "import sys; from pipeline.weights import resolve; print(resolve(sys.argv[1]))"
+    code = "import sys; from pipeline.storage.weights import resolve; print(resolve(sys.argv[1]))"
     command = [sys.executable, "-c", code, remote]
     running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE) for _ in range(3)]
     assert len({process.communicate()[0] for process in running}) == 1
@@ -87,7 +87,7 @@ def test_a_killed_download_is_started_anew(remote: str, tmp_path: Path, cache: P
     env = os.environ | fault_environment(
         tmp_path / "plan", [Fault("os.rename", "safetensors$", action="kill")]
     )
-    code = "import sys; from pipeline.weights import resolve; resolve(sys.argv[1])"
+    code = "import sys; from pipeline.storage.weights import resolve; resolve(sys.argv[1])"
     assert (
         subprocess.run([sys.executable, "-c", code, remote], env=env, check=False).returncode == -9
     )

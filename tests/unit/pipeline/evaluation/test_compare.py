@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ovseg_core.review_order import mask_priority
+from ovseg_core.decision.review_priority import mask_priority
 from pipeline.evaluation.compare import compare, read
 from pipeline.exporters import label_studio
-from pipeline.predictions import Predictions
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.predictions import Predictions
 from schemas.errors import UserError
 from tests.runs import RunSpec, Scene, label_map, make_run
 

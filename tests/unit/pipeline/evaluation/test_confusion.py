@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation import confusion
-from pipeline.evaluation.confusion import Shares, draw, most_confused
+from pipeline.evaluation import confusion_picture
+from pipeline.evaluation.confusion_picture import Shares, draw, most_confused
 
 NAMES = ("background", "cat", "dog", "potted plant")
 COUNTS = np.array([[60, 20, 20, 0], [0, 0, 9, 1], [0, 0, 50, 0], [0, 0, 0, 0]])
@@ -13,9 +13,9 @@ COUNTS = np.array([[60, 20, 20, 0], [0, 0, 9, 1], [0, 0, 50, 0], [0, 0, 0, 0]])
 def _cells(names: tuple[str, ...], counts: np.ndarray) -> np.ndarray:
     """Return the colours (K, K, 3) near the corners of the cells, where no number stands."""
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = np.asarray(confusion._named(Shares(names, counts / totals))).astype(int)
-    first = image.shape[0] - 1 - len(names) * confusion._CELL_PX
-    return image[first + 4 :: confusion._CELL_PX, first + 4 :: confusion._CELL_PX]
+    image = np.asarray(confusion_picture._named(Shares(names, counts / totals))).astype(int)
+    first = image.shape[0] - 1 - len(names) * confusion_picture._CELL_PX
+    return image[first + 4 :: confusion_picture._CELL_PX, first + 4 :: confusion_picture._CELL_PX]
 
 
 def test_shares_of_rows_are_the_depth_of_the_colours() -> None:
@@ -23,7 +23,7 @@ def test_shares_of_rows_are_the_depth_of_the_colours() -> None:
     assert cells.shape == (4, 4, 3)
     white = (cells == 255).all(axis=2)
     np.testing.assert_array_equal(white, COUNTS == 0)
-    assert (cells[2, 2] == confusion._RIGHT).all()  # all of dog is dog
+    assert (cells[2, 2] == confusion_picture._RIGHT).all()  # all of dog is dog
     red, green = cells[1, 2], cells[0, 0]
     assert red[0] > red[1]
     assert green[1] > green[0]
@@ -31,11 +31,13 @@ def test_shares_of_rows_are_the_depth_of_the_colours() -> None:
 
 
 def test_names_over_the_columns_stand_in_the_rows_order() -> None:
-    turned = np.asarray(confusion._turned(["", "mmmmmmmmmm", "i"], 120)).min(axis=2) < 128
-    ink = turned.reshape(120, 3, confusion._CELL_PX).sum(axis=(0, 2))
+    turned = np.asarray(confusion_picture._turned(["", "mmmmmmmmmm", "i"], 120)).min(axis=2) < 128
+    ink = turned.reshape(120, 3, confusion_picture._CELL_PX).sum(axis=(0, 2))
     assert ink[0] == 0
     assert ink[1] > 5 * ink[2] > 0
-    rows = np.flatnonzero(turned[:, confusion._CELL_PX : 2 * confusion._CELL_PX].any(axis=1))
+    rows = np.flatnonzero(
+        turned[:, confusion_picture._CELL_PX : 2 * confusion_picture._CELL_PX].any(axis=1)
+    )
     assert rows.max() > 100  # names begin at the cells and read upwards
 
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ovseg_core.metrics import ConfusionMatrix
 from pipeline.evaluation.evaluate import Rules, evaluate
+from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.exporters import coco
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from schemas.errors import UserError
 from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
 

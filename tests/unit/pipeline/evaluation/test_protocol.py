@@ -2,10 +2,11 @@
 
 import pytest
 
-from ovseg_core import methods, parts
-from ovseg_core.decide import decide
+from ovseg_core import methods
+from ovseg_core.decision.decide import decide
 from ovseg_core.methods import build_segmenter, check_options
 from pipeline.evaluation import protocol as protocols
+from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError, UserError
 from schemas.protocol import Protocol, Recipe
@@ -35,7 +36,7 @@ NUM_IMAGES = {
     "voc21": 1449,
 }
 WITH_BACKGROUND = {"voc21", "context60", "object"}
-METHODS = parts.names(methods.PACKAGE)
+METHODS = plugins.names(methods.PACKAGE)
 ALL = {name: protocols.load(name) for name in NUM_CLASSES}
 
 
@@ -117,7 +118,7 @@ def test_recipes_name_methods_that_exist_and_cards_name_the_protocols():
     assert named <= set(METHODS)
     benchmarks = {one.benchmark for one in ALL.values()}
     for method in METHODS:
-        assert set(parts.load(methods.PACKAGE, method).CARD.published) <= benchmarks
+        assert set(plugins.load(methods.PACKAGE, method).CARD.published) <= benchmarks
 
 
 SIZES_PX = {
@@ -135,7 +136,7 @@ SIZES_PX = {
 @pytest.mark.parametrize("name", NUM_CLASSES)
 def test_sizes_are_the_published_ones(name, method):
     recipe = ALL[name].recipe(method)
-    published = parts.load(methods.PACKAGE, method).PUBLISHED
+    published = plugins.load(methods.PACKAGE, method).PUBLISHED
     found = {
         "short_side_px": round(published.short * 224),
         "window_px": round(published.window * 224),
@@ -156,7 +157,7 @@ THRESHOLDS = {
 @pytest.mark.parametrize("name", NUM_CLASSES)
 def test_thresholds_are_the_published_ones(name, method):
     given = NamedOptions(name=method, options=ALL[name].recipe(method).options)
-    options = parts.read_options(methods.PACKAGE, given, "method").model_dump()
+    options = plugins.read_options(methods.PACKAGE, given, "method").model_dump()
     expected = THRESHOLDS[method].get(name, (0, 50 if method == "clearclip" else 40))
     assert (options["probability_threshold"], options["logit_scale"]) == expected
     if method == "sclip":

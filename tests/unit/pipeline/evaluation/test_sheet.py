@@ -1,9 +1,9 @@
 import numpy as np
 from PIL import Image
 
-from pipeline.evaluation.sheet import SheetRow, contact_sheet, sheet_rows
+from pipeline.collection.overlay import colour, overlay, tinted
+from pipeline.evaluation.contact_sheet import SheetRow, contact_sheet, sheet_rows
 from pipeline.exporters import coco
-from pipeline.overlay import colour, overlay, tinted
 from tests.runs import LABELS, Scene, label_map, make_run
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.evaluation import protocol as protocols
 from pipeline.evaluation.truth import Truth
 from pipeline.evaluation.truth_maps import MapsTruth, open_layout
-from pipeline.storage import Folder
+from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import ImageFiles, PixelValues, TruthMaps
 from tests import public_layouts as layouts

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.evaluation import yardstick
-from pipeline.evaluation.agreement import EvaluationReport
+from pipeline.evaluation import reference
 from pipeline.evaluation.evaluate import Rules, measure
-from pipeline.rundir import RunDir
+from pipeline.evaluation.report import EvaluationReport
+from pipeline.run.folder import RunDir
 from schemas.errors import UserError
 from tests.runs import LABELS, RunSpec, Scene, make_run
 
@@ -49,7 +49,7 @@ def measured(run: RunDir, rules: Rules | None = None, **changes: object) -> Eval
     folder = Path(run.folder.uri).parent
     file = folder / "three.yaml"
     file.write_text(yaml.safe_dump({**PROTOCOL, **changes}))
-    under = yardstick.of_protocol(run, str(file), str(folder))
+    under = reference.of_protocol(run, str(file), str(folder))
     return measure(run, under, rules or Rules()).report
 
 

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.exporters import coco
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from tests.runs import LABELS, RunSpec, Scene, make_run, odd_scenes
 
 

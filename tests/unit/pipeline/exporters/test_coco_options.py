@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.exporters import _files, coco
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
+from pipeline.exporters import coco
+from pipeline.exporters.shared import files
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from tests.exports import READERS, run_masks
 from tests.runs import RunSpec, Scene, awkward_scenes, make_run, odd_scenes
 
@@ -167,7 +168,7 @@ def test_no_two_paths_get_the_same_flat_name():
         "a/b/c",
         "_/_",
     ]
-    flat = [_files.flat(path) for path in paths]
+    flat = [files.flat(path) for path in paths]
     assert len(set(flat)) == len(paths)
     assert flat[0] == "a__b.jpg"
     assert all(name.endswith(".jpg") for name in flat[:6])
@@ -208,6 +209,6 @@ def test_an_image_larger_than_a_file_may_be_has_one_of_its_own(tmp_path):
 
 def test_flat_names_of_deep_folders_fit_a_disk():
     paths = [f"{'猫/' * 100}{number}.jpg" for number in range(3)]
-    flat = [_files.flat(path) for path in paths]
+    flat = [files.flat(path) for path in paths]
     assert len(set(flat)) == 3
     assert all(len(name.encode()) <= 255 and name.endswith(".jpg") for name in flat)

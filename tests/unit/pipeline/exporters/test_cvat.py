@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ovseg_core.review_order import mask_priority
+from ovseg_core.decision.review_priority import mask_priority
 from pipeline.exporters import cvat
 from pipeline.importers import coco as coco_importer
 from pipeline.importers import cvat as importer
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from schemas.errors import UserError
 from tests.exports import counts_of, run_masks
 from tests.runs import RunSpec, awkward_scenes, make_run

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg_core import parts
 from pipeline.exporters import coco, labelme, panoptic, semantic_png, yolo_seg
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError, RunFolderError
 from tests.runs import RunSpec, Scene, label_map, make_run, odd_scenes
@@ -83,19 +83,19 @@ def test_losses_tell_the_options(tmp_path):
 def test_a_tolerance_beyond_all_images_is_refused(name, value):
     part = NamedOptions(name=name, options={"tolerance_px": value})
     with pytest.raises(ConfigError, match="tolerance_px"):
-        parts.read_options("pipeline.exporters", part, "export")
+        plugins.read_options("pipeline.exporters", part, "export")
 
 
 def test_segments_of_no_image_of_their_shard_are_not_left_out_silently(tmp_path, monkeypatch):
-    from pipeline import finished
+    from pipeline.run import reader
 
     run = make_run(tmp_path, odd_scenes())
-    rows = finished.FinishedShard.segments
+    rows = reader.FinishedShard.segments
 
     def with_a_stranger(shard, columns=None):
         for row in rows(shard, columns):
             yield {**row, "image_id": "stranger"} if row["image_id"] == "id-plain.jpg" else row
 
-    monkeypatch.setattr(finished.FinishedShard, "segments", with_a_stranger)
+    monkeypatch.setattr(reader.FinishedShard, "segments", with_a_stranger)
     with pytest.raises(RunFolderError, match="segments of stranger"):
         coco.export(run, coco.Options())

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.exporters import gallery
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.exporters import _helpers, cvat, label_studio
-from pipeline.exporters._helpers import Helpers
+from pipeline.exporters import cvat, label_studio
+from pipeline.exporters.shared import helpers
+from pipeline.exporters.shared.helpers import Helpers
 from schemas.errors import ResourceError
 from tests.runs import make_run, odd_scenes
 
@@ -77,7 +78,7 @@ def test_no_helper_is_left_after_an_error_in_the_middle():
 def test_helpers_do_not_outlive_a_killed_parent():
     script = """
 import os, signal, time
-from pipeline.exporters._helpers import Helpers
+from pipeline.exporters.shared.helpers import Helpers
 helpers = Helpers(time.sleep, 1)
 next(helpers.answers([(None, 0)]))
 print(helpers._helpers[0]._process.pid, flush=True)
@@ -99,7 +100,7 @@ def test_an_export_with_helpers_writes_the_same_bytes(exporter, tmp_path, monkey
     alone = {name: run.folder.read_bytes(name) for name in names}
     for name in names:
         run.folder.delete(name)
-    monkeypatch.setattr(_helpers, "MANY_SEGMENTS", 0)
+    monkeypatch.setattr(helpers, "MANY_SEGMENTS", 0)
     exporter.export(run, exporter.Options())
     assert {name: run.folder.read_bytes(name) for name in names} == alone
 
@@ -109,7 +110,7 @@ def test_a_failed_export_leaves_no_helper(exporter, tmp_path, monkeypatch):
     run = make_run(tmp_path, odd_scenes())
     part = run.done()[2].files["annotations"].name
     Path(run.folder.uri, part).write_bytes(b"x" * run.folder.size(part))
-    monkeypatch.setattr(_helpers, "MANY_SEGMENTS", 0)
+    monkeypatch.setattr(helpers, "MANY_SEGMENTS", 0)
     before = children()
     with pytest.raises(Exception, match=r"(?i)parquet") as error:
         exporter.export(run, exporter.Options())
@@ -118,5 +119,5 @@ def test_a_failed_export_leaves_no_helper(exporter, tmp_path, monkeypatch):
 
 
 def test_small_exports_start_no_process():
-    assert _helpers.wanted(_helpers.MANY_SEGMENTS - 1) == 0
-    assert (_helpers.wanted(10**6) > 1) == ((os.cpu_count() or 1) > 1)
+    assert helpers.wanted(helpers.MANY_SEGMENTS - 1) == 0
+    assert (helpers.wanted(10**6) > 1) == ((os.cpu_count() or 1) > 1)

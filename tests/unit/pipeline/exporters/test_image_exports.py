@@ -12,10 +12,11 @@ from PIL import Image
 
 from pipeline.evaluation import truth
 from pipeline.evaluation.evaluate import Rules, evaluate
-from pipeline.exporters import _files, fiftyone, labelme, panoptic, semantic_png, yolo_seg
-from pipeline.exporters._losses import Losses
-from pipeline.finished import FinishedRun
-from pipeline.rundir import RunDir
+from pipeline.exporters import fiftyone, labelme, panoptic, semantic_png, yolo_seg
+from pipeline.exporters.shared import files
+from pipeline.exporters.shared.losses import Losses
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from tests.exports import READERS, stem_file
 from tests.runs import LABELS, RunSpec, Scene, awkward_scenes, make_run, odd_scenes
 
@@ -39,7 +40,7 @@ def test_names_without_ending_are_unique_and_never_depend_on_what_is_finished(tm
     scenes = [Scene(path, np.ones((4, 5), np.uint16)) for path in paths]
     run = make_run(tmp_path, scenes, RunSpec(unfinished=(0, 1)))
     losses = Losses("Names")
-    names = _files.Names(run, losses)
+    names = files.Names(run, losses)
     expected = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2", "b/c", "d"]
     assert [names.of_image(path) for path in paths] == expected
     assert "3  file names keep the image's ending" in losses.text()

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ovseg_core import brush
+from ovseg_core.rle import label_studio_brush
 from pipeline.exporters import label_studio
 from pipeline.importers import label_studio as importer
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from schemas.errors import UserError
 from tests.runs import ODD_NAMES, RunSpec, make_run, odd_scenes
 
@@ -61,7 +61,7 @@ def _lint(tasks: list[dict], config: ElementTree.Element, photos: Path) -> None:
             (label,) = region["value"]["brushlabels"]
             assert label in known
             size_hw = region["original_height"], region["original_width"]
-            alpha = brush.opacity(region["value"]["rle"], size_hw)
+            alpha = label_studio_brush.opacity(region["value"]["rle"], size_hw)
             assert set(np.unique(alpha)) <= {0, 255}
             assert alpha.any()
 
@@ -75,7 +75,10 @@ def test_tasks_pass_the_lint_and_paint_the_label_maps(run, tmp_path):
         expected = scenes[task["data"]["file_name"]]
         painted = np.zeros_like(expected)
         for region in task["predictions"][0]["result"]:
-            inside = brush.opacity(region["value"]["rle"], expected.shape) > brush.SOLID
+            inside = (
+                label_studio_brush.opacity(region["value"]["rle"], expected.shape)
+                > label_studio_brush.SOLID
+            )
             painted[inside] = LABELS.index(region["value"]["brushlabels"][0]) + 1
         np.testing.assert_array_equal(painted, expected)
 

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.exporters._losses import Losses
-from pipeline.storage import Folder
+from pipeline.exporters.shared.losses import Losses
+from pipeline.storage.folder import Folder
 
 
 def test_text_tells_what_was_written_lost_and_has_no_place(tmp_path):

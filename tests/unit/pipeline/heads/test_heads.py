@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ovseg_core.head_files import file_sha256, read_record
-from pipeline.heads.job import train_heads
-from pipeline.heads.progress import StepBar, StepLines, StepProgress, make_step_progress
-from pipeline.heads.worker import HeadsTally
-from pipeline.storage import Folder
+from ovseg_core.backbones.head_file import file_sha256, read_record
+from pipeline.head_training.job import train_heads
+from pipeline.head_training.progress import StepBar, StepLines, StepProgress, make_step_progress
+from pipeline.head_training.worker import HeadsTally
+from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError, RunFolderError, WeightsError
 from tests.factories import tiny_folder
 from tests.head_trainings import STEPS, heads_config, train, write_images

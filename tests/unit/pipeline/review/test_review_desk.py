@@ -6,16 +6,16 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.images import Decoded
-from pipeline.review.bench import TryImage, Workbench
+from pipeline.collection.decode import Decoded
+from pipeline.corrections.layer import ReviewedLayer, store
+from pipeline.corrections.log import ReviewLog
 from pipeline.review.cache import BoundedCache
 from pipeline.review.decisions import DONE, REJECTED, RELABELLED, SKIPPED, Decisions
 from pipeline.review.desk import Desk
 from pipeline.review.index import ReviewIndex
 from pipeline.review.pictures import fit
+from pipeline.review.try_session import TryImage, Workbench
 from pipeline.review.views import Filter
-from pipeline.reviewed.layer import ReviewedLayer, store
-from pipeline.reviewed.log import ReviewLog
 from schemas.config import JobConfig
 from schemas.errors import UserError, WeightsError
 from schemas.review import ReviewDecision, ReviewedImage
@@ -208,7 +208,7 @@ def test_images_that_are_annotated_later_appear(tmp_path, monkeypatch):
 
     made = ShardRows(**{name: tuple(to_records(name, table)) for name, table in rows.items()})
     run.commit(1, "late", made, whole.done()[1].tally)
-    monkeypatch.setattr("pipeline.review.table._REFRESH_S", 0.0)
+    monkeypatch.setattr("pipeline.review.session._REFRESH_S", 0.0)
     before = desk.table
     named = before.open_view(Filter(order="path"))["view"]
     desk.refresh()

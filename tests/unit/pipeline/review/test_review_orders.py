@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from ovseg_core.review_order import combined, combined_by_image
+from ovseg_core.decision.review_priority import combined, combined_by_image
 from pipeline.evaluation import compare
-from pipeline.exporters._order import Order
-from pipeline.exporters._segments import DIGITS
-from pipeline.finished import FinishedRun
+from pipeline.exporters.shared.priorities import Order
+from pipeline.exporters.shared.segments import DIGITS
 from pipeline.review.index import ReviewIndex
 from pipeline.review.orders import Orders
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
 from schemas.errors import UserError
 from tests.runs import RunSpec, Scene, label_map, make_run
 

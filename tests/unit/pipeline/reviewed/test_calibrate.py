@@ -8,15 +8,15 @@ from pydantic import ValidationError
 from sklearn.isotonic import IsotonicRegression
 
 from jobs.settings import job_config
-from ovseg_core.quality import image_rows
-from pipeline.job import run as run_job
-from pipeline.predictions import Predictions
-from pipeline.progress import Progress
-from pipeline.reviewed.calibrate import Rules, best_threshold, calibrate, reliability
-from pipeline.reviewed.layer import ReviewLog, store
-from pipeline.reviewed.reliability_plot import draw
-from pipeline.rundir import RunDir
-from pipeline.runinfo import RunPlan
+from ovseg_core.decision.image_rows import image_rows
+from pipeline.corrections.calibrate import Rules, best_threshold, calibrate, reliability
+from pipeline.corrections.layer import ReviewLog, store
+from pipeline.corrections.reliability_plot import draw
+from pipeline.job.job import run as run_job
+from pipeline.job.progress import Progress
+from pipeline.run.folder import RunDir
+from pipeline.run.identity import RunPlan
+from pipeline.run.predictions import Predictions
 from schemas.calibration import Calibration
 from schemas.config import JobConfig, MaskConfig
 from schemas.errors import ConfigError, RunFolderError, UserError

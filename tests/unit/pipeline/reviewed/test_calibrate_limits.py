@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.predictions import Predictions
-from pipeline.reviewed.calibrate import Rules, best_threshold, calibrate
-from pipeline.reviewed.log import ReviewLog
+from pipeline.corrections.calibrate import Rules, best_threshold, calibrate
+from pipeline.corrections.log import ReviewLog
+from pipeline.run.predictions import Predictions
 from schemas.errors import UserError
 from schemas.review import ReviewDecision
 from tests.runs import RunSpec, Scene, label_map, make_run

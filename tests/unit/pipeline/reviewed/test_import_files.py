@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.corrections.import_review import import_review
+from pipeline.corrections.layer import ReviewedLayer
 from pipeline.exporters import coco, cvat, label_studio
 from pipeline.importers import label_studio as label_studio_importer
-from pipeline.predictions import Predictions
-from pipeline.reviewed.import_review import import_review
-from pipeline.reviewed.layer import ReviewedLayer
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
+from pipeline.run.predictions import Predictions
 from schemas.errors import UserError
 from tests.runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
 
@@ -218,7 +218,7 @@ def test_archives_that_cannot_be_read_are_refused(run, change):
 
 
 def test_an_archive_that_grows_beyond_all_bounds_is_not_opened(run, monkeypatch):
-    monkeypatch.setattr("pipeline.importers._tool._BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr("pipeline.importers.shared.tool_file._BOMB_BYTES", 1 << 20)
     with pytest.raises(UserError, match="would grow"):
         _import(run, "coco", bytes(_packed({"x.json": bytes(1 << 21)})))
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg_core import brush
-from pipeline.displayed import upright
+from ovseg_core.rle import label_studio_brush
+from pipeline.collection.exif import upright
+from pipeline.corrections.import_review import import_review
+from pipeline.corrections.layer import ReviewedLayer
+from pipeline.corrections.names import Found, ImageNames, LabelNames
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.exporters import coco, cvat, label_studio
-from pipeline.reviewed.import_review import import_review
-from pipeline.reviewed.layer import ReviewedLayer
-from pipeline.reviewed.names import Found, ImageNames, LabelNames
-from pipeline.rundir import RunDir
+from pipeline.run.folder import RunDir
 from schemas.errors import ConfigError, UserError
 from tests.exports import counts_of, run_masks
 from tests.runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
@@ -79,10 +79,10 @@ def test_label_studio_changes_are_told_by_label(run, tmp_path):
     tasks = _tasks(run)
     first, second, third = (task["annotations"][0] for task in tasks)
     changed = first["result"][0]
-    pixels = brush.opacity(changed["value"]["rle"], (40, 56)) > 0
+    pixels = label_studio_brush.opacity(changed["value"]["rle"], (40, 56)) > 0
     before = pixels.sum()
     pixels[:20] = False
-    changed["value"]["rle"] = brush.encode(pixels).tolist()
+    changed["value"]["rle"] = label_studio_brush.encode(pixels).tolist()
     changed["id"] = "the-front-end-gives-new-names"
     removed = first["result"].pop(1)
     second["result"][0]["value"]["brushlabels"] = [" DOG "]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.reviewed.log import FOLDER, ReviewLog
-from pipeline.rundir import RunDir
-from pipeline.storage import Folder
+from pipeline.corrections.log import FOLDER, ReviewLog
+from pipeline.run.folder import RunDir
+from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
 from tests.run_factories import make_plan
@@ -227,8 +227,8 @@ def test_a_long_log_stays_readable(local_run):
 
 _WRITER = """
 import sys
-from pipeline.reviewed.log import ReviewLog
-from pipeline.rundir import RunDir
+from pipeline.corrections.log import ReviewLog
+from pipeline.run.folder import RunDir
 from schemas.review import ReviewDecision
 
 log = ReviewLog(RunDir.open(sys.argv[1]), pack_at=7)

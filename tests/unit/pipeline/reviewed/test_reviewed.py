@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg_core.rle import decode, encode_regions
+from ovseg_core.rle.encode import decode, encode_regions
+from pipeline.corrections.layer import IMPORTS, ReviewedLayer, ReviewLog, store
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.reviewed_truth import ReviewedTruth
-from pipeline.predictions import Predictions
-from pipeline.reviewed.layer import IMPORTS, ReviewedLayer, ReviewLog, store
-from pipeline.rundir import RunDir
-from pipeline.storage import Folder
+from pipeline.run.folder import RunDir
+from pipeline.run.predictions import Predictions
+from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from tests.runs import LABELS, RunSpec, Scene, label_map, make_run

@@ -1,0 +1,1 @@
+"""The demo: drawn scenes, annotated and evaluated in one go."""

@@ -1,0 +1,120 @@
+"""`ovseg demo`: the whole product on drawn scenes, with the models that ship with it."""
+
+import shlex
+import time
+
+import yaml
+
+from jobs import show
+from jobs.demo.folder import DemoFolder, fresh
+from schemas.config import JobConfig
+
+_SHEET_ROWS = 24
+_NUM_SHARDS = 4
+"""Two for each of the two workers, so that they share the work."""
+
+
+def demo(out: str, num_scenes: int, seed: int) -> int:
+    """Draw, annotate on two Ray workers, export, evaluate, and make the pictures to look at.
+
+    Args:
+        out: the demo's own folder; an earlier demo in it is replaced.
+        num_scenes: 2 or more; the second half holds colour-shape pairs never trained on.
+        seed: which scenes.
+
+    Returns:
+        The exit code of the annotation.
+
+    Raises:
+        RunFolderError: the folder holds something that is not the demo's.
+    """
+    from jobs.demo.draw import draw_scenes
+    from pipeline.job import job
+
+    started = time.monotonic()
+    folder = fresh(out)
+    scenes = draw_scenes(folder.scenes, num_scenes, seed)
+    show.line(f"drew {num_scenes} scenes that hold {len(scenes.labels)} different phrases")
+    report = job.run(_config(folder, scenes.labels, num_scenes))
+    show.line(report.summary())
+    if report.exit_code:
+        return report.exit_code
+    _show_agreement(folder, scenes.seen, scenes.held_out)
+    _make_pictures(folder)
+    _show_places(folder)
+    show.line(f"\nall of it in {time.monotonic() - started:.0f} s; now go through the masks:")
+    show.line(f"  {show.program()} review {shlex.quote(str(folder.run))}")
+    return 0
+
+
+def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> JobConfig:
+    """Return the job and leave it in the folder as a file."""
+    job = {
+        "images": f"{folder.scenes}/scene_*.png",
+        "out": str(folder.run),
+        "labels": list(labels),
+        "method": "clip_diy",
+        "clip": {"model": "embedded"},
+        "shard_size": -(-num_scenes // _NUM_SHARDS),
+        "run": {"workers": 2, "device": "cpu"},
+    }
+    text = yaml.safe_dump(job, sort_keys=False, width=100)
+    folder.config.write_text(f"# The demo's job: ovseg annotate {folder.config}\n{text}", "utf-8")
+    return JobConfig.model_validate(job)
+
+
+def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
+    """Evaluate and print the means; which of the pairs were trained on is the point."""
+    from pipeline.evaluation.evaluate import Rules, evaluate
+    from pipeline.run.folder import RunDir
+
+    groups = {"seen": seen, "held-out": held_out}
+    rules = Rules(groups={name: labels for name, labels in groups.items() if labels})
+    report = evaluate(RunDir.open(str(folder.run)), str(folder.truth), rules)
+    show.line("\nagreement with the drawn truth (IoU, 0 to 1)")
+    means = report.groups
+    show.facts(
+        [
+            ("all objects as one", report.foreground_iou),
+            (f"{len(seen)} phrases of trained colour-shape pairs", means.get("seen")),
+            (f"{len(held_out)} phrases of pairs never seen", means.get("held-out")),
+            ("pixel accuracy", report.pixel_accuracy),
+        ]
+    )
+
+
+def _make_pictures(folder: DemoFolder) -> None:
+    """Export COCO and the gallery, and draw the contact sheet."""
+    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
+    from pipeline.run.folder import RunDir
+    from schemas import plugins
+
+    run = RunDir.open(str(folder.run))
+    for name in ("coco", "gallery"):
+        exporter = plugins.load("pipeline.exporters", name)
+        exporter.export(run, exporter.Options())
+    rows = sheet_rows(run, str(folder.truth), limit=_SHEET_ROWS)
+    contact_sheet(rows, run.info.job().vocabulary.names).save(folder.sheet, optimize=True)
+
+
+def _show_places(folder: DemoFolder) -> None:
+    """Print where everything lies and what to type next."""
+    from jobs.demo.shapes import SHAPES
+
+    run = shlex.quote(str(folder.run))
+    show.line("")
+    show.facts(
+        [
+            ("look at", folder.sheet),
+            ("leaf through", folder.run / "review" / "index.html"),
+            ("COCO masks", folder.run / "exports" / "coco" / "instances.json"),
+            ("scenes, truth", folder.scenes),
+            ("job file", folder.config),
+        ]
+    )
+    config, other = shlex.quote(str(folder.config)), shlex.quote(str(folder.root / "shapes"))
+    words, ovseg = shlex.quote(",".join(SHAPES)), show.program()
+    show.line("\nnext: look inside, compare label by label, ask for the same scenes in other words")
+    show.line(f"  {ovseg} inspect {run}")
+    show.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")
+    show.line(f"  {ovseg} annotate {config} --labels {words} --out {other}")

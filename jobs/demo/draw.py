@@ -1,0 +1,100 @@
+"""The demo's collection: drawn scenes as PNG files, and their true masks as COCO JSON."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from jobs.demo.scenes import Scene, all_phrases, draw_scene
+from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoDataset, CocoImage
+
+_SIZES_HW = ((128, 160), (160, 128), (128, 176), (144, 160))
+"""No square among them: a mistake between height and width must show."""
+_SEEDS_APART = 1_000_000
+_MOST_OBJECTS = 3
+"""More objects mean more phrases, and a legend that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What was drawn.
+
+    Attributes:
+        seen: phrases that are present and whose colour-shape pair the models were trained on.
+        held_out: phrases that are present and whose pair they never saw.
+        files: every file that was written.
+    """
+
+    seen: tuple[str, ...]
+    held_out: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All phrases that are present: the vocabulary of the demo's one job."""
+        return self.seen + self.held_out
+
+
+def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
+    """Draw scenes, half of seen and half of held-out pairs, as `scene_000.png` and so on.
+
+    Args:
+        folder: exists; `instances.json` is written beside the images.
+        num_scenes: 2 or more.
+        seed: the same seed draws the same scenes.
+    """
+    drawn: dict[str, Scene] = {}
+    for index in range(num_scenes):
+        size_hw = _SIZES_HW[index % len(_SIZES_HW)]
+        held_out = index >= num_scenes // 2
+        drawn[f"scene_{index:03d}.png"] = draw_scene(
+            _SEEDS_APART * (seed + 1) + index, size_hw, 1 + index % _MOST_OBJECTS, held_out
+        )
+    present = {phrase for scene in drawn.values() for phrase in scene.labels}
+    seen = tuple(phrase for phrase in all_phrases(held_out=False) if phrase in present)
+    held_out = tuple(phrase for phrase in all_phrases(held_out=True) if phrase in present)
+    for name, scene in drawn.items():
+        Image.fromarray(scene.image).save(folder / name)
+    truth = folder / "instances.json"
+    truth.write_text(json.dumps(_truth(drawn, seen + held_out), indent=1), encoding="utf-8")
+    return Scenes(seen, held_out, (*(folder / name for name in drawn), truth))
+
+
+def _truth(drawn: dict[str, Scene], labels: tuple[str, ...]) -> CocoDataset:
+    images: list[CocoImage] = []
+    annotations: list[CocoAnnotation] = []
+    for image_id, (name, scene) in enumerate(drawn.items(), start=1):
+        height, width = scene.label_map.shape
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        for index, phrase in enumerate(scene.labels, start=1):
+            annotation = _annotation(scene.label_map == index, labels.index(phrase) + 1)
+            annotations.append(
+                {**annotation, "id": len(annotations) + 1, "image_id": image_id},
+            )
+    return {
+        "info": {"description": "ovseg demo: drawn scenes with exact masks"},
+        "licenses": [],
+        "categories": [
+            {"id": index, "name": phrase, "supercategory": ""}
+            for index, phrase in enumerate(labels, start=1)
+        ],
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+def _annotation(mask: np.ndarray, category_id: int) -> CocoAnnotation:
+    rle: Any = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "id": 0,
+        "image_id": 0,
+        "category_id": category_id,
+        "segmentation": {"size": [*mask.shape], "counts": rle["counts"].decode("ascii")},
+        "area": int(coco_mask.area(rle)),
+        "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+        "iscrowd": 0,
+    }

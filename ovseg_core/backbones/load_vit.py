@@ -1,0 +1,179 @@
+"""From the names in the job file to a timm vision transformer, plain or SAM's image encoder.
+
+timm takes seconds to import, and checking a job needs none of it: it is imported on use.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ovseg_core.backbones.checkpoint import ADVICE, LOAD_FAILURES, one_line, read_checkpoint
+from ovseg_core.backbones.hub import check_reachable
+from ovseg_core.backbones.load_clip import LOCAL_DIR
+from ovseg_core.embedded import VISION_FOLDER
+from schemas.config import EMBEDDED
+from schemas.errors import WeightsError
+from schemas.plugins import did_you_mean
+
+DIFFUSERS = "diffusers:"
+"""Begins the name of a UNet (`vision_unet`), before its folder."""
+
+Family = Literal["vit", "sam"]
+"""`vit`: a plain ViT with class token and position table. `sam`: SAM's image encoder."""
+
+
+@dataclass(frozen=True)
+class LoadedVision:
+    """What a loader hands to the class that reads its family.
+
+    Attributes:
+        model: in evaluation mode, without gradients, on its device.
+        name: architecture, or the folder it came from.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        file: the local weights file.
+        tag: which training of the architecture (`dino`, `mae`); empty: unknown.
+        family: how it is read.
+    """
+
+    model: Any
+    name: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    file: str
+    tag: str = ""
+    family: Family = "vit"
+
+
+def load(
+    model: str, weights: str, device: torch.device, asked: str = "vision.model"
+) -> LoadedVision:
+    """Load a network that the job or its method names.
+
+    Args:
+        model: a timm architecture (with or without tag), `local-dir:FOLDER` or `embedded`.
+        weights: a local weights file for an architecture; empty: timm's own.
+        device: where the model goes.
+        asked: where the name was given, for the message.
+
+    Raises:
+        WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
+    """
+    if weights and (model == EMBEDDED or model.startswith((LOCAL_DIR, DIFFUSERS))):
+        raise WeightsError(
+            f"vision.weights goes with an architecture such as vit_small_patch8_224.dino, but the "
+            f"second network is {model!r}, which has its own: leave vision.weights out or set "
+            "vision.model"
+        )
+    if model == EMBEDDED:
+        loaded = _load_folder(VISION_FOLDER)
+    elif model.startswith(LOCAL_DIR):
+        loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)).expanduser())
+    else:
+        loaded = _load_named(model, weights, asked)
+    loaded.model.eval().requires_grad_(False).to(device)
+    return loaded
+
+
+def _load_folder(folder: Path) -> LoadedVision:
+    import timm
+
+    file = folder / "model.safetensors"
+    if not (folder / "config.json").is_file() or not file.is_file():
+        raise WeightsError(
+            f"{folder} is no timm folder: expected config.json and model.safetensors; {ADVICE}"
+        )
+    try:
+        model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=True)
+    except LOAD_FAILURES as error:
+        raise WeightsError(
+            f"the network in {folder} cannot be loaded: {one_line(error)}"
+        ) from error
+    return _loaded(model, str(folder), str(file))
+
+
+def _load_named(name: str, weights: str, asked: str) -> LoadedVision:
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        known = [EMBEDDED, *timm.list_models()]
+        raise WeightsError(f"{asked}: timm has no {name!r}. {did_you_mean(architecture, known)}")
+    tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
+    if name not in tagged:
+        raise WeightsError(f"{asked}: {name!r} is unknown. {did_you_mean(name, tagged)}")
+    model = timm.create_model(name, pretrained=False, num_classes=0)
+    _family(model, name)  # before a download that would be for nothing
+    loaded = _loaded(model, name, weights or _fetch(name, asked))
+    _fill(loaded)
+    return loaded
+
+
+def _fill(loaded: LoadedVision) -> None:
+    """Load a weights file, in timm's own names or the authors'; every tensor must be there."""
+    from timm.models import vision_transformer, vision_transformer_sam
+
+    filters: dict[Family, Any] = {"vit": vision_transformer, "sam": vision_transformer_sam}
+    model, name, file = loaded.model, loaded.name, loaded.file
+    checkpoint = read_checkpoint(file)
+    try:
+        renamed = filters[loaded.family].checkpoint_filter_fn(checkpoint, model)
+        # Not strict: a classifier's head is left out. timm itself would also let gaps pass.
+        missing = model.load_state_dict(renamed, False).missing_keys
+    except LOAD_FAILURES as error:
+        raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
+    if missing:
+        lacking = ", ".join(missing[:3])
+        raise WeightsError(f"vision: {file} does not fit {name}: it lacks {lacking} and so on")
+
+
+def _family(model: Any, name: str) -> Family:
+    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    if isinstance(model, VisionTransformerSAM):
+        return "sam"
+    readable = (
+        isinstance(model, VisionTransformer)
+        and model.cls_token is not None
+        and model.pos_embed is not None
+        and hasattr(model.blocks[-1].attn, "qkv")
+    )
+    if not readable:
+        raise WeightsError(
+            f"vision: {name} is a {type(model).__name__} that ovseg cannot read; it needs a plain "
+            "ViT with class token and position table, for example vit_small_patch8_224.dino, or "
+            "SAM's image encoder (samvit_base_patch16.sa1b)"
+        )
+    return "vit"
+
+
+def _fetch(name: str, asked: str) -> str:
+    import timm
+    from huggingface_hub import hf_hub_download
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(
+            f"{asked}: timm has no weights for {name}; make it vision.model and give their file as "
+            f"vision.weights, or {ADVICE}"
+        )
+    # timm names its files so since the hub became their home.
+    file = config.hf_hub_filename or "model.safetensors"
+    try:
+        check_reachable(config.hf_hub_id)
+        return hf_hub_download(config.hf_hub_id, file)
+    except LOAD_FAILURES as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be fetched ({one_line(error)}); {ADVICE}"
+        ) from error
+
+
+def _loaded(model: Any, name: str, file: str) -> LoadedVision:
+    family = _family(model, name)
+    config: dict[str, Any] = model.pretrained_cfg
+    tag: str = config.get("tag") or ""
+    return LoadedVision(model, name, config["mean"], config["std"], file, tag, family)

@@ -1,0 +1,49 @@
+"""SAM's image encoder by timm, unmodified: its output after the neck, as ProxyCLIP uses it.
+
+Source: methods.md 1.7, 6.2. Shapes: B images, R the encoder's own side (1024 px), g its grid (64),
+C channels after the neck (256).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg_core.backbones.load_vit import LoadedVision
+from ovseg_core.backbones.vit import Feature, in_parts
+
+_ATTENTION_COST = 8
+"""Cells of the grid count so many times: relative positions need whole attention matrices."""
+
+
+class SamVision:
+    """SAM's image encoder, read only.
+
+    Args:
+        loaded: timm's VisionTransformerSAM on `device`, with its normalisation.
+        device: where it runs.
+    """
+
+    features: tuple[Feature, ...] = ("tokens",)
+    multiple_px = 1
+
+    def __init__(self, loaded: LoadedVision, device: torch.device) -> None:
+        """Keep the network."""
+        self.model: Any = loaded.model  # a module's attributes are dynamic
+        self.device = device
+        self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
+        self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
+        self.input_px: tuple[int, int] = self.model.patch_embed.img_size
+
+    def map(self, pixels_B3HW: Tensor, feature: Feature) -> Tensor:
+        """Return the encoder's output (B, C, g, g); see `FeatureSource`.
+
+        Images of any shape are squashed to the encoder's own square (bilinear, no letterbox).
+        """
+        rows, columns = self.model.patch_embed.grid_size
+        return in_parts(pixels_B3HW, rows * columns * _ATTENTION_COST, self._encode)
+
+    def _encode(self, pixels_B3HW: Tensor) -> Tensor:
+        normal = (pixels_B3HW.float() / 255 - self._mean_311) / self._std_311
+        return self.model.forward_features(F.interpolate(normal, self.input_px, mode="bilinear"))

@@ -1,0 +1,145 @@
+"""From a vocabulary to unit rows in CLIP's joint space.
+
+Shapes: Q phrases (rows), T templates, D joint width.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.segmenter import TextMatrix
+from schemas.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+TemplateSet = Literal["diy", "t80", "t85", "plain"]
+
+_SCENE = tuple(
+    f"{opening} in the scene."
+    for opening in (
+        "there is a {}",
+        "there is the {}",
+        "this is a {}",
+        "this is the {}",
+        "this is one {}",
+    )
+)
+
+
+def templates_of(name: TemplateSet) -> tuple[str, ...]:
+    """Return a set of prompt templates, each with one `{}`.
+
+    Args:
+        name: `diy`: CLIP-DIY's one prompt; `plain`: the phrase itself; `t80`: OpenAI's ImageNet
+            prompts; `t85`: those and five of scenes (MaskCLIP).
+    """
+    if name == "diy":
+        return ("a photo of a {}",)
+    if name == "plain":
+        return ("{}",)
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    t80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    return t80 if name == "t80" else t80 + _SCENE
+
+
+_CACHED_VOCABULARIES = 8
+_CACHED_PHRASES = 4096
+
+
+class TextBank:
+    """The text matrices of one method; each vocabulary is computed once, and each phrase in it.
+
+    Args:
+        clip: supplies the text tower.
+        templates: the method's own templates, where the vocabulary names none.
+        background_templates: the method's own templates of the background phrases.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        templates: tuple[str, ...],
+        background_templates: tuple[str, ...] | None = None,
+    ) -> None:
+        """Compute nothing yet."""
+        self._clip = clip
+        self._templates = templates
+        self._background_templates = background_templates or templates
+        self._cache: dict[str, TextMatrix] = {}
+        self._rows_D: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+
+    def matrix(self, vocabulary: Vocabulary) -> TextMatrix:
+        """Return the vocabulary's rows: background phrases first, then each label's phrases.
+
+        A row is the mean of the phrase's unit embeddings over the templates, made unit again.
+        A label's own templates come before the vocabulary's, those before the method's.
+        """
+        key = vocabulary.content_hash
+        if key not in self._cache:
+            if len(self._cache) >= _CACHED_VOCABULARIES:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = self._compute(vocabulary)
+        return self._cache[key]
+
+    @torch.inference_mode()
+    def _compute(self, vocabulary: Vocabulary) -> TextMatrix:
+        phrases = [(word, 0, self._background_templates) for word in vocabulary.background]
+        for number, label in enumerate(vocabulary.labels, start=1):
+            templates = label.templates or vocabulary.templates or self._templates
+            phrases += [(phrase, number, templates) for phrase in label.phrases]
+        self._embed([(phrase, templates) for phrase, _, templates in phrases])
+        means_QD = torch.stack(
+            [self._rows_D[phrase, templates] for phrase, _, templates in phrases]
+        )
+        index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
+        rows_QD = F.normalize(means_QD, dim=-1)
+        _warn_of_twins(rows_QD, phrases)
+        return TextMatrix(rows_QD, index_Q, 1 + len(vocabulary.labels))
+
+    def _embed(self, phrases: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        """Compute the mean rows of those phrases that are not known, all in one batch."""
+        if len(self._rows_D) + len(phrases) > _CACHED_PHRASES:
+            self._rows_D.clear()
+        new = [key for key in dict.fromkeys(phrases) if key not in self._rows_D]
+        prompts = [template.replace("{}", phrase) for phrase, many in new for template in many]
+        if not prompts:
+            return
+        units_PD = F.normalize(self._clip.encode_text(prompts), dim=-1)
+        rows = units_PD.split([len(templates) for _, templates in new])
+        self._rows_D |= {key: row.mean(dim=0) for key, row in zip(new, rows, strict=True)}
+
+
+def _warn_of_twins(rows_QD: Tensor, phrases: Sequence[tuple[str, int, tuple[str, ...]]]) -> None:
+    """Say which labels no method can tell apart: their prompts are the same tokens."""
+    # Rounded, as the same prompt in another batch can differ in its last digit.
+    inverse_Q = rows_QD.mul(1e5).round().unique(dim=0, return_inverse=True)[1].tolist()
+    first: dict[int, int] = {}
+    for row, group in enumerate(inverse_Q):
+        twin = first.setdefault(group, row)
+        if phrases[twin][1] != phrases[row][1]:
+            logger.warning(
+                "%r and %r are the same to this CLIP (of a long name it reads the first words, and "
+                "no capitals): the first of them gets every pixel",
+                phrases[twin][0],
+                phrases[row][0],
+            )
+
+
+def best_of_class(rows_BQhw: Tensor, text: TextMatrix, absent: float) -> Tensor:
+    """Return class scores (B, K, h, w): the best of each class's rows.
+
+    Args:
+        rows_BQhw: scores of the text rows.
+        text: says which row belongs to which class.
+        absent: score of a class without rows (background without phrases).
+    """
+    batch, _, height, width = rows_BQhw.shape
+    classes_BKhw = rows_BQhw.new_full((batch, text.num_classes, height, width), absent)
+    index = text.class_index_Q.view(1, -1, 1, 1).expand_as(rows_BQhw)
+    return classes_BKhw.scatter_reduce(1, index, rows_BQhw, "amax", include_self=False)

@@ -1,0 +1,1 @@
+"""What the trainable heads share."""

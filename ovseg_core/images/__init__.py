@@ -1,0 +1,1 @@
+"""Batches of images, and files that belong to an image."""

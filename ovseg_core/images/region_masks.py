@@ -1,0 +1,65 @@
+"""Region maps from masks that another tool made, such as SAM's automatic masks.
+
+The masks of `a/b.jpg` are `FOLDER/a/b.npz` or `.png`. An NPZ holds `masks` (n, h, w), 0 or 1, which
+may overlap: a pixel belongs to the smallest mask that covers it (what else is in the file, such as
+`scores`, is not read). A PNG is an index map, grey of 8 or 16 bits or with a palette: 0 is no
+region, each other value is one. The size is free. Shapes: n masks, h w pixels of the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from torch import Tensor
+
+from ovseg_core.images.per_image_files import Sidecars
+
+_SUFFIXES = (".npz", ".png")
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
+def region_masks(folder: str, option: str) -> Sidecars:
+    """Return the reader of a folder's masks as region maps (h, w): int32, -1 is no region.
+
+    Args:
+        folder: local, laid out like the collection; every worker must see it.
+        option: dotted path of the option that names it, for messages.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    return Sidecars(folder, _SUFFIXES, "region masks", option, _load)
+
+
+def smallest_on_top(masks: NDArray[Any]) -> NDArray[np.int32]:
+    """Return the region map (h, w) of masks (n, h, w) that may overlap; -1: no mask.
+
+    Of equally large masks the first one is on top.
+
+    Raises:
+        ValueError: not (n, h, w), or without pixels.
+    """
+    if masks.ndim != 3 or 0 in masks.shape[1:]:
+        raise ValueError(f"expected masks (n, h, w), got {masks.shape}")
+    areas = np.array([np.count_nonzero(mask) for mask in masks])
+    regions = np.full(masks.shape[1:], -1, np.int32)
+    # Painted from the largest to the smallest, so that the smallest stays on top.
+    for number in np.argsort(areas, kind="stable")[::-1]:
+        regions[masks[number].astype(bool)] = number
+    return regions
+
+
+def _load(file: Path) -> Tensor:
+    if file.suffix == ".png":
+        with PillowImage.open(file) as image:
+            if image.mode not in _INDEX_MODES:
+                raise ValueError(f"expected an index map, grey or with a palette, got {image.mode}")
+            return torch.from_numpy(np.asarray(image).astype(np.int32) - 1)
+    with file.open("rb") as stream:  # opened here, as NumPy leaves a torn archive open
+        content = np.load(stream, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise ValueError("expected an NPZ archive")
+        return torch.from_numpy(smallest_on_top(content["masks"]))

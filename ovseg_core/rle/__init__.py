@@ -1,0 +1,1 @@
+"""Masks as runs: COCO RLE and what is computed without pixels."""

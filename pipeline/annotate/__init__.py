@@ -1,0 +1,1 @@
+"""One worker's part: shards in, rows out."""

@@ -1,0 +1,43 @@
+"""From a job's configuration to a live segmenter: the seam where another segmenter can enter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ovseg_core.segmenter import Segmenter
+from schemas.config import JobConfig
+
+
+@dataclass(frozen=True)
+class Built:
+    """A segmenter and the SHA-256 of every weights file that it uses, by role."""
+
+    segmenter: Segmenter
+    weights: dict[str, str]
+
+
+Build = Callable[[JobConfig, str], Built]
+"""Makes a job's segmenter on a device (`cpu`, `cuda`); picklable, because workers call it."""
+
+
+def build(config: JobConfig, device: str) -> Built:
+    """Build the job's own method.
+
+    Raises:
+        ConfigError: unknown method or option.
+        WeightsError: weights that cannot be found, fetched or used.
+    """
+    # Here, because these import the model libraries, which takes seconds: only workers need them.
+    from ovseg_core.backbones.registry import Backbones
+    from ovseg_core.methods import build_segmenter, with_published_clip
+    from pipeline.storage.weights import resolve, sha256
+
+    config = with_published_clip(config)
+    backbones = Backbones(
+        clip=config.clip,
+        vision_model=config.vision_model,
+        vision_weights=config.vision.weights,
+        device=device,
+        resolve=resolve,
+    )
+    segmenter = build_segmenter(config.method, backbones)
+    return Built(segmenter, {role: sha256(path) for role, path in backbones.files().items()})

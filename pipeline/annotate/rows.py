@@ -1,0 +1,98 @@
+"""From what was found in an image to the rows of its tables, and their sums for the driver."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from ovseg_core.decision.image_rows import ImageMasks
+from schemas.errors import ImageError
+from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow, ShardRows, ShardTally
+
+STAGES = ("read", "decode", "segment", "encode")
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """What one image cost, by stage."""
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    segment_s: float = 0.0
+    encode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The image as a person sees it: full size in pixels and the EXIF turn that was applied."""
+
+    size_hw: tuple[int, int]
+    exif_orientation: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image without masks, and why."""
+
+    ref: ImageRef
+    cost: StageSeconds
+    error: ImageError
+
+
+def found_rows(ref: ImageRef, frame: Frame, masks: ImageMasks, cost: StageSeconds) -> ShardRows:
+    """Return the rows of one annotated image."""
+    height, width = frame.size_hw
+    image = ImageResult(
+        image_id=ref.image_id,
+        path=ref.path,
+        uri=ref.uri,
+        height=height,
+        width=width,
+        exif_orientation=frame.exif_orientation,
+        num_segments=len(masks.segments),
+        review_priority=masks.review_priority,
+        **asdict(cost),
+    )
+    scores = (ScoreRow(image_id=ref.image_id, **vars(score)) for score in masks.label_scores)
+    segments = (Annotation(image_id=ref.image_id, **vars(segment)) for segment in masks.segments)
+    return ShardRows(images=(image,), scores=tuple(scores), annotations=tuple(segments))
+
+
+def failed_rows(failed: Failed) -> ShardRows:
+    """Return the row of an image that could not be annotated."""
+    image = ImageResult(
+        image_id=failed.ref.image_id,
+        path=failed.ref.path,
+        uri=failed.ref.uri,
+        status="error",
+        error_code=failed.error.code,
+        error_message=failed.error.message,
+        **asdict(failed.cost),
+    )
+    return ShardRows(images=(image,), scores=(), annotations=())
+
+
+def join(parts: Iterable[ShardRows]) -> ShardRows:
+    """Return the parts' rows as one, in the parts' order."""
+    parts = tuple(parts)
+    return ShardRows(
+        images=tuple(row for part in parts for row in part.images),
+        scores=tuple(row for part in parts for row in part.scores),
+        annotations=tuple(row for part in parts for row in part.annotations),
+    )
+
+
+def tally_of(rows: ShardRows, wall_s: float) -> ShardTally:
+    """Return counts and summed seconds of a shard's rows.
+
+    Args:
+        rows: a whole shard.
+        wall_s: seconds the shard took; less than the sum of its stages, which overlap.
+    """
+    errors = Counter(str(row.error_code) for row in rows.images if row.error_code is not None)
+    seconds = {stage: sum(getattr(row, f"{stage}_s") for row in rows.images) for stage in STAGES}
+    return ShardTally(
+        num_images=len(rows.images),
+        num_segments=len(rows.annotations),
+        errors=dict(sorted(errors.items())),
+        seconds={**seconds, "wall": wall_s},
+    )

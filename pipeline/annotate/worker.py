@@ -1,0 +1,89 @@
+"""What runs in each worker process: it holds the segmenter, annotates shards and commits them.
+
+A plain class; the driver makes it a Ray actor, `--local` uses it as it is. The segmenter is built
+at the first call, so that whatever goes wrong with it is an ordinary exception of that call, also
+after Ray has restarted the process.
+"""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from pipeline.annotate.annotator import Annotator, num_threads
+from pipeline.annotate.build import Build, Built
+from pipeline.run.folder import RunDir
+from schemas.config import JobConfig
+from schemas.records import Shard, ShardRows, ShardTally
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker needs to know; travels to other machines.
+
+    Attributes:
+        config: the job.
+        device: `cpu` or `cuda`.
+        build: makes the segmenter, in the worker.
+        folder: relative paths in the config start here; the current folder of the driver.
+    """
+
+    config: JobConfig
+    device: str
+    build: Build
+    folder: str = field(default_factory=os.getcwd)
+
+
+class Worker:
+    """One segmenter and the shards that are given to it, one after another."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+
+    def prepare(self) -> dict[str, str]:
+        """Load the models; return the SHA-256 of their weights by role.
+
+        Raises:
+            UserError: unknown method, weights that cannot be had.
+        """
+        _ = self._annotator
+        return self._built.weights
+
+    def annotate(self, shard: Shard) -> ShardTally:
+        """Annotate and commit a shard; return only its tally."""
+        rows, tally = self._annotator.annotate(shard)
+        return commit(self._run_dir, shard.index, rows, tally)
+
+    def annotate_rows(self, shard: Shard) -> ShardRows:
+        """Annotate without a commit, for images that are handed out one by one."""
+        rows, _ = self._annotator.annotate(shard)
+        return rows
+
+    @cached_property
+    def _run_dir(self) -> RunDir:
+        return RunDir.open(self._setup.config.out)
+
+    @cached_property
+    def _built(self) -> Built:
+        return self._setup.build(self._setup.config, self._setup.device)
+
+    @cached_property
+    def _annotator(self) -> Annotator:
+        config = self._setup.config
+        if not config.run.local:
+            torch.set_num_threads(num_threads(config.run))
+            if Path(self._setup.folder).is_dir():  # Ray starts workers elsewhere
+                os.chdir(self._setup.folder)
+        segmenter = self._built.segmenter
+        return Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
+
+
+def commit(run_dir: RunDir, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:
+    """Write a shard's tables and marker.
+
+    Returns:
+        The tally of the marker that counts: another's, if a twin was faster.
+    """
+    return run_dir.commit(shard_index, f"pid{os.getpid()}", rows, tally).tally

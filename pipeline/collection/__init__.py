@@ -1,0 +1,1 @@
+"""From a collection's address to images: listing, manifest, decoding."""

@@ -1,0 +1,231 @@
+"""Which images a job takes: a folder, bucket prefix, glob, single file or list file -> one table.
+
+Folders are searched recursively; hidden files and folders (names with a dot in front) are skipped,
+and so are run folders, whose review pages hold pictures of the images.
+The table's `path` is relative to the collection's root: the folder, the part of a glob before its
+first wildcard, a list's own folder. It gives the image its id, so that ids survive a move.
+A file name that is not UTF-8 stands there with its odd bytes, and `%`, as in a URL: `caf%E9.jpg`.
+"""
+
+import hashlib
+import itertools
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from pipeline.collection import list_file
+from pipeline.collection.list_file import Entry
+from pipeline.storage import uris
+from pipeline.storage.folder import Folder, walk
+from schemas.config import ImageConfig
+from schemas.errors import CollectionError
+from schemas.tables import MANIFEST
+
+LOG = logging.getLogger(__name__)
+_CHUNK = 65536
+_WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
+
+
+def collect(images: str, config: ImageConfig) -> pa.Table:
+    """List the images of a collection.
+
+    Args:
+        images: local path, glob or URL of a folder, an image, or a .txt, .csv, .jsonl or .parquet
+            list with a `uri` column.
+        config: the endings that a folder's files must have, the names that count, and the limit.
+
+    Returns:
+        Rows of the manifest's schema, sorted by path (code points), each path and id once.
+
+    Raises:
+        CollectionError: if nothing is found, a list cannot be read or names what is not there, or
+            two files share a path.
+    """
+    uri = uris.normalise(images)
+    try:
+        entries = _entries(uri, images.endswith("/"), config.suffixes)
+    except FileNotFoundError as error:
+        raise CollectionError(f"no images: {error}") from error
+    unique = _without_repeats(sorted(_as_text(entries)), uri)
+    if config.only:
+        unique = _named(unique, config.only)
+    table = _table(unique[: config.limit] if config.limit else unique)
+    _check_ids(table)
+    return table
+
+
+def image_id(path: str) -> str:
+    """Return the id of a path: 16 hex digits, the same for composed and decomposed accents."""
+    return hashlib.sha256(unicodedata.normalize("NFC", path).encode()).hexdigest()[:16]
+
+
+def _entries(uri: str, is_folder: bool, suffixes: Sequence[str]) -> list[Entry]:
+    parent, name = uris.parent_and_name(uri)
+    size = None if is_folder or not name else _size(Folder(parent), name)
+    if size is not None:
+        if list_file.is_list(name):
+            return list_file.read(uri)
+        return [Entry(name, uri, size, "")]
+    if _WILDCARD.search(uri):
+        return _glob(uri, suffixes)
+    return _select(uri, re.compile(""), suffixes)
+
+
+def _size(folder: Folder, name: str) -> int | None:
+    try:
+        return folder.size(name)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _glob(uri: str, suffixes: Sequence[str]) -> list[Entry]:
+    parts = uri.split("/")
+    first = next(place for place, part in enumerate(parts) if _WILDCARD.search(part))
+    root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
+    if root.endswith(":/"):
+        root += "/"
+    # `*.jp2` says itself which files are meant; `photos/*` does not.
+    says_ending = "." in _WILDCARD.split(parts[-1])[-1]
+    try:
+        compiled = re.compile(_regex(pattern))
+    except re.error as error:
+        raise CollectionError(
+            f"images: the glob {pattern!r} has brackets that cannot be read ({error.msg}); "
+            "expected ranges such as [0-9]"
+        ) from error
+    return _select(root, compiled, () if says_ending else suffixes)
+
+
+def _regex(pattern: str) -> str:
+    """Translate a glob: `**/` any folders; `*`, `?`, `[..]` and `[!..]` within a name."""
+    parts = []
+    place = 0
+    for match in re.finditer(r"\*\*/|\*\*$|\*|\?|\[[^/\]]+\]", pattern):
+        parts.append(re.escape(pattern[place : match.start()]))
+        parts.append(_wildcard(match[0]))
+        place = match.end()
+    return "".join(parts) + re.escape(pattern[place:]) + r"\Z"
+
+
+def _wildcard(text: str) -> str:
+    plain = {"**/": "(?:.+/)?", "**": ".+", "*": "[^/]*", "?": "[^/]"}
+    if text in plain:
+        return plain[text]
+    negated = len(text) > 3 and text[1] == "!"
+    characters = text[2:-1] if negated else text[1:-1]
+    inner = "".join(char if char == "-" else re.escape(char) for char in characters)
+    return f"[^{inner}]" if negated else f"[{inner}]"
+
+
+def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[Entry]:
+    endings = tuple(suffix.lower() for suffix in suffixes)
+    files = walk(root)
+    inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
+    found = [
+        Entry(path, uris.join(root, path), size, etag)
+        for path, size, etag in files
+        if pattern.match(path)
+        and (not endings or path.lower().endswith(endings))
+        and not path.startswith((".", *inner_runs))
+        and "/." not in path
+    ]
+    if not found:
+        what = f"files ending in {' '.join(endings)}" if endings else "matching files"
+        others = (
+            f"{len(files)} other files, for example {files[0][0]}"
+            if files
+            else "no file at all: check the spelling"
+        )
+        raise CollectionError(
+            f"no images under {uris.redact(root)}: searched it and its folders for {what} "
+            f"(hidden ones and runs left out) and found {others}"
+        )
+    return found
+
+
+def _as_text(entries: list[Entry]) -> list[Entry]:
+    """Give names that are not UTF-8 a form that tables can hold and that no other file has."""
+    if all(uris.is_text(entry.path) and uris.is_text(entry.uri) for entry in entries):
+        return entries
+    taken = {entry.path for entry in entries}
+    return [
+        entry._replace(path=_free_path(entry.path, taken), uri=uris.as_text(entry.uri))
+        for entry in entries
+    ]
+
+
+def _free_path(path: str, taken: set[str]) -> str:
+    if uris.is_text(path):
+        return path
+    free = uris.percent_escaped(path)
+    while free != path and free in taken:
+        free = free.replace("%", "%25")
+    return free
+
+
+def _without_repeats(entries: list[Entry], uri: str) -> list[Entry]:
+    unique: list[Entry] = []
+    for entry in entries:
+        if not unique or unique[-1].path != entry.path:
+            unique.append(entry)
+        elif unique[-1].uri != entry.uri:
+            raise CollectionError(
+                f"{uris.redact(uri)} gives the path {entry.path!r} to two files, "
+                f"{uris.redact(unique[-1].uri)} and {uris.redact(entry.uri)}: expected one"
+            )
+    if len(unique) < len(entries):
+        repeats = len(entries) - len(unique)
+        LOG.warning("%s: %d images are listed more than once", uris.redact(uri), repeats)
+    return unique
+
+
+def _named(entries: list[Entry], only: str) -> list[Entry]:
+    """Return the images that a split file names; it may name no others."""
+    wanted = set(list_file.read_names(only))
+    stems = [str(PurePosixPath(entry.path).with_suffix("")) for entry in entries]
+    missing = sorted(wanted - set(stems))
+    if missing:
+        raise CollectionError(
+            f"{uris.redact(only)} names {len(wanted)} images, of which {len(missing)} are not "
+            f"there, for example {missing[0]!r}; expected names such as {stems[0]!r}: paths "
+            "without ending"
+        )
+    return [entry for entry, stem in zip(entries, stems, strict=True) if stem in wanted]
+
+
+def _table(entries: Iterable[Entry]) -> pa.Table:
+    stream = iter(entries)
+    batches: Iterator[list[Entry]] = iter(lambda: list(itertools.islice(stream, _CHUNK)), [])
+    return pa.Table.from_batches([_batch(batch) for batch in batches], schema=MANIFEST)
+
+
+def _batch(entries: list[Entry]) -> pa.RecordBatch:
+    try:
+        columns = {
+            "image_id": [image_id(entry.path) for entry in entries],
+            "path": [entry.path for entry in entries],
+            "uri": [entry.uri for entry in entries],
+            "size_bytes": [entry.size_bytes for entry in entries],
+            "etag": [entry.etag for entry in entries],
+        }
+        return pa.RecordBatch.from_pydict(columns, schema=MANIFEST)
+    except UnicodeEncodeError as error:
+        raise CollectionError(f"no file can have the name {error.object!r}") from error
+
+
+def _check_ids(table: pa.Table) -> None:
+    ids = table.column("image_id")
+    if len(ids.unique()) == len(ids):
+        return
+    first: dict[str, str] = {}
+    for number, path in zip(ids.to_pylist(), table.column("path").to_pylist(), strict=True):
+        other = first.setdefault(number, path)
+        if other != path:
+            raise CollectionError(
+                f"two files have names that differ only in how accents are written: {other!r} and "
+                f"{path!r} ({other.encode()!r} and {path.encode()!r}); rename one of them"
+            )

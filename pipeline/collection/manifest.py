@@ -1,0 +1,85 @@
+"""The frozen list of a run's images, and its cut into shards.
+
+A manifest is an Arrow table; records of one shard are made when that shard is asked for, so that
+ten million images never exist as Python objects at once.
+"""
+
+from collections.abc import Sequence
+from typing import overload
+
+import pyarrow as pa
+
+from pipeline.storage import parquet
+from schemas.errors import RunFolderError
+from schemas.records import Shard
+from schemas.tables import MANIFEST, to_records
+
+_SOURCE_KEY = b"ovseg.source"
+_ROW_GROUP = 65536
+
+
+def freeze(table: pa.Table, source: str = "") -> bytes:
+    """Return the manifest as a Parquet file; the same table always gives the same bytes.
+
+    Args:
+        table: rows of the manifest's schema, in their final order.
+        source: what the list was made from; kept in the file, see `source_of`.
+    """
+    marked = table.cast(MANIFEST).replace_schema_metadata({_SOURCE_KEY: source.encode()})
+    return parquet.encode(marked, _ROW_GROUP)
+
+
+def load(data: bytes) -> pa.Table:
+    """Return the table of a frozen manifest.
+
+    Raises:
+        RunFolderError: if the bytes are no manifest.
+    """
+    try:
+        table = parquet.decode(data)
+        return table.cast(MANIFEST.with_metadata(table.schema.metadata))
+    except (pa.ArrowInvalid, ValueError, OSError) as error:
+        raise RunFolderError(f"manifest.parquet cannot be read: {error}") from error
+
+
+def source_of(table: pa.Table) -> str:
+    """Return what a loaded manifest was made from."""
+    return (table.schema.metadata or {}).get(_SOURCE_KEY, b"").decode()
+
+
+def cut(table: pa.Table, shard_size: int) -> "Shards":
+    """Return the manifest's shards: each row in exactly one, in order."""
+    return Shards(table, shard_size)
+
+
+class Shards(Sequence[Shard]):
+    """The shards of a manifest; a shard's records are made when it is indexed."""
+
+    def __init__(self, table: pa.Table, shard_size: int) -> None:
+        """Keep the table.
+
+        Raises:
+            ValueError: for a shard size below 1.
+        """
+        if shard_size < 1:
+            raise ValueError(f"expected a shard size of at least 1, got {shard_size}")
+        self._table = table
+        self._shard_size = shard_size
+
+    def __len__(self) -> int:
+        """Return the number of shards."""
+        return -(-self._table.num_rows // self._shard_size)
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Shard]: ...
+    def __getitem__(self, index: int | slice) -> Shard | list[Shard]:
+        """Return one shard, or a list for a slice."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"shard {index} of {len(self)}")
+        rows = self._table.slice(place * self._shard_size, self._shard_size)
+        return Shard(index=place, refs=tuple(to_records("manifest", rows)))

@@ -1,0 +1,156 @@
+"""A contact sheet: image, masks and truth side by side, with a legend. One picture says it all."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.collection import decode, overlay
+from pipeline.evaluation import truth as truths
+from pipeline.evaluation.metrics import ConfusionMatrix
+from pipeline.run.folder import RunDir
+from pipeline.run.reader import FinishedRun
+from pipeline.storage.folder import read_uri
+from schemas.config import ImageConfig
+from schemas.errors import ImageError
+
+_INK, _QUIET, _PAPER = (33, 37, 41), (108, 117, 125), (255, 255, 255)
+_TILE_PX = 208
+"""Greatest width of one picture."""
+_TILE_HEIGHT_PX = 166
+_GAP_PX, _MARGIN_PX, _TEXT_PX, _LINE_PX = 6, 24, 14, 22
+_PER_LINE = 2
+"""Rows (image, masks, truth) beside each other."""
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image of a sheet."""
+
+    caption: str
+    image: NDArray[np.uint8]
+    """(h, w, 3), perhaps reduced."""
+    found: NDArray[np.integer]
+    """(H, W) label map."""
+    truth: NDArray[np.integer] | None = None
+    """(H, W) true label map; -1 is not counted."""
+
+
+def sheet_rows(run: RunDir, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
+    """Return the first images of a run; those that cannot be read (any more) are left out.
+
+    Args:
+        run: the run.
+        truth_uri: see `pipeline.evaluation.truth`; empty: none.
+        limit: how many.
+    """
+    config = run.info.job()
+    truth = truths.open_truth(truth_uri, config.vocabulary.names) if truth_uri else None
+
+    def rows() -> Iterable[SheetRow]:
+        for shard in FinishedRun(run).shards(("path", "uri", "height", "width")):
+            for image, found in shard.label_maps():
+                pixels = _read(image["uri"], config.image)
+                if pixels is not None:
+                    true_map = truth.label_map(image["path"]) if truth else None
+                    yield SheetRow(image["path"], pixels, found, true_map)
+
+    return list(islice(rows(), limit))
+
+
+def _read(uri: str, config: ImageConfig) -> NDArray[np.uint8] | None:
+    try:
+        data = read_uri(uri, config.max_bytes)
+        return decode.decode(data, config, side_px=_TILE_PX).rgb
+    except ImageError:
+        return None
+
+
+def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image:
+    """Draw a sheet.
+
+    Args:
+        rows: what to show, two beside each other.
+        names: the vocabulary's labels in order, without background, for the legend.
+    """
+    with_truth = any(row.truth is not None for row in rows)
+    columns = ("image", "masks", "truth") if with_truth else ("image", "masks")
+    strip_px = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX
+    width = 2 * _MARGIN_PX + _PER_LINE * strip_px + (_PER_LINE - 1) * 2 * _MARGIN_PX
+    legend = _legend(rows, names, width - 2 * _MARGIN_PX)
+    cell_px = _TILE_HEIGHT_PX + _LINE_PX + _GAP_PX
+    num_lines = -(-len(rows) // _PER_LINE)
+    top = 2 * _MARGIN_PX + legend.height + _LINE_PX
+    sheet = Image.new("RGB", (width, top + num_lines * cell_px + _MARGIN_PX), _PAPER)
+    sheet.paste(legend, (_MARGIN_PX, _MARGIN_PX))
+    draw = ImageDraw.Draw(sheet)
+    for index, row in enumerate(rows):
+        x = _MARGIN_PX + index % _PER_LINE * (strip_px + 2 * _MARGIN_PX)
+        y = top + index // _PER_LINE * cell_px
+        if index < _PER_LINE:
+            for place, title in enumerate(columns):
+                left = x + place * (_TILE_PX + _GAP_PX)
+                draw.text((left, y - _LINE_PX), title, _QUIET, _font())
+        _draw_row(sheet, row, (x, y), with_truth)
+    return sheet
+
+
+def _draw_row(sheet: Image.Image, row: SheetRow, corner: tuple[int, int], with_truth: bool) -> None:
+    x, y = corner
+    picture = _fitted(row.image)
+    pixels = np.asarray(picture)
+    tiles = [picture, overlay.overlay(pixels, row.found)]
+    if with_truth and row.truth is not None:
+        tiles.append(overlay.overlay(pixels, np.maximum(row.truth, 0)))
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (x + place * (_TILE_PX + _GAP_PX), y))
+    ImageDraw.Draw(sheet).text((x, y + _TILE_HEIGHT_PX + 3), _caption(row), _INK, _font())
+
+
+def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:
+    """Return the image as large as a tile allows, its sides in proportion."""
+    height, width = rgb.shape[:2]
+    scale = min(_TILE_PX / width, _TILE_HEIGHT_PX / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
+
+
+def _caption(row: SheetRow) -> str:
+    name = row.caption if len(row.caption) <= 44 else f"…{row.caption[-43:]}"
+    if row.truth is None:
+        return name
+    if row.truth.shape != row.found.shape:
+        return f"{name}   truth of another size"
+    matrix = ConfusionMatrix(int(max(row.truth.max(), row.found.max())) + 1, truths.IGNORE)
+    matrix.add(row.found, row.truth)
+    return f"{name}   mIoU {matrix.mean_iou():.2f}"
+
+
+def _legend(rows: Sequence[SheetRow], names: Sequence[str], width_px: int) -> Image.Image:
+    """Draw the labels that occur, line by line."""
+    maps = [m for row in rows for m in (row.found, row.truth) if m is not None]
+    labels = sorted({int(label) for m in maps for label in np.unique(m) if label > 0})
+    places: list[tuple[int, int, int]] = []
+    x = y = 0
+    for label in labels:
+        entry_px = _TEXT_PX + 8 + round(_font().getlength(names[label - 1])) + 18
+        if x and x + entry_px > width_px:
+            x, y = 0, y + _LINE_PX
+        places.append((label, x, y))
+        x += entry_px
+    legend = Image.new("RGB", (width_px, y + _LINE_PX), _PAPER)
+    draw = ImageDraw.Draw(legend)
+    for label, left, top in places:
+        box = (left, top + 3, left + _TEXT_PX, top + 3 + _TEXT_PX)
+        draw.rounded_rectangle(box, radius=3, fill=overlay.colour(label))
+        draw.text((left + _TEXT_PX + 6, top + 1), names[label - 1], _INK, _font())
+    return legend
+
+
+@cache
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(_TEXT_PX)

@@ -1,0 +1,124 @@
+"""The two files of a head's training: its checkpoint while it goes on, the head at its end.
+
+Both name what they were made from, so that neither is taken for another training's.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from safetensors.torch import load
+from torch import Tensor
+
+from ovseg_core.backbones.head_file import file_bytes, record_in
+from pipeline.storage import uris
+from pipeline.storage.folder import Folder
+from schemas.errors import RunFolderError
+from schemas.heads import HeadsConfig
+
+_SHOWN = 3
+Identity = Mapping[str, Any]
+"""All that can change the result, by dotted name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after so many steps.
+
+    Attributes:
+        step: steps done; order and changes of the images follow from it and the seed.
+        state: weights and the optimiser's memory.
+        failed: error code of each image that could not be read so far, by path.
+    """
+
+    step: int
+    state: dict[str, Tensor]
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class HeadStore:
+    """Reads and writes both files.
+
+    Args:
+        config: says where they are.
+        identity: of this training.
+    """
+
+    def __init__(self, config: HeadsConfig, identity: Identity) -> None:
+        parent, self._name = uris.parent_and_name(uris.normalise(config.out))
+        self._checkpoint = uris.parent_and_name(uris.normalise(config.checkpoint))[1]
+        self._folder = Folder(parent)
+        self._identity = json.loads(json.dumps(identity))
+
+    def is_finished(self) -> bool:
+        """Tell whether the head is there.
+
+        Raises:
+            RunFolderError: the file is there, but of another training or no head at all.
+        """
+        data = self._read(self._name)
+        if data is None:
+            return False
+        self._check(data, self._name)
+        self._folder.delete(self._checkpoint)  # left by a process that died between the two
+        return True
+
+    def last(self) -> Checkpoint | None:
+        """Return the checkpoint; None: the training begins.
+
+        Raises:
+            RunFolderError: the checkpoint is of another training.
+        """
+        data = self._read(self._checkpoint)
+        if data is None:
+            return None
+        record = self._check(data, self._checkpoint)
+        return Checkpoint(int(record["step"]), load(data), json.loads(record["failed"]))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint in the place of the last one, whole or not at all."""
+        step = {"step": str(checkpoint.step), "failed": json.dumps(checkpoint.failed)}
+        data = file_bytes(checkpoint.state, {**self.record, **step})
+        self._folder.atomic_write(self._checkpoint, data)
+
+    def finish(self, head: bytes) -> None:
+        """Write the head; the checkpoint has done its duty."""
+        self._folder.atomic_write(self._name, head)
+        self._folder.delete(self._checkpoint)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What the head's file says of its training."""
+        return {"identity": json.dumps(self._identity), "version": version("ovseg")}
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._folder.read_bytes(name)
+        except FileNotFoundError:
+            return None
+
+    def _check(self, data: bytes, name: str) -> dict[str, str]:
+        place = uris.redact(uris.join(self._folder.uri, name))
+        try:
+            record = record_in(data)
+            theirs = json.loads(record["identity"])
+        except (ValueError, KeyError) as error:
+            raise RunFolderError(
+                f"{place} is in the way: it is no head that `ovseg train-heads` made; give another "
+                "--out"
+            ) from error
+        differing = [
+            f"{key} was {theirs.get(key)!r}, now {self._identity.get(key)!r}"
+            for key in sorted(theirs.keys() | self._identity.keys())
+            if theirs.get(key) != self._identity.get(key)
+        ]
+        if differing:
+            hidden = len(differing) - _SHOWN
+            more = f"; and {hidden} more" if hidden > 0 else ""
+            raise RunFolderError(
+                f"{place} belongs to another training ({'; '.join(differing[:_SHOWN])}{more}); "
+                "give another --out or delete it"
+            )
+        return record

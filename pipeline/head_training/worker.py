@@ -1,0 +1,212 @@
+"""What trains a head, in this process or in a Ray actor: one network, one device, one checkpoint.
+
+Images are read and changed by threads while the last batch is learned. Everything is made at the
+first call, so that an actor that Ray has restarted goes on from the checkpoint by itself.
+"""
+
+import hashlib
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ovseg_core.backbones.head_file import head_bytes
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.heads import HeadTask, build_head, check_head
+from ovseg_core.heads.shared.trainer import Draws, HeadTrainer
+from pipeline.annotate.annotator import num_threads
+from pipeline.annotate.prefetch import ahead, fetch
+from pipeline.annotate.rows import Failed
+from pipeline.head_training.store import Checkpoint, HeadStore
+from pipeline.storage.weights import resolve, sha256
+from schemas.errors import CollectionError
+from schemas.heads import HeadsConfig
+from schemas.records import ImageRef
+from schemas.tables import to_records
+
+REPORT_EVERY_S = 2.0
+"""The worker comes back this often to be seen."""
+_ATTEMPTS = 20
+"""So many images in a row that cannot be read end the training."""
+
+
+@dataclass(frozen=True)
+class HeadsSetup:
+    """All that the worker needs to know; travels to another machine.
+
+    Attributes:
+        config: the training.
+        images: rows of the manifest's schema.
+        device: `cpu` or `cuda`.
+        folder: relative paths in the config start here; the current folder of the driver.
+    """
+
+    config: HeadsConfig
+    images: pa.Table
+    device: str
+    folder: str = field(default_factory=os.getcwd)
+
+
+@dataclass(frozen=True)
+class HeadsTally:
+    """How far a training is.
+
+    Attributes:
+        step: steps done.
+        loss: mean over the steps since the last tally; None: there were none.
+        failed: images that could not be read, by error code.
+    """
+
+    step: int
+    loss: float | None
+    failed: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _View:
+    pixels: Tensor
+    failed: dict[str, str]
+
+
+class HeadsWorker:
+    """One head and its training."""
+
+    def __init__(self, setup: HeadsSetup) -> None:
+        self._setup = setup
+        self._failed: dict[str, str] = {}
+        run = setup.config.run
+        if not run.local:  # here, as a restarted actor sees only its constructor again
+            torch.set_num_threads(num_threads(run))
+            if Path(setup.folder).is_dir():  # Ray starts workers elsewhere
+                os.chdir(setup.folder)
+
+    def prepare(self) -> HeadsTally:
+        """Load the networks and the checkpoint; tell what is done already.
+
+        Raises:
+            UserError: weights that cannot be had, or files that belong to another training.
+        """
+        if self._store.is_finished():
+            return HeadsTally(self._options.steps, None, {})
+        return self._tally([])
+
+    def advance(self) -> HeadsTally:
+        """Train for a moment, at most to the next checkpoint; write it, or the head at the end.
+
+        Raises:
+            CollectionError: nothing but images that cannot be read.
+        """
+        began, losses = time.monotonic(), []
+        config, steps, trainer = self._setup.config, self._options.steps, self._trainer
+        while trainer.step < steps:
+            views = list(itertools.islice(self._views, self._options.batch))
+            for view in views:
+                self._failed.update(view.failed)
+            losses.append(trainer.advance([view.pixels for view in views]))
+            if trainer.step == steps:
+                self._finish()
+            elif trainer.step % config.checkpoint_every == 0:
+                self._store.save(Checkpoint(trainer.step, trainer.state(), self._failed))
+                break
+            if time.monotonic() - began > REPORT_EVERY_S:
+                break
+        return self._tally(losses)
+
+    def _finish(self) -> None:
+        heads = self._setup.config.heads.name
+        network = sha256(self._task.network_file)
+        self._store.finish(head_bytes(self._task.weights, heads, network, self._store.record))
+
+    def _tally(self, losses: list[float]) -> HeadsTally:
+        mean = fmean(losses) if losses else None
+        codes = dict(Counter(self._failed.values()))
+        return HeadsTally(self._trainer.step, mean, codes)
+
+    @cached_property
+    def _options(self):  # noqa: ANN202 - what check_head returns
+        return check_head(self._setup.config.heads)
+
+    @cached_property
+    def _backbones(self) -> Backbones:
+        config = self._setup.config
+        return Backbones(
+            clip=config.clip,
+            vision_model=config.vision_model,
+            vision_weights=config.vision.weights,
+            device=self._setup.device,
+            resolve=resolve,
+        )
+
+    @cached_property
+    def _task(self) -> HeadTask:
+        config = self._setup.config
+        return build_head(config.heads, self._backbones, config.seed)
+
+    @cached_property
+    def _store(self) -> HeadStore:
+        config, task = self._setup.config, self._task
+        identity = {
+            "heads": config.heads.name,
+            **{f"options.{k}": v for k, v in self._options.model_dump(mode="json").items()},
+            "size_px": task.size_px,
+            "seed": config.seed,
+            "images": _content_hash(self._setup.images),
+            **{f"weights.{role}": sha256(path) for role, path in self._backbones.files().items()},
+        }
+        return HeadStore(config, identity)
+
+    @cached_property
+    def _trainer(self) -> HeadTrainer:
+        trainer = HeadTrainer(self._task)
+        last = self._store.last()
+        if last is not None:
+            trainer.restore(last.step, last.state)
+            self._failed = dict(last.failed)
+        return trainer
+
+    @cached_property
+    def _draws(self) -> Draws:
+        config = self._setup.config
+        return Draws(self._setup.images.num_rows, self._options.sample, config.seed)
+
+    @cached_property
+    def _views(self) -> Iterator[_View]:
+        """From the trainer's step on; a restarted worker makes it anew."""
+        batch, steps = self._options.batch, self._options.steps
+        places = range(self._trainer.step * batch, steps * batch)
+        return ahead(self._view, places, self._setup.config.run.prefetch_threads, 2 * batch)
+
+    def _view(self, place: int) -> _View:
+        """Return the image at a place as its step sees it, or another if it cannot be read."""
+        rng, failed = self._draws.random(place), {}
+        index, side_px = self._draws.index(place), self._task.size_px
+        for _ in range(_ATTEMPTS):
+            loaded = fetch(self._ref(index), self._setup.config.image, side_px)
+            if not isinstance(loaded, Failed):
+                return _View(self._task.view(loaded.pixels, rng), failed)
+            failed[loaded.ref.path] = str(loaded.error.code)
+            index, last = self._draws.another(rng), loaded
+        raise CollectionError(
+            f"{_ATTEMPTS} images in a row cannot be read, the last {last.ref.path}: {last.error}"
+        )
+
+    def _ref(self, index: int) -> ImageRef:
+        return next(iter(to_records("manifest", self._setup.images.slice(index, 1))))
+
+
+def _content_hash(images: pa.Table) -> str:
+    """Return the SHA-256 of paths and sizes; etags change when a folder is copied."""
+    digest = hashlib.sha256()
+    for name in ("path", "size_bytes"):
+        for value in images.column(name).to_pylist():
+            digest.update(f"{value}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,204 @@
+"""What a person sees while a job runs: a bar on a terminal, elsewhere a line now and then.
+
+Computed from the tallies that workers return, never by looking into the run folder.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from pipeline.annotate.rows import STAGES
+from schemas.records import ShardTally
+
+LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Counts of a running job in words; this base shows nothing.
+
+    Args:
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: float | None = None
+        self.total = 0
+        self.resumed = 0
+        self.finished = 0
+        self.given_up = 0
+        self.errors: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+
+    def start(self, total: int, resumed: int) -> None:
+        """Take how many images the job has, and how many of them an earlier run has finished."""
+        self.total, self.resumed = total, resumed
+
+    def begin(self) -> None:
+        """Show the first counts and start the clock of images/s: the models are loaded."""
+        self._began = self._clock()
+        self.show()
+
+    def add(self, tally: ShardTally) -> None:
+        """Count a finished shard."""
+        self.finished += tally.num_images
+        self.errors.update(tally.errors)
+        self.seconds.update({stage: tally.seconds.get(stage, 0.0) for stage in STAGES})
+        self.tick()
+
+    def add_failed(self, num_images: int) -> None:
+        """Count the images of a shard that was given up."""
+        self.given_up += num_images
+        self.tick()
+
+    def tick(self) -> None:
+        """Show the counts again if it is time; called at least every few seconds."""
+
+    def show(self) -> None:
+        """Show the counts now."""
+
+    def close(self) -> None:
+        """Show the counts for the last time; nothing of a job that never began."""
+        if self._began is not None:
+            self.show()
+
+    @property
+    def images_per_s(self) -> float:
+        """Speed of this run since `begin`."""
+        elapsed = 0.0 if self._began is None else self._clock() - self._began
+        return self.finished / elapsed if elapsed > 0 else 0.0
+
+    def headline(self) -> str:
+        """Return counts, speed and the time left."""
+        done = self.resumed + self.finished
+        parts = [f"{done:,}/{self.total:,} images"]
+        if self.finished:
+            parts.append(f"{brief(self.images_per_s)} images/s")
+        left = self.total - done - self.given_up
+        if self.images_per_s and left:
+            parts.append(f"{_duration(left / self.images_per_s)} left")
+        return ", ".join(parts)
+
+    def details(self) -> str:
+        """Return milliseconds an image by stage, and failed images by code."""
+        parts = []
+        if self.finished:
+            costs = (f"{s} {brief(1000 * self.seconds[s] / self.finished)}" for s in STAGES)
+            parts.append(f"ms an image: {', '.join(costs)}")
+        if self.errors:
+            codes = ", ".join(f"{code} {count:,}" for code, count in self.errors.most_common(4))
+            parts.append(f"failed images: {codes}")
+        if self.given_up:
+            parts.append(f"images of failed shards: {self.given_up:,}")
+        return "; ".join(parts)
+
+
+class LineProgress(Progress):
+    """One line at the start, one every half minute, one at the end; for logs and pipes.
+
+    Args:
+        stream: where the lines go.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._stream = stream
+        self._shown = clock()
+        self._last = ""
+
+    def tick(self) -> None:
+        """Write a line if the last one is half a minute old."""
+        if self._clock() - self._shown >= LINE_EVERY_S:
+            self.show()
+
+    def show(self) -> None:
+        """Write a line, unless it is the one that stands there."""
+        self._shown = self._clock()
+        line = "; ".join(part for part in (self.headline(), self.details()) if part)
+        if line != self._last:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        self._last = line
+
+
+class _TwoLines(RichProgress):
+    """A bar with a line of small print under it."""
+
+    small_print = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.small_print, style="dim")
+
+
+class BarProgress(Progress):
+    """A live bar with the same words around it; for a terminal.
+
+    Args:
+        stream: the terminal.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._bar = _TwoLines(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=Console(file=stream),
+        )
+        self._task = self._bar.add_task("starting")
+
+    def start(self, total: int, resumed: int) -> None:
+        """Draw the bar, so that somebody who waits for the models sees that they are loaded."""
+        super().start(total, resumed)
+        self._bar.start()
+        self.show()
+
+    def tick(self) -> None:
+        """Draw the counts; rich itself limits how often it really draws."""
+        self.show()
+
+    def show(self) -> None:
+        """Draw the counts."""
+        _, _, words = self.headline().partition(", ")
+        self._bar.small_print = self.details()
+        done = self.resumed + self.finished
+        self._bar.update(
+            self._task, completed=done, total=self.total, description=words or "starting"
+        )
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the screen; nothing of a job that never began."""
+        super().close()
+        self._bar.live.transient = self._began is None
+        self._bar.stop()
+
+
+def make_progress(stream: TextIO | None = None) -> Progress:
+    """Return the progress that suits a stream (standard error if None)."""
+    stream = sys.stderr if stream is None else stream
+    if stream is None:  # a process without standard error
+        return Progress()
+    return BarProgress(stream) if stream.isatty() else LineProgress(stream)
+
+
+def brief(value: float) -> str:
+    """Return a number with three digits, or all that stand before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

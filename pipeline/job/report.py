@@ -1,0 +1,102 @@
+"""How a job ended: counts, speed and the exit code."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pipeline.job.progress import brief
+from schemas.config import JobConfig
+from schemas.records import ShardDone
+
+EXIT_DONE = 0
+EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The end of a job. Counts are of the whole run folder, earlier runs included.
+
+    Attributes:
+        out: the run folder.
+        num_images: in the collection.
+        num_new: images that this run has finished.
+        errors: failed images by code.
+        num_done: images with a row, failed ones included.
+        num_segments: masks.
+        failed_shards: why each shard was given up that this run gave up, by index.
+        max_error_share: a larger share of failed images is not accepted.
+        seconds: how long this run took, start of workers included.
+        images_per_s: speed of this run, start of workers left out.
+        interrupted: whether somebody stopped it.
+    """
+
+    out: str
+    num_images: int
+    max_error_share: float
+    num_done: int = 0
+    num_new: int = 0
+    num_segments: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    failed_shards: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    images_per_s: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def num_errors(self) -> int:
+        """Failed images, all codes together."""
+        return sum(self.errors.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0: all done; 3: images are missing or too many failed; 130: interrupted."""
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        too_many = self.num_errors > self.max_error_share * self.num_images
+        return EXIT_INCOMPLETE if too_many or self.num_done < self.num_images else EXIT_DONE
+
+    def summary(self) -> str:
+        """Return the closing lines for a person: what there is, what is missing, what to do."""
+        lines = [
+            f"{self.num_done:,} of {_count(self.num_images, 'image')} done, "
+            f"{_count(self.num_segments, 'mask')}"
+        ]
+        if self.num_new:
+            lines[0] += (
+                f"; {self.num_new:,} in {self.seconds:.1f} s ({brief(self.images_per_s)} images/s)"
+            )
+        elif not self.interrupted and self.num_done == self.num_images:
+            lines[0] += "; nothing was left to do"
+        if self.errors:
+            codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.errors.items()))
+            share = 100 * self.num_errors / self.num_images
+            lines.append(
+                f"{_count(self.num_errors, 'image')} failed ({share:.2g} %; "
+                f"{100 * self.max_error_share:g} % are accepted): {codes}"
+            )
+        for index, reason in list(self.failed_shards.items())[:3]:
+            lines.append(f"shard {index} failed: {reason}")
+        if len(self.failed_shards) > 3:
+            lines.append(f"{len(self.failed_shards) - 3} more shards failed")
+        if self.num_done < self.num_images:
+            lines.append("the same command does what is missing")
+        return "\n".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> RunReport:
+    """Return the report of a run folder's markers, before anything is said of this run."""
+    errors: Counter[str] = Counter()
+    for marker in done.values():
+        errors.update(marker.tally.errors)
+    return RunReport(
+        out=config.out,
+        num_images=num_images,
+        max_error_share=config.run.max_error_share,
+        num_done=sum(marker.tally.num_images for marker in done.values()),
+        num_segments=sum(marker.tally.num_segments for marker in done.values()),
+        errors=dict(sorted(errors.items())),
+    )

@@ -1,0 +1,1 @@
+"""The run folder: what is written, what is committed, what is read."""

@@ -1,0 +1,143 @@
+"""What is in a run folder: counts, errors, slow images, what is left."""
+
+import heapq
+from collections import Counter
+
+from pipeline.run.folder import RunDir
+from schemas.base import Frozen
+from schemas.records import ShardFailed
+
+_STAGES = ("read_s", "decode_s", "segment_s", "encode_s")
+_NUM_SLOWEST = 10
+_NUM_EXAMPLES = 3
+
+
+class SlowImage(Frozen):
+    """One of the images that took longest."""
+
+    path: str
+    seconds: float
+    stages: dict[str, float]
+    """Seconds by stage: read, decode, segment, encode."""
+    height: int
+    width: int
+
+
+class ImageProblem(Frozen):
+    """An example of a failed image."""
+
+    path: str
+    code: str
+    message: str
+
+
+class Inspection(Frozen):
+    """A run folder at one moment; every count is of committed shards only."""
+
+    run: str
+    fingerprint: str
+    method: str
+    num_images: int
+    """In the manifest."""
+    num_ok: int
+    num_errors: int
+    num_left: int
+    """Images of shards without a done marker."""
+    num_shards: int
+    num_shards_done: int
+    num_segments: int
+    segments_by_label: dict[str, int]
+    """Labels never found are there with 0."""
+    errors: dict[str, int]
+    """Failed images by code."""
+    problems: tuple[ImageProblem, ...]
+    """The first few failed images of each code."""
+    slowest: tuple[SlowImage, ...]
+    seconds: dict[str, float]
+    """Summed over images by stage."""
+    failed_shards: tuple[ShardFailed, ...]
+    """Given up; the next run tries them again."""
+    orphans: tuple[str, ...]
+    """Files that no done marker names, left by workers that were killed."""
+
+
+def inspect_run(run: RunDir) -> Inspection:
+    """Read a run folder once and sum it up; memory does not grow with the number of images."""
+    done = run.done()
+    images = _read_images(run)
+    seconds: Counter[str] = Counter()
+    for marker in done.values():
+        seconds.update(marker.tally.seconds)
+    config = run.info.job()
+    labels = _count_labels(run, config.vocabulary.names)
+    return Inspection(
+        run=run.folder.uri,
+        fingerprint=run.fingerprint,
+        method=config.method.name,
+        num_images=run.info.num_images,
+        num_ok=images.num_ok,
+        num_errors=sum(images.errors.values()),
+        num_left=run.info.num_images - sum(marker.tally.num_images for marker in done.values()),
+        num_shards=run.info.num_shards,
+        num_shards_done=len(done),
+        num_segments=sum(labels.values()),
+        segments_by_label=labels,
+        errors=dict(images.errors.most_common()),
+        problems=tuple(images.problems),
+        slowest=tuple(slow for _, _, slow in sorted(images.slowest, reverse=True)),
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        failed_shards=tuple(run.failed().values()),
+        orphans=tuple(run.orphans()),
+    )
+
+
+class _Images:
+    """What one pass over the image rows keeps."""
+
+    def __init__(self) -> None:
+        self.num_ok = 0
+        self.errors: Counter[str] = Counter()
+        self.problems: list[ImageProblem] = []
+        self.slowest: list[tuple[float, str, SlowImage]] = []
+
+    def add(self, row: dict) -> None:
+        """Count one row of the image table."""
+        if row["status"] == "ok":
+            self.num_ok += 1
+        else:
+            code = str(row["error_code"])
+            self.errors[code] += 1
+            if self.errors[code] <= _NUM_EXAMPLES:
+                problem = ImageProblem(path=row["path"], code=code, message=row["error_message"])
+                self.problems.append(problem)
+        total = sum(row[stage] for stage in _STAGES)
+        if len(self.slowest) == _NUM_SLOWEST and total <= self.slowest[0][0]:
+            return
+        stages = {stage.removesuffix("_s"): round(row[stage], 4) for stage in _STAGES}
+        slow = SlowImage(
+            path=row["path"],
+            seconds=round(total, 4),
+            stages=stages,
+            height=row["height"],
+            width=row["width"],
+        )
+        heapq.heappush(self.slowest, (total, row["path"], slow))
+        if len(self.slowest) > _NUM_SLOWEST:
+            heapq.heappop(self.slowest)
+
+
+def _read_images(run: RunDir) -> _Images:
+    columns = ["path", "status", "error_code", "error_message", "height", "width", *_STAGES]
+    images = _Images()
+    for batch in run.read_table("images", columns):
+        for row in batch.to_pylist():
+            images.add(row)
+    return images
+
+
+def _count_labels(run: RunDir, names: tuple[str, ...]) -> dict[str, int]:
+    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    for batch in run.read_table("annotations", ["label"]):
+        for pair in batch.column(0).value_counts().to_pylist():
+            counts[pair["values"]] += pair["counts"]
+    return dict(counts)

@@ -1,0 +1,111 @@
+"""The finished part of a run as its readers see it: numbered images and their segments.
+
+Images count from 1 in manifest order; failed ones have no number. The numbers depend on the
+committed rows alone, so every reader of a finished run gives an image the same one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.rle import label_map
+from pipeline.run.folder import RunDir
+from schemas.records import ShardDone
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FinishedShard:
+    """One committed shard."""
+
+    run: RunDir
+    marker: ShardDone
+    images: dict[str, Row]
+    """Rows of the annotated images by `image_id`, in manifest order, each with its `number`."""
+
+    def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
+        """Yield the shard's annotation rows, images in order.
+
+        Args:
+            columns: those to read; None: all.
+        """
+        table = self.run.shard_table(self.marker, "annotations", columns)
+        for batch in table.to_batches(max_chunksize=1024):
+            yield from batch.to_pylist()
+
+    def segments_by_image(self, columns: list[str]) -> dict[str, list[Row]]:
+        """Return the same rows by `image_id`; images without any are absent."""
+        return grouped(self.segments(columns), "image_id")
+
+    def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
+        """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k.
+
+        The images' `height` and `width` must be among the columns.
+        """
+        masks = self.segments_by_image(["image_id", "category_id", "rle_counts"])
+        for image_id, image in self.images.items():
+            yield image, paint(masks.get(image_id, ()), (image["height"], image["width"]))
+
+
+class FinishedRun:
+    """The shards that were finished when it was made; a run that goes on does not disturb it."""
+
+    def __init__(self, run: RunDir) -> None:
+        """Read the done markers."""
+        self.run = run
+        self.markers = tuple(run.done().values())
+
+    @property
+    def num_images(self) -> int:
+        """Annotated images."""
+        return sum(marker.tally.num_images for marker in self.markers) - sum(self.errors.values())
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Failed images by code."""
+        total: Counter[str] = Counter()
+        for marker in self.markers:
+            total.update(marker.tally.errors)
+        return dict(sorted(total.items()))
+
+    @property
+    def num_left(self) -> int:
+        """Images of shards that are not finished."""
+        return self.run.info.num_images - sum(marker.tally.num_images for marker in self.markers)
+
+    def shards(self, columns: tuple[str, ...] = ()) -> Iterator[FinishedShard]:
+        """Yield the shards in order.
+
+        Args:
+            columns: of the images, beside `image_id`.
+        """
+        number = 0
+        for marker in self.markers:
+            wanted = list(dict.fromkeys(("image_id", "status", *columns)))
+            images: dict[str, Row] = {}
+            for row in self.run.shard_table(marker, "images", wanted).to_pylist():
+                if row["status"] == "ok":
+                    number += 1
+                    images[row["image_id"]] = {**row, "number": number}
+            yield FinishedShard(self.run, marker, images)
+
+
+def grouped(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    """Return rows by what stands in a column, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row[column], []).append(row)
+    return found
+
+
+def paint(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
+    """Return the label map (H, W) of one image's annotation rows."""
+    rows = list(segments)
+    counts = [row["rle_counts"] for row in rows]
+    return label_map.paint(counts, [row["category_id"] for row in rows], size_hw)
