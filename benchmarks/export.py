@@ -26,10 +26,10 @@ import psutil
 from ovseg_core.rle.encode import encode_regions
 from pipeline.exporters import panoptic
 from pipeline.exporters.shared import coco_file
-from pipeline.exporters.shared.losses import Losses
-from pipeline.run.folder import RunDir
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunPlan
-from pipeline.run.reader import FinishedRun
+from pipeline.run.reader import RunReader
 from schemas import plugins
 from schemas.config import JobConfig
 from schemas.records import Annotation, ImageRef, ImageResult, ShardRows, ShardTally
@@ -74,7 +74,7 @@ SCORES = (
 def export_to(name: str, options: dict[str, Any], run: str) -> int:
     """Export as the product does; return the bytes written."""
     part = plugins.load("pipeline.exporters", name)
-    folder = RunDir.open(run)
+    folder = RunFolder.open(run)
     part.export(folder, part.Options.model_validate(options))
     return sum(folder.folder.sizes(part.FOLDER).values())
 
@@ -91,11 +91,11 @@ class NoPictures:
 
 def panoptic_json(run: str) -> int:
     """Write the panoptic format's one large file alone."""
-    finished = FinishedRun(RunDir.open(run))
+    finished = RunReader(RunFolder.open(run))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
         document = coco_file.CocoFile(Path(folder, "panoptic.json"), {"info": {}}, open_files)
         files: Any = NoPictures()
-        panoptic.write(finished, panoptic.Options(), Losses("Panoptic"), document, files)
+        panoptic.write(finished, panoptic.Options(), LossReport("Panoptic"), document, files)
         document.close()
         return document.path.stat().st_size
 
@@ -103,7 +103,7 @@ def panoptic_json(run: str) -> int:
 def build_whole(run: str) -> int:
     """Export the usual way, one object and one `json.dump`; return the bytes written."""
     images, annotations = [], []
-    for shard in FinishedRun(RunDir.open(run)).shards(("path", "height", "width")):
+    for shard in RunReader(RunFolder.open(run)).shards(("path", "height", "width")):
         images += shard.images.values()
         for row in shard.segments():
             size = [row["height"], row["width"]]
@@ -163,7 +163,7 @@ def make_run(folder: Path, num_annotations: int) -> str:
         for n in range(num_annotations // SEGMENTS)
     ]
     manifest = to_table("manifest", refs)
-    run = RunDir.create_or_resume(config.out, RunPlan(config, {}, lambda: manifest))
+    run = RunFolder.create_or_resume(config.out, RunPlan(config, {}, lambda: manifest))
     for shard in run.shards():
         images = [image(ref) for ref in shard.refs]
         segments = [row for ref in shard.refs for row in annotations(ref)]

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg_core.rle.encode import Rle, encode_regions
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunPlan
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
@@ -71,7 +71,7 @@ class Many:
             )
             for number in range(NUM_IMAGES)
         ]
-        self.run = RunDir.create_or_resume(
+        self.run = RunFolder.create_or_resume(
             config.out, RunPlan(config, {}, lambda: to_table("manifest", refs))
         )
         for shard in self.run.shards():

@@ -37,13 +37,13 @@ def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool
     """
     from pipeline.evaluation import reference
     from pipeline.evaluation.evaluate import Rules, measure
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
 
     try:
         rules = Rules.model_validate(dotlist(overrides))
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Rules))) from error
-    folder = RunDir.open(run)
+    folder = RunFolder.open(run)
     if asked.protocol:
         measured_by = reference.of_protocol(folder, asked.protocol, asked.data)
     else:

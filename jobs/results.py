@@ -17,10 +17,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     """Print what is in a run folder; list or delete its orphans if asked."""
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
     from pipeline.run.inspect import inspect_run
 
-    folder = RunDir.open(run)
+    folder = RunFolder.open(run)
     found = inspect_run(folder)
     cleaned = folder.clean() if clean else ()
     if as_json:
@@ -81,13 +81,13 @@ def show_inspection(found: Any) -> None:
 
 def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
     """Write a dataset from the finished shards of a run and say where it lies."""
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
     from schemas import plugins
 
     package, to = "pipeline.exporters", to.replace("-", "_")
     part = NamedOptions(name=to, options=dotlist(overrides))
     options = plugins.read_options(package, part, "export")
-    folder = RunDir.open(run)
+    folder = RunFolder.open(run)
     try:
         written = plugins.load(package, to).export(folder, options)
     except OSError as error:

@@ -15,10 +15,10 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
         UserError: no such run, or the address cannot be had.
     """
     from pipeline.review.server import Address, listen
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
 
     _give_memory_back()
-    listening = listen(RunDir.open(run), Address(host, port, tuple(names)))
+    listening = listen(RunFolder.open(run), Address(host, port, tuple(names)))
     # Not by `show`: it blots out what looks like a token, and this one is meant to be read.
     print(f"review at  {listening.url}\nCtrl-C ends it", flush=True)
     try:

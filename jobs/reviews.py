@@ -24,9 +24,9 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
         UserError: a file that cannot be used.
     """
     from pipeline.corrections.import_review import import_review as read
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
 
-    report = read(RunDir.open(run), tool, file)
+    report = read(RunFolder.open(run), tool, file)
     if as_json:
         return _print(report)
     rows = [
@@ -78,7 +78,7 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
     from pipeline.corrections import reliability_plot
     from pipeline.corrections.calibrate import FILE, PICTURE, Rules
     from pipeline.corrections.calibrate import calibrate as fit
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
     from pipeline.storage import uris
     from pipeline.storage.folder import Folder
 
@@ -86,7 +86,7 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
         rules = Rules.model_validate(dotlist(overrides))
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, Rules))) from error
-    folder = RunDir.open(run)
+    folder = RunFolder.open(run)
     place, name = uris.parent_and_name(uris.normalise(out)) if out else (folder.folder.uri, FILE)
     if not name:
         raise ConfigError(f"--out {out} is no file: expected the name of the calibration's")
@@ -129,10 +129,10 @@ def compare(first: str, other: str, as_json: bool) -> None:
         UserError: runs that cannot be compared.
     """
     from pipeline.evaluation.compare import compare as measure
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
 
-    folder = RunDir.open(first)
-    report = measure(folder, RunDir.open(other))
+    folder = RunFolder.open(first)
+    report = measure(folder, RunFolder.open(other))
     if as_json:
         return _print(report)
     columns = ("label", "mean IoU", "IoU", "images", f"only {report.first}", f"only {report.other}")

@@ -1,6 +1,7 @@
 """An evaluation protocol: what of a public data set is compared with what, and by which rule.
 
-One YAML file each in `pipeline/protocols`; a path to another such file is as good as a name.
+One YAML file each in `pipeline/evaluation/protocols`; a path to another such file
+works like a name.
 """
 
 import re
@@ -131,7 +132,7 @@ class Figures(Frozen):
     iou: dict[str, float]
 
 
-class Protocol(Frozen):
+class BenchmarkProtocol(Frozen):
     """One protocol."""
 
     title: str
@@ -156,7 +157,7 @@ class Protocol(Frozen):
     """Published class by class."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Protocol":
+    def _consistent(self) -> "BenchmarkProtocol":
         _check_truth(self, self.truth)
         owners: set[str] = set()
         for recipe in self.recipes:
@@ -196,7 +197,7 @@ def _label(name: str, recipe: Recipe) -> Label:
     return Label(name=glued, synonyms=tuple(others))
 
 
-def _check_recipe(protocol: Protocol, recipe: Recipe) -> None:
+def _check_recipe(protocol: BenchmarkProtocol, recipe: Recipe) -> None:
     _known("words", recipe.words, protocol.classes)
     _check_truth(protocol, recipe.truth)
     if recipe.background is not None and bool(recipe.background) != protocol.has_background:
@@ -206,7 +207,7 @@ def _check_recipe(protocol: Protocol, recipe: Recipe) -> None:
         )
 
 
-def _check_truth(protocol: Protocol, files: tuple[TruthFiles, ...]) -> None:
+def _check_truth(protocol: BenchmarkProtocol, files: tuple[TruthFiles, ...]) -> None:
     for truth in files:
         if not isinstance(truth, TruthMaps):
             if not protocol.has_background:

@@ -22,7 +22,7 @@ from pipeline.annotate.build import Built, build
 from pipeline.evaluation.evaluate import EvaluationReport, evaluate
 from pipeline.job.job import run
 from pipeline.job.progress import Progress
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.config import JobConfig
 
 SEED = 950_000_000
@@ -59,7 +59,7 @@ def judge(folder: Path, scene: Scene, models: Path, method: dict[str, Any]) -> E
     }
     config = JobConfig.model_validate(job)
     run(config, Progress(), build=_build_once)
-    return evaluate(RunDir.open(config.out), str(folder / "truth"))
+    return evaluate(RunFolder.open(config.out), str(folder / "truth"))
 
 
 _built: dict[str, Built] = {}

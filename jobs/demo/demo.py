@@ -66,11 +66,11 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
     """Evaluate and print the means; which of the pairs were trained on is the point."""
     from pipeline.evaluation.evaluate import Rules, evaluate
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
 
     groups = {"seen": seen, "held-out": held_out}
     rules = Rules(groups={name: labels for name, labels in groups.items() if labels})
-    report = evaluate(RunDir.open(str(folder.run)), str(folder.truth), rules)
+    report = evaluate(RunFolder.open(str(folder.run)), str(folder.truth), rules)
     show.line("\nagreement with the drawn truth (IoU, 0 to 1)")
     means = report.groups
     show.facts(
@@ -86,10 +86,10 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
 def _make_pictures(folder: DemoFolder) -> None:
     """Export COCO and the gallery, and draw the contact sheet."""
     from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
-    from pipeline.run.folder import RunDir
+    from pipeline.run.folder import RunFolder
     from schemas import plugins
 
-    run = RunDir.open(str(folder.run))
+    run = RunFolder.open(str(folder.run))
     for name in ("coco", "gallery"):
         exporter = plugins.load("pipeline.exporters", name)
         exporter.export(run, exporter.Options())

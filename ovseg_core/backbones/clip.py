@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.load_clip import LoadedClip
-from ovseg_core.backbones.position_embedding import PositionTable, Rule
+from ovseg_core.backbones.position_embedding import PositionInterpolation, PositionTable
 from ovseg_core.resize.published_sizes import pad_br
 from schemas.errors import WeightsError
 
@@ -24,7 +24,7 @@ _IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
-class TrunkState:
+class TrunkFeatures:
     """The image tower before its last block.
 
     Attributes:
@@ -41,7 +41,7 @@ class TrunkState:
     blocks: dict[int, Tensor]
     guides: dict[str, Tensor] = field(default_factory=dict)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "TrunkState":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "TrunkFeatures":
         """Return the state with every tensor changed."""
         return replace(
             self,
@@ -51,7 +51,7 @@ class TrunkState:
             guides={key: change(value) for key, value in self.guides.items()},
         )
 
-    def apart(self) -> list["TrunkState"]:
+    def apart(self) -> list["TrunkFeatures"]:
         """Return the state of each image by itself (batches of one)."""
         return [
             self.each(lambda part, one=slice(i, i + 1): part[one])
@@ -59,7 +59,7 @@ class TrunkState:
         ]
 
     @staticmethod
-    def joined(states: "Sequence[TrunkState]") -> "TrunkState":
+    def joined(states: "Sequence[TrunkFeatures]") -> "TrunkFeatures":
         """Return states of images of one size as one batch."""
         first = states[0]
         return replace(
@@ -138,7 +138,9 @@ class Clip:
             [self.model.encode_text(part) for part in tokens.split(_PROMPTS_PER_FORWARD)]
         )
 
-    def trunk(self, pixels_B3HW: Tensor, rule: Rule, taps: Sequence[int] = ()) -> TrunkState:
+    def trunk(
+        self, pixels_B3HW: Tensor, rule: PositionInterpolation, taps: Sequence[int] = ()
+    ) -> TrunkFeatures:
         """Run the image tower up to its last block, at any size.
 
         Args:
@@ -152,10 +154,10 @@ class Clip:
     def read(
         self,
         input_B3HW: Tensor,
-        rule: Rule,
+        rule: PositionInterpolation,
         taps: Sequence[int] = (),
         keep: Sequence[int] = (),
-    ) -> TrunkState:
+    ) -> TrunkFeatures:
         """Run the image tower up to its last block on a network input; see `trunk`.
 
         Args:
@@ -182,9 +184,9 @@ class Clip:
                 x = block(x)
             if number in keep:
                 kept[number] = x
-        return TrunkState(x, grid_hw, tapped, kept)
+        return TrunkFeatures(x, grid_hw, tapped, kept)
 
-    def pooled(self, state: TrunkState) -> Tensor:
+    def pooled(self, state: TrunkFeatures) -> Tensor:
         """Return the embeddings (B, D) of images read so far, not normalised.
 
         The last block is run as it is; the result is what CLIP itself says of the whole image.

@@ -26,7 +26,7 @@ Family = Literal["vit", "sam"]
 
 
 @dataclass(frozen=True)
-class LoadedVision:
+class LoadedVit:
     """What a loader hands to the class that reads its family.
 
     Attributes:
@@ -48,9 +48,7 @@ class LoadedVision:
     family: Family = "vit"
 
 
-def load(
-    model: str, weights: str, device: torch.device, asked: str = "vision.model"
-) -> LoadedVision:
+def load(model: str, weights: str, device: torch.device, asked: str = "vision.model") -> LoadedVit:
     """Load a network that the job or its method names.
 
     Args:
@@ -78,7 +76,7 @@ def load(
     return loaded
 
 
-def _load_folder(folder: Path) -> LoadedVision:
+def _load_folder(folder: Path) -> LoadedVit:
     import timm
 
     file = folder / "model.safetensors"
@@ -95,7 +93,7 @@ def _load_folder(folder: Path) -> LoadedVision:
     return _loaded(model, str(folder), str(file))
 
 
-def _load_named(name: str, weights: str, asked: str) -> LoadedVision:
+def _load_named(name: str, weights: str, asked: str) -> LoadedVit:
     import timm
 
     architecture = name.partition(".")[0]
@@ -112,7 +110,7 @@ def _load_named(name: str, weights: str, asked: str) -> LoadedVision:
     return loaded
 
 
-def _fill(loaded: LoadedVision) -> None:
+def _fill(loaded: LoadedVit) -> None:
     """Load a weights file, in timm's own names or the authors'; every tensor must be there."""
     from timm.models import vision_transformer, vision_transformer_sam
 
@@ -172,8 +170,8 @@ def _fetch(name: str, asked: str) -> str:
         ) from error
 
 
-def _loaded(model: Any, name: str, file: str) -> LoadedVision:
+def _loaded(model: Any, name: str, file: str) -> LoadedVit:
     family = _family(model, name)
     config: dict[str, Any] = model.pretrained_cfg
     tag: str = config.get("tag") or ""
-    return LoadedVision(model, name, config["mean"], config["std"], file, tag, family)
+    return LoadedVit(model, name, config["mean"], config["std"], file, tag, family)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Rule = Literal["size", "scale01", "bilin", "antialias"]
+PositionInterpolation = Literal["size", "scale01", "bilin", "antialias"]
 """`size`: bicubic to the size (MaskCLIP, CLIP-DINOiser, MAE). `scale01`: bicubic by the factor
 (h + 0.1) / g (DINO, FOUND, ProxyCLIP, SCLIP, ClearCLIP). `bilin`: bilinear to the size (CLIP
 Surgery). `antialias`: antialiased bicubic to the size (DINOv2 with registers)."""
@@ -43,7 +43,7 @@ class PositionTable:
         self.at = lru_cache(maxsize=_CACHED_GRIDS)(self._interpolate)
         """`at(rule, (h, w))` -> (prefix + h * w, C): the table read at a grid."""
 
-    def _interpolate(self, rule: Rule, grid_hw: tuple[int, int]) -> Tensor:
+    def _interpolate(self, rule: PositionInterpolation, grid_hw: tuple[int, int]) -> Tensor:
         if grid_hw == self._grid_hw:
             return self._table_LC
         prefix = self._table_LC[: self._num_prefix]
@@ -55,7 +55,7 @@ class PositionTable:
 
 
 def _resize(
-    grid: Tensor, source_hw: tuple[int, int], rule: Rule, grid_hw: tuple[int, int]
+    grid: Tensor, source_hw: tuple[int, int], rule: PositionInterpolation, grid_hw: tuple[int, int]
 ) -> Tensor:
     if rule == "scale01":
         # The official code avoids a rounding error by + 0.1; the factor, not the size, then sets

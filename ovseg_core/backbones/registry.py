@@ -10,9 +10,9 @@ from ovseg_core.backbones import load_clip, load_vit, unet
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.load_clip import LOCAL_DIR
 from ovseg_core.backbones.load_vit import DIFFUSERS
-from ovseg_core.backbones.sam import SamVision
+from ovseg_core.backbones.sam import SamEncoder
 from ovseg_core.backbones.unet import UnetDecoder
-from ovseg_core.backbones.vit import FeatureSource, Vision
+from ovseg_core.backbones.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 
@@ -48,7 +48,7 @@ class Backbones:
         self.device = torch.device(device)
         self.resolve = resolve
         self._files: dict[str, str] = {}
-        self._networks: dict[str, FeatureSource] = {}
+        self._networks: dict[str, DenseBackbone] = {}
 
     @cached_property
     def clip(self) -> Clip:
@@ -62,21 +62,21 @@ class Backbones:
         return Clip(loaded, self.device)
 
     @property
-    def vision(self) -> Vision:
+    def vision(self) -> TimmViT:
         """The second network, a plain ViT.
 
         Raises:
             WeightsError: unknown, missing or unusable weights; another kind of network.
         """
         source = self.network(self.vision_model, "vision")
-        if not isinstance(source, Vision):
+        if not isinstance(source, TimmViT):
             raise WeightsError(
                 f"vision.model: {self.vision_model} has no class token; what is asked of it needs "
                 "a plain ViT, for example vit_small_patch8_224.dino"
             )
         return source
 
-    def network(self, model: str, role: str = "network") -> FeatureSource:
+    def network(self, model: str, role: str = "network") -> DenseBackbone:
         """Return a further network that a method names, loaded once.
 
         The job's own second network, asked for by its name, is that one, with its weights file.
@@ -92,7 +92,7 @@ class Backbones:
             self._networks[model] = self._open(model, role)
         return self._networks[model]
 
-    def _open(self, model: str, role: str) -> FeatureSource:
+    def _open(self, model: str, role: str) -> DenseBackbone:
         own = model == self.vision_model
         weights = self.vision_weights if own else ""
         role, asked = ("vision", "vision.model") if own else (role, role)
@@ -105,7 +105,7 @@ class Backbones:
         path = self.resolve(weights) if weights else ""
         loaded = load_vit.load(model, path, self.device, asked)
         self.note_file(role, loaded.file)
-        reads = SamVision if loaded.family == "sam" else Vision
+        reads = SamEncoder if loaded.family == "sam" else TimmViT
         return reads(loaded, self.device)
 
     def network_or(self, published: str) -> str:

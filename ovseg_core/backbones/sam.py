@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.load_vit import LoadedVision
+from ovseg_core.backbones.load_vit import LoadedVit
 from ovseg_core.backbones.vit import Feature, in_parts
 
 _ATTENTION_COST = 8
 """Cells of the grid count so many times: relative positions need whole attention matrices."""
 
 
-class SamVision:
+class SamEncoder:
     """SAM's image encoder, read only.
 
     Args:
@@ -28,7 +28,7 @@ class SamVision:
     features: tuple[Feature, ...] = ("tokens",)
     multiple_px = 1
 
-    def __init__(self, loaded: LoadedVision, device: torch.device) -> None:
+    def __init__(self, loaded: LoadedVit, device: torch.device) -> None:
         """Keep the network."""
         self.model: Any = loaded.model  # a module's attributes are dynamic
         self.device = device

@@ -52,7 +52,7 @@ _CACHED_VOCABULARIES = 8
 _CACHED_PHRASES = 4096
 
 
-class TextBank:
+class TextEncoder:
     """The text matrices of one method; each vocabulary is computed once, and each phrase in it.
 
     Args:

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.load_vit import LoadedVision
-from ovseg_core.backbones.position_embedding import PositionTable, Rule
+from ovseg_core.backbones.load_vit import LoadedVit
+from ovseg_core.backbones.position_embedding import PositionInterpolation, PositionTable
 from ovseg_core.resize.published_sizes import pad_br
 
 Feature = Literal["q", "k", "v", "tokens"]
@@ -22,7 +22,7 @@ _TOKENS_PER_FORWARD = {"cpu": 1 << 10, "cuda": 1 << 17}
 """Tokens in one pass: more fall out of a CPU's cache."""
 
 
-class FeatureSource(Protocol):
+class DenseBackbone(Protocol):
     """A frozen network as a map of features; each owns its normalisation, resize and padding."""
 
     @property
@@ -56,7 +56,7 @@ def in_parts(
 
 
 @dataclass(frozen=True)
-class VisionState:
+class VitFeatures:
     """The network at its last block.
 
     Attributes:
@@ -70,7 +70,7 @@ class VisionState:
     grid_hw: tuple[int, int]
 
 
-class Vision:
+class TimmViT:
     """A self-supervised vision transformer, read only.
 
     Args:
@@ -82,12 +82,12 @@ class Vision:
     features: tuple[Feature, ...] = ("tokens", "q", "k", "v")
 
     def __init__(
-        self, loaded: LoadedVision, device: torch.device, rule: Rule | None = None
+        self, loaded: LoadedVit, device: torch.device, rule: PositionInterpolation | None = None
     ) -> None:
         """Keep the network."""
         self.model: Any = loaded.model  # a module's attributes are dynamic
         self.device = device
-        self.rule: Rule = rule or _family_rule(self.model, loaded.tag)
+        self.rule: PositionInterpolation = rule or _family_rule(self.model, loaded.tag)
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
         self.patch_px: int = self.model.patch_embed.patch_size[0]
@@ -103,13 +103,13 @@ class Vision:
         )
 
     def map(self, pixels_B3HW: Tensor, feature: Feature) -> Tensor:
-        """Return one feature (B, C, h, w) of images of one size; see `FeatureSource`."""
+        """Return one feature (B, C, h, w) of images of one size; see `DenseBackbone`."""
         rows, columns = (-(-side // self.patch_px) for side in pixels_B3HW.shape[-2:])
         return in_parts(
             pixels_B3HW, rows * columns, lambda part: self.feature_map(self.run(part), feature)
         )
 
-    def run(self, pixels_B3HW: Tensor) -> VisionState:
+    def run(self, pixels_B3HW: Tensor) -> VitFeatures:
         """Run the network up to its last block, at any size.
 
         Args:
@@ -124,9 +124,9 @@ class Vision:
             x = block(x)
         last = self.model.blocks[-1]
         qkv_BL3C = last.attn.qkv(last.norm1(x)).unflatten(-1, (3, -1))
-        return VisionState(x, qkv_BL3C.permute(2, 0, 1, 3), grid_hw)
+        return VitFeatures(x, qkv_BL3C.permute(2, 0, 1, 3), grid_hw)
 
-    def feature_map(self, state: VisionState, feature: Feature) -> Tensor:
+    def feature_map(self, state: VitFeatures, feature: Feature) -> Tensor:
         """Return one feature (B, C, h, w), not normalised.
 
         Args:
@@ -140,7 +140,7 @@ class Vision:
             tokens_BLC = state.qkv_3BLC["qkv".index(feature)]
         return tokens_BLC[:, self._num_prefix :].transpose(1, 2).unflatten(2, state.grid_hw)
 
-    def class_attention(self, state: VisionState) -> Tensor:
+    def class_attention(self, state: VitFeatures) -> Tensor:
         """Return the last block's attention of the class token to the patches (B, H, N).
 
         The softmax runs over all tokens, so the rows sum to less than one.
@@ -169,7 +169,7 @@ class Vision:
         return torch.cat([*prefix_BPC, patches_BNC + positions_LC], dim=1)
 
 
-def _family_rule(model: Any, tag: str) -> Rule:
+def _family_rule(model: Any, tag: str) -> PositionInterpolation:
     if model.num_reg_tokens:
         return "antialias"
     return "size" if tag.startswith("mae") else "scale01"

@@ -14,7 +14,7 @@ import numpy as np
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.review_priority import image_priority
 from ovseg_core.decision.segment_scores import Numbers, score_columns, visible
-from ovseg_core.decision.segments import cut
+from ovseg_core.decision.segments import cut_regions
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import encode_regions
 from schemas.calibration import Calibration
@@ -87,7 +87,7 @@ def image_rows(
             f"expected the names of {num_labels} labels, without background, got {len(names)}"
         )
     canvas = visible(decision, size_hw)
-    whole = cut(canvas.decision.label_map, masks.segments)
+    whole = cut_regions(canvas.decision.label_map, masks.segments)
     columns = score_columns(canvas, whole.regions, len(whole.labels) - 1)
     if calibration is not None:
         columns["mean_prob"] = _calibrated(columns["mean_prob"], calibration)

@@ -24,7 +24,7 @@ _BLOCK_PIXELS = 1 << 19
 
 
 @dataclass(frozen=True)
-class Canvas:
+class VisibleRows:
     """The rows and columns of a decision that reach the image; each becomes >= 1 image pixels."""
 
     decision: Decision
@@ -39,7 +39,7 @@ class Canvas:
             yield slice(start, min(start + step, height))
 
 
-def visible(decision: Decision, size_hw: SizeHW) -> Canvas:
+def visible(decision: Decision, size_hw: SizeHW) -> VisibleRows:
     """Drop the canvas rows and columns that a reduction to the image's size skips."""
     rows, columns = (
         nearest_counts(num_in, num_out)
@@ -49,11 +49,11 @@ def visible(decision: Decision, size_hw: SizeHW) -> Canvas:
         used = np.ix_(rows > 0, columns > 0)
         maps = ("label_map", "confidence", "margin", "entropy", "saliency")
         decision = replace(decision, **{name: getattr(decision, name)[used] for name in maps})
-    return Canvas(decision, rows[rows > 0], columns[columns > 0])
+    return VisibleRows(decision, rows[rows > 0], columns[columns > 0])
 
 
 def score_columns(
-    canvas: Canvas, regions: NDArray[np.integer], num_regions: int
+    canvas: VisibleRows, regions: NDArray[np.integer], num_regions: int
 ) -> dict[str, Numbers]:
     """Return the score columns, each (N + 1,) by region number; entry 0 means nothing.
 
@@ -84,7 +84,7 @@ class _Sums:
         self._area, self._rim, self._rim_entropy = np.zeros(size), np.zeros(size), np.zeros(size)
         self._histogram = np.zeros(size * self._bins)
 
-    def add(self, canvas: Canvas, regions: NDArray[np.integer], rows: slice) -> None:
+    def add(self, canvas: VisibleRows, regions: NDArray[np.integer], rows: slice) -> None:
         """Take a block's pixels."""
         block = regions[rows].ravel()
         pixels = np.flatnonzero(block)
@@ -106,14 +106,16 @@ class _Sums:
         self._histogram += np.bincount(cell, weight, len(self._histogram))
 
     @staticmethod
-    def _weights(canvas: Canvas, rows: slice, pixels: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    def _weights(
+        canvas: VisibleRows, rows: slice, pixels: NDArray[np.intp]
+    ) -> NDArray[np.int64] | None:
         """Return how many image pixels each pixel of a block becomes; None: one each."""
         if canvas.row_counts.max() == 1 and canvas.column_counts.max() == 1:
             return None
         row, column = np.divmod(pixels, len(canvas.column_counts))
         return canvas.row_counts[rows][row] * canvas.column_counts[column]
 
-    def add_rim(self, canvas: Canvas, regions: NDArray[np.integer], rows: slice) -> None:
+    def add_rim(self, canvas: VisibleRows, regions: NDArray[np.integer], rows: slice) -> None:
         """Take a block's rim pixels: those with a 4-neighbour outside their region.
 
         A canvas pixel that becomes h x w image pixels and borders another region on v of its upper

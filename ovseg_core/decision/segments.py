@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Cut:
+class Regions:
     """A label map cut into regions."""
 
     regions: NDArray[np.integer]
@@ -20,7 +20,7 @@ class Cut:
     """(N + 1,) connected regions of each region's mask."""
 
 
-def cut(label_map: NDArray[np.uint16], mode: Literal["class", "components"]) -> Cut:
+def cut_regions(label_map: NDArray[np.uint16], mode: Literal["class", "components"]) -> Regions:
     """Cut a map into regions.
 
     The map may be any size of which the image's own is a nearest enlargement: repeating rows and
@@ -41,7 +41,7 @@ def cut(label_map: NDArray[np.uint16], mode: Literal["class", "components"]) -> 
             regions[box][inside] = _in_reading_order(components[inside], found) + len(labels)
             labels += [label] * found
             num_components += [1] * found
-    return Cut(regions, np.array(labels), np.array(num_components))
+    return Regions(regions, np.array(labels), np.array(num_components))
 
 
 def _label_boxes(label_map: NDArray[np.uint16]) -> dict[int, tuple[slice, slice]]:

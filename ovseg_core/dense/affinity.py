@@ -25,7 +25,7 @@ def token_affinity(tokens_BNC: Tensor) -> Tensor:
     return unit_BNC @ unit_BNC.transpose(1, 2)
 
 
-def keep_alike(affinity_BNN: Tensor, least: float) -> Tensor:
+def threshold_affinity(affinity_BNN: Tensor, least: float) -> Tensor:
     """Return the affinity with entries below `least` set to 0."""
     return affinity_BNN.masked_fill(affinity_BNN < least, 0)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.dense.attention import AttentionPolicy
 from ovseg_core.dense.last_block import dense_features
 from ovseg_core.dense.options import WindowOptions
@@ -22,7 +22,7 @@ OUTLIER_NEIGHBOURS, OUTLIER_SHARE = 30, 0.05
 """SC-CLIP's published values (methods.md 7b, step 2)."""
 
 
-class DenseReader(Protocol):
+class DenseEncoder(Protocol):
     """What a window method supplies."""
 
     @property
@@ -35,7 +35,7 @@ class DenseReader(Protocol):
         """Sides of a window are whole multiples of this, padded or cut."""
         ...
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return what is known of each window by itself, before CLIP's last block.
 
         Args:
@@ -43,7 +43,7 @@ class DenseReader(Protocol):
         """
         ...
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return (B, D + E, h, w).
 
         The patches in the joint space, not normalised, then what else the scoring looks at.
@@ -52,7 +52,7 @@ class DenseReader(Protocol):
 
 
 @dataclass(frozen=True)
-class LastBlockReader:
+class LastBlockEncoder:
     """Methods that differ in the last block's attention only.
 
     Attributes:
@@ -64,7 +64,7 @@ class LastBlockReader:
 
     clip: Clip
     options: WindowOptions
-    policy: Callable[[TrunkState], AttentionPolicy]
+    policy: Callable[[TrunkFeatures], AttentionPolicy]
     residual: bool
 
     @property
@@ -72,11 +72,11 @@ class LastBlockReader:
         """CLIP's patch."""
         return self.clip.patch_px
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the trunk's state."""
         return read_trunk(self.clip, windows_B3HW, self.options)
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches after the last block (B, D, h, w)."""
         return dense_features(self.clip, state, self.policy(state), self.residual)
 
@@ -87,7 +87,7 @@ def read_trunk(
     options: WindowOptions,
     taps: Sequence[int] = (),
     keep: Sequence[int] = (),
-) -> TrunkState:
+) -> TrunkFeatures:
     """Run CLIP up to its last block; outliers are repaired where the options ask for it.
 
     Args:
@@ -101,7 +101,7 @@ def read_trunk(
     return repaired(state) if options.outlier_repair else state
 
 
-def repaired(state: TrunkState) -> TrunkState:
+def repaired(state: TrunkFeatures) -> TrunkFeatures:
     """Return the state with its outlying patches filled from their neighbours (7b, steps 2, 3)."""
     class_B1C, patches_BNC = state.tokens_BLC[:, :1], state.tokens_BLC[:, 1:]
     outliers_BN = find_outliers(patches_BNC, OUTLIER_NEIGHBOURS, OUTLIER_SHARE)

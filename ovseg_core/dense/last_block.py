@@ -9,12 +9,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.dense.attention import AttentionPolicy
 
 
 def dense_features(
-    clip: Clip, state: TrunkState, policy: AttentionPolicy, residual: bool = True
+    clip: Clip, state: TrunkFeatures, policy: AttentionPolicy, residual: bool = True
 ) -> Tensor:
     """Return the patches in the joint space (B, D, h, w), not normalised.
 
@@ -30,7 +30,7 @@ def dense_features(
     return patches_BND.transpose(1, 2).unflatten(2, state.grid_hw)
 
 
-def last_keys(clip: Clip, state: TrunkState) -> Tensor:
+def last_keys(clip: Clip, state: TrunkFeatures) -> Tensor:
     """Return the last block's keys of the patches (B, C, h, w), after its output projection.
 
     A key that went through the projection of values is what MaskCLIP's published code stores.
@@ -49,14 +49,14 @@ def last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: boo
 
 def run_block(block: Any, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
     """Return the tokens after any block of the tower (B, L, C); see `dense_features`."""
-    out_BLC = block.attn.out_proj(policy(*heads_of(block, x_BLC)).transpose(1, 2).flatten(2))
+    out_BLC = block.attn.out_proj(policy(*qkv(block, x_BLC)).transpose(1, 2).flatten(2))
     if not residual:
         return out_BLC
     z_BLC = x_BLC + block.ls_1(out_BLC)
     return z_BLC + block.ls_2(block.mlp(block.ln_2(z_BLC)))
 
 
-def heads_of(block: Any, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def qkv(block: Any, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values (B, H, L, d) of a block on its input tokens."""
     attention = block.attn
     qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.backbones.position_embedding import Rule
+from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.text_encoder import TemplateSet, best_of_class
 from ovseg_core.dense.windows import Padding
 from ovseg_core.images.per_image_files import LocalFolder
@@ -39,7 +39,7 @@ class WindowOptions(MethodOptions):
     """Steps of PAMR, which draws the scores to the edges of the image, at full size; 0: none."""
     pamr_dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16)
     """Distances in pixels of the neighbours that PAMR compares a pixel with."""
-    position_rule: Rule = "scale01"
+    position_rule: PositionInterpolation = "scale01"
     """How the position table is read at other grids than its own."""
     templates: TemplateSet = "t80"
     """Prompt templates where the vocabulary gives none."""
@@ -60,7 +60,7 @@ class WindowOptions(MethodOptions):
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSizes:
     """A method's published sizes, in sides of CLIP's own input (224 px for ViT-B/16).
 
     Attributes:

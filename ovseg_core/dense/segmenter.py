@@ -13,19 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text_encoder import TextBank, templates_of
-from ovseg_core.dense.encoder import DenseReader
-from ovseg_core.dense.options import COSINES, Published, Scoring, WindowOptions
+from ovseg_core.backbones.text_encoder import TextEncoder, templates_of
+from ovseg_core.dense.encoder import DenseEncoder
+from ovseg_core.dense.options import COSINES, PublishedSizes, Scoring, WindowOptions
 from ovseg_core.dense.presence import present_rows
-from ovseg_core.dense.whole_image import splice
-from ovseg_core.dense.windows import Cut, Windows, side_by_side
+from ovseg_core.dense.whole_image import merge_windows
+from ovseg_core.dense.windows import WindowGrid, Windows, side_by_side
+from ovseg_core.images.batch import Image
 from ovseg_core.images.region_masks import region_masks
 from ovseg_core.objectness import build_objectness
 from ovseg_core.refine.pamr import Pamr, Refinement
 from ovseg_core.resize.pillow_bicubic import bicubic_resize
 from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.resize.stitching import Stitch
-from ovseg_core.segmenter import DecisionRule, Image, ScoreMaps, TextMatrix
+from ovseg_core.segmenter import DecisionRule, ScoreMaps, TextMatrix
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
 
@@ -88,9 +89,9 @@ class WindowSegmenter:
     def __init__(
         self,
         backbones: Backbones,
-        reader: DenseReader,
+        reader: DenseEncoder,
         options: WindowOptions,
-        published: Published,
+        published: PublishedSizes,
         scoring: Scoring = COSINES,
         area_threshold: float = 0.0,
     ) -> None:
@@ -103,7 +104,7 @@ class WindowSegmenter:
         self._objectness = build_objectness(options.objectness, backbones)
         folder = options.region_folder
         self._masks = region_masks(folder, "method.options.region_folder") if folder else None
-        self._text = TextBank(self._clip, templates_of(options.templates))
+        self._text = TextEncoder(self._clip, templates_of(options.templates))
         self.decode_side_px = _given_or(
             options.short_side_px, published.short * self._clip.input_px
         )
@@ -167,7 +168,7 @@ class WindowSegmenter:
             scores = everything
         return side_by_side(scores, image.grid)
 
-    def _read_apart(self, cuts: Sequence[Cut]) -> list[ReadWindows]:
+    def _read_apart(self, cuts: Sequence[WindowGrid]) -> list[ReadWindows]:
         read = self._windows.read(cuts, self._finished)
         return [self._of_image(windows, cut) for windows, cut in zip(read, cuts, strict=True)]
 
@@ -177,13 +178,15 @@ class WindowSegmenter:
         maps = self._reader.finish(state)
         return [(one, None if pooled_BD is None else pooled_BD[i]) for i, one in enumerate(maps)]
 
-    def _of_image(self, windows: Sequence[tuple[Tensor, Tensor | None]], cut: Cut) -> ReadWindows:
+    def _of_image(
+        self, windows: Sequence[tuple[Tensor, Tensor | None]], cut: WindowGrid
+    ) -> ReadWindows:
         maps_WFhw = torch.stack([one for one, _ in windows])
         pooled = [one for _, one in windows if one is not None]
         stitch = cut.stitch((maps_WFhw.shape[2], maps_WFhw.shape[3]))
         return self._read_windows(maps_WFhw, cut.grid, stitch, pooled)
 
-    def _read_whole(self, cuts: Sequence[Cut]) -> list[ReadWindows]:
+    def _read_whole(self, cuts: Sequence[WindowGrid]) -> list[ReadWindows]:
         """Read windows, lay them together, and run the last block once for each image."""
         states = self._windows.read(cuts, lambda windows: self._reader.read(windows).apart())
         read = []
@@ -191,7 +194,7 @@ class WindowSegmenter:
             pooled = []
             if self._options.presence_top:
                 pooled = [self._clip.pooled(one)[0] for one in of_windows]
-            maps_1Fhw = self._reader.finish(splice(of_windows, cut, self._clip.patch_px))
+            maps_1Fhw = self._reader.finish(merge_windows(of_windows, cut, self._clip.patch_px))
             whole = cut.whole()
             stitch = whole.stitch((maps_1Fhw.shape[2], maps_1Fhw.shape[3]))
             read.append(self._read_windows(maps_1Fhw, whole.grid, stitch, pooled))

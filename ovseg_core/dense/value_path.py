@@ -11,8 +11,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
-from ovseg_core.backbones.position_embedding import Rule
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
+from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.text_encoder import TemplateSet, best_of_class
 from ovseg_core.dense.attention import identity
 from ovseg_core.dense.encoder import read_trunk
@@ -29,7 +29,7 @@ class ValueOptions(WindowOptions):
 
     logit_scale: PositiveFloat = 100.0
     """Multiplies the cosines before the softmax over all phrases."""
-    position_rule: Rule = "size"
+    position_rule: PositionInterpolation = "size"
     """How the position table is read at other grids than its own."""
     templates: TemplateSet = "t85"
     """Prompt templates where the vocabulary gives none."""
@@ -60,11 +60,11 @@ class ValueReader:
         """CLIP's patch."""
         return self.clip.patch_px
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the trunk's state."""
         return read_trunk(self.clip, windows_B3HW, self.options)
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches (B, D, h, w), followed by the keys (B, C, h, w) if they are needed."""
         patches_BDhw = dense_features(self.clip, state, identity)
         if not self.options.smooth_below:

@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
-from ovseg_core.dense.windows import Cut, side_by_side
+from ovseg_core.backbones.clip import TrunkFeatures
+from ovseg_core.dense.windows import WindowGrid, side_by_side
 from ovseg_core.resize.stitching import Span
 
 
-def splice(states: Sequence[TrunkState], cut: Cut, patch_px: int) -> TrunkState:
+def merge_windows(states: Sequence[TrunkFeatures], cut: WindowGrid, patch_px: int) -> TrunkFeatures:
     """Return the windows of one image as the state of a single large one.
 
     A cell is the mean of the patches that cover it, by the share that they cover; the class token
@@ -27,7 +27,7 @@ def splice(states: Sequence[TrunkState], cut: Cut, patch_px: int) -> TrunkState:
         cut: how the image was cut.
         patch_px: side of a cell.
     """
-    whole = TrunkState.joined(states)
+    whole = TrunkFeatures.joined(states)
     grid_hw = _grid(cut, whole.grid_hw, patch_px)
 
     def tokens(of_WLC: Tensor) -> Tensor:
@@ -45,14 +45,14 @@ def splice(states: Sequence[TrunkState], cut: Cut, patch_px: int) -> TrunkState:
     )
 
 
-def _spliced_guide(maps_WChw: Tensor, cut: Cut) -> Tensor:
+def _spliced_guide(maps_WChw: Tensor, cut: WindowGrid) -> Tensor:
     height, width = maps_WChw.shape[2:]
     top, bottom = cut.spans[0][0]
     cell_px = (bottom - top + sum(cut.margins[0])) / height
     return _spliced(maps_WChw, cut, _grid(cut, (height, width), cell_px))
 
 
-def _grid(cut: Cut, patches_hw: tuple[int, int], cell_px: float) -> tuple[int, int]:
+def _grid(cut: WindowGrid, patches_hw: tuple[int, int], cell_px: float) -> tuple[int, int]:
     """Cells of the whole image; an axis of one whole window keeps that window's number."""
     rows, columns = (
         patches if len(spans) == 1 and not any(margins) else max(round(spans[-1][1] / cell_px), 1)
@@ -61,7 +61,7 @@ def _grid(cut: Cut, patches_hw: tuple[int, int], cell_px: float) -> tuple[int, i
     return rows, columns
 
 
-def _spliced(maps_WChw: Tensor, cut: Cut, grid_hw: tuple[int, int]) -> Tensor:
+def _spliced(maps_WChw: Tensor, cut: WindowGrid, grid_hw: tuple[int, int]) -> Tensor:
     """Return (1, C, G, G') of the windows' maps."""
     rows_GP, columns_GP = (
         _overlaps(spans, patches, margins, cells).to(maps_WChw)

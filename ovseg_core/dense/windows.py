@@ -48,7 +48,7 @@ class Windows:
     padding: Padding
     black: Tensor | None = None
 
-    def cut(self, image: Tensor) -> "Cut":
+    def cut(self, image: Tensor) -> "WindowGrid":
         """Return the windows of a network input (3, H, W), whole patches each, all of one size."""
         rows, columns = (self._spans(side) for side in image.shape[1:])
         paddings = tuple(self._padding(spans[0][1] - spans[0][0]) for spans in (rows, columns))
@@ -56,10 +56,10 @@ class Windows:
             self._padded(image[:, y1:y2, x1:x2], paddings) for y1, y2 in rows for x1, x2 in columns
         ]
         margins = paddings if self.padding == "middle" else ((0, 0), (0, 0))
-        return Cut(windows, (rows, columns), margins)
+        return WindowGrid(windows, (rows, columns), margins)
 
     def read(
-        self, cuts: Sequence["Cut"], work: Callable[[Tensor], Sequence[T] | Tensor]
+        self, cuts: Sequence["WindowGrid"], work: Callable[[Tensor], Sequence[T] | Tensor]
     ) -> list[list[T]]:
         """Return what `work` makes of every window, in lists like the cuts' windows.
 
@@ -107,7 +107,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Cut:
+class WindowGrid:
     """One image's windows.
 
     Attributes:
@@ -125,10 +125,10 @@ class Cut:
         """Windows by (rows, columns)."""
         return len(self.spans[0]), len(self.spans[1])
 
-    def whole(self) -> "Cut":
+    def whole(self) -> "WindowGrid":
         """Return the image as one window without margins; its pixels are left out."""
         rows, columns = ([(0, spans[-1][1])] for spans in self.spans)
-        return Cut([], (rows, columns), ((0, 0), (0, 0)))
+        return WindowGrid([], (rows, columns), ((0, 0), (0, 0)))
 
     def stitch(self, patches_hw: tuple[int, int]) -> Stitch:
         """Return where the patches of all windows lie, of a grid of so many in each window."""

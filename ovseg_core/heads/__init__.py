@@ -11,7 +11,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.segmenter import Image, MethodOptions
+from ovseg_core.images.batch import Image
+from ovseg_core.segmenter import MethodOptions
 from schemas import plugins
 from schemas.config import NamedOptions
 

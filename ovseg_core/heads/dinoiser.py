@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import FeatureSource
-from ovseg_core.dense.affinity import cosine_affinity, keep_alike
+from ovseg_core.backbones.vit import DenseBackbone
+from ovseg_core.dense.affinity import cosine_affinity, threshold_affinity
 from ovseg_core.heads import HeadOptions
 from ovseg_core.heads.shared.dinoiser_model import DINO, TAP, DinoiserHeads, check_depth, tap_map
+from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found
-from ovseg_core.segmenter import Image
 
 _CHANNELS, _OF_WIDTH = 256, 768
 
@@ -63,8 +63,8 @@ class Teachers:
     """
 
     clip: Clip
-    network: FeatureSource
-    found: found.Found
+    network: DenseBackbone
+    found: found.FoundObjectness
 
 
 class DinoiserTask:
@@ -134,7 +134,9 @@ class DinoiserTask:
         values_BChw = self._teachers.network.map(pixels_B3SS, "v")
         if tuple(values_BChw.shape[2:]) != grid_hw:
             values_BChw = F.interpolate(values_BChw, size=grid_hw, mode="bilinear")
-        together_BNN = keep_alike(cosine_affinity(values_BChw), self._options.least_affinity) > 0
+        together_BNN = (
+            threshold_affinity(cosine_affinity(values_BChw), self._options.least_affinity) > 0
+        )
         foreground = self._teachers.found.patch_probabilities(pixels_B3SS)
         foreground = F.interpolate(foreground, size=grid_hw, mode="bilinear")
         return together_BNN.float(), (foreground > 0.5).float()

@@ -15,13 +15,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import Vision
+from ovseg_core.backbones.vit import TimmViT
 from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.heads import HeadOptions
 from ovseg_core.heads.shared import bilateral_solver
 from ovseg_core.heads.shared.views import short_side, squashed
+from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found_bkg
-from ovseg_core.segmenter import Image
 
 _BLUR_SIGMA = (0.1, 2.0)
 
@@ -61,7 +61,7 @@ class FoundTask:
         seed: of the head's first weights.
     """
 
-    def __init__(self, vision: Vision, options: Options, network_file: str, seed: int) -> None:
+    def __init__(self, vision: TimmViT, options: Options, network_file: str, seed: int) -> None:
         self._vision = vision
         self._options = options
         self._background = found_bkg.FoundBackground(vision, found_bkg.Options())

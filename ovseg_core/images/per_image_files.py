@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import Tensor
 
-from ovseg_core.segmenter import Image, ImageBatch
+from ovseg_core.images.batch import Image, ImageBatch
 from schemas.base import Frozen
 from schemas.errors import ConfigError, ErrorCode, ImageError
 
@@ -44,7 +44,7 @@ def folders_in(options: Frozen, where: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Sidecars:
+class PerImageFiles:
     """The files of one kind.
 
     Attributes:

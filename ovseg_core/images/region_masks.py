@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from ovseg_core.images.per_image_files import Sidecars
+from ovseg_core.images.per_image_files import PerImageFiles
 
 _SUFFIXES = (".npz", ".png")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
-def region_masks(folder: str, option: str) -> Sidecars:
+def region_masks(folder: str, option: str) -> PerImageFiles:
     """Return the reader of a folder's masks as region maps (h, w): int32, -1 is no region.
 
     Args:
@@ -31,7 +31,7 @@ def region_masks(folder: str, option: str) -> Sidecars:
     Raises:
         ConfigError: the folder does not exist.
     """
-    return Sidecars(folder, _SUFFIXES, "region masks", option, _load)
+    return PerImageFiles(folder, _SUFFIXES, "region masks", option, _load)
 
 
 def smallest_on_top(masks: NDArray[Any]) -> NDArray[np.int32]:

@@ -7,8 +7,8 @@ from pydantic import PositiveFloat
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.attention import SoftmaxSum
-from ovseg_core.dense.encoder import LastBlockReader
-from ovseg_core.dense.options import Published, WindowOptions
+from ovseg_core.dense.encoder import LastBlockEncoder
+from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -33,7 +33,7 @@ CARD = MethodCard(
     },
 )
 
-PUBLISHED = Published(short=2, window=2, stride=1, padding="middle")
+PUBLISHED = PublishedSizes(short=2, window=2, stride=1, padding="middle")
 """448 px, windows of 448 px, 224 px apart."""
 
 ATTENTION = SoftmaxSum(("qq",))
@@ -56,5 +56,5 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
         WeightsError: weights that cannot be found, fetched or used.
     """
     # X_dense = LN(Proj(softmax(q q^T / sqrt d) v)) W: no X_res, no FFN
-    reader = LastBlockReader(backbones.clip, options, lambda _: ATTENTION, options.residual)
+    reader = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, options.residual)
     return WindowSegmenter(backbones, reader, options, PUBLISHED)

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
-from ovseg_core.backbones.position_embedding import Rule
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
+from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import FeatureSource
-from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, keep_alike
+from ovseg_core.backbones.vit import DenseBackbone
+from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, threshold_affinity
 from ovseg_core.dense.attention import identity
 from ovseg_core.dense.encoder import read_trunk
 from ovseg_core.dense.last_block import dense_features
-from ovseg_core.dense.options import Published, Scoring, WindowOptions, probabilities
+from ovseg_core.dense.options import PublishedSizes, Scoring, WindowOptions, probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.heads.shared.dinoiser_model import (
     DINO,
@@ -49,7 +49,7 @@ CARD = MethodCard(
     },
 )  # fmt: skip
 
-PUBLISHED = Published(short=2, window=2, stride=1, padding="black")
+PUBLISHED = PublishedSizes(short=2, window=2, stride=1, padding="black")
 """448 px, windows of 448 px, 224 px apart; what is missing to whole patches is black."""
 
 
@@ -73,7 +73,7 @@ class Options(WindowOptions):
     """A word at least as likely as this is sure (delta)."""
     logit_scale: PositiveFloat = 100.0
     """Multiplies the cosines before the softmax over all phrases."""
-    position_rule: Rule = "size"
+    position_rule: PositionInterpolation = "size"
     """How the position table is read at other grids than its own."""
 
 
@@ -84,15 +84,15 @@ class PoolingReader:
     clip: Clip
     options: Options
     heads: DinoiserHeads | None
-    dino: FeatureSource | None
-    found: found.Found | None
+    dino: DenseBackbone | None
+    found: found.FoundObjectness | None
 
     @property
     def multiple_px(self) -> int:
         """CLIP's patch."""
         return self.clip.patch_px
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the trunk with what pools (`affinity`) and what is an object (`foreground`)."""
         options = self.options
         state = read_trunk(self.clip, windows_B3HW, options, (TAP,) if self.heads else ())
@@ -110,13 +110,15 @@ class PoolingReader:
             guides["foreground"] = self.heads.objectness(tap_map(state)).sigmoid()
         return replace(state, taps={}, guides=guides)
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the pooled patches (B, D, h, w), then the foreground probability if any."""
         features_BDhw = dense_features(self.clip, state, identity)  # 4.1: F
         guide_BChw = state.guides["affinity"]
         grid_hw = (guide_BChw.shape[2], guide_BChw.shape[3])
         affinity_BNN = cosine_affinity(guide_BChw)  # 5.1: A = G G^T
-        affinity_BNN = keep_alike(affinity_BNN, self.options.least_affinity)  # A < gamma -> 0
+        affinity_BNN = threshold_affinity(
+            affinity_BNN, self.options.least_affinity
+        )  # A < gamma -> 0
         pooled_BDhw = guided_pooling(features_BDhw, affinity_BNN, grid_hw)  # F+ = A F / sum A
         if "foreground" not in state.guides:
             return pooled_BDhw

@@ -17,18 +17,12 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text_encoder import TemplateSet, TextBank, best_of_class, templates_of
+from ovseg_core.backbones.text_encoder import TemplateSet, TextEncoder, best_of_class, templates_of
+from ovseg_core.images.batch import Image, with_images
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
 from ovseg_core.resize.pillow_bicubic import bicubic_crops, crop_grid
 from ovseg_core.resize.published_sizes import resize_linear, squash_nearest
-from ovseg_core.segmenter import (
-    Image,
-    MethodCard,
-    MethodOptions,
-    ScoreMaps,
-    TextMatrix,
-    with_pixels,
-)
+from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, TextMatrix
 from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import VocabularyError
 from schemas.vocabulary import Vocabulary
@@ -168,7 +162,7 @@ class ClipDiy:
         self._side = options.side_px
         self.pyramid = options.pyramid()
         literal = "plain" if options.background_prompt == "literal" else options.templates
-        self._text = TextBank(clip, templates_of(options.templates), templates_of(literal))
+        self._text = TextEncoder(clip, templates_of(options.templates), templates_of(literal))
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary as rows.
@@ -191,7 +185,7 @@ class ClipDiy:
         crops = self.pyramid.cut(squares_B3PP, self._clip.input_px)
         embedded = self._clip.embed(crops.flatten(0, 1), self._options.crops_per_forward)
         crops_BND = embedded.unflatten(0, crops.shape[:2])
-        seen = images if self._options.recipe == "evaluation" else with_pixels(images, squashed)
+        seen = images if self._options.recipe == "evaluation" else with_images(images, squashed)
         return CropFeatures(crops_BND, squashed_maps(self._objectness.maps(seen), self._side))
 
     @torch.inference_mode()

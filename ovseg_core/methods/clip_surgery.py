@@ -4,7 +4,7 @@ The last blocks run twice: as they are, and with v-v attention alone, which sees
 patches' scores that which they have in common for all phrases is subtracted. The numbers beside
 the lines are the sections of methods.md. The authors' code for segmentation is not released; our
 reading: each pixel takes the phrase of the highest score, background phrases compete like labels,
-and maps are not spread over 0 to 1 (that is for display: `points.display_maps`). Shapes: B or W
+and maps are not spread over 0 to 1 (that is for display: `display_maps`). Shapes: B or W
 windows (the whole squashed image is one), C trunk width, D joint width, Q text rows, h w patches.
 """
 
@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
-from ovseg_core.backbones.position_embedding import Rule
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
+from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text_encoder import TemplateSet, templates_of
 from ovseg_core.dense.adjust import surgery
 from ovseg_core.dense.encoder import read_trunk
-from ovseg_core.dense.options import Published, Scoring, WindowOptions
+from ovseg_core.dense.options import PublishedSizes, Scoring, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig
@@ -41,16 +41,19 @@ CARD = MethodCard(
 )
 """The figures are recalled from the paper, not read again (methods.md 13)."""
 
-PUBLISHED = Published(
+PUBLISHED = PublishedSizes(
     512 / 224, window=0, stride=0, padding="middle", resize="squash", kernel="bicubic"
 )
 """512 px square; the other published size is 224."""
+
+POINT_CELL_PATCHES = 2
+"""Points are sought on cells of so many patches a side: a lone patch is no object (9.2)."""
 
 
 class Options(WindowOptions):
     """Options of the method `clip_surgery`."""
 
-    position_rule: Rule = "bilin"
+    position_rule: PositionInterpolation = "bilin"
     """How the position table is read at other grids than its own."""
     templates: TemplateSet = "t85"
     """Prompt templates where the vocabulary gives none."""
@@ -75,13 +78,13 @@ class SurgeryReader:
         """CLIP's patch."""
         return self.clip.patch_px
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the trunk's state with the inputs of the blocks that have a second path."""
         depth = len(self.clip.visual.transformer.resblocks)
         keep = range(depth - self.num_blocks - 1, depth - 2)
         return read_trunk(self.clip, windows_B3HW, self.options, keep=keep)
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches (B, D, h, w), and the image's embedding (D) at each of them."""
         blocks = self.clip.visual.transformer.resblocks[-self.num_blocks :]
         inputs = [*(state.blocks[key] for key in sorted(state.blocks)), state.tokens_BLC]
@@ -139,3 +142,46 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
         maps = partial(empty_removed, empty_D=empty_text(clip, options.templates))
     reader = SurgeryReader(clip, options, count)
     return WindowSegmenter(backbones, reader, options, PUBLISHED, Scoring(maps, "score"))
+
+
+def display_maps(scores_Qhw: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Return each map spread over 0 to 1 and enlarged bilinearly to an image (Q, H, W).
+
+    Args:
+        scores_Qhw: of the patches, in any range.
+        size_hw: of the image.
+    """
+    return F.interpolate(spread(scores_Qhw)[None], size=size_hw, mode="bilinear")[0]
+
+
+def spread(scores_Qhw: Tensor) -> Tensor:
+    """Return each map less its minimum, divided by its range; a constant map is 0."""
+    low, high = scores_Qhw.amin(dim=(1, 2), keepdim=True), scores_Qhw.amax(dim=(1, 2), keepdim=True)
+    scale = high - low
+    return (scores_Qhw - low) / torch.where(scale > 0, scale, 1)
+
+
+def point_prompts(
+    scores_hw: Tensor, size_hw: tuple[int, int], threshold: float = 0.8
+) -> tuple[Tensor, Tensor]:
+    """Return points of one class (2 m, 2) as int64 (x, y), and 1 for on it, 0 for off it (2 m).
+
+    The map is halved and spread over 0 to 1. Cells from the threshold on, at most half of all, are
+    points on the object, the surest last; as many of the lowest are points off it, lowest first.
+
+    Args:
+        scores_hw: of the patches, in any range.
+        size_hw: of the image that the points are in.
+        threshold: what a cell on the object has at least, 0 to 1.
+    """
+    rows, columns = (max(side // POINT_CELL_PATCHES, 1) for side in scores_hw.shape)
+    cells = F.interpolate(spread(scores_hw[None])[None], size=(rows, columns), mode="bilinear")
+    values = spread(cells[0]).flatten()
+    most = min(int((values >= threshold).sum()), len(values) // 2)
+    order = values.argsort(stable=True)
+    chosen = torch.cat([order[len(order) - most :], order[:most]])
+    x, y = chosen % columns, chosen // columns
+    height, width = size_hw
+    points_M2 = torch.stack([(x + 0.5) * width / columns, (y + 0.5) * height / rows], dim=1).long()
+    on_M = (torch.arange(2 * most, device=points_M2.device) < most).to(torch.uint8)
+    return points_M2.clamp(max=points_M2.new_tensor([width - 1, height - 1])), on_M

@@ -16,15 +16,16 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense import clustering
 from ovseg_core.dense.attention import SoftmaxSum
 from ovseg_core.dense.encoder import read_trunk
-from ovseg_core.dense.last_block import heads_of, last_block
-from ovseg_core.dense.options import Published, Scoring, WindowOptions, cosines
+from ovseg_core.dense.last_block import last_block, qkv
+from ovseg_core.dense.options import PublishedSizes, Scoring, WindowOptions, cosines
 from ovseg_core.dense.segmenter import ReadWindows, WindowFeatures, WindowSegmenter
-from ovseg_core.segmenter import Image, MethodCard, TextMatrix
+from ovseg_core.images.batch import Image
+from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 
@@ -47,7 +48,7 @@ CARD = MethodCard(
 )
 """At 336 px, by the authors' own protocol (their COCO-80 is not COCO-Object)."""
 
-PUBLISHED = Published(short=1.5, window=0, stride=0, padding="middle", kernel="bicubic")
+PUBLISHED = PublishedSizes(short=1.5, window=0, stride=0, padding="middle", kernel="bicubic")
 """Short side 336 px; the other published size is 224."""
 
 ATTENTION = SoftmaxSum(("qq", "kk", "vv"))
@@ -85,12 +86,12 @@ class CliptraseReader:
         """CLIP's patch."""
         return self.clip.patch_px
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the trunk's state with the input of the last block but one."""
         keep = (len(self.clip.visual.transformer.resblocks) - 3,)
         return read_trunk(self.clip, windows_B3HW, self.options, keep=keep)
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return patches (B, D, h, w), the class token's D at each of them, and Att's N columns."""
         tokens_BLC = last_block(self.clip, state.tokens_BLC, ATTENTION, residual=True)  # 2
         patches_BND = self.clip.project(tokens_BLC[:, 1:])
@@ -99,10 +100,10 @@ class CliptraseReader:
         maps_BNF = torch.cat([patches_BND, class_BND, correlation_BNN], dim=2)
         return maps_BNF.transpose(1, 2).unflatten(2, state.grid_hw)
 
-    def correlation(self, state: TrunkState) -> Tensor:
+    def correlation(self, state: TrunkFeatures) -> Tensor:
         """Return the likeness of tokens in the last block but one (B, L, L)."""
         block = self.clip.visual.transformer.resblocks[-2]
-        return clustering.recovered_correlation(*heads_of(block, *state.blocks.values()))
+        return clustering.recovered_correlation(*qkv(block, *state.blocks.values()))
 
 
 class Cliptrase(WindowSegmenter):

@@ -8,7 +8,7 @@ from pydantic import PositiveFloat
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text_encoder import TemplateSet
-from ovseg_core.dense.options import PROBABILITIES, Published
+from ovseg_core.dense.options import PROBABILITIES, PublishedSizes
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.dense.value_path import ValueOptions, ValueReader, refined
 from ovseg_core.segmenter import MethodCard
@@ -34,7 +34,7 @@ CARD = MethodCard(
     },
 )
 
-PUBLISHED = Published(short=2, window=2, stride=1, padding="black")
+PUBLISHED = PublishedSizes(short=2, window=2, stride=1, padding="black")
 """448 px, windows of 448 px, 224 px apart."""
 
 

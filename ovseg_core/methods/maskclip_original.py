@@ -7,7 +7,7 @@ vision transformers only.
 """
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.options import COSINES, Published
+from ovseg_core.dense.options import COSINES, PublishedSizes
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.dense.value_path import ValueOptions, ValueReader, refined
 from ovseg_core.segmenter import MethodCard
@@ -24,7 +24,7 @@ CARD = MethodCard(
     published={"VOC20": 49.5, "Context59": 21.7, "Stuff": 12.5},
 )
 
-PUBLISHED = Published(short=512 / 224, window=0, stride=0, padding="zeros")
+PUBLISHED = PublishedSizes(short=512 / 224, window=0, stride=0, padding="zeros")
 """512 px, the whole image at once."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

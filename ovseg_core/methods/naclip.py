@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.attention import Neighbourhood
-from ovseg_core.dense.encoder import LastBlockReader
-from ovseg_core.dense.options import Published, WindowOptions
+from ovseg_core.dense.encoder import LastBlockEncoder
+from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -37,7 +37,7 @@ CARD = MethodCard(
     },
 )
 
-PUBLISHED = Published(short=1.5, window=1, stride=0.5, padding="drop")
+PUBLISHED = PublishedSizes(short=1.5, window=1, stride=0.5, padding="drop")
 """336 px, windows of 224 px, 112 px apart."""
 
 
@@ -60,9 +60,9 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     """
     clip = backbones.clip
 
-    def attention(state: TrunkState) -> Neighbourhood:
+    def attention(state: TrunkFeatures) -> Neighbourhood:
         # softmax(k k^T / sqrt d + G), G_pq = exp(-|p - q|^2 / (2 std^2))
         return Neighbourhood(state.grid_hw, options.std_patches, clip.device)
 
-    reader = LastBlockReader(clip, options, attention, options.architecture == "vanilla")
+    reader = LastBlockEncoder(clip, options, attention, options.architecture == "vanilla")
     return WindowSegmenter(backbones, reader, options, PUBLISHED)

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import Feature, FeatureSource
+from ovseg_core.backbones.vit import DenseBackbone, Feature
 from ovseg_core.dense.adjust import Adjustment, adjusted
 from ovseg_core.dense.encoder import read_trunk
-from ovseg_core.dense.options import COSINES, Published, WindowOptions
+from ovseg_core.dense.options import COSINES, PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -47,7 +47,7 @@ CARD = MethodCard(
     },
 )
 
-PUBLISHED = Published(short=1.5, window=1.5, stride=0.5, padding="middle")
+PUBLISHED = PublishedSizes(short=1.5, window=1.5, stride=0.5, padding="middle")
 """336 px, windows of 336 px, 112 px apart."""
 
 PUBLISHED_PROXY = "vit_base_patch8_224.dino"
@@ -81,7 +81,7 @@ class ProxyReader:
     """Reads windows: CLIP's trunk, guided by the second network."""
 
     clip: Clip
-    proxy: FeatureSource
+    proxy: DenseBackbone
     options: Options
 
     @property
@@ -89,12 +89,12 @@ class ProxyReader:
         """Whole patches of both networks, or what the options say."""
         return self.options.pad_px or math.lcm(self.clip.patch_px, self.proxy.multiple_px)
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return CLIP's trunk and the second network's map of the same windows."""
         guide = self.proxy.map(self.clip.denormalise(windows_B3HW), self.options.proxy_feature)
         return replace(read_trunk(self.clip, windows_B3HW, self.options), guides={"proxy": guide})
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches (B, D, I, J); with an adjustment, the windows' embeddings too."""
         guide_BEIJ, block = state.guides["proxy"], self.clip.visual.transformer.resblocks[-1]
         grid_IJ = (guide_BEIJ.shape[2], guide_BEIJ.shape[3])
@@ -134,7 +134,7 @@ def proxy_attention(guide_BEIJ: Tensor, v_BMC: Tensor, beta: float, gamma: float
     return o_BMC
 
 
-def _values(block: Any, state: TrunkState) -> Tensor:
+def _values(block: Any, state: TrunkFeatures) -> Tensor:
     """Return the last block's values of the patches (B, C, h, w)."""
     in_proj = (block.attn.in_proj_weight, block.attn.in_proj_bias)
     v_BNC = F.linear(block.ln_1(state.tokens_BLC[:, 1:]), *(part.chunk(3)[2] for part in in_proj))

@@ -11,12 +11,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.affinity import keep_alike, pool_tokens, token_affinity
+from ovseg_core.dense.affinity import pool_tokens, threshold_affinity, token_affinity
 from ovseg_core.dense.attention import SelfAdjusted
 from ovseg_core.dense.last_block import last_block
-from ovseg_core.dense.options import Published, WindowOptions
+from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.outliers import fill_outliers, find_outliers
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
@@ -43,7 +43,7 @@ CARD = MethodCard(
     },
 )
 
-PUBLISHED = Published(short=1.5, window=1, stride=0.5, padding="drop")
+PUBLISHED = PublishedSizes(short=1.5, window=1, stride=0.5, padding="drop")
 """336 px, windows of 224 px, 112 px apart."""
 
 
@@ -103,7 +103,7 @@ class SelfCalibration:
         """CLIP's patch."""
         return self.clip.patch_px
 
-    def finish(self, state: TrunkState) -> Tensor:
+    def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches in the joint space (B, D, h, w), not normalised."""
         early, middle = state.blocks[self._early], state.blocks[self._middle]
         last_BNC, class_B1C = state.tokens_BLC[:, 1:], state.tokens_BLC[:, :1]  # 1
@@ -118,12 +118,12 @@ class SelfCalibration:
         x_BNC = x_BNC + self._smooth(post_BNN, again_BNC)  # 7
         return self.clip.project(x_BNC).transpose(1, 2).unflatten(2, state.grid_hw)  # 8
 
-    def read(self, windows_B3HW: Tensor) -> TrunkState:
+    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the tower before its last block with the blocks that the method looks at."""
         keep = {self._early, self._middle, *self._summed}
         return self.clip.read(windows_B3HW, self._options.position_rule, keep=sorted(keep))
 
-    def outliers(self, state: TrunkState) -> Tensor:
+    def outliers(self, state: TrunkFeatures) -> Tensor:
         """Return which patches are outliers, bool (B, N)."""
         options = self._options
         patches_BNC = state.tokens_BLC[:, 1:]
@@ -142,7 +142,7 @@ class SelfCalibration:
 
     def _smooth(self, cosines_BNN: Tensor, patches_BNC: Tensor) -> Tensor:
         """The weighted mean over patches that are alike (steps 4 and 6)."""
-        return pool_tokens(patches_BNC, keep_alike(cosines_BNN, self._options.min_cosine))
+        return pool_tokens(patches_BNC, threshold_affinity(cosines_BNN, self._options.min_cosine))
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.attention import SoftmaxSum
-from ovseg_core.dense.encoder import LastBlockReader
-from ovseg_core.dense.options import COSINES, Published, WindowOptions
+from ovseg_core.dense.encoder import LastBlockEncoder
+from ovseg_core.dense.options import COSINES, PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -36,7 +36,7 @@ CARD = MethodCard(
     },
 )
 
-PUBLISHED = Published(short=1.5, window=1, stride=0.5, padding="drop")
+PUBLISHED = PublishedSizes(short=1.5, window=1, stride=0.5, padding="drop")
 """336 px, windows of 224 px, 112 px apart."""
 
 ATTENTION = SoftmaxSum(("qq", "kk"))
@@ -61,6 +61,6 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
-    reader = LastBlockReader(backbones.clip, options, lambda _: ATTENTION, residual=True)
+    reader = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, residual=True)
     area = options.area_threshold
     return WindowSegmenter(backbones, reader, options, PUBLISHED, COSINES, area)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.segmenter import Image
+from ovseg_core.images.batch import Image
 from schemas import plugins
 from schemas.config import NamedOptions
 

@@ -16,8 +16,9 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.images.per_image_files import LocalFolder, Sidecars
-from ovseg_core.segmenter import Image, MethodOptions
+from ovseg_core.images.batch import Image
+from ovseg_core.images.per_image_files import LocalFolder, PerImageFiles
+from ovseg_core.segmenter import MethodOptions
 
 SUFFIXES = (".png", ".npy", ".npz")
 
@@ -49,7 +50,7 @@ class ExternalMaps:
             return torch.from_numpy(_load(file, options.min_score))
 
         option = "method.options.objectness.options.folder"
-        self._files = Sidecars(options.folder, SUFFIXES, "objectness map", option, load)
+        self._files = PerImageFiles(options.folder, SUFFIXES, "objectness map", option, load)
         self._device = device
 
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...]:

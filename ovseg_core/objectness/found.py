@@ -15,11 +15,12 @@ from torch import Tensor
 from ovseg_core.backbones.checkpoint import read_tensors
 from ovseg_core.backbones.head_file import check_trained_for
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import Vision, VisionState
+from ovseg_core.backbones.vit import TimmViT, VitFeatures
 from ovseg_core.embedded import FOUND_HEAD
+from ovseg_core.images.batch import Image
 from ovseg_core.objectness import by_shape
 from ovseg_core.resize.published_sizes import limit_side
-from ovseg_core.segmenter import Image, MethodOptions
+from ovseg_core.segmenter import MethodOptions
 from schemas.errors import WeightsError
 
 KIND = "found"
@@ -41,7 +42,7 @@ class Options(MethodOptions):
     pixels; COCO and VOC photographs are below it. 0: never."""
 
 
-class Found:
+class FoundObjectness:
     """Foreground probability from last-block keys.
 
     Args:
@@ -51,7 +52,7 @@ class Found:
         max_side_px: see `Options`.
     """
 
-    def __init__(self, vision: Vision, weight: Tensor, bias: Tensor, max_side_px: int) -> None:
+    def __init__(self, vision: TimmViT, weight: Tensor, bias: Tensor, max_side_px: int) -> None:
         self._vision = vision
         self._weight = weight.to(vision.device)
         self._bias = bias.to(vision.device)
@@ -75,12 +76,12 @@ class Found:
         """Return the probabilities of the patches (B, 1, h, w) of images of one size."""
         return self.patch_logits(self._vision.run(pixels_B3HW)).sigmoid()
 
-    def patch_logits(self, state: VisionState) -> Tensor:
+    def patch_logits(self, state: VitFeatures) -> Tensor:
         """Return the head's output (B, 1, h, w)."""
         return F.conv2d(self._vision.feature_map(state, "k"), self._weight, self._bias)
 
 
-def build(options: Options, backbones: Backbones) -> Found:
+def build(options: Options, backbones: Backbones) -> FoundObjectness:
     """Load the second network and the head.
 
     Raises:
@@ -99,7 +100,7 @@ def build(options: Options, backbones: Backbones) -> Found:
         )
     check_trained_for(file, KIND, backbones.files()["vision"])
     backbones.note_file(KIND, file)
-    return Found(vision, weight.float(), bias.float().view(1), options.max_side_px)
+    return FoundObjectness(vision, weight.float(), bias.float().view(1), options.max_side_px)
 
 
 def _head_file(options: Options, backbones: Backbones) -> str:

@@ -11,10 +11,11 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import Vision, VisionState
+from ovseg_core.backbones.vit import TimmViT, VitFeatures
+from ovseg_core.images.batch import Image
 from ovseg_core.objectness import by_shape
 from ovseg_core.resize.published_sizes import limit_side
-from ovseg_core.segmenter import Image, MethodOptions
+from ovseg_core.segmenter import MethodOptions
 
 
 class Options(MethodOptions):
@@ -36,7 +37,7 @@ class FoundBackground:
         options: threshold and limits.
     """
 
-    def __init__(self, vision: Vision, options: Options) -> None:
+    def __init__(self, vision: TimmViT, options: Options) -> None:
         self._vision = vision
         self._options = options
 
@@ -54,7 +55,7 @@ class FoundBackground:
         enlarged = F.interpolate(1 - background_Bhw[:, None], size=size, mode="bilinear")
         return (enlarged[:, 0] > 0.5).float()
 
-    def background(self, state: VisionState) -> Tensor:
+    def background(self, state: VitFeatures) -> Tensor:
         """Return 1 for background patches, else 0 (B, h, w)."""
         attention_BHN = self._vision.class_attention(state)
         attended_BH = (attention_BHN > attention_BHN.mean(dim=(1, 2), keepdim=True)).float().mean(2)

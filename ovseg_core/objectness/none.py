@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.segmenter import Image, MethodOptions
+from ovseg_core.images.batch import Image
+from ovseg_core.segmenter import MethodOptions
 
 
 class Options(MethodOptions):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.segmenter import Image
+from ovseg_core.images.batch import Image
 
 MMSEG_LONG_SIDE_PX = 2048
 """Limit of the long side in mmseg's `scale=(2048, s)`."""

@@ -15,7 +15,8 @@ import torch
 
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
-from ovseg_core.segmenter import ImageBatch, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.images.batch import ImageBatch
+from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix
 from pipeline.annotate.image_errors import stopwatch, value_or_error
 from pipeline.annotate.prefetch import Loaded, ahead, fetch
 from pipeline.annotate.rows import (
@@ -38,7 +39,7 @@ BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredImage:
     """Score maps of one image (`index` of its batch); its pixels are no longer needed."""
 
     ref: ImageRef
@@ -77,33 +78,35 @@ class Annotator:
             rows = join(ahead(self._encode, found, self._encode_threads, depth=run.batch_size))
         return rows, tally_of(rows, watch.seconds)
 
-    def _segment_all(self, images: Iterator[Loaded | Failed]) -> Iterator[Found | Failed]:
+    def _segment_all(self, images: Iterator[Loaded | Failed]) -> Iterator[ScoredImage | Failed]:
         while batch := list(islice(images, self._config.run.batch_size)):
             with torch.inference_mode():
                 segmented = self._segment(batch)
             del batch  # frees its pixels before the next batch is collected
             yield from segmented
 
-    def _segment(self, batch: Sequence[Loaded | Failed]) -> list[Found | Failed]:
+    def _segment(self, batch: Sequence[Loaded | Failed]) -> list[ScoredImage | Failed]:
         """Compute a batch; images that were not read or decoded pass through in their places."""
         computed = iter(self._in_parts([image for image in batch if isinstance(image, Loaded)]))
         return [image if isinstance(image, Failed) else next(computed) for image in batch]
 
-    def _in_parts(self, images: Sequence[Loaded]) -> list[Found | Failed]:
+    def _in_parts(self, images: Sequence[Loaded]) -> list[ScoredImage | Failed]:
         """Compute images in parts of the size that fits the device, which may shrink on the way."""
-        found: list[Found | Failed] = []
+        found: list[ScoredImage | Failed] = []
         while len(found) < len(images):
             found += self._compute(images[len(found) : len(found) + self._device_batch])
         return found
 
-    def _compute(self, images: Sequence[Loaded]) -> list[Found | Failed]:
+    def _compute(self, images: Sequence[Loaded]) -> list[ScoredImage | Failed]:
         """Compute images at once; if that fails, in smaller parts, to learn which is to blame."""
         with stopwatch() as watch:
             maps = value_or_error(lambda: self._forward(images))
         share_s = watch.seconds / len(images)
         if not isinstance(maps, ImageError):
             return [
-                Found(image.ref, replace(image.cost, segment_s=share_s), image.frame, maps, index)
+                ScoredImage(
+                    image.ref, replace(image.cost, segment_s=share_s), image.frame, maps, index
+                )
                 for index, image in enumerate(images)
             ]
         if len(images) == 1:
@@ -128,7 +131,7 @@ class Annotator:
         if self._encode_stream is not None:
             torch.cuda.empty_cache()
 
-    def _encode(self, found: Found | Failed) -> ShardRows:
+    def _encode(self, found: ScoredImage | Failed) -> ShardRows:
         if isinstance(found, Failed):
             return failed_rows(found)
         with stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._encode_stream):
@@ -138,7 +141,7 @@ class Annotator:
             return failed_rows(Failed(found.ref, cost, masks))
         return found_rows(found.ref, found.frame, masks, cost)
 
-    def _masks(self, found: Found) -> ImageMasks:
+    def _masks(self, found: ScoredImage) -> ImageMasks:
         size_hw = found.frame.size_hw
         decision = decide_one(found.maps, found.index, size_hw)
         config = self._config

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.annotate.annotator import Annotator, num_threads
 from pipeline.annotate.build import Build, Built
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.config import JobConfig
 from schemas.records import Shard, ShardRows, ShardTally
 
@@ -62,8 +62,8 @@ class Worker:
         return rows
 
     @cached_property
-    def _run_dir(self) -> RunDir:
-        return RunDir.open(self._setup.config.out)
+    def _run_dir(self) -> RunFolder:
+        return RunFolder.open(self._setup.config.out)
 
     @cached_property
     def _built(self) -> Built:
@@ -80,7 +80,7 @@ class Worker:
         return Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
 
 
-def commit(run_dir: RunDir, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:
+def commit(run_dir: RunFolder, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:
     """Write a shard's tables and marker.
 
     Returns:

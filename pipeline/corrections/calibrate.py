@@ -18,7 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.matching import overlap
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
 from schemas.base import Frozen
 from schemas.calibration import Calibration
@@ -97,7 +97,7 @@ class CalibrationReport(Frozen):
     labels: tuple[LabelThreshold, ...]
 
 
-def calibrate(run: RunDir, rules: Rules | None = None) -> CalibrationReport:
+def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
     """Fit scores and thresholds to the reviewed layer.
 
     Raises:

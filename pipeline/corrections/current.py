@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from schemas.review import ReviewDecision, ReviewKey
 
 
-class Standing:
+class CurrentDecisions:
     """Takes messages in their order."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from pipeline.corrections.layer import store
 from pipeline.corrections.matching import Drawn, divided, joined, match
 from pipeline.corrections.names import Found, ImageNames, LabelNames
 from pipeline.importers.shared.tool_file import ToolImage
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row
 from pipeline.storage import uris
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 PACKAGE = "pipeline.importers"
 
 
-def import_review(run: RunDir, tool: str, uri: str) -> ImportReport:
+def import_review(run: RunFolder, tool: str, uri: str) -> ImportReport:
     """Read a tool's file and add it to the reviewed layer.
 
     Args:
@@ -51,7 +51,7 @@ def import_review(run: RunDir, tool: str, uri: str) -> ImportReport:
 class _Reading:
     """An import on its way."""
 
-    def __init__(self, run: RunDir, source: str) -> None:
+    def __init__(self, run: RunFolder, source: str) -> None:
         job = run.info.job()
         self._run = run
         self._source = source

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline.corrections.log import ReviewLog
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.markers import sha256, to_json
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row, grouped
@@ -57,7 +57,7 @@ _PARTS_IN_MEMORY = 4
 
 
 def store(
-    run: RunDir, source: str, images: Iterable[ReviewedImage], masks: Iterable[ReviewedMask]
+    run: RunFolder, source: str, images: Iterable[ReviewedImage], masks: Iterable[ReviewedMask]
 ) -> None:
     """Add an import to the run folder, all of it or nothing.
 
@@ -96,7 +96,7 @@ class ReviewedLayer:
             decided as a whole, or with every segment decided.
     """
 
-    def __init__(self, run: RunDir, log: ReviewLog | None = None) -> None:
+    def __init__(self, run: RunFolder, log: ReviewLog | None = None) -> None:
         """Read markers, decisions and the lists of images.
 
         Raises:
@@ -200,7 +200,7 @@ class ReviewedLayer:
         return ReviewedMask.model_validate({**fields, **changes})
 
 
-def imported_at_s(run: RunDir) -> dict[str, float]:
+def imported_at_s(run: RunFolder) -> dict[str, float]:
     """Return when each image that was reviewed elsewhere was last imported, in Unix seconds.
 
     Decisions from before count no more. Neither masks nor decisions are read.
@@ -209,7 +209,7 @@ def imported_at_s(run: RunDir) -> dict[str, float]:
     return {image_id: imports.at_s(image_id) for image_id in imports.images()}
 
 
-def import_names(run: RunDir) -> list[str]:
+def import_names(run: RunFolder) -> list[str]:
     """Return the names of the imports, which tell whether there is a new one."""
     return [name for name in run.folder.list(IMPORTS) if name.endswith(".json")]
 
@@ -217,7 +217,7 @@ def import_names(run: RunDir) -> list[str]:
 class _Imports:
     """The imports of a run; of each image the last one."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self._place = run.folder.child(*IMPORTS.split("/"))
         self._parts: dict[str, tuple[ReviewImport, ReviewPart]] = {}
         self._images: dict[str, ReviewedImage] = {}

@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline.corrections.current import Standing
-from pipeline.run.folder import RunDir
+from pipeline.corrections.current import CurrentDecisions
+from pipeline.run.folder import RunFolder
 from pipeline.run.new import RUN_FILE
 from pipeline.storage import parquet
 from schemas.errors import RunFolderError, StorageError, UserError
@@ -49,7 +49,7 @@ class ReviewLog:
         pack_at: objects that are packed into one file.
     """
 
-    def __init__(self, run: RunDir, pack_at: int = PACK_AT) -> None:
+    def __init__(self, run: RunFolder, pack_at: int = PACK_AT) -> None:
         self._names = frozenset(run.info.job().vocabulary.names)
         self._run_folder = run.folder
         self._folder = run.folder.child(*FOLDER.split("/"))
@@ -59,7 +59,7 @@ class ReviewLog:
         self._named: dict[str, str] = {}
         self._loose: set[str] = set()
         self._packs: set[str] = set()
-        self._standing: Standing | None = None
+        self._standing: CurrentDecisions | None = None
         self._last = 0
         self.refresh()
 
@@ -126,7 +126,7 @@ class ReviewLog:
         """Return the decision that counts of every key that has one; undone ones have gone."""
         with self._lock:
             if self._standing is None:
-                self._standing = Standing()
+                self._standing = CurrentDecisions()
                 for entry in self.entries():
                     self._standing.add(entry)
             return self._standing.state()

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.exporters.shared.files import flat
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 
 
 class Found(NamedTuple):
@@ -27,7 +27,7 @@ class ImageNames:
     its ending, where no other image of the run has the same.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunFolder) -> None:
         """Read the manifest."""
         table = run.manifest()
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))

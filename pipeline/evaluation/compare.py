@@ -12,9 +12,9 @@ from statistics import fmean
 import pyarrow as pa
 
 from pipeline.corrections.matching import overlap
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
-from pipeline.run.reader import FinishedRun, Row, grouped
+from pipeline.run.reader import Row, RunReader, grouped
 from pipeline.storage import parquet, uris
 from schemas.base import Frozen
 from schemas.errors import UserError
@@ -84,7 +84,7 @@ class ComparisonReport(Frozen):
     """The table, in the first run's folder."""
 
 
-def compare(first: RunDir, other: RunDir) -> ComparisonReport:
+def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
     """Compare two runs of the same collection and write the table into the first.
 
     Raises:
@@ -123,13 +123,13 @@ def compare(first: RunDir, other: RunDir) -> ComparisonReport:
     )
 
 
-def files(run: RunDir) -> dict[str, int]:
+def files(run: RunFolder) -> dict[str, int]:
     """Return the comparisons that a run holds, with their sizes in bytes."""
     found = run.folder.sizes(FOLDER)
     return {name: size for name, size in sorted(found.items()) if name.endswith(".parquet")}
 
 
-def read_columns(run: RunDir, file: str, columns: list[str]) -> pa.Table:
+def read_columns(run: RunFolder, file: str, columns: list[str]) -> pa.Table:
     """Return columns of a comparison's `TABLE`.
 
     Args:
@@ -151,7 +151,7 @@ def read_columns(run: RunDir, file: str, columns: list[str]) -> pa.Table:
         ) from error
 
 
-def read(run: RunDir, file: str) -> dict[str, dict[str, float]]:
+def read(run: RunFolder, file: str) -> dict[str, dict[str, float]]:
     """Return a comparison's IoU by image id, then label."""
     table = read_columns(run, file, ["image_id", "label", "iou"])
     found: dict[str, dict[str, float]] = {}
@@ -182,11 +182,11 @@ class _Comparison:
         self.num_missing = 0
         self.num_without_masks = 0
 
-    def read(self, first: RunDir, other: RunDir) -> None:
+    def read(self, first: RunFolder, other: RunFolder) -> None:
         """Go through the first run's images."""
         predictions = Predictions(other)
         predictions.in_order(first.manifest().column("image_id").to_pylist())  # all found at once
-        for shard in FinishedRun(first).shards(("path", "height", "width")):
+        for shard in RunReader(first).shards(("path", "height", "width")):
             columns = ["image_id", "label", "rle_counts", "area_px"]
             ours = shard.segments_by_image(columns)
             rows: list[Row] = []

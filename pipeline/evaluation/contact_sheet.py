@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.collection import decode, overlay
 from pipeline.evaluation import truth as truths
 from pipeline.evaluation.metrics import ConfusionMatrix
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
 from pipeline.storage.folder import read_uri
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
@@ -40,7 +40,7 @@ class SheetRow:
     """(H, W) true label map; -1 is not counted."""
 
 
-def sheet_rows(run: RunDir, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
+def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
     """Return the first images of a run; those that cannot be read (any more) are left out.
 
     Args:
@@ -52,7 +52,7 @@ def sheet_rows(run: RunDir, truth_uri: str = "", limit: int = 24) -> list[SheetR
     truth = truths.open_truth(truth_uri, config.vocabulary.names) if truth_uri else None
 
     def rows() -> Iterable[SheetRow]:
-        for shard in FinishedRun(run).shards(("path", "uri", "height", "width")):
+        for shard in RunReader(run).shards(("path", "uri", "height", "width")):
             for image, found in shard.label_maps():
                 pixels = _read(image["uri"], config.image)
                 if pixels is not None:

@@ -10,10 +10,10 @@ from pydantic import NonNegativeInt
 from pipeline.evaluation import reference as yardsticks
 from pipeline.evaluation import truth as truths
 from pipeline.evaluation.metrics import ConfusionMatrix
-from pipeline.evaluation.reference import Yardstick
+from pipeline.evaluation.reference import Reference
 from pipeline.evaluation.report import EvaluationReport, Mean, confusions, labels, number
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.protocol import Counting, MeanRule
@@ -59,7 +59,7 @@ class Evaluation:
     counts: NDArray[np.int64]
 
 
-def evaluate(run: RunDir, truth_uri: str, rules: Rules | None = None) -> EvaluationReport:
+def evaluate(run: RunFolder, truth_uri: str, rules: Rules | None = None) -> EvaluationReport:
     """Compare the finished images of a run with a truth.
 
     Args:
@@ -75,7 +75,7 @@ def evaluate(run: RunDir, truth_uri: str, rules: Rules | None = None) -> Evaluat
     return measure(run, yardsticks.of_truth(run, truth_uri, rules.crowd), rules).report
 
 
-def measure(run: RunDir, yardstick: Yardstick, rules: Rules) -> Evaluation:
+def measure(run: RunFolder, yardstick: Reference, rules: Rules) -> Evaluation:
     """Compare the finished images of a run with a yardstick.
 
     Raises:
@@ -84,7 +84,7 @@ def measure(run: RunDir, yardstick: Yardstick, rules: Rules) -> Evaluation:
     unknown = {label for group in rules.groups.values() for label in group} - set(yardstick.names)
     if unknown:
         raise UserError(f"groups name labels that are not there: {', '.join(sorted(unknown))}")
-    finished = FinishedRun(run)
+    finished = RunReader(run)
     counting = rules.counting(yardstick.counting)
     compared = _compare(finished, yardstick, counting.min_foreground_px)
     if not compared.num_images:
@@ -139,7 +139,7 @@ class _Compared:
     num_left_out: int = 0
 
 
-def _compare(finished: FinishedRun, yardstick: Yardstick, min_foreground_px: int) -> _Compared:
+def _compare(finished: RunReader, yardstick: Reference, min_foreground_px: int) -> _Compared:
     compared = _Compared(ConfusionMatrix(len(yardstick.names) + 1, truths.IGNORE))
     for shard in finished.shards(("path", "height", "width")):
         for image, predicted in shard.label_maps():

@@ -10,7 +10,7 @@ from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.errors import ConfigError, UserError
 from schemas.plugins import did_you_mean
-from schemas.protocol import ImageFiles, Protocol, Words
+from schemas.protocol import BenchmarkProtocol, ImageFiles, Words
 
 FOLDER = Path(__file__).parent / "protocols"
 _SUFFIXES = (".yaml", ".yml")
@@ -21,7 +21,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 
 
-def load(name: str) -> Protocol:
+def load(name: str) -> BenchmarkProtocol:
     """Return a protocol.
 
     Args:
@@ -38,7 +38,7 @@ def load(name: str) -> Protocol:
         )
     place = name if is_file else str(FOLDER / f"{name}.yaml")
     try:
-        return Protocol.model_validate(_read(place))
+        return BenchmarkProtocol.model_validate(_read(place))
     except ValidationError as error:
         lines = (f"{name}: {_place(detail)}{detail['msg']}" for detail in error.errors())
         raise ConfigError("\n".join(lines)) from error
@@ -69,7 +69,7 @@ def job_fields(name: str, data: str, method: str) -> dict[str, Any]:
     }
 
 
-def find_images(name: str, protocol: Protocol, data: str) -> tuple[ImageFiles, str]:
+def find_images(name: str, protocol: BenchmarkProtocol, data: str) -> tuple[ImageFiles, str]:
     """Return which of a protocol's image folders is there, and its path below the data set's.
 
     Raises:

@@ -8,17 +8,17 @@ from pipeline.evaluation import protocol as protocols
 from pipeline.evaluation import reviewed_truth
 from pipeline.evaluation import truth as truths
 from pipeline.evaluation.truth_maps import open_layout
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamedOptions
 from schemas.errors import UserError
-from schemas.protocol import Counting, Figures, Protocol, Recipe
+from schemas.protocol import BenchmarkProtocol, Counting, Figures, Recipe
 
 _METHODS = "ovseg_core.methods"
 
 
-class Published(Frozen):
+class PublishedScores(Frozen):
     """What others report under the same protocol."""
 
     miou: float | None
@@ -32,7 +32,7 @@ class Published(Frozen):
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Reference:
     """See the module.
 
     Attributes:
@@ -54,11 +54,11 @@ class Yardstick:
     counting: Counting = field(default_factory=Counting)
     num_images: int | None = None
     protocol: str = ""
-    published: Published | None = None
+    published: PublishedScores | None = None
     differences: tuple[str, ...] = ()
 
 
-def of_truth(run: RunDir, uri: str, crowd: truths.Crowd) -> Yardstick:
+def of_truth(run: RunFolder, uri: str, crowd: truths.Crowd) -> Reference:
     """Return a truth of the user's own, see `truth`; `reviewed` is what people left.
 
     Raises:
@@ -66,11 +66,11 @@ def of_truth(run: RunDir, uri: str, crowd: truths.Crowd) -> Yardstick:
     """
     names = run.info.job().vocabulary.names
     if uri == reviewed_truth.NAME:
-        return Yardstick(uri, reviewed_truth.ReviewedTruth(ReviewedLayer(run)), names)
-    return Yardstick(uri, truths.open_truth(uri, names, crowd), names)
+        return Reference(uri, reviewed_truth.ReviewedTruth(ReviewedLayer(run)), names)
+    return Reference(uri, truths.open_truth(uri, names, crowd), names)
 
 
-def of_protocol(run: RunDir, name: str, data: str) -> Yardstick:
+def of_protocol(run: RunFolder, name: str, data: str) -> Reference:
     """Return a protocol, as it is published for the run's method.
 
     Args:
@@ -84,7 +84,7 @@ def of_protocol(run: RunDir, name: str, data: str) -> Yardstick:
     protocol, job = protocols.load(name), run.info.job()
     _check_order(name, protocol, job)
     recipe = protocol.recipe(job.method.name)
-    return Yardstick(
+    return Reference(
         source=f"{protocol.title}, in {data}",
         truth=open_layout(name, protocol, recipe.truth or protocol.truth, data),
         names=protocol.classes,
@@ -97,7 +97,7 @@ def of_protocol(run: RunDir, name: str, data: str) -> Yardstick:
     )
 
 
-def _check_order(name: str, protocol: Protocol, job: JobConfig) -> None:
+def _check_order(name: str, protocol: BenchmarkProtocol, job: JobConfig) -> None:
     """Make sure that label k of the run is class k: it is not if it is the word for another one."""
     words = job.vocabulary.names
     if len(words) != len(protocol.classes):
@@ -120,15 +120,17 @@ def _plain(word: str) -> str:
     return word.casefold().replace(" ", "")
 
 
-def _published(protocol: Protocol, method: str) -> Published | None:
+def _published(protocol: BenchmarkProtocol, method: str) -> PublishedScores | None:
     if method not in plugins.names(_METHODS):
         return None
     card = plugins.load(_METHODS, method).CARD
     miou = card.published.get(protocol.benchmark)
-    return Published(miou=miou, method=card.title, weights=card.weights, classes=protocol.figures)
+    return PublishedScores(
+        miou=miou, method=card.title, weights=card.weights, classes=protocol.figures
+    )
 
 
-def _differences(protocol: Protocol, recipe: Recipe, job: JobConfig) -> list[str]:
+def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) -> list[str]:
     """Return in what a run is not what was published, a line each."""
     found = [recipe.note] if recipe.note else []
     if job.method.name not in plugins.names(_METHODS):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.evaluation.metrics import ConfusionMatrix
-from pipeline.evaluation.reference import Published
+from pipeline.evaluation.reference import PublishedScores
 from schemas.base import Frozen
 from schemas.protocol import MeanRule
 
@@ -56,7 +56,7 @@ class EvaluationReport(Frozen):
     pixel_accuracy: float | None
     foreground_iou: float | None
     """IoU of all labels taken as one; None: background is no class."""
-    published: Published | None
+    published: PublishedScores | None
     """What others report under the protocol."""
     differences: tuple[str, ...]
     """In what the run is not as published."""

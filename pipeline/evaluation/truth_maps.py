@@ -15,9 +15,9 @@ from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import (
+    BenchmarkProtocol,
     ImageFiles,
     PixelValues,
-    Protocol,
     TruthFiles,
     TruthInstances,
     TruthMaps,
@@ -30,7 +30,7 @@ _ONE_BYTE = ("L", "P")
 
 
 def open_layout(
-    name: str, protocol: Protocol, candidates: tuple[TruthFiles, ...], data: str
+    name: str, protocol: BenchmarkProtocol, candidates: tuple[TruthFiles, ...], data: str
 ) -> Truth:
     """Open the first truth that is there.
 

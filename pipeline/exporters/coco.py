@@ -17,11 +17,11 @@ from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import coco_file, files, segments
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoImage
-from pipeline.exporters.shared.losses import GOOD_IOU, NAME, Losses
+from pipeline.exporters.shared.losses import GOOD_IOU, NAME, LossReport
 from pipeline.exporters.shared.outlines import Fit, Polygons, Tolerance, coco_polygons
 from pipeline.exporters.shared.segments import DIGITS, Segments
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -56,10 +56,10 @@ class Options(Frozen):
     """Begin another file where this size would be passed; 0: one file."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write the files and return their paths in the run folder."""
-    finished = FinishedRun(run)
-    losses = Losses("COCO: what it does not hold of this run")
+    finished = RunReader(run)
+    losses = LossReport("COCO: what it does not hold of this run")
     place = run.folder.child(FOLDER)
     with tempfile.TemporaryDirectory(prefix="ovseg-coco-") as folder, ExitStack() as open_files:
         parts = _Parts(Path(folder), _head(finished, options), options.max_bytes, open_files)
@@ -77,7 +77,7 @@ def export(run: RunDir, options: Options) -> list[str]:
     return [f"{FOLDER}/{name}" for name in names]
 
 
-def _warn(count: int, losses: Losses) -> None:
+def _warn(count: int, losses: LossReport) -> None:
     if not count:
         logger.warning("no segments: results_segm.json is an empty list, which loadRes refuses")
     if losses.num_poor_outlines:
@@ -90,7 +90,7 @@ def _warn(count: int, losses: Losses) -> None:
         )
 
 
-def _head(finished: FinishedRun, options: Options) -> dict[str, object]:
+def _head(finished: RunReader, options: Options) -> dict[str, object]:
     more = {"min_score": options.min_score}
     return {
         "info": coco_file.info(finished, options.segments, **more),
@@ -99,7 +99,7 @@ def _head(finished: FinishedRun, options: Options) -> dict[str, object]:
     }
 
 
-def _write(finished: FinishedRun, options: Options, parts: "_Parts", losses: Losses) -> int:
+def _write(finished: RunReader, options: Options, parts: "_Parts", losses: LossReport) -> int:
     """Write all images with their segments; return the number of segments."""
     number = 0
     fit = Fit(options.tolerance_px, options.min_iou)

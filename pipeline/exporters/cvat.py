@@ -22,11 +22,11 @@ from pydantic import NonNegativeInt
 from ovseg_core.rle import number_lists
 from pipeline.collection.overlay import hex_colour
 from pipeline.exporters.shared import coco_file, mask_texts, segments
-from pipeline.exporters.shared.losses import Losses
-from pipeline.exporters.shared.priorities import Order
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS, Segments
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -60,10 +60,10 @@ class Options(Frozen):
     """Write `annotations.xml` beside the COCO archive; it takes most of the time."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write archive, XML and labels; return their paths in the run folder."""
-    finished = FinishedRun(run)
-    losses = Losses("CVAT: what its masks do not hold of this run", _NEVER)
+    finished = RunReader(run)
+    losses = LossReport("CVAT: what its masks do not hold of this run", _NEVER)
     place = run.folder.child(*FOLDER.split("/"))
     with tempfile.TemporaryDirectory(prefix="ovseg-cvat-") as folder, ExitStack() as open_files:
         files = _write(finished, options, losses, Path(folder), open_files)
@@ -78,14 +78,14 @@ def export(run: RunDir, options: Options) -> list[str]:
 
 
 def _write(
-    finished: FinishedRun, options: Options, losses: Losses, folder: Path, open_files: ExitStack
+    finished: RunReader, options: Options, losses: LossReport, folder: Path, open_files: ExitStack
 ) -> list[Path]:
     archive = _Archive(folder / "coco.zip", open_files)
     for text in _before_annotations(finished, options):
         archive.write(text)
     xml = open_files.enter_context((folder / "annotations.xml").open("wb"))
     xml.write(_xml_head(finished).encode())
-    number, order = 0, Order(finished.run, options.comparison)
+    number, order = 0, Priorities(finished.run, options.comparison)
     stems = Counter(map(_stem, finished.run.manifest().column("path").to_pylist()))
     for image, rows, runs in _images(finished, options, losses, open_files):
         losses.lost(_SAME_STEM, stems[_stem(image["path"])] > 1)
@@ -105,7 +105,7 @@ def _write(
 
 
 def _images(
-    finished: FinishedRun, options: Options, losses: Losses, open_files: ExitStack
+    finished: RunReader, options: Options, losses: LossReport, open_files: ExitStack
 ) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
     """Yield images, their segments and, if the XML wants them, the runs of their masks."""
     cut = (options.segments, options.min_score, options.min_area_px)
@@ -115,7 +115,7 @@ def _images(
     return ((image, rows, []) for image, rows in images)
 
 
-def _before_annotations(finished: FinishedRun, options: Options) -> Iterator[str]:
+def _before_annotations(finished: RunReader, options: Options) -> Iterator[str]:
     """Yield the beginning of the COCO file: readers expect the images first."""
     info = coco_file.info(finished, options.segments)
     del info["fingerprint"]  # it knows where the collection lies; the archive should not differ
@@ -182,7 +182,7 @@ def _labels(names: tuple[str, ...]) -> list[dict[str, object]]:
     ]
 
 
-def _attributes(row: Row, order: Order) -> dict[str, float | int]:
+def _attributes(row: Row, order: Priorities) -> dict[str, float | int]:
     return {
         "score": round(row["mean_prob"], DIGITS),
         "review_priority": order.of_mask(row),
@@ -190,7 +190,7 @@ def _attributes(row: Row, order: Order) -> dict[str, float | int]:
     }
 
 
-def _xml_head(finished: FinishedRun) -> str:
+def _xml_head(finished: RunReader) -> str:
     """Return what stands before the images; readers take the labels from there."""
     attributes = "".join(
         f"<attribute><name>{name}</name><mutable>False</mutable><input_type>text</input_type>"

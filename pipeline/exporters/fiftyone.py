@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.exporters.shared import coco_file, segments
-from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.segments import Segments
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -49,10 +49,10 @@ class Options(Frozen):
     """How masks are cut: `as_run`, `class` (one for each label and image) or `components`."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write both files and return their paths in the run folder."""
-    finished = FinishedRun(run)
-    losses = Losses("FiftyOne: what it does not hold of this run", _NEVER)
+    finished = RunReader(run)
+    losses = LossReport("FiftyOne: what it does not hold of this run", _NEVER)
     place = run.folder.child(FOLDER)
     head = {
         "info": coco_file.info(finished, options.segments, min_score=options.min_score),

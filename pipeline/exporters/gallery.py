@@ -22,8 +22,8 @@ from pydantic import Field
 
 from pipeline.collection import decode
 from pipeline.collection.overlay import hex_colour, tinted
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, FinishedShard, Row, paint
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import FinishedShard, Row, RunReader, paint
 from pipeline.storage.folder import Folder, read_uri
 from schemas.base import Frozen
 from schemas.config import ImageConfig
@@ -44,9 +44,9 @@ class Options(Frozen):
     """Longer side of the pictures."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write pictures and page; return the page's path in the run folder."""
-    finished = FinishedRun(run)
+    finished = RunReader(run)
     chosen = _most_doubtful(finished, options.limit)
     place = run.folder.child(FOLDER)
     cards: dict[int, _Card] = {}
@@ -72,7 +72,7 @@ class _Card:
     pictures: tuple[str, ...]
 
 
-def _most_doubtful(finished: FinishedRun, limit: int) -> list[int]:
+def _most_doubtful(finished: RunReader, limit: int) -> list[int]:
     """Return the numbers of the images to show, in the order of the page."""
     rows = (
         (-row["review_priority"], row["number"])
@@ -165,7 +165,7 @@ def _swatch(label: int) -> str:
     return f'<i style="background:{hex_colour(label)}"></i>'
 
 
-def _page(finished: FinishedRun, cards: list[_Card]) -> str:
+def _page(finished: RunReader, cards: list[_Card]) -> str:
     job = finished.run.info.job()
     counts = Counter(label for card in cards for label in card.labels)
     chips = "\n".join(
@@ -192,7 +192,7 @@ def _page(finished: FinishedRun, cards: list[_Card]) -> str:
     )
 
 
-def _notes(finished: FinishedRun, num_shown: int) -> Iterator[str]:
+def _notes(finished: RunReader, num_shown: int) -> Iterator[str]:
     yield (
         "Doubt grows with every mask that is probably bad: improbable, near to another label, "
         "spread over many or a speck; without masks, with the highest probability that any label "

@@ -20,11 +20,11 @@ from pydantic import Field
 from ovseg_core.rle import number_lists
 from pipeline.collection.overlay import hex_colour
 from pipeline.exporters.shared import mask_texts, segments
-from pipeline.exporters.shared.losses import Losses
-from pipeline.exporters.shared.priorities import Order
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS, Segments
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -62,10 +62,10 @@ class Options(Frozen):
     """Begin another file where this size would be passed; the server's own limit is 250 MB."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write config and tasks; return their paths in the run folder."""
-    finished, order = FinishedRun(run), Order(run, options.comparison)
-    losses = Losses("Label Studio: what its predictions do not hold of this run", _NEVER)
+    finished, order = RunReader(run), Priorities(run, options.comparison)
+    losses = LossReport("Label Studio: what its predictions do not hold of this run", _NEVER)
     if not options.model_version:
         named = {"model_version": run.info.job().method.name}
         options = options.model_copy(update=named)
@@ -102,7 +102,7 @@ def _config(names: tuple[str, ...]) -> str:
     )
 
 
-def _task(image: Row, rows: list[Row], order: Order, options: Options) -> dict[str, Any]:
+def _task(image: Row, rows: list[Row], order: Priorities, options: Options) -> dict[str, Any]:
     path, doubt = image["path"], order.of_image(image, rows)
     return {
         "data": {

@@ -12,10 +12,10 @@ from typing import Any
 
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.files import Files, Names, png
-from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.segments import DIGITS, Crop, Segments
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -39,10 +39,10 @@ class Options(Frozen):
     """Copy the photographs beside the JSON files, so that labelme opens the folder as it is."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write all files; return the path of LOSSES.txt, which is written last."""
-    finished = FinishedRun(run)
-    losses = Losses("labelme: what it does not hold of this run", _NEVER)
+    finished = RunReader(run)
+    losses = LossReport("labelme: what it does not hold of this run", _NEVER)
     names = Names(run, losses)
     place = run.folder.child(FOLDER)
     losses.begin(place, options)

@@ -17,10 +17,10 @@ from ovseg_core.rle import label_map
 from pipeline.collection.overlay import colour
 from pipeline.exporters.shared import coco_file, segments
 from pipeline.exporters.shared.files import Files, Names, png
-from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -40,10 +40,10 @@ class Options(Frozen):
     (connected regions, written as things, although touching objects are one)."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write all pictures, then the JSON, and return its path."""
-    finished = FinishedRun(run)
-    losses = Losses("COCO panoptic: what it does not hold of this run", _NEVER)
+    finished = RunReader(run)
+    losses = LossReport("COCO panoptic: what it does not hold of this run", _NEVER)
     place = run.folder.child(FOLDER)
     losses.begin(place, options, _JSON)
     with tempfile.TemporaryDirectory(prefix="ovseg-panoptic-") as folder, ExitStack() as open_files:
@@ -57,9 +57,9 @@ def export(run: RunDir, options: Options) -> list[str]:
 
 
 def write(
-    finished: FinishedRun,
+    finished: RunReader,
     options: Options,
-    losses: Losses,
+    losses: LossReport,
     document: coco_file.CocoFile,
     files: Files,
 ) -> None:
@@ -77,7 +77,7 @@ def write(
     files.remove_old(f"{_PICTURES}/{name}.png" for name in names.unused())
 
 
-def _head(finished: FinishedRun, options: Options) -> dict[str, Any]:
+def _head(finished: RunReader, options: Options) -> dict[str, Any]:
     is_thing = cut_of(finished, options.segments) == "components"
     return {
         "info": coco_file.info(finished, options.segments, min_score=options.min_score),

@@ -12,9 +12,9 @@ import numpy as np
 
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.files import Files, Names, png
-from pipeline.exporters.shared.losses import Losses
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row, paint
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader, paint
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -36,10 +36,10 @@ class Options(Frozen):
     reads them); else labels count from 0, and such pixels are 255, which training ignores."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write all label images, then `classes.json`, and return the latter's path."""
-    finished = FinishedRun(run)
-    losses = Losses("Label images: what they do not hold of this run", _NEVER)
+    finished = RunReader(run)
+    losses = LossReport("Label images: what they do not hold of this run", _NEVER)
     classes = _classes(finished, options)
     names = Names(run, losses)
     place = run.folder.child(FOLDER)
@@ -61,7 +61,7 @@ def _picture(image: Row, rows: list[Row], background: bool, bits: int) -> bytes:
     return png(labels.astype(np.uint8) if bits == 8 else labels)
 
 
-def _classes(finished: FinishedRun, options: Options) -> dict[str, Any]:
+def _classes(finished: RunReader, options: Options) -> dict[str, Any]:
     names = finished.run.info.job().vocabulary.names
     listed = ["background", *names] if options.background else list(names)
     bits = 8 if len(listed) < 256 else 16

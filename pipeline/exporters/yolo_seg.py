@@ -11,10 +11,10 @@ from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.files import Files, Names
-from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.outlines import Fit, Ring, Tolerance, drawn_rings
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -47,10 +47,10 @@ class Options(Frozen):
     """Copy the photographs to `images/`, where Ultralytics expects them."""
 
 
-def export(run: RunDir, options: Options) -> list[str]:
+def export(run: RunFolder, options: Options) -> list[str]:
     """Write all label files, then `data.yaml`, and return the latter's path."""
-    finished = FinishedRun(run)
-    losses = Losses("YOLO segmentation: what it does not hold of this run", _NEVER)
+    finished = RunReader(run)
+    losses = LossReport("YOLO segmentation: what it does not hold of this run", _NEVER)
     losses.lost("masks with holes filled", 0)
     names = Names(run, losses)
     place = run.folder.child(FOLDER)
@@ -80,7 +80,7 @@ def _label_file(stem: str) -> str:
     return "/labels/".join(f"/images/{stem}.txt".rsplit("/images/", 1)).removeprefix("/")
 
 
-def _yaml(finished: FinishedRun) -> str:
+def _yaml(finished: RunReader) -> str:
     labels = finished.run.info.job().vocabulary.names
     content = {"train": "images", "val": "images", "names": dict(enumerate(labels))}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

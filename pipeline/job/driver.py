@@ -17,8 +17,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from pipeline.annotate.image_errors import BrokenDeviceError, describe
 from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, join, tally_of
 from pipeline.annotate.worker import commit
-from pipeline.job.shard_status import Ledger
-from pipeline.job.worker_pool import Actor, Crew
+from pipeline.job.shard_status import ShardStatus
+from pipeline.job.worker_pool import Actor, WorkerPool
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
 from schemas.records import Shard, ShardRows
 
@@ -33,14 +33,14 @@ MAX_LOST_IMAGES = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class WorkItem:
     """What one worker is given: a whole shard, or (`position` not None) one image of it."""
 
     shard: Shard
     position: int | None = None
 
 
-class TakenApart:
+class SplitShard:
     """A shard whose images are handed out one by one, until the rows of all are there."""
 
     def __init__(self, shard: Shard) -> None:
@@ -73,15 +73,15 @@ class Driver:
         shards: those without a done marker, in order.
     """
 
-    def __init__(self, crew: Crew, ledger: Ledger, shards: Iterator[Shard]) -> None:
+    def __init__(self, crew: WorkerPool, ledger: ShardStatus, shards: Iterator[Shard]) -> None:
         self._crew = crew
         self._ledger = ledger
-        self._fresh = (Piece(shard) for shard in shards)
-        self._again: deque[Piece] = deque()
-        self._next: Piece | None = None
+        self._fresh = (WorkItem(shard) for shard in shards)
+        self._again: deque[WorkItem] = deque()
+        self._next: WorkItem | None = None
         self._idle: list[Actor] = []
-        self._running: dict[ray.ObjectRef, tuple[Actor, Piece]] = {}
-        self._apart: dict[int, TakenApart] = {}
+        self._running: dict[ray.ObjectRef, tuple[Actor, WorkItem]] = {}
+        self._apart: dict[int, SplitShard] = {}
 
     def run(self, first: Actor) -> None:
         """Return when every shard is done or given up, or the job is hopeless.
@@ -98,7 +98,7 @@ class Driver:
             self._collect()
             self._ledger.progress.tick()
 
-    def _peek(self) -> Piece | None:
+    def _peek(self) -> WorkItem | None:
         """Return what waits next: fresh shards first, what failed waits a while."""
         while self._next is None or self._next.shard.index in self._ledger.failed:
             self._next = next(self._fresh, None)
@@ -121,7 +121,7 @@ class Driver:
         while self._idle:
             self._crew.let_go(self._idle.pop())
 
-    def _send(self, worker: Actor, piece: Piece) -> ray.ObjectRef:
+    def _send(self, worker: Actor, piece: WorkItem) -> ray.ObjectRef:
         if piece.position is None:
             return worker.annotate.remote(piece.shard)
         one = Shard(index=piece.shard.index, refs=(piece.shard.refs[piece.position],))
@@ -155,7 +155,7 @@ class Driver:
             else:
                 self._add(piece, result)
 
-    def _failed(self, worker: Actor, piece: Piece, error: Exception) -> None:
+    def _failed(self, worker: Actor, piece: WorkItem, error: Exception) -> None:
         """Deal with an exception: the worker lives, what it was given is not done."""
         if isinstance(error, UserError):
             raise error
@@ -166,7 +166,7 @@ class Driver:
         if self._ledger.try_again(piece.shard, error):
             self._again.append(piece)
 
-    def _lost(self, worker: Actor, piece: Piece, error: Exception) -> None:
+    def _lost(self, worker: Actor, piece: WorkItem, error: Exception) -> None:
         """Deal with a worker that cannot go on: replace it, and narrow down what it died of."""
         self._crew.replace(worker)
         shard = piece.shard
@@ -174,8 +174,8 @@ class Driver:
             return
         if piece.position is None:
             log.warning("shard %d kills its workers; now image by image", shard.index)
-            self._apart[shard.index] = TakenApart(shard)
-            self._again.extend(Piece(shard, position) for position in range(len(shard.refs)))
+            self._apart[shard.index] = SplitShard(shard)
+            self._again.extend(WorkItem(shard, position) for position in range(len(shard.refs)))
             return
         apart, ref = self._apart[shard.index], shard.refs[piece.position]
         apart.num_lost += 1
@@ -187,7 +187,7 @@ class Driver:
         lost = Failed(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))
         self._add(piece, failed_rows(lost))
 
-    def _add(self, piece: Piece, rows: ShardRows) -> None:
+    def _add(self, piece: WorkItem, rows: ShardRows) -> None:
         """Keep the rows of one image; with the last one, commit its shard."""
         index = piece.shard.index
         apart = self._apart[index]

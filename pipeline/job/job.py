@@ -16,8 +16,8 @@ from pipeline.annotate.worker import Worker, WorkerSetup
 from pipeline.collection.collect import collect
 from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
-from pipeline.job.shard_status import Ledger
-from pipeline.run.folder import RunDir
+from pipeline.job.shard_status import ShardStatus
+from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunPlan, check_same
 from pipeline.run.new import check_free
 from pipeline.storage.folder import Folder
@@ -53,7 +53,7 @@ class JobPlan:
     config: JobConfig
     num_images: int
     num_shards: int
-    run_dir: RunDir | None = None
+    run_dir: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
     manifest: pa.Table | None = None
     folders: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class JobPlan:
             return self
         return replace(self, done=self.run_dir.done())
 
-    def settle(self, weights: dict[str, str]) -> RunDir:
+    def settle(self, weights: dict[str, str]) -> RunFolder:
         """Create the run folder, or make sure that the old one was made with these weights.
 
         Args:
@@ -86,7 +86,7 @@ class JobPlan:
         if self.run_dir is not None:
             check_same(self.run_dir.info, self._run_plan(weights), self.run_dir.folder.uri)
             return self.run_dir
-        return RunDir.create_or_resume(self.config.out, self._run_plan(weights))
+        return RunFolder.create_or_resume(self.config.out, self._run_plan(weights))
 
     def _run_plan(self, weights: dict[str, str]) -> RunPlan:
         return RunPlan(self.config, weights, self._listed, self.folders)
@@ -165,7 +165,7 @@ class _Job:
         self._plan = planned
         self._progress = progress
         self._build = build
-        self._ledger: Ledger | None = None
+        self._ledger: ShardStatus | None = None
 
     @property
     def failed(self) -> dict[int, str]:
@@ -193,12 +193,12 @@ class _Job:
         # Imported here, after the settings, and so that a run in this process does without Ray.
         from pipeline.job import cluster
         from pipeline.job.driver import Driver
-        from pipeline.job.worker_pool import Crew
+        from pipeline.job.worker_pool import WorkerPool
 
         config = self._plan.config
         with cluster.connected():
             setup = WorkerSetup(config, cluster.pick_device(config.run), self._build)
-            crew = Crew(setup, useful=self._plan.num_shards_left)
+            crew = WorkerPool(setup, useful=self._plan.num_shards_left)
             try:
                 first = crew.first()
                 ledger, shards = self._begin(first.weights)
@@ -206,10 +206,10 @@ class _Job:
             finally:
                 crew.disband()
 
-    def _begin(self, weights: dict[str, str]) -> tuple[Ledger, Iterator[Shard]]:
+    def _begin(self, weights: dict[str, str]) -> tuple[ShardStatus, Iterator[Shard]]:
         """Create or check the run folder, now that the weights are known; return what is left."""
         run_dir = self._plan.settle(weights)
-        self._ledger = Ledger(run_dir, self._progress)
+        self._ledger = ShardStatus(run_dir, self._progress)
         self._progress.begin()
         done = self._plan.done
         return self._ledger, (shard for shard in run_dir.shards() if shard.index not in done)
@@ -217,7 +217,7 @@ class _Job:
 
 def _resumed(config: JobConfig, folders: dict[str, str]) -> JobPlan:
     """Open the run in the folder; that it has the config's weights is seen when they are loaded."""
-    run_dir = RunDir.open(config.out)
+    run_dir = RunFolder.open(config.out)
     info = run_dir.info
     done = run_dir.done()
     planned = JobPlan(config, info.num_images, info.num_shards, run_dir, done, folders=folders)
@@ -225,7 +225,7 @@ def _resumed(config: JobConfig, folders: dict[str, str]) -> JobPlan:
     return planned
 
 
-def _annotate_here(worker: Worker, shard: Shard, ledger: Ledger) -> None:
+def _annotate_here(worker: Worker, shard: Shard, ledger: ShardStatus) -> None:
     while True:
         try:
             tally = worker.annotate(shard)

@@ -5,7 +5,7 @@ from collections import Counter
 
 from pipeline.annotate.image_errors import describe
 from pipeline.job.progress import Progress
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.errors import StorageError
 from schemas.records import Shard, ShardFailed, ShardTally
 
@@ -17,7 +17,7 @@ HOPELESS = 4
 """So many shards given up one after another, and none done between them, end the job."""
 
 
-class Ledger:
+class ShardStatus:
     """The job's accounts; the driver and the local loop tell it what happened.
 
     Args:
@@ -25,7 +25,7 @@ class Ledger:
         progress: what a person sees.
     """
 
-    def __init__(self, run_dir: RunDir, progress: Progress) -> None:
+    def __init__(self, run_dir: RunFolder, progress: Progress) -> None:
         self.run_dir = run_dir
         self.progress = progress
         self._attempts: Counter[int] = Counter()

@@ -35,7 +35,7 @@ class Ready:
     weights: dict[str, str]
 
 
-class Crew:
+class WorkerPool:
     """Workers that are starting or at work; the driver knows which one has which shard.
 
     Args:

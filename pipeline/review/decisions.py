@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corrections.current import Standing
+from pipeline.corrections.current import CurrentDecisions
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.index import ReviewIndex
 from schemas.review import ReviewDecision, ReviewKey
@@ -59,7 +59,7 @@ class Decisions:
     def _begin(self) -> None:
         entries = self._log.entries()
         self._num_seen = sum(map(len, entries))
-        self._standing = Standing()
+        self._standing = CurrentDecisions()
         for entry in entries:
             self._standing.add(entry)
         self.marks: NDArray[np.uint8] = np.zeros(len(self._index), np.uint8)

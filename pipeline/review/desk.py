@@ -5,7 +5,7 @@ from threading import Lock
 
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.session import Table
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 
 
 class Desk:
@@ -15,7 +15,7 @@ class Desk:
         run: at any place.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunFolder) -> None:
         """Read the index and the decisions made so far."""
         self.run = run
         identity = f"{run.fingerprint} {run.folder.uri}"

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from pipeline.run.folder import RunDir, TableName
+from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.markers import READERS
-from pipeline.run.reader import FinishedRun
+from pipeline.run.reader import RunReader
 from schemas.records import ShardDone
 from schemas.tables import IMAGES
 
@@ -37,9 +37,9 @@ _MORE_SCORES = ("margin_mean", "entropy_mean", "area_frac")
 class ReviewIndex:
     """The shards that were finished when it was made."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunFolder) -> None:
         """Read the images tables; the segments' columns are read when first asked for."""
-        finished = FinishedRun(run)
+        finished = RunReader(run)
         self.run = run
         self.errors = finished.errors
         self.num_left = finished.num_left
@@ -176,7 +176,7 @@ class SegmentIndex:
         return np.bincount(labels, minlength=num_labels + 1)[1:].tolist()
 
 
-def _read_table(run: RunDir, name: TableName, columns: list[str], marker: ShardDone) -> pa.Table:
+def _read_table(run: RunFolder, name: TableName, columns: list[str], marker: ShardDone) -> pa.Table:
     return run.shard_table(marker, name, columns)
 
 

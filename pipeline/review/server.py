@@ -15,7 +15,7 @@ from pipeline.review.app import make_app
 from pipeline.review.desk import Desk
 from pipeline.review.security import TOKEN_PARAMETER, Guard, new_token
 from pipeline.review.try_page import TryPage
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 
 _GRACE_S = 3
@@ -84,7 +84,7 @@ def _is_no_farewell(record: logging.LogRecord) -> bool:
     return not cancelled and not record.getMessage().startswith("Cancel ")
 
 
-def listen(run: RunDir, address: Address) -> Listening:
+def listen(run: RunFolder, address: Address) -> Listening:
     """Take the port and read the run.
 
     Args:

@@ -24,7 +24,7 @@ from pipeline.review.masks import Masks
 from pipeline.review.orders import DOUBT, Agreement, Orders
 from pipeline.review.pictures import Pictures
 from pipeline.review.views import Filter, View, Views, progress, select
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from schemas.errors import StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
@@ -48,7 +48,7 @@ class Table:
         key: names the run to the pages.
     """
 
-    def __init__(self, run: RunDir, log: ReviewLog, key: str) -> None:
+    def __init__(self, run: RunFolder, log: ReviewLog, key: str) -> None:
         """Read the index, the names of imports, and what was decided so far."""
         self._run, self._key = run, key
         self._job = run.info.job()

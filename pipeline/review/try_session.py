@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from ovseg_core import methods
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import FeatureSource
+from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
-from ovseg_core.segmenter import Features, ImageBatch, Segmenter
+from ovseg_core.images.batch import ImageBatch
+from ovseg_core.segmenter import Features, Segmenter
 from pipeline.annotate.image_errors import stopwatch
 from pipeline.collection.decode import Decoded
 from pipeline.review.cache import BoundedCache
@@ -86,7 +87,7 @@ class _RunBackbones(Backbones):
 
     strict = True
 
-    def network(self, model: str, role: str = "network") -> FeatureSource:
+    def network(self, model: str, role: str = "network") -> DenseBackbone:
         if self.strict and model != self.vision_model:
             raise WeightsError(f"needs {model}; the run has {self.vision_model}")
         return super().network(model, role)

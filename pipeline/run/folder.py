@@ -35,7 +35,7 @@ ROW_GROUP = 4096
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
 
 
-class RunDir:
+class RunFolder:
     """A run folder that exists; picklable, workers and driver each hold their own."""
 
     def __init__(self, folder: Folder) -> None:
@@ -47,7 +47,7 @@ class RunDir:
         return {"folder": self.folder}
 
     @classmethod
-    def open(cls, uri: str) -> "RunDir":
+    def open(cls, uri: str) -> "RunFolder":
         """Return an existing run.
 
         Raises:
@@ -58,7 +58,7 @@ class RunDir:
         return run
 
     @classmethod
-    def create_or_resume(cls, uri: str, plan: RunPlan) -> "RunDir":
+    def create_or_resume(cls, uri: str, plan: RunPlan) -> "RunFolder":
         """Begin a run, or go on with the same one; two drivers may do so at once.
 
         Damaged shards of a resumed run are taken out, see `repair`.

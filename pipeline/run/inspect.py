@@ -3,7 +3,7 @@
 import heapq
 from collections import Counter
 
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.base import Frozen
 from schemas.records import ShardFailed
 
@@ -61,7 +61,7 @@ class Inspection(Frozen):
     """Files that no done marker names, left by workers that were killed."""
 
 
-def inspect_run(run: RunDir) -> Inspection:
+def inspect_run(run: RunFolder) -> Inspection:
     """Read a run folder once and sum it up; memory does not grow with the number of images."""
     done = run.done()
     images = _read_images(run)
@@ -126,7 +126,7 @@ class _Images:
             heapq.heappop(self.slowest)
 
 
-def _read_images(run: RunDir) -> _Images:
+def _read_images(run: RunFolder) -> _Images:
     columns = ["path", "status", "error_code", "error_message", "height", "width", *_STAGES]
     images = _Images()
     for batch in run.read_table("images", columns):
@@ -135,7 +135,7 @@ def _read_images(run: RunDir) -> _Images:
     return images
 
 
-def _count_labels(run: RunDir, names: tuple[str, ...]) -> dict[str, int]:
+def _count_labels(run: RunFolder, names: tuple[str, ...]) -> dict[str, int]:
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     for batch in run.read_table("annotations", ["label"]):
         for pair in batch.column(0).value_counts().to_pylist():

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, grouped
 from schemas.records import ShardDone
 
@@ -22,7 +22,7 @@ _SEGMENT_COLUMNS = (
 class Predictions:
     """The segments of a run as they were finished when this was first asked."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self._run = run
         self._done: dict[int, ShardDone] = {}
         self._place: dict[str, int] = {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.records import ShardDone
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 class FinishedShard:
     """One committed shard."""
 
-    run: RunDir
+    run: RunFolder
     marker: ShardDone
     images: dict[str, Row]
     """Rows of the annotated images by `image_id`, in manifest order, each with its `number`."""
@@ -53,10 +53,10 @@ class FinishedShard:
             yield image, paint(masks.get(image_id, ()), (image["height"], image["width"]))
 
 
-class FinishedRun:
+class RunReader:
     """The shards that were finished when it was made; a run that goes on does not disturb it."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunFolder) -> None:
         """Read the done markers."""
         self.run = run
         self.markers = tuple(run.done().values())

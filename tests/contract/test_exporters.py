@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.errors import ConfigError
-from tests.exports import READERS, run_masks
-from tests.runs import RunSpec, Scene, awkward_scenes, label_map, make_run, odd_scenes
+from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run, odd_scenes
+from tests.helpers.exported_masks import READERS, run_masks
 
 PACKAGE = "pipeline.exporters"
 EXPORTERS = plugins.names(PACKAGE)
 
 
-def _export(name: str, run: RunDir) -> list[str]:
+def _export(name: str, run: RunFolder) -> list[str]:
     part = plugins.load(PACKAGE, name)
     return part.export(run, part.Options())
 
 
-def _digests(run: RunDir, name: str) -> dict[str, str]:
+def _digests(run: RunFolder, name: str) -> dict[str, str]:
     """Return the hash of every file of an export, the fingerprint left out.
 
     That knows the collection's place.
@@ -139,7 +139,7 @@ def test_a_run_in_a_bucket_gives_the_same_files(name, tmp_path, s3_folder):
     local = make_run(tmp_path, odd_scenes())
     for file in local.folder.list():
         Folder(s3_folder).atomic_write(file, local.folder.read_bytes(file))
-    bucket = RunDir.open(s3_folder)
+    bucket = RunFolder.open(s3_folder)
     written = _export(name, local)
     assert _export(name, bucket) == written
     assert _digests(bucket, name) == _digests(local, name)

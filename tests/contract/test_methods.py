@@ -12,13 +12,14 @@ from ovseg_core import methods
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text_encoder import best_of_class
 from ovseg_core.decision.decide import decide, decide_one
+from ovseg_core.images.batch import Image
 from ovseg_core.methods import build_segmenter, check_options, with_published_clip
-from ovseg_core.segmenter import Image, MethodCard, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
 from schemas import plugins
 from schemas.config import JobConfig, NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
-from tests.factories import random_image, tiny_backbones
+from tests.helpers.tiny_models import random_image, tiny_backbones
 
 WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
 NAMES = plugins.names(methods.PACKAGE)

@@ -8,12 +8,12 @@ import torch
 
 from ovseg_core import objectness
 from ovseg_core.backbones.registry import Backbones
+from ovseg_core.images.batch import ImageBatch
 from ovseg_core.objectness import Objectness, build_objectness
-from ovseg_core.segmenter import ImageBatch
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
-from tests.factories import random_image, tiny_backbones
+from tests.helpers.tiny_models import random_image, tiny_backbones
 
 NAMES = plugins.names(objectness.PACKAGE)
 PATHS = ("a.jpg", "b/c.jpg", "b/d.x.png", "e.webp")

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pipeline.exporters import label_studio
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 
 WANTED = os.environ.get("OVSEG_LABEL_STUDIO", "")
 START_S = 600
@@ -53,7 +53,7 @@ class Server:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.read()
 
-    def new_project(self, run: RunDir, photos: Path, **options: Any) -> int:
+    def new_project(self, run: RunFolder, photos: Path, **options: Any) -> int:
         """Export a run, import it as a person would, return the project's number."""
         url = f"/data/local-files/?d={photos.relative_to(self.root)}/"
         told = label_studio.Options(url=url, **options)

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from pipeline.exporters import coco, cvat, fiftyone, labelme, panoptic
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
-from tests.runs import awkward_scenes, make_run
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
+from tests.helpers.drawn_runs import awkward_scenes, make_run
 
 WANTED = os.environ.get("OVSEG_CLIENTS", "")
 SCRIPT = Path(__file__).with_name("read_with.py")
@@ -47,9 +47,9 @@ def _read(tmp_path: Path, *words: str, **environment: str) -> Found:
     return found
 
 
-def _told(run: RunDir) -> Found:
+def _told(run: RunFolder) -> Found:
     """Return what the run itself says of its masks."""
-    shards = FinishedRun(run).shards(("path", "review_priority"))
+    shards = RunReader(run).shards(("path", "review_priority"))
     return {
         (image["path"], row["label"], row["rle_counts"]): {
             "score": row["mean_prob"],
@@ -70,17 +70,17 @@ def _same(found: Found, told: Found, **columns: str) -> None:
             assert float(attributes[theirs]) == pytest.approx(told[mask][ours], abs=1e-6)
 
 
-def _photos(run: RunDir) -> Path:
+def _photos(run: RunFolder) -> Path:
     return Path(run.folder.uri).parent / "photos"
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, awkward_scenes())
 
 
 @pytest.fixture
-def unlike(tmp_path: Path) -> RunDir:
+def unlike(tmp_path: Path) -> RunFolder:
     """A run that datumaro can hold: images have no ending there, so no two may share a stem."""
     return make_run(tmp_path, [scene for scene in awkward_scenes() if scene.path[-5:] != "1.png"])
 
@@ -92,7 +92,7 @@ def _without_endings(told: Found) -> Found:
     }
 
 
-def test_datumaro_reads_coco(unlike: RunDir, tmp_path: Path) -> None:
+def test_datumaro_reads_coco(unlike: RunFolder, tmp_path: Path) -> None:
     coco.export(unlike, coco.Options())
     folder = tmp_path / "dataset"
     for name in ("annotations", "images"):  # it insists on folders of these names
@@ -107,7 +107,7 @@ def test_datumaro_reads_coco(unlike: RunDir, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["coco_instances", "cvat"])
-def test_datumaro_reads_what_cvat_gets(unlike: RunDir, tmp_path: Path, kind: str) -> None:
+def test_datumaro_reads_what_cvat_gets(unlike: RunFolder, tmp_path: Path, kind: str) -> None:
     cvat.export(unlike, cvat.Options())
     folder = tmp_path / "cvat"
     if kind == "cvat":
@@ -122,7 +122,7 @@ def test_datumaro_reads_what_cvat_gets(unlike: RunDir, tmp_path: Path, kind: str
     assert all(0 <= float(attributes["review_priority"]) <= 1 for attributes in found.values())
 
 
-def test_datumaro_reads_the_panoptic_pictures(unlike: RunDir, tmp_path: Path) -> None:
+def test_datumaro_reads_the_panoptic_pictures(unlike: RunFolder, tmp_path: Path) -> None:
     panoptic.export(unlike, panoptic.Options())
     source, folder = Path(f"{unlike.folder.uri}/exports/panoptic"), tmp_path / "dataset"
     (folder / "images").mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_datumaro_reads_the_panoptic_pictures(unlike: RunDir, tmp_path: Path) ->
     _same(found, _without_endings(_told(unlike)))
 
 
-def test_labelme_opens_every_file(run: RunDir, tmp_path: Path) -> None:
+def test_labelme_opens_every_file(run: RunFolder, tmp_path: Path) -> None:
     labelme.export(run, labelme.Options(copy_images=True))
     found = _read(tmp_path, "labelme", f"{run.folder.uri}/exports/labelme")
     _same(found, _told(run), score="score")
@@ -175,7 +175,7 @@ def _wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
 
 
 def test_fiftyone_loads_masks_confidence_and_priority(
-    run: RunDir, mongo: str, tmp_path: Path
+    run: RunFolder, mongo: str, tmp_path: Path
 ) -> None:
     fiftyone.export(run, fiftyone.Options())
     folder, photos = f"{run.folder.uri}/exports/fiftyone", str(_photos(run))

@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
-from tests.exports import run_masks
 from tests.external.label_studio import Server, opt_in
-from tests.runs import awkward_scenes, make_run, odd_scenes
+from tests.helpers.drawn_runs import awkward_scenes, make_run, odd_scenes
+from tests.helpers.exported_masks import run_masks
 
 pytestmark = opt_in
 

@@ -13,11 +13,11 @@ from playwright.sync_api import FloatRect, Page, sync_playwright
 from pipeline.collection.overlay import colour
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
-from pipeline.run.folder import RunDir
-from tests.browsers import CHROMIUM, FLAGS, needs_chromium
-from tests.exports import run_masks
+from pipeline.run.folder import RunFolder
 from tests.external.label_studio import USER, Server, opt_in
-from tests.runs import EXIF_ORIENTATION, Scene, make_run
+from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
+from tests.helpers.drawn_runs import EXIF_ORIENTATION, Scene, make_run
+from tests.helpers.exported_masks import run_masks
 
 pytestmark = [*opt_in, needs_chromium]
 GREY = 128
@@ -53,7 +53,7 @@ def _scene(name: str, size_hw: tuple[int, int], orientation: int) -> Scene:
     return Scene(name, label_map, 0.7, orientation)
 
 
-def _run(folder: Path) -> tuple[RunDir, dict[str, np.ndarray]]:
+def _run(folder: Path) -> tuple[RunFolder, dict[str, np.ndarray]]:
     """Return a run and its label maps.
 
     The photographs are grey, so that what has a colour on the page is a mask; the lower left corner

@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.job import job
 from pipeline.job.progress import Progress
-from tests.oracle import BuildOracle, oracle_config, paint_collection, table_rows
-from tests.ray_cluster import ray_cluster
+from tests.helpers.colour_segmenter import BuildOracle, oracle_config, paint_collection, table_rows
+from tests.helpers.ray_cluster import ray_cluster
 
 __all__ = ["ray_cluster"]
 

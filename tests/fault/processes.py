@@ -10,9 +10,9 @@ from pipeline.job import job
 from pipeline.job.progress import Progress
 from schemas.config import JobConfig
 from schemas.heads import HeadsConfig
-from tests import fault_plan
 from tests.fault import traps
-from tests.oracle import BuildOracle, Mischief
+from tests.helpers import fault_plan
+from tests.helpers.colour_segmenter import BuildOracle, Mischief
 
 __all__ = ["BuildOnTraps", "run_job", "traps"]
 

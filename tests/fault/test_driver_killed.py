@@ -7,11 +7,11 @@ import pytest
 
 from pipeline.job import job
 from pipeline.job.progress import Progress
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from tests.fault.processes import run_job
 from tests.fault.traps import STEPS, set_trap, traps_left
-from tests.fault_plan import Fault, fault_environment
-from tests.oracle import BuildOracle, Mischief, oracle_config, table_rows
+from tests.helpers.colour_segmenter import BuildOracle, Mischief, oracle_config, table_rows
+from tests.helpers.fault_plan import Fault, fault_environment
 
 
 def finish(config):
@@ -32,13 +32,13 @@ def test_a_commit_cut_short_is_done_again_and_nothing_is_there_twice(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert not traps_left(tmp_path)
-    before = RunDir.open(config.out)
+    before = RunFolder.open(config.out)
     # The shard in hand counts only if its marker was written.
     expected = [0, 1, 2] if step == "after-done" else [0, 1]
     assert list(before.done()) == expected
     assert finish(config).num_new == 20 - 4 * len(expected)
     assert table_rows(config.out) == undisturbed
-    run = RunDir.open(config.out)
+    run = RunFolder.open(config.out)
     # Garbage, if any, is what the dead process had written, and can be told from the tables.
     assert {name.split("/")[1][:5] for name in run.orphans()} <= {"00002"}
     run.clean()
@@ -79,7 +79,7 @@ def test_a_job_killed_again_and_again_comes_to_its_end(images, undisturbed, fork
         process.kill()
         process.join()
         started = (tmp_path / "run" / "run.yaml").exists()
-        progress.append(len(RunDir.open(config.out).done()) if started else 0)
+        progress.append(len(RunFolder.open(config.out).done()) if started else 0)
         assert len(progress) < 200
     assert progress == sorted(progress)  # what is committed stays
     assert kills >= 2

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.fault.processes import run_training
-from tests.fault_plan import Fault, fault_environment
-from tests.head_trainings import heads_config, train, write_images
+from tests.helpers.fault_plan import Fault, fault_environment
+from tests.helpers.head_trainings import heads_config, train, write_images
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 from pipeline.corrections.log import ReviewLog
-from pipeline.run.folder import RunDir
-from tests.review_server import Client
-from tests.runs import Scene, label_map, make_run
+from pipeline.run.folder import RunFolder
+from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.review_server import Client
 
 NUM_IMAGES = 40
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     scenes = [Scene(f"{n:02d}.png", label_map(n)) for n in range(NUM_IMAGES)]
     return make_run(tmp_path, scenes)
 
 
 @contextmanager
-def started(run: RunDir) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+def started(run: RunFolder) -> Iterator[tuple[subprocess.Popen[str], Client]]:
     command = [sys.executable, "-m", "jobs", "review", run.folder.uri, "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:

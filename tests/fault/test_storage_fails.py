@@ -4,9 +4,9 @@ import pytest
 
 from pipeline.job import job
 from pipeline.job.progress import Progress
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from tests.fault.traps import set_trap, traps_left
-from tests.oracle import BuildOracle, oracle_config, table_rows
+from tests.helpers.colour_segmenter import BuildOracle, oracle_config, table_rows
 
 
 def run(config):
@@ -70,7 +70,7 @@ def test_a_shard_that_always_fails_is_noted_and_the_others_are_done(images, undi
     assert (report.exit_code, report.num_done, list(report.failed_shards)) == (3, 16, [1])
     assert "the store fails" in report.failed_shards[1]
     assert "shard 1 failed" in report.summary()
-    run_dir = RunDir.open(config.out)
+    run_dir = RunFolder.open(config.out)
     assert list(run_dir.failed()) == [1]
     assert list(run_dir.done()) == [0, 2, 3, 4]
 
@@ -78,7 +78,7 @@ def test_a_shard_that_always_fails_is_noted_and_the_others_are_done(images, undi
     report = run(config)
     assert (report.exit_code, report.num_new, report.failed_shards) == (0, 4, {})
     assert table_rows(config.out) == undisturbed
-    assert RunDir.open(config.out).failed() == {}
+    assert RunFolder.open(config.out).failed() == {}
 
 
 def test_a_store_in_which_nothing_can_be_written_ends_the_job_early(images, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.job import job
 from pipeline.job.progress import Progress
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from tests.fault.processes import BuildOnTraps, run_job
 from tests.fault.traps import STEPS, set_trap, traps_left
-from tests.oracle import Mischief, oracle_config, table_rows
+from tests.helpers.colour_segmenter import Mischief, oracle_config, table_rows
 
 pytestmark = pytest.mark.timeout(600)  # a worker takes long to start on a busy machine
 ON_RAY = {"local": False, "workers": 2}
@@ -29,7 +29,7 @@ def test_a_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path)
     assert not traps_left(tmp_path)
     assert (report.exit_code, report.num_done, report.failed_shards) == (0, 20, {})
     assert table_rows(config.out) == undisturbed
-    assert RunDir.open(config.out).orphans()  # what the dead had written, and nobody reads
+    assert RunFolder.open(config.out).orphans()  # what the dead had written, and nobody reads
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -40,7 +40,7 @@ def test_images_that_kill_are_named_and_a_shard_that_always_fails_is_noted(
     set_trap(tmp_path, "before-annotations", shard=3, what="fail 999")
     report = run(config, Mischief(kill_on="poison", break_on="break"))
     assert (report.exit_code, report.num_done, report.errors) == (3, 16, {"worker_lost": 2})
-    assert list(report.failed_shards) == list(RunDir.open(config.out).failed()) == [3]
+    assert list(report.failed_shards) == list(RunFolder.open(config.out).failed()) == [3]
     rows = table_rows(config.out)
     lost = {row["path"]: row["error_message"] for row in rows["images"] if row["error_code"]}
     assert list(lost) == ["009-poison.png", "018-break.png"]
@@ -67,7 +67,7 @@ def test_a_driver_killed_with_its_workers_at_work(images, undisturbed, forks, tm
     _, alive = psutil.wait_procs(family, timeout=3)
     for orphan in alive:
         orphan.kill()
-    assert 0 < len(RunDir.open(config.out).done()) < 5
+    assert 0 < len(RunFolder.open(config.out).done()) < 5
     here = oracle_config(images, tmp_path / "run")
     report = run(here)
     assert (report.exit_code, report.num_done) == (0, 20)

@@ -4,8 +4,8 @@ A trap is a file in `traps/` beside the run folder, named after a write, such as
 `before-done-00002`; its content says what happens: `kill`, or `fail N` for N failing writes. A trap
 that has done its work is gone, so a second try gets through; it works across processes.
 
-`tests.fault_plan` knows more kinds of faults, but its plan travels in the environment, which the
-workers of a cluster that runs already do not see.
+`tests.helpers.fault_plan` knows more kinds of faults, but its plan travels in the environment,
+which the workers of a cluster that runs already do not see.
 """
 
 import os

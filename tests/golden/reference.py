@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.segmenter import Image
+from ovseg_core.images.batch import Image
 from schemas.config import ClipConfig
-from tests.factories import write_clip, write_head, write_vision
+from tests.helpers.tiny_models import write_clip, write_head, write_vision
 
 FOLDER = Path(os.environ.get("OVSEG_GOLDEN") or Path(__file__).parent / "data")
 TOLERANCE = 1e-4

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.decision.decide import decide, score_map
-from ovseg_core.dense.affinity import cosine_affinity, keep_alike
+from ovseg_core.dense.affinity import cosine_affinity, threshold_affinity
 from ovseg_core.dense.attention import identity
 from ovseg_core.dense.last_block import dense_features
 from ovseg_core.dense.options import probabilities
@@ -69,12 +69,12 @@ class Stages:
     def reader(self, variant: str) -> clip_dinoiser.PoolingReader:
         return clip_dinoiser.read_with(self.options(variant), self.backbones)
 
-    def state(self, image: str, variant: str) -> TrunkState:
+    def state(self, image: str, variant: str) -> TrunkFeatures:
         """Of the whole image as one window, padded with black."""
         pixels = pad_br(reference.image(image)[None], self.backbones.clip.patch_px)
         return self.reader(variant).read(self.backbones.clip.normalise(pixels))
 
-    def tapped(self, image: str) -> TrunkState:
+    def tapped(self, image: str) -> TrunkFeatures:
         pixels = reference.image(image)[None]
         return self.backbones.clip.trunk(pixels, "size", [reference.constants(FILE)["feats_idx"]])
 
@@ -90,7 +90,7 @@ class Stages:
 
     def affinity(self, image: str, variant: str, least: float = -2.0) -> Tensor:
         guide = self.state(image, variant).guides["affinity"]
-        return keep_alike(cosine_affinity(guide), least).unflatten(2, guide.shape[2:])
+        return threshold_affinity(cosine_affinity(guide), least).unflatten(2, guide.shape[2:])
 
     def pooled(self, image: str) -> Tensor:
         reader = self.reader("dino")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovseg_core.dense.adjust import directions
 from ovseg_core.methods import clip_surgery
-from ovseg_core.points import display_maps, point_prompts
+from ovseg_core.methods.clip_surgery import display_maps, point_prompts
 from ovseg_core.resize.pillow_bicubic import bicubic_resize
 from ovseg_core.segmenter import TextMatrix
 from tests.golden import reference

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide, score_map
 from ovseg_core.dense.clustering import cluster, denoised, median_filtered, prototypes
 from ovseg_core.dense.last_block import last_block
+from ovseg_core.images.batch import Image
 from ovseg_core.methods import cliptrase
 from ovseg_core.resize.pillow_bicubic import bicubic_resize
-from ovseg_core.segmenter import Image, ScoreMaps, TextMatrix
+from ovseg_core.segmenter import ScoreMaps, TextMatrix
 from tests.golden import reference
 
 LOGIT_TOLERANCE = 1e-3
@@ -55,7 +56,7 @@ class Stages:
     def pixels(self, name: str) -> Tensor:
         return self.clip.normalise(self.square(name))[None]
 
-    def state(self, name: str) -> TrunkState:
+    def state(self, name: str) -> TrunkFeatures:
         return self.reader.read(self.pixels(name))
 
     def features(self, name: str) -> Tensor:

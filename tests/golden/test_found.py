@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ovseg_core.backbones.vit import VisionState
+from ovseg_core.backbones.vit import VitFeatures
 from ovseg_core.objectness import found, found_bkg
 from tests.golden import reference
 
@@ -22,7 +22,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
     background = found_bkg.build(options, backbones)
 
     @functools.cache
-    def state(image: str) -> VisionState:
+    def state(image: str) -> VitFeatures:
         return backbones.vision.run(reference.image(image)[None])
 
     def keys(image: str) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.decision.decide import decide, score_map
 from ovseg_core.dense.attention import identity
 from ovseg_core.dense.last_block import last_block
@@ -40,7 +40,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     reader = ValueReader(clip, keys_wanted)
     method = maskclip_original.build(options(), backbones)
 
-    def state(image: str) -> TrunkState:
+    def state(image: str) -> TrunkFeatures:
         pixels = reference.image(image)[None].float()
         height, width = (-side % clip.patch_px for side in pixels.shape[-2:])
         return reader.read(torch.nn.functional.pad(clip.normalise(pixels), (0, width, 0, height)))

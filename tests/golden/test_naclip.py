@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.dense.attention import AttentionPolicy, Neighbourhood, SoftmaxSum, gaussian_bias
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import naclip
@@ -22,11 +22,11 @@ def _std() -> float:
     return reference.constants("naclip")["gaussian_std"]
 
 
-def _near(state: TrunkState) -> Neighbourhood:
+def _near(state: TrunkFeatures) -> Neighbourhood:
     return Neighbourhood(state.grid_hw, _std(), torch.device("cpu"))
 
 
-def _near_only(state: TrunkState) -> AttentionPolicy:
+def _near_only(state: TrunkFeatures) -> AttentionPolicy:
     """The Gaussian times the mean product of a query's and a key's length, over sqrt d.
 
     `methods.md` does not tell the factor; it was found from these numbers.
@@ -40,7 +40,7 @@ def _near_only(state: TrunkState) -> AttentionPolicy:
     return attend
 
 
-POLICIES: dict[str, Callable[[TrunkState], AttentionPolicy]] = {
+POLICIES: dict[str, Callable[[TrunkFeatures], AttentionPolicy]] = {
     "naclip": _near,
     "naclip_vanillaarch": _near,
     "nonly": _near_only,

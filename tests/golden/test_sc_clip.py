@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.dense.outliers import local_outlier_factor
 from ovseg_core.methods.sc_clip import Options, SelfCalibration
 from tests.golden import reference
@@ -33,7 +33,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     def pixels(image: str) -> Tensor:
         return clip.normalise(reference.image(image)[None])
 
-    def state(image: str) -> TrunkState:
+    def state(image: str) -> TrunkFeatures:
         return method.read(pixels(image))
 
     def dense(image: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkState
+from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import class_probabilities, decide, kept_labels, score_map
 from ovseg_core.dense.attention import AttentionPolicy
@@ -23,7 +23,7 @@ from tests.golden import reference
 RULE = "scale01"
 """The position rule of all three (README)."""
 
-Policy = Callable[[TrunkState], AttentionPolicy]
+Policy = Callable[[TrunkFeatures], AttentionPolicy]
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,3 @@
-from tests.ray_cluster import ray_cluster
+from tests.helpers.ray_cluster import ray_cluster
 
 __all__ = ["ray_cluster"]

@@ -16,19 +16,19 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pipeline.exporters import coco, cvat, yolo_seg
-from pipeline.run.folder import RunDir
-from tests.exports import Mask, counts_of, run_masks
-from tests.runs import LABELS, Scene, awkward_scenes, label_map, make_run
+from pipeline.run.folder import RunFolder
+from tests.helpers.drawn_runs import LABELS, Scene, awkward_scenes, label_map, make_run
+from tests.helpers.exported_masks import Mask, counts_of, run_masks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the tools' own
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, awkward_scenes())
 
 
-def _photos(run: RunDir) -> Path:
+def _photos(run: RunFolder) -> Path:
     return Path(run.folder.uri).parent / "photos"
 
 

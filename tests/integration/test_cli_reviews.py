@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from tests.runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 SCORES = (0.2, 0.4, 0.6, 0.9)
 

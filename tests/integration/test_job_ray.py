@@ -12,7 +12,7 @@ from pipeline.annotate.build import Built
 from pipeline.job import job
 from pipeline.job.progress import LineProgress, Progress
 from schemas.errors import ResourceError, WeightsError
-from tests.oracle import (
+from tests.helpers.colour_segmenter import (
     BuildOracle,
     ColourSegmenter,
     Mischief,

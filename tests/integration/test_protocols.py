@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
-from tests import public_layouts as layouts
-from tests.public_layouts import Maps
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
+from tests.helpers import public_datasets as layouts
+from tests.helpers.public_datasets import Maps
 
 QUICK = ("--local", "--set", "clip.model=embedded", "--set", "run.device=cpu")
 SPLIT, CONTEXT = "ImageSets/Segmentation/val.txt", "ImageSets/SegmentationContext/val.txt"
@@ -102,7 +102,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def predictions() -> dict[str, np.ndarray]:
-    shards = FinishedRun(RunDir.open("run")).shards(("path", "height", "width"))
+    shards = RunReader(RunFolder.open("run")).shards(("path", "height", "width"))
     return {image["path"]: found for shard in shards for image, found in shard.label_maps()}
 
 
@@ -157,7 +157,7 @@ def test_the_recipe_is_the_methods_and_what_is_set_wins(here: Path) -> None:
     given = ("--set", "method.name=sclip", "--set", "method.options.logit_scale=33")
     words = ("--set", "vocabulary.background=[nothing]", "--limit", "2")
     assert annotate("voc21", *QUICK, *given, *words).exit_code == 0
-    job = RunDir.open("run").info.job()
+    job = RunFolder.open("run").info.job()
     assert job.method.options == {
         "logit_scale": 33,
         "probability_threshold": 0.1,
@@ -166,7 +166,7 @@ def test_the_recipe_is_the_methods_and_what_is_set_wins(here: Path) -> None:
     assert job.vocabulary.background == ("nothing",)
     assert job.vocabulary.names[3] == "ship"
     assert (job.images, job.image.only) == ("data/JPEGImages", f"data/{SPLIT}")
-    assert RunDir.open("run").info.num_images == 2
+    assert RunFolder.open("run").info.num_images == 2
     shown = evaluate("voc21")
     assert shown.exit_code == 0, shown.output
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]

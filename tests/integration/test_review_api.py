@@ -15,18 +15,18 @@ from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare
 from pipeline.evaluation.compare import read as read_comparison
 from pipeline.review.server import Address, listen
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, ShardRows
 from schemas.review import ReviewDecision
 from schemas.tables import to_records, to_table
-from tests.review_server import Client, serving
-from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.review_server import Client, serving
 
 
 @pytest.fixture(scope="module")
-def read_run(tmp_path_factory) -> RunDir:
+def read_run(tmp_path_factory) -> RunFolder:
     """Odd names, an image without masks and one that failed; nothing is decided on it."""
     return make_run(tmp_path_factory.mktemp("read"), odd_scenes())
 
@@ -38,7 +38,7 @@ def client(read_run):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(4)])
 
 
@@ -448,7 +448,7 @@ def test_components_are_decided_one_by_one(tmp_path):
         numbers = picture(client.get("/regions", id="id-a.png").body).astype(int) @ [1, 256, 0]
         (rows,) = [
             [row for row in shard.segments() if row["image_id"] == "id-a.png"]
-            for shard in FinishedRun(run).shards()
+            for shard in RunReader(run).shards()
         ]
         for place, row in enumerate(rows, start=1):
             mask = decode(row["rle_counts"], (row["height"], row["width"])) > 0
@@ -466,7 +466,7 @@ def test_a_run_and_its_images_in_a_bucket(tmp_path, s3_folder):
     local = make_run(tmp_path, scenes)
     s3fs.S3FileSystem().put(str(tmp_path / "photos"), f"{s3_folder}/photos", recursive=True)
     run = copied_to(f"{s3_folder}/run", local, f"{s3_folder}/photos")
-    with serving(RunDir.open(f"{s3_folder}/run")) as client:
+    with serving(RunFolder.open(f"{s3_folder}/run")) as client:
         for item in client.shown():
             photo = client.get("/photo", id=item["image_id"])
             assert (photo.status, picture(photo.body).shape) == (200, (40, 56, 3))
@@ -474,7 +474,7 @@ def test_a_run_and_its_images_in_a_bucket(tmp_path, s3_folder):
     assert len(ReviewLog(run).state()) == 2
 
 
-def copied_to(uri: str, local: RunDir, photos: str) -> RunDir:
+def copied_to(uri: str, local: RunFolder, photos: str) -> RunFolder:
     """Commit a run's rows to another place, as if its images had been there."""
     from pipeline.run.identity import RunPlan
 
@@ -483,7 +483,7 @@ def copied_to(uri: str, local: RunDir, photos: str) -> RunDir:
 
     refs: list[ImageRef] = [moved(ref) for ref in to_records("manifest", local.manifest())]
     config = local.info.job().model_copy(update={"out": uri, "images": photos})
-    run = RunDir.create_or_resume(uri, RunPlan(config, {}, lambda: to_table("manifest", refs)))
+    run = RunFolder.create_or_resume(uri, RunPlan(config, {}, lambda: to_table("manifest", refs)))
     for marker in local.done().values():
         tables = {
             name: tuple(to_records(name, local.shard_table(marker, name)))

@@ -15,10 +15,10 @@ from jobs.demo.scenes import draw_scene
 from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
-from pipeline.run.folder import RunDir
-from tests.browsers import CHROMIUM, FLAGS, needs_chromium
-from tests.review_server import Client, serving
-from tests.runs import RunSpec, Scene, label_map, make_run, odd_scenes
+from pipeline.run.folder import RunFolder
+from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.review_server import Client, serving
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
@@ -51,7 +51,7 @@ def page(browser):
 
 
 @pytest.fixture(scope="module")
-def scenes_run(tmp_path_factory) -> RunDir:
+def scenes_run(tmp_path_factory) -> RunFolder:
     """Drawn scenes, annotated with the embedded models."""
     folder = tmp_path_factory.mktemp("scenes")
     drawn = draw_scenes(folder, 4, seed=3)
@@ -59,7 +59,7 @@ def scenes_run(tmp_path_factory) -> RunDir:
     labels = ["--labels", ",".join(drawn.labels), "--set", "clip.model=embedded"]
     done = CliRunner().invoke(app, [*command, *labels, "--set", "run.device=cpu"])
     assert done.exit_code == 0, done.output
-    return RunDir.open(f"{folder}/run")
+    return RunFolder.open(f"{folder}/run")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def saved(page) -> None:
 
 
 def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path):
-    log = ReviewLog(RunDir.open(str(tmp_path / "run")))
+    log = ReviewLog(RunFolder.open(str(tmp_path / "run")))
     page.goto(client.url)
     assert paths(page) == ["0.png", "1.png", "2.png", "3.png", "4.png"]  # the least sure first
 
@@ -201,7 +201,7 @@ def test_ten_masks_are_accepted_by_keyboard_within_a_minute(page, client: Client
         page.keyboard.press("a")
     saved(page)
     took_s = time.monotonic() - begun
-    log = ReviewLog(RunDir.open(str(tmp_path / "run")))
+    log = ReviewLog(RunFolder.open(str(tmp_path / "run")))
     assert [one.action for one in log.decisions()] == ["accept"] * 10
     assert took_s < 60
     page.keyboard.press("Shift+A")  # the rest of this image and what is decided of it
@@ -289,7 +289,7 @@ def test_nothing_is_decided_of_an_image_that_is_not_seen_yet(page, client: Clien
     page.keyboard.down("r")
     page.keyboard.down("r")  # held
     saved(page)
-    log = ReviewLog(RunDir.open(str(tmp_path / "run")))
+    log = ReviewLog(RunFolder.open(str(tmp_path / "run")))
     assert [(one.image_id, one.action) for one in log.decisions()] == [
         ("id-1.png", "accept"),
         ("id-1.png", "reject"),

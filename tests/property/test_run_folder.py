@@ -12,13 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.collection import manifest
 from pipeline.collection.collect import collect, image_id
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.records import ImageRef, ShardFailed
 from schemas.tables import to_records, to_table
-from tests.run_factories import image_refs, make_plan, make_rows, make_tally
+from tests.helpers.run_rows import image_refs, make_plan, make_rows, make_tally
 
 # Characters that a POSIX file name may hold and text formats like to trip over.
 NAME = st.text(
@@ -98,7 +98,7 @@ class RunFolderMachine(RuleBasedStateMachine):
     @initialize(num_images=st.integers(1, 14))
     def begin(self, num_images: int) -> None:
         self.plan = make_plan(self.out, num_images=num_images)
-        self.run = RunDir.create_or_resume(self.out, self.plan)
+        self.run = RunFolder.create_or_resume(self.out, self.plan)
         self.ids = [[ref.image_id for ref in shard.refs] for shard in self.run.shards()]
 
     @rule(data=st.data())
@@ -143,7 +143,7 @@ class RunFolderMachine(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        self.run = RunDir.create_or_resume(self.out, self.plan)
+        self.run = RunFolder.create_or_resume(self.out, self.plan)
         assert set(self.run.folder.list("done")) == {
             f"done/{shard:05d}.json" for shard in self.committed
         }

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.checkpoint import read_tensors
-from ovseg_core.backbones.clip import Clip, TrunkState
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.head_file import check_trained_for
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.last_block import heads_of
+from ovseg_core.dense.last_block import qkv
 from ovseg_core.embedded import DINOISER_HEADS
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
@@ -57,14 +57,14 @@ class DinoiserHeads:
         return F.conv2d(unit_BChw, self.objectness_weight, self.objectness_bias)
 
 
-def tap_map(state: TrunkState) -> Tensor:
+def tap_map(state: TrunkFeatures) -> Tensor:
     """Return the tap's patches as a map (B, C, h, w)."""
     return state.taps[TAP][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
 
 
-def own_keys(clip: Clip, state: TrunkState) -> Tensor:
+def own_keys(clip: Clip, state: TrunkFeatures) -> Tensor:
     """Return the keys of CLIP's last block as a map (B, C, h, w), the ablation's affinity."""
-    _, k_BHLd, _ = heads_of(clip.visual.transformer.resblocks[-1], state.tokens_BLC)
+    _, k_BHLd, _ = qkv(clip.visual.transformer.resblocks[-1], state.tokens_BLC)
     return k_BHLd[:, :, 1:].transpose(2, 3).flatten(1, 2).unflatten(2, state.grid_hw)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from ovseg_core.segmenter import Image
+from ovseg_core.images.batch import Image
 
 
 def short_side(image: Image, side_px: int) -> Image:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of, is_cut_anew
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.reader import Row, RunReader
 
 _ATTRIBUTES = (
     "segment_index",
@@ -40,7 +40,7 @@ _SCORE_OF_WHOLE = (
 )
 
 
-def info(finished: FinishedRun, segments: Segments = "as_run", **more: Any) -> dict[str, Any]:
+def info(finished: RunReader, segments: Segments = "as_run", **more: Any) -> dict[str, Any]:
     """Return COCO's `info`: what the masks are and which images are missing."""
     run = finished.run.info
     job = run.job()
@@ -61,7 +61,7 @@ def info(finished: FinishedRun, segments: Segments = "as_run", **more: Any) -> d
     }
 
 
-def categories(finished: FinishedRun) -> list[CocoCategory]:
+def categories(finished: RunReader) -> list[CocoCategory]:
     """Return the run's labels, ids from 1 in vocabulary order."""
     names = finished.run.info.job().vocabulary.names
     return [

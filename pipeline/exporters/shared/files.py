@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.exporters.shared.losses import Losses
-from pipeline.run.folder import RunDir
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder, read_uri
 from schemas.errors import ImageError
 
@@ -26,7 +26,7 @@ _WAITING = 4 * _WRITERS
 class Names:
     """File names for the images of a run, finished or not, so that names never change later."""
 
-    def __init__(self, run: RunDir, losses: Losses) -> None:
+    def __init__(self, run: RunFolder, losses: LossReport) -> None:
         """Read the manifest."""
         self._losses = losses
         self._paths = set(run.manifest().column("path").to_pylist())

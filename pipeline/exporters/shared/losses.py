@@ -15,7 +15,7 @@ GOOD_IOU = 0.95
 _BINS = 1000
 
 
-class Losses:
+class LossReport:
     """Counts of one export; the same losses in any order give the same text."""
 
     def __init__(self, title: str, never: Sequence[str] = ()) -> None:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from ovseg_core.rle.number_lists import Masks
 from pipeline.exporters.shared.helpers import Helpers, wanted
-from pipeline.run.reader import FinishedRun, Row
+from pipeline.run.reader import Row, RunReader
 
 _CHARACTERS = 1 << 18
 """Of run lengths that are asked for at a time: so many that asking costs little beside it."""
@@ -14,7 +14,7 @@ Image = tuple[Row, list[Row]]
 
 
 def with_texts(
-    finished: FinishedRun,
+    finished: RunReader,
     images: Iterable[Image],
     work: Callable[[list[Masks]], list[list[bytes]]],
     open_files: ExitStack,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pydantic import Field
 
-from pipeline.exporters.shared.losses import Losses
+from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.segments import Crop
 from pipeline.run.reader import Row
 
@@ -102,7 +102,7 @@ class Fit:
     """Outlines that agree less with the mask without its holes get more corners again."""
 
 
-def coco_polygons(row: Row, crop: Crop, fit: Fit, losses: Losses) -> Polygons:
+def coco_polygons(row: Row, crop: Crop, fit: Fit, losses: LossReport) -> Polygons:
     """Draw a row of the annotations table as polygons."""
     exact, left_top = trace(crop.mask, "edges"), (crop.left, crop.top)
     polygons = _closer(exact, fit, lambda outline: _polygons(row, outline, left_top))
@@ -137,7 +137,7 @@ class _Rings:
     iou: float
 
 
-def drawn_rings(crop: Crop, fit: Fit, losses: Losses, min_area_px: int = 0) -> list[Ring]:
+def drawn_rings(crop: Crop, fit: Fit, losses: LossReport, min_area_px: int = 0) -> list[Ring]:
     """Return rings through pixel centres; they agree with the mask as `cv2.fillPoly` draws them.
 
     Regions of fewer pixels, with their holes, are left out.

@@ -3,11 +3,11 @@
 from ovseg_core.decision.review_priority import combined, mask_priority
 from pipeline.evaluation import compare
 from pipeline.exporters.shared.segments import DIGITS
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
 
 
-class Order:
+class Priorities:
     """Priorities of the masks and images of a run.
 
     Args:
@@ -18,7 +18,7 @@ class Order:
         UserError: the run has no such file.
     """
 
-    def __init__(self, run: RunDir, comparison: str) -> None:
+    def __init__(self, run: RunFolder, comparison: str) -> None:
         self._agreement = compare.read(run, comparison) if comparison else None
 
     def of_mask(self, row: Row) -> float:

@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import components, label_map
 from ovseg_core.rle.encode import decode
-from pipeline.exporters.shared.losses import Losses
-from pipeline.run.reader import FinishedRun, FinishedShard, Row
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.run.reader import FinishedShard, Row, RunReader
 from schemas.errors import RunFolderError
 
 log = logging.getLogger(__name__)
@@ -36,19 +36,19 @@ _OF_THE_WHOLE = ("margin_p10", "boundary_uncertainty")
 """Columns that parts do not tell."""
 
 
-def cut_of(finished: FinishedRun, wanted: Segments) -> Literal["class", "components"]:
+def cut_of(finished: RunReader, wanted: Segments) -> Literal["class", "components"]:
     """Return what the segments will be."""
     return finished.run.info.job().masks.segments if wanted == "as_run" else wanted
 
 
-def is_cut_anew(finished: FinishedRun, wanted: Segments) -> bool:
+def is_cut_anew(finished: RunReader, wanted: Segments) -> bool:
     """Tell whether the wanted segments are others than the run's own."""
     return cut_of(finished, wanted) != cut_of(finished, "as_run")
 
 
 def images(
-    finished: FinishedRun,
-    losses: Losses,
+    finished: RunReader,
+    losses: LossReport,
     wanted: Segments = "as_run",
     min_score: float = 0.0,
     min_area_px: int = 0,
@@ -84,13 +84,13 @@ def images(
             yield image, kept
 
 
-def _changes(finished: FinishedRun, wanted: Segments) -> Callable[[list[Row]], list[Row]]:
+def _changes(finished: RunReader, wanted: Segments) -> Callable[[list[Row]], list[Row]]:
     if not is_cut_anew(finished, wanted):
         return lambda rows: rows
     return _split if wanted == "components" else _join
 
 
-def _count_images(finished: FinishedRun, losses: Losses) -> None:
+def _count_images(finished: RunReader, losses: LossReport) -> None:
     if finished.num_left:
         log.warning("%d images of the run are not annotated yet", finished.num_left)
     losses.wrote("images", 0)

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.protocol import PixelValues, Protocol, TruthInstances, TruthMaps
+from schemas.protocol import BenchmarkProtocol, PixelValues, TruthInstances, TruthMaps
 
 PLAIN = {
     "title": "Two things",
@@ -32,7 +32,7 @@ def test_ranges_are_spelled_out():
 
 
 def test_a_recipe_says_the_words_of_a_method():
-    protocol = Protocol.model_validate(PLAIN)
+    protocol = BenchmarkProtocol.model_validate(PLAIN)
     phrases = {
         method: [label.phrases for label in protocol.labels(protocol.recipe(method))]
         for method in ("naclip", "sclip", "maskclip")
@@ -49,7 +49,7 @@ def test_a_recipe_says_the_words_of_a_method():
 
 def test_background_words_are_the_protocols_unless_a_recipe_has_its_own():
     recipes = [{"methods": ["sclip"], "background": ["sky", "wall"]}]
-    protocol = Protocol.model_validate(with_background(recipes=recipes))
+    protocol = BenchmarkProtocol.model_validate(with_background(recipes=recipes))
     assert protocol.has_background
     assert protocol.background_of(protocol.recipe("sclip")) == ("sky", "wall")
     assert protocol.background_of(protocol.recipe("naclip")) == ("background",)
@@ -57,7 +57,9 @@ def test_background_words_are_the_protocols_unless_a_recipe_has_its_own():
 
 def test_truths_are_maps_or_instances():
     maps = PLAIN["truth"][0]
-    protocol = Protocol.model_validate(with_background(truth=[{"instances": "i.json"}, maps]))
+    protocol = BenchmarkProtocol.model_validate(
+        with_background(truth=[{"instances": "i.json"}, maps])
+    )
     assert isinstance(protocol.truth[0], TruthInstances)
     assert isinstance(protocol.truth[1], TruthMaps)
     assert protocol.truth[1].folder == ("a", "b")
@@ -79,7 +81,7 @@ def test_truths_are_maps_or_instances():
 )
 def test_what_does_not_fit_together_is_refused(content, message):
     with pytest.raises(ValidationError, match=message):
-        Protocol.model_validate(content)
+        BenchmarkProtocol.model_validate(content)
 
 
 @pytest.mark.parametrize(

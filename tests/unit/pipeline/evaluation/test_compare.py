@@ -10,10 +10,10 @@ import pytest
 from ovseg_core.decision.review_priority import mask_priority
 from pipeline.evaluation.compare import compare, read
 from pipeline.exporters import label_studio
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from schemas.errors import UserError
-from tests.runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 HALF = label_map(0).copy()
 HALF[:20][HALF[:20] == 1] = 0
@@ -21,7 +21,7 @@ MOVED = np.where(label_map(1) == 2, 3, label_map(1)).astype(np.uint16)
 
 
 @pytest.fixture
-def runs(tmp_path) -> tuple[RunDir, RunDir]:
+def runs(tmp_path) -> tuple[RunFolder, RunFolder]:
     empty = np.zeros((9, 14), np.uint16)
     first = [Scene("a/é.png", label_map(0)), Scene("b.png", label_map(1)), Scene("c.png", empty)]
     other = [Scene("a/é.png", HALF), Scene("b.png", MOVED), Scene("c.png", empty)]

@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 from pipeline.evaluation.evaluate import Rules, evaluate
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.exporters import coco
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
-from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
 
 TRUE = np.zeros((4, 6), np.uint16)
 TRUE[:2, :3] = 1
@@ -46,7 +46,7 @@ def _segment(mask: np.ndarray, category: int | str, **changes: object) -> dict:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, [Scene("sub/a.png", FOUND), Scene("broken.png", None)])
 
 

@@ -9,9 +9,9 @@ from pipeline.evaluation import protocol as protocols
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError, UserError
-from schemas.protocol import Protocol, Recipe
+from schemas.protocol import BenchmarkProtocol, Recipe
 from schemas.vocabulary import Vocabulary
-from tests.factories import random_image, tiny_backbones
+from tests.helpers.tiny_models import random_image, tiny_backbones
 
 NUM_CLASSES = {
     "ade20k": 150,
@@ -40,12 +40,12 @@ METHODS = plugins.names(methods.PACKAGE)
 ALL = {name: protocols.load(name) for name in NUM_CLASSES}
 
 
-def words(protocol: Protocol, recipe: Recipe) -> Vocabulary:
+def words(protocol: BenchmarkProtocol, recipe: Recipe) -> Vocabulary:
     background = protocol.background_of(recipe)
     return Vocabulary(labels=protocol.labels(recipe), background=background)
 
 
-def names(protocol: Protocol, method: str) -> tuple[str, ...]:
+def names(protocol: BenchmarkProtocol, method: str) -> tuple[str, ...]:
     return words(protocol, protocol.recipe(method)).names
 
 

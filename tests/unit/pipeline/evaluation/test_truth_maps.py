@@ -13,8 +13,8 @@ from pipeline.evaluation.truth_maps import MapsTruth, open_layout
 from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import ImageFiles, PixelValues, TruthMaps
-from tests import public_layouts as layouts
-from tests.public_layouts import Maps
+from tests.helpers import public_datasets as layouts
+from tests.helpers.public_datasets import Maps
 
 NO_SUCH_THING = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 """Category ids of COCO, from 1 to 91, that no object has."""

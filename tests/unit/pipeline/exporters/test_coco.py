@@ -9,16 +9,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.exporters import coco
-from pipeline.run.folder import RunDir
-from tests.runs import LABELS, RunSpec, Scene, make_run, odd_scenes
+from pipeline.run.folder import RunFolder
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, make_run, odd_scenes
 
 
-def _load(run: RunDir, name: str = "instances") -> dict | list:
+def _load(run: RunFolder, name: str = "instances") -> dict | list:
     return json.loads(run.folder.read_bytes(f"exports/coco/{name}.json"))
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, odd_scenes())
 
 

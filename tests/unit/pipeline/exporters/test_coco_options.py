@@ -8,18 +8,18 @@ from pycocotools import mask as coco_mask
 
 from pipeline.exporters import coco
 from pipeline.exporters.shared import files
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
-from tests.exports import READERS, run_masks
-from tests.runs import RunSpec, Scene, awkward_scenes, make_run, odd_scenes
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
+from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, make_run, odd_scenes
+from tests.helpers.exported_masks import READERS, run_masks
 
 
-def _export(run: RunDir, **options) -> dict:
+def _export(run: RunFolder, **options) -> dict:
     coco.export(run, coco.Options.model_validate(options))
     return json.loads(run.folder.read_bytes("exports/coco/instances.json"))
 
 
-def _losses(run: RunDir) -> str:
+def _losses(run: RunFolder) -> str:
     return run.folder.read_bytes("exports/coco/LOSSES.txt").decode()
 
 
@@ -41,7 +41,7 @@ def _drawn(annotation: dict, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.fixture
-def awkward(tmp_path: Path) -> RunDir:
+def awkward(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, awkward_scenes())
 
 
@@ -58,7 +58,7 @@ def test_class_masks_are_cut_into_the_regions_that_a_run_of_regions_has(awkward,
 def test_regions_tell_whose_scores_they_carry(awkward):
     whole = {
         (row["image_id"], row["segment_index"]): row
-        for shard in FinishedRun(awkward).shards()
+        for shard in RunReader(awkward).shards()
         for row in (
             {**r, "image_id": shard.images[r["image_id"]]["number"]} for r in shard.segments()
         )
@@ -204,7 +204,7 @@ def test_a_size_cuts_the_file_into_whole_files(tmp_path):
 def test_an_image_larger_than_a_file_may_be_has_one_of_its_own(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     written = coco.export(run, coco.Options(max_bytes=1))
-    assert len(written) == 2 * FinishedRun(run).num_images
+    assert len(written) == 2 * RunReader(run).num_images
 
 
 def test_flat_names_of_deep_folders_fit_a_disk():

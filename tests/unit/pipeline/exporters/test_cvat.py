@@ -13,21 +13,21 @@ from ovseg_core.decision.review_priority import mask_priority
 from pipeline.exporters import cvat
 from pipeline.importers import coco as coco_importer
 from pipeline.importers import cvat as importer
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
-from tests.exports import counts_of, run_masks
-from tests.runs import RunSpec, awkward_scenes, make_run
+from tests.helpers.drawn_runs import RunSpec, awkward_scenes, make_run
+from tests.helpers.exported_masks import counts_of, run_masks
 
 LABELS = ("cat, small", 'dog "big" & <wild>', "potted plant")
 
 
 @pytest.fixture(params=["class", "components"])
-def run(request, tmp_path: Path) -> RunDir:
+def run(request, tmp_path: Path) -> RunFolder:
     spec = RunSpec(labels=LABELS, masks={"segments": request.param})
     return make_run(tmp_path, awkward_scenes(), spec)
 
 
-def _export(run: RunDir, **options) -> dict[str, bytes]:
+def _export(run: RunFolder, **options) -> dict[str, bytes]:
     names = cvat.export(run, cvat.Options(**options))
     return {name.rpartition("/")[2]: run.folder.read_bytes(name) for name in names}
 

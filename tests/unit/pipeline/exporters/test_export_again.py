@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.exporters import coco, labelme, panoptic, semantic_png, yolo_seg
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError, RunFolderError
-from tests.runs import RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run, odd_scenes
 
 INDEX = {semantic_png: "classes.json", panoptic: "panoptic.json", yolo_seg: "data.yaml"}
 OTHER = {
@@ -21,7 +21,7 @@ OTHER = {
 }
 
 
-def _damaged(run: RunDir, shard: int) -> tuple[Path, bytes]:
+def _damaged(run: RunFolder, shard: int) -> tuple[Path, bytes]:
     file = Path(run.folder.uri, run.done()[shard].files["annotations"].name)
     data = file.read_bytes()
     file.write_bytes(b"x" * len(data))

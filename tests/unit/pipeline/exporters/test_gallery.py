@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.exporters import gallery
-from pipeline.run.folder import RunDir
-from tests.runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+from pipeline.run.folder import RunFolder
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
 
 
 class _Page(HTMLParser):
@@ -30,13 +30,13 @@ class _Page(HTMLParser):
         return [attrs for tag, attrs in self.tags if tag == wanted]
 
 
-def _export(run: RunDir, **options: int) -> _Page:
+def _export(run: RunFolder, **options: int) -> _Page:
     gallery.export(run, gallery.Options(**options))
     return _Page(run.folder.read_bytes("review/index.html").decode())
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, odd_scenes())
 
 

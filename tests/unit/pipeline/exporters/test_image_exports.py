@@ -14,24 +14,24 @@ from pipeline.evaluation import truth
 from pipeline.evaluation.evaluate import Rules, evaluate
 from pipeline.exporters import fiftyone, labelme, panoptic, semantic_png, yolo_seg
 from pipeline.exporters.shared import files
-from pipeline.exporters.shared.losses import Losses
-from pipeline.run.folder import RunDir
-from pipeline.run.reader import FinishedRun
-from tests.exports import READERS, stem_file
-from tests.runs import LABELS, RunSpec, Scene, awkward_scenes, make_run, odd_scenes
+from pipeline.exporters.shared.losses import LossReport
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, make_run, odd_scenes
+from tests.helpers.exported_masks import READERS, stem_file
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, awkward_scenes())
 
 
-def _read(run: RunDir, name: str) -> str:
+def _read(run: RunFolder, name: str) -> str:
     return run.folder.read_bytes(name).decode()
 
 
-def _label_maps(run: RunDir) -> dict[str, np.ndarray]:
-    shards = FinishedRun(run).shards(("path", "height", "width"))
+def _label_maps(run: RunFolder) -> dict[str, np.ndarray]:
+    shards = RunReader(run).shards(("path", "height", "width"))
     return {image["path"]: found for shard in shards for image, found in shard.label_maps()}
 
 
@@ -39,7 +39,7 @@ def test_names_without_ending_are_unique_and_never_depend_on_what_is_finished(tm
     paths = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2.JPG", "b/c.jpg", "d"]
     scenes = [Scene(path, np.ones((4, 5), np.uint16)) for path in paths]
     run = make_run(tmp_path, scenes, RunSpec(unfinished=(0, 1)))
-    losses = Losses("Names")
+    losses = LossReport("Names")
     names = files.Names(run, losses)
     expected = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2", "b/c", "d"]
     assert [names.of_image(path) for path in paths] == expected
@@ -87,7 +87,7 @@ def test_low_scores_are_not_found_and_are_counted(run):
     for exporter in (semantic_png, panoptic, labelme, yolo_seg):
         exporter.export(run, exporter.Options(min_score=0.65))
         kept = sum(
-            row["mean_prob"] >= 0.65 for s in FinishedRun(run).shards() for row in s.segments()
+            row["mean_prob"] >= 0.65 for s in RunReader(run).shards() for row in s.segments()
         )
         text = _read(run, f"{exporter.FOLDER}/LOSSES.txt")
         assert f"{kept}  segments" in text
@@ -108,7 +108,7 @@ def test_panoptic_regions_are_things_and_class_masks_are_stuff(run):
     assert len(READERS["panoptic"](run)) > 20
 
 
-def _yolo_masks(run: RunDir, path: str, size_hw: tuple[int, int], cut_off: bool) -> np.ndarray:
+def _yolo_masks(run: RunFolder, path: str, size_hw: tuple[int, int], cut_off: bool) -> np.ndarray:
     """Read a label file as Ultralytics does, or with coordinates rounded."""
     painted = np.zeros(size_hw, np.uint8)
     for line in _read(run, _yolo_file(run, path)).splitlines():
@@ -124,7 +124,7 @@ def _yolo_masks(run: RunDir, path: str, size_hw: tuple[int, int], cut_off: bool)
     return painted
 
 
-def _yolo_file(run: RunDir, path: str) -> str:
+def _yolo_file(run: RunFolder, path: str) -> str:
     if path.startswith("images/"):  # where Ultralytics looks: the last `images` becomes `labels`
         return f"exports/yolo_seg/images/labels/{Path(path).stem}.txt"
     return stem_file(run, "exports/yolo_seg/labels", path, ".txt")
@@ -155,7 +155,7 @@ def test_yolo_lines_are_regions_and_an_image_without_segments_has_an_empty_file(
         for name in run.folder.list("exports/yolo_seg")
         if name.endswith(".txt") and "LOSSES" not in name
     )
-    shards = FinishedRun(run).shards()
+    shards = RunReader(run).shards()
     assert lines == sum(row["num_components"] for s in shards for row in s.segments())
     assert _read(run, "exports/yolo_seg/labels/empty.txt") == ""
 

@@ -11,25 +11,25 @@ import pytest
 from ovseg_core.rle import label_studio_brush
 from pipeline.exporters import label_studio
 from pipeline.importers import label_studio as importer
-from pipeline.run.folder import RunDir
+from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
-from tests.runs import ODD_NAMES, RunSpec, make_run, odd_scenes
+from tests.helpers.drawn_runs import ODD_NAMES, RunSpec, make_run, odd_scenes
 
 LABELS = ("cat, small", 'dog "big" & <wild>', "potted plant")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, odd_scenes(), RunSpec(labels=LABELS))
 
 
-def _export(run: RunDir, **options) -> list[dict]:
+def _export(run: RunFolder, **options) -> list[dict]:
     names = label_studio.export(run, label_studio.Options(**options))
     batches = [json.loads(run.folder.read_bytes(name)) for name in names if "tasks" in name]
     return [task for batch in batches for task in batch]
 
 
-def _config(run: RunDir) -> ElementTree.Element:
+def _config(run: RunFolder) -> ElementTree.Element:
     return ElementTree.fromstring(run.folder.read_bytes("exports/label_studio/config.xml"))
 
 

@@ -1,0 +1,148 @@
+"""Run folders made by hand, without any model: label maps in, committed shards out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ovseg_core.decision.decide import Decision
+from ovseg_core.decision.image_rows import image_rows
+from pipeline.annotate.rows import (
+    Failed,
+    Frame,
+    StageSeconds,
+    failed_rows,
+    found_rows,
+    join,
+    tally_of,
+)
+from pipeline.run.folder import RunFolder
+from pipeline.run.identity import RunPlan
+from schemas.config import JobConfig
+from schemas.errors import ErrorCode, ImageError
+from schemas.records import ImageRef, ShardRows
+from schemas.tables import to_table
+
+EXIF_ORIENTATION = 0x0112
+LABELS = ("cat", "dog", "potted plant")
+ODD_NAMES = (
+    "plain.jpg",
+    "with space.png",
+    "sub folder/ünï çødé 猫.png",
+    "50%20off.png",
+    "a#b?c&d.png",
+    "<script>alert(1)<script>.png",
+    "quote\"and'tick.png",
+    "sub folder/plain.jpg",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image of a made run; `label_map` (H, W) of 0 and label numbers, None: it failed."""
+
+    path: str
+    label_map: np.ndarray | None
+    confidence: float = 0.75
+    orientation: int = 1
+    """EXIF's; 6: the file is stored turned to the left. The label map is as displayed."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How the run is cut and what it is told."""
+
+    shard_size: int = 3
+    labels: tuple[str, ...] = LABELS
+    masks: dict = field(default_factory=dict)
+    unfinished: tuple[int, ...] = ()
+    """Shards that are not committed."""
+
+
+def label_map(seed: int, height: int = 40, width: int = 56, num_labels: int = 3) -> np.ndarray:
+    """Blocks of random labels, background among them."""
+    coarse = np.random.default_rng(seed).integers(0, num_labels + 1, (5, 7))
+    rows, columns = np.arange(height) * 5 // height, np.arange(width) * 7 // width
+    return coarse[rows][:, columns].astype(np.uint16)
+
+
+def odd_scenes() -> list[Scene]:
+    """Odd names; one image without segments, one that failed."""
+    scenes = [Scene(name, label_map(i), 0.5 + i / 20) for i, name in enumerate(ODD_NAMES)]
+    empty = Scene("nothing.png", np.zeros((33, 21), np.uint16))
+    return [*scenes[:4], empty, Scene("broken #1.jpg", None), *scenes[4:]]
+
+
+def awkward_scenes() -> list[Scene]:
+    """Masks that lose something on the way: holes, pixels, lines, whole images, turned images."""
+    hole = np.zeros((31, 47), np.uint16)
+    hole[4:25, 6:40], hole[10:15, 12:20], hole[12, 14] = 1, 0, 1
+    hole[26:30, 1:45:2] = 2
+    speck = np.zeros((17, 29), np.uint16)
+    speck[3, 5], speck[9, 2:27], speck[1:16, 28], speck[16, 0] = 1, 2, 3, 3
+    noise = np.random.default_rng(3).integers(0, 4, (23, 37)).astype(np.uint16)
+    full = np.full((12, 19), 3, np.uint16)
+    return [
+        Scene("a b/hole #1.jpg", hole, 0.9),
+        Scene("a b/hole #1.png", noise, 0.4),
+        Scene("ünï/猫 50%.jpg", speck, 0.6),
+        Scene("full.v2.JPG", full, 0.8),
+        Scene("images/turned.jpg", label_map(4, 50, 34), 0.7, orientation=6),
+        Scene("empty.jpg", np.zeros((9, 14), np.uint16)),
+        Scene("pixel.png", np.ones((1, 1), np.uint16)),
+    ]
+
+
+def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> RunFolder:
+    """Write photographs, commit the shards, return the run at `folder/run`."""
+    spec = spec or RunSpec()
+    photos = folder / "photos"
+    config = JobConfig.model_validate(
+        {
+            "images": str(photos),
+            "out": str(folder / "run"),
+            "labels": list(spec.labels),
+            "shard_size": spec.shard_size,
+            "masks": spec.masks,
+        }
+    )
+    refs = [
+        ImageRef(image_id=f"id-{scene.path}", path=scene.path, uri=str(photos / scene.path))
+        for scene in scenes
+    ]
+    plan = RunPlan(config=config, weights={}, manifest=lambda: to_table("manifest", refs))
+    run = RunFolder.create_or_resume(config.out, plan)
+    by_path = {scene.path: scene for scene in scenes}
+    for shard in run.shards():
+        rows = join(_rows(ref, by_path[ref.path], config) for ref in shard.refs)
+        if shard.index not in spec.unfinished:
+            run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
+    return run
+
+
+def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
+    cost = StageSeconds()
+    if scene.label_map is None:
+        error = ImageError(ErrorCode.TRUNCATED, "ran out of bytes")
+        return failed_rows(Failed(ref, cost, error))
+    _photograph(scene, Path(ref.uri))
+    names = config.vocabulary.names
+    masks = image_rows(_decision(scene, len(names)), scene.label_map.shape, names, config.masks)
+    return found_rows(ref, Frame(scene.label_map.shape, scene.orientation), masks, cost)
+
+
+def _photograph(scene: Scene, file: Path) -> None:
+    colours = np.array([[90, 90, 90], [220, 60, 60], [60, 180, 80], [70, 90, 220]], np.uint8)
+    pixels = colours[scene.label_map % 4]
+    exif = Image.Exif()
+    if scene.orientation == 6:
+        pixels, exif[EXIF_ORIENTATION] = np.rot90(pixels), 6
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", exif=exif)
+
+
+def _decision(scene: Scene, num_labels: int) -> Decision:
+    plane = np.full(scene.label_map.shape, scene.confidence, np.float32)
+    probs = np.linspace(0.1, 0.6, num_labels + 1)
+    return Decision(scene.label_map, plane, plane * 0.5, 1 - plane, plane, probs / 2, probs)

@@ -1,0 +1,91 @@
+"""A review server on the loopback, in a thread of the test, and plain HTTP to talk to it."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from pipeline.review.server import Address, listen
+from pipeline.run.folder import RunFolder
+
+OWN = {"X-Ovseg": "1"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Client:
+    """Requests to one server; `url` is what the server told to open."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or 0
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """Send a path as it is: nothing is made safe on the way."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, {**self.headers, **(headers or {})})
+            response = connection.getresponse()
+            return Answer(
+                response.status,
+                {name.lower(): value for name, value in response.getheaders()},
+                response.read(),
+            )
+        finally:
+            connection.close()
+
+    def get(self, path: str, **query: Any) -> Answer:
+        return self.request("GET", f"{path}?{urlencode(query)}" if query else path)
+
+    def post(self, path: str, body: Any) -> Answer:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request("POST", path, data, OWN)
+
+    def shown(self, **wanted: Any) -> list[dict[str, Any]]:
+        """Return all images that pass a filter, in the order of the grid."""
+        view = self.get("/api/view", **wanted).json
+        items: list[dict[str, Any]] = []
+        while len(items) < view["total"]:
+            page = self.get("/api/items", view=view["view"], start=len(items), limit=4)
+            items += page.json["items"]
+        return items
+
+    def decide(self, **decision: Any) -> Answer:
+        return self.post("/api/decisions", {"decisions": [decision]})
+
+
+@contextmanager
+def serving(run: RunFolder, address: Address | None = None) -> Iterator[Client]:
+    """Serve a run at a free port until the block ends."""
+    listening = listen(run, address or Address(port=0))
+    thread = threading.Thread(target=listening.serve)
+    thread.start()
+    try:
+        yield Client(listening.url)
+    finally:
+        listening.server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()

@@ -1,0 +1,92 @@
+"""The CLIP tower read by hand equals open_clip's own forward pass."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ovseg_core.backbones.position_embedding import PositionTable
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.attention import identity
+from ovseg_core.dense.last_block import dense_features, last_block
+from schemas.config import ClipConfig
+from tests.helpers.tiny_models import TINY_CLIP, random_image, tiny_backbones, write_clip
+
+
+def _attention(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLd)
+
+
+def _clip(tmp_path: Path, **vision: object) -> Backbones:
+    config = {**TINY_CLIP, "vision_cfg": {**TINY_CLIP["vision_cfg"], **vision}}
+    return tiny_backbones(clip=ClipConfig(model=f"local-dir:{write_clip(tmp_path, config)}"))
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [{}, {"pool_type": "avg", "pos_embed_type": "sin_cos_2d"}, {"ls_init_value": 0.5}],
+    ids=["class token", "mean pool", "layer scale"],
+)
+@torch.inference_mode()
+def test_trunk_and_last_block_equal_the_tower(tmp_path: Path, vision: dict) -> None:
+    clip = _clip(tmp_path, **vision).clip
+    side = clip.input_px
+    pixels = torch.stack([random_image(seed, side, side) for seed in range(3)])
+    state = clip.trunk(pixels, "size")
+    z = clip.project(last_block(clip, state.tokens_BLC, _attention, residual=True))
+    pooled = z[:, 1:].mean(1) if vision.get("pool_type") == "avg" else z[:, 0]
+    torch.testing.assert_close(pooled, clip.embed(pixels), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.embed(pixels, per_forward=2), clip.embed(pixels))
+    expected = clip.model.encode_image(clip.normalise(pixels))
+    torch.testing.assert_close(clip.embed(pixels), expected)
+
+
+@torch.inference_mode()
+def test_taps_do_not_change_the_trunk() -> None:
+    clip = tiny_backbones().clip
+    pixels = random_image(0, 40, 70)[None].expand(2, -1, -1, -1)
+    plain, tapped = clip.trunk(pixels, "size"), clip.trunk(pixels, "size", taps=(0, -2))
+    torch.testing.assert_close(plain.tokens_BLC, tapped.tokens_BLC)
+    assert plain.taps == {}
+    assert tapped.taps.keys() == {0, -2}
+    rows, columns = tapped.grid_hw
+    assert (rows, columns) == (3, 5)
+    assert tapped.taps[-2].shape == (2, 1 + rows * columns, clip.visual.transformer.width)
+
+
+@torch.inference_mode()
+def test_dense_features_without_residual_leave_the_block_out() -> None:
+    clip = tiny_backbones().clip
+    state = clip.trunk(random_image(0, 40, 70)[None], "size")
+    kept = dense_features(clip, state, identity)
+    bare = dense_features(clip, state, identity, residual=False)
+    assert kept.shape == bare.shape == (1, clip.dim, 3, 5)
+    attention = clip.visual.transformer.resblocks[-1].attn
+    values = torch.nn.functional.linear(
+        clip.visual.transformer.resblocks[-1].ln_1(state.tokens_BLC),
+        attention.in_proj_weight,
+        attention.in_proj_bias,
+    ).chunk(3, -1)[2]
+    expected = clip.project(attention.out_proj(values))[:, 1:].transpose(1, 2).reshape(1, -1, 3, 5)
+    torch.testing.assert_close(bare, expected, atol=1e-5, rtol=0)
+
+
+def test_position_tables_are_cached_and_left_alone() -> None:
+    table = torch.randn((1 + 12, 4))
+    before = table.clone()
+    positions = PositionTable(table, (3, 4))
+    assert positions.at("size", (3, 4)) is table
+    for rule in ("size", "scale01", "bilin", "antialias"):
+        read = positions.at(rule, (5, 2))
+        assert read.shape == (11, 4)
+        assert torch.equal(read[0], table[0])
+        assert positions.at(rule, (5, 2)) is read
+    assert torch.equal(table, before)
+    assert positions.at("size", (4, 3)).shape == table.shape
+    assert not torch.equal(positions.at("size", (4, 3)), table)
+
+
+def test_a_table_of_another_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs 13 rows, got 12"):
+        PositionTable(torch.zeros((12, 4)), (3, 4))

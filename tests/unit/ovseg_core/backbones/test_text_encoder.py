@@ -1,0 +1,104 @@
+"""From a vocabulary to unit rows."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.text_encoder import TextEncoder, best_of_class, templates_of
+from ovseg_core.segmenter import TextMatrix
+from schemas.vocabulary import Vocabulary
+from tests.helpers.tiny_models import tiny_backbones
+
+
+@pytest.fixture(scope="module")
+def backbones() -> Backbones:
+    return tiny_backbones()
+
+
+def _embed(backbones: Backbones, *prompts: str) -> torch.Tensor:
+    return F.normalize(backbones.clip.encode_text(prompts), dim=-1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("diy", 1), ("plain", 1), ("t80", 80), ("t85", 85)])
+def test_template_sets(name: str, count: int) -> None:
+    templates = templates_of(name)
+    assert len(set(templates)) == count
+    assert all(template.count("{}") == 1 for template in templates)
+
+
+def test_known_templates() -> None:
+    assert templates_of("diy") == ("a photo of a {}",)
+    assert templates_of("t85")[:80] == templates_of("t80")
+    assert templates_of("t85")[-1] == "this is one {} in the scene."
+
+
+def test_a_row_is_the_unit_mean_of_unit_prompts(backbones: Backbones) -> None:
+    bank = TextEncoder(backbones.clip, ("a {}", "the {} there"), ("{}",))
+    text = bank.matrix(Vocabulary.model_validate(["cat", "dog"]))
+    expected = torch.cat(
+        [
+            _embed(backbones, "background"),
+            F.normalize(_embed(backbones, "a cat", "the cat there").mean(0, keepdim=True), dim=-1),
+            F.normalize(_embed(backbones, "a dog", "the dog there").mean(0, keepdim=True), dim=-1),
+        ]
+    )
+    torch.testing.assert_close(text.rows_QD, expected)
+    assert text.class_index_Q.tolist() == [0, 1, 2]
+    assert text.num_classes == 3
+
+
+def test_own_templates_come_first(backbones: Backbones) -> None:
+    vocabulary = Vocabulary.model_validate(
+        {
+            "labels": [{"name": "cat", "templates": ["my {}"]}, "dog"],
+            "templates": ["one {}"],
+            "background": ["sky", "grass"],
+        }
+    )
+    text = TextEncoder(backbones.clip, ("a photo of a {}",)).matrix(vocabulary)
+    prompts = ["a photo of a sky", "a photo of a grass", "my cat", "one dog"]
+    torch.testing.assert_close(text.rows_QD, _embed(backbones, *prompts))
+    assert text.class_index_Q.tolist() == [0, 0, 1, 2]
+
+
+def test_no_background_phrases_no_background_rows(backbones: Backbones) -> None:
+    vocabulary = Vocabulary.model_validate({"labels": ["cat"], "background": []})
+    text = TextEncoder(backbones.clip, ("{}",)).matrix(vocabulary)
+    assert text.class_index_Q.tolist() == [1]
+    assert text.num_classes == 2
+
+
+def test_many_prompts_are_embedded_in_parts(backbones: Backbones) -> None:
+    words = [f"word {number}" for number in range(300)]
+    text = TextEncoder(backbones.clip, ("{}",)).matrix(Vocabulary.model_validate(words))
+    torch.testing.assert_close(text.rows_QD[[1, 300]], _embed(backbones, words[0], words[299]))
+
+
+def test_the_best_phrase_speaks_for_its_class() -> None:
+    text = TextMatrix(torch.zeros((4, 2)), torch.tensor([1, 1, 3, 3]), 4)
+    rows = torch.tensor([0.1, 0.7, -0.9, -0.4]).view(1, 4, 1, 1).expand(2, 4, 2, 3)
+    best = best_of_class(rows, text, absent=-1.0)
+    assert best.shape == (2, 4, 2, 3)
+    expected = torch.tensor([-1.0, 0.7, -1.0, -0.4])
+    torch.testing.assert_close(best[1, :, 1, 2], expected)
+
+
+def test_a_phrase_goes_through_the_tower_once(backbones: Backbones) -> None:
+    asked: list[str] = []
+
+    class Noted:
+        device = backbones.clip.device
+
+        def encode_text(self, prompts: list[str]) -> torch.Tensor:
+            asked.extend(prompts)
+            return backbones.clip.encode_text(prompts)
+
+    bank = TextEncoder(Noted(), ("a {}", "the {} there"), ("{}",))
+    bank.matrix(Vocabulary.model_validate(["cat", "dog"]))
+    asked.clear()
+    changed = bank.matrix(Vocabulary.model_validate(["dog", "fish", "cat"]))
+    assert asked == ["a fish", "the fish there"]
+    fresh = TextEncoder(backbones.clip, ("a {}", "the {} there"), ("{}",))
+    expected = fresh.matrix(Vocabulary.model_validate(["dog", "fish", "cat"]))
+    torch.testing.assert_close(changed.rows_QD, expected.rows_QD)

@@ -1,0 +1,180 @@
+"""A UNet's decoder features: what diffusers itself feeds its second-to-last up-sampling stage."""
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg_core.backbones.unet import UnetDecoder
+from ovseg_core.methods import proxyclip
+from schemas.errors import WeightsError
+from schemas.vocabulary import Vocabulary
+from tests.helpers.tiny_models import random_image, tiny_backbones
+
+SMALL = {"block_out_channels": (8, 16, 24), "layers_per_block": 1, "norm_num_groups": 4}
+PLAIN = {
+    **SMALL,
+    "sample_size": 16,
+    "attention_head_dim": 8,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}
+CONDITIONED = {
+    **SMALL,
+    "sample_size": 16,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 20,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
+AUTOENCODER = {
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
+
+
+@pytest.fixture(scope="module")
+def diffusers() -> Any:
+    return pytest.importorskip("diffusers", reason="the extra `unet` is not installed")
+
+
+def saved(network: Any, folder: Path) -> Path:
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folders(diffusers: Any, tmp_path: Path) -> dict[str, Path]:
+    """Tiny random UNets as a user would have them."""
+    torch.manual_seed(0)
+    pipeline = tmp_path / "pipeline"
+    saved(diffusers.UNet2DConditionModel(**CONDITIONED), pipeline / "unet")
+    saved(diffusers.AutoencoderKL(**AUTOENCODER), pipeline / "vae")
+    conditioned = diffusers.UNet2DConditionModel(**{**CONDITIONED, "in_channels": 3})
+    return {
+        "plain": saved(diffusers.UNet2DModel(**PLAIN), tmp_path / "plain"),
+        "conditioned": saved(conditioned, tmp_path / "conditioned"),
+        "pipeline": pipeline,
+    }
+
+
+def opened(folder: Path) -> UnetDecoder:
+    source = tiny_backbones().network(f"diffusers:{folder}", "proxy")
+    assert isinstance(source, UnetDecoder)
+    return source
+
+
+def fed_by_diffusers(unet: Any, sample: Tensor) -> Tensor:
+    """The input of `up_blocks[-2]` and its first skip, in the library's own forward pass."""
+    seen: list[dict[str, Any]] = []
+    names = ("hidden_states", "res_hidden_states_tuple")
+
+    def look(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append({**dict(zip(names, arguments, strict=False)), **named})
+
+    handle = unet.up_blocks[-2].register_forward_pre_hook(look, with_kwargs=True)
+    width = unet.config.get("cross_attention_dim")
+    words = {"encoder_hidden_states": torch.zeros(len(sample), 77, width)} if width else {}
+    unet(sample, 0, **words)
+    handle.remove()
+    return torch.cat([seen[0]["hidden_states"], seen[0]["res_hidden_states_tuple"][-1]], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "conditioned"])
+@torch.inference_mode()
+def test_the_features_are_what_diffusers_computes(kind: str, folders: dict[str, Path]) -> None:
+    source = opened(folders[kind])
+    pixels = torch.stack([random_image(seed, 24, 40) for seed in range(2)])
+    expected = fed_by_diffusers(source.unet, pixels / 127.5 - 1)
+    found = source.map(pixels, "tokens")
+    assert found.shape[2:] == (12, 20)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_latent_unet_reads_its_autoencoder(folders: dict[str, Path]) -> None:
+    """Twice the size, then the latents' mode, scaled as the pipeline does."""
+    source = opened(folders["pipeline"])
+    pixels = torch.stack([random_image(seed, 24, 40) for seed in range(2)])
+    twice = F.interpolate(pixels.float(), (48, 80), mode="bilinear") / 127.5 - 1
+    latents = source.autoencoder.encode(twice).latent_dist.mean
+    expected = fed_by_diffusers(source.unet, latents * 0.18215)
+    torch.testing.assert_close(source.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_large_maps_are_pooled_and_odd_sizes_squashed(folders: dict[str, Path]) -> None:
+    source = opened(folders["plain"])
+    assert source.map(torch.zeros(1, 3, 50, 130), "tokens").shape[2:] == (24, 42)
+    assert source.map(torch.zeros(2, 3, 1, 9), "tokens").shape[2:] == (2, 4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "conditioned", "pipeline"])
+def test_proxyclip_takes_a_unet(kind: str, folders: dict[str, Path]) -> None:
+    backbones = tiny_backbones()
+    options = proxyclip.Options(proxy=f"diffusers:{folders[kind]}", window_px=48)
+    method = proxyclip.build(options, backbones)
+    words = Vocabulary.model_validate(["cat", "dog"])
+    images = [random_image(seed, 40, 60) for seed in range(2)]
+    maps = method.score(method.encode(images), method.text_matrix(words))
+    first, second = (maps.levels[index][0] for index in range(2))
+    assert first.isfinite().all()
+    assert (first - second).abs().max() > 1e-4
+    roles = {"clip", "proxy", "proxy_vae"} if kind == "pipeline" else {"clip", "proxy"}
+    assert set(backbones.files()) == roles
+
+
+def test_without_the_package_the_way_to_it_is_told(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "diffusers":
+            raise ImportError("No module named 'diffusers'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(WeightsError, match=r"not installed: pip install 'ovseg\[unet\]'"):
+        opened(folders["plain"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"in_channels": 4}, r"reads 4 channels, not 3; a latent UNet needs its pipeline's folder"),
+        ({"time_embedding_type": "fourier"}, r"fourier time has no t = 0"),
+        ({"class_embed_type": "timestep"}, r"more than an image, a time and words"),
+        (
+            {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",)}
+            | {"up_block_types": ("UpBlock2D",)},
+            r"fewer than two up-sampling stages",
+        ),
+    ],
+)
+def test_a_unet_that_cannot_be_read_is_told_in_one_line(
+    diffusers: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    saved(diffusers.UNet2DModel(**{**PLAIN, **change}), tmp_path)
+    with pytest.raises(WeightsError, match=message) as caught:
+        opened(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_told(
+    diffusers: Any, tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    with pytest.raises(WeightsError, match=r"nowhere is no folder of diffusers: expected config"):
+        opened(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match=r"holds AutoencoderKL; expected UNet2DModel or"):
+        opened(folders["pipeline"] / "vae")
+    (folders["plain"] / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        opened(folders["plain"])

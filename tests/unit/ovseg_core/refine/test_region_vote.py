@@ -1,0 +1,200 @@
+"""The vote of regions over a label map, and regions from masks in files."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from ovseg_core.decision.decide import decide
+from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.region_masks import region_masks, smallest_on_top
+from ovseg_core.methods import build_segmenter, check_options
+from ovseg_core.refine import region_vote
+from ovseg_core.refine.region_vote import majority_labels, vote_in_turn
+from ovseg_core.resize.nearest import nearest_source
+from ovseg_core.segmenter import ScoreMaps
+from schemas.config import NamedOptions
+from schemas.errors import ConfigError, ErrorCode, ImageError
+from schemas.vocabulary import Vocabulary
+from tests.helpers.tiny_models import random_image, tiny_backbones
+
+SHAPE = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
+
+
+def plain_vote(labels: NDArray[Any], regions: NDArray[Any]) -> NDArray[Any]:
+    """Region by region; `np.unique` is sorted and `argmax` takes the first."""
+    voted = labels.copy()
+    for number in np.unique(regions[regions >= 0]):
+        values, counts = np.unique(labels[regions == number], return_counts=True)
+        voted[regions == number] = values[counts.argmax()]
+    return voted
+
+
+@given(data=st.data(), shape=SHAPE, cells=st.sampled_from([1, 7, 1 << 22]))
+def test_a_region_takes_the_label_of_most_of_its_pixels(
+    data: st.DataObject, shape: tuple[int, int], cells: int
+) -> None:
+    labels = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 4)))
+    regions = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(-1, 6)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(region_vote, "_CELLS_AT_ONCE", cells)
+        patch.setattr(region_vote, "_PIXELS_AT_ONCE", cells)
+        voted = majority_labels(torch.from_numpy(labels), torch.from_numpy(regions))
+    np.testing.assert_array_equal(voted.numpy(), plain_vote(labels, regions))
+
+
+def test_a_tie_goes_to_the_lowest_label() -> None:
+    labels = torch.tensor([[7, 300, 2], [2, 7, 300]], dtype=torch.int32)
+    voted = majority_labels(labels, torch.tensor([[0, 0, -1], [0, 0, 5]]))
+    assert voted.tolist() == [[7, 7, 2], [7, 7, 300]]
+    assert voted.dtype == torch.int32
+    assert labels[0, 1] == 300, "the map that was handed over is as it was"
+
+
+def test_votes_are_held_in_turn_on_the_label_maps_grid() -> None:
+    labels = torch.tensor([[1, 1, 2, 0, 3, 3], [1, 2, 2, 0, 3, 3]])
+    halves = torch.tensor([[4, 9]], dtype=torch.int16)  # three columns each
+    after_halves = torch.tensor([[1, 1, 1, 3, 3, 3], [1, 1, 1, 3, 3, 3]])
+    assert torch.equal(vote_in_turn(labels, [halves]), after_halves)
+    right = torch.tensor([[-1, 0, 0]])  # columns 2 to 5
+    after_right = torch.tensor([[1, 1, 3, 3, 3, 3], [1, 2, 3, 3, 3, 3]])
+    assert torch.equal(vote_in_turn(labels, [right]), after_right)
+    after_both = torch.tensor([[1, 1, 3, 3, 3, 3], [1, 1, 3, 3, 3, 3]])
+    assert torch.equal(vote_in_turn(labels, [halves, right]), after_both)
+    assert torch.equal(vote_in_turn(labels, []), labels)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_columns_are_those_of_the_voted_label(gated: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = tuple((torch.rand(3, 4, 5, generator=generator),) for _ in range(2))
+    size = (12, 17)
+    theta = tuple(torch.linspace(0, 1, 5)[None] for _ in levels) if gated else None
+    fusion = "foreground_gate" if gated else "none"
+    maps = ScoreMaps(levels, size, theta, fusion, "cosine", 5.0)
+    regions = torch.tensor([[0, 0, 1], [-1, 2, 2]])
+    plain, voted = (
+        decide(replace(maps, regions=chosen), [size, size])
+        for chosen in (None, ((regions,), ()))  # the second image has no regions
+    )
+    rows, columns = (nearest_source(n, to) for n, to in zip(regions.shape, size, strict=True))
+    theirs = regions.numpy()[rows][:, columns].copy()
+    if theta is not None:
+        near = functional.interpolate(theta[0][None, None], size, mode="bilinear")[0]
+        theirs[near[0].numpy() <= 0.5] = -1  # neither votes nor changes
+    expected = plain_vote(plain[0].label_map, theirs)
+    assert (expected != plain[0].label_map).mean() > 0.05
+    np.testing.assert_array_equal(voted[0].label_map, expected)
+    probs = (5 * functional.interpolate(levels[0][0][None], size, mode="bilinear")[0]).softmax(0)
+    if theta is not None:
+        probs = torch.cat([1 - near, probs[1:] / probs[1:].sum(0) * near])
+    own = np.take_along_axis(probs.numpy(), expected[None].astype(np.intp), axis=0)[0]
+    np.testing.assert_allclose(voted[0].confidence, own, atol=1e-6)
+    lost = own < probs.numpy().max(0) - 1e-6
+    assert lost.any()
+    assert not voted[0].margin[lost].any()
+    np.testing.assert_array_equal(voted[0].class_mean_prob, plain[0].class_mean_prob)
+    np.testing.assert_array_equal(voted[1].label_map, plain[1].label_map)
+
+
+def test_any_window_method_takes_masks_from_a_folder(tmp_path: Path) -> None:
+    images = tuple(random_image(seed, 30, 45) for seed in range(2))
+    batch = ImageBatch(images, ("a.jpg", "b/c.jpg"))
+    (tmp_path / "b").mkdir()
+    whole = np.ones((1, 2), np.uint8)
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    Image.fromarray(whole * np.array([0, 1], np.uint8)).save(tmp_path / "b" / "c.png")
+    words = Vocabulary.model_validate(["cat", "dog", "sofa"])
+    found = []
+    for folder in ("", str(tmp_path)):
+        part = NamedOptions(name="sclip", options={"region_folder": folder})
+        segmenter = build_segmenter(part, tiny_backbones())
+        maps = segmenter.score(segmenter.encode(batch), segmenter.text_matrix(words))
+        found.append([one.label_map for one in decide(maps, [(30, 45)] * 2)])
+    (plain_a, plain_b), (voted_a, voted_b) = found
+    assert (voted_a == np.bincount(plain_a.ravel()).argmax()).all()
+    half = (plain_b.shape[1] + 1) // 2
+    np.testing.assert_array_equal(voted_b[:, :half], plain_b[:, :half])
+    assert (voted_b[:, half:] == np.bincount(plain_b[:, half:].ravel()).argmax()).all()
+    assert len(np.unique(plain_a)) > 1
+
+
+def test_a_region_folder_is_local() -> None:
+    with pytest.raises(ConfigError, match=r"region_folder: expected a local folder"):
+        check_options(NamedOptions(name="sclip", options={"region_folder": "s3://bucket/masks"}))
+
+
+def masks_of(folder: Path, *paths: str) -> tuple[torch.Tensor, ...]:
+    images = tuple(random_image(seed, 4, 6) for seed in range(len(paths)))
+    return region_masks(str(folder), "method.options.region_folder").read(ImageBatch(images, paths))
+
+
+def test_of_overlapping_masks_the_smallest_is_on_top() -> None:
+    masks = np.zeros((4, 2, 5), bool)
+    masks[0, 0, 1] = True
+    masks[1, :, :4] = True
+    masks[2, 0, :3] = masks[3, 0, 2:5] = True  # of one size: the first is on top
+    assert smallest_on_top(masks).tolist() == [[2, 0, 2, 3, 3], [1, 1, 1, 1, -1]]
+    assert (smallest_on_top(np.zeros((0, 2, 5), bool)) == -1).all()
+
+
+def test_masks_are_read_from_both_formats(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    masks = np.zeros((2, 2, 3), np.uint8)
+    masks[0, 0] = masks[1, :, 2] = 1
+    np.savez(tmp_path / "a.npz", masks=masks, scores=np.ones(2))
+    Image.fromarray(np.array([[0, 300, 65535]], np.uint16)).save(tmp_path / "b" / "c.png")
+    palette = Image.fromarray(np.array([[0, 2], [1, 1], [0, 0]], np.uint8), mode="P")
+    palette.putpalette([0, 0, 0, 9, 9, 9, 9, 9, 9])
+    palette.save(tmp_path / "d.png")
+    first, second, third = masks_of(tmp_path, "a.jpg", "b/c.jpeg", "d.jpg")
+    assert first.tolist() == [[0, 0, 1], [-1, -1, 1]]
+    assert second.tolist() == [[-1, 299, 65534]]
+    assert third.tolist() == [[-1, 1], [0, 0], [-1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (np.ones((2, 3)), r"expected masks \(n, h, w\), got \(2, 3\)"),
+        (np.ones((2, 0, 3)), "expected masks"),
+        (np.array([{}]), "unreadable region masks"),
+    ],
+)
+def test_unusable_masks_are_an_image_error(masks: Any, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", masks=masks)
+    with pytest.raises(ImageError, match=message) as caught:
+        masks_of(tmp_path, "a.jpg")
+    assert caught.value.code is ErrorCode.UNDECODABLE
+
+
+def test_files_of_other_kinds_are_an_image_error(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.npz").write_bytes(b"PK\x03\x04 not masks")
+    with (tmp_path / "c.npz").open("wb") as stream:
+        np.save(stream, np.zeros((1, 2, 3)))
+    with pytest.raises(ImageError, match="with a palette, got RGB"):
+        masks_of(tmp_path, "a.jpg")
+    with pytest.raises(ImageError, match="unreadable region masks"):
+        masks_of(tmp_path, "b.jpg")
+    with pytest.raises(ImageError, match="expected an NPZ archive"):
+        masks_of(tmp_path, "c.jpg")
+    with pytest.raises(ImageError, match=r"no region masks: expected d\.npz or \.png") as caught:
+        masks_of(tmp_path, "d.jpg")
+    assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+def test_the_folder_must_be_there_and_images_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method\.options\.region_folder: no folder at"):
+        region_masks(str(tmp_path / "nowhere"), "method.options.region_folder")
+    with pytest.raises(ConfigError, match=r"method\.options\.region_folder.*ImageBatch"):
+        region_masks(str(tmp_path), "method.options.region_folder").read([random_image(0, 4, 6)])

@@ -1,0 +1,177 @@
+"""annotate_shard: order, error codes, memory, blame."""
+
+import gc
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipeline.annotate.annotator import Annotator, annotate_shard
+from pipeline.annotate.prefetch import Loaded, ahead
+from schemas.errors import ErrorCode
+from schemas.records import ImageRef, Shard
+from tests.helpers.colour_segmenter import (
+    ColourSegmenter,
+    Mischief,
+    oracle_config,
+    paint_collection,
+)
+
+NONE = Mischief()
+
+
+def only_shard(config):
+    files = sorted(Path(config.images).iterdir())
+    refs = (ImageRef(image_id=f"id-{it.stem}", path=it.name, uri=str(it)) for it in files)
+    return Shard(index=0, refs=tuple(refs))
+
+
+def annotate(config, mischief=NONE):
+    segmenter = ColourSegmenter(mischief)
+    text = segmenter.text_matrix(config.vocabulary)
+    return annotate_shard(only_shard(config), segmenter, text, config)
+
+
+def statuses(rows):
+    return {row.path: row.error_code for row in rows.images if row.status == "error"}
+
+
+@pytest.fixture
+def config(tmp_path):
+    return oracle_config(
+        paint_collection(tmp_path / "images", 7, {3: "-odd"}),
+        tmp_path / "run",
+        run={"batch_size": 4},
+    )
+
+
+def test_rows_come_in_manifest_order_and_agree_with_each_other(config):
+    rows, tally = annotate(config)
+    paths = [row.path for row in rows.images]
+    assert paths == sorted(paths)
+    assert len(paths) == 7
+    ids = [row.image_id for row in rows.images]
+    # One score row per image and label, in the order of the images.
+    assert [row.image_id for row in rows.scores] == [name for name in ids for _ in range(4)]
+    found = {row.image_id: row.num_segments for row in rows.images}
+    assert sum(found.values()) == len(rows.annotations) == tally.num_segments > 7
+    for image in rows.images:
+        own = [row for row in rows.annotations if row.image_id == image.image_id]
+        assert [row.segment_index for row in own] == list(range(image.num_segments))
+        assert all((row.height, row.width) == (image.height, image.width) for row in own)
+        assert image.height != image.width
+
+
+def test_seconds_are_summed_by_stage(config):
+    rows, tally = annotate(config)
+    assert set(tally.seconds) == {"read", "decode", "segment", "encode", "wall"}
+    assert tally.seconds["decode"] == pytest.approx(sum(row.decode_s for row in rows.images))
+    assert all(value > 0 for value in tally.seconds.values())
+
+
+def test_a_broken_file_is_a_row_in_its_place(config, tmp_path):
+    images = tmp_path / "images"
+    shard = only_shard(config)
+    (images / "001.png").write_bytes((images / "001.png").read_bytes()[:60])
+    (images / "004.png").write_bytes(b"")
+    (images / "005.png").unlink()
+    segmenter = ColourSegmenter(Mischief())
+    text = segmenter.text_matrix(config.vocabulary)
+    rows, tally = annotate_shard(shard, segmenter, text, config)
+    assert [row.path for row in rows.images] == [ref.path for ref in shard.refs]
+    failed = statuses(rows)
+    assert failed["004.png"] is ErrorCode.EMPTY_FILE
+    assert failed["005.png"] is ErrorCode.NOT_FOUND
+    assert failed["001.png"] in {ErrorCode.TRUNCATED, ErrorCode.UNDECODABLE}
+    assert sum(tally.errors.values()) == 3
+    assert all(row.error_message for row in rows.images if row.status == "error")
+
+
+def test_the_culprit_of_a_failed_batch_is_named_and_the_others_keep_their_masks(config):
+    plain, _ = annotate(config)
+    rows, tally = annotate(config, Mischief(fail_on="odd"))
+    assert statuses(rows) == {"003-odd.png": ErrorCode.INTERNAL}
+    [row] = [row for row in rows.images if row.status == "error"]
+    assert row.error_message == "RuntimeError: the colours ran"
+    culprit = row.image_id
+    assert rows.annotations == tuple(r for r in plain.annotations if r.image_id != culprit)
+    assert tally.errors == {"internal": 1}
+
+
+def test_out_of_memory_halves_the_batch_once_and_goes_on(config, caplog):
+    segmenter = ColourSegmenter(Mischief(batch_limit=2))
+    annotator = Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
+    with caplog.at_level(logging.WARNING):
+        first, tally = annotator.annotate(only_shard(config))
+        second, _ = annotator.annotate(only_shard(config))
+    assert not tally.errors
+    assert first.annotations == second.annotations
+    said = [record for record in caplog.records if "out of memory" in record.message]
+    assert len(said) == 1  # 4 -> 2, remembered by the second shard
+
+
+def test_an_image_too_large_for_the_device_alone_gets_a_row(config):
+    rows, _ = annotate(config, Mischief(no_room_for="odd"))
+    assert statuses(rows) == {"003-odd.png": ErrorCode.OUT_OF_MEMORY}
+
+
+@dataclass(frozen=True)
+class CensusSegmenter(ColourSegmenter):
+    """Counts the decoded images that are alive whenever it is called."""
+
+    counts: list[int] = field(default_factory=list)
+
+    def encode(self, images):
+        time.sleep(0.02)  # lets the threads run ahead as far as they may
+        self.counts.append(sum(type(it) is Loaded for it in gc.get_objects()))
+        return super().encode(images)
+
+
+def test_at_most_three_batches_of_images_are_in_memory(tmp_path):
+    config = oracle_config(paint_collection(tmp_path / "images", 40), tmp_path / "run")
+    segmenter = CensusSegmenter(Mischief())
+    annotate_shard(only_shard(config), segmenter, segmenter.text_matrix(config.vocabulary), config)
+    assert len(segmenter.counts) == 20
+    assert max(segmenter.counts) <= 3 * config.run.batch_size
+
+
+def test_ahead_keeps_the_order_and_the_bound():
+    lock, started, taken, most = threading.Lock(), 0, 0, 0
+
+    def work(item):
+        nonlocal started, most
+        with lock:
+            started += 1
+            most = max(most, started - taken)
+        time.sleep(0.001 * (item % 3))
+        return item * item
+
+    results = []
+    for value in ahead(work, range(50), threads=8, depth=5):
+        with lock:
+            taken += 1
+        results.append(value)
+    assert results == [item * item for item in range(50)]
+    assert most <= 5 + 1  # the one that is being handed over counts too
+
+
+def test_ahead_stops_when_its_reader_does():
+    started = []
+    stream = ahead(lambda item: started.append(item), range(1000), threads=2, depth=4)
+    next(stream)
+    stream.close()
+    assert len(started) < 10
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyError("odd")])
+def test_ahead_raises_what_its_work_raises(error):
+    def work(item):
+        if item == 3:
+            raise error
+        return item
+
+    with pytest.raises(type(error)):
+        list(ahead(work, range(6), threads=2, depth=2))

@@ -1,0 +1,318 @@
+"""What a collection takes in, and how it says that there is nothing to take."""
+
+import json
+import logging
+import os
+import unicodedata
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.collection.collect import collect, image_id
+from pipeline.storage import parquet
+from pipeline.storage.folder import Folder, read_uri
+from schemas.config import ImageConfig
+from schemas.errors import CollectionError, ConfigError
+from schemas.tables import MANIFEST
+from tests.helpers.image_files import write_image_files
+
+CONFIG = ImageConfig()
+TREE = [
+    "b.JPG",
+    "a.png",
+    "sub/c.webp",
+    "sub/deep/d #1 100%.jpeg",
+    "sub/ü.tif",
+    ".hidden.jpg",
+    ".git/e.jpg",
+    "sub/.cache/f.jpg",
+    "notes.txt.bak",
+    "sub/README",
+]
+FOUND = ["a.png", "b.JPG", "sub/c.webp", "sub/deep/d #1 100%.jpeg", "sub/ü.tif"]
+
+
+def paths(table: pa.Table) -> list[str]:
+    return table.column("path").to_pylist()
+
+
+def uris(table: pa.Table) -> list[str]:
+    return table.column("uri").to_pylist()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URI of a folder of files."""
+    places = {"local": str(tmp_path / "my photos"), "memory": f"memory://{tmp_path.name}/photos"}
+    uri = places.get(request.param) or request.getfixturevalue("s3_folder")
+    for name in TREE:
+        Folder(uri).atomic_write(name, name.encode())
+    return uri
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_folder_is_searched_through(tree: str, ending: str) -> None:
+    table = collect(f"{tree}{ending}", CONFIG)
+    assert table.schema.equals(MANIFEST)
+    assert paths(table) == FOUND
+    assert uris(table) == [f"{tree}/{path}" for path in FOUND]
+    assert table.column("size_bytes").to_pylist() == [len(path.encode()) for path in FOUND]
+    assert table.column("image_id").to_pylist() == [image_id(path) for path in FOUND]
+    assert all(table.column("etag").to_pylist()) == tree.startswith("s3:")
+
+
+def test_a_file_url_is_a_path(tmp_path: Path) -> None:
+    write_image_files(tmp_path / "x")
+    table = collect(f"file://{tmp_path}/x", CONFIG)
+    assert uris(table) == uris(collect(str(tmp_path / "x"), CONFIG))
+    assert "name with space #1 100%~.png" in paths(table)
+
+
+def test_ids_survive_a_move(tree: str, tmp_path: Path) -> None:
+    table = collect(tree, CONFIG)
+    moved = Folder(str(tmp_path / "moved"))
+    for name in TREE:
+        moved.atomic_write(name, b"1")
+    assert collect(moved.uri, CONFIG).column("image_id").equals(table.column("image_id"))
+    assert len(table.column("image_id")[0].as_py()) == 16
+
+
+def test_the_limit_takes_the_first(tree: str) -> None:
+    assert paths(collect(tree, ImageConfig(limit=2))) == FOUND[:2]
+    assert paths(collect(tree, ImageConfig(limit=99))) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("pattern", "root", "found"),
+    [
+        ("*.png", "", ["a.png"]),
+        ("*", "", ["a.png", "b.JPG"]),
+        ("sub/*", "sub", ["c.webp", "ü.tif"]),
+        ("**/*.jpeg", "", ["sub/deep/d #1 100%.jpeg"]),
+        ("sub/**", "sub", ["c.webp", "deep/d #1 100%.jpeg", "ü.tif"]),
+        ("**/[a-b].*", "", ["a.png", "b.JPG"]),
+        ("s?b/[!c]*.tif", "", ["sub/ü.tif"]),
+        ("*.bak", "", ["notes.txt.bak"]),
+    ],
+)
+def test_globs(tree: str, pattern: str, root: str, found: list[str]) -> None:
+    table = collect(f"{tree}/{pattern}", CONFIG)
+    assert paths(table) == found
+    base = f"{tree}/{root}" if root else tree
+    assert uris(table) == [f"{base}/{path}" for path in found]
+
+
+def test_runs_inside_the_collection_are_left_out(tree: str) -> None:
+    folder = Folder(tree)
+    for name in ("my run/run.yaml", "my run/review/a.jpg", "my run.jpg"):
+        folder.atomic_write(name, b"1")
+    assert paths(collect(tree, CONFIG)) == sorted([*FOUND, "my run.jpg"])
+
+
+def test_globs_with_odd_brackets(tmp_path: Path) -> None:
+    for name in ("!a.png", "[a.png", "^a.png", "a.png"):
+        (tmp_path / name).write_bytes(b"1")
+    for pattern, found in (("[!]*", "!a.png"), ("[[]*", "[a.png"), ("[^]*", "^a.png")):
+        assert paths(collect(f"{tmp_path}/{pattern}", CONFIG)) == [found]
+    with pytest.raises(CollectionError, match="brackets that cannot be read"):
+        collect(f"{tmp_path}/[z-a].png", CONFIG)
+
+
+def test_one_file(tree: str) -> None:
+    table = collect(f"{tree}/sub/c.webp", CONFIG)
+    assert (paths(table), uris(table)) == (["c.webp"], [f"{tree}/sub/c.webp"])
+
+
+def test_a_name_with_wildcards_that_exists_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a[1]?.png").write_bytes(b"1")
+    (tmp_path / "a1x.png").write_bytes(b"1")
+    assert paths(collect(str(tmp_path / "a[1]?.png"), CONFIG)) == ["a[1]?.png"]
+
+
+@pytest.mark.parametrize("where", ["{}", "{}/", "{}/*", "{}/sub/*.jpg"])
+def test_nothing_found_says_what_was_searched(tmp_path: Path, where: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/readme.md").write_text("x")
+    with pytest.raises(CollectionError, match="no images under") as caught:
+        collect(where.format(tmp_path), CONFIG)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "1 other files, for example" in message
+    assert (".jpg" in message) == ("*.jpg" not in where)
+
+
+def test_a_place_that_is_not_there(tmp_path: Path, s3_endpoint: str) -> None:
+    for uri in (str(tmp_path / "typo"), "memory://typo", "s3://no-such-bucket/typo"):
+        with pytest.raises(CollectionError, match="no images"):
+            collect(uri, CONFIG)
+
+
+LISTS = {
+    "list.txt": "b.JPG\r\n\n#1.jpg\nsub/ü x.png\n s.jpg\n",
+    "list.csv": 'id,uri\n1,b.JPG\n2,#1.jpg\n3,"sub/ü x.png"\n4, s.jpg\n',
+    "LIST.JSONL": "\n\n".join(
+        json.dumps({"uri": path}) for path in ("b.JPG", "#1.jpg", "sub/ü x.png", " s.jpg")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*LISTS, "list.parquet"])
+@pytest.mark.parametrize("place", ["local", "memory", "s3"])
+def test_lists(name: str, place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    places = {"local": str(tmp_path / "x"), "memory": f"memory://{tmp_path.name}"}
+    folder = Folder(places.get(place) or request.getfixturevalue("s3_folder"))
+    expected = [" s.jpg", "#1.jpg", "b.JPG", "sub/ü x.png"]
+    data = LISTS.get(name, "").encode() or parquet.encode(pa.table({"uri": expected}), 2)
+    folder.atomic_write(name, data)
+    table = collect(f"{folder.uri}/{name}", CONFIG)
+    assert paths(table) == expected
+    assert uris(table) == [f"{folder.uri}/{path}" for path in expected]
+    assert table.column("size_bytes").null_count == 4
+
+
+def test_absolute_uris_and_given_paths(tmp_path: Path) -> None:
+    lines = [
+        "uri,path",
+        f"{tmp_path}/photos/in.jpg,",
+        "/elsewhere/out.jpg,",
+        "photos/../../up.jpg,",
+        "s3://bucket/k/a.jpg,",
+        "https://host/p/b.jpg?size=1/2,",
+        "s3://bucket/k/c.jpg,named/c.jpg",
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    table = collect(str(tmp_path / "list.csv"), CONFIG)
+    up = str(tmp_path.parent / "up.jpg")
+    assert dict(zip(paths(table), uris(table), strict=True)) == {
+        "photos/in.jpg": f"{tmp_path}/photos/in.jpg",
+        "elsewhere/out.jpg": "/elsewhere/out.jpg",
+        up.lstrip("/"): up,
+        "bucket/k/a.jpg": "s3://bucket/k/a.jpg",
+        "host/p/b.jpg": "https://host/p/b.jpg?size=1/2",
+        "named/c.jpg": "s3://bucket/k/c.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "\n\n", "lists no images"),
+        ("a.txt", "s3://me:secret@b/x.jpg", r"row 1: .* holds a password"),
+        ("a.txt", b"\xff\xfe", "is not UTF-8"),
+        ("a.csv", "file\nx.jpg\n", r"expected a column `uri`, got \['file'\]"),
+        ("a.csv", "uri,path\nx.jpg,../y.jpg\n", r"row 2: expected a relative path"),
+        ("a.csv", "uri,path\nx.jpg,/y.jpg\n", r"row 2: expected a relative path"),
+        ("a.csv", "", "expected a column `uri`"),
+        ("a.jsonl", '{"uri": 1}', "row 1: expected a text in `uri`, got 1"),
+        ("a.jsonl", '{"url": "x"}', 'line 1: expected an object with "uri"'),
+        ("a.jsonl", '["x"]', 'expected an object with "uri"'),
+        ("a.jsonl", '{"uri": ', "cannot be read as a list"),
+        ("a.jsonl", '{"uri": "x", "path": 3}', "expected a text in `path`, got 3"),
+        ("a.parquet", "no parquet", "cannot be read as a list"),
+        ("a.csv", "uri,path\na.jpg,x\nb.jpg,x\n", "gives the path 'x' to two files"),
+    ],
+)
+def test_wrong_lists_name_the_row(
+    tmp_path: Path, name: str, text: str | bytes, message: str
+) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CollectionError, match=message) as caught:
+        collect(str(tmp_path / name), CONFIG)
+    assert "secret" not in str(caught.value)
+
+
+def test_repeats_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.txt").write_text("x.jpg\ny.jpg\n./x.jpg\nx.jpg\n")
+    with caplog.at_level(logging.WARNING):
+        assert paths(collect(str(tmp_path / "a.txt"), CONFIG)) == ["x.jpg", "y.jpg"]
+    assert "2 images are listed more than once" in caplog.text
+
+
+def test_accents_written_in_two_ways(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    assert image_id(composed) == image_id(decomposed)
+    for name in (composed, decomposed):
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(CollectionError, match="differ only in how accents are written"):
+        collect(str(tmp_path), CONFIG)
+
+
+ODD_NAMES = {
+    b"caf%E9.png": "caf%E9.png",
+    b"caf\xe9.png": "caf%25E9.png",  # the other name is taken
+    b"100% d\xe9j\xe0/\xc3\xa9 1%.png": "100%25 d%E9j%E0/é 1%25.png",
+    b"x.png": "x.png",
+}
+
+
+def write_odd_names(folder: Path) -> None:
+    for name in ODD_NAMES:
+        file = Path(os.fsdecode(bytes(folder) + b"/" + name))
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_bytes(name)
+
+
+@pytest.mark.parametrize("folder", ["photos", os.fsdecode(b"b\xe9 #%/photos")])
+def test_a_name_that_is_not_utf8_has_a_form_of_its_own_and_opens(
+    tmp_path: Path, folder: str
+) -> None:
+    write_odd_names(tmp_path / folder)
+    table = collect(str(tmp_path / folder), CONFIG)
+    assert paths(table) == sorted(ODD_NAMES.values())
+    found = dict(zip(paths(table), uris(table), strict=True))
+    assert {read_uri(found[path]): path for path in found} == ODD_NAMES
+    assert paths(collect(f"{tmp_path / folder}/caf?.png", CONFIG)) == ["caf%E9.png"]
+
+
+def test_an_image_whose_name_is_not_utf8_can_be_given_and_listed(tmp_path: Path) -> None:
+    write_odd_names(tmp_path)
+    file = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
+    for given in (file, f"file+bytes://{tmp_path}/caf%E9.png"):
+        table = collect(given, CONFIG)
+        assert paths(table) == ["caf%E9.png"]
+        assert uris(table) == [f"file+bytes://{tmp_path}/caf%E9.png"]
+    listed = {"uri": f"file+bytes://{tmp_path}/caf%E9.png"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(listed))
+    assert uris(collect(str(tmp_path / "list.jsonl"), CONFIG)) == [listed["uri"]]
+    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "\ud800.png"}))
+    with pytest.raises(CollectionError, match="no file can have the name"):
+        collect(str(tmp_path / "list.jsonl"), CONFIG)
+
+
+def test_a_password_is_refused() -> None:
+    with pytest.raises(ConfigError, match="environment only"):
+        collect("s3://me:secret@bucket/photos", CONFIG)
+
+
+def test_many_images_in_order() -> None:
+    names = [f"{index * 7919 % 70_001:06d}/x.jpg" for index in range(70_001)]
+    folder = Folder("memory://many")
+    folder.atomic_write("list.txt", "\n".join(names).encode())
+    table = collect("memory://many/list.txt", CONFIG)
+    assert paths(table) == sorted(names)
+    assert table.column("path").num_chunks > 1
+
+
+def test_a_split_file_picks_images_by_name(tree: str) -> None:
+    names = "sub/ü\r\na\n\nsub/deep/d #1 100%\n"
+    Folder(tree).atomic_write("splits/val.txt", names.encode())
+    config = ImageConfig(only=f"{tree}/splits/val.txt", limit=2)
+    assert paths(collect(tree, config)) == ["a.png", "sub/deep/d #1 100%.jpeg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a\nb\nzebra\n", r"names 3 images, of which 1 are not there, .* 'zebra'.* such as 'a'"),
+        (b"\n\n", "lists no names"),
+        (b"\xff\xfe", "not UTF-8"),
+        (None, "no such list of names"),
+    ],
+)
+def test_wrong_split_files(tree: str, text: bytes | None, message: str) -> None:
+    if text is not None:
+        Folder(tree).atomic_write("splits/val.txt", text)
+    with pytest.raises(CollectionError, match=message):
+        collect(tree, ImageConfig(only=f"{tree}/splits/val.txt"))

@@ -1,0 +1,271 @@
+"""Scores and thresholds from a review, and what a job makes of them."""
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from sklearn.isotonic import IsotonicRegression
+
+from jobs.settings import job_config
+from ovseg_core.decision.image_rows import image_rows
+from pipeline.corrections.calibrate import Rules, best_threshold, calibrate, reliability
+from pipeline.corrections.layer import ReviewLog, store
+from pipeline.corrections.reliability_plot import draw
+from pipeline.job.job import run as run_job
+from pipeline.job.progress import Progress
+from pipeline.run.folder import RunFolder
+from pipeline.run.identity import RunPlan
+from pipeline.run.predictions import Predictions
+from schemas.calibration import Calibration
+from schemas.config import JobConfig, MaskConfig
+from schemas.errors import ConfigError, RunFolderError, UserError
+from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
+from schemas.tables import to_table
+from tests.helpers.colour_segmenter import BuildOracle, Mischief, oracle_config, paint_collection
+from tests.helpers.drawn_runs import LABELS, Scene, _decision, label_map, make_run
+from tests.helpers.exported_masks import counts_of
+
+SCORES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+
+
+def _right(score: float, number: int) -> bool:
+    """Cats of a score are right as often as its square says, in a fixed pattern."""
+    return (number * 0.618034) % 1 < score**2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    """A run of 60 images, all decided: `cat` overconfident, `dog` always right, plants never."""
+    scenes = [
+        Scene(f"{n:03d}.png", label_map(n % 7, 15, 21), SCORES[n % len(SCORES)]) for n in range(60)
+    ]
+    run = make_run(tmp_path_factory.mktemp("calibrate"), scenes)
+    verdicts = []
+    for number, scene in enumerate(scenes):
+        fate = (_right(scene.confidence, number), True, False)
+        verdicts += [
+            ReviewDecision(
+                image_id=f"id-{scene.path}", label=label, segment_index=index, at_s=1,
+                action="accept" if fate[index] else "reject",
+            )
+            for index, label in enumerate(LABELS)
+        ]  # fmt: skip
+    ReviewLog(run).append(verdicts)
+    return run
+
+
+def test_the_map_is_isotonic_regression_and_brings_scores_nearer_to_the_truth(run):
+    report = calibrate(run)
+    calibration = report.calibration
+    assert (report.num_images, calibration.num_segments, calibration.method) == (
+        60, 180, "clip_diy",
+    )  # fmt: skip
+    score = np.repeat([SCORES[n % len(SCORES)] for n in range(60)], 3)
+    right = np.array(
+        [fate for n in range(60) for fate in (_right(SCORES[n % len(SCORES)], n), True, False)]
+    )
+    expected = IsotonicRegression(out_of_bounds="clip").fit(score, right)
+    mapped = np.interp(SCORES, calibration.scores, calibration.probabilities)
+    np.testing.assert_allclose(mapped, expected.predict(np.array(SCORES)), atol=1e-5)
+    assert report.num_right == right.sum()
+    assert report.after.expected_error < report.before.expected_error
+    assert report.after.brier < report.before.brier
+    assert report.before == reliability(score.astype(np.float32).astype(float), right)
+
+
+def test_thresholds_are_by_label_and_keep_what_is_right(run):
+    report = calibrate(run)
+    labels = {label.name: label for label in report.labels}
+    assert labels["dog"].threshold == 0.0
+    assert "potted plant" not in report.calibration.thresholds, "none of them was right"
+    cat = labels["cat"]
+    assert cat.num_dropped > 0
+    assert cat.num_right_dropped < cat.num_dropped - cat.num_right_dropped
+    assert calibrate(run, Rules(thresholds=False)).calibration.thresholds == {}
+    few = calibrate(run, Rules(min_segments=100)).calibration
+    assert (few.thresholds, few.default_threshold >= 0) == ({}, True)
+
+
+def test_a_changed_mask_is_right_where_most_of_it_stayed(tmp_path):
+    scenes = [Scene(f"{n}.png", label_map(n), SCORES[n % 6]) for n in range(12)]
+    run = make_run(tmp_path, scenes)
+    images, masks = [], []
+    for number, scene in enumerate(scenes):
+        image_id = f"id-{scene.path}"
+        images.append(ReviewedImage(image_id=image_id, path=scene.path, source="tool"))
+        for row in Predictions(run).segments(image_id):
+            pixels = scene.label_map == row["category_id"]
+            places = np.flatnonzero(pixels)
+            kept = np.zeros(pixels.size, bool)
+            kept[places[: int(len(places) * (0.55 if number % 2 else 0.45))]] = True
+            rle = counts_of(kept.reshape(pixels.shape))
+            given = {"verdict": "changed", "rle_counts": rle}
+            fields = {key: row[key] for key in row if key in ReviewedMask.model_fields}
+            masks.append(ReviewedMask.model_validate(fields | given))
+    store(run, "tool", images, masks)
+    report = calibrate(run)
+    assert (report.num_right, report.calibration.num_segments) == (18, 36)
+    with pytest.raises(UserError, match="all 36 reviewed segments are wrong"):
+        calibrate(run, Rules(min_iou=0.6))
+
+
+def test_single_decisions_count_too(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), SCORES[n % 6]) for n in range(30)])
+    ReviewLog(run).append(
+        ReviewDecision(
+            image_id=f"id-{n}.png", label="dog", segment_index=1, at_s=1,
+            action="accept" if n % 6 > 2 else "reject",
+        )
+        for n in range(30)
+    )  # fmt: skip
+    report = calibrate(run)
+    assert (report.num_images, report.calibration.num_segments, report.num_right) == (0, 30, 15)
+    assert [label.name for label in report.labels] == ["dog"]
+    assert report.after.expected_error < 0.05
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"),
+    [
+        ([0, 0, 1, 1], 0.45),
+        ([1, 1, 1, 1], 0.0),
+        ([0, 1, 0, 1], 0.3),
+        ([1, 0, 0, 0], 0.0),
+    ],
+)
+def test_the_best_threshold_has_the_best_f1(right, expected):
+    score = np.array([0.2, 0.4, 0.5, 0.9])
+    assert best_threshold(score, np.array(right, bool)) == pytest.approx(expected)
+
+
+def test_too_little_to_learn_from(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.5) for n in range(8)])
+    with pytest.raises(UserError, match="0 segments of 0 images"):
+        calibrate(run)
+    whole = [ReviewDecision(image_id=f"id-{n}.png", action="accept", at_s=1) for n in range(8)]
+    ReviewLog(run).append(whole)
+    with pytest.raises(UserError, match="all 24 reviewed segments are right"):
+        calibrate(run)
+
+
+def test_calibrated_scores_are_not_calibrated_again(tmp_path):
+    config = JobConfig.model_validate(
+        _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=CALIBRATION)
+    )
+    plan = RunPlan(config, {}, lambda: to_table("manifest", []))
+    with pytest.raises(UserError, match="calibrated already"):
+        calibrate(RunFolder.create_or_resume(config.out, plan))
+
+
+def test_the_plot_shows_both_sides(run):
+    picture = np.asarray(draw(calibrate(run)))
+    assert picture.shape[1] > 700
+    halves = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
+    for half in halves:
+        assert (half == (66, 133, 200)).all(-1).sum() > 500, "no bars"
+    assert not np.array_equal(*(half[:, :300] for half in halves))
+
+
+CALIBRATION = Calibration(
+    method="clip_diy",
+    scores=(0.2, 0.6, 0.8),
+    probabilities=(0.1, 0.3, 0.9),
+    thresholds={"cat": 0.5, "dog": 0.0},
+    default_threshold=0.25,
+)
+
+
+def test_segments_are_calibrated_and_the_doubtful_dropped():
+    decision = _decision(Scene("a", label_map(1), 0.5), 3)
+    size = (40, 56)
+    plain = image_rows(decision, size, LABELS, MaskConfig())
+    ours = image_rows(decision, size, LABELS, MaskConfig(), CALIBRATION)
+    assert [s.label for s in plain.segments] == list(LABELS)
+    dog, plant = ours.segments  # 0.5 becomes 0.25: under the cat's threshold, at the plant's
+    assert [dog.rle_counts, plant.rle_counts] == [s.rle_counts for s in plain.segments[1:]]
+    assert [(s.label, s.segment_index) for s in ours.segments] == [("dog", 0), (LABELS[2], 1)]
+    assert dog.mean_prob == plant.mean_prob == pytest.approx(0.25)
+    assert [s.area_frac > 0 for s in ours.label_scores] == [False, True, True]
+    assert ours.review_priority > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scores": (0.2, 0.2, 0.8)},
+        {"probabilities": (0.3, 0.1, 0.9)},
+        {"probabilities": (0.1, 0.3)},
+        {"scores": (), "probabilities": ()},
+        {"version": 2},
+        {"thresholds": {"cat": 1.5}},
+    ],
+)
+def test_a_damaged_calibration_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Calibration.model_validate(CALIBRATION.model_dump() | wrong)
+
+
+def _job(**more) -> dict:
+    return {"images": "/data", "out": "/out", "labels": ["cat"]} | more
+
+
+def test_a_job_takes_a_file_and_only_of_its_own_method(tmp_path):
+    file = tmp_path / "calibration.json"
+    file.write_text(CALIBRATION.model_dump_json())
+    config = job_config("", _job(), [f"calibration={file}"])
+    assert config.calibration == CALIBRATION
+    assert job_config("", _job(), [f"calibration={file}", "calibration=null"]).calibration is None
+    other = CALIBRATION.model_copy(update={"thresholds": {"owl": 0.4}})
+    second = tmp_path / "other.json"
+    second.write_text(other.model_dump_json())
+    overrides = [f"calibration={file}", f"calibration={second}"]
+    assert job_config("", _job(), overrides).calibration == other
+    with pytest.raises(ConfigError, match="the calibration is of the method 'clip_diy'"):
+        job_config("", _job(), [f"calibration={file}", "method.name=naclip"])
+    with pytest.raises(ConfigError, match="no such file"):
+        job_config("", _job(), ["calibration=/nowhere.json"])
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match=r"calibration\.scores"):
+        job_config("", _job(), [f"calibration={file}"])
+
+
+def test_the_content_of_the_file_is_part_of_the_fingerprint(tmp_path):
+    def plan(calibration: Calibration | None) -> RunPlan:
+        config = JobConfig.model_validate(
+            _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=calibration)
+        )
+        return RunPlan(config, {}, lambda: to_table("manifest", []))
+
+    plain, ours = plan(None).identity("x"), plan(CALIBRATION).identity("x")
+    assert "calibration" not in plain, "old runs go on"
+    assert ours.keys() - plain.keys() == {"calibration"}
+    other = CALIBRATION.model_copy(update={"default_threshold": 0.3})
+    assert plan(other).identity("x")["calibration"] != ours["calibration"]
+    RunFolder.create_or_resume(str(tmp_path / "run"), plan(CALIBRATION))
+    assert RunFolder.open(str(tmp_path / "run")).info.job().calibration == CALIBRATION
+    with pytest.raises(RunFolderError, match="calibration was"):
+        RunFolder.create_or_resume(str(tmp_path / "run"), plan(other))
+
+
+def test_a_job_uses_it(tmp_path):
+    photos = paint_collection(tmp_path / "images", 4)
+
+    def job(out: str, **more) -> list[dict]:
+        config = oracle_config(photos, tmp_path / out, run={"local": True}, **more)
+        run_job(config, Progress(), BuildOracle(Mischief()))
+        batches = RunFolder.open(config.out).read_table("annotations")
+        return [row for batch in batches for row in batch.to_pylist()]
+
+    plain = job("plain")
+    method = oracle_config(photos, tmp_path / "x").method.name
+    limits = {row["label"]: 1.0 for row in plain[:1]}
+    calibration = Calibration(
+        method=method, scores=(0.0, 1.0), probabilities=(0.0, 0.5), thresholds=limits
+    )
+    ours = job("ours", calibration=json.loads(calibration.model_dump_json()))
+    kept = [row for row in plain if row["label"] not in limits]
+    assert 0 < len(kept) < len(plain)
+    assert [row["rle_counts"] for row in ours] == [row["rle_counts"] for row in kept]
+    for row, was in zip(ours, kept, strict=True):
+        assert row["mean_prob"] == pytest.approx(was["mean_prob"] / 2, abs=1e-6)

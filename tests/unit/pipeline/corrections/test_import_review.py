@@ -1,0 +1,245 @@
+"""From a tool's file to the reviewed layer: who accepted, changed, rejected, added what."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovseg_core.rle import label_studio_brush
+from pipeline.collection.exif import upright
+from pipeline.corrections.import_review import import_review
+from pipeline.corrections.layer import ReviewedLayer
+from pipeline.corrections.names import Found, ImageNames, LabelNames
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.exporters import coco, cvat, label_studio
+from pipeline.run.folder import RunFolder
+from schemas.errors import ConfigError, UserError
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
+from tests.helpers.exported_masks import counts_of, run_masks
+
+PATHS = ("photos/a.png", "b c/ü.png", "d.png")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    scenes = [Scene(path, label_map(seed)) for seed, path in enumerate(PATHS)]
+    return make_run(tmp_path, scenes, RunSpec(shard_size=2))
+
+
+def _file(tmp_path: Path, content: object, name: str = "review.json") -> str:
+    file = tmp_path / name
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def _tasks(run: RunFolder) -> list[dict]:
+    label_studio.export(run, label_studio.Options())
+    tasks = json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
+    for task in tasks:
+        task["annotations"] = [{"result": task.pop("predictions")[0]["result"], "lead_time": 30.0}]
+    return tasks
+
+
+def _dataset(run: RunFolder) -> dict:
+    coco.export(run, coco.Options())
+    return json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+
+
+def _by_name(report) -> dict:
+    return {label.name: label for label in report.labels}
+
+
+@pytest.mark.parametrize("segments", ["class", "components"])
+@pytest.mark.parametrize("tool", ["label-studio", "coco", "cvat", "cvat-coco"])
+def test_what_nobody_changed_is_accepted_through_every_tool(tool, segments, tmp_path):
+    run = make_run(tmp_path, awkward_scenes(), RunSpec(masks={"segments": segments}))
+    if tool == "label-studio":
+        file = _file(tmp_path, _tasks(run))
+    elif tool == "coco":
+        file = _file(tmp_path, _dataset(run))
+    else:
+        cvat.export(run, cvat.Options())
+        name = "annotations.xml" if tool == "cvat" else "coco.zip"
+        file = f"{run.folder.uri}/exports/cvat/{name}"
+    report = import_review(run, tool.replace("cvat-", ""), file)
+    layer = ReviewedLayer(run)
+    assert list(layer.images) == [f"id-{scene.path}" for scene in awkward_scenes()]
+    masks = [mask for image_id in layer.images for mask in layer.masks(image_id)]
+    paths = {image_id: image.path for image_id, image in layer.images.items()}
+    ours = sorted((paths[mask.image_id], mask.label, mask.rle_counts) for mask in masks)
+    assert ours == run_masks(run)
+    assert {mask.verdict for mask in masks} == {"accepted"}
+    assert all(label.iou in (None, 1.0) for label in report.labels)
+    assert all(label.accepted == label.predicted for label in report.labels)
+    assert evaluate(run, "reviewed").miou == 1.0
+
+
+def test_label_studio_changes_are_told_by_label(run, tmp_path):
+    tasks = _tasks(run)
+    first, second, third = (task["annotations"][0] for task in tasks)
+    changed = first["result"][0]
+    pixels = label_studio_brush.opacity(changed["value"]["rle"], (40, 56)) > 0
+    before = pixels.sum()
+    pixels[:20] = False
+    changed["value"]["rle"] = label_studio_brush.encode(pixels).tolist()
+    changed["id"] = "the-front-end-gives-new-names"
+    removed = first["result"].pop(1)
+    second["result"][0]["value"]["brushlabels"] = [" DOG "]
+    second["result"] = [r for r in second["result"] if r["value"]["brushlabels"] != ["dog"]]
+    second["lead_time"] = None
+    third["was_cancelled"] = True
+    third["result"] = []
+    unknown = {**removed, "id": "ovseg-9", "value": {**removed["value"], "brushlabels": ["cow"]}}
+    first["result"].append(unknown)
+    report = import_review(run, "label-studio", _file(tmp_path, tasks))
+    labels = _by_name(report)
+    assert report.num_images == 2
+    assert (report.num_images_with_time, report.minutes) == (1, 0.5)
+    assert report.unknown_labels == {"cow": 1}
+    cat, dog, plant = (labels[name] for name in LABELS)
+    assert (cat.predicted, cat.accepted, cat.changed, cat.rejected, cat.added) == (2, 0, 2, 0, 0)
+    assert (dog.predicted, dog.rejected, dog.added) == (2, 2, 0)
+    assert (plant.predicted, plant.accepted, plant.iou) == (2, 2, 1.0)
+    assert plant.accepted_share == 1.0
+    assert cat.minutes == pytest.approx(0.5 / 3)
+    layer = ReviewedLayer(run)
+    assert list(layer.images) == ["id-photos/a.png", "id-b c/ü.png"]
+    fate = layer.outcome("id-photos/a.png")
+    assert fate is not None
+    assert fate[0] is not None
+    assert (fate[0].verdict, fate[0].area_px) == ("changed", pixels.sum())
+    assert fate[1] is None
+    assert before > pixels.sum()
+    relabelled = layer.masks("id-b c/ü.png")[0]
+    assert (relabelled.label, relabelled.verdict, relabelled.segment_index) == ("dog", "changed", 0)
+    assert [image.seconds for image in layer.images.values()] == [30.0, None]
+    assert layer.images["id-photos/a.png"].num_rejected == 1
+
+
+def test_pooled_iou_of_a_label(run, tmp_path):
+    dataset = _dataset(run)
+    dataset["images"], first = dataset["images"][:1], dataset["images"][0]["id"]
+    mine = [a for a in dataset["annotations"] if a["image_id"] == first]
+    mask = label_map(0) == 1
+    half = mask.copy()
+    half[:, ::2] = False
+    mine[0]["segmentation"]["counts"] = counts_of(half)
+    dataset["annotations"] = mine
+    report = import_review(run, "coco", _file(tmp_path, dataset))
+    assert _by_name(report)["cat"].iou == pytest.approx(half.sum() / mask.sum())
+    assert _by_name(report)["cat"].minutes is None
+
+
+def test_regions_of_a_class_run_are_put_together_and_new_ones_are_added(run, tmp_path):
+    dataset = _dataset(run)
+    dataset["images"], first = dataset["images"][:1], dataset["images"][0]["id"]
+    mine = [a for a in dataset["annotations"] if a["image_id"] == first]
+    whole = label_map(0) == 1
+    halves = [whole.copy(), whole.copy()]
+    halves[0][:, 28:], halves[1][:, :28] = False, False
+    pieces = [
+        {**mine[0], "id": 90 + side, "attributes": {},
+         "segmentation": {"size": [40, 56], "counts": counts_of(half)}}
+        for side, half in enumerate(halves)
+    ]  # fmt: skip
+    dataset["annotations"] = [*pieces, {**mine[2], "attributes": {"segment_index": "junk"}}]
+    report = import_review(run, "coco", _file(tmp_path, dataset))
+    cat, dog, plant = (_by_name(report)[name] for name in LABELS)
+    assert (cat.accepted, dog.rejected, plant.accepted) == (1, 1, 1)
+
+
+def test_what_was_drawn_anew_is_added(tmp_path):
+    scene = Scene("a.png", np.where(label_map(0) == 1, 1, 0).astype(np.uint16))
+    run = make_run(tmp_path, [scene])
+    dataset = _dataset(run)
+    corner = np.zeros((40, 56), bool)
+    corner[np.nonzero(scene.label_map == 0)[0][0], np.nonzero(scene.label_map == 0)[1][0]] = True
+    drawn = {"size": [40, 56], "counts": counts_of(corner)}
+    dataset["annotations"].append({"id": 7, "image_id": 1, "category_id": 2, "segmentation": drawn})
+    report = import_review(run, "coco", _file(tmp_path, dataset))
+    dog = _by_name(report)["dog"]
+    assert (dog.predicted, dog.added, dog.iou, dog.accepted_share) == (0, 1, 0.0, None)
+    masks = ReviewedLayer(run).masks("id-a.png")
+    assert [(m.verdict, m.segment_index) for m in masks] == [("accepted", 0), ("added", None)]
+
+
+def test_masks_of_the_stored_frame_are_turned(tmp_path):
+    scene = Scene("turned.jpg", label_map(4, 50, 34), 0.7, orientation=6)
+    run = make_run(tmp_path, [scene, Scene("plain.jpg", label_map(1))])
+    dataset = _dataset(run)
+    for image in dataset["images"]:
+        image["height"], image["width"] = image["width"], image["height"]
+    for entry in dataset["annotations"]:
+        shown = scene.label_map == entry["category_id"]
+        stored = np.rot90(shown) if entry["image_id"] == 1 else np.ones((56, 40), bool)
+        entry["segmentation"] = {"size": [*stored.shape], "counts": counts_of(stored)}
+    report = import_review(run, "coco", _file(tmp_path, dataset))
+    assert (report.num_turned, report.num_wrong_size, report.num_images) == (1, 1, 1)
+    assert {m.verdict for m in ReviewedLayer(run).masks("id-turned.jpg")} == {"accepted"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_what_pillow_does(orientation):
+    from PIL import Image, ImageOps
+
+    mask = np.random.default_rng(orientation).integers(0, 2, (5, 7)) > 0
+    picture = Image.fromarray(mask.astype(np.uint8))
+    picture.getexif()[0x0112] = orientation
+    np.testing.assert_array_equal(
+        upright(mask, orientation), np.asarray(ImageOps.exif_transpose(picture)) > 0
+    )
+
+
+def test_names_are_found_however_a_tool_writes_them(run):
+    names = ImageNames(run)
+    for given, expected in {
+        "photos/a.png": "id-photos/a.png",
+        "/data/images/photos/a.png": "id-photos/a.png",
+        "images/default/b c/u\u0308.png": "id-b c/ü.png",
+        "photos__a.png": "id-photos/a.png",
+        "a.png": "id-photos/a.png",
+        "x/y/d": "id-d.png",
+        "e.png": None,
+        "": None,
+    }.items():
+        assert _id(names.find([given])) == expected, given
+    assert _id(names.find(["nothing", "d.png"])) == "id-d.png"
+
+
+def _id(found: Found | None) -> str | None:
+    return found and found.image_id
+
+
+def test_base_names_that_two_images_share_find_neither(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{f}/a.png", label_map(0)) for f in "xy"])
+    assert ImageNames(run).find(["a.png", "z/a.png", "a"]) is None
+
+
+def test_labels_are_found_without_regard_to_case():
+    labels = LabelNames(["cat", "Cat ", "é"])
+    assert [labels.find(name) for name in ("cat", "Cat ", " E\u0301", "cow")] == [1, 2, 3, None]
+
+
+def test_mistakes_are_told(run, tmp_path):
+    with pytest.raises(ConfigError, match="cvat"):
+        import_review(run, "cvta", _file(tmp_path, []))
+    with pytest.raises(UserError, match="no such file"):
+        import_review(run, "coco", str(tmp_path / "nothing.json"))
+    with pytest.raises(UserError, match="nothing in the file is reviewed"):
+        import_review(run, "label-studio", _file(tmp_path, []))
+    image = {"id": 1, "file_name": "strange.jpg", "height": 3, "width": 3}
+    strange = _file(tmp_path, {"images": [image], "annotations": [], "categories": []})
+    with pytest.raises(UserError, match=r"strange\.jpg"):
+        import_review(run, "coco", strange)
+    assert run.folder.list("reviewed") == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], 5, {"images": []}, {"images": [{}], "annotations": [], "categories": []},
+     {"images": [], "annotations": [{}], "categories": []}],
+)  # fmt: skip
+def test_what_is_no_coco_is_refused(run, tmp_path, content):
+    with pytest.raises(UserError):
+        import_review(run, "coco", _file(tmp_path, content))

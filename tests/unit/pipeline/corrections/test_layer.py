@@ -1,0 +1,177 @@
+"""The reviewed layer: what people said, from imports and decisions, beside the predictions."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovseg_core.rle.encode import decode, encode_regions
+from pipeline.corrections.layer import IMPORTS, ReviewedLayer, ReviewLog, store
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.reviewed_truth import ReviewedTruth
+from pipeline.run.folder import RunFolder
+from pipeline.run.predictions import Predictions
+from pipeline.storage.folder import Folder
+from schemas.errors import RunFolderError, StorageError, UserError
+from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+
+PATHS = ("a.png", "b/c.png", "nothing.png", "d.png", "e.png")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    scenes = [Scene(path, label_map(seed)) for seed, path in enumerate(PATHS)]
+    scenes[2] = Scene(PATHS[2], np.zeros((33, 21), np.uint16))
+    return make_run(tmp_path, [*scenes, Scene("broken.png", None)], RunSpec(shard_size=2))
+
+
+def _say(path: str, action: str, index: int | None = None, **more) -> ReviewDecision:
+    label = None if index is None else LABELS[index]
+    given = {"at_s": time.time(), "segment_index": index, "label": label} | more
+    return ReviewDecision.model_validate({"image_id": f"id-{path}", "action": action} | given)
+
+
+def _mask(run: RunFolder, path: str, index: int, **changes) -> ReviewedMask:
+    row = Predictions(run).segments(f"id-{path}")[index]
+    fields = {name: row[name] for name in row if name in ReviewedMask.model_fields}
+    return ReviewedMask.model_validate({**fields, "verdict": "accepted"} | changes)
+
+
+def _import(run: RunFolder, path: str, *masks: ReviewedMask, **more) -> None:
+    image = ReviewedImage(image_id=f"id-{path}", path=path, source="tool", **more)
+    store(run, "tool", [image], masks)
+
+
+def _labels(layer: ReviewedLayer, path: str) -> list[tuple[str, str]]:
+    return [(mask.label, mask.verdict) for mask in layer.masks(f"id-{path}")]
+
+
+def test_a_run_that_nobody_looked_at_has_no_layer(run):
+    layer = ReviewedLayer(run)
+    assert layer.images == {}
+    assert layer.masks("id-a.png") == ()
+    assert layer.outcome("id-a.png") is None
+    with pytest.raises(UserError, match="ovseg import-review"):
+        evaluate(run, "reviewed")
+
+
+def test_an_image_counts_when_all_of_it_is_decided(run):
+    log = ReviewLog(run)
+    log.append([_say("a.png", "accept", 0), _say("a.png", "reject", 1)])
+    assert ReviewedLayer(run).images == {}
+    log.append([_say("a.png", "relabel", 2, new_label="dog"), _say("nothing.png", "accept")])
+    log.append([_say("b/c.png", "accept"), _say("b/c.png", "reject", 2)])
+    log.append([_say("d.png", "accept", 0, segment_index=None), _say("e.png", "skip")])
+    layer = ReviewedLayer(run)
+    assert list(layer.images) == ["id-a.png", "id-b/c.png", "id-nothing.png"]
+    assert _labels(layer, "a.png") == [("cat", "accepted"), ("dog", "changed")]
+    assert [m.category_id for m in layer.masks("id-a.png")] == [1, 2]
+    assert _labels(layer, "b/c.png") == [("cat", "accepted"), ("dog", "accepted")]
+    assert _labels(layer, "nothing.png") == []
+    assert [image.num_rejected for image in layer.images.values()] == [1, 1, 0]
+    assert layer.images["id-a.png"].source == "log"
+    fate = layer.outcome("id-a.png")
+    assert fate is not None
+    assert [fate[i] and fate[i].verdict for i in range(3)] == ["accepted", None, "changed"]
+
+
+def test_decisions_on_what_the_run_does_not_have_are_left_out(run):
+    strangers = [_say("broken.png", "accept"), _say("who.png", "accept")]
+    ReviewLog(run).append(strangers)
+    assert ReviewedLayer(run).images == {}
+
+
+def test_the_later_import_of_an_image_wins_and_predictions_stay(run):
+    def committed() -> dict[str, str]:
+        names = [name for name in run.folder.list() if not name.startswith("reviewed/")]
+        return {name: hashlib.sha256(run.folder.read_bytes(name)).hexdigest() for name in names}
+
+    before = committed()
+    _import(run, "a.png", _mask(run, "a.png", 0), seconds=3.5, num_rejected=2)
+    _import(run, "b/c.png")
+    _import(run, "a.png", _mask(run, "a.png", 1, verdict="changed"))
+    layer = ReviewedLayer(run)
+    assert list(layer.images) == ["id-a.png", "id-b/c.png"]
+    assert _labels(layer, "a.png") == [("dog", "changed")]
+    assert layer.masks("id-b/c.png") == ()
+    assert committed() == before
+
+
+def test_a_decision_after_an_import_takes_the_place_of_that_segment_only(run):
+    log = ReviewLog(run)
+    log.append([_say("a.png", "reject", index) for index in range(3)])
+    drawn = _mask(run, "a.png", 2, segment_index=None, verdict="added")
+    corrected = _mask(run, "a.png", 0, rle_counts=drawn.rle_counts, verdict="changed")
+    _import(run, "a.png", corrected, drawn, seconds=2.0)
+    assert _labels(ReviewedLayer(run), "a.png") == [("cat", "changed"), ("potted plant", "added")]
+    log.append([_say("a.png", "accept", 1), _say("a.png", "reject", 0)])
+    layer = ReviewedLayer(run)
+    assert _labels(layer, "a.png") == [("potted plant", "added"), ("dog", "accepted")]
+    image = layer.images["id-a.png"]
+    assert (image.source, image.seconds, image.num_rejected) == ("tool", 2.0, 2)
+
+
+def test_an_import_that_was_not_finished_is_not_there(run, monkeypatch):
+    _import(run, "a.png", _mask(run, "a.png", 0))
+    write = Folder.atomic_write
+
+    def stops_at_the_marker(self, path, data):
+        if path.endswith(".json"):
+            raise StorageError("the network went away")
+        write(self, path, data)
+
+    monkeypatch.setattr(Folder, "atomic_write", stops_at_the_marker)
+    with pytest.raises(StorageError):
+        _import(run, "a.png")
+    monkeypatch.undo()
+    assert _labels(ReviewedLayer(run), "a.png") == [("cat", "accepted")]
+
+
+@pytest.mark.parametrize("kind", [".json", "images-0.parquet", "masks-0.parquet"])
+def test_a_damaged_import_is_named(run, kind):
+    _import(run, "a.png", _mask(run, "a.png", 0))
+    (name,) = (name for name in run.folder.list(IMPORTS) if name.endswith(kind))
+    run.folder.atomic_write(name, run.folder.read_bytes(name)[:-5])
+    with pytest.raises(RunFolderError, match="import the review again"):
+        ReviewedLayer(run).masks("id-a.png")
+
+
+def test_evaluate_takes_the_layer_as_truth(run):
+    ReviewLog(run).append([_say("a.png", "accept"), _say("nothing.png", "accept")])
+    report = evaluate(run, "reviewed")
+    assert (report.miou, report.num_images, report.num_without_truth) == (1.0, 2, 3)
+    ReviewLog(run).append([_say("a.png", "reject", 0)])
+    cat = evaluate(run, "reviewed").labels[1]
+    assert (cat.name, cat.iou, cat.truth_px) == ("cat", 0.0, 0)
+
+
+def test_the_smaller_of_two_masks_is_on_top(run):
+    small = np.zeros((40, 56), np.uint8)
+    small[10:20, 10:20] = 1
+    rle = encode_regions(small, small.shape)[1]
+    given = {"rle_counts": rle.counts, "area_px": rle.area_px, "bbox_xywh": rle.bbox_xywh}
+    drawn = _mask(run, "a.png", 1, **given)
+    _import(run, "a.png", drawn, _mask(run, "a.png", 0))
+    truth = ReviewedTruth(ReviewedLayer(run)).label_map("a.png")
+    assert truth is not None
+    assert (truth[10:20, 10:20] == 2).all()
+    below = decode(_mask(run, "a.png", 0).rle_counts, (40, 56)) > 0
+    assert (truth[below & (small == 0)] == 1).all()
+    assert ReviewedTruth(ReviewedLayer(run)).label_map("b/c.png") is None
+
+
+def test_a_run_in_a_bucket_is_reviewed_like_any_other(run, s3_folder):
+    for name in run.folder.list():
+        Folder(s3_folder).atomic_write(name, run.folder.read_bytes(name))
+    bucket = RunFolder.open(s3_folder)
+    _import(bucket, "a.png", _mask(bucket, "a.png", 0), seconds=1.0)
+    ReviewLog(bucket).append([_say("b/c.png", "accept"), _say("a.png", "reject", 0)])
+    layer = ReviewedLayer(bucket)
+    assert list(layer.images) == ["id-a.png", "id-b/c.png"]
+    assert layer.masks("id-a.png") == ()
+    assert len(layer.masks("id-b/c.png")) == 3
+    assert evaluate(bucket, "reviewed").num_images == 2
+    assert run.folder.list("reviewed") == []

@@ -1,0 +1,257 @@
+"""Decisions of the review: in order, never lost, whoever writes and whenever it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.corrections.log import FOLDER, ReviewLog
+from pipeline.run.folder import RunFolder
+from pipeline.storage.folder import Folder
+from schemas.errors import RunFolderError, StorageError, UserError
+from schemas.review import ReviewDecision, ReviewKey
+from tests.helpers.run_rows import make_plan
+
+
+def _accept(image: str, index: int | None = 0, **more) -> ReviewDecision:
+    label = None if index is None else "cat"
+    given = {"action": "accept", "at_s": 1.0} | more
+    return ReviewDecision(image_id=image, label=label, segment_index=index, **given)
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def run(request, tmp_path: Path) -> RunFolder:
+    places = {
+        "local": lambda: str(tmp_path / "run #1"),
+        "memory": lambda: f"memory://{uuid.uuid4()}/run",
+        "s3": lambda: request.getfixturevalue("s3_folder"),
+    }
+    out = places[request.param]()
+    return RunFolder.create_or_resume(out, make_plan(out))
+
+
+@pytest.fixture
+def local_run(tmp_path: Path) -> RunFolder:
+    out = str(tmp_path / "run")
+    return RunFolder.create_or_resume(out, make_plan(out))
+
+
+def _logged(run: RunFolder) -> list[ReviewDecision]:
+    return ReviewLog(run).decisions()
+
+
+def test_decisions_come_back_in_order_from_a_new_log(run):
+    told = [_accept(f"i{n}", n % 3, at_s=100.0 - n, source="ünï") for n in range(7)]
+    log = ReviewLog(run)
+    log.append(told[:1])
+    log.append(told[1:4])
+    log.append([])
+    log.append(told[4:])
+    assert log.decisions() == told == _logged(run)
+    assert len(log) == 7
+    assert len(run.folder.list("reviewed")) == 3
+
+
+def test_many_objects_become_one_file_and_nothing_changes(run):
+    log = ReviewLog(run, pack_at=5)
+    told = [_accept(f"i{n}", None if n % 2 else n) for n in range(13)]
+    for decision in told:
+        log.append([decision])
+    names = run.folder.list(FOLDER)
+    assert sum(name.endswith(".parquet") for name in names) == 2
+    assert sum(name.endswith(".json") for name in names) == 3
+    assert log.decisions() == told == _logged(run)
+
+
+def test_the_last_decision_of_a_key_counts_and_undo_takes_it_back(local_run):
+    log = ReviewLog(local_run)
+    relabel = _accept("a", action="relabel", new_label="dog")
+    log.append([_accept("a"), relabel, _accept("b"), _accept("a", None, action="reject")])
+    key, whole = ReviewKey("a", "cat", 0), ReviewKey("a")
+    assert log.state()[key] == relabel
+    assert log.state()[whole].action == "reject"
+    log.append([_accept("a", action="undo")])
+    assert log.state()[key] == _accept("a")
+    log.append([_accept("a", action="undo"), _accept("a", action="undo")])
+    assert key not in log.state()
+    log.append([_accept("a", action="skip")])
+    assert log.state()[key].action == "skip"
+    assert log.state() == ReviewLog(local_run).state()
+
+
+def test_two_writers_at_once_lose_nothing_and_see_each_other(run):
+    one, two = ReviewLog(run, pack_at=4), ReviewLog(run, pack_at=4)
+    for n in range(9):
+        one.append([_accept(f"one{n}")])
+        two.append([_accept(f"two{n}")])
+    one.refresh()
+    two.refresh()
+    assert one.decisions() == two.decisions() == _logged(run)
+    assert {d.image_id for d in one.decisions()} == {
+        f"{w}{n}" for w in ("one", "two") for n in range(9)
+    }
+    one.append([_accept("two0", action="undo")])
+    two.refresh()
+    assert ReviewKey("two0", "cat", 0) not in two.state()
+
+
+def test_a_clock_that_is_set_back_does_not_change_the_order(local_run, monkeypatch):
+    log = ReviewLog(local_run)
+    log.append([_accept("a")])
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
+    log.append([_accept("a", action="undo")])
+    assert ReviewLog(local_run).state() == {}
+
+
+def test_a_log_packed_while_it_is_listed_is_read_again(local_run, monkeypatch):
+    writer = ReviewLog(local_run, pack_at=3)
+    for n in range(2):
+        writer.append([_accept(f"i{n}")])
+    listed = Folder.list
+    calls = []
+
+    def list_then_pack(self, path=""):
+        names = listed(self, path)
+        if not calls:
+            calls.append(1)
+            writer.append([_accept("i2")])
+        return names
+
+    monkeypatch.setattr(Folder, "list", list_then_pack)
+    assert [d.image_id for d in _logged(local_run)] == ["i0", "i1", "i2"]
+
+
+def test_a_pack_whose_objects_were_not_removed_counts_once(local_run):
+    log = ReviewLog(local_run, pack_at=4)
+    for n in range(3):
+        log.append([_accept(f"i{n}")])
+    kept = {name: local_run.folder.read_bytes(name) for name in local_run.folder.list(FOLDER)}
+    log.append([_accept("i3")])
+    for name, data in kept.items():  # the packer was killed before it had removed these
+        local_run.folder.atomic_write(name, data)
+    assert _logged(local_run) == log.decisions()
+    again = ReviewLog(local_run, pack_at=4)
+    again.append([_accept("i4")])
+    assert [d.image_id for d in _logged(local_run)] == [f"i{n}" for n in range(5)]
+
+
+def test_what_cannot_be_packed_stays_stored(local_run, monkeypatch, caplog):
+    log = ReviewLog(local_run, pack_at=2)
+    write = Folder.atomic_write
+
+    def full_for_packs(self, path, data):
+        if "pack-" in path:
+            raise StorageError("disk full")
+        write(self, path, data)
+
+    monkeypatch.setattr(Folder, "atomic_write", full_for_packs)
+    for n in range(3):
+        log.append([_accept(f"i{n}")])
+    assert "disk full" in caplog.text
+    monkeypatch.undo()
+    assert len(_logged(local_run)) == 3
+    log.append([_accept("i3")])
+    assert [d.image_id for d in _logged(local_run)] == [f"i{n}" for n in range(4)]
+
+
+def test_nothing_is_kept_of_a_decision_that_was_not_stored(local_run, monkeypatch):
+    log = ReviewLog(local_run)
+    log.append([_accept("a")])
+
+    def fails(self, path, data):
+        raise StorageError("no network")
+
+    monkeypatch.setattr(Folder, "atomic_write", fails)
+    with pytest.raises(StorageError):
+        log.append([_accept("b")])
+    monkeypatch.undo()
+    assert log.decisions() == [_accept("a")] == _logged(local_run)
+
+
+def test_a_damaged_object_is_named(local_run):
+    log = ReviewLog(local_run, pack_at=2)
+    log.append([_accept("a")])
+    name = local_run.folder.list(FOLDER)[0]
+    whole = local_run.folder.read_bytes(name)
+    local_run.folder.atomic_write(name, whole[:20])
+    with pytest.raises(RunFolderError, match=name.rpartition("/")[2]):
+        ReviewLog(local_run)
+    local_run.folder.atomic_write(name, whole)
+    log.append([_accept("b")])
+    (pack,) = local_run.folder.list(FOLDER)
+    local_run.folder.atomic_write(pack, local_run.folder.read_bytes(pack)[:-9])
+    with pytest.raises(RunFolderError, match="pack-"):
+        ReviewLog(local_run)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"action": "relabel"},
+        {"action": "accept", "new_label": "dog"},
+        {"action": "accept", "label": None, "segment_index": 3},
+        {"action": "relabel", "label": None, "segment_index": None, "new_label": "dog"},
+        {"action": "delete"},
+        {"segment_index": -1},
+    ],
+)
+def test_decisions_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        ReviewDecision.model_validate(
+            {"image_id": "a", "label": "cat", "segment_index": 0, "action": "accept", "at_s": 0}
+            | wrong
+        )
+
+
+def test_a_relabel_needs_a_label_of_the_run(local_run):
+    log = ReviewLog(local_run)
+    with pytest.raises(UserError, match="'cow' is no label"):
+        log.append([_accept("a"), _accept("b", action="relabel", new_label="cow")])
+    assert _logged(local_run) == []
+
+
+def test_a_long_log_stays_readable(local_run):
+    log = ReviewLog(local_run, pack_at=10)
+    for block in range(20):
+        log.append(_accept(f"i{block}-{n}") for n in range(1000))
+    start = time.perf_counter()
+    assert len(ReviewLog(local_run).state()) == 20_000
+    assert time.perf_counter() - start < 4, "a hundred thousand would take twenty seconds"
+
+
+_WRITER = """
+import sys
+from pipeline.corrections.log import ReviewLog
+from pipeline.run.folder import RunFolder
+from schemas.review import ReviewDecision
+
+log = ReviewLog(RunFolder.open(sys.argv[1]), pack_at=7)
+for number in range(int(sys.argv[2]), 10**6):
+    pair = [
+        ReviewDecision(image_id=f"{number}-{half}", action="accept", at_s=0) for half in "ab"
+    ]
+    log.append(pair)
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_that_it_had_reported(local_run):
+    begin = 0
+    for life in range(4):
+        command = [sys.executable, "-c", _WRITER, local_run.folder.uri, str(begin)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            reported = [process.stdout.readline() for _ in range(20 + 3 * life)]
+            os.kill(process.pid, signal.SIGKILL)  # while it goes on writing: a moment by chance
+            reported += process.stdout.readlines()
+        last = max(int(line) for line in reported if line.endswith("\n"))
+        logged = [decision.image_id for decision in _logged(local_run)]
+        number = last + 1 + (len(logged) > 2 * (last + 1))  # one may have been stored, not told
+        assert logged == [f"{n}-{half}" for n in range(number) for half in "ab"]
+        begin = number

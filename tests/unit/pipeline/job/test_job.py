@@ -1,0 +1,227 @@
+"""job.plan and job.run in one process: what is done, what is left, what is refused."""
+
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.annotate.build import Built
+from pipeline.job import job
+from pipeline.job.progress import LineProgress
+from schemas.config import NamedOptions
+from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
+from tests.helpers.colour_segmenter import (
+    BuildOracle,
+    Mischief,
+    oracle_config,
+    paint_collection,
+    table_rows,
+)
+
+
+@dataclass(frozen=True)
+class BuildNothing:
+    """Fails if it is called: proof that a job did not load a model."""
+
+    error: type[Exception] = AssertionError
+
+    def __call__(self, config, device):
+        raise self.error("a model was wanted")
+
+
+@dataclass(frozen=True)
+class BuildWithOtherWeights(BuildOracle):
+    def __call__(self, config, device):
+        return Built(super().__call__(config, device).segmenter, {"oracle": "1" * 64})
+
+
+@pytest.fixture
+def config(tmp_path):
+    return oracle_config(paint_collection(tmp_path / "images", 10), tmp_path / "run")
+
+
+def run(config, build=BuildOracle()):  # noqa: B008 - frozen
+    stream = io.StringIO()
+    return job.run(config, LineProgress(stream), build), stream.getvalue()
+
+
+def test_a_job_writes_every_image_and_says_so(config):
+    report, shown = run(config)
+    assert report.exit_code == 0
+    assert (report.num_images, report.num_done, report.num_new) == (10, 10, 10)
+    assert report.num_segments == len(table_rows(config.out)["annotations"]) > 0
+    assert report.images_per_s > 0
+    assert shown.splitlines()[0] == "0/10 images"
+    assert shown.splitlines()[-1].startswith("10/10 images")
+    assert report.summary().startswith(f"10 of 10 images done, {report.num_segments} masks; 10 in")
+    assert [row["path"] for row in table_rows(config.out)["images"]] == [
+        f"{index:03d}.png" for index in range(10)
+    ]
+
+
+def test_names_that_are_not_utf8_are_rows_among_the_others(config, tmp_path):
+    good, gone = (
+        Path(os.fsdecode(bytes(tmp_path) + b"/images/" + name))
+        for name in (b"\xe9.png", b"\xe8.png")
+    )
+    shutil.copy(tmp_path / "images" / "000.png", good)
+    gone.symlink_to(good)
+    job.plan(config).settle({"oracle": "0" * 64})
+    gone.unlink()
+    gone.symlink_to(tmp_path)  # a folder now; the message names it
+    report, _ = run(config)
+    assert report.exit_code == 3
+    assert report.errors == {"not_an_image": 1}
+    rows = {row["path"]: row for row in table_rows(config.out)["images"]}
+    assert len(rows) == 12
+    assert rows["%E9.png"]["status"] == "ok"
+    assert rows["%E8.png"]["error_message"].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "key"),
+    [
+        (
+            "clip_diy",
+            {"objectness": {"name": "external", "options": {"folder": "{}"}}},
+            "objectness.options.folder",
+        ),
+        ("sclip", {"region_folder": "{}"}, "region_folder"),
+    ],
+)
+def test_files_of_another_tool_that_were_changed_are_another_run(
+    config, tmp_path, name, option, key
+):
+    maps = tmp_path / "maps"
+    method = {"name": name, "options": json.loads(json.dumps(option).replace("{}", str(maps)))}
+    config = config.model_copy(update={"method": NamedOptions.model_validate(method)})
+    with pytest.raises(ConfigError, match=rf"method\.options\.{key}: no folder at {maps}"):
+        job.plan(config)
+    paint_collection(maps / "sub", 2)
+    run(config)
+    assert run(config)[0].num_new == 0
+    status = (maps / "sub" / "001.png").stat()
+    (maps / "sub" / "001.png").write_bytes(b"x" * status.st_size)
+    with pytest.raises(RunFolderError, match=rf'{key}\.files was "2 files, .*", now "2 files, '):
+        job.plan(config)
+
+
+def test_a_plan_writes_nothing(config, tmp_path):
+    planned = job.plan(config)
+    assert (planned.num_images, planned.num_shards, planned.num_shards_left) == (10, 3, 3)
+    assert planned.num_images_done == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_job_does_nothing_again(config):
+    first, _ = run(config)
+    report, shown = run(config, BuildNothing())
+    assert report.exit_code == 0
+    assert (report.num_done, report.num_new) == (10, 0)
+    assert report.num_segments == first.num_segments
+    assert "nothing was left to do" in report.summary()
+    assert shown == ""
+
+
+def test_a_resumed_job_does_only_what_is_left(config, tmp_path):
+    run(config)
+    whole = table_rows(config.out)
+    (tmp_path / "run" / "done" / "00001.json").unlink()
+    planned = job.plan(config)
+    assert (planned.num_shards_left, planned.num_images_done) == (1, 6)
+    report, shown = run(config)
+    assert (report.num_new, report.num_done, report.exit_code) == (4, 10, 0)
+    assert shown.startswith("6/10 images\n")
+    assert table_rows(config.out) == whole
+
+
+def test_the_machine_may_change_between_a_run_and_its_resume(config, tmp_path):
+    run(config)
+    (tmp_path / "run" / "done" / "00002.json").unlink()
+    other = config.model_copy(update={"run": config.run.model_copy(update={"batch_size": 3})})
+    assert run(other)[0].exit_code == 0
+
+
+@pytest.mark.parametrize("out", ["images", "images/000.png"])
+def test_an_output_folder_that_is_taken_is_refused_before_models_load(config, tmp_path, out):
+    other = config.model_copy(update={"out": str(tmp_path / out)})
+    with pytest.raises(RunFolderError, match="another output folder"):
+        job.plan(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"labels": ["red", "green"]}, "vocabulary"),
+        ({"masks": {"min_area_px": 9}}, "masks.min_area_px"),
+        ({"shard_size": 5}, "shard_size"),
+    ],
+)
+def test_another_job_in_the_same_folder_is_refused(config, change, named):
+    run(config)
+    other = oracle_config(config.images, config.out, **change)
+    with pytest.raises(RunFolderError, match=named):
+        run(other, BuildNothing())
+
+
+def test_other_weights_in_the_same_folder_are_refused(config, tmp_path):
+    run(config)
+    (tmp_path / "run" / "done" / "00001.json").unlink()
+    with pytest.raises(RunFolderError, match="weights"):
+        run(config, BuildWithOtherWeights())
+
+
+@pytest.mark.parametrize(("share", "exit_code"), [(0.0, 3), (0.19, 3), (0.2, 0)])
+def test_the_error_budget_decides_on_the_exit_code(tmp_path, share, exit_code):
+    images = paint_collection(tmp_path / "images", 10)
+    for index in (2, 7):
+        (images / f"{index:03d}.png").write_bytes(b"no image")
+    config = oracle_config(images, tmp_path / "run", run={"max_error_share": share})
+    report, _ = run(config)
+    assert (report.exit_code, report.num_done) == (exit_code, 10)
+    assert report.errors == {"not_an_image": 2}
+    assert "2 images failed (20 %" in report.summary()
+    # A run that finds all done comes to the same verdict.
+    assert run(config, BuildNothing())[0].exit_code == exit_code
+
+
+def test_weights_that_are_missing_end_the_job_before_it_writes(config, tmp_path):
+    with pytest.raises(WeightsError, match="wanted"):
+        run(config, BuildNothing(WeightsError))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"method": "clip_diy_"}, ConfigError),
+        ({"method": {"name": "clip_diy", "options": {"no_such": 1}}}, ConfigError),
+        ({"image": {"suffixes": [".none"]}}, CollectionError),
+    ],
+)
+def test_a_wrong_config_is_refused_by_the_plan(config, change, error):
+    with pytest.raises(error):
+        job.plan(oracle_config(config.images, config.out, **change))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(config):
+    wanting = oracle_config(config.images, config.out, run={"device": "cuda"})
+    with pytest.raises(ResourceError, match=r"run\.device"):
+        run(wanting, BuildNothing())
+
+
+def test_an_interrupted_job_says_so_and_goes_on_later(config, tmp_path):
+    report, _ = run(config, BuildOracle(Mischief(interrupt_on="006")))
+    assert (report.exit_code, report.num_done, report.interrupted) == (130, 4, True)
+    assert "the same command" in report.summary()
+    again, _ = run(config)
+    assert (again.exit_code, again.num_new) == (0, 6)
+    plain = oracle_config(config.images, tmp_path / "plain")
+    run(plain)
+    assert table_rows(config.out) == table_rows(plain.out)

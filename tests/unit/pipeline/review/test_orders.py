@@ -1,0 +1,117 @@
+"""The orders of the review page: what the exporters order by, for all images at once."""
+
+import numpy as np
+import pytest
+
+from ovseg_core.decision.review_priority import combined, combined_by_image
+from pipeline.evaluation import compare
+from pipeline.exporters.shared.priorities import Priorities
+from pipeline.exporters.shared.segments import DIGITS
+from pipeline.review.index import ReviewIndex
+from pipeline.review.orders import Orders
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
+from schemas.errors import UserError
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+
+EMPTY = np.zeros((9, 14), np.uint16)
+NUM = 7
+
+
+def scenes(shift: int) -> list[Scene]:
+    """Two runs of the same images differ in their masks; one image is in the first run only."""
+    made = [
+        Scene(f"{(3 * n) % NUM}/é {n}.png", label_map(n + shift * (n % 2)), 0.6 + 0.03 * n)
+        for n in range(NUM)
+    ]
+    made.append(Scene("empty.png", EMPTY))
+    made.append(Scene("alone.png", None if shift else label_map(50)))
+    return [*made, Scene("broken.png", None)]
+
+
+@pytest.fixture(params=["class", "components"])
+def compared(request, tmp_path) -> tuple[RunFolder, str]:
+    """A run and the name of the order that its comparison gives."""
+    spec = RunSpec(masks={"segments": request.param})
+    first = make_run(tmp_path / "one", scenes(0), spec)
+    other = make_run(tmp_path / "two", scenes(9), RunSpec(shard_size=2))
+    report = compare.compare(first, other)
+    return first, f"compare:{report.file.rpartition('/')[2].removesuffix('.parquet')}"
+
+
+def test_doubt_and_disagreement_are_those_of_the_exporters(compared):
+    run, name = compared
+    index = ReviewIndex(run)
+    agreement = Orders(index).agreement(name)
+    assert agreement is not None
+    (file,) = compare.files(run)
+    exported, ious = Priorities(run, file), compare.read(run, file)
+    doubts = []
+    for shard in RunReader(run).shards(("review_priority",)):
+        for image_id, image in shard.images.items():
+            rows = [row for row in shard.segments() if row["image_id"] == image_id]
+            place = index.row(image_id)
+            assert place is not None
+            doubts.append(exported.of_image(image, rows))
+            assert round(float(agreement.doubt[place]), DIGITS) == pytest.approx(doubts[-1])
+            known = ious.get(image_id, {})
+            expected = [known.get(row["label"], np.nan) for row in rows]
+            np.testing.assert_allclose(agreement.of_mask[index.segments.of(place)], expected)
+            mean = np.mean(list(known.values())) if known else np.nan
+            np.testing.assert_allclose(agreement.of_image[place], mean, rtol=1e-6)
+    assert len(ious) == NUM
+    assert len(set(doubts)) > NUM / 2
+    ordered = agreement.order[~index.failed[agreement.order]]
+    assert np.all(np.diff(agreement.doubt[ordered]) <= 0)
+    assert sorted(agreement.order) == list(range(len(index)))
+    assert agreement.order.tolist() != index.order.tolist()
+
+
+def test_plain_orders(compared):
+    run, _ = compared
+    index = ReviewIndex(run)
+    orders = Orders(index)
+    by_path = [index.image(row) for row in orders.rows("path").tolist()]
+    fine = [image["path"] for image in by_path if image["status"] == "ok"]
+    assert [image["path"] for image in by_path] == [*sorted(fine), "broken.png"]
+    scores = [
+        min(index.segments.score[index.segments.of(row)], default=2.0)
+        for row in orders.rows("score").tolist()
+    ]
+    assert scores[-2:] == [2.0, 2.0], "no masks, then failed"
+    assert scores == sorted(scores)
+    np.testing.assert_array_equal(orders.rows("doubt"), index.order)
+
+
+@pytest.mark.parametrize("name", ["", "compare:", "compare:../../run", "newest"])
+def test_no_other_order_is_known(compared, name):
+    with pytest.raises(UserError):
+        Orders(ReviewIndex(compared[0])).rows(name)
+
+
+def test_a_comparison_made_anew_is_read_anew_and_a_damaged_one_is_named(compared):
+    run, name = compared
+    orders = Orders(ReviewIndex(run))
+    before = orders.agreement(name)
+    assert orders.compared() == {name: name.removeprefix("compare:")}, "the same method twice"
+    assert orders.agreement(name) is before
+    (file,) = compare.files(run)
+    run.folder.atomic_write(file, run.folder.read_bytes(file)[:-5])
+    assert orders.agreement(name) is before, "as long as nobody asks what there is"
+    orders.compared()
+    with pytest.raises(UserError, match="is no comparison of the run"):
+        orders.agreement(name)
+    run.folder.delete(file)
+    assert orders.compared() == {}
+    with pytest.raises(UserError, match="make it with `ovseg compare`"):
+        orders.agreement(name)
+
+
+def test_priorities_of_many_images_are_those_of_each():
+    rng = np.random.default_rng(4)
+    image = np.sort(rng.integers(0, 40, 200)).astype(np.int32)
+    doubts = rng.random(200)
+    found = combined_by_image(doubts, image, 41)
+    each = [combined(doubts[image == n].tolist()) for n in range(41)]
+    np.testing.assert_allclose(found, each, rtol=1e-12)
+    assert found[40] == 0.0

@@ -1,0 +1,236 @@
+"""The commit protocol: markers never lie, whoever is killed, late, torn or twice."""
+
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
+from pipeline.run.folder import RunFolder
+from schemas.errors import RunFolderError
+from schemas.records import ShardFailed, ShardTally
+from schemas.tables import TABLES, to_records
+from tests.helpers.fault_plan import Fault, fault_environment
+from tests.helpers.run_rows import image_refs, make_plan, make_rows, make_tally
+
+
+def commit_all(run: RunFolder, skip: tuple[int, ...] = ()) -> None:
+    for shard in run.shards():
+        if shard.index not in skip:
+            rows = make_rows(shard)
+            run.commit(shard.index, "t", rows, make_tally(rows))
+
+
+def contents(run: RunFolder) -> dict[str, list]:
+    return {
+        name: pa.Table.from_batches(list(run.read_table(name))).to_pylist()
+        for name in ("images", "scores", "annotations")
+    }
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "my run")
+    if request.param == "memory":
+        return f"memory://{tmp_path.name}/run"
+    return request.getfixturevalue("s3_folder")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create_or_resume(str(tmp_path / "run"), make_plan(str(tmp_path / "run")))
+
+
+def test_what_is_committed_is_read_back_everywhere(out: str) -> None:
+    run = RunFolder.create_or_resume(out, make_plan(out))
+    assert run.done() == {}
+    assert list(run.read_table("images")) == []
+    commit_all(run)
+    again = pickle.loads(pickle.dumps(RunFolder.open(out)))
+    assert list(again.done()) == [0, 1, 2]
+    expected = [make_rows(shard) for shard in again.shards()]
+    for name in ("images", "scores", "annotations"):
+        batches = list(again.read_table(name))
+        table = pa.Table.from_batches(batches)
+        assert table.schema.equals(TABLES[name][0])
+        rows = [row for shard in expected for row in getattr(shard, name)]
+        assert list(to_records(name, table)) == rows
+        assert sum(m.files[name].num_rows for m in again.done().values()) == len(rows)
+    assert again.orphans() == []
+    assert RunFolder.create_or_resume(out, make_plan(out)).done() == run.done()
+
+
+def test_columns_are_chosen_by_name(run: RunFolder) -> None:
+    commit_all(run)
+    batch = next(run.read_table("images", ["path", "status"]))
+    assert batch.schema.names == ["path", "status"]
+    with pytest.raises(ValueError, match=r"no columns \['nope'\]"):
+        next(run.read_table("images", ["nope"]))
+
+
+def test_run_yaml_describes_the_run(run: RunFolder) -> None:
+    info = RunFolder.open(run.folder.uri).info
+    assert (info.num_images, info.num_shards, info.schema_version) == (10, 3, 1)
+    assert info.job() == make_plan(run.folder.uri).config
+    assert info.weights == {"clip": "a" * 64}
+    assert {"pyarrow", "torch"} <= info.versions.keys()
+    assert list(to_records("manifest", run.manifest())) == image_refs(10)
+
+
+def test_the_first_committer_stays(run: RunFolder) -> None:
+    rows = make_rows(run.shards()[1])
+    first = run.commit(1, "one", rows, ShardTally(num_images=4, num_segments=3))
+    second = run.commit(1, "two", rows, ShardTally(num_images=4, num_segments=3))
+    assert second == first
+    assert run.done() == {1: first}
+    assert run.orphans() == []
+
+
+def test_committers_at_the_same_time_leave_one_result(out: str) -> None:
+    if out.startswith("memory:"):
+        pytest.skip("fsspec's memory checks and writes in two steps: it is for one thread only")
+    run = RunFolder.create_or_resume(out, make_plan(out))
+    rows = make_rows(run.shards()[0])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: run.commit(0, f"w{i}", rows, make_tally(rows)), range(4)))
+    assert len({marker.attempt for marker in found}) == 1
+    assert run.done() == {0: found[0]}
+    assert run.repair() == []
+    assert run.orphans() == []
+
+
+@pytest.mark.parametrize("table", ["images", "scores", "annotations"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
+def test_a_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, damage: str) -> None:
+    commit_all(run)
+    before = contents(run)
+    path = Path(run.folder.uri) / run.done()[1].files[table].name
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        torn = {"cut": data[: len(data) // 2], "flipped": data[:9] + b"?" + data[10:], "empty": b""}
+        path.write_bytes(torn[damage])
+    assert (1 in run.done()) == (damage == "flipped"), "reading checks sizes, resuming the content"
+    resumed = RunFolder.create_or_resume(run.folder.uri, make_plan(run.folder.uri))
+    assert list(resumed.done()) == [0, 2]
+    commit_all(resumed)
+    assert contents(resumed) == before
+    assert len(resumed.clean()) == (2 if damage == "missing" else 3)
+    assert resumed.orphans() == []
+    assert contents(resumed) == before
+
+
+def test_a_damaged_file_of_the_right_size_is_told_to_its_readers(run: RunFolder) -> None:
+    commit_all(run)
+    entry = next(iter(run.done().values())).files["images"]
+    run.folder.atomic_write(entry.name, bytes(entry.size_bytes))
+    with pytest.raises(RunFolderError, match="is damaged: the command that made the run"):
+        list(run.read_table("images"))
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"shard": 1}', "\xff"])
+def test_a_torn_marker_is_none(run: RunFolder, text: str) -> None:
+    commit_all(run)
+    (Path(run.folder.uri) / "done/00001.json").write_text(text, encoding="latin-1")
+    assert list(run.done()) == [0, 2]
+    commit_all(run)
+    assert list(run.done()) == [0, 1, 2]
+
+
+def test_a_marker_of_another_run_is_none(run: RunFolder, tmp_path: Path) -> None:
+    commit_all(run)
+    other_out = str(tmp_path / "other")
+    other = RunFolder.create_or_resume(other_out, make_plan(other_out, labels=["cow"]))
+    for name in run.folder.list():
+        if not name.endswith(("yaml", "manifest.parquet")):
+            other.folder.atomic_write(name, run.folder.read_bytes(name))
+    assert other.done() == {}
+    assert other.repair() == [0, 1, 2]
+
+
+def test_foreign_files_among_the_markers_are_left(run: RunFolder) -> None:
+    run.folder.atomic_write("done/README.txt", b"hello")
+    run.folder.atomic_write("done/.00001.json.ab.part", b"another driver is writing this")
+    commit_all(run)
+    assert run.repair() == []
+    assert list(run.done()) == [0, 1, 2]
+    assert run.orphans() == ["done/.00001.json.ab.part"]
+
+
+def test_a_failed_shard_is_forgotten_when_it_succeeds(run: RunFolder) -> None:
+    failed = ShardFailed(shard=2, attempts=3, message="lost ü")
+    run.fail(failed)
+    run.fail(failed.model_copy(update={"attempts": 6}))
+    assert run.failed() == {2: failed.model_copy(update={"attempts": 6})}
+    commit_all(run)
+    assert run.failed() == {}
+
+
+WRITE = """
+import sys
+import tests.helpers.faulty_filesystem
+from pipeline.run.folder import RunFolder
+from tests.helpers.run_rows import make_plan, make_rows, make_tally
+run = RunFolder.create_or_resume(sys.argv[1], make_plan(sys.argv[1]))
+done = run.done()
+for shard in run.shards():
+    if shard.index not in done:
+        rows = make_rows(shard)
+        run.commit(shard.index, "t", rows, make_tally(rows))
+"""
+
+
+def steps() -> list[Fault]:
+    """Return a kill before and behind every kind of write, in the first shard or the last."""
+    creations = ("manifest", "run.yaml", "done/00000", "done/00002")
+    writes = ("images/00000", "scores/00000", "annotations/00002")
+    planned = [("create", path) for path in creations] + [("write", path) for path in writes]
+    return [
+        Fault(operation, path, action=action)
+        for operation, path in planned
+        for action in ("kill", "kill_after")
+    ]
+
+
+@pytest.mark.parametrize("fault", steps(), ids=lambda f: f"{f.action}-{f.path}".replace("/", "-"))
+def test_killed_at_any_step_then_resumed(tmp_path: Path, fault: Fault) -> None:
+    out = f"faulty://{tmp_path}/run"
+    env = os.environ | fault_environment(tmp_path / "plan", [fault])
+    command = [sys.executable, "-c", WRITE, out]
+    assert subprocess.run(command, env=env, check=False).returncode == -9
+    run = RunFolder.create_or_resume(out, make_plan(out))
+    commit_all(run, skip=tuple(run.done()))
+    assert list(run.done()) == [0, 1, 2]
+    assert run.repair() == []
+    undisturbed = RunFolder.create_or_resume(f"{out}2", make_plan(out))
+    commit_all(undisturbed)
+    assert contents(run) == contents(undisturbed)
+    run.clean()
+    assert contents(run) == contents(undisturbed)
+    assert len(run.folder.list()) == len(undisturbed.folder.list())
+
+
+@pytest.mark.parametrize("fault", [
+    Fault("os.rename", "images/00001", action="kill"),
+    Fault("os.rename", "annotations/00001", action="kill"),
+    Fault("os.link", "done/00001", action="kill"),
+    Fault("os.link", "run.yaml", action="kill"),
+], ids=lambda f: f.path.replace("/", "-"))  # fmt: skip
+def test_killed_on_a_plain_disk_then_resumed(tmp_path: Path, fault: Fault) -> None:
+    out = str(tmp_path / "run")
+    env = os.environ | fault_environment(tmp_path / "plan", [fault])
+    command = [sys.executable, "-c", WRITE, out]
+    assert subprocess.run(command, env=env, check=False).returncode == -9
+    run = RunFolder.create_or_resume(out, make_plan(out))
+    commit_all(run, skip=tuple(run.done()))
+    assert list(run.done()) == [0, 1, 2]
+    assert len(contents(run)["images"]) == 10
+    assert run.clean()
+    assert run.orphans() == []

@@ -1,0 +1,155 @@
+"""A weights name or URI becomes a local file, once."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
+from pipeline.storage import weights
+from pipeline.storage.folder import Folder
+from schemas.errors import ConfigError, WeightsError
+from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment, operations
+
+CONTENT = b"weights" * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(weights.CACHE_ENV, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> str:
+    folder = Folder(f"faulty://{tmp_path}/remote")
+    folder.atomic_write("vit b.safetensors", CONTENT)
+    return f"{folder.uri}/vit b.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["embedded", "laion2b_s34b_b79k", "local-dir:/x/y", "vit_small_patch8_224.dino", "", "/w"],
+)
+def test_names_and_local_paths_pass_through(name: str) -> None:
+    assert weights.resolve(name) == name
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights.resolve("~/dino.pth") == f"{tmp_path}/dino.pth"
+
+
+def test_file_urls_and_pins_of_local_files(tmp_path: Path) -> None:
+    path = tmp_path / "w #1.pt"
+    path.write_bytes(CONTENT)
+    assert weights.resolve(f"file://{path}") == str(path)
+    assert weights.resolve(f"{path}#sha256={DIGEST.upper()}") == str(path)
+    with pytest.raises(WeightsError, match=f"has the SHA-256 {DIGEST}, expected 0000"):
+        weights.resolve(f"{path}#sha256={'0' * 64}")
+    with pytest.raises(WeightsError, match="64 hex digits"):
+        weights.resolve(f"{path}#sha256=abc")
+    with pytest.raises(WeightsError, match="no weights at"):
+        weights.resolve(f"file://{path}x")
+
+
+def test_a_url_is_fetched_once(
+    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLAN_ENV, fault_environment(tmp_path / "plan", [Fault("read")])[PLAN_ENV])
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(weights.resolve, [remote] * 4))
+    (path,) = found
+    assert Path(path).read_bytes() == CONTENT
+    assert Path(path).name.endswith("vit_b.safetensors")
+    assert [name for name, _ in operations(tmp_path / "plan")] == ["read", "read"], (
+        "one was retried"
+    )
+    assert weights.resolve(f"{remote}#sha256={DIGEST}") == path
+
+
+def test_processes_share_the_cache(remote: str, tmp_path: Path) -> None:
+    env = os.environ | fault_environment(tmp_path / "plan", [])
+    code = "import sys; from pipeline.storage.weights import resolve; print(resolve(sys.argv[1]))"
+    command = [sys.executable, "-c", code, remote]
+    running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE) for _ in range(3)]
+    assert len({process.communicate()[0] for process in running}) == 1
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert [name for name, _ in operations(tmp_path / "plan")] == ["read"]
+
+
+def test_a_killed_download_is_started_anew(remote: str, tmp_path: Path, cache: Path) -> None:
+    env = os.environ | fault_environment(
+        tmp_path / "plan", [Fault("os.rename", "safetensors$", action="kill")]
+    )
+    code = "import sys; from pipeline.storage.weights import resolve; resolve(sys.argv[1])"
+    assert (
+        subprocess.run([sys.executable, "-c", code, remote], env=env, check=False).returncode == -9
+    )
+    assert not list(cache.glob("weights/*.safetensors"))
+    assert Path(weights.resolve(remote)).read_bytes() == CONTENT
+
+
+def test_a_wrong_pin_is_refused_and_a_new_one_fetches_again(remote: str) -> None:
+    with pytest.raises(WeightsError, match="expected 1111"):
+        weights.resolve(f"{remote}#sha256={'1' * 64}")
+    assert Path(weights.resolve(f"{remote}#sha256={DIGEST}")).read_bytes() == CONTENT
+    folder, name = remote.rsplit("/", 1)
+    Folder(folder).atomic_write(name, b"new")
+    assert Path(weights.resolve(remote)).read_bytes() == CONTENT, "the name alone is kept"
+    pinned = f"{remote}#sha256={hashlib.sha256(b'new').hexdigest()}"
+    assert Path(weights.resolve(pinned)).read_bytes() == b"new"
+
+
+def test_what_cannot_be_fetched(remote: str, s3_endpoint: str) -> None:
+    for uri in (f"{remote}x", "s3://no-such-bucket/w.pt", "quux://x/w.pt"):
+        with pytest.raises(WeightsError, match=r"cannot fetch weights .*`embedded`") as caught:
+            weights.resolve(uri)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="environment only"):
+        weights.resolve("https://me:secret@host/w.pt")
+
+
+def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(CONTENT)
+    assert weights.sha256(path) == DIGEST
+    (note,) = cache.glob("sha256/*.json")
+    note.write_text(note.read_text().replace(DIGEST, "remembered"))
+    assert weights.sha256(path) == "remembered"
+    os.utime(path, ns=(1, 1))
+    assert weights.sha256(path) == DIGEST
+    note.write_text("{")
+    assert weights.sha256(path) == DIGEST
+    with pytest.raises(WeightsError, match="no weights at"):
+        weights.sha256(tmp_path / "missing.pt")
+
+
+def test_a_folder_has_a_hash_of_its_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "sub/w").write_bytes(CONTENT)
+    assert weights.sha256(tmp_path / "one") == weights.sha256(tmp_path / "two")
+    (tmp_path / "two/sub/w").rename(tmp_path / "two/sub/v")
+    assert weights.sha256(tmp_path / "one") != weights.sha256(tmp_path / "two")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(weights.CACHE_ENV, str(tmp_path / "file"))
+    assert weights.sha256(tmp_path / "file") == hashlib.sha256(b"in the way").hexdigest()
+
+
+@pytest.mark.parametrize("xdg", ["", "/xdg"])
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, xdg: str) -> None:
+    monkeypatch.delenv(weights.CACHE_ENV)
+    monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = Path(xdg or tmp_path / ".cache") / "ovseg"
+    assert weights.cache_folder() == expected
