@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Annotate 24 drawn scenes with the embedded models and show the masks
 	@$(BIN)/ovseg demo
 
-test: $(INSTALLED) ## Run the test suite
+test: lint ## Check style, types and imports, then run the test suite; CI runs the same
 	@$(BIN)/python -m pytest
 
 .%/.installed: tests/external/%.txt
@@ -41,7 +41,7 @@ test-labelstudio: $(INSTALLED) .labelstudio/.installed ## Try the export on a re
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 
 bench: $(INSTALLED) ## Measure speed and memory as ratios against the plain way
