@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pipeline.exporters.shared.files import flat
+from pipeline.run.file_names import flat_name
 from pipeline.run.folder import RunFolder
 
 
@@ -56,7 +56,7 @@ class ImageNames:
 
     @cached_property
     def _flat(self) -> dict[str, str]:
-        return self._unique(flat)
+        return self._unique(flat_name)
 
     @cached_property
     def _base_names(self) -> dict[str, str]:

@@ -15,11 +15,12 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from pipeline.exporters.shared import coco_file, files, segments
+from pipeline.exporters.shared import coco_file, segments
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoImage
 from pipeline.exporters.shared.losses import GOOD_IOU, NAME, LossReport
 from pipeline.exporters.shared.outlines import Fit, Polygons, Tolerance, coco_polygons
 from pipeline.exporters.shared.segments import DIGITS, Segments
+from pipeline.run.file_names import flat_name
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
@@ -129,7 +130,7 @@ def _draw(entry: CocoAnnotation, polygons: Polygons) -> None:
 def _image(row: Row, options: Options) -> str:
     if not options.flatten_names:
         return json.dumps(coco_file.image(row, row["path"]))
-    entry: CocoImage = {**coco_file.image(row, files.flat(row["path"])), "path": row["path"]}
+    entry: CocoImage = {**coco_file.image(row, flat_name(row["path"])), "path": row["path"]}
     return json.dumps(entry)
 
 

@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.files import Files, Names, png
+from pipeline.exporters.shared.files import Files, png
 from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.segments import DIGITS, Crop, Segments
+from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
@@ -43,7 +44,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     """Write all files; return the path of LOSSES.txt, which is written last."""
     finished = RunReader(run)
     losses = LossReport("labelme: what it does not hold of this run", _NEVER)
-    names = Names(run, losses)
+    names = FileNames(run, losses.lost)
     place = run.folder.child(FOLDER)
     losses.begin(place, options)
     with Files(place) as files:

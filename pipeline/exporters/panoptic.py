@@ -16,9 +16,10 @@ import numpy as np
 from ovseg_core.rle import label_map
 from pipeline.collection.overlay import colour
 from pipeline.exporters.shared import coco_file, segments
-from pipeline.exporters.shared.files import Files, Names, png
+from pipeline.exporters.shared.files import Files, png
 from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of
+from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
@@ -64,7 +65,7 @@ def write(
     files: Files,
 ) -> None:
     """Write every image's entry and picture."""
-    names = Names(finished.run, losses)
+    names = FileNames(finished.run, losses.lost)
     for image, rows in segments.images(finished, losses, options.segments, options.min_score):
         name = f"{names.of_image(image['path'])}.png"
         files.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.files import Files, Names, png
+from pipeline.exporters.shared.files import Files, png
 from pipeline.exporters.shared.losses import LossReport
+from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader, paint
 from schemas.base import Frozen
@@ -41,7 +42,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     finished = RunReader(run)
     losses = LossReport("Label images: what they do not hold of this run", _NEVER)
     classes = _classes(finished, options)
-    names = Names(run, losses)
+    names = FileNames(run, losses.lost)
     place = run.folder.child(FOLDER)
     losses.begin(place, options, "classes.json")
     with Files(place) as files:

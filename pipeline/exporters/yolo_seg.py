@@ -10,9 +10,10 @@ import yaml
 from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.files import Files, Names
+from pipeline.exporters.shared.files import Files
 from pipeline.exporters.shared.losses import LossReport
 from pipeline.exporters.shared.outlines import Fit, Ring, Tolerance, drawn_rings
+from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
@@ -52,7 +53,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     finished = RunReader(run)
     losses = LossReport("YOLO segmentation: what it does not hold of this run", _NEVER)
     losses.lost("masks with holes filled", 0)
-    names = Names(run, losses)
+    names = FileNames(run, losses.lost)
     place = run.folder.child(FOLDER)
     limit = run.info.job().image.max_bytes
     fit = Fit(options.tolerance_px, options.min_iou)

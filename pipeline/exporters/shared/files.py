@@ -1,58 +1,20 @@
-"""What formats with a file for each image need: names of their own, and many writes at once."""
+"""Many small files of an export, written several at a time."""
 
-import hashlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import PurePosixPath
 from types import TracebackType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.exporters.shared.losses import LossReport
-from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder, read_uri
 from schemas.errors import ImageError
 
 _WRITERS = 16
 """Files on their way at once: a bucket answers each put after tens of milliseconds."""
-_LONGEST_NAME = 255
-"""Bytes of a file's name that usual disks take."""
 _WAITING = 4 * _WRITERS
-
-
-class Names:
-    """File names for the images of a run, finished or not, so that names never change later."""
-
-    def __init__(self, run: RunFolder, losses: LossReport) -> None:
-        """Read the manifest."""
-        self._losses = losses
-        self._paths = set(run.manifest().column("path").to_pylist())
-        self._stems = Counter(_stem(path) for path in self._paths)
-        self._unused = set(self._paths)
-
-    def of_image(self, path: str) -> str:
-        """Return an image's path without its ending; with it where another has the same stem."""
-        self._unused.discard(path)
-        name = self._name(path)
-        if name != _stem(path):
-            self._losses.lost("file names keep the image's ending: another image has the same stem")
-        return name
-
-    def unused(self) -> Iterator[str]:
-        """Yield the names of the images that were not asked for: failed, or not annotated."""
-        return map(self._name, self._unused)
-
-    def _name(self, path: str) -> str:
-        stem = _stem(path)
-        is_free = self._stems[stem] == 1 and (stem not in self._paths or stem == path)
-        return stem if is_free else path
-
-
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
 
 
 def png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -61,19 +23,6 @@ def png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     if not good:
         raise ValueError(f"no PNG of {picture.shape} {picture.dtype}")
     return data.tobytes()
-
-
-def flat(path: str) -> str:
-    """Return a path as one name, `a/b.jpg` as `a__b.jpg`; no two paths get the same."""
-    parts = path.split("/")
-    joined = "__".join(parts)
-    is_clear = all("__" not in part and part == part.strip("_") for part in parts)
-    if is_clear and len(joined.encode()) <= _LONGEST_NAME:
-        return joined
-    # Underscores of its own make a name ambiguous; deep folders make one that no disk takes.
-    name, digest = PurePosixPath(joined), hashlib.sha256(path.encode()).hexdigest()[:12]
-    room = max(0, _LONGEST_NAME - len(f"-{digest}{name.suffix}".encode()))
-    return f"{name.stem.encode()[:room].decode(errors='ignore')}-{digest}{name.suffix}"
 
 
 class Files:

@@ -7,7 +7,6 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.exporters import coco
-from pipeline.exporters.shared import files
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, make_run, odd_scenes
@@ -157,23 +156,6 @@ def test_flat_names_are_told_apart_and_keep_their_path(tmp_path):
     assert not any("/" in name for name in names.values())
 
 
-def test_no_two_paths_get_the_same_flat_name():
-    paths = [
-        "a/b.jpg",
-        "a__b.jpg",
-        "a_/b.jpg",
-        "a/_b.jpg",
-        "a/__b.jpg",
-        "a__/b.jpg",
-        "a/b/c",
-        "_/_",
-    ]
-    flat = [files.flat(path) for path in paths]
-    assert len(set(flat)) == len(paths)
-    assert flat[0] == "a__b.jpg"
-    assert all(name.endswith(".jpg") for name in flat[:6])
-
-
 def test_a_size_cuts_the_file_into_whole_files(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     whole = _export(run)
@@ -205,10 +187,3 @@ def test_an_image_larger_than_a_file_may_be_has_one_of_its_own(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     written = coco.export(run, coco.Options(max_bytes=1))
     assert len(written) == 2 * RunReader(run).num_images
-
-
-def test_flat_names_of_deep_folders_fit_a_disk():
-    paths = [f"{'猫/' * 100}{number}.jpg" for number in range(3)]
-    flat = [files.flat(path) for path in paths]
-    assert len(set(flat)) == 3
-    assert all(len(name.encode()) <= 255 and name.endswith(".jpg") for name in flat)

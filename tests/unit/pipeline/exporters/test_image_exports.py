@@ -13,8 +13,6 @@ from PIL import Image
 from pipeline.evaluation import truth
 from pipeline.evaluation.evaluate import Rules, evaluate
 from pipeline.exporters import fiftyone, labelme, panoptic, semantic_png, yolo_seg
-from pipeline.exporters.shared import files
-from pipeline.exporters.shared.losses import LossReport
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, make_run, odd_scenes
@@ -33,17 +31,6 @@ def _read(run: RunFolder, name: str) -> str:
 def _label_maps(run: RunFolder) -> dict[str, np.ndarray]:
     shards = RunReader(run).shards(("path", "height", "width"))
     return {image["path"]: found for shard in shards for image, found in shard.label_maps()}
-
-
-def test_names_without_ending_are_unique_and_never_depend_on_what_is_finished(tmp_path):
-    paths = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2.JPG", "b/c.jpg", "d"]
-    scenes = [Scene(path, np.ones((4, 5), np.uint16)) for path in paths]
-    run = make_run(tmp_path, scenes, RunSpec(unfinished=(0, 1)))
-    losses = LossReport("Names")
-    names = files.Names(run, losses)
-    expected = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2", "b/c", "d"]
-    assert [names.of_image(path) for path in paths] == expected
-    assert "3  file names keep the image's ending" in losses.text()
 
 
 def test_label_images_with_background_are_a_truth_of_their_run(run):

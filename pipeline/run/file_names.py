@@ -1,0 +1,60 @@
+"""Names for files that belong to the images of a run: unique, and the same in every export."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+
+from pipeline.run.folder import RunFolder
+
+_MAX_NAME_BYTES = 255
+"""What usual file systems take."""
+
+
+class FileNames:
+    """File names for the images of a run, finished or not, so that names never change later.
+
+    Args:
+        run: its manifest is read.
+        report: is called with a sentence for each name that keeps the image's suffix.
+    """
+
+    def __init__(self, run: RunFolder, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._paths = set(run.manifest().column("path").to_pylist())
+        self._stems = Counter(_without_suffix(path) for path in self._paths)
+        self._unused = set(self._paths)
+
+    def of_image(self, path: str) -> str:
+        """Return an image's path without its suffix; with it where another has the same stem."""
+        self._unused.discard(path)
+        name = self._name(path)
+        if name != _without_suffix(path):
+            self._report("file names keep the image's ending: another image has the same stem")
+        return name
+
+    def unused(self) -> Iterator[str]:
+        """Yield the names that `of_image` has not returned: of images that failed or are left."""
+        return map(self._name, self._unused)
+
+    def _name(self, path: str) -> str:
+        stem = _without_suffix(path)
+        is_free = self._stems[stem] == 1 and (stem not in self._paths or stem == path)
+        return stem if is_free else path
+
+
+def flat_name(path: str) -> str:
+    """Return a path as one name, `a/b.jpg` as `a__b.jpg`; no two paths get the same."""
+    parts = path.split("/")
+    joined = "__".join(parts)
+    is_unambiguous = all("__" not in part and part == part.strip("_") for part in parts)
+    if is_unambiguous and len(joined.encode()) <= _MAX_NAME_BYTES:
+        return joined
+    # Underscores of its own make a name ambiguous; deep folders make one that no disk takes.
+    name, digest = PurePosixPath(joined), hashlib.sha256(path.encode()).hexdigest()[:12]
+    room = max(0, _MAX_NAME_BYTES - len(f"-{digest}{name.suffix}".encode()))
+    return f"{name.stem.encode()[:room].decode(errors='ignore')}-{digest}{name.suffix}"
+
+
+def _without_suffix(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))

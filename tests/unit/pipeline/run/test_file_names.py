@@ -1,0 +1,53 @@
+"""Names of files for images: unique, stable, and short enough for a disk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.run.file_names import FileNames, flat_name
+from tests.helpers.drawn_runs import RunSpec, Scene, make_run
+
+
+def test_names_without_suffix_are_unique_and_independent_of_what_is_finished(
+    tmp_path: Path,
+) -> None:
+    paths = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2.JPG", "b/c.jpg", "d"]
+    scenes = [Scene(path, np.ones((4, 5), np.uint16)) for path in paths]
+    run = make_run(tmp_path, scenes, RunSpec(unfinished=(0, 1)))
+    reports: list[str] = []
+    names = FileNames(run, reports.append)
+    expected = ["a.jpg", "a.png", "a.jpg.tif", "b/c.v2", "b/c", "d"]
+    assert [names.of_image(path) for path in paths] == expected
+    assert len(reports) == 3
+    assert set(reports) == {"file names keep the image's ending: another image has the same stem"}
+
+
+def test_unused_names_are_those_of_the_other_images(tmp_path: Path) -> None:
+    scenes = [Scene(f"{name}.png", np.ones((4, 5), np.uint16)) for name in "abc"]
+    names = FileNames(make_run(tmp_path, scenes), lambda _: None)
+    names.of_image("b.png")
+    assert sorted(names.unused()) == ["a", "c"]
+
+
+def test_flat_names_are_unique() -> None:
+    paths = [
+        "a/b.jpg",
+        "a__b.jpg",
+        "a_/b.jpg",
+        "a/_b.jpg",
+        "a/__b.jpg",
+        "a__/b.jpg",
+        "a/b/c",
+        "_/_",
+    ]
+    names = [flat_name(path) for path in paths]
+    assert len(set(names)) == len(paths)
+    assert names[0] == "a__b.jpg"
+    assert all(name.endswith(".jpg") for name in names[:6])
+
+
+def test_flat_names_of_deep_folders_fit_a_disk() -> None:
+    paths = [f"{'猫/' * 100}{number}.jpg" for number in range(3)]
+    names = [flat_name(path) for path in paths]
+    assert len(set(names)) == 3
+    assert all(len(name.encode()) <= 255 and name.endswith(".jpg") for name in names)
