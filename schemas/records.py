@@ -1,17 +1,27 @@
 """What flows through the pipeline and what is committed.
 
-One record is one row of a table, or one JSON marker.
+One record is one row of a table, or one JSON marker. The Arrow schema of a table is derived from
+its record (`schemas.tables`): an Arrow type in `Annotated` says how a column is stored.
 """
 
 from typing import Annotated, Literal
 
+import pyarrow as pa
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from schemas.base import Frozen
 from schemas.errors import ErrorCode
 
-Share = Annotated[float, Field(ge=0, le=1)]
+REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())
+"""Arrow type of text columns with few different values."""
+
+Share = Annotated[float, Field(ge=0, le=1), pa.float32()]
 """A number in [0, 1]."""
+Seconds = Annotated[NonNegativeFloat, pa.float32()]
+Count = Annotated[NonNegativeInt, pa.int32()]
+CategoryId = Annotated[PositiveInt, pa.int32()]
+SidePx = Annotated[PositiveInt, pa.int32()]
+RepeatedText = Annotated[str, REPEATED_TEXT]
 
 
 class ImageRef(Frozen):
@@ -23,14 +33,14 @@ class ImageRef(Frozen):
     """Relative to the collection's root, `/` between parts; COCO's `file_name`."""
     uri: str
     """Where the bytes are."""
-    size_bytes: NonNegativeInt | None = None
-    """As listed; None where the listing does not tell."""
+    size_bytes: Annotated[NonNegativeInt | None, pa.int64()] = None
+    """As listed; None where the listing does not have it."""
     etag: str = ""
     """The store's version of the content; empty where it has none."""
 
 
 class Shard(Frozen):
-    """A contiguous cut of the manifest: the unit of work and commit."""
+    """Consecutive images of the manifest: the unit of work and commit."""
 
     index: NonNegativeInt
     """Place in the manifest's sequence of shards."""
@@ -44,30 +54,30 @@ class ImageResult(Frozen):
     image_id: str
     path: str
     uri: str
-    status: Literal["ok", "error"] = "ok"
-    error_code: ErrorCode | None = None
+    status: Annotated[Literal["ok", "error"], REPEATED_TEXT] = "ok"
+    error_code: Annotated[ErrorCode | None, REPEATED_TEXT] = None
     error_message: str = ""
-    height: NonNegativeInt = 0
-    """Pixels, in the frame that a person sees (EXIF turn applied); 0 where unknown."""
-    width: NonNegativeInt = 0
-    exif_orientation: Annotated[int, Field(ge=1, le=8)] = 1
-    """The turn that was applied; 1: none."""
-    num_segments: NonNegativeInt = 0
+    height: Count = 0
+    """Pixels, in the frame that a person sees (EXIF orientation applied); 0 where unknown."""
+    width: Count = 0
+    exif_orientation: Annotated[int, Field(ge=1, le=8), pa.int8()] = 1
+    """The EXIF orientation that was applied; 1: none."""
+    num_segments: Count = 0
     review_priority: Share = 0.0
     """1: look at this image first."""
-    read_s: NonNegativeFloat = 0.0
-    decode_s: NonNegativeFloat = 0.0
-    segment_s: NonNegativeFloat = 0.0
+    read_s: Seconds = 0.0
+    decode_s: Seconds = 0.0
+    segment_s: Seconds = 0.0
     """The image's share of its batch."""
-    encode_s: NonNegativeFloat = 0.0
+    encode_s: Seconds = 0.0
 
 
 class ScoreRow(Frozen):
     """One label in one image, found or not: a row of `scores/*.parquet`."""
 
-    image_id: str
-    label: str
-    category_id: PositiveInt
+    image_id: RepeatedText
+    label: RepeatedText
+    category_id: CategoryId
     max_prob: Share
     """Highest probability of the label over the image."""
     mean_prob: Share
@@ -76,22 +86,33 @@ class ScoreRow(Frozen):
     """Share of the image's pixels that carry the label."""
 
 
-class Annotation(Frozen):
-    """One segment: a row of `annotations/*.parquet` and one entry of COCO's `annotations`."""
+class MaskRow(Frozen):
+    """One mask of a label in an image: the columns of predicted and of reviewed masks."""
 
-    image_id: str
-    label: str
-    category_id: PositiveInt
-    segment_index: NonNegativeInt
-    """Place among the image's segments, by label, then by component."""
-    height: PositiveInt
-    width: PositiveInt
+    image_id: RepeatedText
+    label: RepeatedText
+    category_id: CategoryId
+    segment_index: Annotated[NonNegativeInt | None, pa.int32()]
+    """Place among the image's segments."""
+    height: SidePx
+    """Pixels, in the frame that a person sees."""
+    width: SidePx
     rle_counts: str
     """COCO compressed RLE (column-major), ASCII."""
-    area_px: PositiveInt
+    area_px: Annotated[PositiveInt, pa.int64()]
     """Pixels in the mask, not in the box."""
-    bbox_xywh: tuple[float, float, float, float]
+    bbox_xywh: Annotated[tuple[float, float, float, float], pa.list_(pa.float32(), 4)]
     """Tight box of the mask, pixels."""
+
+
+class Annotation(MaskRow):
+    """One segment: a row of `annotations/*.parquet` and one entry of COCO's `annotations`.
+
+    What becomes of each score column is in `schemas.score_columns`.
+    """
+
+    segment_index: Count
+    """Place among the image's segments, by label, then by component."""
     mean_prob: Share
     """Mean probability of the segment's label over its pixels."""
     margin_mean: Share
@@ -105,7 +126,8 @@ class Annotation(Frozen):
     boundary_uncertainty: Share
     """Mean entropy at the segment's rim."""
     area_frac: Share
-    num_components: PositiveInt
+    """Share of the image's pixels that are in the mask."""
+    num_components: Annotated[PositiveInt, pa.int32()]
     """Connected regions of the mask (8-neighbourhood)."""
 
 

@@ -1,29 +1,23 @@
-"""What people say about a run's masks: decisions, corrected masks, and their Arrow schemas.
+"""Corrections of a run's masks by people: decisions, corrected masks, and their Arrow schemas.
 
-The predictions are never changed; all of this lies beside them, under `reviewed/`.
+The predictions are never changed; corrections lie beside them, under `reviewed/`.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from schemas.base import Frozen
-from schemas.records import FileEntry
-from schemas.tables import WORD, table_schema
+from schemas.records import REPEATED_TEXT, Count, FileEntry, MaskRow, RepeatedText
+from schemas.tables import arrow_schema
 
 Action = Literal["accept", "reject", "relabel", "skip", "undo"]
 Verdict = Literal["accepted", "changed", "added"]
 
 
 class ReviewKey(NamedTuple):
-    """What a decision is about: a segment, all segments of a label, or the whole image."""
+    """The subject of a decision: a segment, all segments of a label, or the whole image."""
 
     image_id: str
     label: str | None = None
@@ -31,21 +25,21 @@ class ReviewKey(NamedTuple):
 
 
 class ReviewDecision(Frozen):
-    """One thing that a person said; never changed, only followed by another one."""
+    """One decision of a person; never changed, only followed by another one."""
 
-    image_id: str
-    label: str | None = None
+    image_id: RepeatedText
+    label: Annotated[str | None, REPEATED_TEXT] = None
     """The predicted label; None: the whole image."""
-    segment_index: NonNegativeInt | None = None
+    segment_index: Annotated[NonNegativeInt | None, pa.int32()] = None
     """Of the predicted segment; None: all segments of the label, or the whole image."""
-    action: Action
-    """`undo` takes back what the same source said last of the key; `skip` leaves it undecided."""
-    new_label: str = ""
-    """What a `relabel` calls the segment."""
-    at_s: NonNegativeFloat
+    action: Annotated[Action, REPEATED_TEXT]
+    """`undo` takes back the last decision of the same source on the key; `skip` leaves it open."""
+    new_label: RepeatedText = ""
+    """The segment's label after a `relabel`."""
+    at_s: Annotated[NonNegativeFloat, pa.float64()]
     """When, in Unix seconds."""
-    source: str = ""
-    """Who or what told; of the review page also a random name of the browser."""
+    source: RepeatedText = ""
+    """The person or tool that decided; for the review page with a random name of the browser."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ReviewDecision":
@@ -59,31 +53,22 @@ class ReviewDecision(Frozen):
 
     @property
     def key(self) -> ReviewKey:
-        """What it is about."""
+        """The subject of the decision."""
         return ReviewKey(self.image_id, self.label, self.segment_index)
 
 
 class ReviewEntry(Frozen):
-    """What one `append` keeps: one object in the run folder."""
+    """The decisions of one `append`: one object in the run folder."""
 
     decisions: tuple[ReviewDecision, ...]
 
 
-class ReviewedMask(Frozen):
+class ReviewedMask(MaskRow):
     """One mask as a person left it."""
 
-    image_id: str
-    label: str
-    category_id: PositiveInt
-    segment_index: NonNegativeInt | None = None
+    segment_index: Annotated[NonNegativeInt | None, pa.int32()] = None
     """Of the predicted segment that it came from; None: drawn by a person."""
-    height: PositiveInt
-    width: PositiveInt
-    rle_counts: str
-    """COCO compressed RLE (column-major), ASCII, in the frame that a person sees."""
-    area_px: PositiveInt
-    bbox_xywh: tuple[float, float, float, float]
-    verdict: Verdict
+    verdict: Annotated[Verdict, REPEATED_TEXT]
     """`accepted`: label and every pixel as predicted; `changed`; `added`: none was predicted."""
 
 
@@ -92,11 +77,11 @@ class ReviewedImage(Frozen):
 
     image_id: str
     path: str
-    source: str
+    source: RepeatedText
     """Tool or file that it was read from; `log`: decided mask by mask."""
-    seconds: NonNegativeFloat | None = None
-    """Time that it took, where the tool tells."""
-    num_rejected: NonNegativeInt = 0
+    seconds: Annotated[NonNegativeFloat | None, pa.float32()] = None
+    """Time that it took, where the tool says so."""
+    num_rejected: Count = 0
     """Predicted segments that are gone."""
 
 
@@ -115,41 +100,9 @@ class ReviewImport(Frozen):
     parts: tuple[ReviewPart, ...] = Field(min_length=1)
 
 
-DECISIONS = table_schema(
-    {
-        "entry": WORD,
-        "image_id": WORD,
-        "label": WORD,
-        "segment_index": pa.int32(),
-        "action": WORD,
-        "new_label": WORD,
-        "at_s": pa.float64(),
-        "source": WORD,
-    },
-    nullable=("label", "segment_index"),
+DECISIONS = pa.schema(
+    [pa.field("entry", REPEATED_TEXT, nullable=False), *arrow_schema(ReviewDecision)]
 )
-REVIEWED_IMAGES = table_schema(
-    {
-        "image_id": pa.string(),
-        "path": pa.string(),
-        "source": WORD,
-        "seconds": pa.float32(),
-        "num_rejected": pa.int32(),
-    },
-    nullable=("seconds",),
-)
-REVIEWED_MASKS = table_schema(
-    {
-        "image_id": WORD,
-        "label": WORD,
-        "category_id": pa.int32(),
-        "segment_index": pa.int32(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "rle_counts": pa.string(),
-        "area_px": pa.int64(),
-        "bbox_xywh": pa.list_(pa.float32(), 4),
-        "verdict": WORD,
-    },
-    nullable=("segment_index",),
-)
+"""Of one correction log: each decision with the name of the entry that holds it."""
+REVIEWED_IMAGES = arrow_schema(ReviewedImage)
+REVIEWED_MASKS = arrow_schema(ReviewedMask)

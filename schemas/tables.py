@@ -1,9 +1,11 @@
-"""The Arrow schemas of the three tables and the manifest; records to tables and back."""
+"""The Arrow schemas of the tables, derived from their records; records to tables and back."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pyarrow as pa
+from pydantic.fields import FieldInfo
 
 from schemas.base import Frozen
 from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
@@ -11,78 +13,34 @@ from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
 SCHEMA_VERSION = 1
 """Raised with every change of a column; stored in each done marker."""
 
-WORD = pa.dictionary(pa.int32(), pa.string())
-"""Type of columns with few different values."""
 
+def arrow_schema(record: type[Frozen]) -> pa.Schema:
+    """Return the schema of a record's table: one column for each field, in the fields' order.
 
-def table_schema(types: dict[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
-    """Return a table's schema; only the columns named are nullable."""
+    A column has the Arrow type that stands in the field's `Annotated`, else that of plain text.
+    Only fields that may be None are nullable.
+    """
     return pa.schema(
-        [pa.field(name, kind, nullable=name in nullable) for name, kind in types.items()]
+        [
+            pa.field(name, _arrow_type(name, field), NoneType in get_args(field.annotation))
+            for name, field in record.model_fields.items()
+        ]
     )
 
 
-MANIFEST = table_schema(
-    {
-        "image_id": pa.string(),
-        "path": pa.string(),
-        "uri": pa.string(),
-        "size_bytes": pa.int64(),
-        "etag": pa.string(),
-    },
-    nullable=("size_bytes",),
-)
-IMAGES = table_schema(
-    {
-        "image_id": pa.string(),
-        "path": pa.string(),
-        "uri": pa.string(),
-        "status": WORD,
-        "error_code": WORD,
-        "error_message": pa.string(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "exif_orientation": pa.int8(),
-        "num_segments": pa.int32(),
-        "review_priority": pa.float32(),
-        "read_s": pa.float32(),
-        "decode_s": pa.float32(),
-        "segment_s": pa.float32(),
-        "encode_s": pa.float32(),
-    },
-    nullable=("error_code",),
-)
-SCORES = table_schema(
-    {
-        "image_id": WORD,
-        "label": WORD,
-        "category_id": pa.int32(),
-        "max_prob": pa.float32(),
-        "mean_prob": pa.float32(),
-        "area_frac": pa.float32(),
-    }
-)
-ANNOTATIONS = table_schema(
-    {
-        "image_id": WORD,
-        "label": WORD,
-        "category_id": pa.int32(),
-        "segment_index": pa.int32(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "rle_counts": pa.string(),
-        "area_px": pa.int64(),
-        "bbox_xywh": pa.list_(pa.float32(), 4),
-        "mean_prob": pa.float32(),
-        "margin_mean": pa.float32(),
-        "margin_p10": pa.float32(),
-        "entropy_mean": pa.float32(),
-        "saliency_mean": pa.float32(),
-        "boundary_uncertainty": pa.float32(),
-        "area_frac": pa.float32(),
-        "num_components": pa.int32(),
-    }
-)
+def _arrow_type(name: str, field: FieldInfo) -> pa.DataType:
+    kinds = [kind for kind in field.metadata if isinstance(kind, pa.DataType)]
+    if not kinds and field.annotation is str:
+        return pa.string()
+    if len(kinds) != 1:
+        raise TypeError(f"expected one Arrow type in the annotation of field {name}, got {kinds}")
+    return kinds[0]
+
+
+MANIFEST = arrow_schema(ImageRef)
+IMAGES = arrow_schema(ImageResult)
+SCORES = arrow_schema(ScoreRow)
+ANNOTATIONS = arrow_schema(Annotation)
 
 TABLES: dict[str, tuple[pa.Schema, type[Frozen]]] = {
     "images": (IMAGES, ImageResult),

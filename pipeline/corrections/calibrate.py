@@ -25,6 +25,7 @@ from schemas.calibration import Calibration
 from schemas.errors import UserError
 from schemas.records import Share
 from schemas.review import ReviewedMask
+from schemas.score_columns import SCORE
 
 Numbers = NDArray[np.float64]
 
@@ -156,7 +157,7 @@ def _outcomes(layer: ReviewedLayer, min_iou: float) -> Iterator[tuple[float, boo
         for row in layer.predicted(image_id):
             if row["segment_index"] in fate:
                 right = _is_right(row, fate[row["segment_index"]], min_iou)
-                yield row["mean_prob"], right, row["label"], image_id
+                yield row[SCORE], right, row["label"], image_id
 
 
 def _is_right(row: Row, mask: ReviewedMask | None, min_iou: float) -> bool:

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import NonNegativeInt
 
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
@@ -18,24 +20,28 @@ from pipeline.run.reader import Row, RunReader, grouped
 from pipeline.storage import parquet, uris
 from schemas.base import Frozen
 from schemas.errors import UserError
-from schemas.records import Share
-from schemas.tables import WORD, table_schema
+from schemas.records import RepeatedText, Share
+from schemas.tables import arrow_schema
 
 FOLDER = "exports/compare"
 _ROW_GROUP = 65536
 _WORST = 10
-TABLE = table_schema(
-    {
-        "image_id": WORD,
-        "path": WORD,
-        "label": WORD,
-        "iou": pa.float32(),
-        "area_px": pa.int64(),
-        "other_area_px": pa.int64(),
-        "image_agreement": pa.float32(),
-    }
-)
-"""A row for each image and label that either run has; the last column is the image's mean IoU."""
+
+
+class ComparisonRow(Frozen):
+    """One label in one image, for each label that either run has there."""
+
+    image_id: RepeatedText
+    path: RepeatedText
+    label: RepeatedText
+    iou: Share
+    area_px: Annotated[NonNegativeInt, pa.int64()]
+    other_area_px: Annotated[NonNegativeInt, pa.int64()]
+    image_agreement: Share
+    """Mean IoU of the image's labels."""
+
+
+TABLE = arrow_schema(ComparisonRow)
 
 
 class LabelAgreement(Frozen):

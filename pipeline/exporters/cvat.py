@@ -29,6 +29,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
+from schemas.score_columns import SCORE
 
 FOLDER = "exports/cvat"
 _DECLARED = ("score", "review_priority", "segment_index")
@@ -184,7 +185,7 @@ def _labels(names: tuple[str, ...]) -> list[dict[str, object]]:
 
 def _attributes(row: Row, order: Priorities) -> dict[str, float | int]:
     return {
-        "score": round(row["mean_prob"], DIGITS),
+        "score": round(row[SCORE], DIGITS),
         "review_priority": order.of_mask(row),
         "segment_index": row.get("part_of", row["segment_index"]),
     }

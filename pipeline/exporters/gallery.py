@@ -28,11 +28,12 @@ from pipeline.storage.folder import Folder, read_uri
 from schemas.base import Frozen
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
+from schemas.score_columns import SCORE
 
 FOLDER = "review"
 _PICTURES = "pictures"
 _IMAGE_COLUMNS = ("path", "uri", "height", "width", "review_priority")
-_SEGMENT_COLUMNS = ["image_id", "label", "category_id", "rle_counts", "mean_prob"]
+_SEGMENT_COLUMNS = ["image_id", "label", "category_id", "rle_counts", SCORE]
 
 
 class Options(Frozen):
@@ -138,7 +139,7 @@ def _unreadable(error: ImageError) -> str:
 def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -> _Card:
     scores: dict[int, list[float]] = {}
     for row in rows:
-        scores.setdefault(row["category_id"], []).append(row["mean_prob"])
+        scores.setdefault(row["category_id"], []).append(row[SCORE])
     names = {row["category_id"]: row["label"] for row in rows}
     chips = "".join(
         f'<span class="chip">{_swatch(label)}{escape(names[label])} '

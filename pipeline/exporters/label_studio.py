@@ -27,6 +27,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
+from schemas.score_columns import SCORE
 
 FOLDER = "exports/label_studio"
 _TAG, _IMAGE = "tag", "image"
@@ -135,7 +136,7 @@ def _region(row: Row, brush: bytes) -> bytes:
         "type": "brushlabels",
         "from_name": _TAG,
         "to_name": _IMAGE,
-        "score": round(row["mean_prob"], DIGITS),
+        "score": round(row[SCORE], DIGITS),
         "original_width": row["width"],
         "original_height": row["height"],
         "image_rotation": 0,

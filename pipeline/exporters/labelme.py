@@ -19,6 +19,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
+from schemas.score_columns import SCORE
 
 FOLDER = "exports/labelme"
 _VERSION = "6.3.1"
@@ -80,7 +81,7 @@ def _shape(row: Row, crop: Crop) -> dict[str, Any]:
         "label": row["label"],
         "points": corners,
         "group_id": row.get("part_of"),
-        "description": f"score {row['mean_prob']:.6f}",
+        "description": f"score {row[SCORE]:.6f}",
         "shape_type": "mask",
         "flags": {},
         "mask": base64.b64encode(png(crop.mask)).decode("ascii"),

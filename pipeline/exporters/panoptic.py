@@ -24,6 +24,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.records import Share
+from schemas.score_columns import SCORE
 
 FOLDER = "exports/panoptic"
 _PICTURES = "panoptic"
@@ -97,7 +98,7 @@ def _segment(number: int, row: Row) -> dict[str, Any]:
         "area": row["area_px"],
         "bbox": [int(value) for value in row["bbox_xywh"]],
         "iscrowd": 0,
-        "score": round(row["mean_prob"], DIGITS),
+        "score": round(row[SCORE], DIGITS),
     }
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.config import JobConfig
 from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
+from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import TABLES, to_records, to_table
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=12)
@@ -67,18 +68,7 @@ records = {
         area_px=st.integers(1, 2**40),
         bbox_xywh=st.tuples(*[st.integers(0, 20_000).map(float)] * 4),
         num_components=st.integers(1, 99),
-        **dict.fromkeys(
-            (
-                "mean_prob",
-                "margin_mean",
-                "margin_p10",
-                "entropy_mean",
-                "saliency_mean",
-                "boundary_uncertainty",
-                "area_frac",
-            ),
-            shares,
-        ),
+        **{name: shares for name, column in SCORE_COLUMNS.items() if column.high == 1},
     ),
 }
 

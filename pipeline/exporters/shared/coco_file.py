@@ -15,17 +15,12 @@ from typing import Any, TextIO
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoCategory, CocoImage
 from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of, is_cut_anew
 from pipeline.run.reader import Row, RunReader
+from schemas.score_columns import SCORE, SCORE_COLUMNS
 
 _ATTRIBUTES = (
     "segment_index",
     "part_of",
-    "margin_mean",
-    "margin_p10",
-    "entropy_mean",
-    "saliency_mean",
-    "boundary_uncertainty",
-    "area_frac",
-    "num_components",
+    *(name for name, column in SCORE_COLUMNS.items() if column.attribute),
 )
 _MASKS = {
     "class": "semantic masks: one for each label and image; they are not instances, touching or "
@@ -98,7 +93,7 @@ def annotation(number: int, image_number: int, row: Row) -> CocoAnnotation:
         "area": row["area_px"],
         "bbox": row["bbox_xywh"],
         "iscrowd": 0,
-        "score": round(row["mean_prob"], DIGITS),
+        "score": round(row[SCORE], DIGITS),
         "attributes": {
             name: round(row[name], DIGITS) if isinstance(row[name], float) else row[name]
             for name in _ATTRIBUTES

@@ -14,6 +14,7 @@ from ovseg_core.rle.encode import decode
 from pipeline.exporters.shared.losses import LossReport
 from pipeline.run.reader import FinishedShard, Row, RunReader
 from schemas.errors import RunFolderError
+from schemas.score_columns import SCORE, SCORE_COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,6 @@ IMAGE_COLUMNS = (
     "exif_orientation",
     "review_priority",
 )
-_MEANS = ("mean_prob", "margin_mean", "entropy_mean", "saliency_mean")
-"""Means over a mask's pixels: those of a whole follow from those of its parts."""
-_OF_THE_WHOLE = ("margin_p10", "boundary_uncertainty")
-"""Columns that parts do not tell."""
 
 
 def cut_of(finished: RunReader, wanted: Segments) -> Literal["class", "components"]:
@@ -70,7 +67,7 @@ def images(
     _count_images(finished, losses)
     for shard in finished.shards(IMAGE_COLUMNS):
         for image, rows in _by_image(shard):
-            likely = [row for row in rows if round(row["mean_prob"], DIGITS) >= min_score]
+            likely = [row for row in rows if round(row[SCORE], DIGITS) >= min_score]
             cut_anew = change(likely) if likely else []
             kept = [row for row in cut_anew if row["area_px"] >= min_area_px]
             if len(likely) < len(rows):
@@ -153,21 +150,22 @@ def _joined(parts: list[Row]) -> Row:
     rles: Any = [{"size": size, "counts": row["rle_counts"].encode("ascii")} for row in parts]
     union: Any = coco_mask.merge(rles)
     area = sum(row["area_px"] for row in parts)
-    known = {name: value for name, value in first.items() if name not in _OF_THE_WHOLE}
-    means = {
-        name: sum(row[name] * row["area_px"] for row in parts) / area
-        for name in _MEANS
-        if name in first
-    }
-    return {
-        **known,
-        **means,
+    joined = {
+        **first,
         "rle_counts": union["counts"].decode("ascii"),
         "area_px": area,
         "bbox_xywh": [float(value) for value in coco_mask.toBbox(union)],
-        "area_frac": sum(row["area_frac"] for row in parts),
-        "num_components": len(parts),
     }
+    for name, column in SCORE_COLUMNS.items():
+        if name not in first:
+            continue
+        if column.join == "mean":
+            joined[name] = sum(row[name] * row["area_px"] for row in parts) / area
+        elif column.join == "sum":
+            joined[name] = sum(row[name] for row in parts)
+        else:
+            del joined[name]
+    return joined
 
 
 @dataclass(frozen=True)
