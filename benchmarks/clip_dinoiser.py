@@ -57,7 +57,7 @@ class PlainPort:
 
     def _window(self, window: Tensor, text: TextMatrix) -> Tensor:
         padded = pad_br(window[None], self.clip.patch_px)
-        state = self.clip.read(self.clip.normalise(padded), "size", (TAP,))
+        state = self.clip.forward_trunk(self.clip.normalise(padded), "size", (TAP,))
         features = dense_features(self.clip, state, identity).flatten(2)[0].T
         tap = tap_map(state)
         guide = F.normalize(self.heads.guide(tap), dim=1).flatten(2)[0]

@@ -50,8 +50,8 @@ def bare(segmenter: WindowSegmenter, images: Sequence[Tensor]) -> None:
 
     def networks(windows: Tensor) -> Tensor:
         if second is not None:
-            second.map(reader.clip.denormalise(windows), "tokens")
-        return reader.clip.pooled(reader.clip.read(windows, rule))
+            second.features(reader.clip.denormalise(windows), "tokens")
+        return reader.clip.pool_trunk(reader.clip.forward_trunk(windows, rule))
 
     resized = [segmenter._resize(image) for image in images]
     cuts = [segmenter._windows.cut(reader.clip.normalise(one)) for one in resized]

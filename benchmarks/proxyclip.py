@@ -78,12 +78,12 @@ class PlainPort:
         down, across = -height % self.multiple, -width % self.multiple
         top, left = down // 2, across // 2
         padded = F.pad(window, (left, across - left, top, down - top))[None]
-        e = F.normalize(self.vision.map(self.clip.denormalise(padded), "tokens"), dim=1)
+        e = F.normalize(self.vision.features(self.clip.denormalise(padded), "tokens"), dim=1)
         grid, e = e.shape[2:], e.flatten(2)[0]
         likeness = e.T @ e
         likeness = 3.0 * (likeness - 1.2 * likeness.mean())
         attention = likeness.masked_fill(likeness < 0, -torch.inf).softmax(-1)
-        state = self.clip.read(padded, "scale01")
+        state = self.clip.forward_trunk(padded, "scale01")
         block: Any = self.clip.visual.transformer.resblocks[-1]
         qkv = F.linear(
             block.ln_1(state.tokens_BLC), block.attn.in_proj_weight, block.attn.in_proj_bias

@@ -1,8 +1,10 @@
-"""CLIP by open_clip, unmodified: pooled embeddings, text, and the trunk up to the last block.
+"""CLIP by open_clip, unmodified: image and text embeddings, and the trunk up to the last block.
 
-Nothing is patched and no hook is registered; the dense methods read the last block's weights
-themselves (`last_block`). Shapes: B images, L tokens (class token first), C trunk width, D joint
-width, H W pixels, h w patches, R the side of the square network input.
+Nothing is patched and no hook is registered: the dense methods apply the last block's weights
+themselves (`dense/last_block.py`). Everything is float32 and on the network's device.
+
+Shapes: B images, L tokens (class token first), C trunk width, D joint width, H W pixels, h w
+patches, R side of the square network input.
 """
 
 import copy
@@ -20,72 +22,74 @@ from schemas.errors import WeightsError
 
 _PROMPTS_PER_FORWARD = 256
 _IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
-"""What one pass takes by default: stays near a CPU's cache, and fills a GPU."""
+"""Default batch of a forward pass: small enough for a CPU's cache, large enough for a GPU."""
 
 
 @dataclass(frozen=True)
 class TrunkFeatures:
-    """The image tower before its last block.
+    """CLIP's image encoder before its last block, for a batch of images of one size.
 
     Attributes:
-        tokens_BLC: output of the last block but one.
-        grid_hw: patches by (rows, columns); L = 1 + h * w.
-        taps: by block index, the output of that block's `ln_2` (B, L, C).
-        blocks: by block index, that block's output (B, L, C).
-        guides: by name, further maps (B, C, I, J) of the same images on a grid of their own.
+        tokens_BLC: output of the last block but one, class token first.
+        grid_hw: rows and columns of patches; L = 1 + h * w.
+        ln2: output of `ln_2` (B, L, C) of the requested blocks, by the index that was requested.
+        blocks: output (B, L, C) of the requested blocks, by index.
+        extra_maps: maps (B, C, I, J) of the same images that a method adds, by name, such as those
+            of a second network; each on a grid of its own.
     """
 
     tokens_BLC: Tensor
     grid_hw: tuple[int, int]
-    taps: dict[int, Tensor]
-    blocks: dict[int, Tensor]
-    guides: dict[str, Tensor] = field(default_factory=dict)
+    ln2: dict[int, Tensor] = field(default_factory=dict)
+    blocks: dict[int, Tensor] = field(default_factory=dict)
+    extra_maps: dict[str, Tensor] = field(default_factory=dict)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "TrunkFeatures":
-        """Return the state with every tensor changed."""
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "TrunkFeatures":
+        """Return the features with `function` applied to every tensor."""
         return replace(
             self,
-            tokens_BLC=change(self.tokens_BLC),
-            taps={key: change(value) for key, value in self.taps.items()},
-            blocks={key: change(value) for key, value in self.blocks.items()},
-            guides={key: change(value) for key, value in self.guides.items()},
+            tokens_BLC=function(self.tokens_BLC),
+            ln2={key: function(value) for key, value in self.ln2.items()},
+            blocks={key: function(value) for key, value in self.blocks.items()},
+            extra_maps={key: function(value) for key, value in self.extra_maps.items()},
         )
 
-    def apart(self) -> list["TrunkFeatures"]:
-        """Return the state of each image by itself (batches of one)."""
+    def unbind(self) -> list["TrunkFeatures"]:
+        """Return the features of each image as a batch of one."""
         return [
-            self.each(lambda part, one=slice(i, i + 1): part[one])
+            self.map_tensors(lambda tensor, one=slice(i, i + 1): tensor[one])
             for i in range(len(self.tokens_BLC))
         ]
 
     @staticmethod
-    def joined(states: "Sequence[TrunkFeatures]") -> "TrunkFeatures":
-        """Return states of images of one size as one batch."""
-        first = states[0]
+    def cat(parts: "Sequence[TrunkFeatures]") -> "TrunkFeatures":
+        """Concatenate batches of images of one size into one batch."""
+        first = parts[0]
         return replace(
             first,
-            tokens_BLC=torch.cat([one.tokens_BLC for one in states]),
-            taps={key: torch.cat([one.taps[key] for one in states]) for key in first.taps},
-            blocks={key: torch.cat([one.blocks[key] for one in states]) for key in first.blocks},
-            guides={key: torch.cat([one.guides[key] for one in states]) for key in first.guides},
+            tokens_BLC=torch.cat([one.tokens_BLC for one in parts]),
+            ln2={key: torch.cat([one.ln2[key] for one in parts]) for key in first.ln2},
+            blocks={key: torch.cat([one.blocks[key] for one in parts]) for key in first.blocks},
+            extra_maps={
+                key: torch.cat([one.extra_maps[key] for one in parts]) for key in first.extra_maps
+            },
         )
 
 
 class Clip:
-    """An open_clip model, read only.
+    """A frozen open_clip model.
 
     Args:
         loaded: the open_clip model on `device`, with its tokenizer and normalisation.
         device: where it runs.
 
     Raises:
-        WeightsError: the image tower is not a plain vision transformer.
+        WeightsError: the image encoder is not a plain vision transformer.
     """
 
     def __init__(self, loaded: LoadedClip, device: torch.device) -> None:
-        """Check that the tower can be read by hand and keep it."""
         # `Any`: a module's attributes are dynamic, and these are read one by one.
-        self.visual: Any = _readable_tower(loaded.model)
+        self.visual: Any = _plain_vit(loaded.model)
         self.model: Any = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = device
@@ -99,140 +103,140 @@ class Clip:
             self.visual.positional_embedding.detach(), self.visual.grid_size
         )
 
-    def with_pixels(self, mean: Sequence[float], std: Sequence[float]) -> "Clip":
-        """Return the same network behind another normalisation of pixels in [0, 1]."""
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> "Clip":
+        """Return the same network with another normalisation of pixels in [0, 1]."""
         other = copy.copy(self)
         other._mean_311 = torch.tensor(mean, device=self.device).view(3, 1, 1)
         other._std_311 = torch.tensor(std, device=self.device).view(3, 1, 1)
         return other
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Return grey levels 0..255 (..., 3, H, W) as the input of the network."""
+        """Return pixel values 0..255 (..., 3, H, W) of any dtype as network input (float32)."""
         return (pixels.float() / 255 - self._mean_311) / self._std_311
 
     def denormalise(self, input_B3HW: Tensor) -> Tensor:
-        """Return the network's input as grey levels 0..255, not rounded."""
+        """Return network input as pixel values 0..255 (float32, not rounded)."""
         return (input_B3HW * self._std_311 + self._mean_311) * 255
 
     @property
     def black(self) -> Tensor:
-        """The network's input (3,) of a black pixel."""
+        """The network input (3,) of a black pixel."""
         return self.normalise(torch.zeros_like(self._mean_311)).flatten()
 
-    def embed(self, pixels_B3RR: Tensor, per_forward: int = 0) -> Tensor:
-        """Return the pooled embeddings (B, D) of images of the input size, not normalised.
+    def encode_images(self, pixels_B3RR: Tensor, images_per_forward: int = 0) -> Tensor:
+        """Return the image embeddings (B, D), not normalised to unit length.
 
         Args:
-            pixels_B3RR: grey levels 0..255.
-            per_forward: images in one pass through the tower, to bound memory; 0: what suits the
+            pixels_B3RR: pixel values 0..255, at the input size.
+            images_per_forward: batch of one forward pass, to bound memory; 0: a default for the
                 device.
         """
-        per_forward = per_forward or _IMAGES_PER_FORWARD.get(self.device.type, 128)
-        parts = [self.visual(self.normalise(part)) for part in pixels_B3RR.split(per_forward)]
+        size = images_per_forward or _IMAGES_PER_FORWARD.get(self.device.type, 128)
+        parts = [self.visual(self.normalise(part)) for part in pixels_B3RR.split(size)]
         return torch.cat(parts)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return the text embeddings (number of prompts, D), not normalised."""
+        """Return the text embeddings (number of prompts, D), not normalised to unit length."""
         tokens = self.tokenizer(list(prompts)).to(self.device)
         return torch.cat(
             [self.model.encode_text(part) for part in tokens.split(_PROMPTS_PER_FORWARD)]
         )
 
-    def trunk(
-        self, pixels_B3HW: Tensor, rule: PositionInterpolation, taps: Sequence[int] = ()
+    def forward_trunk_from_pixels(
+        self,
+        pixels_B3HW: Tensor,
+        interpolation: PositionInterpolation,
+        return_ln2: Sequence[int] = (),
     ) -> TrunkFeatures:
-        """Run the image tower up to its last block, at any size.
+        """Run the image encoder up to its last block on pixels of any size.
 
         Args:
-            pixels_B3HW: grey levels 0..255; padded with black at the right and the bottom to whole
-                patches before normalisation (CLIP-DINOiser's way).
-            rule: how the position table is read at this grid.
-            taps: block indices (negative: from the end) whose `ln_2` output is wanted.
+            pixels_B3HW: pixel values 0..255; padded with black at the right and the bottom to whole
+                patches before normalisation, as CLIP-DINOiser does.
+            interpolation: how position embeddings are interpolated to the grid.
+            return_ln2: blocks (negative: from the end) whose `ln_2` output is returned as well.
         """
-        return self.read(self.normalise(pad_br(pixels_B3HW, self.patch_px)), rule, taps)
+        padded_B3HW = pad_br(pixels_B3HW, self.patch_px)
+        return self.forward_trunk(self.normalise(padded_B3HW), interpolation, return_ln2)
 
-    def read(
+    def forward_trunk(
         self,
         input_B3HW: Tensor,
-        rule: PositionInterpolation,
-        taps: Sequence[int] = (),
-        keep: Sequence[int] = (),
+        interpolation: PositionInterpolation,
+        return_ln2: Sequence[int] = (),
+        return_blocks: Sequence[int] = (),
     ) -> TrunkFeatures:
-        """Run the image tower up to its last block on a network input; see `trunk`.
+        """Run the image encoder up to its last block on normalised input of any size.
 
         Args:
-            input_B3HW: normalised; what does not fill a patch at the right and the bottom is left
-                out.
-            rule: how the position table is read at this grid.
-            taps: block indices (negative: from the end) whose `ln_2` output is wanted.
-            keep: block indices (from the start, the last block not among them) whose output is.
+            input_B3HW: normalised; remainders of a patch at the right and the bottom are dropped.
+            interpolation: how position embeddings are interpolated to the grid.
+            return_ln2: blocks (negative: from the end) whose `ln_2` output is returned as well.
+            return_blocks: blocks (from the start, before the last) whose output is returned as
+                well.
         """
         patches_BChw = self.visual.conv1(input_B3HW)
         grid_hw = (patches_BChw.shape[-2], patches_BChw.shape[-1])
         patches_BNC = patches_BChw.flatten(2).transpose(1, 2)
         class_B1C = self.visual.class_embedding.expand(len(patches_BNC), 1, -1)
-        x = torch.cat([class_B1C, patches_BNC], dim=1) + self._positions.at(rule, grid_hw)
+        x = torch.cat([class_B1C, patches_BNC], dim=1) + self._positions.at(interpolation, grid_hw)
         x = self.visual.ln_pre(x)
         blocks = self.visual.transformer.resblocks
-        wanted = {index % len(blocks): index for index in taps}
-        tapped: dict[int, Tensor] = {}
-        kept: dict[int, Tensor] = {}
+        requested_ln2 = {index % len(blocks): index for index in return_ln2}
+        ln2: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         for number, block in enumerate(blocks[:-1]):
-            if number in wanted:
-                x, tapped[wanted[number]] = _run_tapped(block, x)
+            if number in requested_ln2:
+                # The block by hand, as its `ln_2` output lies inside.
+                x = x + block.ls_1(block.attention(block.ln_1(x)))
+                normal = block.ln_2(x)
+                x = x + block.ls_2(block.mlp(normal))
+                ln2[requested_ln2[number]] = normal
             else:
                 x = block(x)
-            if number in keep:
-                kept[number] = x
-        return TrunkFeatures(x, grid_hw, tapped, kept)
+            if number in return_blocks:
+                outputs[number] = x
+        return TrunkFeatures(x, grid_hw, ln2, outputs)
 
-    def pooled(self, state: TrunkFeatures) -> Tensor:
-        """Return the embeddings (B, D) of images read so far, not normalised.
-
-        The last block is run as it is; the result is what CLIP itself says of the whole image.
-        """
-        return self.pool(self.visual.transformer.resblocks[-1](state.tokens_BLC))
+    def pool_trunk(self, trunk: TrunkFeatures) -> Tensor:
+        """Return the image embeddings (B, D) of CLIP's own last block, not normalised."""
+        return self.pool(self.visual.transformer.resblocks[-1](trunk.tokens_BLC))
 
     def pool(self, tokens_BLC: Tensor) -> Tensor:
-        """Return what tokens after the last block say of the whole image (B, D), not normalised.
+        """Pool tokens after the last block into image embeddings (B, D), not normalised.
 
-        The class token, or the mean of the patches, as the model was trained.
+        Takes the class token or the mean of the patches, whichever the model was trained with.
         """
-        last = self.visual.pool_type == "tok"
+        by_class_token = self.visual.pool_type == "tok"
         if self.visual.final_ln_after_pool:
-            raw_BC = tokens_BLC[:, 0] if last else tokens_BLC[:, 1:].mean(dim=1)
+            raw_BC = tokens_BLC[:, 0] if by_class_token else tokens_BLC[:, 1:].mean(dim=1)
             return self.visual.ln_post(raw_BC) @ self.visual.proj
         tokens_BLD = self.project(tokens_BLC)
-        return tokens_BLD[:, 0] if last else tokens_BLD[:, 1:].mean(dim=1)
+        return tokens_BLD[:, 0] if by_class_token else tokens_BLD[:, 1:].mean(dim=1)
 
     def project(self, tokens_BLC: Tensor) -> Tensor:
-        """Return tokens after the last block in the joint space (B, L, D), not normalised."""
+        """Project tokens after the last block to the joint space (B, L, D), not normalised."""
         return self.visual.ln_post(tokens_BLC) @ self.visual.proj
 
 
-def _run_tapped(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x + block.ls_1(block.attention(block.ln_1(x)))
-    tap = block.ln_2(x)
-    return x + block.ls_2(block.mlp(tap)), tap
-
-
-def _readable_tower(model: Any) -> Any:
+def _plain_vit(model: Any) -> Any:
+    """Return the image encoder if `forward_trunk` can run it."""
     from open_clip.transformer import VisionTransformer
 
-    tower = model.visual
-    if not isinstance(tower, VisionTransformer):
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer):
         raise WeightsError(
-            f"the CLIP image tower is a {type(tower).__name__}; ovseg reads open_clip's plain "
+            f"the CLIP image encoder is a {type(visual).__name__}; ovseg reads open_clip's plain "
             "VisionTransformer only, for example ViT-B-32 or ViT-L-14 (no ResNet, ConvNeXt, SigLIP)"
         )
-    if tower.attn_pool is not None or tower.pool_type == "none":
+    if visual.attn_pool is not None or visual.pool_type == "none":
         raise WeightsError(
-            "the CLIP image tower has an attention pool; ovseg needs a class token or mean"
+            "the CLIP image encoder has an attention pool; ovseg needs a class token or the mean"
         )
-    if not hasattr(tower.transformer.resblocks[-1], "attention"):
-        raise WeightsError("the CLIP image tower has custom blocks, which ovseg does not read")
+    if not hasattr(visual.transformer.resblocks[-1], "attention"):
+        raise WeightsError("the CLIP image encoder has custom blocks, which ovseg does not read")
     for name in ("image_size", "patch_size"):
-        height, width = getattr(tower, name)
+        height, width = getattr(visual, name)
         if height != width:
             raise WeightsError(f"ovseg needs a square CLIP input, got {name} {height} x {width}")
-    return tower
+    return visual

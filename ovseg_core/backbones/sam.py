@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.load_vit import LoadedVit
-from ovseg_core.backbones.vit import Feature, in_parts
+from ovseg_core.backbones.vit import FeatureKind, in_batches
 
 _ATTENTION_COST = 8
 """Cells of the grid count so many times: relative positions need whole attention matrices."""
@@ -25,7 +25,7 @@ class SamEncoder:
         device: where it runs.
     """
 
-    features: tuple[Feature, ...] = ("tokens",)
+    feature_kinds: tuple[FeatureKind, ...] = ("tokens",)
     multiple_px = 1
 
     def __init__(self, loaded: LoadedVit, device: torch.device) -> None:
@@ -36,13 +36,13 @@ class SamEncoder:
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
         self.input_px: tuple[int, int] = self.model.patch_embed.img_size
 
-    def map(self, pixels_B3HW: Tensor, feature: Feature) -> Tensor:
-        """Return the encoder's output (B, C, g, g); see `FeatureSource`.
+    def features(self, pixels_B3HW: Tensor, kind: FeatureKind) -> Tensor:
+        """Return the encoder's output (B, C, g, g); see `DenseBackbone`.
 
         Images of any shape are squashed to the encoder's own square (bilinear, no letterbox).
         """
         rows, columns = self.model.patch_embed.grid_size
-        return in_parts(pixels_B3HW, rows * columns * _ATTENTION_COST, self._encode)
+        return in_batches(pixels_B3HW, rows * columns * _ATTENTION_COST, self._encode)
 
     def _encode(self, pixels_B3HW: Tensor) -> Tensor:
         normal = (pixels_B3HW.float() / 255 - self._mean_311) / self._std_311

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.checkpoint import LOAD_FAILURES, one_line
 from ovseg_core.backbones.load_vit import DIFFUSERS
-from ovseg_core.backbones.vit import Feature, in_parts
+from ovseg_core.backbones.vit import FeatureKind, in_batches
 from schemas.errors import WeightsError
 
 MOST_CELLS = 42
@@ -55,7 +55,7 @@ class UnetDecoder:
         loaded: the networks.
     """
 
-    features: tuple[Feature, ...] = ("tokens",)
+    feature_kinds: tuple[FeatureKind, ...] = ("tokens",)
     multiple_px = 1
 
     def __init__(self, loaded: LoadedUnet) -> None:
@@ -66,15 +66,15 @@ class UnetDecoder:
         if self.autoencoder is not None:
             self._multiple_px *= 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
-    def map(self, pixels_B3HW: Tensor, feature: Feature) -> Tensor:
-        """Return the features (B, C, I, J), pooled to at most 42 x 42; see `FeatureSource`."""
+    def features(self, pixels_B3HW: Tensor, kind: FeatureKind) -> Tensor:
+        """Return the features (B, C, I, J), pooled to at most 42 x 42; see `DenseBackbone`."""
         enlargement = 1 if self.autoencoder is None else _LATENT_ENLARGEMENT
         height, width = (
             max(round(side * enlargement / self._multiple_px), 1) * self._multiple_px
             for side in pixels_B3HW.shape[-2:]
         )
         tokens = -(-height * width // _PIXELS_PER_TOKEN)
-        return in_parts(pixels_B3HW, tokens, lambda part: self._read(part, (height, width)))
+        return in_batches(pixels_B3HW, tokens, lambda part: self._read(part, (height, width)))
 
     def _read(self, pixels_B3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
         signed = F.interpolate(pixels_B3HW.float(), size_hw, mode="bilinear") / 127.5 - 1

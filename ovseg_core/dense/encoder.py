@@ -85,8 +85,8 @@ def read_trunk(
     clip: Clip,
     windows_B3HW: Tensor,
     options: WindowOptions,
-    taps: Sequence[int] = (),
-    keep: Sequence[int] = (),
+    return_ln2: Sequence[int] = (),
+    return_blocks: Sequence[int] = (),
 ) -> TrunkFeatures:
     """Run CLIP up to its last block; outliers are repaired where the options ask for it.
 
@@ -94,10 +94,10 @@ def read_trunk(
         clip: the model.
         windows_B3HW: normalised.
         options: position rule and repair.
-        taps: block indices whose `ln_2` output is wanted.
-        keep: block indices whose output is, as it was before any repair.
+        return_ln2: blocks whose `ln_2` output is returned as well.
+        return_blocks: blocks whose output is returned as well, as it was before any repair.
     """
-    state = clip.read(windows_B3HW, options.position_rule, taps, keep)
+    state = clip.forward_trunk(windows_B3HW, options.position_rule, return_ln2, return_blocks)
     return repaired(state) if options.outlier_repair else state
 
 

@@ -174,7 +174,7 @@ class WindowSegmenter:
 
     def _finished(self, windows_B3HW: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         state = self._reader.read(windows_B3HW)
-        pooled_BD = self._clip.pooled(state) if self._options.presence_top else None
+        pooled_BD = self._clip.pool_trunk(state) if self._options.presence_top else None
         maps = self._reader.finish(state)
         return [(one, None if pooled_BD is None else pooled_BD[i]) for i, one in enumerate(maps)]
 
@@ -188,12 +188,12 @@ class WindowSegmenter:
 
     def _read_whole(self, cuts: Sequence[WindowGrid]) -> list[ReadWindows]:
         """Read windows, lay them together, and run the last block once for each image."""
-        states = self._windows.read(cuts, lambda windows: self._reader.read(windows).apart())
+        states = self._windows.read(cuts, lambda windows: self._reader.read(windows).unbind())
         read = []
         for of_windows, cut in zip(states, cuts, strict=True):
             pooled = []
             if self._options.presence_top:
-                pooled = [self._clip.pooled(one)[0] for one in of_windows]
+                pooled = [self._clip.pool_trunk(one)[0] for one in of_windows]
             maps_1Fhw = self._reader.finish(merge_windows(of_windows, cut, self._clip.patch_px))
             whole = cut.whole()
             stitch = whole.stitch((maps_1Fhw.shape[2], maps_1Fhw.shape[3]))

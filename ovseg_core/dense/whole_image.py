@@ -27,7 +27,7 @@ def merge_windows(states: Sequence[TrunkFeatures], cut: WindowGrid, patch_px: in
         cut: how the image was cut.
         patch_px: side of a cell.
     """
-    whole = TrunkFeatures.joined(states)
+    whole = TrunkFeatures.cat(states)
     grid_hw = _grid(cut, whole.grid_hw, patch_px)
 
     def tokens(of_WLC: Tensor) -> Tensor:
@@ -39,9 +39,9 @@ def merge_windows(states: Sequence[TrunkFeatures], cut: WindowGrid, patch_px: in
         whole,
         tokens_BLC=tokens(whole.tokens_BLC),
         grid_hw=grid_hw,
-        taps={key: tokens(value) for key, value in whole.taps.items()},
+        ln2={key: tokens(value) for key, value in whole.ln2.items()},
         blocks={key: tokens(value) for key, value in whole.blocks.items()},
-        guides={key: _spliced_guide(value, cut) for key, value in whole.guides.items()},
+        extra_maps={key: _spliced_guide(value, cut) for key, value in whole.extra_maps.items()},
     )
 
 

@@ -120,7 +120,7 @@ class DinoiserTask:
         """Return L of methods.md 5.5."""
         clip = self._teachers.clip
         with torch.no_grad():
-            state = clip.read(clip.normalise(pixels_B3SS), "size", (TAP,))
+            state = clip.forward_trunk(clip.normalise(pixels_B3SS), "size", (TAP,))
             tap_BChw = tap_map(state)
             together_BNN, object_B1hw = self._targets(pixels_B3SS, state.grid_hw)
         affinity_BNN = cosine_affinity(self._heads.guide(tap_BChw))  # A^phi
@@ -131,7 +131,7 @@ class DinoiserTask:
 
     def _targets(self, pixels_B3SS: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return who belongs together (B, N, N) and what is an object (B, 1, h, w), 0 or 1."""
-        values_BChw = self._teachers.network.map(pixels_B3SS, "v")
+        values_BChw = self._teachers.network.features(pixels_B3SS, "v")
         if tuple(values_BChw.shape[2:]) != grid_hw:
             values_BChw = F.interpolate(values_BChw, size=grid_hw, mode="bilinear")
         together_BNN = (

@@ -90,8 +90,8 @@ class FoundTask:
     def loss(self, pixels_B3SS: Tensor, step: int) -> Tensor:
         """Return L of methods.md 3.4."""
         with torch.no_grad():
-            state = self._vision.run(pixels_B3SS)
-            keys_BChw = self._vision.feature_map(state, "k")
+            state = self._vision.forward_trunk(pixels_B3SS)
+            keys_BChw = self._vision.features_of(state, "k")
         logits_Bhw = self._head(keys_BChw)[:, 0]
         own_Bhw = logits_Bhw.detach() > 0
         total = 1.5 * _bce(logits_Bhw, self._sharpened(pixels_B3SS, own_Bhw))

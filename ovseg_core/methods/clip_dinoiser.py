@@ -99,7 +99,7 @@ class PoolingReader:
         pixels_B3HW = self.clip.denormalise(windows_B3HW)
         guides: dict[str, Tensor] = {}
         if self.dino:  # 5.1, DINO: v of its last block
-            guides["affinity"] = self.dino.map(pixels_B3HW, "v")
+            guides["affinity"] = self.dino.features(pixels_B3HW, "v")
         elif self.heads and options.affinity == "learned":  # 5.1, learned: G = conv3x3(X)
             guides["affinity"] = self.heads.guide(tap_map(state))
         else:  # the ablation "w. CLIP keys"
@@ -108,21 +108,21 @@ class PoolingReader:
             guides["foreground"] = self.found.patch_probabilities(pixels_B3HW)
         elif self.heads and options.background == "learned":  # 5.2: conv1x1(unit X)
             guides["foreground"] = self.heads.objectness(tap_map(state)).sigmoid()
-        return replace(state, taps={}, guides=guides)
+        return replace(state, ln2={}, extra_maps=guides)
 
     def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the pooled patches (B, D, h, w), then the foreground probability if any."""
         features_BDhw = dense_features(self.clip, state, identity)  # 4.1: F
-        guide_BChw = state.guides["affinity"]
+        guide_BChw = state.extra_maps["affinity"]
         grid_hw = (guide_BChw.shape[2], guide_BChw.shape[3])
         affinity_BNN = cosine_affinity(guide_BChw)  # 5.1: A = G G^T
         affinity_BNN = threshold_affinity(
             affinity_BNN, self.options.least_affinity
         )  # A < gamma -> 0
         pooled_BDhw = guided_pooling(features_BDhw, affinity_BNN, grid_hw)  # F+ = A F / sum A
-        if "foreground" not in state.guides:
+        if "foreground" not in state.extra_maps:
             return pooled_BDhw
-        foreground = F.interpolate(state.guides["foreground"], size=grid_hw, mode="bilinear")
+        foreground = F.interpolate(state.extra_maps["foreground"], size=grid_hw, mode="bilinear")
         return torch.cat([pooled_BDhw, foreground], dim=1)
 
 

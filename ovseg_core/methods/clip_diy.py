@@ -183,7 +183,7 @@ class ClipDiy:
         squashed = [self.squash(image) for image in images]
         squares_B3PP = torch.stack(squashed).to(self._clip.device)
         crops = self.pyramid.cut(squares_B3PP, self._clip.input_px)
-        embedded = self._clip.embed(crops.flatten(0, 1), self._options.crops_per_forward)
+        embedded = self._clip.encode_images(crops.flatten(0, 1), self._options.crops_per_forward)
         crops_BND = embedded.unflatten(0, crops.shape[:2])
         seen = images if self._options.recipe == "evaluation" else with_images(images, squashed)
         return CropFeatures(crops_BND, squashed_maps(self._objectness.maps(seen), self._side))

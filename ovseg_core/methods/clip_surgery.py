@@ -82,7 +82,7 @@ class SurgeryReader:
         """Return the trunk's state with the inputs of the blocks that have a second path."""
         depth = len(self.clip.visual.transformer.resblocks)
         keep = range(depth - self.num_blocks - 1, depth - 2)
-        return read_trunk(self.clip, windows_B3HW, self.options, keep=keep)
+        return read_trunk(self.clip, windows_B3HW, self.options, return_blocks=keep)
 
     def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches (B, D, h, w), and the image's embedding (D) at each of them."""
@@ -93,7 +93,7 @@ class SurgeryReader:
             # 9.1: new <- new + out_proj(softmax(v v^T / sqrt d) v), v of the path as it is
             new_BLC = new_BLC + attended_values(block, ori_BLC)
         patches_BND = self.clip.project(new_BLC[:, 1:])
-        class_BND = self.clip.pooled(state)[:, None].expand_as(patches_BND)
+        class_BND = self.clip.pool_trunk(state)[:, None].expand_as(patches_BND)
         maps_BNF = torch.cat([patches_BND, class_BND], dim=2)
         return maps_BNF.transpose(1, 2).unflatten(2, state.grid_hw)
 

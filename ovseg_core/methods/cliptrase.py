@@ -89,7 +89,7 @@ class CliptraseReader:
     def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the trunk's state with the input of the last block but one."""
         keep = (len(self.clip.visual.transformer.resblocks) - 3,)
-        return read_trunk(self.clip, windows_B3HW, self.options, keep=keep)
+        return read_trunk(self.clip, windows_B3HW, self.options, return_blocks=keep)
 
     def finish(self, state: TrunkFeatures) -> Tensor:
         """Return patches (B, D, h, w), the class token's D at each of them, and Att's N columns."""

@@ -46,7 +46,7 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     """
     clip = backbones.clip
     if options.imagenet_pixels:
-        clip = clip.with_pixels(IMAGENET_MEAN, IMAGENET_STD)
+        clip = clip.with_normalisation(IMAGENET_MEAN, IMAGENET_STD)
     # z = v + x, z + MLP(LN(z)) with v = Proj(W_v LN(x)); the label is argmax cos(F, T)
     reader = ValueReader(clip, options)
     return WindowSegmenter(backbones, reader, options, PUBLISHED, refined(options, COSINES))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import DenseBackbone, Feature
+from ovseg_core.backbones.vit import DenseBackbone, FeatureKind
 from ovseg_core.dense.adjust import Adjustment, adjusted
 from ovseg_core.dense.encoder import read_trunk
 from ovseg_core.dense.options import COSINES, PublishedSizes, WindowOptions
@@ -63,7 +63,7 @@ class Options(WindowOptions):
     """The second network: a timm architecture (DINO, DINOv2, MAE, SAM), `local-dir:FOLDER`,
     `embedded`, or `diffusers:FOLDER` for a UNet; empty: the job's own, if that is embedded or a
     folder, else DINO ViT-B/8."""
-    proxy_feature: Feature = "tokens"
+    proxy_feature: FeatureKind = "tokens"
     """What of it is compared: the final tokens as published, or the last block's q, k or v."""
     beta: float = 1.2
     """Patches less alike than this times the mean likeness do not see each other."""
@@ -91,12 +91,14 @@ class ProxyReader:
 
     def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return CLIP's trunk and the second network's map of the same windows."""
-        guide = self.proxy.map(self.clip.denormalise(windows_B3HW), self.options.proxy_feature)
-        return replace(read_trunk(self.clip, windows_B3HW, self.options), guides={"proxy": guide})
+        guide = self.proxy.features(self.clip.denormalise(windows_B3HW), self.options.proxy_feature)
+        return replace(
+            read_trunk(self.clip, windows_B3HW, self.options), extra_maps={"proxy": guide}
+        )
 
     def finish(self, state: TrunkFeatures) -> Tensor:
         """Return the patches (B, D, I, J); with an adjustment, the windows' embeddings too."""
-        guide_BEIJ, block = state.guides["proxy"], self.clip.visual.transformer.resblocks[-1]
+        guide_BEIJ, block = state.extra_maps["proxy"], self.clip.visual.transformer.resblocks[-1]
         grid_IJ = (guide_BEIJ.shape[2], guide_BEIJ.shape[3])
         v_BCIJ = F.interpolate(_values(block, state), grid_IJ, mode="bilinear")  # 6.1
         v_BMC = v_BCIJ.flatten(2).transpose(1, 2)
@@ -105,7 +107,7 @@ class ProxyReader:
         f_BDIJ = f_BMD.transpose(1, 2).unflatten(2, grid_IJ)
         if self.options.adjust == "none":
             return f_BDIJ
-        class_BD11 = self.clip.pooled(state)[:, :, None, None]  # 9.3: the ordinary last block
+        class_BD11 = self.clip.pool_trunk(state)[:, :, None, None]  # 9.3: the ordinary last block
         return torch.cat([f_BDIJ, class_BD11.expand_as(f_BDIJ)], dim=1)
 
 
@@ -150,9 +152,9 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     """
     name = options.proxy or backbones.network_or(PUBLISHED_PROXY)
     proxy = backbones.network(name, "proxy")
-    if options.proxy_feature not in proxy.features:
+    if options.proxy_feature not in proxy.feature_kinds:
         raise ConfigError(
-            f"method.options.proxy_feature: {name} has {', '.join(proxy.features)} only, "
+            f"method.options.proxy_feature: {name} has {', '.join(proxy.feature_kinds)} only, "
             f"got {options.proxy_feature!r}"
         )
     reader = ProxyReader(backbones.clip, proxy, options)

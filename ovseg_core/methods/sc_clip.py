@@ -121,7 +121,9 @@ class SelfCalibration:
     def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
         """Return the tower before its last block with the blocks that the method looks at."""
         keep = {self._early, self._middle, *self._summed}
-        return self.clip.read(windows_B3HW, self._options.position_rule, keep=sorted(keep))
+        return self.clip.forward_trunk(
+            windows_B3HW, self._options.position_rule, return_blocks=sorted(keep)
+        )
 
     def outliers(self, state: TrunkFeatures) -> Tensor:
         """Return which patches are outliers, bool (B, N)."""

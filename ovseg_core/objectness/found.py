@@ -66,7 +66,7 @@ class FoundObjectness:
 
     def probabilities(self, pixels_B3HW: Tensor) -> Tensor:
         """Return the probabilities (B, H, W) of images of one size."""
-        logits_B1hw = self.patch_logits(self._vision.run(pixels_B3HW))
+        logits_B1hw = self.patch_logits(self._vision.forward_trunk(pixels_B3HW))
         patch_px = float(self._vision.patch_px)
         logits = F.interpolate(logits_B1hw, scale_factor=patch_px, mode="bilinear")
         height, width = pixels_B3HW.shape[-2:]
@@ -74,11 +74,11 @@ class FoundObjectness:
 
     def patch_probabilities(self, pixels_B3HW: Tensor) -> Tensor:
         """Return the probabilities of the patches (B, 1, h, w) of images of one size."""
-        return self.patch_logits(self._vision.run(pixels_B3HW)).sigmoid()
+        return self.patch_logits(self._vision.forward_trunk(pixels_B3HW)).sigmoid()
 
     def patch_logits(self, state: VitFeatures) -> Tensor:
         """Return the head's output (B, 1, h, w)."""
-        return F.conv2d(self._vision.feature_map(state, "k"), self._weight, self._bias)
+        return F.conv2d(self._vision.features_of(state, "k"), self._weight, self._bias)
 
 
 def build(options: Options, backbones: Backbones) -> FoundObjectness:

@@ -49,7 +49,7 @@ class FoundBackground:
 
     def foreground(self, pixels_B3HW: Tensor) -> Tensor:
         """Return 0/1 maps (B, H, W) of images of one size."""
-        background_Bhw = self.background(self._vision.run(pixels_B3HW))
+        background_Bhw = self.background(self._vision.forward_trunk(pixels_B3HW))
         size = pixels_B3HW.shape[-2:]
         # The authors enlarge the patch mask to the image and cut it at one half.
         enlarged = F.interpolate(1 - background_Bhw[:, None], size=size, mode="bilinear")
@@ -63,7 +63,7 @@ class FoundBackground:
         total_B1 = (attended_BH + epsilon).sum(dim=1, keepdim=True)
         # Heads that attend to little of the image speak of objects and weigh more.
         weights_BH1 = (total_B1 / (attended_BH + epsilon)).log()[:, :, None]
-        keys_BCN = self._vision.feature_map(state, "k").flatten(2)
+        keys_BCN = self._vision.features_of(state, "k").flatten(2)
         keys_BHdN = keys_BCN.unflatten(1, (attention_BHN.shape[1], -1))
         descriptors_BCN = F.normalize((keys_BHdN * weights_BH1[..., None]).flatten(1, 2), dim=1)
         seed_B = (weights_BH1 * attention_BHN).sum(dim=1).argmin(dim=1)

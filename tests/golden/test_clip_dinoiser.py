@@ -75,8 +75,8 @@ class Stages:
         return self.reader(variant).read(self.backbones.clip.normalise(pixels))
 
     def tapped(self, image: str) -> TrunkFeatures:
-        pixels = reference.image(image)[None]
-        return self.backbones.clip.trunk(pixels, "size", [reference.constants(FILE)["feats_idx"]])
+        pixels, tap = reference.image(image)[None], reference.constants(FILE)["feats_idx"]
+        return self.backbones.clip.forward_trunk_from_pixels(pixels, "size", [tap])
 
     def features(self, image: str) -> Tensor:
         return dense_features(self.backbones.clip, self.tapped(image), identity)
@@ -86,10 +86,10 @@ class Stages:
         return probabilities(unit, unit, self.text, reference.constants(FILE)["temperature"])
 
     def values(self, image: str) -> Tensor:
-        return F.normalize(self.state(image, "dino").guides["affinity"], dim=1).flatten(2)
+        return F.normalize(self.state(image, "dino").extra_maps["affinity"], dim=1).flatten(2)
 
     def affinity(self, image: str, variant: str, least: float = -2.0) -> Tensor:
-        guide = self.state(image, variant).guides["affinity"]
+        guide = self.state(image, variant).extra_maps["affinity"]
         return threshold_affinity(cosine_affinity(guide), least).unflatten(2, guide.shape[2:])
 
     def pooled(self, image: str) -> Tensor:
@@ -97,7 +97,7 @@ class Stages:
         return reader.finish(self.state(image, "dino"))[:, : self.backbones.clip.dim]
 
     def foreground(self, image: str) -> Tensor:
-        return self.state(image, "dino").guides["foreground"]
+        return self.state(image, "dino").extra_maps["foreground"]
 
     def prob(self, image: str, variant: str, bare: str | None) -> Tensor:
         reader, options = self.reader(variant), self.options(variant, not bare)
@@ -146,7 +146,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     return [
         (one + "maskclip_feat", stages.features),
         (one + "maskclip_prob", stages.maskclip_prob),
-        (one + "tap_ln2", lambda image: stages.tapped(image).taps[-3][:, 1:]),
+        (one + "tap_ln2", lambda image: stages.tapped(image).ln2[-3][:, 1:]),
         (one + "dino_v_unit", stages.values),
         (one + "dino_affinity", lambda image: stages.affinity(image, "dino", gamma)),
         (one + "dino_pooled_feat", stages.pooled),

@@ -23,10 +23,10 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
 
     @functools.cache
     def state(image: str) -> VitFeatures:
-        return backbones.vision.run(reference.image(image)[None])
+        return backbones.vision.forward_trunk(reference.image(image)[None])
 
     def keys(image: str) -> Tensor:
-        return backbones.vision.feature_map(state(image), "k")
+        return backbones.vision.features_of(state(image), "k")
 
     return [
         (r"(?P<image>.+)\.k_feats", keys),

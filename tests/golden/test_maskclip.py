@@ -29,7 +29,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     epsilon = constants["ln_eps"]
     backbones = reference.backbones(folder, constants["activation"], layer_norm_eps=epsilon)
     mean, std = ([value / 255 for value in constants[name]] for name in ("mean", "std"))
-    clip = backbones.clip.with_pixels(mean, std)
+    clip = backbones.clip.with_normalisation(mean, std)
     rows = reference.weights()["text.matrix"]
     text = TextMatrix(rows, torch.arange(len(rows)), len(rows))
 

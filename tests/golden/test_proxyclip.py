@@ -66,7 +66,7 @@ class Proxy:
 
     def guide(self) -> Tensor:
         reader = self.reader()
-        return reader.read(self.windows("img1", (0, 0))).guides["proxy"]
+        return reader.read(self.windows("img1", (0, 0))).extra_maps["proxy"]
 
     def margin(self) -> Tensor:
         """How near the likeness comes to the threshold."""

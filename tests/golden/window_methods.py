@@ -55,7 +55,7 @@ class Stages:
     def dense(self, image: str, policy: Policy, residual: bool) -> Tensor:
         """(1, D, h, w) of a whole image cut to whole patches."""
         pixels = reference.image(image)[None]
-        state = self.backbones.clip.read(self.backbones.clip.normalise(pixels), RULE)
+        state = self.backbones.clip.forward_trunk(self.backbones.clip.normalise(pixels), RULE)
         return dense_features(self.backbones.clip, state, policy(state), residual)
 
     def features(self, image: str, policy: Policy, residual: bool) -> Tensor:

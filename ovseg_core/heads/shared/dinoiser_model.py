@@ -59,7 +59,7 @@ class DinoiserHeads:
 
 def tap_map(state: TrunkFeatures) -> Tensor:
     """Return the tap's patches as a map (B, C, h, w)."""
-    return state.taps[TAP][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
+    return state.ln2[TAP][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
 
 
 def own_keys(clip: Clip, state: TrunkFeatures) -> Tensor:

@@ -33,32 +33,37 @@ def test_trunk_and_last_block_equal_the_tower(tmp_path: Path, vision: dict) -> N
     clip = _clip(tmp_path, **vision).clip
     side = clip.input_px
     pixels = torch.stack([random_image(seed, side, side) for seed in range(3)])
-    state = clip.trunk(pixels, "size")
+    state = clip.forward_trunk_from_pixels(pixels, "size")
     z = clip.project(last_block(clip, state.tokens_BLC, _attention, residual=True))
     pooled = z[:, 1:].mean(1) if vision.get("pool_type") == "avg" else z[:, 0]
-    torch.testing.assert_close(pooled, clip.embed(pixels), atol=1e-5, rtol=0)
-    torch.testing.assert_close(clip.embed(pixels, per_forward=2), clip.embed(pixels))
+    torch.testing.assert_close(pooled, clip.encode_images(pixels), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        clip.encode_images(pixels, images_per_forward=2), clip.encode_images(pixels)
+    )
     expected = clip.model.encode_image(clip.normalise(pixels))
-    torch.testing.assert_close(clip.embed(pixels), expected)
+    torch.testing.assert_close(clip.encode_images(pixels), expected)
 
 
 @torch.inference_mode()
 def test_taps_do_not_change_the_trunk() -> None:
     clip = tiny_backbones().clip
     pixels = random_image(0, 40, 70)[None].expand(2, -1, -1, -1)
-    plain, tapped = clip.trunk(pixels, "size"), clip.trunk(pixels, "size", taps=(0, -2))
+    plain, tapped = (
+        clip.forward_trunk_from_pixels(pixels, "size"),
+        clip.forward_trunk_from_pixels(pixels, "size", return_ln2=(0, -2)),
+    )
     torch.testing.assert_close(plain.tokens_BLC, tapped.tokens_BLC)
-    assert plain.taps == {}
-    assert tapped.taps.keys() == {0, -2}
+    assert plain.ln2 == {}
+    assert tapped.ln2.keys() == {0, -2}
     rows, columns = tapped.grid_hw
     assert (rows, columns) == (3, 5)
-    assert tapped.taps[-2].shape == (2, 1 + rows * columns, clip.visual.transformer.width)
+    assert tapped.ln2[-2].shape == (2, 1 + rows * columns, clip.visual.transformer.width)
 
 
 @torch.inference_mode()
 def test_dense_features_without_residual_leave_the_block_out() -> None:
     clip = tiny_backbones().clip
-    state = clip.trunk(random_image(0, 40, 70)[None], "size")
+    state = clip.forward_trunk_from_pixels(random_image(0, 40, 70)[None], "size")
     kept = dense_features(clip, state, identity)
     bare = dense_features(clip, state, identity, residual=False)
     assert kept.shape == bare.shape == (1, clip.dim, 3, 5)

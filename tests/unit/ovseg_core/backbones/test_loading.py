@@ -160,7 +160,7 @@ def test_a_named_clip_takes_a_weights_file(tmp_path: Path, monkeypatch: pytest.M
     backbones = Backbones(clip_config, "", resolve=resolve)
     pixels = random_image(0, 48, 48)[None]
     direct = loaded_clip(f"local-dir:{folder}")
-    torch.testing.assert_close(backbones.clip.embed(pixels), direct.embed(pixels))
+    torch.testing.assert_close(backbones.clip.encode_images(pixels), direct.encode_images(pixels))
     assert asked == ["s3://bucket/clip.safetensors"]
     assert backbones.files() == {"clip": str(file)}
 

@@ -93,7 +93,7 @@ def test_the_features_are_what_diffusers_computes(kind: str, folders: dict[str, 
     source = opened(folders[kind])
     pixels = torch.stack([random_image(seed, 24, 40) for seed in range(2)])
     expected = fed_by_diffusers(source.unet, pixels / 127.5 - 1)
-    found = source.map(pixels, "tokens")
+    found = source.features(pixels, "tokens")
     assert found.shape[2:] == (12, 20)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -106,14 +106,14 @@ def test_a_latent_unet_reads_its_autoencoder(folders: dict[str, Path]) -> None:
     twice = F.interpolate(pixels.float(), (48, 80), mode="bilinear") / 127.5 - 1
     latents = source.autoencoder.encode(twice).latent_dist.mean
     expected = fed_by_diffusers(source.unet, latents * 0.18215)
-    torch.testing.assert_close(source.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(source.features(pixels, "tokens"), expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
 def test_large_maps_are_pooled_and_odd_sizes_squashed(folders: dict[str, Path]) -> None:
     source = opened(folders["plain"])
-    assert source.map(torch.zeros(1, 3, 50, 130), "tokens").shape[2:] == (24, 42)
-    assert source.map(torch.zeros(2, 3, 1, 9), "tokens").shape[2:] == (2, 4)
+    assert source.features(torch.zeros(1, 3, 50, 130), "tokens").shape[2:] == (24, 42)
+    assert source.features(torch.zeros(2, 3, 1, 9), "tokens").shape[2:] == (2, 4)
 
 
 @pytest.mark.parametrize("kind", ["plain", "conditioned", "pipeline"])

@@ -84,8 +84,8 @@ def test_tokens_equal_timms_at_the_native_size(arguments: dict) -> None:
     vision = plain_vit(**arguments)
     pixels = photographs(32, 32)
     expected = timms_patches(vision, pixels, (4, 4))
-    torch.testing.assert_close(vision.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
-    attention = vision.class_attention(vision.run(pixels))
+    torch.testing.assert_close(vision.features(pixels, "tokens"), expected, atol=1e-5, rtol=0)
+    attention = vision.class_attention(vision.forward_trunk(pixels))
     assert attention.shape == (2, 2, 16)
     assert (attention.sum(-1) < 1).all()
 
@@ -97,9 +97,9 @@ def test_any_size_is_read_padded_with_the_mean_colour() -> None:
     padded = (torch.tensor(MEAN) * 255).view(3, 1, 1).expand(2, 3, 24, 48).clone()
     padded[:, :, :20, :43] = pixels
     for feature in vision.features:
-        found = vision.map(pixels, feature)
+        found = vision.features(pixels, feature)
         assert found.shape == (2, 32, 3, 6)
-        torch.testing.assert_close(found, vision.map(padded, feature), atol=1e-4, rtol=0)
+        torch.testing.assert_close(found, vision.features(padded, feature), atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()
@@ -107,8 +107,8 @@ def test_many_images_go_through_in_parts_of_bounded_memory() -> None:
     """Each image on a grid of 40 x 60 patches, of which one fits a pass on a CPU."""
     vision = plain_vit()
     pixels = photographs(320, 480, count=3)
-    alone = torch.cat([vision.map(one[None], "v") for one in pixels])
-    torch.testing.assert_close(vision.map(pixels, "v"), alone, atol=1e-4, rtol=0)
+    alone = torch.cat([vision.features(one[None], "v") for one in pixels])
+    torch.testing.assert_close(vision.features(pixels, "v"), alone, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_many_images_go_through_in_parts_of_bounded_memory() -> None:
     ],
 )
 def test_each_family_has_its_position_rule(arguments: dict, tag: str, rule: str) -> None:
-    assert plain_vit(tag, **arguments).rule == rule
+    assert plain_vit(tag, **arguments).interpolation == rule
 
 
 @torch.inference_mode()
@@ -131,7 +131,7 @@ def test_dinov2_with_registers_is_timms_at_any_size() -> None:
     vision = plain_vit("lvd142m", img_size=56, dynamic_img_size=True, **registers)
     pixels = photographs(84, 42)
     expected = timms_patches(vision, pixels, (6, 3))
-    torch.testing.assert_close(vision.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vision.features(pixels, "tokens"), expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -146,7 +146,7 @@ def test_mae_is_timms_with_its_table_resized_to_the_size() -> None:
     larger.load_state_dict({**weights, "pos_embed": torch.cat([table[:, :1], grid], dim=1)})
     pixels = photographs(48, 40)
     expected = larger.forward_features(normal(pixels))[:, 1:].transpose(1, 2).unflatten(2, (6, 5))
-    torch.testing.assert_close(vision.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vision.features(pixels, "tokens"), expected, atol=1e-5, rtol=0)
 
 
 def written(folder: Path, kind: str) -> str:
@@ -165,13 +165,13 @@ def test_a_folder_knows_its_family(tmp_path: Path, kind: str) -> None:
     _, _, patch_px, rule = FAMILIES[kind]
     source = tiny_backbones().network(written(tmp_path, kind))
     assert isinstance(source, TimmViT)
-    assert (source.rule, source.multiple_px) == (rule, patch_px)
+    assert (source.interpolation, source.multiple_px) == (rule, patch_px)
     side = 112 // patch_px
     pixels = photographs(112, 112)
     mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
     expected = source.model.forward_features((pixels / 255 - mean) / std)
     expected = expected[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
-    torch.testing.assert_close(source.map(pixels, "tokens"), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(source.features(pixels, "tokens"), expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -183,7 +183,7 @@ def test_sam_is_timms_encoder_on_the_squashed_image(tmp_path: Path) -> None:
     mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
     squashed = F.interpolate((pixels / 255 - mean) / std, (64, 64), mode="bilinear")
     expected = source.model.forward_features(squashed)
-    found = source.map(pixels, "tokens")
+    found = source.features(pixels, "tokens")
     assert found.shape == (2, 12, 4, 4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 

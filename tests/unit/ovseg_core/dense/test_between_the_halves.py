@@ -73,10 +73,10 @@ def test_what_is_the_same_everywhere_stays_so(size_hw: tuple[int, int], padding:
     cut = windows.cut(torch.zeros(3, *size_hw))
     height, width = (side // PATCH_PX for side in cut.windows[0].shape[1:])
     states = [state_of(torch.full((1, 2, height, width), 7.0)) for _ in cut.windows]
-    guided = [replace(one, guides={"fine": torch.full((1, 3, 8, 5), 2.0)}) for one in states]
+    guided = [replace(one, extra_maps={"fine": torch.full((1, 3, 8, 5), 2.0)}) for one in states]
     whole = merge_windows(guided, cut, PATCH_PX)
     torch.testing.assert_close(whole.tokens_BLC, torch.full_like(whole.tokens_BLC, 7.0))
-    fine = whole.guides["fine"]
+    fine = whole.extra_maps["fine"]
     torch.testing.assert_close(fine, torch.full_like(fine, 2.0))
 
 

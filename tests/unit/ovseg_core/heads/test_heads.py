@@ -114,7 +114,7 @@ def _drawn(pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def test_founds_loss(backbones: Backbones, step: int) -> None:
     task = _task("found", backbones, seed_steps=5, size_px=64)
     pixels = torch.stack(_batch(task))
-    state = backbones.vision.run(pixels)
+    state = backbones.vision.forward_trunk(pixels)
     head = found.FoundObjectness(backbones.vision, *task.weights.values(), max_side_px=0)
     with torch.no_grad():  # half of the patches are foreground
         task.weights["decoder.bias"] -= head.patch_logits(state).median()
@@ -159,10 +159,10 @@ def test_dinoisers_loss(backbones: Backbones) -> None:
     task = _task("dinoiser", backbones)
     pixels = torch.stack(_batch(task))
     clip, vision = backbones.clip, backbones.vision
-    state = clip.trunk(pixels, "size", [-3])
-    tap = state.taps[-3][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
+    state = clip.forward_trunk_from_pixels(pixels, "size", [-3])
+    tap = state.ln2[-3][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
     learned = DinoiserHeads(*(weight.detach() for weight in task.weights.values()))
-    values = vision.feature_map(vision.run(pixels), "v")
+    values = vision.features_of(vision.forward_trunk(pixels), "v")
     values = F.interpolate(values, size=state.grid_hw, mode="bilinear")
     together = (cosine_affinity(values) >= 0.2).float()
     assert 0 < together.mean() < 1

@@ -108,7 +108,7 @@ def test_the_windows_own_embedding_is_what_is_taken_off(reading: str) -> None:
     images = [random_image(seed, side, side) for seed in range(2)]
     text = plain(backbones, **options).text_matrix(WORDS)
     bare = plain(backbones, **options).encode(images).images[1].patches_WDhw
-    class_D = F.normalize(clip.embed(torch.stack(images)), dim=1)[1]
+    class_D = F.normalize(clip.encode_images(torch.stack(images)), dim=1)[1]
     expected = formula(reading, bare[0].flatten(1).T, class_D, text.rows_QD)
     method = plain(backbones, adjust=reading, **options)
     level = method.score(method.encode(images), text).levels[1][0]

@@ -85,7 +85,7 @@ def test_background_is_the_complement_of_foreground() -> None:
     background = source("found_bkg")
     vision = tiny_backbones().vision
     image = random_image(3, 40, 56)
-    patches = background.background(vision.run(image[None]))[0]
+    patches = background.background(vision.forward_trunk(image[None]))[0]
     foreground = background.maps([image])[0]
     assert set(foreground.unique().tolist()) <= {0.0, 1.0}
     centres = foreground[4::8, 4::8]
