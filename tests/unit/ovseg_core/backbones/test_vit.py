@@ -96,7 +96,7 @@ def test_any_size_is_read_padded_with_the_mean_colour() -> None:
     pixels = photographs(20, 43)
     padded = (torch.tensor(MEAN) * 255).view(3, 1, 1).expand(2, 3, 24, 48).clone()
     padded[:, :, :20, :43] = pixels
-    for feature in vision.features:
+    for feature in vision.feature_kinds:
         found = vision.features(pixels, feature)
         assert found.shape == (2, 32, 3, 6)
         torch.testing.assert_close(found, vision.features(padded, feature), atol=1e-4, rtol=0)
