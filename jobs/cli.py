@@ -34,7 +34,7 @@ class _OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except OvsegError as error:
-            from jobs.log import redact
+            from schemas.redact import redact
 
             for line in str(error).splitlines():
                 print(f"error: {redact(line)}", file=sys.stderr)

@@ -3,25 +3,9 @@
 import io
 import logging
 import os
-import re
 import sys
 
-_USER_INFO = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
-_SECRET_VALUE = re.compile(
-    r"(?i)\b([\w.-]*(?:secret|password|passwd|token|access_key|accesskey|account_key|credential"
-    r"|signature|x-amz-[a-z-]+)['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;}]*[^\s&'\",;}:.]"
-)
-# Azure's short names, only as parts of a query: as ends of words they are too common.
-_SIGNED_QUERY = re.compile(r"(?i)([?&](?:sig|sv|se|sp)=)[^\s&'\",;}]*[^\s&'\",;}:.]")
-_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
-
-
-def redact(text: str) -> str:
-    """Return the text with `***` for passwords in URLs, signatures, tokens and keys."""
-    text = _USER_INFO.sub("***", text)
-    text = _AUTHORIZATION.sub(r"\1 ***", text)
-    text = _SIGNED_QUERY.sub(r"\1***", text)
-    return _SECRET_VALUE.sub(r"\1***", text)
+from schemas.redact import redact
 
 
 class _Redacting(logging.Formatter):

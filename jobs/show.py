@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.log import redact
+from schemas.redact import redact
 
 _PLAIN_WIDTH = 160
 

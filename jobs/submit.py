@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from jobs.log import redact
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ResourceError
+from schemas.redact import redact
 
 _LOG = logging.getLogger(__name__)
 _INTERRUPTED = 130

@@ -23,6 +23,7 @@ from pipeline.storage import uris
 from pipeline.storage.folder import Folder, walk
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError
+from schemas.redact import redact
 from schemas.tables import MANIFEST
 
 LOG = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> lis
             else "no file at all: check the spelling"
         )
         raise CollectionError(
-            f"no images under {uris.redact(root)}: searched it and its folders for {what} "
+            f"no images under {redact(root)}: searched it and its folders for {what} "
             f"(hidden ones and runs left out) and found {others}"
         )
     return found
@@ -174,12 +175,12 @@ def _without_repeats(entries: list[Entry], uri: str) -> list[Entry]:
             unique.append(entry)
         elif unique[-1].uri != entry.uri:
             raise CollectionError(
-                f"{uris.redact(uri)} gives the path {entry.path!r} to two files, "
-                f"{uris.redact(unique[-1].uri)} and {uris.redact(entry.uri)}: expected one"
+                f"{redact(uri)} gives the path {entry.path!r} to two files, "
+                f"{redact(unique[-1].uri)} and {redact(entry.uri)}: expected one"
             )
     if len(unique) < len(entries):
         repeats = len(entries) - len(unique)
-        LOG.warning("%s: %d images are listed more than once", uris.redact(uri), repeats)
+        LOG.warning("%s: %d images are listed more than once", redact(uri), repeats)
     return unique
 
 
@@ -190,7 +191,7 @@ def _named(entries: list[Entry], only: str) -> list[Entry]:
     missing = sorted(wanted - set(stems))
     if missing:
         raise CollectionError(
-            f"{uris.redact(only)} names {len(wanted)} images, of which {len(missing)} are not "
+            f"{redact(only)} names {len(wanted)} images, of which {len(missing)} are not "
             f"there, for example {missing[0]!r}; expected names such as {stems[0]!r}: paths "
             "without ending"
         )

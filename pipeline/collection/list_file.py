@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError
+from schemas.redact import redact
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
@@ -47,7 +48,7 @@ def read(uri: str) -> list[Entry]:
         CollectionError: if it cannot be read, is empty or has a wrong entry, which it names.
     """
     root, name = uris.parent_and_name(uri)
-    shown = uris.redact(uri)
+    shown = redact(uri)
     data = Folder(root).read_bytes(name)
     rows = {".txt": _txt, ".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     reader = rows[name[name.rindex(".") :].lower()]
@@ -69,7 +70,7 @@ def read_names(uri: str) -> list[str]:
         CollectionError: if it is not there, is no text or holds no name.
     """
     root, name = uris.parent_and_name(uris.normalise(uri))
-    shown = uris.redact(uri)
+    shown = redact(uri)
     try:
         text = Folder(root).read_bytes(name).decode("utf-8-sig")
     except FileNotFoundError as error:

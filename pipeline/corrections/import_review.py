@@ -22,6 +22,7 @@ from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.errors import UserError
+from schemas.redact import redact
 from schemas.review import ReviewedImage, ReviewedMask
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def import_review(run: RunFolder, tool: str, uri: str) -> ImportReport:
         UserError: no such file, one of another format, or without any image of the run.
     """
     importer = plugins.load(PACKAGE, tool.replace("-", "_"))
-    reading = _Reading(run, source=f"{tool}: {uris.redact(uri)}")
+    reading = _Reading(run, source=f"{tool}: {redact(uri)}")
     for image in importer.read(_bytes(uri)):
         reading.find(image)
     return reading.finish()
@@ -170,8 +171,8 @@ class _Reading:
 def _bytes(uri: str) -> bytes:
     folder, name = uris.parent_and_name(uris.normalise(uri))
     if not name:
-        raise UserError(f"{uris.redact(uri)} is no file: expected what the tool has exported")
+        raise UserError(f"{redact(uri)} is no file: expected what the tool has exported")
     try:
         return Folder(folder).read_bytes(name)
     except FileNotFoundError as error:
-        raise UserError(f"no review at {uris.redact(uri)}: there is no such file") from error
+        raise UserError(f"no review at {redact(uri)}: there is no such file") from error

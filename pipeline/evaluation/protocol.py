@@ -11,6 +11,7 @@ from pipeline.storage.folder import Folder
 from schemas.errors import ConfigError, UserError
 from schemas.plugins import did_you_mean
 from schemas.protocol import BenchmarkProtocol, ImageFiles, Words
+from schemas.redact import redact
 
 FOLDER = Path(__file__).parent / "protocols"
 _SUFFIXES = (".yaml", ".yml")
@@ -94,7 +95,7 @@ def first_with(data: str, folders: Words, ending: str) -> str:
 def missing(name: str, data: str, what: str, expected: list[str]) -> UserError:
     """Return the one line that tells what a data set's folder should hold."""
     return UserError(
-        f"{name}: no {what} in {uris.redact(data)}: expected {' or '.join(expected)} there; "
+        f"{name}: no {what} in {redact(data)}: expected {' or '.join(expected)} there; "
         "--data is the folder that holds them"
     )
 

@@ -20,6 +20,7 @@ from pipeline.evaluation.metrics import IGNORE as IGNORED_GREY
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.errors import UserError
+from schemas.redact import redact
 
 IGNORE = -1
 """Value of pixels that are not counted; outside any vocabulary, however long."""
@@ -180,14 +181,14 @@ def _read_json(uri: str) -> dict[str, Any]:
     try:
         dataset = json.loads(Folder(folder or "/").read_bytes(name))
     except FileNotFoundError as error:
-        raise UserError(f"no truth at {uris.redact(uri)}: there is no such file") from error
+        raise UserError(f"no truth at {redact(uri)}: there is no such file") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{uris.redact(uri)} is no COCO file: {error}") from error
+        raise UserError(f"{redact(uri)} is no COCO file: {error}") from error
     parts = {"images", "annotations", "categories"}
     missing = parts - set(dataset) if isinstance(dataset, dict) else parts
     if missing:
         raise UserError(
-            f"{uris.redact(uri)} is no COCO file of images and segments: it has no "
+            f"{redact(uri)} is no COCO file of images and segments: it has no "
             f"{', '.join(sorted(missing))} (results files are lists of guesses, not truth)"
         )
     return dataset

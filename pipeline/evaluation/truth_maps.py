@@ -22,6 +22,7 @@ from schemas.protocol import (
     TruthInstances,
     TruthMaps,
 )
+from schemas.redact import redact
 
 _UNKNOWN = -2
 """In a table of values: the protocol has no meaning for it."""
@@ -98,7 +99,7 @@ class MapsTruth:
         if (painted == _UNKNOWN).any():
             strange = np.unique(values[painted == _UNKNOWN]).tolist()
             raise UserError(
-                f"{uris.redact(self._folder.uri)}/{name}: pixel values that this protocol does not "
+                f"{redact(self._folder.uri)}/{name}: pixel values that this protocol does not "
                 f"know: {', '.join(map(str, strange[:8]))}; is it the data set's own label image?"
             )
         return painted
@@ -110,7 +111,7 @@ class MapsTruth:
         return str(PurePosixPath(path).with_suffix(""))
 
     def _pixels(self, name: str) -> NDArray[np.uint8]:
-        place = f"{uris.redact(self._folder.uri)}/{name}"
+        place = f"{redact(self._folder.uri)}/{name}"
         try:
             with Image.open(io.BytesIO(self._folder.read_bytes(name))) as image:
                 if image.mode not in _ONE_BYTE:

@@ -17,6 +17,7 @@ from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError
 from schemas.heads import HeadsConfig
+from schemas.redact import redact
 
 _SHOWN = 3
 Identity = Mapping[str, Any]
@@ -100,7 +101,7 @@ class HeadStore:
             return None
 
     def _check(self, data: bytes, name: str) -> dict[str, str]:
-        place = uris.redact(uris.join(self._folder.uri, name))
+        place = redact(uris.join(self._folder.uri, name))
         try:
             record = record_in(data)
             theirs = json.loads(record["identity"])

@@ -26,8 +26,8 @@ from pipeline.review.messages import Said, Undo
 from pipeline.review.orders import DOUBT
 from pipeline.review.try_page import TryPage
 from pipeline.review.views import Filter
-from pipeline.storage import uris
 from schemas.errors import ImageError, OvsegError, StorageError
+from schemas.redact import redact
 
 _BODY_BYTES = 1 << 20
 _MOST_ITEMS = 200
@@ -256,7 +256,7 @@ def _mistake(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"{place}: {first['msg']}"}, 400)
     code = str(error.code) if isinstance(error, ImageError) else ""
     status = 503 if isinstance(error, StorageError) else 422
-    return JSONResponse({"error": uris.redact(str(error)), "code": code}, status)
+    return JSONResponse({"error": redact(str(error)), "code": code}, status)
 
 
 def _http_error(_: Request, error: Exception) -> Response:

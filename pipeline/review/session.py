@@ -27,6 +27,7 @@ from pipeline.review.views import Filter, View, Views, progress, select
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from schemas.errors import StorageError, UserError
+from schemas.redact import redact
 from schemas.review import ReviewDecision, ReviewKey
 
 _REFRESH_S = 10.0
@@ -74,7 +75,7 @@ class Table:
         """Return what the page says about the run as a whole."""
         return {
             "name": uris.parent_and_name(self._run.folder.uri)[1],
-            "place": uris.redact(self._run.folder.uri),
+            "place": redact(self._run.folder.uri),
             "method": self._job.method.name,
             "key": self._key,
             "labels": [
@@ -146,7 +147,7 @@ class Table:
                 one["agreement"] = _or_none(iou)
         return {
             **{name: image[name] for name in _IMAGE_FACTS},
-            "error_message": uris.redact(image["error_message"]),
+            "error_message": redact(image["error_message"]),
             "segments": shown,
             **_both(row, agreement),
             **self._said(image["image_id"], row),

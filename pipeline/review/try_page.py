@@ -12,10 +12,10 @@ from pipeline.collection.overlay import hex_colour
 from pipeline.review.desk import Desk
 from pipeline.review.pictures import number_png, photo_jpeg
 from pipeline.review.uploads import MAX_BYTES, Uploads
-from pipeline.storage import uris
 from pipeline.storage.folder import read_uri
 from schemas.base import Frozen
 from schemas.errors import UserError
+from schemas.redact import redact
 from schemas.vocabulary import Word
 
 if TYPE_CHECKING:
@@ -65,15 +65,13 @@ class TryPage:
         offer = asdict(self._bench.own())
         return {
             "max_bytes": self.max_bytes,
-            "method": {**offer, "reason": uris.redact(offer["reason"])},
+            "method": {**offer, "reason": redact(offer["reason"])},
             "embedded": self._job.clip.model == "embedded",
         }
 
     def other_methods(self) -> dict[str, Any]:
         """Return the methods that can run on the same networks, and why others cannot."""
-        offers = [
-            {**asdict(one), "reason": uris.redact(one.reason)} for one in self._bench.others()
-        ]
+        offers = [{**asdict(one), "reason": redact(one.reason)} for one in self._bench.others()]
         return {
             "methods": [one for one in offers if not one["reason"]],
             "refused": [one for one in offers if one["reason"]],

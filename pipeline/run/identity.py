@@ -16,6 +16,7 @@ from pipeline.storage import uris
 from schemas.base import Frozen
 from schemas.config import JobConfig
 from schemas.errors import RunFolderError
+from schemas.redact import redact
 from schemas.tables import SCHEMA_VERSION
 
 _PACKAGES = (
@@ -150,9 +151,11 @@ def check_same(info: RunInfo, plan: RunPlan, uri: str) -> None:
         RunFolderError: names the settings that differ.
     """
     now = plan.identity(info.manifest_sha256)
-    if fingerprint(now) == info.fingerprint:
+    # Earlier versions hid fewer secrets in what they wrote.
+    before = _without_secrets(info.identity)
+    if fingerprint(now) in (info.fingerprint, fingerprint(before)):
         return
-    differences = list(_differences(info.identity, now))
+    differences = list(_differences(before, now))
     shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
     more = len(differences) - _SHOWN_DIFFERENCES
     raise RunFolderError(
@@ -176,16 +179,24 @@ def _is_of_calibration(key: str) -> bool:
 
 
 def _absolute(uri: str) -> str:
-    return uris.redact(uris.as_text(uris.normalise(uri)))
+    return redact(uris.as_text(uris.normalise(uri)))
 
 
-def _without_secrets(value: Any) -> Any:
+def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's settings with secrets hidden; labels stay letter by letter as they are."""
+    return {
+        key: value if key.partition(".")[0] in ("vocabulary", "calibration") else _redacted(value)
+        for key, value in settings.items()
+    }
+
+
+def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return uris.redact(value)
+        return redact(value)
     if isinstance(value, dict):
-        return {key: _without_secrets(inner) for key, inner in value.items()}
+        return {key: _redacted(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_secrets(inner) for inner in value]
+        return [_redacted(inner) for inner in value]
     return value
 
 

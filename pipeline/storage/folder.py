@@ -17,6 +17,7 @@ from pipeline.storage import clients, uris
 from pipeline.storage.local import LocalFiles, read_image
 from pipeline.storage.retry import for_user, retrying
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
+from schemas.redact import redact
 
 
 class _Store(Protocol):
@@ -201,9 +202,9 @@ def read_uri(uri: str, max_bytes: int = 0, size_bytes: int | None = None) -> byt
     except PermissionError as error:
         raise ImageError(ErrorCode.PERMISSION_DENIED, str(error)) from error
     except (StorageError, UserError, OSError) as error:
-        raise ImageError(ErrorCode.STORAGE_ERROR, uris.redact(str(error))) from error
+        raise ImageError(ErrorCode.STORAGE_ERROR, redact(str(error))) from error
     if not data:
-        raise ImageError(ErrorCode.EMPTY_FILE, f"{uris.redact(uri)} has no bytes")
+        raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(uri)} has no bytes")
     return data
 
 
@@ -214,9 +215,7 @@ def _read_image(place: str, max_bytes: int, size_bytes: int | None) -> bytes:
     if max_bytes:
         size = store.size(place) if size_bytes is None else size_bytes
         if size > max_bytes:
-            message = (
-                f"{uris.redact(place)} has {size} bytes, more than image.max_bytes = {max_bytes}"
-            )
+            message = f"{redact(place)} has {size} bytes, more than image.max_bytes = {max_bytes}"
             raise ImageError(ErrorCode.TOO_LARGE, message)
     return store.read(place)
 
@@ -254,13 +253,13 @@ def _file_system(uri: str) -> Any:
         ) from error
     except ValueError as error:
         raise UserError(
-            f"unknown scheme {protocol}:// in {uris.redact(uri)}; s3://, gs://, abfs:// are usual"
+            f"unknown scheme {protocol}:// in {redact(uri)}; s3://, gs://, abfs:// are usual"
         ) from error
     options = kind._get_kwargs_from_urls(uri) | clients.options(protocol)
     try:
         return fsspec.filesystem(protocol, **options)
     except ValueError as error:  # so do clients refuse incomplete settings
-        raise UserError(f"cannot use {uris.redact(uri)}: {uris.redact(str(error))}") from error
+        raise UserError(f"cannot use {redact(uri)}: {redact(str(error))}") from error
 
 
 def _found(fs: Any, root: str) -> Iterator[tuple[str, int, str]]:

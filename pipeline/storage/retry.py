@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.storage.uris import redact
 from schemas.errors import StorageError, UserError
+from schemas.redact import redact
 
 ATTEMPTS = 5
 """Tries of one operation."""

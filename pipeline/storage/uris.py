@@ -12,14 +12,13 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from schemas.errors import ConfigError
+from schemas.redact import has_password, redact
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*:[^/@\s]*@")
 _ODD_BYTES = re.compile("[%\udc80-\udcff]")
 _BYTES = "file+bytes"
 LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
 """Beginnings of URLs that are local paths."""
-_QUERY = re.compile(r"(https?://[^\s?'\"]*\?)[^\s'\"]+")
 
 
 def scheme(uri: str) -> str:
@@ -27,11 +26,6 @@ def scheme(uri: str) -> str:
     match = _SCHEME.match(uri)
     name = match[1].lower() if match else ""
     return "" if f"{name}://" in LOCAL_URLS else name
-
-
-def redact(text: str) -> str:
-    """Return the text with passwords and signed queries in URLs blotted out."""
-    return _QUERY.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 def normalise(uri: str) -> str:
@@ -44,7 +38,7 @@ def normalise(uri: str) -> str:
     """
     if not uri.strip():
         raise ConfigError("expected a path or URL, got an empty text")
-    if _PASSWORD.match(uri):
+    if has_password(uri):
         raise ConfigError(
             f"{redact(uri)} holds a password; write the URL without it: credentials come from "
             "the environment only"

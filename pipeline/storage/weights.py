@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from pipeline.storage import folder, uris
 from schemas.errors import StorageError, UserError, WeightsError
+from schemas.redact import redact
 
 CACHE_ENV = "OVSEG_CACHE"
 """Environment variable: the folder in which fetched weights are kept."""
@@ -44,14 +45,14 @@ def resolve(uri: str) -> str:
     pinned = _PIN.match(uri)
     place, digest = (pinned[1], pinned[2].lower()) if pinned else (uri, "")
     if "#sha256=" in uri and not pinned:
-        raise WeightsError(f"{uris.redact(uri)}: expected 64 hex digits after #sha256=")
+        raise WeightsError(f"{redact(uri)}: expected 64 hex digits after #sha256=")
     if "://" not in place and not pinned:
         return uris.normalise(uri) if uri.startswith("~/") else uri
     place = uris.normalise(place)
     path = _fetched(place, digest) if uris.scheme(place) else _local(place)
     if digest and sha256(path) != digest:
         raise WeightsError(
-            f"{uris.redact(place)} has the SHA-256 {sha256(path)}, expected {digest}: "
+            f"{redact(place)} has the SHA-256 {sha256(path)}, expected {digest}: "
             "the file was changed, or the pin belongs to another one"
         )
     return str(path)
@@ -108,7 +109,7 @@ def _fetched(place: str, digest: str) -> Path:
                 _download(place, target)
     except (StorageError, UserError, OSError) as error:
         raise WeightsError(
-            f"cannot fetch weights {uris.redact(place)}: {uris.redact(str(error))}; "
+            f"cannot fetch weights {redact(place)}: {redact(str(error))}; "
             "give a local file, or `embedded` for the models that ship with ovseg"
         ) from error
     return target

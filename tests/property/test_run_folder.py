@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline.collection import manifest
 from pipeline.collection.collect import collect, image_id
 from pipeline.run.folder import RunFolder
-from pipeline.storage import parquet, uris
+from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.records import ImageRef, ShardFailed
@@ -76,13 +76,6 @@ def test_any_name_can_be_written_and_read(path: str, data: bytes) -> None:
         folder.atomic_write(path, data)
         assert folder.list() == [path]
         assert folder.read_bytes(path) == data
-
-
-@given(st.text(max_size=60))
-def test_no_text_hides_a_password_from_redaction(text: str) -> None:
-    password = "hunter2secret"
-    shown = uris.redact(f"{text} s3://me:{password}@bucket/x {text}")
-    assert password not in shown
 
 
 class RunFolderMachine(RuleBasedStateMachine):

@@ -1,0 +1,105 @@
+"""Secrets are hidden in whatever is printed or written, and nothing else is changed."""
+
+import pytest
+
+from schemas.redact import has_password, redact
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        # user:password@, in any scheme
+        ("s3://AKIAEXAMPLE:hunter2@bucket/x", "hunter2"),
+        ("https://u:p%40ss@host/x: no such file", "p%40ss"),
+        ("sftp://me:hunter2@host/x", "hunter2"),
+        ("abfs://box:hunter2@account.dfs.core.windows.net/x", "hunter2"),
+        # characters that do not belong into a password
+        ("https://me:p@hunter2@host/x", "hunter2"),
+        ("https://me:what?hunter2@host/x", "hunter2"),
+        ("https://me:hunter2#1@host/x", "hunter2"),
+        ("s3://AKIAIOSFODNN7EXAMPLE:wJal/rXUt+nFEMI@bucket/x", "nFEMI"),
+        # a bare token
+        ("http://hf_SECRETTOKEN123@127.0.0.1:8765/head.safetensors", "SECRETTOKEN"),
+        ("git+https://ghp_0123@github.com/a/b", "ghp_0123"),
+        # signed queries
+        ("https://a.blob/x?sv=2024&sig=abc%2Bdef%3D&se=2026", "abc%2Bdef"),
+        ("https://b/x?X-Amz-Signature=deadbeef&X-Amz-Credential=AKIA1", "deadbeef"),
+        ("https://h/p.jpg?access=hunter2 now", "hunter2"),
+        ("az://c/x?sig=SECRET", "SECRET"),
+        ("s3://bucket/run?token=abc", "abc"),
+        ("s3://bucket/run?versionId=1&X-Amz-Security-Token=abc", "abc"),
+        ("gs://bucket/run?X-Goog-Signature=abc", "abc"),
+        ("abfs://box@account.dfs.core.windows.net/x?sv=1&sig=abc", "sig=abc"),
+        ("webhdfs://h/x?password=hunter2", "hunter2"),
+        ("s3://bucket/run?api_key=hunter2", "hunter2"),
+        ("s3://bucket/run?key=hunter2", "hunter2"),
+        # outside of URLs
+        ("aws_secret_access_key = wJalrXUtn", "wJalrXUtn"),
+        ("{'account_key': 'Zm9vYmFy'}", "Zm9vYmFy"),
+        ("AccountName=a;AccountKey=Zm9vYmFy;EndpointSuffix=core", "Zm9vYmFy"),
+        ("Authorization: Bearer eyJhbGciOi", "eyJhbGciOi"),
+        ("RAY_AUTH_TOKEN=0123456789", "0123456789"),
+        ("--hub-token=0123456789", "0123456789"),
+    ],
+)
+def test_redact_hides_secrets(text: str, secret: str) -> None:
+    assert secret not in redact(text)
+    assert "***" in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Azure's ordinary form, and `@` in keys and names
+        "next  ovseg export abfs://photos@account.dfs.core.windows.net/run --to coco",
+        "abfss://photos@account.dfs.core.windows.net/run",
+        "s3://bucket/icons/cat@2x.png",
+        "https://example.org/a@b.png",
+        "http://127.0.0.1:8765/me@home:1.jpg",
+        "sftp://me@host/photos",
+        "/data/me@example.org/cat.jpg",
+        # queries without a secret, and names that look like one
+        "s3://bucket/run?versionId=3",
+        "s3://bucket/what?.jpg",
+        "/tmp/what?.jpg a:b@c",
+        "/data/token=2/cat.jpg",
+        "s3://bucket/token=2/cat.jpg",
+        "/data/wasp=2/house: no such file",
+        "/data/horse: no such file",
+        # messages
+        "s3://bucket/photos/cat.jpg: not_found",
+        "expected 2 labels, got 3: give `labels` or `vocabulary`",
+        "method.name: unknown method 'clip_dyi'. Did you mean 'clip_diy'?",
+        "speed 12 images/s: se 3.2",
+    ],
+)
+def test_redact_leaves_other_text_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("read s3://a:b@c/d and x@y:z", "read s3://***@c/d and x@y:z"),
+        ("https://h/p.jpg?X-Amz-Signature=abc now", "https://h/p.jpg?*** now"),
+        ("http://TOKEN@h/p.jpg: not found", "http://***@h/p.jpg: not found"),
+        ("cannot read az://c/x?sv=1&sig=abc: not found", "cannot read az://c/x?***: not found"),
+    ],
+)
+def test_redact_leaves_the_place_of_a_url_readable(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://me:hunter2@bucket/x", True),
+        ("abfs://box@account.dfs.core.windows.net/x", False),
+        ("http://TOKEN@host/x", False),
+        ("http://host:80/a@b.jpg", False),
+        ("s3://bucket/x", False),
+        ("/data/a:b@c", False),
+    ],
+)
+def test_has_password(url: str, expected: bool) -> None:
+    assert has_password(url) is expected
