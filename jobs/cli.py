@@ -21,10 +21,7 @@ from jobs.flags import (
     TrainingFields,
     formats,
 )
-from schemas.errors import OvsegError
-
-EXIT_USER_ERROR = 1
-EXIT_INCOMPLETE = 3
+from schemas.errors import ExitCode, OvsegError
 
 
 class _OneLineErrors(TyperGroup):
@@ -38,14 +35,14 @@ class _OneLineErrors(TyperGroup):
 
             for line in str(error).splitlines():
                 print(f"error: {redact(line)}", file=sys.stderr)
-            raise typer.Exit(EXIT_USER_ERROR) from error
+            raise typer.Exit(ExitCode.USER_ERROR) from error
 
 
 app = typer.Typer(
     name="ovseg",
     cls=_OneLineErrors,
     help="Masks and labels for whole image collections, from words alone.",
-    epilog="Exit codes: 0 all done; 1 your error; 2 usage; 3 finished, but something is missing; "
+    epilog="Exit codes: 0 all done; 1 user error; 2 usage; 3 finished, but something is missing; "
     "130 interrupted.",
     add_completion=False,
     no_args_is_help=True,
@@ -227,7 +224,9 @@ def train_heads(  # noqa: PLR0913 - typer's flags are parameters
         str, typer.Argument(help="Training file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
     ] = "",
     images: Images = "",
-    heads: Annotated[str, typer.Option(help="What to train: found or dinoiser.")] = "",
+    head: Annotated[
+        str, typer.Option("--head", "--heads", help="What to train: found or dinoiser.")
+    ] = "",
     out: Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")] = "",
     overrides: TrainingFields = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
@@ -243,7 +242,7 @@ def train_heads(  # noqa: PLR0913 - typer's flags are parameters
     from jobs.train_heads import Flags, heads_config
     from jobs.train_heads import train_heads as command
 
-    flags = Flags(images, heads, out, steps, batch, local)
+    flags = Flags(images, head, out, steps, batch, local)
     raise typer.Exit(command(heads_config(config, flags, overrides or [])))
 
 

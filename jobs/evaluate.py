@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from jobs import show
-from jobs.problems import problems
 from jobs.settings import dotlist
-from schemas.errors import ConfigError, StorageError, UserError
+from schemas.base import validated
+from schemas.errors import StorageError, UserError
 
 LOG = logging.getLogger(__name__)
 REPORT, PICTURE = "evaluation.json", "confusion.png"
@@ -39,10 +37,7 @@ def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool
     from pipeline.evaluation.evaluate import Rules, measure
     from pipeline.run.folder import RunFolder
 
-    try:
-        rules = Rules.model_validate(dotlist(overrides))
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, Rules))) from error
+    rules = validated(Rules, dotlist(overrides))
     folder = RunFolder.open(run)
     if asked.protocol:
         measured_by = reference.of_protocol(folder, asked.protocol, asked.data)

@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from jobs import show
-from jobs.problems import problems
 from jobs.settings import dotlist
+from schemas.base import validated
 from schemas.errors import ConfigError
 
 _SHOWN_LABELS = 40
@@ -82,10 +80,7 @@ def calibrate(run: str, out: str, overrides: Sequence[str], as_json: bool) -> No
     from pipeline.storage import uris
     from pipeline.storage.folder import Folder
 
-    try:
-        rules = Rules.model_validate(dotlist(overrides))
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, Rules))) from error
+    rules = validated(Rules, dotlist(overrides))
     folder = RunFolder.open(run)
     place, name = uris.parent_and_name(uris.normalise(out)) if out else (folder.folder.uri, FILE)
     if not name:

@@ -8,15 +8,20 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
 from jobs.files import parse_yaml, read_text
-from jobs.problems import problems
-from jobs.words import split_labels, vocabulary_file
+from jobs.words import vocabulary_file
+from schemas.base import validated
 from schemas.config import JobConfig
 from schemas.errors import ConfigError
 
 _WORD_FILES = (".yaml", ".yml", ".json", ".txt")
+_HINTS = {
+    "images": "give it in the file or with --images",
+    "out": "give it in the file or with --out",
+    "vocabulary": 'give `labels` in the job file, or --labels "cat,dog", or --vocabulary FILE',
+}
+"""How a missing field can be given."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Flags:
             key: text for key, text in (("images", self.images), ("out", self.out)) if text
         }
         if self.labels:
-            values["labels"] = split_labels(self.labels)
+            values["labels"] = self.labels
         if self.vocabulary:
             values["vocabulary"] = vocabulary_file(self.vocabulary)
         if self.limit is not None:
@@ -97,10 +102,7 @@ def job_config(
         ]
     if protocol.name or protocol.data:
         merged = _under(protocol, merged)
-    try:
-        return JobConfig.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, JobConfig))) from error
+    return validated(JobConfig, merged, hints=_HINTS)
 
 
 def _under(protocol: ProtocolFlags, given: dict[str, Any]) -> dict[str, Any]:
@@ -180,18 +182,13 @@ def _name(config: dict[str, Any]) -> str:
 def _normal(value: dict[str, Any]) -> dict[str, Any]:
     """Return the mapping with its short forms spelled out, so that overrides can reach inside."""
     normal = dict(value)
-    if "labels" in normal and "vocabulary" not in normal:
-        normal["vocabulary"] = {"labels": normal.pop("labels")}
     words: Any = normal.get("vocabulary")
-    if isinstance(words, str):
-        is_file = words.lower().endswith(_WORD_FILES)
-        words = vocabulary_file(words) if is_file else split_labels(words)
-    if isinstance(words, list):
-        words = {"labels": words}
-    if isinstance(words, dict) and isinstance(words.get("labels"), str):
-        words = {**words, "labels": split_labels(words["labels"])}
-    if "vocabulary" in normal:
-        normal["vocabulary"] = words
+    if isinstance(words, str) and words.lower().endswith(_WORD_FILES):
+        normal["vocabulary"] = vocabulary_file(words)
+    try:
+        normal = JobConfig.spelled_out(normal)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if isinstance(normal.get("method"), str):
         normal["method"] = {"name": normal["method"]}
     if isinstance(normal.get("calibration"), str):

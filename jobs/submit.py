@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 
 from schemas.config import JobConfig
-from schemas.errors import ConfigError, ResourceError
+from schemas.errors import ConfigError, ExitCode, ResourceError
 from schemas.redact import redact
 
 _LOG = logging.getLogger(__name__)
-_INTERRUPTED = 130
 _POLL_S = 0.5
 _PATIENCE_S = 10.0
 ENTRYPOINT = "python -m jobs annotate job.yaml"
@@ -50,7 +49,7 @@ def submit(config: JobConfig, address: str) -> int:
         return _exit_code(client, job_id)
     except KeyboardInterrupt:
         print(_how_to_go_on(address, job_id), file=sys.stderr)
-        return _INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 def _check_paths(config: JobConfig) -> None:

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from jobs import show
-from jobs.problems import problems
 from jobs.settings import dotlist, load_yaml, merge
+from schemas.base import validated
+from schemas.config import HeadConfig
 from schemas.errors import ConfigError
-from schemas.heads import HeadsConfig
 
 _USE = {
     "found": "ovseg annotate ... --set vision.model={vision} "
@@ -20,13 +18,20 @@ _USE = {
     "--set method.options.heads={out}",
 }
 
+_HINTS = {
+    "images": "give it in the file or with --images",
+    "out": "give it in the file or with --out",
+    "head": "give `head: found` or `head: dinoiser` in the file, or --head",
+}
+"""How a missing field can be given."""
+
 
 @dataclass(frozen=True)
 class Flags:
     """The command's flags; an empty text or None is a flag that was not given."""
 
     images: str = ""
-    heads: str = ""
+    head: str = ""
     out: str = ""
     steps: int | None = None
     batch: int | None = None
@@ -38,12 +43,12 @@ class Flags:
         values: dict[str, Any] = {key: text for key, text in texts.items() if text}
         options = {"steps": self.steps, "batch": self.batch}
         given = {key: number for key, number in options.items() if number is not None}
-        if self.heads or given:
-            values["heads"] = ({"name": self.heads} if self.heads else {}) | {"options": given}
+        if self.head or given:
+            values["head"] = ({"name": self.head} if self.head else {}) | {"options": given}
         return {**values, "run": {"local": True}} if self.local else values
 
 
-def heads_config(path: str, flags: Flags, overrides: Sequence[str]) -> HeadsConfig:
+def heads_config(path: str, flags: Flags, overrides: Sequence[str]) -> HeadConfig:
     """Merge file, flags and overrides, the later over the earlier, and check the whole.
 
     Raises:
@@ -51,13 +56,10 @@ def heads_config(path: str, flags: Flags, overrides: Sequence[str]) -> HeadsConf
     """
     base = _normal(load_yaml(path)) if path else {}
     merged = merge(merge(base, flags.values()), _normal(dotlist(overrides)))
-    try:
-        return HeadsConfig.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, HeadsConfig))) from error
+    return validated(HeadConfig, merged, hints=_HINTS)
 
 
-def train_heads(config: HeadsConfig) -> int:
+def train_heads(config: HeadConfig) -> int:
     """Train, and print counts and the next command.
 
     Returns:
@@ -75,7 +77,7 @@ def train_heads(config: HeadsConfig) -> int:
         ("seconds", f"{report.seconds:.0f}"),
     ]
     if not report.interrupted:
-        use = _USE[config.heads.name].format(
+        use = _USE[config.head.name].format(
             out=shlex.quote(config.out), clip=config.clip.model, vision=config.vision_model
         )
         facts += [("head", config.out), ("use it", use)]
@@ -84,5 +86,9 @@ def train_heads(config: HeadsConfig) -> int:
 
 
 def _normal(values: dict[str, Any]) -> dict[str, Any]:
-    heads = values.get("heads")
-    return {**values, "heads": {"name": heads}} if isinstance(heads, str) else values
+    try:
+        values = HeadConfig.spelled_out(values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    head = values.get("head")
+    return {**values, "head": {"name": head}} if isinstance(head, str) else values

@@ -27,15 +27,3 @@ def vocabulary_file(path: str) -> dict[str, Any]:
     if isinstance(value, list):
         return {"labels": value}
     raise VocabularyError(f"{path}: expected a list of words or `labels: [...]`, got {value!r:.60}")
-
-
-def split_labels(text: str) -> list[str]:
-    """Return the words of a comma-separated list, trimmed.
-
-    Raises:
-        VocabularyError: no word in it.
-    """
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise VocabularyError(f'labels: expected words such as "cat,dog", got {text!r}')
-    return words

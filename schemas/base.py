@@ -1,6 +1,18 @@
-"""The one pydantic base: frozen, closed, and its field docstrings are the help texts."""
+"""The one pydantic base, and the mistakes that pydantic finds, in words."""
 
-from pydantic import BaseModel, ConfigDict
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from schemas.errors import ConfigError
+
+_LIST_INDEX = re.compile(r"\.\d+(?=\.)")
+_MAX_SHOWN_CHARS = 60
+_MAX_SHOWN_NAMES = 20
 
 
 class Frozen(BaseModel):
@@ -12,3 +24,121 @@ class Frozen(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    @classmethod
+    def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields with their short forms written in full, so that layers can be merged.
+
+        Raises:
+            ValueError: two forms of one field at once, or a key of an earlier version.
+        """
+        return values
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(
+    model: type[Model], values: Any, where: str = "", hints: Mapping[str, str] | None = None
+) -> Model:
+    """Return the values as a model.
+
+    Args:
+        model: class of the model.
+        values: what was read from a file or the command line.
+        where: dotted path of the model in the file, for the message; empty: the whole file.
+        hints: by dotted path, how a missing field can be given.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, model, where, hints))) from error
+
+
+def problems(
+    error: ValidationError,
+    model: type[BaseModel] | None = None,
+    where: str = "",
+    hints: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return one line per mistake: dotted path, what was expected, what came, the key meant.
+
+    Args:
+        error: raised while a model was validated.
+        model: that model; the suggestions for unknown keys are its fields.
+        where: dotted path of the model; empty: none.
+        hints: by dotted path, how a missing field can be given.
+    """
+    prefix = f"{where}." if where else ""
+    known = tuple(path for path, _ in dotted_fields(model, prefix)) if model else ()
+    details = error.errors(include_url=False)
+    parents = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
+    lines = []
+    for detail in details:
+        if detail["type"] == "too_short" and detail["loc"] in parents:
+            continue  # a list whose every item is wrong: the items' own lines say it
+        path = ".".join([*([where] if where else []), *map(str, detail["loc"])])
+        if detail["type"] == "extra_forbidden":
+            line = f"unknown key; {_meant(path, known)}"
+        elif detail["type"] == "missing":
+            line = f"missing; {(hints or {}).get(path, 'expected a value')}"
+        else:
+            line = _expected_and_got(detail["type"], detail["msg"], detail["input"])
+        lines.append(f"{path}: {line}" if path else line)
+    return lines
+
+
+def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every field with its dotted path, inner models' included; `*` is a list's index."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", field
+        inner, place = field.annotation, f"{prefix}{name}."
+        if get_origin(inner) is tuple:
+            inner, place = get_args(inner)[0], f"{place}*."
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from dotted_fields(inner, place)
+
+
+def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str:
+    """Return a question with the nearest known names, or the list where none is near."""
+    near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(repr(word) for word in near)}?"
+    more = ", ..." if len(known) > _MAX_SHOWN_NAMES else ""
+    return f"known: {', '.join(known[:_MAX_SHOWN_NAMES])}{more}"
+
+
+def _meant(path: str, known: tuple[str, ...]) -> str:
+    """Return the known dotted path nearest to an unknown one, else the keys beside it."""
+    path = _LIST_INDEX.sub(".*", path)
+    parent, _, leaf = path.rpartition(".")
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    near = (
+        [name for name in known if name.rpartition(".")[2] == leaf]
+        or difflib.get_close_matches(path, siblings, n=1, cutoff=0.6)
+        or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    )
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known here: {', '.join(name.rpartition('.')[2] for name in siblings) or 'nothing'}"
+
+
+def _expected_and_got(kind: str, message: str, value: Any) -> str:
+    is_scalar = value is None or isinstance(value, str | bool | int | float)
+    got = repr(value)
+    if len(got) > _MAX_SHOWN_CHARS:
+        got = f"{got[: _MAX_SHOWN_CHARS - 3]}..."
+    if kind == "value_error":  # raised by a validator of ours, whose words stand as they are
+        message = message.removeprefix("Value error, ")
+        return f"{message}, got {got}" if is_scalar and "got " not in message else message
+    if kind == "string_type" and is_scalar:
+        return f"expected a text, got {got}; quote yes, no, on, off and numbers in YAML"
+    if kind in ("model_type", "dict_type"):
+        return f"expected `key: value` pairs, got {got}"
+    message = message.partition(", unable to ")[0]
+    message = re.sub(r"^Input should be (?=greater|less)", "expected a number ", message)
+    message = message.replace("Input should be ", "expected ")
+    return f"{message[:1].lower()}{message[1:]}, got {got}"

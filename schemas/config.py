@@ -7,11 +7,18 @@ of the run's fingerprint.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from schemas.base import Frozen
 from schemas.calibration import Calibration
-from schemas.vocabulary import Vocabulary
+from schemas.vocabulary import Vocabulary, spelled_out_vocabulary
 
 EMBEDDED = "embedded"
 """Name of the tiny models that ship with the package, wherever a backbone or head is asked for."""
@@ -161,15 +168,22 @@ class JobConfig(Frozen):
     run: RunConfig = RunConfig()
     """How the work is spread."""
 
+    @classmethod
+    def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields with `labels` and short vocabularies written as `vocabulary`."""
+        values = dict(values)
+        if "labels" in values:
+            if "vocabulary" in values:
+                raise ValueError("give either `labels` or `vocabulary`, not both")
+            values["vocabulary"] = values.pop("labels")
+        if "vocabulary" in values:
+            values["vocabulary"] = spelled_out_vocabulary(values["vocabulary"])
+        return values
+
     @model_validator(mode="before")
     @classmethod
-    def _labels_in_place_of_vocabulary(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "labels" in value:
-            if "vocabulary" in value:
-                raise ValueError("give either `labels` or `vocabulary`, not both")
-            value = {**value, "vocabulary": value["labels"]}
-            del value["labels"]
-        return value
+    def _short_forms(cls, value: Any) -> Any:
+        return cls.spelled_out(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _calibration_of_this_method(self) -> "JobConfig":
@@ -191,6 +205,62 @@ class JobConfig(Frozen):
     def num_shards(self, num_images: int) -> int:
         """Return how many shards so many images are cut into."""
         return -(-num_images // self.images_per_shard(num_images))
+
+    @property
+    def vision_model(self) -> str:
+        """The second backbone with `auto` resolved."""
+        return self.vision.model_beside(self.clip)
+
+
+class HeadConfig(Frozen):
+    """One training of a head, as `ovseg train-heads` takes it.
+
+    `out`, `run` and `checkpoint_every` do not change the result.
+    """
+
+    images: str
+    """Folder, glob, bucket prefix (any fsspec URL), or a list file; no labels are needed."""
+    out: str
+    """The head's file: a path or any fsspec URL, ending in .safetensors."""
+    head: NamedOptions
+    """`found` or `dinoiser`, with the options of its schedule."""
+    clip: ClipConfig = ClipConfig(model="ViT-B-16", pretrained="laion2b_s34b_b88k")
+    """CLIP backbone, for `dinoiser`."""
+    vision: VisionConfig = VisionConfig()
+    """Second backbone: the one that FOUND's head reads."""
+    image: ImageConfig = ImageConfig()
+    """Which files are taken."""
+    seed: NonNegativeInt = 0
+    """Of the first weights, the order of the images and their changes."""
+    checkpoint_every: PositiveInt = 50
+    """Steps from one checkpoint to the next."""
+    run: RunConfig = RunConfig()
+    """Device, its share, threads, `local` and `max_error_share`; one worker is enough for a head,
+    so `workers` and `batch_size` have no part."""
+
+    @classmethod
+    def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Refuse the key of version 0.1."""
+        if "heads" in values:
+            raise ValueError("heads: the key is called `head` now, as in `head: found`")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        return cls.spelled_out(value) if isinstance(value, dict) else value
+
+    @field_validator("out")
+    @classmethod
+    def _is_a_weights_file(cls, value: str) -> str:
+        if not value.endswith(".safetensors"):
+            raise ValueError("expected a file that ends in .safetensors")
+        return value
+
+    @property
+    def checkpoint(self) -> str:
+        """Where an unfinished training is kept, beside the head's file."""
+        return f"{self.out.removesuffix('.safetensors')}.checkpoint.safetensors"
 
     @property
     def vision_model(self) -> str:

@@ -1,18 +1,33 @@
 """Every error that ovseg raises on purpose.
 
 OvsegError
-├── UserError            the user's mistake: one line, exit code 1
+├── UserError            the user can correct it: one line, exit code 1
 │   ├── ConfigError      a wrong key or value in the job file or on the command line
 │   ├── VocabularyError  no labels, a label given twice
 │   ├── CollectionError  no images found, an unreadable list
 │   ├── RunFolderError   the output folder belongs to another run, or is damaged
 │   ├── WeightsError     weights that cannot be found, fetched, verified or used
-│   └── ResourceError    a GPU asked for where there is none
+│   └── ResourceError    a GPU or server that is not there
 ├── ImageError           one image among many: becomes a row with its code, never stops a shard
 └── StorageError         reading or writing failed after the retries
 """
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """What a command returns to the shell."""
+
+    DONE = 0
+    """All done."""
+    USER_ERROR = 1
+    """Something is to be corrected by the user: one line on stderr per mistake."""
+    USAGE = 2
+    """An unknown command or flag."""
+    INCOMPLETE = 3
+    """Finished, but shards are missing or too many images failed."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C; the same command goes on."""
 
 
 class ErrorCode(StrEnum):
@@ -47,7 +62,7 @@ class OvsegError(Exception):
 
 
 class UserError(OvsegError):
-    """The user can mend it: the message says what was expected, what came and what to do."""
+    """The user can correct it: the message says what was expected, what came and what to do."""
 
 
 class ConfigError(UserError):

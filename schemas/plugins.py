@@ -6,14 +6,9 @@ share lies in a folder of its own, `shared`; folders and private files are not p
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from difflib import get_close_matches
 from types import ModuleType
-from typing import Any
 
-from pydantic import ValidationError
-
-from schemas.base import Frozen
+from schemas.base import Frozen, did_you_mean, validated
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 
@@ -53,29 +48,4 @@ def read_options(package: str, part: NamedOptions, where: str) -> Frozen:
     Raises:
         ConfigError: an unknown part, an unknown key or a wrong value; one line for each.
     """
-    model: type[Frozen] = load(package, part.name).Options
-    try:
-        return model.model_validate(part.options)
-    except ValidationError as error:
-        lines = [_line(detail, model, f"{where}.options") for detail in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
-
-
-def did_you_mean(name: str, known: tuple[str, ...] | list[str], limit: int = 3) -> str:
-    """Return a question with the nearest known names, or the list where nothing is near."""
-    near = get_close_matches(name, known, n=limit, cutoff=0.5)
-    if near:
-        return f"Did you mean {' or '.join(repr(word) for word in near)}?"
-    shown = ", ".join(known[:20])
-    return f"known: {shown}{', ...' if len(known) > 20 else ''}"
-
-
-def _line(detail: Mapping[str, Any], model: type[Frozen], where: str) -> str:
-    location = [str(part) for part in detail["loc"]]
-    dotted = ".".join([where, *location])
-    if detail["type"] == "extra_forbidden":
-        return f"{dotted}: no such option. {did_you_mean(location[-1], tuple(model.model_fields))}"
-    if detail["type"] == "missing":
-        return f"{dotted}: expected a value, none was given"
-    got = f", got {detail['input']!r}" if location else ""
-    return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{got}"
+    return validated(load(package, part.name).Options, part.options, f"{where}.options")

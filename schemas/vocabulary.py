@@ -19,6 +19,20 @@ def _check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
     return templates
 
 
+def spelled_out_vocabulary(value: Any) -> Any:
+    """Return a vocabulary in any short form as the mapping of its fields; others as they are.
+
+    `"cat, dog"`, `["cat", "dog"]` and `{"labels": "cat, dog"}` all mean
+    `{"labels": ["cat", "dog"]}`.
+    """
+    if isinstance(value, str | list | tuple):
+        value = {"labels": value}
+    if isinstance(value, dict) and isinstance(value.get("labels"), str):
+        words = (word.strip() for word in value["labels"].split(","))
+        value = {**value, "labels": [word for word in words if word]}
+    return value
+
+
 class Label(Frozen):
     """One entry of the vocabulary."""
 
@@ -32,6 +46,10 @@ class Label(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _plain_word(cls, value: Any) -> Any:
+        if isinstance(value, bool | int | float):
+            raise ValueError(
+                f"expected a word, got {value!r}; quote yes, no, on, off and numbers in YAML"
+            )
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("templates")
@@ -57,10 +75,15 @@ class Vocabulary(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [word for word in value.split(",") if word.strip()]
-        return {"labels": value} if isinstance(value, list | tuple) else value
+    def _short_forms(cls, value: Any) -> Any:
+        return spelled_out_vocabulary(value)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _some_labels(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError('no labels; expected one or more words, such as "cat,dog"')
+        return value
 
     @field_validator("templates")
     @classmethod

@@ -23,8 +23,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import build_objectness
 from pipeline.head_training.job import train_heads
 from pipeline.head_training.progress import make_step_progress
-from schemas.config import EMBEDDED, ClipConfig, NamedOptions
-from schemas.heads import HeadsConfig
+from schemas.config import EMBEDDED, ClipConfig, HeadConfig, NamedOptions
 
 NUM_SCENES = 1000
 SCENES_SEED = 400_000_000
@@ -68,11 +67,11 @@ def train_head(models: Path, scenes: Path, out: Path, head: NamedOptions) -> Non
         networks = {"clip": {"model": f"local-dir:{models / 'clip'}"}, "vision": {"model": vision}}
         if head.name == "dinoiser":
             options |= {"found_head": str(models / "found" / "head.safetensors")}
-    config = HeadsConfig.model_validate(
+    config = HeadConfig.model_validate(
         {
             "images": str(scenes),
             "out": str(out),
-            "heads": {"name": head.name, "options": options},
+            "head": {"name": head.name, "options": options},
             "run": {"local": True, "device": "cpu"},
             **networks,
         }

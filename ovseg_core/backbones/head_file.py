@@ -92,14 +92,14 @@ def check_trained_for(file: str | Path, kind: str, network_file: str) -> None:
     if record["kind"] != kind:
         raise WeightsError(
             f"{file} is a head of the kind {record['kind']!r}, expected {kind!r}; "
-            f"`ovseg train-heads --heads {kind}` makes one"
+            f"`ovseg train-heads --head {kind}` makes one"
         )
     network = file_sha256(network_file)
     if record["network"] != network:
         raise WeightsError(
             f"{file} was trained for a network whose weights have the SHA-256 "
             f"{record['network'][:12]}..., but {network_file} has {network[:12]}...; give that "
-            f"network, or train a head for this one with `ovseg train-heads --heads {kind}`"
+            f"network, or train a head for this one with `ovseg train-heads --head {kind}`"
         )
 
 

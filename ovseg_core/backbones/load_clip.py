@@ -14,9 +14,9 @@ from torch import Tensor
 from ovseg_core.backbones.checkpoint import ADVICE, LOAD_FAILURES, one_line
 from ovseg_core.backbones.hub import check_reachable
 from ovseg_core.embedded import CLIP_FOLDER
+from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
-from schemas.plugins import did_you_mean
 
 LOCAL_DIR = "local-dir:"
 

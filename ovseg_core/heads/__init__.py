@@ -67,7 +67,7 @@ def check_head(part: NamedOptions) -> HeadOptions:
     Raises:
         ConfigError: an unknown head, an unknown option or a wrong value.
     """
-    options = plugins.read_options(PACKAGE, part, "heads")
+    options = plugins.read_options(PACKAGE, part, "head")
     if not isinstance(options, HeadOptions):
         raise TypeError(f"{part.name}: Options is no HeadOptions")
     return options

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
+from schemas.base import did_you_mean, problems
 from schemas.errors import ConfigError, UserError
-from schemas.plugins import did_you_mean
 from schemas.protocol import BenchmarkProtocol, ImageFiles, Words
 from schemas.redact import redact
 
@@ -41,7 +41,7 @@ def load(name: str) -> BenchmarkProtocol:
     try:
         return BenchmarkProtocol.model_validate(_read(place))
     except ValidationError as error:
-        lines = (f"{name}: {_place(detail)}{detail['msg']}" for detail in error.errors())
+        lines = (f"{name}: {line}" for line in problems(error, BenchmarkProtocol))
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -118,8 +118,3 @@ def _read(place: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{place}: expected the fields of a protocol, got {content!r:.60}")
     return content
-
-
-def _place(detail: Any) -> str:
-    dotted = ".".join(str(part) for part in detail["loc"])
-    return f"{dotted}: " if dotted else ""

@@ -19,12 +19,10 @@ from pipeline.collection.collect import collect
 from pipeline.head_training.progress import StepProgress
 from pipeline.head_training.worker import HeadsSetup, HeadsTally, HeadsWorker
 from pipeline.job.job import RAY_SETTINGS, local_device
-from schemas.errors import ResourceError
-from schemas.heads import HeadsConfig
+from schemas.config import HeadConfig
+from schemas.errors import ExitCode, ResourceError
 
 log = logging.getLogger(__name__)
-
-EXIT_INCOMPLETE, EXIT_INTERRUPTED = 3, 130
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class HeadsReport:
         failed: images that could not be read, by error code.
         seconds: of this call.
         interrupted: stopped by Ctrl-C.
-        exit_code: 0; 3: more images than `run.max_error_share` could not be read; 130.
+        exit_code: DONE; INCOMPLETE: more images than `run.max_error_share` could not be read;
+            INTERRUPTED.
     """
 
     out: str
@@ -49,16 +48,16 @@ class HeadsReport:
     failed: dict[str, int]
     seconds: float
     interrupted: bool
-    exit_code: int
+    exit_code: ExitCode
 
 
-def train_heads(config: HeadsConfig, progress: StepProgress) -> HeadsReport:
+def train_heads(config: HeadConfig, progress: StepProgress) -> HeadsReport:
     """Train a head to its end, or go on with it.
 
     Raises:
         UserError: a wrong option, no images, weights that cannot be had, files of another training.
     """
-    steps = check_head(config.heads).steps
+    steps = check_head(config.head).steps
     images = collect(config.images, config.image)
     began, job, interrupted = time.monotonic(), _Job(steps, progress), False
     try:
@@ -75,6 +74,7 @@ def train_heads(config: HeadsConfig, progress: StepProgress) -> HeadsReport:
         progress.close()
     num_failed = sum(job.failed.values())
     too_many = num_failed > config.run.max_error_share * images.num_rows
+    exit_code = ExitCode.INCOMPLETE if too_many else ExitCode.DONE
     return HeadsReport(
         config.out,
         images.num_rows,
@@ -83,7 +83,7 @@ def train_heads(config: HeadsConfig, progress: StepProgress) -> HeadsReport:
         job.failed,
         time.monotonic() - began,
         interrupted,
-        EXIT_INTERRUPTED if interrupted else EXIT_INCOMPLETE if too_many else 0,
+        ExitCode.INTERRUPTED if interrupted else exit_code,
     )
 
 
@@ -108,7 +108,7 @@ class _Job:
             self._progress.advance(tally)
 
 
-def _run_on_ray(job: _Job, config: HeadsConfig, images: pa.Table) -> None:
+def _run_on_ray(job: _Job, config: HeadConfig, images: pa.Table) -> None:
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     # Imported here, after the settings, and so that a run in this process does without Ray.
@@ -144,7 +144,7 @@ def _run_on_ray(job: _Job, config: HeadsConfig, images: pa.Table) -> None:
         except RayActorError as error:
             raise ResourceError(
                 "the worker died three times on one task, most often for lack of memory; the same "
-                "command goes on from the last checkpoint; take a smaller heads.options.batch"
+                "command goes on from the last checkpoint; take a smaller head.options.batch"
             ) from error
         finally:
             ray.kill(actor)

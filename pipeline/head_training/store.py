@@ -15,8 +15,8 @@ from torch import Tensor
 from ovseg_core.backbones.head_file import file_bytes, record_in
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
+from schemas.config import HeadConfig
 from schemas.errors import RunFolderError
-from schemas.heads import HeadsConfig
 from schemas.redact import redact
 
 _SHOWN = 3
@@ -47,7 +47,7 @@ class HeadStore:
         identity: of this training.
     """
 
-    def __init__(self, config: HeadsConfig, identity: Identity) -> None:
+    def __init__(self, config: HeadConfig, identity: Identity) -> None:
         parent, self._name = uris.parent_and_name(uris.normalise(config.out))
         self._checkpoint = uris.parent_and_name(uris.normalise(config.checkpoint))[1]
         self._folder = Folder(parent)

@@ -28,8 +28,8 @@ from pipeline.annotate.prefetch import ahead, fetch
 from pipeline.annotate.rows import Failed
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.storage.weights import resolve, sha256
+from schemas.config import HeadConfig
 from schemas.errors import CollectionError
-from schemas.heads import HeadsConfig
 from schemas.records import ImageRef
 from schemas.tables import to_records
 
@@ -50,7 +50,7 @@ class HeadsSetup:
         folder: relative paths in the config start here; the current folder of the driver.
     """
 
-    config: HeadsConfig
+    config: HeadConfig
     images: pa.Table
     device: str
     folder: str = field(default_factory=os.getcwd)
@@ -122,7 +122,7 @@ class HeadsWorker:
         return self._tally(losses)
 
     def _finish(self) -> None:
-        heads = self._setup.config.heads.name
+        heads = self._setup.config.head.name
         network = sha256(self._task.network_file)
         self._store.finish(head_bytes(self._task.weights, heads, network, self._store.record))
 
@@ -133,7 +133,7 @@ class HeadsWorker:
 
     @cached_property
     def _options(self):  # noqa: ANN202 - what check_head returns
-        return check_head(self._setup.config.heads)
+        return check_head(self._setup.config.head)
 
     @cached_property
     def _backbones(self) -> Backbones:
@@ -149,13 +149,13 @@ class HeadsWorker:
     @cached_property
     def _task(self) -> HeadTask:
         config = self._setup.config
-        return build_head(config.heads, self._backbones, config.seed)
+        return build_head(config.head, self._backbones, config.seed)
 
     @cached_property
     def _store(self) -> HeadStore:
         config, task = self._setup.config, self._task
         identity = {
-            "heads": config.heads.name,
+            "heads": config.head.name,
             **{f"options.{k}": v for k, v in self._options.model_dump(mode="json").items()},
             "size_px": task.size_px,
             "seed": config.seed,

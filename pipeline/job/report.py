@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 
 from pipeline.job.progress import brief
 from schemas.config import JobConfig
+from schemas.errors import ExitCode
 from schemas.records import ShardDone
-
-EXIT_DONE = 0
-EXIT_INCOMPLETE = 3
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,14 @@ class RunReport:
         return sum(self.errors.values())
 
     @property
-    def exit_code(self) -> int:
-        """0: all done; 3: images are missing or too many failed; 130: interrupted."""
+    def exit_code(self) -> ExitCode:
+        """DONE; INCOMPLETE: images are missing or too many failed; INTERRUPTED."""
         if self.interrupted:
-            return EXIT_INTERRUPTED
+            return ExitCode.INTERRUPTED
         too_many = self.num_errors > self.max_error_share * self.num_images
-        return EXIT_INCOMPLETE if too_many or self.num_done < self.num_images else EXIT_DONE
+        if too_many or self.num_done < self.num_images:
+            return ExitCode.INCOMPLETE
+        return ExitCode.DONE
 
     def summary(self) -> str:
         """Return the closing lines for a person: what there is, what is missing, what to do."""

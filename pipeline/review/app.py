@@ -26,6 +26,7 @@ from pipeline.review.messages import Said, Undo
 from pipeline.review.orders import DOUBT
 from pipeline.review.try_page import TryPage
 from pipeline.review.views import Filter
+from schemas.base import problems
 from schemas.errors import ImageError, OvsegError, StorageError
 from schemas.redact import redact
 
@@ -251,9 +252,7 @@ def _asset(name: str) -> Response:
 
 def _mistake(_: Request, error: Exception) -> Response:
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return JSONResponse({"error": f"{place}: {first['msg']}"}, 400)
+        return JSONResponse({"error": problems(error)[0]}, 400)
     code = str(error.code) if isinstance(error, ImageError) else ""
     status = 503 if isinstance(error, StorageError) else 422
     return JSONResponse({"error": redact(str(error)), "code": code}, status)

@@ -25,6 +25,7 @@ from pipeline.review.cache import BoundedCache
 from pipeline.review.turns import Turns
 from pipeline.storage import weights
 from schemas import plugins
+from schemas.base import problems
 from schemas.config import JobConfig, MaskConfig, NamedOptions
 from schemas.errors import ImageError, OvsegError, UserError, WeightsError
 from schemas.vocabulary import Label, Vocabulary
@@ -238,5 +239,4 @@ class Workbench:
                 labels=tuple(labels), background=of_run.background, templates=of_run.templates
             )
         except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise UserError(f"words: {reason}") from error
+            raise UserError(problems(error, Vocabulary, "words")[0]) from error

@@ -117,7 +117,7 @@ def test_a_failed_export_leaves_the_old_one_whole(name, tmp_path, monkeypatch):
 def test_wrong_options_are_refused_by_name(name):
     from schemas.config import NamedOptions
 
-    with pytest.raises(ConfigError, match="no such option"):
+    with pytest.raises(ConfigError, match="unknown key"):
         plugins.read_options(PACKAGE, NamedOptions(name=name, options={"nonsense": 1}), "export")
 
 

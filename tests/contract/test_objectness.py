@@ -80,7 +80,7 @@ def test_twice_the_same(source: Objectness) -> None:
 
 def test_unknown_options_are_refused(name: str) -> None:
     part = NamedOptions(name=name, options={"no_such_thing": 1})
-    with pytest.raises(ConfigError, match=r"objectness\.options\.no_such_thing: no such option"):
+    with pytest.raises(ConfigError, match=r"objectness\.options\.no_such_thing: unknown key"):
         plugins.read_options(objectness.PACKAGE, part, "objectness")
 
 

@@ -8,8 +8,7 @@ from pipeline.head_training import job as heads
 from pipeline.head_training.progress import StepProgress
 from pipeline.job import job
 from pipeline.job.progress import Progress
-from schemas.config import JobConfig
-from schemas.heads import HeadsConfig
+from schemas.config import HeadConfig, JobConfig
 from tests.fault import traps
 from tests.helpers import fault_plan
 from tests.helpers.colour_segmenter import BuildOracle, Mischief
@@ -32,7 +31,7 @@ def run_job(
     job.run(config, Progress(), BuildOracle(mischief))
 
 
-def run_training(config: HeadsConfig, environment: dict[str, str] | None = None) -> None:
+def run_training(config: HeadConfig, environment: dict[str, str] | None = None) -> None:
     """Train heads to their end, or to this process's; the environment may hold a fault plan."""
     if environment:
         os.environ.update(environment)

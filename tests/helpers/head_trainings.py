@@ -7,7 +7,7 @@ from PIL import Image
 
 from pipeline.head_training.job import HeadsReport, train_heads
 from pipeline.head_training.progress import StepProgress
-from schemas.heads import HeadsConfig
+from schemas.config import HeadConfig
 from tests.helpers.tiny_models import random_image, tiny_folder
 
 SIZES = [(40, 70), (66, 45), (50, 50), (90, 33), (35, 36), (60, 80)]
@@ -24,19 +24,19 @@ def write_images(folder: Path, bad: int = 1) -> Path:
     return folder
 
 
-def heads_config(images: Path, out: Path, heads: str = "dinoiser", **changes: Any) -> HeadsConfig:
+def heads_config(images: Path, out: Path, head: str = "dinoiser", **changes: Any) -> HeadConfig:
     """Two images a step, a checkpoint every second step; `options` and `run` are added to."""
     folder = tiny_folder()
     options: dict[str, Any] = {"steps": STEPS, "batch": 2, "sample": 0}
-    if heads == "dinoiser":
+    if head == "dinoiser":
         vision = f"local-dir:{folder / 'vision'}"
         options |= {"affinity_network": vision, "found_head": str(folder / "head.safetensors")}
     run = {"local": True, "device": "cpu", "prefetch_threads": 2, "max_error_share": 0.5}
-    return HeadsConfig.model_validate(
+    return HeadConfig.model_validate(
         {
             "images": str(images),
             "out": str(out),
-            "heads": {"name": heads, "options": options | changes.pop("options", {})},
+            "head": {"name": head, "options": options | changes.pop("options", {})},
             "clip": {"model": f"local-dir:{folder / 'clip'}"},
             "vision": {"model": f"local-dir:{folder / 'vision'}"},
             "checkpoint_every": 2,
@@ -46,5 +46,5 @@ def heads_config(images: Path, out: Path, heads: str = "dinoiser", **changes: An
     )
 
 
-def train(config: HeadsConfig) -> HeadsReport:
+def train(config: HeadConfig) -> HeadsReport:
     return train_heads(config, StepProgress())

@@ -105,7 +105,7 @@ def load_heads(file: str, backbones: Backbones) -> DinoiserHeads:
         raise WeightsError(
             f"clip_dinoiser: the heads {place} read maps of {affinity.shape[1]} channels, but this "
             f"CLIP's have {width}; give the heads that belong to it as `method.options.heads`, or "
-            "train some with `ovseg train-heads --heads dinoiser`"
+            "train some with `ovseg train-heads --head dinoiser`"
         )
     check_trained_for(place, KIND, backbones.files()["clip"])
     backbones.note_file(KIND, place)
@@ -121,7 +121,7 @@ def _place(file: str, backbones: Backbones) -> str:
     if not Path(place).is_file():
         raise WeightsError(
             "clip_dinoiser: its two learned heads cannot be fetched by ovseg; give the authors' "
-            "`last.pt` as `method.options.heads`, train heads with `ovseg train-heads --heads "
+            "`last.pt` as `method.options.heads`, train heads with `ovseg train-heads --head "
             "dinoiser`, or take `affinity: dino` with `background: found`, which need none"
         )
     return place

@@ -103,11 +103,11 @@ GOOD = "images: in\nout: out\nlabels: [cat]\n"
         (
             GOOD + "run: {device: gpu, workers: x}\n",
             [],
-            ["run.workers: input should be a valid integer", "run.device: input should be 'auto'"],
+            ["run.workers: expected a valid integer, got 'x'", "run.device: expected 'auto'"],
         ),
         ("images: in\nout: out\nlabels: [cat, cat]\n", [], ["vocabulary: 'cat' is given twice"]),
         ("images: in\nout: out\nlabels: []\n", [], ["vocabulary.labels: no labels"]),
-        (GOOD, ["--labels", ","], ["labels: expected words such as"]),
+        (GOOD, ["--labels", ","], ["vocabulary.labels: no labels"]),
         (GOOD, ["--vocabulary", "nothing.txt"], ["nothing.txt: no such file"]),
         (GOOD, ["--set", "masks.min_area"], ["--set expects key=value"]),
         (GOOD, ["--set", "masks.min_area=3"], ["masks.min_area: unknown key; did you mean"]),

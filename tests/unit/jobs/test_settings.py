@@ -106,11 +106,11 @@ def test_another_method_drops_the_options_of_the_first(tmp_path: Path) -> None:
         ("batch_size: 3\n", ["batch_size: unknown key; did you mean 'run.batch_size'?"]),
         (
             "run: {workers: -1}\n",
-            ["run.workers: input should be greater than or equal to 0, got -1"],
+            ["run.workers: expected a number greater than or equal to 0, got -1"],
         ),
         (
             "run: {device: gpu}\n",
-            ["run.device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"],
+            ["run.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"],
         ),
         ("zzz: 1\nqqqq: 2\n", ["zzz: unknown key; known here: images", "qqqq: unknown key; known"]),
         ("vocabulary: [a]\n", ["give either `labels` or `vocabulary`, not both"]),
@@ -150,7 +150,7 @@ def test_what_is_missing_names_the_flag() -> None:
         ("labels: []", "vocabulary.labels: no labels"),
         ("labels: [cat, no]", "expected a word, got False; quote"),
         ("labels: [cat, 7]", "expected a word, got 7; quote"),
-        ("labels: ' , '", "labels: expected words"),
+        ("labels: ' , '", "vocabulary.labels: no labels"),
         ("vocabulary: {labels: [cat], templates: [photo]}", "holds '{}' exactly once"),
     ],
 )

@@ -18,12 +18,12 @@ def ovseg(*args: str) -> Result:
 
 def test_flags_stand_over_the_file_and_overrides_over_both(tmp_path: Path) -> None:
     file = tmp_path / "heads.yaml"
-    file.write_text("images: a\nout: b.safetensors\nheads: found\nseed: 3\n")
+    file.write_text("images: a\nout: b.safetensors\nhead: found\nseed: 3\n")
     config = heads_config(
-        str(file), Flags(images="c", steps=7, local=True), ["heads.options.steps=9"]
+        str(file), Flags(images="c", steps=7, local=True), ["head.options.steps=9"]
     )
     assert (config.images, config.out, config.seed) == ("c", "b.safetensors", 3)
-    assert (config.heads.name, config.heads.options) == ("found", {"steps": 9})
+    assert (config.head.name, config.head.options) == ("found", {"steps": 9})
     assert config.run.local
     assert config.vision_model == "vit_small_patch8_224.dino"
     assert config.clip.model == "ViT-B-16"
@@ -33,9 +33,9 @@ def test_flags_stand_over_the_file_and_overrides_over_both(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (Flags(images="a", heads="found", out="head.pt"), r"out: .*ends in \.safetensors"),
-        (Flags(heads="found", out="h.safetensors"), "images: missing"),
-        (Flags(images="a", out="h.safetensors"), "heads: missing"),
+        (Flags(images="a", head="found", out="head.pt"), r"out: .*ends in \.safetensors"),
+        (Flags(head="found", out="h.safetensors"), "images: missing"),
+        (Flags(images="a", out="h.safetensors"), "head: missing"),
     ],
 )
 def test_mistakes_are_lines(flags: Flags, message: str) -> None:
@@ -45,7 +45,7 @@ def test_mistakes_are_lines(flags: Flags, message: str) -> None:
 
 def test_an_unknown_head_is_refused_with_a_near_name(tmp_path: Path) -> None:
     result = ovseg(
-        *("train-heads", "--images", str(tmp_path), "--heads", "fuond"),
+        *("train-heads", "--images", str(tmp_path), "--head", "fuond"),
         *("--out", str(tmp_path / "h.safetensors"), "--local"),
     )
     assert result.exit_code == 1
@@ -57,7 +57,7 @@ def test_a_head_is_trained_and_annotates(tmp_path: Path) -> None:
     scenes.mkdir()
     draw_scenes(scenes, 4, seed=5)
     out = str(tmp_path / "heads.safetensors")
-    command = ["train-heads", "--images", str(scenes), "--heads", "dinoiser", "--out", out]
+    command = ["train-heads", "--images", str(scenes), "--head", "dinoiser", "--out", out]
     command += ["--steps", "2", "--batch", "2", "--local", "--set", "clip.model=embedded"]
     trained = ovseg(*command)
     assert trained.exit_code == 0, trained.output

@@ -59,6 +59,6 @@ def test_options_are_checked_by_the_part(package: str) -> None:
         read({"size": 1, "size_px": -2})
     lines = str(caught.value).splitlines()
     assert lines == [
-        "method.options.size_px: Input should be greater than 0, got -2",
-        "method.options.size: no such option. Did you mean 'size_px'?",
+        "method.options.size_px: expected a number greater than 0, got -2",
+        "method.options.size: unknown key; did you mean 'method.options.size_px'?",
     ]

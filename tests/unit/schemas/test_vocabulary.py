@@ -22,8 +22,8 @@ def test_every_way_to_write_a_vocabulary_means_the_same(given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "at least 1 item"),
-        ("", "at least 1 item"),
+        ([], "no labels"),
+        ("", "no labels"),
         (["cat", "dog", "Cat"], "'Cat' is given twice"),
         ([{"name": "cat", "synonyms": ["kitten"]}, "kitten"], "'kitten' is given twice"),
         ([{"name": "cat", "synonyms": ["cat"]}], "'cat' is given twice"),

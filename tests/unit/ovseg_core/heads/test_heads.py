@@ -95,7 +95,9 @@ def test_the_seed_draws_the_first_weights(name: str, backbones: Backbones) -> No
 
 
 def test_options_are_checked_and_described(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"heads\.options\.stesp.*Did you mean 'steps'"):
+    with pytest.raises(
+        ConfigError, match=r"head\.options\.stesp.*did you mean 'head.options.steps'"
+    ):
         check_head(NamedOptions(name=name, options={"stesp": 3}))
     with pytest.raises(ConfigError, match="Did you mean"):
         check_head(NamedOptions(name=f"{name}s"))

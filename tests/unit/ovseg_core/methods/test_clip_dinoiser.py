@@ -128,7 +128,7 @@ def test_heads_that_cannot_be_had_are_explained(tmp_path: Path) -> None:
     folder = tiny_folder()
     clip, vision = (f"local-dir:{folder / name}" for name in ("clip", "vision"))
     bare = Backbones(ClipConfig(model=clip), vision)
-    with pytest.raises(WeightsError, match=r"last\.pt.*ovseg train-heads --heads dinoiser"):
+    with pytest.raises(WeightsError, match=r"last\.pt.*ovseg train-heads --head dinoiser"):
         clip_dinoiser.build(clip_dinoiser.Options(), bare)
     with pytest.raises(WeightsError, match=r"no weights file at .*nowhere\.pt"):
         clip_dinoiser.build(clip_dinoiser.Options(heads=str(tmp_path / "nowhere.pt")), bare)

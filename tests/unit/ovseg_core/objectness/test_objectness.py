@@ -163,7 +163,8 @@ def test_external_needs_a_folder_and_named_images(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a local folder"):
         source("external", folder="s3://bucket/maps")
     with pytest.raises(
-        ConfigError, match=r"^method\.options\.objectness\.options\.folder: expected a value, none"
+        ConfigError,
+        match=r"^method\.options\.objectness\.options\.folder: missing; expected a value",
     ):
         source("external")
     with pytest.raises(ConfigError, match="ImageBatch"):

@@ -191,7 +191,7 @@ def test_unknown_protocols_and_files_that_are_none(tmp_path):
     file.write_text("title: x\nclases: [a]\n")
     with pytest.raises(ConfigError) as caught:
         protocols.load(str(file))
-    assert "classes: Field required" in str(caught.value)
+    assert "classes: missing" in str(caught.value)
     assert "clases: Extra inputs" in str(caught.value)
 
 

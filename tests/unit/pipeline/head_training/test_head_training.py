@@ -132,7 +132,7 @@ def test_too_many_bad_images_are_exit_code_3_and_nothing_else_is_an_error(tmp_pa
 
 def test_wrong_options_are_told_before_anything_is_read(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(ConfigError, match=r"heads\.options\.bacth"):
+    with pytest.raises(ConfigError, match=r"head\.options\.bacth"):
         train(heads_config(nowhere, tmp_path / "h.safetensors", options={"bacth": 3}))
 
 
