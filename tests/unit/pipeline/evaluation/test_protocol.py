@@ -192,7 +192,7 @@ def test_unknown_protocols_and_files_that_are_none(tmp_path):
     with pytest.raises(ConfigError) as caught:
         protocols.load(str(file))
     assert "classes: missing" in str(caught.value)
-    assert "clases: Extra inputs" in str(caught.value)
+    assert "clases: unknown key" in str(caught.value)
 
 
 def test_a_protocol_of_ones_own(tmp_path):
