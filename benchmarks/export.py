@@ -28,7 +28,7 @@ from pipeline.exporters import panoptic
 from pipeline.exporters.shared import coco_file
 from pipeline.exporters.shared.losses import LossReport
 from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan
+from pipeline.run.identity import RunIdentity
 from pipeline.run.reader import RunReader
 from schemas import plugins
 from schemas.config import JobConfig
@@ -163,7 +163,7 @@ def make_run(folder: Path, num_annotations: int) -> str:
         for n in range(num_annotations // SEGMENTS)
     ]
     manifest = to_table("manifest", refs)
-    run = RunFolder.create_or_resume(config.out, RunPlan(config, {}, lambda: manifest))
+    run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), manifest)
     for shard in run.shards():
         images = [image(ref) for ref in shard.refs]
         segments = [row for ref in shard.refs for row in annotations(ref)]

@@ -21,7 +21,7 @@ from pipeline.collection.collect import collect
 from pipeline.collection.manifest import cut
 from pipeline.job.worker_pool import KEEP_MEMORY
 from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan
+from pipeline.run.identity import RunIdentity
 
 FEW, MANY = 200, 2000
 
@@ -44,7 +44,8 @@ def main() -> dict[str, Any]:
         config = job_config(images, Path(folder) / "run").model_copy(update={"shard_size": 50})
         manifest = collect(config.images, config.image)
         worker = Worker(WorkerSetup(config, "cpu", build))
-        RunFolder.create_or_resume(config.out, RunPlan(config, worker.prepare(), lambda: manifest))
+        identity = RunIdentity(config, worker.prepare())
+        RunFolder.create_or_resume(config.out, identity, manifest)
         peaks, done = {}, 0
         for shard in cut(manifest, config.shard_size):
             worker.annotate(shard)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ovseg_core.rle.encode import Rle, encode_regions
 from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan
+from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (
@@ -72,7 +72,7 @@ class Many:
             for number in range(NUM_IMAGES)
         ]
         self.run = RunFolder.create_or_resume(
-            config.out, RunPlan(config, {}, lambda: to_table("manifest", refs))
+            config.out, RunIdentity(config, {}), to_table("manifest", refs)
         )
         for shard in self.run.shards():
             self._commit(shard)

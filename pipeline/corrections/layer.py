@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
-from pipeline.run.markers import sha256, to_json
+from pipeline.run.markers import bytes_sha256, marker_json
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row, grouped
 from pipeline.storage import parquet
@@ -85,7 +85,7 @@ def store(
         )
     if parts:
         marker = ReviewImport(source=source, at_s=at_s, parts=tuple(parts))
-        place.atomic_write(f"{name}.json", to_json(marker))
+        place.atomic_write(f"{name}.json", marker_json(marker))
 
 
 class ReviewedLayer:
@@ -279,7 +279,9 @@ def _write(place: Folder, name: str, records: Sequence[Frozen], schema: pa.Schem
     table = pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
     data = parquet.encode(table, _ROW_GROUP)
     place.atomic_write(name, data)
-    return FileEntry(name=name, num_rows=table.num_rows, sha256=sha256(data), size_bytes=len(data))
+    return FileEntry(
+        name=name, num_rows=table.num_rows, sha256=bytes_sha256(data), size_bytes=len(data)
+    )
 
 
 def _read(place: Folder, entry: FileEntry) -> pa.Table:
@@ -287,7 +289,7 @@ def _read(place: Folder, entry: FileEntry) -> pa.Table:
         data = place.read_bytes(entry.name)
     except FileNotFoundError:
         data = b""
-    if sha256(data) != entry.sha256:
+    if bytes_sha256(data) != entry.sha256:
         raise RunFolderError(
             f"{place.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
             "import the review again"

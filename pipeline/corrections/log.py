@@ -23,8 +23,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline.corrections.current import CurrentDecisions
-from pipeline.run.folder import RunFolder
-from pipeline.run.new import RUN_FILE
+from pipeline.run.folder import RUN_FILE, RunFolder
 from pipeline.storage import parquet
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import DECISIONS, ReviewDecision, ReviewEntry, ReviewKey

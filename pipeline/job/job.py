@@ -17,9 +17,8 @@ from pipeline.collection.collect import collect
 from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
 from pipeline.job.shard_status import ShardStatus
-from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan, check_same
-from pipeline.run.new import check_free
+from pipeline.run.folder import RunFolder, check_free
+from pipeline.run.identity import RunIdentity
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import state_of
 from schemas.config import JobConfig
@@ -46,7 +45,7 @@ class JobPlan:
         num_shards: all of them.
         run_dir: the run to go on with; None where the run is new.
         done: markers of the shards that an earlier run has finished, by index.
-        manifest: the images of a new run; None where the run folder has them.
+        images: of a new run, as rows of the manifest; None where the run folder has them.
         folders: the state of each folder that an option names, by dotted option.
     """
 
@@ -55,7 +54,7 @@ class JobPlan:
     num_shards: int
     run_dir: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
-    manifest: pa.Table | None = None
+    images: pa.Table | None = None
     folders: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -83,20 +82,11 @@ class JobPlan:
         Raises:
             RunFolderError: names the weights that differ.
         """
+        identity = RunIdentity(self.config, weights, self.folders)
         if self.run_dir is not None:
-            check_same(self.run_dir.info, self._run_plan(weights), self.run_dir.folder.uri)
+            self.run_dir.check_same(identity)
             return self.run_dir
-        return RunFolder.create_or_resume(self.config.out, self._run_plan(weights))
-
-    def _run_plan(self, weights: dict[str, str]) -> RunPlan:
-        return RunPlan(self.config, weights, self._listed, self.folders)
-
-    def _listed(self) -> pa.Table:
-        return (
-            collect(self.config.images, self.config.image)
-            if self.manifest is None
-            else self.manifest
-        )
+        return RunFolder.create_or_resume(self.config.out, identity, self.images)
 
 
 def plan(config: JobConfig) -> JobPlan:
@@ -112,10 +102,10 @@ def plan(config: JobConfig) -> JobPlan:
     if Folder(config.out).exists("run.yaml"):
         return _resumed(config, folders)
     check_free(Folder(config.out))
-    manifest = collect(config.images, config.image)
-    num_images = manifest.num_rows
+    images = collect(config.images, config.image)
+    num_images = images.num_rows
     num_shards = config.num_shards(num_images)
-    return JobPlan(config, num_images, num_shards, manifest=manifest, folders=folders)
+    return JobPlan(config, num_images, num_shards, images=images, folders=folders)
 
 
 def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:

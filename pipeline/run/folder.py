@@ -1,13 +1,13 @@
 """The run folder: every path in it, and the protocol by which shards are committed.
 
-    run.yaml            what the run is (`runinfo`)
+    run.yaml            what the run is (`identity.py`)
     manifest.parquet    its images, frozen
     images/ scores/ annotations/    NNNNN-<attempt>.parquet
-    done/NNNNN.json     a shard's marker: written last, created once
+    done/NNNNN.json     a shard's done marker: written last, created once
     failed/NNNNN.json   a shard that was given up
-    evaluation.json confusion.png   what `ovseg evaluate` last found; no part of the run
+    evaluation.json confusion.png   the last `ovseg evaluate`; no part of the run
 
-Readers follow markers and nothing else, so a killed worker leaves garbage but never a lie.
+Readers follow done markers and nothing else, so a killed worker leaves garbage but never a lie.
 """
 
 import secrets
@@ -20,15 +20,22 @@ import pyarrow as pa
 
 from pipeline.collection import manifest
 from pipeline.run import markers
-from pipeline.run.identity import RunInfo, RunPlan, check_same, parse
-from pipeline.run.new import MANIFEST_FILE, RUN_FILE, begin
-from pipeline.storage import parquet
+from pipeline.run.identity import (
+    RunIdentity,
+    RunInfo,
+    check_same_run,
+    describe_run,
+    parse_run_file,
+)
+from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX
 from schemas.errors import RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_table
 
+RUN_FILE = "run.yaml"
+MANIFEST_FILE = "manifest.parquet"
 TableName = Literal["images", "scores", "annotations"]
 TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
@@ -36,14 +43,17 @@ _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
 
 
 class RunFolder:
-    """A run folder that exists; picklable, workers and driver each hold their own."""
+    """A run folder that exists; picklable, so that driver and workers each hold their own.
+
+    Args:
+        folder: the place; `open` and `create_or_resume` check it as well.
+    """
 
     def __init__(self, folder: Folder) -> None:
-        """Keep the folder; `open` and `create_or_resume` check it as well."""
         self.folder = folder
 
     def __getstate__(self) -> dict[str, Folder]:
-        """Leave the cached manifest behind."""
+        """Leave out what is cached."""
         return {"folder": self.folder}
 
     @classmethod
@@ -51,28 +61,41 @@ class RunFolder:
         """Return an existing run.
 
         Raises:
-            RunFolderError: if there is none, or one of another version.
+            RunFolderError: there is none, or one of another version.
         """
         run = cls(Folder(uri))
         _ = run.info
         return run
 
     @classmethod
-    def create_or_resume(cls, uri: str, plan: RunPlan) -> "RunFolder":
-        """Begin a run, or go on with the same one; two drivers may do so at once.
+    def create_or_resume(cls, uri: str, identity: RunIdentity, images: pa.Table) -> "RunFolder":
+        """Begin a run, or resume the same one; two drivers may do so at once.
 
         Damaged shards of a resumed run are taken out, see `repair`.
 
+        Args:
+            uri: the run folder.
+            identity: what can change an output.
+            images: rows of the manifest's schema; not used where the run has its frozen list.
+
         Raises:
-            RunFolderError: if the folder holds something else, another run, or a damaged manifest.
+            RunFolderError: the folder holds something else, another run, or a damaged manifest.
         """
         folder = Folder(uri)
         if not folder.exists(RUN_FILE):
-            begin(folder, plan)
+            _begin(folder, identity, images)
         run = cls.open(uri)
-        check_same(run.info, plan, folder.uri)
+        run.check_same(identity)
         run.repair()
         return run
+
+    def check_same(self, identity: RunIdentity) -> None:
+        """Check that a job with this identity continues this run.
+
+        Raises:
+            RunFolderError: names the settings that differ.
+        """
+        check_same_run(self.info, identity, self.folder.uri)
 
     @cached_property
     def info(self) -> RunInfo:
@@ -81,9 +104,9 @@ class RunFolder:
             data = self.folder.read_bytes(RUN_FILE)
         except FileNotFoundError as error:
             raise RunFolderError(
-                f"{self.folder.uri} is no run folder: it holds no run.yaml"
+                f"{self.folder.uri} is not a run folder ({RUN_FILE} is missing)"
             ) from error
-        return parse(data, self.folder.uri)
+        return parse_run_file(data, self.folder.uri)
 
     @property
     def fingerprint(self) -> str:
@@ -93,122 +116,125 @@ class RunFolder:
     @cached_property
     def _manifest(self) -> pa.Table:
         data = self.folder.read_bytes(MANIFEST_FILE)
-        if markers.sha256(data) != self.info.manifest_sha256:
+        if markers.bytes_sha256(data) != self.info.manifest_sha256:
             raise RunFolderError(
-                f"{self.folder.uri}/manifest.parquet is not the one that run.yaml names: "
+                f"{self.folder.uri}/{MANIFEST_FILE} is not the one that {RUN_FILE} names: "
                 "it was changed or damaged; restore it or begin another run"
             )
         return manifest.load(data)
 
     def manifest(self) -> pa.Table:
-        """Return the run's images."""
+        """Return the run's images: rows of the manifest's schema."""
         return self._manifest
 
     def shards(self) -> Sequence[Shard]:
-        """Return the run's shards; each one's records are made when it is indexed."""
+        """Return the run's shards; the records of each are made when it is indexed."""
         size = self.info.job().images_per_shard(self.info.num_images)
         return manifest.cut(self._manifest, size)
 
     def commit(
         self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
     ) -> ShardDone:
-        """Write a shard's rows and, last, its marker.
+        """Write a shard's rows and, last, its done marker.
 
         Args:
             shard_index: place of the shard.
-            attempt: letters and digits that tell who wrote it; made unique here.
+            attempt: letters and digits that say who wrote it; made unique here.
             rows: all rows of the shard.
             tally: for the driver.
 
         Returns:
-            The marker that stands: another committer's, where one was first.
+            The marker that counts: another committer's, where one was first.
         """
-        standing = self._standing(shard_index)
-        if standing is not None:
-            return standing
+        committed = self._committed(shard_index)
+        if committed is not None:
+            return committed
         unique = f"{attempt}-{secrets.token_hex(4)}"
-        entries = {}
+        files = {}
         for name in TABLE_NAMES:
+            table = to_table(name, getattr(rows, name))
+            data = parquet.encode(table, ROW_GROUP)
             file_name = f"{name}/{shard_index:05d}-{unique}.parquet"
-            entries[name] = self._write_table(file_name, to_table(name, getattr(rows, name)))
+            self.folder.atomic_write(file_name, data)
+            files[name] = FileEntry(
+                name=file_name,
+                num_rows=table.num_rows,
+                sha256=markers.bytes_sha256(data),
+                size_bytes=len(data),
+            )
         ours = ShardDone(
             schema_version=SCHEMA_VERSION,
             shard=shard_index,
             attempt=unique,
             fingerprint=self.fingerprint,
-            files=entries,
+            files=files,
             tally=tally,
         )
-        standing = self._mark(ours)
-        if standing.attempt != unique:
-            for entry in entries.values():
+        committed = self._create_marker(ours)
+        if committed.attempt != unique:
+            for entry in files.values():
                 self.folder.delete(entry.name)
-        self.folder.delete(markers.name("failed", shard_index))
-        return standing
+        self.folder.delete(markers.marker_path("failed", shard_index))
+        return committed
 
-    def _write_table(self, file_name: str, table: pa.Table) -> FileEntry:
-        data = parquet.encode(table, ROW_GROUP)
-        self.folder.atomic_write(file_name, data)
-        return FileEntry(
-            name=file_name,
-            num_rows=table.num_rows,
-            sha256=markers.sha256(data),
-            size_bytes=len(data),
-        )
-
-    def _mark(self, ours: ShardDone) -> ShardDone:
-        name = markers.name("done", ours.shard)
-        while not self.folder.create_once(name, markers.to_json(ours)):
-            theirs = self._standing(ours.shard)
+    def _create_marker(self, ours: ShardDone) -> ShardDone:
+        """Create the done marker unless there is a good one; return the one that is there then."""
+        path = markers.marker_path("done", ours.shard)
+        while not self.folder.create_once(path, markers.marker_json(ours)):
+            theirs = self._committed(ours.shard)
             if theirs is not None:
                 return theirs
-            self.folder.delete(name)
+            self.folder.delete(path)
         return ours
 
-    def _standing(self, shard: int) -> ShardDone | None:
-        marker = markers.read(self.folder, "done", shard, ShardDone)
-        good = marker is not None and markers.is_whole(self.folder, marker, self.fingerprint)
-        return marker if good else None
+    def _committed(self, shard: int) -> ShardDone | None:
+        """Return a shard's done marker if its files are intact."""
+        marker = markers.read_marker(self.folder, "done", shard, ShardDone)
+        if marker is None or not markers.is_intact(self.folder, marker, self.fingerprint):
+            return None
+        return marker
 
     def fail(self, failed: ShardFailed) -> None:
         """Note that a shard was given up."""
-        self.folder.atomic_write(markers.name("failed", failed.shard), markers.to_json(failed))
+        path = markers.marker_path("failed", failed.shard)
+        self.folder.atomic_write(path, markers.marker_json(failed))
 
     def done(self) -> dict[int, ShardDone]:
         """Return the markers of the finished shards, by shard, in order.
 
-        Markers of other runs and such whose files are missing or of another size do not count.
+        Markers of other runs and markers with files that are missing or of another size do not
+        count.
         """
-        standing = markers.read_all(self.folder, "done", ShardDone)
+        found = markers.read_markers(self.folder, "done", ShardDone)
         # After the markers: a file is always older than its marker.
         sizes: dict[str, int] = {}
         for folder in _TABLE_FOLDERS:
             sizes |= self.folder.sizes(folder.rstrip("/"))
         return {
             shard: marker
-            for shard, marker in standing.items()
+            for shard, marker in found.items()
             if marker.fingerprint == self.fingerprint
             and all(sizes.get(entry.name) == entry.size_bytes for entry in marker.files.values())
         }
 
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""
-        return markers.read_all(self.folder, "failed", ShardFailed)
+        return markers.read_markers(self.folder, "failed", ShardFailed)
 
     def repair(self) -> list[int]:
-        """Delete the markers of damaged shards, so that they are done again.
+        """Delete the markers of damaged shards, so that these shards are done again.
 
         Reads every committed file once and compares its SHA-256 with the marker's.
 
         Returns:
             The shards that were taken out.
         """
-        shards = markers.shards_marked(self.folder, "done")
+        shards = markers.marked_shards(self.folder, "done")
         with ThreadPoolExecutor(markers.READERS) as pool:
-            standing = dict(zip(shards, pool.map(self._standing, shards), strict=True))
-        damaged = [shard for shard in shards if standing[shard] is None]
+            committed = list(pool.map(self._committed, shards))
+        damaged = [s for s, marker in zip(shards, committed, strict=True) if marker is None]
         for shard in damaged:
-            self.folder.delete(markers.name("done", shard))
+            self.folder.delete(markers.marker_path("done", shard))
         return damaged
 
     def read_table(
@@ -240,7 +266,8 @@ class RunFolder:
             return parquet.decode(self.folder.read_bytes(file), columns)
         except (pa.ArrowException, OSError) as error:
             raise RunFolderError(
-                f"{self.folder.uri}/{file} is damaged: the command that made the run makes it anew"
+                f"{self.folder.uri}/{file} is damaged: repeat the command that made the run to "
+                "restore it"
             ) from error
 
     def orphans(self) -> list[str]:
@@ -253,13 +280,52 @@ class RunFolder:
             for name in self.folder.list()
             if name.startswith(_TABLE_FOLDERS) or name.endswith(TEMPORARY_SUFFIX)
         ]
-        standing = markers.read_all(self.folder, "done", ShardDone).values()
-        named = {entry.name for marker in standing for entry in marker.files.values()}
+        found = markers.read_markers(self.folder, "done", ShardDone).values()
+        named = {entry.name for marker in found for entry in marker.files.values()}
         return [name for name in files if name not in named]
 
     def clean(self) -> list[str]:
         """Delete the orphans and return their names; not while a run is going on."""
-        found = self.orphans()
-        for name in found:
+        orphans = self.orphans()
+        for name in orphans:
             self.folder.delete(name)
-        return found
+        return orphans
+
+
+def check_free(folder: Folder) -> None:
+    """Check that a run can begin in a folder; writes nothing.
+
+    Raises:
+        RunFolderError: it is a file, or holds files that are not a run's.
+    """
+    parent, name = uris.parent_and_name(folder.uri)
+    if name and Folder(parent).exists(name):
+        raise RunFolderError(f"{folder.uri} is a file: choose another output folder")
+    ours = {MANIFEST_FILE, RUN_FILE}
+    foreign = [name for name in folder.peek(20) if name not in ours and not name.startswith(".")]
+    if foreign:
+        raise RunFolderError(
+            f"{folder.uri} is not empty and not a run folder: it holds {foreign[0]}, but no "
+            f"{RUN_FILE}; choose another output folder"
+        )
+
+
+def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> None:
+    """Freeze the manifest, then write run.yaml, each created once; two drivers may do so at once.
+
+    Raises:
+        RunFolderError: the folder holds something else, or another collection's manifest.
+    """
+    check_free(folder)
+    data = manifest.freeze(images, identity.source)
+    if not folder.create_once(MANIFEST_FILE, data):
+        # Another driver is beginning the same run now, or one was killed between the two files.
+        data = folder.read_bytes(MANIFEST_FILE)
+    table = manifest.load(data)
+    if manifest.source_of(table) != identity.source:
+        raise RunFolderError(
+            f"{folder.uri} holds the manifest of another collection (a run that was never begun): "
+            f"delete {MANIFEST_FILE} there or choose another output folder"
+        )
+    info = describe_run(identity, markers.bytes_sha256(data), table.num_rows)
+    folder.create_once(RUN_FILE, info.to_yaml())

@@ -1,14 +1,13 @@
-"""What a run is: the content of `run.yaml`, and whether a resume is the same run."""
+"""What identifies a run, what `run.yaml` stores of it, and whether a resume is the same run."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import zip_longest
 from typing import Any
 
-import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
@@ -23,57 +22,52 @@ _PACKAGES = (
     "ovseg", "torch", "open_clip_torch", "timm", "ray", "numpy", "pillow", "pyarrow",
     "pycocotools", "fsspec",
 )  # fmt: skip
-_SHOWN_DIFFERENCES = 5
-_SHOWN_CHARACTERS = 60
+_MAX_DIFFERENCES = 5
+_MAX_CHARACTERS = 60
+_ABSENT = "(none)"
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """What a driver is about to do.
+class RunIdentity:
+    """All that can change an output of a run, before its images are listed.
 
     Attributes:
-        config: the job.
-        weights: SHA-256 (hex) of each weights file in use, by a name free of local paths.
-        manifest: lists the images; called only where the run folder is new.
+        config: the job; `out` and `run` change no output.
+        weights: SHA-256 (hex) of each weights file in use, by role.
         folders: the state of each folder that an option names, by dotted option.
     """
 
     config: JobConfig
     weights: dict[str, str]
-    manifest: Callable[[], pa.Table]
     folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
-        """All that decides which images the manifest holds, as JSON."""
+        """The settings that decide which images are listed, as canonical JSON."""
         image = self.config.image.model_dump(mode="json", exclude={"only"})
-        return _canonical({"images": _absolute(self.config.images), "image": image | self._only})
+        if self.config.image.only:
+            image["only"] = _absolute(self.config.image.only)
+        return _canonical({"images": _absolute(self.config.images), "image": image})
 
-    def identity(self, manifest_sha256: str) -> dict[str, Any]:
-        """Return all that can change an output, as flat dotted keys."""
-        fields = _without_secrets(self.config.output_fields())
-        fields["images"] = _absolute(self.config.images)
-        del fields["image.only"]
-        fields = {key: value for key, value in fields.items() if not _is_of_calibration(key)}
-        fields |= self._calibration
-        fields |= {f"image.{key}": value for key, value in self._only.items()}
-        fields |= {f"weights.{name}": digest for name, digest in sorted(self.weights.items())}
-        fields |= {f"{option}.files": state for option, state in self.folders.items()}
+    def fields(self, manifest_sha256: str) -> dict[str, Any]:
+        """Return the identity of the run over a manifest, as flat dotted keys without secrets."""
+        config = self.config
+        fields = {
+            key: value
+            for key, value in _without_secrets(config.output_fields()).items()
+            if key != "image.only" and key.partition(".")[0] != "calibration"
+        }
+        # Relative and absolute paths of one place are the same run.
+        fields["images"] = _absolute(config.images)
+        if config.image.only:
+            fields["image.only"] = _absolute(config.image.only)
+        if config.calibration is not None:
+            fields["calibration"] = _sha256_of(config.calibration.model_dump())
+        for role, digest in sorted(self.weights.items()):
+            fields[f"weights.{role}"] = digest
+        for option, state in self.folders.items():
+            fields[f"{option}.files"] = state
         return fields | {"manifest_sha256": manifest_sha256, "schema_version": SCHEMA_VERSION}
-
-    @property
-    def _calibration(self) -> dict[str, str]:
-        """The hash of the calibration's content; nothing where there is none."""
-        given = self.config.calibration
-        if given is None:
-            return {}
-        return {"calibration": hashlib.sha256(_canonical(given.model_dump()).encode()).hexdigest()}
-
-    @property
-    def _only(self) -> dict[str, str]:
-        """The list of names as an absolute place; nothing where none is given."""
-        only = self.config.image.only
-        return {"only": _absolute(only)} if only else {}
 
 
 class RunInfo(Frozen):
@@ -106,35 +100,45 @@ class RunInfo(Frozen):
         ).encode()
 
 
-def describe(plan: RunPlan, manifest_sha256: str, num_images: int) -> RunInfo:
-    """Return the run's description."""
-    identity = plan.identity(manifest_sha256)
+def describe_run(identity: RunIdentity, manifest_sha256: str, num_images: int) -> RunInfo:
+    """Return what `run.yaml` stores of a run that begins now."""
+    fields = identity.fields(manifest_sha256)
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
     return RunInfo(
         schema_version=SCHEMA_VERSION,
-        fingerprint=fingerprint(identity),
+        fingerprint=_sha256_of(fields),
         manifest_sha256=manifest_sha256,
         num_images=num_images,
-        num_shards=plan.config.num_shards(num_images),
-        weights=plan.weights,
-        versions=_versions(),
-        config=_without_secrets(plan.config.model_dump(mode="json")),
-        identity=identity,
+        num_shards=identity.config.num_shards(num_images),
+        weights=identity.weights,
+        versions=versions,
+        config=_without_secrets(identity.config.model_dump(mode="json")),
+        identity=fields,
     )
 
 
-def parse(data: bytes, uri: str) -> RunInfo:
-    """Return the description that a run folder holds.
+def parse_run_file(data: bytes, uri: str) -> RunInfo:
+    """Return the content of a `run.yaml`.
+
+    Args:
+        data: the file.
+        uri: the run folder, for messages.
 
     Raises:
-        RunFolderError: if it is damaged or of another version of the tables.
+        RunFolderError: the file is damaged, or the tables have another version.
     """
     try:
         content = yaml.safe_load(data)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version is not None and version != SCHEMA_VERSION:
             raise RunFolderError(
-                f"{uri} holds tables of version {version}, this ovseg reads and writes "
-                f"{SCHEMA_VERSION}: choose another folder or another ovseg"
+                f"{uri} has tables of version {version}, but this ovseg reads and writes version "
+                f"{SCHEMA_VERSION}: choose another folder or another version of ovseg"
             )
         return RunInfo.model_validate(content)
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
@@ -144,38 +148,62 @@ def parse(data: bytes, uri: str) -> RunInfo:
         ) from error
 
 
-def check_same(info: RunInfo, plan: RunPlan, uri: str) -> None:
-    """Make sure that the plan goes on with the run that the folder holds.
+def check_same_run(info: RunInfo, identity: RunIdentity, uri: str) -> None:
+    """Check that a job continues the run of a folder.
+
+    Args:
+        info: of the folder's run.
+        identity: of the job.
+        uri: the run folder, for messages.
 
     Raises:
         RunFolderError: names the settings that differ.
     """
-    now = plan.identity(info.manifest_sha256)
+    now = identity.fields(info.manifest_sha256)
     # Earlier versions hid fewer secrets in what they wrote.
     before = _without_secrets(info.identity)
-    if fingerprint(now) in (info.fingerprint, fingerprint(before)):
+    if _sha256_of(now) in (info.fingerprint, _sha256_of(before)):
         return
     differences = list(_differences(before, now))
-    shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
-    more = len(differences) - _SHOWN_DIFFERENCES
+    shown = "; ".join(differences[:_MAX_DIFFERENCES])
+    hidden = len(differences) - _MAX_DIFFERENCES
+    more = f"; and {hidden} more" if hidden > 0 else ""
     raise RunFolderError(
-        f"{uri} was begun with other settings: {shown}{f'; and {more} more' if more > 0 else ''}. "
-        "Give the old settings to go on with it, or another output folder for the new ones"
+        f"{uri} was begun with other settings: {shown}{more}. "
+        "Give the old settings to resume it, or choose another output folder"
     )
 
 
-def fingerprint(identity: dict[str, Any]) -> str:
-    """Return the SHA-256 (hex) of the canonical JSON."""
-    return hashlib.sha256(_canonical(identity).encode()).hexdigest()
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Yield a sentence for each leaf that differs between two nested values."""
+    if old == new:
+        return
+    prefix = f"{key}." if key else ""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(
+                old.get(name, _ABSENT), new.get(name, _ABSENT), f"{prefix}{name}"
+            )
+    elif isinstance(old, list) and isinstance(new, list):
+        for index, (before, after) in enumerate(zip_longest(old, new, fillvalue=_ABSENT)):
+            yield from _differences(before, after, f"{prefix}{index}")
+    else:
+        yield f"{key} was {_shown(old)}, now {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    text = value if value == _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def _canonical(value: Any) -> str:
+    """Return JSON that is the same for equal values, models among them included."""
     plain = json.loads(json.dumps(value, default=lambda model: model.model_dump(mode="json")))
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _is_of_calibration(key: str) -> bool:
-    return key.partition(".")[0] == "calibration"
+def _sha256_of(value: Any) -> str:
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 def _absolute(uri: str) -> str:
@@ -198,34 +226,3 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_redacted(inner) for inner in value]
     return value
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    if old == new:
-        return
-    dot = f"{key}." if key else ""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            yield from _differences(
-                old.get(name, "(none)"), new.get(name, "(none)"), f"{dot}{name}"
-            )
-    elif isinstance(old, list) and isinstance(new, list):
-        for place, (was, now) in enumerate(zip_longest(old, new, fillvalue="(none)")):
-            yield from _differences(was, now, f"{dot}{place}")
-    else:
-        yield f"{key} was {_shown(old)}, now {_shown(new)}"
-
-
-def _shown(value: Any) -> str:
-    text = value if value == "(none)" else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -102,7 +102,7 @@ def test_a_busy_port_and_no_run_give_one_line(run, tmp_path):
     assert busy.stderr.count("\n") == 1
     none = review(str(tmp_path))
     assert none.returncode == 1
-    assert none.stderr.endswith("is no run folder: it holds no run.yaml\n")
+    assert none.stderr.endswith("is not a run folder (run.yaml is missing)\n")
     nowhere = review(run.folder.uri, "--host", "no-such-host.invalid", "--port", "0")
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (1, 1)
 

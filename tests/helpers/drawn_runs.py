@@ -18,7 +18,7 @@ from pipeline.annotate.rows import (
     tally_of,
 )
 from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan
+from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, ShardRows
@@ -111,8 +111,8 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
         ImageRef(image_id=f"id-{scene.path}", path=scene.path, uri=str(photos / scene.path))
         for scene in scenes
     ]
-    plan = RunPlan(config=config, weights={}, manifest=lambda: to_table("manifest", refs))
-    run = RunFolder.create_or_resume(config.out, plan)
+    manifest = to_table("manifest", refs)
+    run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), manifest)
     by_path = {scene.path: scene for scene in scenes}
     for shard in run.shards():
         rows = join(_rows(ref, by_path[ref.path], config) for ref in shard.refs)

@@ -1,6 +1,7 @@
-"""Run folders without models: a plan, and rows for a shard that depend on nothing but the shard."""
+"""Run folders without models, and rows for a shard that depend on nothing but the shard."""
 
-from pipeline.run.identity import RunPlan
+from pipeline.run.folder import RunFolder
+from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (
@@ -22,11 +23,15 @@ def image_refs(count: int) -> list[ImageRef]:
     ]
 
 
-def make_plan(out: str, num_images: int = 10, **settings: object) -> RunPlan:
+def make_identity(out: str, **settings: object) -> RunIdentity:
     given = {"images": "/data", "out": out, "labels": ["cat", "dog"], "shard_size": 4} | settings
-    config = JobConfig.model_validate(given)
-    refs = image_refs(num_images)
-    return RunPlan(config, {"clip": "a" * 64}, lambda: to_table("manifest", refs))
+    return RunIdentity(JobConfig.model_validate(given), {"clip": "a" * 64})
+
+
+def begin_run(out: str, num_images: int = 10, **settings: object) -> RunFolder:
+    """Create a run of shards of four images, or resume it."""
+    images = to_table("manifest", image_refs(num_images))
+    return RunFolder.create_or_resume(out, make_identity(out, **settings), images)
 
 
 def make_rows(shard: Shard) -> ShardRows:

@@ -476,14 +476,15 @@ def test_a_run_and_its_images_in_a_bucket(tmp_path, s3_folder):
 
 def copied_to(uri: str, local: RunFolder, photos: str) -> RunFolder:
     """Commit a run's rows to another place, as if its images had been there."""
-    from pipeline.run.identity import RunPlan
+    from pipeline.run.identity import RunIdentity
 
     def moved(record):
         return record.model_copy(update={"uri": f"{photos}/{record.path}"})
 
     refs: list[ImageRef] = [moved(ref) for ref in to_records("manifest", local.manifest())]
     config = local.info.job().model_copy(update={"out": uri, "images": photos})
-    run = RunFolder.create_or_resume(uri, RunPlan(config, {}, lambda: to_table("manifest", refs)))
+    manifest = to_table("manifest", refs)
+    run = RunFolder.create_or_resume(uri, RunIdentity(config, {}), manifest)
     for marker in local.done().values():
         tables = {
             name: tuple(to_records(name, local.shard_table(marker, name)))

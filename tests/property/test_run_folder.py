@@ -12,13 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.collection import manifest
 from pipeline.collection.collect import collect, image_id
-from pipeline.run.folder import RunFolder
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.records import ImageRef, ShardFailed
 from schemas.tables import to_records, to_table
-from tests.helpers.run_rows import image_refs, make_plan, make_rows, make_tally
+from tests.helpers.run_rows import begin_run, image_refs, make_rows, make_tally
 
 # Characters that a POSIX file name may hold and text formats like to trip over.
 NAME = st.text(
@@ -90,8 +89,8 @@ class RunFolderMachine(RuleBasedStateMachine):
 
     @initialize(num_images=st.integers(1, 14))
     def begin(self, num_images: int) -> None:
-        self.plan = make_plan(self.out, num_images=num_images)
-        self.run = RunFolder.create_or_resume(self.out, self.plan)
+        self.num_images = num_images
+        self.run = begin_run(self.out, num_images)
         self.ids = [[ref.image_id for ref in shard.refs] for shard in self.run.shards()]
 
     @rule(data=st.data())
@@ -136,7 +135,7 @@ class RunFolderMachine(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        self.run = RunFolder.create_or_resume(self.out, self.plan)
+        self.run = begin_run(self.out, self.num_images)
         assert set(self.run.folder.list("done")) == {
             f"done/{shard:05d}.json" for shard in self.committed
         }

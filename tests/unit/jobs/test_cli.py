@@ -173,7 +173,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
     truth = ["--truth", "t.json"] if command == "evaluate" else []
     result = ovseg(command, str(tmp_path / "nowhere"), *truth)
     assert result.exit_code == 1
-    assert "no run folder" in result.stderr
+    assert "not a run folder" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -15,7 +15,7 @@ from pipeline.corrections.reliability_plot import draw
 from pipeline.job.job import run as run_job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan
+from pipeline.run.identity import RunIdentity
 from pipeline.run.predictions import Predictions
 from schemas.calibration import Calibration
 from schemas.config import JobConfig, MaskConfig
@@ -153,9 +153,9 @@ def test_calibrated_scores_are_not_calibrated_again(tmp_path):
     config = JobConfig.model_validate(
         _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=CALIBRATION)
     )
-    plan = RunPlan(config, {}, lambda: to_table("manifest", []))
+    run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), to_table("manifest", []))
     with pytest.raises(UserError, match="calibrated already"):
-        calibrate(RunFolder.create_or_resume(config.out, plan))
+        calibrate(run)
 
 
 def test_the_plot_shows_both_sides(run):
@@ -231,21 +231,22 @@ def test_a_job_takes_a_file_and_only_of_its_own_method(tmp_path):
 
 
 def test_the_content_of_the_file_is_part_of_the_fingerprint(tmp_path):
-    def plan(calibration: Calibration | None) -> RunPlan:
+    def identity(calibration: Calibration | None) -> RunIdentity:
         config = JobConfig.model_validate(
             _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=calibration)
         )
-        return RunPlan(config, {}, lambda: to_table("manifest", []))
+        return RunIdentity(config, {})
 
-    plain, ours = plan(None).identity("x"), plan(CALIBRATION).identity("x")
+    out, images = str(tmp_path / "run"), to_table("manifest", [])
+    plain, ours = identity(None).fields("x"), identity(CALIBRATION).fields("x")
     assert "calibration" not in plain, "old runs go on"
     assert ours.keys() - plain.keys() == {"calibration"}
     other = CALIBRATION.model_copy(update={"default_threshold": 0.3})
-    assert plan(other).identity("x")["calibration"] != ours["calibration"]
-    RunFolder.create_or_resume(str(tmp_path / "run"), plan(CALIBRATION))
-    assert RunFolder.open(str(tmp_path / "run")).info.job().calibration == CALIBRATION
+    assert identity(other).fields("x")["calibration"] != ours["calibration"]
+    RunFolder.create_or_resume(out, identity(CALIBRATION), images)
+    assert RunFolder.open(out).info.job().calibration == CALIBRATION
     with pytest.raises(RunFolderError, match="calibration was"):
-        RunFolder.create_or_resume(str(tmp_path / "run"), plan(other))
+        RunFolder.create_or_resume(out, identity(other), images)
 
 
 def test_a_job_uses_it(tmp_path):

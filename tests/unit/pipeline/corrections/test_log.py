@@ -16,7 +16,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
-from tests.helpers.run_rows import make_plan
+from tests.helpers.run_rows import begin_run
 
 
 def _accept(image: str, index: int | None = 0, **more) -> ReviewDecision:
@@ -33,13 +33,13 @@ def run(request, tmp_path: Path) -> RunFolder:
         "s3": lambda: request.getfixturevalue("s3_folder"),
     }
     out = places[request.param]()
-    return RunFolder.create_or_resume(out, make_plan(out))
+    return begin_run(out)
 
 
 @pytest.fixture
 def local_run(tmp_path: Path) -> RunFolder:
     out = str(tmp_path / "run")
-    return RunFolder.create_or_resume(out, make_plan(out))
+    return begin_run(out)
 
 
 def _logged(run: RunFolder) -> list[ReviewDecision]:

@@ -16,7 +16,7 @@ from schemas.errors import RunFolderError
 from schemas.records import ShardFailed, ShardTally
 from schemas.tables import TABLES, to_records
 from tests.helpers.fault_plan import Fault, fault_environment
-from tests.helpers.run_rows import image_refs, make_plan, make_rows, make_tally
+from tests.helpers.run_rows import begin_run, image_refs, make_identity, make_rows, make_tally
 
 
 def commit_all(run: RunFolder, skip: tuple[int, ...] = ()) -> None:
@@ -44,11 +44,11 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    return RunFolder.create_or_resume(str(tmp_path / "run"), make_plan(str(tmp_path / "run")))
+    return begin_run(str(tmp_path / "run"))
 
 
 def test_what_is_committed_is_read_back_everywhere(out: str) -> None:
-    run = RunFolder.create_or_resume(out, make_plan(out))
+    run = begin_run(out)
     assert run.done() == {}
     assert list(run.read_table("images")) == []
     commit_all(run)
@@ -63,7 +63,7 @@ def test_what_is_committed_is_read_back_everywhere(out: str) -> None:
         assert list(to_records(name, table)) == rows
         assert sum(m.files[name].num_rows for m in again.done().values()) == len(rows)
     assert again.orphans() == []
-    assert RunFolder.create_or_resume(out, make_plan(out)).done() == run.done()
+    assert begin_run(out).done() == run.done()
 
 
 def test_columns_are_chosen_by_name(run: RunFolder) -> None:
@@ -77,7 +77,7 @@ def test_columns_are_chosen_by_name(run: RunFolder) -> None:
 def test_run_yaml_describes_the_run(run: RunFolder) -> None:
     info = RunFolder.open(run.folder.uri).info
     assert (info.num_images, info.num_shards, info.schema_version) == (10, 3, 1)
-    assert info.job() == make_plan(run.folder.uri).config
+    assert info.job() == make_identity(run.folder.uri).config
     assert info.weights == {"clip": "a" * 64}
     assert {"pyarrow", "torch"} <= info.versions.keys()
     assert list(to_records("manifest", run.manifest())) == image_refs(10)
@@ -95,7 +95,7 @@ def test_the_first_committer_stays(run: RunFolder) -> None:
 def test_committers_at_the_same_time_leave_one_result(out: str) -> None:
     if out.startswith("memory:"):
         pytest.skip("fsspec's memory checks and writes in two steps: it is for one thread only")
-    run = RunFolder.create_or_resume(out, make_plan(out))
+    run = begin_run(out)
     rows = make_rows(run.shards()[0])
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda i: run.commit(0, f"w{i}", rows, make_tally(rows)), range(4)))
@@ -118,7 +118,7 @@ def test_a_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, d
         torn = {"cut": data[: len(data) // 2], "flipped": data[:9] + b"?" + data[10:], "empty": b""}
         path.write_bytes(torn[damage])
     assert (1 in run.done()) == (damage == "flipped"), "reading checks sizes, resuming the content"
-    resumed = RunFolder.create_or_resume(run.folder.uri, make_plan(run.folder.uri))
+    resumed = begin_run(run.folder.uri)
     assert list(resumed.done()) == [0, 2]
     commit_all(resumed)
     assert contents(resumed) == before
@@ -131,7 +131,7 @@ def test_a_damaged_file_of_the_right_size_is_told_to_its_readers(run: RunFolder)
     commit_all(run)
     entry = next(iter(run.done().values())).files["images"]
     run.folder.atomic_write(entry.name, bytes(entry.size_bytes))
-    with pytest.raises(RunFolderError, match="is damaged: the command that made the run"):
+    with pytest.raises(RunFolderError, match="is damaged: repeat the command that made the run"):
         list(run.read_table("images"))
 
 
@@ -147,7 +147,7 @@ def test_a_torn_marker_is_none(run: RunFolder, text: str) -> None:
 def test_a_marker_of_another_run_is_none(run: RunFolder, tmp_path: Path) -> None:
     commit_all(run)
     other_out = str(tmp_path / "other")
-    other = RunFolder.create_or_resume(other_out, make_plan(other_out, labels=["cow"]))
+    other = begin_run(other_out, labels=["cow"])
     for name in run.folder.list():
         if not name.endswith(("yaml", "manifest.parquet")):
             other.folder.atomic_write(name, run.folder.read_bytes(name))
@@ -176,9 +176,8 @@ def test_a_failed_shard_is_forgotten_when_it_succeeds(run: RunFolder) -> None:
 WRITE = """
 import sys
 import tests.helpers.faulty_filesystem
-from pipeline.run.folder import RunFolder
-from tests.helpers.run_rows import make_plan, make_rows, make_tally
-run = RunFolder.create_or_resume(sys.argv[1], make_plan(sys.argv[1]))
+from tests.helpers.run_rows import begin_run, make_rows, make_tally
+run = begin_run(sys.argv[1])
 done = run.done()
 for shard in run.shards():
     if shard.index not in done:
@@ -205,11 +204,11 @@ def test_killed_at_any_step_then_resumed(tmp_path: Path, fault: Fault) -> None:
     env = os.environ | fault_environment(tmp_path / "plan", [fault])
     command = [sys.executable, "-c", WRITE, out]
     assert subprocess.run(command, env=env, check=False).returncode == -9
-    run = RunFolder.create_or_resume(out, make_plan(out))
+    run = begin_run(out)
     commit_all(run, skip=tuple(run.done()))
     assert list(run.done()) == [0, 1, 2]
     assert run.repair() == []
-    undisturbed = RunFolder.create_or_resume(f"{out}2", make_plan(out))
+    undisturbed = begin_run(f"{out}2")
     commit_all(undisturbed)
     assert contents(run) == contents(undisturbed)
     run.clean()
@@ -228,7 +227,7 @@ def test_killed_on_a_plain_disk_then_resumed(tmp_path: Path, fault: Fault) -> No
     env = os.environ | fault_environment(tmp_path / "plan", [fault])
     command = [sys.executable, "-c", WRITE, out]
     assert subprocess.run(command, env=env, check=False).returncode == -9
-    run = RunFolder.create_or_resume(out, make_plan(out))
+    run = begin_run(out)
     commit_all(run, skip=tuple(run.done()))
     assert list(run.done()) == [0, 1, 2]
     assert len(contents(run)["images"]) == 10

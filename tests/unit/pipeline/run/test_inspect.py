@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.folder import RunFolder
-from pipeline.run.identity import RunPlan
+from pipeline.run.identity import RunIdentity
 from pipeline.run.inspect import Inspection, inspect_run
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
@@ -38,8 +38,8 @@ def new_run(folder: Path) -> RunFolder:
         ImageRef(image_id=f"id{i:02d}", path=f"{i:02d}.jpg", uri=f"{folder}/photos/{i:02d}.jpg")
         for i in range(NUM_IMAGES)
     ]
-    plan = RunPlan(config=config, weights={}, manifest=lambda: to_table("manifest", refs))
-    return RunFolder.create_or_resume(config.out, plan)
+    manifest = to_table("manifest", refs)
+    return RunFolder.create_or_resume(config.out, RunIdentity(config, {}), manifest)
 
 
 def image(ref: ImageRef, number: int) -> ImageResult:
