@@ -18,14 +18,13 @@ from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix
 from pipeline.annotate.image_errors import stopwatch, value_or_error
-from pipeline.annotate.prefetch import Loaded, ahead, fetch
+from pipeline.annotate.prefetch import LoadedImage, ahead, load, to_tensor
 from pipeline.annotate.rows import (
     Failed,
-    Frame,
     StageSeconds,
     failed_rows,
     found_rows,
-    join,
+    join_rows,
     tally_of,
 )
 from schemas.config import JobConfig, RunConfig
@@ -44,7 +43,8 @@ class ScoredImage:
 
     ref: ImageRef
     cost: StageSeconds
-    frame: Frame
+    size_hw: tuple[int, int]
+    exif_orientation: int
     maps: ScoreMaps
     index: int
 
@@ -71,33 +71,37 @@ class Annotator:
     def annotate(self, shard: Shard) -> tuple[ShardRows, ShardTally]:
         """Return rows in manifest order and their tally; a failed image has a row too."""
         run = self._config.run
-        work = partial(fetch, config=self._config.image, side_px=self._segmenter.decode_side_px)
+        work = partial(load, config=self._config.image, side_px=self._segmenter.decode_side_px)
         with stopwatch() as watch:
             images = ahead(work, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size)
             found = self._segment_all(images)
-            rows = join(ahead(self._encode, found, self._encode_threads, depth=run.batch_size))
+            rows = join_rows(ahead(self._encode, found, self._encode_threads, depth=run.batch_size))
         return rows, tally_of(rows, watch.seconds)
 
-    def _segment_all(self, images: Iterator[Loaded | Failed]) -> Iterator[ScoredImage | Failed]:
+    def _segment_all(
+        self, images: Iterator[LoadedImage | Failed]
+    ) -> Iterator[ScoredImage | Failed]:
         while batch := list(islice(images, self._config.run.batch_size)):
             with torch.inference_mode():
                 segmented = self._segment(batch)
             del batch  # frees its pixels before the next batch is collected
             yield from segmented
 
-    def _segment(self, batch: Sequence[Loaded | Failed]) -> list[ScoredImage | Failed]:
+    def _segment(self, batch: Sequence[LoadedImage | Failed]) -> list[ScoredImage | Failed]:
         """Compute a batch; images that were not read or decoded pass through in their places."""
-        computed = iter(self._in_parts([image for image in batch if isinstance(image, Loaded)]))
+        computed = iter(
+            self._in_parts([image for image in batch if isinstance(image, LoadedImage)])
+        )
         return [image if isinstance(image, Failed) else next(computed) for image in batch]
 
-    def _in_parts(self, images: Sequence[Loaded]) -> list[ScoredImage | Failed]:
+    def _in_parts(self, images: Sequence[LoadedImage]) -> list[ScoredImage | Failed]:
         """Compute images in parts of the size that fits the device, which may shrink on the way."""
         found: list[ScoredImage | Failed] = []
         while len(found) < len(images):
             found += self._compute(images[len(found) : len(found) + self._device_batch])
         return found
 
-    def _compute(self, images: Sequence[Loaded]) -> list[ScoredImage | Failed]:
+    def _compute(self, images: Sequence[LoadedImage]) -> list[ScoredImage | Failed]:
         """Compute images at once; if that fails, in smaller parts, to learn which is to blame."""
         with stopwatch() as watch:
             maps = value_or_error(lambda: self._forward(images))
@@ -105,9 +109,14 @@ class Annotator:
         if not isinstance(maps, ImageError):
             return [
                 ScoredImage(
-                    image.ref, replace(image.cost, segment_s=share_s), image.frame, maps, index
+                    one.ref,
+                    replace(one.cost, segment_s=share_s),
+                    (one.image.height, one.image.width),
+                    one.image.exif_orientation,
+                    maps,
+                    index,
                 )
-                for index, image in enumerate(images)
+                for index, one in enumerate(images)
             ]
         if len(images) == 1:
             return [Failed(images[0].ref, replace(images[0].cost, segment_s=share_s), maps)]
@@ -117,8 +126,8 @@ class Annotator:
         log.warning("a batch of %d failed, now one by one: %s", len(images), maps.message)
         return [found for image in images for found in self._compute([image])]
 
-    def _forward(self, images: Sequence[Loaded]) -> ScoreMaps:
-        pixels, paths = zip(*((image.pixels, image.ref.path) for image in images), strict=True)
+    def _forward(self, images: Sequence[LoadedImage]) -> ScoreMaps:
+        pixels, paths = zip(*((to_tensor(one.image), one.ref.path) for one in images), strict=True)
         maps = self._segmenter.score(self._segmenter.encode(ImageBatch(pixels, paths)), self._text)
         if self._encode_stream is not None:
             torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
@@ -139,14 +148,13 @@ class Annotator:
         cost = replace(found.cost, encode_s=watch.seconds)
         if isinstance(masks, ImageError):
             return failed_rows(Failed(found.ref, cost, masks))
-        return found_rows(found.ref, found.frame, masks, cost)
+        return found_rows(found.ref, found.size_hw, found.exif_orientation, masks, cost)
 
     def _masks(self, found: ScoredImage) -> ImageMasks:
-        size_hw = found.frame.size_hw
-        decision = decide_one(found.maps, found.index, size_hw)
+        decision = decide_one(found.maps, found.index, found.size_hw)
         config = self._config
         return image_rows(
-            decision, size_hw, config.vocabulary.names, config.masks, config.calibration
+            decision, found.size_hw, config.vocabulary.names, config.masks, config.calibration
         )
 
 

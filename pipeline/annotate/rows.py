@@ -22,14 +22,6 @@ class StageSeconds:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The image as a person sees it: full size in pixels and the EXIF turn that was applied."""
-
-    size_hw: tuple[int, int]
-    exif_orientation: int
-
-
-@dataclass(frozen=True)
 class Failed:
     """An image without masks, and why."""
 
@@ -38,16 +30,30 @@ class Failed:
     error: ImageError
 
 
-def found_rows(ref: ImageRef, frame: Frame, masks: ImageMasks, cost: StageSeconds) -> ShardRows:
-    """Return the rows of one annotated image."""
-    height, width = frame.size_hw
+def found_rows(
+    ref: ImageRef,
+    size_hw: tuple[int, int],
+    exif_orientation: int,
+    masks: ImageMasks,
+    cost: StageSeconds,
+) -> ShardRows:
+    """Return the rows of one annotated image.
+
+    Args:
+        ref: the image.
+        size_hw: full size in pixels, in the frame that a person sees.
+        exif_orientation: 1 to 8, the turn that was applied.
+        masks: segments and scores.
+        cost: seconds by stage.
+    """
+    height, width = size_hw
     image = ImageResult(
         image_id=ref.image_id,
         path=ref.path,
         uri=ref.uri,
         height=height,
         width=width,
-        exif_orientation=frame.exif_orientation,
+        exif_orientation=exif_orientation,
         num_segments=len(masks.segments),
         review_priority=masks.review_priority,
         **asdict(cost),
@@ -71,7 +77,7 @@ def failed_rows(failed: Failed) -> ShardRows:
     return ShardRows(images=(image,), scores=(), annotations=())
 
 
-def join(parts: Iterable[ShardRows]) -> ShardRows:
+def join_rows(parts: Iterable[ShardRows]) -> ShardRows:
     """Return the parts' rows as one, in the parts' order."""
     parts = tuple(parts)
     return ShardRows(

@@ -48,8 +48,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """One image.
+class DecodedImage:
+    """The pixels of one image, in the frame that a person sees.
 
     Attributes:
         rgb: uint8 (h, w, 3), upright; reduced where the decoder could save work.
@@ -64,7 +64,7 @@ class Decoded:
     exif_orientation: int
 
 
-def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> Decoded:
+def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
     """Decode one image file.
 
     The first frame of an animation is taken. Transparency is laid on white. Grey of 16 bits is
@@ -103,7 +103,7 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> Decoded:
         raise _damaged(data, name, error) from error
     if turn is not None and orientation >= 5:
         width, height = height, width
-    return Decoded(pixels, height, width, orientation)
+    return DecodedImage(pixels, height, width, orientation)
 
 
 def _load(image: ImageFile.ImageFile, name: str, side_px: int) -> int:

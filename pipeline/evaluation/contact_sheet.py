@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.collection import decode, overlay
+from pipeline.collection import overlay
+from pipeline.collection.image_source import read_image, ref_of
 from pipeline.evaluation import truth as truths
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
-from pipeline.storage.folder import read_uri
-from schemas.config import ImageConfig
 from schemas.errors import ImageError
 
 _INK, _QUIET, _PAPER = (33, 37, 41), (108, 117, 125), (255, 255, 255)
@@ -54,20 +53,14 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards(("path", "uri", "height", "width")):
             for image, found in shard.label_maps():
-                pixels = _read(image["uri"], config.image)
-                if pixels is not None:
-                    true_map = truth.label_map(image["path"]) if truth else None
-                    yield SheetRow(image["path"], pixels, found, true_map)
+                try:
+                    pixels = read_image(ref_of(image), config.image, side_px=_TILE_PX).rgb
+                except ImageError:
+                    continue
+                true_map = truth.label_map(image["path"]) if truth else None
+                yield SheetRow(image["path"], pixels, found, true_map)
 
     return list(islice(rows(), limit))
-
-
-def _read(uri: str, config: ImageConfig) -> NDArray[np.uint8] | None:
-    try:
-        data = read_uri(uri, config.max_bytes)
-        return decode.decode(data, config, side_px=_TILE_PX).rgb
-    except ImageError:
-        return None
 
 
 def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image:

@@ -20,11 +20,11 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field
 
-from pipeline.collection import decode
+from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour, tinted
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import FinishedShard, Row, RunReader, paint
-from pipeline.storage.folder import Folder, read_uri
+from pipeline.storage.folder import Folder
 from schemas.base import Frozen
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
@@ -110,8 +110,7 @@ def _draw(
     image: Row, rows: list[Row], config: ImageConfig, side_px: int
 ) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
     """Return the reduced photograph and its masks as files with their suffixes."""
-    data = read_uri(image["uri"], config.max_bytes)
-    photo = Image.fromarray(decode.decode(data, config, side_px).rgb)
+    photo = Image.fromarray(read_image(ref_of(image), config, side_px).rgb)
     scale = side_px / max(image["width"], image["height"])
     width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
     label_map = paint(rows, (image["height"], image["width"]))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from pipeline.collection.image_source import ref_of
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.files import Files, png
 from pipeline.exporters.shared.losses import LossReport
@@ -52,7 +53,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
         for image, rows in segments.images(finished, losses, options.segments, options.min_score):
             files.put(f"{names.of_image(image['path'])}.json", partial(_document, image, rows))
             if options.copy_images:
-                files.copy_image(image["path"], image["uri"], run.info.job().image.max_bytes)
+                files.copy_image(image["path"], ref_of(image), run.info.job().image.max_bytes)
         files.remove_old(f"{name}.json" for name in names.unused())
     if files.num_unreadable:
         losses.lost("photographs that cannot be read any more", files.num_unreadable)

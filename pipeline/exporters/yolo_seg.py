@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from pydantic import NonNegativeInt
 
+from pipeline.collection.image_source import ref_of
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.files import Files
 from pipeline.exporters.shared.losses import LossReport
@@ -67,7 +68,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
             losses.wrote("regions", sum(line.count("\n") for line in lines))
             files.put(_label_file(names.of_image(image["path"])), "".join(lines).encode("ascii"))
             if options.copy_images:
-                files.copy_image(f"images/{image['path']}", image["uri"], limit)
+                files.copy_image(f"images/{image['path']}", ref_of(image), limit)
         files.remove_old(map(_label_file, names.unused()))
     if files.num_unreadable:
         losses.lost("photographs that cannot be read any more", files.num_unreadable)

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -24,12 +24,13 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.heads import HeadTask, build_head, check_head
 from ovseg_core.heads.shared.trainer import Draws, HeadTrainer
 from pipeline.annotate.annotator import num_threads
-from pipeline.annotate.prefetch import ahead, fetch
-from pipeline.annotate.rows import Failed
+from pipeline.annotate.image_errors import value_or_error
+from pipeline.annotate.prefetch import ahead, to_tensor
+from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.storage.weights import resolve, sha256
 from schemas.config import HeadConfig
-from schemas.errors import CollectionError
+from schemas.errors import CollectionError, ImageError
 from schemas.records import ImageRef
 from schemas.tables import to_records
 
@@ -190,14 +191,13 @@ class HeadsWorker:
         rng, failed = self._draws.random(place), {}
         index, side_px = self._draws.index(place), self._task.size_px
         for _ in range(_ATTEMPTS):
-            loaded = fetch(self._ref(index), self._setup.config.image, side_px)
-            if not isinstance(loaded, Failed):
-                return _View(self._task.view(loaded.pixels, rng), failed)
-            failed[loaded.ref.path] = str(loaded.error.code)
-            index, last = self._draws.another(rng), loaded
-        raise CollectionError(
-            f"{_ATTEMPTS} images in a row cannot be read, the last {last.ref.path}: {last.error}"
-        )
+            ref = self._ref(index)
+            image = value_or_error(partial(read_image, ref, self._setup.config.image, side_px))
+            if not isinstance(image, ImageError):
+                return _View(self._task.view(to_tensor(image), rng), failed)
+            failed[ref.path] = str(image.code)
+            index, last = self._draws.another(rng), f"{ref.path}: {image}"
+        raise CollectionError(f"{_ATTEMPTS} images in a row cannot be read, the last {last}")
 
     def _ref(self, index: int) -> ImageRef:
         return next(iter(to_records("manifest", self._setup.images.slice(index, 1))))

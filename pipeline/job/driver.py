@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from pipeline.annotate.image_errors import BrokenDeviceError, describe
-from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, join, tally_of
+from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, join_rows, tally_of
 from pipeline.annotate.worker import commit
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.worker_pool import Actor, WorkerPool
@@ -56,7 +56,7 @@ class SplitShard:
 
     def rows(self) -> ShardRows:
         """Return the rows in manifest order."""
-        return join(self._rows[position] for position in range(len(self.shard.refs)))
+        return join_rows(self._rows[position] for position in range(len(self.shard.refs)))
 
     @property
     def wall_s(self) -> float:

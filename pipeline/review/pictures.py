@@ -16,12 +16,12 @@ from PIL import Image
 
 from ovseg_core.resize.nearest import SizeHW, to_size
 from ovseg_core.rle.encode import decode as decode_rle
-from pipeline.collection import decode
+from pipeline.collection.decode import DecodedImage
+from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import tinted
 from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex
 from pipeline.review.masks import Masks, Segment
-from pipeline.storage.folder import read_uri
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError, UserError
 
@@ -69,8 +69,7 @@ class Pictures:
     def _photo(self, row: int, size: Size) -> bytes:
         image = self.index.image(row)
         with self._decoders:
-            data = read_uri(image["uri"], self._config.max_bytes)
-            decoded = decode.decode(data, self._config, SIDE_PX[size])
+            decoded = read_image(ref_of(image), self._config, SIDE_PX[size])
         now, then = (decoded.height, decoded.width), (image["height"], image["width"])
         if image["status"] == "ok" and now != then:
             raise UserError(
@@ -104,7 +103,7 @@ def fit(size_hw: SizeHW, side_px: int) -> SizeHW:
     return max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1]))
 
 
-def photo_jpeg(decoded: decode.Decoded, size: Size) -> bytes:
+def photo_jpeg(decoded: DecodedImage, size: Size) -> bytes:
     """Return a decoded image as JPEG, its longer side at most `SIDE_PX[size]`."""
     height, width = fit((decoded.height, decoded.width), SIDE_PX[size])
     photo = Image.fromarray(decoded.rgb)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from pipeline.collection import decode
+from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour
 from pipeline.review.desk import Desk
 from pipeline.review.pictures import number_png, photo_jpeg
 from pipeline.review.uploads import MAX_BYTES, Uploads
-from pipeline.storage.folder import read_uri
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.redact import redact
@@ -143,5 +142,5 @@ class TryPage:
         return TryImage(
             f"run {asked.id}",
             image["path"],
-            lambda side: decode.decode(read_uri(image["uri"], config.max_bytes), config, side),
+            lambda side: read_image(ref_of(image), config, side),
         )

@@ -20,7 +20,7 @@ from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import Features, Segmenter
 from pipeline.annotate.image_errors import stopwatch
-from pipeline.collection.decode import Decoded
+from pipeline.collection.decode import DecodedImage
 from pipeline.review.cache import BoundedCache
 from pipeline.review.turns import Turns
 from pipeline.storage import weights
@@ -47,7 +47,7 @@ class TryImage:
 
     key: str
     path: str
-    decode: Callable[[int], Decoded]
+    decode: Callable[[int], DecodedImage]
 
 
 @dataclass(frozen=True)

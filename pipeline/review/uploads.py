@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 
-from pipeline.collection import decode
+from pipeline.collection.decode import DecodedImage, decode
 from pipeline.review.cache import BoundedCache
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
@@ -50,7 +50,7 @@ class Uploads:
         if len(data) > MAX_BYTES:
             raise ImageError(ErrorCode.TOO_LARGE, f"more than {MAX_BYTES >> 20} MB")
         with self._decoders:
-            decoded = decode.decode(data, self.config, side_px=64)
+            decoded = decode(data, self.config, side_px=64)
         key = hashlib.sha256(data).hexdigest()
         upload = Upload(key, data, decoded.height, decoded.width)
         self._kept.keep(key, upload)
@@ -60,7 +60,7 @@ class Uploads:
         """Return an upload; None where it was forgotten."""
         return self._kept.find(key)
 
-    def decode(self, upload: Upload, side_px: int) -> decode.Decoded:
-        """Decode an upload within the limits, see `images.decode`."""
+    def decode(self, upload: Upload, side_px: int) -> DecodedImage:
+        """Decode an upload within the limits, see `pipeline.collection.decode`."""
         with self._decoders:
-            return decode.decode(upload.data, self.config, side_px)
+            return decode(upload.data, self.config, side_px)

@@ -10,11 +10,10 @@ from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.image_rows import image_rows
 from pipeline.annotate.rows import (
     Failed,
-    Frame,
     StageSeconds,
     failed_rows,
     found_rows,
-    join,
+    join_rows,
     tally_of,
 )
 from pipeline.run.folder import RunFolder
@@ -115,7 +114,7 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
     run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), manifest)
     by_path = {scene.path: scene for scene in scenes}
     for shard in run.shards():
-        rows = join(_rows(ref, by_path[ref.path], config) for ref in shard.refs)
+        rows = join_rows(_rows(ref, by_path[ref.path], config) for ref in shard.refs)
         if shard.index not in spec.unfinished:
             run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
     return run
@@ -129,7 +128,7 @@ def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
     _photograph(scene, Path(ref.uri))
     names = config.vocabulary.names
     masks = image_rows(_decision(scene, len(names)), scene.label_map.shape, names, config.masks)
-    return found_rows(ref, Frame(scene.label_map.shape, scene.orientation), masks, cost)
+    return found_rows(ref, scene.label_map.shape, scene.orientation, masks, cost)
 
 
 def _photograph(scene: Scene, file: Path) -> None:

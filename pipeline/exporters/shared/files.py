@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage.folder import Folder, read_uri
+from pipeline.collection.image_source import read_bytes
+from pipeline.storage.folder import Folder
 from schemas.errors import ImageError
+from schemas.records import ImageRef
 
 _WRITERS = 16
 """Files on their way at once: a bucket answers each put after tens of milliseconds."""
@@ -50,9 +52,9 @@ class Files:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(self._write, name, data))
 
-    def copy_image(self, name: str, uri: str, max_bytes: int) -> None:
+    def copy_image(self, name: str, ref: ImageRef, max_bytes: int) -> None:
         """Copy a photograph; one that cannot be read any more is counted in `num_unreadable`."""
-        self.put(name, lambda: read_uri(uri, max_bytes))
+        self.put(name, lambda: read_bytes(ref, max_bytes))
 
     def _write(self, name: str, data: bytes | Callable[[], bytes]) -> None:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.annotate.annotator import Annotator, annotate_shard
-from pipeline.annotate.prefetch import Loaded, ahead
+from pipeline.annotate.prefetch import LoadedImage, ahead
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, Shard
 from tests.helpers.colour_segmenter import (
@@ -126,7 +126,7 @@ class CensusSegmenter(ColourSegmenter):
 
     def encode(self, images):
         time.sleep(0.02)  # lets the threads run ahead as far as they may
-        self.counts.append(sum(type(it) is Loaded for it in gc.get_objects()))
+        self.counts.append(sum(type(it) is LoadedImage for it in gc.get_objects()))
         return super().encode(images)
 
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.collection.decode import Decoded
+from pipeline.collection.decode import DecodedImage
 from pipeline.corrections.layer import ReviewedLayer, store
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.cache import BoundedCache
@@ -272,10 +272,10 @@ def test_words_are_scored_on_kept_features():
     decoded = []
 
     def image(key: str) -> TryImage:
-        def decode(side_px: int) -> Decoded:
+        def decode(side_px: int) -> DecodedImage:
             decoded.append(key)
             rgb = np.random.default_rng(len(key)).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-            return Decoded(rgb, 60, 90, 1)
+            return DecodedImage(rgb, 60, 90, 1)
 
         return TryImage(key, f"{key}.png", decode)
 
@@ -299,7 +299,7 @@ def test_methods_are_used_ahead_of_people_and_nothing_of_it_is_kept():
     ahead = threading.Thread(target=bench.warm)
     ahead.start()
     rgb = np.random.default_rng(1).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    image = TryImage("a", "a.png", lambda _: Decoded(rgb, 60, 90, 1))
+    image = TryImage("a", "a.png", lambda _: DecodedImage(rgb, 60, 90, 1))
     meanwhile = bench.segment(image, ["red circle"], "naclip")
     ahead.join(60)
     assert not ahead.is_alive()
