@@ -66,7 +66,7 @@ NUM_MAPS = 256
 """Label maps in turn: with fewer a packer would find each again."""
 LABELS = tuple(f"label {number}" for number in range(1, SEGMENTS + 1))
 SCORES = (
-    "mean_prob", "margin_mean", "margin_p10", "entropy_mean", "saliency_mean",
+    "mean_prob", "margin_mean", "margin_p10", "entropy_mean", "objectness_mean",
     "boundary_uncertainty", "area_frac",
 )  # fmt: skip
 

@@ -117,7 +117,7 @@ class Many:
             image_id=image_id, label=LABELS[label - 1], category_id=label, segment_index=index,
             height=SIZE_HW[0], width=SIZE_HW[1], rle_counts=rle.counts, area_px=rle.area_px,
             bbox_xywh=rle.bbox_xywh, mean_prob=float(self._rng.random()), margin_mean=0.5,
-            margin_p10=0.2, entropy_mean=0.5, saliency_mean=1.0, boundary_uncertainty=0.5,
+            margin_p10=0.2, entropy_mean=0.5, objectness_mean=1.0, boundary_uncertainty=0.5,
             area_frac=rle.area_px / (SIZE_HW[0] * SIZE_HW[1]), num_components=1,
         )  # fmt: skip
 

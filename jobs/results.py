@@ -10,6 +10,7 @@ from jobs import show
 from jobs.settings import dotlist
 from schemas.config import NamedOptions
 from schemas.errors import UserError
+from schemas.records import STAGES
 
 _SHOWN_LABELS = 40
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,7 +74,7 @@ def show_inspection(found: Any) -> None:
         (s.path, s.seconds, *s.stages.values(), f"{s.width} x {s.height}" if s.width else "-")
         for s in found.slowest
     ]
-    columns = ("image", "seconds", "read", "decode", "segment", "encode", "size")
+    columns = ("image", "seconds", *STAGES, "size")
     show.table("Slowest images", columns, slow)
     failed = [(shard.shard, shard.attempts, shard.message) for shard in found.failed_shards]
     show.table("Shards given up (the next run tries them again)", ("shard", "tries", "why"), failed)

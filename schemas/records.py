@@ -48,6 +48,10 @@ class Shard(Frozen):
     """In manifest order."""
 
 
+STAGES = ("read", "decode", "segment", "rle")
+"""What an image goes through, in order; `ImageResult` has the seconds of each."""
+
+
 class ImageResult(Frozen):
     """What became of one image: a row of `images/*.parquet`."""
 
@@ -68,8 +72,9 @@ class ImageResult(Frozen):
     read_s: Seconds = 0.0
     decode_s: Seconds = 0.0
     segment_s: Seconds = 0.0
-    """The image's share of its batch."""
-    encode_s: Seconds = 0.0
+    """From pixels to score maps; the image's share of its batch."""
+    rle_s: Seconds = 0.0
+    """From score maps to segments in RLE."""
 
 
 class ScoreRow(Frozen):
@@ -121,7 +126,7 @@ class Annotation(MaskRow):
     """10th percentile of that difference."""
     entropy_mean: Share
     """Mean entropy of the probabilities, divided by log(number of classes)."""
-    saliency_mean: Share
+    objectness_mean: Share
     """Mean objectness under the mask; 1 where the method has none."""
     boundary_uncertainty: Share
     """Mean entropy at the segment's rim."""
@@ -140,14 +145,14 @@ class ShardRows(Frozen):
 
 
 class ShardTally(Frozen):
-    """What the driver shows of a finished shard."""
+    """Counts and times of a finished shard, for the driver."""
 
     num_images: NonNegativeInt
     num_segments: NonNegativeInt
     errors: dict[str, NonNegativeInt] = {}
     """Number of failed images by code."""
     seconds: dict[str, NonNegativeFloat] = {}
-    """Summed over images by stage: read, decode, segment, encode; `wall` for the whole shard."""
+    """Summed over images by stage (`STAGES`); `wall` for the whole shard."""
 
 
 class FileEntry(Frozen):
@@ -164,6 +169,7 @@ class ShardDone(Frozen):
     """The done marker of a shard: readers follow it and nothing else."""
 
     schema_version: PositiveInt
+    """Of its tables, see `schemas.tables.SCHEMA_VERSION`."""
     shard: NonNegativeInt
     attempt: str
     fingerprint: str

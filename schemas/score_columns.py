@@ -67,7 +67,7 @@ SCORE_COLUMNS: dict[str, ScoreColumn] = {
         ScoreColumn(name="margin_mean", title="margin", join="mean", pages=("try",)),
         ScoreColumn(name="margin_p10", title="lowest margins", join="drop"),
         ScoreColumn(name="entropy_mean", title="entropy", join="mean"),
-        ScoreColumn(name="saliency_mean", title="objectness", join="mean"),
+        ScoreColumn(name="objectness_mean", title="objectness", join="mean"),
         ScoreColumn(name="boundary_uncertainty", title="uncertainty of the rim", join="drop"),
         ScoreColumn(
             name="area_frac", title="area", join="sum", pages=("viewer", "try"), percent=True

@@ -1,9 +1,8 @@
 """The segments of one image with the score columns that order a review, all in [0, 1].
 
 Everything is computed on the canvas with each pixel weighted by the number of image pixels it
-becomes, so the numbers are those of the full-size map. The columns are the usual ones of
-annotation tools: mean probability, margin between the best two labels, entropy, objectness, and
-how sure the rim is.
+becomes, so the numbers are those of the full-size map. What the score columns hold is written in
+`schemas.records.Annotation`.
 """
 
 from collections.abc import Sequence
@@ -19,49 +18,19 @@ from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import encode_regions
 from schemas.calibration import Calibration
 from schemas.config import MaskConfig
-
-
-@dataclass(frozen=True)
-class SegmentStats:
-    """One segment: the fields of `schemas.records.Annotation` but `image_id`."""
-
-    label: str
-    category_id: int
-    segment_index: int
-    height: int
-    width: int
-    rle_counts: str
-    area_px: int
-    bbox_xywh: tuple[float, float, float, float]
-    mean_prob: float
-    margin_mean: float
-    margin_p10: float
-    entropy_mean: float
-    saliency_mean: float
-    boundary_uncertainty: float
-    area_frac: float
-    num_components: int
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """One label, found or not: the fields of `schemas.records.ScoreRow` but `image_id`."""
-
-    label: str
-    category_id: int
-    max_prob: float
-    mean_prob: float
-    area_frac: float
+from schemas.records import Annotation, ScoreRow
 
 
 @dataclass(frozen=True)
 class ImageMasks:
-    """All that is said about one image."""
+    """The rows of one image in the tables `annotations` and `scores`."""
 
-    segments: tuple[SegmentStats, ...]
-    label_scores: tuple[LabelScore, ...]
+    segments: tuple[Annotation, ...]
+    """By label, then by component."""
+    label_scores: tuple[ScoreRow, ...]
+    """One for each label, found or not, in vocabulary order."""
     review_priority: float
-    """1: look at this image first; see `review_order`."""
+    """1: look at this image first; see `review_priority.image_priority`."""
 
 
 def image_rows(
@@ -70,8 +39,9 @@ def image_rows(
     names: Sequence[str],
     masks: MaskConfig,
     calibration: Calibration | None = None,
+    image_id: str = "",
 ) -> ImageMasks:
-    """Cut, measure and encode one image.
+    """Cut the segments of one image, compute their scores and encode them as RLE.
 
     Args:
         decision: on its canvas.
@@ -80,6 +50,7 @@ def image_rows(
         masks: how to cut.
         calibration: turns mean probabilities into what a review found, and drops segments below
             the threshold of their label; None: all stay as they are.
+        image_id: of the rows.
     """
     num_labels = len(decision.class_mean_prob) - 1
     if len(names) != num_labels:
@@ -96,7 +67,8 @@ def image_rows(
         whole = replace(whole, regions=np.where(dropped[whole.regions], 0, whole.regions))
     rles = encode_regions(whole.regions, size_hw, masks.min_area_px)
     segments = tuple(
-        SegmentStats(
+        Annotation(
+            image_id=image_id,
             label=names[int(whole.labels[number]) - 1],
             category_id=int(whole.labels[number]),
             segment_index=index,
@@ -111,7 +83,7 @@ def image_rows(
         )
         for index, (number, rle) in enumerate(rles.items())
     )
-    scores = _label_scores(decision, segments, names)
+    scores = _label_scores(image_id, decision, segments, names)
     missed = max(score.max_prob for score in scores)
     return ImageMasks(segments, scores, image_priority(map(vars, segments), missed))
 
@@ -121,13 +93,14 @@ def _calibrated(score: Numbers, calibration: Calibration) -> Numbers:
 
 
 def _label_scores(
-    decision: Decision, segments: Sequence[SegmentStats], names: Sequence[str]
-) -> tuple[LabelScore, ...]:
+    image_id: str, decision: Decision, segments: Sequence[Annotation], names: Sequence[str]
+) -> tuple[ScoreRow, ...]:
     area_frac = np.zeros(len(names) + 1)
     for segment in segments:
         area_frac[segment.category_id] += segment.area_frac
     return tuple(
-        LabelScore(
+        ScoreRow(
+            image_id=image_id,
             label=name,
             category_id=index,
             max_prob=float(decision.class_max_prob[index]),

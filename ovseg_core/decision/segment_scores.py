@@ -79,7 +79,7 @@ class _Sums:
             "mean_prob": np.zeros(size),
             "margin_mean": np.zeros(size),
             "entropy_mean": np.zeros(size),
-            "saliency_mean": np.zeros(size),
+            "objectness_mean": np.zeros(size),
         }
         self._area, self._rim, self._rim_entropy = np.zeros(size), np.zeros(size), np.zeros(size)
         self._histogram = np.zeros(size * self._bins)
@@ -96,7 +96,7 @@ class _Sums:
             "mean_prob": decision.confidence[rows].ravel()[pixels],
             "margin_mean": margin,
             "entropy_mean": decision.entropy[rows].ravel()[pixels],
-            "saliency_mean": decision.saliency[rows].ravel()[pixels],
+            "objectness_mean": decision.saliency[rows].ravel()[pixels],
         }
         self._area += np.bincount(region, weight, self._size)
         for name, values in planes.items():

@@ -145,7 +145,7 @@ class Annotator:
             return failed_rows(found)
         with stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._encode_stream):
             masks = value_or_error(lambda: self._masks(found))
-        cost = replace(found.cost, encode_s=watch.seconds)
+        cost = replace(found.cost, rle_s=watch.seconds)
         if isinstance(masks, ImageError):
             return failed_rows(Failed(found.ref, cost, masks))
         return found_rows(found.ref, found.size_hw, found.exif_orientation, masks, cost)
@@ -154,7 +154,12 @@ class Annotator:
         decision = decide_one(found.maps, found.index, found.size_hw)
         config = self._config
         return image_rows(
-            decision, found.size_hw, config.vocabulary.names, config.masks, config.calibration
+            decision,
+            found.size_hw,
+            config.vocabulary.names,
+            config.masks,
+            config.calibration,
+            image_id=found.ref.image_id,
         )
 
 

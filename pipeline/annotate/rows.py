@@ -1,4 +1,4 @@
-"""From what was found in an image to the rows of its tables, and their sums for the driver."""
+"""The rows of an image in the tables of its shard, and their sums for the driver."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,19 +6,17 @@ from dataclasses import asdict, dataclass
 
 from ovseg_core.decision.image_rows import ImageMasks
 from schemas.errors import ImageError
-from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow, ShardRows, ShardTally
-
-STAGES = ("read", "decode", "segment", "encode")
+from schemas.records import STAGES, ImageRef, ImageResult, ShardRows, ShardTally
 
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """What one image cost, by stage."""
+    """Seconds that one image took, by stage."""
 
     read_s: float = 0.0
     decode_s: float = 0.0
     segment_s: float = 0.0
-    encode_s: float = 0.0
+    rle_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,7 @@ def found_rows(
         review_priority=masks.review_priority,
         **asdict(cost),
     )
-    scores = (ScoreRow(image_id=ref.image_id, **vars(score)) for score in masks.label_scores)
-    segments = (Annotation(image_id=ref.image_id, **vars(segment)) for segment in masks.segments)
-    return ShardRows(images=(image,), scores=tuple(scores), annotations=tuple(segments))
+    return ShardRows(images=(image,), scores=masks.label_scores, annotations=masks.segments)
 
 
 def failed_rows(failed: Failed) -> ShardRows:

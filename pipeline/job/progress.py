@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from pipeline.annotate.rows import STAGES
-from schemas.records import ShardTally
+from schemas.records import STAGES, ShardTally
 
 LINE_EVERY_S = 30.0
 

@@ -16,7 +16,7 @@ from schemas.base import Frozen
 from schemas.config import JobConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact
-from schemas.tables import SCHEMA_VERSION
+from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
 
 _PACKAGES = (
     "ovseg", "torch", "open_clip_torch", "timm", "ray", "numpy", "pillow", "pyarrow",
@@ -135,10 +135,11 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
     try:
         content = yaml.safe_load(data)
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if version is not None and version != SCHEMA_VERSION:
+        if version is not None and version not in READ_VERSIONS:
+            readable = " and ".join(map(str, READ_VERSIONS))
             raise RunFolderError(
-                f"{uri} has tables of version {version}, but this ovseg reads and writes version "
-                f"{SCHEMA_VERSION}: choose another folder or another version of ovseg"
+                f"{uri} is a run folder of schema version {version}, but this ovseg reads versions "
+                f"{readable}: choose another folder or another version of ovseg"
             )
         return RunInfo.model_validate(content)
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
@@ -157,8 +158,14 @@ def check_same_run(info: RunInfo, identity: RunIdentity, uri: str) -> None:
         uri: the run folder, for messages.
 
     Raises:
-        RunFolderError: names the settings that differ.
+        RunFolderError: the tables are of an older version; or it names the settings that differ.
     """
+    if info.schema_version != SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{uri} is a run folder of schema version {info.schema_version}: inspect, export, "
+            "evaluate, compare and review work, but no images can be added to it; give another "
+            "output folder to annotate them"
+        )
     now = identity.fields(info.manifest_sha256)
     # Earlier versions hid fewer secrets in what they wrote.
     before = _without_secrets(info.identity)

@@ -5,9 +5,9 @@ from collections import Counter
 
 from pipeline.run.folder import RunFolder
 from schemas.base import Frozen
-from schemas.records import ShardFailed
+from schemas.records import STAGES, ShardFailed
 
-_STAGES = ("read_s", "decode_s", "segment_s", "encode_s")
+_SECONDS = tuple(f"{stage}_s" for stage in STAGES)
 _NUM_SLOWEST = 10
 _NUM_EXAMPLES = 3
 
@@ -18,7 +18,7 @@ class SlowImage(Frozen):
     path: str
     seconds: float
     stages: dict[str, float]
-    """Seconds by stage: read, decode, segment, encode."""
+    """Seconds by stage, see `schemas.records.STAGES`."""
     height: int
     width: int
 
@@ -110,10 +110,10 @@ class _Images:
             if self.errors[code] <= _NUM_EXAMPLES:
                 problem = ImageProblem(path=row["path"], code=code, message=row["error_message"])
                 self.problems.append(problem)
-        total = sum(row[stage] for stage in _STAGES)
+        total = sum(row[name] for name in _SECONDS)
         if len(self.slowest) == _NUM_SLOWEST and total <= self.slowest[0][0]:
             return
-        stages = {stage.removesuffix("_s"): round(row[stage], 4) for stage in _STAGES}
+        stages = {stage: round(row[f"{stage}_s"], 4) for stage in STAGES}
         slow = SlowImage(
             path=row["path"],
             seconds=round(total, 4),
@@ -127,7 +127,7 @@ class _Images:
 
 
 def _read_images(run: RunFolder) -> _Images:
-    columns = ["path", "status", "error_code", "error_message", "height", "width", *_STAGES]
+    columns = ["path", "status", "error_code", "error_message", "height", "width", *_SECONDS]
     images = _Images()
     for batch in run.read_table("images", columns):
         for row in batch.to_pylist():

@@ -127,8 +127,9 @@ def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
         return failed_rows(Failed(ref, cost, error))
     _photograph(scene, Path(ref.uri))
     names = config.vocabulary.names
-    masks = image_rows(_decision(scene, len(names)), scene.label_map.shape, names, config.masks)
-    return found_rows(ref, scene.label_map.shape, scene.orientation, masks, cost)
+    decision, size_hw = _decision(scene, len(names)), scene.label_map.shape
+    masks = image_rows(decision, size_hw, names, config.masks, image_id=ref.image_id)
+    return found_rows(ref, size_hw, scene.orientation, masks, cost)
 
 
 def _photograph(scene: Scene, file: Path) -> None:

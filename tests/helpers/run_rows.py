@@ -75,7 +75,7 @@ def _cat(image_id: str) -> Annotation:
         margin_mean=0.25,
         margin_p10=0.125,
         entropy_mean=0.5,
-        saliency_mean=1.0,
+        objectness_mean=1.0,
         boundary_uncertainty=0.75,
         area_frac=0.125,
         num_components=1,

@@ -40,7 +40,9 @@ def test_columns_equal_those_computed_at_full_size(size, mode):
             assert segment.mean_prob == pytest.approx(planes["confidence"][mask].mean(), abs=1e-5)
             assert segment.margin_mean == pytest.approx(planes["margin"][mask].mean(), abs=1e-5)
             assert segment.entropy_mean == pytest.approx(planes["entropy"][mask].mean(), abs=1e-5)
-            assert segment.saliency_mean == pytest.approx(planes["saliency"][mask].mean(), abs=1e-5)
+            assert segment.objectness_mean == pytest.approx(
+                planes["saliency"][mask].mean(), abs=1e-5
+            )
             low = np.quantile(planes["margin"][mask], 0.1, method="inverted_cdf")
             assert segment.margin_p10 == pytest.approx(low, abs=0.0006)
             assert (segment.area_px, segment.area_frac) == (mask.sum(), mask.sum() / mask.size)

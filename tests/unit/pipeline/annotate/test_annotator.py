@@ -67,7 +67,7 @@ def test_rows_come_in_manifest_order_and_agree_with_each_other(config):
 
 def test_seconds_are_summed_by_stage(config):
     rows, tally = annotate(config)
-    assert set(tally.seconds) == {"read", "decode", "segment", "encode", "wall"}
+    assert set(tally.seconds) == {"read", "decode", "segment", "rle", "wall"}
     assert tally.seconds["decode"] == pytest.approx(sum(row.decode_s for row in rows.images))
     assert all(value > 0 for value in tally.seconds.values())
 

@@ -17,7 +17,7 @@ class Clock:
 
 
 def tally(num_images, **errors):
-    seconds = {"read": 0.1, "decode": 0.4, "segment": 2.0, "encode": 0.2, "wall": 2.5}
+    seconds = {"read": 0.1, "decode": 0.4, "segment": 2.0, "rle": 0.2, "wall": 2.5}
     return ShardTally(num_images=num_images, num_segments=3, errors=errors, seconds=seconds)
 
 

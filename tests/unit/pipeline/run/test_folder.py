@@ -76,7 +76,7 @@ def test_columns_are_chosen_by_name(run: RunFolder) -> None:
 
 def test_run_yaml_describes_the_run(run: RunFolder) -> None:
     info = RunFolder.open(run.folder.uri).info
-    assert (info.num_images, info.num_shards, info.schema_version) == (10, 3, 1)
+    assert (info.num_images, info.num_shards, info.schema_version) == (10, 3, 2)
     assert info.job() == make_identity(run.folder.uri).config
     assert info.weights == {"clip": "a" * 64}
     assert {"pyarrow", "torch"} <= info.versions.keys()

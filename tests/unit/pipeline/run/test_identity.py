@@ -95,7 +95,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
         RunFolder.open(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize("text", ["", "[1", "a: 1", "schema_version: 1", "\x00"])
+@pytest.mark.parametrize("text", ["", "[1", "a: 1", "schema_version: 2", "\x00"])
 def test_a_damaged_run_yaml(out: str, text: str) -> None:
     begin_run(out)
     (Path(out) / "run.yaml").write_text(text)
@@ -106,7 +106,7 @@ def test_a_damaged_run_yaml(out: str, text: str) -> None:
 def test_tables_of_another_version_are_refused(out: str) -> None:
     begin_run(out)
     path = Path(out) / "run.yaml"
-    path.write_text(path.read_text().replace("schema_version: 1", "schema_version: 99", 1))
+    path.write_text(path.read_text().replace("schema_version: 2", "schema_version: 99", 1))
     with pytest.raises(RunFolderError, match="version 99"):
         RunFolder.open(out)
 

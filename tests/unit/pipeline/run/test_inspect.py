@@ -73,7 +73,7 @@ def segment(ref: ImageRef) -> Annotation:
         margin_mean=0.1,
         margin_p10=0.1,
         entropy_mean=0.5,
-        saliency_mean=1,
+        objectness_mean=1,
         boundary_uncertainty=0.5,
         area_frac=0.01,
         num_components=1,

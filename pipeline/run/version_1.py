@@ -1,0 +1,38 @@
+"""Reading run folders of schema version 1, whose columns and stages had other names.
+
+Such a run opens, exports, evaluates and is reviewed like any other: its tables and markers are
+given today's names here, as they are read. Nothing else in it differs. No shard is added to it,
+because its tables would then be of two versions.
+"""
+
+import pyarrow as pa
+
+from schemas.records import ShardDone
+
+RENAMED_COLUMNS = {
+    "images": {"encode_s": "rle_s"},
+    "scores": {},
+    "annotations": {"saliency_mean": "objectness_mean"},
+}
+"""By table: name in version 1 -> name today."""
+RENAMED_STAGES = {"encode": "rle"}
+"""The same of the stages whose seconds a tally sums."""
+
+
+def stored_columns(table_name: str, columns: list[str]) -> list[str]:
+    """Return the names that a file of version 1 has for today's columns."""
+    stored = {new: old for old, new in RENAMED_COLUMNS[table_name].items()}
+    return [stored.get(name, name) for name in columns]
+
+
+def with_new_columns(table_name: str, table: pa.Table) -> pa.Table:
+    """Return a table of version 1 under today's names."""
+    renamed = RENAMED_COLUMNS[table_name]
+    return table.rename_columns([renamed.get(name, name) for name in table.column_names])
+
+
+def with_new_stages(marker: ShardDone) -> ShardDone:
+    """Return a marker of version 1 with today's stages; it remains one of version 1."""
+    seconds = {RENAMED_STAGES.get(stage, stage): s for stage, s in marker.tally.seconds.items()}
+    tally = marker.tally.model_copy(update={"seconds": seconds})
+    return marker.model_copy(update={"tally": tally})
