@@ -102,11 +102,12 @@ def test_small_segments_are_dropped_at_image_size():
 
 
 def test_rows_are_valid_records_and_every_label_has_a_score():
-    rows = image_rows(_decision(3), (64, 48), NAMES, MaskConfig())
+    rows = image_rows(_decision(3), (64, 48), NAMES, MaskConfig(), image_id="x")
     for segment in rows.segments:
-        Annotation(image_id="x", **vars(segment))
+        assert Annotation.model_validate(segment.model_dump()) == segment
     for score in rows.label_scores:
-        ScoreRow(image_id="x", **vars(score))
+        assert ScoreRow.model_validate(score.model_dump()) == score
+    assert {row.image_id for row in (*rows.segments, *rows.label_scores)} == {"x"}
     assert [score.label for score in rows.label_scores] == list(NAMES)
     assert [score.category_id for score in rows.label_scores] == [1, 2, 3]
 
