@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ import psutil
 
 from ovseg_core.rle.encode import encode_regions
 from pipeline.exporters import panoptic
-from pipeline.exporters.shared import coco_file
-from pipeline.exporters.shared.losses import LossReport
+from pipeline.exporters.shared.export import Export
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from pipeline.run.reader import RunReader
@@ -79,25 +78,19 @@ def export_to(name: str, options: dict[str, Any], run: str) -> int:
     return sum(folder.folder.sizes(part.FOLDER).values())
 
 
-class NoPictures:
-    """Takes the pictures of the panoptic format and drops them."""
+class WithoutPictures(Export):
+    """An export that drops the files of single images."""
 
-    def put(self, name: str, data: Any) -> None:
-        """Do nothing."""
-
-    def remove_old(self, names: Any) -> None:
-        """Do nothing."""
+    def put(self, name: str, data: bytes | Callable[[], bytes]) -> None:
+        """Drop a file."""
 
 
 def panoptic_json(run: str) -> int:
-    """Write the panoptic format's one large file alone."""
-    finished = RunReader(RunFolder.open(run))
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
-        document = coco_file.CocoFile(Path(folder, "panoptic.json"), {"info": {}}, open_files)
-        files: Any = NoPictures()
-        panoptic.write(finished, panoptic.Options(), LossReport("Panoptic"), document, files)
-        document.close()
-        return document.path.stat().st_size
+    """Write the panoptic format's one large file alone; return its bytes."""
+    options, folder = panoptic.Options(), RunFolder.open(run)
+    with WithoutPictures(folder, panoptic.FOLDER, options, "Panoptic") as export:
+        panoptic.write(export, options)
+    return folder.folder.size(f"{panoptic.FOLDER}/panoptic.json")
 
 
 def build_whole(run: str) -> int:

@@ -106,7 +106,7 @@ def _show_places(folder: DemoFolder) -> None:
     show.facts(
         [
             ("look at", folder.sheet),
-            ("leaf through", folder.run / "review" / "index.html"),
+            ("leaf through", folder.run / "exports" / "gallery" / "index.html"),
             ("COCO masks", folder.run / "exports" / "coco" / "instances.json"),
             ("scenes, truth", folder.scenes),
             ("job file", folder.config),

@@ -1,12 +1,11 @@
-"""`ovseg compare`: where two runs of different methods agree, image by image and label by label.
+"""`ovseg compare`: where two runs of different methods agree, by image and label.
 
-The result lies beside the first run's other exports, not in its committed files. A mask that two
-methods draw alike is more often right; `label_studio` and others order by it where it is asked for.
+The result is a table beside the first run's exports, not among its committed files. A mask on which
+two methods agree is more often right: the review page and some exporters can sort by it.
 """
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Annotated
 
@@ -41,7 +40,7 @@ class ComparisonRow(Frozen):
     """Mean IoU of the image's labels."""
 
 
-TABLE = arrow_schema(ComparisonRow)
+_SCHEMA = arrow_schema(ComparisonRow)
 
 
 class LabelAgreement(Frozen):
@@ -73,9 +72,9 @@ class ComparisonReport(Frozen):
     """Method of the first run."""
     other: str
     labels: tuple[LabelAgreement, ...]
-    """The least agreed on first."""
+    """Lowest agreement first."""
     worst: tuple[ImageAgreement, ...]
-    """Images that the two agree on least."""
+    """Images with the lowest agreement."""
     mean_agreement: float | None
     """Mean over the images where either run has a mask of a common label; None: there is none."""
     num_images: int
@@ -83,9 +82,9 @@ class ComparisonReport(Frozen):
     num_missing: int
     """Annotated by the first run and not by the other."""
     num_without_masks: int
-    """In both, and neither run found anything."""
+    """In both runs, without masks in either."""
     left_out: tuple[str, ...]
-    """Labels that only one of the vocabularies has."""
+    """Labels of one vocabulary only."""
     file: str
     """The table, in the first run's folder."""
 
@@ -97,7 +96,7 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
         UserError: the same run twice, no image or no label in common.
     """
     if first.fingerprint == other.fingerprint:
-        raise UserError("these are the same run: give two of different methods or settings")
+        raise UserError("these are the same run: give two runs with different methods or settings")
     ours, theirs = (run.info.job().vocabulary.names for run in (first, other))
     labels = frozenset(ours) & frozenset(theirs)
     if not labels:
@@ -105,7 +104,7 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
             f"the runs have no label in common: {', '.join(ours[:5])}; {', '.join(theirs[:5])}"
         )
     comparison = _Comparison(labels)
-    comparison.read(first, other)
+    comparison.add(first, other)
     if not comparison.num_images:
         raise UserError(
             f"the runs have no annotated image in common: of {comparison.num_missing} in the first "
@@ -114,12 +113,12 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
         )
     file = f"{FOLDER}/{other.info.job().method.name}-{other.fingerprint[:12]}.parquet"
     first.folder.atomic_write(file, parquet.encode(comparison.table(), _ROW_GROUP))
-    by_doubt = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
+    by_agreement = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
     return ComparisonReport(
         first=first.info.job().method.name,
         other=other.info.job().method.name,
-        labels=tuple(sorted(comparison.labels(), key=lambda label: (label.mean_iou, label.name))),
-        worst=tuple(ImageAgreement(path=p, agreement=a) for p, a in by_doubt[:_WORST]),
+        labels=tuple(sorted(comparison.by_label(), key=lambda label: (label.mean_iou, label.name))),
+        worst=tuple(ImageAgreement(path=p, agreement=a) for p, a in by_agreement[:_WORST]),
         mean_agreement=fmean(comparison.agreement.values()) if comparison.agreement else None,
         num_images=comparison.num_images,
         num_missing=comparison.num_missing,
@@ -129,39 +128,39 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
     )
 
 
-def files(run: RunFolder) -> dict[str, int]:
+def comparison_files(run: RunFolder) -> dict[str, int]:
     """Return the comparisons that a run holds, with their sizes in bytes."""
     found = run.folder.sizes(FOLDER)
     return {name: size for name, size in sorted(found.items()) if name.endswith(".parquet")}
 
 
-def read_columns(run: RunFolder, file: str, columns: list[str]) -> pa.Table:
-    """Return columns of a comparison's `TABLE`.
+def read_comparison_columns(run: RunFolder, file: str, columns: list[str]) -> pa.Table:
+    """Return columns of a comparison, see `ComparisonRow`.
 
     Args:
         run: the run that was compared.
-        file: its path in the run folder, or the whole place as `ovseg compare` prints it.
+        file: its path in the run folder, or its whole address as `ovseg compare` prints it.
         columns: their names.
 
     Raises:
-        UserError: the file is none.
+        UserError: the file is not a comparison of the run.
     """
     folder, place = f"{run.folder.uri}/", uris.normalise(file)
     inside = place.removeprefix(folder) if place.startswith(folder) else file
     try:
         return parquet.decode(run.folder.read_bytes(inside), columns).select(columns)
     except (FileNotFoundError, ValueError, pa.ArrowException, KeyError) as error:
+        known = ", ".join(comparison_files(run)) or "none"
         raise UserError(
-            f"{file} is no comparison of the run; it has {', '.join(files(run)) or 'none'} "
-            "(`ovseg compare` makes them)"
+            f"{file} is not a comparison of the run; it has {known} (`ovseg compare` makes them)"
         ) from error
 
 
-def read(run: RunFolder, file: str) -> dict[str, dict[str, float]]:
+def read_comparison(run: RunFolder, file: str) -> dict[str, dict[str, float]]:
     """Return a comparison's IoU by image id, then label."""
-    table = read_columns(run, file, ["image_id", "label", "iou"])
+    table = read_comparison_columns(run, file, ["image_id", "label", "iou"])
     found: dict[str, dict[str, float]] = {}
-    # Batch by batch: as Python's own objects all rows at once take many times the table's memory.
+    # In batches: as Python objects all rows at once would take many times the table's memory.
     for batch in table.to_batches(max_chunksize=_ROW_GROUP):
         for image_id, label, iou in zip(*(c.to_pylist() for c in batch.columns), strict=True):
             found.setdefault(image_id, {})[label] = iou
@@ -169,32 +168,38 @@ def read(run: RunFolder, file: str) -> dict[str, dict[str, float]]:
 
 
 @dataclass
-class _Sums:
+class _LabelSums:
     ious: float = 0.0
-    shared: int = 0
-    union: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+    shared_px: int = 0
+    union_px: int = 0
+    num_images: int = 0
+    num_only_first: int = 0
+    num_only_other: int = 0
 
 
 class _Comparison:
-    """A comparison on its way."""
+    """Sums over the images of two runs.
 
-    def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
-        self._sums: dict[str, _Sums] = {}
-        self._tables = [TABLE.empty_table()]
+    Args:
+        labels: of both runs.
+    """
+
+    def __init__(self, labels: frozenset[str]) -> None:
+        self._labels = labels
+        self._sums: dict[str, _LabelSums] = {}
+        self._tables = [_SCHEMA.empty_table()]
         self.agreement: dict[str, float] = {}
+        """By the path of each image."""
         self.num_images = 0
         self.num_missing = 0
         self.num_without_masks = 0
 
-    def read(self, first: RunFolder, other: RunFolder) -> None:
-        """Go through the first run's images."""
+    def add(self, first: RunFolder, other: RunFolder) -> None:
+        """Compare every image of the first run."""
         predictions = Predictions(other)
-        predictions.in_order(first.manifest().column("image_id").to_pylist())  # all found at once
+        predictions.in_order(first.manifest().column("image_id").to_pylist())  # one look-up for all
         for shard in RunReader(first).shards(("path", "height", "width")):
-            columns = ["image_id", "label", "rle_counts", "area_px"]
-            ours = shard.segments_by_image(columns)
+            ours = shard.segments_by_image(["image_id", "label", "rle_counts", "area_px"])
             rows: list[Row] = []
             for image_id, image in shard.images.items():
                 theirs = predictions.image(image_id)
@@ -202,53 +207,52 @@ class _Comparison:
                 if theirs is None or (theirs["height"], theirs["width"]) != size_hw:
                     self.num_missing += 1
                     continue
+                segments = ours.get(image_id, []), predictions.segments(image_id)
                 self.num_images += 1
-                rows += self._add(image, ours.get(image_id, []), predictions.segments(image_id))
-            self._tables.append(pa.Table.from_pylist(rows, schema=TABLE))
+                self.num_without_masks += not any(segments)
+                of_image = list(self._compare_image(image, *segments))
+                if of_image:
+                    mean = fmean(row["iou"] for row in of_image)
+                    self.agreement[image["path"]] = mean
+                    rows += [{**row, "image_agreement": mean} for row in of_image]
+            self._tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
 
-    def _add(self, image: Row, ours: list[Row], theirs: list[Row]) -> list[Row]:
-        """Count an image and return its rows."""
-        self.num_without_masks += not ours and not theirs
-        rows = list(self._labels_of(image, grouped(ours, "label"), grouped(theirs, "label")))
-        if not rows:
-            return []
-        mean = self.agreement[image["path"]] = fmean(row["iou"] for row in rows)
-        return [{**row, "image_agreement": mean} for row in rows]
-
-    def table(self) -> pa.Table:
-        """Return all rows."""
-        return pa.concat_tables(self._tables).unify_dictionaries()
-
-    def _labels_of(
-        self, image: Row, ours: dict[str, list[Row]], theirs: dict[str, list[Row]]
-    ) -> Iterator[Row]:
+    def _compare_image(self, image: Row, ours: list[Row], theirs: list[Row]) -> Iterator[Row]:
+        """Yield a row for each label that either run has in an image."""
         size_hw = image["height"], image["width"]
-        for label in sorted((ours.keys() | theirs.keys()) & self._names):
-            sides = ours.get(label, []), theirs.get(label, [])
-            one, other = ([row["rle_counts"] for row in side] for side in sides)
-            shared, union = overlap(one, other, size_hw)
-            sums = self._sums.setdefault(label, _Sums())
-            sums.ious += shared / union
-            sums.shared += shared
-            sums.union += union
-            sums.counts.update(all=1, first=not sides[1], other=not sides[0])
+        by_label = grouped(ours, "label"), grouped(theirs, "label")
+        for label in sorted((by_label[0].keys() | by_label[1].keys()) & self._labels):
+            first, other = (segments.get(label, []) for segments in by_label)
+            one, two = ([row["rle_counts"] for row in rows] for rows in (first, other))
+            shared_px, union_px = overlap(one, two, size_hw)
+            sums = self._sums.setdefault(label, _LabelSums())
+            sums.ious += shared_px / union_px
+            sums.shared_px += shared_px
+            sums.union_px += union_px
+            sums.num_images += 1
+            sums.num_only_first += not other
+            sums.num_only_other += not first
             yield {
                 "image_id": image["image_id"],
                 "path": image["path"],
                 "label": label,
-                "iou": shared / union,
-                "area_px": sum(row["area_px"] for row in sides[0]),
-                "other_area_px": sum(row["area_px"] for row in sides[1]),
+                "iou": shared_px / union_px,
+                "area_px": sum(row["area_px"] for row in first),
+                "other_area_px": sum(row["area_px"] for row in other),
             }
 
-    def labels(self) -> Iterator[LabelAgreement]:
-        """Yield the sums by label."""
+    def table(self) -> pa.Table:
+        """Return a `ComparisonRow` for each label of each image."""
+        return pa.concat_tables(self._tables).unify_dictionaries()
+
+    def by_label(self) -> Iterator[LabelAgreement]:
+        """Yield the agreement over all images for each label."""
         for name, sums in self._sums.items():
             yield LabelAgreement(
                 name=name,
-                mean_iou=sums.ious / sums.counts["all"],
-                iou=sums.shared / sums.union,
-                num_images=sums.counts["all"],
-                num_only_first=sums.counts["first"],
-                num_only_other=sums.counts["other"],
+                mean_iou=sums.ious / sums.num_images,
+                iou=sums.shared_px / sums.union_px,
+                num_images=sums.num_images,
+                num_only_first=sums.num_only_first,
+                num_only_other=sums.num_only_other,
             )

@@ -5,21 +5,17 @@ further fields, but nothing beyond the size of an image: the loader adds `review
 """
 
 import json
-import tempfile
-from contextlib import ExitStack
-from pathlib import Path
 
-from pipeline.exporters.shared import coco_file, segments
-from pipeline.exporters.shared.losses import LossReport
-from pipeline.exporters.shared.segments import Segments
+from pipeline.exporters.shared import coco_file
+from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import RunReader
 from schemas.base import Frozen
 from schemas.records import Share
 
 FOLDER = "exports/fiftyone"
-_JSON = "labels.json"
-_NEVER = (
+_JSON, _LOADER_FILE = "labels.json", "load.py"
+_NOT_HELD = (
     "writing back: FiftyOne exports COCO as simplified polygons; correct masks in another tool",
 )
 _LOADER = '''"""Load labels.json into FiftyOne: python load.py FOLDER_OF_THE_PHOTOGRAPHS"""
@@ -45,31 +41,25 @@ class Options(Frozen):
 
     min_score: Share = 0.0
     """Segments with a lower score are left out."""
-    segments: Segments = "as_run"
-    """How masks are cut: `as_run`, `class` (one for each label and image) or `components`."""
+    segments: SegmentKind = "as_run"
+    """What a mask is: `as_run`, `class` (one for each label and image) or `components`."""
 
 
 def export(run: RunFolder, options: Options) -> list[str]:
     """Write both files and return their paths in the run folder."""
-    finished = RunReader(run)
-    losses = LossReport("FiftyOne: what it does not hold of this run", _NEVER)
-    place = run.folder.child(FOLDER)
-    head = {
-        "info": coco_file.info(finished, options.segments, min_score=options.min_score),
-        "licenses": [],
-        "categories": coco_file.categories(finished),
-    }
-    with tempfile.TemporaryDirectory(prefix="ovseg-fiftyone-") as folder, ExitStack() as open_files:
-        document = coco_file.CocoFile(Path(folder, _JSON), head, open_files)
+    title = "FiftyOne: what it does not hold of this run"
+    with Export(run, FOLDER, options, title, _NOT_HELD) as export:
+        head = coco_file.head(export.reader, options.segments, min_score=options.min_score)
+        dataset = coco_file.CocoFile(export.local_file(_JSON), head, export.open_files)
         number = 0
-        for image, rows in segments.images(finished, losses, options.segments, options.min_score):
-            entries = []
+        for image, rows in export.images(options.segments, options.min_score):
+            annotations = []
             for row in rows:
                 number += 1
-                entries.append(json.dumps(coco_file.annotation(number, image["number"], row)))
-            document.add_texts(json.dumps(coco_file.image(image, image["path"])), entries)
-        document.close()
-        place.put_file(_JSON, document.path)
-    place.atomic_write("load.py", _LOADER.encode())
-    losses.write(place)
-    return [f"{FOLDER}/{_JSON}", f"{FOLDER}/load.py"]
+                entry = coco_file.annotation_entry(number, image["number"], row)
+                annotations.append(json.dumps(entry))
+            image_entry = coco_file.image_entry(image, image["path"])
+            dataset.add_json(json.dumps(image_entry), annotations)
+        export.upload([dataset.close()])
+        export.write(_LOADER_FILE, _LOADER.encode())
+    return [f"{FOLDER}/{_JSON}", f"{FOLDER}/{_LOADER_FILE}"]

@@ -1,13 +1,10 @@
 """COCO panoptic: `panoptic.json` and a picture of segment numbers for each image.
 
 A pixel's number is red + 256 green + 65536 blue, 0 where nothing was found. Masks of a run never
-overlap, so that nothing has to be flattened.
+overlap, so nothing is lost in one picture.
 """
 
-import tempfile
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,13 +12,12 @@ import numpy as np
 
 from ovseg_core.rle import label_map
 from pipeline.collection.overlay import colour
-from pipeline.exporters.shared import coco_file, segments
-from pipeline.exporters.shared.files import Files, png
-from pipeline.exporters.shared.losses import LossReport
-from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of
+from pipeline.exporters.shared import coco_file
+from pipeline.exporters.shared.export import Export, png_bytes
+from pipeline.exporters.shared.segments import DIGITS, SegmentKind, resolve_kind
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row, RunReader
+from pipeline.run.reader import Row
 from schemas.base import Frozen
 from schemas.records import Share
 from schemas.score_columns import SCORE
@@ -29,7 +25,7 @@ from schemas.score_columns import SCORE
 FOLDER = "exports/panoptic"
 _PICTURES = "panoptic"
 _JSON = "panoptic.json"
-_NEVER = ("review scores but `score` of each segment and `review_priority` of each image",)
+_NOT_HELD = ("score columns except `score` of each segment and `review_priority` of each image",)
 
 
 class Options(Frozen):
@@ -37,58 +33,45 @@ class Options(Frozen):
 
     min_score: Share = 0.0
     """Segments with a lower score are left out: their pixels count as not found."""
-    segments: Segments = "as_run"
-    """How masks are cut: `as_run`, `class` (one for each label and image: stuff) or `components`
-    (connected regions, written as things, although touching objects are one)."""
+    segments: SegmentKind = "as_run"
+    """What a segment is: `as_run`, `class` (one for each label and image: stuff) or `components`
+    (connected regions, written as things, although objects that touch are one)."""
 
 
 def export(run: RunFolder, options: Options) -> list[str]:
     """Write all pictures, then the JSON, and return its path."""
-    finished = RunReader(run)
-    losses = LossReport("COCO panoptic: what it does not hold of this run", _NEVER)
-    place = run.folder.child(FOLDER)
-    losses.begin(place, options, _JSON)
-    with tempfile.TemporaryDirectory(prefix="ovseg-panoptic-") as folder, ExitStack() as open_files:
-        document = coco_file.CocoFile(Path(folder, _JSON), _head(finished, options), open_files)
-        with Files(place) as files:
-            write(finished, options, losses, document, files)
-        document.close()
-        place.put_file(_JSON, document.path)
-    losses.write(place)
+    title = "COCO panoptic: what it does not hold of this run"
+    with Export(run, FOLDER, options, title, _NOT_HELD, index=_JSON) as export:
+        write(export, options)
     return [f"{FOLDER}/{_JSON}"]
 
 
-def write(
-    finished: RunReader,
-    options: Options,
-    losses: LossReport,
-    document: coco_file.CocoFile,
-    files: Files,
-) -> None:
-    """Write every image's entry and picture."""
-    names = FileNames(finished.run, losses.lost)
-    for image, rows in segments.images(finished, losses, options.segments, options.min_score):
+def write(export: Export, options: Options) -> None:
+    """Write every image's picture and entry, then the JSON."""
+    names = FileNames(export.reader.run, export.losses.count_lost)
+    head = _head(export, options)
+    dataset = coco_file.CocoFile(export.local_file(_JSON), head, export.open_files)
+    for image, rows in export.images(options.segments, options.min_score):
         name = f"{names.of_image(image['path'])}.png"
-        files.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
+        export.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
         entry = {
             "image_id": image["number"],
             "file_name": name,
             "segments_info": [_segment(number, row) for number, row in enumerate(rows, start=1)],
         }
-        document.add(coco_file.image(image, image["path"]), [entry])
-    files.remove_old(f"{_PICTURES}/{name}.png" for name in names.unused())
+        dataset.add(coco_file.image_entry(image, image["path"]), [entry])
+    export.remove(f"{_PICTURES}/{name}.png" for name in names.unused())
+    export.upload([dataset.close()])
 
 
-def _head(finished: RunReader, options: Options) -> dict[str, Any]:
-    is_thing = cut_of(finished, options.segments) == "components"
-    return {
-        "info": coco_file.info(finished, options.segments, min_score=options.min_score),
-        "licenses": [],
-        "categories": [
-            {**category, "isthing": int(is_thing), "color": colour(category["id"])}
-            for category in coco_file.categories(finished)
-        ],
-    }
+def _head(export: Export, options: Options) -> dict[str, Any]:
+    is_thing = resolve_kind(export.reader, options.segments) == "components"
+    head = coco_file.head(export.reader, options.segments, min_score=options.min_score)
+    categories = [
+        {**category, "isthing": int(is_thing), "color": colour(category["id"])}
+        for category in head["categories"]
+    ]
+    return {**head, "categories": categories}
 
 
 def _segment(number: int, row: Row) -> dict[str, Any]:
@@ -107,4 +90,4 @@ def _picture(image: Row, rows: list[Row]) -> bytes:
     counts = [row["rle_counts"] for row in rows]
     numbers = label_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
     bytes_HW4 = numbers.astype("<u4").view(np.uint8).reshape(*size_hw, 4)
-    return png(np.asarray(cv2.cvtColor(bytes_HW4, cv2.COLOR_RGBA2BGR), np.uint8))
+    return png_bytes(np.asarray(cv2.cvtColor(bytes_HW4, cv2.COLOR_RGBA2BGR), np.uint8))

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.files import Files, png
-from pipeline.exporters.shared.losses import LossReport
+from pipeline.exporters.shared.export import Export, png_bytes
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader, paint
@@ -20,10 +18,10 @@ from schemas.base import Frozen
 from schemas.records import Share
 
 FOLDER = "exports/semantic_png"
-_LABELS = "labels"
-_NEVER = (
+_LABELS, _CLASSES = "labels", "classes.json"
+_NOT_HELD = (
     "scores and review priorities",
-    "which region a pixel belongs to: regions of one label are one",
+    "components: all pixels of a label are one mask",
 )
 
 
@@ -39,31 +37,27 @@ class Options(Frozen):
 
 def export(run: RunFolder, options: Options) -> list[str]:
     """Write all label images, then `classes.json`, and return the latter's path."""
-    finished = RunReader(run)
-    losses = LossReport("Label images: what they do not hold of this run", _NEVER)
-    classes = _classes(finished, options)
-    names = FileNames(run, losses.lost)
-    place = run.folder.child(FOLDER)
-    losses.begin(place, options, "classes.json")
-    with Files(place) as files:
-        for image, rows in segments.images(finished, losses, min_score=options.min_score):
+    title = "Label images: what they do not hold of this run"
+    with Export(run, FOLDER, options, title, _NOT_HELD, index=_CLASSES) as export:
+        classes = _classes(export.reader, options)
+        names = FileNames(run, export.losses.count_lost)
+        for image, rows in export.images(min_score=options.min_score):
             name = f"{_LABELS}/{names.of_image(image['path'])}.png"
-            files.put(name, partial(_picture, image, rows, options.background, classes["bits"]))
-        files.remove_old(f"{_LABELS}/{name}.png" for name in names.unused())
-    place.atomic_write("classes.json", (json.dumps(classes, indent=1) + "\n").encode())
-    losses.write(place)
-    return [f"{FOLDER}/classes.json"]
+            export.put(name, partial(_picture, image, rows, options.background, classes["bits"]))
+        export.remove(f"{_LABELS}/{name}.png" for name in names.unused())
+        export.write(_CLASSES, (json.dumps(classes, indent=1) + "\n").encode())
+    return [f"{FOLDER}/{_CLASSES}"]
 
 
 def _picture(image: Row, rows: list[Row], background: bool, bits: int) -> bytes:
     labels = paint(rows, (image["height"], image["width"]))
     if not background:
         labels -= np.uint16(1)  # 0, nothing found, becomes the highest number
-    return png(labels.astype(np.uint8) if bits == 8 else labels)
+    return png_bytes(labels.astype(np.uint8) if bits == 8 else labels)
 
 
-def _classes(finished: RunReader, options: Options) -> dict[str, Any]:
-    names = finished.run.info.job().vocabulary.names
+def _classes(reader: RunReader, options: Options) -> dict[str, Any]:
+    names = reader.run.info.job().vocabulary.names
     listed = ["background", *names] if options.background else list(names)
     bits = 8 if len(listed) < 256 else 16
     return {"classes": listed, "ignore": 2**bits - 1, "bits": bits}

@@ -9,11 +9,9 @@ import numpy as np
 import yaml
 from pydantic import NonNegativeInt
 
-from pipeline.collection.image_source import ref_of
 from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.files import Files
-from pipeline.exporters.shared.losses import LossReport
-from pipeline.exporters.shared.outlines import Fit, Ring, Tolerance, drawn_rings
+from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.outlines import Contour, Simplification, Tolerance, opencv_contours
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
@@ -21,12 +19,13 @@ from schemas.base import Frozen
 from schemas.records import Share
 
 FOLDER = "exports/yolo_seg"
+_INDEX = "data.yaml"
 _CENTRE = 0.4
-"""Added to pixel numbers: readers that cut off and readers that round find the same pixel."""
+"""Added to pixel numbers, so that readers that truncate and that round find the same pixel."""
 _THERE, _BACK = (0.1, 0.1), (0.4, 0.2)
-"""The same for the way there and back of a ring that encloses nothing, so that it has an area."""
+"""Added instead on the way there and back of a contour without area, so that it has one."""
 _PIXEL = ((0.1, 0.1), (0.4, 0.1), (0.4, 0.4))
-_NEVER = (
+_NOT_HELD = (
     "scores and review priorities",
     "holes: the outline of a region is filled",
     "which regions are of one mask: each is a line of its own",
@@ -40,41 +39,38 @@ class Options(Frozen):
     min_score: Share = 0.0
     """Segments with a lower score are left out."""
     min_area_px: NonNegativeInt = 0
-    """Regions of fewer pixels, with their holes, are left out."""
+    """Regions with fewer pixels, holes included, are left out."""
     tolerance_px: Tolerance = 1.0
-    """How far an outline may be from the rim of its region; 0: exact but for holes."""
+    """Greatest distance in pixels of an outline from its region; 0: exact apart from holes."""
     min_iou: Share = 0.99
-    """Outlines that would agree less with their mask (holes aside) are drawn closer."""
+    """Outlines whose IoU with their mask (without holes) would be lower get more corners."""
     copy_images: bool = False
     """Copy the photographs to `images/`, where Ultralytics expects them."""
 
 
 def export(run: RunFolder, options: Options) -> list[str]:
     """Write all label files, then `data.yaml`, and return the latter's path."""
-    finished = RunReader(run)
-    losses = LossReport("YOLO segmentation: what it does not hold of this run", _NEVER)
-    losses.lost("masks with holes filled", 0)
-    names = FileNames(run, losses.lost)
-    place = run.folder.child(FOLDER)
-    limit = run.info.job().image.max_bytes
-    fit = Fit(options.tolerance_px, options.min_iou)
-    losses.begin(place, options, "data.yaml")
-    with Files(place) as files:
-        for image, rows in segments.images(finished, losses, min_score=options.min_score):
+    simplification = Simplification(options.tolerance_px, options.min_iou)
+    title = "YOLO segmentation: what it does not hold of this run"
+    with Export(run, FOLDER, options, title, _NOT_HELD, index=_INDEX) as export:
+        export.losses.count_lost("masks with holes filled", 0)
+        names = FileNames(run, export.losses.count_lost)
+        for image, rows in export.images(min_score=options.min_score):
             lines = [
-                _lines(row, drawn_rings(crop, fit, losses, options.min_area_px))
+                _line(row, contour)
                 for row, crop in zip(rows, segments.crops(rows), strict=True)
+                for contour in opencv_contours(
+                    crop, simplification, export.losses, options.min_area_px
+                )
             ]
-            losses.wrote("regions", sum(line.count("\n") for line in lines))
-            files.put(_label_file(names.of_image(image["path"])), "".join(lines).encode("ascii"))
+            export.losses.count_written("regions", len(lines))
+            name = _label_file(names.of_image(image["path"]))
+            export.put(name, "".join(lines).encode("ascii"))
             if options.copy_images:
-                files.copy_image(f"images/{image['path']}", ref_of(image), limit)
-        files.remove_old(map(_label_file, names.unused()))
-    if files.num_unreadable:
-        losses.lost("photographs that cannot be read any more", files.num_unreadable)
-    place.atomic_write("data.yaml", _yaml(finished).encode())
-    losses.write(place)
-    return [f"{FOLDER}/data.yaml"]
+                export.copy_image(f"images/{image['path']}", image)
+        export.remove(map(_label_file, names.unused()))
+        export.write(_INDEX, _data_yaml(export.reader).encode())
+    return [f"{FOLDER}/{_INDEX}"]
 
 
 def _label_file(stem: str) -> str:
@@ -82,23 +78,18 @@ def _label_file(stem: str) -> str:
     return "/labels/".join(f"/images/{stem}.txt".rsplit("/images/", 1)).removeprefix("/")
 
 
-def _yaml(finished: RunReader) -> str:
-    labels = finished.run.info.job().vocabulary.names
+def _data_yaml(reader: RunReader) -> str:
+    labels = reader.run.info.job().vocabulary.names
     content = {"train": "images", "val": "images", "names": dict(enumerate(labels))}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _lines(row: Row, rings: list[Ring]) -> str:
-    """Return the lines of one mask, one for each of its regions."""
-    size_wh = np.array([row["width"], row["height"]])
-    return "".join(f"{row['category_id'] - 1} {_corners(ring, size_wh)}\n" for ring in rings)
-
-
-def _corners(ring: Ring, size_wh: np.ndarray) -> str:
-    if cv2.contourArea(ring.astype(np.float32)):
-        inside = ring + _CENTRE
-    elif len(ring) == 1:
-        inside = ring + _PIXEL
+def _line(row: Row, contour: Contour) -> str:
+    if cv2.contourArea(contour.astype(np.float32)):
+        corners = contour + _CENTRE
+    elif len(contour) == 1:
+        corners = contour + _PIXEL
     else:
-        inside = np.concatenate([ring + _THERE, ring[::-1] + _BACK])
-    return " ".join(map("{:.6f}".format, (inside / size_wh).ravel().tolist()))
+        corners = np.concatenate([contour + _THERE, contour[::-1] + _BACK])
+    shares = (corners / (row["width"], row["height"])).ravel().tolist()
+    return f"{row['category_id'] - 1} {' '.join(map('{:.6f}'.format, shares))}\n"

@@ -13,7 +13,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ovseg_core.decision.review_priority import combined_by_image, mask_priority
-from pipeline.evaluation import compare
+from pipeline.evaluation.compare import comparison_files, read_comparison_columns
 from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex, Rows
 from schemas.errors import UserError
@@ -57,7 +57,7 @@ class Orders:
 
     def compared(self) -> dict[str, str]:
         """Look for comparisons; return their orders by name, with a word for the other run."""
-        self._files = compare.files(self._index.run)
+        self._files = comparison_files(self._index.run)
         stems = [_stem(file) for file in self._files]
         methods = [stem.rpartition("-")[0] or stem for stem in stems]
         own = self._index.run.info.job().method.name
@@ -114,7 +114,7 @@ class Orders:
     def _read(self, file: str) -> Agreement:
         index, segments = self._index, self._index.segments
         columns = ["image_id", "label", "iou", "image_agreement"]
-        table = compare.read_columns(index.run, file, columns)
+        table = read_comparison_columns(index.run, file, columns)
         rows = _places(table, "image_id", index.ids)
         labels = _places(table, "label", pa.array(index.labels))
         ours = rows >= 0

@@ -22,14 +22,14 @@ class FileNames:
     def __init__(self, run: RunFolder, report: Callable[[str], None]) -> None:
         self._report = report
         self._paths = set(run.manifest().column("path").to_pylist())
-        self._stems = Counter(_without_suffix(path) for path in self._paths)
+        self._stems = Counter(without_suffix(path) for path in self._paths)
         self._unused = set(self._paths)
 
     def of_image(self, path: str) -> str:
         """Return an image's path without its suffix; with it where another has the same stem."""
         self._unused.discard(path)
         name = self._name(path)
-        if name != _without_suffix(path):
+        if name != without_suffix(path):
             self._report("file names keep the image's ending: another image has the same stem")
         return name
 
@@ -38,7 +38,7 @@ class FileNames:
         return map(self._name, self._unused)
 
     def _name(self, path: str) -> str:
-        stem = _without_suffix(path)
+        stem = without_suffix(path)
         is_free = self._stems[stem] == 1 and (stem not in self._paths or stem == path)
         return stem if is_free else path
 
@@ -56,5 +56,6 @@ def flat_name(path: str) -> str:
     return f"{name.stem.encode()[:room].decode(errors='ignore')}-{digest}{name.suffix}"
 
 
-def _without_suffix(path: str) -> str:
+def without_suffix(path: str) -> str:
+    """Return a path without the suffix of its last part."""
     return str(PurePosixPath(path).with_suffix(""))

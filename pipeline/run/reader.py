@@ -96,9 +96,9 @@ class RunReader:
             yield FinishedShard(self.run, marker, images)
 
 
-def grouped(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:
     """Return rows by what stands in a column, in order."""
-    found: dict[str, list[Row]] = {}
+    found: dict[Any, list[Row]] = {}
     for row in rows:
         found.setdefault(row[column], []).append(row)
     return found

@@ -37,7 +37,7 @@ def test_the_demo_and_the_same_job_in_one_process(
     with Image.open(demo / "contact_sheet.png") as sheet:
         assert sheet.width > 1000
         assert len(sheet.convert("RGB").resize((64, 64)).getcolors(4096) or []) > 500
-    page = (demo / "run" / "review" / "index.html").read_text(encoding="utf-8")
+    page = (demo / "run" / "exports" / "gallery" / "index.html").read_text(encoding="utf-8")
     assert page.count("<article") == NUM_SCENES
     assert len(COCO(str(demo / "run/exports/coco/instances.json")).imgs) == NUM_SCENES
 

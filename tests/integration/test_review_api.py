@@ -12,8 +12,7 @@ from PIL import Image
 from ovseg_core.rle.encode import decode
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
-from pipeline.evaluation.compare import compare
-from pipeline.evaluation.compare import read as read_comparison
+from pipeline.evaluation.compare import compare, read_comparison
 from pipeline.review.server import Address, listen
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader

@@ -76,11 +76,11 @@ def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
     mask = (regions == regions.max()).astype(np.uint8)
     height, width = mask.shape
     outline = outlines.trace(mask, "edges")
-    corners = [ring.ravel().tolist() for ring in outline.rings]
+    corners = [ring.ravel().tolist() for ring in outline.contours]
     drawn = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
     filled = _without_holes(mask)
     np.testing.assert_array_equal(coco_mask.decode(drawn), filled)
-    assert len(outline.rings) == cv2.connectedComponents(mask, connectivity=8)[0] - 1
+    assert len(outline.contours) == cv2.connectedComponents(mask, connectivity=8)[0] - 1
     assert (outline.num_holes == 0) == bool((filled == mask).all())
     assert decode(_text(mask), mask.shape).sum() <= filled.sum()
 
@@ -90,6 +90,6 @@ def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
 def test_centres_fill_to_the_mask_without_holes_in_opencv(regions):
     mask = (regions == regions.max()).astype(np.uint8)
     drawn = np.zeros_like(mask)
-    for ring in outlines.trace(mask, "centres").rings:
+    for ring in outlines.trace(mask, "centres").contours:
         cv2.fillPoly(drawn, [ring.astype(np.int32)], 1)
     np.testing.assert_array_equal(drawn, _without_holes(mask))

@@ -1,8 +1,7 @@
-"""The parts of COCO's JSON, and a file of them that is streamed.
+"""The entries of COCO's JSON, and a file of them that is written image by image.
 
-What readers of COCO need, and often do not get: string counts, `iscrowd` 0, ids from 1, area and
-box of the mask, images without segments. The text is ASCII, because many readers open it without
-an encoding.
+Readers of COCO rely on: counts as text, `iscrowd` 0, ids from 1, area and box of the mask, images
+without segments. The file is ASCII, because many readers open it without an encoding.
 """
 
 import json
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoCategory, CocoImage
-from pipeline.exporters.shared.segments import DIGITS, Segments, cut_of, is_cut_anew
+from pipeline.exporters.shared.segments import DIGITS, SegmentKind, is_changed, resolve_kind
 from pipeline.run.reader import Row, RunReader
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 
@@ -31,42 +30,57 @@ _MASKS = {
 _SCORE = "mean probability of the label under the mask"
 _SCORE_OF_WHOLE = (
     "mean probability of the label under the whole mask of the label in the image; "
-    "attributes.part_of tells which, and all other scores are of it too"
+    "attributes.part_of is its segment_index, and all other scores are those of the whole mask too"
 )
 
 
-def info(finished: RunReader, segments: Segments = "as_run", **more: Any) -> dict[str, Any]:
-    """Return COCO's `info`: what the masks are and which images are missing."""
-    run = finished.run.info
+def info(reader: RunReader, kind: SegmentKind = "as_run", **more: Any) -> dict[str, Any]:
+    """Return COCO's `info`: what the masks are and how many images are missing.
+
+    Args:
+        reader: of the run.
+        kind: of segments.
+        more: further entries.
+    """
+    run = reader.run.info
     job = run.job()
-    cut = cut_of(finished, segments)
-    divided = cut == "components" and is_cut_anew(finished, segments)
+    exported = resolve_kind(reader, kind)
+    is_split = exported == "components" and is_changed(reader, kind)
     return {
-        "description": "Pseudo-labels drawn by a model and checked by nobody",
+        "description": "Pseudo-labels of a model, not checked by a person",
         "version": run.versions.get("ovseg", ""),
-        "masks": _MASKS[cut],
+        "masks": _MASKS[exported],
         "frame": "EXIF orientation is applied: masks fit the image as it is displayed",
-        "score": _SCORE_OF_WHOLE if divided else _SCORE,
+        "score": _SCORE_OF_WHOLE if is_split else _SCORE,
         "method": job.method.name,
         "fingerprint": run.fingerprint,
         **more,
-        "num_failed_images": sum(finished.errors.values()),
-        "failed_images": finished.errors,
-        "num_images_left": finished.num_left,
+        "num_failed_images": sum(reader.errors.values()),
+        "failed_images": reader.errors,
+        "num_images_left": reader.num_left,
     }
 
 
-def categories(finished: RunReader) -> list[CocoCategory]:
+def head(reader: RunReader, kind: SegmentKind, **more: Any) -> dict[str, Any]:
+    """Return a whole file but `images` and `annotations`; see `info` for the arguments."""
+    return {
+        "info": info(reader, kind, **more),
+        "licenses": [],
+        "categories": categories(reader),
+    }
+
+
+def categories(reader: RunReader) -> list[CocoCategory]:
     """Return the run's labels, ids from 1 in vocabulary order."""
-    names = finished.run.info.job().vocabulary.names
+    names = reader.run.info.job().vocabulary.names
     return [
         {"id": number, "name": name, "supercategory": ""}
         for number, name in enumerate(names, start=1)
     ]
 
 
-def image(row: Row, file_name: str) -> CocoImage:
-    """Return an image's entry."""
+def image_entry(row: Row, file_name: str) -> CocoImage:
+    """Return the entry of an image, a row of `images` with its number."""
     return {
         "id": row["number"],
         "file_name": file_name,
@@ -77,13 +91,13 @@ def image(row: Row, file_name: str) -> CocoImage:
     }
 
 
-def annotation(number: int, image_number: int, row: Row) -> CocoAnnotation:
-    """Return a segment's entry.
+def annotation_entry(number: int, image_number: int, row: Row) -> CocoAnnotation:
+    """Return the entry of a segment.
 
     Args:
         number: the annotation's id.
         image_number: the image's id.
-        row: of the annotations table.
+        row: of `annotations`.
     """
     return {
         "id": number,
@@ -102,13 +116,13 @@ def annotation(number: int, image_number: int, row: Row) -> CocoAnnotation:
     }
 
 
-def create(path: Path) -> TextIO:
-    """Open a local file for ASCII that is the same on every system."""
+def open_ascii(path: Path) -> TextIO:
+    """Open a local file for ASCII with the same bytes on every system."""
     return path.open("w", encoding="ascii", newline="\n")
 
 
 def before_images(head: dict[str, Any]) -> str:
-    """Return how a file begins: everything but `images` and `annotations`."""
+    """Return the beginning of a file: everything but `images` and `annotations`."""
     return json.dumps(head)[:-1] + ', "images": ['
 
 
@@ -117,45 +131,44 @@ END = "\n]}\n"
 
 
 class CocoFile:
-    """A local COCO file written image by image; memory does not grow.
+    """A local COCO file that is written image by image; memory does not grow.
 
-    Annotations wait in a file beside it, because readers expect the images first.
+    Annotations go to a second file at first, because readers expect the images before them.
+
+    Args:
+        path: of the file; temporary files lie beside it.
+        head: everything but `images` and `annotations`.
+        open_files: closes the files after an error.
     """
 
     def __init__(self, path: Path, head: dict[str, Any], open_files: ExitStack) -> None:
-        """Begin a file.
-
-        Args:
-            path: where; the folder is for temporary files.
-            head: everything but `images` and `annotations`.
-            open_files: closes what is open after an error.
-        """
         self.path = path
-        self._waiting = path.with_suffix(".annotations")
-        self._images = open_files.enter_context(create(path))
-        self._annotations = open_files.enter_context(create(self._waiting))
-        self.num_bytes = self._images.write(before_images(head))
         self.num_images = 0
-        self._first = True
+        self._images = open_files.enter_context(open_ascii(path))
+        self.num_bytes = self._images.write(before_images(head))
+        self._annotations_path = path.with_suffix(".annotations")
+        self._annotations = open_files.enter_context(open_ascii(self._annotations_path))
+        self._is_first = True
 
     def add(self, image: Any, annotations: Sequence[Any]) -> None:
         """Append an image and its annotations."""
-        self.add_texts(json.dumps(image), [json.dumps(entry) for entry in annotations])
+        self.add_json(json.dumps(image), [json.dumps(entry) for entry in annotations])
 
-    def add_texts(self, image: str, annotations: Sequence[str]) -> None:
-        """Do the same with JSON."""
+    def add_json(self, image: str, annotations: Sequence[str]) -> None:
+        """Append an image and its annotations, which are JSON already."""
         self.num_bytes += self._images.write((",\n" if self.num_images else "\n") + image)
         self.num_images += 1
         for text in annotations:
-            self.num_bytes += self._annotations.write(("\n" if self._first else ",\n") + text)
-            self._first = False
+            self.num_bytes += self._annotations.write(("\n" if self._is_first else ",\n") + text)
+            self._is_first = False
 
-    def close(self) -> None:
-        """Put the two together."""
+    def close(self) -> Path:
+        """Append the annotations to the images and return the file."""
         self._images.write(BEFORE_ANNOTATIONS)
         self._images.close()
         self._annotations.write(END)
         self._annotations.close()
-        with self.path.open("ab") as target, self._waiting.open("rb") as source:
+        with self.path.open("ab") as target, self._annotations_path.open("rb") as source:
             shutil.copyfileobj(source, target, 1 << 20)
-        self._waiting.unlink()
+        self._annotations_path.unlink()
+        return self.path

@@ -61,12 +61,3 @@ class CocoDataset(TypedDict):
     categories: list[CocoCategory]
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
-
-
-class CocoResult(TypedDict):
-    """One entry of `results_segm.json`, for COCOeval."""
-
-    image_id: int
-    category_id: int
-    segmentation: CocoRle
-    score: float

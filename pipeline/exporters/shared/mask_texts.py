@@ -1,41 +1,42 @@
-"""A run's images with the texts of their masks, which helper processes make for large runs."""
+"""A run's images with the text of each mask, which helper processes make for large runs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
 from ovseg_core.rle.number_lists import Masks
-from pipeline.exporters.shared.helpers import Helpers, wanted
+from pipeline.exporters.shared.helper_processes import HelperProcesses, num_processes
 from pipeline.run.reader import Row, RunReader
 
 _CHARACTERS = 1 << 18
-"""Of run lengths that are asked for at a time: so many that asking costs little beside it."""
+"""Of RLEs in one task: enough that pickling costs little beside the work."""
 
-Image = tuple[Row, list[Row]]
+ImageSegments = tuple[Row, list[Row]]
+"""A row of `images` with its rows of `annotations`."""
 
 
 def with_texts(
-    finished: RunReader,
-    images: Iterable[Image],
+    reader: RunReader,
+    images: Iterable[ImageSegments],
     work: Callable[[list[Masks]], list[list[bytes]]],
     open_files: ExitStack,
 ) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
     """Yield the images and their segments as they come, and the text of each segment's mask.
 
     Args:
-        finished: the run.
-        images: of it, with the rows of their segments.
+        reader: of the run.
+        images: of the run, with the rows of their segments.
         work: makes the texts (`ovseg_core.rle.number_lists`).
-        open_files: ends the helpers, after an error too.
+        open_files: ends the helper processes, also after an error.
     """
-    num_segments = sum(marker.tally.num_segments for marker in finished.markers)
-    helpers = open_files.enter_context(Helpers(work, wanted(num_segments)))
-    questions = ((some, [_masks(rows) for _, rows in some]) for some in _batches(images))
-    for some, answer in helpers.answers(questions):
-        for (image, rows), texts in zip(some, answer, strict=True):
+    num_segments = sum(marker.tally.num_segments for marker in reader.markers)
+    helpers = open_files.enter_context(HelperProcesses(work, num_processes(num_segments)))
+    tasks = ((batch, [_masks(rows) for _, rows in batch]) for batch in _batches(images))
+    for batch, texts_of_batch in helpers.map(tasks):
+        for (image, rows), texts in zip(batch, texts_of_batch, strict=True):
             yield image, rows, texts
 
 
-def _batches(images: Iterable[Image]) -> Iterator[list[Image]]:
+def _batches(images: Iterable[ImageSegments]) -> Iterator[list[ImageSegments]]:
     batch, size = [], 0
     for image, rows in images:
         batch.append((image, rows))

@@ -1,7 +1,7 @@
-"""A run's segments image by image, cut as the format wants them: whole labels or regions."""
+"""A run's segments image by image, as class masks or connected components, as a format wants."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,93 +11,80 @@ from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import components, label_map
 from ovseg_core.rle.encode import decode
-from pipeline.exporters.shared.losses import LossReport
-from pipeline.run.reader import FinishedShard, Row, RunReader
+from pipeline.exporters.shared.loss_report import LossReport
+from pipeline.run.reader import FinishedShard, Row, RunReader, grouped
 from schemas.errors import RunFolderError
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-Segments = Literal["as_run", "class", "components"]
-"""How masks are cut: as the run has them, one for each label and image, or connected regions."""
+SegmentKind = Literal["as_run", "class", "components"]
+"""What a segment is: as in the run, one mask for each label and image, or a connected component."""
 
 DIGITS = 6
-"""Of scores: what float32 columns hold."""
-IMAGE_COLUMNS = (
-    "path",
-    "uri",
-    "height",
-    "width",
-    "exif_orientation",
-    "review_priority",
-)
+"""Decimals of exported scores: float32 columns hold no more."""
+IMAGE_COLUMNS = ("path", "uri", "height", "width", "exif_orientation", "review_priority")
 
 
-def cut_of(finished: RunReader, wanted: Segments) -> Literal["class", "components"]:
-    """Return what the segments will be."""
-    return finished.run.info.job().masks.segments if wanted == "as_run" else wanted
+def resolve_kind(reader: RunReader, kind: SegmentKind) -> Literal["class", "components"]:
+    """Return what the exported segments are; `as_run` becomes what the run has."""
+    return reader.run.info.job().masks.segments if kind == "as_run" else kind
 
 
-def is_cut_anew(finished: RunReader, wanted: Segments) -> bool:
-    """Tell whether the wanted segments are others than the run's own."""
-    return cut_of(finished, wanted) != cut_of(finished, "as_run")
+def is_changed(reader: RunReader, kind: SegmentKind) -> bool:
+    """Return whether the exported segments are another kind than the run's."""
+    return resolve_kind(reader, kind) != resolve_kind(reader, "as_run")
 
 
 def images(
-    finished: RunReader,
+    reader: RunReader,
     losses: LossReport,
-    wanted: Segments = "as_run",
+    kind: SegmentKind = "as_run",
     min_score: float = 0.0,
     min_area_px: int = 0,
 ) -> Iterator[tuple[Row, list[Row]]]:
     """Yield every annotated image with its segments, in order, one shard in memory.
 
-    Segments cut anew carry `part_of`, the `segment_index` of the run's segment that they are of:
-    all their scores are those of that segment. Segments put together have only the columns that
-    can be told from their parts, and the `segment_index` of the first.
+    Components that are cut out of class masks here have a further column `part_of`, the
+    `segment_index` of the class mask, whose scores they keep. Class masks that are joined from
+    components have the `segment_index` of the first one and only the score columns that follow
+    from those of their components.
 
     Args:
-        finished: the run.
-        losses: what is left out is counted there.
-        wanted: how to cut.
+        reader: of the run.
+        losses: counts what is written and what is left out.
+        kind: of segments.
         min_score: segments of the run with a lower mean probability are left out.
-        min_area_px: segments of fewer pixels are left out, after cutting.
+        min_area_px: segments with fewer pixels are left out, after splitting or joining.
+
+    Raises:
+        RunFolderError: a segment that belongs to no annotated image of its shard.
     """
-    change = _changes(finished, wanted)
-    _count_images(finished, losses)
-    for shard in finished.shards(IMAGE_COLUMNS):
+    if reader.num_left:
+        logger.warning("%d images of the run are not annotated yet", reader.num_left)
+        losses.count_lost("images that the run has not annotated yet", reader.num_left)
+    if reader.errors:
+        losses.count_lost("images that failed in the run", sum(reader.errors.values()))
+    losses.count_written("images", 0)
+    losses.count_written("segments", 0)
+    change = None
+    if is_changed(reader, kind):
+        change = _split if kind == "components" else _join
+    for shard in reader.shards(IMAGE_COLUMNS):
         for image, rows in _by_image(shard):
             likely = [row for row in rows if round(row[SCORE], DIGITS) >= min_score]
-            cut_anew = change(likely) if likely else []
-            kept = [row for row in cut_anew if row["area_px"] >= min_area_px]
+            changed = change(likely) if change and likely else likely
+            kept = [row for row in changed if row["area_px"] >= min_area_px]
             if len(likely) < len(rows):
-                losses.lost("segments left out by score", len(rows) - len(likely))
-            if len(kept) < len(cut_anew):
-                losses.lost("segments left out by size", len(cut_anew) - len(kept))
+                losses.count_lost("segments left out by score", len(rows) - len(likely))
+            if len(kept) < len(changed):
+                losses.count_lost("segments left out by size", len(changed) - len(kept))
             if image["exif_orientation"] != 1:
-                losses.wrote("of the images are turned by EXIF: masks fit them as displayed")
-            losses.wrote("images")
-            losses.wrote("segments", len(kept))
+                turned = "of the images are turned by EXIF: masks fit them as displayed"
+                losses.count_written(turned)
+            losses.count_written("images")
+            losses.count_written("segments", len(kept))
             yield image, kept
-
-
-def _changes(finished: RunReader, wanted: Segments) -> Callable[[list[Row]], list[Row]]:
-    if not is_cut_anew(finished, wanted):
-        return lambda rows: rows
-    return _split if wanted == "components" else _join
-
-
-def _count_images(finished: RunReader, losses: LossReport) -> None:
-    if finished.num_left:
-        log.warning("%d images of the run are not annotated yet", finished.num_left)
-    losses.wrote("images", 0)
-    losses.wrote("segments", 0)
-    for count, what in (
-        (sum(finished.errors.values()), "images that failed in the run"),
-        (finished.num_left, "images that the run has not annotated yet"),
-    ):
-        if count:
-            losses.lost(what, count)
 
 
 def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
@@ -111,13 +98,13 @@ def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
         yield image, rows
     if row is not None:
         raise RunFolderError(
-            f"shard {shard.marker.shard} has segments of {row['image_id']}, which is none of its "
-            "annotated images, or they are out of order: the run is damaged"
+            f"shard {shard.marker.shard} has segments of {row['image_id']}, which is not one of "
+            "its annotated images, or its rows are out of order: the run is damaged"
         )
 
 
 def _split(rows: Sequence[Row]) -> list[Row]:
-    """Cut one image's class masks into their connected regions."""
+    """Split one image's class masks into their connected components."""
     size_hw = rows[0]["height"], rows[0]["width"]
     found = components.split([row["rle_counts"] for row in rows], size_hw)
     pairs = ((row, rle) for row, regions in zip(rows, found, strict=True) for rle in regions)
@@ -137,14 +124,11 @@ def _split(rows: Sequence[Row]) -> list[Row]:
 
 
 def _join(rows: Sequence[Row]) -> list[Row]:
-    """Put one image's regions together, one mask for each label."""
-    parts: dict[int, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(row["category_id"], []).append(row)
-    return [_joined(label) for _, label in sorted(parts.items())]
+    """Join one image's components, one mask for each label."""
+    return [_join_label(parts) for _, parts in sorted(grouped(rows, "category_id").items())]
 
 
-def _joined(parts: list[Row]) -> Row:
+def _join_label(parts: list[Row]) -> Row:
     first = parts[0]
     size = [first["height"], first["width"]]
     rles: Any = [{"size": size, "counts": row["rle_counts"].encode("ascii")} for row in parts]
@@ -170,7 +154,7 @@ def _joined(parts: list[Row]) -> Row:
 
 @dataclass(frozen=True)
 class Crop:
-    """One mask inside its box."""
+    """One mask in its bounding box, whose corner is at `left`, `top` of the image."""
 
     left: int
     top: int
@@ -179,7 +163,7 @@ class Crop:
 
 
 def crops(rows: Sequence[Row]) -> Iterator[Crop]:
-    """Yield the masks of one image's rows; all are decoded in one go."""
+    """Yield the mask of each of one image's rows; all are decoded in one pass."""
     if not rows:
         return
     size_hw = rows[0]["height"], rows[0]["width"]

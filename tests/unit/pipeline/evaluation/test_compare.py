@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ovseg_core.decision.review_priority import mask_priority
-from pipeline.evaluation.compare import compare, read
+from pipeline.evaluation.compare import compare, read_comparison
 from pipeline.exporters import label_studio
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
@@ -40,7 +40,7 @@ def _iou(one: np.ndarray, other: np.ndarray, label: int) -> float:
 def test_ious_by_image_and_label(runs):
     report = compare(*runs)
     assert (report.num_images, report.num_missing, report.num_without_masks) == (3, 2, 1)
-    table = read(runs[0], report.file)
+    table = read_comparison(runs[0], report.file)
     assert table == {
         "id-a/é.png": pytest.approx({
             "cat": _iou(label_map(0), HALF, 1), "dog": 1.0, "potted plant": 1.0,
@@ -92,18 +92,18 @@ def test_what_cannot_be_compared(runs, tmp_path):
     images = make_run(tmp_path / "images", [Scene("other.png", label_map(0))])
     with pytest.raises(UserError, match="no annotated image in common"):
         compare(runs[0], images)
-    with pytest.raises(UserError, match="no comparison of the run"):
-        read(runs[0], "exports/compare/none.parquet")
+    with pytest.raises(UserError, match="not a comparison of the run"):
+        read_comparison(runs[0], "exports/compare/none.parquet")
 
 
 def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_one(
     runs, monkeypatch
 ):
     run, file = runs[0], compare(*runs).file
-    expected = read(run, file)
+    expected = read_comparison(run, file)
     monkeypatch.chdir(Path(run.folder.uri).parent)
     for place in (f"{run.folder.uri}/{file}", f"run/{file}", f"./run/{file}"):
-        assert read(run, place) == expected
+        assert read_comparison(run, place) == expected
     for place in (
         "/nowhere.parquet",
         "../run.yaml",
@@ -111,8 +111,8 @@ def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_on
         "manifest.parquet",
         ".",
     ):
-        with pytest.raises(UserError, match="is no comparison of the run"):
-            read(run, place)
+        with pytest.raises(UserError, match="is not a comparison of the run"):
+            read_comparison(run, place)
 
 
 def test_images_are_looked_up_together(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ class _Page(HTMLParser):
 
 def _export(run: RunFolder, **options: int) -> _Page:
     gallery.export(run, gallery.Options(**options))
-    return _Page(run.folder.read_bytes("review/index.html").decode())
+    return _Page(run.folder.read_bytes("exports/gallery/index.html").decode())
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_labels_are_escaped_and_offered_as_filters(tmp_path):
 
 def test_nothing_is_fetched_from_elsewhere_and_pictures_lie_beside(run):
     page = _export(run)
-    folder = Path(run.folder.uri, "review")
+    folder = Path(run.folder.uri, "exports/gallery")
     sources = [image["src"] for image in page.all("img")]
     assert len(sources) == 2 * sum(scene.label_map is not None for scene in odd_scenes())
     for source in sources:
@@ -82,7 +82,7 @@ def test_nothing_is_fetched_from_elsewhere_and_pictures_lie_beside(run):
 def test_masks_lie_over_the_photograph_to_the_pixel(tmp_path):
     scene = Scene("a.png", label_map(3, 100, 140))
     page = _export(make_run(tmp_path, [scene]), side_px=140)
-    folder = tmp_path / "run" / "review"
+    folder = tmp_path / "run" / "exports" / "gallery"
     photo, masks = (image["src"] for image in page.all("img"))
     with Image.open(folder / photo) as picture:
         assert picture.size == (140, 100)
@@ -96,7 +96,8 @@ def test_a_limit_keeps_the_most_doubtful_and_says_what_is_missing(run):
     assert [t for t in page.texts if t.endswith((".png", ".jpg"))] == whole[:3]
     assert "6 less doubtful images are left out" in " ".join(page.texts)
     pictures = {
-        f"pictures/{file.name}" for file in Path(run.folder.uri, "review/pictures").iterdir()
+        f"pictures/{file.name}"
+        for file in Path(run.folder.uri, "exports/gallery/pictures").iterdir()
     }
     assert pictures == {image["src"] for image in page.all("img")}, "older pictures were left"
 

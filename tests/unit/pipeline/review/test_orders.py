@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ovseg_core.decision.review_priority import combined, combined_by_image
-from pipeline.evaluation import compare
+from pipeline.evaluation.compare import compare, comparison_files, read_comparison
 from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS
 from pipeline.review.index import ReviewIndex
@@ -35,7 +35,7 @@ def compared(request, tmp_path) -> tuple[RunFolder, str]:
     spec = RunSpec(masks={"segments": request.param})
     first = make_run(tmp_path / "one", scenes(0), spec)
     other = make_run(tmp_path / "two", scenes(9), RunSpec(shard_size=2))
-    report = compare.compare(first, other)
+    report = compare(first, other)
     return first, f"compare:{report.file.rpartition('/')[2].removesuffix('.parquet')}"
 
 
@@ -44,8 +44,8 @@ def test_doubt_and_disagreement_are_those_of_the_exporters(compared):
     index = ReviewIndex(run)
     agreement = Orders(index).agreement(name)
     assert agreement is not None
-    (file,) = compare.files(run)
-    exported, ious = Priorities(run, file), compare.read(run, file)
+    (file,) = comparison_files(run)
+    exported, ious = Priorities(run, file), read_comparison(run, file)
     doubts = []
     for shard in RunReader(run).shards(("review_priority",)):
         for image_id, image in shard.images.items():
@@ -95,11 +95,11 @@ def test_a_comparison_made_anew_is_read_anew_and_a_damaged_one_is_named(compared
     before = orders.agreement(name)
     assert orders.compared() == {name: name.removeprefix("compare:")}, "the same method twice"
     assert orders.agreement(name) is before
-    (file,) = compare.files(run)
+    (file,) = comparison_files(run)
     run.folder.atomic_write(file, run.folder.read_bytes(file)[:-5])
     assert orders.agreement(name) is before, "as long as nobody asks what there is"
     orders.compared()
-    with pytest.raises(UserError, match="is no comparison of the run"):
+    with pytest.raises(UserError, match="is not a comparison of the run"):
         orders.agreement(name)
     run.folder.delete(file)
     assert orders.compared() == {}

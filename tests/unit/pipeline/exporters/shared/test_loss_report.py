@@ -1,21 +1,26 @@
 import pytest
 
-from pipeline.exporters.shared.losses import LossReport
-from pipeline.storage.folder import Folder
+from pipeline.exporters.shared.loss_report import LossReport
+from schemas.base import Frozen
 
 
-def test_text_tells_what_was_written_lost_and_has_no_place(tmp_path):
-    losses = LossReport("A format", ["scores"])
-    losses.wrote("images", 2)
-    losses.wrote("segments")
-    losses.lost("masks with holes filled")
-    losses.lost("masks with holes filled", 2)
-    losses.lost("segments left out by size", 0)
+class Options(Frozen):
+    min_score: float = 0.5
+    segments: str = "as_run"
+
+
+def test_text_lists_options_written_losses_and_what_is_not_held():
+    losses = LossReport("A format", Options(), ["scores"])
+    losses.count_written("images", 2)
+    losses.count_written("segments")
+    losses.count_lost("masks with holes filled")
+    losses.count_lost("masks with holes filled", 2)
+    losses.count_lost("segments left out by size", 0)
     for iou in (1.0, 0.9499, 0.95, 0.25):
-        losses.outline(iou)
-    losses.write(Folder(str(tmp_path)))
-    assert (tmp_path / "LOSSES.txt").read_text().splitlines() == [
+        losses.count_outline(iou)
+    assert losses.text().splitlines() == [
         "A format",
+        "Options: min_score=0.5, segments=as_run",
         "",
         "Written:",
         "         2  images",
@@ -34,20 +39,20 @@ def test_text_tells_what_was_written_lost_and_has_no_place(tmp_path):
     assert losses.num_poor_outlines == 2
 
 
-def test_nothing_lost_is_said():
-    losses = LossReport("Exact")
+def test_text_without_losses_says_nothing_lost():
+    losses = LossReport("Exact", Options())
     assert losses.text().endswith("Lost in this export:\n- nothing\n")
     assert "outlines" not in losses.text()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_order_of_losses_does_not_matter(seed):
+def test_text_does_not_depend_on_the_order_of_losses(seed):
     def text(names: list[str]) -> str:
-        losses = LossReport("A format")
+        losses = LossReport("A format", Options())
         for name in names:
-            losses.lost(name)
-            losses.wrote(name)
-            losses.outline(len(name) / 10)
+            losses.count_lost(name)
+            losses.count_written(name)
+            losses.count_outline(len(name) / 10)
         return losses.text()
 
     names = ["one", "two", "three", "four", "five"]

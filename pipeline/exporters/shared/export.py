@@ -1,0 +1,189 @@
+"""What every export does in the same order: read the run, write the files, `LOSSES.txt` last."""
+
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.collection.image_source import read_bytes, ref_of
+from pipeline.exporters.shared import segments
+from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport
+from pipeline.exporters.shared.segments import SegmentKind
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row, RunReader
+from schemas.base import Frozen
+from schemas.errors import ImageError
+
+_WRITERS = 16
+"""Files written at once: a bucket answers each put after tens of milliseconds."""
+_MAX_WAITING = 4 * _WRITERS
+
+
+class Export:
+    """One export of a run; a context manager.
+
+    A format with a file for each image gives every file to `put`; a format of few large files
+    makes them at `local_file` and gives them to `upload`. At the end of the block LOSSES.txt is
+    written; an error leaves it out.
+
+    Until its first file is written, an export leaves an older one as it is. If that one had other
+    options, its LOSSES.txt and its index are deleted then, so that files of two exports are not
+    taken for one if this export is interrupted.
+
+    Args:
+        run: the run.
+        folder: of the export, in the run folder.
+        options: of the exporter.
+        title: the first line of LOSSES.txt.
+        not_held: what the format has no place for in any run, one phrase each.
+        index: the file that names the others; empty: there is none.
+
+    Attributes:
+        reader: the finished part of the run.
+        losses: the counts for LOSSES.txt.
+        folder: of the export.
+        open_files: closes local files and helper processes, also after an error.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        folder: str,
+        options: Frozen,
+        title: str,
+        not_held: Sequence[str] = (),
+        index: str = "",
+    ) -> None:
+        self.reader = RunReader(run)
+        self.losses = LossReport(title, options, not_held)
+        self.folder = run.folder.child(folder)
+        self.open_files = ExitStack()
+        self._index = index
+        self._has_begun = False
+        self._pool = ThreadPoolExecutor(_WRITERS)
+        self._writes: deque[Future[None]] = deque()
+        self._unreadable: list[str] = []
+
+    def __enter__(self) -> "Export":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the writers; write LOSSES.txt unless there was an error."""
+        with self.open_files:
+            self._pool.shutdown(cancel_futures=error is not None)
+            if error is None:
+                self._finish_writes()
+                if self._unreadable:
+                    lost = "photographs that cannot be read any more"
+                    self.losses.count_lost(lost, len(self._unreadable))
+                self.write(LOSSES_FILE, self.losses.text().encode())
+
+    def images(
+        self, kind: SegmentKind = "as_run", min_score: float = 0.0, min_area_px: int = 0
+    ) -> Iterator[tuple[Row, list[Row]]]:
+        """Yield every annotated image with its segments, see `segments.images`."""
+        return segments.images(self.reader, self.losses, kind, min_score, min_area_px)
+
+    def local_file(self, name: str) -> Path:
+        """Return where to make a file that is uploaded when it is complete."""
+        return self._local / name
+
+    @cached_property
+    def _local(self) -> Path:
+        temporary = tempfile.TemporaryDirectory(prefix="ovseg-export-")
+        return Path(self.open_files.enter_context(temporary))
+
+    def put(self, name: str, data: bytes | Callable[[], bytes]) -> None:
+        """Write a file in a thread; its error is raised by a later call or at the end.
+
+        Args:
+            name: path below the export's folder.
+            data: the content, or a function that makes it in the thread.
+        """
+        self._begin()
+        if len(self._writes) >= _MAX_WAITING:
+            self._writes.popleft().result()
+        self._writes.append(self._pool.submit(self._write, name, data))
+
+    def copy_image(self, name: str, image: Row) -> None:
+        """Copy an image of the collection; one that cannot be read any more is counted.
+
+        Args:
+            name: of the copy, below the export's folder.
+            image: its row, see `images`.
+        """
+        ref, max_bytes = ref_of(image), self.reader.run.info.job().image.max_bytes
+        self.put(name, lambda: read_bytes(ref, max_bytes))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file after all that were given to `put`."""
+        self._begin()
+        self._finish_writes()
+        self.folder.atomic_write(name, data)
+
+    def upload(self, files: Iterable[Path]) -> None:
+        """Move local files into the export's folder, after all that were given to `put`."""
+        self._begin()
+        self._finish_writes()
+        for file in files:
+            self.folder.put_file(file.name, file)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files of an older export; names without a file are no error."""
+        old = set(names)
+        for name in self.folder.list() if old else ():
+            if name in old:
+                self.folder.delete(name)
+
+    def remove_matching(self, pattern: re.Pattern[str], keep: Container[str]) -> None:
+        """Delete files of an older export whose whole name matches, except those to keep."""
+        for name in self.folder.list():
+            if pattern.fullmatch(name) and name not in keep:
+                self.folder.delete(name)
+
+    def _begin(self) -> None:
+        if self._has_begun:
+            return
+        self._has_begun = True
+        try:
+            old = self.folder.read_bytes(LOSSES_FILE).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return
+        if self.losses.options_line not in old:
+            for name in filter(None, (self._index, LOSSES_FILE)):
+                self.folder.delete(name)
+
+    def _write(self, name: str, data: bytes | Callable[[], bytes]) -> None:
+        try:
+            content = data if isinstance(data, bytes) else data()
+        except ImageError:
+            self._unreadable.append(name)
+        else:
+            self.folder.atomic_write(name, content)
+
+    def _finish_writes(self) -> None:
+        while self._writes:
+            self._writes.popleft().result()
+
+
+def png_bytes(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Return a picture (H, W) or (H, W, 3 as blue, green, red) as a PNG file."""
+    is_written, data = cv2.imencode(".png", picture)
+    if not is_written:
+        raise ValueError(f"OpenCV writes no PNG of shape {picture.shape}, {picture.dtype}")
+    return data.tobytes()

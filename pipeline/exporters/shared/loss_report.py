@@ -1,0 +1,97 @@
+"""`LOSSES.txt`: what a format could not hold of a run, counted.
+
+An exporter counts while it writes, and the file is written last: an export without it is not
+finished.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from schemas.base import Frozen
+
+LOSSES_FILE = "LOSSES.txt"
+GOOD_IOU = 0.95
+"""Outlines with a lower IoU with their mask are counted as poor."""
+_BINS = 1000
+
+
+class LossReport:
+    """The counts of one export; they do not depend on the order in which losses are counted.
+
+    Args:
+        title: the first line of the file.
+        options: of the exporter, for the second line.
+        not_held: what the format has no place for in any run, one phrase each.
+    """
+
+    def __init__(self, title: str, options: Frozen, not_held: Sequence[str] = ()) -> None:
+        given = options.model_dump(mode="json").items()
+        self.options_line = f"Options: {', '.join(f'{key}={value}' for key, value in given)}"
+        self._title = title
+        self._not_held = tuple(not_held)
+        self._written: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+        self._iou_histogram = [0] * (_BINS + 1)
+        self._lowest_iou = 1.0
+
+    def count_written(self, what: str, count: int = 1) -> None:
+        """Count something that the format holds.
+
+        Args:
+            what: in the plural, such as "images".
+            count: how many; a count of 0 is listed too.
+        """
+        self._written[what] += count
+
+    def count_lost(self, what: str, count: int = 1) -> None:
+        """Count a loss.
+
+        Args:
+            what: in the plural, such as "masks with holes filled".
+            count: how many; a count of 0 is listed too.
+        """
+        self._lost[what] += count
+
+    def count_outline(self, iou: float) -> None:
+        """Count an outline that replaces a mask.
+
+        Args:
+            iou: of the mask with the outline as the format's readers fill it, 0 to 1.
+        """
+        self._iou_histogram[int(_BINS * iou)] += 1
+        self._lowest_iou = min(self._lowest_iou, iou)
+
+    @property
+    def num_poor_outlines(self) -> int:
+        """Outlines whose IoU with their mask is below `GOOD_IOU`."""
+        return sum(self._iou_histogram[: round(_BINS * GOOD_IOU)])
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        lines = [self._title, self.options_line]
+        lines += ["", "Written:", *_count_lines(self._written)]
+        lines += ["", "Lost in this export:", *_count_lines(self._lost)]
+        num_outlines = sum(self._iou_histogram)
+        if num_outlines:
+            lines += [
+                f"{self.num_poor_outlines:>10}  masks whose outline has an IoU under {GOOD_IOU}",
+                f"{num_outlines:>10}  outlines compared with their masks: IoU "
+                f"{self._median_iou(num_outlines):.3f} in the median, "
+                f"{self._lowest_iou:.3f} at the lowest",
+            ]
+        if self._not_held:
+            lines += ["", "What this format has no place for:"]
+            lines += [f"- {what}" for what in self._not_held]
+        return "\n".join(lines) + "\n"
+
+    def _median_iou(self, num_outlines: int) -> float:
+        seen = 0
+        for place, count in enumerate(self._iou_histogram):
+            seen += count
+            if 2 * seen >= num_outlines:
+                return place / _BINS
+        raise AssertionError("the histogram is empty")
+
+
+def _count_lines(counts: Counter[str]) -> list[str]:
+    return [f"{count:>10}  {what}" for what, count in sorted(counts.items())] or ["- nothing"]
