@@ -1,1 +1,1 @@
-"""The frozen networks and how they are loaded."""
+"""Frozen networks (CLIP, vision transformers, SAM, UNets), their heads, and how they are loaded."""

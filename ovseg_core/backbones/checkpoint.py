@@ -1,8 +1,11 @@
-"""Weight files of any of the two kinds we accept, as named tensors."""
+"""Reading weights files (safetensors or PyTorch checkpoints), and looking up the hub."""
 
 import pickle
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +18,7 @@ ADVICE = (
     "use `embedded` for the models that come with the package (--set clip.model=embedded), "
     "or `local-dir:FOLDER` for a folder that you have"
 )
-"""What to do where nothing can be fetched; ends every message about missing weights."""
-
+"""Ends every message about weights that are missing or cannot be downloaded."""
 
 LOAD_FAILURES = (
     OSError,
@@ -28,18 +30,18 @@ LOAD_FAILURES = (
     pickle.UnpicklingError,
     SafetensorError,
 )
-"""What the model libraries raise for a folder, file or network that is not what it should be."""
+"""Exceptions of the model libraries for a folder, file or network that is not as it should be."""
 
-_SHOWN = 200
+_MAX_MESSAGE_CHARS = 200
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return what a `.safetensors` file or a PyTorch checkpoint holds, on the CPU.
+    """Return the content of a `.safetensors` file or a PyTorch checkpoint, on the CPU.
 
-    Nothing in the file is executed.
+    No code in the file is executed.
 
     Raises:
-        WeightsError: the file is missing or holds something else.
+        WeightsError: the file is missing or is not a weights file.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,15 +61,40 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return a checkpoint's tensors; nested dictionaries become dotted names.
 
     Raises:
-        WeightsError: the file is missing or holds something else.
+        WeightsError: the file is missing or is not a weights file.
     """
     return dict(_flatten(read_checkpoint(path)))
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's text on one line, cut where it gets long."""
+    """Return an exception's message on one line, shortened to 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[:_MAX_MESSAGE_CHARS]}..."
+
+
+def check_reachable(repo_id: str) -> None:
+    """Raise at once if a repository of the Hugging Face hub is not cached and cannot be downloaded.
+
+    `huggingface_hub` retries each file five times (23 s) before it reports that there is no
+    network, and open_clip tries two files. Behind a proxy the hub's name need not resolve on this
+    machine, so nothing is checked there.
+
+    Args:
+        repo_id: such as `timm/vit_small_patch8_224.dino`.
+
+    Raises:
+        OSError: the hub's host name does not resolve and nothing of the repository is cached.
+    """
+    from huggingface_hub import constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    if cached.is_dir() or getproxies():
+        return
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise OSError(f"{host} cannot be reached from here") from error
 
 
 def _flatten(value: object, prefix: str = "") -> list[tuple[str, Tensor]]:

@@ -83,6 +83,14 @@ class Clip:
         loaded: the open_clip model on `device`, with its tokenizer and normalisation.
         device: where it runs.
 
+    Attributes:
+        visual: the image encoder.
+        patch_px: side of a patch.
+        input_px: side of the square input that it was trained with.
+        dim: D.
+        width: C.
+        logit_scale: cosine similarities times this are logits (1 / temperature).
+
     Raises:
         WeightsError: the image encoder is not a plain vision transformer.
     """
@@ -98,6 +106,7 @@ class Clip:
         self.patch_px: int = self.visual.patch_size[0]
         self.input_px: int = self.visual.image_size[0]
         self.dim: int = self.visual.output_dim
+        self.width: int = self.visual.conv1.out_channels
         self.logit_scale = float(self.model.logit_scale.detach().exp())
         self._positions = PositionTable(
             self.visual.positional_embedding.detach(), self.visual.grid_size

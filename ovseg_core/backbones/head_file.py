@@ -1,25 +1,30 @@
-"""Files of trained heads: which network a head belongs to is written in them, and checked.
+"""Files of trained heads: how they are written, found, checked and loaded.
 
-A head that `ovseg train-heads` wrote says what it was trained on; loaded beside another network it
-would give numbers without meaning, so it is refused. The authors' own files say nothing.
+A head that `ovseg train-heads` wrote records which network it was trained on; with another network
+its numbers would be meaningless, so it is refused. The authors' own files have no such record.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import save
 from torch import Tensor
 
+from ovseg_core.backbones.checkpoint import read_tensors
+from ovseg_core.backbones.registry import Backbones
+from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
 
-_LENGTH = 8
-"""Bytes of a safetensors file that hold the length of its header."""
-_MOST_HEADER_BYTES = 100_000_000
+_HEADER_LENGTH_BYTES = 8
+"""The header's length stands in the first bytes of a safetensors file."""
+_MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 _ENTRY = "ovseg"
-"""One entry for all: several would be written in another order each time."""
+"""The record is one metadata entry: the order of several would change from file to file."""
 
 
 def head_bytes(
@@ -30,8 +35,8 @@ def head_bytes(
     Args:
         tensors: the weights by name.
         kind: which head it is, for example `found`.
-        network: SHA-256 of the weights file of the network that it reads.
-        record: how it was trained, in further entries.
+        network: SHA-256 of the weights file of the network that the head was trained on.
+        record: further entries, such as how it was trained.
     """
     entries = {"kind": kind, "network": network, **record}
     fingerprint = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
@@ -45,7 +50,7 @@ def file_bytes(tensors: Mapping[str, Tensor], record: Mapping[str, str]) -> byte
 
 
 def read_record(file: str | Path) -> dict[str, str]:
-    """Return what a head's file says of itself; see `record_in`.
+    """Return the record in a head's file; see `record_in`.
 
     Raises:
         WeightsError: the file is missing or damaged.
@@ -54,34 +59,34 @@ def read_record(file: str | Path) -> dict[str, str]:
         return {}
     try:
         with Path(file).open("rb") as content:
-            start = content.read(_LENGTH)
+            start = content.read(_HEADER_LENGTH_BYTES)
             length = int.from_bytes(start, "little")
-            return record_in(start + content.read(min(length, _MOST_HEADER_BYTES)))
+            return record_in(start + content.read(min(length, _MAX_HEADER_BYTES)))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{file} is not a weights file: {error}") from error
 
 
 def record_in(data: bytes) -> dict[str, str]:
-    """Return what `file_bytes` wrote beside the tensors; empty for files of other origin.
+    """Return the record that `file_bytes` wrote beside the tensors; empty for other files.
 
     Args:
         data: content of the file, or its first part.
 
     Raises:
-        ValueError: it is no safetensors file.
+        ValueError: it is not a safetensors file.
     """
-    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-    entries: dict[str, str] = json.loads(data[_LENGTH:end]).get("__metadata__", {})
+    end = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
+    entries: dict[str, str] = json.loads(data[_HEADER_LENGTH_BYTES:end]).get("__metadata__", {})
     return json.loads(entries.get(_ENTRY, "{}"))
 
 
 def check_trained_for(file: str | Path, kind: str, network_file: str) -> None:
-    """Refuse a head that was trained for something else; a file that says nothing passes.
+    """Refuse a head of another kind or network; a file without a record passes.
 
     Args:
         file: the head's.
-        kind: which head is wanted.
-        network_file: weights of the network that it is to read.
+        kind: the kind of head that is needed.
+        network_file: weights of the network that the head is to be used with.
 
     Raises:
         WeightsError: another kind of head, or one of another network.
@@ -107,3 +112,100 @@ def file_sha256(file: str | Path) -> str:
     """Return the SHA-256 (hex) of a file."""
     with Path(file).open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """One kind of head: where its weights are found, and which tensors it has.
+
+    Attributes:
+        name: as `ovseg train-heads` and the run's record call it.
+        network: the network whose features the head takes: CLIP's trunk or the second network.
+        tensors: shape of each tensor by its name in the authors' file. `C` is the network's width;
+            another letter is any number, the same wherever it stands.
+        option: dotted option that names the file, for messages.
+        embedded: file for the embedded network.
+        released: the authors' file, resolved where the option is empty.
+        not_released: error message where the authors' file cannot be downloaded; empty: the usual
+            message of a missing file.
+    """
+
+    name: str
+    network: Literal["clip", "vision"]
+    tensors: Mapping[str, tuple[int | str, ...]]
+    option: str
+    embedded: Path
+    released: str
+    not_released: str = ""
+
+
+def load_head(kind: HeadKind, file: str, backbones: Backbones) -> dict[str, Tensor]:
+    """Load a head for one of the job's networks and record its file under the kind's name.
+
+    Args:
+        kind: which head.
+        file: weights file (path or URL), in the authors' layout or that of `ovseg train-heads`;
+            empty: the embedded head for the embedded network, else the authors'.
+        backbones: supplies the network and resolves the file.
+
+    Returns:
+        float32 on the CPU, by the names of `kind.tensors`.
+
+    Raises:
+        WeightsError: a missing file, other tensors or shapes, or the head of another network.
+    """
+    path = _locate(kind, file, backbones)
+    tensors = read_tensors(path)
+    head = {name: _find(tensors, name, kind, path) for name in kind.tensors}
+    if kind.network == "clip":
+        width = backbones.clip.width
+        network = f"CLIP {backbones.clip_config.model}"
+    else:
+        width = backbones.vision.dim
+        network = f"network {backbones.vision_model}"
+    sizes: dict[int | str, int] = {"C": width}
+    for name, shape in kind.tensors.items():
+        actual = tuple(head[name].shape)
+        expected = tuple(sizes.get(size, size) for size in shape)
+        fits = len(actual) == len(shape) and all(
+            size == (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
+            for size, wanted in zip(actual, expected, strict=True)
+        )
+        if not fits:
+            raise WeightsError(
+                f"the head {path} does not fit the {network}: {name} has the shape {actual}, "
+                f"expected ({', '.join(map(str, expected))}); give the head of this network as "
+                f"`{kind.option}`, or train one with `ovseg train-heads --heads {kind.name}`"
+            )
+    check_trained_for(path, kind.name, backbones.files()[kind.network])
+    backbones.note_file(kind.name, path)
+    return head
+
+
+def _locate(kind: HeadKind, file: str, backbones: Backbones) -> str:
+    if file:
+        return backbones.resolve(file)
+    if kind.network == "clip":
+        is_embedded = backbones.clip_config.model == EMBEDDED
+    else:
+        is_embedded = backbones.vision_is_embedded
+    if is_embedded:
+        return str(kind.embedded)
+    path = backbones.resolve(kind.released)
+    if kind.not_released and not Path(path).is_file():
+        raise WeightsError(kind.not_released)
+    return path
+
+
+def _find(tensors: Mapping[str, Tensor], name: str, kind: HeadKind, path: str) -> Tensor:
+    """Return the tensor of a name, which may have a prefix, or lack one that says nothing."""
+    last = name.rpartition(".")[2]
+    # FOUND's `decoder.weight` may be just `weight`; with two layers that would be ambiguous.
+    is_only = sum(other.rpartition(".")[2] == last for other in kind.tensors) == 1
+    for key, tensor in tensors.items():
+        if key == name or key.endswith(f".{name}") or (is_only and key == last):
+            return tensor.float()
+    raise WeightsError(
+        f"{path} is not a head of the kind {kind.name!r}: it has no {name}, only "
+        f"{', '.join(sorted(tensors)[:4])}"
+    )

@@ -1,6 +1,6 @@
-"""From the names in the job file to an open_clip model and its tokenizer.
+"""Load the CLIP that the job file names, as an open_clip model with its tokenizer.
 
-open_clip takes seconds to import, and checking a job needs none of it: it is imported on use.
+open_clip takes seconds to import and is not needed to check a job, so it is imported on use.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.checkpoint import ADVICE, LOAD_FAILURES, one_line
-from ovseg_core.backbones.hub import check_reachable
+from ovseg_core.backbones.checkpoint import ADVICE, LOAD_FAILURES, check_reachable, one_line
 from ovseg_core.embedded import CLIP_FOLDER
 from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, ClipConfig
@@ -22,20 +21,20 @@ LOCAL_DIR = "local-dir:"
 
 
 class Tokenizer(Protocol):
-    """open_clip's tokenizers."""
+    """A tokenizer of open_clip."""
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Return token ids (number of texts, context length)."""
+        """Return token ids, int64 (number of texts, context length)."""
         ...
 
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """What a loader hands to `Clip`.
+    """An open_clip model with its tokenizer and normalisation.
 
     Attributes:
         model: in evaluation mode, without gradients, on its device.
-        tokenizer: made for the model.
+        tokenizer: the model's own.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         file: the local weights file.
@@ -53,11 +52,11 @@ def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
 
     Args:
         config: architecture and weights.
-        device: where the model goes.
-        resolve: turns the name of a weights file into a local path.
+        device: where the model runs.
+        resolve: returns the local path of a weights file (path or URL).
 
     Raises:
-        WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
+        WeightsError: an unknown name, weights that cannot be downloaded, a folder without a model.
     """
     if config.model == EMBEDDED:
         loaded = _load_folder(CLIP_FOLDER)
@@ -66,16 +65,12 @@ def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
     else:
         loaded = _load_named(config, resolve)
     if config.layer_norm_eps is not None:
-        _set_epsilon(loaded.model.visual, config.layer_norm_eps)
+        # open_clip has no argument for it; nothing else refers to the model yet.
+        for module in loaded.model.visual.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = config.layer_norm_eps
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
-
-
-def _set_epsilon(tower: torch.nn.Module, epsilon: float) -> None:
-    """Finish building a tower that nobody has seen yet; open_clip has no argument for it."""
-    for module in tower.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.eps = epsilon
 
 
 def _load_folder(folder: Path) -> LoadedClip:
@@ -84,7 +79,7 @@ def _load_folder(folder: Path) -> LoadedClip:
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not (folder / "open_clip_config.json").is_file() or not weights:
         raise WeightsError(
-            f"{folder} is no CLIP folder: expected open_clip_config.json and "
+            f"{folder} is not a CLIP folder: expected open_clip_config.json and "
             f"open_clip_model.safetensors; {ADVICE}"
         )
     name = f"{LOCAL_DIR}{folder}"
@@ -106,13 +101,13 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     known = open_clip.list_models()
     if config.model not in known:
         raise WeightsError(
-            f"clip.model: open_clip has no {config.model!r}. "
+            f"clip.model: open_clip has no model {config.model!r}. "
             f"{did_you_mean(config.model, [EMBEDDED, *known])}"
         )
     tag = get_pretrained_cfg(config.model, config.pretrained)
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
-    # A tag knows which activation it was trained with; open_clip itself only warns (OpenAI's
-    # weights need QuickGELU, whatever the architecture's name says).
+    # A tag says which activation the weights were trained with; open_clip only warns when it
+    # differs (OpenAI's weights need QuickGELU, whatever the architecture's name says).
     trained_with = bool(tag.get("quick_gelu")) if tag else False
     quick_gelu = trained_with if config.quick_gelu is None else config.quick_gelu
     try:
@@ -137,7 +132,7 @@ def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
         return str(download_pretrained(tag))
     except LOAD_FAILURES as error:
         raise WeightsError(
-            f"the CLIP weights {config.model}/{config.pretrained} cannot be fetched "
+            f"the CLIP weights {config.model}/{config.pretrained} cannot be downloaded "
             f"({one_line(error)}); {ADVICE}"
         ) from error
 
@@ -148,7 +143,7 @@ def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     if not config.pretrained:
         raise WeightsError(
-            f"clip.pretrained: say which weights of {config.model}: {', '.join(tags)}, or a file"
+            f"clip.pretrained: give the weights of {config.model}: {', '.join(tags)}, or a file"
         )
     looks_like_file = "/" in config.pretrained or "." in config.pretrained
     if not looks_like_file:

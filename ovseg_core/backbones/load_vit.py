@@ -1,6 +1,6 @@
-"""From the names in the job file to a timm vision transformer, plain or SAM's image encoder.
+"""Load a timm vision transformer that the job file names: a plain ViT or SAM's image encoder.
 
-timm takes seconds to import, and checking a job needs none of it: it is imported on use.
+timm takes seconds to import and is not needed to check a job, so it is imported on use.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,13 @@ from typing import Any, Literal
 
 import torch
 
-from ovseg_core.backbones.checkpoint import ADVICE, LOAD_FAILURES, one_line, read_checkpoint
-from ovseg_core.backbones.hub import check_reachable
+from ovseg_core.backbones.checkpoint import (
+    ADVICE,
+    LOAD_FAILURES,
+    check_reachable,
+    one_line,
+    read_checkpoint,
+)
 from ovseg_core.backbones.load_clip import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
 from schemas.config import EMBEDDED
@@ -19,7 +24,7 @@ from schemas.errors import WeightsError
 from schemas.plugins import did_you_mean
 
 DIFFUSERS = "diffusers:"
-"""Begins the name of a UNet (`vision_unet`), before its folder."""
+"""Prefix of a UNet's name (`backbones/unet.py`), before its folder."""
 
 Family = Literal["vit", "sam"]
 """`vit`: a plain ViT with class token and position table. `sam`: SAM's image encoder."""
@@ -27,16 +32,16 @@ Family = Literal["vit", "sam"]
 
 @dataclass(frozen=True)
 class LoadedVit:
-    """What a loader hands to the class that reads its family.
+    """A timm model with its normalisation.
 
     Attributes:
         model: in evaluation mode, without gradients, on its device.
-        name: architecture, or the folder it came from.
+        name: architecture or folder.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         file: the local weights file.
-        tag: which training of the architecture (`dino`, `mae`); empty: unknown.
-        family: how it is read.
+        tag: timm's tag of the training (`dino`, `mae`); empty: unknown.
+        family: `vit` is read by `TimmViT`, `sam` by `SamEncoder`.
     """
 
     model: Any
@@ -48,17 +53,17 @@ class LoadedVit:
     family: Family = "vit"
 
 
-def load(model: str, weights: str, device: torch.device, asked: str = "vision.model") -> LoadedVit:
+def load(model: str, weights: str, device: torch.device, option: str = "vision.model") -> LoadedVit:
     """Load a network that the job or its method names.
 
     Args:
         model: a timm architecture (with or without tag), `local-dir:FOLDER` or `embedded`.
         weights: a local weights file for an architecture; empty: timm's own.
-        device: where the model goes.
-        asked: where the name was given, for the message.
+        device: where the model runs.
+        option: dotted option that gave the name, for messages.
 
     Raises:
-        WeightsError: an unknown name, weights that cannot be fetched, a folder that is not a model.
+        WeightsError: an unknown name, weights that cannot be downloaded, a folder without a model.
     """
     if weights and (model == EMBEDDED or model.startswith((LOCAL_DIR, DIFFUSERS))):
         raise WeightsError(
@@ -71,7 +76,7 @@ def load(model: str, weights: str, device: torch.device, asked: str = "vision.mo
     elif model.startswith(LOCAL_DIR):
         loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)).expanduser())
     else:
-        loaded = _load_named(model, weights, asked)
+        loaded = _load_named(model, weights, option)
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
 
@@ -82,7 +87,7 @@ def _load_folder(folder: Path) -> LoadedVit:
     file = folder / "model.safetensors"
     if not (folder / "config.json").is_file() or not file.is_file():
         raise WeightsError(
-            f"{folder} is no timm folder: expected config.json and model.safetensors; {ADVICE}"
+            f"{folder} is not a timm folder: expected config.json and model.safetensors; {ADVICE}"
         )
     try:
         model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=True)
@@ -93,25 +98,27 @@ def _load_folder(folder: Path) -> LoadedVit:
     return _loaded(model, str(folder), str(file))
 
 
-def _load_named(name: str, weights: str, asked: str) -> LoadedVit:
+def _load_named(name: str, weights: str, option: str) -> LoadedVit:
     import timm
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         known = [EMBEDDED, *timm.list_models()]
-        raise WeightsError(f"{asked}: timm has no {name!r}. {did_you_mean(architecture, known)}")
+        raise WeightsError(
+            f"{option}: timm has no model {name!r}. {did_you_mean(architecture, known)}"
+        )
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
-        raise WeightsError(f"{asked}: {name!r} is unknown. {did_you_mean(name, tagged)}")
+        raise WeightsError(f"{option}: {name!r} is unknown. {did_you_mean(name, tagged)}")
     model = timm.create_model(name, pretrained=False, num_classes=0)
-    _family(model, name)  # before a download that would be for nothing
-    loaded = _loaded(model, name, weights or _fetch(name, asked))
+    _family(model, name)  # raises before a useless download
+    loaded = _loaded(model, name, weights or _fetch(name, option))
     _fill(loaded)
     return loaded
 
 
 def _fill(loaded: LoadedVit) -> None:
-    """Load a weights file, in timm's own names or the authors'; every tensor must be there."""
+    """Load the weights, in timm's names or the authors'; a missing tensor is an error."""
     from timm.models import vision_transformer, vision_transformer_sam
 
     filters: dict[Family, Any] = {"vit": vision_transformer, "sam": vision_transformer_sam}
@@ -119,13 +126,15 @@ def _fill(loaded: LoadedVit) -> None:
     checkpoint = read_checkpoint(file)
     try:
         renamed = filters[loaded.family].checkpoint_filter_fn(checkpoint, model)
-        # Not strict: a classifier's head is left out. timm itself would also let gaps pass.
+        # Not strict, as the file may hold a classifier's head; timm would accept gaps as well.
         missing = model.load_state_dict(renamed, False).missing_keys
     except LOAD_FAILURES as error:
         raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
     if missing:
-        lacking = ", ".join(missing[:3])
-        raise WeightsError(f"vision: {file} does not fit {name}: it lacks {lacking} and so on")
+        first = ", ".join(missing[:3])
+        raise WeightsError(
+            f"vision: {file} does not fit {name}: {len(missing)} tensors are missing: {first} ..."
+        )
 
 
 def _family(model: Any, name: str) -> Family:
@@ -149,24 +158,23 @@ def _family(model: Any, name: str) -> Family:
     return "vit"
 
 
-def _fetch(name: str, asked: str) -> str:
+def _fetch(name: str, option: str) -> str:
     import timm
     from huggingface_hub import hf_hub_download
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise WeightsError(
-            f"{asked}: timm has no weights for {name}; make it vision.model and give their file as "
-            f"vision.weights, or {ADVICE}"
+            f"{option}: timm has no weights for {name}; make it vision.model and give their file "
+            f"as vision.weights, or {ADVICE}"
         )
-    # timm names its files so since the hub became their home.
     file = config.hf_hub_filename or "model.safetensors"
     try:
         check_reachable(config.hf_hub_id)
         return hf_hub_download(config.hf_hub_id, file)
     except LOAD_FAILURES as error:
         raise WeightsError(
-            f"the weights of {name} cannot be fetched ({one_line(error)}); {ADVICE}"
+            f"the weights of {name} cannot be downloaded ({one_line(error)}); {ADVICE}"
         ) from error
 
 

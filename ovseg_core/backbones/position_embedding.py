@@ -1,7 +1,9 @@
-"""Learned position tables at other grids than they were trained on.
+"""Interpolation of learned position embeddings to other grids than they were trained on.
 
-The published methods follow different rules, and the results differ visibly, so the rule is a
-choice of the caller. The table in the model is read, never written.
+The published methods interpolate differently, and the results differ visibly, so the caller
+chooses (docs/methods.md 0.3). The embeddings in the model are never changed.
+
+Shapes: L = prefix + h * w rows, C channels.
 """
 
 from functools import lru_cache
@@ -17,20 +19,22 @@ PositionInterpolation = Literal["size", "scale01", "bilin", "antialias"]
 Surgery). `antialias`: antialiased bicubic to the size (DINOv2 with registers)."""
 
 _CACHED_GRIDS = 16
-"""Grids kept at once: photographs come in few shapes, and a table for a large one is megabytes."""
+"""Cached grids: photographs have few shapes, and the table of a large grid takes megabytes."""
 
 
 class PositionTable:
-    """A position table that can be read at any grid; readings are cached by rule and grid.
+    """Position embeddings at any grid, cached by interpolation and grid.
 
     Args:
-        table_LC: prefix rows, then the grid's rows in row-major order.
-        grid_hw: the grid that the table was trained on.
-        num_prefix: number of rows before the grid's (class token, registers).
+        table_LC: the trained embeddings: prefix tokens, then the grid in row-major order.
+        grid_hw: the grid that they were trained on.
+        num_prefix: number of prefix tokens (class token, registers).
+
+    Raises:
+        ValueError: the table does not fit the grid.
     """
 
     def __init__(self, table_LC: Tensor, grid_hw: tuple[int, int], num_prefix: int = 1) -> None:
-        """Keep a reference to the table."""
         rows = grid_hw[0] * grid_hw[1] + num_prefix
         if table_LC.shape[0] != rows:
             raise ValueError(
@@ -41,27 +45,25 @@ class PositionTable:
         self._grid_hw = grid_hw
         self._num_prefix = num_prefix
         self.at = lru_cache(maxsize=_CACHED_GRIDS)(self._interpolate)
-        """`at(rule, (h, w))` -> (prefix + h * w, C): the table read at a grid."""
+        """`at(interpolation, (h, w))` -> (L, C): the embeddings at a grid, in the table's dtype."""
 
-    def _interpolate(self, rule: PositionInterpolation, grid_hw: tuple[int, int]) -> Tensor:
+    def _interpolate(
+        self, interpolation: PositionInterpolation, grid_hw: tuple[int, int]
+    ) -> Tensor:
         if grid_hw == self._grid_hw:
             return self._table_LC
         prefix = self._table_LC[: self._num_prefix]
         grid = self._table_LC[self._num_prefix :].float()
         grid = grid.reshape(1, *self._grid_hw, -1).permute(0, 3, 1, 2)
-        resized = _resize(grid, self._grid_hw, rule, grid_hw)
+        if interpolation == "scale01":
+            # The official code avoids a rounding error by + 0.1. The factor, not the size, then
+            # sets the sample positions, so this differs from `size`.
+            factor = tuple((to + 0.1) / of for to, of in zip(grid_hw, self._grid_hw, strict=True))
+            resized = F.interpolate(grid, scale_factor=factor, mode="bicubic")
+        elif interpolation == "bilin":
+            resized = F.interpolate(grid, size=grid_hw, mode="bilinear", align_corners=False)
+        else:
+            antialias = interpolation == "antialias"
+            resized = F.interpolate(grid, size=grid_hw, mode="bicubic", antialias=antialias)
         rows = resized[0].flatten(1).T.to(prefix.dtype)
         return torch.cat([prefix, rows])
-
-
-def _resize(
-    grid: Tensor, source_hw: tuple[int, int], rule: PositionInterpolation, grid_hw: tuple[int, int]
-) -> Tensor:
-    if rule == "scale01":
-        # The official code avoids a rounding error by + 0.1; the factor, not the size, then sets
-        # where the samples lie, so this is not the rule `size`.
-        factor = tuple((to + 0.1) / of for to, of in zip(grid_hw, source_hw, strict=True))
-        return F.interpolate(grid, scale_factor=factor, mode="bicubic")
-    if rule == "bilin":
-        return F.interpolate(grid, size=grid_hw, mode="bilinear", align_corners=False)
-    return F.interpolate(grid, size=grid_hw, mode="bicubic", antialias=rule == "antialias")

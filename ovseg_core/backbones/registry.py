@@ -1,8 +1,9 @@
-"""The frozen networks of a job, loaded when a method first asks for them."""
+"""The frozen networks of a job, each loaded when a method first uses it."""
 
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, Self
 
 import torch
 
@@ -13,24 +14,34 @@ from ovseg_core.backbones.load_vit import DIFFUSERS
 from ovseg_core.backbones.sam import SamEncoder
 from ovseg_core.backbones.unet import UnetDecoder
 from ovseg_core.backbones.vit import DenseBackbone, TimmViT
-from schemas.config import EMBEDDED, ClipConfig
+from schemas.config import EMBEDDED, ClipConfig, VisionConfig
 from schemas.errors import WeightsError
 
 
-def _identity(name: str) -> str:
-    return name
+class BackboneConfig(Protocol):
+    """The part of a configuration that names networks: of a job or of a head's training."""
+
+    @property
+    def clip(self) -> ClipConfig:
+        """CLIP."""
+        ...
+
+    @property
+    def vision(self) -> VisionConfig:
+        """The second network."""
+        ...
 
 
 class Backbones:
-    """CLIP, the second network of a job and what else a method asks for, on one device.
+    """CLIP, the second network of a job and any other network of a method, on one device.
 
     Args:
         clip: which CLIP.
         vision_model: a timm architecture, `local-dir:FOLDER` or `embedded`.
         vision_weights: a weights file for a timm architecture; empty: timm's own.
         device: where they run.
-        resolve: turns the name of a weights file (path or URL) into a local path; the default
-            takes it as a path.
+        resolve: returns the local path of a weights file (path or URL); the default takes it as a
+            path.
     """
 
     def __init__(
@@ -39,9 +50,8 @@ class Backbones:
         vision_model: str,
         vision_weights: str = "",
         device: torch.device | str = "cpu",
-        resolve: Callable[[str], str] = _identity,
+        resolve: Callable[[str], str] = str,
     ) -> None:
-        """Keep the names; nothing is loaded yet."""
         self.clip_config = clip
         self.vision_model = vision_model
         self.vision_weights = vision_weights
@@ -49,6 +59,21 @@ class Backbones:
         self.resolve = resolve
         self._files: dict[str, str] = {}
         self._networks: dict[str, DenseBackbone] = {}
+
+    @classmethod
+    def from_config(
+        cls, config: BackboneConfig, device: torch.device | str, resolve: Callable[[str], str]
+    ) -> Self:
+        """Return the networks that a configuration names; nothing is loaded yet.
+
+        Args:
+            config: of a job or of a head's training.
+            device: where they run.
+            resolve: returns the local path of a weights file (path or URL).
+        """
+        vision = config.vision
+        model = vision.model_beside(config.clip)
+        return cls(config.clip, model, vision.weights, device, resolve)
 
     @cached_property
     def clip(self) -> Clip:
@@ -71,48 +96,48 @@ class Backbones:
         source = self.network(self.vision_model, "vision")
         if not isinstance(source, TimmViT):
             raise WeightsError(
-                f"vision.model: {self.vision_model} has no class token; what is asked of it needs "
+                f"vision.model: {self.vision_model} has no class token, which is needed here; give "
                 "a plain ViT, for example vit_small_patch8_224.dino"
             )
         return source
 
     def network(self, model: str, role: str = "network") -> DenseBackbone:
-        """Return a further network that a method names, loaded once.
+        """Return a network that a method names; each is loaded once.
 
-        The job's own second network, asked for by its name, is that one, with its weights file.
+        The name of the job's second network gives that one, with its weights file.
 
         Args:
             model: a timm architecture, `local-dir:FOLDER`, `embedded`, or `diffusers:FOLDER`.
-            role: what its weights are called in the run's record; one role for each network.
+            role: name of its weights in the run's record; each network has its own role.
 
         Raises:
             WeightsError: unknown, missing or unusable weights.
         """
         if model not in self._networks:
-            self._networks[model] = self._open(model, role)
+            self._networks[model] = self._load(model, role)
         return self._networks[model]
 
-    def _open(self, model: str, role: str) -> DenseBackbone:
-        own = model == self.vision_model
-        weights = self.vision_weights if own else ""
-        role, asked = ("vision", "vision.model") if own else (role, role)
+    def _load(self, model: str, role: str) -> DenseBackbone:
+        is_second = model == self.vision_model
+        weights = self.vision_weights if is_second else ""
+        role, option = ("vision", "vision.model") if is_second else (role, role)
         if model.startswith(DIFFUSERS) and not weights:
             folder = Path(model.removeprefix(DIFFUSERS)).expanduser()
             loaded_unet = unet.load(folder, self.device)
-            for part, file in loaded_unet.files.items():
-                self.note_file(role + part, file)
+            for suffix, file in loaded_unet.files.items():
+                self.note_file(role + suffix, file)
             return UnetDecoder(loaded_unet)
         path = self.resolve(weights) if weights else ""
-        loaded = load_vit.load(model, path, self.device, asked)
+        loaded = load_vit.load(model, path, self.device, option)
         self.note_file(role, loaded.file)
-        reads = SamEncoder if loaded.family == "sam" else TimmViT
-        return reads(loaded, self.device)
+        kind = SamEncoder if loaded.family == "sam" else TimmViT
+        return kind(loaded, self.device)
 
     def network_or(self, published: str) -> str:
-        """Return the network to take where the options name none.
+        """Return the name of the network that a method uses where its options name none.
 
-        The user's folder, if the job's second network is one; the embedded network in a job with
-        embedded models; else the published one.
+        The job's second network if that is a folder; the embedded network in a job with embedded
+        models; else the published one.
         """
         if self.vision_model.startswith((LOCAL_DIR, DIFFUSERS)):
             return self.vision_model
@@ -125,10 +150,10 @@ class Backbones:
         return self.vision_model == EMBEDDED
 
     def note_file(self, role: str, path: str | Path) -> None:
-        """Remember which file plays a role (`found` for a head), for the run's record."""
+        """Record the weights file of a role (`found` for a head), for the run's record."""
         if path:
             self._files[role] = str(path)
 
     def files(self) -> dict[str, str]:
-        """Return the local weight files loaded so far, by role; empty paths are left out."""
+        """Return the local weights files loaded so far, by role; empty paths are left out."""
         return dict(self._files)

@@ -1,7 +1,7 @@
 """SAM's image encoder by timm, unmodified: its output after the neck, as ProxyCLIP uses it.
 
-Source: methods.md 1.7, 6.2. Shapes: B images, R the encoder's own side (1024 px), g its grid (64),
-C channels after the neck (256).
+Source: docs/methods.md 1.7, 6.2. Shapes: B images, H W pixels, g cells along a side of the grid
+(64), C channels after the neck (256). float32 on the network's device.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from ovseg_core.backbones.load_vit import LoadedVit
 from ovseg_core.backbones.vit import FeatureKind, in_batches
 
 _ATTENTION_COST = 8
-"""Cells of the grid count so many times: relative positions need whole attention matrices."""
+"""Weight of a cell against a ViT's token: relative positions need whole attention matrices."""
 
 
 class SamEncoder:
-    """SAM's image encoder, read only.
+    """SAM's frozen image encoder.
 
     Args:
         loaded: timm's VisionTransformerSAM on `device`, with its normalisation.
@@ -29,7 +29,6 @@ class SamEncoder:
     multiple_px = 1
 
     def __init__(self, loaded: LoadedVit, device: torch.device) -> None:
-        """Keep the network."""
         self.model: Any = loaded.model  # a module's attributes are dynamic
         self.device = device
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
@@ -42,8 +41,8 @@ class SamEncoder:
         Images of any shape are squashed to the encoder's own square (bilinear, no letterbox).
         """
         rows, columns = self.model.patch_embed.grid_size
-        return in_batches(pixels_B3HW, rows * columns * _ATTENTION_COST, self._encode)
+        return in_batches(pixels_B3HW, rows * columns * _ATTENTION_COST, self._forward)
 
-    def _encode(self, pixels_B3HW: Tensor) -> Tensor:
+    def _forward(self, pixels_B3HW: Tensor) -> Tensor:
         normal = (pixels_B3HW.float() / 255 - self._mean_311) / self._std_311
         return self.model.forward_features(F.interpolate(normal, self.input_px, mode="bilinear"))

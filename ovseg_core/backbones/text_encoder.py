@@ -1,6 +1,7 @@
-"""From a vocabulary to unit rows in CLIP's joint space.
+"""Embed the phrases of a vocabulary as unit rows of CLIP's joint space: the text matrix.
 
-Shapes: Q phrases (rows), T templates, D joint width.
+Shapes: Q phrases (rows), P prompts (phrases in their templates), D joint width, K classes (0 is
+background), B images, h w patches. float32 on CLIP's device.
 """
 
 import logging
@@ -32,11 +33,11 @@ _SCENE = tuple(
 
 
 def templates_of(name: TemplateSet) -> tuple[str, ...]:
-    """Return a set of prompt templates, each with one `{}`.
+    """Return a published set of prompt templates, each with one `{}`.
 
     Args:
-        name: `diy`: CLIP-DIY's one prompt; `plain`: the phrase itself; `t80`: OpenAI's ImageNet
-            prompts; `t85`: those and five of scenes (MaskCLIP).
+        name: `diy`: CLIP-DIY's one template; `plain`: the phrase alone; `t80`: OpenAI's ImageNet
+            templates; `t85`: those and five of scenes (MaskCLIP).
     """
     if name == "diy":
         return ("a photo of a {}",)
@@ -53,12 +54,12 @@ _CACHED_PHRASES = 4096
 
 
 class TextEncoder:
-    """The text matrices of one method; each vocabulary is computed once, and each phrase in it.
+    """Text matrices for one method, cached by vocabulary; phrase embeddings are cached as well.
 
     Args:
-        clip: supplies the text tower.
-        templates: the method's own templates, where the vocabulary names none.
-        background_templates: the method's own templates of the background phrases.
+        clip: embeds the prompts.
+        templates: the method's templates, for labels and vocabularies without their own.
+        background_templates: the method's templates of background phrases; None: `templates`.
     """
 
     def __init__(
@@ -67,7 +68,6 @@ class TextEncoder:
         templates: tuple[str, ...],
         background_templates: tuple[str, ...] | None = None,
     ) -> None:
-        """Compute nothing yet."""
         self._clip = clip
         self._templates = templates
         self._background_templates = background_templates or templates
@@ -75,10 +75,10 @@ class TextEncoder:
         self._rows_D: dict[tuple[str, tuple[str, ...]], Tensor] = {}
 
     def matrix(self, vocabulary: Vocabulary) -> TextMatrix:
-        """Return the vocabulary's rows: background phrases first, then each label's phrases.
+        """Return the text matrix: background phrases first, then the phrases of each label.
 
-        A row is the mean of the phrase's unit embeddings over the templates, made unit again.
-        A label's own templates come before the vocabulary's, those before the method's.
+        A row is the mean of the phrase's unit embeddings over the templates, normalised again.
+        A label's own templates take precedence over the vocabulary's, those over the method's.
         """
         key = vocabulary.content_hash
         if key not in self._cache:
@@ -89,7 +89,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _compute(self, vocabulary: Vocabulary) -> TextMatrix:
-        phrases = [(word, 0, self._background_templates) for word in vocabulary.background]
+        phrases = [(phrase, 0, self._background_templates) for phrase in vocabulary.background]
         for number, label in enumerate(vocabulary.labels, start=1):
             templates = label.templates or vocabulary.templates or self._templates
             phrases += [(phrase, number, templates) for phrase in label.phrases]
@@ -99,11 +99,11 @@ class TextEncoder:
         )
         index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
         rows_QD = F.normalize(means_QD, dim=-1)
-        _warn_of_twins(rows_QD, phrases)
+        _warn_of_equal_rows(rows_QD, phrases)
         return TextMatrix(rows_QD, index_Q, 1 + len(vocabulary.labels))
 
     def _embed(self, phrases: Sequence[tuple[str, tuple[str, ...]]]) -> None:
-        """Compute the mean rows of those phrases that are not known, all in one batch."""
+        """Compute the mean embeddings of phrases that are not cached, in one batch."""
         if len(self._rows_D) + len(phrases) > _CACHED_PHRASES:
             self._rows_D.clear()
         new = [key for key in dict.fromkeys(phrases) if key not in self._rows_D]
@@ -115,28 +115,30 @@ class TextEncoder:
         self._rows_D |= {key: row.mean(dim=0) for key, row in zip(new, rows, strict=True)}
 
 
-def _warn_of_twins(rows_QD: Tensor, phrases: Sequence[tuple[str, int, tuple[str, ...]]]) -> None:
-    """Say which labels no method can tell apart: their prompts are the same tokens."""
-    # Rounded, as the same prompt in another batch can differ in its last digit.
+def _warn_of_equal_rows(
+    rows_QD: Tensor, phrases: Sequence[tuple[str, int, tuple[str, ...]]]
+) -> None:
+    """Warn of labels that no method can distinguish, as their prompts are the same tokens."""
+    # Rounded, as the embedding of a prompt depends on its batch in the last digit.
     inverse_Q = rows_QD.mul(1e5).round().unique(dim=0, return_inverse=True)[1].tolist()
     first: dict[int, int] = {}
     for row, group in enumerate(inverse_Q):
         twin = first.setdefault(group, row)
         if phrases[twin][1] != phrases[row][1]:
             logger.warning(
-                "%r and %r are the same to this CLIP (of a long name it reads the first words, and "
-                "no capitals): the first of them gets every pixel",
+                "this CLIP cannot distinguish %r and %r (it ignores capitals and reads "
+                "only the first words of a long name): the first gets every pixel",
                 phrases[twin][0],
                 phrases[row][0],
             )
 
 
 def best_of_class(rows_BQhw: Tensor, text: TextMatrix, absent: float) -> Tensor:
-    """Return class scores (B, K, h, w): the best of each class's rows.
+    """Return class scores (B, K, h, w): the maximum over each class's rows.
 
     Args:
         rows_BQhw: scores of the text rows.
-        text: says which row belongs to which class.
+        text: maps rows to classes.
         absent: score of a class without rows (background without phrases).
     """
     batch, _, height, width = rows_BQhw.shape

@@ -1,8 +1,10 @@
-"""A diffusion UNet by diffusers, unmodified: what enters its second-to-last up-sampling stage.
+"""A diffusion UNet by diffusers, unmodified: the input of its second-to-last up-sampling stage.
 
-The features that come up from below, joined with the stage's skip connection, for a noiseless image
-(t = 0) and no words (methods.md 6.4). A latent UNet reads what its autoencoder makes of the image,
-enlarged to twice the size (6.2). Needs the extra `unet`. Shapes: B images, C channels, I J cells.
+That is the decoder's features concatenated with the stage's skip connection, for a noiseless image
+(t = 0) and an empty text (docs/methods.md 6.4). A latent UNet gets the latents of the image at twice
+its size (6.2). Needs the extra `unet`.
+
+Shapes: B images, H W pixels, C channels, I J cells. float32 on the network's device.
 """
 
 import json
@@ -19,10 +21,10 @@ from ovseg_core.backbones.load_vit import DIFFUSERS
 from ovseg_core.backbones.vit import FeatureKind, in_batches
 from schemas.errors import WeightsError
 
-MOST_CELLS = 42
-"""Cells along a side: the affinity holds the square of their number."""
+MAX_CELLS = 42
+"""Limit of cells along a side; the affinity of all cells grows with its fourth power."""
 _LATENT_ENLARGEMENT = 2
-_FURTHER_CONDITIONS = (
+_MORE_CONDITIONS = (
     "class_embed_type",
     "num_class_embeds",
     "addition_embed_type",
@@ -30,17 +32,17 @@ _FURTHER_CONDITIONS = (
 )
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PIXELS_PER_TOKEN = 16
-"""What a pixel of the network's input costs, beside a token of a vision transformer."""
+"""Pixels of the network's input that cost as much as a token of a vision transformer."""
 
 
 @dataclass(frozen=True)
 class LoadedUnet:
-    """What the loader hands to `UnetDecoder`; everything in evaluation mode, on its device.
+    """A diffusers UNet with its autoencoder, in evaluation mode, on its device.
 
     Attributes:
         unet: a UNet2DModel or UNet2DConditionModel.
-        autoencoder: an AutoencoderKL; None: the UNet reads pixels.
-        files: the weights files, by what is added to the network's role in the run's record.
+        autoencoder: an AutoencoderKL; None: the UNet takes pixels.
+        files: the weights files, by the suffix of the network's role in the run's record.
     """
 
     unet: Any
@@ -49,7 +51,7 @@ class LoadedUnet:
 
 
 class UnetDecoder:
-    """The decoder half of a UNet, read only.
+    """The decoder half of a frozen UNet.
 
     Args:
         loaded: the networks.
@@ -59,7 +61,6 @@ class UnetDecoder:
     multiple_px = 1
 
     def __init__(self, loaded: LoadedUnet) -> None:
-        """Keep the networks."""
         self.unet: Any = loaded.unet
         self.autoencoder: Any = loaded.autoencoder
         self._multiple_px: int = 2 ** (len(self.unet.down_blocks) - 1)
@@ -67,42 +68,43 @@ class UnetDecoder:
             self._multiple_px *= 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     def features(self, pixels_B3HW: Tensor, kind: FeatureKind) -> Tensor:
-        """Return the features (B, C, I, J), pooled to at most 42 x 42; see `DenseBackbone`."""
+        """Return the features (B, C, I, J), at most 42 x 42 cells; see `DenseBackbone`."""
         enlargement = 1 if self.autoencoder is None else _LATENT_ENLARGEMENT
         height, width = (
             max(round(side * enlargement / self._multiple_px), 1) * self._multiple_px
             for side in pixels_B3HW.shape[-2:]
         )
         tokens = -(-height * width // _PIXELS_PER_TOKEN)
-        return in_batches(pixels_B3HW, tokens, lambda part: self._read(part, (height, width)))
+        return in_batches(pixels_B3HW, tokens, lambda part: self._forward(part, (height, width)))
 
-    def _read(self, pixels_B3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    def _forward(self, pixels_B3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
         signed = F.interpolate(pixels_B3HW.float(), size_hw, mode="bilinear") / 127.5 - 1
         if self.autoencoder is not None:
             mode = self.autoencoder.encode(signed).latent_dist.mode()
             signed = mode * self.autoencoder.config.scaling_factor
-        joined_BCIJ = self.decoder_input(signed)
-        rows, columns = (min(side, MOST_CELLS) for side in joined_BCIJ.shape[-2:])
-        return F.adaptive_avg_pool2d(joined_BCIJ, (rows, columns))
+        decoder_BCIJ = self.decoder_input(signed)
+        rows, columns = (min(side, MAX_CELLS) for side in decoder_BCIJ.shape[-2:])
+        return F.adaptive_avg_pool2d(decoder_BCIJ, (rows, columns))
 
     def decoder_input(self, sample: Tensor) -> Tensor:
-        """Return the second-to-last up-sampling stage's input joined with its skip.
+        """Return the second-to-last up-sampling stage's input concatenated with its skip.
 
         Args:
-            sample: pixels -1..1 or latents, of sides that can be halved at every stage.
+            sample: pixels -1..1 or latents (B, channels, height, width), with sides that can be
+                halved at every stage.
         """
         unet = self.unet
         time = unet.time_embedding(unet.time_proj(sample.new_zeros(len(sample))))
         if getattr(unet, "time_embed_act", None) is not None:
             time = unet.time_embed_act(time)
-        words = self._no_words(sample)
+        text = self._empty_text(sample)
         x = unet.conv_in(sample)
         skips = [x]
         for block in unet.down_blocks:
-            x, of_block = block(hidden_states=x, temb=time, **_words_for(block, words))
+            x, of_block = block(hidden_states=x, temb=time, **_text_for(block, text))
             skips.extend(of_block)
         if unet.mid_block is not None:
-            x = unet.mid_block(x, time, **_words_for(unet.mid_block, words))
+            x = unet.mid_block(x, time, **_text_for(unet.mid_block, text))
         for block in unet.up_blocks[:-2]:
             count = len(block.resnets)
             of_block, skips = tuple(skips[-count:]), skips[:-count]
@@ -110,12 +112,12 @@ class UnetDecoder:
                 hidden_states=x,
                 temb=time,
                 res_hidden_states_tuple=of_block,
-                **_words_for(block, words),
+                **_text_for(block, text),
             )
         return torch.cat([x, skips[-1]], dim=1)
 
-    def _no_words(self, sample: Tensor) -> Tensor | None:
-        """Return zeros for the text's tokens; one does, as they are all alike."""
+    def _empty_text(self, sample: Tensor) -> Tensor | None:
+        """Return zeros as the text; one token is enough, as all are equal."""
         width = self.unet.config.get("cross_attention_dim")
         if width is None:
             return None
@@ -123,17 +125,18 @@ class UnetDecoder:
         return sample.new_zeros(len(sample), 1, first)
 
 
-def _words_for(block: Any, words_B1C: Tensor | None) -> dict[str, Tensor | None]:
-    reads = getattr(block, "has_cross_attention", False)
-    return {"encoder_hidden_states": words_B1C} if reads else {}
+def _text_for(block: Any, text_B1C: Tensor | None) -> dict[str, Tensor | None]:
+    if getattr(block, "has_cross_attention", False):
+        return {"encoder_hidden_states": text_B1C}
+    return {}
 
 
 def load(folder: Path, device: torch.device) -> LoadedUnet:
     """Load a diffusers UNet, or the `unet` and `vae` of a pipeline's folder.
 
     Raises:
-        WeightsError: diffusers is not installed, the folder is not a UNet, or a UNet that needs
-            more than an image and a time.
+        WeightsError: diffusers is not installed, the folder holds no UNet, or the UNet needs more
+            than an image, a time and a text.
     """
     try:
         import diffusers
@@ -160,7 +163,7 @@ def _network(diffusers: Any, folder: Path, kinds: tuple[str, ...], device: torch
     config, weights = folder / "config.json", folder / _WEIGHTS
     if not config.is_file() or not weights.is_file():
         raise WeightsError(
-            f"{folder} is no folder of diffusers: expected config.json and {_WEIGHTS}"
+            f"{folder} is not a folder of diffusers: expected config.json and {_WEIGHTS}"
         )
     try:
         kind = json.loads(config.read_text()).get("_class_name", "no class")
@@ -177,11 +180,12 @@ def _network(diffusers: Any, folder: Path, kinds: tuple[str, ...], device: torch
 
 
 def _check(unet: Any, autoencoder: Any, folder: Path) -> None:
+    """Refuse a UNet that `UnetDecoder` cannot run."""
     config = unet.config
     wanted = 3 if autoencoder is None else autoencoder.config.latent_channels
     problem = ""
     if config.in_channels != wanted:
-        problem = f"it reads {config.in_channels} channels, not {wanted}" + (
+        problem = f"it takes {config.in_channels} channels, not {wanted}" + (
             "; a latent UNet needs its pipeline's folder, with `unet` and `vae`"
             if autoencoder is None
             else ""
@@ -189,10 +193,10 @@ def _check(unet: Any, autoencoder: Any, folder: Path) -> None:
     elif len(unet.up_blocks) < 2:
         problem = "it has fewer than two up-sampling stages"
     elif config.time_embedding_type != "positional":
-        problem = f"its {config.time_embedding_type} time has no t = 0"
+        problem = f"its time embedding is {config.time_embedding_type!r}, not 'positional'"
     elif any(hasattr(block, "skip_conv") for block in unet.down_blocks):
         problem = "it has skip blocks"
-    elif any(config.get(key) for key in _FURTHER_CONDITIONS):
-        problem = "it needs more than an image, a time and words"
+    elif any(config.get(key) for key in _MORE_CONDITIONS):
+        problem = "it needs more than an image, a time and a text"
     if problem:
-        raise WeightsError(f"the UNet in {folder} cannot be the proxy: {problem}")
+        raise WeightsError(f"the UNet in {folder} cannot be used as a second network: {problem}")

@@ -1,7 +1,7 @@
 """Heads that are trained without labels, one file each; the file's name is the name in the config.
 
-Every file has `Options` and `build(options, backbones, seed) -> HeadTask`. Shapes: B images of one
-batch, S side of a training image.
+Every file has `Options` and `build(options, backbones, seed) -> HeadTask`. Shapes: B training images
+of a batch, S their side.
 """
 
 from typing import Protocol
@@ -20,44 +20,43 @@ PACKAGE = __name__
 
 
 class HeadOptions(MethodOptions):
-    """Options of every head; each has its published schedule as defaults."""
+    """Options of every head; the defaults are the published schedule."""
 
     steps: PositiveInt
-    """Batches."""
+    """Training steps."""
     batch: PositiveInt
-    """Images of a step."""
+    """Images per step."""
     sample: NonNegativeInt = 0
-    """Train on so many images of the collection, drawn with replacement; 0: on all."""
+    """Number of images of the collection to train on, drawn with replacement; 0: all."""
     size_px: PositiveInt | None = None
-    """Side of the square that an image becomes; null: the published one, in proportion to the
-    network's own input."""
+    """Side of a training image; null: the published one, in proportion to the network's input."""
 
 
 class HeadTask(Protocol):
-    """What one head learns, and from what; everything but its weights is frozen.
+    """The training of one head: its weights, images and loss. The networks are frozen.
 
     Attributes:
-        weights: what is trained, by the names in the file.
-        rates: learning rate of each.
-        network_file: weights of the network that the head reads; it belongs to no other.
+        weights: the trained tensors, by their names in the file.
+        learning_rates: by the same names.
+        network_file: weights file of the network whose features the head takes.
         size_px: S.
     """
 
     weights: dict[str, nn.Parameter]
-    rates: dict[str, float]
+    learning_rates: dict[str, float]
     network_file: str
     size_px: int
 
-    def rate_factor(self, step: int) -> float:
-        """Return what multiplies the rates at a step, counted from 0."""
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor of the learning rates at a step, counted from 0."""
         ...
 
     def view(self, image: Image, rng: np.random.Generator) -> Tensor:
-        """Return one image as it is shown in one step: grey levels 0..255 (3, S, S)."""
+        """Return a random view of an image for one step: pixel values 0..255 (3, S, S)."""
         ...
 
     def loss(self, pixels_B3SS: Tensor, step: int) -> Tensor:
-        """Return the loss of a batch of views."""
+        """Return the loss (a scalar) of a batch of views."""
         ...
 
 
@@ -69,12 +68,12 @@ def check_head(part: NamedOptions) -> HeadOptions:
     """
     options = plugins.read_options(PACKAGE, part, "head")
     if not isinstance(options, HeadOptions):
-        raise TypeError(f"{part.name}: Options is no HeadOptions")
+        raise TypeError(f"{part.name}: Options is not a HeadOptions")
     return options
 
 
 def build_head(part: NamedOptions, backbones: Backbones, seed: int) -> HeadTask:
-    """Return a head to be trained, with weights drawn by the seed.
+    """Return a head's training, with random first weights.
 
     Raises:
         ConfigError: an unknown head, an unknown option or a wrong value.

@@ -1,8 +1,9 @@
-"""FOUND's 1x1 head on last-block keys, from no labels at all (methods.md 3.4).
+"""Training of FOUND's 1x1 head on last-block keys, without labels.
 
-It starts from what FOUND-bkg says without training, and goes on from its own predictions; a
-bilateral solver draws both to the edges of the image. Shapes: B images, C width of the network, h w
-patches, S side of a training image.
+FOUND-bkg's masks are the first targets, the head's own predictions the later ones; a bilateral solver
+aligns both with the edges of the image (docs/methods.md 3.3, 3.4).
+
+Shapes: B images, N = h * w patches, C width of the network, H W pixels, S side of a training image.
 """
 
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as Pillow
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -19,7 +21,6 @@ from ovseg_core.backbones.vit import TimmViT
 from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.heads import HeadOptions
 from ovseg_core.heads.shared import bilateral_solver
-from ovseg_core.heads.shared.views import short_side, squashed
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found_bkg
 
@@ -30,35 +31,35 @@ class Options(HeadOptions):
     """Options of the head `found`."""
 
     steps: PositiveInt = 500
-    """Batches."""
+    """Training steps."""
     batch: PositiveInt = 50
-    """Images of a step."""
-    rate: PositiveFloat = 5e-2
+    """Images per step."""
+    learning_rate: PositiveFloat = 5e-2
     """Learning rate of AdamW."""
-    rate_decay: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """The rate is multiplied by this ..."""
-    rate_every: PositiveInt = 50
-    """... each time so many steps are done."""
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Factor of the learning rate at each decay."""
+    decay_interval: PositiveInt = 50
+    """Steps from one decay of the learning rate to the next."""
     seed_steps: NonNegativeInt = 100
-    """First steps, which learn the seeds; afterwards the head's own masks take their place."""
+    """Number of first steps with the seed masks as targets; later the head's own masks are."""
     seeds: Literal["attention", "similarity"] = "attention"
-    """Where the first masks come from. `attention`: FOUND-bkg, as published; it needs a class token
-    that attends to objects (DINO). `similarity`: the patch most like all others is background, and
-    so is what a threshold puts on its side; for networks whose class token does not."""
+    """Source of the seed masks. `attention`: FOUND-bkg, as published; it needs a class token that
+    attends to objects (DINO). `similarity`, for other networks: the patch most similar to all
+    others is background, and so are patches that Otsu's threshold groups with it."""
     rescale: tuple[PositiveFloat, PositiveFloat] = (0.1, 3.0)
-    """Least and most that an image is rescaled by before it is brought to the side again."""
-    blur_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of images that are blurred."""
+    """Range of the random factor by which an image is rescaled before its final resize."""
+    blur_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that an image is blurred."""
 
 
 class FoundTask:
-    """What the head learns; see `HeadTask`.
+    """The training of the head; see `HeadTask`.
 
     Args:
-        vision: the network whose keys it reads.
-        options: the recipe.
+        vision: the network whose keys it takes.
+        options: the schedule.
         network_file: the network's weights file.
-        seed: of the head's first weights.
+        seed: of the first weights.
     """
 
     def __init__(self, vision: TimmViT, options: Options, network_file: str, seed: int) -> None:
@@ -66,50 +67,51 @@ class FoundTask:
         self._options = options
         self._background = found_bkg.FoundBackground(vision, found_bkg.Options())
         own_px = vision.model.patch_embed.grid_size[0] * vision.patch_px
-        # Training images are whole patches.
+        # A whole number of patches.
         self.size_px = max((options.size_px or own_px) // vision.patch_px, 1) * vision.patch_px
         self.network_file = network_file
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._head = nn.Conv2d(vision.dim, 1, 1).to(vision.device)
         self.weights = {f"decoder.{name}": one for name, one in self._head.named_parameters()}
-        self.rates = dict.fromkeys(self.weights, options.rate)
+        self.learning_rates = dict.fromkeys(self.weights, options.learning_rate)
 
-    def rate_factor(self, step: int) -> float:
-        """Return StepLR's factor."""
-        return self._options.rate_decay ** (step // self._options.rate_every)
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor of torch's StepLR."""
+        return self._options.decay_factor ** (step // self._options.decay_interval)
 
     def view(self, image: Image, rng: np.random.Generator) -> Tensor:
-        """Return the image squashed to the side, after a rescale that may cost it detail."""
+        """Return the image as a square, aspect lost, after a random rescale and maybe a blur."""
         scaled_px = max(round(self.size_px * rng.uniform(*self._options.rescale)), 1)
-        pixels = short_side(short_side(image, self.size_px), scaled_px)
-        pixels = squashed(pixels, self.size_px)
-        blurred, sigma = rng.random() < self._options.blur_share, rng.uniform(*_BLUR_SIGMA)
-        return _blurred(pixels, sigma) if blurred else pixels
+        pixels = _resize_short_side(_resize_short_side(image, self.size_px), scaled_px)
+        pixels = _resize(pixels, (self.size_px, self.size_px))
+        is_blurred = rng.random() < self._options.blur_probability
+        sigma = rng.uniform(*_BLUR_SIGMA)  # drawn in any case: the random numbers stay in step
+        return _blur(pixels, sigma) if is_blurred else pixels
 
     def loss(self, pixels_B3SS: Tensor, step: int) -> Tensor:
-        """Return L of methods.md 3.4."""
+        """Return the loss of docs/methods.md 3.4."""
         with torch.no_grad():
-            state = self._vision.forward_trunk(pixels_B3SS)
-            keys_BChw = self._vision.features_of(state, "k")
+            trunk = self._vision.forward_trunk(pixels_B3SS)
+            keys_BChw = self._vision.features_of(trunk, "k")
         logits_Bhw = self._head(keys_BChw)[:, 0]
         own_Bhw = logits_Bhw.detach() > 0
-        total = 1.5 * _bce(logits_Bhw, self._sharpened(pixels_B3SS, own_Bhw))
+        total = 1.5 * _bce(logits_Bhw, self._refine(pixels_B3SS, own_Bhw))
         if step < self._options.seed_steps:
             with torch.no_grad():
                 if self._options.seeds == "attention":
-                    seed_Bhw = self._background.background(state) < 0.5
+                    seed_Bhw = self._background.background(trunk) < 0.5
                 else:
-                    seed_Bhw = unlike_the_most(keys_BChw)
-            return total + _bce(logits_Bhw, self._sharpened(pixels_B3SS, seed_Bhw))
+                    seed_Bhw = similarity_seeds(keys_BChw)
+            return total + _bce(logits_Bhw, self._refine(pixels_B3SS, seed_Bhw))
         return total + 4.0 * _bce(logits_Bhw, own_Bhw)
 
-    def _sharpened(self, pixels_B3SS: Tensor, masks_Bhw: Tensor) -> Tensor:
-        """Return BS: the solver's masks, brought back to the patches; any part of it counts."""
+    def _refine(self, pixels_B3SS: Tensor, masks_Bhw: Tensor) -> Tensor:
+        """Return the solver's masks at patch resolution: true where a patch has any part of one."""
         images_BSS3 = pixels_B3SS.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         masks = masks_Bhw.cpu().numpy()
         solved_BSS = np.stack(
-            [bilateral_solver.sharpened(*pair) for pair in zip(images_BSS3, masks, strict=True)]
+            [bilateral_solver.refine(*pair) for pair in zip(images_BSS3, masks, strict=True)]
         )
         solved = torch.from_numpy(solved_BSS).to(masks_Bhw.device)[:, None].float()
         return F.interpolate(solved, size=masks_Bhw.shape[1:], mode="bilinear")[:, 0] > 0
@@ -125,10 +127,11 @@ def build(options: Options, backbones: Backbones, seed: int) -> FoundTask:
     return FoundTask(vision, options, backbones.files()["vision"], seed)
 
 
-def unlike_the_most(keys_BChw: Tensor) -> Tensor:
-    """Return the patches unlike the one that is most like all others, bool (B, h, w).
+def similarity_seeds(keys_BChw: Tensor) -> Tensor:
+    """Return the foreground by similarity with the most typical patch, bool (B, h, w).
 
-    Keys are taken less the batch's mean; Otsu's threshold parts each image's cosines in two.
+    The patch most similar to all others is background. Otsu's threshold splits the cosine
+    similarities with it (of keys minus the batch's mean) in two; the lower group is foreground.
     """
     centred_BChw = keys_BChw - keys_BChw.mean(dim=(0, 2, 3), keepdim=True)
     cosine_BNN = cosine_affinity(centred_BChw)
@@ -138,23 +141,39 @@ def unlike_the_most(keys_BChw: Tensor) -> Tensor:
 
 
 def _otsu(values_BN: Tensor) -> Tensor:
-    """Return the cut (B,) that parts each row into its two most compact groups."""
+    """Return Otsu's threshold (B,): it splits each row into its two most compact groups."""
     sorted_BN = values_BN.sort(dim=1).values
     count = sorted_BN.shape[1]
     below_N = torch.arange(1, count, device=values_BN.device)
     sums_BN = sorted_BN.cumsum(dim=1)
     mean_below = sums_BN[:, :-1] / below_N
     mean_above = (sums_BN[:, -1:] - sums_BN[:, :-1]) / (count - below_N)
-    apart_BN = below_N * (count - below_N) * (mean_above - mean_below).square()
-    return sorted_BN.gather(1, 1 + apart_BN.argmax(dim=1, keepdim=True))[:, 0]
+    variance_BN = below_N * (count - below_N) * (mean_above - mean_below).square()
+    return sorted_BN.gather(1, 1 + variance_BN.argmax(dim=1, keepdim=True))[:, 0]
 
 
 def _bce(logits_Bhw: Tensor, target_Bhw: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits_Bhw, target_Bhw.to(logits_Bhw.dtype))
 
 
-def _blurred(pixels_3SS: Tensor, sigma: float) -> Tensor:
-    """Blur with a kernel of about a tenth of the side, odd."""
+def _resize_short_side(image: Image, side_px: int) -> Image:
+    """Resize uint8 (3, H, W) to a short side of `side_px`."""
+    height, width = image.shape[1:]
+    factor = side_px / min(height, width)
+    return _resize(image, (max(int(height * factor), side_px), max(int(width * factor), side_px)))
+
+
+def _resize(image: Image, size_hw: tuple[int, int]) -> Image:
+    """Resize uint8 (3, H, W) by Pillow's bilinear."""
+    if tuple(image.shape[1:]) == size_hw:
+        return image
+    picture = Pillow.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    resized = picture.resize((size_hw[1], size_hw[0]), Pillow.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def _blur(pixels_3SS: Tensor, sigma: float) -> Tensor:
+    """Blur by an odd Gaussian kernel of about a tenth of the side."""
     side = int(0.1 * pixels_3SS.shape[1]) // 2 * 2 + 1
     pixels_SS3 = pixels_3SS.permute(1, 2, 0).contiguous().numpy()
     blurred_SS3 = cv2.GaussianBlur(pixels_SS3, (side, side), sigma)

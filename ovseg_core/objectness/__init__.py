@@ -1,6 +1,9 @@
-"""Where the foreground comes from, one file each; the file's name is the name in the config.
+"""Objectness sources, one file each; the file's name is the name in the config.
 
-Every file has `Options` and `build(options, backbones) -> Objectness`.
+Every file has `Options` and `build(options, backbones) -> Objectness`. Objectness is the
+probability (0 to 1) that a pixel shows any object.
+
+Shapes: B images of one size, H W pixels, h w cells of a map.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +25,13 @@ WHERE = "method.options.objectness"
 
 
 class Objectness(Protocol):
-    """A source of foreground probability."""
+    """A source of objectness maps."""
 
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...] | None:
-        """Return for each image (h, w) in [0, 1], at its own or a smaller size; None: no source."""
+        """Return a map (h, w) in [0, 1] per image, float32, at its size or smaller.
+
+        None: there is no objectness, and methods leave their fusion out.
+        """
         ...
 
 
@@ -50,7 +56,7 @@ def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
 
 
 def squashed_maps(maps: tuple[Tensor, ...] | None, side_px: int) -> tuple[Tensor, ...] | None:
-    """Return maps of any sizes squashed to a square bilinearly; None stays None."""
+    """Resize maps (h, w) of any sizes to a square, bilinearly, aspect lost; None stays None."""
     if maps is None:
         return None
     size = (side_px, side_px)
@@ -60,12 +66,12 @@ def squashed_maps(maps: tuple[Tensor, ...] | None, side_px: int) -> tuple[Tensor
 def by_shape(
     images: Sequence[Image], device: torch.device, compute: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, ...]:
-    """Apply a batched function to images of many sizes: those of one size go together.
+    """Apply a batched function to images of many sizes; those of one size form a batch.
 
     Args:
         images: uint8 (3, H, W) each.
         device: where `compute` runs.
-        compute: (B, 3, H, W) -> one row for each image.
+        compute: (B, 3, H, W) -> one row per image.
 
     Returns:
         The rows in the images' order.

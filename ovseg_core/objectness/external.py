@@ -1,8 +1,8 @@
-"""Foreground maps that another tool made: one file for each image in a local folder.
+"""Objectness maps of another tool: one file per image in a local folder.
 
-The map of `a/b.jpg` is `FOLDER/a/b.png`, `.npy` or `.npz`. A PNG is grey, 8 or 16 bit, black is
-background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks as class-agnostic detectors
-(CutLER) give them: `masks` (n, h, w) and `scores` (n,). The size is free.
+The map of `a/b.jpg` is `FOLDER/a/b.png`, `.npy` or `.npz`. A PNG is grey, 8 or 16 bit; black is
+background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks of a class-agnostic detector
+(CutLER): `masks` (n, h, w) and `scores` (n,). Maps may have any size.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ class Options(MethodOptions):
 
     folder: LocalFolder
     """Local folder of the maps, laid out like the collection: for `a/b.jpg` a grey `a/b.png`, an
-    array (h, w) in [0, 1] as `a/b.npy`, or scored masks as `a/b.npz`. Every worker must see it, and
-    a run goes on only while its files stay as they are."""
+    array (h, w) in [0, 1] as `a/b.npy`, or scored masks as `a/b.npz`. Every worker needs access to
+    it; a run cannot be resumed after its files have changed."""
     min_score: float = 0.3
-    """Scored masks below this are left out (CLIP-DIY's value for CutLER)."""
+    """Masks with a lower score are dropped (0.3: CLIP-DIY's value for CutLER)."""
 
 
 class ExternalMaps:
-    """Looks maps up by the image's path.
+    """Maps looked up by the image's path.
 
     Args:
         options: folder and threshold.
-        device: where the maps go.
+        device: of the returned maps.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -54,11 +54,11 @@ class ExternalMaps:
         self._device = device
 
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
-        """Return each image's map, at the size of its file.
+        """Return the map (h, w) of each image, at the size in its file.
 
         Raises:
-            ConfigError: the batch does not know its paths.
-            ImageError: an image has no map, or an unreadable one.
+            ConfigError: the batch has no paths.
+            ImageError: the map of an image is missing or unreadable.
         """
         return tuple(one.to(self._device) for one in self._files.read(images))
 
@@ -75,12 +75,12 @@ def build(options: Options, backbones: Backbones) -> ExternalMaps:
 def combine_scored(
     masks: NDArray[Any], scores: NDArray[Any], min_score: float
 ) -> NDArray[np.float32]:
-    """Return one map of scored masks: the sum of score times mask, divided by its maximum.
+    """Combine scored masks to one map (h, w): sum of score times mask, divided by its maximum.
 
     Args:
         masks: (n, h, w), 0 or 1.
         scores: (n,), confidence.
-        min_score: masks below it are left out; with none left the map is zero.
+        min_score: masks with a lower score are dropped; without any mask the map is zero.
     """
     if masks.ndim != 3 or scores.shape != masks.shape[:1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""No foreground source: the scores alone decide (CLIP-DIY's ablation without objectness)."""
+"""No objectness: the scores alone decide (CLIP-DIY's ablation)."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from ovseg_core.segmenter import MethodOptions
 
 
 class Options(MethodOptions):
-    """Nothing to choose."""
+    """No options."""
 
 
 class NoObjectness:
-    """Tells a method to leave fusion out."""
+    """The source without maps."""
 
     def maps(self, images: Sequence[Image]) -> tuple[Tensor, ...] | None:
         """Return None."""

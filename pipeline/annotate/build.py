@@ -32,12 +32,6 @@ def build(config: JobConfig, device: str) -> Built:
     from pipeline.storage.weights import resolve, sha256
 
     config = with_published_clip(config)
-    backbones = Backbones(
-        clip=config.clip,
-        vision_model=config.vision_model,
-        vision_weights=config.vision.weights,
-        device=device,
-        resolve=resolve,
-    )
+    backbones = Backbones.from_config(config, device, resolve)
     segmenter = build_segmenter(config.method, backbones)
     return Built(segmenter, {role: sha256(path) for role, path in backbones.files().items()})

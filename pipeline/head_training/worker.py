@@ -138,14 +138,7 @@ class HeadsWorker:
 
     @cached_property
     def _backbones(self) -> Backbones:
-        config = self._setup.config
-        return Backbones(
-            clip=config.clip,
-            vision_model=config.vision_model,
-            vision_weights=config.vision.weights,
-            device=self._setup.device,
-            resolve=resolve,
-        )
+        return Backbones.from_config(self._setup.config, self._setup.device, resolve)
 
     @cached_property
     def _task(self) -> HeadTask:

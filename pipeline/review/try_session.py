@@ -217,15 +217,9 @@ class Workbench:
 
     def _networks(self) -> _RunBackbones:
         if self._backbones is None:
-            job = self._job
-            cuda = job.run.device != "cpu" and torch.cuda.is_available()
-            self._backbones = _RunBackbones(
-                clip=job.clip,
-                vision_model=job.vision_model,
-                vision_weights=job.vision.weights,
-                device="cuda" if cuda else "cpu",
-                resolve=weights.resolve,
-            )
+            cuda = self._job.run.device != "cpu" and torch.cuda.is_available()
+            device = "cuda" if cuda else "cpu"
+            self._backbones = _RunBackbones.from_config(self._job, device, weights.resolve)
         return self._backbones
 
     def _vocabulary(self, words: Sequence[str]) -> Vocabulary:
