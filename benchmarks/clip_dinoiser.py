@@ -21,7 +21,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.attention import identity
 from ovseg_core.dense.last_block import dense_features
 from ovseg_core.dense.windows import window_boxes
-from ovseg_core.heads.shared.dinoiser_model import TAP, load_heads, tap_map
+from ovseg_core.heads.shared.dinoiser_model import TAP, load_dinoiser_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.resize.published_sizes import mmseg_size, pad_br, resize_linear
 from ovseg_core.segmenter import TextMatrix
@@ -40,7 +40,7 @@ class PlainPort:
 
     def __init__(self, backbones: Backbones, heads: str) -> None:
         self.clip = backbones.clip
-        self.heads = load_heads(heads, backbones)
+        self.heads = load_dinoiser_heads(heads, backbones)
 
     def label_map(self, image: Tensor, text: TextMatrix) -> np.ndarray:
         """Return the label map of one image."""

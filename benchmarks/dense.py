@@ -79,7 +79,7 @@ def compare(segmenter: WindowSegmenter, images: Sequence[Tensor], rounds: int) -
 
 def random_heads(clip: Clip, folder: Path) -> str:
     """Write random CLIP-DINOiser heads for a CLIP and return the file."""
-    width, file = clip.visual.conv1.out_channels, folder / "heads.safetensors"
+    width, file = clip.width, folder / "heads.safetensors"
     tensors = {
         "obj_proj.weight": torch.randn(256, width, 3, 3) * 0.01,
         "obj_proj.bias": torch.zeros(256),

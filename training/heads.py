@@ -30,19 +30,19 @@ SCENES_SEED = 400_000_000
 HELD_BACK_SEED = 920_000_000
 DINOISER = {
     "steps": 600,
-    "drop_step": 480,
+    "decay_step": 480,
     "sample": 0,
-    "rate_affinity": 1e-3,
+    "affinity_learning_rate": 1e-3,
     # The embedded ViT's cosines lie higher than DINO's: .91 within an object, .18 across its edge.
-    "least_affinity": 0.8,
+    "gamma": 0.8,
 }
-FOUND = {"steps": 250, "batch": 24, "size_px": 128, "seed_steps": 50, "rate_every": 25}
+FOUND = {"steps": 250, "batch": 24, "size_px": 128, "seed_steps": 50, "decay_interval": 25}
 SIMILAR = {
     "steps": 200,
     "batch": 24,
     "size_px": 128,
     "seed_steps": 60,
-    "rate_every": 20,
+    "decay_interval": 20,
     "seeds": "similarity",
     "rescale": [0.5, 2.0],
 }

@@ -175,7 +175,7 @@ def load_head(kind: HeadKind, file: str, backbones: Backbones) -> dict[str, Tens
             raise WeightsError(
                 f"the head {path} does not fit the {network}: {name} has the shape {actual}, "
                 f"expected ({', '.join(map(str, expected))}); give the head of this network as "
-                f"`{kind.option}`, or train one with `ovseg train-heads --heads {kind.name}`"
+                f"`{kind.option}`, or train one with `ovseg train-heads --head {kind.name}`"
             )
     check_trained_for(path, kind.name, backbones.files()[kind.network])
     backbones.note_file(kind.name, path)

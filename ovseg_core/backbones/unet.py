@@ -1,8 +1,8 @@
 """A diffusion UNet by diffusers, unmodified: the input of its second-to-last up-sampling stage.
 
 That is the decoder's features concatenated with the stage's skip connection, for a noiseless image
-(t = 0) and an empty text (docs/methods.md 6.4). A latent UNet gets the latents of the image at twice
-its size (6.2). Needs the extra `unet`.
+(t = 0) and an empty text (docs/methods.md 6.4). A latent UNet gets the latents of the image at
+twice its size (6.2). Needs the extra `unet`.
 
 Shapes: B images, H W pixels, C channels, I J cells. float32 on the network's device.
 """

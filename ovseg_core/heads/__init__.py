@@ -1,7 +1,7 @@
 """Heads that are trained without labels, one file each; the file's name is the name in the config.
 
-Every file has `Options` and `build(options, backbones, seed) -> HeadTask`. Shapes: B training images
-of a batch, S their side.
+Every file has `Options` and `build(options, backbones, seed) -> HeadTask`. Shapes: B training
+images of a batch, S their side.
 """
 
 from typing import Protocol

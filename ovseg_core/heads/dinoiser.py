@@ -1,7 +1,7 @@
 """Training of CLIP-DINOiser's two convolutions, without labels, from DINO and FOUND.
 
-Source: docs/methods.md 5.5. Shapes: B images, C trunk width, N = h * w patches, S side of a training
-image.
+Source: docs/methods.md 5.5. Shapes: B images, C trunk width, N = h * w patches, S side of a
+training image.
 """
 
 from dataclasses import dataclass
@@ -44,8 +44,8 @@ class Options(HeadOptions):
     channels: PositiveInt | None = None
     """Outputs of the affinity convolution; null: 256 for a trunk of 768, in proportion."""
     gamma: Annotated[float, Field(ge=-1, le=1)] = 0.2
-    """Affinity threshold: pairs of patches whose cosine similarity in the second network is at least
-    this are positive."""
+    """Affinity threshold: pairs of patches with at least this cosine similarity in the second
+    network are positive."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Brightness is multiplied by a random factor of 1 minus to 1 plus this."""
     affinity_network: str = ""

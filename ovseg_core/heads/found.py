@@ -1,7 +1,7 @@
 """Training of FOUND's 1x1 head on last-block keys, without labels.
 
-FOUND-bkg's masks are the first targets, the head's own predictions the later ones; a bilateral solver
-aligns both with the edges of the image (docs/methods.md 3.3, 3.4).
+FOUND-bkg's masks are the first targets, the head's own predictions the later ones; a bilateral
+solver aligns both with the edges of the image (docs/methods.md 3.3, 3.4).
 
 Shapes: B images, N = h * w patches, C width of the network, H W pixels, S side of a training image.
 """
@@ -107,7 +107,7 @@ class FoundTask:
         return total + 4.0 * _bce(logits_Bhw, own_Bhw)
 
     def _refine(self, pixels_B3SS: Tensor, masks_Bhw: Tensor) -> Tensor:
-        """Return the solver's masks at patch resolution: true where a patch has any part of one."""
+        """Return the solver's masks at patch resolution: bilinear, true where positive."""
         images_BSS3 = pixels_B3SS.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         masks = masks_Bhw.cpu().numpy()
         solved_BSS = np.stack(
@@ -118,7 +118,7 @@ class FoundTask:
 
 
 def build(options: Options, backbones: Backbones, seed: int) -> FoundTask:
-    """Load the second network.
+    """Return the training, with the second network loaded.
 
     Raises:
         WeightsError: it cannot be loaded.

@@ -1,1 +1,1 @@
-"""Batches of images, and files that belong to an image."""
+"""Batches of images, and local files of another tool that belong to an image."""

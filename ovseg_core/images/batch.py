@@ -1,4 +1,4 @@
-"""A batch of images, which may know their names."""
+"""Batches of images, with or without their paths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,28 +7,33 @@ from typing import overload
 import torch
 
 Image = torch.Tensor
-"""uint8 (3, H, W) RGB on the CPU, any size; a batch is a sequence of them."""
+"""uint8 RGB (3, H, W) on the CPU, of any size; a batch is a sequence of them."""
 
 
 @dataclass(frozen=True)
 class ImageBatch(Sequence[Image]):
-    """Images that know their names, for parts that look something up by image (`external`).
+    """Images with their paths, for plug-ins that look up files by image (`external`).
 
-    Any sequence of images is a batch; this one carries the collection's paths along. A slice of
-    it is again an `ImageBatch`, so that a batch can be halved.
+    Any sequence of images is a batch; this one has the paths as well. A slice is again an
+    `ImageBatch`, so that a batch can be halved.
 
     Attributes:
         images: uint8 (3, H, W) each.
-        paths: relative to the collection's root, one for each image.
+        paths: of each image, relative to the collection's root.
+
+    Raises:
+        ValueError: the numbers of images and paths differ.
     """
 
     images: tuple[Image, ...]
     paths: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a name too many or too few."""
+        """Check the number of paths."""
         if len(self.images) != len(self.paths):
-            raise ValueError(f"{len(self.images)} images came with {len(self.paths)} paths")
+            raise ValueError(
+                f"expected a path per image, got {len(self.images)} images, {len(self.paths)} paths"
+            )
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -39,14 +44,19 @@ class ImageBatch(Sequence[Image]):
     @overload
     def __getitem__(self, index: slice) -> "ImageBatch": ...
     def __getitem__(self, index: int | slice) -> "Image | ImageBatch":
-        """Return one image, or the batch of a slice."""
+        """Return one image, or a slice as a batch."""
         if isinstance(index, slice):
             return ImageBatch(self.images[index], self.paths[index])
         return self.images[index]
 
 
 def with_images(images: Sequence[Image], pixels: Sequence[Image]) -> Sequence[Image]:
-    """Return a batch of other pixels for the same images: the paths, if any, are kept."""
+    """Return a batch with other pixels of the same images; paths, if any, are kept.
+
+    Args:
+        images: the batch.
+        pixels: uint8 (3, H, W) of each image.
+    """
     if isinstance(images, ImageBatch):
         return ImageBatch(tuple(pixels), images.paths)
     return tuple(pixels)

@@ -1,6 +1,6 @@
-"""Files that another tool made, one for each image, in a local folder laid out like the collection.
+"""Files of another tool, one per image, in a local folder laid out like the collection.
 
-What belongs to `a/b.jpg` is `FOLDER/a/b` with one of the suffixes that its reader knows.
+The file of `a/b.jpg` is `FOLDER/a/b` with one of the suffixes that its reader supports.
 """
 
 import zipfile
@@ -24,14 +24,14 @@ def _local(value: str) -> str:
 
 
 LocalFolder = Annotated[str, AfterValidator(_local)]
-"""An option that names such a folder; its files are part of what a run is (`folders_in`)."""
+"""Type of an option that names such a folder; its files are part of the run identity."""
 
 
 def folders_in(options: Frozen, where: str) -> dict[str, str]:
-    """Return the folders that a part's options name, by dotted option; empty names are left out.
+    """Return the folders named by a plug-in's options, by dotted option; empty ones are left out.
 
     Args:
-        options: of one part.
+        options: of one plug-in.
         where: dotted path of the options in the job file.
     """
     named = [
@@ -48,12 +48,15 @@ class PerImageFiles:
     """The files of one kind.
 
     Attributes:
-        folder: where they are.
+        folder: local.
         suffixes: with their dots, in order of preference.
-        kind: what they are, for messages: `objectness map`.
-        option: dotted path of the option that names the folder, for messages.
-        load: reads one file; what it raises of OSError, ValueError, KeyError, EOFError and
-            BadZipFile means that the file is unreadable.
+        kind: a noun for messages, such as `objectness map`.
+        option: dotted option that names the folder, for messages.
+        load: reads one file; OSError, ValueError, KeyError, EOFError and BadZipFile mean that the
+            file is unreadable.
+
+    Raises:
+        ConfigError: the folder does not exist.
     """
 
     folder: str
@@ -63,25 +66,21 @@ class PerImageFiles:
     load: Callable[[Path], Tensor]
 
     def __post_init__(self) -> None:
-        """Look for the folder.
-
-        Raises:
-            ConfigError: it does not exist.
-        """
+        """Check that the folder exists."""
         if not Path(self.folder).is_dir():
             raise ConfigError(f"{self.option}: no folder at {self.folder}")
 
     def read(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
-        """Return what belongs to each image.
+        """Return the content of each image's file.
 
         Raises:
-            ConfigError: the batch does not know its paths.
-            ImageError: an image has no file, or an unreadable one.
+            ConfigError: the batch has no paths.
+            ImageError: the file of an image is missing or unreadable.
         """
         if not isinstance(images, ImageBatch):
             raise ConfigError(
-                f"{self.option} finds a file by the image's path: hand the images over as an "
-                "ovseg_core.segmenter.ImageBatch"
+                f"{self.option} finds files by the images' paths: give the images as an "
+                "ovseg_core.images.batch.ImageBatch"
             )
         return tuple(self._read(self._file(path)) for path in images.paths)
 

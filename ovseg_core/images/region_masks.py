@@ -1,9 +1,9 @@
-"""Region maps from masks that another tool made, such as SAM's automatic masks.
+"""Region maps from masks of another tool, such as SAM's automatic masks.
 
 The masks of `a/b.jpg` are `FOLDER/a/b.npz` or `.png`. An NPZ holds `masks` (n, h, w), 0 or 1, which
-may overlap: a pixel belongs to the smallest mask that covers it (what else is in the file, such as
-`scores`, is not read). A PNG is an index map, grey of 8 or 16 bits or with a palette: 0 is no
-region, each other value is one. The size is free. Shapes: n masks, h w pixels of the file.
+may overlap: a pixel belongs to the smallest mask that covers it (other arrays, such as `scores`,
+are ignored). A PNG is an index map, grey of 8 or 16 bits or with a palette: 0 is no region, each
+other value is one. Maps may have any size. Shapes: n masks, h w pixels of the file.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 def region_masks(folder: str, option: str) -> PerImageFiles:
-    """Return the reader of a folder's masks as region maps (h, w): int32, -1 is no region.
+    """Return a reader of region maps (h, w): int32, -1 is no region.
 
     Args:
-        folder: local, laid out like the collection; every worker must see it.
-        option: dotted path of the option that names it, for messages.
+        folder: local, laid out like the collection; every worker needs access to it.
+        option: dotted option that names it, for messages.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -35,9 +35,9 @@ def region_masks(folder: str, option: str) -> PerImageFiles:
 
 
 def smallest_on_top(masks: NDArray[Any]) -> NDArray[np.int32]:
-    """Return the region map (h, w) of masks (n, h, w) that may overlap; -1: no mask.
+    """Combine masks (n, h, w) that may overlap to a region map (h, w), int32; -1: no mask.
 
-    Of equally large masks the first one is on top.
+    Of masks of equal area the first is on top.
 
     Raises:
         ValueError: not (n, h, w), or without pixels.
@@ -46,7 +46,7 @@ def smallest_on_top(masks: NDArray[Any]) -> NDArray[np.int32]:
         raise ValueError(f"expected masks (n, h, w), got {masks.shape}")
     areas = np.array([np.count_nonzero(mask) for mask in masks])
     regions = np.full(masks.shape[1:], -1, np.int32)
-    # Painted from the largest to the smallest, so that the smallest stays on top.
+    # From the largest to the smallest, so that the smallest overwrites the others.
     for number in np.argsort(areas, kind="stable")[::-1]:
         regions[masks[number].astype(bool)] = number
     return regions

@@ -27,8 +27,8 @@ from ovseg_core.heads.shared.dinoiser_model import (
     DINO,
     TAP,
     DinoiserHeads,
-    load_heads,
-    own_keys,
+    clip_keys,
+    load_dinoiser_heads,
     tap_map,
 )
 from ovseg_core.objectness import found
@@ -103,7 +103,7 @@ class PoolingReader:
         elif self.heads and options.affinity == "learned":  # 5.1, learned: G = conv3x3(X)
             guides["affinity"] = self.heads.guide(tap_map(state))
         else:  # the ablation "w. CLIP keys"
-            guides["affinity"] = own_keys(self.clip, state)
+            guides["affinity"] = clip_keys(self.clip, state)
         if self.found:  # 5.2, DinoCLIP: on the same crop
             guides["foreground"] = self.found.patch_probabilities(pixels_B3HW)
         elif self.heads and options.background == "learned":  # 5.2: conv1x1(unit X)
@@ -156,7 +156,7 @@ def read_with(options: Options, backbones: Backbones) -> PoolingReader:
     """Return the reader with the networks and heads that the options ask for; see `build`."""
     heads = dino = foreground = None
     if "learned" in (options.affinity, options.background):
-        heads = load_heads(options.heads, backbones)
+        heads = load_dinoiser_heads(options.heads, backbones)
     if options.affinity == "dino":
         model = options.affinity_network or backbones.network_or(DINO)
         dino = backbones.network(model, "affinity")

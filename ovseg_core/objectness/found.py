@@ -1,8 +1,8 @@
 """FOUND (Simeoni et al., CVPR 2023): a 1x1 convolution on DINO's last-block keys.
 
 The released head was trained on DINO's 300-epoch ViT-S/8. timm's `vit_small_patch8_224.dino` is
-another training of the same shape: give the 300-epoch file as `vision.weights` (docs/methods.md 0.4,
-3.1).
+another training of the same shape: give the 300-epoch file as `vision.weights` (docs/methods.md
+0.4, 3.1).
 
 Shapes: B images, C channels, H W pixels, h w patches.
 """

@@ -3,8 +3,8 @@
 The patch with the least attention of the class token is the background seed; patches similar to it
 are background, the rest is foreground (docs/methods.md 3.2).
 
-Shapes: B images, N patches = h * w, H heads in BHN (elsewhere pixels: H W), d head width, C channels
-= heads * d.
+Shapes: B images, N patches = h * w, H heads in BHN (elsewhere pixels: H W), d head width, C
+channels = heads * d.
 """
 
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""The published ways to enlarge and reduce, on any device, exact to the pixel."""
+"""Resizes of images and score maps as published, on any device, equal to the originals' results."""

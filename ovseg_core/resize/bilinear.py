@@ -1,7 +1,9 @@
-"""PyTorch's bilinear resize taken apart into its two axes, so that it can be done band by band.
+"""PyTorch's bilinear resize, separated by axis, so that it can be computed band by band.
 
-An axis is a sparse matrix with two entries a row, its taps. Columns are gathered once; rows are a
-small dense product for each band, in which the mean over several maps costs nothing.
+The resize of one axis is a sparse matrix with two entries per row, its taps. Columns are gathered
+once; rows are a small dense product per band, which also takes the mean over several maps.
+
+Shapes: K maps, h w their sizes, R rows of a band, W columns of the result.
 """
 
 from collections.abc import Sequence
@@ -13,14 +15,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Taps:
-    """One axis of a bilinear resize: `out[i] = lerp(x[low[i]], x[high[i]], weight[i])`."""
+    """The resize of one axis: `out[i] = lerp(x[low[i]], x[high[i]], weight[i])`.
+
+    Attributes:
+        low: int64, one per target pixel.
+        high: int64, one per target pixel.
+        weight: float32 in [0, 1), one per target pixel.
+    """
 
     low: Tensor
     high: Tensor
     weight: Tensor
 
     def matrix(self, band: slice) -> tuple[slice, Tensor]:
-        """Return which source pixels a band of target pixels needs, and its matrix over them."""
+        """Return the source pixels of a band of target pixels, and the band's matrix over them."""
         low, high, weight = self.low[band], self.high[band], self.weight[band]
         source = slice(int(low[0]), int(high[-1]) + 1)
         matrix = torch.zeros(len(low), source.stop - source.start)
@@ -42,20 +50,20 @@ def bilinear_taps(num_in: int, num_out: int) -> Taps:
 
 
 class MeanMap:
-    """The mean of maps (K, h, w) of different sizes after enlargement to one; made band by band.
+    """The mean of maps (K, h, w) of different sizes after a resize to one size, band by band.
 
     Args:
         levels: the maps, on one device.
-        size_hw: where they are enlarged (or reduced) to.
+        size_hw: size of the result.
     """
 
     def __init__(self, levels: Sequence[Tensor], size_hw: tuple[int, int]) -> None:
-        """Bring the columns of all maps to their number, once for all bands."""
+        # Columns are resized once, for all bands.
         self._wide = [_with_columns(level, size_hw[1]) for level in levels]
         self._taps = [bilinear_taps(level.shape[1], size_hw[0]) for level in levels]
 
     def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
-        """Return the rows of a band, of all maps or of some, float32 (K, R, W)."""
+        """Return a band of rows of all maps or some, float32 (K, R, W)."""
         products = [taps.matrix(band) for taps in self._taps]
         parts = [wide[maps, rows] for wide, (rows, _) in zip(self._wide, products, strict=True)]
         matrix = torch.cat([matrix for _, matrix in products], dim=1) / len(parts)

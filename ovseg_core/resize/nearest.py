@@ -1,7 +1,7 @@
-"""Nearest from a method's canvas to the image's size, without an array of either.
+"""Nearest-neighbour resize from a method's canvas to the image's size, as indices per axis.
 
-Nearest is separable: per axis it is a source index for every target pixel or, read the other way,
-the number of target pixels that each source pixel becomes.
+It is separable: for each axis there is a source index per target pixel, or equally the number of
+target pixels per source pixel. Most users need no resized array.
 """
 
 from typing import TypeVar
@@ -19,12 +19,12 @@ def nearest_source(num_in: int, num_out: int) -> NDArray[np.int64]:
 
 
 def nearest_counts(num_in: int, num_out: int) -> NDArray[np.int64]:
-    """Return how many target pixels each source pixel becomes; 0 where a reduction skips it."""
+    """Return the number of target pixels per source pixel; 0 where a reduction skips it."""
     return np.bincount(nearest_source(num_in, num_out), minlength=num_in)
 
 
 def to_size(label_map: NDArray[Scalar], size_hw: SizeHW) -> NDArray[Scalar]:
-    """Return the (Hc, Wc) map at another size by nearest, the rule of cv2 and torch."""
+    """Resize a label map to `size_hw` by nearest neighbour, as cv2 and torch do."""
     rows = nearest_source(label_map.shape[0], size_hw[0])
     columns = nearest_source(label_map.shape[1], size_hw[1])
     return label_map[rows][:, columns]

@@ -1,10 +1,10 @@
-"""Pillow's bicubic resize, to the grey level, on whole batches of crops at once.
+"""Pillow's bicubic resize of whole batches of crops, with equal results.
 
 Pillow resizes in two passes, columns first, and rounds and clamps to uint8 after each. Its weights
-are fixed-point integers. As matrix products in float64 every number is an exact integer, so the
-result equals Pillow's; a float32 resize in one go is up to 20 grey levels off.
+are fixed-point integers. In float64 matrix products every number is an exact integer, so the result
+equals Pillow's; a single float32 resize differs by up to 20 grey levels.
 
-Shapes: B images, S crops along a side, P crop side, R output side.
+Shapes: B images, H W pixels, S crops along a side, P crop side, R output side.
 """
 
 from functools import lru_cache
@@ -15,22 +15,22 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 _PRECISION_BITS = 22
-"""Pillow's fixed point: 32 bits less 8 of the pixel and 2 of head room."""
+"""Pillow's fixed point: 32 bits minus 8 of the pixel and 2 of headroom."""
 _SUPPORT = 2.0
-"""Reach of the cubic kernel in source pixels (more where it shrinks)."""
+"""Radius of the cubic kernel in source pixels; larger where the image is reduced."""
 _A = -0.5
 """Pillow's cubic parameter."""
-_IMAGES_AT_ONCE = {"cpu": 1, "cuda": 8}
-"""Bounds the float64 intermediates: to a CPU's cache, to half a gigabyte of a GPU."""
+_IMAGES_PER_BATCH = {"cpu": 1, "cuda": 8}
+"""Limits the float64 intermediates to a CPU's cache or half a gigabyte of GPU memory."""
 
 
 def crop_grid(side_px: int, crop_px: int, stride_px: int) -> int:
-    """Return how many crops lie along a side."""
+    """Return the number of crops along a side."""
     return (side_px - crop_px) // stride_px + 1
 
 
 def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int) -> Tensor:
-    """Cut square crops in scan order and resize each as Pillow's BICUBIC does.
+    """Take square crops in row-major order and resize each as Pillow's BICUBIC does.
 
     Args:
         images_B3HW: uint8.
@@ -39,19 +39,18 @@ def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int
         out_px: side of the result.
 
     Returns:
-        uint8 (B, S * S, 3, R, R); what does not fit a whole crop at the right and the bottom is
-        left out.
+        uint8 (B, S * S, 3, R, R); remainders of a crop at the right and the bottom are dropped.
     """
     weights_PR = _weights(crop_px, out_px, images_B3HW.device)
-    at_once = _IMAGES_AT_ONCE.get(images_B3HW.device.type, 1)
-    parts = [_resized_crops(part, weights_PR, stride_px) for part in images_B3HW.split(at_once)]
+    size = _IMAGES_PER_BATCH.get(images_B3HW.device.type, 1)
+    parts = [_resized_crops(part, weights_PR, stride_px) for part in images_B3HW.split(size)]
     return torch.cat(parts)
 
 
 def bicubic_resize(image_3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Resize uint8 (3, H, W) on the CPU to any size by Pillow's BICUBIC.
 
-    By Pillow itself: matrices of weights would outgrow memory on very long images.
+    Calls Pillow, as weight matrices of very long images would need too much memory.
     """
     if tuple(image_3HW.shape[1:]) == size_hw:
         return image_3HW
@@ -60,14 +59,11 @@ def bicubic_resize(image_3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def _rounded(grey: Tensor) -> Tensor:
-    return grey.add_(0.5).floor_().clamp_(0, 255)  # Pillow's rounding: halves go up
-
-
 def _resized_crops(images_B3HW: Tensor, weights_PR: Tensor, stride_px: int) -> Tensor:
     crop_px, out_px = weights_PR.shape
-    # A crop's columns do not depend on its row, so they are resized once for a column of crops.
-    columns_B3HSR = _rounded(images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR)
+    # The columns of a crop do not depend on its row: they are resized once per column of crops.
+    columns_B3HSR = images_B3HW.double().unfold(3, crop_px, stride_px) @ weights_PR
+    columns_B3HSR.add_(0.5).floor_().clamp_(0, 255)  # Pillow rounds halves up
     bands_B3SQP = columns_B3HSR.flatten(3).unfold(2, crop_px, stride_px)  # Q = S * R
     crops_B3SRQ = weights_PR.T @ bands_B3SQP.transpose(-1, -2)
     crops_B3SRSR = crops_B3SRQ.add_(0.5).clamp_(0, 255).to(torch.uint8).unflatten(-1, (-1, out_px))

@@ -1,4 +1,4 @@
-"""Sizes and resizes as the published methods do them, to the grey level.
+"""Input sizes and resizes of the published methods, with equal results (docs/methods.md 1.2, 1.4).
 
 Shapes: B images, H W pixels.
 """
@@ -15,9 +15,9 @@ MMSEG_LONG_SIDE_PX = 2048
 
 
 def mmseg_size(size_hw: tuple[int, int], short_px: int) -> tuple[int, int]:
-    """Return (height, width) by mmseg's rule: short side to `short_px`, long side at most 2048.
+    """Return (height, width) by mmseg's rule: short side `short_px`, long side at most 2048.
 
-    Only very long images end with a short side below `short_px`; never below one pixel.
+    The short side is smaller only for very long images, and at least one pixel.
     """
     height, width = size_hw
     factor = min(MMSEG_LONG_SIDE_PX / max(height, width), short_px / min(height, width))
@@ -25,7 +25,7 @@ def mmseg_size(size_hw: tuple[int, int], short_px: int) -> tuple[int, int]:
 
 
 def limited_size(size_hw: tuple[int, int], long_px: int) -> tuple[int, int]:
-    """Return the size reduced to a long side of at most `long_px`, aspect kept; 0: as it is."""
+    """Return the size with a long side of at most `long_px`, aspect kept; 0: unchanged."""
     height, width = size_hw
     longest = max(size_hw)
     if not long_px or longest <= long_px:
@@ -39,21 +39,18 @@ def resize_linear(image: Image, size_hw: tuple[int, int]) -> Image:
 
 
 def limit_side(image: Image, long_px: int) -> Image:
-    """Reduce uint8 (3, H, W) to a long side of at most `long_px`; 0: never.
-
-    Areas are averaged, which keeps fine texture from aliasing.
-    """
+    """Reduce uint8 (3, H, W) to a long side of at most `long_px` by area average; 0: never."""
     height, width = image.shape[1:]
     return _cv2_resize(image, limited_size((height, width), long_px), cv2.INTER_AREA)
 
 
 def squash_nearest(images_B3HW: Tensor, side_px: int) -> Tensor:
-    """Return images squashed to a square by nearest neighbour (CLIP-DIY's demo notebook)."""
+    """Resize images to a square by nearest neighbour, aspect lost (CLIP-DIY's demo notebook)."""
     return F.interpolate(images_B3HW, size=(side_px, side_px), mode="nearest")
 
 
 def pad_br(images_B3HW: Tensor, multiple: int) -> Tensor:
-    """Append zeros at the right and the bottom up to the next multiple of `multiple`."""
+    """Pad with zeros at the right and the bottom to multiples of `multiple`."""
     height, width = images_B3HW.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     return F.pad(images_B3HW, (0, right, 0, bottom)) if bottom or right else images_B3HW

@@ -22,7 +22,7 @@ from torch import Tensor
 from ovseg_core.backbones.head_file import head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.heads import HeadTask, build_head, check_head
-from ovseg_core.heads.shared.trainer import Draws, HeadTrainer
+from ovseg_core.heads.shared.trainer import HeadTrainer, ImageSampler
 from pipeline.annotate.annotator import num_threads
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import ahead, to_tensor
@@ -168,9 +168,9 @@ class HeadsWorker:
         return trainer
 
     @cached_property
-    def _draws(self) -> Draws:
+    def _sampler(self) -> ImageSampler:
         config = self._setup.config
-        return Draws(self._setup.images.num_rows, self._options.sample, config.seed)
+        return ImageSampler(self._setup.images.num_rows, self._options.sample, config.seed)
 
     @cached_property
     def _views(self) -> Iterator[_View]:
@@ -181,15 +181,15 @@ class HeadsWorker:
 
     def _view(self, place: int) -> _View:
         """Return the image at a place as its step sees it, or another if it cannot be read."""
-        rng, failed = self._draws.random(place), {}
-        index, side_px = self._draws.index(place), self._task.size_px
+        rng, failed = self._sampler.rng(place), {}
+        index, side_px = self._sampler.index(place), self._task.size_px
         for _ in range(_ATTEMPTS):
             ref = self._ref(index)
             image = value_or_error(partial(read_image, ref, self._setup.config.image, side_px))
             if not isinstance(image, ImageError):
                 return _View(self._task.view(to_tensor(image), rng), failed)
             failed[ref.path] = str(image.code)
-            index, last = self._draws.another(rng), f"{ref.path}: {image}"
+            index, last = self._sampler.substitute(rng), f"{ref.path}: {image}"
         raise CollectionError(f"{_ATTEMPTS} images in a row cannot be read, the last {last}")
 
     def _ref(self, index: int) -> ImageRef:

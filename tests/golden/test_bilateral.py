@@ -29,7 +29,7 @@ def _pixels(image: str) -> np.ndarray:
 
 
 def _input(image: str) -> np.ndarray:
-    return bilateral_solver.enlarged(_patches(image), _pixels(image).shape[:2])
+    return bilateral_solver.resize_mask(_patches(image), _pixels(image).shape[:2])
 
 
 def _read_back(image: str) -> np.ndarray:
@@ -43,7 +43,7 @@ def _soft(image: str) -> np.ndarray:
 
 
 def _binary(image: str, keep: bilateral_solver.Keep) -> np.ndarray:
-    return bilateral_solver.cut(_soft(image), keep).astype(np.uint8)
+    return bilateral_solver.binarise(_soft(image), keep).astype(np.uint8)
 
 
 @pytest.mark.parametrize("key", [key for key in reference.keys(FILE) if key != "constants"])

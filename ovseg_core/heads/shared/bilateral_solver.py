@@ -1,8 +1,10 @@
-"""FOUND's bilateral solver: a mask drawn to the edges of its image (methods.md 3.3).
+"""FOUND's bilateral solver: align a mask with the edges of its image (docs/methods.md 3.3).
 
-Pixels near in place and colour share a vertex of a coarse five-dimensional grid; the mask is made
-smooth among neighbouring vertices and read back. Used to make training targets, never at inference.
-Shapes: H W pixels, P = H * W, V vertices, 5 dimensions (x, y, luma, two chromas).
+Pixels close in position and colour share a vertex of a coarse five-dimensional grid ('splat'); the
+mask is smoothed between neighbouring vertices and interpolated back to pixels ('slice'). It makes
+training targets and is not used at inference.
+
+Shapes: H W pixels, P = H * W, V vertices, h w patches, 5 dimensions (x, y, luma, two chromas).
 """
 
 from dataclasses import dataclass
@@ -18,10 +20,11 @@ FloatMap = NDArray[np.floating[Any]]
 Keep = Literal["multi", "single"]
 
 _CELL = np.array([16, 16, 16, 8, 8])
-"""Side of a vertex: pixels, pixels, luma, chroma, chroma."""
+"""Size of a vertex in x, y (pixels), luma, chroma, chroma (of 256)."""
 _YUV = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-"""BT.601."""
+"""RGB to YUV by BT.601."""
 _SMOOTHNESS = 256
+"""lambda of the solver's energy."""
 _CONFIDENCE = 0.999
 _DIAGONAL_FLOOR = 1e-5
 
@@ -31,7 +34,7 @@ class _Grid:
     """The vertices of one image.
 
     Attributes:
-        splat_VP: sums pixels into vertices; its transpose reads them back.
+        splat_VP: sums pixels into vertices; its transpose slices vertices back to pixels.
         blur_VV: 10 on the diagonal, 1 for each neighbour one step away in one dimension.
     """
 
@@ -40,8 +43,10 @@ class _Grid:
 
     @classmethod
     def of(cls, image_HW3: NDArray[np.uint8]) -> "_Grid":
+        """Return the grid of an RGB image."""
         cells_P5 = _cells(image_HW3)
-        # One step in a dimension is one stride of a mixed-radix number with room at both ends.
+        # A vertex is a mixed-radix number, with a margin in each dimension: a neighbour is one
+        # stride away.
         sizes = cells_P5.max(axis=0) + 3
         strides = np.cumprod(np.concatenate([[1], sizes[:-1]]))
         vertices_V, of_pixel_P = np.unique((cells_P5 + 1) @ strides, return_inverse=True)
@@ -57,7 +62,7 @@ class _Grid:
         )
         return cls(splat_VP, around_VV + 2 * 5 * sparse.eye_array(num_vertices, format="csr"))
 
-    def bistochastised(self) -> tuple[FloatMap, FloatMap]:
+    def bistochastise(self) -> tuple[FloatMap, FloatMap]:
         """Return the diagonals of Dn and Dm after ten iterations n <- sqrt(n m / blur(n))."""
         mass_V = self.splat_VP.sum(axis=1)
         n_V = np.ones(len(mass_V))
@@ -67,14 +72,17 @@ class _Grid:
 
 
 def solve(image_HW3: NDArray[np.uint8], mask_HW: FloatMap) -> FloatMap:
-    """Return the mask, smooth where the image is and free to change at its edges (H, W).
+    """Smooth a mask where the image is smooth, and let it change at the image's edges.
 
     Args:
         image_HW3: RGB.
-        mask_HW: in [0, 1], of the image's size; may be soft.
+        mask_HW: in [0, 1], at the image's size; may be soft.
+
+    Returns:
+        The soft mask (H, W), float64, about 0 to 1.
     """
     grid = _Grid.of(image_HW3)
-    n_V, m_V = grid.bistochastised()
+    n_V, m_V = grid.bistochastise()
     weight_V = grid.splat_VP @ np.full(mask_HW.size, _CONFIDENCE)
     wanted_V = grid.splat_VP @ (_CONFIDENCE * mask_HW.ravel().astype(np.float64))
     spread_VV = sparse.diags_array(n_V) @ grid.blur_VV @ sparse.diags_array(n_V)
@@ -87,13 +95,13 @@ def solve(image_HW3: NDArray[np.uint8], mask_HW: FloatMap) -> FloatMap:
     return (grid.splat_VP.T @ y_V).reshape(mask_HW.shape)
 
 
-def cut(soft_HW: FloatMap, keep: Keep = "multi") -> NDArray[np.bool_]:
-    """Cut a solved mask at one half, fill its holes and choose among its components.
+def binarise(soft_HW: FloatMap, keep: Keep = "multi") -> NDArray[np.bool_]:
+    """Threshold a soft mask at one half, fill its holes and select components.
 
     Args:
-        soft_HW: what `solve` returned.
-        keep: `multi`: all but the largest label, the background counted as one; `single`: the
-            second largest only. Where the foreground is the largest label, `multi` thus keeps the
+        soft_HW: the result of `solve`.
+        keep: `multi`: all areas but the largest, the background counted as one; `single`: only the
+            second largest. Where the foreground is the largest area, `multi` thus keeps the
             background; without any component `single` is all ones. Both as published.
     """
     filled_HW = ndimage.binary_fill_holes(soft_HW > 0.5)
@@ -104,28 +112,28 @@ def cut(soft_HW: FloatMap, keep: Keep = "multi") -> NDArray[np.bool_]:
     return labels_HW == by_size[-2] if keep == "single" else labels_HW != by_size[-1]
 
 
-def enlarged(mask_hw: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Return a patch mask at the size of its image, bilinear; it enters the solver soft."""
+def resize_mask(mask_hw: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize a patch mask to its image bilinearly: a soft mask (H, W) in [0, 1]."""
     height, width = size_hw
     soft_hw = mask_hw.astype(np.float32)
     wide_HW = cv2.resize(soft_hw, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(wide_HW, dtype=np.float32)
 
 
-def sharpened(image_HW3: NDArray[np.uint8], mask_hw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return the solver's mask of a patch mask (H, W), or the patch mask itself, enlarged.
+def refine(image_HW3: NDArray[np.uint8], mask_hw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return the solver's mask (H, W) for a patch mask, or the resized patch mask itself.
 
-    The solver's is taken only where it agrees with what it was given: IoU above one half.
+    The solver's mask is used only if its IoU with the given one is above one half.
     """
-    given_HW = enlarged(mask_hw, image_HW3.shape[:2])
+    given_HW = resize_mask(mask_hw, image_HW3.shape[:2])
     coarse_HW = given_HW > 0.5
-    solved_HW = cut(solve(image_HW3, given_HW))
+    solved_HW = binarise(solve(image_HW3, given_HW))
     both, either = (solved_HW & coarse_HW).sum(), (solved_HW | coarse_HW).sum()
     return solved_HW if 2 * both > either else coarse_HW
 
 
 def _cells(image_HW3: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the cell of every pixel in scan order (P, 5); columns x, y, luma, chroma, chroma."""
+    """Return the cell (x, y, luma, chroma, chroma) of every pixel in row-major order (P, 5)."""
     height, width = image_HW3.shape[:2]
     y_HW, x_HW = np.mgrid[:height, :width]
     yuv_HW3 = image_HW3 @ _YUV.T + [0, 128, 128]
@@ -136,7 +144,7 @@ def _cells(image_HW3: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _neighbours(
     vertices_V: NDArray[np.int64], step: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pairs of vertices (as indices into the sorted list) that lie a step apart."""
+    """Return the pairs of vertices a step apart, as indices into the sorted vertices."""
     place = np.searchsorted(vertices_V, vertices_V + step).clip(max=len(vertices_V) - 1)
     here = np.flatnonzero(vertices_V[place] == vertices_V + step)
     return here, place[here]

@@ -1,7 +1,7 @@
 """CLIP-DINOiser's two convolutions: the affinity of patches and their objectness.
 
-Both take the `ln_2` output of one block of CLIP's trunk, the tap (docs/methods.md 5.1, 5.2). Shapes:
-B images, C trunk width, E affinity channels, h w patches. float32 on CLIP's device.
+Both take the `ln_2` output of one block of CLIP's trunk, the tap (docs/methods.md 5.1, 5.2).
+Shapes: B images, C trunk width, E affinity channels, h w patches. float32 on CLIP's device.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ HEAD = HeadKind(
     embedded=DINOISER_HEADS,
     released=RELEASED,
     not_released="clip_dinoiser: its two learned heads cannot be downloaded by ovseg; give the "
-    "authors' `last.pt` as `method.options.heads`, train heads with `ovseg train-heads --heads "
+    "authors' `last.pt` as `method.options.heads`, train heads with `ovseg train-heads --head "
     "dinoiser`, or take `affinity: dino` with `background: found`, which need none",
 )
 

@@ -1,7 +1,7 @@
-"""Training a head step by step, so that it can stop anywhere and go on to the same bits.
+"""Training of a head step by step, resumable from any step with bit-identical results.
 
-Which image a step sees and how it is changed are functions of the seed and of the image's place in
-the training; so the step is all there is to remember of the sampler and of the random numbers.
+Which image a step takes and how it is augmented are functions of the seed and of the sample's
+position in the training, so the sampler and the random numbers have no state beside the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,34 +14,36 @@ from torch import Tensor
 from ovseg_core.heads import HeadTask
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW remembers of a weight."""
+"""AdamW's state of a weight."""
 
 
 class HeadTrainer:
-    """A head and its optimiser.
+    """A head's training with its optimiser.
 
     Args:
-        task: the head.
+        task: weights, learning rates and loss.
     """
 
     def __init__(self, task: HeadTask) -> None:
         self._task = task
-        self._groups = [
-            {"params": [weight], "lr": task.rates[name]} for name, weight in task.weights.items()
-        ]
-        self._optimiser = torch.optim.AdamW(self._groups)
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": [weight], "lr": task.learning_rates[name]}
+                for name, weight in task.weights.items()
+            ]
+        )
         self.step = 0
 
     def advance(self, views: Sequence[Tensor]) -> float:
-        """Do one step; return the loss before it.
+        """Do one step and return the loss before it.
 
         Args:
-            views: the batch, grey levels 0..255 (3, S, S) each.
+            views: the batch, pixel values 0..255 (3, S, S) each.
         """
         device = next(iter(self._task.weights.values())).device
-        rates = self._task.rates.values()
+        rates = self._task.learning_rates.values()
         for group, rate in zip(self._optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * self._task.rate_factor(self.step)
+            group["lr"] = rate * self._task.learning_rate_factor(self.step)
         loss = self._task.loss(torch.stack(list(views)).to(device), self.step)
         self._optimiser.zero_grad()
         loss.backward()
@@ -50,7 +52,7 @@ class HeadTrainer:
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
-        """Return the weights and the optimiser's memory, on the CPU."""
+        """Return the weights and the optimiser's state, on the CPU."""
         state: dict[str, Tensor] = {}
         for name, weight in self._task.weights.items():
             state[f"weight.{name}"] = weight.detach()
@@ -60,7 +62,7 @@ class HeadTrainer:
 
     @torch.no_grad()
     def restore(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned after `step` steps."""
+        """Continue from the result of `state` after `step` steps."""
         self.step = step
         for name, weight in self._task.weights.items():
             weight.copy_(state[f"weight.{name}"])
@@ -71,13 +73,13 @@ class HeadTrainer:
             }
 
 
-class Draws:
-    """Which image stands at which place of a training: epochs, each shuffled anew.
+class ImageSampler:
+    """The image at each position of a training; every epoch has its own order.
 
     Args:
         num_images: of the collection.
-        sample: so many of them, drawn with replacement, are trained on; 0: all.
-        seed: of all draws.
+        sample: number of images to train on, drawn with replacement; 0: all.
+        seed: of all random numbers.
     """
 
     def __init__(self, num_images: int, sample: int, seed: int) -> None:
@@ -88,17 +90,17 @@ class Draws:
         self._chosen = draw.choice(everything, sample) if sample else everything
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
-    def index(self, place: int) -> int:
-        """Return the image at a place."""
-        epoch, within = divmod(place, len(self._chosen))
+    def index(self, position: int) -> int:
+        """Return the index of the image at a position."""
+        epoch, within = divmod(position, len(self._chosen))
         return int(self._chosen[self._order(epoch)[within]])
 
-    def random(self, place: int) -> np.random.Generator:
-        """Return the random numbers of a place."""
-        return np.random.default_rng([self._seed, 2, place])
+    def rng(self, position: int) -> np.random.Generator:
+        """Return the random numbers of a position."""
+        return np.random.default_rng([self._seed, 2, position])
 
-    def another(self, rng: np.random.Generator) -> int:
-        """Return an image in the place of one that cannot be read."""
+    def substitute(self, rng: np.random.Generator) -> int:
+        """Return the index of an image that replaces one that cannot be read."""
         return int(rng.integers(self._num_images))
 
     def _shuffled(self, epoch: int) -> np.ndarray:

@@ -74,5 +74,7 @@ def test_found_refuses_the_head_of_another_network_of_its_width(tmp_path: Path) 
 
 def test_clip_dinoiser_refuses_founds_head(tmp_path: Path, network: str) -> None:
     head = _write(tmp_path / "head.safetensors", network)
-    with pytest.raises(WeightsError, match=r"holds no obj_proj\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"not a head of the kind .dinoiser.: it has no obj_proj\.weight"
+    ):
         clip_dinoiser.build(clip_dinoiser.Options(heads=str(head)), tiny_backbones())

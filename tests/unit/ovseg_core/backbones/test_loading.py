@@ -1,6 +1,7 @@
 """Loading backbones: the ways that work, and one clear line for each that does not."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from ovseg_core.backbones import hub, load_clip, load_vit
-from ovseg_core.backbones.checkpoint import read_tensors
+from ovseg_core.backbones import load_clip
+from ovseg_core.backbones.checkpoint import check_reachable, read_tensors
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
@@ -42,20 +43,22 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def no_name(*_: object) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(hub.socket, "getaddrinfo", no_name)
-    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("model", "pretrained", "message"),
     [
-        ("ViT-B32", "", r"clip\.model: open_clip has no 'ViT-B32'\. Did you mean 'ViT-B-32'"),
-        ("embeded", "", r"open_clip has no 'embeded'\. Did you mean 'embedded'"),
-        ("ViT-B-32", "", r"clip\.pretrained: say which weights of ViT-B-32: openai, .*, or a file"),
+        ("ViT-B32", "", r"clip\.model: open_clip has no model 'ViT-B32'\. Did you mean 'ViT-B-32'"),
+        ("embeded", "", r"open_clip has no model 'embeded'\. Did you mean 'embedded'"),
+        ("ViT-B-32", "", r"clip\.pretrained: give the weights of ViT-B-32: openai, .*, or a file"),
         ("ViT-B-32", "laion2b", r"no weights 'laion2b'\. Did you mean 'laion2b_e16'"),
         ("ViT-B-32", "no/file.pt", r"no weights file at no/file\.pt.*`embedded`.*`local-dir:"),
-        ("local-dir:nowhere", "", r"nowhere is no CLIP folder: expected open_clip_config\.json"),
+        ("local-dir:nowhere", "", r"nowhere is not a CLIP folder: expected open_clip_config\.json"),
     ],
 )
 def test_a_wrong_clip_is_told_in_one_line(model: str, pretrained: str, message: str) -> None:
@@ -67,11 +70,11 @@ def test_a_wrong_clip_is_told_in_one_line(model: str, pretrained: str, message: 
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
-        ("vit_smal_patch8_224", "", r"timm has no .*Did you mean 'vit_small_patch8_224'"),
-        ("embeded", "", r"timm has no 'embeded'\. Did you mean 'embedded'"),
+        ("vit_smal_patch8_224", "", r"timm has no model .*Did you mean 'vit_small_patch8_224'"),
+        ("embeded", "", r"timm has no model 'embeded'\. Did you mean 'embedded'"),
         ("vit_small_patch8_224.dinoo", "", r"Did you mean 'vit_small_patch8_224\.dino'"),
         ("test_vit", "nowhere.pth", r"no weights file at nowhere\.pth.*`embedded`"),
-        ("local-dir:nowhere", "", r"nowhere is no timm folder: expected config\.json"),
+        ("local-dir:nowhere", "", r"nowhere is not a timm folder: expected config\.json"),
         ("embedded", "dino.pth", r"'embedded', which has its own: leave vision\.weights out"),
     ],
 )
@@ -84,7 +87,7 @@ def test_a_wrong_network_is_told_in_one_line(model: str, weights: str, message: 
 @pytest.mark.usefixtures("offline")
 def test_without_a_network_the_advice_comes_at_once() -> None:
     advice = (
-        r"cannot be fetched \(huggingface\.co cannot be reached.*`embedded`.*`local-dir:FOLDER`"
+        r"cannot be downloaded \(huggingface\.co cannot be reached.*`embedded`.*`local-dir:FOLDER`"
     )
     with pytest.raises(WeightsError, match=advice):
         loaded_clip("ViT-B-32", "laion2b_s34b_b79k")
@@ -95,9 +98,9 @@ def test_without_a_network_the_advice_comes_at_once() -> None:
 @pytest.mark.usefixtures("offline")
 def test_what_is_cached_needs_no_network(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be reached"):
-        hub.check_reachable("some/model")
+        check_reachable("some/model")
     (tmp_path / "models--some--model").mkdir()
-    hub.check_reachable("some/model")
+    check_reachable("some/model")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_a_folder_in_the_home_folder(
     load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=f"^{tmp_path}/models is no"):
+    with pytest.raises(WeightsError, match=f"^{tmp_path}/models is not a"):
         load("local-dir:~/models")
 
 
@@ -247,7 +250,9 @@ def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
         read_tensors(tmp_path / "head.pt")
 
 
-def test_timms_own_name_of_the_weights_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timms_own_name_of_the_weights_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The file is fetched by us, so that the run can record its hash."""
     asked: list[tuple[str, str]] = []
 
@@ -256,7 +261,8 @@ def test_timms_own_name_of_the_weights_is_used(monkeypatch: pytest.MonkeyPatch) 
         return str(tiny_folder() / "nothing.safetensors")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(load_vit, "check_reachable", lambda repository: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--timm--vit_small_patch8_224.dino").mkdir()
     with pytest.raises(WeightsError, match=r"no weights file at .*nothing\.safetensors"):
         load_vision("vit_small_patch8_224.dino")
     assert asked == [("timm/vit_small_patch8_224.dino", "model.safetensors")]

@@ -149,9 +149,9 @@ def test_without_the_package_the_way_to_it_is_told(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"in_channels": 4}, r"reads 4 channels, not 3; a latent UNet needs its pipeline's folder"),
-        ({"time_embedding_type": "fourier"}, r"fourier time has no t = 0"),
-        ({"class_embed_type": "timestep"}, r"more than an image, a time and words"),
+        ({"in_channels": 4}, r"takes 4 channels, not 3; a latent UNet needs its pipeline's folder"),
+        ({"time_embedding_type": "fourier"}, r"time embedding is 'fourier', not 'positional'"),
+        ({"class_embed_type": "timestep"}, r"more than an image, a time and a text"),
         (
             {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",)}
             | {"up_block_types": ("UpBlock2D",)},
@@ -171,7 +171,9 @@ def test_a_unet_that_cannot_be_read_is_told_in_one_line(
 def test_a_folder_of_something_else_is_told(
     diffusers: Any, tmp_path: Path, folders: dict[str, Path]
 ) -> None:
-    with pytest.raises(WeightsError, match=r"nowhere is no folder of diffusers: expected config"):
+    with pytest.raises(
+        WeightsError, match=r"nowhere is not a folder of diffusers: expected config"
+    ):
         opened(tmp_path / "nowhere")
     with pytest.raises(WeightsError, match=r"holds AutoencoderKL; expected UNet2DModel or"):
         opened(folders["pipeline"] / "vae")

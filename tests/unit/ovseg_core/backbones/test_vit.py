@@ -250,9 +250,9 @@ def test_what_is_taken_where_the_options_name_none(clip: str, vision: str, expec
             "vit_base_patch8_224.dinno",
             r"^network: .* is unknown\. Did you mean '\S+8_224\.dino'",
         ),
-        ("samvit_bas_patch16", r"^network: timm has no .*Did you mean 'samvit_base_patch16'"),
+        ("samvit_bas_patch16", r"^network: timm has no model .*Did you mean 'samvit_base_patch16'"),
         ("test_resnet.r160_in1k", r"ResNet that ovseg cannot read"),
-        ("local-dir:nowhere", r"nowhere is no timm folder"),
+        ("local-dir:nowhere", r"nowhere is not a timm folder"),
     ],
 )
 def test_a_wrong_further_network_is_told_in_one_line(model: str, message: str) -> None:

@@ -9,10 +9,10 @@ from ovseg_core import heads
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.heads import HeadTask, build_head, check_head
-from ovseg_core.heads.found import unlike_the_most
+from ovseg_core.heads.found import similarity_seeds
 from ovseg_core.heads.shared import bilateral_solver
 from ovseg_core.heads.shared.dinoiser_model import DinoiserHeads
-from ovseg_core.heads.shared.trainer import Draws, HeadTrainer
+from ovseg_core.heads.shared.trainer import HeadTrainer, ImageSampler
 from ovseg_core.objectness import found, found_bkg
 from schemas import plugins
 from schemas.config import NamedOptions
@@ -107,7 +107,7 @@ def test_options_are_checked_and_described(name: str) -> None:
 
 def _drawn(pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     images = pixels.permute(0, 2, 3, 1).numpy()
-    solved = [bilateral_solver.sharpened(i, m.numpy()) for i, m in zip(images, masks, strict=True)]
+    solved = [bilateral_solver.refine(i, m.numpy()) for i, m in zip(images, masks, strict=True)]
     soft = torch.from_numpy(np.stack(solved)).float()[:, None]
     return (F.interpolate(soft, size=masks.shape[1:], mode="bilinear")[:, 0] > 0).float()
 
@@ -131,8 +131,8 @@ def test_founds_loss(backbones: Backbones, step: int) -> None:
     else:
         expected += 4 * F.binary_cross_entropy_with_logits(logits, own)
     torch.testing.assert_close(task.loss(pixels, step), expected)
-    assert task.rate_factor(0) == 1
-    assert task.rate_factor(100) == pytest.approx(0.95**2)
+    assert task.learning_rate_factor(0) == 1
+    assert task.learning_rate_factor(100) == pytest.approx(0.95**2)
 
 
 def test_seeds_by_similarity_are_what_is_unlike_the_most_typical_patch() -> None:
@@ -145,7 +145,7 @@ def test_seeds_by_similarity_are_what_is_unlike_the_most_typical_patch() -> None
     keys = torch.where(inside, thing, ground) + 0.1 * torch.randn(
         (2, 8, 8, 10), generator=generator
     )
-    assert torch.equal(unlike_the_most(keys), inside[:, 0])
+    assert torch.equal(similarity_seeds(keys), inside[:, 0])
 
 
 def test_founds_first_targets_follow_the_seeds(backbones: Backbones) -> None:
@@ -175,24 +175,24 @@ def test_dinoisers_loss(backbones: Backbones) -> None:
     expected = F.binary_cross_entropy_with_logits(affinity, together)
     expected += F.binary_cross_entropy_with_logits(learned.objectness(tap), foreground.float())
     torch.testing.assert_close(task.loss(pixels, 0), expected)
-    assert task.rates["obj_proj.weight"] == 5e-5
-    assert task.rates["bkg_decoder.bias"] == 1e-2
-    assert (task.rate_factor(4999), task.rate_factor(5000)) == (1.0, 0.1)
+    assert task.learning_rates["obj_proj.weight"] == 5e-5
+    assert task.learning_rates["bkg_decoder.bias"] == 1e-2
+    assert (task.learning_rate_factor(4999), task.learning_rate_factor(5000)) == (1.0, 0.1)
 
 
 def test_every_epoch_holds_every_image_once_in_another_order() -> None:
-    draws = Draws(7, 0, seed=1)
+    draws = ImageSampler(7, 0, seed=1)
     epochs = [[draws.index(place) for place in range(start, start + 7)] for start in (0, 7, 14)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    again = Draws(7, 0, seed=1)
+    again = ImageSampler(7, 0, seed=1)
     backwards = [again.index(place) for place in range(20, -1, -1)]
     assert backwards[::-1] == [*epochs[0], *epochs[1], *epochs[2]]
-    assert draws.random(3).random() == again.random(3).random() != draws.random(4).random()
+    assert draws.rng(3).random() == again.rng(3).random() != draws.rng(4).random()
 
 
 def test_a_sample_is_drawn_with_replacement_as_numpy_does() -> None:
-    draws = Draws(50, 20, seed=0)
+    draws = ImageSampler(50, 20, seed=0)
     epoch = [draws.index(place) for place in range(20)]
     assert sorted(epoch) == sorted(np.random.RandomState(0).choice(np.arange(50), 20).tolist())
     assert len(set(epoch)) < 20

@@ -26,5 +26,5 @@ def test_other_pixels_keep_the_paths() -> None:
 
 
 def test_a_name_too_few_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 images came with 2 paths"):
+    with pytest.raises(ValueError, match="got 3 images, 2 paths"):
         ImageBatch(IMAGES, PATHS[:2])

@@ -12,7 +12,7 @@ from ovseg_core.backbones.head_file import file_sha256, head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.affinity import cosine_affinity
-from ovseg_core.heads.shared.dinoiser_model import KIND, TAP, load_heads, tap_map
+from ovseg_core.heads.shared.dinoiser_model import HEAD, TAP, load_dinoiser_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.segmenter import TextMatrix
 from schemas.config import EMBEDDED, ClipConfig
@@ -82,7 +82,7 @@ def test_an_image_of_one_colour_has_a_defined_result() -> None:
 
 def test_heads_of_another_width_are_refused(tmp_path: Path) -> None:
     heads = write_dinoiser_heads(tmp_path / "wide.safetensors", width=48)
-    with pytest.raises(WeightsError, match=r"maps of 48 channels, but this CLIP's have 32"):
+    with pytest.raises(WeightsError, match=r"\(12, 48, 3, 3\), expected \(E, 32, 3, 3\)"):
         clip_dinoiser.build(clip_dinoiser.Options(heads=str(heads)), tiny_backbones())
 
 
@@ -90,7 +90,7 @@ def test_heads_of_another_clip_of_the_same_width_are_refused(tmp_path: Path) -> 
     tensors = load_file(write_dinoiser_heads(tmp_path / "plain.safetensors", width=32))
     own = file_sha256(tiny_folder() / "clip" / "open_clip_model.safetensors")
     file = tmp_path / "heads.safetensors"
-    file.write_bytes(head_bytes(tensors, KIND, own, {}))
+    file.write_bytes(head_bytes(tensors, HEAD.name, own, {}))
     clip_dinoiser.build(clip_dinoiser.Options(heads=str(file)), tiny_backbones())
     other = write_clip(tmp_path / "clip", TINY_CLIP, seed=1)
     backbones = tiny_backbones(clip=ClipConfig(model=f"local-dir:{other}"))
@@ -101,8 +101,8 @@ def test_heads_of_another_clip_of_the_same_width_are_refused(tmp_path: Path) -> 
 def test_the_embedded_heads_know_objects_and_who_belongs_together() -> None:
     """On scenes that no training saw, from CLIP's features alone."""
     backbones = Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
-    heads = load_heads("", backbones)
-    assert backbones.files()[KIND].endswith("dinoiser/heads.safetensors")
+    heads = load_dinoiser_heads("", backbones)
+    assert backbones.files()[HEAD.name].endswith("dinoiser/heads.safetensors")
     hit = union = 0
     same, other = [], []
     for seed in range(4):
@@ -138,7 +138,7 @@ def test_a_clip_with_too_few_blocks_is_refused(tmp_path: Path) -> None:
     vision_cfg = {**TINY_CLIP["vision_cfg"], "layers": 2}
     clip = write_clip(tmp_path / "clip", {**TINY_CLIP, "vision_cfg": vision_cfg})
     backbones = tiny_backbones(clip=ClipConfig(model=f"local-dir:{clip}"))
-    with pytest.raises(WeightsError, match="third block from the end; this CLIP's tower has 2"):
+    with pytest.raises(WeightsError, match="third block from the end; this CLIP has 2 blocks"):
         clip_dinoiser.build(clip_dinoiser.Options(), backbones)
 
 

@@ -20,8 +20,8 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 def test_a_coarse_mask_is_drawn_to_the_edges() -> None:
     image, true = _square()
     coarse = true[4::8, 4::8]
-    before = bilateral_solver.enlarged(coarse, true.shape) > 0.5
-    after = bilateral_solver.sharpened(image, coarse)
+    before = bilateral_solver.resize_mask(coarse, true.shape) > 0.5
+    after = bilateral_solver.refine(image, coarse)
     assert _iou(after, true) > max(0.97, _iou(before, true))
 
 
@@ -30,8 +30,8 @@ def test_a_mask_that_the_solver_would_lose_stays() -> None:
     image = np.full((64, 80, 3), 120, np.uint8)
     patch = np.zeros((8, 10))
     patch[3, 4] = 1
-    kept = bilateral_solver.sharpened(image, patch)
-    assert np.array_equal(kept, bilateral_solver.enlarged(patch, (64, 80)) > 0.5)
+    kept = bilateral_solver.refine(image, patch)
+    assert np.array_equal(kept, bilateral_solver.resize_mask(patch, (64, 80)) > 0.5)
 
 
 def test_components() -> None:
@@ -39,15 +39,18 @@ def test_components() -> None:
     soft[2:6, 2:6] = 1  # 16 pixels
     soft[10:18, 10:20] = 1  # 80 pixels, with a hole
     soft[13, 14] = 0
-    multi, single = bilateral_solver.cut(soft, "multi"), bilateral_solver.cut(soft, "single")
+    multi, single = (
+        bilateral_solver.binarise(soft, "multi"),
+        bilateral_solver.binarise(soft, "single"),
+    )
     assert multi.sum() == 96
     assert single.sum() == 80
     assert multi[13, 14]
 
 
 def test_the_published_corner_cases() -> None:
-    assert bilateral_solver.cut(np.zeros((4, 5)), "single").all()
-    assert not bilateral_solver.cut(np.zeros((4, 5)), "multi").any()
+    assert bilateral_solver.binarise(np.zeros((4, 5)), "single").all()
+    assert not bilateral_solver.binarise(np.zeros((4, 5)), "multi").any()
     mostly = np.ones((10, 10))
     mostly[0] = 0  # the foreground is the largest label: what is kept is the background
-    assert np.array_equal(bilateral_solver.cut(mostly, "multi"), mostly < 0.5)
+    assert np.array_equal(bilateral_solver.binarise(mostly, "multi"), mostly < 0.5)
