@@ -1,35 +1,85 @@
-"""Predicted segments of single images, found by way of the manifest."""
+"""Segments of single images of a finished run; `pipeline.run.reader` reads whole runs in order."""
 
-from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+from threading import Condition
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from cachetools import LRUCache, cached
+from numpy.typing import NDArray
 
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row, grouped
+from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, Row
 from schemas.records import ShardDone
+from schemas.score_columns import SCORE
 
-_SHARDS_IN_MEMORY = 4
-_IMAGE_COLUMNS = ("image_id", "path", "height", "width", "exif_orientation")
-_SEGMENT_COLUMNS = (
-    "image_id", "label", "category_id", "segment_index", "height", "width", "rle_counts",
-    "area_px", "bbox_xywh", "mean_prob",
-)  # fmt: skip
+_SHARDS_OF_IMAGES = 16
+_MAX_BYTES = 256 << 20
+
+
+class _ShardTable(NamedTuple):
+    table: pa.Table
+    places: dict[str, NDArray[np.int64]]
+    """Row numbers of the segments of each image."""
+
+
+class SegmentReader:
+    """Reads the segments of single images; keeps the shards that were read last.
+
+    Safe for threads: each shard is read by one thread, and others that need it wait.
+
+    Args:
+        run: at any place.
+        columns: of the annotations table, beside `image_id`.
+        max_bytes: size of the tables that are kept.
+    """
+
+    def __init__(self, run: RunFolder, columns: Sequence[str], max_bytes: int = _MAX_BYTES) -> None:
+        self._run = run
+        self._columns = list(dict.fromkeys(("image_id", *columns)))
+        cache: LRUCache[int, _ShardTable] = LRUCache(max_bytes, lambda shard: shard.table.nbytes)
+        self._shard_table = cached(cache, key=lambda marker: marker.shard, condition=Condition())(
+            self._read
+        )
+
+    def segments(self, marker: ShardDone, image_id: str) -> list[Row]:
+        """Return the rows of an image in their order.
+
+        Args:
+            marker: of the finished shard that holds the image.
+            image_id: an image without segments has none.
+        """
+        shard = self._shard_table(marker)
+        places = shard.places.get(image_id)
+        return [] if places is None else shard.table.take(pa.array(places)).to_pylist()
+
+    def _read(self, marker: ShardDone) -> _ShardTable:
+        table = self._run.shard_table(marker, "annotations", self._columns)
+        table = table.unify_dictionaries().combine_chunks()
+        ids: Any = table["image_id"].combine_chunks()
+        codes = ids.indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(ids.dictionary) + 1))
+        names = ids.dictionary.to_pylist()
+        places = zip(names, np.split(order, bounds[1:-1]), strict=True) if names else ()
+        return _ShardTable(table, dict(places))
 
 
 class Predictions:
-    """The segments of a run as they were finished when this was first asked."""
+    """The predicted segments of a run by `image_id`, as they are finished at first use."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._done: dict[int, ShardDone] = {}
+        self._done: dict[int, ShardDone] | None = None
         self._place: dict[str, int] = {}
-        self._read = lru_cache(_SHARDS_IN_MEMORY)(self._read_shard)
+        self._segments = SegmentReader(run, (*MASK_COLUMNS, SCORE))
+        self._images = lru_cache(_SHARDS_OF_IMAGES)(self._read_images)
 
     def in_order(self, image_ids: Iterable[str]) -> list[str]:
-        """Return those that the run has, in manifest order: so each shard is read once."""
+        """Return the images that the run has, in manifest order: so each shard is read once."""
         wanted = list(image_ids)
         self._find([image_id for image_id in wanted if image_id not in self._place])
         return sorted(
@@ -38,9 +88,9 @@ class Predictions:
         )
 
     def _find(self, new: list[str]) -> None:
+        """Look up the places of images in the manifest; -1 is none."""
         if not new:
             return
-        self._done = self._done or self._run.done()
         known = self._run.manifest().column("image_id").combine_chunks()
         compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
         places = compute.index_in(pa.array(new, known.type), value_set=known).to_pylist()
@@ -48,24 +98,28 @@ class Predictions:
         self._place |= dict(zip(new, found, strict=True))
 
     def image(self, image_id: str) -> Row | None:
-        """Return an annotated image's `path`, `height` and `width`; None where it is not one."""
-        return self._shard(image_id)[0].get(image_id)
+        """Return an annotated image's row (`IMAGE_COLUMNS`); None where it is not one."""
+        marker = self._marker(image_id)
+        return None if marker is None else self._images(marker.shard).get(image_id)
 
     def segments(self, image_id: str) -> list[Row]:
-        """Return an image's annotation rows (some of their columns) in order."""
-        return self._shard(image_id)[1].get(image_id, [])
+        """Return an image's segments (`MASK_COLUMNS` and the score) in order."""
+        marker = self._marker(image_id)
+        return [] if marker is None else self._segments.segments(marker, image_id)
 
-    def _shard(self, image_id: str) -> tuple[dict[str, Row], dict[str, list[Row]]]:
+    def _marker(self, image_id: str) -> ShardDone | None:
         if not self.in_order([image_id]):
-            return {}, {}
-        info = self._run.info
-        return self._read(self._place[image_id] // info.job().images_per_shard(info.num_images))
+            return None
+        if self._done is None:
+            self._done = self._run.done()
+        return self._done.get(self._place[image_id] // self._shard_size)
 
-    def _read_shard(self, shard: int) -> tuple[dict[str, Row], dict[str, list[Row]]]:
-        marker = self._done.get(shard)
-        if marker is None:
-            return {}, {}
-        table = self._run.shard_table(marker, "images", (*_IMAGE_COLUMNS, "status"))
-        images = {row["image_id"]: row for row in table.to_pylist() if row["status"] == "ok"}
-        segments = self._run.shard_table(marker, "annotations", _SEGMENT_COLUMNS)
-        return images, grouped(segments.to_pylist(), "image_id")
+    @cached_property
+    def _shard_size(self) -> int:
+        info = self._run.info
+        return info.job().images_per_shard(info.num_images)
+
+    def _read_images(self, shard: int) -> dict[str, Row]:
+        assert self._done is not None
+        table = self._run.shard_table(self._done[shard], "images", IMAGE_COLUMNS)
+        return {row["image_id"]: row for row in table.to_pylist() if row["status"] == "ok"}

@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
 from pipeline.run.folder import RunFolder
-from schemas.records import ShardDone
+from schemas.records import ImageResult, MaskRow, ShardDone
 
 Row = dict[str, Any]
+
+IMAGE_COLUMNS = tuple(name for name in ImageResult.model_fields if not name.endswith("_s"))
+"""What readers of a run need of an image: all columns but the seconds by stage."""
+MASK_COLUMNS = tuple(MaskRow.model_fields)
+"""What they need of a segment, beside score columns."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class FinishedShard:
         for batch in table.to_batches(max_chunksize=1024):
             yield from batch.to_pylist()
 
-    def segments_by_image(self, columns: list[str]) -> dict[str, list[Row]]:
+    def segments_by_image(self, columns: list[str] | None = None) -> dict[str, list[Row]]:
         """Return the same rows by `image_id`; images without any are absent."""
         return grouped(self.segments(columns), "image_id")
 

@@ -13,7 +13,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.exporters import coco, cvat, label_studio
 from pipeline.importers import label_studio as label_studio_importer
 from pipeline.run.folder import RunFolder
-from pipeline.run.predictions import Predictions
+from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
 
@@ -101,14 +101,23 @@ def test_an_image_of_another_size_is_left_out_also_without_masks(run, dataset):
     assert "id-a.png" not in ReviewedLayer(run).images
 
 
-def test_a_review_in_any_order_is_stored_in_the_runs(run, tasks, monkeypatch):
-    read = []
-    shard = Predictions._read_shard
-    monkeypatch.setattr(
-        Predictions, "_read_shard", lambda self, number: read.append(number) or shard(self, number)
-    )
-    _import(run, "label-studio", [tasks[at] for at in (3, 0, 2, 1)])
-    assert read == [0, 1, 2, 3], "each shard once"
+class CountingRun(RunFolder):
+    """Keeps the shards whose annotations were read."""
+
+    def __init__(self, folder: Folder) -> None:
+        super().__init__(folder)
+        self.read: list[int] = []
+
+    def shard_table(self, marker, name, columns=None):
+        if name == "annotations":
+            self.read.append(marker.shard)
+        return super().shard_table(marker, name, columns)
+
+
+def test_a_review_in_any_order_reads_each_shard_once(run, tasks):
+    counting = CountingRun(run.folder)
+    _import(counting, "label-studio", [tasks[at] for at in (3, 0, 2, 1)])
+    assert counting.read == [0, 1, 2, 3]
     assert list(ReviewedLayer(run).images) == [f"id-{path}" for path in PATHS]
 
 

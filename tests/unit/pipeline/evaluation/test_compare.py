@@ -11,7 +11,6 @@ from ovseg_core.decision.review_priority import mask_priority
 from pipeline.evaluation.compare import compare, read_comparison
 from pipeline.exporters import label_studio
 from pipeline.run.folder import RunFolder
-from pipeline.run.predictions import Predictions
 from schemas.errors import UserError
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
@@ -115,17 +114,23 @@ def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_on
             read_comparison(run, place)
 
 
-def test_images_are_looked_up_together(tmp_path, monkeypatch):
+class CountingRun(RunFolder):
+    """Counts how often images are looked up in its manifest."""
+
+    num_lookups = 0
+
+    def manifest(self):
+        self.num_lookups += 1
+        return super().manifest()
+
+
+def test_images_are_looked_up_together(tmp_path):
     scenes = [Scene(f"{n}.png", label_map(n)) for n in range(20)]
     first = make_run(tmp_path / "one", scenes)
     other = make_run(tmp_path / "two", scenes, RunSpec(labels=("dog", "cat", "cow")))
-    asked = []
-    find = Predictions._find
-    monkeypatch.setattr(
-        Predictions, "_find", lambda self, new: asked.append(len(new)) or find(self, new)
-    )
-    assert compare(first, other).num_images == 20
-    assert [count for count in asked if count] == [20]
+    counting = CountingRun(other.folder)
+    assert compare(first, counting).num_images == 20
+    assert counting.num_lookups == 1
 
 
 def test_labels_of_one_vocabulary_are_named(runs, tmp_path):
