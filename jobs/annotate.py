@@ -1,21 +1,25 @@
-"""`ovseg annotate`: show the plan, or run it and say what came of it and what to do next."""
+"""`ovseg annotate`: show the plan, or run the job and print its results and the next command."""
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jobs import show
+from jobs import console
 from schemas.config import EMBEDDED, JobConfig
+
+if TYPE_CHECKING:
+    from pipeline.job.job import JobPlan
+    from pipeline.job.report import RunReport
 
 _SHOWN_LABELS = 12
 
 
-def annotate(config: JobConfig, dry_run: bool, then: str = "") -> int:
+def annotate(config: JobConfig, dry_run: bool, evaluate_flags: str = "") -> int:
     """Run a job, or only show its plan.
 
     Args:
         config: the job.
-        dry_run: only show.
-        then: arguments of the `ovseg evaluate` that fits it; empty: none.
+        dry_run: only console.
+        evaluate_flags: for the `ovseg evaluate` to type next; empty: none is suggested.
 
     Returns:
         0 all done; 3 finished, but shards or too many images failed; 130 interrupted.
@@ -27,70 +31,50 @@ def annotate(config: JobConfig, dry_run: bool, then: str = "") -> int:
         return 0
     report = job.run(config)
     show_report(report)
-    if then and not report.exit_code:
-        show.line(f"then         ovseg evaluate {shlex.quote(report.out)} {then}")
+    if evaluate_flags and not report.exit_code:
+        console.line(f"then         ovseg evaluate {shlex.quote(report.out)} {evaluate_flags}")
     return report.exit_code
 
 
-def show_plan(plan: Any) -> None:
-    """Print what a run would do.
-
-    Args:
-        plan: a `pipeline.job.job.JobPlan`.
-    """
-    config: JobConfig = plan.config
+def show_plan(plan: "JobPlan") -> None:
+    """Print what a run would do."""
+    config = plan.config
+    names, clip, run = config.vocabulary.names, config.clip, config.run
+    more = f" and {len(names) - _SHOWN_LABELS:,} more" if len(names) > _SHOWN_LABELS else ""
+    has_tag = clip.model != EMBEDDED and not clip.model.startswith("local-dir:")
+    weights = f"CLIP {clip.model} {clip.pretrained if has_tag else ''}".strip()
+    if run.local:
+        workers = "none: in this process (--local)"
+    else:
+        most = f"at most {run.workers}" if run.workers else "as many as the resources allow"
+        workers = f"{most}, {run.cpus_per_worker:g} CPU each, device {run.device}"
     done = plan.num_shards - plan.num_shards_left
-    show.facts(
+    console.facts(
         [
             ("images", f"{plan.num_images:,} in {config.images}"),
-            ("labels", _labels(config)),
+            ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
-            ("weights", _weights(config)),
+            ("weights", f"{weights}; where the method asks: {config.vision_model}"),
             (
                 "shards",
                 f"{plan.num_shards:,} of up to {config.images_per_shard(plan.num_images):,} images",
             ),
             ("done", f"{done:,} shards ({plan.num_images_done:,} images)"),
             ("left", f"{plan.num_shards_left:,} shards"),
-            ("workers", _workers(config)),
+            ("workers", workers),
             ("run folder", config.out),
         ]
     )
-    show.line("\nNothing was run or written (--dry-run).")
+    console.line("\nNothing was run or written (--dry-run).")
 
 
-def show_report(report: Any) -> None:
-    """Print counts, errors by code, where everything lies and the next command.
-
-    Args:
-        report: the `pipeline.job.report.RunReport`.
-    """
+def show_report(report: "RunReport") -> None:
+    """Print counts, errors by code, the run folder and the next command."""
     out = shlex.quote(report.out)
     for text in report.summary().splitlines():
-        show.line(text)
-    show.line(f"run folder   {report.out}")
+        console.line(text)
+    console.line(f"run folder   {report.out}")
     if report.errors or report.failed_shards:
-        show.line(f"what failed  ovseg inspect {out}")
+        console.line(f"what failed  ovseg inspect {out}")
     if report.num_segments:
-        show.line(f"next         ovseg export {out} --to coco")
-
-
-def _labels(config: JobConfig) -> str:
-    names = config.vocabulary.names
-    hidden = len(names) - _SHOWN_LABELS
-    more = f" and {hidden:,} more" if hidden > 0 else ""
-    return f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"
-
-
-def _weights(config: JobConfig) -> str:
-    clip = config.clip
-    tag = "" if clip.model == EMBEDDED or clip.model.startswith("local-dir:") else clip.pretrained
-    return f"CLIP {clip.model} {tag}".strip() + f"; where the method asks: {config.vision_model}"
-
-
-def _workers(config: JobConfig) -> str:
-    run = config.run
-    if run.local:
-        return "none: in this process (--local)"
-    most = f"at most {run.workers}" if run.workers else "as many as the resources allow"
-    return f"{most}, {run.cpus_per_worker:g} CPU each, device {run.device}"
+        console.line(f"next         ovseg export {out} --to coco")

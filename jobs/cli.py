@@ -1,31 +1,46 @@
 """The commands. Each imports what it needs when it runs: `--help` and mistakes answer at once."""
 
+import pkgutil
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from jobs import cli_review
-from jobs.flags import (
-    AsJson,
-    Config,
-    Data,
-    FormatOptions,
-    Images,
-    JobFields,
-    Local,
-    ProtocolName,
-    Rules,
-    Run,
-    TrainingFields,
-    formats,
-)
 from schemas.errors import ExitCode, OvsegError
+
+_EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
+_EXPORT_FORMATS = ", ".join(
+    sorted(module.name for module in pkgutil.iter_modules([str(_EXPORTERS)]) if not module.ispkg)
+)
+
+# Arguments and options that several commands take.
+Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
+Images = Annotated[str, typer.Option("--images", help="Folder, glob, bucket prefix or list file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
+ProtocolName = Annotated[
+    str,
+    typer.Option("--protocol", help="Data set as published: voc21, ade20k, ... or a .yaml file."),
+]
+DataFolder = Annotated[str, typer.Option("--data", help="The data set's folder, with --protocol.")]
+
+
+def _set(what: str) -> typer.models.OptionInfo:
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"{what}; repeatable.")
+
+
+JobFields = Annotated[list[str] | None, _set("Override any field that `ovseg settings` lists")]
+TrainingFields = Annotated[list[str] | None, _set("Override any field of the training file")]
+FormatOptions = Annotated[
+    list[str] | None, _set("An option of the format, see docs/exports.md; a wrong key lists them")
+]
+Rules = Annotated[list[str] | None, _set("A rule of the computation; a wrong key lists them")]
 
 
 class _OneLineErrors(TyperGroup):
-    """Deliberate errors become lines on stderr and exit code 1; bugs keep their traceback."""
+    """Deliberate errors become lines on stderr and an exit code; bugs keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -52,8 +67,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         from importlib.metadata import version
 
         print(f"ovseg {version('ovseg')}")
@@ -62,15 +77,20 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log details to stderr.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Set up the log, before any command."""
-    from jobs.log import set_up
+    from jobs.console import set_up_logging
 
-    set_up(verbose)
+    set_up_logging(verbose)
 
 
 @app.command()
@@ -81,32 +101,40 @@ def annotate(  # noqa: PLR0913 - typer's flags are parameters
     images: Images = "",
     labels: Annotated[str, typer.Option(help='Words to look for: "cat,dog,sofa".')] = "",
     vocabulary: Annotated[
-        str, typer.Option(help="File of words: .txt one a line; .yaml, .json with synonyms.")
+        str, typer.Option(help="File of words: .txt, one per line; .yaml, .json with synonyms.")
     ] = "",
     protocol: ProtocolName = "",
-    data: Data = "",
+    data: DataFolder = "",
     out: Annotated[str, typer.Option(help="Run folder: a path or any fsspec URL.")] = "",
-    overrides: JobFields = None,
+    sets: JobFields = None,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Only the first so many images; 0 (default): all.")
+        int | None, typer.Option(min=0, help="Only the first N images; 0 (default): all.")
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="At most so many workers; 0 (default): as resources allow."),
+        int | None, typer.Option(min=0, help="At most N workers; 0 (default): as resources allow.")
     ] = None,
     local: Local = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")
     ] = False,
 ) -> None:
-    """Annotate a collection; type it again to go on."""
+    """Annotate a collection; the same command resumes."""
     from jobs.annotate import annotate as command
-    from jobs.settings import Flags, ProtocolFlags, job_config
+    from jobs.config import ProtocolFlags, load_config, vocabulary_file
+    from schemas.config import JobConfig
 
-    flags = Flags(images, labels, vocabulary, out, limit, workers, local)
+    flags = {
+        "images": images,
+        "labels": labels,
+        "vocabulary": vocabulary_file(vocabulary) if vocabulary else None,
+        "out": out,
+        "image.limit": limit,
+        "run.workers": workers,
+        "run.local": local or None,
+    }
     under = ProtocolFlags(protocol, data)
-    job = job_config(config, flags.values(), overrides or [], under)
-    raise typer.Exit(command(job, dry_run, under.again()))
+    job = load_config(JobConfig, config, flags, sets or (), under.fields)
+    raise typer.Exit(command(job, dry_run, under.as_typed()))
 
 
 @app.command("inspect")
@@ -132,26 +160,17 @@ def inspect_run(
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help=f"Format: {formats()}.")] = "coco",
+    to: Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")] = "coco",
     segments: Annotated[
         str,
         typer.Option(help="class, or components (connected regions); default: as in the run."),
     ] = "",
-    polygons: Annotated[
-        bool, typer.Option("--polygons", help="COCO polygons in place of run lengths.")
-    ] = False,
-    flatten_names: Annotated[
-        bool, typer.Option("--flatten-names", help="COCO names without folders: a__b.jpg.")
-    ] = False,
-    overrides: FormatOptions = None,
+    sets: FormatOptions = None,
 ) -> None:
     """Write a run's masks as a dataset for other tools."""
     from jobs.results import export_run
 
-    flags = {"polygons": polygons, "flatten_names": flatten_names}
-    given = [f"segments={segments}"] if segments else []
-    given += [f"{name}=true" for name, wanted in flags.items() if wanted]
-    export_run(run, to, [*given, *(overrides or [])])
+    export_run(run, to, segments, sets or ())
 
 
 @app.command()
@@ -162,8 +181,8 @@ def evaluate(
         typer.Option(help="True masks: instances.json, a folder of label images, or `reviewed`."),
     ] = "",
     protocol: ProtocolName = "",
-    data: Data = "",
-    overrides: Rules = None,
+    data: DataFolder = "",
+    sets: Rules = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a run's masks with true ones.
@@ -171,21 +190,80 @@ def evaluate(
     IoU by label, mIoU and pixel accuracy, against masks of your own (--truth), or under a
     published protocol (--protocol and --data).
     """
-    from jobs.evaluate import Asked, evaluate_run
+    from jobs.config import ProtocolFlags
+    from jobs.evaluate import evaluate_run
 
     if bool(truth) == bool(protocol) or bool(protocol) != bool(data):
         raise typer.BadParameter("give either --truth, or --protocol and --data")
-    evaluate_run(run, Asked(truth, protocol, data), overrides or [], as_json)
+    evaluate_run(run, truth, ProtocolFlags(protocol, data), sets or (), as_json)
 
 
-for _name, _command in cli_review.COMMANDS.items():
-    app.command(_name)(_command)
+@app.command()
+def review(
+    run: Run,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other than loopback, the URL has a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8420,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A further host name that browsers may use; repeatable."),
+    ] = None,
+) -> None:
+    """Go through the masks in a browser.
+
+    The most doubtful come first; other words can be tried. Ctrl-C ends it.
+    """
+    from jobs.review import review as command
+
+    command(run, host, port, names or ())
+
+
+@app.command("import-review")
+def import_review(
+    run: Run,
+    file: Annotated[str, typer.Argument(help="The tool's export: a path or URL.", metavar="FILE")],
+    tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring corrected masks back from another tool."""
+    from jobs.review import import_review as command
+
+    command(run, tool, file, as_json)
+
+
+@app.command()
+def calibrate(
+    run: Run,
+    out: Annotated[str, typer.Option(help="The file; default: in the run folder.")] = "",
+    sets: Rules = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn scores and thresholds from reviewed masks."""
+    from jobs.review import calibrate as command
+
+    command(run, out, sets or (), as_json)
+
+
+@app.command()
+def compare(
+    run: Run,
+    other: Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs of one collection.
+
+    Agreement by label, and the images where it is lowest.
+    """
+    from jobs.review import compare as command
+
+    command(run, other, as_json)
 
 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods with paper, weights and licence."""
-    from jobs.methods import show_methods
+    from jobs.listings import show_methods
 
     show_methods(as_json)
 
@@ -198,16 +276,18 @@ def settings(
     ] = False,
 ) -> None:
     """List the fields of a job file with their defaults."""
-    from jobs.fields import show_settings
+    from jobs.listings import show_settings
 
     show_settings(method, as_json)
 
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="Folder of the demo; made anew each time.")] = "out/demo",
-    scenes: Annotated[int, typer.Option(min=2, max=1000, help="How many scenes to draw.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Another one draws other scenes.")] = 0,
+    out: Annotated[
+        str, typer.Option(help="Folder of the demo; an earlier demo in it is replaced.")
+    ] = "out/demo",
+    scenes: Annotated[int, typer.Option(min=2, max=1000, help="Number of scenes.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other scenes.")] = 0,
 ) -> None:
     """Draw scenes, annotate them, show the masks.
 
@@ -228,41 +308,53 @@ def train_heads(  # noqa: PLR0913 - typer's flags are parameters
         str, typer.Option("--head", "--heads", help="What to train: found or dinoiser.")
     ] = "",
     out: Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")] = "",
-    overrides: TrainingFields = None,
+    sets: TrainingFields = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images of a step; default: as published.")
+        int | None, typer.Option(min=1, help="Images per step; default: as published.")
     ] = None,
     local: Local = False,
 ) -> None:
     """Train a head on images without labels.
 
-    Type it again to go on where it stopped.
+    The same command resumes where it stopped.
     """
-    from jobs.train_heads import Flags, heads_config
+    from jobs.config import load_config
     from jobs.train_heads import train_heads as command
+    from schemas.config import HeadConfig
 
-    flags = Flags(images, head, out, steps, batch, local)
-    raise typer.Exit(command(heads_config(config, flags, overrides or [])))
+    flags = {
+        "images": images,
+        "head.name": head,
+        "out": out,
+        "head.options.steps": steps,
+        "head.options.batch": batch,
+        "run.local": local or None,
+    }
+    raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 
 
 @app.command()
 def submit(
-    config: Config,
+    config: Annotated[
+        str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
+    ],
     address: Annotated[str, typer.Option(help="Ray's job server, http://HEAD:8265.")],
     protocol: ProtocolName = "",
-    data: Data = "",
-    overrides: JobFields = None,
+    data: DataFolder = "",
+    sets: JobFields = None,
 ) -> None:
     """Run a job file on a Ray cluster.
 
     Follows its log and returns its exit code.
     """
-    from jobs.settings import ProtocolFlags, job_config
+    from jobs.config import ProtocolFlags, load_config
     from jobs.submit import submit as command
+    from schemas.config import JobConfig
 
     under = ProtocolFlags(protocol, data)
-    raise typer.Exit(command(job_config(config, {}, overrides or [], under), address))
+    job = load_config(JobConfig, config, sets=sets or (), below=under.fields)
+    raise typer.Exit(command(job, address))
 
 
 def main() -> None:

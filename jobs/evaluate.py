@@ -1,34 +1,38 @@
-"""`ovseg evaluate`: how well a run agrees with the truth, in words, as JSON and as a picture."""
+"""`ovseg evaluate`: agreement of a run with the truth, as tables, JSON and a picture."""
 
 import io
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs import show
-from jobs.settings import dotlist
-from schemas.base import validated
+from jobs import console
+from jobs.config import ProtocolFlags, load_config
 from schemas.errors import StorageError, UserError
 
-LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.evaluation.report import EvaluationReport
+    from pipeline.run.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
 REPORT, PICTURE = "evaluation.json", "confusion.png"
-"""What is written into the run folder."""
+"""Files that are written into the run folder."""
 _SHOWN_CONFUSIONS = 10
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What to compare a run with: a truth, or a protocol and its data set's folder."""
+def evaluate_run(
+    run: str, truth: str, protocol: ProtocolFlags, sets: Sequence[str], as_json: bool
+) -> None:
+    """Compare a run with the truth, write the report into the run folder, print it.
 
-    truth: str = ""
-    protocol: str = ""
-    data: str = ""
-
-
-def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool) -> None:
-    """Compare, write the report into the run folder, print it.
+    Args:
+        run: the run folder.
+        truth: where the truth lies; unused with a protocol.
+        protocol: the public data set to compare with; its name is empty: none.
+        sets: rules of the comparison, `key=value` each.
+        as_json: print JSON.
 
     Raises:
         UserError: a wrong rule, no usable truth, or nothing to compare.
@@ -37,28 +41,24 @@ def evaluate_run(run: str, asked: Asked, overrides: Sequence[str], as_json: bool
     from pipeline.evaluation.evaluate import Rules, measure
     from pipeline.run.folder import RunFolder
 
-    rules = validated(Rules, dotlist(overrides))
+    rules = load_config(Rules, sets=sets)
     folder = RunFolder.open(run)
-    if asked.protocol:
-        measured_by = reference.of_protocol(folder, asked.protocol, asked.data)
+    if protocol.name:
+        measured_by = reference.of_protocol(folder, protocol.name, protocol.data)
     else:
-        measured_by = reference.of_truth(folder, asked.truth, rules.crowd)
+        measured_by = reference.of_truth(folder, truth, rules.crowd)
     evaluation = measure(folder, measured_by, rules)
     written = _write(folder, evaluation)
     if as_json:
-        print(json.dumps(_plain(evaluation.report), indent=2, ensure_ascii=False))
+        print(_as_json(evaluation.report))
         return
     show_evaluation(evaluation.report)
     for name in written:
-        show.line(f"{folder.folder.uri}/{name}")
+        console.line(f"{folder.folder.uri}/{name}")
 
 
-def show_evaluation(report: Any) -> None:
-    """Print IoU by label, the means, what could not be compared, and what others report.
-
-    Args:
-        report: the `pipeline.evaluation.report.EvaluationReport`.
-    """
+def show_evaluation(report: "EvaluationReport") -> None:
+    """Print IoU by label, the means, what could not be compared, and published figures."""
     published = report.published.classes if report.published else ()
     columns = (
         "label",
@@ -72,17 +72,17 @@ def show_evaluation(report: Any) -> None:
         for label in report.labels
         for theirs in [[one.iou.get(label.name) for one in published]]
     ]
-    show.table("IoU by label", columns, rows)
+    console.table("IoU by label", columns, rows)
     confused = [
         (pair.truth, pair.predicted, pair.share) for pair in report.confusions[:_SHOWN_CONFUSIONS]
     ]
-    show.table("Most pixels lost", ("true", "taken for", "share of the true"), confused)
-    show.line("")
+    console.table("Most pixels lost", ("true", "taken for", "share of the true"), confused)
+    console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
-    show.facts([*groups, *_means(report), *_published(report)])
+    console.facts([*groups, *_means(report), *_published(report)])
 
 
-def _means(report: Any) -> Iterable[tuple[str, Any]]:
+def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     seen = report.num_images + report.num_left_out
     whole = report.num_expected in (None, seen)
     has_background = report.foreground_iou is not None
@@ -97,7 +97,8 @@ def _means(report: Any) -> Iterable[tuple[str, Any]]:
             report.mean, "all classes, 0 for those that do not occur"
         ),
     )
-    yield "images compared", report.num_images if whole else _part(report)
+    part = f"{report.num_images:,} of the protocol's {report.num_expected or 0:,}"
+    yield "images compared", report.num_images if whole else part
     yield "too little in the truth", report.num_left_out or ""
     yield "not in the truth", report.num_without_truth or ""
     yield "of another size", report.num_wrong_size or ""
@@ -106,12 +107,8 @@ def _means(report: Any) -> Iterable[tuple[str, Any]]:
     yield "unknown categories", ", ".join(report.unknown_categories)
 
 
-def _part(report: Any) -> str:
-    return f"{report.num_images:,} of the protocol's {report.num_expected:,}"
-
-
-def _published(report: Any) -> Iterable[tuple[str, Any]]:
-    """Yield the measured figure and the published one, each with whose weights it is of."""
+def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
+    """Yield the measured and the published figure, each with method and weights."""
     if report.published is None:
         return
     measured = "-" if report.miou is None else f"{100 * report.miou:.2f}"
@@ -123,21 +120,21 @@ def _published(report: Any) -> Iterable[tuple[str, Any]]:
         yield "differs", line
 
 
-def _write(run: Any, evaluation: Any) -> list[str]:
-    """Write report and picture; a run folder that takes no files is not the evaluation's end."""
+def _write(run: "RunFolder", evaluation: "Evaluation") -> list[str]:
+    """Write report and picture and return their names; only warn if they cannot be written."""
     from pipeline.evaluation import confusion_picture
 
     picture = io.BytesIO()
     confusion_picture.draw(evaluation.names, evaluation.counts).save(picture, "PNG")
-    text = json.dumps(_plain(evaluation.report), indent=2, ensure_ascii=False) + "\n"
+    text = _as_json(evaluation.report) + "\n"
     try:
         run.folder.atomic_write(REPORT, text.encode())
         run.folder.atomic_write(PICTURE, picture.getvalue())
     except (UserError, StorageError) as error:
-        LOG.warning("the evaluation is not kept in the run folder: %s", error)
+        logger.warning("the evaluation is not kept in the run folder: %s", error)
         return []
     return [REPORT, PICTURE]
 
 
-def _plain(report: Any) -> dict[str, Any]:
-    return report.model_dump(mode="json")
+def _as_json(report: "EvaluationReport") -> str:
+    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -1,23 +1,26 @@
-"""The commands that read a finished (or unfinished) run folder."""
+"""`ovseg inspect` and `ovseg export`: read the run folder of a finished or unfinished run."""
 
 import errno
 import json
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jobs import show
-from jobs.settings import dotlist
-from schemas.config import NamedOptions
+from jobs import console
+from jobs.config import load_config
 from schemas.errors import UserError
 from schemas.records import STAGES
 
+if TYPE_CHECKING:
+    from pipeline.run.inspect import Inspection
+
+_EXPORTERS = "pipeline.exporters"
 _SHOWN_LABELS = 40
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
-    """Print what is in a run folder; list or delete its orphans if asked."""
+    """Print what is in a run folder; list or delete its orphans on request."""
     from pipeline.run.folder import RunFolder
     from pipeline.run.inspect import inspect_run
 
@@ -31,73 +34,73 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     show_inspection(found)
     if orphans:
         for name in found.orphans:
-            show.line(name)
+            console.line(name)
     if clean:
-        show.line(f"\n{len(cleaned)} orphans deleted")
+        console.line(f"\n{len(cleaned)} orphans deleted")
 
 
-def show_inspection(found: Any) -> None:
+def show_inspection(found: "Inspection") -> None:
     """Print an inspection as tables."""
-    show.facts(
+    images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
+    shards = f"{found.num_shards_done} done, {len(found.failed_shards)} given up"
+    orphans = f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
+    console.facts(
         [
             ("run folder", found.run),
             ("method", found.method),
             ("fingerprint", found.fingerprint[:16]),
-            (
-                "images",
-                f"{found.num_images}: {found.num_ok} ok, {found.num_errors} failed, "
-                f"{found.num_left} left",
-            ),
-            (
-                "shards",
-                f"{found.num_shards}: {found.num_shards_done} done, "
-                f"{len(found.failed_shards)} given up",
-            ),
+            ("images", f"{found.num_images}: {images}"),
+            ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
-            ("seconds", show.seconds(found.seconds)),
-            (
-                "orphans",
-                f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
-                if found.orphans
-                else "",
-            ),
+            ("seconds", console.seconds(found.seconds)),
+            ("orphans", orphans if found.orphans else ""),
         ]
     )
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
-    show.table("Segments by label", ("label", "segments"), by_label[:_SHOWN_LABELS])
+    console.table("Segments by label", ("label", "segments"), by_label[:_SHOWN_LABELS])
     if len(by_label) > _SHOWN_LABELS:
-        show.line(f"and {len(by_label) - _SHOWN_LABELS} more labels (--json shows all)")
-    show.table("Errors by code", ("code", "images"), list(found.errors.items()))
+        console.line(f"and {len(by_label) - _SHOWN_LABELS} more labels (--json shows all)")
+    console.table("Errors by code", ("code", "images"), list(found.errors.items()))
     problems = [(problem.code, problem.path, problem.message) for problem in found.problems]
-    show.table("Failed images (the first few of each code)", ("code", "image", "why"), problems)
+    title = "Failed images (the first few of each code)"
+    console.table(title, ("code", "image", "why"), problems)
     slow = [
         (s.path, s.seconds, *s.stages.values(), f"{s.width} x {s.height}" if s.width else "-")
         for s in found.slowest
     ]
-    columns = ("image", "seconds", *STAGES, "size")
-    show.table("Slowest images", columns, slow)
+    console.table("Slowest images", ("image", "seconds", *STAGES, "size"), slow)
     failed = [(shard.shard, shard.attempts, shard.message) for shard in found.failed_shards]
-    show.table("Shards given up (the next run tries them again)", ("shard", "tries", "why"), failed)
+    title = "Shards given up (the next run tries them again)"
+    console.table(title, ("shard", "tries", "why"), failed)
 
 
-def export_run(run: str, to: str, overrides: Sequence[str]) -> None:
-    """Write a dataset from the finished shards of a run and say where it lies."""
+def export_run(run: str, to: str, segments: str, sets: Sequence[str]) -> None:
+    """Write a dataset from the finished shards of a run and print where it lies.
+
+    Args:
+        run: the run folder.
+        to: name of the format; `-` and `_` mean the same.
+        segments: the format's option of this name; empty: its default.
+        sets: further options of the format, `key=value` each.
+
+    Raises:
+        UserError: no such format or option, or files that cannot be written.
+    """
     from pipeline.run.folder import RunFolder
     from schemas import plugins
 
-    package, to = "pipeline.exporters", to.replace("-", "_")
-    part = NamedOptions(name=to, options=dotlist(overrides))
-    options = plugins.read_options(package, part, "export")
+    exporter = plugins.load(_EXPORTERS, to.replace("-", "_"))
+    options = load_config(exporter.Options, flags={"segments": segments}, sets=sets)
     folder = RunFolder.open(run)
     try:
-        written = plugins.load(package, to).export(folder, options)
+        written = exporter.export(folder, options)
     except OSError as error:
         hint = (
             f"; large files are made in {tempfile.gettempdir()} first: set TMPDIR to a folder with "
             "more room"
-            if error.errno in _FULL
+            if error.errno in _DISK_IS_FULL
             else ""
         )
         raise UserError(f"the export did not succeed: {error}{hint}") from error
     for name in written:
-        show.line(f"{folder.folder.uri}/{name}")
+        console.line(f"{folder.folder.uri}/{name}")

@@ -1,9 +1,18 @@
-"""`ovseg review`: the review page of a run, in this process, until Ctrl-C."""
+"""`ovseg review`, `import-review`, `calibrate` and `compare`: the page, and what reviews teach."""
 
 import ctypes
+import io
+import json
+import shlex
 import sys
 from collections.abc import Sequence
 
+from jobs import console
+from jobs.config import load_config
+from schemas.base import Frozen
+from schemas.errors import ConfigError
+
+_SHOWN_LABELS = 40
 _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 1 << 20
 
@@ -17,9 +26,9 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
     from pipeline.review.server import Address, listen
     from pipeline.run.folder import RunFolder
 
-    _give_memory_back()
+    _return_freed_memory()
     listening = listen(RunFolder.open(run), Address(host, port, tuple(names)))
-    # Not by `show`: it blots out what looks like a token, and this one is meant to be read.
+    # Not by `console`: it hides what looks like a token, and this one is meant to be read.
     print(f"review at  {listening.url}\nCtrl-C ends it", flush=True)
     try:
         listening.serve()
@@ -27,13 +36,166 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
         print("\nended; every decision is in the run folder")
 
 
-def _give_memory_back() -> None:
-    """Have large blocks returned to the system as soon as they are free, where that can be told.
+def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
+    """Read a tool's file into the reviewed layer and say what people did.
 
-    By itself glibc keeps those of each thread: hundreds of megabytes after a few large photographs.
+    Raises:
+        ConfigError: no such tool.
+        UserError: a file that cannot be used.
+    """
+    from pipeline.corrections.import_review import import_review as read
+    from pipeline.run.folder import RunFolder
+
+    report = read(RunFolder.open(run), tool, file)
+    if as_json:
+        return _print(report)
+    rows = [
+        (
+            label.name, label.predicted, label.accepted_share, label.accepted, label.changed,
+            label.rejected, label.added, label.iou, label.minutes,
+        )
+        for label in report.labels
+        if label.predicted or label.added
+    ]  # fmt: skip
+    columns = (
+        "label", "predicted", "share accepted", "accepted", "changed", "rejected", "added", "IoU",
+        "minutes",
+    )  # fmt: skip
+    timed = bool(report.num_images_with_time)
+    rows, columns = (rows, columns) if timed else ([row[:-1] for row in rows], columns[:-1])
+    console.table("Predictions and their corrections by label", columns, rows)
+    console.line("")
+    minutes = f"{report.minutes:.1f} for {report.num_images_with_time} images"
+    quoted = shlex.quote(run)
+    unknown = ", ".join(f"{name} ({count})" for name, count in report.unknown_labels.items())
+    return console.facts(
+        [
+            ("images reviewed", report.num_images),
+            ("minutes", minutes if timed else ""),
+            ("turned as EXIF says", report.num_turned or ""),
+            ("left out: not annotated in the run", report.num_unknown or ""),
+            ("left out: the same image again", report.num_repeated or ""),
+            ("left out: of another size", report.num_wrong_size or ""),
+            ("left out: no masks", report.num_other_regions or ""),
+            ("left out: masks of unknown labels", unknown),
+            ("next", f"ovseg calibrate {quoted}; ovseg evaluate {quoted} --truth reviewed"),
+        ]
+    )
+
+
+def calibrate(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
+    """Fit scores and thresholds to the reviewed layer; write the file and the plot.
+
+    Args:
+        run: the run that was reviewed.
+        out: where the calibration goes; empty: the run folder's `reviewed/calibration.json`.
+        sets: rules of the fit, `key=value` each.
+        as_json: print JSON.
+
+    Raises:
+        UserError: too little was reviewed.
+    """
+    from pipeline.corrections import reliability_plot
+    from pipeline.corrections.calibrate import FILE, PICTURE, Rules
+    from pipeline.corrections.calibrate import calibrate as fit
+    from pipeline.run.folder import RunFolder
+    from pipeline.storage import uris
+    from pipeline.storage.folder import Folder
+
+    rules = load_config(Rules, sets=sets)
+    folder = RunFolder.open(run)
+    place, name = uris.parent_and_name(uris.normalise(out)) if out else (folder.folder.uri, FILE)
+    if not name:
+        raise ConfigError(f"--out {out} is no file: expected the name of the calibration's")
+    report = fit(folder, rules)
+    picture = io.BytesIO()
+    reliability_plot.draw(report).save(picture, "PNG")
+    content = report.calibration.model_dump_json(indent=1) + "\n"
+    Folder(place).atomic_write(name, content.encode())
+    folder.folder.atomic_write(PICTURE, picture.getvalue())
+    if as_json:
+        return _print(report)
+    columns = ("label", "reviewed", "right", "threshold", "dropped", "right ones dropped")
+    rows = [
+        (
+            label.name, label.num_segments, label.num_right, label.threshold, label.num_dropped,
+            label.num_right_dropped,
+        )
+        for label in sorted(report.labels, key=lambda label: -label.num_segments)
+    ]  # fmt: skip
+    console.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
+    _more(len(rows))
+    console.line("")
+    file = uris.join(place, name)
+    return console.facts(
+        [
+            ("images reviewed", report.num_images),
+            ("segments", f"{report.calibration.num_segments}, {report.num_right} of them right"),
+            ("mean error of the score", f"{report.before.expected_error:.3f} before"),
+            ("", f"{report.after.expected_error:.3f} after, on held-out images"),
+            ("plot", uris.join(folder.folder.uri, PICTURE)),
+            ("use", f"ovseg annotate ... --set {shlex.quote(f'calibration={file}')}"),
+        ]
+    )
+
+
+def compare(first: str, other: str, as_json: bool) -> None:
+    """Compare two runs, write the table into the first, print agreement by label.
+
+    Raises:
+        UserError: runs that cannot be compared.
+    """
+    from pipeline.evaluation.compare import compare as measure
+    from pipeline.run.folder import RunFolder
+
+    folder = RunFolder.open(first)
+    report = measure(folder, RunFolder.open(other))
+    if as_json:
+        return _print(report)
+    columns = ("label", "mean IoU", "IoU", "images", f"only {report.first}", f"only {report.other}")
+    if report.first == report.other:
+        columns = (*columns[:4], "only first", "only second")
+    rows = [
+        (
+            label.name, label.mean_iou, label.iou, label.num_images, label.num_only_first,
+            label.num_only_other,
+        )
+        for label in report.labels
+    ]  # fmt: skip
+    title = "Agreement by label, the least first"
+    console.table(title, columns, rows[:_SHOWN_LABELS])
+    _more(len(rows))
+    worst = [(image.path, image.agreement) for image in report.worst]
+    console.table("Images that the two agree on least", ("image", "agreement"), worst)
+    console.line("")
+    return console.facts(
+        [
+            ("mean agreement", report.mean_agreement),
+            ("images in both", report.num_images),
+            ("without masks in either", report.num_without_masks or ""),
+            ("not in the other run, or of another size", report.num_missing or ""),
+            ("labels of one run only", ", ".join(report.left_out)),
+            ("table", f"{folder.folder.uri}/{report.file}"),
+        ]
+    )
+
+
+def _more(num_labels: int) -> None:
+    if num_labels > _SHOWN_LABELS:
+        console.line(f"and {num_labels - _SHOWN_LABELS} more labels (--json shows all)")
+
+
+def _print(report: Frozen) -> None:
+    print(json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False))
+
+
+def _return_freed_memory() -> None:
+    """Make glibc return large blocks to the system as soon as they are freed.
+
+    By default it keeps those of each thread: hundreds of megabytes after a few large images.
     """
     if sys.platform != "linux":
         return
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tell is not None:  # musl has none, and needs none
-        tell(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none, and needs none
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

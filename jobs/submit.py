@@ -14,7 +14,7 @@ from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
 from schemas.redact import redact
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _POLL_S = 0.5
 _PATIENCE_S = 10.0
 ENTRYPOINT = "python -m jobs annotate job.yaml"
@@ -83,7 +83,7 @@ async def _follow(client: Any, job_id: str) -> None:
             sys.stdout.write(redact(text))
             sys.stdout.flush()
     except (RuntimeError, OSError) as error:
-        _LOG.warning("the log of job %s broke off (%s)", job_id, _first_line(error))
+        logger.warning("the log of job %s broke off (%s)", job_id, _first_line(error))
 
 
 def _exit_code(client: Any, job_id: str) -> int:
@@ -94,7 +94,7 @@ def _exit_code(client: Any, job_id: str) -> int:
         time.sleep(_POLL_S)
         waited_s += _POLL_S
         if waited_s == _PATIENCE_S:
-            _LOG.warning("no more log from job %s; waiting for it to end", job_id)
+            logger.warning("no more log from job %s; waiting for it to end", job_id)
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     if info.status == "SUCCEEDED":

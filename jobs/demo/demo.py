@@ -5,7 +5,7 @@ import time
 
 import yaml
 
-from jobs import show
+from jobs import console
 from jobs.demo.folder import DemoFolder, fresh
 from schemas.config import JobConfig
 
@@ -34,16 +34,16 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     started = time.monotonic()
     folder = fresh(out)
     scenes = draw_scenes(folder.scenes, num_scenes, seed)
-    show.line(f"drew {num_scenes} scenes that hold {len(scenes.labels)} different phrases")
+    console.line(f"drew {num_scenes} scenes that hold {len(scenes.labels)} different phrases")
     report = job.run(_config(folder, scenes.labels, num_scenes))
-    show.line(report.summary())
+    console.line(report.summary())
     if report.exit_code:
         return report.exit_code
     _show_agreement(folder, scenes.seen, scenes.held_out)
     _make_pictures(folder)
     _show_places(folder)
-    show.line(f"\nall of it in {time.monotonic() - started:.0f} s; now go through the masks:")
-    show.line(f"  {show.program()} review {shlex.quote(str(folder.run))}")
+    console.line(f"\nall of it in {time.monotonic() - started:.0f} s; now go through the masks:")
+    console.line(f"  {console.program()} review {shlex.quote(str(folder.run))}")
     return 0
 
 
@@ -71,9 +71,9 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
     groups = {"seen": seen, "held-out": held_out}
     rules = Rules(groups={name: labels for name, labels in groups.items() if labels})
     report = evaluate(RunFolder.open(str(folder.run)), str(folder.truth), rules)
-    show.line("\nagreement with the drawn truth (IoU, 0 to 1)")
+    console.line("\nagreement with the drawn truth (IoU, 0 to 1)")
     means = report.groups
-    show.facts(
+    console.facts(
         [
             ("all objects as one", report.foreground_iou),
             (f"{len(seen)} phrases of trained colour-shape pairs", means.get("seen")),
@@ -102,8 +102,8 @@ def _show_places(folder: DemoFolder) -> None:
     from jobs.demo.shapes import SHAPES
 
     run = shlex.quote(str(folder.run))
-    show.line("")
-    show.facts(
+    console.line("")
+    console.facts(
         [
             ("look at", folder.sheet),
             ("leaf through", folder.run / "exports" / "gallery" / "index.html"),
@@ -113,8 +113,10 @@ def _show_places(folder: DemoFolder) -> None:
         ]
     )
     config, other = shlex.quote(str(folder.config)), shlex.quote(str(folder.root / "shapes"))
-    words, ovseg = shlex.quote(",".join(SHAPES)), show.program()
-    show.line("\nnext: look inside, compare label by label, ask for the same scenes in other words")
-    show.line(f"  {ovseg} inspect {run}")
-    show.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")
-    show.line(f"  {ovseg} annotate {config} --labels {words} --out {other}")
+    words, ovseg = shlex.quote(",".join(SHAPES)), console.program()
+    console.line(
+        "\nnext: look inside, compare label by label, ask for the same scenes in other words"
+    )
+    console.line(f"  {ovseg} inspect {run}")
+    console.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")
+    console.line(f"  {ovseg} annotate {config} --labels {words} --out {other}")

@@ -63,7 +63,7 @@ def test_annotate_inspect_export_evaluate(scenes: Scenes) -> None:
     coco = COCO("run/exports/coco/instances.json")
     assert len(coco.imgs) == NUM_SCENES
     assert len(coco.anns) == inspected["num_segments"]
-    flags = ("--segments", "components", "--polygons", "--flatten-names")
+    flags = ("--segments", "components", "--set", "polygons=true", "--set", "flatten_names=true")
     assert ovseg("export", "run", *flags).exit_code == 0
     regions = json.loads(Path("run/exports/coco/instances.json").read_text(encoding="ascii"))
     assert all(isinstance(a["segmentation"], list) for a in regions["annotations"])

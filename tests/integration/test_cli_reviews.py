@@ -101,13 +101,13 @@ def test_tables_of_many_labels_say_what_they_leave_out(folder: Path) -> None:
         (["import-review", "run", "--from", "coco", "review.json"], "COCO"),
         (["import-review", "run", "--from", "cvat", "review.json"], "no XML"),
         (["import-review", "run", "--from", "coco", "nowhere.json"], "no such file"),
-        (["import-review", "nowhere", "--from", "coco", "review.json"], "no run folder"),
+        (["import-review", "nowhere", "--from", "coco", "review.json"], "is not a run folder"),
         (["calibrate", "run"], "0 segments of 0 images are reviewed"),
         (["calibrate", "run", "--set", "min_iou=2"], "min_iou"),
         (["calibrate", "run", "--out", "/"], "--out / is no file"),
         (["evaluate", "run", "--truth", "reviewed"], "no image of the run is reviewed"),
         (["compare", "run", "run"], "same run"),
-        (["compare", "run", "nowhere"], "no run folder"),
+        (["compare", "run", "nowhere"], "is not a run folder"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, args: list[str], expected: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from sklearn.isotonic import IsotonicRegression
 
-from jobs.settings import job_config
+from jobs.config import load_config
 from ovseg_core.decision.image_rows import image_rows
 from pipeline.corrections.calibrate import Rules, best_threshold, calibrate, reliability
 from pipeline.corrections.layer import ReviewLog, store
@@ -213,21 +213,24 @@ def _job(**more) -> dict:
 def test_a_job_takes_a_file_and_only_of_its_own_method(tmp_path):
     file = tmp_path / "calibration.json"
     file.write_text(CALIBRATION.model_dump_json())
-    config = job_config("", _job(), [f"calibration={file}"])
+    config = load_config(JobConfig, "", _job(), [f"calibration={file}"])
     assert config.calibration == CALIBRATION
-    assert job_config("", _job(), [f"calibration={file}", "calibration=null"]).calibration is None
+    assert (
+        load_config(JobConfig, "", _job(), [f"calibration={file}", "calibration=null"]).calibration
+        is None
+    )
     other = CALIBRATION.model_copy(update={"thresholds": {"owl": 0.4}})
     second = tmp_path / "other.json"
     second.write_text(other.model_dump_json())
     overrides = [f"calibration={file}", f"calibration={second}"]
-    assert job_config("", _job(), overrides).calibration == other
+    assert load_config(JobConfig, "", _job(), overrides).calibration == other
     with pytest.raises(ConfigError, match="the calibration is of the method 'clip_diy'"):
-        job_config("", _job(), [f"calibration={file}", "method.name=naclip"])
+        load_config(JobConfig, "", _job(), [f"calibration={file}", "method.name=naclip"])
     with pytest.raises(ConfigError, match="no such file"):
-        job_config("", _job(), ["calibration=/nowhere.json"])
+        load_config(JobConfig, "", _job(), ["calibration=/nowhere.json"])
     file.write_text("{}")
     with pytest.raises(ConfigError, match=r"calibration\.scores"):
-        job_config("", _job(), [f"calibration={file}"])
+        load_config(JobConfig, "", _job(), [f"calibration={file}"])
 
 
 def test_the_content_of_the_file_is_part_of_the_fingerprint(tmp_path):

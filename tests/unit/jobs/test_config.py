@@ -1,16 +1,18 @@
-"""Every mistake in a job file, flag or override is one clear line; what is right arrives."""
+"""Files, flags and `--set` become one model; every mistake is one line."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-import jobs.settings
-from jobs.settings import Flags, ProtocolFlags, job_config
+import jobs.config
+from jobs.config import ProtocolFlags, load_config, vocabulary_file
 from ovseg_core.methods import check_options
+from schemas.config import HeadConfig, JobConfig
 from schemas.errors import ConfigError, UserError, VocabularyError
 
-CONFIGS = Path(jobs.settings.__file__).parent / "configs"
+CONFIGS = Path(jobs.config.__file__).parent / "configs"
+OBJECTNESS_HEAD = ["method.options.objectness.options.head=FILE"]
 GOOD = """
 images: s3://photos/cats
 out: runs/cats
@@ -19,15 +21,22 @@ method: maskclip
 """
 
 
+NO_PROTOCOL = ProtocolFlags()
+
+
+def job_config(path="", flags=None, sets=(), protocol=NO_PROTOCOL) -> JobConfig:
+    return load_config(JobConfig, path, flags, sets, protocol.fields)
+
+
 def write(folder: Path, text: str, name: str = "job.yaml") -> str:
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return str(path)
 
 
-def test_file_flags_and_overrides_in_that_order(tmp_path: Path) -> None:
+def test_flags_stand_over_the_file_and_sets_over_both(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "masks: {min_area_px: 9}\nrun: {workers: 3}\n")
-    flags = Flags(images="other", limit=5, local=True).values()
+    flags = {"images": "other", "image.limit": 5, "run.local": True}
     config = job_config(path, flags, ["run.workers=7", "vocabulary.background=[sky, grass]"])
     assert config.images == "other"
     assert config.vocabulary.names == ("cat", "dog")
@@ -37,22 +46,22 @@ def test_file_flags_and_overrides_in_that_order(tmp_path: Path) -> None:
     assert config.masks.min_area_px == 9
 
 
-def test_labels_flag_replaces_the_words_only(tmp_path: Path) -> None:
+def test_labels_flag_replaces_the_labels_only(tmp_path: Path) -> None:
     path = write(tmp_path, "images: a\nout: b\nvocabulary: {labels: [x], templates: ['a {}']}\n")
-    config = job_config(path, Flags(labels="cat, red  car ,").values(), [])
+    config = job_config(path, {"labels": "cat, red  car ,"}, [])
     assert config.vocabulary.names == ("cat", "red  car")
     assert config.vocabulary.templates == ("a {}",)
 
 
-def test_vocabulary_flag_replaces_all_of_it(tmp_path: Path) -> None:
+def test_vocabulary_file_replaces_the_whole_vocabulary(tmp_path: Path) -> None:
     path = write(tmp_path, "images: a\nout: b\nvocabulary: {labels: [x], templates: ['a {}']}\n")
     words = write(tmp_path, "labels: [{name: cat, synonyms: [kitten]}]\n", "words.yaml")
-    config = job_config(path, Flags(vocabulary=words).values(), [])
+    config = job_config(path, {"vocabulary": vocabulary_file(words)}, [])
     assert config.vocabulary.labels[0].phrases == ("cat", "kitten")
     assert config.vocabulary.templates == ()
 
 
-def test_a_protocol_gives_what_is_not_given_otherwise(tmp_path: Path) -> None:
+def test_protocol_gives_the_fields_that_are_not_given_otherwise(tmp_path: Path) -> None:
     (tmp_path / "JPEGImages").mkdir()
     (tmp_path / "JPEGImages/a.jpg").touch()
     under = ProtocolFlags("voc20", str(tmp_path))
@@ -79,14 +88,14 @@ def test_a_protocol_gives_what_is_not_given_otherwise(tmp_path: Path) -> None:
         ("words.json", json.dumps({"labels": ["cat", {"name": "dog"}]})),
     ],
 )
-def test_every_kind_of_vocabulary_file(tmp_path: Path, name: str, text: str) -> None:
+def test_vocabulary_file_of_every_kind(tmp_path: Path, name: str, text: str) -> None:
     words = write(tmp_path, text, name)
-    by_flag = job_config("", Flags("in", "", words, "out").values(), [])
+    by_flag = job_config(flags={"images": "in", "out": "out", "vocabulary": vocabulary_file(words)})
     by_file = job_config(write(tmp_path, f"images: in\nout: out\nvocabulary: {words}\n"), {}, [])
     assert by_flag.vocabulary.names == by_file.vocabulary.names == ("cat", "dog")
 
 
-def test_another_method_drops_the_options_of_the_first(tmp_path: Path) -> None:
+def test_another_method_inherits_no_options(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("maskclip", "{name: clip_diy, options: {scales: [1]}}"))
     assert job_config(path, {}, []).method.options == {"scales": [1]}
     kept = job_config(path, {}, ["method.name=clip_diy", "method.options.x=2"])
@@ -126,7 +135,7 @@ def test_wrong_keys_and_values(tmp_path: Path, text: str, lines: list[str]) -> N
         assert expected in line
 
 
-def test_what_is_missing_names_the_flag() -> None:
+def test_missing_field_names_its_flag() -> None:
     with pytest.raises(ConfigError) as caught:
         job_config("", {}, [])
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
@@ -154,7 +163,7 @@ def test_what_is_missing_names_the_flag() -> None:
         ("vocabulary: {labels: [cat], templates: [photo]}", "holds '{}' exactly once"),
     ],
 )
-def test_wrong_words(tmp_path: Path, text: str, expected: str) -> None:
+def test_wrong_labels(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path, f"images: a\nout: b\n{text}\n")
     with pytest.raises(UserError) as caught:
         job_config(path, {}, [])
@@ -172,7 +181,7 @@ def test_wrong_words(tmp_path: Path, text: str, expected: str) -> None:
         ("- a\n", "expected `key: value` lines, got list"),
     ],
 )
-def test_files_that_are_no_job(tmp_path: Path, text: str, expected: str) -> None:
+def test_files_that_are_not_a_job(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         job_config(write(tmp_path, text), {}, [])
     assert expected in str(caught.value)
@@ -192,7 +201,7 @@ def test_files_that_cannot_be_read(path: str, expected: str) -> None:
     assert expected in str(caught.value)
 
 
-def test_a_binary_file_is_not_a_job(tmp_path: Path) -> None:
+def test_binary_file_is_not_a_job(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_bytes(b"\x89PNG\r\n\xff\xfe")
     with pytest.raises(ConfigError, match="not a UTF-8 text file"):
@@ -208,24 +217,82 @@ def test_a_binary_file_is_not_a_job(tmp_path: Path) -> None:
         ("run.wokers=1", "run.wokers: unknown key; did you mean 'run.workers'?"),
     ],
 )
-def test_wrong_overrides(tmp_path: Path, override: str, expected: str) -> None:
+def test_wrong_sets(tmp_path: Path, override: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         job_config(write(tmp_path, GOOD), {}, [override])
     assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_recipes_that_ship_are_good(path: Path) -> None:
+def test_shipped_job_files_are_valid(path: Path) -> None:
     config = job_config(str(path), {}, [])
     check_options(config.method)
     assert config.vocabulary.names
 
 
-def test_words_are_given_once() -> None:
+def test_labels_and_vocabulary_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="not both"):
-        Flags(labels="cat", vocabulary="words.txt").values()
+        job_config(flags={"labels": "cat", "vocabulary": {"labels": ["dog"]}})
 
 
-def test_an_empty_vocabulary_file(tmp_path: Path) -> None:
+def test_vocabulary_file_without_words(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"words\.txt: no labels"):
-        Flags(vocabulary=write(tmp_path, "# none\n", "words.txt")).values()
+        vocabulary_file(write(tmp_path, "# none\n", "words.txt"))
+
+
+def test_vocabulary_file_in_set_replaces_the_whole_vocabulary(tmp_path: Path) -> None:
+    path = write(tmp_path, "images: a\nout: b\nvocabulary: {labels: [x], templates: ['a {}']}\n")
+    words = write(tmp_path, "cat\n", "words.txt")
+    vocabulary = job_config(path, {}, [f"vocabulary={words}"]).vocabulary
+    assert (vocabulary.names, vocabulary.templates) == (("cat",), ())
+
+
+def test_vocabulary_file_keeps_the_background_of_a_protocol(tmp_path: Path) -> None:
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / "JPEGImages/a.jpg").touch()
+    words = vocabulary_file(write(tmp_path, "cat\n", "words.txt"))
+    flags = {"out": "run", "vocabulary": words}
+    config = job_config("", flags, [], ProtocolFlags("voc20", str(tmp_path)))
+    assert (config.vocabulary.names, config.vocabulary.background) == (("cat",), ())
+
+
+def test_another_nested_plug_in_inherits_no_options(tmp_path: Path) -> None:
+    nested = "method: {name: clip_diy, options: {objectness: {name: external, options: {a: 1}}}}"
+    path = write(tmp_path, GOOD.replace("method: maskclip", nested))
+    kept = job_config(path, {}, ["method.options.objectness.options.b=2"])
+    assert kept.method.options["objectness"] == {"name": "external", "options": {"a": 1, "b": 2}}
+    named = job_config(path, {}, ["method.options.objectness=found"])
+    assert named.method.options["objectness"] == {"name": "found"}
+
+
+def test_options_join_a_plug_in_given_by_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert job_config(path, {}, ["method.options.x=1"]).method.options == {"x": 1}
+    config = job_config(path, {}, ["method.options.objectness=found", *OBJECTNESS_HEAD])
+    assert config.method.options["objectness"] == {"name": "found", "options": {"head": "FILE"}}
+
+
+def test_head_is_read_by_the_same_loader(tmp_path: Path) -> None:
+    path = write(tmp_path, "images: a\nout: b.safetensors\nhead: found\nseed: 3\n")
+    flags = {"images": "c", "head.options.steps": 7, "head.options.batch": None, "run.local": True}
+    config = load_config(HeadConfig, path, flags, ["head.options.steps=9"])
+    assert (config.images, config.out, config.seed) == ("c", "b.safetensors", 3)
+    assert (config.head.name, config.head.options) == ("found", {"steps": 9})
+    assert config.run.local
+    assert config.vision_model == "vit_small_patch8_224.dino"
+    assert config.clip.model == "ViT-B-16"
+    assert config.checkpoint == "b.checkpoint.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"images": "a", "head": "found", "out": "head.pt"}, r"out: .*ends in \.safetensors"),
+        ({"head": "found", "out": "h.safetensors"}, "images: missing"),
+        ({"images": "a", "out": "h.safetensors"}, "head: missing; give `head: found`"),
+        ({"heads": "found"}, "^heads: the key is called `head` now"),
+    ],
+)
+def test_wrong_head_configs(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(HeadConfig, flags=flags)

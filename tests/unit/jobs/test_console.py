@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from jobs.log import set_up
+from jobs.console import set_up_logging
 
 
 def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str]) -> None:
-    set_up()
+    set_up_logging()
     logger = logging.getLogger("pipeline.storage.folder")
     try:
         raise OSError("https://me:hunter2@store/x")
@@ -20,13 +20,13 @@ def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str
     assert "pipeline.storage.folder" in err
     assert "hunter2" not in err
     assert "topsecret" not in err
-    set_up()
+    set_up_logging()
 
 
 def test_names_of_any_bytes_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", "strict"))
-    set_up()
+    set_up_logging()
     sys.stdout.write("caf\udce9 café")
     sys.stdout.flush()
     assert shown.getvalue() == b"caf\\udce9 caf\\xe9"

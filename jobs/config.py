@@ -1,0 +1,239 @@
+"""From a YAML file, flags and `--set` to one checked model, or to one line per mistake."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from shlex import quote
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from schemas.base import Frozen, validated
+from schemas.config import JobConfig, NamedOptions
+from schemas.errors import ConfigError, VocabularyError
+from schemas.vocabulary import spelled_out_vocabulary
+
+_WORD_FILES = (".yaml", ".yml", ".json", ".txt")
+_HINTS = {
+    "images": "give it in the file or with --images",
+    "out": "give it in the file or with --out",
+    "vocabulary": 'give `labels` in the job file, or --labels "cat,dog", or --vocabulary FILE',
+    "head": "give `head: found` or `head: dinoiser` in the file, or --head",
+}
+"""How a missing field can be given."""
+
+Fields = dict[str, Any]
+"""Values of a model's fields as in a YAML file: nested mappings, possibly with short forms."""
+Model = TypeVar("Model", bound=Frozen)
+
+
+class _FromFile(dict[str, Any]):
+    """A mapping out of a file of its own: it replaces an earlier one instead of merging."""
+
+
+def load_config(
+    model: type[Model],
+    path: str = "",
+    flags: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    below: Callable[[Fields], Fields] | None = None,
+) -> Model:
+    """Return the model of a file, flags and `--set`; the later stand over the earlier.
+
+    Args:
+        model: class of the configuration.
+        path: YAML file (path or URL); empty: none.
+        flags: by dotted path of a field; None or an empty text is a flag that was not given.
+        sets: `dotted.key=value` each; the value is read as YAML.
+        below: returns fields that stand below all others, computed from those that are given.
+
+    Raises:
+        ConfigError: a file or `--set` that cannot be read, or one line per wrong field.
+        VocabularyError: a vocabulary file without words.
+    """
+    given: Fields = {}
+    for key, value in (flags or {}).items():
+        if value not in (None, ""):
+            given = merge(given, _nested(key, value))
+    layers = [*([load_yaml(path)] if path else []), given, *map(_read_set, sets)]
+    merged: Fields = {}
+    for layer in layers:
+        try:
+            full = model.spelled_out(_with_files(layer))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        merged = merge(merged, full)
+    if below is not None:
+        plain = {k: dict(v) if isinstance(v, _FromFile) else v for k, v in merged.items()}
+        merged = merge(below(merged), plain)
+    for name, value in merged.items():  # TODO: remove when schemas fill in default names
+        default = model.model_fields[name].default if name in model.model_fields else None
+        if isinstance(value, dict) and isinstance(default, NamedOptions):
+            merged[name] = {"name": default.name} | value
+    return validated(model, merged, hints=_HINTS)
+
+
+def merge(base: Fields, over: Fields) -> Fields:
+    """Return `base` with `over` laid on top; mappings merge, everything else is replaced.
+
+    Where a mapping names a plug-in, a name alone is short for it, and another plug-in inherits no
+    options.
+    """
+    merged = dict(base)
+    for key, new in over.items():
+        old = merged.get(key)
+        if isinstance(new, str) and _is_plug_in(old):
+            new = {"name": new}
+        if isinstance(old, str) and _is_plug_in(new):
+            old = {"name": old}
+        if isinstance(old, dict) and isinstance(new, dict) and not isinstance(new, _FromFile):
+            is_another = "name" in old and "name" in new and old["name"] != new["name"]
+            new = merge({} if is_another else old, new)
+        merged[key] = new
+    return merged
+
+
+def _is_plug_in(value: Any) -> bool:
+    """Tell whether a value has the form of `NamedOptions`, or of a part of it."""
+    return isinstance(value, dict) and bool(value) and value.keys() <= {"name", "options"}
+
+
+def _nested(dotted: str, value: Any) -> Fields:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _read_set(text: str) -> Fields:
+    """Return `a.b=value` as nested mappings."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set expects key=value, such as masks.min_area_px=50; got {text!r}")
+    try:
+        value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--set: cannot read a value: {str(error).splitlines()[0]}") from error
+    return value
+
+
+def _with_files(layer: Fields) -> Fields:
+    """Return the fields with the content of a vocabulary or calibration file for its name."""
+    layer = dict(layer)
+    words, calibration = layer.get("vocabulary"), layer.get("calibration")
+    if isinstance(words, str) and words.lower().endswith(_WORD_FILES):
+        layer["vocabulary"] = vocabulary_file(words)
+    if isinstance(calibration, str):
+        layer["calibration"] = _FromFile(load_yaml(calibration))
+    return layer
+
+
+@dataclass(frozen=True)
+class ProtocolFlags:
+    """`--protocol` and `--data`; an empty text is a flag that was not given."""
+
+    name: str = ""
+    data: str = ""
+
+    def fields(self, given: Fields) -> Fields:
+        """Return the fields that the protocol decides, for a job whose other fields are given.
+
+        Raises:
+            ConfigError: one of the two flags without the other.
+            UserError: no such protocol, or no images of it in the folder.
+        """
+        if not self.name and not self.data:
+            return {}
+        if not self.name or not self.data:
+            raise ConfigError(
+                "--protocol NAME and --data FOLDER go together: the protocol says what is "
+                "compared, the folder holds the data set"
+            )
+        from pipeline.evaluation.protocol import job_fields
+
+        method: Any = given.get("method")
+        name = method.get("name") if isinstance(method, dict) else method
+        fields = job_fields(
+            self.name, self.data, str(name or JobConfig.model_fields["method"].default.name)
+        )
+        if "images" in given:  # of the user's own: the data set's split does not name them
+            del fields["image"]
+        return fields
+
+    def as_typed(self) -> str:
+        """Return the flags for a command line; empty where none was given."""
+        return f"--protocol {quote(self.name)} --data {quote(self.data)}" if self.name else ""
+
+
+def load_yaml(path: str) -> Fields:
+    """Return the mapping in a YAML (or JSON) file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping; names file, line and column.
+    """
+    value = _parse_yaml(_read_text(path), path)
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{path}: expected `key: value` lines, got {type(value).__name__}; "
+            "`ovseg settings` lists the keys"
+        )
+    return value
+
+
+def vocabulary_file(path: str) -> Fields:
+    """Return the `vocabulary` in a file: .txt, one word per line; .yaml or .json, list or object.
+
+    Raises:
+        ConfigError: no such file, or not readable as such.
+        VocabularyError: a file without words.
+    """
+    text = _read_text(path)
+    if PurePosixPath(path).suffix.lower() == ".txt":
+        lines = (line.strip() for line in text.splitlines())
+        value: Any = [line for line in lines if line and not line.startswith("#")]
+    else:
+        value = _parse_yaml(text, path)
+    if not value:
+        raise VocabularyError(f"{path}: no labels; expected a list of words or `labels: [...]`")
+    if not isinstance(value, dict | list):
+        raise VocabularyError(
+            f"{path}: expected a list of words or `labels: [...]`, got {value!r:.60}"
+        )
+    return _FromFile(spelled_out_vocabulary(value))
+
+
+def _read_text(path: str) -> str:
+    """Return the UTF-8 text of a file at a local path or any fsspec URL."""
+    try:
+        if "://" not in path:
+            return Path(path).read_text(encoding="utf-8-sig")
+        from pipeline.storage.folder import read_uri
+
+        return read_uri(path).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{path} is a folder, expected a file; a folder of images is given with --images"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a UTF-8 text file") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    """Return the mapping or list in a YAML text; interpolations `${...}` are resolved.
+
+    Read by OmegaConf, because it refuses a key given twice and reads 1e-3 as a number.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise ConfigError(f"{place}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,118 @@
+"""All output of the commands: tables and lines on stdout, the log on stderr, without secrets."""
+
+import io
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from schemas.redact import redact
+
+_PLAIN_WIDTH = 160
+"""Columns in a file or pipe; a terminal has its own width."""
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table, unless it has no rows; columns of numbers are right-aligned.
+
+    Args:
+        title: heading of the table.
+        columns: headings of the columns; an empty one is allowed.
+        rows: cells; floats are shown with three decimals, None as `-`.
+    """
+    body = list(rows)
+    if not body:
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in body)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        shown.add_row(*(Text(redact(_cell(value))) for value in row))
+    out = _console()
+    out.print(f"\n{title}", style="italic", soft_wrap=True)  # a heading may be wider than its table
+    out.print(shown)
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Print `name  value` lines; pairs with an empty text are left out."""
+    given = [(name, _cell(value)) for name, value in pairs if value != ""]
+    width = max((len(name) for name, _ in given), default=0)
+    for name, value in given:
+        line(f"{name:<{width}}  {value}")
+
+
+def line(text: str) -> None:
+    """Print one line without wrapping it: it may be copied back to the prompt."""
+    _console().print(redact(text), soft_wrap=True)
+
+
+def program() -> str:
+    """Return how this program is called at the prompt: `ovseg` if on PATH, else its own path."""
+    ours, found = Path(sys.argv[0]), shutil.which("ovseg")
+    if ours.name != "ovseg" or not ours.is_file() or (found and ours.samefile(found)):
+        return "ovseg"
+    return shlex.quote(str(ours))
+
+
+def seconds(stages: dict[str, float]) -> str:
+    """Return `read 0.1, decode 0.4`."""
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items())
+
+
+def counts(words: dict[str, int]) -> str:
+    """Return `not_found 3, truncated 1`."""
+    return ", ".join(f"{word} {number}" for word, number in words.items())
+
+
+def set_up_logging(verbose: bool = False) -> None:
+    """Send the log to stderr: rich on a terminal, one plain line per record elsewhere.
+
+    From now on stdout shows characters that it cannot encode as escapes.
+
+    Args:
+        verbose: also the records of our own packages at level DEBUG.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name of any bytes can be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr.isatty():
+        from rich.logging import RichHandler
+
+        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=verbose)
+        handler.setFormatter(_RedactingFormatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # huggingface_hub logs every failed attempt twice; our own error at the end says it once.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "debug" if verbose else "error")
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for package in ("jobs", "pipeline", "ovseg_core"):
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Lines and tracebacks without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, highlight=False, markup=False)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "-" if value is None else str(value)

@@ -1,0 +1,85 @@
+"""`ovseg settings` and `ovseg methods`: what a job file may hold, and which methods there are."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs import console
+from schemas import plugins
+from schemas.base import dotted_fields
+from schemas.config import JobConfig
+
+_METHODS = "ovseg_core.methods"
+_NOTE = (
+    "mIoU in percent as published by the authors with the weights named; "
+    "not measured by this project."
+)
+_BENCHMARKS = ("VOC21", "Context60", "Object", "VOC20", "Context59", "Stuff", "Cityscapes", "ADE")
+
+
+def show_settings(method: str, as_json: bool) -> None:
+    """Print the fields of a job file, the options of a method and of its nested plug-ins.
+
+    Args:
+        method: whose options to show.
+        as_json: print the JSON schema of a job file instead, with which editors complete it.
+    """
+    if as_json:
+        print(json.dumps(JobConfig.model_json_schema(), indent=2, ensure_ascii=False))
+        return
+    from ovseg_core import objectness
+
+    columns = ("field", "default", "meaning")
+    rows = _field_rows(JobConfig)
+    console.table("Fields of a job file; any of them by --set FIELD=VALUE", columns, rows)
+    options = plugins.load(_METHODS, method).Options
+    rows = _field_rows(options, "method.options.")
+    console.table(f"Options of the method {method}", columns, rows)
+    if "objectness" not in options.model_fields:
+        return
+    for name in plugins.names(objectness.PACKAGE):
+        inner = plugins.load(objectness.PACKAGE, name).Options
+        rows = _field_rows(inner, f"{objectness.WHERE}.options.")
+        console.table(f"Options of {objectness.WHERE}={name}", columns, rows)
+
+
+def show_methods(as_json: bool) -> None:
+    """Print the card of every method, then their published figures."""
+    cards = {name: plugins.load(_METHODS, name).CARD for name in plugins.names(_METHODS)}
+    if as_json:
+        rows = [
+            {"name": name, **asdict(card), "clip": card.clip.model_dump()}
+            for name, card in cards.items()
+        ]
+        print(json.dumps({"note": _NOTE, "methods": rows}, indent=2, ensure_ascii=False))
+        return
+    for name, card in cards.items():
+        console.line(f"{name}: {card.paper} (arXiv {card.arxiv})")
+        console.facts(
+            [("  parts", card.parts), ("  weights", card.weights), ("  licence", card.licence)]
+        )
+        console.line("")
+    figures = [
+        (name, *(f"{card.published[b]:g}" if b in card.published else "-" for b in _BENCHMARKS))
+        for name, card in cards.items()
+    ]
+    console.table("Published mIoU", ("name", *_BENCHMARKS), figures)
+    console.line(f"\n{_NOTE}")
+
+
+def _field_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield dotted path, default and meaning of every field."""
+    for path, field in dotted_fields(model, prefix):
+        value: Any = field.default
+        if field.is_required():
+            default = "required"
+        elif isinstance(value, BaseModel):
+            default = str(getattr(value, "name", ""))
+        elif isinstance(value, tuple):
+            default = " ".join(str(item) for item in value) or "none"
+        else:
+            default = json.dumps(value) if value not in ("", {}) else "none"
+        yield path, default, " ".join((field.description or "").split())
