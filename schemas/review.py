@@ -24,8 +24,8 @@ class ReviewKey(NamedTuple):
     segment_index: int | None = None
 
 
-class ReviewDecision(Frozen):
-    """One decision of a person; never changed, only followed by another one."""
+class DecisionContent(Frozen):
+    """What a reviewer decided, without the time and the source."""
 
     image_id: RepeatedText
     label: Annotated[str | None, REPEATED_TEXT] = None
@@ -36,13 +36,9 @@ class ReviewDecision(Frozen):
     """`undo` takes back the last decision of the same source on the key; `skip` leaves it open."""
     new_label: RepeatedText = ""
     """The segment's label after a `relabel`."""
-    at_s: Annotated[NonNegativeFloat, pa.float64()]
-    """When, in Unix seconds."""
-    source: RepeatedText = ""
-    """The person or tool that decided; for the review page with a random name of the browser."""
 
     @model_validator(mode="after")
-    def _fits(self) -> "ReviewDecision":
+    def _fits(self) -> "DecisionContent":
         if self.segment_index is not None and self.label is None:
             raise ValueError("a decision on a segment names its label")
         if (self.action == "relabel") != bool(self.new_label):
@@ -55,6 +51,15 @@ class ReviewDecision(Frozen):
     def key(self) -> ReviewKey:
         """The subject of the decision."""
         return ReviewKey(self.image_id, self.label, self.segment_index)
+
+
+class ReviewDecision(DecisionContent):
+    """One decision of a reviewer; it is never changed, a later one takes its place."""
+
+    at_s: Annotated[NonNegativeFloat, pa.float64()]
+    """When, in Unix seconds."""
+    source: RepeatedText = ""
+    """The person or tool that decided; for the review page with a random name of the browser."""
 
 
 class ReviewEntry(Frozen):

@@ -1,9 +1,9 @@
-"""`ovseg calibrate`: what the review of a run says about its scores.
+"""`ovseg calibrate`: fit scores and thresholds of a run to its review.
 
-A predicted segment was right if the reviewed layer has a mask of its label from it with an IoU of
-at least 0.5. Isotonic regression turns the mean probability into the share of right segments, over
-all labels; a label's threshold is where the F1 of its right segments is best. The plot's "after"
-is honest: every image is calibrated by the images of the other folds.
+A predicted segment is right if its corrected mask has the same label and an IoU of at least 0.5
+with it. Isotonic regression maps the mean probability to the share of right segments, over all
+labels. A label's threshold is the score with the best F1 of its right segments. The plot's "after"
+is cross-validated: every image is calibrated with a fit to the images of the other folds.
 """
 
 import zlib
@@ -41,9 +41,9 @@ class Rules(Frozen):
     min_iou: Share = 0.5
     """IoU of prediction and correction from which a segment counts as right."""
     min_segments: PositiveInt = Field(default=20)
-    """Labels with fewer reviewed segments share one threshold; a run with fewer is refused."""
+    """Labels with fewer reviewed segments share one threshold; a run needs at least as many."""
     thresholds: bool = True
-    """Find thresholds; without, no segment is dropped."""
+    """Fit thresholds; if false, no segment is dropped."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Reviewed:
 
     Attributes:
         score: (N,) mean probability.
-        right: (N,) whether the review agreed.
+        right: (N,) whether the review kept the segment, see the module.
         label: (N,) names.
         fold: (N,) of cross-validation, by image.
     """
@@ -64,37 +64,37 @@ class Reviewed:
 
 
 class Reliability(Frozen):
-    """How far scores are from the truth."""
+    """How well scores agree with the share of right segments."""
 
     expected_error: float
-    """Mean distance of score and share of right segments over ten bins (ECE)."""
+    """Expected calibration error (ECE): mean |score - share of right segments| over ten bins."""
     brier: float
-    """Mean square of score less outcome."""
+    """Brier score: mean (score - outcome)²."""
     bins: tuple[tuple[float, float, int], ...]
-    """(mean score, share right, segments) of each bin that has any."""
+    """(mean score, share of right segments, number of segments) of each bin with segments."""
 
 
 class LabelThreshold(Frozen):
-    """One label."""
+    """The threshold of one label, and what it drops of the reviewed segments."""
 
     name: str
     num_segments: int
     num_right: int
     threshold: float
-    """Below which segments are dropped, on the calibrated scale."""
+    """Segments with a lower calibrated score are dropped."""
     num_dropped: int
     num_right_dropped: int
 
 
 class CalibrationReport(Frozen):
-    """What the calibration does, on the reviewed segments."""
+    """A calibration, and its effect on the reviewed segments."""
 
     calibration: Calibration
     num_images: int
     num_right: int
     before: Reliability
     after: Reliability
-    """Each image by a fit to the other folds' images."""
+    """Cross-validated, by image."""
     labels: tuple[LabelThreshold, ...]
 
 
@@ -102,13 +102,13 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
     """Fit scores and thresholds to the reviewed layer.
 
     Raises:
-        UserError: too little was reviewed, all of it right, wrong or of one image, or a calibrated
-            run.
+        UserError: too few segments are reviewed, all of them are right, wrong or of one image, or
+            the run is calibrated already.
     """
     rules = rules or Rules()
     if run.info.job().calibration is not None:
         raise UserError(
-            "the scores of this run are calibrated already: calibrate a run that was made without"
+            "the scores of this run are calibrated already: expected a run without `calibration`"
         )
     layer = ReviewedLayer(run)
     reviewed = _collect(layer, rules.min_iou)
@@ -140,7 +140,7 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
 def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
     rows = list(_outcomes(layer, min_iou))
     score, right, label, image = zip(*rows, strict=True) if rows else ((), (), (), ())
-    # By rank: of few images too each fold has its share.
+    # By rank, so that the folds are of equal size even with few images.
     shuffled = sorted(set(image), key=lambda image_id: zlib.crc32(image_id.encode()))
     fold = {image_id: place % _FOLDS for place, image_id in enumerate(shuffled)}
     return Reviewed(
@@ -152,11 +152,11 @@ def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
 
 
 def _outcomes(layer: ReviewedLayer, min_iou: float) -> Iterator[tuple[float, bool, str, str]]:
-    for image_id in (*layer.images, *layer.begun()):
-        fate = layer.outcome(image_id) or {}
+    for image_id in (*layer.images, *layer.partly_reviewed()):
+        outcomes = layer.outcomes(image_id) or {}
         for row in layer.predicted(image_id):
-            if row["segment_index"] in fate:
-                right = _is_right(row, fate[row["segment_index"]], min_iou)
+            if row["segment_index"] in outcomes:
+                right = _is_right(row, outcomes[row["segment_index"]], min_iou)
                 yield row[SCORE], right, row["label"], image_id
 
 
@@ -173,17 +173,17 @@ def _check(reviewed: Reviewed, num_images: int, rules: Rules) -> None:
     if count < rules.min_segments:
         raise UserError(
             f"{count} segments of {num_images} images are reviewed, expected "
-            f"{rules.min_segments} or more: review further images, the doubtful and the sure ones"
+            f"{rules.min_segments} or more: review more images, with low and with high scores"
         )
     if not reviewed.fold.any():
         raise UserError(
-            f"all {count} reviewed segments are of one image, which says nothing about others: "
-            "review further images"
+            f"all {count} reviewed segments are of one image: expected two images or more; review "
+            "more images"
         )
     if right in (0, count):
         raise UserError(
-            f"all {count} reviewed segments are {'right' if right else 'wrong'}: there is nothing "
-            "to tell scores apart by; review further images"
+            f"all {count} reviewed segments are {'right' if right else 'wrong'}: expected some of "
+            "each; review more images"
         )
 
 
@@ -197,7 +197,7 @@ def _fit(score: Numbers, right: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
 
 
 def _held_out(reviewed: Reviewed) -> Numbers:
-    """Return every score calibrated without its own fold."""
+    """Return each score, calibrated with a fit to the other folds."""
     after = reviewed.score.copy()
     for fold in np.unique(reviewed.fold):
         ours = reviewed.fold == fold
@@ -220,15 +220,19 @@ def _thresholds(
 
 
 def best_threshold(score: Numbers, right: NDArray[np.bool_]) -> float:
-    """Return the score from which on the F1 of the right segments is best; 0: of all of them.
+    """Return the threshold with the best F1 of the right segments; 0: keep all segments.
 
-    It lies half way to the next lower score, so that rounding does not decide: scores that differ
-    in later digits only, as those of one step of the map do, are one.
+    The threshold lies half way to the next lower score, so that rounding does not matter. Scores
+    that differ in the last digits only (those of one step of the isotonic fit) count as one.
+
+    Args:
+        score: (N,) calibrated scores.
+        right: (N,) whether the segment is right.
     """
     score = score.round(_DIGITS - 1)
     order = np.argsort(score, kind="stable")
     candidates, first = np.unique(score[order], return_index=True)
-    true = right.sum() - np.append(0, np.cumsum(right[order]))[first]  # right ones from each on
+    true = right.sum() - np.append(0, np.cumsum(right[order]))[first]  # at or above it
     f1 = 2 * true / (len(score) - first + right.sum())
     best = int(f1.argmax())
     return round(float(candidates[best - 1 : best + 1].mean()), _DIGITS) if best else 0.0
@@ -251,7 +255,7 @@ def _labels(
 
 
 def reliability(score: Numbers, right: NDArray[np.bool_]) -> Reliability:
-    """Compare scores (N,) with outcomes (N,)."""
+    """Compare scores (N,), 0 to 1, with outcomes (N,)."""
     place = np.minimum((score * NUM_BINS).astype(int), NUM_BINS - 1)
     counts = np.bincount(place, minlength=NUM_BINS)
     sums: Any = [np.bincount(place, part, NUM_BINS) for part in (score, right.astype(float))]

@@ -1,7 +1,7 @@
-"""What stands of what people said; the one rule of the log, the page and the reviewed layer.
+"""The current decisions: what remains of the correction log after undo and later decisions.
 
-Of each segment, label or image the last decision stands that was not undone. What one message told
-is taken back together: a person pressed one key.
+Of each segment, label or image the last decision counts that was not undone. The decisions of one
+message are undone together: the reviewer pressed one key.
 """
 
 from collections import defaultdict
@@ -11,53 +11,50 @@ from schemas.review import ReviewDecision, ReviewKey
 
 
 class CurrentDecisions:
-    """Takes messages in their order."""
+    """The decisions that count, after messages were added in their order; not safe for threads."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._stacks: dict[ReviewKey, list[ReviewDecision]] = defaultdict(list)
         self._keys: dict[str, dict[ReviewKey, None]] = defaultdict(dict)
         self._messages: dict[str, list[list[ReviewDecision]]] = defaultdict(list)
 
     def add(self, message: Sequence[ReviewDecision]) -> None:
-        """Take a further message, that is an entry of the log."""
-        told: dict[str, list[ReviewDecision]] = defaultdict(list)
+        """Add the decisions of one message, that is of one entry of the log."""
+        added: dict[str, list[ReviewDecision]] = defaultdict(list)
         for decision in message:
             stack = self._stacks[decision.key]
             self._keys[decision.image_id][decision.key] = None
             if decision.action == "undo":
-                _take_back(stack, decision.source)
+                # The last one of the same source; what others decided later stays.
+                own = [place for place, one in enumerate(stack) if one.source == decision.source]
+                if own:
+                    del stack[own[-1]]
             else:
                 stack.append(decision)
-                told[decision.source].append(decision)
-        for source, decisions in told.items():
+                added[decision.source].append(decision)
+        for source, decisions in added.items():
             self._messages[source].append(decisions)
 
-    def state(self) -> dict[ReviewKey, ReviewDecision]:
-        """Return the decision of every key that has one."""
+    def by_key(self) -> dict[ReviewKey, ReviewDecision]:
+        """Return the current decision of every key that has one."""
         return {key: stack[-1] for key, stack in self._stacks.items() if stack}
 
     def of_image(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
-        """Return the same of one image."""
+        """Return the current decisions on one image, by key."""
         keys = self._keys.get(image_id, ())
         return {key: self._stacks[key][-1] for key in keys if self._stacks[key]}
 
-    def last_of(self, source: str) -> list[ReviewDecision]:
-        """Return what is not undone yet of the source's last message that has something left."""
+    def last_message(self, source: str) -> list[ReviewDecision]:
+        """Return the decisions of the source's last message that are not undone yet.
+
+        Messages of which nothing is left are passed over; empty: the source has none left.
+        """
         messages = self._messages.get(source, [])
         while messages:
-            left = [one for one in messages[-1] if self._is_kept(one)]
+            left = [
+                one for one in messages[-1] if any(kept is one for kept in self._stacks[one.key])
+            ]
             if left:
                 return left
             messages.pop()
         return []
-
-    def _is_kept(self, decision: ReviewDecision) -> bool:
-        return any(one is decision for one in self._stacks[decision.key])
-
-
-def _take_back(stack: list[ReviewDecision], source: str) -> None:
-    """Remove what a source said last of a key; what others said of it since stays."""
-    own = [place for place, one in enumerate(stack) if one.source == source]
-    if own:
-        del stack[own[-1]]

@@ -1,4 +1,4 @@
-"""What an import of a review brought: how often predictions were kept, label by label."""
+"""The report of an import: how often predictions were kept, by label."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ from schemas.review import ReviewedMask
 
 
 class LabelReview(Frozen):
-    """What people did to one label."""
+    """The corrections of one label."""
 
     name: str
     predicted: int
     """Segments of the label in the reviewed images."""
     accepted: int
     changed: int
-    """Outline or label."""
+    """Segments with another outline or label."""
     rejected: int
     added: int
-    """Masks of the label that nothing was predicted for."""
+    """Masks of the label without a predicted segment."""
     iou: float | None
-    """Of predicted and corrected pixels, over all reviewed images; None: neither has any."""
+    """Of predicted and corrected pixels over all reviewed images; None: neither has any."""
     minutes: float | None
-    """Time of the images, shared evenly among the labels in each; None: the tool does not tell."""
+    """Time of the images, divided evenly among the labels of each; None: not in the file."""
 
     @property
     def accepted_share(self) -> float | None:
-        """Share of the predicted segments that were left as they are."""
+        """Share of the predicted segments that were accepted; None: none was predicted."""
         return self.accepted / self.predicted if self.predicted else None
 
 
 class ImportReport(Frozen):
-    """What an import brought."""
+    """Counts of one import."""
 
     source: str
     labels: tuple[LabelReview, ...]
@@ -42,17 +42,17 @@ class ImportReport(Frozen):
     num_images_with_time: int
     minutes: float
     num_turned: int
-    """Images whose masks were turned: the tool ignores EXIF."""
+    """Images whose masks were turned because the tool ignores EXIF."""
     num_unknown: int
-    """Images left out: the run has none of their names, or has not annotated them."""
+    """Images left out: the run does not have them or has not annotated them."""
     num_repeated: int
-    """Images left out: another of the file is the same image of the run."""
+    """Images left out: the file has the same image of the run twice."""
     num_wrong_size: int
-    """Images left out: of another size than the run's."""
+    """Images left out: their size is not that of the run's image."""
     num_other_regions: int
-    """Boxes, points and such, left out."""
+    """Boxes, points and other shapes that were left out."""
     unknown_labels: dict[str, int]
-    """Masks left out by a label that the run does not have."""
+    """Number of masks left out, by label that the run does not have."""
 
 
 @dataclass
@@ -66,10 +66,13 @@ class _Counts:
 
 
 class Tally:
-    """Counts by label on their way."""
+    """Adds up the counts of an import by label.
+
+    Args:
+        names: the run's labels in order.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Begin; `names` are the run's labels."""
         self._counts = {name: _Counts() for name in names}
 
     def add(
@@ -79,21 +82,21 @@ class Tally:
         masks: Sequence[ReviewedMask],
         seconds: float | None,
     ) -> None:
-        """Take an image.
+        """Add an image.
 
         Args:
-            row: its `height` and `width`.
-            predicted: its segments.
-            masks: what people left, with what became of the segments.
-            seconds: time that it took; None: not known.
+            row: with `height` and `width`.
+            predicted: the image's annotation rows.
+            masks: the corrected masks.
+            seconds: time that the image took; None: not known.
         """
         before = grouped(predicted, "label")
         after = grouped((mask.model_dump() for mask in masks), "label")
-        fate = {m.segment_index: m.verdict for m in masks if m.segment_index is not None}
+        verdicts = {m.segment_index: m.verdict for m in masks if m.segment_index is not None}
         for segment in predicted:
             counts = self._counts[segment["label"]]
             counts.predicted += 1
-            counts.verdicts[fate.get(segment["segment_index"], "rejected")] += 1
+            counts.verdicts[verdicts.get(segment["segment_index"], "rejected")] += 1
         for mask in masks:
             self._counts[mask.label].verdicts["added"] += mask.verdict == "added"
         present = before.keys() | after.keys()
@@ -110,7 +113,7 @@ class Tally:
                 counts.has_time = True
 
     def labels(self) -> tuple[LabelReview, ...]:
-        """Return what there is, in the vocabulary's order."""
+        """Return the counts of each label, in the vocabulary's order."""
         return tuple(_label(name, counts) for name, counts in self._counts.items())
 
 

@@ -1,11 +1,11 @@
-"""The reviewed layer of a run: its masks as people left them, beside the predictions.
+"""The reviewed layer of a run: the corrected masks, beside the predictions.
 
     reviewed/log/                        decisions of the review page, see `log`
     reviewed/imports/NAME.json           the marker of an import, written last
-    reviewed/imports/NAME-images-0.parquet, NAME-masks-0.parquet, ...    what it names
+    reviewed/imports/NAME-images-0.parquet, NAME-masks-0.parquet, ...    the files in the marker
 
-A later import of an image replaces an earlier one. A decision made after the import puts the
-predicted segment, or nothing, in the place of what was imported for that segment.
+A later import of an image replaces an earlier one. A decision made after the import replaces the
+imported mask of a segment by the predicted one, or removes it.
 """
 
 import secrets
@@ -38,58 +38,55 @@ from schemas.review import (
     ReviewPart,
 )
 
-__all__ = [
-    "IMPORTS",
-    "LOG_SOURCE",
-    "ReviewLog",
-    "ReviewedLayer",
-    "import_names",
-    "imported_at_s",
-    "store",
-]
-
 IMPORTS = "reviewed/imports"
 LOG_SOURCE = "log"
-"""`ReviewedImage.source` of images that were decided mask by mask."""
-_IMAGES_A_PART = 4096
+"""`ReviewedImage.source` of images that were reviewed on the review page."""
+_IMAGES_PER_PART = 4096
 _ROW_GROUP = 4096
 _PARTS_IN_MEMORY = 4
 
 
-def store(
+def store_import(
     run: RunFolder, source: str, images: Iterable[ReviewedImage], masks: Iterable[ReviewedMask]
 ) -> None:
-    """Add an import to the run folder, all of it or nothing.
+    """Write an import into the run folder, all of it or nothing.
 
     Args:
-        run: the run that was reviewed; its predictions stay as they are.
+        run: the run that was reviewed; its predictions are not changed.
         source: tool or file.
-        images: those that were gone through, also such without masks.
-        masks: theirs.
+        images: the reviewed images, also those without masks.
+        masks: the masks of these images.
     """
-    place = run.folder.child(*IMPORTS.split("/"))
+    folder = run.folder.child(IMPORTS)
     at_s = time.time()
     name = f"{round(at_s * 1e6):019d}-{secrets.token_hex(4)}"
     by_image: dict[str, list[ReviewedMask]] = {}
     for mask in masks:
         by_image.setdefault(mask.image_id, []).append(mask)
     rest, parts = iter(images), []
-    while chosen := list(islice(rest, _IMAGES_A_PART)):
+    while chosen := list(islice(rest, _IMAGES_PER_PART)):
         found = [mask for image in chosen for mask in by_image.get(image.image_id, ())]
         end = f"{len(parts)}.parquet"
         parts.append(
             ReviewPart(
-                images=_write(place, f"{name}-images-{end}", chosen, REVIEWED_IMAGES),
-                masks=_write(place, f"{name}-masks-{end}", found, REVIEWED_MASKS),
+                images=_write(folder, f"{name}-images-{end}", chosen, REVIEWED_IMAGES),
+                masks=_write(folder, f"{name}-masks-{end}", found, REVIEWED_MASKS),
             )
         )
     if parts:
         marker = ReviewImport(source=source, at_s=at_s, parts=tuple(parts))
-        place.atomic_write(f"{name}.json", marker_json(marker))
+        folder.atomic_write(f"{name}.json", marker_json(marker))
 
 
 class ReviewedLayer:
-    """What people said about a run when this was made; masks are read as they are asked for.
+    """The corrections of a run as they were when the layer was made; masks are read at first use.
+
+    Args:
+        run: at any place.
+        log: of the run, if it was read already.
+
+    Raises:
+        RunFolderError: an import or the log is damaged.
 
     Attributes:
         images: the images that count as reviewed, by `image_id`, in the run's order: imported,
@@ -97,28 +94,23 @@ class ReviewedLayer:
     """
 
     def __init__(self, run: RunFolder, log: ReviewLog | None = None) -> None:
-        """Read markers, decisions and the lists of images.
-
-        Raises:
-            RunFolderError: a damaged import or log.
-        """
         self._imports = _Imports(run)
         self._predictions = Predictions(run)
         names = run.info.job().vocabulary.names
         self._category_id = {name: number for number, name in enumerate(names, start=1)}
         self._decisions: dict[str, dict[ReviewKey, ReviewDecision]] = {}
-        for key, decision in (log or ReviewLog(run)).state().items():
+        for key, decision in (log or ReviewLog(run)).current().items():
             if decision.at_s > self._imports.at_s(key.image_id):
                 self._decisions.setdefault(key.image_id, {})[key] = decision
         images = self._imports.images() | self._decided()
         self.images = {key: images[key] for key in self._predictions.in_order(images)}
 
     def masks(self, image_id: str) -> tuple[ReviewedMask, ...]:
-        """Return the masks of a reviewed image."""
+        """Return the corrected masks of a reviewed image."""
         imported = self._imports.masks(image_id)
         if image_id not in self._decisions:
             return imported
-        decided = self._verdicts(image_id)
+        decided = self._decided_masks(image_id)
         kept = [mask for mask in imported if mask.segment_index not in decided]
         return (*kept, *(mask for mask in decided.values() if mask is not None))
 
@@ -133,36 +125,38 @@ class ReviewedLayer:
         """Return the predicted segments of an image, also of one that is not reviewed."""
         return self._predictions.segments(image_id)
 
-    def begun(self) -> list[str]:
-        """Return the images of which some segments are decided and not all."""
-        begun = (image_id for image_id in self._decisions if image_id not in self.images)
-        return self._predictions.in_order(begun)
+    def partly_reviewed(self) -> list[str]:
+        """Return the images with some but not all segments decided, in the run's order."""
+        partly = (image_id for image_id in self._decisions if image_id not in self.images)
+        return self._predictions.in_order(partly)
 
-    def outcome(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
-        """Return what became of the predicted segments, by their index; None: it was rejected.
+    def outcomes(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
+        """Return the corrected mask of each predicted segment, by its index; None: rejected.
 
-        Of an image that is not reviewed as a whole only the decided ones; returns None where none
-        is.
+        Of an image that is only partly reviewed the decided segments are returned.
+
+        Returns:
+            None: nothing was decided or imported for this image.
         """
         if image_id not in self.images:
-            return self._verdicts(image_id) if image_id in self._decisions else None
-        fate: dict[int, ReviewedMask | None] = {
+            return self._decided_masks(image_id) if image_id in self._decisions else None
+        outcomes: dict[int, ReviewedMask | None] = {
             row["segment_index"]: None for row in self._predictions.segments(image_id)
         }
         for mask in self.masks(image_id):
             if mask.segment_index is not None:
-                fate[mask.segment_index] = mask
-        return fate
+                outcomes[mask.segment_index] = mask
+        return outcomes
 
     def _decided(self) -> dict[str, ReviewedImage]:
-        """Return the images that the log completes or changes."""
-        found = {}
+        """Return the images that are reviewed, or changed after an import, by the log."""
+        found: dict[str, ReviewedImage] = {}
         for image_id in self._predictions.in_order(self._decisions):
             decisions = self._decisions[image_id]
             image = self._predictions.image(image_id)
             if image is None:
                 continue  # not annotated
-            decided = self._verdicts(image_id)
+            decided = self._decided_masks(image_id)
             rows = self._predictions.segments(image_id)
             imported = self._imports.image(image_id)
             whole = decisions.get(ReviewKey(image_id))
@@ -177,8 +171,8 @@ class ReviewedLayer:
                 )
         return found
 
-    def _verdicts(self, image_id: str) -> dict[int, ReviewedMask | None]:
-        """Return what the log makes of the segments that it decides; None: rejected."""
+    def _decided_masks(self, image_id: str) -> dict[int, ReviewedMask | None]:
+        """Return the mask of each segment that the log decides, by its index; None: rejected."""
         decisions = self._decisions[image_id]
         decided: dict[int, ReviewedMask | None] = {}
         for row in self._predictions.segments(image_id):
@@ -201,48 +195,48 @@ class ReviewedLayer:
 
 
 def imported_at_s(run: RunFolder) -> dict[str, float]:
-    """Return when each image that was reviewed elsewhere was last imported, in Unix seconds.
+    """Return when each imported image was imported last, in Unix seconds.
 
-    Decisions from before count no more. Neither masks nor decisions are read.
+    Earlier decisions on it do not count. Neither masks nor decisions are read.
     """
     imports = _Imports(run)
     return {image_id: imports.at_s(image_id) for image_id in imports.images()}
 
 
 def import_names(run: RunFolder) -> list[str]:
-    """Return the names of the imports, which tell whether there is a new one."""
+    """Return the names of all imports; a new name means a new import."""
     return [name for name in run.folder.list(IMPORTS) if name.endswith(".json")]
 
 
 class _Imports:
-    """The imports of a run; of each image the last one."""
+    """The last import of each image of a run."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._place = run.folder.child(*IMPORTS.split("/"))
+        self._folder = run.folder.child(IMPORTS)
         self._parts: dict[str, tuple[ReviewImport, ReviewPart]] = {}
         self._images: dict[str, ReviewedImage] = {}
         self._entries: dict[str, FileEntry] = {}
         self._read_masks = lru_cache(_PARTS_IN_MEMORY)(self._masks_of_part)
-        for name in self._place.list():
+        for name in self._folder.list():
             if name.endswith(".json"):
                 self._add(name)
 
     def _add(self, name: str) -> None:
         try:
-            marker = ReviewImport.model_validate_json(self._place.read_bytes(name))
+            marker = ReviewImport.model_validate_json(self._folder.read_bytes(name))
         except ValidationError as error:
             raise RunFolderError(
-                f"{self._place.uri}/{name} is damaged: delete it and import the review again"
+                f"{self._folder.uri}/{name} is damaged: delete it and import the review again"
             ) from error
         for part in marker.parts:
             self._entries[part.masks.name] = part.masks
-            for row in _read(self._place, part.images).to_pylist():
+            for row in _read(self._folder, part.images).to_pylist():
                 image = ReviewedImage.model_validate(row)
                 self._images[image.image_id] = image
                 self._parts[image.image_id] = marker, part
 
     def at_s(self, image_id: str) -> float:
-        """Return when an image was imported; -1: never."""
+        """Return when an image was imported, in Unix seconds; -1: never."""
         return self._parts[image_id][0].at_s if image_id in self._parts else -1.0
 
     def images(self) -> dict[str, ReviewedImage]:
@@ -258,7 +252,7 @@ class _Imports:
         return tuple(ReviewedMask.model_validate(row) for row in rows)
 
     def _masks_of_part(self, name: str) -> dict[str, list[Row]]:
-        return grouped(_read(self._place, self._entries[name]).to_pylist(), "image_id")
+        return grouped(_read(self._folder, self._entries[name]).to_pylist(), "image_id")
 
 
 def _decision_on(row: Row, decisions: dict[ReviewKey, ReviewDecision]) -> ReviewDecision | None:
@@ -275,23 +269,23 @@ def _decision_on(row: Row, decisions: dict[ReviewKey, ReviewDecision]) -> Review
     return None
 
 
-def _write(place: Folder, name: str, records: Sequence[Frozen], schema: pa.Schema) -> FileEntry:
+def _write(folder: Folder, name: str, records: Sequence[Frozen], schema: pa.Schema) -> FileEntry:
     table = pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
     data = parquet.encode(table, _ROW_GROUP)
-    place.atomic_write(name, data)
+    folder.atomic_write(name, data)
     return FileEntry(
         name=name, num_rows=table.num_rows, sha256=bytes_sha256(data), size_bytes=len(data)
     )
 
 
-def _read(place: Folder, entry: FileEntry) -> pa.Table:
+def _read(folder: Folder, entry: FileEntry) -> pa.Table:
     try:
-        data = place.read_bytes(entry.name)
+        data = folder.read_bytes(entry.name)
     except FileNotFoundError:
         data = b""
     if bytes_sha256(data) != entry.sha256:
         raise RunFolderError(
-            f"{place.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
+            f"{folder.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
             "import the review again"
         )
     return parquet.decode(data)

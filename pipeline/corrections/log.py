@@ -1,13 +1,35 @@
-"""The decisions of people who look through a run: `reviewed/log/` of the run folder.
+"""The correction log: every decision of a review, append-only, in `reviewed/log/` of a run folder.
 
-    0001763690000000123-9f3a12cd.json      one append: written whole, never changed
-    pack-5e0c77b1d2a4.parquet              many of them in one file; they are then removed
+Why not one file: the run may be in a bucket, where nothing can be appended to an object, and
+several servers may write at the same time. So every append is an object of its own, and the log is
+the sorted list of them:
 
-Every writer gives its objects names that no other has, so nothing can be overwritten, and a killed
-one leaves an object that is whole or none. A name begins with microseconds, raised above every one
-that its writer has seen: sorted names are the order of the decisions. It ends in random digits, or
-in those of the message that brought it, which is then known when it comes again. A pack keeps its
-entries' names, so that one which is also still there as an object counts once.
+    0001763690000000123-9f3a12cd.json      an entry: the decisions of one message
+    pack-5e0c77b1d2a4.parquet              many entries in one file
+
+*Names.* An entry's name begins with the time in microseconds, padded to 19 digits so that names
+sort as numbers do. A writer never uses a time that is not above every name that it has seen, so
+its entry sorts behind all decisions that the reviewer could see, whatever the clocks say. The name
+ends in 8 random digits, so that two writers never take the same name and nothing is overwritten.
+An entry that brings a message with a nonce ends in 32 digits of the nonce's hash instead: if the
+answer to the page was lost and the message comes again, maybe to another server, the entry is found
+by these digits (`decisions_of`) and not stored twice.
+
+*Writing.* An object is written whole and never changed (`Folder.atomic_write`), so a killed writer
+leaves a whole entry or none. `append` returns when the entry is stored. There is no lock between
+processes: none is needed.
+
+*Reading.* `refresh` lists the folder and reads the names that it does not know yet. The current
+decisions follow from the entries in the order of their names. They are kept in memory here and
+nowhere else; they are computed again when entries of others were read, since these may sort between
+known ones.
+
+*Packs.* 100,000 small objects take minutes to read from a bucket. A writer that finds 512 loose
+entries copies them into one Parquet file, with a column for the entry's name, and then deletes
+them. The pack is written first: between the two steps an entry exists twice under the same name and
+counts once. A writer that fails to pack has lost nothing; the next append tries again. Two writers
+may pack the same entries, which is wasteful and harmless. A reader that listed an entry and finds
+it gone (somebody packed it meanwhile) lists again, at most 5 times, and then finds it in the pack.
 """
 
 import hashlib
@@ -28,115 +50,133 @@ from pipeline.storage import parquet
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import DECISIONS, ReviewDecision, ReviewEntry, ReviewKey
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER = "reviewed/log"
 PACK_AT = 512
-"""So many objects become one file."""
+"""Number of loose entries that are packed into one file."""
 _READERS = 16
 _LISTINGS = 5
-"""How often a listing is repeated while others pack what it names."""
+"""How often the folder is listed when listed entries are packed before they are read."""
 _ENTRY = re.compile(r"(\d{19}-(?:[0-9a-f]{8}|[0-9a-f]{32}))\.json")
 _ROW_GROUP = 65536
 
 
 class ReviewLog:
-    """The decisions on one run; any number of threads and processes may write at once.
+    """The decisions on one run; any number of threads and processes may write at the same time.
 
     Args:
         run: at any place.
-        pack_at: objects that are packed into one file.
+        pack_at: number of loose entries that are packed into one file.
     """
 
     def __init__(self, run: RunFolder, pack_at: int = PACK_AT) -> None:
-        self._names = frozenset(run.info.job().vocabulary.names)
+        self._labels = frozenset(run.info.job().vocabulary.names)
         self._run_folder = run.folder
-        self._folder = run.folder.child(*FOLDER.split("/"))
+        self._folder = run.folder.child(FOLDER)
         self._pack_at = pack_at
         self._lock = threading.RLock()
         self._entries: dict[str, tuple[ReviewDecision, ...]] = {}
-        self._named: dict[str, str] = {}
+        self._name_by_digits: dict[str, str] = {}
         self._loose: set[str] = set()
         self._packs: set[str] = set()
-        self._standing: CurrentDecisions | None = None
-        self._last = 0
+        self._current = CurrentDecisions()
+        self._last_us = 0
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what others have written since."""
+        """Read the entries that others have written since the last call.
+
+        Raises:
+            RunFolderError: an entry is damaged, or packed again and again while it is read.
+        """
         with self._lock:
             for _ in range(_LISTINGS):
-                if self._read_listed():
-                    self._standing = None
+                num_known = len(self._entries)
+                try:
+                    is_complete = self._read_listed()
+                finally:
+                    if len(self._entries) > num_known:
+                        self._current = CurrentDecisions()
+                        for entry in self.entries():
+                            self._current.add(entry)
+                if is_complete:
                     return
         raise RunFolderError(
             f"{self._folder.uri} is packed again and again while it is read: try again"
         )
 
     def append(self, decisions: Iterable[ReviewDecision], nonce: str = "") -> None:
-        """Add decisions, all or none of them; they are stored when this returns.
+        """Add decisions, all of them or none; they are stored when this returns.
 
         Args:
             decisions: in their order.
-            nonce: of the message that brought them, to know it again, see `told`.
+            nonce: of the message that brought them, see `decisions_of`.
 
         Raises:
-            UserError: a relabel to what is no label of the run.
+            UserError: the new label of a decision is not a label of the run.
             StorageError: nothing was stored.
         """
         entry = ReviewEntry(decisions=tuple(decisions))
         for decision in entry.decisions:
-            if decision.new_label and decision.new_label not in self._names:
+            if decision.new_label and decision.new_label not in self._labels:
                 raise UserError(
-                    f"{decision.new_label!r} is no label of the run; it has "
-                    f"{', '.join(sorted(self._names)[:20])}"
+                    f"{decision.new_label!r} is not a label of the run; its labels are "
+                    f"{', '.join(sorted(self._labels)[:20])}"
                 )
         if not entry.decisions:
             return
         if not self._run_folder.exists(RUN_FILE):
-            # Else a folder of this name would be made anew, which nobody ever looks into.
+            # Writing would create a new folder of this name, where nobody finds the decisions.
             raise StorageError(f"{self._run_folder.uri} was moved or deleted: put it back")
         with self._lock:
-            self._last = max(time.time_ns() // 1000, self._last + 1)
-            name = f"{self._last:019d}-{_digits(nonce) if nonce else secrets.token_hex(4)}"
+            self._last_us = max(time.time_ns() // 1000, self._last_us + 1)
+            end = _hash_digits(nonce) if nonce else secrets.token_hex(4)
+            name = f"{self._last_us:019d}-{end}"
             self._folder.atomic_write(f"{name}.json", entry.model_dump_json().encode())
             self._keep({name: entry.decisions})
             self._loose.add(name)
-            if self._standing is not None:
-                self._standing.add(entry.decisions)
+            self._current.add(entry.decisions)
             if len(self._loose) >= self._pack_at:
                 self._try_to_pack()
 
-    def told(self, nonce: str) -> tuple[ReviewDecision, ...]:
-        """Return what a message brought whose answer may have been lost; nothing: it is new."""
+    def decisions_of(self, nonce: str) -> tuple[ReviewDecision, ...]:
+        """Return the stored decisions of a message by its nonce; empty: it is not stored yet."""
         with self._lock:
-            return self._entries.get(self._named.get(_digits(nonce), ""), ()) if nonce else ()
+            name = self._name_by_digits.get(_hash_digits(nonce), "") if nonce else ""
+            return self._entries.get(name, ())
 
     def entries(self) -> list[tuple[ReviewDecision, ...]]:
-        """Return what each append brought, in their order."""
+        """Return the decisions of each append, in the order of the log."""
         with self._lock:
             return [self._entries[name] for name in sorted(self._entries)]
 
     def decisions(self) -> list[ReviewDecision]:
-        """Return all decisions in their order."""
+        """Return all decisions in the order of the log, undone ones and undos too."""
         return [decision for entry in self.entries() for decision in entry]
 
-    def state(self) -> dict[ReviewKey, ReviewDecision]:
-        """Return the decision that counts of every key that has one; undone ones have gone."""
+    def current(self) -> dict[ReviewKey, ReviewDecision]:
+        """Return the current decision of every key that has one."""
         with self._lock:
-            if self._standing is None:
-                self._standing = CurrentDecisions()
-                for entry in self.entries():
-                    self._standing.add(entry)
-            return self._standing.state()
+            return self._current.by_key()
+
+    def current_of_image(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
+        """Return the current decisions on one image, by key."""
+        with self._lock:
+            return self._current.of_image(image_id)
+
+    def last_message(self, source: str) -> list[ReviewDecision]:
+        """Return what is left of the last message of a source, see `CurrentDecisions`."""
+        with self._lock:
+            return self._current.last_message(source)
 
     def __len__(self) -> int:
-        """Return the number of decisions, undone ones and undos among them."""
+        """Return the number of decisions, undone ones and undos too."""
         with self._lock:
             return sum(map(len, self._entries.values()))
 
     def _read_listed(self) -> bool:
-        """Read the new files of one listing; False where one of them has gone meanwhile."""
+        """Read the new files of one listing; return False if one of them is gone by now."""
         found = self._folder.list()
         packs = [name for name in found if name.startswith("pack-") and name not in self._packs]
         with ThreadPoolExecutor(_READERS) as pool:
@@ -148,15 +188,17 @@ class ReviewLog:
             contents = list(pool.map(self._read_entry, new))
         self._loose = set(loose)
         self._keep({n: entry for n, entry in zip(new, contents, strict=True) if entry is not None})
-        self._last = max([self._last, *(int(name.partition("-")[0]) for name in self._entries)])
+        self._last_us = max(
+            [self._last_us, *(int(name.partition("-")[0]) for name in self._entries)]
+        )
         return None not in contents
 
     def _keep(self, entries: dict[str, tuple[ReviewDecision, ...]]) -> None:
         self._entries |= entries
-        self._named |= {name.partition("-")[2]: name for name in entries}
+        self._name_by_digits |= {name.partition("-")[2]: name for name in entries}
 
     def _read_entry(self, name: str) -> tuple[ReviewDecision, ...] | None:
-        """Return what an object holds; None where it was packed since it was listed."""
+        """Return the decisions of a loose entry; None: it was packed since it was listed."""
         try:
             return ReviewEntry.model_validate_json(
                 self._folder.read_bytes(f"{name}.json")
@@ -177,14 +219,16 @@ class ReviewLog:
         return {entry: tuple(decisions) for entry, decisions in entries.items()}
 
     def _try_to_pack(self) -> None:
-        """Pack; where that fails the decisions are stored none the less: the next append tries."""
+        """Pack the loose entries; if that fails they stay, and the next append tries again."""
         try:
             self._pack()
         except (StorageError, UserError) as error:
-            log.warning("the decisions are stored, but not packed into one file: %s", error)
+            logger.warning(
+                "the decisions are stored, but could not be packed into one file: %s", error
+            )
 
     def _pack(self) -> None:
-        """Copy the loose objects into one file, then remove them."""
+        """Copy the loose entries into one file, then delete them."""
         packed = sorted(self._loose)
         rows = [
             {"entry": name, **decision.model_dump()}
@@ -197,15 +241,15 @@ class ReviewLog:
         self._packs.add(name)
         self._loose.clear()
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(lambda gone: self._folder.delete(f"{gone}.json"), packed))
+            list(pool.map(lambda entry: self._folder.delete(f"{entry}.json"), packed))
 
 
-def _digits(nonce: str) -> str:
+def _hash_digits(nonce: str) -> str:
     return hashlib.sha256(nonce.encode()).hexdigest()[:32]
 
 
 def _damaged(uri: str) -> RunFolderError:
     return RunFolderError(
-        f"{uri} is damaged, and decisions with it: restore it from a copy, or move it away to go "
-        "on without them"
+        f"{uri} is damaged: restore it from a copy, or move it away to continue without its "
+        "decisions"
     )

@@ -1,6 +1,6 @@
-"""One image: which predicted segment each corrected mask stems from, and what was done to it."""
+"""Match the corrected masks of an image with its predicted segments."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,18 +12,18 @@ from ovseg_core.rle import components
 from pipeline.run.reader import Row
 from schemas.review import ReviewedMask, Verdict
 
-SAME_PLACE = 0.5
-"""IoU from which a mask of another label stems from a predicted one: it was relabelled."""
+RELABELLED_IOU = 0.5
+"""IoU from which a mask of another label counts as a predicted segment that was relabelled."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A corrected mask in the run's terms.
+class CorrectedMask:
+    """A mask of a tool's file, with the label and in the frame of the run.
 
     Attributes:
         category_id: of the run's label.
-        rle_counts: of the mask, in the frame in which the run's image is displayed.
-        segment_index: what the tool notes about where it came from; None: nothing.
+        rle_counts: COCO compressed RLE in the frame that a person sees (EXIF orientation applied).
+        segment_index: of the predicted segment, if the tool's file names it.
     """
 
     category_id: int
@@ -31,13 +31,15 @@ class Drawn:
     segment_index: int | None = None
 
 
-def joined(drawn: Sequence[Drawn], size_hw: tuple[int, int]) -> list[Drawn]:
-    """Return one mask for each label, as a run with `masks.segments: class` has them."""
-    by_label: dict[int, list[Drawn]] = {}
-    for mask in drawn:
+def merge_by_label(
+    corrected: Sequence[CorrectedMask], size_hw: tuple[int, int]
+) -> list[CorrectedMask]:
+    """Return one mask per label, as in a run with `masks.segments: class`."""
+    by_label: dict[int, list[CorrectedMask]] = {}
+    for mask in corrected:
         by_label.setdefault(mask.category_id, []).append(mask)
     return [
-        Drawn(
+        CorrectedMask(
             category_id,
             _union([mask.rle_counts for mask in masks], size_hw)["counts"].decode("ascii"),
             next((m.segment_index for m in masks if m.segment_index is not None), None),
@@ -46,42 +48,49 @@ def joined(drawn: Sequence[Drawn], size_hw: tuple[int, int]) -> list[Drawn]:
     ]
 
 
-def divided(
-    drawn: Sequence[Drawn], predicted: Sequence[Row], size_hw: tuple[int, int]
-) -> list[Drawn]:
-    """Return the masks, those that cover several predicted segments as their connected regions.
+def split_into_components(
+    corrected: Sequence[CorrectedMask], predicted: Sequence[Row], size_hw: tuple[int, int]
+) -> list[CorrectedMask]:
+    """Return the masks; one that covers several predicted segments is split into its components.
 
-    So masks come back that were exported one for each label from a run of regions.
+    This undoes an export with one mask per label of a run with `masks.segments: components`.
     """
-    found: list[Drawn] = []
-    for mask in drawn:
+    found: list[CorrectedMask] = []
+    for mask in corrected:
         same = [row["rle_counts"] for row in predicted if row["category_id"] == mask.category_id]
         if np.count_nonzero(_ious([mask.rle_counts], same, size_hw)) < 2:
             found.append(mask)
             continue
-        regions = components.split([mask.rle_counts], size_hw)[0]
-        found += [replace(mask, rle_counts=region.counts) for region in regions]
+        parts = components.split([mask.rle_counts], size_hw)[0]
+        found += [replace(mask, rle_counts=part.counts) for part in parts]
     return found
 
 
 def match(
-    image: Row, predicted: Sequence[Row], drawn: Sequence[Drawn], names: Sequence[str]
+    image: Row,
+    predicted: Sequence[Row],
+    corrected: Sequence[CorrectedMask],
+    names: Sequence[str],
 ) -> list[ReviewedMask]:
-    """Return the masks with what became of the predictions; empty masks are left out.
+    """Return the corrected masks, each with the predicted segment that it comes from, if any.
+
+    No two masks get the same segment. Empty masks are left out.
 
     Args:
-        image: its `image_id`, `height` and `width`.
-        predicted: its segments.
-        drawn: its corrected masks.
+        image: row with `image_id`, `height` and `width`.
+        predicted: the image's annotation rows.
+        corrected: the image's corrected masks.
         names: the run's labels in order.
     """
     size_hw = image["height"], image["width"]
-    rles: Any = [_rle(mask.rle_counts, size_hw) for mask in drawn]
+    rles: Any = [_rle(mask.rle_counts, size_hw) for mask in corrected]
     areas: Any = coco_mask.area(rles)
     found = [
-        (mask, rle, int(area)) for mask, rle, area in zip(drawn, rles, areas, strict=True) if area
+        (mask, rle, int(area))
+        for mask, rle, area in zip(corrected, rles, areas, strict=True)
+        if area
     ]
-    origin = _origins(predicted, [mask for mask, _, _ in found])
+    origins = _origins(predicted, [mask for mask, _, _ in found])
     return [
         ReviewedMask(
             image_id=image["image_id"],
@@ -95,48 +104,48 @@ def match(
             bbox_xywh=coco_mask.toBbox(rle).tolist(),
             verdict=_verdict(row, mask),
         )
-        for (mask, rle, area), row in zip(found, origin, strict=True)
+        for (mask, rle, area), row in zip(found, origins, strict=True)
     ]
 
 
-def _verdict(row: Row | None, mask: Drawn) -> Verdict:
+def _verdict(row: Row | None, mask: CorrectedMask) -> Verdict:
     if row is None:
         return "added"
     is_same = row["category_id"] == mask.category_id and row["rle_counts"] == mask.rle_counts
     return "accepted" if is_same else "changed"
 
 
-def _origins(predicted: Sequence[Row], drawn: Sequence[Drawn]) -> list[Row | None]:
-    """Return the predicted segment of each mask: no two have the same."""
-    if not predicted or not drawn:
-        return [None] * len(drawn)
+def _origins(predicted: Sequence[Row], corrected: Sequence[CorrectedMask]) -> list[Row | None]:
+    """Return the predicted segment of each mask, or None; no two masks get the same one.
+
+    The best pairs are fixed first: the same label and named by the tool's file, the same label,
+    another label but named by the file, another label at nearly the same place. Among equals the
+    higher IoU counts.
+    """
+    if not predicted or not corrected:
+        return [None] * len(corrected)
     size_hw = predicted[0]["height"], predicted[0]["width"]
     counts = [row["rle_counts"] for row in predicted]
-    ious = _ious([mask.rle_counts for mask in drawn], counts, size_hw)
-    origin: list[Row | None] = [None] * len(drawn)
-    taken: set[int] = set()
-    for _, _, mask, row in sorted(_pairs(predicted, drawn, ious)):
-        if origin[mask] is None and row not in taken:
-            origin[mask] = predicted[row]
-            taken.add(row)
-    return origin
-
-
-def _pairs(
-    predicted: Sequence[Row], drawn: Sequence[Drawn], ious: NDArray[np.float64]
-) -> Iterator[tuple[int, float, int, int]]:
-    """Yield possible pairs as (how sure, -IoU, mask, segment): what sorts first counts first."""
+    ious = _ious([mask.rle_counts for mask in corrected], counts, size_hw)
+    pairs: list[tuple[int, float, int, int]] = []
     for mask, row in zip(*(axis.tolist() for axis in np.nonzero(ious)), strict=True):
         iou = float(ious[mask, row])
-        noted = drawn[mask].segment_index == predicted[row]["segment_index"]
-        if drawn[mask].category_id == predicted[row]["category_id"]:
-            yield (0 if noted else 1), -iou, mask, row
-        elif noted or iou >= SAME_PLACE:
-            yield (2 if noted else 3), -iou, mask, row
+        is_named = corrected[mask].segment_index == predicted[row]["segment_index"]
+        if corrected[mask].category_id == predicted[row]["category_id"]:
+            pairs.append((0 if is_named else 1, -iou, mask, row))
+        elif is_named or iou >= RELABELLED_IOU:
+            pairs.append((2 if is_named else 3, -iou, mask, row))
+    origins: list[Row | None] = [None] * len(corrected)
+    taken: set[int] = set()
+    for _, _, mask, row in sorted(pairs):
+        if origins[mask] is None and row not in taken:
+            origins[mask] = predicted[row]
+            taken.add(row)
+    return origins
 
 
 def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the pixels of intersection and union of two sets of masks (RLE counts)."""
+    """Return the pixels in the intersection and in the union of two sets of masks (RLE counts)."""
     sets = [_union(side, size_hw) for side in (one, other)]
     areas = [
         int(coco_mask.area(rle)) if side else 0
@@ -151,7 +160,7 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
 def _ious(
     one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the IoU (N, M) of every two masks."""
+    """Return the IoU (N, M) of every pair of masks."""
     if not one or not other:
         return np.zeros((len(one), len(other)))
     ours, theirs = ([_rle(text, size_hw) for text in side] for side in (one, other))

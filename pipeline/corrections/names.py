@@ -1,4 +1,4 @@
-"""What annotation tools call images and labels, and what the run calls them."""
+"""Find images and labels of a run by the names that annotation tools give them."""
 
 import unicodedata
 from collections import Counter
@@ -11,30 +11,37 @@ from pipeline.run.file_names import flat_name
 from pipeline.run.folder import RunFolder
 
 
-class Found(NamedTuple):
-    """An image of the run."""
+class ImageMatch(NamedTuple):
+    """The image of the run that a tool's name stands for.
+
+    Attributes:
+        image_id: of the run.
+        distance: how much the tool's name differs from the run's path: (kind of comparison,
+            folders left out); (0, 0): it is the same.
+    """
 
     image_id: str
     distance: tuple[int, int]
-    """How far the tool's name is from the run's; (0, 0): it is the same."""
 
 
 class ImageNames:
-    """Finds images of a run by the names that tools give them.
+    """Finds images of a run by the names in a tool's file.
 
     A name is tried as it is, then without its first folders one by one (tools put their own in
-    front), in composed Unicode, as a flat name (`a__b.jpg`), and last as a base name or one without
-    its ending, where no other image of the run has the same.
+    front), in composed Unicode, as a flat name (`a__b.jpg`), as a base name, and last as a base
+    name without its suffix; the last three only if no other image of the run has the same.
+
+    Args:
+        run: its manifest is read.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        """Read the manifest."""
         table = run.manifest()
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         self._exact = dict(zip(paths, ids, strict=True))
 
-    def find(self, names: Sequence[str]) -> Found | None:
-        """Return the image that fits best; None where no name is one of the run's."""
+    def find(self, names: Sequence[str]) -> ImageMatch | None:
+        """Return the best match of an image's names; None: no name is known."""
         for kind, (table, forms) in enumerate(
             (
                 (self._exact, _tails),
@@ -47,7 +54,7 @@ class ImageNames:
             for name in names:
                 for place, form in enumerate(forms(name)):
                     if form in table:
-                        return Found(table[form], (kind, place))
+                        return ImageMatch(table[form], (kind, place))
         return None
 
     @cached_property
@@ -67,23 +74,26 @@ class ImageNames:
         return self._unique(_stem)
 
     def _unique(self, form: Callable[[str], str]) -> dict[str, str]:
-        """Return the ids by a form of the paths, where no other image has the same."""
+        """Return the image ids by a form of their paths, if no other path has the same form."""
         listed = [(form(path), key) for path, key in self._exact.items()]
         counts = Counter(name for name, _ in listed)
         return {name: key for name, key in listed if counts[name] == 1}
 
 
 class LabelNames:
-    """Finds labels of a vocabulary: as they are, else without regard to case and space around."""
+    """Finds labels of a vocabulary: exactly, else ignoring case and white space at the ends.
+
+    Args:
+        names: of the labels, in the vocabulary's order.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Take the names in the vocabulary's order."""
         self._exact = {name: number for number, name in enumerate(names, start=1)}
         self._loose = {_plain(name): number for number, name in enumerate(names, start=1)}
         self.names = tuple(names)
 
     def find(self, label: str) -> int | None:
-        """Return the category id; None where it is no label of the run."""
+        """Return the category id of a label; None: the run does not have it."""
         return self._exact.get(label) or self._loose.get(_plain(label))
 
 

@@ -1,4 +1,4 @@
-"""Reliability as a picture: how often segments of a score were right, before and after."""
+"""Draw the reliability diagram of a calibration: score against share of right segments."""
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -7,12 +7,12 @@ from pipeline.corrections.calibrate import NUM_BINS, CalibrationReport, Reliabil
 _INK, _QUIET, _PAPER, _GRID = (33, 37, 41), (108, 117, 125), (255, 255, 255), (222, 226, 230)
 _BAR, _GAP = (66, 133, 200), (230, 120, 60)
 _SIDE, _MARGIN, _HEAD, _FOOT, _COUNTS = 320, 56, 64, 44, 70
-"""Pixels: of a panel's square, around it, above, below, and of the strip of counts."""
+"""Pixels: side of a panel's square, margin, room above and below, height of the counts."""
 _TEXT, _SMALL = 15, 12
 
 
 def draw(report: CalibrationReport) -> Image.Image:
-    """Draw two panels: score against share of right segments, and how many segments there are."""
+    """Draw two panels, before and after, each with the number of segments per bin below."""
     width = 2 * (_SIDE + _MARGIN) + _MARGIN
     picture = Image.new("RGB", (width, _HEAD + _SIDE + _COUNTS + _FOOT + _MARGIN), _PAPER)
     panels = (("before: mean probability", report.before), ("after, held-out images", report.after))
@@ -42,7 +42,7 @@ def _panel(draw: ImageDraw.ImageDraw, left: int, title: str, reliability: Reliab
 
 
 def _bars(draw: ImageDraw.ImageDraw, left: int, reliability: Reliability) -> None:
-    """Draw the share that was right as a bar, the distance to the score in another colour."""
+    """Draw the share of right segments as bars, the gap to the score in another colour."""
     bottom, wide = _HEAD + _SIDE, _SIDE / NUM_BINS
     most = max((count for _, _, count in reliability.bins), default=1)
     for score, right, count in reliability.bins:

@@ -1,15 +1,17 @@
-"""The routes of the review page: what the browser asks for, and what it may say.
+"""The routes of the review server: what the pages read, and what they send.
 
-Images are named by their `image_id` and looked up among the run's; nothing else that comes from a
-browser leads to a file.
+Images are named by their `image_id` and looked up in the run's index; nothing else that a browser
+sends leads to a file.
 """
 
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
+from cachetools import LRUCache, cached
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.applications import Starlette
@@ -19,24 +21,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline.review.cache import BoundedCache
-from pipeline.review.desk import Desk
-from pipeline.review.index import ReviewIndex
-from pipeline.review.messages import Said, Undo
-from pipeline.review.orders import DOUBT
-from pipeline.review.try_page import TryPage
-from pipeline.review.views import Filter
+from pipeline.review.decisions import DecisionMessage, UndoMessage
+from pipeline.review.filter import ScoreFilter
+from pipeline.review.pictures import Kind
+from pipeline.review.session import ForgottenViewError, ReviewSession, UnknownImageError
+from pipeline.review.sort_orders import DOUBT
+from pipeline.review.try_page import MAX_UPLOAD_BYTES, TryPage
 from schemas.base import problems
 from schemas.errors import ImageError, OvsegError, StorageError
 from schemas.redact import redact
 
 _BODY_BYTES = 1 << 20
-_MOST_ITEMS = 200
-_KEPT_ANSWERS = 256
+_MAX_ITEMS = 200
+_ANSWERS_KEPT = 256
 _RUN_HEADER = "x-ovseg-run"
-"""Names the run that a page shows, `Desk.key`; so does `v` of its pictures."""
-_KEPT = {"Cache-Control": "private, max-age=86400, immutable"}
-"""Pictures are asked for with the run's fingerprint, so they may be kept."""
+"""Holds the `ReviewSession.key` of the run that a page shows; so does `v` of its pictures."""
+_CACHED = {"Cache-Control": "private, max-age=86400, immutable"}
+"""The URL of a picture holds the run's key, so the browser may keep the picture."""
 _TYPES = {
     ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"
 }  # fmt: skip
@@ -44,132 +45,113 @@ _TYPES = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(desk: Desk, try_page: TryPage) -> Starlette:
+def make_app(session: ReviewSession, try_page: TryPage) -> Starlette:
     """Return the application; `security.Guard` stands before it."""
-    pages = _Pages(desk)
-    asked: dict[str, Callable[[Request], Response]] = {
+    pages = _ReviewPages(session)
+    get_routes: dict[str, Callable[[Request], Response]] = {
         "/api/run": pages.run,
         "/api/view": pages.view,
         "/api/items": pages.items,
         "/api/place": pages.place,
         "/api/image": pages.image,
         "/photo": pages.photo,
-        "/tint": pages.tint,
-        "/regions": pages.regions,
+        "/tint": lambda request: pages.picture(request, "tint"),
+        "/segments": lambda request: pages.picture(request, "segments"),
         "/api/try": lambda _: JSONResponse(try_page.own_method()),
         "/api/try/methods": lambda _: JSONResponse(try_page.other_methods()),
-        "/api/try/warm": lambda _: JSONResponse(try_page.warm()),
+        "/api/try/warm": lambda _: JSONResponse(try_page.warm_up()),
         "/api/try/photo": lambda request: _picture(
             try_page.photo(request.query_params.get("upload", "")), "image/jpeg"
         ),
     }
-    told: dict[str, tuple[Callable[[bytes], Any], int]] = {
+    post_routes: dict[str, tuple[Callable[[bytes], Any], int]] = {
         "/api/decisions": (pages.decide, _BODY_BYTES),
         "/api/undo": (pages.undo, _BODY_BYTES),
         "/api/try/segment": (lambda body: try_page.segment(_json(body)), _BODY_BYTES),
-        "/api/try/upload": (try_page.upload, try_page.max_bytes),
+        "/api/try/upload": (try_page.upload, MAX_UPLOAD_BYTES),
     }
     return Starlette(
         routes=[
             Route("/", _file("index.html")),
             Route("/try", _file("try.html")),
             Route("/static/{name}", _static),
-            *(Route(path, _get(handler, desk.key)) for path, handler in asked.items()),
+            *(Route(path, _get(handler, session.key)) for path, handler in get_routes.items()),
             *(
-                Route(path, _post(handler, limit, desk.key), methods=["POST"])
-                for path, (handler, limit) in told.items()
+                Route(path, _post(handler, limit, session.key), methods=["POST"])
+                for path, (handler, limit) in post_routes.items()
             ),
         ],
         exception_handlers={
-            OvsegError: _mistake,
-            ImageError: _mistake,
-            ValidationError: _mistake,
+            OvsegError: _deliberate_error,
+            ValidationError: _validation_error,
             HTTPException: _http_error,
-            ClientDisconnect: _gone_away,
+            ClientDisconnect: lambda _, __: Response(status_code=400),  # nobody reads it
         },
     )
 
 
-class _Pages:
-    """The handlers that read the run; each runs in a thread of its own."""
+class _ReviewPages:
+    """The handlers of the review page; each request runs in a thread."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._answers: BoundedCache[Any] = BoundedCache(_KEPT_ANSWERS, lambda _: 1)
+    def __init__(self, session: ReviewSession) -> None:
+        self._session = session
+        answers: LRUCache[str, Any] = LRUCache(_ANSWERS_KEPT)
+        # A message that is sent again gets the first answer, also while that is being made.
+        self._answer_once: Callable[[str, Callable[[], Any]], Any] = cached(
+            answers, key=lambda nonce, answer: nonce, condition=Condition()
+        )(lambda nonce, answer: answer())
 
     def run(self, request: Request) -> Response:
         del request
-        self._desk.refresh()
-        return JSONResponse(self._desk.table.facts())
+        self._session.refresh()
+        return JSONResponse(self._session.facts())
 
     def view(self, request: Request) -> Response:
-        wanted = Filter.model_validate(dict(request.query_params))
-        return JSONResponse(self._desk.table.open_view(wanted))
+        wanted = ScoreFilter.model_validate(dict(request.query_params))
+        return JSONResponse(self._session.open_view(wanted))
 
     def items(self, request: Request) -> Response:
-        start, limit = (_whole(request, name) for name in ("start", "limit"))
-        items = self._desk.table.items(
-            request.query_params.get("view", ""), start, min(limit, _MOST_ITEMS)
-        )
-        if items is None:
-            raise _forgotten()
+        start, limit = (_whole_number(request, name) for name in ("start", "limit"))
+        view = request.query_params.get("view", "")
+        items = self._session.items(view, start, min(limit, _MAX_ITEMS))
         return JSONResponse({"items": items})
 
     def place(self, request: Request) -> Response:
-        table = self._desk.table
-        found = table.place(request.query_params.get("view", ""), _row(table.index, request))
-        if found is None:
-            raise _forgotten()
-        return JSONResponse({"place": None if found < 0 else found})
+        view = request.query_params.get("view", "")
+        return JSONResponse({"place": self._session.place(view, _image_id(request))})
 
     def image(self, request: Request) -> Response:
         order = request.query_params.get("order", DOUBT)
-        table = self._desk.table
-        return JSONResponse(table.look(_row(table.index, request), order))
+        return JSONResponse(self._session.image(_image_id(request), order))
 
     def photo(self, request: Request) -> Response:
-        size = "large" if request.query_params.get("size") == "large" else "small"
-        pictures = self._desk.table.pictures
-        return _picture(pictures.photo(_row(pictures.index, request), size), "image/jpeg")
-
-    def tint(self, request: Request) -> Response:
-        pictures = self._desk.table.pictures
-        return _picture(pictures.tint(_row(pictures.index, request)), "image/png")
-
-    def regions(self, request: Request) -> Response:
-        pictures = self._desk.table.pictures
-        return _picture(pictures.regions(_row(pictures.index, request)), "image/png")
-
-    def decide(self, body: bytes) -> Any:
-        said = Said.model_validate(_json(body))
-        decisions = said.as_decisions(time.time())
-        return self._once(said.nonce, lambda: self._desk.table.decide(decisions, said.nonce))
-
-    def undo(self, body: bytes) -> Any:
-        said = Undo.model_validate(_json(body))
-        return self._once(
-            said.nonce, lambda: self._desk.table.undo(time.time(), said.source, said.nonce)
+        return self.picture(
+            request, "large" if request.query_params.get("size") == "large" else "small"
         )
 
-    def _once(self, nonce: str, work: Callable[[], Any]) -> Any:
-        return self._answers.get(nonce, work) if nonce else work()
+    def picture(self, request: Request, kind: Kind) -> Response:
+        data = self._session.picture(_image_id(request), kind)
+        return _picture(data, "image/jpeg" if kind in ("small", "large") else "image/png")
 
+    def decide(self, body: bytes) -> Any:
+        message = DecisionMessage.model_validate(_json(body))
+        decisions = message.as_decisions(time.time())
+        return self._once(message.nonce, lambda: self._session.decide(decisions, message.nonce))
 
-def _row(index: ReviewIndex, request: Request) -> int:
-    row = index.row(request.query_params.get("id", ""))
-    if row is None:
-        raise HTTPException(404, "no image of this run")
-    return row
+    def undo(self, body: bytes) -> Any:
+        message = UndoMessage.model_validate(_json(body))
+        return self._once(
+            message.nonce, lambda: self._session.undo(time.time(), message.source, message.nonce)
+        )
 
-
-def _forgotten() -> HTTPException:
-    return HTTPException(410, "this list was forgotten: filter again")
+    def _once(self, nonce: str, answer: Callable[[], Any]) -> Any:
+        return self._answer_once(nonce, answer) if nonce else answer()
 
 
 def _check_run(request: Request, key: str) -> None:
-    """Refuse a page that was loaded when another run was served at this address."""
-    told = request.headers.get(_RUN_HEADER) or request.query_params.get("v", "")
-    if told not in ("", key):
+    """Refuse a page that was loaded when this address served another run."""
+    given = request.headers.get(_RUN_HEADER) or request.query_params.get("v", "")
+    if given not in ("", key):
         raise HTTPException(409, "Another run than the page's is reviewed at this address now.")
 
 
@@ -191,7 +173,7 @@ def _post(handler: Callable[[bytes], Any], max_bytes: int, run: str) -> Handler:
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body, of which no more than the limit is ever held."""
+    """Return the whole body; never more than the limit is held in memory."""
     too_long = HTTPException(413, f"more than {max_bytes >> 20} MB")
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > max_bytes:
@@ -206,13 +188,17 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 def _json(body: bytes) -> Any:
     try:
-        # Refuses what would be trouble later: half characters, endless depth, NaN.
+        # Also refuses NaN, lone surrogates and very deep nesting, which fail later on.
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise HTTPException(400, "expected JSON") from error
 
 
-def _whole(request: Request, name: str) -> int:
+def _image_id(request: Request) -> str:
+    return request.query_params.get("id", "")
+
+
+def _whole_number(request: Request, name: str) -> int:
     text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise HTTPException(400, f"expected a whole number for {name}")
@@ -220,12 +206,12 @@ def _whole(request: Request, name: str) -> int:
 
 
 def _picture(data: bytes, kind: str) -> Response:
-    return Response(data, media_type=kind, headers=_KEPT)
+    return Response(data, media_type=kind, headers=_CACHED)
 
 
 @cache
 def _assets() -> dict[str, bytes]:
-    """Return the files of the pages by name: read once, and no other name is ever opened."""
+    """Return the files of the pages by name; they are read once, and no other file is opened."""
     folder = Path(__file__).parent / "static"
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in _TYPES}
 
@@ -250,20 +236,18 @@ def _asset(name: str) -> Response:
     )
 
 
-def _mistake(_: Request, error: Exception) -> Response:
-    if isinstance(error, ValidationError):
-        return JSONResponse({"error": problems(error)[0]}, 400)
+def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError)
+    return JSONResponse({"error": problems(error)[0]}, 400)
+
+
+def _deliberate_error(_: Request, error: Exception) -> Response:
+    statuses = {UnknownImageError: 404, ForgottenViewError: 410, StorageError: 503}
+    status = next((n for kind, n in statuses.items() if isinstance(error, kind)), 422)
     code = str(error.code) if isinstance(error, ImageError) else ""
-    status = 503 if isinstance(error, StorageError) else 422
     return JSONResponse({"error": redact(str(error)), "code": code}, status)
 
 
 def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
-
-
-def _gone_away(_: Request, error: Exception) -> Response:
-    """Answer nobody: the browser left while it was still sending."""
-    del error
-    return Response(status_code=400)

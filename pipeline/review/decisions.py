@@ -1,35 +1,81 @@
-"""What people decided, in memory beside the log: the log is written first, then told.
+"""Decisions of reviewers: the messages of the page, the log they go to, and each image's marks.
 
 A segment's own decision counts before its label's, and that before the whole image's, as in the
-reviewed layer; a skip decides nothing.
+reviewed layer; a skip decides nothing. The log is written first, then the marks in memory.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from enum import IntFlag
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pipeline.corrections.current import CurrentDecisions
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.index import ReviewIndex
-from schemas.review import ReviewDecision, ReviewKey
+from schemas.base import Frozen
+from schemas.review import DecisionContent, ReviewDecision, ReviewKey
 
-DONE, REJECTED, RELABELLED, SKIPPED, BEGUN, IMPORTED = 1, 2, 4, 8, 16, 32
-"""Bits of `Decisions.marks`: reviewed, that is imported or every mask decided; some mask rejected,
-relabelled, skipped, decided here; reviewed in another tool.
+SOURCE = "ovseg review"
+"""`ReviewDecision.source` of decisions of the page; the reviewer's name follows, if there is one.
 """
+_UNCHANGED = {"accept": ("accept", "relabel"), "reject": ("reject",)}
+"""Decisions on single masks that stay as they are when the whole image is accepted or rejected:
+accepting the image also accepts the new label of a relabelled mask."""
 
 
-_FITS = {"accept": ("accept", "relabel"), "reject": ("reject",)}
-"""Decisions on masks that one on their whole image leaves: what was relabelled is right by now."""
+class _Message(Frozen):
+    nonce: str = Field("", max_length=64)
+    """The same when a message is sent again because its answer was lost: it is stored once."""
+    reviewer: str = Field("", pattern=r"^([0-9a-f]{16})?$")
+    """A random name that a browser chose; undo takes back decisions of the same reviewer."""
+
+    @property
+    def source(self) -> str:
+        """The sender as the log stores it."""
+        return f"{SOURCE} {self.reviewer}".rstrip()
+
+
+class UndoMessage(_Message):
+    """Take back the reviewer's last message."""
+
+
+class DecisionMessage(_Message):
+    """Decisions that are stored together and undone together."""
+
+    decisions: tuple[DecisionContent, ...] = Field(min_length=1, max_length=1000)
+
+    def as_decisions(self, at_s: float) -> list[ReviewDecision]:
+        """Return the decisions as the log takes them."""
+        return [
+            ReviewDecision(**one.model_dump(), at_s=at_s, source=self.source)
+            for one in self.decisions
+        ]
+
+
+class Mark(IntFlag):
+    """State of the review of one image; the page shows the names in lower case."""
+
+    DONE = 1
+    """Reviewed: imported, or every mask decided."""
+    REJECTED = 2
+    """Some mask was rejected."""
+    RELABELLED = 4
+    SKIPPED = 8
+    BEGUN = 16
+    """Something was decided on the review page."""
+    IMPORTED = 32
+    """Reviewed in another tool."""
 
 
 class Undone(NamedTuple):
-    """What was taken back, what was said last first.
+    """The decisions that an undo took back.
 
-    `overruled`: somebody else had decided some of it since, and that stays.
+    Attributes:
+        keys: what they were about, the latest first.
+        overruled: another reviewer had decided some of it later; that decision stays.
     """
 
     keys: tuple[ReviewKey, ...]
@@ -37,98 +83,91 @@ class Undone(NamedTuple):
 
 
 class Decisions:
-    """The log of a run, and what stands of it for each image.
+    """The correction log of a run with the marks that follow from it; safe for threads.
 
     Args:
-        log: kept in the run folder.
+        log: of the run; it holds the current decisions.
         index: the run's images.
-        imported: images that were reviewed in another tool, and when they came, in Unix seconds;
-            what was decided of them before counts no more.
+        imported: images that were reviewed in another tool, and when they were imported, in Unix
+            seconds; earlier decisions on them do not count.
     """
 
     def __init__(
         self, log: ReviewLog, index: ReviewIndex, imported: Mapping[str, float] | None = None
     ) -> None:
-        """Read what was decided before."""
         self._log = log
         self._imported = dict(imported or {})
         self._index = index
         self._lock = Lock()
-        self._begin()
+        self._mark_all()
 
-    def _begin(self) -> None:
-        entries = self._log.entries()
-        self._num_seen = sum(map(len, entries))
-        self._standing = CurrentDecisions()
-        for entry in entries:
-            self._standing.add(entry)
+    def _mark_all(self) -> None:
+        decisions = self._log.decisions()
+        self._num_seen = len(decisions)
         self.marks: NDArray[np.uint8] = np.zeros(len(self._index), np.uint8)
-        self._mark({*self._imported, *(one.image_id for entry in entries for one in entry)})
+        self._mark({*self._imported, *(one.image_id for one in decisions)})
 
     def refresh(self) -> None:
-        """Take in what others have decided meanwhile."""
+        """Read decisions that other processes have stored."""
         with self._lock:
             self._log.refresh()
             if len(self._log) != self._num_seen:
-                self._begin()
+                self._mark_all()
 
-    def standing(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
-        """Return the decisions on an image that were not undone, by what they are about."""
-        with self._lock:
-            return self._counting(image_id)
-
-    def _counting(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
+    def current(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
+        """Return the current decisions on an image, by segment, label or whole image."""
         imported_at_s = self._imported.get(image_id, -1.0)
-        standing = self._standing.of_image(image_id)
-        return {key: one for key, one in standing.items() if one.at_s > imported_at_s}
+        current = self._log.current_of_image(image_id)
+        return {key: one for key, one in current.items() if one.at_s > imported_at_s}
 
     def add(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> None:
-        """Store decisions; they are safe when this returns.
+        """Store decisions; they are on disk when this returns.
 
-        What is said of a whole image is also said of each mask of it that was decided otherwise by
-        itself, which would count before it; relabelled masks are accepted as what they are now.
+        A decision on a whole image is also stored for each of its masks that has a different
+        decision of its own, because a mask's own decision counts first; relabelled masks are
+        accepted with their new label.
 
         Args:
-            decisions: in their order; taken back together.
-            nonce: of the message; what it brought is not stored twice.
+            decisions: in their order; undone together.
+            nonce: of the message; a message is not stored twice.
 
         Raises:
             UserError, StorageError: nothing was stored.
         """
         with self._lock:
-            if not self._log.told(nonce):
-                self._append(self._with_overruled(decisions), nonce)
-
-    def _with_overruled(self, decisions: Sequence[ReviewDecision]) -> list[ReviewDecision]:
-        told: list[ReviewDecision] = []
-        latest: dict[str, dict[ReviewKey, ReviewDecision]] = {}
-        for one in decisions:
-            known = latest.setdefault(one.image_id, self._counting(one.image_id))
-            said = [one]
-            if one.label is None and one.action in _FITS:
-                fits = _FITS[one.action]
-                others = [k for k, was in known.items() if k.label and was.action not in fits]
-                said = [*(one.model_copy(update=key._asdict()) for key in others), one]
-            known.update((each.key, each) for each in said)
-            told += said
-        return told
+            if self._log.decisions_of(nonce):
+                return
+            stored: list[ReviewDecision] = []
+            known: dict[str, dict[ReviewKey, ReviewDecision]] = {}
+            for one in decisions:
+                current = known.setdefault(one.image_id, self.current(one.image_id))
+                new = [one]
+                if one.label is None and one.action in _UNCHANGED:
+                    stays = _UNCHANGED[one.action]
+                    others = [
+                        k for k, was in current.items() if k.label and was.action not in stays
+                    ]
+                    new = [*(one.model_copy(update=key._asdict()) for key in others), one]
+                current.update((each.key, each) for each in new)
+                stored += new
+            self._append(stored, nonce)
 
     def undo(self, at_s: float, source: str, nonce: str = "") -> Undone | None:
-        """Take back what a source's last message told, whatever it is about.
+        """Take back the last message of a source, with all its decisions.
 
         Returns:
-            None: there is nothing.
+            None: the source has no decision left.
         """
         with self._lock:
-            known = self._log.told(nonce)
+            known = self._log.decisions_of(nonce)
             if known:
                 return Undone(tuple(one.key for one in known), overruled=False)
-            left = self._standing.last_of(source)
-            if not left:
+            last = self._log.last_message(source)
+            if not last:
                 return None
-            keys = tuple(one.key for one in reversed(left))
+            keys = tuple(one.key for one in reversed(last))
             overruled = any(
-                self._standing.of_image(key.image_id)[key].source != source for key in set(keys)
+                self._log.current_of_image(key.image_id)[key].source != source for key in set(keys)
             )
             undo = {"action": "undo", "at_s": at_s, "source": source}
             self._append([ReviewDecision(**key._asdict(), **undo) for key in keys], nonce)
@@ -137,36 +176,50 @@ class Decisions:
     def _append(self, decisions: Sequence[ReviewDecision], nonce: str) -> None:
         self._log.append(decisions, nonce)
         self._num_seen += len(decisions)
-        self._standing.add(decisions)
         self._mark({one.image_id for one in decisions})
 
     def _mark(self, image_ids: Collection[str]) -> None:
-        touched = list(image_ids)
-        for image_id, row in zip(touched, self._index.rows(touched), strict=True):
+        ids = list(image_ids)
+        for image_id, row in zip(ids, self._index.rows(ids), strict=True):
             if row is not None:
-                self.marks[row] = self._bits(image_id, row)
+                self.marks[row] = self._marks_of(image_id, row)
 
-    def _bits(self, image_id: str, row: int) -> int:
-        standing = self._counting(image_id).values()
-        bits = (BEGUN if standing else 0) | (IMPORTED | DONE if image_id in self._imported else 0)
-        for decision in standing:
-            bits |= {"reject": REJECTED, "relabel": RELABELLED, "skip": SKIPPED}.get(
-                decision.action, 0
-            )
-        decided = [one for one in standing if one.action != "skip"]
-        whole = any(one.label is None for one in decided)
-        return bits | (DONE if whole or self._all_decided(row, decided) else 0)
+    def _marks_of(self, image_id: str, row: int) -> Mark:
+        current = self.current(image_id).values()
+        marks = Mark.BEGUN if current else Mark(0)
+        if image_id in self._imported:
+            marks |= Mark.IMPORTED | Mark.DONE
+        by_action = {"reject": Mark.REJECTED, "relabel": Mark.RELABELLED, "skip": Mark.SKIPPED}
+        for decision in current:
+            marks |= by_action.get(decision.action, Mark(0))
+        decided = [one for one in current if one.action != "skip"]
+        if any(one.label is None for one in decided) or self._all_decided(row, decided):
+            marks |= Mark.DONE
+        return marks
 
     def _all_decided(self, row: int, decided: Sequence[ReviewDecision]) -> bool:
+        """Tell whether every mask of an image has a decision of its own or of its label."""
         segments = self._index.segments
         labels = segments.label[segments.of(row)]
         if not len(labels):
             return False
         whole_labels = {one.label for one in decided if one.segment_index is None}
-        left = sum(self._index.labels[label - 1] not in whole_labels for label in labels.tolist())
-        singles = {
+        num_left = sum(
+            self._index.labels[label - 1] not in whole_labels for label in labels.tolist()
+        )
+        single = {
             one.segment_index
             for one in decided
             if one.segment_index is not None and one.label not in whole_labels
         }
-        return len(singles) >= left
+        return len(single) >= num_left
+
+    def progress(self) -> dict[str, int]:
+        """Return the number of annotated images, and of those done, begun and skipped."""
+        marks = self.marks[~self._index.failed]
+        return {
+            "total": len(marks),
+            "done": int((marks & Mark.DONE > 0).sum()),
+            "begun": int((marks & Mark.BEGUN > 0).sum()),
+            "skipped": int((marks & Mark.SKIPPED > 0).sum()),
+        }

@@ -1,24 +1,27 @@
-"""The images of a run in review order: some columns of its tables in memory, nothing else.
+"""The images and segments of a run, by row: some columns of its tables are kept in memory.
 
-A row is an image of a committed shard, counted in manifest order. A hundred thousand images take
-some 20 MB; their masks are read when they are looked at (`masks`).
+A row is an image of a committed shard, counted in manifest order. 100,000 images take about 20 MB.
+Masks are read shard by shard when an image is looked at (`ReviewIndex.segments_of`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import accumulate
+from threading import Condition
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.markers import READERS
-from pipeline.run.reader import RunReader
+from pipeline.run.reader import Row, RunReader
 from schemas.records import ShardDone
+from schemas.score_columns import SCORE, SCORE_COLUMNS
 from schemas.tables import IMAGES
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
@@ -30,15 +33,27 @@ _IMAGE_COLUMNS = (
     "image_id", "path", "uri", "status", "error_code", "error_message", "height", "width",
     "num_segments", "review_priority",
 )  # fmt: skip
-_SEGMENT_COLUMNS = ("image_id", "category_id", "mean_prob")
-_MORE_SCORES = ("margin_mean", "entropy_mean", "area_frac")
+_SCORES_IN_MEMORY = tuple(
+    column.name for column in SCORE_COLUMNS.values() if column.filterable or column.name == SCORE
+)
+_SEGMENT_COLUMNS = (
+    "image_id", "label", "category_id", "segment_index", "height", "width", "rle_counts",
+    "area_px", "bbox_xywh",
+    *(column.name for column in SCORE_COLUMNS.values() if "viewer" in column.pages),
+)  # fmt: skip
+_TABLES_BYTES = 256 << 20
 
 
 class ReviewIndex:
-    """The shards that were finished when it was made."""
+    """The images of the shards that were finished when the index was made; safe for threads.
+
+    The images tables are read at once, the columns of the segments at first use.
+
+    Args:
+        run: at any place.
+    """
 
     def __init__(self, run: RunFolder) -> None:
-        """Read the images tables; the segments' columns are read when first asked for."""
         finished = RunReader(run)
         self.run = run
         self.errors = finished.errors
@@ -49,13 +64,17 @@ class ReviewIndex:
         self._starts = np.array([0, *accumulate(table.num_rows for table in tables)], np.int64)
         empty = IMAGES.empty_table().select(list(_IMAGE_COLUMNS))
         self._table = pa.concat_tables([*tables, empty]).unify_dictionaries().combine_chunks()
+        tables_kept: LRUCache[int, pa.Table] = LRUCache(_TABLES_BYTES, _num_bytes)
+        self._segment_table: Callable[[ShardDone], pa.Table] = cached(
+            tables_kept, key=lambda marker: marker.shard, condition=Condition()
+        )(self._read_segment_table)
 
     def __len__(self) -> int:
         """Return the number of images, failed ones included."""
         return self._table.num_rows
 
     def _read(self, name: TableName, columns: Sequence[str]) -> list[pa.Table]:
-        read = partial(_read_table, self.run, name, list(columns))
+        read = partial(self.run.shard_table, name=name, columns=columns)
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(read, self._markers))
 
@@ -83,7 +102,7 @@ class ReviewIndex:
         return _numpy(compute.equal(self._table["status"], "error"))
 
     @cached_property
-    def order(self) -> Rows:
+    def by_doubt(self) -> Rows:
         """All rows: the most doubtful images first, in manifest order where equal, failed last."""
         return np.lexsort((-self.doubt, self.failed)).astype(np.int32)
 
@@ -109,8 +128,8 @@ class ReviewIndex:
 
     @cached_property
     def segments(self) -> "SegmentIndex":
-        """Label and score of every segment."""
-        tables = self._read("annotations", _SEGMENT_COLUMNS)
+        """Label and filterable scores of every segment."""
+        tables = self._read("annotations", ("image_id", "category_id", *_SCORES_IN_MEMORY))
         ids = self._table["image_id"].combine_chunks()
         rows = [
             _rows_of(table, ids.slice(start, stop - start)) + start
@@ -119,50 +138,69 @@ class ReviewIndex:
         return SegmentIndex(
             np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int32),
             _joined(tables, "category_id", np.int32),
-            _joined(tables, "mean_prob", np.float32),
+            {name: _joined(tables, name, np.float32) for name in _SCORES_IN_MEMORY},
             len(self),
         )
 
-    def more_scores(self) -> dict[str, NDArray[np.float64]]:
-        """Read the other columns that a mask's priority follows from, in the segments' order."""
-        tables = self._read("annotations", _MORE_SCORES)
+    def read_scores(self, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Read score columns of all segments, in the order of `segments`; they are not kept."""
+        tables = self._read("annotations", names)
         order = self.segments.order
-        return {name: _joined(tables, name, np.float64)[order] for name in _MORE_SCORES}
+        return {name: _joined(tables, name, np.float64)[order] for name in names}
+
+    def segments_of(self, row: int) -> list[Row]:
+        """Return the annotation rows of an image in their order, without the image's columns."""
+        table = self._segment_table(self.marker(row))
+        image_id = self.image(row)["image_id"]
+        ids: Any = table["image_id"].combine_chunks()
+        if not len(ids):
+            return []
+        code = ids.dictionary.index(image_id).as_py()
+        places = np.flatnonzero(ids.indices.to_numpy() == code)
+        return table.take(pa.array(places)).drop_columns(["image_id"]).to_pylist()
+
+    def _read_segment_table(self, marker: ShardDone) -> pa.Table:
+        table = self.run.shard_table(marker, "annotations", _SEGMENT_COLUMNS)
+        return table.unify_dictionaries().combine_chunks()
 
     def with_error(self, code: str) -> NDArray[np.bool_]:
         """Return which images failed with a code."""
         return _numpy(compute.fill_null(compute.equal(self._table["error_code"], code), False))
 
-    def named(self, text: str) -> NDArray[np.bool_]:
-        """Return which images have a text in their path, any case."""
+    def with_path(self, text: str) -> NDArray[np.bool_]:
+        """Return which images have a text in their path, upper or lower case."""
         return _numpy(compute.match_substring(self._table["path"], text, ignore_case=True))
 
 
 class SegmentIndex:
-    """Columns of all segments, in the rows' order.
+    """Columns of all segments, in the order of the images' rows.
 
     Attributes:
         row: (N,) the image's row.
         order: (N,) the segment's place in the tables.
         label: (N,) category id.
-        score: (N,) mean probability under the mask.
+        scores: (N,) each, by name: the filterable score columns.
     """
 
     def __init__(
         self,
         row: NDArray[np.int32],
         label: NDArray[np.int32],
-        score: NDArray[np.float32],
+        scores: dict[str, NDArray[np.float32]],
         num_images: int,
     ) -> None:
-        """Find where the segments of each image begin."""
         self.order = np.argsort(row, kind="stable").astype(np.int32)
         self.row, self.label = row[self.order], label[self.order]
-        self.score = score[self.order]
+        self.scores = {name: values[self.order] for name, values in scores.items()}
         self._starts = np.searchsorted(self.row, np.arange(num_images + 1))
 
+    @property
+    def score(self) -> NDArray[np.float32]:
+        """(N,) mean probability under the mask."""
+        return self.scores[SCORE]
+
     def of(self, row: int) -> slice:
-        """Return where the segments of an image stand."""
+        """Return where the segments of an image are."""
         return slice(int(self._starts[row]), int(self._starts[row + 1]))
 
     def images_by_label(self, num_labels: int) -> list[int]:
@@ -176,17 +214,17 @@ class SegmentIndex:
         return np.bincount(labels, minlength=num_labels + 1)[1:].tolist()
 
 
-def _read_table(run: RunFolder, name: TableName, columns: list[str], marker: ShardDone) -> pa.Table:
-    return run.shard_table(marker, name, columns)
-
-
 def _rows_of(table: pa.Table, ids: pa.Array) -> NDArray[np.int64]:
-    """Return the place of each segment's image among a shard's images."""
+    """Return the place of each segment's image among the images of its shard."""
     if not table.num_rows:
         return np.empty(0, np.int64)
-    words: Any = table["image_id"].unify_dictionaries().combine_chunks()
-    places = compute.index_in(words.dictionary, value_set=ids).to_numpy(zero_copy_only=False)
-    return places[words.indices.to_numpy(zero_copy_only=False)].astype(np.int64)
+    column: Any = table["image_id"].unify_dictionaries().combine_chunks()
+    places = compute.index_in(column.dictionary, value_set=ids).to_numpy(zero_copy_only=False)
+    return places[column.indices.to_numpy(zero_copy_only=False)].astype(np.int64)
+
+
+def _num_bytes(table: pa.Table) -> int:
+    return table.nbytes
 
 
 def _joined(tables: Sequence[pa.Table], column: str, kind: Any) -> NDArray[Any]:

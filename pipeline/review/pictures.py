@@ -1,16 +1,17 @@
-"""Pictures for the browser, made when they are first looked at and forgotten again.
+"""Pictures for the browser, made when they are first shown and kept in memory for a while.
 
-Photographs are decoded by the job's own reader: the frame, EXIF turn included, is that of the
-masks. Regions travel as a PNG whose pixels are numbers, so that the page colours them itself.
+Images are decoded as the job decodes them, so that their frame (EXIF orientation applied) is that
+of the masks. Segments are sent as a PNG whose pixels are numbers; the page chooses the colours.
 """
 
 import io
 import os
-from collections.abc import Sequence
-from threading import BoundedSemaphore
-from typing import Literal
+from collections.abc import Callable, Sequence
+from threading import BoundedSemaphore, Condition
+from typing import Any, Literal
 
 import numpy as np
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,57 +20,66 @@ from ovseg_core.rle.encode import decode as decode_rle
 from pipeline.collection.decode import DecodedImage
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import tinted
-from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex
-from pipeline.review.masks import Masks, Segment
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError, UserError
 
 Size = Literal["small", "large"]
+Kind = Literal["small", "large", "tint", "segments"]
 SIDE_PX: dict[Size, int] = {"small": 360, "large": 2048}
-"""Longer side of a picture: in the grid, and where one is looked at alone."""
-_KEPT_BYTES = 96 << 20
+"""Longer side of a picture: in the grid, and of a single image."""
 _DECODERS = max(2, os.cpu_count() or 2)
-"""Images decoded at once: each may take a few hundred megabytes."""
+"""Images decoded at the same time: each may take a few hundred megabytes."""
 
 
 class Pictures:
-    """Makes the pictures of a run's images.
+    """Makes the pictures of a run's images; safe for threads, each picture is made once.
 
     Args:
-        index: where the images are; there is no other way to name one.
-        masks: their segments.
+        index: the run's images; pictures are named by row, never by path.
         config: limits of the job's reader.
+        kept_bytes: of all pictures in memory.
     """
 
-    def __init__(self, index: ReviewIndex, masks: Masks, config: ImageConfig) -> None:
-        """Begin with none."""
-        self.index = index
-        self._masks = masks
+    def __init__(self, index: ReviewIndex, config: ImageConfig, kept_bytes: int = 96 << 20) -> None:
+        self._index = index
         self._config = config
-        self.kept: BoundedCache[bytes] = BoundedCache(_KEPT_BYTES, len)
         self._decoders = BoundedSemaphore(_DECODERS)
+        kept: LRUCache[tuple[int, Kind], bytes] = LRUCache(kept_bytes, len)
+        self._made_once: Callable[[int, Kind], bytes] = cached(
+            kept, key=lambda row, kind: (row, kind), condition=Condition()
+        )(self._make)
 
-    def photo(self, row: int, size: Size) -> bytes:
-        """Return the photograph as JPEG.
+    def get(self, row: int, kind: Kind) -> bytes:
+        """Return a picture of an image.
+
+        Args:
+            row: of the index.
+            kind: `small` or `large`: the image as JPEG; `tint`: a small PNG of the masks in the
+                labels' colours, transparent elsewhere; `segments`: see `number_png`.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image cannot be read, or failed in the run.
+            UserError: the image was replaced since the run.
         """
-        return self.kept.get((row, size), lambda: self._photo(row, size))
+        return self._made_once(row, kind)
 
-    def tint(self, row: int) -> bytes:
-        """Return the masks in their labels' colours as a small PNG, else transparent."""
-        return self.kept.get((row, "tint"), lambda: self._tint(row))
-
-    def regions(self, row: int) -> bytes:
-        """Return the numbers of the segments, see `number_png`."""
-        return self.kept.get((row, "regions"), lambda: self._regions(row))
-
-    def _photo(self, row: int, size: Size) -> bytes:
-        image = self.index.image(row)
+    def _make(self, row: int, kind: Kind) -> bytes:
+        image = self._index.image(row)
         with self._decoders:
-            decoded = read_image(ref_of(image), self._config, SIDE_PX[size])
+            if kind in ("small", "large"):
+                return self._photo(image, kind)
+            if image["status"] != "ok":
+                raise ImageError(ErrorCode(image["error_code"]), image["error_message"])
+            size_hw = image["height"], image["width"]
+            segments = self._index.segments_of(row)
+            if kind == "segments":
+                return number_png(segments, size_hw)
+            labels = painted(segments, size_hw, "small", [one["category_id"] for one in segments])
+            return _png(tinted(labels, labels.shape))
+
+    def _photo(self, image: dict[str, Any], size: Size) -> bytes:
+        decoded = read_image(ref_of(image), self._config, SIDE_PX[size])
         now, then = (decoded.height, decoded.width), (image["height"], image["width"])
         if image["status"] == "ok" and now != then:
             raise UserError(
@@ -78,26 +88,8 @@ class Pictures:
             )
         return photo_jpeg(decoded, size)
 
-    def _tint(self, row: int) -> bytes:
-        size_hw = self._size(row)
-        with self._decoders:
-            segments = self._masks.of(row)
-            labels = painted(segments, size_hw, "small", [one["category_id"] for one in segments])
-            return png(tinted(labels, labels.shape))
 
-    def _regions(self, row: int) -> bytes:
-        size_hw = self._size(row)
-        with self._decoders:
-            return number_png(self._masks.of(row), size_hw)
-
-    def _size(self, row: int) -> SizeHW:
-        image = self.index.image(row)
-        if image["status"] != "ok":
-            raise ImageError(ErrorCode(image["error_code"]), image["error_message"])
-        return image["height"], image["width"]
-
-
-def fit(size_hw: SizeHW, side_px: int) -> SizeHW:
+def limited_size(size_hw: SizeHW, side_px: int) -> SizeHW:
     """Return the size with its longer side at most `side_px`."""
     scale = min(1.0, side_px / max(size_hw))
     return max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1]))
@@ -105,7 +97,7 @@ def fit(size_hw: SizeHW, side_px: int) -> SizeHW:
 
 def photo_jpeg(decoded: DecodedImage, size: Size) -> bytes:
     """Return a decoded image as JPEG, its longer side at most `SIDE_PX[size]`."""
-    height, width = fit((decoded.height, decoded.width), SIDE_PX[size])
+    height, width = limited_size((decoded.height, decoded.width), SIDE_PX[size])
     photo = Image.fromarray(decoded.rgb)
     if photo.size != (width, height):
         photo = photo.resize((width, height), Image.Resampling.LANCZOS)
@@ -115,30 +107,29 @@ def photo_jpeg(decoded: DecodedImage, size: Size) -> bytes:
 
 
 def painted(
-    segments: Sequence[Segment], size_hw: SizeHW, size: Size, values: Sequence[int]
+    segments: Sequence[dict[str, Any]], size_hw: SizeHW, size: Size, values: Sequence[int]
 ) -> NDArray[np.uint16]:
-    """Return the segments' values on a picture of that size; 0 where there is none."""
-    small_hw = fit(size_hw, SIDE_PX[size])
+    """Return a picture (h, w) with each segment's value, 0 elsewhere, no larger than `size`."""
+    small_hw = limited_size(size_hw, SIDE_PX[size])
     canvas = np.zeros(small_hw, np.uint16)
     for segment, value in zip(segments, values, strict=True):
-        # Reduced before it is painted: a photograph of 12 megapixels has many masks.
+        # Each mask is reduced before it is painted: large photographs have many masks.
         canvas[to_size(decode_rle(segment["rle_counts"], size_hw), small_hw) > 0] = value
     return canvas
 
 
-def number_png(segments: Sequence[Segment], size_hw: SizeHW) -> bytes:
-    """Return a PNG whose pixels name the segment that they lie in.
+def number_png(segments: Sequence[dict[str, Any]], size_hw: SizeHW) -> bytes:
+    """Return a PNG, as large as the large picture, whose pixels number the segments.
 
-    Red + 256 x green is the segment's place in the list, from 1; 0 is none. The picture is as large
-    as the large photograph. A browser reads RGB without change as long as there is no alpha.
+    Red + 256 x green is the place of the segment in the list, from 1; 0 is none. There is no alpha
+    channel, because browsers change the colours of pixels that have one.
     """
     small = painted(segments, size_hw, "large", range(1, 1 + len(segments)))
     rgb = np.stack([small & 255, small >> 8, np.zeros_like(small)], axis=-1).astype(np.uint8)
-    return png(Image.fromarray(rgb))
+    return _png(Image.fromarray(rgb))
 
 
-def png(picture: Image.Image) -> bytes:
-    """Return a picture as PNG, packed quickly."""
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,10 +1,10 @@
-"""Who may talk to the server: a middleware in front of every route.
+"""Access control of the review server: a middleware in front of every route.
 
 - Host header: names of this machine only, against DNS rebinding.
-- Bound elsewhere than the loopback: a random token, once in the URL, then as a cookie.
-- Requests that change something: a header of our own, which a foreign page cannot send without
-  being asked for permission first, and no foreign `Origin`.
-- Every answer: nothing but the page's own scripts, styles and pictures; no guessing of types.
+- Not bound to the loopback: a random token, once in the URL, then as a cookie.
+- Requests that change something: our own header, which a foreign page cannot send without a CORS
+  preflight, and no foreign `Origin`.
+- Every answer: only the page's own scripts, styles and pictures are allowed, and no MIME sniffing.
 """
 
 import hmac
@@ -38,26 +38,25 @@ def new_token() -> str:
 
 
 class Guard:
-    """Lets through what is meant for this server.
+    """Passes on the requests that are meant for this server, and refuses the others.
 
     Args:
-        app: what is guarded.
+        app: the guarded application.
         hosts: host names that the server answers to, without ports.
         any_address: also answer to any plain IP address, which no DNS entry can forge.
-        token: asked for; None: nobody but this machine can reach the server.
+        token: that requests must have; None: only this machine can reach the server.
     """
 
     def __init__(
         self, app: ASGIApp, hosts: Iterable[str], any_address: bool, token: str | None
     ) -> None:
-        """Keep the rules."""
         self._app = app
         self._hosts = frozenset(host.lower() for host in (*hosts, *_LOOPBACK))
         self._any_address = any_address
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or hand the request on."""
+        """Refuse a request, or pass it on."""
         if scope["type"] != "http":
             return
         refusal = self._refusal(scope)
@@ -76,15 +75,15 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not self._is_ours(host):
+        if not self._is_known_host(host):
             return PlainTextResponse(
                 "This name is not one of the server's: open the address that it printed.", 421
             )
-        if scope["method"] not in ("GET", "HEAD") and not _is_own(headers, host):
+        if scope["method"] not in ("GET", "HEAD") and not _is_own_page(headers, host):
             return PlainTextResponse("Only the server's own pages may do this.", 403)
         return None if self._token is None else self._check_token(scope, headers, host)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_known_host(self, host: str) -> bool:
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
@@ -101,7 +100,7 @@ class Guard:
             return PlainTextResponse(
                 "Open the whole address that ovseg printed, with its token.", 403
             )
-        # Away from the address bar and the history, into a cookie that scripts cannot read.
+        # The token leaves the address bar and the history, for a cookie that scripts cannot read.
         rest = urlencode(query, doseq=True)
         page = "/try" if scope["path"] == "/try" else "/"
         answer = RedirectResponse(f"{page}{'?' if rest else ''}{rest}", 303)
@@ -109,7 +108,7 @@ class Guard:
         return answer
 
 
-def _is_own(headers: Headers, host: str) -> bool:
+def _is_own_page(headers: Headers, host: str) -> bool:
     origin = headers.get("origin")
     return (
         headers.get(OWN_HEADER) == "1"

@@ -1,4 +1,4 @@
-"""Takes the port, makes the address to open, serves until Ctrl-C."""
+"""The review server: bind the port, return the URL to open, serve until Ctrl-C."""
 
 import asyncio
 import errno
@@ -12,8 +12,8 @@ from urllib.parse import quote
 import uvicorn
 
 from pipeline.review.app import make_app
-from pipeline.review.desk import Desk
 from pipeline.review.security import TOKEN_PARAMETER, Guard, new_token
+from pipeline.review.session import ReviewSession
 from pipeline.review.try_page import TryPage
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
@@ -29,8 +29,8 @@ class Address:
 
     Attributes:
         host: a name or address of this machine.
-        port: 0: any free one.
-        names: further names under which browsers reach it (behind a proxy, say).
+        port: 0: any free port.
+        names: further host names by which browsers reach the server, for example of a proxy.
     """
 
     host: str = "127.0.0.1"
@@ -40,11 +40,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Listening:
-    """A server whose port is taken and whose run is read; `serve` answers who has called since.
+    """A server with its port bound and its run read; requests wait until `serve` is called.
 
     Attributes:
-        url: what to open; holds the token, if there is one.
+        url: to open in a browser; holds the token, if there is one.
         server: set `should_exit` to end it.
+        socket: the bound socket.
     """
 
     url: str
@@ -52,22 +53,22 @@ class Listening:
     socket: socket.socket
 
     def serve(self) -> None:
-        """Answer until the end; Ctrl-C raises KeyboardInterrupt after the requests in hand."""
+        """Serve until the end; Ctrl-C raises KeyboardInterrupt after the running requests."""
         self.server.run(sockets=[self.socket])
 
 
 class _Server(uvicorn.Server):
-    """Tells the application at once that the end has come, not after the requests in hand.
+    """A server that stops background work as soon as it ends, not after the running requests.
 
     Args:
         config: uvicorn's.
-        end: stops what nobody waits for.
+        end: stops the background work.
     """
 
     def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
         super().__init__(config)
         self._end = end
-        logging.getLogger("uvicorn.error").addFilter(_is_no_farewell)
+        logging.getLogger("uvicorn.error").addFilter(_is_not_of_shutdown)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._end()
@@ -78,30 +79,30 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _is_no_farewell(record: logging.LogRecord) -> bool:
-    """Tell an error from a picture that was still being made when the server ended."""
+def _is_not_of_shutdown(record: logging.LogRecord) -> bool:
+    """Return False for the error of a request that was still running when the server ended."""
     cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not cancelled and not record.getMessage().startswith("Cancel ")
 
 
 def listen(run: RunFolder, address: Address) -> Listening:
-    """Take the port and read the run.
+    """Bind the port and read the run.
 
     Args:
         run: at any place.
-        address: where to listen. Anywhere but on the loopback a token is made and asked for.
+        address: where to listen; anywhere but on the loopback, requests need a new random token.
 
     Raises:
-        UserError: the address cannot be had.
+        UserError: the address cannot be bound.
     """
     listening = _bind(address)
     port = listening.getsockname()[1]
     token = None if address.host in _LOOPBACK else new_token()
     everywhere = address.host in _EVERYWHERE
-    desk = Desk(run)
-    try_page = TryPage(desk)
+    session = ReviewSession(run)
+    try_page = TryPage(session)
     guard = Guard(
-        make_app(desk, try_page),
+        make_app(session, try_page),
         hosts=_names(address, everywhere),
         any_address=everywhere,
         token=token,
@@ -115,14 +116,14 @@ def listen(run: RunFolder, address: Address) -> Listening:
 
 
 def _bind(address: Address) -> socket.socket:
-    """Return a listening socket; ours before anything is read, so that a mistake shows at once."""
+    """Return a listening socket; bound before the run is read, so that a mistake shows at once."""
     try:
         found = socket.getaddrinfo(
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, kind, protocol, _, place = found[0]
-        # With the protocol: asyncio sends at once (TCP_NODELAY) only on what it knows to be TCP,
-        # else every answer waits 40 ms for the browser to acknowledge its headers.
+        # With the protocol: asyncio sets TCP_NODELAY only on sockets that it knows to be TCP, else
+        # every answer waits 40 ms for the browser to acknowledge its headers.
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
@@ -136,8 +137,8 @@ def _bind(address: Address) -> socket.socket:
 def _why(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {address.port} is in use, maybe by another review: give another one with --port "
-            "(0: any free one)"
+            f"port {address.port} is in use, maybe by another review: choose another with --port "
+            "(0: any free port)"
         )
     return f"cannot listen at {address.host} port {address.port}: {error.strerror or error}"
 

@@ -1,230 +1,331 @@
-"""What the page is told of a run: its index, masks, pictures and decisions, as plain data."""
+"""A review session: what one server knows of one run, as plain data for the pages."""
 
+import hashlib
 import math
+import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 
 from pipeline.collection.overlay import hex_colour
 from pipeline.corrections.layer import import_names, imported_at_s
 from pipeline.corrections.log import ReviewLog
-from pipeline.review.decisions import (
-    BEGUN,
-    DONE,
-    IMPORTED,
-    REJECTED,
-    RELABELLED,
-    SKIPPED,
-    Decisions,
-)
-from pipeline.review.index import ReviewIndex
-from pipeline.review.masks import Masks
-from pipeline.review.orders import DOUBT, Agreement, Orders
-from pipeline.review.pictures import Pictures
-from pipeline.review.views import Filter, View, Views, progress, select
+from pipeline.review.decisions import Decisions, Mark
+from pipeline.review.filter import Filter, select
+from pipeline.review.index import ReviewIndex, Rows
+from pipeline.review.pictures import Kind, Pictures
+from pipeline.review.sort_orders import DOUBT, Agreement, SortOrders
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from schemas.errors import StorageError, UserError
 from schemas.redact import redact
 from schemas.review import ReviewDecision, ReviewKey
+from schemas.score_columns import page_columns
 
-_REFRESH_S = 10.0
-_MOST_SHOWN = 200_000
-"""Images in one list: a browser cannot scroll in much more."""
-_MARKS = {
-    "done": DONE, "rejected": REJECTED, "relabelled": RELABELLED, "skipped": SKIPPED,
-    "begun": BEGUN, "imported": IMPORTED,
-}  # fmt: skip
+_MAX_SHOWN = 200_000
+"""Images in one list: a browser cannot scroll through many more."""
+_VIEWS_KEPT = 32
 _IMAGE_FACTS = ("image_id", "path", "status", "error_code", "height", "width", "review_priority")
 
 
-class Table:
-    """One run as it was read at one time; safe for threads.
+class UnknownImageError(UserError):
+    """The run has no image of this id."""
+
+
+class ForgottenViewError(UserError):
+    """A list of images that is not kept any more."""
+
+
+class View(NamedTuple):
+    """A list of rows that a page scrolls through, and the agreement that it is sorted by."""
+
+    rows: Rows
+    agreement: Agreement | None
+
+
+class RunSnapshot:
+    """A run as it was read at one time: the images that were annotated and imported by then.
 
     Args:
         run: at any place.
-        log: the decisions on it.
-        key: names the run to the pages.
+        log: the run's decisions.
     """
 
-    def __init__(self, run: RunFolder, log: ReviewLog, key: str) -> None:
-        """Read the index, the names of imports, and what was decided so far."""
-        self._run, self._key = run, key
-        self._job = run.info.job()
-        self._views = Views()
-        self._read_at = time.monotonic()
+    def __init__(self, run: RunFolder, log: ReviewLog) -> None:
+        self.read_at_s = time.monotonic()
         self.index = ReviewIndex(run)
-        self.orders = Orders(self.index)
-        self.masks = Masks(self.index)
-        self.pictures = Pictures(self.index, self.masks, self._job.image)
-        # Now, not at the first request: a page should not wait for it.
-        self._images_by_label = self.index.segments.images_by_label(len(self.index.labels))
-        self._imports = import_names(run)
+        self.sort_orders = SortOrders(self.index)
+        self.pictures = Pictures(self.index, run.info.job().image)
+        # Now and not at the first request, which would wait for it.
+        self.images_by_label = self.index.segments.images_by_label(len(self.index.labels))
+        self.import_names = import_names(run)
         self.decisions = Decisions(log, self.index, imported_at_s(run))
+        self._views: LRUCache[str, View] = LRUCache(_VIEWS_KEPT)
+        self._views_lock = Lock()
 
-    def is_stale(self) -> bool:
-        """Tell whether images may have been annotated, or reviews imported, since it was read."""
-        since_s = time.monotonic() - self._read_at
-        return (self.index.num_left > 0 and since_s > _REFRESH_S) or (
-            import_names(self._run) != self._imports
-        )
+    def row(self, image_id: str) -> int:
+        """Return the row of an image.
+
+        Raises:
+            UnknownImageError: the run does not have it.
+        """
+        row = self.index.row(image_id)
+        if row is None:
+            raise UnknownImageError("the run has no image of this id")
+        return row
+
+    def keep_view(self, view: View) -> str:
+        """Keep a list of rows; return its name."""
+        name = secrets.token_urlsafe(9)
+        with self._views_lock:
+            self._views[name] = view
+        return name
+
+    def view(self, name: str) -> View:
+        """Return a list of rows.
+
+        Raises:
+            ForgottenViewError: it is not kept any more.
+        """
+        with self._views_lock:
+            view = self._views.get(name)
+        if view is None:
+            raise ForgottenViewError("this list is not kept any more: filter again")
+        return view
+
+
+class ReviewSession:
+    """One run under review; safe for threads.
+
+    `refresh` replaces the snapshot as a whole, and every request works on one snapshot.
+
+    Args:
+        run: at any place.
+        refresh_s: seconds after which an unfinished run is read again when a page is loaded.
+
+    Attributes:
+        key: names the run to the pages without its place.
+    """
+
+    def __init__(self, run: RunFolder, refresh_s: float = 10.0) -> None:
+        self.run = run
+        self._refresh_s = refresh_s
+        identity = f"{run.fingerprint} {run.folder.uri}"
+        self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._log = ReviewLog(run)
+        self._refreshing = Lock()
+        self.snapshot = RunSnapshot(run, self._log)
+
+    def refresh(self) -> None:
+        """Read decisions and imports of others, and images that were annotated since."""
+        with self._refreshing:
+            now = self.snapshot
+            age_s = time.monotonic() - now.read_at_s
+            is_unfinished = now.index.num_left > 0 and age_s > self._refresh_s
+            if is_unfinished or import_names(self.run) != now.import_names:
+                self._log.refresh()
+                # A decision that the old snapshot stores meanwhile is in the log, and counts from
+                # the next refresh on.
+                self.snapshot = RunSnapshot(self.run, self._log)
+            else:
+                now.decisions.refresh()
 
     def facts(self) -> dict[str, Any]:
-        """Return what the page says about the run as a whole."""
+        """Return the facts of the run as a whole."""
+        now = self.snapshot
         return {
-            "name": uris.parent_and_name(self._run.folder.uri)[1],
-            "place": redact(self._run.folder.uri),
-            "method": self._job.method.name,
-            "key": self._key,
+            "name": uris.parent_and_name(self.run.folder.uri)[1],
+            "place": redact(self.run.folder.uri),
+            "method": self.run.info.job().method.name,
+            "key": self.key,
             "labels": [
                 {"id": number, "name": name, "colour": hex_colour(number), "images": count}
                 for number, (name, count) in enumerate(
-                    zip(self.index.labels, self._images_by_label, strict=True), start=1
+                    zip(now.index.labels, now.images_by_label, strict=True), start=1
                 )
             ],
-            "errors": self.index.errors,
-            "compared": self.orders.compared(),
-            "num_left": self.index.num_left,
-            "progress": progress(self.decisions.marks, self.index),
+            "score_columns": page_columns(),
+            "errors": now.index.errors,
+            "compared": now.sort_orders.compared(),
+            "num_left": now.index.num_left,
+            "progress": now.decisions.progress(),
         }
 
     def open_view(self, wanted: Filter) -> dict[str, Any]:
-        """Return the name of a list of images, its length, and how many pass the filter."""
-        rows = select(self.index, self.decisions.marks, wanted, self.orders.rows(wanted.order))
-        view = View(rows[:_MOST_SHOWN], self.orders.agreement(wanted.order))
-        return {"view": self._views.add(view), "total": len(view.rows), "passing": len(rows)}
+        """Make a list of images; return its name, its length, and the number that pass the filter.
 
-    def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]] | None:
-        """Return a part of a list as the grid shows it; None: the list was forgotten."""
-        found = self._views.find(view)
-        if found is None:
-            return None
-        rows = found.rows[start : start + limit].tolist()
-        return [{**self._item(row), **_both(row, found.agreement)} for row in rows]
+        Raises:
+            UserError: there is no such sort order.
+        """
+        now = self.snapshot
+        order = now.sort_orders.rows(wanted.order)
+        rows = select(now.index, now.decisions.marks, wanted, order)
+        view = View(rows[:_MAX_SHOWN], now.sort_orders.agreement(wanted.order))
+        return {"view": now.keep_view(view), "total": len(view.rows), "passing": len(rows)}
 
-    def place(self, view: str, row: int) -> int | None:
-        """Return where an image stands in a list, -1: nowhere; None: the list was forgotten."""
-        found = self._views.find(view)
-        if found is None:
-            return None
-        return next(iter(np.flatnonzero(found.rows == row).tolist()), -1)
+    def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]]:
+        """Return a part of a list as the grid shows it.
 
-    def _item(self, row: int) -> dict[str, Any]:
-        image = self.index.image(row)
-        part = self.index.segments.of(row)
-        segments = self.index.segments
-        best: dict[int, list[float]] = {}
-        pairs = zip(segments.label[part].tolist(), segments.score[part].tolist(), strict=True)
-        for label, score in pairs:
-            best.setdefault(label, []).append(score)
-        ordered = sorted(best.items(), key=lambda pair: (-max(pair[1]), pair[0]))
-        return {
-            **{name: image[name] for name in _IMAGE_FACTS},
-            "labels": [[label, max(scores), len(scores)] for label, scores in ordered],
-            "marks": self._marks(row),
-        }
+        Raises:
+            ForgottenViewError: the list is not kept any more.
+        """
+        now = self.snapshot
+        found = now.view(view)
+        segments = now.index.segments
+        items: list[dict[str, Any]] = []
+        for row in found.rows[start : start + limit].tolist():
+            part = segments.of(row)
+            scores: dict[int, list[float]] = {}
+            pairs = zip(segments.label[part].tolist(), segments.score[part].tolist(), strict=True)
+            for label, score in pairs:
+                scores.setdefault(label, []).append(score)
+            ordered = sorted(scores.items(), key=lambda pair: (-max(pair[1]), pair[0]))
+            image = now.index.image(row)
+            items.append(
+                {
+                    **{name: image[name] for name in _IMAGE_FACTS},
+                    "labels": [[label, max(values), len(values)] for label, values in ordered],
+                    "marks": _mark_names(now, row),
+                    **_agreement_facts(row, found.agreement),
+                }
+            )
+        return items
 
-    def _marks(self, row: int) -> list[str]:
-        marks = int(self.decisions.marks[row])
-        return [name for name, bit in _MARKS.items() if marks & bit]
+    def place(self, view: str, image_id: str) -> int | None:
+        """Return the place of an image in a list; None: it is not in the list.
 
-    def look(self, row: int, order: str = DOUBT) -> dict[str, Any]:
-        """Return one image with its segments and what was decided of each.
+        Raises:
+            ForgottenViewError: the list is not kept any more.
+            UnknownImageError: the run does not have the image.
+        """
+        now = self.snapshot
+        places = np.flatnonzero(now.view(view).rows == now.row(image_id)).tolist()
+        return places[0] if places else None
+
+    def image(self, image_id: str, order: str = DOUBT) -> dict[str, Any]:
+        """Return one image with its segments and the current decisions on it.
 
         Args:
-            row: of the index.
-            order: one that comes from a comparison adds its IoU to every segment.
+            image_id: of the run.
+            order: the sort order of the page; one of a comparison adds the IoU to every segment.
+
+        Raises:
+            UnknownImageError: the run does not have the image.
+            UserError: there is no such comparison.
         """
-        agreement = self.orders.agreement(order)
-        image = self.index.image(row)
-        segments = self.masks.of(row) if image["status"] == "ok" else []
-        shown = [{k: v for k, v in one.items() if k != "rle_counts"} for one in segments]
+        now = self.snapshot
+        row = now.row(image_id)
+        agreement = now.sort_orders.agreement(order)
+        image = now.index.image(row)
+        segments = now.index.segments_of(row) if image["status"] == "ok" else []
+        for segment in segments:
+            del segment["rle_counts"]
         if agreement is not None:
-            known = agreement.of_mask[self.index.segments.of(row)].tolist()
-            for one, iou in zip(shown, known, strict=True):
-                one["agreement"] = _or_none(iou)
+            ious = agreement.of_mask[now.index.segments.of(row)].tolist()
+            for segment, iou in zip(segments, ious, strict=True):
+                segment["agreement"] = None if math.isnan(iou) else iou
         return {
             **{name: image[name] for name in _IMAGE_FACTS},
             "error_message": redact(image["error_message"]),
-            "segments": shown,
-            **_both(row, agreement),
-            **self._said(image["image_id"], row),
+            "segments": segments,
+            **_agreement_facts(row, agreement),
+            **_review_state(now, image_id, row),
         }
 
-    def _said(self, image_id: str, row: int) -> dict[str, Any]:
-        standing = self.decisions.standing(image_id).values()
-        return {
-            "image_id": image_id,
-            "marks": self._marks(row),
-            "decisions": [
-                one.model_dump(include={"label", "segment_index", "action", "new_label"})
-                for one in standing
-            ],
-        }
-
-    def decide(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> dict[str, Any]:
-        """Store decisions; return how the images stand now.
+    def picture(self, image_id: str, kind: Kind) -> bytes:
+        """Return a picture of an image, see `Pictures.get`.
 
         Raises:
-            UserError: an image, segment or label that the run does not have.
-            StorageError: they could not be stored, none of them; worth another try.
+            UnknownImageError: the run does not have the image.
         """
-        found = self.index.rows([one.image_id for one in decisions])
+        now = self.snapshot
+        return now.pictures.get(now.row(image_id), kind)
+
+    def decide(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> dict[str, Any]:
+        """Store decisions; return the new state of their images.
+
+        Args:
+            decisions: of one message.
+            nonce: of the message; it is not stored twice.
+
+        Raises:
+            UserError: the run does not have an image, segment or label.
+            StorageError: nothing was stored; the page sends the message again.
+        """
+        now = self.snapshot
         rows: dict[str, int] = {}
+        found = now.index.rows([one.image_id for one in decisions])
         for one, row in zip(decisions, found, strict=True):
-            if row is None or not self._is_known(one.key, row):
-                raise UserError("no such image or mask in this run")
-            if one.new_label and one.new_label not in self.index.labels:
-                raise UserError(f"{one.new_label!r} is no label of this run")
+            if row is None or not _is_known(now.index, one.key, row):
+                raise UserError("the run has no such image or mask")
+            if one.new_label and one.new_label not in now.index.labels:
+                raise UserError(f"{one.new_label!r} is not a label of this run")
             rows[one.image_id] = row
         try:
-            self.decisions.add(decisions, nonce)
-        except UserError as error:  # no permission, a full disk: mended by someone, not by the page
+            now.decisions.add(decisions, nonce)
+        except UserError as error:
+            # A missing permission or a full disk: the same message succeeds when that is mended.
             raise StorageError(str(error)) from error
-        return self._standing(rows)
+        return _changed(now, rows)
 
     def undo(self, at_s: float, source: str, nonce: str = "") -> dict[str, Any]:
-        """Take a source's last message back; return what it was and how the images stand now."""
-        undone = self.decisions.undo(at_s, source, nonce)
+        """Take back a source's last message; return its key and the new state of its images."""
+        now = self.snapshot
+        undone = now.decisions.undo(at_s, source, nonce)
         if undone is None:
             return {"undone": None}
         image_ids = list(dict.fromkeys(key.image_id for key in undone.keys))
-        found = zip(image_ids, self.index.rows(image_ids), strict=True)
-        standing = self._standing({image_id: row for image_id, row in found if row is not None})
-        return {"undone": undone.keys[0]._asdict(), "overruled": undone.overruled, **standing}
-
-    def _standing(self, rows: dict[str, int]) -> dict[str, Any]:
-        images = [self._said(image_id, row) for image_id, row in rows.items()]
-        return {"images": images, "progress": progress(self.decisions.marks, self.index)}
-
-    def _is_known(self, key: ReviewKey, row: int) -> bool:
-        if key.label is None:
-            return key.segment_index is None
-        if key.label not in self.index.labels:
-            return False
-        segments = self.index.segments
-        labels = segments.label[segments.of(row)].tolist()
-        number = self.index.labels.index(key.label) + 1
-        if key.segment_index is None:
-            return number in labels
-        # The place among the rows is not the index: small segments may have been dropped.
-        return any(
-            one["segment_index"] == key.segment_index and one["category_id"] == number
-            for one in self.masks.of(row)
-        )
+        found = zip(image_ids, now.index.rows(image_ids), strict=True)
+        changed = _changed(now, {image_id: row for image_id, row in found if row is not None})
+        return {"undone": undone.keys[0]._asdict(), "overruled": undone.overruled, **changed}
 
 
-def _both(row: int, agreement: Agreement | None) -> dict[str, Any]:
-    """Return what an image gets where another run has a say in the order."""
-    if agreement is None:
-        return {}
+def _mark_names(now: RunSnapshot, row: int) -> list[str]:
+    return [str(mark.name).lower() for mark in Mark(int(now.decisions.marks[row]))]
+
+
+def _review_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
+    """Return the marks of an image and the current decisions on it."""
+    fields = {"label", "segment_index", "action", "new_label"}
+    current = now.decisions.current(image_id).values()
     return {
-        "review_priority": float(agreement.doubt[row]),
-        "agreement": _or_none(float(agreement.of_image[row])),
+        "image_id": image_id,
+        "marks": _mark_names(now, row),
+        "decisions": [one.model_dump(include=fields) for one in current],
     }
 
 
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _changed(now: RunSnapshot, rows: dict[str, int]) -> dict[str, Any]:
+    images = [_review_state(now, image_id, row) for image_id, row in rows.items()]
+    return {"images": images, "progress": now.decisions.progress()}
+
+
+def _agreement_facts(row: int, agreement: Agreement | None) -> dict[str, Any]:
+    """Return the facts of an image that an order of a comparison changes or adds."""
+    if agreement is None:
+        return {}
+    iou = float(agreement.of_image[row])
+    return {
+        "review_priority": float(agreement.doubt[row]),
+        "agreement": None if math.isnan(iou) else iou,
+    }
+
+
+def _is_known(index: ReviewIndex, key: ReviewKey, row: int) -> bool:
+    """Tell whether an image has the label and the segment of a key."""
+    if key.label is None:
+        return key.segment_index is None
+    if key.label not in index.labels:
+        return False
+    number = index.labels.index(key.label) + 1
+    if key.segment_index is None:
+        return number in index.segments.label[index.segments.of(row)].tolist()
+    # The place among the rows is not the index: small segments may have been dropped.
+    return any(
+        one["segment_index"] == key.segment_index and one["category_id"] == number
+        for one in index.segments_of(row)
+    )

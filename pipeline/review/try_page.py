@@ -1,30 +1,43 @@
-"""The try page: words on one image, of the run or from the browser, with the masks they give."""
+"""The try page: words on one image, of the run or uploaded, and the masks that they give."""
 
 import base64
-from dataclasses import asdict
-from threading import Lock
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
+from cachetools import LRUCache
 from pydantic import Field
 
+from pipeline.collection.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour
-from pipeline.review.desk import Desk
-from pipeline.review.pictures import number_png, photo_jpeg
-from pipeline.review.uploads import MAX_BYTES, Uploads
+from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
+from pipeline.review.session import ReviewSession
 from schemas.base import Frozen
-from schemas.errors import UserError
+from schemas.config import ImageConfig
+from schemas.errors import ErrorCode, ImageError, UserError
 from schemas.redact import redact
+from schemas.score_columns import SCORE_COLUMNS
 from schemas.vocabulary import Word
 
 if TYPE_CHECKING:
-    from pipeline.review.try_session import TryImage, Workbench
+    from pipeline.review.try_session import MethodChoice, TryImage, TrySession
 
-_SHOWN = ("label", "category_id", "segment_index", "area_frac", "mean_prob", "margin_mean")
+MAX_UPLOAD_BYTES = 32 << 20
+MAX_UPLOAD_PIXELS = 40_000_000
+_UPLOADS_BYTES = 4 * MAX_UPLOAD_BYTES
+_DECODERS = 2
+"""Uploads decoded at the same time: each may take half a gigabyte."""
+_SHOWN = (
+    "label", "category_id", "segment_index",
+    *(column.name for column in SCORE_COLUMNS.values() if "try" in column.pages),
+)  # fmt: skip
 
 
-class _Wanted(Frozen):
-    """What the page asks for."""
+class _TryRequest(Frozen):
+    """The body of a request for masks."""
 
     source: Literal["run", "upload"]
     id: str = Field(max_length=4096)
@@ -32,81 +45,143 @@ class _Wanted(Frozen):
     method: str = Field(max_length=64)
 
 
-class TryPage:
-    """Answers the try page.
+@dataclass(frozen=True)
+class Upload:
+    """An image file from the browser that can be decoded; its key is the hash of its bytes."""
+
+    key: str
+    data: bytes
+    height: int
+    width: int
+
+
+class Uploads:
+    """The last uploads, in memory only.
 
     Args:
-        desk: the run; its images and its networks are the ones to try.
+        config: limits of the job; those of uploads count where they are tighter.
     """
 
-    max_bytes = MAX_BYTES
+    def __init__(self, config: ImageConfig) -> None:
+        max_pixels = min(MAX_UPLOAD_PIXELS, config.max_pixels)
+        self._config = config.model_copy(
+            update={"max_pixels": max_pixels, "max_bytes": MAX_UPLOAD_BYTES}
+        )
+        self._kept: LRUCache[str, Upload] = LRUCache(_UPLOADS_BYTES, lambda one: len(one.data))
+        self._lock = Lock()
+        self._decoders = BoundedSemaphore(_DECODERS)
 
-    def __init__(self, desk: Desk) -> None:
-        """Load nothing yet."""
-        self._desk = desk
-        self._job = desk.run.info.job()
+    def add(self, data: bytes) -> Upload:
+        """Keep an image file.
+
+        Raises:
+            ImageError: too large, or it cannot be decoded.
+        """
+        if len(data) > MAX_UPLOAD_BYTES:
+            raise ImageError(ErrorCode.TOO_LARGE, f"more than {MAX_UPLOAD_BYTES >> 20} MB")
+        with self._decoders:
+            decoded = decode(data, self._config, side_px=64)
+        upload = Upload(hashlib.sha256(data).hexdigest(), data, decoded.height, decoded.width)
+        with self._lock:
+            self._kept[upload.key] = upload
+        return upload
+
+    def decoder(self, key: str) -> Callable[[int], DecodedImage]:
+        """Return a function that decodes an upload, see `decode.decode` for its argument.
+
+        Raises:
+            UserError: the upload is not kept any more.
+        """
+        with self._lock:
+            upload = self._kept.get(key)
+        if upload is None:
+            raise UserError("this image is not kept any more: upload it again")
+
+        def decode_upload(side_px: int) -> DecodedImage:
+            with self._decoders:
+                return decode(upload.data, self._config, side_px)
+
+        return decode_upload
+
+
+class TryPage:
+    """Answers the requests of the try page; the backbones are loaded at the first one.
+
+    Args:
+        session: of the run whose images and backbones are used.
+    """
+
+    def __init__(self, session: ReviewSession) -> None:
+        self._session = session
+        self._job = session.run.info.job()
         self._uploads = Uploads(self._job.image)
-        self._making = Lock()
-        self._made: Workbench | None = None
+        self._loading = Lock()
+        self._loaded: TrySession | None = None
 
     @property
-    def _bench(self) -> "Workbench":
-        with self._making:  # one for all who ask while it is made
-            if self._made is None:
-                # Here, because it imports the model libraries, which takes seconds.
-                from pipeline.review.try_session import Workbench
+    def _try_session(self) -> "TrySession":
+        with self._loading:
+            if self._loaded is None:
+                # Imported here, because it imports torch, which takes seconds.
+                from pipeline.review.try_session import TrySession
 
-                self._made = Workbench(self._job)
-            return self._made
+                self._loaded = TrySession(self._job)
+            return self._loaded
 
     def own_method(self) -> dict[str, Any]:
-        """Return the run's own method; loads its networks."""
-        offer = asdict(self._bench.own())
+        """Return the run's own method; loads its backbones."""
         return {
-            "max_bytes": self.max_bytes,
-            "method": {**offer, "reason": redact(offer["reason"])},
+            "max_bytes": MAX_UPLOAD_BYTES,
+            "method": _choice_facts(self._try_session.own_method()),
             "embedded": self._job.clip.model == "embedded",
         }
 
     def other_methods(self) -> dict[str, Any]:
-        """Return the methods that can run on the same networks, and why others cannot."""
-        offers = [{**asdict(one), "reason": redact(one.reason)} for one in self._bench.others()]
+        """Return the methods that can run on the run's backbones, and why the others cannot."""
+        choices = [_choice_facts(one) for one in self._try_session.other_methods()]
         return {
-            "methods": [one for one in offers if not one["reason"]],
-            "refused": [one for one in offers if one["reason"]],
+            "methods": [one for one in choices if not one["reason"]],
+            "refused": [one for one in choices if one["reason"]],
         }
 
-    def warm(self) -> dict[str, Any]:
-        """Use every method once, behind what people ask for, see `Workbench.warm`."""
-        self._bench.warm()
-        return {}
+    def warm_up(self) -> dict[str, Any]:
+        """Use every other method once, see `TrySession.warm_up`."""
+        return {"used": self._try_session.warm_up()}
 
     def end(self) -> None:
-        """Stop what runs ahead of people: the server ends."""
-        if self._made is not None:
-            self._made.end()
+        """Stop background work, because the server ends."""
+        if self._loaded is not None:
+            self._loaded.end()
 
     def upload(self, data: bytes) -> dict[str, Any]:
-        """Take an image in; raises ImageError for what is none, or too large."""
+        """Keep an uploaded image.
+
+        Raises:
+            ImageError: too large, or it cannot be decoded.
+        """
         upload = self._uploads.add(data)
         return {"upload": upload.key, "height": upload.height, "width": upload.width}
 
     def photo(self, key: str) -> bytes:
-        """Return an upload as JPEG, as the masks see it."""
-        upload = self._uploads.find(key)
-        if upload is None:
-            raise UserError("this image was forgotten: give it again")
-        return photo_jpeg(self._uploads.decode(upload, 2048), "large")
+        """Return an upload as JPEG, in the frame of its masks.
 
-    def segment(self, wanted: Any) -> dict[str, Any]:
-        """Return masks, scores and times for words on an image."""
-        asked = _Wanted.model_validate(wanted)
-        tried = self._bench.segment(self._image(asked), asked.words, asked.method)
-        segments = [vars(one) for one in tried.masks.segments]
-        regions = number_png(segments, tried.size_hw)
+        Raises:
+            UserError: the upload is not kept any more.
+        """
+        return photo_jpeg(self._uploads.decoder(key)(SIDE_PX["large"]), "large")
+
+    def segment(self, body: Any) -> dict[str, Any]:
+        """Return masks, scores and times of words on an image.
+
+        Args:
+            body: JSON of a `_TryRequest`.
+        """
+        wanted = _TryRequest.model_validate(body)
+        result = self._try_session.segment(self._image(wanted), wanted.words, wanted.method)
+        segments = [vars(one) for one in result.masks.segments]
         return {
-            "height": tried.size_hw[0],
-            "width": tried.size_hw[1],
+            "height": result.size_hw[0],
+            "width": result.size_hw[1],
             "segments": [{name: one[name] for name in _SHOWN} for one in segments],
             "words": [
                 {
@@ -115,32 +190,31 @@ class TryPage:
                     "colour": hex_colour(one.category_id),
                     "max_prob": one.max_prob,
                 }
-                for one in tried.masks.label_scores
+                for one in result.masks.label_scores
             ],
-            "review_priority": tried.masks.review_priority,
-            "regions": base64.b64encode(regions).decode(),
-            "seconds": {f"{stage}_s": seconds for stage, seconds in tried.seconds.items()},
-            "encoded": tried.encoded,
-            "num_encoded": self._bench.num_encoded,
+            "review_priority": result.masks.review_priority,
+            "segments_png": base64.b64encode(number_png(segments, result.size_hw)).decode(),
+            "seconds": {f"{stage}_s": seconds for stage, seconds in result.seconds.items()},
+            "encoded": result.encoded,
+            "num_encoded": self._try_session.num_encoded,
         }
 
-    def _image(self, asked: _Wanted) -> "TryImage":
+    def _image(self, wanted: _TryRequest) -> "TryImage":
         from pipeline.review.try_session import TryImage
 
-        if asked.source == "upload":
-            upload = self._uploads.find(asked.id)
-            if upload is None:
-                raise UserError("this image was forgotten: give it again")
-            return TryImage(
-                f"upload {upload.key}", "upload", lambda side: self._uploads.decode(upload, side)
-            )
-        index = self._desk.table.index
-        row = index.row(asked.id)
+        if wanted.source == "upload":
+            return TryImage(f"upload {wanted.id}", "upload", self._uploads.decoder(wanted.id))
+        index, config = self._session.snapshot.index, self._job.image
+        row = index.row(wanted.id)
         if row is None:
-            raise UserError("no such image in this run")
-        image, config = index.image(row), self._job.image
+            raise UserError("the run has no image of this id")
+        image = index.image(row)
         return TryImage(
-            f"run {asked.id}",
+            f"run {wanted.id}",
             image["path"],
             lambda side: read_image(ref_of(image), config, side),
         )
+
+
+def _choice_facts(choice: "MethodChoice") -> dict[str, Any]:
+    return {**asdict(choice), "reason": redact(choice.reason)}

@@ -1,15 +1,16 @@
-"""The workbench of the try page: a run's networks, any of the methods that they can carry.
+"""A try session: any method on the backbones of a run, with words that a person tries.
 
-An image is encoded once for a method; other words only score its features again.
+An image is encoded once per method; other words only score its features again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Event
+from threading import Condition, Event
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from pydantic import ValidationError
 
 from ovseg_core import methods
@@ -21,8 +22,6 @@ from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import Features, Segmenter
 from pipeline.annotate.image_errors import stopwatch
 from pipeline.collection.decode import DecodedImage
-from pipeline.review.cache import BoundedCache
-from pipeline.review.turns import Turns
 from pipeline.storage import weights
 from schemas import plugins
 from schemas.base import problems
@@ -31,8 +30,8 @@ from schemas.errors import ImageError, OvsegError, UserError, WeightsError
 from schemas.vocabulary import Label, Vocabulary
 
 MAX_WORDS = 64
-_KEPT_FEATURES = 16
-_WARM_HW = 48, 64
+_IMAGES_KEPT = 16
+_WARM_UP_HW = 48, 64
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class TryImage:
 
     Attributes:
         key: the same for the same pixels.
-        path: for parts that look something up by name.
-        decode: returns the pixels, of which so many on the shorter side are enough.
+        path: for per-image files of another tool, which are found by it.
+        decode: returns the image; its argument is the number of pixels on the shorter side that
+            are enough.
     """
 
     key: str
@@ -51,21 +51,22 @@ class TryImage:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What a method knows of one image before the words."""
+class EncodedImage:
+    """The features of one image for one method."""
 
     features: Features
     size_hw: tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What came of it.
+class TryResult:
+    """The masks of some words on one image.
 
     Attributes:
-        masks: segments and a score for every word.
-        seconds: by stage; `decode` and `encode` are 0 where the image was known.
-        encoded: whether the image went through the networks for this answer.
+        masks: segments, and the scores of every word.
+        size_hw: pixels of the image.
+        seconds: by stage; `decode` and `encode` are 0 if the features were kept.
+        encoded: whether the image was encoded for this result.
     """
 
     masks: ImageMasks
@@ -75,108 +76,171 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A method, and why it cannot run here; empty: it can."""
+class MethodChoice:
+    """A method that the page offers.
+
+    Attributes:
+        reason: why it cannot run on the run's backbones; empty: it can.
+    """
 
     name: str
     title: str
     reason: str = ""
 
 
-class _RunBackbones(Backbones):
-    """The networks of a run: other methods get no others, nothing is fetched for a page's sake."""
+class RunBackbones(Backbones):
+    """The backbones of a run; only the run's own method may load a further one.
 
-    strict = True
+    A visit to the page must not start a download.
+    """
+
+    restricted = True
 
     def network(self, model: str, role: str = "network") -> DenseBackbone:
-        if self.strict and model != self.vision_model:
+        """Return a network, see `Backbones`; raises WeightsError for one that the run lacks."""
+        if self.restricted and model != self.vision_model:
             raise WeightsError(f"needs {model}; the run has {self.vision_model}")
         return super().network(model, role)
 
     def network_or(self, published: str) -> str:
-        return self.vision_model if self.strict else super().network_or(published)
+        """Return the run's second network in place of a published one."""
+        return self.vision_model if self.restricted else super().network_or(published)
 
 
-class Workbench:
-    """Methods on the networks of a run; one computation at a time.
+class RequestsFirst:
+    """A lock that background work gets only while no request has it or waits for it.
+
+    A plain lock would let a warm-up, which takes it again at once, delay a person for minutes.
+
+    Attributes:
+        num_requests: requests that have the lock or wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._is_taken = False
+        self.num_requests = 0
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Hold the lock for something that a person waits for."""
+        with self._changed:
+            self.num_requests += 1
+            self._changed.wait_for(lambda: not self._is_taken)
+            self._is_taken = True
+        try:
+            yield
+        finally:
+            self._release(requests=1)
+
+    @contextmanager
+    def background(self) -> Iterator[None]:
+        """Hold the lock for something that nobody waits for."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._is_taken or self.num_requests))
+            self._is_taken = True
+        try:
+            yield
+        finally:
+            self._release(requests=0)
+
+    def _release(self, requests: int) -> None:
+        with self._changed:
+            self._is_taken = False
+            self.num_requests -= requests
+            self._changed.notify_all()
+
+
+class TrySession:
+    """Segmenters on the backbones of a run, loaded at first use; one computation at a time.
 
     Args:
         job: of the run.
+
+    Attributes:
+        num_encoded: images that were encoded so far.
     """
 
     def __init__(self, job: JobConfig) -> None:
-        """Load nothing yet."""
         self._job = methods.with_published_clip(job)
-        self._turns = Turns()
+        self._lock = RequestsFirst()
         self._ended = Event()
         self._warm: set[str] = set()
         self._segmenters: dict[str, Segmenter] = {}
-        self._backbones: _RunBackbones | None = None
+        self._backbones: RunBackbones | None = None
         self._reasons: dict[str, str] = {}
-        self._encoded: BoundedCache[Encoded] = BoundedCache(_KEPT_FEATURES, lambda _: 1)
+        self._encoded: LRUCache[tuple[str, str], EncodedImage] = LRUCache(_IMAGES_KEPT)
         self.num_encoded = 0
-        """Images that went through the networks so far."""
 
-    def own(self) -> Offer:
-        """Return the run's own method; loads its networks when first called."""
-        with self._turns.person():
-            return self._offer(self._job.method.name)
+    def own_method(self) -> MethodChoice:
+        """Return the run's own method; loads its backbones at the first call."""
+        with self._lock.request():
+            return self._choice(self._job.method.name)
 
-    def others(self) -> tuple[Offer, ...]:
-        """Return all other methods, and which of them cannot run on these networks."""
-        return tuple(self._others())
-
-    def _others(self) -> Iterator[Offer]:
+    def other_methods(self) -> Iterator[MethodChoice]:
+        """Yield all other methods, also those that cannot run on the run's backbones."""
         for name in plugins.names(methods.PACKAGE):
             if name != self._job.method.name and not self._ended.is_set():
-                with self._turns.ahead():
-                    offer = self._offer(name)
-                yield offer
+                with self._lock.background():
+                    choice = self._choice(name)
+                yield choice
 
-    def warm(self) -> None:
-        """Use every other method once that can run here: a first use loads what later ones have.
+    def warm_up(self) -> list[str]:
+        """Use every other method once, because the first use of a network is slow.
 
-        People who try something meanwhile go first. A method that fails says why when it is asked.
+        Requests go first. A method that fails reports its error when a person chooses it.
+
+        Returns:
+            The methods that were used by this call.
         """
-        image = ImageBatch((torch.zeros(3, *_WARM_HW, dtype=torch.uint8),), ("",))
-        for offer in self._others():
-            if offer.reason or offer.name in self._warm:
+        image = ImageBatch((torch.zeros(3, *_WARM_UP_HW, dtype=torch.uint8),), ("",))
+        used: list[str] = []
+        for choice in self.other_methods():
+            if choice.reason or choice.name in self._warm:
                 continue
-            self._warm.add(offer.name)
-            steps, step = self._use_once(offer.name, image), ""
+            self._warm.add(choice.name)
+            used.append(choice.name)
+            steps, step = self._use_once(choice.name, image), ""
             with suppress(OvsegError, ImageError):
                 while step is not None and not self._ended.is_set():
-                    with self._turns.ahead(), torch.inference_mode():
+                    with self._lock.background(), torch.inference_mode():
                         step = next(steps, None)
+        return used
 
     def end(self) -> None:
-        """Stop warming up."""
+        """Stop the warm-up."""
         self._ended.set()
 
     def _use_once(self, name: str, image: ImageBatch) -> Iterator[str]:
+        """Encode and score an image, in two steps: a request may come in between."""
         vocabulary = self._vocabulary(["thing"])
         segmenter = self._segmenter(name)
         features = segmenter.encode(image)
         yield "encoded"
         maps = segmenter.score(features, segmenter.text_matrix(vocabulary))
-        image_rows(decide_one(maps, 0, _WARM_HW), _WARM_HW, vocabulary.names, MaskConfig())
+        image_rows(decide_one(maps, 0, _WARM_UP_HW), _WARM_UP_HW, vocabulary.names, MaskConfig())
         yield "scored"
 
-    def segment(self, image: TryImage, words: Sequence[str], method: str) -> Tried:
-        """Find words in an image.
+    def segment(self, image: TryImage, words: Sequence[str], method: str) -> TryResult:
+        """Segment an image with words as its labels.
+
+        Args:
+            image: of the run or uploaded.
+            words: 1 to `MAX_WORDS`; a label of the run brings its synonyms.
+            method: a method's name.
 
         Raises:
-            UserError: a method that is not offered, no words, or a word given twice.
+            UserError: the method cannot run here, no word, too many words, or a word given twice.
             ImageError: the image cannot be read.
         """
         vocabulary = self._vocabulary(words)
-        with self._turns.person(), torch.inference_mode():
+        with self._lock.request(), torch.inference_mode():
             segmenter = self._segmenter(method)
             with stopwatch() as whole:
                 seconds = {"decode": 0.0, "encode": 0.0}
-                known = self._encoded.find((image.key, method))
-                encoded = known or self._encode(segmenter, image, seconds)
-                self._encoded.keep((image.key, method), encoded)
+                kept = self._encoded.get((image.key, method))
+                encoded = kept or self._encode(segmenter, image, seconds)
+                self._encoded[image.key, method] = encoded
                 with stopwatch() as scoring:
                     maps = segmenter.score(encoded.features, segmenter.text_matrix(vocabulary))
                 with stopwatch() as deciding:
@@ -184,9 +248,11 @@ class Workbench:
                     masks = image_rows(decision, encoded.size_hw, vocabulary.names, MaskConfig())
             seconds |= {"score": scoring.seconds, "decide": deciding.seconds}
             seconds["total"] = whole.seconds
-            return Tried(masks, encoded.size_hw, seconds, encoded=known is None)
+            return TryResult(masks, encoded.size_hw, seconds, encoded=kept is None)
 
-    def _encode(self, segmenter: Segmenter, image: TryImage, seconds: dict[str, float]) -> Encoded:
+    def _encode(
+        self, segmenter: Segmenter, image: TryImage, seconds: dict[str, float]
+    ) -> EncodedImage:
         with stopwatch() as decoding:
             decoded = image.decode(segmenter.decode_side_px)
             pixels = torch.from_numpy(decoded.rgb).permute(2, 0, 1).contiguous()
@@ -194,9 +260,9 @@ class Workbench:
             features = segmenter.encode(ImageBatch((pixels,), (image.path,)))
         self.num_encoded += 1
         seconds |= {"decode": decoding.seconds, "encode": encoding.seconds}
-        return Encoded(features, (decoded.height, decoded.width))
+        return EncodedImage(features, (decoded.height, decoded.width))
 
-    def _offer(self, name: str) -> Offer:
+    def _choice(self, name: str) -> MethodChoice:
         title = plugins.load(methods.PACKAGE, name).CARD.title
         if name not in self._reasons:
             try:
@@ -204,23 +270,19 @@ class Workbench:
                 self._reasons[name] = ""
             except OvsegError as error:
                 self._reasons[name] = str(error)
-        return Offer(name, title, self._reasons[name])
+        return MethodChoice(name, title, self._reasons[name])
 
     def _segmenter(self, name: str) -> Segmenter:
-        if name not in self._segmenters:
-            own = name == self._job.method.name
-            part = self._job.method if own else NamedOptions(name=name)
-            backbones = self._networks()
-            backbones.strict = not own
-            self._segmenters[name] = methods.build_segmenter(part, backbones)
-        return self._segmenters[name]
-
-    def _networks(self) -> _RunBackbones:
         if self._backbones is None:
             cuda = self._job.run.device != "cpu" and torch.cuda.is_available()
             device = "cuda" if cuda else "cpu"
-            self._backbones = _RunBackbones.from_config(self._job, device, weights.resolve)
-        return self._backbones
+            self._backbones = RunBackbones.from_config(self._job, device, weights.resolve)
+        if name not in self._segmenters:
+            is_own = name == self._job.method.name
+            method = self._job.method if is_own else NamedOptions(name=name)
+            self._backbones.restricted = not is_own
+            self._segmenters[name] = methods.build_segmenter(method, self._backbones)
+        return self._segmenters[name]
 
     def _vocabulary(self, words: Sequence[str]) -> Vocabulary:
         if not 1 <= len(words) <= MAX_WORDS:

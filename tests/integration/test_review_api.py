@@ -14,6 +14,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare, read_comparison
 from pipeline.review.server import Address, listen
+from pipeline.review.try_page import MAX_UPLOAD_BYTES
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.errors import ErrorCode
@@ -69,7 +70,7 @@ def test_filters_by_label_score_error_code_and_path(client, read_run):
         assert {item["image_id"] for item in client.shown(label=label)} == wanted
     wanted = {r["image_id"] for r in rows if r["label"] == "dog" and 0.6 <= r["mean_prob"] <= 0.7}
     assert 0 < len(wanted) < len(odd_scenes())
-    found = client.shown(label="dog", low=0.6, high=0.7)
+    found = client.shown(label="dog", mean_prob_low=0.6, mean_prob_high=0.7)
     assert {item["image_id"] for item in found} == wanted
     assert client.shown(label="no such label") == []
     (failed,) = client.shown(failed="truncated")
@@ -80,9 +81,9 @@ def test_filters_by_label_score_error_code_and_path(client, read_run):
         "sub folder/ünï çødé 猫.png",
         "sub folder/plain.jpg",
     }
-    refused = client.get("/api/view", low=2)
+    refused = client.get("/api/view", mean_prob_low=2)
     assert refused.status == 400
-    assert "low" in refused.json["error"]
+    assert "mean_prob_low" in refused.json["error"]
 
 
 def test_pictures_show_the_image_and_its_masks_to_the_pixel(client, read_run):
@@ -91,7 +92,7 @@ def test_pictures_show_the_image_and_its_masks_to_the_pixel(client, read_run):
         expected = scenes[item["path"]].label_map
         answers = {
             name: client.get(f"/{name}", id=item["image_id"])
-            for name in ("photo", "tint", "regions")
+            for name in ("photo", "tint", "segments")
         }
         assert [answer.headers["content-type"] for answer in answers.values()] == [
             "image/jpeg", "image/png", "image/png",
@@ -99,12 +100,12 @@ def test_pictures_show_the_image_and_its_masks_to_the_pixel(client, read_run):
         assert picture(answers["photo"].body).shape == (*expected.shape, 3)
         tint = picture(answers["tint"].body)
         np.testing.assert_array_equal(tint[..., 3] > 0, expected > 0)
-        numbers = picture(answers["regions"].body).astype(int) @ [1, 256, 0]
+        numbers = picture(answers["segments"].body).astype(int) @ [1, 256, 0]
         segments = client.get("/api/image", id=item["image_id"]).json["segments"]
         labels = np.array([0, *(one["category_id"] for one in segments)])
         np.testing.assert_array_equal(labels[numbers], expected)
     (failed,) = client.shown(failed="any")
-    assert client.get("/regions", id=failed["image_id"]).json["code"] == "truncated"
+    assert client.get("/segments", id=failed["image_id"]).json["code"] == "truncated"
 
 
 def test_a_photograph_is_shown_in_the_frame_of_its_masks(tmp_path):
@@ -178,7 +179,7 @@ def test_decisions_are_in_the_log_when_they_are_answered(run):
         assert left["action"] == "accept"
         client.post("/api/undo", {})
         assert client.post("/api/undo", {}).json == {"undone": None}
-    assert ReviewLog(run).state() == {}
+    assert ReviewLog(run).current() == {}
 
 
 ONE, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -219,7 +220,7 @@ def test_undo_takes_back_what_the_same_reviewer_decided_and_nothing_else(run):
         assert client.get("/api/image", id="id-0.png").json["decisions"] == []
         assert undone(client, OTHER) == ("id-1.png", False)
         assert undone(client, OTHER) is None
-    assert list(ReviewLog(run).state().values()) == [of_a_tool]
+    assert list(ReviewLog(run).current().values()) == [of_a_tool]
 
 
 def test_the_whole_image_counts_over_its_masks_and_is_undone_as_one(run):
@@ -247,7 +248,7 @@ def test_undo_on_one_server_leaves_what_another_server_was_told_since(run):
         decided(one, ONE, "id-0.png")
         decided(other, OTHER, "id-0.png", "reject")
         undone(one, ONE)
-    assert [said.action for said in ReviewLog(run).state().values()] == ["reject"]
+    assert [said.action for said in ReviewLog(run).current().values()] == ["reject"]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_a_message_whose_answer_was_lost_is_not_done_twice(run):
         assert len(ReviewLog(run).decisions()) == 2
         for _ in range(2):
             client.post("/api/undo", {"nonce": "three"})
-        assert [one.action for one in ReviewLog(run).state().values()] == ["accept"]
+        assert [one.action for one in ReviewLog(run).current().values()] == ["accept"]
     for _ in range(2):  # the server was killed before it could answer: the next one knows it too
         with serving(run) as client:
             undone = client.post("/api/undo", {"nonce": "three"}).json["undone"]
@@ -444,7 +445,7 @@ def test_components_are_decided_one_by_one(tmp_path):
         image = client.get("/api/image", id="id-a.png").json
         segments = image["segments"]
         assert len(segments) > len({one["label"] for one in segments})
-        numbers = picture(client.get("/regions", id="id-a.png").body).astype(int) @ [1, 256, 0]
+        numbers = picture(client.get("/segments", id="id-a.png").body).astype(int) @ [1, 256, 0]
         (rows,) = [
             [row for row in shard.segments() if row["image_id"] == "id-a.png"]
             for shard in RunReader(run).shards()
@@ -470,7 +471,7 @@ def test_a_run_and_its_images_in_a_bucket(tmp_path, s3_folder):
             photo = client.get("/photo", id=item["image_id"])
             assert (photo.status, picture(photo.body).shape) == (200, (40, 56, 3))
             assert client.decide(image_id=item["image_id"], action="accept").status == 200
-    assert len(ReviewLog(run).state()) == 2
+    assert len(ReviewLog(run).current()) == 2
 
 
 def copied_to(uri: str, local: RunFolder, photos: str) -> RunFolder:
@@ -620,13 +621,11 @@ def test_elsewhere_a_token_is_asked_for_and_becomes_a_cookie(run):
 
 
 def test_what_is_sent_is_capped_before_it_is_read(client):
-    from pipeline.review.uploads import MAX_BYTES
-
     def sent(path, size):
         headers = {"X-Ovseg": "1", "Content-Length": str(size)}
         return client.request("POST", path, b"", headers)
 
-    assert sent("/api/try/upload", MAX_BYTES + 1).status == 413
+    assert sent("/api/try/upload", MAX_UPLOAD_BYTES + 1).status == 413
     assert sent("/api/decisions", (1 << 20) + 1).status == 413
     endless = (b"x" * (1 << 20) for _ in range(3))
     assert client.request("POST", "/api/decisions", endless, {"X-Ovseg": "1"}).status == 413
@@ -684,7 +683,7 @@ def test_places_are_shown_without_credentials(tmp_path, run):
     with serving(made) as client:
         for answer in (
             client.get("/api/image", id=image.image_id),
-            client.get("/regions", id=image.image_id),
+            client.get("/segments", id=image.image_id),
             client.get("/photo", id=image.image_id),
         ):
             assert b"secret" not in answer.body

@@ -117,7 +117,7 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     page.locator("#masks .said").nth(1).wait_for()
     saved(page)
     log.refresh()
-    assert sorted(one.action for one in log.state().values()) == ["accept", "reject"]
+    assert sorted(one.action for one in log.current().values()) == ["accept", "reject"]
 
     page.reload()  # the page remembers where it was, the server what was decided
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
@@ -150,7 +150,7 @@ def test_two_reviewers_take_back_their_own_decisions_only(page, browser, client:
         other.goto(client.url)
         badge(other, "1.png", "accepted")
         other.keyboard.press("u")
-        says(other, "nothing of yours")
+        says(other, "no decision to undo")
         other.keyboard.press("ArrowRight")
         other.keyboard.press("r")
         badge(other, "1.png", "rejected")
@@ -159,20 +159,20 @@ def test_two_reviewers_take_back_their_own_decisions_only(page, browser, client:
         page.reload()
         badge(page, "1.png", "rejected")
         page.keyboard.press("u")
-        says(page, "1.png, whole image: yours is taken back, but somebody has decided this since")
+        says(page, "1.png, whole image: your decision is undone; a later decision of another")
         saved(page)
         badge(page, "1.png", "rejected")
         page.keyboard.press("u")
-        says(page, "0.png, whole image: taken back")
+        says(page, "0.png, whole image: undone")
         page.locator("article", has_text="0.png").locator(".badge").wait_for(state="detached")
         badge(page, "1.png", "rejected")
         page.keyboard.press("u")
-        says(page, "nothing of yours")
+        says(page, "no decision to undo")
 
         other.reload()
         badge(other, "1.png", "rejected")
         other.keyboard.press("u")
-        says(other, "1.png, whole image: taken back")
+        says(other, "1.png, whole image: undone")
     assert client.shown(state="done") == []
 
 
@@ -224,7 +224,7 @@ def test_the_whole_image_is_accepted_and_taken_back_as_one(page, client: Client)
     assert [item["marks"] for item in client.shown(state="done")] == [["done", "begun"]]
     page.keyboard.press("u")
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
-    page.locator("#flash", has_text="whole image: taken back").wait_for()
+    page.locator("#flash", has_text="whole image: undone").wait_for()
     assert page.locator("#masks .said").all_inner_texts() == ["rejected", "skipped"]
     assert client.shown(state="done") == []
 
@@ -274,7 +274,7 @@ def test_nothing_is_decided_of_an_image_that_is_not_seen_yet(page, client: Clien
     paths(page)
 
     asked = []
-    page.route("**/regions?id=id-1.png*", lambda route: asked.append(route))
+    page.route("**/segments?id=id-1.png*", lambda route: asked.append(route))
     page.keyboard.press("Enter")
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
     page.keyboard.press("n")

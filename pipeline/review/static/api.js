@@ -1,4 +1,4 @@
-// Talking to the server: questions, pictures, and decisions that must not be lost.
+// Requests to the server: facts, pictures, and decisions that must not be lost.
 
 export class Refused extends Error {
   constructor(message, status) {
@@ -9,12 +9,12 @@ export class Refused extends Error {
 
 let shown = "";
 
-// Tells the run that the page shows with all that is asked and told: no other run may answer for it.
+// Names the run of the page in every later request, so that a server of another run refuses it.
 export function showing(run) {
   shown = run.key;
 }
 
-// The answer of a server that is there; else the error says that it is not.
+// Fetches; the error of a server that is away has status 0.
 async function reach(path, given) {
   try {
     return await fetch(path, { ...given, headers: { ...given.headers, ...(shown && { "X-Ovseg-Run": shown }) } });
@@ -31,17 +31,17 @@ async function answer(response) {
   try {
     message = JSON.parse(text).error;
   } catch {
-    // not JSON: the guard's plain sentence
+    // not JSON: a plain sentence of the access control
   }
   throw new Refused(message || `the server answered ${response.status}`, response.status);
 }
 
 export async function ask(path, query = {}, signal = undefined) {
-  const asked = new URLSearchParams(query).toString();
-  return answer(await reach(asked ? `${path}?${asked}` : path, { signal }));
+  const text = new URLSearchParams(query).toString();
+  return answer(await reach(text ? `${path}?${text}` : path, { signal }));
 }
 
-export async function tell(path, body, signal = undefined) {
+export async function send(path, body, signal = undefined) {
   const raw = body instanceof Blob;
   const headers = { "X-Ovseg": "1", "Content-Type": raw ? "application/octet-stream" : "application/json" };
   return answer(await reach(path, { method: "POST", headers, body: raw ? body : JSON.stringify(body), signal }));
@@ -50,27 +50,27 @@ export async function tell(path, body, signal = undefined) {
 export const picture = (kind, id, version, size = "") =>
   `/${kind}?${new URLSearchParams({ id, v: version, ...(size ? { size } : {}) })}`;
 
-// Names a message, so that one whose answer was lost is not done twice.
+// Names a message, so that one whose answer was lost is not stored twice.
 const nonce = () => [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("-");
 
 const REVIEWER = "ovseg reviewer";
 
-// A lasting random name of this browser: undo takes back what was decided under it.
+// A random name that this browser keeps: undo takes back decisions of this name.
 function reviewer() {
   const made = [...crypto.getRandomValues(new Uint8Array(8))].map((part) => part.toString(16).padStart(2, "0")).join("");
   try {
     if (!/^[0-9a-f]{16}$/.test(localStorage.getItem(REVIEWER) ?? "")) localStorage.setItem(REVIEWER, made);
     return localStorage.getItem(REVIEWER);
   } catch {
-    return made; // storage is denied: it lasts as long as the page
+    return made; // storage is denied: kept as long as the page is open
   }
 }
 
-// What is refused so makes no sense and never will; all else may be mended: a server that is away or
-// has a new token, another run at this address, a full disk.
+// A message refused with these is wrong and is dropped; other failures may pass and it is sent again:
+// a server that is away or has a new token, another run at this address, a full disk.
 const NEVER = [400, 413, 422];
 
-// Sends decisions one after the other, in their order, and tries again until the server has them.
+// Sends decisions one by one, in their order, and tries again until the server has stored them.
 export class Outbox {
   constructor({ onstate, onanswer, onrefusal }) {
     Object.assign(this, { onstate, onanswer, onrefusal });
@@ -86,12 +86,12 @@ export class Outbox {
     return this.sending || this.waiting.length > 0;
   }
 
-  // Whether something said of an image is still to be answered.
+  // Whether a decision on an image is not answered yet.
   awaits(id) {
     return this.waiting.some(({ body }) => body.decisions?.some((one) => one.image_id === id));
   }
 
-  // One message each: what is told together is undone together.
+  // One message per decision: the decisions of a message are undone together.
   decide(decision) {
     this.post("/api/decisions", { decisions: [decision] });
   }
@@ -112,9 +112,9 @@ export class Outbox {
       this.onstate("saving");
       const message = this.waiting.shift();
       try {
-        const said = await tell(message.path, message.body);
-        this.onanswer(said);
-        message.resolve?.(said);
+        const answered = await send(message.path, message.body);
+        this.onanswer(answered);
+        message.resolve?.(answered);
       } catch (error) {
         if (NEVER.includes(error.status)) {
           this.onrefusal(error, message.body.decisions ?? []);

@@ -1,4 +1,4 @@
-// One image in the grid: photograph, masks, doubt, labels, and what was decided of it.
+// One image in the grid: picture, masks, doubt, labels, and the state of its review.
 import { bar, make, swatch } from "./dom.js";
 import { picture } from "./api.js";
 
@@ -17,7 +17,7 @@ function agreement(item, other) {
   return make("small", { title: `mean IoU of the masks with those of ${other}` }, `IoU ${item.agreement.toFixed(2)}`);
 }
 
-// run: facts of the run; other(): a word for the run that the order compares with.
+// run: facts of the run; other(): short name of the run that the order compares with.
 export function cards(run, other) {
   const labels = new Map(run.labels.map((label) => [label.id, label]));
 

@@ -44,14 +44,14 @@ export function eye(shown, label, onclick) {
 export const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
 export const count = (number) => number.toLocaleString("en");
 
-// Tells a screen reader what is in hand now.
+// Gives a text to screen readers.
 export function announce(text) {
   byId("announce").textContent = text;
 }
 
 let flashing = 0;
 
-// Says for a moment what has just happened.
+// Shows a text for a moment.
 export function flash(text) {
   clearTimeout(flashing);
   byId("flash").textContent = text;

@@ -1,4 +1,4 @@
-// A grid of any number of cards, of which only those in sight exist.
+// A grid of any number of cards; only the visible ones are in the document.
 
 const GAP = 14;
 const PAGE = 60;
@@ -32,7 +32,7 @@ export class Grid {
     this.items.clear();
     for (const card of this.cards.values()) card.remove();
     this.cards.clear();
-    this.margin = 0; // what is in sight comes first, a row ahead of it later
+    this.margin = 0; // visible cards first, a row ahead of them later
     clearTimeout(this.later);
     this.later = setTimeout(() => {
       this.margin = 1;
@@ -60,7 +60,7 @@ export class Grid {
     });
   }
 
-  inSight() {
+  visible() {
     const { margin } = this;
     const top = this.scroller.scrollTop - GAP;
     const first = Math.max(0, Math.floor(top / this.rowHeight) - margin) * this.columns;
@@ -69,7 +69,7 @@ export class Grid {
   }
 
   show() {
-    const [first, stop] = this.inSight();
+    const [first, stop] = this.visible();
     for (const [index, card] of this.cards) {
       if (index < first || index >= stop) {
         card.remove(); // its pictures stop loading with it
@@ -86,11 +86,11 @@ export class Grid {
     if (missing.size) this.want();
   }
 
-  // Asks for the pages in sight once scrolling rests, not for all that flew past.
+  // Fetches the visible pages when scrolling stops, not all pages on the way.
   want() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
-      const [first, stop] = this.inSight();
+      const [first, stop] = this.visible();
       for (let page = Math.floor(first / PAGE); page * PAGE < stop; page += 1) this.load(page);
     }, this.items.size ? 70 : 0);
   }
@@ -145,7 +145,7 @@ export class Grid {
     card.style.height = `${this.cardHeight}px`;
   }
 
-  // Draws an image's card again, if it is in sight.
+  // Draws an image's card again, if it is visible.
   redraw(id) {
     for (const [index, item] of this.items) {
       if (item.image_id !== id || !this.cards.has(index)) continue;

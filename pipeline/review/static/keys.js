@@ -1,7 +1,7 @@
 // The keys of the review page.
 
-// What a key means: letters by what they say, not by Caps Lock; where the keyboard has others (Cyrillic,
-// say) by their place on it.
+// The meaning of a key: its letter, whatever Caps Lock says; on keyboards without Latin letters (such
+// as Cyrillic) the letter at the same place.
 function meaning({ key, code, shiftKey }) {
   const elsewhere = key.length === 1 && key > "\u007f" && /^Key[A-Z]$/.test(code);
   const letter = elsewhere ? code.at(-1) : key;
@@ -9,7 +9,7 @@ function meaning({ key, code, shiftKey }) {
   return shiftKey ? letter.toUpperCase() : letter.toLowerCase();
 }
 
-// acts: what a key does, by its meaning; inViewer, inGrid: what it does there only, and first.
+// acts: what a key does, by its meaning; inViewer, inGrid: what it does there, before acts.
 export function listenToKeys({ viewer, acts, inViewer, inGrid }) {
   addEventListener("keydown", (event) => {
     const { target } = event;

@@ -1,4 +1,4 @@
-// The line under the bar: what is not saved yet comes first, then what could not be listed.
+// The line under the top bar: decisions that are not saved come first, then lists that failed.
 import { byId } from "./dom.js";
 
 export function note(text, bad = false) {
@@ -7,7 +7,7 @@ export function note(text, bad = false) {
   byId("note").hidden = !text;
 }
 
-// state: saved, saving or failed, for which there is a reason.
+// state: saved, saving or failed; reason: of a failure.
 export function showSaved(state, reason) {
   const failed = state === "failed";
   for (const node of document.querySelectorAll(".saved")) {
@@ -20,7 +20,7 @@ export function showSaved(state, reason) {
   dataset.lost = failed ? "1" : "";
 }
 
-// Why the list that was asked for is not shown; empty: it is.
+// problem: why the list is not shown; empty: it is shown.
 export function noteOfList(problem) {
   const { dataset } = byId("note");
   if (dataset.lost) return;

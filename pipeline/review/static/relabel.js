@@ -1,4 +1,4 @@
-// Asks for another label: type to find, arrows and Enter to choose, Escape to leave.
+// The dialog for another label: type to search, arrows and Enter to choose, Escape to cancel.
 import { byId, make, swatch } from "./dom.js";
 
 const SHOWN = 60;
@@ -18,14 +18,14 @@ export function chooseLabel(labels, except) {
     current = Math.max(0, Math.min(current, found.length - 1));
     options.replaceChildren(...found.map((label, place) => make("button", { type: "button", role: "option", id: `label-${place}`, tabIndex: -1, "aria-selected": String(place === current), class: place === current ? "current" : "", onclick: () => dialog.close(label.name) }, swatch(label.colour), label.name)));
     input.setAttribute("aria-activedescendant", found.length ? `label-${current}` : "");
-    byId("relabel-none").textContent = found.length ? "" : "No label of this run matches; a mask can only be given one of the run's labels.";
+    byId("relabel-none").textContent = found.length ? "" : "No label of this run matches; a mask can only get a label of the run.";
     options.children[current]?.scrollIntoView({ block: "nearest" });
   }
 
   input.value = "";
   input.oninput = () => { current = 0; show(); };
   input.onkeydown = (event) => {
-    if (event.isComposing) return; // Enter ends the word, it does not choose yet
+    if (event.isComposing) return; // Enter ends the composition, it does not choose yet
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) { current += step; show(); event.preventDefault(); }
     if (event.key === "Enter" && found[current]) { event.preventDefault(); dialog.close(found[current].name); }

@@ -1,4 +1,4 @@
-// The review page: filters, grid, keys; ties the grid, the viewer and the outbox together.
+// The review page: filters and keys; connects the grid, the viewer and the outbox.
 import { byId, count, debounce, flash, make, swatch } from "./dom.js";
 import { Outbox, ask, showing } from "./api.js";
 import { cards } from "./cards.js";
@@ -7,20 +7,22 @@ import { Viewer } from "./viewer.js";
 import { note, noteOfList, showSaved } from "./notes.js";
 import { listenToKeys } from "./keys.js";
 import { chooseLabel } from "./relabel.js";
+import { isScoreField, scoreFields } from "./scores.js";
 
-const wanted = { label: "", low: 0, high: 1, state: "all", failed: "", text: "", order: "doubt" };
+const DEFAULTS = { label: "", state: "all", failed: "", text: "", order: "doubt" };
+const wanted = { ...DEFAULTS }; // and limits of scores, such as mean_prob_low, where they are set
 const given = new URLSearchParams(location.hash.slice(1));
-for (const name of Object.keys(wanted)) if (given.has(name)) wanted[name] = typeof wanted[name] === "number" ? Number(given.get(name)) : given.get(name);
+for (const [name, value] of given) if (name in wanted || isScoreField(name)) wanted[name] = value;
 let lost = "";
-const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted).catch(inDefaultOrder)]);
+const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted).catch(withoutOldNames)]);
 showing(run);
 let view = "";
 let asked = 0;
-let missed = false; // the last filter could not be asked for
+let missed = false; // the last filter could not be applied
 let alone = false; // the image in view is not in the list
 
 const outbox = new Outbox({ onstate: saved, onanswer: takeIn, onrefusal: refused });
-const viewer = new Viewer(run, { ondecide: (said) => outbox.decide(said), onnext: () => go(1), onclose: close });
+const viewer = new Viewer(run, { ondecide: (decision) => outbox.decide(decision), onnext: () => go(1), onclose: close });
 const grid = new Grid(byId("scroller"), byId("grid"), {
   cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onopen: open,
 });
@@ -31,6 +33,7 @@ function showRun() {
   document.title = `${run.name} · review`;
   byId("run").textContent = `${run.name} · ${run.method}`;
   byId("run").title = run.place;
+  byId("score-filters").replaceChildren(...scoreFields(run.score_columns));
   byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false" }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
   const codes = Object.entries(run.errors);
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
@@ -40,10 +43,12 @@ function showRun() {
   showProgress(run.progress);
 }
 
-// A link may name an order that the run no longer has.
-function inDefaultOrder(error) {
-  if (wanted.order === "doubt") throw error;
-  wanted.order = "doubt";
+// A link may name an order or a score column that the run does not have any more.
+function withoutOldNames(error) {
+  const limits = Object.keys(wanted).filter(isScoreField);
+  if (wanted.order === DEFAULTS.order && !limits.length) throw error;
+  for (const name of limits) delete wanted[name];
+  wanted.order = DEFAULTS.order;
   lost = error.message;
   return ask("/api/view", wanted);
 }
@@ -55,7 +60,7 @@ function showProgress({ total, done }) {
 
 function saved(state, reason) {
   showSaved(state, reason);
-  if (state === "saved" && missed) filter(); // what could not be listed meanwhile
+  if (state === "saved" && missed) filter();
 }
 
 function refused(error, decisions) {
@@ -85,7 +90,7 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   } finally {
     clearTimeout(slow);
   }
-  if (mine !== asked) return; // another filter was set meanwhile
+  if (mine !== asked) return; // a later filter was set
   listed("");
   view = found.view;
   byId("count").textContent = `${count(found.passing)} image${found.passing === 1 ? "" : "s"}${found.passing > found.total ? `, the first ${count(found.total)} shown` : ""}`;
@@ -107,9 +112,13 @@ async function fetchItems(start, limit) {
 const filterSoon = debounce(() => filter(), 200);
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("filters").addEventListener("input", ({ target }) => {
-  if (!(target.name in wanted)) return;
-  if (target.type === "number" && !target.validity.valid) return;
-  wanted[target.name] = target.type === "number" ? Number(target.value) : target.value;
+  const { name, value } = target;
+  if (isScoreField(name)) {
+    if (!target.validity.valid) return;
+    if (value === "" || Number(value) === Number(target.defaultValue)) delete wanted[name];
+    else wanted[name] = value;
+  } else if (name in wanted) wanted[name] = value;
+  else return;
   filterSoon();
 });
 byId("labels").addEventListener("click", ({ target }) => {
@@ -125,22 +134,22 @@ byId("state").addEventListener("click", ({ target }) => {
 });
 byId("opacity").addEventListener("input", ({ target }) => document.documentElement.style.setProperty("--masks", target.value));
 
-// What the server now holds of some images.
-function takeIn(said) {
-  if (said.progress) showProgress(said.progress);
-  if (!said.images) return;
-  for (const image of said.images) {
+// Shows the new state of some images, as the server answers a decision or an undo.
+function takeIn(answer) {
+  if (answer.progress) showProgress(answer.progress);
+  if (!answer.images) return;
+  for (const image of answer.images) {
     for (const item of grid.items.values()) if (item.image_id === image.image_id) item.marks = image.marks;
     grid.redraw(image.image_id);
   }
-  // Answers to older decisions would show an image as it was before the ones on their way.
-  viewer.update(said.images.filter((image) => !outbox.awaits(image.image_id)));
+  // The answer to an older decision would hide newer ones that are not answered yet.
+  viewer.update(answer.images.filter((image) => !outbox.awaits(image.image_id)));
 }
 
 // ---- going from image to image
 
 async function open(index, segment = null) {
-  viewer.held = true; // the one in view was left
+  viewer.held = true; // nothing is decided until the new image is shown
   const item = await grid.item(index);
   if (!item) {
     viewer.held = false;
@@ -155,7 +164,7 @@ async function open(index, segment = null) {
   return shown;
 }
 
-// Shows an image of the list at its place; one that is not in the list alone: the list waits.
+// Shows an image at its place in the list, or alone if it is not in the list.
 async function showAt(place, id, segment) {
   if (place !== null) return open(place, segment);
   alone = true;
@@ -182,12 +191,12 @@ function close() {
 }
 
 function remember(image = "") {
-  const given = Object.entries({ ...wanted, image }).filter(([name, value]) => value !== "" && !(name === "low" && value === 0) && !(name === "high" && value === 1) && !(name === "state" && value === "all") && !(name === "order" && value === "doubt"));
-  const hash = new URLSearchParams(given).toString();
+  const set = Object.entries({ ...wanted, image }).filter(([name, value]) => value !== "" && value !== DEFAULTS[name]);
+  const hash = new URLSearchParams(set).toString();
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
 }
 
-addEventListener("hashchange", () => location.reload()); // a link to another list was put in
+addEventListener("hashchange", () => location.reload()); // a link to another list was entered
 
 function showFilters() {
   for (const name of Object.keys(wanted)) {
@@ -196,12 +205,12 @@ function showFilters() {
   }
 }
 
-// ---- what keys and buttons do
+// ---- keys and buttons
 
 async function undo() {
   const { undone, overruled, images } = await outbox.undo();
   if (!undone) {
-    flash("nothing of yours to undo");
+    flash("you have no decision to undo");
     return;
   }
   viewer.update(images);
@@ -213,7 +222,7 @@ async function undo() {
   else if (viewer.open) await showAt(place, undone.image_id, Math.max(0, segment));
   else if (place !== null) grid.choose(place);
   const what = `${facts.path}, ${undone.label ?? "whole image"}`;
-  flash(overruled ? `${what}: yours is taken back, but somebody has decided this since, and that stays` : `${what}: taken back`);
+  flash(overruled ? `${what}: your decision is undone; a later decision of another reviewer stays` : `${what}: undone`);
 }
 
 async function relabel() {
@@ -264,12 +273,12 @@ listenToKeys({ viewer, acts: KEYS, inViewer: IN_VIEWER, inGrid: IN_GRID });
 document.querySelector(".acts").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  button.blur(); // the next key is for the masks, not for the button
+  button.blur(); // so that the next key goes to the masks, not to the button
   ACTS[button.dataset.act]();
 });
 byId("help-button").onclick = KEYS["?"];
 byId("try-this").onclick = tryWords;
-// The try page needs networks, which take seconds to load: they begin when somebody goes there.
+// The try page needs networks, which take seconds to load: start when somebody turns to its link.
 let begun = false;
 function loadNetworks() {
   if (!begun) ask("/api/try").catch(() => {});

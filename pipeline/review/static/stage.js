@@ -35,9 +35,9 @@ export class Stage {
     this.listen();
   }
 
-  // photo: bitmap or null; regions: of readNumbers or null; size: of the image in its own pixels.
-  show(photo, regions, size, { keep = false } = {}) {
-    Object.assign(this, { photo, regions, size });
+  // photo: bitmap or null; numbers: of readNumbers or null; size: of the image in its own pixels.
+  show(photo, numbers, size, { keep = false } = {}) {
+    Object.assign(this, { photo, numbers, size });
     this.overlay = null;
     this.styles = [];
     if (!keep) this.fit();
@@ -51,8 +51,8 @@ export class Stage {
   // styles[n] of mask n (from 1): { colour, shown, current, rejected }.
   paint(styles) {
     this.styles = styles;
-    if (!this.regions) return;
-    const { width, height, numbers } = this.regions;
+    if (!this.numbers) return;
+    const { width, height, numbers } = this.numbers;
     const pixels = new ImageData(width, height);
     const out = new Uint32Array(pixels.data.buffer);
     const some = styles.some((style) => style?.current && style.shown);
@@ -167,11 +167,11 @@ export class Stage {
 
   // The number of the mask under a point of the stage; 0: none.
   at(x, y) {
-    if (!this.regions || !this.size) return 0;
-    const column = Math.floor(((x - this.left) / this.scale / this.size.width) * this.regions.width);
-    const row = Math.floor(((y - this.top) / this.scale / this.size.height) * this.regions.height);
-    if (column < 0 || row < 0 || column >= this.regions.width || row >= this.regions.height) return 0;
-    return this.regions.numbers[row * this.regions.width + column];
+    if (!this.numbers || !this.size) return 0;
+    const column = Math.floor(((x - this.left) / this.scale / this.size.width) * this.numbers.width);
+    const row = Math.floor(((y - this.top) / this.scale / this.size.height) * this.numbers.height);
+    if (column < 0 || row < 0 || column >= this.numbers.width || row >= this.numbers.height) return 0;
+    return this.numbers.numbers[row * this.numbers.width + column];
   }
 
   listen() {

@@ -1,6 +1,7 @@
-// The try page: an image, some words, a method; the masks follow.
-import { bar, byId, debounce, eye, make, percent, swatch } from "./dom.js";
-import { ask, picture, showing, tell } from "./api.js";
+// The try page: an image, some words and a method give masks.
+import { bar, byId, debounce, eye, make, swatch } from "./dom.js";
+import { ask, picture, send, showing } from "./api.js";
+import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const STRIP = 60;
@@ -76,7 +77,7 @@ async function upload(files) {
     if (file.size > maxBytes) throw new Error(`${file.name} is larger than ${maxBytes >> 20} MB.`);
     // A folder has a name and a size too; it cannot be read.
     await file.slice(0, 1).arrayBuffer().catch(() => { throw new Error(`${file.name} cannot be read: is it a folder?`); });
-    const taken = await tell("/api/try/upload", file);
+    const taken = await send("/api/try/upload", file);
     await showPhoto("upload", taken.upload, `/api/try/photo?${new URLSearchParams({ upload: taken.upload })}`);
   } catch (error) {
     hint("");
@@ -112,14 +113,14 @@ async function segment() {
   const { signal } = asking;
   const timer = setTimeout(() => hint("looking …"), 600);
   try {
-    const found = await tell("/api/try/segment", { ...image, words: words(), method }, signal);
-    const bytes = Uint8Array.from(atob(found.regions), (letter) => letter.charCodeAt(0));
-    const regions = await readNumbers(new Blob([bytes], { type: "image/png" }));
+    const found = await send("/api/try/segment", { ...image, words: words(), method }, signal);
+    const bytes = Uint8Array.from(atob(found.segments_png), (letter) => letter.charCodeAt(0));
+    const numbers = await readNumbers(new Blob([bytes], { type: "image/png" }));
     if (signal.aborted) return;
     answer = found;
     byId("found").classList.remove("stale");
     fail("");
-    stage.show(stage.photo, regions, { width: found.width, height: found.height }, { keep: stage.size?.width === found.width });
+    stage.show(stage.photo, numbers, { width: found.width, height: found.height }, { keep: stage.size?.width === found.width });
     show();
   } catch (error) {
     if (signal.aborted) return;
@@ -131,6 +132,9 @@ async function segment() {
   }
 }
 
+// The scores of a mask; percentages stand apart, beside the word.
+const texts = (mask, percentages) => captions(run.score_columns, "try", mask).filter(([column]) => column.percent === percentages).map(([, text]) => text).join(", ");
+
 function show() {
   const largest = new Map(answer.segments.map((one) => [one.category_id, one]));
   const ordered = answer.words.toSorted((one, other) => (largest.get(other.id)?.area_frac ?? -1) - (largest.get(one.id)?.area_frac ?? -1) || other.max_prob - one.max_prob);
@@ -141,8 +145,8 @@ function show() {
     const row = make("div", { class: "mask", data: { word: word.name }, onclick: () => toggle(word.name) },
       found ? eye(shown, word.name, (event) => { event.stopPropagation(); toggle(word.name); }) : make("span"),
       make("div", { class: "name" }, swatch(word.colour), make("span", {}, word.name)),
-      make("small", {}, found ? percent(found.area_frac) : "not found"),
-      make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), make("span", {}, found ? `score ${found.mean_prob.toFixed(2)}, margin ${found.margin_mean.toFixed(2)}` : `at most ${word.max_prob.toFixed(2)} anywhere`)));
+      make("small", {}, found ? texts(found, true) : "not found"),
+      make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), make("span", {}, found ? texts(found, false) : `at most ${word.max_prob.toFixed(2)} anywhere`)));
     row.classList.toggle("hidden-mask", !found || !shown);
     return row;
   }));
@@ -153,7 +157,7 @@ function show() {
     make("span", {}, "in all"), make("span"), make("b", {}, time(seconds.total_s)));
   byId("reused").hidden = false;
   byId("reused").classList.toggle("fresh", answer.encoded);
-  byId("reused").textContent = answer.encoded ? "new to this method: through the networks once" : "features reused: only the words were scored";
+  byId("reused").textContent = answer.encoded ? "encoded for this method" : "features reused: only the words were scored";
   byId("stage").dataset.answers = Number(byId("stage").dataset.answers ?? 0) + 1;
 }
 
@@ -214,7 +218,7 @@ const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));
 const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
-const picked = first && pick(first).catch((error) => fail(error.message)); // before the networks are there
+const picked = first && pick(first).catch((error) => fail(error.message)); // without waiting for the networks
 try {
   await offering;
 } catch (error) {
@@ -225,4 +229,4 @@ hint(image ? "" : "Drop an image here.");
 await picked;
 if (!answer) await segment();
 await offerOtherMethods();
-ask("/api/try/warm").catch(() => {}); // so that the first use of a method is as quick as later ones
+ask("/api/try/warm").catch(() => {}); // the first use of a method is slow

@@ -1,13 +1,14 @@
-// One image of the run: its masks in a list and on the stage, and what is decided of each.
-import { announce, bar, byId, eye, flash, make, percent, swatch } from "./dom.js";
+// One image of the run: its masks in a list and on the stage, with the decision on each.
+import { announce, bar, byId, eye, flash, make, swatch } from "./dom.js";
 import { ask, picture } from "./api.js";
+import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const KEPT = 6;
 const WORDS = { accept: "accepted", reject: "rejected", relabel: "relabelled", skip: "skipped" };
 
 export class Viewer {
-  // run: facts of the run; ondecide(decisions) and the rest are told what the person wants.
+  // run: facts of the run; ondecide(decision), onnext() and onclose() are called for the reviewer.
   constructor(run, { ondecide, onnext, onclose }) {
     Object.assign(this, { run, ondecide, onnext, onclose });
     this.colours = new Map(run.labels.map((label) => [label.name, label.colour]));
@@ -16,8 +17,8 @@ export class Viewer {
     this.segments = [];
     this.current = 0;
     this.order = "doubt";
-    this.other = ""; // a word for the run that the order compares with
-    this.held = false; // another image is on its way: nothing is decided of what is not seen
+    this.other = ""; // short name of the run that the order compares with
+    this.held = false; // an image is loading: nothing is decided before it is shown
     this.stage = new Stage(byId("stage"), byId("canvas"), {
       onpick: (number) => number && this.choose(number - 1),
       onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; },
@@ -41,17 +42,17 @@ export class Viewer {
     return this.segments[this.current];
   }
 
-  // Other orders tell other things of an image.
+  // The facts of an image depend on the order.
   orderBy(order, other) {
     if (order !== this.order) this.loaded.clear();
     Object.assign(this, { order, other });
   }
 
-  // Loads an image with its pictures; the next one is loaded while this one is looked at.
+  // Loads an image with its pictures; the next images are loaded ahead.
   load(id) {
     if (!this.loaded.has(id)) {
-      const pictures = Promise.all([this.photo(id), this.regions(id)]);
-      // The comparison of the order may have gone; the image has not.
+      const pictures = Promise.all([this.photo(id), this.numbers(id)]);
+      // The comparison of the order may be deleted; the image is still there.
       const facts = ask("/api/image", { id, order: this.order }).catch(() => ask("/api/image", { id }));
       const loading = { facts, pictures };
       pictures.catch(() => this.loaded.delete(id));
@@ -70,12 +71,12 @@ export class Viewer {
     return response.ok ? createImageBitmap(await response.blob()) : { why: (await response.json()).error };
   }
 
-  async regions(id) {
-    const response = await fetch(picture("regions", id, this.run.key));
+  async numbers(id) {
+    const response = await fetch(picture("segments", id, this.run.key));
     return response.ok ? readNumbers(await response.blob()) : null;
   }
 
-  // What lies behind the viewer is out of reach while it is open.
+  // While the viewer is open the page behind it cannot be focused.
   reveal(open) {
     byId("viewer").hidden = !open;
     document.body.classList.toggle("viewing", open);
@@ -88,7 +89,7 @@ export class Viewer {
     this.loaded.delete(id);
   }
 
-  // Shows an image; it may be decided on as soon as it is seen.
+  // Shows an image; decisions are taken once it is visible.
   async show(id, place, segment = null) {
     this.reveal(true);
     this.wanted = id;
@@ -114,7 +115,7 @@ export class Viewer {
     this.image = image;
     this.stage.clear();
     this.segments = image.segments;
-    this.said = image.decisions;
+    this.decisions = image.decisions;
     this.current = segment ?? this.firstUndecided(0);
     byId("path").textContent = image.path;
     byId("path").title = image.path;
@@ -125,14 +126,14 @@ export class Viewer {
     this.list();
   }
 
-  showPictures([photo, regions], id) {
+  showPictures([photo, numbers], id) {
     if (this.wanted !== id) return;
     const { image } = this;
     const size = { width: image.width, height: image.height };
     this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
     if (photo.why && image.status !== "error") this.hint(`The image cannot be shown any more. ${photo.why}`);
     const bitmap = photo.why ? null : photo;
-    this.stage.show(bitmap, regions, bitmap || regions ? size : null);
+    this.stage.show(bitmap, numbers, bitmap || numbers ? size : null);
     this.colour();
     this.held = false;
     byId("viewer").dataset.ready = id;
@@ -149,8 +150,8 @@ export class Viewer {
     byId("hint").hidden = !text;
   }
 
-  // What stands for a mask: its own decision, else its label's, else the image's.
-  standing(segment) {
+  // The current decision on a mask: its own, else its label's, else the image's.
+  decisionOn(segment) {
     const fits = [
       (one) => one.segment_index === segment.segment_index && one.label === segment.label,
       (one) => one.segment_index === null && one.label === segment.label,
@@ -158,7 +159,7 @@ export class Viewer {
     ];
     let skipped = null;
     for (const fit of fits) {
-      const found = this.said.find(fit);
+      const found = this.decisions.find(fit);
       if (found && found.action !== "skip") return found;
       skipped ??= found ?? null;
     }
@@ -167,33 +168,33 @@ export class Viewer {
 
   firstUndecided(from) {
     const order = this.segments.map((_, place) => (from + place) % this.segments.length);
-    return order.find((place) => !this.standing(this.segments[place])) ?? 0;
+    return order.find((place) => !this.decisionOn(this.segments[place])) ?? 0;
   }
 
   get allDecided() {
-    return this.segments.every((segment) => this.standing(segment));
+    return this.segments.every((segment) => this.decisionOn(segment));
   }
 
   list() {
     const rows = this.segments.slice(0, 500).map((segment, place) => {
-      const said = this.standing(segment);
+      const decision = this.decisionOn(segment);
       const shown = !this.hidden.has(segment.label);
-      const label = said?.action === "relabel" ? said.new_label : segment.label;
+      const label = decision?.action === "relabel" ? decision.new_label : segment.label;
       const name = make("div", { class: "name" }, swatch(this.colours.get(label)), make("span", {}, label));
       const row = make("div", { class: "mask", role: "listitem", data: { place }, onclick: () => this.choose(place) },
         eye(shown, segment.label, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
         name,
-        said ? make("span", { class: `said ${said.action}` }, WORDS[said.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
-        make("div", { class: "numbers" }, bar(segment.mean_prob), make("span", {}, `score ${segment.mean_prob.toFixed(2)}`), make("span", {}, percent(segment.area_frac)), this.agreement(segment)),
+        decision ? make("span", { class: `said ${decision.action}` }, WORDS[decision.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
+        make("div", { class: "numbers" }, bar(segment.mean_prob), ...this.captions(segment).map(([{ help }, text]) => make("span", { title: help }, text)), this.agreement(segment)),
         label === segment.label ? null : make("small", { class: "was" }, `was ${segment.label}`),
       );
-      row.classList.toggle("rejected", said?.action === "reject");
+      row.classList.toggle("rejected", decision?.action === "reject");
       row.classList.toggle("hidden-mask", !shown);
       return row;
     });
     if (!rows.length) {
-      const whole = this.said.find((one) => one.label === null);
-      const why = this.image.status === "error" ? "This image failed in the run: there is nothing to decide." : "No masks. Accept if nothing of the labels is there, reject if something was missed.";
+      const whole = this.decisions.find((one) => one.label === null);
+      const why = this.image.status === "error" ? "This image failed in the run: there is nothing to decide." : "No masks. Accept if the image shows none of the labels, reject if a mask is missing.";
       rows.push(make("p", {}, make("small", {}, why), " ", whole ? make("span", { class: `said ${whole.action} chip` }, WORDS[whole.action]) : ""));
     }
     const held = byId("masks").contains(document.activeElement) ? document.activeElement.closest(".mask")?.dataset.place : undefined;
@@ -202,7 +203,7 @@ export class Viewer {
     this.point();
   }
 
-  // Points at the mask in hand. The list stays: making it anew takes long where there are hundreds.
+  // Marks the current mask in the list, without building the list again, which is slow for hundreds.
   point() {
     for (const row of byId("masks").children) {
       const current = row.dataset.place === String(this.current);
@@ -210,9 +211,13 @@ export class Viewer {
       row.setAttribute("aria-current", String(current));
     }
     const { segment } = this;
-    const said = segment && this.standing(segment);
-    announce(segment ? `mask ${this.current + 1} of ${this.segments.length}: ${segment.label}, score ${segment.mean_prob.toFixed(2)}, ${said ? WORDS[said.action] : "undecided"}` : "no masks");
+    const decision = segment && this.decisionOn(segment);
+    announce(segment ? `mask ${this.current + 1} of ${this.segments.length}: ${segment.label}, ${this.captions(segment)[0][1]}, ${decision ? WORDS[decision.action] : "undecided"}` : "no masks");
     byId("masks").querySelector(".current")?.scrollIntoView({ block: "nearest" });
+  }
+
+  captions(segment) {
+    return captions(this.run.score_columns, "viewer", segment);
   }
 
   agreement(segment) {
@@ -224,11 +229,11 @@ export class Viewer {
   colour() {
     const styles = [];
     this.segments.forEach((segment, place) => {
-      const said = this.standing(segment);
-      const label = said?.action === "relabel" ? said.new_label : segment.label;
+      const decision = this.decisionOn(segment);
+      const label = decision?.action === "relabel" ? decision.new_label : segment.label;
       styles[place + 1] = {
         colour: this.colours.get(label), shown: !this.hidden.has(segment.label),
-        current: place === this.current, rejected: said?.action === "reject",
+        current: place === this.current, rejected: decision?.action === "reject",
       };
     });
     this.stage.paint(styles);
@@ -251,15 +256,15 @@ export class Viewer {
     if (this.segment) this.stage.zoomTo(this.segment.bbox_xywh);
   }
 
-  // Decides the mask in hand, or the whole image, and goes on to what is next.
+  // Decides the current mask or the whole image, and goes to the next undecided mask or image.
   decide(action, { whole = false, newLabel = "" } = {}) {
     if (this.held || !this.image || this.image.status === "error") return;
     const segment = whole ? null : this.segment;
     if (!segment && action === "relabel") return;
     const key = { label: segment?.label ?? null, segment_index: segment?.segment_index ?? null };
     const decision = { image_id: this.id, ...key, action, new_label: newLabel };
-    const others = whole ? [] : this.said.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
-    this.said = this.image.decisions = [...others, decision];
+    const others = whole ? [] : this.decisions.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
+    this.decisions = this.image.decisions = [...others, decision];
     flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
     this.ondecide(decision);
     if (whole || this.allDecided) this.onnext();
@@ -269,7 +274,7 @@ export class Viewer {
     }
   }
 
-  // Takes in how the image stands on the server.
+  // Takes over the state of images as the server answers it.
   update(images) {
     const image = images.find((one) => one.image_id === this.id);
     for (const one of images) {
@@ -277,7 +282,7 @@ export class Viewer {
       kept?.facts.then((facts) => Object.assign(facts, one));
     }
     if (!image) return;
-    this.said = image.decisions;
+    this.decisions = image.decisions;
     this.list();
     this.colour();
   }

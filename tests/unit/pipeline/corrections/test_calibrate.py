@@ -10,7 +10,8 @@ from sklearn.isotonic import IsotonicRegression
 from jobs.config import load_config
 from ovseg_core.decision.image_rows import image_rows
 from pipeline.corrections.calibrate import Rules, best_threshold, calibrate, reliability
-from pipeline.corrections.layer import ReviewLog, store
+from pipeline.corrections.layer import store_import
+from pipeline.corrections.log import ReviewLog
 from pipeline.corrections.reliability_plot import draw
 from pipeline.job.job import run as run_job
 from pipeline.job.progress import Progress
@@ -103,7 +104,7 @@ def test_a_changed_mask_is_right_where_most_of_it_stayed(tmp_path):
             given = {"verdict": "changed", "rle_counts": rle}
             fields = {key: row[key] for key in row if key in ReviewedMask.model_fields}
             masks.append(ReviewedMask.model_validate(fields | given))
-    store(run, "tool", images, masks)
+    store_import(run, "tool", images, masks)
     report = calibrate(run)
     assert (report.num_right, report.calibration.num_segments) == (18, 36)
     with pytest.raises(UserError, match="all 36 reviewed segments are wrong"):

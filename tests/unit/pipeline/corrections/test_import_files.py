@@ -172,7 +172,7 @@ def test_what_has_another_form_is_refused(run, wrong):
     ("tool", "content", "message"),
     [
         ("label-studio", [{"image": "a.png", "tag": []}], "JSON-MIN"),
-        ("label-studio", [{"annotations": []}], "nothing in the file is reviewed"),
+        ("label-studio", [{"annotations": []}], "the file has no reviewed image"),
         ("cvat", b'<?xml version="1.0" encoding="gbk"?><annotations/>', "no XML"),
         ("cvat", b'<?xml version="1.0" encoding="none"?><annotations/>', "no XML"),
     ],
@@ -182,9 +182,9 @@ def test_files_of_another_kind_are_refused(run, tool, content, message):
         _import(run, tool, content)
 
 
-def test_a_folder_is_no_file(run):
+def test_folder_in_place_of_a_file_is_refused(run):
     for place in ("/", str(Path(run.folder.uri).parent)):
-        with pytest.raises(Exception, match=r"no file|directory") as found:
+        with pytest.raises(Exception, match=r"is a folder|directory") as found:
             import_review(run, "coco", place)
         assert not isinstance(found.value, ValueError)
 

@@ -10,7 +10,7 @@ from ovseg_core.rle import label_studio_brush
 from pipeline.collection.exif import upright
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
-from pipeline.corrections.names import Found, ImageNames, LabelNames
+from pipeline.corrections.names import ImageMatch, ImageNames, LabelNames
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.exporters import coco, cvat, label_studio
 from pipeline.run.folder import RunFolder
@@ -105,11 +105,11 @@ def test_label_studio_changes_are_told_by_label(run, tmp_path):
     assert cat.minutes == pytest.approx(0.5 / 3)
     layer = ReviewedLayer(run)
     assert list(layer.images) == ["id-photos/a.png", "id-b c/ü.png"]
-    fate = layer.outcome("id-photos/a.png")
-    assert fate is not None
-    assert fate[0] is not None
-    assert (fate[0].verdict, fate[0].area_px) == ("changed", pixels.sum())
-    assert fate[1] is None
+    outcomes = layer.outcomes("id-photos/a.png")
+    assert outcomes is not None
+    assert outcomes[0] is not None
+    assert (outcomes[0].verdict, outcomes[0].area_px) == ("changed", pixels.sum())
+    assert outcomes[1] is None
     assert before > pixels.sum()
     relabelled = layer.masks("id-b c/ü.png")[0]
     assert (relabelled.label, relabelled.verdict, relabelled.segment_index) == ("dog", "changed", 0)
@@ -207,7 +207,7 @@ def test_names_are_found_however_a_tool_writes_them(run):
     assert _id(names.find(["nothing", "d.png"])) == "id-d.png"
 
 
-def _id(found: Found | None) -> str | None:
+def _id(found: ImageMatch | None) -> str | None:
     return found and found.image_id
 
 
@@ -226,7 +226,7 @@ def test_mistakes_are_told(run, tmp_path):
         import_review(run, "cvta", _file(tmp_path, []))
     with pytest.raises(UserError, match="no such file"):
         import_review(run, "coco", str(tmp_path / "nothing.json"))
-    with pytest.raises(UserError, match="nothing in the file is reviewed"):
+    with pytest.raises(UserError, match="the file has no reviewed image"):
         import_review(run, "label-studio", _file(tmp_path, []))
     image = {"id": 1, "file_name": "strange.jpg", "height": 3, "width": 3}
     strange = _file(tmp_path, {"images": [image], "annotations": [], "categories": []})

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ovseg_core.rle.encode import decode, encode_regions
-from pipeline.corrections.layer import IMPORTS, ReviewedLayer, ReviewLog, store
+from pipeline.corrections.layer import IMPORTS, ReviewedLayer, store_import
+from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.reviewed_truth import ReviewedTruth
 from pipeline.run.folder import RunFolder
@@ -42,7 +43,7 @@ def _mask(run: RunFolder, path: str, index: int, **changes) -> ReviewedMask:
 
 def _import(run: RunFolder, path: str, *masks: ReviewedMask, **more) -> None:
     image = ReviewedImage(image_id=f"id-{path}", path=path, source="tool", **more)
-    store(run, "tool", [image], masks)
+    store_import(run, "tool", [image], masks)
 
 
 def _labels(layer: ReviewedLayer, path: str) -> list[tuple[str, str]]:
@@ -53,7 +54,7 @@ def test_a_run_that_nobody_looked_at_has_no_layer(run):
     layer = ReviewedLayer(run)
     assert layer.images == {}
     assert layer.masks("id-a.png") == ()
-    assert layer.outcome("id-a.png") is None
+    assert layer.outcomes("id-a.png") is None
     with pytest.raises(UserError, match="ovseg import-review"):
         evaluate(run, "reviewed")
 
@@ -73,9 +74,9 @@ def test_an_image_counts_when_all_of_it_is_decided(run):
     assert _labels(layer, "nothing.png") == []
     assert [image.num_rejected for image in layer.images.values()] == [1, 1, 0]
     assert layer.images["id-a.png"].source == "log"
-    fate = layer.outcome("id-a.png")
-    assert fate is not None
-    assert [fate[i] and fate[i].verdict for i in range(3)] == ["accepted", None, "changed"]
+    outcomes = layer.outcomes("id-a.png")
+    assert outcomes is not None
+    assert [outcomes[i] and outcomes[i].verdict for i in range(3)] == ["accepted", None, "changed"]
 
 
 def test_decisions_on_what_the_run_does_not_have_are_left_out(run):

@@ -74,15 +74,15 @@ def test_the_last_decision_of_a_key_counts_and_undo_takes_it_back(local_run):
     relabel = _accept("a", action="relabel", new_label="dog")
     log.append([_accept("a"), relabel, _accept("b"), _accept("a", None, action="reject")])
     key, whole = ReviewKey("a", "cat", 0), ReviewKey("a")
-    assert log.state()[key] == relabel
-    assert log.state()[whole].action == "reject"
+    assert log.current()[key] == relabel
+    assert log.current()[whole].action == "reject"
     log.append([_accept("a", action="undo")])
-    assert log.state()[key] == _accept("a")
+    assert log.current()[key] == _accept("a")
     log.append([_accept("a", action="undo"), _accept("a", action="undo")])
-    assert key not in log.state()
+    assert key not in log.current()
     log.append([_accept("a", action="skip")])
-    assert log.state()[key].action == "skip"
-    assert log.state() == ReviewLog(local_run).state()
+    assert log.current()[key].action == "skip"
+    assert log.current() == ReviewLog(local_run).current()
 
 
 def test_two_writers_at_once_lose_nothing_and_see_each_other(run):
@@ -98,7 +98,7 @@ def test_two_writers_at_once_lose_nothing_and_see_each_other(run):
     }
     one.append([_accept("two0", action="undo")])
     two.refresh()
-    assert ReviewKey("two0", "cat", 0) not in two.state()
+    assert ReviewKey("two0", "cat", 0) not in two.current()
 
 
 def test_a_clock_that_is_set_back_does_not_change_the_order(local_run, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_clock_that_is_set_back_does_not_change_the_order(local_run, monkeypat
     log.append([_accept("a")])
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
     log.append([_accept("a", action="undo")])
-    assert ReviewLog(local_run).state() == {}
+    assert ReviewLog(local_run).current() == {}
 
 
 def test_a_log_packed_while_it_is_listed_is_read_again(local_run, monkeypatch):
@@ -211,7 +211,7 @@ def test_decisions_that_make_no_sense_are_refused(wrong):
 
 def test_a_relabel_needs_a_label_of_the_run(local_run):
     log = ReviewLog(local_run)
-    with pytest.raises(UserError, match="'cow' is no label"):
+    with pytest.raises(UserError, match="'cow' is not a label"):
         log.append([_accept("a"), _accept("b", action="relabel", new_label="cow")])
     assert _logged(local_run) == []
 
@@ -221,7 +221,7 @@ def test_a_long_log_stays_readable(local_run):
     for block in range(20):
         log.append(_accept(f"i{block}-{n}") for n in range(1000))
     start = time.perf_counter()
-    assert len(ReviewLog(local_run).state()) == 20_000
+    assert len(ReviewLog(local_run).current()) == 20_000
     assert time.perf_counter() - start < 4, "a hundred thousand would take twenty seconds"
 
 

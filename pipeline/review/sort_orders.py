@@ -1,39 +1,45 @@
-"""The orders of the grid: by doubt, by doubt and another run's word on the masks, and plain ones.
+"""The sort orders of the grid: by doubt, by doubt and disagreement with another run, and others.
 
-`ovseg compare RUN OTHER` writes what an agreement is read from; the doubt that follows is that of
-the exporters (`exporters/_order.py`). Each is read when it is first chosen.
+The disagreement comes from a comparison, the file that `ovseg compare RUN OTHER` writes; it changes
+the review priority as it does for the exporters (`exporters/shared/priorities.py`). A comparison is
+read when its order is first chosen.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Condition
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from ovseg_core.decision.review_priority import combined_by_image, mask_priority
 from pipeline.evaluation.compare import comparison_files, read_comparison_columns
-from pipeline.review.cache import BoundedCache
 from pipeline.review.index import ReviewIndex, Rows
 from schemas.errors import UserError
+from schemas.score_columns import SCORE
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 DOUBT = "doubt"
 _COMPARED = "compare:"
-_KEPT = 3
+_COMPARISONS_KEPT = 3
+_PRIORITY_SCORES = ("margin_mean", "entropy_mean", "area_frac")
+"""Score columns that a mask's priority follows from, besides its score."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What another run says of this one's masks; NaN: nothing.
+    """Agreement of a run's masks with another run's; NaN: not compared.
 
     Attributes:
-        of_mask: (N,) IoU of each segment's label with the other run's in the same image.
+        of_mask: (N,) per segment, the IoU of its label with the other run's in the same image.
         of_image: (I,) mean IoU of the labels that either run has in an image.
-        doubt: (I,) review priority by both runs.
-        order: (I,) rows by it, failed ones last.
+        doubt: (I,) review priority with the disagreement taken into account.
+        order: (I,) rows by falling `doubt`, failed images last.
     """
 
     of_mask: NDArray[np.float32]
@@ -42,21 +48,24 @@ class Agreement:
     order: Rows
 
 
-class Orders:
-    """Orders of a run's images; safe for threads.
+class SortOrders:
+    """Sort orders of a run's images; safe for threads.
 
     Args:
         index: the run's images.
     """
 
     def __init__(self, index: ReviewIndex) -> None:
-        """Read nothing yet."""
         self._index = index
         self._files: dict[str, int] = {}
-        self._agreements: BoundedCache[Agreement] = BoundedCache(_KEPT, lambda _: 1)
+        kept: LRUCache[tuple[str, int], Agreement] = LRUCache(_COMPARISONS_KEPT)
+        # By size too: a comparison that was made again is read again.
+        self._read: Callable[[str, int], Agreement] = cached(
+            kept, key=lambda file, size: (file, size), condition=Condition()
+        )(lambda file, size: self._read_agreement(file))
 
     def compared(self) -> dict[str, str]:
-        """Look for comparisons; return their orders by name, with a word for the other run."""
+        """List the run's comparisons: by name of their order, a short name of the other run."""
         self._files = comparison_files(self._index.run)
         stems = [_stem(file) for file in self._files]
         methods = [stem.rpartition("-")[0] or stem for stem in stems]
@@ -67,51 +76,51 @@ class Orders:
         }
 
     def rows(self, name: str) -> Rows:
-        """Return all rows in an order, failed images last.
+        """Return all rows in a sort order, failed images last.
+
+        Args:
+            name: `doubt`, `score`, `path` or a name that `compared` returns.
 
         Raises:
             UserError: there is no such order.
         """
         if name.startswith(_COMPARED):
-            self.compared()  # a list begins with what there is now
+            self.compared()  # it may have been made again or deleted
         agreement = self.agreement(name)
         if agreement is not None:
             return agreement.order
-        plain = {DOUBT: lambda: self._index.order, "score": self._by_score, "path": self._by_path}
-        if name not in plain:
-            raise UserError(f"no such order: {name}")
-        return plain[name]()
+        if name == DOUBT:
+            return self._index.by_doubt
+        if name == "score":
+            segments = self._index.segments
+            lowest = np.full(len(self._index), np.inf, np.float32)
+            np.minimum.at(lowest, segments.row, segments.score)
+            return _failed_last(self._index, lowest)
+        if name == "path":
+            rank = np.argsort(compute.sort_indices(self._index.paths).to_numpy())
+            return _failed_last(self._index, rank)
+        raise UserError(f"{name} is not a sort order: expected doubt, score, path or compare:NAME")
 
     def agreement(self, name: str) -> Agreement | None:
-        """Return what the other run of an order says; None: the order needs none.
+        """Return the agreement that an order sorts by; None: the order is not of a comparison.
 
         Raises:
-            UserError: the run does not hold this comparison.
+            UserError: the run does not have this comparison.
         """
         if not name.startswith(_COMPARED):
             return None
         if name not in map(_order_of, self._files):
             self.compared()
-        # Looked up among those that there are: nothing from a browser becomes a path.
+        # Looked up in the listing: a name from a browser never becomes a path.
         files = {_order_of(file): (file, size) for file, size in self._files.items()}
         if name not in files:
             raise UserError(
-                f"the run has no comparison {name.removeprefix(_COMPARED)} (any more): make it "
-                "with `ovseg compare`"
+                f"the comparison {name.removeprefix(_COMPARED)} is not in the run folder (any "
+                "more): make it with `ovseg compare`"
             )
-        return self._agreements.get(files[name], lambda: self._read(files[name][0]))
+        return self._read(*files[name])
 
-    def _by_path(self) -> Rows:
-        rank = np.argsort(compute.sort_indices(self._index.paths).to_numpy())
-        return _failed_last(self._index, rank)
-
-    def _by_score(self) -> Rows:
-        segments = self._index.segments
-        lowest = np.full(len(self._index), np.inf, np.float32)
-        np.minimum.at(lowest, segments.row, segments.score)
-        return _failed_last(self._index, lowest)
-
-    def _read(self, file: str) -> Agreement:
+    def _read_agreement(self, file: str) -> Agreement:
         index, segments = self._index, self._index.segments
         columns = ["image_id", "label", "iou", "image_agreement"]
         table = read_comparison_columns(index.run, file, columns)
@@ -126,7 +135,7 @@ class Orders:
             table["iou"].to_numpy()[known],
             _keys(segments.row, segments.label, index),
         )
-        scores = {**index.more_scores(), "mean_prob": segments.score.astype(np.float64)}
+        scores = index.read_scores(_PRIORITY_SCORES) | {SCORE: segments.score.astype(np.float64)}
         doubts = mask_priority(scores, np.nan_to_num(of_mask.astype(np.float64), nan=1.0))
         both = combined_by_image(doubts, segments.row, len(index))
         doubt = np.where(index.num_segments > 0, both, index.doubt)
@@ -146,10 +155,10 @@ def _stem(file: str) -> str:
 
 
 def _places(table: Any, column: str, among: Any) -> NDArray[np.int64]:
-    """Return the place of each word of a column in a list; -1: it is not there."""
-    words = table[column].unify_dictionaries().combine_chunks()
-    places = compute.fill_null(compute.index_in(words.dictionary, value_set=among), -1)
-    return places.to_numpy().astype(np.int64)[words.indices.to_numpy()]
+    """Return the place of each value of a dictionary column in a list; -1: it is not there."""
+    values = table[column].unify_dictionaries().combine_chunks()
+    places = compute.fill_null(compute.index_in(values.dictionary, value_set=among), -1)
+    return places.to_numpy().astype(np.int64)[values.indices.to_numpy()]
 
 
 def _keys(row: NDArray[Any], label: NDArray[Any], index: ReviewIndex) -> NDArray[np.int64]:
@@ -159,7 +168,7 @@ def _keys(row: NDArray[Any], label: NDArray[Any], index: ReviewIndex) -> NDArray
 def _looked_up(
     keys: NDArray[np.int64], values: NDArray[np.float32], wanted: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the value of each wanted key; NaN where it has none."""
+    """Return the value of each wanted key; NaN: the key has none."""
     found = np.full(len(wanted), np.nan, np.float32)
     if len(keys):
         order = np.argsort(keys, kind="stable")

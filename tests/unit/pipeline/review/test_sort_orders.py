@@ -1,4 +1,4 @@
-"""The orders of the review page: what the exporters order by, for all images at once."""
+"""The sort orders of the review page against the priorities of the exporters."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pipeline.evaluation.compare import compare, comparison_files, read_comparis
 from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS
 from pipeline.review.index import ReviewIndex
-from pipeline.review.orders import Orders
+from pipeline.review.sort_orders import SortOrders
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.errors import UserError
@@ -39,10 +39,10 @@ def compared(request, tmp_path) -> tuple[RunFolder, str]:
     return first, f"compare:{report.file.rpartition('/')[2].removesuffix('.parquet')}"
 
 
-def test_doubt_and_disagreement_are_those_of_the_exporters(compared):
+def test_doubt_with_disagreement_equals_the_exporters(compared):
     run, name = compared
     index = ReviewIndex(run)
-    agreement = Orders(index).agreement(name)
+    agreement = SortOrders(index).agreement(name)
     assert agreement is not None
     (file,) = comparison_files(run)
     exported, ious = Priorities(run, file), read_comparison(run, file)
@@ -64,13 +64,13 @@ def test_doubt_and_disagreement_are_those_of_the_exporters(compared):
     ordered = agreement.order[~index.failed[agreement.order]]
     assert np.all(np.diff(agreement.doubt[ordered]) <= 0)
     assert sorted(agreement.order) == list(range(len(index)))
-    assert agreement.order.tolist() != index.order.tolist()
+    assert agreement.order.tolist() != index.by_doubt.tolist()
 
 
 def test_plain_orders(compared):
     run, _ = compared
     index = ReviewIndex(run)
-    orders = Orders(index)
+    orders = SortOrders(index)
     by_path = [index.image(row) for row in orders.rows("path").tolist()]
     fine = [image["path"] for image in by_path if image["status"] == "ok"]
     assert [image["path"] for image in by_path] == [*sorted(fine), "broken.png"]
@@ -80,24 +80,24 @@ def test_plain_orders(compared):
     ]
     assert scores[-2:] == [2.0, 2.0], "no masks, then failed"
     assert scores == sorted(scores)
-    np.testing.assert_array_equal(orders.rows("doubt"), index.order)
+    np.testing.assert_array_equal(orders.rows("doubt"), index.by_doubt)
 
 
 @pytest.mark.parametrize("name", ["", "compare:", "compare:../../run", "newest"])
-def test_no_other_order_is_known(compared, name):
+def test_unknown_order_is_refused(compared, name):
     with pytest.raises(UserError):
-        Orders(ReviewIndex(compared[0])).rows(name)
+        SortOrders(ReviewIndex(compared[0])).rows(name)
 
 
-def test_a_comparison_made_anew_is_read_anew_and_a_damaged_one_is_named(compared):
+def test_changed_comparison_is_read_again_and_a_damaged_one_is_named(compared):
     run, name = compared
-    orders = Orders(ReviewIndex(run))
+    orders = SortOrders(ReviewIndex(run))
     before = orders.agreement(name)
     assert orders.compared() == {name: name.removeprefix("compare:")}, "the same method twice"
     assert orders.agreement(name) is before
     (file,) = comparison_files(run)
     run.folder.atomic_write(file, run.folder.read_bytes(file)[:-5])
-    assert orders.agreement(name) is before, "as long as nobody asks what there is"
+    assert orders.agreement(name) is before, "until the comparisons are listed again"
     orders.compared()
     with pytest.raises(UserError, match="is not a comparison of the run"):
         orders.agreement(name)
@@ -107,7 +107,7 @@ def test_a_comparison_made_anew_is_read_anew_and_a_damaged_one_is_named(compared
         orders.agreement(name)
 
 
-def test_priorities_of_many_images_are_those_of_each():
+def test_combined_by_image_equals_combined_of_each_image():
     rng = np.random.default_rng(4)
     image = np.sort(rng.integers(0, 40, 200)).astype(np.int32)
     doubts = rng.random(200)

@@ -1,0 +1,89 @@
+"""Which images the grid shows: the filter that the page sends, and the rows that pass it."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, create_model
+
+from pipeline.review.decisions import Mark
+from pipeline.review.index import ReviewIndex, Rows
+from pipeline.review.sort_orders import DOUBT
+from schemas.base import Frozen
+from schemas.score_columns import SCORE_COLUMNS
+
+_FILTERABLE = tuple(name for name, column in SCORE_COLUMNS.items() if column.filterable)
+State = Literal["all", "todo", "done", "rejected", "relabelled", "skipped"]
+
+
+class Filter(Frozen):
+    """Which images to show; `ScoreFilter` adds a lowest and a highest value of score columns."""
+
+    label: str = ""
+    """Images with a mask of this label; empty: any."""
+    state: State = "all"
+    """By what was decided."""
+    failed: Annotated[str, Field(max_length=64)] = ""
+    """Empty: annotated images. `any`: failed ones; else those with this error code."""
+    text: Annotated[str, Field(max_length=200)] = ""
+    """Part of the path, upper or lower case."""
+    order: Annotated[str, Field(max_length=200)] = DOUBT
+    """A name of `SortOrders`."""
+
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return (lowest, highest) value by score column, of the columns that are limited."""
+        limits: dict[str, tuple[float, float]] = {}
+        for name in _FILTERABLE:
+            whole = low, high = _whole_range(name)
+            given = getattr(self, f"{name}_low", low), getattr(self, f"{name}_high", high)
+            if given != whole:
+                limits[name] = given
+        return limits
+
+
+def _whole_range(name: str) -> tuple[float, float]:
+    column = SCORE_COLUMNS[name]
+    return column.low, math.inf if column.high is None else column.high
+
+
+def _score_fields() -> dict[str, Any]:
+    """Return the fields `NAME_low` and `NAME_high` of every filterable score column."""
+    fields: dict[str, Any] = {}
+    for name in _FILTERABLE:
+        low, high = _whole_range(name)
+        kind = Annotated[float, Field(ge=low, le=high)]
+        fields |= {f"{name}_low": (kind, low), f"{name}_high": (kind, high)}
+    return fields
+
+
+ScoreFilter = create_model("ScoreFilter", __base__=Filter, **_score_fields())
+"""The filter with the limits of the score columns: one mask of an image (of the label, if one is
+given) must lie within all of them."""
+
+
+def select(index: ReviewIndex, marks: NDArray[np.uint8], wanted: Filter, order: Rows) -> Rows:
+    """Return the rows that pass the filter, in the order of `order`, which holds all rows."""
+    if wanted.failed:
+        keep = index.failed if wanted.failed == "any" else index.with_error(wanted.failed)
+    else:
+        keep = ~index.failed
+    limits = wanted.limits()
+    if wanted.label or limits:
+        segments = index.segments
+        fits = np.ones(len(segments.row), bool)
+        for name, (low, high) in limits.items():
+            fits &= (segments.scores[name] >= low) & (segments.scores[name] <= high)
+        if wanted.label:
+            known = wanted.label in index.labels
+            fits &= segments.label == (index.labels.index(wanted.label) + 1 if known else -1)
+        has_segment = np.zeros(len(index), bool)
+        has_segment[segments.row[fits]] = True
+        keep = keep & has_segment
+    if wanted.text:
+        keep = keep & index.with_path(wanted.text)
+    if wanted.state == "todo":
+        keep = keep & (marks & (Mark.DONE | Mark.SKIPPED) == 0)
+    elif wanted.state != "all":
+        keep = keep & (marks & Mark[wanted.state.upper()] > 0)
+    return order[keep[order]]

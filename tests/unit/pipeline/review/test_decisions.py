@@ -1,0 +1,133 @@
+"""Decisions of the review page: stored in the log, undone by message, marked by image."""
+
+import numpy as np
+import pytest
+
+from pipeline.corrections.layer import ReviewedLayer
+from pipeline.corrections.log import ReviewLog
+from pipeline.review.decisions import Decisions, Mark
+from pipeline.review.index import ReviewIndex
+from schemas.review import ReviewDecision
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_done_images_are_those_of_the_reviewed_layer(tmp_path, seed):
+    spec = RunSpec(masks={"segments": "components"} if seed % 2 else {})
+    scenes = [Scene(f"{n}.png", label_map(n, 12, 21)) for n in range(6)]
+    scenes.append(Scene("empty.png", np.zeros((9, 12), np.uint16)))
+    run = make_run(tmp_path, scenes, spec)
+    index = ReviewIndex(run)
+    log = ReviewLog(run)
+    decisions = Decisions(log, index)
+    rng = np.random.default_rng(seed)
+    rows = [row for batch in run.read_table("annotations") for row in batch.to_pylist()]
+    for step in range(150):
+        row = rows[rng.integers(len(rows))]
+        kind = rng.integers(8)
+        label = None if kind == 0 else row["label"]
+        place = None if kind < 2 else row["segment_index"]
+        actions = ("accept", "reject", "skip", "undo", "accept", "relabel")
+        action = str(rng.choice(actions[: 5 if label is None else 6]))
+        new_label = LABELS[rng.integers(3)] if action == "relabel" else ""
+        decision = ReviewDecision(
+            image_id=row["image_id"], label=label, segment_index=place, action=action,
+            new_label=new_label, at_s=float(step), source=str(rng.choice(["one", "other"])),
+        )  # fmt: skip
+        if rng.integers(5):
+            decisions.add([decision])
+        else:
+            decisions.undo(float(step), decision.source)
+    done = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & Mark.DONE)}
+    assert done == set(ReviewedLayer(run, log).images)
+    assert 0 < len(done) < len(index)
+    again = Decisions(ReviewLog(run), index)
+    np.testing.assert_array_equal(again.marks, decisions.marks)
+    for image_id in done:
+        assert again.current(image_id) == decisions.current(image_id)
+    state = log.current()
+    for bit, action in (
+        (Mark.REJECTED, "reject"),
+        (Mark.RELABELLED, "relabel"),
+        (Mark.SKIPPED, "skip"),
+    ):
+        marked = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & bit)}
+        assert marked == {key.image_id for key, one in state.items() if one.action == action}
+
+
+def test_undo_reaches_the_first_decision_over_several_images(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    decisions = Decisions(ReviewLog(run), ReviewIndex(run))
+    image_ids = ["id-0.png", "id-2.png", "id-0.png", "id-1.png"]
+    for step, image_id in enumerate(image_ids):
+        action = "accept" if step % 2 else "reject"
+        decisions.add([ReviewDecision(image_id=image_id, action=action, at_s=step)])
+    taken = [undone.keys[0].image_id for _ in image_ids if (undone := decisions.undo(9.0, ""))]
+    assert taken == image_ids[::-1]
+    assert decisions.undo(9.0, "") is None
+    assert not decisions.marks.any()
+
+
+def test_undo_takes_back_a_whole_message(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)])
+    log = ReviewLog(run)
+    decisions = Decisions(log, ReviewIndex(run))
+
+    def decision(place: int | None, action: str, source: str = "me", **more) -> ReviewDecision:
+        label = None if place is None else LABELS[place]
+        return ReviewDecision(
+            image_id="id-0.png", label=label, segment_index=place, action=action, at_s=1.0,
+            source=source, **more,
+        )  # fmt: skip
+
+    decisions.add([decision(0, "reject", "other")])
+    decisions.add([decision(1, "relabel", new_label=LABELS[0])])
+    decisions.add([decision(2, "skip")])
+    before = log.current()
+    decisions.add([decision(None, "accept")])
+    actions = {key.segment_index: one.action for key, one in log.current().items()}
+    assert actions == {0: "accept", 1: "relabel", 2: "accept", None: "accept"}, (
+        "stored for each mask with another decision, and for the image; a new label stays"
+    )
+    undone = decisions.undo(2.0, "me")
+    assert undone is not None
+    assert (undone.keys[0], undone.overruled) == (decision(None, "accept").key, False)
+    assert log.current() == before == ReviewLog(run).current()
+
+    decisions.add([decision(None, "accept")])
+    decisions.add([decision(0, "reject", "other")])
+    undone = decisions.undo(3.0, "me")
+    assert undone is not None
+    assert undone.overruled
+    log.refresh()
+    assert {key: one.action for key, one in log.current().items()} == {
+        key: one.action for key, one in before.items()
+    }
+    again = Decisions(ReviewLog(run), ReviewIndex(run))
+    actions = [undone.keys[0].segment_index for _ in range(3) if (undone := again.undo(4.0, "me"))]
+    assert actions == [2, 1], "one by one, until none is left"
+
+
+def test_undo_of_a_message_that_was_partly_undone(tmp_path):
+    run = make_run(tmp_path, [Scene("0.png", label_map(0)), Scene("1.png", label_map(1))])
+    log = ReviewLog(run)
+
+    def decision(image: str, action: str) -> ReviewDecision:
+        return ReviewDecision(image_id=image, action=action, at_s=1.0, source="me")
+
+    log.append([decision("id-0.png", "reject")])
+    log.append(
+        [
+            decision("id-0.png", "accept"),
+            decision("id-1.png", "accept"),
+            decision("id-0.png", "skip"),
+        ]
+    )
+    log.append([decision("id-0.png", "undo")])
+    decisions = Decisions(ReviewLog(run), ReviewIndex(run))
+    undone = decisions.undo(2.0, "me")
+    assert undone is not None
+    assert [key.image_id for key in undone.keys] == ["id-1.png", "id-0.png"]
+    assert [one.action for one in ReviewLog(run).current().values()] == ["reject"]
+    assert decisions.undo(3.0, "me") is not None
+    assert decisions.undo(3.0, "me") is None
