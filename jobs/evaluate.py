@@ -37,17 +37,17 @@ def evaluate_run(
     Raises:
         UserError: a wrong rule, no usable truth, or nothing to compare.
     """
-    from pipeline.evaluation import reference
-    from pipeline.evaluation.evaluate import Rules, measure
+    from pipeline.evaluation.evaluate import EvaluationRules, evaluate_against
+    from pipeline.evaluation.reference import protocol_reference, truth_reference
     from pipeline.run.folder import RunFolder
 
-    rules = load_config(Rules, sets=sets)
+    rules = load_config(EvaluationRules, sets=sets)
     folder = RunFolder.open(run)
     if protocol.name:
-        measured_by = reference.of_protocol(folder, protocol.name, protocol.data)
+        reference = protocol_reference(folder, protocol.name, protocol.data)
     else:
-        measured_by = reference.of_truth(folder, truth, rules.crowd)
-    evaluation = measure(folder, measured_by, rules)
+        reference = truth_reference(folder, truth, rules.crowd)
+    evaluation = evaluate_against(folder, reference, rules)
     written = _write(folder, evaluation)
     if as_json:
         print(_as_json(evaluation.report))
@@ -122,10 +122,10 @@ def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
 
 def _write(run: "RunFolder", evaluation: "Evaluation") -> list[str]:
     """Write report and picture and return their names; only warn if they cannot be written."""
-    from pipeline.evaluation import confusion_picture
+    from pipeline.evaluation.confusion_picture import draw_confusion
 
     picture = io.BytesIO()
-    confusion_picture.draw(evaluation.names, evaluation.counts).save(picture, "PNG")
+    draw_confusion(evaluation.names, evaluation.counts).save(picture, "PNG")
     text = _as_json(evaluation.report) + "\n"
     try:
         run.folder.atomic_write(REPORT, text.encode())

@@ -65,11 +65,11 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
 
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
     """Evaluate and print the means; which of the pairs were trained on is the point."""
-    from pipeline.evaluation.evaluate import Rules, evaluate
+    from pipeline.evaluation.evaluate import EvaluationRules, evaluate
     from pipeline.run.folder import RunFolder
 
     groups = {"seen": seen, "held-out": held_out}
-    rules = Rules(groups={name: labels for name, labels in groups.items() if labels})
+    rules = EvaluationRules(groups={name: labels for name, labels in groups.items() if labels})
     report = evaluate(RunFolder.open(str(folder.run)), str(folder.truth), rules)
     console.line("\nagreement with the drawn truth (IoU, 0 to 1)")
     means = report.groups

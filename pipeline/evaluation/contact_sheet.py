@@ -1,29 +1,28 @@
-"""A contact sheet: image, masks and truth side by side, with a legend. One picture says it all."""
+"""A contact sheet: image, masks and truth side by side, with a legend."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.collection import overlay
 from pipeline.collection.image_source import read_image, ref_of
-from pipeline.evaluation import truth as truths
+from pipeline.evaluation.drawing import INK, PAPER, QUIET, TEXT_PX, font, text_width
 from pipeline.evaluation.metrics import ConfusionMatrix
+from pipeline.evaluation.truth import IGNORE, open_truth
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.errors import ImageError
 
-_INK, _QUIET, _PAPER = (33, 37, 41), (108, 117, 125), (255, 255, 255)
 _TILE_PX = 208
-"""Greatest width of one picture."""
+"""Greatest width of a tile: an image, its masks or its truth."""
 _TILE_HEIGHT_PX = 166
-_GAP_PX, _MARGIN_PX, _TEXT_PX, _LINE_PX = 6, 24, 14, 22
+_GAP_PX, _MARGIN_PX, _LINE_PX = 6, 24, 22
 _PER_LINE = 2
-"""Rows (image, masks, truth) beside each other."""
+"""Rows of tiles (image, masks, truth) beside each other."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class SheetRow:
 
     caption: str
     image: NDArray[np.uint8]
-    """(h, w, 3), perhaps reduced."""
+    """(h, w, 3) RGB; may be reduced."""
     found: NDArray[np.integer]
     """(H, W) label map."""
     truth: NDArray[np.integer] | None = None
@@ -40,15 +39,15 @@ class SheetRow:
 
 
 def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
-    """Return the first images of a run; those that cannot be read (any more) are left out.
+    """Return the first images of a run; those that cannot be read are left out.
 
     Args:
         run: the run.
         truth_uri: see `pipeline.evaluation.truth`; empty: none.
-        limit: how many.
+        limit: greatest number of images.
     """
     config = run.info.job()
-    truth = truths.open_truth(truth_uri, config.vocabulary.names) if truth_uri else None
+    truth = open_truth(truth_uri, config.vocabulary.names) if truth_uri else None
 
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards(("path", "uri", "height", "width")):
@@ -67,7 +66,7 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
     """Draw a sheet.
 
     Args:
-        rows: what to show, two beside each other.
+        rows: the images, two beside each other.
         names: the vocabulary's labels in order, without background, for the legend.
     """
     with_truth = any(row.truth is not None for row in rows)
@@ -78,7 +77,7 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
     cell_px = _TILE_HEIGHT_PX + _LINE_PX + _GAP_PX
     num_lines = -(-len(rows) // _PER_LINE)
     top = 2 * _MARGIN_PX + legend.height + _LINE_PX
-    sheet = Image.new("RGB", (width, top + num_lines * cell_px + _MARGIN_PX), _PAPER)
+    sheet = Image.new("RGB", (width, top + num_lines * cell_px + _MARGIN_PX), PAPER)
     sheet.paste(legend, (_MARGIN_PX, _MARGIN_PX))
     draw = ImageDraw.Draw(sheet)
     for index, row in enumerate(rows):
@@ -87,7 +86,7 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
         if index < _PER_LINE:
             for place, title in enumerate(columns):
                 left = x + place * (_TILE_PX + _GAP_PX)
-                draw.text((left, y - _LINE_PX), title, _QUIET, _font())
+                draw.text((left, y - _LINE_PX), title, QUIET, font())
         _draw_row(sheet, row, (x, y), with_truth)
     return sheet
 
@@ -101,7 +100,7 @@ def _draw_row(sheet: Image.Image, row: SheetRow, corner: tuple[int, int], with_t
         tiles.append(overlay.overlay(pixels, np.maximum(row.truth, 0)))
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (x + place * (_TILE_PX + _GAP_PX), y))
-    ImageDraw.Draw(sheet).text((x, y + _TILE_HEIGHT_PX + 3), _caption(row), _INK, _font())
+    ImageDraw.Draw(sheet).text((x, y + _TILE_HEIGHT_PX + 3), _caption(row), INK, font())
 
 
 def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:
@@ -118,32 +117,27 @@ def _caption(row: SheetRow) -> str:
         return name
     if row.truth.shape != row.found.shape:
         return f"{name}   truth of another size"
-    matrix = ConfusionMatrix(int(max(row.truth.max(), row.found.max())) + 1, truths.IGNORE)
+    matrix = ConfusionMatrix(int(max(row.truth.max(), row.found.max())) + 1, IGNORE)
     matrix.add(row.found, row.truth)
     return f"{name}   mIoU {matrix.mean_iou():.2f}"
 
 
 def _legend(rows: Sequence[SheetRow], names: Sequence[str], width_px: int) -> Image.Image:
-    """Draw the labels that occur, line by line."""
+    """Draw the labels that occur, in as many lines as they need."""
     maps = [m for row in rows for m in (row.found, row.truth) if m is not None]
     labels = sorted({int(label) for m in maps for label in np.unique(m) if label > 0})
     places: list[tuple[int, int, int]] = []
     x = y = 0
     for label in labels:
-        entry_px = _TEXT_PX + 8 + round(_font().getlength(names[label - 1])) + 18
+        entry_px = TEXT_PX + 8 + text_width(names[label - 1]) + 18
         if x and x + entry_px > width_px:
             x, y = 0, y + _LINE_PX
         places.append((label, x, y))
         x += entry_px
-    legend = Image.new("RGB", (width_px, y + _LINE_PX), _PAPER)
+    legend = Image.new("RGB", (width_px, y + _LINE_PX), PAPER)
     draw = ImageDraw.Draw(legend)
     for label, left, top in places:
-        box = (left, top + 3, left + _TEXT_PX, top + 3 + _TEXT_PX)
+        box = (left, top + 3, left + TEXT_PX, top + 3 + TEXT_PX)
         draw.rounded_rectangle(box, radius=3, fill=overlay.colour(label))
-        draw.text((left + _TEXT_PX + 6, top + 1), names[label - 1], _INK, _font())
+        draw.text((left + TEXT_PX + 6, top + 1), names[label - 1], INK, font())
     return legend
-
-
-@cache
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(_TEXT_PX)

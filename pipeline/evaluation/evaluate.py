@@ -1,4 +1,4 @@
-"""How well the masks of a run agree with true ones; what was predicted is not changed."""
+"""`ovseg evaluate`: agreement of a run's masks with true label maps."""
 
 import logging
 from dataclasses import dataclass
@@ -7,11 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
-from pipeline.evaluation import reference as yardsticks
-from pipeline.evaluation import truth as truths
 from pipeline.evaluation.metrics import ConfusionMatrix
-from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.report import EvaluationReport, Mean, confusions, labels, number
+from pipeline.evaluation.reference import Reference, clip_name, truth_reference
+from pipeline.evaluation.report import (
+    EvaluationReport,
+    MeanIou,
+    confused_pairs,
+    label_reports,
+    none_if_nan,
+)
+from pipeline.evaluation.truth import IGNORE, Crowd
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.base import Frozen
@@ -23,22 +28,22 @@ logger = logging.getLogger(__name__)
 BACKGROUND = "background"
 
 
-class Rules(Frozen):
-    """How to compare."""
+class EvaluationRules(Frozen):
+    """How a run is compared with the truth."""
 
-    crowd: truths.Crowd = "label"
-    """COCO's crowd regions carry their label, or are not counted."""
+    crowd: Crowd = "label"
+    """COCO's crowd regions have their label, or are not counted."""
     groups: dict[str, tuple[str, ...]] = {}
-    """Names for sets of labels whose mean IoU is wanted."""
+    """Groups of labels, by name, whose mean IoU is reported too."""
     mean: MeanRule | None = None
-    """Whose IoU is averaged: classes `occurring` in truth or prediction, `in_truth` only, or `all`,
-    where one that does not occur counts 0; null: the protocol's rule, else `occurring`."""
+    """Classes whose IoU is averaged: those `occurring` in truth or prediction, those `in_truth`, or
+    `all`, where one that does not occur counts as 0; null: the protocol's rule, else `occurring`."""
     min_foreground_px: NonNegativeInt | None = None
-    """Images whose truth has fewer pixels of labels are left out; null: the protocol's rule, else
-    none is."""
+    """Images whose truth has fewer pixels of labels are left out; null: the protocol's number,
+    else 0."""
 
     def counting(self, given: Counting) -> Counting:
-        """Return the protocol's way of counting with what these rules change."""
+        """Return a protocol's counting with the changes of these rules."""
         ours = {"mean": self.mean, "min_foreground_px": self.min_foreground_px}
         changes = {key: value for key, value in ours.items() if value is not None}
         return given.model_copy(update=changes)
@@ -46,7 +51,7 @@ class Rules(Frozen):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report and what it was made from.
+    """A report and its confusion matrix.
 
     Attributes:
         report: the numbers.
@@ -59,7 +64,9 @@ class Evaluation:
     counts: NDArray[np.int64]
 
 
-def evaluate(run: RunFolder, truth_uri: str, rules: Rules | None = None) -> EvaluationReport:
+def evaluate(
+    run: RunFolder, truth_uri: str, rules: EvaluationRules | None = None
+) -> EvaluationReport:
     """Compare the finished images of a run with a truth.
 
     Args:
@@ -71,67 +78,67 @@ def evaluate(run: RunFolder, truth_uri: str, rules: Rules | None = None) -> Eval
     Raises:
         UserError: no usable truth, or no image in common.
     """
-    rules = rules or Rules()
-    return measure(run, yardsticks.of_truth(run, truth_uri, rules.crowd), rules).report
+    rules = rules or EvaluationRules()
+    return evaluate_against(run, truth_reference(run, truth_uri, rules.crowd), rules).report
 
 
-def measure(run: RunFolder, yardstick: Reference, rules: Rules) -> Evaluation:
-    """Compare the finished images of a run with a yardstick.
+def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRules) -> Evaluation:
+    """Compare the finished images of a run with a reference.
 
     Raises:
         UserError: a truth that does not fit, or no image in common.
     """
-    unknown = {label for group in rules.groups.values() for label in group} - set(yardstick.names)
+    grouped_labels = {label for group in rules.groups.values() for label in group}
+    unknown = grouped_labels - set(reference.names)
     if unknown:
-        raise UserError(f"groups name labels that are not there: {', '.join(sorted(unknown))}")
-    finished = RunReader(run)
-    counting = rules.counting(yardstick.counting)
-    compared = _compare(finished, yardstick, counting.min_foreground_px)
+        raise UserError(
+            f"groups name labels that the run does not have: {', '.join(sorted(unknown))}"
+        )
+    reader = RunReader(run)
+    counting = rules.counting(reference.counting)
+    compared = _compare(reader, reference, counting.min_foreground_px)
     if not compared.num_images:
         raise UserError(
-            f"nothing to compare: of {finished.num_images} annotated images "
-            f"{compared.num_without_truth} are not among the truth's {yardstick.truth.num_images} "
+            f"nothing to compare: of {reader.num_images} annotated images "
+            f"{compared.num_without_truth} are not among the truth's {reference.truth.num_images} "
             f"(matched by path) and {compared.num_wrong_size} have another size"
         )
-    names, matrix = (BACKGROUND, *yardstick.names), compared.matrix
-    first = 0 if yardstick.has_background else 1
-    mean = Mean(matrix, counting.mean)
-    info = run.info
+    names, matrix = (BACKGROUND, *reference.names), compared.matrix
+    first = 0 if reference.has_background else 1
+    mean_iou, job = MeanIou(matrix, counting.mean), run.info.job()
     report = EvaluationReport(
-        truth=yardstick.source,
-        protocol=yardstick.protocol,
-        method=info.job().method.name,
-        backbone=yardsticks.clip_name(info.job().clip),
-        weights=info.weights,
-        labels=labels(matrix, names)[first:],
+        truth=reference.source,
+        protocol=reference.protocol,
+        method=job.method.name,
+        backbone=clip_name(job.clip),
+        weights=run.info.weights,
+        labels=label_reports(matrix, names)[first:],
         mean=counting.mean,
-        miou=mean.of(range(first, len(names))),
-        label_miou=mean.of(range(1, len(names))),
-        pixel_accuracy=number(matrix.pixel_accuracy()),
-        foreground_iou=None if first else number(matrix.foreground_iou()),
-        published=yardstick.published,
-        differences=yardstick.differences,
-        confusions=confusions(matrix, names),
+        miou=mean_iou.of(range(first, len(names))),
+        label_miou=mean_iou.of(range(1, len(names))),
+        pixel_accuracy=none_if_nan(matrix.pixel_accuracy()),
+        foreground_iou=None if first else none_if_nan(matrix.foreground_iou()),
+        published=reference.published,
+        differences=reference.differences,
+        confusions=confused_pairs(matrix, names),
         groups={
-            group: mean.of([names.index(name, 1) for name in members])
+            group: mean_iou.of([names.index(name, 1) for name in members])
             for group, members in rules.groups.items()
         },
         num_images=compared.num_images,
         num_without_truth=compared.num_without_truth,
         num_wrong_size=compared.num_wrong_size,
         num_left_out=compared.num_left_out,
-        num_expected=yardstick.num_images,
-        num_failed=sum(finished.errors.values()),
-        num_left=finished.num_left,
-        unknown_categories=yardstick.truth.unknown,
+        num_expected=reference.num_images,
+        num_failed=sum(reader.errors.values()),
+        num_left=reader.num_left,
+        unknown_categories=reference.truth.unknown,
     )
     return Evaluation(report, names, matrix.counts)
 
 
 @dataclass
 class _Compared:
-    """Running counts."""
-
     matrix: ConfusionMatrix
     num_images: int = 0
     num_without_truth: int = 0
@@ -139,21 +146,20 @@ class _Compared:
     num_left_out: int = 0
 
 
-def _compare(finished: RunReader, yardstick: Reference, min_foreground_px: int) -> _Compared:
-    compared = _Compared(ConfusionMatrix(len(yardstick.names) + 1, truths.IGNORE))
-    for shard in finished.shards(("path", "height", "width")):
+def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) -> _Compared:
+    compared = _Compared(ConfusionMatrix(len(reference.names) + 1, IGNORE))
+    for shard in reader.shards(("path", "height", "width")):
         for image, predicted in shard.label_maps():
-            true_map = yardstick.truth.label_map(image["path"])
+            true_map = reference.truth.label_map(image["path"])
             if true_map is None:
                 compared.num_without_truth += 1
             elif true_map.shape != predicted.shape:
                 compared.num_wrong_size += 1
                 logger.warning(
-                    "%s left out: %s in the truth, %s in the run (was its EXIF turn applied?)",
-                    image["path"],
-                    _size(true_map.shape),
-                    _size(predicted.shape),
-                )
+                    "%s left out: %s in the truth, %s in the run (was its EXIF orientation "
+                    "applied?)",
+                    image["path"], _size(true_map.shape), _size(predicted.shape),
+                )  # fmt: skip
             elif np.count_nonzero(true_map > 0) < min_foreground_px:
                 compared.num_left_out += 1
             else:

@@ -1,4 +1,4 @@
-"""Evaluation protocols found by name, and where their files lie below a data set's folder."""
+"""Benchmark protocols by name, and where their files lie in a data set's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,31 @@ from schemas.errors import ConfigError, UserError
 from schemas.protocol import BenchmarkProtocol, ImageFiles, Words
 from schemas.redact import redact
 
-FOLDER = Path(__file__).parent / "protocols"
+PROTOCOL_FOLDER = Path(__file__).parent / "protocols"
 _SUFFIXES = (".yaml", ".yml")
 
 
-def names() -> tuple[str, ...]:
+def protocol_names() -> tuple[str, ...]:
     """Return the protocols that ship with the package."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+    return tuple(sorted(file.stem for file in PROTOCOL_FOLDER.glob("*.yaml")))
 
 
-def load(name: str) -> BenchmarkProtocol:
+def load_protocol(name: str) -> BenchmarkProtocol:
     """Return a protocol.
 
     Args:
         name: of one that ships with the package, or the path or URL of a YAML file.
 
     Raises:
-        ConfigError: no such protocol, or a file that is none; a line per mistake.
+        ConfigError: no such protocol, or a file that is not a protocol; one line per mistake.
     """
     is_file = name.endswith(_SUFFIXES)
-    if not is_file and name not in names():
+    if not is_file and name not in protocol_names():
         raise ConfigError(
-            f"no {name!r} among the protocols: {did_you_mean(name, names())} "
-            f"(all: {', '.join(names())}; or a .yaml file of your own)"
+            f"there is no protocol {name!r}: {did_you_mean(name, protocol_names())} "
+            f"(all: {', '.join(protocol_names())}; or a .yaml file of your own)"
         )
-    place = name if is_file else str(FOLDER / f"{name}.yaml")
+    place = name if is_file else str(PROTOCOL_FOLDER / f"{name}.yaml")
     try:
         return BenchmarkProtocol.model_validate(_read(place))
     except ValidationError as error:
@@ -46,17 +46,17 @@ def load(name: str) -> BenchmarkProtocol:
 
 
 def job_fields(name: str, data: str, method: str) -> dict[str, Any]:
-    """Return the fields of a job file that a protocol decides.
+    """Return the fields of a job file that a protocol sets.
 
     Args:
         name: of the protocol.
         data: the data set's folder.
-        method: whose recipe is wanted.
+        method: name of the method, which selects the recipe.
 
     Raises:
         UserError: no such protocol, or no images in the folder.
     """
-    protocol = load(name)
+    protocol = load_protocol(name)
     recipe = protocol.recipe(method)
     files, folder = find_images(name, protocol, data)
     labels = [
@@ -71,29 +71,29 @@ def job_fields(name: str, data: str, method: str) -> dict[str, Any]:
 
 
 def find_images(name: str, protocol: BenchmarkProtocol, data: str) -> tuple[ImageFiles, str]:
-    """Return which of a protocol's image folders is there, and its path below the data set's.
+    """Return the first of a protocol's image folders that exists, and its path in the data set.
 
     Raises:
-        UserError: none is; names what was expected.
+        UserError: none exists; the message says what was expected.
     """
     for files in protocol.images:
-        folder = first_with(data, files.folder, files.ending)
+        folder = first_folder_with(data, files.folder, files.ending)
         if folder:
             return files, folder
     expected = [f"{folder}/*{files.ending}" for files in protocol.images for folder in files.folder]
-    raise missing(name, data, "images", expected)
+    raise missing_files(name, data, "images", expected)
 
 
-def first_with(data: str, folders: Words, ending: str) -> str:
-    """Return the first of some folders that holds files of an ending; empty: none does."""
+def first_folder_with(data: str, folders: Words, ending: str) -> str:
+    """Return the first of the folders with files of this ending; empty: there is none."""
     for folder in folders:
         if any(file.endswith(ending) for file in _files(Folder(data).child(folder))):
             return folder
     return ""
 
 
-def missing(name: str, data: str, what: str, expected: list[str]) -> UserError:
-    """Return the one line that tells what a data set's folder should hold."""
+def missing_files(name: str, data: str, what: str, expected: list[str]) -> UserError:
+    """Return an error that says what a data set's folder should hold."""
     return UserError(
         f"{name}: no {what} in {redact(data)}: expected {' or '.join(expected)} there; "
         "--data is the folder that holds them"

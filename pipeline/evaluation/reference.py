@@ -1,54 +1,54 @@
-"""What a run is measured by: a truth, what its classes are called, and a way of counting."""
+"""What a run is compared with: a truth, the names of its classes, and a way of counting."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.corrections.layer import ReviewedLayer
-from pipeline.evaluation import protocol as protocols
-from pipeline.evaluation import reviewed_truth
-from pipeline.evaluation import truth as truths
-from pipeline.evaluation.truth_maps import open_layout
+from pipeline.evaluation.protocol import load_protocol
+from pipeline.evaluation.reviewed_truth import REVIEWED, ReviewedTruth
+from pipeline.evaluation.truth import Crowd, Truth, open_protocol_truth, open_truth
 from pipeline.run.folder import RunFolder
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamedOptions
 from schemas.errors import UserError
 from schemas.protocol import BenchmarkProtocol, Counting, Figures, Recipe
+from schemas.redact import redact
 
 _METHODS = "ovseg_core.methods"
 
 
 class PublishedScores(Frozen):
-    """What others report under the same protocol."""
+    """Published scores under the same protocol."""
 
     miou: float | None
-    """In percent; None: the method's authors give none for this protocol."""
+    """In percent; None: the method's authors report none for this protocol."""
     method: str
     """Title of the method."""
     weights: str
-    """What it was published with."""
+    """The weights that it was published with."""
     classes: tuple[Figures, ...] = ()
-    """Figures class by class."""
+    """Scores by class."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """See the module.
+    """A truth with its protocol.
 
     Attributes:
         source: where the truth is, or data set and protocol.
         truth: the true label maps.
         names: of the classes, in the run's order, without background.
-        has_background: whether background is a class that counts.
+        has_background: whether background is a class.
         counting: how pixels become one number.
-        num_images: how many the protocol compares; None: all that there are.
+        num_images: images of the protocol; None: all that have a truth.
         protocol: its name; empty: none.
-        published: what others report; None: without a protocol.
-        differences: in what the run is not as published.
+        published: published scores; None: no protocol.
+        differences: of the run from the published setting, one line each.
     """
 
     source: str
-    truth: truths.Truth
+    truth: Truth
     names: tuple[str, ...]
     has_background: bool = True
     counting: Counting = field(default_factory=Counting)
@@ -58,35 +58,40 @@ class Reference:
     differences: tuple[str, ...] = ()
 
 
-def of_truth(run: RunFolder, uri: str, crowd: truths.Crowd) -> Reference:
-    """Return a truth of the user's own, see `truth`; `reviewed` is what people left.
+def truth_reference(run: RunFolder, uri: str, crowd: Crowd) -> Reference:
+    """Return the reference for a truth of the user's own.
+
+    Args:
+        run: the run.
+        uri: of the truth, see `open_truth`; `reviewed`: the corrections of the run.
+        crowd: what COCO's crowd regions are.
 
     Raises:
         UserError: no usable truth.
     """
     names = run.info.job().vocabulary.names
-    if uri == reviewed_truth.NAME:
-        return Reference(uri, reviewed_truth.ReviewedTruth(ReviewedLayer(run)), names)
-    return Reference(uri, truths.open_truth(uri, names, crowd), names)
+    if uri == REVIEWED:
+        return Reference(uri, ReviewedTruth(ReviewedLayer(run)), names)
+    return Reference(redact(uri), open_truth(uri, names, crowd), names)
 
 
-def of_protocol(run: RunFolder, name: str, data: str) -> Reference:
-    """Return a protocol, as it is published for the run's method.
+def protocol_reference(run: RunFolder, name: str, data: str) -> Reference:
+    """Return the reference for a protocol, with the published setting of the run's method.
 
     Args:
-        run: annotated with the protocol's classes in its order, in whatever words.
-        name: of the protocol, see `pipeline.evaluation.protocol.load`.
+        run: annotated with the protocol's classes in its order; their names may differ.
+        name: of the protocol, see `load_protocol`.
         data: the data set's folder.
 
     Raises:
-        UserError: no such protocol, no truth in the folder, or a run of other classes.
+        UserError: no such protocol, no truth in the folder, or a run with other classes.
     """
-    protocol, job = protocols.load(name), run.info.job()
+    protocol, job = load_protocol(name), run.info.job()
     _check_order(name, protocol, job)
     recipe = protocol.recipe(job.method.name)
     return Reference(
-        source=f"{protocol.title}, in {data}",
-        truth=open_layout(name, protocol, recipe.truth or protocol.truth, data),
+        source=f"{protocol.title}, in {redact(data)}",
+        truth=open_protocol_truth(name, protocol, recipe.truth or protocol.truth, data),
         names=protocol.classes,
         has_background=protocol.has_background,
         counting=recipe.counting or protocol.counting,
@@ -98,26 +103,25 @@ def of_protocol(run: RunFolder, name: str, data: str) -> Reference:
 
 
 def _check_order(name: str, protocol: BenchmarkProtocol, job: JobConfig) -> None:
-    """Make sure that label k of the run is class k: it is not if it is the word for another one."""
-    words = job.vocabulary.names
-    if len(words) != len(protocol.classes):
+    """Check that no label k of the run is the name of another class than class k."""
+    labels = job.vocabulary.names
+    if len(labels) != len(protocol.classes):
         raise UserError(
-            f"{name} has {len(protocol.classes)} classes, the run has {len(words)} labels "
-            f"({', '.join(words[:3])}, ...): annotate it with --protocol {name}"
+            f"{name} has {len(protocol.classes)} classes, the run has {len(labels)} labels "
+            f"({', '.join(labels[:3])}, ...): annotate it with --protocol {name}"
         )
-    owners = {_plain(word): index for index, word in enumerate(protocol.classes)}
-    for index, word in enumerate(words):
-        owner = owners.get(_plain(word), index)
-        if owner != index:
+    index_of = {_plain(known): index for index, known in enumerate(protocol.classes)}
+    for index, label in enumerate(labels):
+        if index_of.get(_plain(label), index) != index:
             raise UserError(
-                f"label {index + 1} of the run is {word!r}, class {index + 1} of {name} is "
-                f"{protocol.classes[index]!r}: labels must stand in the protocol's order; annotate "
+                f"label {index + 1} of the run is {label!r}, class {index + 1} of {name} is "
+                f"{protocol.classes[index]!r}: labels must be in the protocol's order; annotate "
                 f"it with --protocol {name}"
             )
 
 
-def _plain(word: str) -> str:
-    return word.casefold().replace(" ", "")
+def _plain(name: str) -> str:
+    return name.casefold().replace(" ", "")
 
 
 def _published(protocol: BenchmarkProtocol, method: str) -> PublishedScores | None:
@@ -131,7 +135,7 @@ def _published(protocol: BenchmarkProtocol, method: str) -> PublishedScores | No
 
 
 def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) -> list[str]:
-    """Return in what a run is not what was published, a line each."""
+    """Return the differences of a run from the published setting, one line each."""
     found = [recipe.note] if recipe.note else []
     if job.method.name not in plugins.names(_METHODS):
         return found
@@ -148,9 +152,9 @@ def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) ->
     ]
     vocabulary = job.vocabulary
     if vocabulary.labels != protocol.labels(recipe):
-        found.append("the labels' words are not the protocol's")
+        found.append("the labels' phrases are not the protocol's")
     if vocabulary.background != protocol.background_of(recipe):
-        found.append("the background words are not the protocol's")
+        found.append("the background phrases are not the protocol's")
     return found
 
 
@@ -161,7 +165,7 @@ def _options(method: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def clip_name(clip: ClipConfig) -> str:
-    """Return `ViT-B-16 openai`, or what stands for it."""
+    """Return a CLIP's architecture and weights, such as `ViT-B-16 openai`, or its address."""
     if clip.model == EMBEDDED or clip.model.startswith("local-dir:"):
         return clip.model
     return f"{clip.model} {clip.pretrained}".strip()

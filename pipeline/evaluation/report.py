@@ -1,4 +1,4 @@
-"""What comes of a comparison with a truth: a confusion matrix as numbers that a person reads."""
+"""The report of an evaluation: what follows from its confusion matrix."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from pipeline.evaluation.reference import PublishedScores
 from schemas.base import Frozen
 from schemas.protocol import MeanRule
 
-_SHOWN_CONFUSIONS = 20
+_MAX_CONFUSED_PAIRS = 20
 
 
 class LabelReport(Frozen):
-    """One class."""
+    """The numbers of one class."""
 
     name: str
     iou: float | None
@@ -24,8 +24,8 @@ class LabelReport(Frozen):
     predicted_px: int
 
 
-class Confusion(Frozen):
-    """Pixels of one class that were taken for another."""
+class ConfusedPair(Frozen):
+    """Pixels of one class that were predicted as another."""
 
     truth: str
     predicted: str
@@ -35,45 +35,46 @@ class Confusion(Frozen):
 
 
 class EvaluationReport(Frozen):
-    """Agreement of a run with a truth; a mean is None where it is over nothing."""
+    """Agreement of a run with a truth; a mean over no class is None."""
 
     truth: str
     protocol: str
-    """Its name; empty: a truth of the user's own."""
+    """Its name; empty: no protocol."""
     method: str
     backbone: str
-    """The CLIP that the run was made with."""
+    """The CLIP of the run."""
     weights: dict[str, str]
-    """SHA-256 of the weights that the run was made with."""
+    """SHA-256 of the run's weights."""
     labels: tuple[LabelReport, ...]
     """Background first, where it is a class, then the vocabulary."""
     mean: MeanRule
     """Whose IoU is averaged."""
     miou: float | None
-    """Mean IoU over background, where it is a class, and labels."""
+    """Mean IoU over labels, and background where it is a class."""
     label_miou: float | None
     """The same without background."""
     pixel_accuracy: float | None
     foreground_iou: float | None
-    """IoU of all labels taken as one; None: background is no class."""
+    """IoU of all labels taken as one class; None: background is not a class."""
     published: PublishedScores | None
-    """What others report under the protocol."""
+    """Published scores under the protocol; None: no protocol."""
     differences: tuple[str, ...]
-    """In what the run is not as published."""
-    confusions: tuple[Confusion, ...]
-    """Which class was most often taken for which, the most pixels first."""
+    """Differences from the published setting."""
+    confusions: tuple[ConfusedPair, ...]
+    """The pairs with the most wrong pixels, most first."""
     groups: dict[str, float | None]
     """Mean IoU of each group of labels."""
     num_images: int
-    """Compared."""
+    """Images that were compared."""
     num_without_truth: int
-    """Annotated images that the truth does not know."""
+    """Annotated images without truth."""
     num_wrong_size: int
-    """Left out: the truth is of another size."""
+    """Images left out because the truth has another size."""
     num_left_out: int
-    """Left out: too few pixels of labels in the truth (`Counting.min_foreground_px`)."""
+    """Images left out because the truth has too few pixels of labels
+    (`Counting.min_foreground_px`)."""
     num_expected: int | None
-    """Images that the protocol compares; None: no protocol."""
+    """Images of the protocol; None: no protocol."""
     num_failed: int
     """Images of the run that failed; not compared."""
     num_left: int
@@ -83,14 +84,14 @@ class EvaluationReport(Frozen):
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanIou:
     """Mean IoU under a rule."""
 
     matrix: ConfusionMatrix
     rule: MeanRule
 
     def of(self, classes: Sequence[int]) -> float | None:
-        """Return the mean over some classes; None: over nothing."""
+        """Return the mean over some classes; None if none of them counts."""
         ious = self.matrix.iou()[list(classes)]
         if self.rule == "all":
             ious = np.nan_to_num(ious)
@@ -100,16 +101,21 @@ class Mean:
         return float(ious.mean()) if len(ious) else None
 
 
-def confusions(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[Confusion, ...]:
-    """Return what was most often taken for what; `names` are those of all classes."""
+def confused_pairs(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes with the most wrong pixels.
+
+    Args:
+        matrix: of the run.
+        names: of all classes, background first.
+    """
     wrong = matrix.counts * (1 - np.eye(len(names), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_SHOWN_CONFUSIONS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_CONFUSED_PAIRS]
     pairs = [
         (int(row), int(column)) for row, column in zip(*np.divmod(order, len(names)), strict=True)
     ]
     totals = matrix.counts.sum(axis=1)
     return tuple(
-        Confusion(
+        ConfusedPair(
             truth=names[row],
             predicted=names[column],
             pixels=int(wrong[row, column]),
@@ -120,13 +126,13 @@ def confusions(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[Confusion
     )
 
 
-def labels(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[LabelReport, ...]:
-    """Return the numbers of every class; `names` are those of all classes."""
+def label_reports(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[LabelReport, ...]:
+    """Return the numbers of every class; `names` are those of all classes, background first."""
     ious, truth_px, predicted_px = matrix.iou(), matrix.counts.sum(1), matrix.counts.sum(0)
     return tuple(
         LabelReport(
             name=name,
-            iou=number(ious[index]),
+            iou=none_if_nan(ious[index]),
             truth_px=int(truth_px[index]),
             predicted_px=int(predicted_px[index]),
         )
@@ -134,6 +140,6 @@ def labels(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[LabelReport, 
     )
 
 
-def number(value: float | np.floating) -> float | None:
-    """Return a number; None in place of NaN."""
+def none_if_nan(value: float | np.floating) -> float | None:
+    """Return a number, or None for NaN."""
     return None if math.isnan(value) else float(value)

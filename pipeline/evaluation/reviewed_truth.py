@@ -1,4 +1,4 @@
-"""The reviewed layer as a truth: `ovseg evaluate RUN --truth reviewed`."""
+"""The corrections of a run as a truth: `ovseg evaluate RUN --truth reviewed`."""
 
 import numpy as np
 
@@ -7,36 +7,34 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap
 from schemas.errors import UserError
 
-NAME = "reviewed"
-"""What `--truth` takes; a folder of that name is `./reviewed`."""
+REVIEWED = "reviewed"
+"""The value of `--truth`; a folder of that name is `./reviewed`."""
 
 
 class ReviewedTruth:
-    """Label maps of the images that people have gone through; see `truth.Truth`.
+    """Label maps of the images that were reviewed; see `truth.Truth`.
 
-    Where masks overlap the one of fewer pixels is on top. What carries no mask is background, also
-    where a predicted mask was rejected.
+    Where masks overlap the one with fewer pixels is on top. Pixels without a mask are background,
+    also where a predicted mask was rejected.
+
+    Raises:
+        UserError: nothing is reviewed.
     """
 
     unknown: tuple[str, ...] = ()
 
     def __init__(self, layer: ReviewedLayer) -> None:
-        """Index the layer by path.
-
-        Raises:
-            UserError: nothing is reviewed.
-        """
         self._layer = layer
         self._image_id = {image.path: key for key, image in layer.images.items()}
         self.num_images = len(self._image_id)
         if not self.num_images:
             raise UserError(
-                "no image of the run is reviewed: look through it with `ovseg review`, or bring "
-                "back another tool's file with `ovseg import-review`"
+                "no image of the run is reviewed: review it with `ovseg review`, or import another "
+                "tool's file with `ovseg import-review`"
             )
 
     def label_map(self, path: str) -> LabelMap | None:
-        """Paint one image."""
+        """Paint the masks of one image."""
         if path not in self._image_id:
             return None
         image_id = self._image_id[path]

@@ -174,7 +174,7 @@ def test_the_recipe_is_the_methods_and_what_is_set_wins(here: Path) -> None:
     assert any(line.startswith("as published 59.63 (SCLIP, CLIP ViT-B/16 openai") for line in lines)
     assert "differs CLIP is embedded, not ViT-B-16-quickgelu openai" in lines
     assert "differs method.options.logit_scale is 33.0, not 65.0" in lines
-    assert "differs the background words are not the protocol's" in lines
+    assert "differs the background phrases are not the protocol's" in lines
     assert lines[-1].endswith("run/confusion.png")
 
 
@@ -201,7 +201,7 @@ def test_a_run_of_other_words_or_another_protocol_is_refused(here: Path) -> None
     [
         (["--protocol", "voc21"], "--protocol NAME and --data FOLDER go together"),
         (["--data", "data"], "--protocol NAME and --data FOLDER go together"),
-        (["--protocol", "voc12", "--data", "data"], "no 'voc12' among the protocols: Did you mean"),
+        (["--protocol", "voc12", "--data", "data"], "there is no protocol 'voc12': Did you mean"),
         (["--protocol", "voc21", "--data", "data"], "expected JPEGImages/*.jpg there"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.evaluation.evaluate import Rules, evaluate
+from pipeline.evaluation.evaluate import EvaluationRules, evaluate
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.exporters import coco
 from pipeline.run.folder import RunFolder
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_a_case_done_by_hand(run, tmp_path):
-    report = evaluate(run, _write(tmp_path), Rules(groups={"pets": ("cat", "dog")}))
+    report = evaluate(run, _write(tmp_path), EvaluationRules(groups={"pets": ("cat", "dog")}))
     ious = {label.name: label.iou for label in report.labels}
     assert ious == {"background": 12 / 14, "cat": 4 / 6, "dog": 0, "potted plant": 0}
     assert report.miou == pytest.approx((12 / 14 + 4 / 6) / 4)
@@ -115,7 +115,7 @@ def test_the_first_painter_wins_and_polygons_and_plain_run_lengths_are_read(run,
 def test_crowds_carry_their_label_or_are_not_counted(run, tmp_path):
     truth = _write(tmp_path, annotations=[_segment(TRUE == 1, 7, iscrowd=1)])
     assert evaluate(run, truth).labels[1].truth_px == 6
-    report = evaluate(run, truth, Rules(crowd="ignore"))
+    report = evaluate(run, truth, EvaluationRules(crowd="ignore"))
     assert sum(label.truth_px for label in report.labels) == 24 - 6
 
 
@@ -139,7 +139,7 @@ def test_a_label_called_background_is_not_the_background(tmp_path):
     run = make_run(tmp_path, [Scene("sub/a.png", FOUND)], spec)
     names = [{"id": 7, "name": "background"}, {"id": 14, "name": "dog"}]
     report = evaluate(
-        run, _write(tmp_path, categories=names), Rules(groups={"ours": ("background",)})
+        run, _write(tmp_path, categories=names), EvaluationRules(groups={"ours": ("background",)})
     )
     assert report.groups == {"ours": report.labels[1].iou}
     assert report.labels[1].iou != report.labels[0].iou
@@ -157,11 +157,11 @@ def test_ids_are_the_same_as_text_and_as_numbers(run, tmp_path):
     [
         ({"categories": [{"id": 7, "name": "zebra"}]}, r"no category .* zebra; the run has cat"),
         ({"images": []}, "nothing to compare"),
-        ({"images": 3}, "no COCO file"),
+        ({"images": 3}, "not a COCO file"),
         ({"annotations": [_segment(TRUE == 1, 7, image_id=6)]}, "for example image_id 6"),
         ({"annotations": [_segment(TRUE == 1, 7, image_id=[5])]}, "expected an id"),
         ({"images": [{"file_name": "sub/a.png"}]}, r"truth of sub/a\.png cannot be read"),
-        ({"annotations": [{"id": 1}]}, "no COCO file"),
+        ({"annotations": [{"id": 1}]}, "not a COCO file"),
         ({"annotations": [_segment(TRUE == 1, 99)]}, r"truth of sub/a\.png .*99"),
         ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"a mask of size \[2, 6\] in an image"),
         ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, "cannot be read"),
@@ -177,9 +177,9 @@ def test_truths_that_do_not_fit_are_explained(changes, message, run, tmp_path):
     [
         ("[]", "results files are"),
         ('[{"image_id": 1}]', "results files are"),
-        ("{", "no COCO file"),
-        ("[" * 100_000, "no COCO file"),
-        ('{"images": []}', "has no annotations"),
+        ("{", "not a COCO file"),
+        ("[" * 100_000, "not a COCO file"),
+        ('{"images": []}', "annotations, categories missing"),
     ],
 )
 def test_files_that_are_no_coco_are_explained(content, message, run, tmp_path):
@@ -194,7 +194,7 @@ def test_missing_truth_and_unknown_groups_are_explained(run, tmp_path):
     with pytest.raises(UserError, match="expected a COCO"):
         evaluate(run, str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"groups name labels .* zebra"):
-        evaluate(run, _write(tmp_path), Rules(groups={"stripes": ("zebra",)}))
+        evaluate(run, _write(tmp_path), EvaluationRules(groups={"stripes": ("zebra",)}))
 
 
 def test_label_images_with_other_values_are_refused(run, tmp_path):

@@ -5,7 +5,12 @@ import pytest
 from ovseg_core import methods
 from ovseg_core.decision.decide import decide
 from ovseg_core.methods import build_segmenter, check_options
-from pipeline.evaluation import protocol as protocols
+from pipeline.evaluation.protocol import (
+    PROTOCOL_FOLDER,
+    job_fields,
+    load_protocol,
+    protocol_names,
+)
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError, UserError
@@ -37,7 +42,7 @@ NUM_IMAGES = {
 }
 WITH_BACKGROUND = {"voc21", "context60", "object"}
 METHODS = plugins.names(methods.PACKAGE)
-ALL = {name: protocols.load(name) for name in NUM_CLASSES}
+ALL = {name: load_protocol(name) for name in NUM_CLASSES}
 
 
 def words(protocol: BenchmarkProtocol, recipe: Recipe) -> Vocabulary:
@@ -50,7 +55,7 @@ def names(protocol: BenchmarkProtocol, method: str) -> tuple[str, ...]:
 
 
 def test_all_are_there():
-    assert protocols.names() == tuple(NUM_CLASSES)
+    assert protocol_names() == tuple(NUM_CLASSES)
     assert {name: len(one.classes) for name, one in ALL.items()} == NUM_CLASSES
     assert {name: one.num_images for name, one in ALL.items()} == NUM_IMAGES
     assert {name for name, one in ALL.items() if one.has_background} == WITH_BACKGROUND
@@ -177,30 +182,32 @@ def test_where_background_is_no_class_nothing_is_background(method):
 
 
 def test_unknown_protocols_and_files_that_are_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"no 'voc' .* Did you mean 'voc2[01]'.* ade20k, camvid"):
-        protocols.load("voc")
+    with pytest.raises(
+        ConfigError, match=r"no protocol 'voc': Did you mean 'voc2[01]'.* ade20k, camvid"
+    ):
+        load_protocol("voc")
     with pytest.raises(ConfigError, match="no such protocol file"):
-        protocols.load(str(tmp_path / "mine.yaml"))
+        load_protocol(str(tmp_path / "mine.yaml"))
     file = tmp_path / "mine.yaml"
     file.write_text("classes: [a\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        protocols.load(str(file))
+        load_protocol(str(file))
     file.write_text("- a\n")
     with pytest.raises(ConfigError, match="expected the fields of a protocol"):
-        protocols.load(str(file))
+        load_protocol(str(file))
     file.write_text("title: x\nclases: [a]\n")
     with pytest.raises(ConfigError) as caught:
-        protocols.load(str(file))
+        load_protocol(str(file))
     assert "classes: missing" in str(caught.value)
     assert "clases: unknown key" in str(caught.value)
 
 
 def test_a_protocol_of_ones_own(tmp_path):
-    text = (protocols.FOLDER / "voc20.yaml").read_text().replace("JPEGImages", "photos")
+    text = (PROTOCOL_FOLDER / "voc20.yaml").read_text().replace("JPEGImages", "photos")
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").touch()
-    fields = protocols.job_fields(str(tmp_path / "mine.yaml"), f"{tmp_path}/", "naclip")
+    fields = job_fields(str(tmp_path / "mine.yaml"), f"{tmp_path}/", "naclip")
     assert fields["images"] == str(tmp_path / "photos")
     assert fields["vocabulary"]["background"] == []
 
@@ -217,5 +224,5 @@ def test_a_protocol_of_ones_own(tmp_path):
 )
 def test_a_missing_folder_is_one_line_that_names_what_was_expected(name, expected, tmp_path):
     with pytest.raises(UserError, match=expected) as caught:
-        protocols.job_fields(name, str(tmp_path / "nothing"), "naclip")
+        job_fields(name, str(tmp_path / "nothing"), "naclip")
     assert len(str(caught.value).splitlines()) == 1

@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.evaluation import reference
-from pipeline.evaluation.evaluate import Rules, measure
+from pipeline.evaluation.evaluate import EvaluationRules, evaluate_against
+from pipeline.evaluation.reference import protocol_reference
 from pipeline.evaluation.report import EvaluationReport
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
@@ -45,12 +45,14 @@ def run(tmp_path: Path) -> RunFolder:
     return run
 
 
-def measured(run: RunFolder, rules: Rules | None = None, **changes: object) -> EvaluationReport:
+def measured(
+    run: RunFolder, rules: EvaluationRules | None = None, **changes: object
+) -> EvaluationReport:
     folder = Path(run.folder.uri).parent
     file = folder / "three.yaml"
     file.write_text(yaml.safe_dump({**PROTOCOL, **changes}))
-    under = reference.of_protocol(run, str(file), str(folder))
-    return measure(run, under, rules or Rules()).report
+    under = protocol_reference(run, str(file), str(folder))
+    return evaluate_against(run, under, rules or EvaluationRules()).report
 
 
 def test_where_background_is_no_class_it_is_wrong_and_has_no_row(run: RunFolder) -> None:
@@ -79,7 +81,7 @@ def test_where_background_is_no_class_it_is_wrong_and_has_no_row(run: RunFolder)
 )
 def test_whose_iou_is_averaged(rule: str, expected: float, run: RunFolder) -> None:
     assert measured(run, counting={"mean": rule}).miou == pytest.approx(expected)
-    assert measured(run, Rules(mean=rule)).miou == pytest.approx(expected)
+    assert measured(run, EvaluationRules(mean=rule)).miou == pytest.approx(expected)
 
 
 def test_a_class_that_does_not_occur_counts_nothing_or_zero(tmp_path: Path) -> None:
@@ -87,8 +89,8 @@ def test_a_class_that_does_not_occur_counts_nothing_or_zero(tmp_path: Path) -> N
     (tmp_path / "truth").mkdir()
     Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "truth/a.png")
     assert measured(run).miou == 1
-    assert measured(run, Rules(mean="in_truth")).miou == 1
-    assert measured(run, Rules(mean="all")).miou == pytest.approx(1 / 3)
+    assert measured(run, EvaluationRules(mean="in_truth")).miou == 1
+    assert measured(run, EvaluationRules(mean="all")).miou == pytest.approx(1 / 3)
 
 
 def test_background_as_a_class(run: RunFolder) -> None:
@@ -104,9 +106,9 @@ def test_background_as_a_class(run: RunFolder) -> None:
 def test_images_with_little_in_the_truth_are_left_out(run: RunFolder) -> None:
     report = measured(run, counting={"min_foreground_px": 9})
     assert (report.num_images, report.num_left_out) == (1, 1)
-    assert measured(run, Rules(min_foreground_px=0)).num_images == 2
+    assert measured(run, EvaluationRules(min_foreground_px=0)).num_images == 2
     with pytest.raises(UserError, match="nothing to compare"):
-        measured(run, Rules(min_foreground_px=10))
+        measured(run, EvaluationRules(min_foreground_px=10))
 
 
 def test_a_recipe_may_bring_its_own_truth_and_counting(run: RunFolder) -> None:
@@ -159,7 +161,7 @@ def test_what_others_report_and_in_what_the_run_differs(run: RunFolder) -> None:
     assert report.published.classes[0].iou == {"dog": 50.0}
     assert report.differences[0] == "Published by others."
     assert "method.options.side_px is 256, not 128" in report.differences
-    assert "the labels' words are not the protocol's" in report.differences
+    assert "the labels' phrases are not the protocol's" in report.differences
     assert not any("stride_divisor" in line or "background" in line for line in report.differences)
     assert measured(run).published.miou == 79.7
 

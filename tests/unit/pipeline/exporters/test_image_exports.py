@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from pipeline.evaluation import truth
-from pipeline.evaluation.evaluate import Rules, evaluate
+from pipeline.evaluation.evaluate import EvaluationRules, evaluate
 from pipeline.exporters import fiftyone, labelme, panoptic, semantic_png, yolo_seg
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
@@ -36,7 +36,7 @@ def _label_maps(run: RunFolder) -> dict[str, np.ndarray]:
 def test_label_images_with_background_are_a_truth_of_their_run(run):
     semantic_png.export(run, semantic_png.Options(background=True))
     folder = f"{run.folder.uri}/exports/semantic_png/labels"
-    report = evaluate(run, folder, Rules())
+    report = evaluate(run, folder, EvaluationRules())
     assert report.miou == 1.0
     assert report.num_images == len(awkward_scenes())
     opened = truth.open_truth(folder, LABELS)
@@ -54,7 +54,7 @@ def test_label_images_of_many_labels_have_16_bits(tmp_path):
     classes = json.loads(_read(run, "exports/semantic_png/classes.json"))
     assert classes == {"classes": list(labels), "ignore": 65535, "bits": 16}
     semantic_png.export(run, semantic_png.Options(background=True))
-    report = evaluate(run, f"{run.folder.uri}/exports/semantic_png/labels", Rules())
+    report = evaluate(run, f"{run.folder.uri}/exports/semantic_png/labels", EvaluationRules())
     found = {label.name: label.truth_px for label in report.labels if label.truth_px}
     assert (report.miou, found["word 254"]) == (1.0, 1), "255 is a label here"
 

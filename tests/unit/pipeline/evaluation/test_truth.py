@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation import protocol as protocols
-from pipeline.evaluation.truth import Truth
-from pipeline.evaluation.truth_maps import MapsTruth, open_layout
+from pipeline.evaluation.protocol import load_protocol
+from pipeline.evaluation.truth import ProtocolTruth, Truth, open_protocol_truth
 from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import ImageFiles, PixelValues, TruthMaps
@@ -103,8 +102,8 @@ IDS = [f"{name}-{number}" for number, (name, *_) in enumerate(CASES)]
 
 
 def opened(name: str, data: Path) -> Truth:
-    protocol = protocols.load(name)
-    return open_layout(name, protocol, protocol.truth, str(data))
+    protocol = load_protocol(name)
+    return open_protocol_truth(name, protocol, protocol.truth, str(data))
 
 
 @pytest.mark.parametrize(("name", "make", "rule"), CASES, ids=IDS)
@@ -123,7 +122,7 @@ def test_every_layout_and_rule(
         seen |= set(expected.ravel().tolist())
     assert truth.num_images == len(maps)
     assert truth.label_map("another.jpg") is None
-    protocol = protocols.load(name)
+    protocol = load_protocol(name)
     labels = set(range(1, len(protocol.classes) + 1))
     assert seen - {-1} == labels | ({0} if protocol.has_background else set())
 
@@ -141,7 +140,7 @@ def test_a_file_name_alone_is_enough_where_it_is_the_only_one(tmp_path: Path) ->
     images = (ImageFiles(folder=("i",), ending="_i.png"),)
     for place, value in (("a/x", 0), ("b/x", 1), ("b/y", 1)):
         layouts.grey(tmp_path / f"{place}_t.png", np.full((4, 6), value, np.uint8))
-    truth = MapsTruth(Folder(str(tmp_path)), maps, images)
+    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images)
     found = truth.label_map("other/y_i.png")
     assert found is not None
     assert found.max() == found.min() == 2
