@@ -36,8 +36,8 @@ class EvaluationRules(Frozen):
     groups: dict[str, tuple[str, ...]] = {}
     """Groups of labels, by name, whose mean IoU is reported too."""
     mean: MeanRule | None = None
-    """Classes whose IoU is averaged: those `occurring` in truth or prediction, those `in_truth`, or
-    `all`, where one that does not occur counts as 0; null: the protocol's rule, else `occurring`."""
+    """Classes whose IoU is averaged: `occurring` in truth or prediction, `in_truth` only, or `all`,
+    where one that does not occur counts as 0; null: the protocol's rule, or `occurring`."""
     min_foreground_px: NonNegativeInt | None = None
     """Images whose truth has fewer pixels of labels are left out; null: the protocol's number,
     else 0."""

@@ -36,7 +36,7 @@ def _iou(one: np.ndarray, other: np.ndarray, label: int) -> float:
     return ((one == label) & (other == label)).sum() / ((one == label) | (other == label)).sum()
 
 
-def test_ious_by_image_and_label(runs):
+def test_compare_iou_by_image_and_label(runs):
     report = compare(*runs)
     assert (report.num_images, report.num_missing, report.num_without_masks) == (3, 2, 1)
     table = read_comparison(runs[0], report.file)
@@ -57,7 +57,7 @@ def test_ious_by_image_and_label(runs):
     assert report.mean_agreement == pytest.approx(np.mean(list(means.values())))
 
 
-def test_the_table_is_a_file_beside_the_exports(runs):
+def test_compare_writes_a_table_beside_the_exports(runs):
     before = {name: runs[0].folder.read_bytes(name) for name in runs[0].folder.list()}
     file = compare(*runs).file
     assert {n: d for n, d in before.items() if runs[0].folder.read_bytes(n) != d} == {}
@@ -73,14 +73,14 @@ def test_the_table_is_a_file_beside_the_exports(runs):
     assert all(name.startswith("exports/") for name in set(runs[0].folder.list()) - set(before))
 
 
-def test_regions_are_compared_as_labels(tmp_path):
+def test_compare_joins_components_of_a_label(tmp_path):
     scenes = [Scene("a.png", label_map(0))]
     parts = make_run(tmp_path / "parts", scenes, RunSpec(masks={"segments": "components"}))
     report = compare(make_run(tmp_path / "whole", scenes), parts)
     assert report.mean_agreement == 1.0
 
 
-def test_what_cannot_be_compared(runs, tmp_path):
+def test_compare_runs_without_anything_in_common_are_refused(runs, tmp_path):
     with pytest.raises(UserError, match="same run"):
         compare(runs[0], runs[0])
     words = make_run(
@@ -95,9 +95,7 @@ def test_what_cannot_be_compared(runs, tmp_path):
         read_comparison(runs[0], "exports/compare/none.parquet")
 
 
-def test_a_comparison_is_found_by_its_place_too_and_nothing_else_is_taken_for_one(
-    runs, monkeypatch
-):
+def test_read_comparison_by_path_or_address_only(runs, monkeypatch):
     run, file = runs[0], compare(*runs).file
     expected = read_comparison(run, file)
     monkeypatch.chdir(Path(run.folder.uri).parent)
@@ -124,7 +122,7 @@ class CountingRun(RunFolder):
         return super().manifest()
 
 
-def test_images_are_looked_up_together(tmp_path):
+def test_compare_looks_up_all_images_at_once(tmp_path):
     scenes = [Scene(f"{n}.png", label_map(n)) for n in range(20)]
     first = make_run(tmp_path / "one", scenes)
     other = make_run(tmp_path / "two", scenes, RunSpec(labels=("dog", "cat", "cow")))
@@ -133,7 +131,7 @@ def test_images_are_looked_up_together(tmp_path):
     assert counting.num_lookups == 1
 
 
-def test_labels_of_one_vocabulary_are_named(runs, tmp_path):
+def test_compare_names_labels_of_one_vocabulary_only(runs, tmp_path):
     spec = RunSpec(labels=("cat", "cow", "dog"))
     other = make_run(tmp_path / "words", [Scene("b.png", label_map(1))], spec)
     report = compare(runs[0], other)
@@ -141,7 +139,7 @@ def test_labels_of_one_vocabulary_are_named(runs, tmp_path):
     assert {label.name for label in report.labels} == {"cat", "dog"}
 
 
-def test_exports_come_in_an_order_that_knows_the_other_run(runs):
+def test_label_studio_scores_follow_a_comparison(runs):
     def scores(**options) -> dict[str, float]:
         label_studio.export(runs[0], label_studio.Options(**options))
         tasks = json.loads(runs[0].folder.read_bytes("exports/label_studio/tasks.json"))
@@ -158,7 +156,7 @@ def test_exports_come_in_an_order_that_knows_the_other_run(runs):
         scores(comparison="exports/compare/no.parquet")
 
 
-def test_a_mask_that_the_other_run_lacks_is_trusted_half():
+def test_mask_priority_halves_trust_without_agreement():
     scores = {"mean_prob": 0.8, "margin_mean": 0.9, "entropy_mean": 0.1, "area_frac": 0.3}
     alone = 1 - mask_priority(scores)
     assert 1 - mask_priority(scores, agreement=0.0) == pytest.approx(alone / 2)

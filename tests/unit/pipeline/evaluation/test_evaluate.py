@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, [Scene("sub/a.png", FOUND), Scene("broken.png", None)])
 
 
-def test_a_case_done_by_hand(run, tmp_path):
+def test_evaluate_case_computed_by_hand(run, tmp_path):
     report = evaluate(run, _write(tmp_path), EvaluationRules(groups={"pets": ("cat", "dog")}))
     ious = {label.name: label.iou for label in report.labels}
     assert ious == {"background": 12 / 14, "cat": 4 / 6, "dog": 0, "potted plant": 0}
@@ -64,7 +64,7 @@ def test_a_case_done_by_hand(run, tmp_path):
     assert [label.predicted_px for label in report.labels] == [14, 4, 0, 6]
 
 
-def test_its_own_export_is_perfect_and_the_report_is_plain_data(tmp_path):
+def test_evaluate_own_export_is_perfect(tmp_path):
     run = make_run(tmp_path, odd_scenes(), RunSpec(shard_size=4))
     (truth, _) = coco.export(run, coco.Options())
     report = evaluate(run, f"{run.folder.uri}/{truth}")
@@ -73,7 +73,7 @@ def test_its_own_export_is_perfect_and_the_report_is_plain_data(tmp_path):
     assert json.loads(report.model_dump_json())["labels"][1]["name"] == "cat"
 
 
-def test_many_images_equal_one_confusion_matrix(tmp_path):
+def test_evaluate_many_images_equal_one_confusion_matrix(tmp_path):
     scenes = [Scene(f"{i}.png", label_map(i, 20 + i, 30)) for i in range(7)]
     run = make_run(tmp_path / "run", scenes)
     folder = tmp_path / "truth"
@@ -89,7 +89,7 @@ def test_many_images_equal_one_confusion_matrix(tmp_path):
     assert report.pixel_accuracy == pytest.approx(matrix.pixel_accuracy())
 
 
-def test_classes_absent_from_both_do_not_count(tmp_path):
+def test_evaluate_class_in_neither_does_not_count(tmp_path):
     truth = _write(tmp_path)
     run = make_run(tmp_path, [Scene("a.png", np.where(FOUND == 3, 2, FOUND))])
     report = evaluate(run, truth)
@@ -98,7 +98,7 @@ def test_classes_absent_from_both_do_not_count(tmp_path):
     assert not any(math.isnan(v) for v in (report.miou, report.label_miou))
 
 
-def test_the_first_painter_wins_and_polygons_and_plain_run_lengths_are_read(run, tmp_path):
+def test_evaluate_coco_polygons_and_uncompressed_rle_first_one_wins(run, tmp_path):
     whole = {"counts": [0, 24], "size": [4, 6]}
     polygon = [[0, 0, 3, 0, 3, 2, 0, 2]]
     truth = _write(
@@ -112,21 +112,21 @@ def test_the_first_painter_wins_and_polygons_and_plain_run_lengths_are_read(run,
     assert [label.truth_px for label in report.labels] == [0, 6, 18, 0]
 
 
-def test_crowds_carry_their_label_or_are_not_counted(run, tmp_path):
+def test_evaluate_crowd_regions_have_their_label_or_are_not_counted(run, tmp_path):
     truth = _write(tmp_path, annotations=[_segment(TRUE == 1, 7, iscrowd=1)])
     assert evaluate(run, truth).labels[1].truth_px == 6
     report = evaluate(run, truth, EvaluationRules(crowd="ignore"))
     assert sum(label.truth_px for label in report.labels) == 24 - 6
 
 
-def test_categories_outside_the_vocabulary_are_background(run, tmp_path):
+def test_evaluate_unknown_category_is_background(run, tmp_path):
     categories = [{"id": 7, "name": "cat"}, {"id": 14, "name": "zebra"}]
     report = evaluate(run, _write(tmp_path, categories=categories))
     assert report.unknown_categories == ("zebra",)
     assert [label.truth_px for label in report.labels] == [18, 6, 0, 0]
 
 
-def test_images_of_another_size_are_left_out_and_counted(tmp_path, caplog):
+def test_evaluate_image_of_another_size_is_left_out(tmp_path, caplog):
     truth = _write(tmp_path)
     run = make_run(tmp_path, [Scene("sub/a.png", FOUND.T), Scene("b/c.png", FOUND)])
     with pytest.raises(UserError, match="nothing to compare: of 2 annotated images 1 are not"):
@@ -134,7 +134,7 @@ def test_images_of_another_size_are_left_out_and_counted(tmp_path, caplog):
     assert "6 x 4 in the truth, 4 x 6 in the run" in caplog.text
 
 
-def test_a_label_called_background_is_not_the_background(tmp_path):
+def test_evaluate_label_named_background_is_an_ordinary_label(tmp_path):
     spec = RunSpec(labels=("background", "dog", "potted plant"))
     run = make_run(tmp_path, [Scene("sub/a.png", FOUND)], spec)
     names = [{"id": 7, "name": "background"}, {"id": 14, "name": "dog"}]
@@ -145,7 +145,7 @@ def test_a_label_called_background_is_not_the_background(tmp_path):
     assert report.labels[1].iou != report.labels[0].iou
 
 
-def test_ids_are_the_same_as_text_and_as_numbers(run, tmp_path):
+def test_evaluate_coco_ids_may_be_text_or_numbers(run, tmp_path):
     expected = evaluate(run, _write(tmp_path)).labels
     changes = {"image_id": "5", "category_id": 7.0}
     segments = [_segment(TRUE == 1, 7, **changes), _segment(TRUE == 2, "14")]
@@ -167,7 +167,7 @@ def test_ids_are_the_same_as_text_and_as_numbers(run, tmp_path):
         ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, "cannot be read"),
     ],
 )
-def test_truths_that_do_not_fit_are_explained(changes, message, run, tmp_path):
+def test_evaluate_truth_that_does_not_fit_is_refused(changes, message, run, tmp_path):
     with pytest.raises(UserError, match=message):
         evaluate(run, _write(tmp_path, **changes))
 
@@ -175,20 +175,20 @@ def test_truths_that_do_not_fit_are_explained(changes, message, run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "results files are"),
-        ('[{"image_id": 1}]', "results files are"),
+        ("[]", "a results file is"),
+        ('[{"image_id": 1}]', "a results file is"),
         ("{", "not a COCO file"),
         ("[" * 100_000, "not a COCO file"),
         ('{"images": []}', "annotations, categories missing"),
     ],
 )
-def test_files_that_are_no_coco_are_explained(content, message, run, tmp_path):
+def test_evaluate_file_that_is_not_coco_is_refused(content, message, run, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=message):
         evaluate(run, str(tmp_path / "x.json"))
 
 
-def test_missing_truth_and_unknown_groups_are_explained(run, tmp_path):
+def test_evaluate_missing_truth_and_unknown_group_are_refused(run, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         evaluate(run, str(tmp_path / "nowhere.json"))
     with pytest.raises(UserError, match="expected a COCO"):
@@ -197,7 +197,7 @@ def test_missing_truth_and_unknown_groups_are_explained(run, tmp_path):
         evaluate(run, _write(tmp_path), EvaluationRules(groups={"stripes": ("zebra",)}))
 
 
-def test_label_images_with_other_values_are_refused(run, tmp_path):
+def test_evaluate_label_image_with_unknown_values_is_refused(run, tmp_path):
     folder = tmp_path / "maps" / "sub"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((4, 6), 9, np.uint8)).save(folder / "a.png")

@@ -9,7 +9,7 @@ TRUTH = np.array([[0, 0, 1], [1, 2, 255]])
 PRED = np.array([[0, 1, 1], [1, 0, 2]])
 
 
-def test_counts_and_scores_of_a_case_done_by_hand():
+def test_confusion_matrix_case_computed_by_hand():
     matrix = ConfusionMatrix(4)
     matrix.add(PRED, TRUTH)
     assert matrix.counts.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
@@ -20,7 +20,7 @@ def test_counts_and_scores_of_a_case_done_by_hand():
     assert matrix.foreground_iou() == pytest.approx(2 / 4)
 
 
-def test_two_images_are_one_long_image():
+def test_add_two_images_equals_one_joined_image():
     apart, together = ConfusionMatrix(3), ConfusionMatrix(3)
     apart.add(PRED, TRUTH)
     apart.add(PRED.T, TRUTH.T)
@@ -28,7 +28,7 @@ def test_two_images_are_one_long_image():
     np.testing.assert_array_equal(apart.counts, together.counts)
 
 
-def test_nothing_counted_is_not_a_number():
+def test_scores_are_nan_if_nothing_is_counted():
     matrix = ConfusionMatrix(3)
     matrix.add(np.zeros((2, 3), int), np.full((2, 3), 255))
     assert math.isnan(matrix.mean_iou())
@@ -44,12 +44,12 @@ def test_nothing_counted_is_not_a_number():
         (np.zeros((2, 3)), np.full((2, 3), -1), r"truth in 0\.\.2"),
     ],
 )
-def test_mistakes_are_named(pred, truth, message):
+def test_add_wrong_size_or_value_is_refused(pred, truth, message):
     with pytest.raises(ValueError, match=message):
         ConfusionMatrix(3).add(pred.astype(int), truth.astype(int))
 
 
-def test_the_ignored_value_may_not_be_a_class():
+def test_ignored_value_that_is_a_class_is_refused():
     with pytest.raises(ValueError, match="also one of the 300 classes"):
         ConfusionMatrix(300)
     assert ConfusionMatrix(300, ignore=-1).num_classes == 300

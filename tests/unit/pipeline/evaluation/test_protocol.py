@@ -54,14 +54,14 @@ def names(protocol: BenchmarkProtocol, method: str) -> tuple[str, ...]:
     return words(protocol, protocol.recipe(method)).names
 
 
-def test_all_are_there():
+def test_load_protocol_all_shipped_protocols():
     assert protocol_names() == tuple(NUM_CLASSES)
     assert {name: len(one.classes) for name, one in ALL.items()} == NUM_CLASSES
     assert {name: one.num_images for name, one in ALL.items()} == NUM_IMAGES
     assert {name for name, one in ALL.items() if one.has_background} == WITH_BACKGROUND
 
 
-def test_class_names_are_different_and_the_sets_that_share_them_do():
+def test_class_names_are_distinct_and_shared_between_related_protocols():
     for one in ALL.values():
         assert len({name.casefold() for name in one.classes}) == len(one.classes)
         assert all(name == name.strip() == " ".join(name.split()) for name in one.classes)
@@ -76,14 +76,14 @@ def test_class_names_are_different_and_the_sets_that_share_them_do():
 
 @pytest.mark.parametrize("name", ["ade20k", "stuff", "cityscapes"])
 @pytest.mark.parametrize("method", ["sclip", "clearclip", "proxyclip"])
-def test_glued_names_are_the_names_without_blanks(name, method):
+def test_recipe_glued_names_are_the_names_without_blanks(name, method):
     expected = tuple(word.replace(" ", "") for word in ALL[name].classes)
     assert names(ALL[name], method) == expected != ALL[name].classes
     assert len(set(expected)) == len(expected)
     assert names(ALL[name], "clip_dinoiser") == ALL[name].classes
 
 
-def test_words_of_the_methods():
+def test_recipe_phrases_of_the_methods():
     """methods.md section 12, by hand."""
     voc = dict(zip(ALL["voc21"].classes, range(20), strict=True))
 
@@ -107,7 +107,7 @@ def test_words_of_the_methods():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NUM_CLASSES)
-def test_every_method_has_words_and_options_under_every_protocol(name, method):
+def test_recipe_every_method_under_every_protocol(name, method):
     protocol = ALL[name]
     recipe = protocol.recipe(method)
     check_options(NamedOptions(name=method, options=recipe.options))
@@ -118,7 +118,7 @@ def test_every_method_has_words_and_options_under_every_protocol(name, method):
     assert not threshold or name in WITH_BACKGROUND
 
 
-def test_recipes_name_methods_that_exist_and_cards_name_the_protocols():
+def test_recipes_name_known_methods_and_cards_name_known_benchmarks():
     named = {method for one in ALL.values() for recipe in one.recipes for method in recipe.methods}
     assert named <= set(METHODS)
     benchmarks = {one.benchmark for one in ALL.values()}
@@ -139,7 +139,7 @@ SIZES_PX = {
 
 @pytest.mark.parametrize("method", SIZES_PX)
 @pytest.mark.parametrize("name", NUM_CLASSES)
-def test_sizes_are_the_published_ones(name, method):
+def test_recipe_sizes_are_the_published_ones(name, method):
     recipe = ALL[name].recipe(method)
     published = plugins.load(methods.PACKAGE, method).PUBLISHED
     found = {
@@ -160,7 +160,7 @@ THRESHOLDS = {
 
 @pytest.mark.parametrize("method", THRESHOLDS)
 @pytest.mark.parametrize("name", NUM_CLASSES)
-def test_thresholds_are_the_published_ones(name, method):
+def test_recipe_thresholds_are_the_published_ones(name, method):
     given = NamedOptions(name=method, options=ALL[name].recipe(method).options)
     options = plugins.read_options(methods.PACKAGE, given, "method").model_dump()
     expected = THRESHOLDS[method].get(name, (0, 50 if method == "clearclip" else 40))
@@ -170,7 +170,7 @@ def test_thresholds_are_the_published_ones(name, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_where_background_is_no_class_nothing_is_background(method):
+def test_decision_has_no_background_where_it_is_not_a_class(method):
     protocol = ALL["voc20"]
     recipe = protocol.recipe(method)
     segmenter = build_segmenter(NamedOptions(name=method, options=recipe.options), tiny_backbones())
@@ -181,7 +181,7 @@ def test_where_background_is_no_class_nothing_is_background(method):
     assert all(decision.label_map.min() > 0 for decision in decisions)
 
 
-def test_unknown_protocols_and_files_that_are_none(tmp_path):
+def test_load_protocol_unknown_name_and_invalid_file_are_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"no protocol 'voc': Did you mean 'voc2[01]'.* ade20k, camvid"
     ):
@@ -202,7 +202,7 @@ def test_unknown_protocols_and_files_that_are_none(tmp_path):
     assert "clases: unknown key" in str(caught.value)
 
 
-def test_a_protocol_of_ones_own(tmp_path):
+def test_job_fields_of_a_users_own_protocol_file(tmp_path):
     text = (PROTOCOL_FOLDER / "voc20.yaml").read_text().replace("JPEGImages", "photos")
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "photos").mkdir()
@@ -222,7 +222,9 @@ def test_a_protocol_of_ones_own(tmp_path):
         ("camvid", r"test/\*\.png"),
     ],
 )
-def test_a_missing_folder_is_one_line_that_names_what_was_expected(name, expected, tmp_path):
+def test_job_fields_missing_folder_is_one_line_that_says_what_was_expected(
+    name, expected, tmp_path
+):
     with pytest.raises(UserError, match=expected) as caught:
         job_fields(name, str(tmp_path / "nothing"), "naclip")
     assert len(str(caught.value).splitlines()) == 1

@@ -55,7 +55,7 @@ def measured(
     return evaluate_against(run, under, rules or EvaluationRules()).report
 
 
-def test_where_background_is_no_class_it_is_wrong_and_has_no_row(run: RunFolder) -> None:
+def test_background_that_is_not_a_class_is_wrong_and_has_no_row(run: RunFolder) -> None:
     report = measured(run)
     assert [label.name for label in report.labels] == list(LABELS)
     # true dog (1): 5 pixels, found as cat 3, dog 1, background 1; plant (2): 4, as cat 1, dog 3
@@ -79,12 +79,12 @@ def test_where_background_is_no_class_it_is_wrong_and_has_no_row(run: RunFolder)
     ("rule", "expected"),
     [("occurring", (0 + 1 / 8 + 0) / 3), ("in_truth", (1 / 8 + 0) / 2), ("all", 1 / 24)],
 )
-def test_whose_iou_is_averaged(rule: str, expected: float, run: RunFolder) -> None:
+def test_mean_rule_selects_the_averaged_classes(rule: str, expected: float, run: RunFolder) -> None:
     assert measured(run, counting={"mean": rule}).miou == pytest.approx(expected)
     assert measured(run, EvaluationRules(mean=rule)).miou == pytest.approx(expected)
 
 
-def test_a_class_that_does_not_occur_counts_nothing_or_zero(tmp_path: Path) -> None:
+def test_mean_rule_class_that_does_not_occur(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Scene("a.png", np.full((4, 6), 2, np.uint16))])
     (tmp_path / "truth").mkdir()
     Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "truth/a.png")
@@ -93,7 +93,7 @@ def test_a_class_that_does_not_occur_counts_nothing_or_zero(tmp_path: Path) -> N
     assert measured(run, EvaluationRules(mean="all")).miou == pytest.approx(1 / 3)
 
 
-def test_background_as_a_class(run: RunFolder) -> None:
+def test_background_that_is_a_class_counts(run: RunFolder) -> None:
     report = measured(run, **WITH_BACKGROUND)
     ious = {label.name: label.iou for label in report.labels}
     # true cat (1): 5 pixels, 3 of them found; dog (2): 4, 3 of them found; of either 4 are found
@@ -103,7 +103,7 @@ def test_background_as_a_class(run: RunFolder) -> None:
     assert report.foreground_iou == pytest.approx(8 / 9)
 
 
-def test_images_with_little_in_the_truth_are_left_out(run: RunFolder) -> None:
+def test_min_foreground_px_leaves_images_out(run: RunFolder) -> None:
     report = measured(run, counting={"min_foreground_px": 9})
     assert (report.num_images, report.num_left_out) == (1, 1)
     assert measured(run, EvaluationRules(min_foreground_px=0)).num_images == 2
@@ -111,7 +111,7 @@ def test_images_with_little_in_the_truth_are_left_out(run: RunFolder) -> None:
         measured(run, EvaluationRules(min_foreground_px=10))
 
 
-def test_a_recipe_may_bring_its_own_truth_and_counting(run: RunFolder) -> None:
+def test_recipe_with_its_own_truth_and_counting(run: RunFolder) -> None:
     """CLIP-DIY on COCO: instances, the first painter wins, small images left out."""
     folder = Path(run.folder.uri).parent
     whole, left = np.ones((2, 6), np.uint8), np.zeros((2, 6), np.uint8)
@@ -146,7 +146,7 @@ def _rle(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": rle["counts"].decode()}
 
 
-def test_what_others_report_and_in_what_the_run_differs(run: RunFolder) -> None:
+def test_protocol_reference_published_scores_and_differences(run: RunFolder) -> None:
     recipe = {
         "methods": ["clip_diy"],
         "note": "Published by others.",
@@ -174,13 +174,17 @@ def test_what_others_report_and_in_what_the_run_differs(run: RunFolder) -> None:
         (["cat", "pottedplant", "dog"], r"label 2 of the run is 'dog'"),
     ],
 )
-def test_runs_of_other_classes_are_refused(classes: list, message: str, run: RunFolder) -> None:
+def test_protocol_reference_run_with_other_classes_is_refused(
+    classes: list, message: str, run: RunFolder
+) -> None:
     values = {"labels": [f"0..{len(classes) - 1}"], "ignored": [9]}
     with pytest.raises(UserError, match=message):
         measured(run, classes=classes, truth=[{**TRUTH, "values": values}])
 
 
-def test_other_words_in_the_right_order_are_fine(tmp_path: Path, run: RunFolder) -> None:
+def test_protocol_reference_accepts_other_names_in_the_right_order(
+    tmp_path: Path, run: RunFolder
+) -> None:
     report = measured(run, classes=["kitten", "hound", "pottedplant"])
     assert [label.name for label in report.labels] == ["kitten", "hound", "pottedplant"]
     labels = ("cat", "dog", "fern")

@@ -107,7 +107,7 @@ def opened(name: str, data: Path) -> Truth:
 
 
 @pytest.mark.parametrize(("name", "make", "rule"), CASES, ids=IDS)
-def test_every_layout_and_rule(
+def test_open_protocol_truth_every_layout_and_rule(
     name: str, make: Callable[[Path], Maps], rule: Callable[[int], int], tmp_path: Path
 ) -> None:
     maps = make(tmp_path)
@@ -127,7 +127,7 @@ def test_every_layout_and_rule(
     assert seen - {-1} == labels | ({0} if protocol.has_background else set())
 
 
-def test_train_ids_come_before_the_ids_beside_them(tmp_path: Path) -> None:
+def test_open_protocol_truth_prefers_train_ids(tmp_path: Path) -> None:
     layouts.cityscapes(tmp_path, "_gtFine_labelIds.png", [7])
     maps = layouts.cityscapes(tmp_path, "_gtFine_labelTrainIds.png", [18])
     found = opened("cityscapes", tmp_path).label_map(next(iter(maps)))
@@ -135,7 +135,7 @@ def test_train_ids_come_before_the_ids_beside_them(tmp_path: Path) -> None:
     assert np.unique(found).tolist() == [19]
 
 
-def test_a_file_name_alone_is_enough_where_it_is_the_only_one(tmp_path: Path) -> None:
+def test_protocol_truth_finds_an_unambiguous_file_name_in_another_folder(tmp_path: Path) -> None:
     maps = TruthMaps(folder=("t",), ending="_t.png", values=PixelValues(labels=(0, 1)))
     images = (ImageFiles(folder=("i",), ending="_i.png"),)
     for place, value in (("a/x", 0), ("b/x", 1), ("b/y", 1)):
@@ -148,13 +148,13 @@ def test_a_file_name_alone_is_enough_where_it_is_the_only_one(tmp_path: Path) ->
     assert truth.label_map("a/x.jpeg") is not None  # converted by the user
 
 
-def test_values_without_a_meaning_are_named(tmp_path: Path) -> None:
+def test_protocol_truth_lists_unknown_pixel_values(tmp_path: Path) -> None:
     layouts.voc(tmp_path, VOC_SPLIT, "SegmentationClass", [0, 1, 99, 200])
     with pytest.raises(UserError, match=r"SegmentationClass/2007_000000\.png: .*: 99, 200;"):
         opened("voc21", tmp_path).label_map("2007_000000.jpg")
 
 
-def test_colours_and_torn_files_are_refused(tmp_path: Path) -> None:
+def test_protocol_truth_colour_and_damaged_images_are_refused(tmp_path: Path) -> None:
     layouts.voc(tmp_path, VOC_SPLIT, "SegmentationClass", VOC)
     folder = tmp_path / "SegmentationClass"
     Image.open(folder / "2007_000000.png").convert("RGB").save(folder / "2007_000000.png")
@@ -178,7 +178,9 @@ def test_colours_and_torn_files_are_refused(tmp_path: Path) -> None:
         ("cityscapes", r"gtFine/val/\*_gtFine_labelTrainIds\.png or .*_gtFine_labelIds\.png"),
     ],
 )
-def test_a_missing_truth_is_one_line(name: str, expected: str, tmp_path: Path) -> None:
+def test_open_protocol_truth_missing_truth_is_one_line(
+    name: str, expected: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         opened(name, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
