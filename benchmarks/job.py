@@ -21,7 +21,7 @@ from jobs.demo.scenes import draw_scene
 from pipeline.annotate.build import build
 from pipeline.job.job import run
 from pipeline.job.progress import make_progress
-from pipeline.job.worker_pool import KEEP_MEMORY
+from pipeline.job.worker_process import KEEP_MEMORY
 from schemas.config import JobConfig
 
 NUM_IMAGES = 960

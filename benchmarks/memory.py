@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.job import draw, job_config
 from pipeline.annotate.build import build
-from pipeline.annotate.worker import Worker, WorkerSetup
 from pipeline.collection.collect import collect
 from pipeline.collection.manifest import cut
-from pipeline.job.worker_pool import KEEP_MEMORY
+from pipeline.job.worker import Worker, WorkerSetup
+from pipeline.job.worker_process import KEEP_MEMORY
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 

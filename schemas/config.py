@@ -5,6 +5,7 @@
 of the run's fingerprint.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -133,6 +134,11 @@ class RunConfig(Frozen):
     """A larger share of failed images makes the exit code 3."""
     local: bool = False
     """Run in this process, without Ray."""
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Threads that a worker's share of the cores feeds: at least one."""
+        return max(1, math.floor(self.cpus_per_worker))
 
 
 class JobConfig(Frozen):

@@ -21,7 +21,7 @@ from jobs.demo.scenes import draw_scene
 from ovseg_core import embedded
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import build_objectness
-from pipeline.head_training.job import train_heads
+from pipeline.head_training import job
 from pipeline.head_training.progress import make_step_progress
 from schemas.config import EMBEDDED, ClipConfig, HeadConfig, NamedOptions
 
@@ -76,7 +76,7 @@ def train_head(models: Path, scenes: Path, out: Path, head: NamedOptions) -> Non
             **networks,
         }
     )
-    train_heads(config, make_step_progress())
+    job.train_head(config, make_step_progress())
 
 
 def make_dinoiser(models: Path) -> None:

@@ -5,7 +5,6 @@ threads turn the batch before it into masks. At most three batches of images are
 """
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from pipeline.annotate.rows import (
     join_rows,
     tally_of,
 )
-from schemas.config import JobConfig, RunConfig
+from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally
 
@@ -66,7 +65,7 @@ class Annotator:
         device = text.rows_QD.device
         on_gpu = device.type == "cuda"
         self._encode_stream = torch.cuda.Stream(device) if on_gpu else None
-        self._encode_threads = num_threads(config.run) if on_gpu else 1  # the CPU is at work
+        self._encode_threads = config.run.threads_per_worker if on_gpu else 1  # the CPU is at work
 
     def annotate(self, shard: Shard) -> tuple[ShardRows, ShardTally]:
         """Return rows in manifest order and their tally; a failed image has a row too."""
@@ -161,18 +160,3 @@ class Annotator:
             config.calibration,
             image_id=found.ref.image_id,
         )
-
-
-def num_threads(run: RunConfig) -> int:
-    """Return the threads that a worker's share of the cores feeds: at least one."""
-    return max(1, math.floor(run.cpus_per_worker))
-
-
-def annotate_shard(
-    shard: Shard, segmenter: Segmenter, text: TextMatrix, config: JobConfig
-) -> tuple[ShardRows, ShardTally]:
-    """Annotate one shard; the text matrix is the segmenter's for the job's vocabulary.
-
-    `Annotator` does the same for many shards and remembers a batch size that fits the device.
-    """
-    return Annotator(segmenter, text, config).annotate(shard)

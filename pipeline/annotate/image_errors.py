@@ -1,63 +1,64 @@
-"""The one place where an image's failure becomes an error code, and the stopwatch beside it."""
+"""From an exception to the error code of an image, and a stopwatch that also times failures."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from schemas.errors import ErrorCode, ImageError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 BrokenDeviceError: type[Exception] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-"""What torch raises when the GPU context is lost: every later call in the process fails as well."""
+"""What torch raises when the GPU context is lost; every later call in the process fails as well."""
 
 
-def value_or_error(work: Callable[[], T]) -> T | ImageError:
-    """Return what `work` returns, or the reason of its failure as an image's error.
+def value_or_error(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | ImageError:
+    """Return what `work(*args, **kwargs)` returns, or its exception as the error of an image.
 
     Raises:
-        BrokenDeviceError: nothing more can be computed in this process, so it is not the image's.
+        BrokenDeviceError: nothing more can be computed in this process; no image is the cause.
     """
     try:
-        return work()
+        return work(*args, **kwargs)
     except ImageError as error:
         return error
-    except Exception as error:  # whatever it is, it must not stop the shard
+    except Exception as error:  # one image must not stop the shard
         if is_out_of_memory(error):
-            return ImageError(ErrorCode.OUT_OF_MEMORY, describe(error))
+            return ImageError(ErrorCode.OUT_OF_MEMORY, error_summary(error))
         if isinstance(error, BrokenDeviceError):
             raise
-        log.warning("unexpected failure of an image", exc_info=error)
-        return ImageError(ErrorCode.INTERNAL, describe(error))
+        logger.warning("unexpected failure of an image", exc_info=error)
+        return ImageError(ErrorCode.INTERNAL, error_summary(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether the host or the device ran out of memory; torch has no class for the host's."""
+    """Return whether the host or the device ran out of memory; torch has no class for the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def describe(error: BaseException) -> str:
-    """Return the exception's kind and first line, short enough for a table's cell."""
+def error_summary(error: BaseException) -> str:
+    """Return an exception's class and first line, short enough for a table's cell."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:500]
 
 
 class Stopwatch:
-    """Seconds of one block; readable when it has ended."""
+    """The seconds of a block, once it has ended."""
 
     seconds: float = 0.0
 
 
 @contextmanager
 def stopwatch() -> Iterator[Stopwatch]:
-    """Measure the block's wall time, also when it fails."""
+    """Measure the wall time of a block, also when it fails."""
     watch, start = Stopwatch(), time.perf_counter()
     try:
         yield watch

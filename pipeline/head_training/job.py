@@ -1,33 +1,33 @@
 """Training a head as a job: one worker with its device, in this process or as an actor on Ray.
 
 A head has a few hundred thousand weights at most and a frozen network before it, so that one
-worker is enough. A worker that dies is started again by Ray and goes on from its checkpoint; a
-killed driver's command does the same when it is typed again.
+worker is enough. Ray restarts a worker that dies, and it resumes from its checkpoint; so does the
+same command after the driver was killed.
 """
 
 import logging
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from ovseg_core.heads import check_head
 from pipeline.collection.collect import collect
 from pipeline.head_training.progress import StepProgress
-from pipeline.head_training.worker import HeadsSetup, HeadsTally, HeadsWorker
-from pipeline.job.job import RAY_SETTINGS, local_device
+from pipeline.head_training.worker import HeadSetup, HeadWorker, TrainingTally
+from pipeline.job.worker_process import local_device, set_ray_environment
 from schemas.config import HeadConfig
 from schemas.errors import ExitCode, ResourceError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeadsReport:
-    """What came of a training.
+class HeadReport:
+    """The end of a training.
 
     Attributes:
         out: the head's file.
@@ -51,100 +51,93 @@ class HeadsReport:
     exit_code: ExitCode
 
 
-def train_heads(config: HeadConfig, progress: StepProgress) -> HeadsReport:
-    """Train a head to its end, or go on with it.
+class _Worker(Protocol):
+    def prepare(self) -> TrainingTally: ...
+    def advance(self) -> TrainingTally: ...
+
+
+def train_head(config: HeadConfig, progress: StepProgress) -> HeadReport:
+    """Train a head to its end, or resume its training.
 
     Raises:
-        UserError: a wrong option, no images, weights that cannot be had, files of another training.
+        UserError: a wrong option, no images, weights that cannot be found, fetched or used, or
+            files of another training.
     """
     steps = check_head(config.head).steps
     images = collect(config.images, config.image)
-    began, job, interrupted = time.monotonic(), _Job(steps, progress), False
+    started, interrupted = time.monotonic(), False
+    worker_of = _worker_here if config.run.local else _worker_on_ray
     try:
-        if config.run.local:
-            device = local_device(config.run.device)
-            worker = HeadsWorker(HeadsSetup(config, images, device))
-            job.run(worker.prepare, worker.advance)
-        else:
-            _run_on_ray(job, config, images)
+        with worker_of(config, images) as worker:
+            tally = worker.prepare()
+            progress.start(steps, tally.step)
+            progress.begin()
+            while tally.step < steps:
+                tally = worker.advance()
+                progress.advance(tally)
     except KeyboardInterrupt:
-        log.warning("stopped; the same command goes on from the last checkpoint")
+        logger.warning("stopped; the same command goes on from the last checkpoint")
         interrupted = True
     finally:
         progress.close()
-    num_failed = sum(job.failed.values())
-    too_many = num_failed > config.run.max_error_share * images.num_rows
-    exit_code = ExitCode.INCOMPLETE if too_many else ExitCode.DONE
-    return HeadsReport(
-        config.out,
-        images.num_rows,
-        steps,
-        job.new_steps,
-        job.failed,
-        time.monotonic() - began,
-        interrupted,
-        ExitCode.INTERRUPTED if interrupted else exit_code,
+    exit_code = ExitCode.DONE
+    if interrupted:
+        exit_code = ExitCode.INTERRUPTED
+    elif sum(progress.failed.values()) > config.run.max_error_share * images.num_rows:
+        exit_code = ExitCode.INCOMPLETE
+    return HeadReport(
+        out=config.out,
+        num_images=images.num_rows,
+        steps=steps,
+        new_steps=progress.finished,
+        failed=progress.failed,
+        seconds=time.monotonic() - started,
+        interrupted=interrupted,
+        exit_code=exit_code,
     )
 
 
-class _Job:
-    """Calls the worker until its steps are done."""
-
-    def __init__(self, steps: int, progress: StepProgress) -> None:
-        self._steps = steps
-        self._progress = progress
-        self.new_steps = 0
-        self.failed: dict[str, int] = {}
-
-    def run(self, prepare: Callable[[], HeadsTally], advance: Callable[[], HeadsTally]) -> None:
-        tally = prepare()
-        resumed = tally.step
-        self._progress.start(self._steps, resumed)
-        self._progress.begin()
-        while tally.step < self._steps:
-            tally = advance()
-            self.new_steps = tally.step - resumed
-            self.failed = tally.failed
-            self._progress.advance(tally)
+@contextmanager
+def _worker_here(config: HeadConfig, images: pa.Table) -> Iterator[_Worker]:
+    yield HeadWorker(HeadSetup(config, images, local_device(config.run.device)))
 
 
-def _run_on_ray(job: _Job, config: HeadConfig, images: pa.Table) -> None:
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    # Imported here, after the settings, and so that a run in this process does without Ray.
+@contextmanager
+def _worker_on_ray(config: HeadConfig, images: pa.Table) -> Iterator[_Worker]:
+    """Start a worker on a Ray cluster, and stop it at the end; its errors are raised here."""
+    set_ray_environment()
+    # Imported after that, and so that a training in this process does without Ray.
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
-    from pipeline.annotate.annotator import num_threads
     from pipeline.job import cluster
-    from pipeline.job.worker_pool import KEEP_MEMORY
+
+    class RemoteWorker:
+        """Calls the actor and waits for its result."""
+
+        def __init__(self, actor: Any) -> None:
+            self._actor = actor
+
+        def prepare(self) -> TrainingTally:
+            return ray.get(self._actor.prepare.remote())
+
+        def advance(self) -> TrainingTally:
+            return ray.get(self._actor.advance.remote())
 
     with cluster.connected():
-        device = cluster.pick_device(config.run)
-        wanted = cluster.demand(config.run, device)
-        cluster.check_capacity(wanted)
-        threads = str(num_threads(config.run))
-        actor: Any = (
-            ray.remote(HeadsWorker)
-            .options(
-                num_cpus=wanted["CPU"],
-                num_gpus=wanted["GPU"],
-                max_restarts=-1,
-                max_task_retries=2,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, **KEEP_MEMORY}},
-            )
-            .remote(HeadsSetup(config, images, device))
-        )
+        device = cluster.cluster_device(config.run)
+        demand = cluster.worker_demand(config.run, device)
+        cluster.check_capacity(demand)
+        setup = HeadSetup(config, images, device)
+        actor = cluster.start_actor(HeadWorker, setup, config.run, demand)
         try:
-            job.run(
-                lambda: ray.get(actor.prepare.remote()), lambda: ray.get(actor.advance.remote())
-            )
+            yield RemoteWorker(actor)
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
             raise ResourceError(
                 "the worker died three times on one task, most often for lack of memory; the same "
-                "command goes on from the last checkpoint; take a smaller head.options.batch"
+                "command goes on from the last checkpoint; use a smaller head.options.batch"
             ) from error
         finally:
             ray.kill(actor)

@@ -1,28 +1,30 @@
-"""What a person sees while a head is trained: the same bar, or the same lines, in steps."""
+"""The progress of a head's training: the same bar, or the same lines, in steps."""
 
 import sys
 from typing import TextIO
 
-from pipeline.head_training.worker import HeadsTally
+from pipeline.head_training.worker import TrainingTally
 from pipeline.job.progress import BarProgress, LineProgress, Progress
 
 
 class StepProgress(Progress):
-    """Counts of a training in words; this base shows nothing."""
+    """Counts of a training in words; this base shows nothing.
 
+    Attributes:
+        loss: mean over the last steps; None before the first ones.
+        failed: images that could not be read, by error code.
+    """
+
+    unit = "steps"
     loss: float | None = None
     failed: dict[str, int] = {}
 
-    def advance(self, tally: HeadsTally) -> None:
-        """Take what is done; less than before where a worker died after its checkpoint."""
+    def advance(self, tally: TrainingTally) -> None:
+        """Count the steps done; fewer than before where a worker died after its checkpoint."""
         self.finished = tally.step - self.resumed
         self.failed = tally.failed
         self.loss = tally.loss if tally.loss is not None else self.loss
         self.tick()
-
-    def headline(self) -> str:
-        """Return steps, speed and the time left."""
-        return super().headline().replace(" images", " steps")
 
     def details(self) -> str:
         """Return the loss, and the images that could not be read."""
@@ -34,7 +36,7 @@ class StepProgress(Progress):
 
 
 class StepLines(StepProgress, LineProgress):
-    """A line now and then, for logs and pipes."""
+    """A line every 30 seconds, for logs and pipes."""
 
 
 class StepBar(StepProgress, BarProgress):

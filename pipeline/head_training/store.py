@@ -1,6 +1,6 @@
-"""The two files of a head's training: its checkpoint while it goes on, the head at its end.
+"""The files of a training: the checkpoint while it runs, the head at its end.
 
-Both name what they were made from, so that neither is taken for another training's.
+Both hold the identity of the training, so that neither is used by another one.
 """
 
 import json
@@ -19,18 +19,18 @@ from schemas.config import HeadConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact
 
-_SHOWN = 3
+_MAX_DIFFERENCES = 3
 Identity = Mapping[str, Any]
 """All that can change the result, by dotted name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training after so many steps.
+    """A training after a number of steps.
 
     Attributes:
-        step: steps done; order and changes of the images follow from it and the seed.
-        state: weights and the optimiser's memory.
+        step: steps done; the order and augmentation of the images follow from it and the seed.
+        state: of weights and optimiser.
         failed: error code of each image that could not be read so far, by path.
     """
 
@@ -54,20 +54,20 @@ class HeadStore:
         self._identity = json.loads(json.dumps(identity))
 
     def is_finished(self) -> bool:
-        """Tell whether the head is there.
+        """Return whether the head is there; then delete a checkpoint that is left.
 
         Raises:
-            RunFolderError: the file is there, but of another training or no head at all.
+            RunFolderError: the file is there, but of another training or not a head.
         """
         data = self._read(self._name)
         if data is None:
             return False
-        self._check(data, self._name)
+        self._check_identity(data, self._name)
         self._folder.delete(self._checkpoint)  # left by a process that died between the two
         return True
 
     def last(self) -> Checkpoint | None:
-        """Return the checkpoint; None: the training begins.
+        """Return the checkpoint; None where there is none.
 
         Raises:
             RunFolderError: the checkpoint is of another training.
@@ -75,23 +75,23 @@ class HeadStore:
         data = self._read(self._checkpoint)
         if data is None:
             return None
-        record = self._check(data, self._checkpoint)
+        record = self._check_identity(data, self._checkpoint)
         return Checkpoint(int(record["step"]), load(data), json.loads(record["failed"]))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint in the place of the last one, whole or not at all."""
+        """Replace the checkpoint, atomically."""
         step = {"step": str(checkpoint.step), "failed": json.dumps(checkpoint.failed)}
         data = file_bytes(checkpoint.state, {**self.record, **step})
         self._folder.atomic_write(self._checkpoint, data)
 
     def finish(self, head: bytes) -> None:
-        """Write the head; the checkpoint has done its duty."""
+        """Write the head and delete the checkpoint."""
         self._folder.atomic_write(self._name, head)
         self._folder.delete(self._checkpoint)
 
     @property
     def record(self) -> dict[str, str]:
-        """What the head's file says of its training."""
+        """What the head's file records of its training."""
         return {"identity": json.dumps(self._identity), "version": version("ovseg")}
 
     def _read(self, name: str) -> bytes | None:
@@ -100,15 +100,19 @@ class HeadStore:
         except FileNotFoundError:
             return None
 
-    def _check(self, data: bytes, name: str) -> dict[str, str]:
+    def _check_identity(self, data: bytes, name: str) -> dict[str, str]:
+        """Return the record in a file, given its content.
+
+        Raises:
+            RunFolderError: it is of another training.
+        """
         place = redact(uris.join(self._folder.uri, name))
         try:
             record = record_in(data)
             theirs = json.loads(record["identity"])
         except (ValueError, KeyError) as error:
             raise RunFolderError(
-                f"{place} is in the way: it is no head that `ovseg train-heads` made; give another "
-                "--out"
+                f"{place} exists and was not made by `ovseg train-heads`; give another --out"
             ) from error
         differing = [
             f"{key} was {theirs.get(key)!r}, now {self._identity.get(key)!r}"
@@ -116,10 +120,11 @@ class HeadStore:
             if theirs.get(key) != self._identity.get(key)
         ]
         if differing:
-            hidden = len(differing) - _SHOWN
+            shown = "; ".join(differing[:_MAX_DIFFERENCES])
+            hidden = len(differing) - _MAX_DIFFERENCES
             more = f"; and {hidden} more" if hidden > 0 else ""
             raise RunFolderError(
-                f"{place} belongs to another training ({'; '.join(differing[:_SHOWN])}{more}); "
+                f"{place} belongs to another training ({shown}{more}); "
                 "give another --out or delete it"
             )
         return record

@@ -1,7 +1,7 @@
-"""What trains a head, in this process or in a Ray actor: one network, one device, one checkpoint.
+"""The worker that trains a head, in this process or as a Ray actor, on one device.
 
-Images are read and changed by threads while the last batch is learned. Everything is made at the
-first call, so that an actor that Ray has restarted goes on from the checkpoint by itself.
+Threads read and augment the images of the next steps while a step is computed. Everything is made
+at the first call, so that an actor that Ray has restarted resumes from the checkpoint by itself.
 """
 
 import hashlib
@@ -11,23 +11,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from statistics import fmean
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from ovseg_core.backbones.head_file import head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.heads import HeadTask, build_head, check_head
 from ovseg_core.heads.shared.trainer import HeadTrainer, ImageSampler
-from pipeline.annotate.annotator import num_threads
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import ahead, to_tensor
 from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
+from pipeline.job.worker_process import enter_worker_process
 from pipeline.storage.weights import resolve, sha256
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
@@ -35,13 +33,13 @@ from schemas.records import ImageRef
 from schemas.tables import to_records
 
 REPORT_EVERY_S = 2.0
-"""The worker comes back this often to be seen."""
-_ATTEMPTS = 20
-"""So many images in a row that cannot be read end the training."""
+"""`advance` returns this often, so that the progress is shown."""
+_MAX_UNREADABLE = 20
+"""The training ends with an error when this many images in a row cannot be read."""
 
 
 @dataclass(frozen=True)
-class HeadsSetup:
+class HeadSetup:
     """All that the worker needs to know; travels to another machine.
 
     Attributes:
@@ -58,12 +56,12 @@ class HeadsSetup:
 
 
 @dataclass(frozen=True)
-class HeadsTally:
-    """How far a training is.
+class TrainingTally:
+    """The state of a training.
 
     Attributes:
         step: steps done.
-        loss: mean over the steps since the last tally; None: there were none.
+        loss: mean over the steps since the last tally; None where there were none.
         failed: images that could not be read, by error code.
     """
 
@@ -74,39 +72,37 @@ class HeadsTally:
 
 @dataclass(frozen=True)
 class _View:
+    """An image as one step sees it, and the error codes of those that were tried before it."""
+
     pixels: Tensor
     failed: dict[str, str]
 
 
-class HeadsWorker:
+class HeadWorker:
     """One head and its training."""
 
-    def __init__(self, setup: HeadsSetup) -> None:
+    def __init__(self, setup: HeadSetup) -> None:
         self._setup = setup
         self._failed: dict[str, str] = {}
-        run = setup.config.run
-        if not run.local:  # here, as a restarted actor sees only its constructor again
-            torch.set_num_threads(num_threads(run))
-            if Path(setup.folder).is_dir():  # Ray starts workers elsewhere
-                os.chdir(setup.folder)
+        enter_worker_process(setup.config.run, setup.folder)
 
-    def prepare(self) -> HeadsTally:
-        """Load the networks and the checkpoint; tell what is done already.
+    def prepare(self) -> TrainingTally:
+        """Load the networks and the checkpoint; return what is done already.
 
         Raises:
-            UserError: weights that cannot be had, or files that belong to another training.
+            UserError: weights that cannot be found, fetched or used, or files of another training.
         """
         if self._store.is_finished():
-            return HeadsTally(self._options.steps, None, {})
+            return TrainingTally(self._options.steps, None, {})
         return self._tally([])
 
-    def advance(self) -> HeadsTally:
-        """Train for a moment, at most to the next checkpoint; write it, or the head at the end.
+    def advance(self) -> TrainingTally:
+        """Train for 2 s, at most to the next checkpoint; write it, or the head at the end.
 
         Raises:
-            CollectionError: nothing but images that cannot be read.
+            CollectionError: too many images in a row cannot be read.
         """
-        began, losses = time.monotonic(), []
+        started, losses = time.monotonic(), []
         config, steps, trainer = self._setup.config, self._options.steps, self._trainer
         while trainer.step < steps:
             views = list(itertools.islice(self._views, self._options.batch))
@@ -118,7 +114,7 @@ class HeadsWorker:
             elif trainer.step % config.checkpoint_every == 0:
                 self._store.save(Checkpoint(trainer.step, trainer.state(), self._failed))
                 break
-            if time.monotonic() - began > REPORT_EVERY_S:
+            if time.monotonic() - started > REPORT_EVERY_S:
                 break
         return self._tally(losses)
 
@@ -127,10 +123,10 @@ class HeadsWorker:
         network = sha256(self._task.network_file)
         self._store.finish(head_bytes(self._task.weights, heads, network, self._store.record))
 
-    def _tally(self, losses: list[float]) -> HeadsTally:
+    def _tally(self, losses: list[float]) -> TrainingTally:
         mean = fmean(losses) if losses else None
         codes = dict(Counter(self._failed.values()))
-        return HeadsTally(self._trainer.step, mean, codes)
+        return TrainingTally(self._trainer.step, mean, codes)
 
     @cached_property
     def _options(self):  # noqa: ANN202 - what check_head returns
@@ -174,23 +170,23 @@ class HeadsWorker:
 
     @cached_property
     def _views(self) -> Iterator[_View]:
-        """From the trainer's step on; a restarted worker makes it anew."""
+        """The images of all steps from the trainer's step on, in the order of the steps."""
         batch, steps = self._options.batch, self._options.steps
         places = range(self._trainer.step * batch, steps * batch)
         return ahead(self._view, places, self._setup.config.run.prefetch_threads, 2 * batch)
 
     def _view(self, place: int) -> _View:
-        """Return the image at a place as its step sees it, or another if it cannot be read."""
+        """Return the image of one draw, or another one if it cannot be read."""
         rng, failed = self._sampler.rng(place), {}
         index, side_px = self._sampler.index(place), self._task.size_px
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_UNREADABLE):
             ref = self._ref(index)
-            image = value_or_error(partial(read_image, ref, self._setup.config.image, side_px))
+            image = value_or_error(read_image, ref, self._setup.config.image, side_px)
             if not isinstance(image, ImageError):
                 return _View(self._task.view(to_tensor(image), rng), failed)
             failed[ref.path] = str(image.code)
             index, last = self._sampler.substitute(rng), f"{ref.path}: {image}"
-        raise CollectionError(f"{_ATTEMPTS} images in a row cannot be read, the last {last}")
+        raise CollectionError(f"{_MAX_UNREADABLE} images in a row cannot be read, the last {last}")
 
     def _ref(self, index: int) -> ImageRef:
         return next(iter(to_records("manifest", self._setup.images.slice(index, 1))))

@@ -5,16 +5,18 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
+from pipeline.job.worker_process import worker_environment
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 << 20
-"""Only lists of names and tallies cross it; Ray's default takes a third of the memory."""
+"""Only image references and tallies are stored there; Ray's default takes a third of the memory."""
 
 
 @contextmanager
@@ -38,8 +40,14 @@ def connected() -> Iterator[None]:
                 f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); "
                 "unset RAY_ADDRESS to run on this machine"
             ) from error
-        log.warning("Ray did not start (%s); trying once more", error)
-        _start_again(address)
+        logger.warning("Ray did not start (%s); trying once more", error)
+        ray.shutdown()
+        try:
+            _start(address)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as again:
+            raise ResourceError(
+                f"Ray does not start on this machine ({again}); `run.local=true` works without it"
+            ) from again
     try:
         yield
     finally:
@@ -62,21 +70,11 @@ def _start(address: str) -> None:
         raise ConnectionError(str(error)) from error
 
 
-def _start_again(address: str) -> None:
-    ray.shutdown()
-    try:
-        _start(address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ResourceError(
-            f"Ray does not start on this machine ({error}); `run.local=true` works without it"
-        ) from error
-
-
-def pick_device(run: RunConfig) -> str:
+def cluster_device(run: RunConfig) -> str:
     """Return the device of the workers, `cpu` or `cuda`.
 
     Raises:
-        ResourceError: a GPU is asked for and the cluster has none.
+        ResourceError: `cuda` is wanted and the cluster has no GPU.
     """
     num_gpus = sum(node.get("GPU", 0.0) for node in _nodes())
     if run.device == "cuda" and not num_gpus:
@@ -87,24 +85,24 @@ def pick_device(run: RunConfig) -> str:
     return "cpu" if run.device == "cpu" or not num_gpus else "cuda"
 
 
-def demand(run: RunConfig, device: str) -> dict[str, float]:
-    """Return what one worker takes of a node, in Ray's words."""
+def worker_demand(run: RunConfig, device: str) -> dict[str, float]:
+    """Return the resources of one worker, by Ray's names for them."""
     gpus = run.gpus_per_worker if device == "cuda" else 0.0
     return {"CPU": run.cpus_per_worker, "GPU": gpus}
 
 
-def capacity(wanted: dict[str, float]) -> int:
+def capacity(demand: dict[str, float]) -> int:
     """Return how many workers the living nodes hold together."""
-    return sum(fit(node, wanted) for node in _nodes())
+    return sum(workers_on(node, demand) for node in _nodes())
 
 
-def check_capacity(wanted: dict[str, float]) -> None:
-    """Refuse a worker that no node can hold.
+def check_capacity(demand: dict[str, float]) -> None:
+    """Check that some node can hold a worker.
 
     Raises:
-        ResourceError: names what is too much.
+        ResourceError: names the setting that is too high.
     """
-    for kind, amount in wanted.items():
+    for kind, amount in demand.items():
         most = max((node.get(kind, 0.0) for node in _nodes()), default=0.0)
         if amount > most:
             raise ResourceError(
@@ -113,10 +111,29 @@ def check_capacity(wanted: dict[str, float]) -> None:
             )
 
 
-def fit(node: dict[str, float], wanted: dict[str, float]) -> int:
-    """Return how many workers one node holds; a demand of 0 asks for nothing."""
-    shares = [node.get(kind, 0.0) / amount for kind, amount in wanted.items() if amount > 0]
+def workers_on(node: dict[str, float], demand: dict[str, float]) -> int:
+    """Return how many workers one node holds; resources with a demand of 0 do not count."""
+    shares = [node.get(kind, 0.0) / amount for kind, amount in demand.items() if amount > 0]
     return math.floor(min(shares) + 1e-6)
+
+
+def start_actor(worker: type, setup: object, run: RunConfig, demand: dict[str, float]) -> Any:
+    """Start a worker as a Ray actor, which Ray restarts when it dies, and return its handle.
+
+    Args:
+        worker: the class.
+        setup: the constructor's argument.
+        run: the worker's share of the machine.
+        demand: its resources, see `worker_demand`.
+    """
+    options = {
+        "num_cpus": demand["CPU"],
+        "num_gpus": demand["GPU"],
+        "max_restarts": -1,
+        "max_task_retries": 2,
+        "runtime_env": {"env_vars": worker_environment(run)},
+    }
+    return ray.remote(worker).options(**options).remote(setup)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -1,8 +1,8 @@
-"""Hands shards to workers until all are done or given up: one loop over `ray.wait`.
+"""Distributes shards to workers until all are done or given up: one loop over `ray.wait`.
 
 One shard is in flight per worker, so that a lost worker names the shard at fault. A shard that
-kills its worker again and again is taken apart: its images go out one by one, to any worker, and
-an image that still kills gets the code `worker_lost` while the others keep their masks.
+kills its worker again and again is split: its images are tried one by one, by any worker. An image
+that still kills its worker gets the code `worker_lost`; the others keep their masks.
 """
 
 import logging
@@ -14,34 +14,34 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from pipeline.annotate.image_errors import BrokenDeviceError, describe
+from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, join_rows, tally_of
-from pipeline.annotate.worker import commit
 from pipeline.job.shard_status import ShardStatus
+from pipeline.job.worker import commit
 from pipeline.job.worker_pool import Actor, WorkerPool
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
 from schemas.records import Shard, ShardRows
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TICK_S = 2.0
-"""The loop looks at the clock and at the cluster's size at least this often."""
-RETRIES_OF_ONE = 1
-"""An image alone with a worker may kill it so many times and is tried once more."""
+"""The loop updates the progress and the size of the pool at least this often."""
+RETRIES_OF_ONE_IMAGE = 1
+"""How often Ray repeats the call for a single image whose worker died."""
 MAX_LOST_IMAGES = 4
-"""A shard in which more images kill their workers is given up: it is not the images."""
+"""A shard in which more images kill their workers is given up: the images are not the cause."""
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """What one worker is given: a whole shard, or (`position` not None) one image of it."""
+    """A whole shard, or (`position` not None) one image of a shard that was split."""
 
     shard: Shard
     position: int | None = None
 
 
 class SplitShard:
-    """A shard whose images are handed out one by one, until the rows of all are there."""
+    """A shard whose images are tried one by one, until the rows of all are there."""
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
@@ -60,31 +60,31 @@ class SplitShard:
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the shard was taken apart."""
+        """Seconds since the shard was split."""
         return time.monotonic() - self._started
 
 
 class Driver:
-    """The loop.
+    """Gives work items to idle workers and collects the results.
 
     Args:
-        crew: the workers.
-        ledger: the accounts.
+        pool: the workers.
+        status: of the shards.
         shards: those without a done marker, in order.
     """
 
-    def __init__(self, crew: WorkerPool, ledger: ShardStatus, shards: Iterator[Shard]) -> None:
-        self._crew = crew
-        self._ledger = ledger
-        self._fresh = (WorkItem(shard) for shard in shards)
-        self._again: deque[WorkItem] = deque()
+    def __init__(self, pool: WorkerPool, status: ShardStatus, shards: Iterator[Shard]) -> None:
+        self._pool = pool
+        self._status = status
+        self._untried = (WorkItem(shard) for shard in shards)
+        self._retries: deque[WorkItem] = deque()
         self._next: WorkItem | None = None
         self._idle: list[Actor] = []
         self._running: dict[ray.ObjectRef, tuple[Actor, WorkItem]] = {}
-        self._apart: dict[int, SplitShard] = {}
+        self._split: dict[int, SplitShard] = {}
 
     def run(self, first: Actor) -> None:
-        """Return when every shard is done or given up, or the job is hopeless.
+        """Return when every shard is done or given up, or too many failed in a row.
 
         Args:
             first: a worker that is ready.
@@ -93,110 +93,113 @@ class Driver:
             UserError: no worker can go on, or the run folder may not be written.
         """
         self._idle.append(first)
-        while (self._peek() or self._running) and not self._ledger.hopeless:
-            self._hand_out()
+        while (self._next_item() or self._running) and not self._status.must_stop:
+            self._distribute()
             self._collect()
-            self._ledger.progress.tick()
+            self._status.progress.tick()
 
-    def _peek(self) -> WorkItem | None:
-        """Return what waits next: fresh shards first, what failed waits a while."""
-        while self._next is None or self._next.shard.index in self._ledger.failed:
-            self._next = next(self._fresh, None)
+    def _next_item(self) -> WorkItem | None:
+        """Return what is to be done next, without taking it: untried shards before retries."""
+        while self._next is None or self._next.shard.index in self._status.failed:
+            self._next = next(self._untried, None)
             if self._next is None:
-                if not self._again:
+                if not self._retries:
                     return None
-                self._next = self._again.popleft()
+                self._next = self._retries.popleft()
         return self._next
 
-    def _hand_out(self) -> None:
-        while self._idle and (piece := self._peek()):
+    def _distribute(self) -> None:
+        while self._idle and (item := self._next_item()):
             self._next = None
             worker = self._idle.pop()
-            self._running[self._send(worker, piece)] = worker, piece
-        if self._peek():
-            self._crew.grow()
+            if item.position is None:
+                ref = worker.annotate.remote(item.shard)
+            else:
+                image = item.shard.refs[item.position]
+                one = Shard(index=item.shard.index, refs=(image,))
+                call = worker.annotate_rows.options(max_task_retries=RETRIES_OF_ONE_IMAGE)
+                ref = call.remote(one)
+            self._running[ref] = worker, item
+        if self._next_item():
+            self._pool.grow()
             return
         # Nothing waits. A worker whose machine is gone holds a shard and may need this place.
-        self._crew.cancel_starts()
+        self._pool.cancel_starting()
         while self._idle:
-            self._crew.let_go(self._idle.pop())
-
-    def _send(self, worker: Actor, piece: WorkItem) -> ray.ObjectRef:
-        if piece.position is None:
-            return worker.annotate.remote(piece.shard)
-        one = Shard(index=piece.shard.index, refs=(piece.shard.refs[piece.position],))
-        return worker.annotate_rows.options(max_task_retries=RETRIES_OF_ONE).remote(one)
+            self._pool.stop(self._idle.pop())
 
     def _collect(self) -> None:
-        waited_for = [*self._running, *self._crew.starting]
-        if not waited_for:
+        """Wait for one result, or for one worker that has started."""
+        pending = [*self._running, *self._pool.starting]
+        if not pending:
             return
-        ready, _ = ray.wait(waited_for, num_returns=1, timeout=TICK_S)
-        for ref in ready:
+        finished, _ = ray.wait(pending, num_returns=1, timeout=TICK_S)
+        for ref in finished:
             if ref in self._running:
                 self._finish(ref)
-            else:
-                self._idle.extend(self._crew.admit(ref))
+            elif (worker := self._pool.admit(ref)) is not None:
+                self._idle.append(worker)
 
     def _finish(self, ref: ray.ObjectRef) -> None:
-        worker, piece = self._running.pop(ref)
+        worker, item = self._running.pop(ref)
         try:
             result = ray.get(ref)
         except RayTaskError as error:
-            self._failed(worker, piece, error.cause)
+            self._handle_error(worker, item, error.cause)
         except (RayActorError, OutOfMemoryError) as error:  # Ray's own retries are used up
-            self._lost(worker, piece, error)
+            self._handle_lost_worker(worker, item, error)
         except RayError as error:
-            self._failed(worker, piece, error)
+            self._handle_error(worker, item, error)
         else:
             self._idle.append(worker)
-            if piece.position is None:
-                self._ledger.done(result)
+            if item.position is None:
+                self._status.finish(result)
             else:
-                self._add(piece, result)
+                self._add_image(item.shard, item.position, result)
 
-    def _failed(self, worker: Actor, piece: WorkItem, error: Exception) -> None:
-        """Deal with an exception: the worker lives, what it was given is not done."""
+    def _handle_error(self, worker: Actor, item: WorkItem, error: Exception) -> None:
+        """Handle an exception: the worker lives, its item is not done."""
         if isinstance(error, UserError):
             raise error
         if isinstance(error, BrokenDeviceError):
-            self._lost(worker, piece, error)
+            self._handle_lost_worker(worker, item, error)
             return
         self._idle.append(worker)
-        if self._ledger.try_again(piece.shard, error):
-            self._again.append(piece)
+        if self._status.retry(item.shard, error):
+            self._retries.append(item)
 
-    def _lost(self, worker: Actor, piece: WorkItem, error: Exception) -> None:
-        """Deal with a worker that cannot go on: replace it, and narrow down what it died of."""
-        self._crew.replace(worker)
-        shard = piece.shard
-        if shard.index in self._ledger.failed:
+    def _handle_lost_worker(self, worker: Actor, item: WorkItem, error: Exception) -> None:
+        """Replace a worker that cannot go on, and find the image that it died of."""
+        self._pool.replace(worker)
+        shard = item.shard
+        if shard.index in self._status.failed:
             return
-        if piece.position is None:
-            log.warning("shard %d kills its workers; now image by image", shard.index)
-            self._apart[shard.index] = SplitShard(shard)
-            self._again.extend(WorkItem(shard, position) for position in range(len(shard.refs)))
+        if item.position is None:
+            logger.warning(
+                "shard %d kills its workers; its images are tried one by one", shard.index
+            )
+            self._split[shard.index] = SplitShard(shard)
+            self._retries.extend(WorkItem(shard, position) for position in range(len(shard.refs)))
             return
-        apart, ref = self._apart[shard.index], shard.refs[piece.position]
-        apart.num_lost += 1
-        if apart.num_lost > MAX_LOST_IMAGES:
-            self._ledger.give_up(shard, error)
+        split, ref = self._split[shard.index], shard.refs[item.position]
+        split.num_lost += 1
+        if split.num_lost > MAX_LOST_IMAGES:
+            self._status.give_up(shard, error)
             return
-        log.error("%s kills its workers and is left out", ref.path)
-        message = f"workers die on this image, also when it comes alone ({describe(error)})"
+        logger.error("%s kills its workers and gets no masks", ref.path)
+        message = f"workers die on this image, also when it is alone ({error_summary(error)})"
         lost = Failed(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))
-        self._add(piece, failed_rows(lost))
+        self._add_image(shard, item.position, failed_rows(lost))
 
-    def _add(self, piece: WorkItem, rows: ShardRows) -> None:
-        """Keep the rows of one image; with the last one, commit its shard."""
-        index = piece.shard.index
-        apart = self._apart[index]
-        if piece.position is None or not apart.add(piece.position, rows):
+    def _add_image(self, shard: Shard, position: int, rows: ShardRows) -> None:
+        """Keep the rows of one image of a split shard; with the last one, commit the shard."""
+        split = self._split[shard.index]
+        if not split.add(position, rows):
             return
-        del self._apart[index]
-        whole = apart.rows()
-        tally = tally_of(whole, apart.wall_s)
+        del self._split[shard.index]
+        all_rows = split.rows()
+        tally = tally_of(all_rows, split.wall_s)
         try:
-            self._ledger.done(commit(self._ledger.run_dir, index, whole, tally))
+            self._status.finish(commit(self._status.run, shard.index, all_rows, tally))
         except StorageError as error:
-            self._ledger.give_up(piece.shard, error)
+            self._status.give_up(shard, error)

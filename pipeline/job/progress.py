@@ -1,6 +1,6 @@
-"""What a person sees while a job runs: a bar on a terminal, elsewhere a line now and then.
+"""The progress of a running job: a bar on a terminal, elsewhere a line every 30 seconds.
 
-Computed from the tallies that workers return, never by looking into the run folder.
+Computed from the tallies that workers return, never by reading the run folder.
 """
 
 import sys
@@ -23,8 +23,11 @@ class Progress:
     """Counts of a running job in words; this base shows nothing.
 
     Args:
-        clock: seconds that only go forward.
+        clock: monotonic seconds.
     """
+
+    unit = "images"
+    """What `total` and the other numbers count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -37,11 +40,11 @@ class Progress:
         self.seconds: Counter[str] = Counter()
 
     def start(self, total: int, resumed: int) -> None:
-        """Take how many images the job has, and how many of them an earlier run has finished."""
+        """Set the number of images, and how many of them an earlier run has finished."""
         self.total, self.resumed = total, resumed
 
     def begin(self) -> None:
-        """Show the first counts and start the clock of images/s: the models are loaded."""
+        """Show the first counts and start the clock of the speed, once the models are loaded."""
         self._began = self._clock()
         self.show()
 
@@ -64,33 +67,33 @@ class Progress:
         """Show the counts now."""
 
     def close(self) -> None:
-        """Show the counts for the last time; nothing of a job that never began."""
+        """Show the counts for the last time, unless the job never began."""
         if self._began is not None:
             self.show()
 
     @property
     def images_per_s(self) -> float:
-        """Speed of this run since `begin`."""
+        """Speed of this run since `begin`; in `unit`s per second."""
         elapsed = 0.0 if self._began is None else self._clock() - self._began
         return self.finished / elapsed if elapsed > 0 else 0.0
 
     def headline(self) -> str:
         """Return counts, speed and the time left."""
         done = self.resumed + self.finished
-        parts = [f"{done:,}/{self.total:,} images"]
+        parts = [f"{done:,}/{self.total:,} {self.unit}"]
         if self.finished:
-            parts.append(f"{brief(self.images_per_s)} images/s")
+            parts.append(f"{brief(self.images_per_s)} {self.unit}/s")
         left = self.total - done - self.given_up
         if self.images_per_s and left:
             parts.append(f"{_duration(left / self.images_per_s)} left")
         return ", ".join(parts)
 
     def details(self) -> str:
-        """Return milliseconds an image by stage, and failed images by code."""
+        """Return milliseconds per image by stage, and failed images by code."""
         parts = []
         if self.finished:
             costs = (f"{s} {brief(1000 * self.seconds[s] / self.finished)}" for s in STAGES)
-            parts.append(f"ms an image: {', '.join(costs)}")
+            parts.append(f"ms/image: {', '.join(costs)}")
         if self.errors:
             codes = ", ".join(f"{code} {count:,}" for code, count in self.errors.most_common(4))
             parts.append(f"failed images: {codes}")
@@ -100,11 +103,11 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """One line at the start, one every half minute, one at the end; for logs and pipes.
+    """A line at the start, every 30 seconds and at the end; for logs and pipes.
 
     Args:
         stream: where the lines go.
-        clock: seconds that only go forward.
+        clock: monotonic seconds.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -114,12 +117,12 @@ class LineProgress(Progress):
         self._last = ""
 
     def tick(self) -> None:
-        """Write a line if the last one is half a minute old."""
+        """Write a line if the last one is 30 seconds old."""
         if self._clock() - self._shown >= LINE_EVERY_S:
             self.show()
 
     def show(self) -> None:
-        """Write a line, unless it is the one that stands there."""
+        """Write a line, unless it is the same as the last one."""
         self._shown = self._clock()
         line = "; ".join(part for part in (self.headline(), self.details()) if part)
         if line != self._last:
@@ -129,21 +132,21 @@ class LineProgress(Progress):
 
 
 class _TwoLines(RichProgress):
-    """A bar with a line of small print under it."""
+    """A bar with a line of details under it."""
 
-    small_print = ""
+    details_line = ""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.small_print, style="dim")
+        yield Text(self.details_line, style="dim")
 
 
 class BarProgress(Progress):
-    """A live bar with the same words around it; for a terminal.
+    """A live bar with the same counts; for a terminal.
 
     Args:
         stream: the terminal.
-        clock: seconds that only go forward.
+        clock: monotonic seconds.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -157,26 +160,26 @@ class BarProgress(Progress):
         self._task = self._bar.add_task("starting")
 
     def start(self, total: int, resumed: int) -> None:
-        """Draw the bar, so that somebody who waits for the models sees that they are loaded."""
+        """Draw the bar already while the models are loaded."""
         super().start(total, resumed)
         self._bar.start()
         self.show()
 
     def tick(self) -> None:
-        """Draw the counts; rich itself limits how often it really draws."""
+        """Draw the counts; rich limits how often it draws."""
         self.show()
 
     def show(self) -> None:
         """Draw the counts."""
         _, _, words = self.headline().partition(", ")
-        self._bar.small_print = self.details()
+        self._bar.details_line = self.details()
         done = self.resumed + self.finished
         self._bar.update(
             self._task, completed=done, total=self.total, description=words or "starting"
         )
 
     def close(self) -> None:
-        """Leave the last state of the bar on the screen; nothing of a job that never began."""
+        """Leave the last state of the bar on the screen, unless the job never began."""
         super().close()
         self._bar.live.transient = self._began is None
         self._bar.stop()
@@ -191,7 +194,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 
 
 def brief(value: float) -> str:
-    """Return a number with three digits, or all that stand before the point."""
+    """Return a number with three digits, or all digits before the point."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 

@@ -20,11 +20,11 @@ class RunReport:
         errors: failed images by code.
         num_done: images with a row, failed ones included.
         num_segments: masks.
-        failed_shards: why each shard was given up that this run gave up, by index.
+        failed_shards: shards that this run gave up, by index, and why.
         max_error_share: a larger share of failed images is not accepted.
         seconds: how long this run took, start of workers included.
         images_per_s: speed of this run, start of workers left out.
-        interrupted: whether somebody stopped it.
+        interrupted: stopped by Ctrl-C.
     """
 
     out: str
@@ -55,7 +55,7 @@ class RunReport:
         return ExitCode.DONE
 
     def summary(self) -> str:
-        """Return the closing lines for a person: what there is, what is missing, what to do."""
+        """Return the closing lines: what is done, what failed, what is missing and what to do."""
         lines = [
             f"{self.num_done:,} of {_count(self.num_images, 'image')} done, "
             f"{_count(self.num_segments, 'mask')}"
@@ -87,7 +87,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> RunReport:
-    """Return the report of a run folder's markers, before anything is said of this run."""
+    """Return the report of a run folder, given its done markers; without times of this run."""
     errors: Counter[str] = Counter()
     for marker in done.values():
         errors.update(marker.tally.errors)

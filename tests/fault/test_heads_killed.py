@@ -80,6 +80,6 @@ def _kill_at_checkpoint(checkpoint, killed):
     while not Path(checkpoint).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
-        if "HeadsWorker" in " ".join(process.cmdline()):
+        if "HeadWorker" in " ".join(process.cmdline()):
             process.kill()
             killed.append(process.pid)

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.head_training.job import HeadsReport, train_heads
+from pipeline.head_training.job import HeadReport, train_head
 from pipeline.head_training.progress import StepProgress
 from schemas.config import HeadConfig
 from tests.helpers.tiny_models import random_image, tiny_folder
@@ -46,5 +46,5 @@ def heads_config(images: Path, out: Path, head: str = "dinoiser", **changes: Any
     )
 
 
-def train(config: HeadConfig) -> HeadsReport:
-    return train_heads(config, StepProgress())
+def train(config: HeadConfig) -> HeadReport:
+    return train_head(config, StepProgress())

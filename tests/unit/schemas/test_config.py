@@ -3,7 +3,7 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from schemas.config import JobConfig
+from schemas.config import JobConfig, RunConfig
 from schemas.errors import ErrorCode, ImageError
 
 JOB = {"images": "photos", "out": "run", "labels": ["cat"]}
@@ -78,3 +78,8 @@ def test_an_image_error_survives_the_way_between_processes():
     error = pickle.loads(pickle.dumps(ImageError(ErrorCode.TRUNCATED, "ends at byte 12")))
     assert error.code is ErrorCode.TRUNCATED
     assert str(error) == "truncated: ends at byte 12"
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(0.25, 1), (1.0, 1), (2.5, 2), (4.0, 4)])
+def test_threads_follow_the_share_of_the_cores(cores: float, threads: int) -> None:
+    assert RunConfig(cpus_per_worker=cores).threads_per_worker == threads

@@ -1,4 +1,4 @@
-"""annotate_shard: order, error codes, memory, blame."""
+"""Rows of a shard: order, error codes, memory, and the image that caused a failure."""
 
 import gc
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.annotate.annotator import Annotator, annotate_shard
+from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.prefetch import LoadedImage, ahead
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, Shard
@@ -32,7 +32,7 @@ def only_shard(config):
 def annotate(config, mischief=NONE):
     segmenter = ColourSegmenter(mischief)
     text = segmenter.text_matrix(config.vocabulary)
-    return annotate_shard(only_shard(config), segmenter, text, config)
+    return Annotator(segmenter, text, config).annotate(only_shard(config))
 
 
 def statuses(rows):
@@ -80,7 +80,7 @@ def test_a_broken_file_is_a_row_in_its_place(config, tmp_path):
     (images / "005.png").unlink()
     segmenter = ColourSegmenter(Mischief())
     text = segmenter.text_matrix(config.vocabulary)
-    rows, tally = annotate_shard(shard, segmenter, text, config)
+    rows, tally = Annotator(segmenter, text, config).annotate(shard)
     assert [row.path for row in rows.images] == [ref.path for ref in shard.refs]
     failed = statuses(rows)
     assert failed["004.png"] is ErrorCode.EMPTY_FILE
@@ -133,7 +133,8 @@ class CensusSegmenter(ColourSegmenter):
 def test_at_most_three_batches_of_images_are_in_memory(tmp_path):
     config = oracle_config(paint_collection(tmp_path / "images", 40), tmp_path / "run")
     segmenter = CensusSegmenter(Mischief())
-    annotate_shard(only_shard(config), segmenter, segmenter.text_matrix(config.vocabulary), config)
+    text = segmenter.text_matrix(config.vocabulary)
+    Annotator(segmenter, text, config).annotate(only_shard(config))
     assert len(segmenter.counts) == 20
     assert max(segmenter.counts) <= 3 * config.run.batch_size
 

@@ -6,7 +6,12 @@ import time
 import pytest
 import torch
 
-from pipeline.annotate.image_errors import BrokenDeviceError, describe, stopwatch, value_or_error
+from pipeline.annotate.image_errors import (
+    BrokenDeviceError,
+    error_summary,
+    stopwatch,
+    value_or_error,
+)
 from schemas.errors import ErrorCode, ImageError
 
 
@@ -37,7 +42,7 @@ def test_a_failure_becomes_a_code(work, code):
 
 
 def test_a_value_passes():
-    assert value_or_error(lambda: 42) == 42
+    assert value_or_error(max, 3, 42) == 42
 
 
 @pytest.mark.skipif(
@@ -63,7 +68,7 @@ def test_a_request_to_stop_is_obeyed(error):
     ],
 )
 def test_a_description_is_one_short_line(error, text):
-    assert describe(error) == text
+    assert error_summary(error) == text
 
 
 def test_the_stopwatch_measures_what_fails_too():

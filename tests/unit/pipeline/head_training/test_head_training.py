@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from ovseg_core.backbones.head_file import file_sha256, read_record
-from pipeline.head_training.job import train_heads
+from pipeline.head_training.job import train_head
 from pipeline.head_training.progress import StepBar, StepLines, StepProgress, make_step_progress
-from pipeline.head_training.worker import HeadsTally
+from pipeline.head_training.worker import TrainingTally
 from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError, RunFolderError, WeightsError
 from tests.helpers.head_trainings import STEPS, heads_config, train, write_images
@@ -73,7 +73,7 @@ def test_stopped_by_ctrl_c_it_goes_on_from_the_last_checkpoint(
 ) -> None:
     whole, stopped = (heads_config(images, tmp_path / f"{n}.safetensors") for n in "ab")
     train(whole)
-    report = train_heads(stopped, _StopsAt(2))
+    report = train_head(stopped, _StopsAt(2))
     assert (report.exit_code, report.interrupted, report.new_steps) == (130, True, 4)
     assert not Path(stopped.out).exists()
     assert train(stopped).new_steps == STEPS - 4
@@ -114,7 +114,7 @@ def test_files_of_another_training_are_not_touched(images: Path, tmp_path: Path)
         train(config)
     assert Path(config.out).read_bytes() == before
     Path(config.out).write_bytes(b"my thesis")
-    with pytest.raises(RunFolderError, match="is in the way"):
+    with pytest.raises(RunFolderError, match="was not made by `ovseg train-heads`"):
         train(config)
     assert Path(config.out).read_bytes() == b"my thesis"
 
@@ -140,7 +140,7 @@ def test_a_training_that_never_began_shows_no_steps(images: Path, tmp_path: Path
     stream = io.StringIO()
     config = heads_config(images, tmp_path / "h.safetensors", clip={"model": "local-dir:nowhere"})
     with pytest.raises(WeightsError):
-        train_heads(config, make_step_progress(stream))
+        train_head(config, make_step_progress(stream))
     assert stream.getvalue() == ""
 
 
@@ -148,7 +148,7 @@ def test_progress_counts_steps(images: Path, tmp_path: Path) -> None:
     stream = io.StringIO()
     lines = make_step_progress(stream)
     assert isinstance(lines, StepLines)
-    train_heads(heads_config(images, tmp_path / "h.safetensors"), lines)
+    train_head(heads_config(images, tmp_path / "h.safetensors"), lines)
     first, *_, last = stream.getvalue().splitlines()
     assert first == f"0/{STEPS} steps"
     assert last.startswith(f"{STEPS}/{STEPS} steps")
@@ -161,7 +161,7 @@ def test_the_bar_shows_the_same_words() -> None:
     bar = StepBar(stream)
     bar.start(10, 4)
     bar.begin()
-    bar.advance(HeadsTally(step=5, loss=0.25, failed={}))
+    bar.advance(TrainingTally(step=5, loss=0.25, failed={}))
     bar.close()
     assert "5/10" in stream.getvalue()
     assert "loss 0.2500" in stream.getvalue()

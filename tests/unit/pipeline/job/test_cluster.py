@@ -1,16 +1,15 @@
-"""How many workers a machine holds; Ray that does not come up; bugs are not swallowed."""
+"""How many workers a node holds, and a Ray that does not start."""
 
 import pytest
 import ray
 
-from pipeline.annotate.annotator import num_threads
 from pipeline.job import cluster
-from pipeline.job.cluster import demand, fit
+from pipeline.job.cluster import worker_demand, workers_on
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[dict]:
+def fail_starts(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[dict]:
     """Let the next `times` starts of Ray fail; return the arguments of each start."""
     starts: list[dict] = []
 
@@ -29,31 +28,31 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> li
 SLOW = Exception("The current node timed out during startup.")  # Ray raises the bare class
 
 
-def test_a_slow_start_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = failing(monkeypatch, SLOW, times=1)
+def test_slow_start_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = fail_starts(monkeypatch, SLOW, times=1)
     with cluster.connected():
         assert len(starts) == 2
     assert all(arguments["address"] == "local" for arguments in starts)
 
 
-def test_two_slow_starts_are_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, SLOW, times=2)
+def test_two_slow_starts_are_a_resource_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_starts(monkeypatch, SLOW, times=2)
     with pytest.raises(ResourceError, match=r"run\.local=true"), cluster.connected():
         pass
 
 
-def test_no_cluster_at_the_address_is_not_replaced_by_one_here(
+def test_no_cluster_is_started_where_an_address_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    starts = failing(monkeypatch, SLOW, times=1)
+    starts = fail_starts(monkeypatch, SLOW, times=1)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(ResourceError, match=r"RAY_ADDRESS=127\.0\.0\.1:9"), cluster.connected():
         pass
     assert len(starts) == 1
 
 
-def test_bugs_stay_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = failing(monkeypatch, TypeError("unexpected argument"), times=1)
+def test_other_exceptions_of_a_start_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = fail_starts(monkeypatch, TypeError("unexpected argument"), times=1)
     with pytest.raises(TypeError), cluster.connected():
         pass
     assert len(starts) == 1
@@ -72,16 +71,11 @@ def test_bugs_stay_bugs(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, {"CPU": 1.0, "GPU": 0.0}, 0),
     ],
 )
-def test_a_node_holds_whole_workers(node, wanted, number):
-    assert fit(node, wanted) == number
+def test_workers_on_a_node_are_whole(node, wanted, number):
+    assert workers_on(node, wanted) == number
 
 
-def test_a_worker_on_the_cpu_asks_for_no_gpu():
+def test_worker_demand_on_the_cpu_has_no_gpu():
     run = RunConfig(gpus_per_worker=0.5, cpus_per_worker=2)
-    assert demand(run, "cpu") == {"CPU": 2.0, "GPU": 0.0}
-    assert demand(run, "cuda") == {"CPU": 2.0, "GPU": 0.5}
-
-
-@pytest.mark.parametrize(("cores", "threads"), [(0.25, 1), (1.0, 1), (2.5, 2), (4.0, 4)])
-def test_threads_follow_the_share_of_the_cores(cores, threads):
-    assert num_threads(RunConfig(cpus_per_worker=cores)) == threads
+    assert worker_demand(run, "cpu") == {"CPU": 2.0, "GPU": 0.0}
+    assert worker_demand(run, "cuda") == {"CPU": 2.0, "GPU": 0.5}

@@ -71,7 +71,7 @@ def test_names_that_are_not_utf8_are_rows_among_the_others(config, tmp_path):
     )
     shutil.copy(tmp_path / "images" / "000.png", good)
     gone.symlink_to(good)
-    job.plan(config).settle({"oracle": "0" * 64})
+    job.plan(config).begin({"oracle": "0" * 64})
     gone.unlink()
     gone.symlink_to(tmp_path)  # a folder now; the message names it
     report, _ = run(config)
@@ -138,6 +138,13 @@ def test_a_resumed_job_does_only_what_is_left(config, tmp_path):
     assert (report.num_new, report.num_done, report.exit_code) == (4, 10, 0)
     assert shown.startswith("6/10 images\n")
     assert table_rows(config.out) == whole
+
+
+def test_a_resume_never_lists_the_images_again(config, tmp_path):
+    run(config)
+    (tmp_path / "images" / "000.png").rename(tmp_path / "images" / "new.png")
+    planned = job.plan(config)
+    assert (planned.num_images, planned.num_shards_left, planned.images) == (10, 0, None)
 
 
 def test_the_machine_may_change_between_a_run_and_its_resume(config, tmp_path):

@@ -1,4 +1,4 @@
-"""Progress: the words, the half minute, the bar."""
+"""Progress: the counts, the lines every 30 seconds, the bar."""
 
 import io
 
@@ -67,7 +67,7 @@ def test_a_line_each_half_minute_and_one_at_the_end():
     assert len(lines) == 1 + 2 + 1
     assert lines[-1] == (
         "400/1,200 images, 2.5 images/s, 5 min 20 s left; "
-        "ms an image: read 5, decode 20, segment 100, rle 10; failed images: truncated 10"
+        "ms/image: read 5, decode 20, segment 100, rle 10; failed images: truncated 10"
     )
 
 

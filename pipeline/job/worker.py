@@ -1,6 +1,6 @@
-"""What runs in each worker process: it holds the segmenter, annotates shards and commits them.
+"""A worker: it holds the segmenter, annotates shards and commits them.
 
-A plain class; the driver makes it a Ray actor, `--local` uses it as it is. The segmenter is built
+A plain class; the driver makes it a Ray actor, a local run uses it as it is. The segmenter is built
 at the first call, so that whatever goes wrong with it is an ordinary exception of that call, also
 after Ray has restarted the process.
 """
@@ -8,12 +8,10 @@ after Ray has restarted the process.
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
-import torch
-
-from pipeline.annotate.annotator import Annotator, num_threads
+from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
+from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from schemas.config import JobConfig
 from schemas.records import Shard, ShardRows, ShardTally
@@ -41,12 +39,13 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
+        enter_worker_process(setup.config.run, setup.folder)
 
     def prepare(self) -> dict[str, str]:
         """Load the models; return the SHA-256 of their weights by role.
 
         Raises:
-            UserError: unknown method, weights that cannot be had.
+            UserError: unknown method, or weights that cannot be found, fetched or used.
         """
         _ = self._annotator
         return self._built.weights
@@ -54,15 +53,15 @@ class Worker:
     def annotate(self, shard: Shard) -> ShardTally:
         """Annotate and commit a shard; return only its tally."""
         rows, tally = self._annotator.annotate(shard)
-        return commit(self._run_dir, shard.index, rows, tally)
+        return commit(self._run, shard.index, rows, tally)
 
     def annotate_rows(self, shard: Shard) -> ShardRows:
-        """Annotate without a commit, for images that are handed out one by one."""
+        """Annotate without a commit, for a shard whose images are tried one by one."""
         rows, _ = self._annotator.annotate(shard)
         return rows
 
     @cached_property
-    def _run_dir(self) -> RunFolder:
+    def _run(self) -> RunFolder:
         return RunFolder.open(self._setup.config.out)
 
     @cached_property
@@ -71,19 +70,14 @@ class Worker:
 
     @cached_property
     def _annotator(self) -> Annotator:
-        config = self._setup.config
-        if not config.run.local:
-            torch.set_num_threads(num_threads(config.run))
-            if Path(self._setup.folder).is_dir():  # Ray starts workers elsewhere
-                os.chdir(self._setup.folder)
-        segmenter = self._built.segmenter
+        config, segmenter = self._setup.config, self._built.segmenter
         return Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
 
 
-def commit(run_dir: RunFolder, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:
-    """Write a shard's tables and marker.
+def commit(run: RunFolder, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:
+    """Write a shard's tables and done marker.
 
     Returns:
-        The tally of the marker that counts: another's, if a twin was faster.
+        The tally of the marker that counts: another worker's, if it was first.
     """
-    return run_dir.commit(shard_index, f"pid{os.getpid()}", rows, tally).tally
+    return run.commit(shard_index, f"pid{os.getpid()}", rows, tally).tally

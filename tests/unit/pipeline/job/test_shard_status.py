@@ -1,0 +1,53 @@
+"""Attempts, shards that are given up, and jobs that stop."""
+
+import pytest
+
+from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, tally_of
+from pipeline.job.progress import Progress
+from pipeline.job.shard_status import MAX_ATTEMPTS, MAX_CONSECUTIVE_FAILURES, ShardStatus
+from schemas.errors import ErrorCode, ImageError, StorageError
+from schemas.records import ImageRef, Shard
+from tests.helpers.run_rows import begin_run
+
+
+def shard(index, num_images=3):
+    names = [f"{index}-{number}.png" for number in range(num_images)]
+    refs = (ImageRef(image_id=name, path=name, uri=f"/{name}") for name in names)
+    return Shard(index=index, refs=tuple(refs))
+
+
+@pytest.fixture
+def status(tmp_path):
+    return ShardStatus(begin_run(str(tmp_path / "run")), Progress())
+
+
+def test_shard_is_retried_a_few_times_then_given_up(status):
+    error = StorageError("disk full")
+    answers = [status.retry(shard(7), error) for _ in range(MAX_ATTEMPTS)]
+    assert answers == [True] * (MAX_ATTEMPTS - 1) + [False]
+    assert status.failed == {7: "StorageError: disk full"}
+    note = status.run.failed()[7]
+    assert (note.attempts, note.message) == (MAX_ATTEMPTS, "StorageError: disk full")
+    assert status.progress.given_up == 3
+
+
+def test_attempts_are_counted_per_shard(status):
+    assert all(status.retry(shard(index), ValueError("odd")) for index in range(5))
+    assert not status.failed
+
+
+def test_job_stops_after_consecutive_failures(status):
+    for index in range(MAX_CONSECUTIVE_FAILURES):
+        assert not status.must_stop
+        status.give_up(shard(index), StorageError("no space"))
+    assert status.must_stop
+
+
+def test_finished_shard_resets_the_count_of_failures(status):
+    for index in range(MAX_CONSECUTIVE_FAILURES - 1):
+        status.give_up(shard(index), StorageError("no space"))
+    error = ImageError(ErrorCode.WORKER_LOST, "gone")
+    rows = failed_rows(Failed(shard(8, 1).refs[0], StageSeconds(), error))
+    status.finish(tally_of(rows, wall_s=1.0))
+    status.give_up(shard(9), StorageError("no space"))
+    assert not status.must_stop

@@ -1,0 +1,69 @@
+"""Environment, threads, folder and device of a worker's process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.job.worker_process import (
+    RAY_SETTINGS,
+    local_device,
+    set_ray_environment,
+    worker_environment,
+)
+from schemas.config import RunConfig
+from schemas.errors import ResourceError
+
+ENTER = """
+import os, sys, torch
+from pipeline.job.worker_process import enter_worker_process
+from schemas.config import RunConfig
+enter_worker_process(RunConfig(cpus_per_worker=3.5, local=sys.argv[2] == "local"), sys.argv[1])
+print(torch.get_num_threads(), os.getcwd())
+"""
+
+
+def enter(folder: Path, where: str) -> list[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", ENTER, str(folder), where]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def test_worker_process_gets_its_threads_and_folder(tmp_path: Path) -> None:
+    assert enter(tmp_path, "ray") == ["3", str(tmp_path)]
+
+
+def test_worker_process_stays_where_the_folder_does_not_exist(tmp_path: Path) -> None:
+    assert enter(tmp_path / "elsewhere", "ray") == ["3", str(Path.cwd())]
+
+
+def test_local_run_changes_nothing_in_its_process(tmp_path: Path) -> None:
+    assert enter(tmp_path, "local") == ["1", str(Path.cwd())]
+
+
+def test_worker_environment_has_threads_and_allocator() -> None:
+    environment = worker_environment(RunConfig(cpus_per_worker=2.5))
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == str(32 * 2**20)
+
+
+def test_ray_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_USAGE_STATS_ENABLED": "1"})
+    set_ray_environment()
+    assert os.environ == RAY_SETTINGS | {"RAY_USAGE_STATS_ENABLED": "1"}
+
+
+def test_local_device_is_what_torch_has() -> None:
+    assert local_device("cpu") == "cpu"
+    assert local_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_local_device_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ResourceError, match=r"run\.device is `cuda`"):
+        local_device("cuda")
