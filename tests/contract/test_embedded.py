@@ -1,4 +1,4 @@
-"""Every method runs on the models that come with the package, and knows its way about there."""
+"""Every method runs on the embedded models and finds objects that they were trained on."""
 
 from pathlib import Path
 
@@ -36,8 +36,10 @@ def pixels_of(scenes: list[Scene]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", plugins.names(methods.PACKAGE))
-def test_objects_are_found_and_named(name: str, backbones: Backbones, scenes: list[Scene]) -> None:
-    """Each scene is asked about its own words; the mean IoU is far above chance."""
+def test_method_finds_and_names_drawn_objects(
+    name: str, backbones: Backbones, scenes: list[Scene]
+) -> None:
+    """With each scene's own words the mean IoU is far above chance."""
     part = NamedOptions(name=name, options={"objectness": "found"})
     segmenter = build_segmenter(part, backbones)
     features = segmenter.encode(pixels_of(scenes))
@@ -54,7 +56,7 @@ def test_objects_are_found_and_named(name: str, backbones: Backbones, scenes: li
 
 
 @pytest.mark.parametrize("name", plugins.names(methods.PACKAGE))
-def test_every_method_runs_as_a_job(name: str, scenes: list[Scene], tmp_path: Path) -> None:
+def test_method_runs_as_a_job(name: str, scenes: list[Scene], tmp_path: Path) -> None:
     """By its name alone, beside an embedded CLIP: what `--set method.name=X` does."""
     (tmp_path / "scenes").mkdir()
     for number, scene in enumerate(scenes[:2]):
@@ -74,7 +76,7 @@ def test_every_method_runs_as_a_job(name: str, scenes: list[Scene], tmp_path: Pa
     assert report.num_segments > 0
 
 
-def test_the_tiny_clip_knows_its_words() -> None:
+def test_embedded_clip_separates_its_words() -> None:
     backbones = Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
     segmenter = build_segmenter(NamedOptions(name="clip_diy"), backbones)
     rows = segmenter.text_matrix(WORDS).rows_QD

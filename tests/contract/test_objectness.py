@@ -1,4 +1,4 @@
-"""What every foreground source in the folder must do."""
+"""What every objectness source does."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def _batch() -> ImageBatch:
     return ImageBatch(tuple(random_image(n, *size) for n, size in enumerate(SIZES)), PATHS)
 
 
-def test_maps_are_probabilities_of_the_images_shape(source: Objectness) -> None:
+def test_maps_are_probabilities_at_the_images_sizes(source: Objectness) -> None:
     images = _batch()
     maps = source.maps(images)
     if maps is None:
@@ -60,7 +60,7 @@ def test_maps_are_probabilities_of_the_images_shape(source: Objectness) -> None:
         assert 0 <= one.min() <= one.max() <= 1
 
 
-def test_a_batch_equals_its_images_alone(source: Objectness) -> None:
+def test_batch_equals_single_images(source: Objectness) -> None:
     images = _batch()
     together = source.maps(images)
     for index in range(len(images)):
@@ -71,7 +71,7 @@ def test_a_batch_equals_its_images_alone(source: Objectness) -> None:
             torch.testing.assert_close(together[index], alone[0], atol=1e-4, rtol=0)
 
 
-def test_twice_the_same(source: Objectness) -> None:
+def test_maps_are_deterministic(source: Objectness) -> None:
     first, second = source.maps(_batch()), source.maps(_batch())
     assert (first is None) == (second is None)
     for one, other in zip(first or (), second or (), strict=True):
@@ -84,6 +84,6 @@ def test_unknown_options_are_refused(name: str) -> None:
         plugins.read_options(objectness.PACKAGE, part, "objectness")
 
 
-def test_every_option_says_what_it_is(name: str) -> None:
+def test_every_option_has_a_description(name: str) -> None:
     fields = plugins.load(objectness.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())

@@ -27,6 +27,25 @@ TINY_CLIP = {
     "text_cfg": {"context_length": 16, "vocab_size": 515, "width": 32, "heads": 2, "layers": 1},
 }
 TINY_VISION = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+VIT_FAMILIES = {
+    "dino S/8": ("vit_small_patch8_224", "dino", 8, "scale01"),
+    "dino S/16": ("vit_small_patch16_224", "dino", 16, "scale01"),
+    "dino B/8": ("vit_base_patch8_224", "dino", 8, "scale01"),
+    "dino B/16": ("vit_base_patch16_224", "dino", 16, "scale01"),
+    "dinov2 S/14": ("vit_small_patch14_reg4_dinov2", "lvd142m", 14, "antialias"),
+    "dinov2 B/14": ("vit_base_patch14_reg4_dinov2", "lvd142m", 14, "antialias"),
+    "mae B/16": ("vit_base_patch16_224", "mae", 16, "size"),
+}
+"""timm's architecture, the tag of its weights, patch, interpolation of position embeddings."""
+TINY_SAM: dict[str, Any] = {
+    "img_size": 64,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "neck_chans": 12,
+    "window_size": 3,
+    "global_attn_indexes": (1,),
+}
 
 
 def random_image(seed: int, height: int, width: int) -> Image:
@@ -139,3 +158,24 @@ def tiny_backbones(**changes: Any) -> Backbones:
         "resolve": lambda name: released.get(name, name),
     }
     return Backbones(**{**settings, **changes})
+
+
+def random_images(height: int, width: int, count: int = 2) -> Tensor:
+    return torch.stack([random_image(seed, height, width) for seed in range(count)])
+
+
+def write_family(folder: Path, kind: str) -> str:
+    """A tiny random network of a family, as a user's folder."""
+    if kind == "sam":
+        return f"local-dir:{write_timm(folder, 'samvit_base_patch16', TINY_SAM)}"
+    architecture, tag, _, _ = VIT_FAMILIES[kind]
+    sizes = {"img_size": 112, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    return f"local-dir:{write_timm(folder, architecture, sizes, tag)}"
+
+
+def load_clip_of_job(model: str, pretrained: str = "") -> object:
+    return Backbones(ClipConfig(model=model, pretrained=pretrained), "").clip
+
+
+def load_vision_of_job(model: str, weights: str = "") -> object:
+    return Backbones(ClipConfig(), model, weights).vision

@@ -1,4 +1,4 @@
-"""The CLIP tower read by hand equals open_clip's own forward pass."""
+"""The image encoder by hand equals open_clip's own forward pass."""
 
 from pathlib import Path
 
@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.position_embedding import PositionTable
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.attention import identity
 from ovseg_core.dense.last_block import dense_features, last_block
 from schemas.config import ClipConfig
-from tests.helpers.tiny_models import TINY_CLIP, random_image, tiny_backbones, write_clip
+from schemas.errors import WeightsError
+from tests.helpers.tiny_models import (
+    TINY_CLIP,
+    load_clip_of_job,
+    random_image,
+    tiny_backbones,
+    write_clip,
+)
 
 
 def _attention(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
@@ -29,7 +35,7 @@ def _clip(tmp_path: Path, **vision: object) -> Backbones:
     ids=["class token", "mean pool", "layer scale"],
 )
 @torch.inference_mode()
-def test_trunk_and_last_block_equal_the_tower(tmp_path: Path, vision: dict) -> None:
+def test_trunk_and_last_block_equal_open_clips(tmp_path: Path, vision: dict) -> None:
     clip = _clip(tmp_path, **vision).clip
     side = clip.input_px
     pixels = torch.stack([random_image(seed, side, side) for seed in range(3)])
@@ -45,7 +51,7 @@ def test_trunk_and_last_block_equal_the_tower(tmp_path: Path, vision: dict) -> N
 
 
 @torch.inference_mode()
-def test_taps_do_not_change_the_trunk() -> None:
+def test_returned_ln2_does_not_change_the_trunk() -> None:
     clip = tiny_backbones().clip
     pixels = random_image(0, 40, 70)[None].expand(2, -1, -1, -1)
     plain, tapped = (
@@ -61,7 +67,7 @@ def test_taps_do_not_change_the_trunk() -> None:
 
 
 @torch.inference_mode()
-def test_dense_features_without_residual_leave_the_block_out() -> None:
+def test_dense_features_without_residual() -> None:
     clip = tiny_backbones().clip
     state = clip.forward_trunk_from_pixels(random_image(0, 40, 70)[None], "size")
     kept = dense_features(clip, state, identity)
@@ -77,21 +83,16 @@ def test_dense_features_without_residual_leave_the_block_out() -> None:
     torch.testing.assert_close(bare, expected, atol=1e-5, rtol=0)
 
 
-def test_position_tables_are_cached_and_left_alone() -> None:
-    table = torch.randn((1 + 12, 4))
-    before = table.clone()
-    positions = PositionTable(table, (3, 4))
-    assert positions.at("size", (3, 4)) is table
-    for rule in ("size", "scale01", "bilin", "antialias"):
-        read = positions.at(rule, (5, 2))
-        assert read.shape == (11, 4)
-        assert torch.equal(read[0], table[0])
-        assert positions.at(rule, (5, 2)) is read
-    assert torch.equal(table, before)
-    assert positions.at("size", (4, 3)).shape == table.shape
-    assert not torch.equal(positions.at("size", (4, 3)), table)
-
-
-def test_a_table_of_another_grid_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs 13 rows, got 12"):
-        PositionTable(torch.zeros((12, 4)), (3, 4))
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        ({"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}, "ModifiedResNet.*plain Vision"),
+        ({"attentional_pool": True, "attn_pooler_heads": 2}, "attention pool"),
+        ({"qk_norm": True}, "custom blocks"),
+        ({"image_size": [48, 32]}, "square CLIP input"),
+    ],
+)
+def test_unsupported_image_encoder_is_refused(tmp_path: Path, vision: dict, message: str) -> None:
+    config = {**TINY_CLIP, "vision_cfg": {**TINY_CLIP["vision_cfg"], **vision}}
+    with pytest.raises(WeightsError, match=message):
+        load_clip_of_job(f"local-dir:{write_clip(tmp_path, config)}")

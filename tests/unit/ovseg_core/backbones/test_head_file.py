@@ -25,7 +25,7 @@ def _write(file: Path, network: str, kind: str = "found") -> Path:
     return file
 
 
-def test_the_file_is_an_ordinary_safetensors_file(tmp_path: Path, network: str) -> None:
+def test_head_bytes_is_an_ordinary_safetensors_file(tmp_path: Path, network: str) -> None:
     file = _write(tmp_path / "head.safetensors", network)
     assert load_file(file)["decoder.weight"].shape == (1, 32, 1, 1)
     record = read_record(file)
@@ -34,7 +34,7 @@ def test_the_file_is_an_ordinary_safetensors_file(tmp_path: Path, network: str) 
     check_trained_for(file, "found", network)
 
 
-def test_another_network_or_kind_is_refused(tmp_path: Path, network: str) -> None:
+def test_head_of_another_network_or_kind_is_refused(tmp_path: Path, network: str) -> None:
     file = _write(tmp_path / "head.safetensors", network)
     other = tmp_path / "other.bin"
     other.write_bytes(b"other weights")
@@ -44,7 +44,7 @@ def test_another_network_or_kind_is_refused(tmp_path: Path, network: str) -> Non
         check_trained_for(file, "dinoiser", network)
 
 
-def test_files_that_say_nothing_pass(tmp_path: Path, network: str) -> None:
+def test_file_without_a_record_passes(tmp_path: Path, network: str) -> None:
     save_file({"decoder.bias": torch.zeros(1)}, tmp_path / "plain.safetensors")
     check_trained_for(tmp_path / "plain.safetensors", "found", network)
     torch.save({"decoder": {}}, tmp_path / "authors.pt")
@@ -52,14 +52,14 @@ def test_files_that_say_nothing_pass(tmp_path: Path, network: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40])
-def test_a_damaged_file_is_named(tmp_path: Path, network: str, content: bytes) -> None:
+def test_damaged_file_is_named_in_the_message(tmp_path: Path, network: str, content: bytes) -> None:
     file = tmp_path / "head.safetensors"
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=r"head\.safetensors is not a weights file"):
         check_trained_for(file, "found", network)
 
 
-def test_found_refuses_the_head_of_another_network_of_its_width(tmp_path: Path) -> None:
+def test_found_refuses_a_head_of_another_network(tmp_path: Path) -> None:
     other = write_vision(tmp_path / "other", TINY_VISION, seed=1) / "model.safetensors"
     right = tiny_folder() / "vision" / "model.safetensors"
     for network, refused in ((right, False), (other, True)):
@@ -72,7 +72,7 @@ def test_found_refuses_the_head_of_another_network_of_its_width(tmp_path: Path) 
             found.build(options, tiny_backbones())
 
 
-def test_clip_dinoiser_refuses_founds_head(tmp_path: Path, network: str) -> None:
+def test_clip_dinoiser_refuses_the_head_of_found(tmp_path: Path, network: str) -> None:
     head = _write(tmp_path / "head.safetensors", network)
     with pytest.raises(
         WeightsError, match=r"not a head of the kind .dinoiser.: it has no obj_proj\.weight"

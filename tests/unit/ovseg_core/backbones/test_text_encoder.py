@@ -21,19 +21,19 @@ def _embed(backbones: Backbones, *prompts: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "count"), [("diy", 1), ("plain", 1), ("t80", 80), ("t85", 85)])
-def test_template_sets(name: str, count: int) -> None:
+def test_templates_of_gives_published_sets(name: str, count: int) -> None:
     templates = templates_of(name)
     assert len(set(templates)) == count
     assert all(template.count("{}") == 1 for template in templates)
 
 
-def test_known_templates() -> None:
+def test_templates_of_gives_published_texts() -> None:
     assert templates_of("diy") == ("a photo of a {}",)
     assert templates_of("t85")[:80] == templates_of("t80")
     assert templates_of("t85")[-1] == "this is one {} in the scene."
 
 
-def test_a_row_is_the_unit_mean_of_unit_prompts(backbones: Backbones) -> None:
+def test_row_is_the_normalised_mean_of_normalised_prompts(backbones: Backbones) -> None:
     bank = TextEncoder(backbones.clip, ("a {}", "the {} there"), ("{}",))
     text = bank.matrix(Vocabulary.model_validate(["cat", "dog"]))
     expected = torch.cat(
@@ -48,7 +48,7 @@ def test_a_row_is_the_unit_mean_of_unit_prompts(backbones: Backbones) -> None:
     assert text.num_classes == 3
 
 
-def test_own_templates_come_first(backbones: Backbones) -> None:
+def test_templates_of_a_label_take_precedence(backbones: Backbones) -> None:
     vocabulary = Vocabulary.model_validate(
         {
             "labels": [{"name": "cat", "templates": ["my {}"]}, "dog"],
@@ -62,20 +62,20 @@ def test_own_templates_come_first(backbones: Backbones) -> None:
     assert text.class_index_Q.tolist() == [0, 0, 1, 2]
 
 
-def test_no_background_phrases_no_background_rows(backbones: Backbones) -> None:
+def test_no_background_phrases_give_no_background_rows(backbones: Backbones) -> None:
     vocabulary = Vocabulary.model_validate({"labels": ["cat"], "background": []})
     text = TextEncoder(backbones.clip, ("{}",)).matrix(vocabulary)
     assert text.class_index_Q.tolist() == [1]
     assert text.num_classes == 2
 
 
-def test_many_prompts_are_embedded_in_parts(backbones: Backbones) -> None:
+def test_many_prompts_are_embedded_in_batches(backbones: Backbones) -> None:
     words = [f"word {number}" for number in range(300)]
     text = TextEncoder(backbones.clip, ("{}",)).matrix(Vocabulary.model_validate(words))
     torch.testing.assert_close(text.rows_QD[[1, 300]], _embed(backbones, words[0], words[299]))
 
 
-def test_the_best_phrase_speaks_for_its_class() -> None:
+def test_best_of_class_is_the_maximum_over_phrases() -> None:
     text = TextMatrix(torch.zeros((4, 2)), torch.tensor([1, 1, 3, 3]), 4)
     rows = torch.tensor([0.1, 0.7, -0.9, -0.4]).view(1, 4, 1, 1).expand(2, 4, 2, 3)
     best = best_of_class(rows, text, absent=-1.0)
@@ -84,7 +84,7 @@ def test_the_best_phrase_speaks_for_its_class() -> None:
     torch.testing.assert_close(best[1, :, 1, 2], expected)
 
 
-def test_a_phrase_goes_through_the_tower_once(backbones: Backbones) -> None:
+def test_phrase_is_embedded_once(backbones: Backbones) -> None:
     asked: list[str] = []
 
     class Noted:

@@ -45,7 +45,7 @@ def diffusers() -> Any:
     return pytest.importorskip("diffusers", reason="the extra `unet` is not installed")
 
 
-def saved(network: Any, folder: Path) -> Path:
+def save(network: Any, folder: Path) -> Path:
     network.save_pretrained(folder)
     return folder
 
@@ -55,23 +55,23 @@ def folders(diffusers: Any, tmp_path: Path) -> dict[str, Path]:
     """Tiny random UNets as a user would have them."""
     torch.manual_seed(0)
     pipeline = tmp_path / "pipeline"
-    saved(diffusers.UNet2DConditionModel(**CONDITIONED), pipeline / "unet")
-    saved(diffusers.AutoencoderKL(**AUTOENCODER), pipeline / "vae")
+    save(diffusers.UNet2DConditionModel(**CONDITIONED), pipeline / "unet")
+    save(diffusers.AutoencoderKL(**AUTOENCODER), pipeline / "vae")
     conditioned = diffusers.UNet2DConditionModel(**{**CONDITIONED, "in_channels": 3})
     return {
-        "plain": saved(diffusers.UNet2DModel(**PLAIN), tmp_path / "plain"),
-        "conditioned": saved(conditioned, tmp_path / "conditioned"),
+        "plain": save(diffusers.UNet2DModel(**PLAIN), tmp_path / "plain"),
+        "conditioned": save(conditioned, tmp_path / "conditioned"),
         "pipeline": pipeline,
     }
 
 
-def opened(folder: Path) -> UnetDecoder:
+def load_unet(folder: Path) -> UnetDecoder:
     source = tiny_backbones().network(f"diffusers:{folder}", "proxy")
     assert isinstance(source, UnetDecoder)
     return source
 
 
-def fed_by_diffusers(unet: Any, sample: Tensor) -> Tensor:
+def decoder_input_by_diffusers(unet: Any, sample: Tensor) -> Tensor:
     """The input of `up_blocks[-2]` and its first skip, in the library's own forward pass."""
     seen: list[dict[str, Any]] = []
     names = ("hidden_states", "res_hidden_states_tuple")
@@ -89,35 +89,35 @@ def fed_by_diffusers(unet: Any, sample: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["plain", "conditioned"])
 @torch.inference_mode()
-def test_the_features_are_what_diffusers_computes(kind: str, folders: dict[str, Path]) -> None:
-    source = opened(folders[kind])
+def test_features_equal_diffusers_own(kind: str, folders: dict[str, Path]) -> None:
+    source = load_unet(folders[kind])
     pixels = torch.stack([random_image(seed, 24, 40) for seed in range(2)])
-    expected = fed_by_diffusers(source.unet, pixels / 127.5 - 1)
+    expected = decoder_input_by_diffusers(source.unet, pixels / 127.5 - 1)
     found = source.features(pixels, "tokens")
     assert found.shape[2:] == (12, 20)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
-def test_a_latent_unet_reads_its_autoencoder(folders: dict[str, Path]) -> None:
+def test_latent_unet_takes_latents_of_its_autoencoder(folders: dict[str, Path]) -> None:
     """Twice the size, then the latents' mode, scaled as the pipeline does."""
-    source = opened(folders["pipeline"])
+    source = load_unet(folders["pipeline"])
     pixels = torch.stack([random_image(seed, 24, 40) for seed in range(2)])
     twice = F.interpolate(pixels.float(), (48, 80), mode="bilinear") / 127.5 - 1
     latents = source.autoencoder.encode(twice).latent_dist.mean
-    expected = fed_by_diffusers(source.unet, latents * 0.18215)
+    expected = decoder_input_by_diffusers(source.unet, latents * 0.18215)
     torch.testing.assert_close(source.features(pixels, "tokens"), expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
-def test_large_maps_are_pooled_and_odd_sizes_squashed(folders: dict[str, Path]) -> None:
-    source = opened(folders["plain"])
+def test_large_maps_are_pooled_and_odd_sizes_resized(folders: dict[str, Path]) -> None:
+    source = load_unet(folders["plain"])
     assert source.features(torch.zeros(1, 3, 50, 130), "tokens").shape[2:] == (24, 42)
     assert source.features(torch.zeros(2, 3, 1, 9), "tokens").shape[2:] == (2, 4)
 
 
 @pytest.mark.parametrize("kind", ["plain", "conditioned", "pipeline"])
-def test_proxyclip_takes_a_unet(kind: str, folders: dict[str, Path]) -> None:
+def test_proxyclip_with_a_unet(kind: str, folders: dict[str, Path]) -> None:
     backbones = tiny_backbones()
     options = proxyclip.Options(proxy=f"diffusers:{folders[kind]}", window_px=48)
     method = proxyclip.build(options, backbones)
@@ -131,7 +131,7 @@ def test_proxyclip_takes_a_unet(kind: str, folders: dict[str, Path]) -> None:
     assert set(backbones.files()) == roles
 
 
-def test_without_the_package_the_way_to_it_is_told(
+def test_missing_package_gives_the_install_command(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
@@ -143,7 +143,7 @@ def test_without_the_package_the_way_to_it_is_told(
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(WeightsError, match=r"not installed: pip install 'ovseg\[unet\]'"):
-        opened(folders["plain"])
+        load_unet(folders["plain"])
 
 
 @pytest.mark.parametrize(
@@ -159,24 +159,24 @@ def test_without_the_package_the_way_to_it_is_told(
         ),
     ],
 )
-def test_a_unet_that_cannot_be_read_is_told_in_one_line(
+def test_unsupported_unet_gives_one_line_message(
     diffusers: Any, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    saved(diffusers.UNet2DModel(**{**PLAIN, **change}), tmp_path)
+    save(diffusers.UNet2DModel(**{**PLAIN, **change}), tmp_path)
     with pytest.raises(WeightsError, match=message) as caught:
-        opened(tmp_path)
+        load_unet(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_something_else_is_told(
+def test_folder_of_another_network_gives_a_message(
     diffusers: Any, tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     with pytest.raises(
         WeightsError, match=r"nowhere is not a folder of diffusers: expected config"
     ):
-        opened(tmp_path / "nowhere")
+        load_unet(tmp_path / "nowhere")
     with pytest.raises(WeightsError, match=r"holds AutoencoderKL; expected UNet2DModel or"):
-        opened(folders["pipeline"] / "vae")
+        load_unet(folders["pipeline"] / "vae")
     (folders["plain"] / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(WeightsError, match="cannot be loaded"):
-        opened(folders["plain"])
+        load_unet(folders["plain"])

@@ -56,5 +56,5 @@ def test_extreme_values_are_clamped_after_each_pass() -> None:
     )
 
 
-def test_the_paper_has_59_crops() -> None:
+def test_crop_grid_of_clip_diy_has_59_crops() -> None:
     assert [crop_grid(256, side, side // 2) for side in (256, 128, 64)] == [1, 3, 7]

@@ -46,7 +46,7 @@ def test_limited_size(size: tuple[int, int], limit: int, expected: tuple[int, in
     assert limited_size(size, limit) == expected
 
 
-def test_resizes_give_the_size_and_keep_the_grey() -> None:
+def test_resizes_have_the_size_and_keep_a_uniform_grey() -> None:
     image = torch.full((3, 40, 70), 77, dtype=torch.uint8)
     for resized in (resize_linear(image, (20, 35)), limit_side(image, 35)):
         assert resized.shape == (3, 20, 35)
@@ -56,19 +56,19 @@ def test_resizes_give_the_size_and_keep_the_grey() -> None:
     assert limit_side(image, 70) is image
 
 
-def test_area_reduction_averages() -> None:
+def test_limit_side_averages_areas() -> None:
     image = torch.zeros((3, 4, 6), dtype=torch.uint8)
     image[:, :, ::2] = 200
     assert (limit_side(image, 3) == 100).all()
 
 
-def test_squash_nearest_takes_existing_pixels() -> None:
+def test_squash_nearest_keeps_existing_pixels() -> None:
     image = random_image(0, 6, 9)
     squashed = squash_nearest(image[None], 3)[0]
     assert torch.equal(squashed, image[:, ::2, ::3])
 
 
-def test_padding_appends_zeros_at_the_right_and_the_bottom() -> None:
+def test_pad_br_appends_zeros_at_the_right_and_the_bottom() -> None:
     images = torch.ones((2, 3, 5, 8))
     padded = pad_br(images, 8)
     assert padded.shape == (2, 3, 8, 8)

@@ -1,0 +1,53 @@
+"""CLIP-DINOiser's training: the loss restated."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.dense.affinity import cosine_affinity
+from ovseg_core.heads import HeadTask, build_head
+from ovseg_core.heads.shared.dinoiser_model import DinoiserHeads
+from ovseg_core.objectness import found
+from schemas.config import NamedOptions
+from tests.helpers.tiny_models import random_image, tiny_backbones
+
+SHORT = {"steps": 8, "batch": 2, "sample": 0}
+
+
+@pytest.fixture(scope="module")
+def backbones() -> Backbones:
+    return tiny_backbones()
+
+
+def _task(name: str, backbones: Backbones, **options: object) -> HeadTask:
+    return build_head(NamedOptions(name=name, options={**SHORT, **options}), backbones, seed=3)
+
+
+def _batch(task: HeadTask, seed: int = 0) -> list[torch.Tensor]:
+    images = [random_image(seed, 40, 70), random_image(seed + 1, 66, 45)]
+    return [task.view(image, np.random.default_rng([seed, n])) for n, image in enumerate(images)]
+
+
+def test_loss_equals_the_published_formula(backbones: Backbones) -> None:
+    task = _task("dinoiser", backbones)
+    pixels = torch.stack(_batch(task))
+    clip, vision = backbones.clip, backbones.vision
+    state = clip.forward_trunk_from_pixels(pixels, "size", [-3])
+    tap = state.ln2[-3][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
+    learned = DinoiserHeads(*(weight.detach() for weight in task.weights.values()))
+    values = vision.features_of(vision.forward_trunk(pixels), "v")
+    values = F.interpolate(values, size=state.grid_hw, mode="bilinear")
+    together = (cosine_affinity(values) >= 0.2).float()
+    assert 0 < together.mean() < 1
+    foreground = found.build(found.Options(), backbones).patch_probabilities(pixels)
+    foreground = F.interpolate(foreground, size=state.grid_hw, mode="bilinear") > 0.5
+    assert 0 < foreground.float().mean() < 1
+    affinity = cosine_affinity(learned.guide(tap)).clamp(min=0)
+    expected = F.binary_cross_entropy_with_logits(affinity, together)
+    expected += F.binary_cross_entropy_with_logits(learned.objectness(tap), foreground.float())
+    torch.testing.assert_close(task.loss(pixels, 0), expected)
+    assert task.learning_rates["obj_proj.weight"] == 5e-5
+    assert task.learning_rates["bkg_decoder.bias"] == 1e-2
+    assert (task.learning_rate_factor(4999), task.learning_rate_factor(5000)) == (1.0, 0.1)
