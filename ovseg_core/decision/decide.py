@@ -1,9 +1,9 @@
-"""Score maps -> label map and the per-pixel numbers behind the review columns.
+"""Score maps -> label map and the per-pixel numbers behind the score columns.
 
 The scores stay at patch resolution until here and are enlarged in bands of rows, so that no (K,
 H, W) array of a whole image ever exists. The label map is the argmax of the method's fused scores
 as published, after the vote of its regions if there are any: the confidence of a pixel is then the
-probability of the label that it was given, and its margin 0 where another has more. The
+probability of the label that it was given, and its margin 0 where another label has more. The
 probabilities serve the score columns only; they never change a label, unless the method's own rule
 decides by them.
 
@@ -12,7 +12,7 @@ Shapes: Q phrases, K classes with background first, (Hc, Wc) the canvas, R rows 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ovseg_core.segmenter import DecisionRule, ScoreMaps
 
 FloatMap = NDArray[np.float32]
 
-GATE_THRESHOLD = 0.5
+OBJECTNESS_THRESHOLD = 0.5
 """Objectness at or under which `foreground_gate` says background."""
 _BAND_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Elements of one (K, R, Wc) band: it should stay in a CPU's cache, and fill a GPU."""
@@ -36,18 +36,18 @@ _BAND_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided for one image, on its canvas. All numbers but the labels are in [0, 1]."""
+    """The decision on one image, on its canvas. All numbers but the labels are in [0, 1]."""
 
     label_map: NDArray[np.uint16]
     """(Hc, Wc); 0 is background, k the vocabulary's label k, counted from 1."""
     confidence: FloatMap
     """(Hc, Wc) probability of the pixel's own label."""
     margin: FloatMap
-    """(Hc, Wc) that probability less the best other one; 0 where another is higher."""
+    """(Hc, Wc) that probability minus the best other one; 0 where another is higher."""
     entropy: FloatMap
     """(Hc, Wc) entropy of the probabilities, divided by log K."""
-    saliency: FloatMap
-    """(Hc, Wc) objectness; ones where the method has none."""
+    objectness: FloatMap
+    """(Hc, Wc); ones where the method has none."""
     class_mean_prob: NDArray[np.float64]
     """(K,) mean over all pixels of the image at its own size."""
     class_max_prob: NDArray[np.float64]
@@ -58,6 +58,9 @@ def decide(maps: ScoreMaps, sizes_hw: Sequence[SizeHW]) -> list[Decision]:
     """Decide every image of a batch; `sizes_hw` are the images' own sizes.
 
     A decision on a large canvas holds 18 bytes a pixel: to keep one at a time, call `decide_one`.
+
+    Raises:
+        ValueError: as `decide_one`, or the number of sizes is not that of the images.
     """
     if len(sizes_hw) != len(maps.levels):
         raise ValueError(
@@ -67,11 +70,18 @@ def decide(maps: ScoreMaps, sizes_hw: Sequence[SizeHW]) -> list[Decision]:
 
 
 @torch.inference_mode()
-def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
-    """Decide image `index` of a batch, whose own size is `size_hw`.
+def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW, *, band_elements: int = 0) -> Decision:
+    """Decide one image of a batch.
+
+    Args:
+        maps: of the batch.
+        index: place of the image in the batch.
+        size_hw: the image's own size.
+        band_elements: largest number of elements of a (K, R, Wc) band; 0: what suits the device.
 
     Raises:
-        ValueError: the image has no score map, or fewer than two classes.
+        ValueError: the image has no score map, or fewer than two classes, or its fusion needs
+            objectness and there is none.
     """
     levels = maps.levels[index]
     if not levels or levels[0].shape[0] < 2:
@@ -79,34 +89,34 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW) -> Decision:
             f"image {index}: expected maps (K, h, w) with K >= 2, got {[t.shape for t in levels]}"
         )
     canvas_hw = maps.canvas_hw or size_hw
-    mean = score_map(maps, index, canvas_hw)
-    theta = None
+    scores = score_map(maps, index, canvas_hw)
+    objectness = None
     if maps.objectness is not None:
-        theta = MeanMap([maps.objectness[index][None].to(levels[0].device)], canvas_hw)
-    num_classes = levels[0].shape[0] if maps.rule is None else maps.rule.num_classes
-    device = levels[0].device
-    canvas = _Canvas(num_classes, device, canvas_hw, size_hw, with_theta=theta is not None)
-    bands = list(_bands(levels[0], canvas_hw))
-    kept = kept_labels(maps, mean, bands)
+        objectness = MeanMap([maps.objectness[index][None].to(levels[0].device)], canvas_hw)
+    bands = list(_bands(levels[0], canvas_hw, band_elements))
+    kept = kept_labels(maps, scores, bands)
 
-    def decided(band: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        gate = None if theta is None else theta.rows(band)[0]
-        if maps.rule is None:
-            return *_decide_band(mean.rows(band), gate, maps), gate
-        return *_decide_by_rule(mean.rows(band), gate, maps, maps.rule, kept), gate
+    def decide_band(band: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        shown = None if objectness is None else objectness.rows(band)[0]
+        return *_decide_band(scores.rows(band), shown, maps, kept), shown
 
     voted = None
     if maps.regions is not None and maps.regions[index]:
         # The scores are computed twice: the vote needs all labels, the columns the voted ones.
-        labels = torch.cat([decided(band)[0].int() for band in bands])
-        foreground = None
-        if theta is not None and maps.fusion == "foreground_gate":
-            foreground = torch.cat([theta.rows(band)[0] > GATE_THRESHOLD for band in bands])
-        voted = vote_in_turn(labels, maps.regions[index], foreground)
+        labels = torch.cat([decide_band(band)[0].int() for band in bands])
+        voters = None
+        if objectness is not None and maps.fusion == "foreground_gate":
+            rows = (objectness.rows(band)[0] for band in bands)
+            voters = torch.cat([row > OBJECTNESS_THRESHOLD for row in rows])
+        voted = vote_in_turn(labels, maps.regions[index], voters)
+    num_classes = levels[0].shape[0] if maps.rule is None else maps.rule.num_classes
+    buffer = _DecisionBuffer(
+        num_classes, levels[0].device, canvas_hw, size_hw, with_objectness=objectness is not None
+    )
     for band in bands:
-        winner, probs, gate = decided(band)
-        canvas.write(band, winner if voted is None else voted[band], probs, gate)
-    return canvas.decision()
+        winner, probs, shown = decide_band(band)
+        buffer.write(band, winner if voted is None else voted[band], probs, shown)
+    return buffer.decision()
 
 
 def score_map(maps: ScoreMaps, index: int, canvas_hw: SizeHW) -> RowsOfMaps:
@@ -121,81 +131,18 @@ def score_map(maps: ScoreMaps, index: int, canvas_hw: SizeHW) -> RowsOfMaps:
     return RefinedMap(scores, len(levels[0]), maps.refinement, index, canvas_hw)
 
 
-def _bands(level: Tensor, canvas_hw: SizeHW) -> Iterator[slice]:
-    """Yield rows that fit the device's cache with all their scores."""
-    height, width = canvas_hw
-    elements = _BAND_ELEMENTS.get(level.device.type, _BAND_ELEMENTS["cpu"])
-    step = max(1, elements // (level.shape[0] * width))
-    for start in range(0, height, step):
-        yield slice(start, min(start + step, height))
-
-
-def _decide_band(scores: Tensor, theta: Tensor | None, maps: ScoreMaps) -> tuple[Tensor, Tensor]:
-    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of scores (K, R, Wc)."""
-    # `max`, not `argmax`: several times faster on a CPU, and its ties go to the first by contract.
-    if maps.fusion == "none":
-        return scores.max(0).indices, _probabilities(scores, maps)
-    if theta is None:
-        raise ValueError(f"fusion {maps.fusion!r} needs objectness maps, got None")
-    if maps.fusion == "complement_product":
-        scores = complement_product(scores, theta)
-        return scores.max(0).indices, _probabilities(scores, maps)
-    winner = scores[1:].max(0).indices.add_(1).masked_fill_(theta <= GATE_THRESHOLD, 0)
-    # The gate decides in two steps, and so do its probabilities: foreground or not, which label.
-    probs = torch.cat([(1 - theta)[None], _probabilities(scores[1:], maps) * theta])
-    return winner, probs
-
-
-def kept_labels(maps: ScoreMaps, mean: RowsOfMaps, bands: Sequence[slice]) -> Tensor | None:
+def kept_labels(maps: ScoreMaps, scores: RowsOfMaps, bands: Sequence[slice]) -> Tensor | None:
     """Return 1 or 0 (K) for each class: whether it wins enough of the image; None: no such rule."""
     if maps.rule is None or not maps.rule.area_threshold:
         return None
     won = torch.zeros(maps.rule.num_classes, dtype=torch.int64)
     for band in bands:
-        probs = _class_scores(mean.rows(band), maps, maps.rule)
+        probs = _class_scores(scores.rows(band), maps, maps.rule)
         won += probs.max(0).indices.flatten().bincount(minlength=len(won)).cpu()
     won[0] = 0
     kept = won > maps.rule.area_threshold * won.sum()
     kept[0] = True
     return kept.float()
-
-
-def _decide_by_rule(
-    scores: Tensor, theta: Tensor | None, maps: ScoreMaps, rule: DecisionRule, kept: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of phrase scores (Q, R, Wc).
-
-    In the domain `prob` the scores are of classes already.
-    """
-    probs = _class_scores(scores, maps, rule)
-    if kept is not None:
-        probs = probs * kept.to(probs.device)[:, None, None]
-    unsure = (
-        probs.max(0).values < rule.probability_threshold if rule.probability_threshold else None
-    )
-    if maps.fusion == "none" and kept is None and _is_softmax(maps, rule):
-        winner, columns = probs.max(0).indices, probs  # they sum to one already
-    else:
-        winner, columns = _decide_band(probs, theta, replace(maps, domain="prob"))
-    if unsure is not None:
-        winner.masked_fill_(unsure, 0)
-    return winner, columns
-
-
-def _class_scores(scores: Tensor, maps: ScoreMaps, rule: DecisionRule) -> Tensor:
-    if maps.domain == "prob":
-        return scores
-    return class_probabilities(scores * maps.logit_scale, rule)
-
-
-def _is_softmax(maps: ScoreMaps, rule: DecisionRule) -> bool:
-    return maps.domain != "prob" and _one_phrase_each(rule)
-
-
-def _one_phrase_each(rule: DecisionRule) -> bool:
-    # Without any phrase of background, so many phrases as classes have a synonym among them.
-    index_Q = rule.class_index_Q
-    return len(index_Q) == rule.num_classes and int(index_Q[0]) == 0
 
 
 def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:
@@ -208,29 +155,95 @@ def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:
     probs = logits.softmax(0)
     if _one_phrase_each(rule):
         return probs
-    index_Q = rule.class_index_Q
     classes = probs.new_zeros(rule.num_classes, *probs.shape[1:])
-    index = index_Q.to(probs.device)[:, None, None].expand_as(probs)
+    index = rule.class_index_Q.to(probs.device)[:, None, None].expand_as(probs)
     return classes.scatter_reduce(0, index, probs, "amax")
 
 
-def complement_product(scores: Tensor, theta: Tensor) -> Tensor:
-    """Fuse scores (K, R, Wc) with objectness (R, Wc) in place: M_0 (1 - T), M_k T (CLIP-DIY)."""
-    scores[0] *= 1 - theta
-    scores[1:] *= theta
+def complement_product(scores: Tensor, objectness: Tensor) -> Tensor:
+    """Fuse scores M (K, R, Wc) with objectness T (R, Wc) in place: M_0 (1 - T), M_k T.
+
+    CLIP-DIY, `docs/methods.md`.
+    """
+    scores[0] *= 1 - objectness
+    scores[1:] *= objectness
     return scores
 
 
-def _probabilities(scores: Tensor, maps: ScoreMaps) -> Tensor:
-    if maps.domain != "prob":
-        return (scores * maps.logit_scale).softmax(0)
+def _bands(level: Tensor, canvas_hw: SizeHW, band_elements: int) -> Iterator[slice]:
+    """Yield rows that fit the device's cache with all their scores."""
+    height, width = canvas_hw
+    elements = band_elements or _BAND_ELEMENTS.get(level.device.type, _BAND_ELEMENTS["cpu"])
+    step = max(1, elements // (level.shape[0] * width))
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
+
+
+def _decide_band(
+    scores: Tensor, objectness: Tensor | None, maps: ScoreMaps, kept: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of one band.
+
+    Args:
+        scores: (K, R, Wc), or of phrases (Q, R, Wc) under a rule; used up.
+        objectness: (R, Wc) in [0, 1].
+        maps: how to decide.
+        kept: (K) of `kept_labels`.
+    """
+    rule, unsure = maps.rule, None
+    is_prob, sums_to_one = maps.domain == "prob", False
+    if rule is not None:
+        sums_to_one = not is_prob and _one_phrase_each(rule) and kept is None
+        scores, is_prob = _class_scores(scores, maps, rule), True
+        if kept is not None:
+            scores = scores * kept.to(scores.device)[:, None, None]
+        if rule.probability_threshold:
+            unsure = scores.max(0).values < rule.probability_threshold
+    # `max`, not `argmax`: several times faster on a CPU, and its ties go to the first by contract.
+    if maps.fusion == "none":
+        winner = scores.max(0).indices
+        probs = scores if sums_to_one else _normalised(scores, is_prob, maps.logit_scale)
+    elif objectness is None:
+        raise ValueError(f"fusion {maps.fusion!r} needs objectness maps, got None")
+    elif maps.fusion == "complement_product":
+        scores = complement_product(scores, objectness)
+        winner = scores.max(0).indices
+        probs = _normalised(scores, is_prob, maps.logit_scale)
+    else:
+        winner = scores[1:].max(0).indices.add_(1)
+        winner.masked_fill_(objectness <= OBJECTNESS_THRESHOLD, 0)
+        # The gate decides in two steps, and so do its probabilities: an object or not, which label.
+        labels = _normalised(scores[1:], is_prob, maps.logit_scale)
+        probs = torch.cat([(1 - objectness)[None], labels * objectness])
+    if unsure is not None:
+        winner.masked_fill_(unsure, 0)
+    return winner, probs
+
+
+def _class_scores(scores: Tensor, maps: ScoreMaps, rule: DecisionRule) -> Tensor:
+    """Return the scores of classes under a rule; in the domain `prob` they are that already."""
+    if maps.domain == "prob":
+        return scores
+    return class_probabilities(scores * maps.logit_scale, rule)
+
+
+def _one_phrase_each(rule: DecisionRule) -> bool:
+    # Without a phrase of background, Q equals K where one label has a synonym.
+    index_Q = rule.class_index_Q
+    return len(index_Q) == rule.num_classes and int(index_Q[0]) == 0
+
+
+def _normalised(scores: Tensor, is_prob: bool, logit_scale: float) -> Tensor:
+    """Return the probabilities of scores, which sum to one; probabilities are changed in place."""
+    if not is_prob:
+        return (scores * logit_scale).softmax(0)
     # In place: else this is a third of the time that a decision takes.
     total = scores.clamp_(min=0).sum(0)
     return scores.div_(total.clamp(min=1e-12)).masked_fill_(total <= 0, 1 / len(scores))
 
 
-class _Canvas:
-    """What is known of an image, filled in band by band, on the device of its scores."""
+class _DecisionBuffer:
+    """The maps of a decision, filled in band by band, on the device of the scores."""
 
     def __init__(
         self,
@@ -239,25 +252,25 @@ class _Canvas:
         canvas_hw: SizeHW,
         size_hw: SizeHW,
         *,
-        with_theta: bool,
+        with_objectness: bool,
     ) -> None:
         self._num_classes = num_classes
-        small = torch.uint8 if self._num_classes <= 256 else torch.int32
+        small = torch.uint8 if num_classes <= 256 else torch.int32
         self._labels = torch.empty(canvas_hw, dtype=small, device=device)
-        self._planes = torch.empty((4 if with_theta else 3, *canvas_hw), device=device)
-        self._sums = torch.zeros(self._num_classes, dtype=torch.float64, device=device)
-        self._peaks = torch.zeros(self._num_classes, device=device)
+        self._planes = torch.empty((4 if with_objectness else 3, *canvas_hw), device=device)
+        self._sums = torch.zeros(num_classes, dtype=torch.float64, device=device)
+        self._peaks = torch.zeros(num_classes, device=device)
         rows, columns = (
             torch.from_numpy(nearest_counts(num_in, num_out))
             for num_in, num_out in zip(canvas_hw, size_hw, strict=True)
         )
         self._num_pixels = size_hw[0] * size_hw[1]
         self._row_counts, self._column_counts = rows.double().to(device), columns.float().to(device)
-        # A reduction to the image's size skips some: their probabilities are nobody's.
+        # A reduction to the image's size skips some rows and columns: they do not count.
         self._used_rows = None if bool(rows.all()) else (rows > 0).to(device)
         self._used_columns = (columns > 0).to(device)
 
-    def write(self, band: slice, winner: Tensor, probs: Tensor, theta: Tensor | None) -> None:
+    def write(self, band: slice, winner: Tensor, probs: Tensor, objectness: Tensor | None) -> None:
         """Take the winner (R, Wc), probabilities (K, R, Wc) and objectness (R, Wc) of a band.
 
         The probabilities are used up.
@@ -267,8 +280,8 @@ class _Canvas:
         planes[0] = probs.gather(0, chosen)[0].clamp_(0, 1)
         surprise = probs.clamp(min=1e-30).log_().mul_(probs).sum(0)
         planes[2] = (surprise / -math.log(self._num_classes)).clamp_(0, 1)
-        if theta is not None:
-            planes[3] = theta.clamp(0, 1)
+        if objectness is not None:
+            planes[3] = objectness.clamp(0, 1)
         self._sums += (probs @ self._column_counts).double() @ self._row_counts[band]
         used = probs if self._used_rows is None else probs[:, self._used_rows[band]]
         if used.shape[1]:
@@ -277,7 +290,7 @@ class _Canvas:
         planes[1] = (planes[0] - probs.scatter_(0, chosen, -1.0).amax(0)).clamp_(0, 1)
 
     def decision(self) -> Decision:
-        """Return the whole on the CPU."""
+        """Return the decision on the CPU."""
         label_map = self._labels.cpu().numpy().astype(np.uint16)
         planes = self._planes.cpu().numpy()
         ones = np.broadcast_to(np.float32(1), label_map.shape)
@@ -286,7 +299,7 @@ class _Canvas:
             confidence=planes[0],
             margin=planes[1],
             entropy=planes[2],
-            saliency=planes[3] if len(planes) > 3 else ones,
+            objectness=planes[3] if len(planes) > 3 else ones,
             class_mean_prob=(self._sums / self._num_pixels).clamp(0, 1).cpu().numpy(),
             class_max_prob=self._peaks.clamp(0, 1).double().cpu().numpy(),
         )

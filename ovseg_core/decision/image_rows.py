@@ -6,19 +6,20 @@ becomes, so the numbers are those of the full-size map. What the score columns h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.review_priority import image_priority
-from ovseg_core.decision.segment_scores import Numbers, score_columns, visible
-from ovseg_core.decision.segments import cut_regions
+from ovseg_core.decision.segment_scores import segment_scores, visible_decision
+from ovseg_core.decision.segments import cut_segments
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import encode_regions
 from schemas.calibration import Calibration
 from schemas.config import MaskConfig
 from schemas.records import Annotation, ScoreRow
+from schemas.score_columns import SCORE
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,20 @@ def image_rows(
         raise ValueError(
             f"expected the names of {num_labels} labels, without background, got {len(names)}"
         )
-    canvas = visible(decision, size_hw)
-    whole = cut_regions(canvas.decision.label_map, masks.segments)
-    columns = score_columns(canvas, whole.regions, len(whole.labels) - 1)
+    visible = visible_decision(decision, size_hw)
+    cut = cut_segments(visible.decision.label_map, masks.segments)
+    columns, numbers = segment_scores(visible, cut.numbers, len(cut.labels) - 1), cut.numbers
     if calibration is not None:
-        columns["mean_prob"] = _calibrated(columns["mean_prob"], calibration)
-        limits = np.array([0.0, *map(calibration.threshold, names)])
-        dropped = columns["mean_prob"] < limits[whole.labels]
-        whole = replace(whole, regions=np.where(dropped[whole.regions], 0, whole.regions))
-    rles = encode_regions(whole.regions, size_hw, masks.min_area_px)
+        columns[SCORE] = np.interp(columns[SCORE], calibration.scores, calibration.probabilities)
+        thresholds = np.array([0.0, *map(calibration.threshold, names)])
+        dropped = columns[SCORE] < thresholds[cut.labels]
+        numbers = np.where(dropped[numbers], 0, numbers)
+    rles = encode_regions(numbers, size_hw, masks.min_area_px)
     segments = tuple(
         Annotation(
             image_id=image_id,
-            label=names[int(whole.labels[number]) - 1],
-            category_id=int(whole.labels[number]),
+            label=names[int(cut.labels[number]) - 1],
+            category_id=int(cut.labels[number]),
             segment_index=index,
             height=size_hw[0],
             width=size_hw[1],
@@ -78,7 +79,7 @@ def image_rows(
             area_px=rle.area_px,
             bbox_xywh=rle.bbox_xywh,
             area_frac=rle.area_px / (size_hw[0] * size_hw[1]),
-            num_components=int(whole.num_components[number]),
+            num_components=int(cut.num_components[number]),
             **{name: float(values[number]) for name, values in columns.items()},
         )
         for index, (number, rle) in enumerate(rles.items())
@@ -86,10 +87,6 @@ def image_rows(
     scores = _label_scores(image_id, decision, segments, names)
     missed = max(score.max_prob for score in scores)
     return ImageMasks(segments, scores, image_priority(map(vars, segments), missed))
-
-
-def _calibrated(score: Numbers, calibration: Calibration) -> Numbers:
-    return np.interp(score, calibration.scores, calibration.probabilities)
 
 
 def _label_scores(

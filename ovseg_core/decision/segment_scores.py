@@ -1,7 +1,8 @@
-"""The score columns of every region of a decision, as they would be at the image's own size.
+"""The score columns of every segment of a decision, as they would be at the image's own size.
 
-Everything is summed on the canvas, each pixel weighted by the number of image pixels it becomes,
-and block of rows by block of rows, so that memory does not grow with the image.
+Everything is summed on the canvas, each pixel weighted by the number of image pixels that it
+becomes, and block of rows by block of rows, so that memory does not grow with the image. What each
+column holds is documented in `schemas.records.Annotation`.
 """
 
 from collections.abc import Iterator
@@ -13,33 +14,29 @@ from numpy.typing import NDArray
 from ovseg_core.decision.decide import Decision
 from ovseg_core.resize.nearest import SizeHW, nearest_counts
 
-Numbers = NDArray[np.float64]
+Scores = NDArray[np.float64]
+"""(N + 1,) one score of every segment, by segment number; entry 0 means nothing."""
 
 _PERCENTILE = 0.10
 _MARGIN_BINS = 1024
 """The percentile is read from a histogram: right to half a bin, 0.0005."""
 _HISTOGRAM_CELLS = 1 << 22
-"""Of all regions together; many thousands of regions get fewer bins, but never under 16."""
+"""Of all segments together; many thousands of segments get fewer bins, but never under 16."""
 _BLOCK_PIXELS = 1 << 19
 
 
 @dataclass(frozen=True)
-class VisibleRows:
+class VisibleDecision:
     """The rows and columns of a decision that reach the image; each becomes >= 1 image pixels."""
 
     decision: Decision
     row_counts: NDArray[np.int64]
+    """(Hc,) image rows that each row becomes."""
     column_counts: NDArray[np.int64]
-
-    def blocks(self) -> Iterator[slice]:
-        """Yield rows that are worked on at once."""
-        height, width = self.decision.label_map.shape
-        step = max(1, _BLOCK_PIXELS // width)
-        for start in range(0, height, step):
-            yield slice(start, min(start + step, height))
+    """(Wc,) image columns that each column becomes."""
 
 
-def visible(decision: Decision, size_hw: SizeHW) -> VisibleRows:
+def visible_decision(decision: Decision, size_hw: SizeHW) -> VisibleDecision:
     """Drop the canvas rows and columns that a reduction to the image's size skips."""
     rows, columns = (
         nearest_counts(num_in, num_out)
@@ -47,101 +44,101 @@ def visible(decision: Decision, size_hw: SizeHW) -> VisibleRows:
     )
     if not (rows.all() and columns.all()):
         used = np.ix_(rows > 0, columns > 0)
-        maps = ("label_map", "confidence", "margin", "entropy", "saliency")
+        maps = ("label_map", "confidence", "margin", "entropy", "objectness")
         decision = replace(decision, **{name: getattr(decision, name)[used] for name in maps})
-    return VisibleRows(decision, rows[rows > 0], columns[columns > 0])
+    return VisibleDecision(decision, rows[rows > 0], columns[columns > 0])
 
 
-def score_columns(
-    canvas: VisibleRows, regions: NDArray[np.integer], num_regions: int
-) -> dict[str, Numbers]:
-    """Return the score columns, each (N + 1,) by region number; entry 0 means nothing.
+def segment_scores(
+    visible: VisibleDecision,
+    segments: NDArray[np.integer],
+    num_segments: int,
+    block_pixels: int = _BLOCK_PIXELS,
+) -> dict[str, Scores]:
+    """Return the score columns of all segments by name.
 
     Args:
-        canvas: what was decided.
-        regions: (Hc, Wc) region numbers from 1; 0 is no region.
-        num_regions: N.
+        visible: the decision.
+        segments: (Hc, Wc) segment numbers from 1; 0 is no segment.
+        num_segments: N.
+        block_pixels: pixels that are worked on at once.
     """
-    sums = _Sums(num_regions + 1)
-    for rows in canvas.blocks():
-        sums.add(canvas, regions, rows)
-        sums.add_rim(canvas, regions, rows)
+    sums = _Sums(num_segments + 1)
+    for rows in _blocks(visible, block_pixels):
+        sums.add(visible, segments, rows)
+        sums.add_rim(visible, segments, rows)
     return sums.columns()
 
 
+def _blocks(visible: VisibleDecision, block_pixels: int) -> Iterator[slice]:
+    height, width = visible.decision.label_map.shape
+    step = max(1, block_pixels // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
+
+
 class _Sums:
-    """Running sums by region number."""
+    """Running sums by segment number."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._bins = max(16, min(_MARGIN_BINS, _HISTOGRAM_CELLS // size))
-        self._planes = {
-            "mean_prob": np.zeros(size),
-            "margin_mean": np.zeros(size),
-            "entropy_mean": np.zeros(size),
-            "objectness_mean": np.zeros(size),
-        }
         self._area, self._rim, self._rim_entropy = np.zeros(size), np.zeros(size), np.zeros(size)
+        self._weighted: dict[str, Scores] = {}
         self._histogram = np.zeros(size * self._bins)
 
-    def add(self, canvas: VisibleRows, regions: NDArray[np.integer], rows: slice) -> None:
+    def add(self, visible: VisibleDecision, segments: NDArray[np.integer], rows: slice) -> None:
         """Take a block's pixels."""
-        block = regions[rows].ravel()
+        block = segments[rows].ravel()
         pixels = np.flatnonzero(block)
-        region = block[pixels].astype(np.intp)
-        weight = self._weights(canvas, rows, pixels)
-        decision = canvas.decision
+        segment = block[pixels].astype(np.intp)
+        weight = None  # one image pixel each
+        if visible.row_counts.max() > 1 or visible.column_counts.max() > 1:
+            row, column = np.divmod(pixels, len(visible.column_counts))
+            weight = visible.row_counts[rows][row] * visible.column_counts[column]
+        decision = visible.decision
         margin = decision.margin[rows].ravel()[pixels]
-        planes = {
+        maps = {
             "mean_prob": decision.confidence[rows].ravel()[pixels],
             "margin_mean": margin,
             "entropy_mean": decision.entropy[rows].ravel()[pixels],
-            "objectness_mean": decision.saliency[rows].ravel()[pixels],
+            "objectness_mean": decision.objectness[rows].ravel()[pixels],
         }
-        self._area += np.bincount(region, weight, self._size)
-        for name, values in planes.items():
+        self._area += np.bincount(segment, weight, self._size)
+        for name, values in maps.items():
             weighted = values if weight is None else weight * values
-            self._planes[name] += np.bincount(region, weighted, self._size)
-        cell = region * self._bins + np.rint(margin * (self._bins - 1)).astype(np.intp)
+            total = self._weighted.setdefault(name, np.zeros(self._size))
+            total += np.bincount(segment, weighted, self._size)
+        cell = segment * self._bins + np.rint(margin * (self._bins - 1)).astype(np.intp)
         self._histogram += np.bincount(cell, weight, len(self._histogram))
 
-    @staticmethod
-    def _weights(
-        canvas: VisibleRows, rows: slice, pixels: NDArray[np.intp]
-    ) -> NDArray[np.int64] | None:
-        """Return how many image pixels each pixel of a block becomes; None: one each."""
-        if canvas.row_counts.max() == 1 and canvas.column_counts.max() == 1:
-            return None
-        row, column = np.divmod(pixels, len(canvas.column_counts))
-        return canvas.row_counts[rows][row] * canvas.column_counts[column]
+    def add_rim(self, visible: VisibleDecision, segments: NDArray[np.integer], rows: slice) -> None:
+        """Take a block's rim pixels: those with a 4-neighbour outside their segment.
 
-    def add_rim(self, canvas: VisibleRows, regions: NDArray[np.integer], rows: slice) -> None:
-        """Take a block's rim pixels: those with a 4-neighbour outside their region.
-
-        A canvas pixel that becomes h x w image pixels and borders another region on v of its upper
+        A canvas pixel that becomes h x w image pixels and borders another segment on v of its upper
         and lower sides and on u of the others gives `h * w - max(h - v, 0) * max(w - u, 0)` of
         them to the rim.
         """
-        block = regions[rows]
-        above, below = max(rows.start - 1, 0), min(rows.stop + 1, len(regions))
-        near = regions[above:below]  # with the neighbours of the first and the last row
+        block = segments[rows]
+        above, below = max(rows.start - 1, 0), min(rows.stop + 1, len(segments))
+        near = segments[above:below]  # with the neighbours of the first and the last row
         missing = (1 if above == rows.start else 0, 1 if below == rows.stop else 0)
         across = np.pad(near[1:] != near[:-1], (missing, (0, 0)))
         along = np.pad(block[:, 1:] != block[:, :-1], ((0, 0), (1, 1)))
         touched = across[1:] | across[:-1] | along[:, 1:] | along[:, :-1]
         row, column = np.nonzero(touched & (block != 0))
-        height, width = canvas.row_counts[rows][row], canvas.column_counts[column]
+        height, width = visible.row_counts[rows][row], visible.column_counts[column]
         sides_v = across[row, column].astype(np.intp) + across[row + 1, column]
         sides_h = along[row, column].astype(np.intp) + along[row, column + 1]
         weight = height * width - np.maximum(height - sides_v, 0) * np.maximum(width - sides_h, 0)
-        region = block[row, column].astype(np.intp)
-        entropy = canvas.decision.entropy[rows][row, column]
-        self._rim += np.bincount(region, weight, self._size)
-        self._rim_entropy += np.bincount(region, weight * entropy, self._size)
+        segment = block[row, column].astype(np.intp)
+        entropy = visible.decision.entropy[rows][row, column]
+        self._rim += np.bincount(segment, weight, self._size)
+        self._rim_entropy += np.bincount(segment, weight * entropy, self._size)
 
-    def columns(self) -> dict[str, Numbers]:
-        """Return the finished columns; 0 for a region without pixels, or without a rim."""
-        means = {name: _ratio(total, self._area) for name, total in self._planes.items()}
+    def columns(self) -> dict[str, Scores]:
+        """Return the finished columns; 0 for a segment without pixels, or without a rim."""
+        means = {name: _ratio(total, self._area) for name, total in self._weighted.items()}
         counts = self._histogram.reshape(self._size, self._bins)
         reached = np.cumsum(counts, axis=1) >= _PERCENTILE * counts.sum(axis=1, keepdims=True)
         return {
@@ -151,5 +148,5 @@ class _Sums:
         }
 
 
-def _ratio(total: Numbers, weight: Numbers) -> Numbers:
+def _ratio(total: Scores, weight: Scores) -> Scores:
     return np.clip(total / np.maximum(weight, 1), 0, 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch.nn import functional
 
-from ovseg_core.decision.segments import cut_regions
+from ovseg_core.decision.segments import cut_segments
 from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.resize.nearest import nearest_counts, to_size
 from ovseg_core.rle.encode import decode, encode_regions, transpose
@@ -87,7 +87,7 @@ def test_nearest_counts_make_canvas_means_full_size_means(
 def test_component_counts_do_not_change_with_enlargement(regions, more_rows, more_columns):
     height, width = regions.shape
     full = to_size(regions, (height + more_rows, width + more_columns))
-    small, large = cut_regions(regions, "class"), cut_regions(full, "class")
+    small, large = cut_segments(regions, "class"), cut_segments(full, "class")
     np.testing.assert_array_equal(small.num_components, large.num_components)
     for label, count in zip(large.labels[1:], large.num_components[1:], strict=True):
         found, _ = cv2.connectedComponents((full == label).astype(np.uint8), connectivity=8)
@@ -97,8 +97,8 @@ def test_component_counts_do_not_change_with_enlargement(regions, more_rows, mor
 @given(region_maps())
 @settings(max_examples=100, deadline=None)
 def test_components_partition_their_labels(regions):
-    whole = cut_regions(regions, "components")
-    np.testing.assert_array_equal(whole.labels[whole.regions], regions)
-    first = [np.flatnonzero(whole.regions.ravel() == n)[0] for n in range(1, len(whole.labels))]
+    whole = cut_segments(regions, "components")
+    np.testing.assert_array_equal(whole.labels[whole.numbers], regions)
+    first = [np.flatnonzero(whole.numbers.ravel() == n)[0] for n in range(1, len(whole.labels))]
     order = list(zip(whole.labels[1:].tolist(), first, strict=True))
     assert order == sorted(order)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from ovseg_core.decision.segments import cut_regions
+from ovseg_core.decision.segments import cut_segments
 from ovseg_core.rle import components, label_map
 from ovseg_core.rle.encode import decode, encode_regions
 from pipeline.exporters.shared import outlines
@@ -53,9 +53,9 @@ def test_run_lengths_are_split_as_the_decoded_map_is(regions, inverted):
     labels = (regions.max() + 1 - regions if inverted else regions).astype(np.uint16)
     whole = encode_regions(labels, labels.shape)
     found = components.split([rle.counts for rle in whole.values()], labels.shape)
-    pieces = cut_regions(labels, "components")
+    pieces = cut_segments(labels, "components")
     expected = {label: [] for label in whole}
-    for number, rle in encode_regions(pieces.regions, labels.shape).items():
+    for number, rle in encode_regions(pieces.numbers, labels.shape).items():
         expected[int(pieces.labels[number])].append(rle)
     assert found == list(expected.values())
 

@@ -34,15 +34,15 @@ def _plain(maps, index, size):
         return functional.interpolate(x[None], maps.canvas_hw or size, mode="bilinear")[0]
 
     scores = sum(up(level) for level in maps.levels[index]) / len(maps.levels[index])
-    theta = None if maps.objectness is None else up(maps.objectness[index][None])[0]
+    objectness = None if maps.objectness is None else up(maps.objectness[index][None])[0]
     if maps.fusion == "complement_product":
-        scores = torch.cat([scores[:1] * (1 - theta), scores[1:] * theta])
-    return scores, theta
+        scores = torch.cat([scores[:1] * (1 - objectness), scores[1:] * objectness])
+    return scores, objectness
 
 
 @pytest.mark.parametrize("canvas", [(24, 36), None, (200, 150)])
 @pytest.mark.parametrize("fusion", ["none", "complement_product"])
-def test_label_map_and_probabilities_are_the_published_ones(canvas, fusion):
+def test_decide_equals_the_recipe_on_full_arrays(canvas, fusion):
     maps, sizes = _maps(canvas=canvas, fusion=fusion), [(50, 70), (33, 21)]
     for index, decision in enumerate(decide(maps, sizes)):
         scores, _ = _plain(maps, index, sizes[index])
@@ -68,14 +68,16 @@ def test_class_probabilities_are_those_of_the_image_not_of_the_canvas(size):
 
 
 def test_gate_takes_background_at_or_under_one_half_and_the_best_label_above():
-    theta = torch.tensor([[0.5, 0.51, 0.9], [0.2, 1.0, 0.0]])
+    objectness = torch.tensor([[0.5, 0.51, 0.9], [0.2, 1.0, 0.0]])
     levels = torch.tensor([9.0, 0.1, 0.3]).view(3, 1, 1).expand(3, 2, 3)
-    maps = ScoreMaps(((levels,), (levels,)), (2, 3), (theta, theta), "foreground_gate", "cosine", 1)
+    maps = ScoreMaps(
+        ((levels,), (levels,)), (2, 3), (objectness, objectness), "foreground_gate", "cosine", 1
+    )
     decision = decide(maps, [(2, 3), (4, 9)])[1]
     np.testing.assert_array_equal(decision.label_map, [[0, 2, 2], [0, 2, 0]])
     share = 1 / (1 + math.exp(-0.2))
     np.testing.assert_allclose(decision.confidence[0], [0.5, 0.51 * share, 0.9 * share], atol=1e-6)
-    np.testing.assert_allclose(decision.saliency, theta)
+    np.testing.assert_allclose(decision.objectness, objectness)
     assert (decision.margin[0, 1], decision.margin[1, 2]) == (0.0, 1.0)
 
 
@@ -92,15 +94,14 @@ def test_probability_scores_are_normalised_and_never_leave_zero_to_one():
     np.testing.assert_allclose(first.class_max_prob, [0.5, 0.5, 0, 0])
     np.testing.assert_allclose(first.entropy, 0.5, atol=1e-6)
     np.testing.assert_allclose(second.class_mean_prob, 0.25)
-    assert (first.saliency == 1).all()
+    assert (first.objectness == 1).all()
 
 
-def test_result_does_not_depend_on_the_bands(monkeypatch):
+def test_result_does_not_depend_on_the_bands():
     whole = decide_one(_maps(), 0, (48, 60))
-    monkeypatch.setattr("ovseg_core.decision.decide._BAND_ELEMENTS", {"cpu": 1})
-    banded = decide_one(_maps(), 0, (48, 60))
+    banded = decide_one(_maps(), 0, (48, 60), band_elements=1)
     np.testing.assert_array_equal(whole.label_map, banded.label_map)
-    for name in ("confidence", "margin", "entropy", "saliency"):
+    for name in ("confidence", "margin", "entropy", "objectness"):
         np.testing.assert_allclose(getattr(whole, name), getattr(banded, name), atol=1e-6)
     np.testing.assert_allclose(whole.class_mean_prob, banded.class_mean_prob)
 
@@ -128,10 +129,10 @@ def _plain_classes(maps, index, size):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
-def test_phrases_compete_before_the_best_speaks_for_its_class(threshold, monkeypatch):
-    monkeypatch.setattr("ovseg_core.decision.decide._BAND_ELEMENTS", {"cpu": 1000})
+def test_a_class_has_the_probability_of_its_best_phrase(threshold):
     maps = _phrase_maps(probability_threshold=threshold)
-    for index, decision in enumerate(decide(maps, [(50, 70), (33, 21)])):
+    for index, size in enumerate([(50, 70), (33, 21)]):
+        decision = decide_one(maps, index, size, band_elements=1000)
         classes = _plain_classes(maps, index, None)
         expected = classes.argmax(0).masked_fill(classes.amax(0) < threshold, 0)
         np.testing.assert_array_equal(decision.label_map, expected)
@@ -181,6 +182,6 @@ def test_as_many_phrases_as_classes_are_not_taken_for_one_each():
         ({"levels": ((), ())}, [(5, 6), (7, 8)], "K >= 2"),
     ],
 )
-def test_mistakes_are_named(changes, sizes, message):
+def test_decide_refuses_maps_that_do_not_fit(changes, sizes, message):
     with pytest.raises(ValueError, match=message):
         decide(_maps(**changes), sizes)
