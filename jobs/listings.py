@@ -72,9 +72,13 @@ def show_methods(as_json: bool) -> None:
 
 def _field_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield dotted path, default and meaning of every field."""
+    defaults: dict[str, Any] = {}
     for path, field in dotted_fields(model, prefix):
-        value: Any = field.default
-        if field.is_required():
+        parent, _, name = path.rpartition(".")
+        is_given = isinstance(defaults.get(parent), BaseModel)
+        value = getattr(defaults[parent], name) if is_given else field.default
+        defaults[path] = value
+        if field.is_required() and not is_given:
             default = "required"
         elif isinstance(value, BaseModel):
             default = str(getattr(value, "name", ""))

@@ -1,4 +1,4 @@
-"""What a review says about a run's scores: the content of a calibration file."""
+"""The content of a calibration file: scores and thresholds learned from a review."""
 
 from typing import Annotated, Literal
 
@@ -12,23 +12,23 @@ class Calibration(Frozen):
     """A monotone map of segment scores and thresholds by label, fitted by `ovseg calibrate`."""
 
     version: Literal[1] = 1
-    """Of this format."""
+    """Version of the file format."""
     method: str
-    """Whose scores these are: the calibration of one method says nothing about another's."""
+    """The method whose scores are calibrated; the file cannot be used with another one."""
     scores: Annotated[tuple[Share, ...], Field(min_length=1)]
-    """Rising mean probabilities; between two of them the map is a straight line, outside flat."""
+    """Mean probabilities, rising; the map is linear between two of them, constant outside."""
     probabilities: tuple[Share, ...]
-    """For each, how often a reviewed segment of this score was right; never falling."""
+    """By score, the share of reviewed segments of this score that were right; never falling."""
     thresholds: dict[str, Share] = {}
     """By label, on the calibrated scale: segments below are dropped."""
     default_threshold: Share = 0.0
-    """For labels that were reviewed too little to have one of their own."""
+    """Threshold of labels with too few reviewed segments for one of their own."""
     min_iou: Share = 0.5
-    """What right means: the reviewed mask has the same label and this IoU with the predicted."""
+    """A segment is right if a reviewed mask of the same label has at least this IoU with it."""
     num_segments: NonNegativeInt = 0
-    """Reviewed segments that it was fitted to."""
+    """Number of reviewed segments that the calibration was fitted to."""
     fingerprint: str = ""
-    """Of the run that was reviewed."""
+    """Fingerprint of the run that was reviewed."""
 
     @model_validator(mode="after")
     def _monotone(self) -> "Calibration":

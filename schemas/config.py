@@ -1,8 +1,8 @@
-"""One job: what to annotate, with which words and method, and how to run it.
+"""Configurations of the two jobs: `JobConfig` annotates a collection, `HeadConfig` trains a head.
 
-`JobConfig` is data only; live objects are built from it in one place (`pipeline`). Fields under
-`run` may change between a run and its resume; every other field can change an output and is part
-of the run's fingerprint.
+Both are data only; live objects are built from them in `pipeline`. Fields under `run` may change
+between a run and its resume; every other field of a `JobConfig` but `out` can change an output and
+is part of the run's fingerprint.
 """
 
 import math
@@ -22,7 +22,7 @@ from schemas.calibration import Calibration
 from schemas.vocabulary import Vocabulary, spelled_out_vocabulary
 
 EMBEDDED = "embedded"
-"""Name of the tiny models that ship with the package, wherever a backbone or head is asked for."""
+"""Name of the tiny models in the package, accepted wherever a backbone or head is named."""
 
 
 class NamedOptions(Frozen):
@@ -54,8 +54,8 @@ class ClipConfig(Frozen):
     """Activation of an open_clip architecture: QuickGELU or GELU; null: what the weights were
     trained with."""
     layer_norm_eps: PositiveFloat | None = None
-    """Epsilon of the image tower's layer norms; null: the architecture's. The original MaskCLIP ran
-    with 1e-6."""
+    """Epsilon of the layer norms of CLIP's image encoder; null: the architecture's. The original
+    MaskCLIP ran with 1e-6."""
 
 
 class VisionConfig(Frozen):
@@ -91,10 +91,11 @@ class ImageConfig(Frozen):
     )
     """File name endings (any case) that a folder listing keeps; a list file is taken as it is."""
     only: str = ""
-    """Text file (path or URL) with a name a line, such as a data set's split; the images of these
-    names are taken, all of which must be there. A name is an image's path without its ending."""
+    """Text file (path or URL) with one name per line, such as the split of a data set; only images
+    of these names are taken, and all of them must exist. A name is an image's path without its
+    ending."""
     limit: Annotated[int, Field(ge=0)] = 0
-    """Annotate only the first so many images of the sorted collection; 0: all."""
+    """Annotate only the first N images of the sorted collection; 0: all."""
     max_pixels: PositiveInt = 100_000_000
     """Images of more pixels get the code `too_large` before they are decoded."""
     max_bytes: PositiveInt = 500_000_000
@@ -119,7 +120,7 @@ class RunConfig(Frozen):
     """
 
     workers: Annotated[int, Field(ge=0)] = 0
-    """Number of workers at most; 0: as many as the resources allow."""
+    """Maximum number of workers; 0: as many as the resources allow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: a GPU where the cluster has one, else the CPU."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=8)] = 1.0
@@ -129,7 +130,7 @@ class RunConfig(Frozen):
     batch_size: PositiveInt = 8
     """Images computed at once; halved by the worker when it runs out of GPU memory."""
     prefetch_threads: PositiveInt = 4
-    """Threads of a worker that read and decode the next images."""
+    """Threads per worker that read and decode the next images."""
     max_error_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """A larger share of failed images makes the exit code 3."""
     local: bool = False
@@ -147,13 +148,13 @@ class JobConfig(Frozen):
     images: str
     """Folder, glob, bucket prefix (any fsspec URL), or a list file.
 
-    A list is .txt (a URI a line) or .csv, .jsonl, .parquet with a `uri` column."""
+    A list is .txt (one URI per line) or .csv, .jsonl, .parquet with a `uri` column."""
     out: str
     """Run folder: a path or any fsspec URL."""
     vocabulary: Vocabulary
-    """The labels, with synonyms, templates and background words."""
+    """The labels, with synonyms, templates and background phrases."""
     method: NamedOptions = NamedOptions(name="clip_diy")
-    """The published recipe; `ovseg methods` lists them."""
+    """The published method; `ovseg methods` lists them."""
     clip: ClipConfig = ClipConfig()
     """CLIP backbone; the default is that of the method's paper."""
     vision: VisionConfig = VisionConfig()
@@ -163,11 +164,12 @@ class JobConfig(Frozen):
     masks: MaskConfig = MaskConfig()
     """How segments are cut."""
     calibration: Calibration | None = None
-    """What a review taught about the method's scores: a file (path or URL) of `ovseg calibrate`.
+    """Scores and thresholds learned from a review: a file (path or URL) of `ovseg calibrate`.
 
-    Scores become shares of right segments; those below the threshold of their label are dropped."""
+    Scores become the share of right segments; segments below the threshold of their label are
+    dropped."""
     shard_size: NonNegativeInt = 0
-    """Images a shard: the unit of work, commit and loss.
+    """Images per shard: the unit of work, commit and loss.
 
     0: about a 64th of the images, a multiple of 8 from 8 to 256, so that a small job has work for
     every worker."""
@@ -196,20 +198,20 @@ class JobConfig(Frozen):
         if self.calibration is not None and self.calibration.method != self.method.name:
             raise ValueError(
                 f"the calibration is of the method {self.calibration.method!r}, the job's is "
-                f"{self.method.name!r}: their scores are not alike"
+                f"{self.method.name!r}: their scores cannot be compared"
             )
         return self
 
     def output_fields(self) -> dict[str, Any]:
-        """All that can change an output, as flat dotted keys; `out` and `run.*` are left out."""
+        """Return the fields that can change an output, by dotted path: all but `out` and `run`."""
         return dict(_flatten(self.model_dump(mode="json", exclude={"run", "out"})))
 
     def images_per_shard(self, num_images: int) -> int:
-        """Return the shard size with 0 resolved; depends on nothing but the number of images."""
+        """Return the shard size with 0 resolved; it depends only on the number of images."""
         return self.shard_size or min(256, max(8, -(-num_images // 512) * 8))
 
     def num_shards(self, num_images: int) -> int:
-        """Return how many shards so many images are cut into."""
+        """Return the number of shards of a collection."""
         return -(-num_images // self.images_per_shard(num_images))
 
     @property
@@ -237,16 +239,16 @@ class HeadConfig(Frozen):
     image: ImageConfig = ImageConfig()
     """Which files are taken."""
     seed: NonNegativeInt = 0
-    """Of the first weights, the order of the images and their changes."""
+    """Seed of the first weights, the order of the images and their augmentation."""
     checkpoint_every: PositiveInt = 50
     """Steps from one checkpoint to the next."""
     run: RunConfig = RunConfig()
-    """Device, its share, threads, `local` and `max_error_share`; one worker is enough for a head,
-    so `workers` and `batch_size` have no part."""
+    """Device, its share, threads, `local` and `max_error_share`. One worker trains a head, so that
+    `workers` and `batch_size` have no effect."""
 
     @classmethod
     def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Refuse the key of version 0.1."""
+        """Return the fields as they are; refuse the former key `heads`."""
         if "heads" in values:
             raise ValueError("heads: the key is called `head` now, as in `head: found`")
         return values
@@ -265,7 +267,7 @@ class HeadConfig(Frozen):
 
     @property
     def checkpoint(self) -> str:
-        """Where an unfinished training is kept, beside the head's file."""
+        """Path of the checkpoint of an unfinished training, beside the head's file."""
         return f"{self.out.removesuffix('.safetensors')}.checkpoint.safetensors"
 
     @property

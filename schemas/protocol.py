@@ -1,7 +1,7 @@
-"""An evaluation protocol: what of a public data set is compared with what, and by which rule.
+"""Evaluation protocols: files, class names, background and counting rules of public data sets.
 
-One YAML file each in `pipeline/evaluation/protocols`; a path to another such file
-works like a name.
+Each is a YAML file in `pipeline/evaluation/protocols`; the path of another file can be given
+instead of a name.
 """
 
 import re
@@ -13,16 +13,16 @@ from schemas.base import Frozen
 from schemas.vocabulary import Label
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST = 255
-"""Greatest value of a pixel in a label image of one byte."""
+_MAX_PIXEL_VALUE = 255
+"""Of label images with one byte per pixel."""
 
 MeanRule = Literal["occurring", "in_truth", "all"]
-"""Whose IoU is averaged: classes in truth or prediction (mmsegmentation), classes in the truth
-(CLIPtrase), or all of them, where a class that does not occur counts 0 (CLIP-DIY)."""
+"""Classes whose IoU is averaged: those in truth or prediction (mmsegmentation), those in the truth
+(CLIPtrase), or all, where a class that does not occur counts 0 (CLIP-DIY)."""
 
 
 def _spelled_out(value: Any) -> Any:
-    """Return a list of numbers in which ranges such as `1..20` are spelled out, both ends in."""
+    """Return a list of numbers with ranges such as `1..20` expanded, both ends included."""
     if not isinstance(value, list | tuple):
         return value
     numbers: list[Any] = []
@@ -37,19 +37,19 @@ def _listed(value: Any) -> Any:
 
 
 PixelNumbers = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=_MOST)], ...], BeforeValidator(_spelled_out)
+    tuple[Annotated[int, Field(ge=0, le=_MAX_PIXEL_VALUE)], ...], BeforeValidator(_spelled_out)
 ]
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
-"""One text or several."""
+"""One string or several."""
 
 
 class PixelValues(Frozen):
-    """What the values of a truth's pixels mean; any other value is an error."""
+    """Meaning of the pixel values of a label image; any other value is an error."""
 
     labels: PixelNumbers
-    """The value of each class, in the classes' order; `1..20` is short for all from 1 to 20."""
+    """The value of each class, in the order of the classes; `1..20` means all from 1 to 20."""
     background: PixelNumbers = ()
-    """Values that are background."""
+    """Values of the background."""
     ignored: PixelNumbers = ()
     """Values that are not counted."""
 
@@ -58,7 +58,7 @@ class PixelValues(Frozen):
         values = (*self.labels, *self.background, *self.ignored)
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise ValueError(f"pixel values with two meanings: {twice}")
+            raise ValueError(f"pixel values with two meanings: {twice}; expected each value once")
         return self
 
 
@@ -66,95 +66,96 @@ class ImageFiles(Frozen):
     """Where a data set keeps its images."""
 
     folder: Words
-    """Below the data set's folder; of several the first that holds such files."""
+    """Path below the data set's folder; of several, the first that holds such files."""
     ending: str
-    """Of the files' names, such as `_leftImg8bit.png`; what is left of a name finds its truth."""
+    """Suffix of the file names, such as `_leftImg8bit.png`; the rest of a name is matched with the
+    names of the truth."""
     split: str = ""
     """Text file with the names of the images that count, one a line; empty: all of the folder."""
 
 
 class TruthMaps(Frozen):
-    """Label images of one channel."""
+    """Truth as label images of one channel."""
 
     folder: Words
-    """Below the data set's folder, of several the first that holds such files; they lie in it as
-    images do in theirs."""
+    """Path below the data set's folder; of several, the first that holds such files. It has the
+    sub-folders of the images' folder."""
     ending: str
-    """Of the files' names."""
+    """Suffix of the file names."""
     values: PixelValues
-    """What their pixels mean."""
+    """Meaning of the pixel values."""
 
 
 class TruthInstances(Frozen):
-    """COCO's `instances_*.json`, painted in the file's order, the first painter wins."""
+    """Truth as COCO's `instances_*.json`; where instances overlap, the first in the file counts."""
 
     instances: str
-    """The file, below the data set's folder."""
+    """Path of the file below the data set's folder."""
 
 
 TruthFiles = TruthMaps | TruthInstances
 
 
 class Counting(Frozen):
-    """How pixels become one number."""
+    """How pixels are counted."""
 
     mean: MeanRule = "occurring"
-    """Whose IoU is averaged."""
+    """Classes whose IoU is averaged."""
     min_foreground_px: Annotated[int, Field(ge=0)] = 0
-    """Images whose truth has fewer pixels of labels are left out."""
+    """Images whose truth has fewer pixels of labels are left out of the evaluation."""
 
 
 class Recipe(Frozen):
-    """What some methods were published with on this data set; words and options are theirs."""
+    """Setting that some methods were published with on this data set."""
 
     methods: tuple[str, ...]
-    """Names of methods."""
+    """Names of the methods."""
     note: str = ""
-    """What is not as published, or not known."""
+    """Differences from the published setting, and what is not known of it."""
     glued: bool = False
-    """Blanks are taken out of the names of classes: `trafficlight`."""
+    """Class names are written without blanks: `trafficlight`."""
     words: dict[str, Words] = {}
-    """Other phrases for a class, by its name; the first stands for the name."""
+    """Other phrases for a class, by its name; the first replaces the name."""
     background: tuple[str, ...] | None = None
     """Background phrases; null: the protocol's."""
     options: dict[str, Any] = {}
-    """Of the method, where they are not its defaults."""
+    """Options of the method that differ from its defaults."""
     truth: tuple[TruthFiles, ...] = ()
-    """Another truth than the protocol's, in its order of preference."""
+    """Truth that replaces the protocol's, in order of preference."""
     counting: Counting | None = None
-    """Another way of counting."""
+    """Counting that replaces the protocol's."""
 
 
 class Figures(Frozen):
-    """IoU in percent that somebody published class by class, and no method here reproduces."""
+    """Published IoU in percent by class, of a method that is not among those here."""
 
     source: str
     iou: dict[str, float]
 
 
 class BenchmarkProtocol(Frozen):
-    """One protocol."""
+    """One evaluation protocol."""
 
     title: str
-    """Data set and what of it."""
+    """Name of the data set and its split."""
     benchmark: str
-    """What methods' cards call it."""
+    """Name of the benchmark in the cards of methods."""
     num_images: PositiveInt
-    """Images that a whole evaluation compares."""
+    """Number of images of a whole evaluation."""
     images: Annotated[tuple[ImageFiles, ...], Field(min_length=1)]
-    """Where the images may lie, in order of preference."""
+    """Possible places of the images, in order of preference."""
     truth: Annotated[tuple[TruthFiles, ...], Field(min_length=1)]
-    """Where the truth may lie, in order of preference."""
+    """Possible places of the truth, in order of preference."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names as in mmsegmentation; background is not among them."""
+    """Names as in mmsegmentation, without background."""
     background: tuple[str, ...] = ()
-    """Phrases of the class background; empty: background is no class, its pixels do not count."""
+    """Phrases of the class background; empty: background is not a class and is not counted."""
     counting: Counting = Counting()
-    """How to count, unless a recipe says otherwise."""
+    """Counting rule, unless a recipe has its own."""
     recipes: tuple[Recipe, ...] = ()
-    """What methods were published with; others take the classes' names and their own defaults."""
+    """Published settings; other methods use the class names and their own defaults."""
     figures: tuple[Figures, ...] = ()
-    """Published class by class."""
+    """Published IoU by class, for comparison."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "BenchmarkProtocol":
@@ -164,10 +165,12 @@ class BenchmarkProtocol(Frozen):
             _check_recipe(self, recipe)
             twice = owners & set(recipe.methods)
             if twice:
-                raise ValueError(f"methods with two recipes: {', '.join(sorted(twice))}")
+                raise ValueError(
+                    f"methods with two recipes: {', '.join(sorted(twice))}; expected one each"
+                )
             owners |= set(recipe.methods)
         for figures in self.figures:
-            _known("figures", figures.iou, self.classes)
+            _check_classes("figures", figures.iou, self.classes)
         return self
 
     @property
@@ -176,14 +179,14 @@ class BenchmarkProtocol(Frozen):
         return bool(self.background)
 
     def recipe(self, method: str) -> Recipe:
-        """Return what a method was published with; an empty recipe where nothing is known."""
+        """Return the setting that a method was published with; an empty one if unknown."""
         for recipe in self.recipes:
             if method in recipe.methods:
                 return recipe
         return Recipe(methods=(method,))
 
     def labels(self, recipe: Recipe) -> tuple[Label, ...]:
-        """Return the vocabulary's labels under a recipe, in the classes' order."""
+        """Return the labels of the vocabulary under a recipe, in the order of the classes."""
         return tuple(_label(name, recipe) for name in self.classes)
 
     def background_of(self, recipe: Recipe) -> tuple[str, ...]:
@@ -198,12 +201,12 @@ def _label(name: str, recipe: Recipe) -> Label:
 
 
 def _check_recipe(protocol: BenchmarkProtocol, recipe: Recipe) -> None:
-    _known("words", recipe.words, protocol.classes)
+    _check_classes("words", recipe.words, protocol.classes)
     _check_truth(protocol, recipe.truth)
     if recipe.background is not None and bool(recipe.background) != protocol.has_background:
         raise ValueError(
-            f"recipe of {', '.join(recipe.methods)}: background phrases where background is no "
-            "class, or none where it is one"
+            f"recipe of {', '.join(recipe.methods)}: expected background phrases if and only if "
+            "background is a class of the protocol"
         )
 
 
@@ -211,7 +214,9 @@ def _check_truth(protocol: BenchmarkProtocol, files: tuple[TruthFiles, ...]) -> 
     for truth in files:
         if not isinstance(truth, TruthMaps):
             if not protocol.has_background:
-                raise ValueError("truth of instances: what they leave free is background")
+                raise ValueError(
+                    "truth of instances: expected a protocol with background as a class"
+                )
             continue
         if len(truth.values.labels) != len(protocol.classes):
             raise ValueError(
@@ -219,10 +224,12 @@ def _check_truth(protocol: BenchmarkProtocol, files: tuple[TruthFiles, ...]) -> 
                 f"{len(protocol.classes)} classes, got {len(truth.values.labels)}"
             )
         if truth.values.background and not protocol.has_background:
-            raise ValueError(f"truth in {truth.folder[0]}: background values, and no such class")
+            raise ValueError(
+                f"truth in {truth.folder[0]}: background values, but background is not a class"
+            )
 
 
-def _known(what: str, names: dict[str, Any], classes: tuple[str, ...]) -> None:
+def _check_classes(what: str, names: dict[str, Any], classes: tuple[str, ...]) -> None:
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise ValueError(f"{what} of no class: {', '.join(unknown)}")
+        raise ValueError(f"{what} of unknown classes: {', '.join(unknown)}")

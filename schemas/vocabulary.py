@@ -1,4 +1,4 @@
-"""The words of a job: labels with their synonyms and templates, and what counts as background."""
+"""The vocabulary of a job: labels with synonyms and templates, and background phrases."""
 
 import hashlib
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ def _check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
     for template in templates:
         if template.count("{}") != 1:
             raise ValueError(
-                f"a prompt template holds '{{}}' exactly once, for the name; got {template!r}"
+                f"expected a template with '{{}}' exactly once, for the name; got {template!r}"
             )
     return templates
 
@@ -37,9 +37,9 @@ class Label(Frozen):
     """One entry of the vocabulary."""
 
     name: Word
-    """What masks of this label are called in every output."""
+    """Name of the label in every output."""
     synonyms: tuple[Word, ...] = ()
-    """Further phrases for the same thing; a pixel's score is the best of the name's and theirs."""
+    """Further phrases for the same thing; a pixel's score is the best of all its phrases."""
     templates: tuple[str, ...] = ()
     """Prompt templates of this label only, each with one `{}`; empty: the vocabulary's."""
 
@@ -69,7 +69,7 @@ class Vocabulary(Frozen):
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     """At least one label; a plain list of words is accepted in place of the whole object."""
     background: tuple[Word, ...] = ("background",)
-    """Phrases for what is none of the labels; CLIP-DIY's own is the literal word `background`."""
+    """Phrases for everything that is none of the labels; CLIP-DIY uses the word `background`."""
     templates: tuple[str, ...] = ()
     """Prompt templates for all labels, each with one `{}`; empty: the method's own."""
 
@@ -114,5 +114,5 @@ class Vocabulary(Frozen):
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of everything that can change a score."""
+        """SHA-256 (hex) of all fields, each of which can change a score."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

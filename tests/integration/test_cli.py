@@ -76,7 +76,7 @@ def test_annotate_inspect_export_evaluate(scenes: Scenes) -> None:
     assert "mIoU" in ovseg("evaluate", "run", "--truth", "scenes/instances.json").stdout
 
 
-def test_a_second_run_has_nothing_to_do_and_another_one_is_refused(scenes: Scenes) -> None:
+def test_second_run_has_nothing_to_do_and_another_job_is_refused(scenes: Scenes) -> None:
     first = ovseg("annotate", "job.yaml")
     assert first.exit_code == 0, first.output
     marker = Path("run/done/00000.json").read_bytes()
@@ -90,7 +90,7 @@ def test_a_second_run_has_nothing_to_do_and_another_one_is_refused(scenes: Scene
     assert "masks.min_area_px was 1, now 7" in other.stderr
 
 
-def test_a_dry_run_writes_nothing(scenes: Scenes) -> None:
+def test_dry_run_writes_nothing(scenes: Scenes) -> None:
     before = sorted(Path().rglob("*"))
     result = ovseg("annotate", "job.yaml", "--dry-run", "--limit", "3")
     assert result.exit_code == 0, result.output
@@ -143,14 +143,14 @@ def test_user_errors_are_one_line(scenes: Scenes, args: list[str], expected: str
     assert not Path("run").exists()
 
 
-def test_a_gpu_where_there_is_none(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_one_line(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = ovseg("annotate", "job.yaml", "--set", "run.device=cuda")
     assert result.exit_code == 1
     assert "run.device is `cuda`" in the_error(result)
 
 
-def test_an_unknown_exporter_is_suggested(scenes: Scenes) -> None:
+def test_unknown_exporter_gets_a_suggestion(scenes: Scenes) -> None:
     result = ovseg("export", "run", "--to", "cocoo")
     assert result.exit_code == 1
     assert "Did you mean 'coco'" in result.stderr

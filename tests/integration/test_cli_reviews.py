@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_from_a_review_to_a_calibrated_job(folder: Path) -> None:
+def test_review_to_calibrated_job(folder: Path) -> None:
     shown = ovseg("import-review", "run", "--from", "label-studio", "review.json")
     assert shown.exit_code == 0, shown.output
     assert "share accepted" in shown.stdout
@@ -85,7 +85,7 @@ def test_compare_two_runs(folder: Path) -> None:
     assert Path("run", report["file"]).is_file()
 
 
-def test_tables_of_many_labels_say_what_they_leave_out(folder: Path) -> None:
+def test_long_tables_name_the_number_of_hidden_labels(folder: Path) -> None:
     maps = np.arange(1, 61).reshape(6, 10).astype(np.uint16)
     labels = tuple(f"word {number}" for number in range(60))
     make_run(folder / "many", [Scene("a.png", maps)], RunSpec(labels=labels))
@@ -118,7 +118,7 @@ def test_mistakes_are_one_line(folder: Path, args: list[str], expected: str) -> 
     assert not Path("run/reviewed").exists()
 
 
-def test_names_that_no_terminal_can_show_are_shown_none_the_less(folder: Path) -> None:
+def test_undecodable_names_are_shown(folder: Path) -> None:
     tasks = json.loads(Path("review.json").read_text())
     tasks[0]["annotations"][0]["result"][0]["value"]["brushlabels"] = ["\ud800 owl"]
     tasks[1]["data"] = {"image": "/data/\ud800.png", "file_name": "\ud800.png"}
@@ -129,7 +129,7 @@ def test_names_that_no_terminal_can_show_are_shown_none_the_less(folder: Path) -
     assert "left out: not annotated in the run  1" in " ".join(shown.stdout.split("\n"))
 
 
-def test_a_full_disk_is_one_line(folder: Path) -> None:
+def test_full_disk_is_one_line(folder: Path) -> None:
     script = (
         "import resource, signal; from jobs.cli import main;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"

@@ -1,4 +1,4 @@
-"""The prompt: fast help, one line per mistake on stderr, the documented exit codes."""
+"""The command line: fast help, one line per mistake on stderr, documented exit codes."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def ovseg(*args: str) -> Result:
     return CliRunner().invoke(app, list(args))
 
 
-def test_help_names_every_command_and_the_exit_codes() -> None:
+def test_help_names_commands_and_exit_codes() -> None:
     result = ovseg("--help")
     assert result.exit_code == 0
     assert all(command in result.stdout for command in (*COMMANDS, *DOCUMENTED, "Exit codes"))
@@ -57,14 +57,14 @@ def test_help_is_fast_and_light() -> None:
     assert time.monotonic() - started < 5  # 0.2 s alone; the machine may be busy
 
 
-def test_settings_tell_every_field_with_its_meaning() -> None:
+def test_settings_list_every_field_with_its_meaning() -> None:
     shown = ovseg("settings")
     assert shown.exit_code == 0, shown.output
     for field in ("vocabulary.labels.*.synonyms", "run.max_error_share", "method.options.side_px"):
         assert field in shown.stdout
     assert "method.options.objectness.options.folder" in shown.stdout
     schema = json.loads(ovseg("settings", "--json").stdout)
-    assert schema["properties"]["shard_size"]["description"].startswith("Images a shard")
+    assert schema["properties"]["shard_size"]["description"].startswith("Images per shard")
     assert schema["additionalProperties"] is False
 
 
@@ -131,14 +131,14 @@ def test_user_errors_are_lines_and_exit_1(
     assert not Path("out").exists()
 
 
-def test_a_folder_in_place_of_a_job_file_is_told_where_images_go(tmp_path: Path) -> None:
+def test_folder_in_place_of_a_job_file_points_to_images(tmp_path: Path) -> None:
     result = ovseg("annotate", str(tmp_path))
     assert result.exit_code == 1
     assert f"{tmp_path} is a folder, expected a file" in result.stderr
     assert "--images" in result.stderr
 
 
-def test_what_is_missing_is_said_at_once() -> None:
+def test_missing_fields_are_listed_together() -> None:
     result = ovseg("annotate")
     assert result.exit_code == 1
     assert [line.split()[1] for line in result.stderr.splitlines()] == [
@@ -148,7 +148,7 @@ def test_what_is_missing_is_said_at_once() -> None:
     ]
 
 
-def test_a_missing_job_file() -> None:
+def test_missing_job_file() -> None:
     result = ovseg("annotate", "nothing.yaml")
     assert result.exit_code == 1
     assert result.stderr == "error: nothing.yaml: no such file\n"
@@ -162,14 +162,14 @@ def test_secrets_in_messages_are_hidden() -> None:
     assert "deadbeef" not in result.output
 
 
-def test_wrong_rules_of_an_evaluation(tmp_path: Path) -> None:
+def test_wrong_rule_of_an_evaluation(tmp_path: Path) -> None:
     result = ovseg("evaluate", str(tmp_path), "--truth", "t.json", "--set", "crowds=ignore")
     assert result.exit_code == 1
     assert result.stderr == "error: crowds: unknown key; did you mean 'crowd'?\n"
 
 
 @pytest.mark.parametrize("command", ["inspect", "export", "evaluate"])
-def test_a_folder_that_is_no_run(tmp_path: Path, command: str) -> None:
+def test_folder_that_is_not_a_run(tmp_path: Path, command: str) -> None:
     truth = ["--truth", "t.json"] if command == "evaluate" else []
     result = ovseg(command, str(tmp_path / "nowhere"), *truth)
     assert result.exit_code == 1

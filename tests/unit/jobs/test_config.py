@@ -160,7 +160,7 @@ def test_missing_field_names_its_flag() -> None:
         ("labels: [cat, no]", "expected a word, got False; quote"),
         ("labels: [cat, 7]", "expected a word, got 7; quote"),
         ("labels: ' , '", "vocabulary.labels: no labels"),
-        ("vocabulary: {labels: [cat], templates: [photo]}", "holds '{}' exactly once"),
+        ("vocabulary: {labels: [cat], templates: [photo]}", "with '{}' exactly once"),
     ],
 )
 def test_wrong_labels(tmp_path: Path, text: str, expected: str) -> None:

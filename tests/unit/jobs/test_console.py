@@ -1,4 +1,4 @@
-"""Secrets never reach a terminal or a log file, and whatever is printed can be."""
+"""Log lines without secrets; names of any bytes can be printed."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str
     set_up_logging()
 
 
-def test_names_of_any_bytes_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undecodable_names_are_printed_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", "strict"))
     set_up_logging()

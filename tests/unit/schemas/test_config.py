@@ -15,7 +15,7 @@ def test_labels_stand_for_a_vocabulary():
         JobConfig.model_validate({**JOB, "vocabulary": ["dog"]})
 
 
-def test_a_name_alone_stands_for_a_method_without_options():
+def test_name_alone_is_a_method_without_options():
     config = JobConfig.model_validate({**JOB, "method": "maskclip"})
     assert config.method.name == "maskclip"
     assert config.method.options == {}
@@ -29,7 +29,7 @@ def test_unknown_keys_and_impossible_values_are_refused(wrong):
         JobConfig.model_validate({**JOB, **wrong})
 
 
-def test_how_the_work_is_spread_is_no_part_of_what_is_computed():
+def test_run_fields_are_not_output_fields():
     base = JobConfig.model_validate(JOB)
     spread = JobConfig.model_validate(
         {**JOB, "out": "elsewhere", "run": {"workers": 7, "batch_size": 1, "device": "cpu"}}
@@ -47,7 +47,7 @@ def test_how_the_work_is_spread_is_no_part_of_what_is_computed():
         ({"image": {"limit": 3}}, "image.limit"),
     ],
 )
-def test_the_differing_field_can_be_named(change, field):
+def test_output_fields_name_the_difference(change, field):
     base = JobConfig.model_validate(JOB).output_fields()
     other = JobConfig.model_validate({**JOB, **change}).output_fields()
     assert [key for key in base if base[key] != other[key]] == [field]
@@ -61,7 +61,7 @@ def test_the_differing_field_can_be_named(change, field):
         ("embedded", "vit_base_patch16_224.dino", "vit_base_patch16_224.dino"),
     ],
 )
-def test_auto_picks_the_second_backbone_that_fits_the_first(clip, vision, resolved):
+def test_auto_vision_model_follows_clip(clip, vision, resolved):
     config = JobConfig.model_validate({**JOB, "clip": {"model": clip}, "vision": {"model": vision}})
     assert config.vision_model == resolved
 
@@ -69,12 +69,12 @@ def test_auto_picks_the_second_backbone_that_fits_the_first(clip, vision, resolv
 @pytest.mark.parametrize(
     ("num_images", "size"), [(1, 8), (40, 8), (513, 16), (1000, 16), (16_384, 256), (10**7, 256)]
 )
-def test_small_jobs_are_cut_fine_enough_for_several_workers(num_images, size):
+def test_images_per_shard_of_small_and_large_jobs(num_images, size):
     assert JobConfig.model_validate(JOB).images_per_shard(num_images) == size
     assert JobConfig.model_validate({**JOB, "shard_size": 5}).images_per_shard(num_images) == 5
 
 
-def test_an_image_error_survives_the_way_between_processes():
+def test_image_error_survives_pickling():
     error = pickle.loads(pickle.dumps(ImageError(ErrorCode.TRUNCATED, "ends at byte 12")))
     assert error.code is ErrorCode.TRUNCATED
     assert str(error) == "truncated: ends at byte 12"

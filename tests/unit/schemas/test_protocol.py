@@ -1,4 +1,4 @@
-"""Protocols as data: what their files may say, and what is refused."""
+"""Evaluation protocols as data."""
 
 import pytest
 from pydantic import ValidationError
@@ -25,13 +25,13 @@ def with_background(**changes: object) -> dict:
     return {**PLAIN, "truth": truth, "background": ["background"], **changes}
 
 
-def test_ranges_are_spelled_out():
+def test_ranges_are_expanded():
     values = PixelValues.model_validate({"labels": ["3..5", 1, "7..7"], "ignored": [0, "200..202"]})
     assert values.labels == (3, 4, 5, 1, 7)
     assert values.ignored == (0, 200, 201, 202)
 
 
-def test_a_recipe_says_the_words_of_a_method():
+def test_recipe_gives_the_phrases_of_a_method():
     protocol = BenchmarkProtocol.model_validate(PLAIN)
     phrases = {
         method: [label.phrases for label in protocol.labels(protocol.recipe(method))]
@@ -47,7 +47,7 @@ def test_a_recipe_says_the_words_of_a_method():
     assert not protocol.has_background
 
 
-def test_background_words_are_the_protocols_unless_a_recipe_has_its_own():
+def test_background_phrases_are_the_protocols_unless_a_recipe_has_its_own():
     recipes = [{"methods": ["sclip"], "background": ["sky", "wall"]}]
     protocol = BenchmarkProtocol.model_validate(with_background(recipes=recipes))
     assert protocol.has_background
@@ -70,16 +70,19 @@ def test_truths_are_maps_or_instances():
     [
         ({**PLAIN, "clases": ["a"]}, "clases"),
         ({**PLAIN, "classes": ["one"]}, "a value for each of the 1 classes, got 2"),
-        ({**PLAIN, "recipes": [{"methods": ["a"], "words": {"cow": "ox"}}]}, "no class: cow"),
+        (
+            {**PLAIN, "recipes": [{"methods": ["a"], "words": {"cow": "ox"}}]},
+            "unknown classes: cow",
+        ),
         ({**PLAIN, "recipes": [{"methods": ["a", "b"]}, {"methods": ["b"]}]}, "two recipes: b"),
         ({**PLAIN, "recipes": [{"methods": ["a"], "background": ["sky"]}]}, "background phrases"),
-        ({**PLAIN, "truth": with_background()["truth"]}, "no such class"),
-        ({**PLAIN, "truth": [{"instances": "i.json"}]}, "what they leave free is background"),
-        ({**PLAIN, "figures": [{"source": "S", "iou": {"cow": 3.0}}]}, "no class: cow"),
+        ({**PLAIN, "truth": with_background()["truth"]}, "background is not a class"),
+        ({**PLAIN, "truth": [{"instances": "i.json"}]}, "expected a protocol with background"),
+        ({**PLAIN, "figures": [{"source": "S", "iou": {"cow": 3.0}}]}, "unknown classes: cow"),
         (with_background(recipes=[{"methods": ["a"], "background": []}]), "background phrases"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(content, message):
+def test_contradictions_are_refused(content, message):
     with pytest.raises(ValidationError, match=message):
         BenchmarkProtocol.model_validate(content)
 

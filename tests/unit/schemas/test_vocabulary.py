@@ -13,7 +13,7 @@ from schemas.vocabulary import Label, Vocabulary
         {"labels": [{"name": "cat"}, {"name": "dog"}]},
     ],
 )
-def test_every_way_to_write_a_vocabulary_means_the_same(given):
+def test_short_forms_mean_the_same(given):
     assert Vocabulary.model_validate(given) == Vocabulary(
         labels=(Label(name="cat"), Label(name="dog"))
     )
@@ -33,17 +33,17 @@ def test_every_way_to_write_a_vocabulary_means_the_same(given):
         ({"labels": ["cat"], "backgruond": ["sky"]}, "backgruond"),
     ],
 )
-def test_bad_vocabularies_are_refused_with_the_reason(given, message):
+def test_wrong_vocabularies_are_refused_with_the_reason(given, message):
     with pytest.raises(ValidationError, match=message):
         Vocabulary.model_validate(given)
 
 
-def test_ids_follow_the_order_from_one():
+def test_category_ids_start_at_one():
     vocabulary = Vocabulary.model_validate(["sofa", "cat"])
     assert [vocabulary.category_id(name) for name in vocabulary.names] == [1, 2]
 
 
-def test_the_hash_tells_every_change_that_can_move_a_score():
+def test_content_hash_changes_with_every_field():
     base = {"labels": ["cat", "dog"]}
     changed = [
         {"labels": ["dog", "cat"]},
