@@ -208,9 +208,11 @@ def _read_text(path: str) -> str:
     try:
         if "://" not in path:
             return Path(path).read_text(encoding="utf-8-sig")
-        from pipeline.storage.folder import read_uri
+        from pipeline.storage import uris
+        from pipeline.storage.folder import Folder
 
-        return read_uri(path).decode("utf-8-sig")
+        folder, name = uris.parent_and_name(uris.normalise(path))
+        return Folder(folder).read_bytes(name).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except IsADirectoryError as error:

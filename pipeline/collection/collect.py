@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.collection import list_file
 from pipeline.collection.list_file import Entry
 from pipeline.storage import uris
-from pipeline.storage.folder import Folder, walk
+from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
@@ -124,7 +124,7 @@ def _wildcard(text: str) -> str:
 
 def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[Entry]:
     endings = tuple(suffix.lower() for suffix in suffixes)
-    files = walk(root)
+    files = Folder(root).walk()
     inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
     found = [
         Entry(path, uris.join(root, path), size, etag)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.collection.decode import DecodedImage, decode
-from pipeline.storage.folder import read_uri
+from pipeline.storage.folder import read_image_file
 from schemas.config import ImageConfig
 from schemas.records import ImageRef
 
@@ -37,7 +37,7 @@ def read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
         ImageError: `not_found`, `permission_denied`, `storage_error`, `empty_file`, `too_large`,
             or `not_an_image` for a folder or pipe.
     """
-    return read_uri(ref.uri, max_bytes, ref.size_bytes)
+    return read_image_file(ref.uri, max_bytes, ref.size_bytes)
 
 
 def read_image(ref: ImageRef, config: ImageConfig, side_px: int = 0) -> DecodedImage:

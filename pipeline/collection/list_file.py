@@ -114,7 +114,7 @@ def _jsonl(data: bytes) -> Iterator[_Row]:
 def _parquet(data: bytes) -> Iterator[_Row]:
     names = parquet.column_names(data)
     _check_columns(names)
-    table = parquet.decode(data, [name for name in ("uri", "path") if name in names])
+    table = parquet.read_table(data, [name for name in ("uri", "path") if name in names])
     place = 0
     for batch in table.to_batches():
         paths = batch.column("path").to_pylist() if "path" in names else [None] * batch.num_rows

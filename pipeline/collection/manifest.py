@@ -15,7 +15,6 @@ from schemas.records import Shard
 from schemas.tables import MANIFEST, to_records
 
 _SOURCE_KEY = b"ovseg.source"
-_ROW_GROUP = 65536
 
 
 def freeze(table: pa.Table, source: str = "") -> bytes:
@@ -26,7 +25,7 @@ def freeze(table: pa.Table, source: str = "") -> bytes:
         source: what the list was made from; kept in the file, see `source_of`.
     """
     marked = table.cast(MANIFEST).replace_schema_metadata({_SOURCE_KEY: source.encode()})
-    return parquet.encode(marked, _ROW_GROUP)
+    return parquet.write_table(marked)
 
 
 def load(data: bytes) -> pa.Table:
@@ -36,7 +35,7 @@ def load(data: bytes) -> pa.Table:
         RunFolderError: if the bytes are no manifest.
     """
     try:
-        table = parquet.decode(data)
+        table = parquet.read_table(data)
         return table.cast(MANIFEST.with_metadata(table.schema.metadata))
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise RunFolderError(f"manifest.parquet cannot be read: {error}") from error

@@ -271,7 +271,7 @@ def _decision_on(row: Row, decisions: dict[ReviewKey, ReviewDecision]) -> Review
 
 def _write(folder: Folder, name: str, records: Sequence[Frozen], schema: pa.Schema) -> FileEntry:
     table = pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
-    data = parquet.encode(table, _ROW_GROUP)
+    data = parquet.write_table(table, _ROW_GROUP)
     folder.atomic_write(name, data)
     return FileEntry(
         name=name, num_rows=table.num_rows, sha256=bytes_sha256(data), size_bytes=len(data)
@@ -288,4 +288,4 @@ def _read(folder: Folder, entry: FileEntry) -> pa.Table:
             f"{folder.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
             "import the review again"
         )
-    return parquet.decode(data)
+    return parquet.read_table(data)

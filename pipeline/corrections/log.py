@@ -59,7 +59,6 @@ _READERS = 16
 _LISTINGS = 5
 """How often the folder is listed when listed entries are packed before they are read."""
 _ENTRY = re.compile(r"(\d{19}-(?:[0-9a-f]{8}|[0-9a-f]{32}))\.json")
-_ROW_GROUP = 65536
 
 
 class ReviewLog:
@@ -210,7 +209,7 @@ class ReviewLog:
 
     def _read_pack(self, name: str) -> dict[str, tuple[ReviewDecision, ...]]:
         try:
-            rows = parquet.decode(self._folder.read_bytes(name)).to_pylist()
+            rows = parquet.read_table(self._folder.read_bytes(name)).to_pylist()
             entries: dict[str, list[ReviewDecision]] = {}
             for row in rows:
                 entries.setdefault(row.pop("entry"), []).append(ReviewDecision(**row))
@@ -237,7 +236,7 @@ class ReviewLog:
         ]
         name = f"pack-{secrets.token_hex(6)}.parquet"
         table = pa.Table.from_pylist(rows, schema=DECISIONS)
-        self._folder.atomic_write(name, parquet.encode(table, _ROW_GROUP))
+        self._folder.atomic_write(name, parquet.write_table(table))
         self._packs.add(name)
         self._loose.clear()
         with ThreadPoolExecutor(_READERS) as pool:

@@ -112,7 +112,7 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
             "have the same size)"
         )
     file = f"{FOLDER}/{other.info.job().method.name}-{other.fingerprint[:12]}.parquet"
-    first.folder.atomic_write(file, parquet.encode(comparison.table(), _ROW_GROUP))
+    first.folder.atomic_write(file, parquet.write_table(comparison.table(), _ROW_GROUP))
     by_agreement = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
     return ComparisonReport(
         first=first.info.job().method.name,
@@ -148,7 +148,7 @@ def read_comparison_columns(run: RunFolder, file: str, columns: list[str]) -> pa
     folder, place = f"{run.folder.uri}/", uris.normalise(file)
     inside = place.removeprefix(folder) if place.startswith(folder) else file
     try:
-        return parquet.decode(run.folder.read_bytes(inside), columns).select(columns)
+        return parquet.read_table(run.folder.read_bytes(inside), columns).select(columns)
     except (FileNotFoundError, ValueError, pa.ArrowException, KeyError) as error:
         known = ", ".join(comparison_files(run)) or "none"
         raise UserError(

@@ -26,7 +26,7 @@ from pipeline.annotate.prefetch import ahead, to_tensor
 from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.job.worker_process import enter_worker_process
-from pipeline.storage.weights import resolve, sha256
+from pipeline.storage.weights import resolve, weights_sha256
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
 from schemas.records import ImageRef
@@ -120,7 +120,7 @@ class HeadWorker:
 
     def _finish(self) -> None:
         heads = self._setup.config.head.name
-        network = sha256(self._task.network_file)
+        network = weights_sha256(self._task.network_file)
         self._store.finish(head_bytes(self._task.weights, heads, network, self._store.record))
 
     def _tally(self, losses: list[float]) -> TrainingTally:
@@ -150,7 +150,10 @@ class HeadWorker:
             "size_px": task.size_px,
             "seed": config.seed,
             "images": _content_hash(self._setup.images),
-            **{f"weights.{role}": sha256(path) for role, path in self._backbones.files().items()},
+            **{
+                f"weights.{role}": weights_sha256(path)
+                for role, path in self._backbones.files().items()
+            },
         }
         return HeadStore(config, identity)
 

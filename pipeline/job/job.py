@@ -22,7 +22,7 @@ from pipeline.job.worker_process import local_device, set_ray_environment
 from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
 from pipeline.storage.folder import Folder
-from pipeline.storage.local import state_of
+from pipeline.storage.local import folder_state
 from schemas.config import JobConfig
 from schemas.errors import ResourceError, UserError
 from schemas.records import Shard, ShardDone
@@ -91,9 +91,8 @@ def plan(config: JobConfig) -> JobPlan:
         UserError: a wrong option, no images, or a folder that belongs to another run.
     """
     check_options(config.method)
-    folders = {
-        option: state_of(folder, option) for option, folder in option_folders(config.method).items()
-    }
+    named = option_folders(config.method).items()
+    folders = {option: folder_state(folder, option) for option, folder in named}
     config = with_published_clip(config)
     folder = Folder(config.out)
     if not folder.exists(RUN_FILE):

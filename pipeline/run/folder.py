@@ -153,7 +153,7 @@ class RunFolder:
         files = {}
         for name in TABLE_NAMES:
             table = to_table(name, getattr(rows, name))
-            data = parquet.encode(table, ROW_GROUP)
+            data = parquet.write_table(table, ROW_GROUP)
             file_name = f"{name}/{shard_index:05d}-{unique}.parquet"
             self.folder.atomic_write(file_name, data)
             files[name] = FileEntry(
@@ -265,7 +265,7 @@ class RunFolder:
         if is_old and columns is not None:
             columns = version_1.stored_columns(name, list(columns))
         try:
-            table = parquet.decode(self.folder.read_bytes(file), columns)
+            table = parquet.read_table(self.folder.read_bytes(file), columns)
         except (pa.ArrowException, OSError) as error:
             raise RunFolderError(
                 f"{self.folder.uri}/{file} is damaged: repeat the command that made the run to "

@@ -84,8 +84,8 @@ class LocalFiles:
         shutil.copyfile(path, target)
 
 
-def state_of(folder: str, option: str) -> str:
-    """Return in words what tells whether a folder's files were changed: `24 files, 3f2a9c01b2d4`.
+def folder_state(folder: str, option: str) -> str:
+    """Return a text that changes with a folder's files: `24 files, 3f2a9c01b2d4`.
 
     A hash of all names, sizes and times of change; the content is not read.
 
@@ -106,8 +106,8 @@ def state_of(folder: str, option: str) -> str:
     return f"{count:,} files, {digest.hexdigest()[:12]}"
 
 
-def read_image(path: str, max_bytes: int) -> bytes:
-    """Return the content of an image file, refusing what is no regular file or is too large.
+def read_regular_file(path: str, max_bytes: int) -> bytes:
+    """Return the content of a file; refuse one that is not regular or is too large.
 
     Raises:
         ImageError: `not_an_image` for a folder, pipe or device; `too_large`.

@@ -1,22 +1,28 @@
-"""Which failures of storage pass by themselves, and trying those again with growing pauses."""
+"""Try again what fails for a moment in storage, with growing pauses; tell it from what stays."""
 
 import errno
 import os
-import random
 import sys
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from schemas.errors import StorageError, UserError
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from schemas.errors import StorageError
 from schemas.redact import redact
 
 ATTEMPTS = 5
 """Tries of one operation."""
 RETRY_DELAY_ENV = "OVSEG_RETRY_DELAY_S"
-"""Environment variable: seconds before the second try; doubled before each further one."""
+"""Environment variable: least seconds before the second try; doubled before each further one."""
 
-_HOPELESS_ERRNO = {
+_PERMANENT_ERRNO = {
     errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EMSGSIZE, errno.ENOSYS, errno.ENOSPC,
     errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EREMCHG,
 }  # fmt: skip
@@ -47,25 +53,24 @@ def retrying(operation: Callable[[], T], doing: str) -> T:
         StorageError: when it cannot succeed, or failed at the last try.
     """
     delay_s = float(os.environ.get(RETRY_DELAY_ENV, "0.5"))
-    tries_left = ATTEMPTS
-    while True:
-        tries_left -= 1
-        try:
-            return operation()
-        except _storage_errors() as error:
-            plain = _plain(error, redact(f"cannot {doing}"))
-            if tries_left == 0 or not isinstance(plain, StorageError) or _hopeless(error):
-                raise plain from error
-        time.sleep(delay_s * random.uniform(0.5, 1.0))
-        delay_s *= 2
-
-
-def for_user(operation: Callable[[], T]) -> T:
-    """Return the operation's result; a missing permission becomes a UserError."""
+    attempts = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(delay_s) + wait_random(0, delay_s),
+        retry=retry_if_exception(_may_pass),
+        reraise=True,
+    )
     try:
-        return operation()
-    except PermissionError as error:
-        raise UserError(str(error)) from error
+        return attempts(operation)
+    except _storage_errors() as error:
+        raise _plain(error, redact(f"cannot {doing}")) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    return (
+        isinstance(error, _storage_errors())
+        and isinstance(_plain(error, ""), StorageError)
+        and not _is_permanent(error)
+    )
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:
@@ -95,11 +100,11 @@ def _plain(error: Exception, doing: str) -> Exception:
     return StorageError(f"{doing}: {reason}")
 
 
-def _hopeless(error: Exception) -> bool:
+def _is_permanent(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 425, 429)
     return (
-        getattr(error, "errno", None) in _HOPELESS_ERRNO
+        getattr(error, "errno", None) in _PERMANENT_ERRNO
         or type(error).__name__ == "ParamValidationError"
     )

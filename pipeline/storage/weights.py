@@ -50,15 +50,15 @@ def resolve(uri: str) -> str:
         return uris.normalise(uri) if uri.startswith("~/") else uri
     place = uris.normalise(place)
     path = _fetched(place, digest) if uris.scheme(place) else _local(place)
-    if digest and sha256(path) != digest:
+    if digest and weights_sha256(path) != digest:
         raise WeightsError(
-            f"{redact(place)} has the SHA-256 {sha256(path)}, expected {digest}: "
+            f"{redact(place)} has the SHA-256 {weights_sha256(path)}, expected {digest}: "
             "the file was changed, or the pin belongs to another one"
         )
     return str(path)
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
+def weights_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 (hex) of a file, or of a folder's files; remembered by size and time.
 
     Raises:
@@ -69,7 +69,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
         names = sorted(
             file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()
         )
-        lines = "".join(f"{sha256(place / name)}  {name}\n" for name in names)
+        lines = "".join(f"{weights_sha256(place / name)}  {name}\n" for name in names)
         return hashlib.sha256(lines.encode()).hexdigest()
     try:
         status = place.stat()
@@ -98,12 +98,13 @@ def _local(place: str) -> Path:
 
 def _fetched(place: str, digest: str) -> Path:
     """Fetch once: others on this node wait at the lock and find the finished file."""
-    name = re.sub(r"[^\w.-]", "_", uris.parent_and_name(place.split("?")[0])[1])[-80:] or "weights"
+    shown = uris.parent_and_name(redact(place.split("?")[0]))[1]
+    name = re.sub(r"[^\w.-]", "_", shown)[-80:] or "weights"
     target = cache_folder() / "weights" / f"{_key(place)[:16]}-{name}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if target.exists() and digest and sha256(target) != digest:
+            if target.exists() and digest and weights_sha256(target) != digest:
                 target.unlink()  # fetched before its content was changed at the source
             if not target.exists():
                 _download(place, target)

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.storage.folder import Folder, fetch, read_uri, walk
+from pipeline.storage.folder import Folder, fetch, read_image_file
 from schemas.errors import ErrorCode, ImageError
 
 NAMES = [
@@ -50,7 +50,7 @@ def test_names_are_kept_as_they_are(folder: Folder, name: str) -> None:
     assert folder.list() == [name]
     assert folder.exists(name)
     assert folder.size(name) == 7
-    assert read_uri(f"{folder.uri}/{name}") == b"content"
+    assert read_image_file(f"{folder.uri}/{name}") == b"content"
     folder.delete(name)
     assert folder.list() == []
 
@@ -64,7 +64,12 @@ def test_list_is_recursive_sorted_and_bounded_by_the_folder(folder: Folder) -> N
     assert folder.sizes("b") == {"b/1": 3, "b/2": 3}
     assert len(folder.peek(2)) == 2
     assert not folder.exists("b")
-    assert sorted(name for name, _, _ in walk(folder.uri + "/")) == ["a", "b/1", "b/2", "bb/3"]
+    assert sorted(name for name, _, _ in Folder(folder.uri + "/").walk()) == [
+        "a",
+        "b/1",
+        "b/2",
+        "bb/3",
+    ]
 
 
 def test_more_files_than_a_page(s3_folder: str) -> None:
@@ -145,11 +150,11 @@ def test_reading_images_gives_codes(folder: Folder) -> None:
 
     def code(name: str, **limits: int) -> ErrorCode:
         with pytest.raises(ImageError) as caught:
-            read_uri(f"{folder.uri}/{name}", **limits)
+            read_image_file(f"{folder.uri}/{name}", **limits)
         return caught.value.code
 
     assert code("missing.jpg") == ErrorCode.NOT_FOUND
     assert code("empty.jpg") == ErrorCode.EMPTY_FILE
     assert code("ten.jpg", max_bytes=9) == ErrorCode.TOO_LARGE
     assert code("ten.jpg", max_bytes=9, size_bytes=10) == ErrorCode.TOO_LARGE
-    assert read_uri(f"{folder.uri}/ten.jpg", max_bytes=10) == b"0123456789"
+    assert read_image_file(f"{folder.uri}/ten.jpg", max_bytes=10) == b"0123456789"

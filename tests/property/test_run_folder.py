@@ -59,7 +59,7 @@ def test_any_list_of_names_is_collected_sorted_with_stable_ids(paths: set[str]) 
     if len(set(ids.values())) < len(ids):
         return  # accents written in two ways: refused, see the unit test
     folder = Folder("memory://property")
-    folder.atomic_write("list.parquet", parquet.encode(pa.Table.from_pylist(rows), 100))
+    folder.atomic_write("list.parquet", parquet.write_table(pa.Table.from_pylist(rows), 100))
     table = collect("memory://property/list.parquet", ImageConfig())
     assert table.column("path").to_pylist() == sorted(paths)
     assert (

@@ -48,4 +48,4 @@ def test_only_storage_imports_fsspec():
             for line in path.read_text(encoding="utf-8").splitlines()
         )
     ]
-    assert importers == ["folder.py"]
+    assert importers == ["remote.py"]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.collection.collect import collect, image_id
 from pipeline.storage import parquet
-from pipeline.storage.folder import Folder, read_uri
+from pipeline.storage.folder import Folder, read_image_file
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError, ConfigError
 from schemas.tables import MANIFEST
@@ -163,7 +163,7 @@ def test_lists(name: str, place: str, tmp_path: Path, request: pytest.FixtureReq
     places = {"local": str(tmp_path / "x"), "memory": f"memory://{tmp_path.name}"}
     folder = Folder(places.get(place) or request.getfixturevalue("s3_folder"))
     expected = [" s.jpg", "#1.jpg", "b.JPG", "sub/ü x.png"]
-    data = LISTS.get(name, "").encode() or parquet.encode(pa.table({"uri": expected}), 2)
+    data = LISTS.get(name, "").encode() or parquet.write_table(pa.table({"uri": expected}), 2)
     folder.atomic_write(name, data)
     table = collect(f"{folder.uri}/{name}", CONFIG)
     assert paths(table) == expected
@@ -262,7 +262,7 @@ def test_a_name_that_is_not_utf8_has_a_form_of_its_own_and_opens(
     table = collect(str(tmp_path / folder), CONFIG)
     assert paths(table) == sorted(ODD_NAMES.values())
     found = dict(zip(paths(table), uris(table), strict=True))
-    assert {read_uri(found[path]): path for path in found} == ODD_NAMES
+    assert {read_image_file(found[path]): path for path in found} == ODD_NAMES
     assert paths(collect(f"{tmp_path / folder}/caf?.png", CONFIG)) == ["caf%E9.png"]
 
 

@@ -42,7 +42,7 @@ def test_a_table_of_other_columns_is_a_run_folder_error() -> None:
     from pipeline.storage import parquet
 
     with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
-        manifest.load(parquet.encode(pa.table({"x": [1]}), 10))
+        manifest.load(parquet.write_table(pa.table({"x": [1]}), 10))
 
 
 def test_shards_hold_every_image_once_in_order() -> None:

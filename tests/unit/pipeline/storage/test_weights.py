@@ -118,16 +118,16 @@ def test_what_cannot_be_fetched(remote: str, s3_endpoint: str) -> None:
 def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "w.pt"
     path.write_bytes(CONTENT)
-    assert weights.sha256(path) == DIGEST
+    assert weights.weights_sha256(path) == DIGEST
     (note,) = cache.glob("sha256/*.json")
     note.write_text(note.read_text().replace(DIGEST, "remembered"))
-    assert weights.sha256(path) == "remembered"
+    assert weights.weights_sha256(path) == "remembered"
     os.utime(path, ns=(1, 1))
-    assert weights.sha256(path) == DIGEST
+    assert weights.weights_sha256(path) == DIGEST
     note.write_text("{")
-    assert weights.sha256(path) == DIGEST
+    assert weights.weights_sha256(path) == DIGEST
     with pytest.raises(WeightsError, match="no weights at"):
-        weights.sha256(tmp_path / "missing.pt")
+        weights.weights_sha256(tmp_path / "missing.pt")
 
 
 def test_a_folder_has_a_hash_of_its_files(tmp_path: Path) -> None:
@@ -135,15 +135,15 @@ def test_a_folder_has_a_hash_of_its_files(tmp_path: Path) -> None:
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "sub/w").write_bytes(CONTENT)
-    assert weights.sha256(tmp_path / "one") == weights.sha256(tmp_path / "two")
+    assert weights.weights_sha256(tmp_path / "one") == weights.weights_sha256(tmp_path / "two")
     (tmp_path / "two/sub/w").rename(tmp_path / "two/sub/v")
-    assert weights.sha256(tmp_path / "one") != weights.sha256(tmp_path / "two")
+    assert weights.weights_sha256(tmp_path / "one") != weights.weights_sha256(tmp_path / "two")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv(weights.CACHE_ENV, str(tmp_path / "file"))
-    assert weights.sha256(tmp_path / "file") == hashlib.sha256(b"in the way").hexdigest()
+    assert weights.weights_sha256(tmp_path / "file") == hashlib.sha256(b"in the way").hexdigest()
 
 
 @pytest.mark.parametrize("xdg", ["", "/xdg"])
