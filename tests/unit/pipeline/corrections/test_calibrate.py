@@ -1,4 +1,4 @@
-"""Scores and thresholds from a review, and what a job makes of them."""
+"""Scores and thresholds fitted to a review, and a job that uses them."""
 
 import json
 
@@ -24,7 +24,7 @@ from schemas.errors import ConfigError, RunFolderError, UserError
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from schemas.tables import to_table
 from tests.helpers.colour_segmenter import BuildOracle, Mischief, oracle_config, paint_collection
-from tests.helpers.drawn_runs import LABELS, Scene, _decision, label_map, make_run
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, _decision, label_map, make_run
 from tests.helpers.exported_masks import counts_of
 
 SCORES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -56,7 +56,7 @@ def run(tmp_path_factory) -> RunFolder:
     return run
 
 
-def test_the_map_is_isotonic_regression_and_brings_scores_nearer_to_the_truth(run):
+def test_calibrated_scores_are_isotonic_and_closer_to_the_review(run):
     report = calibrate(run)
     calibration = report.calibration
     assert (report.num_images, calibration.num_segments, calibration.method) == (
@@ -75,7 +75,7 @@ def test_the_map_is_isotonic_regression_and_brings_scores_nearer_to_the_truth(ru
     assert report.before == reliability(score.astype(np.float32).astype(float), right)
 
 
-def test_thresholds_are_by_label_and_keep_what_is_right(run):
+def test_thresholds_by_label_keep_right_segments(run):
     report = calibrate(run)
     labels = {label.name: label for label in report.labels}
     assert labels["dog"].threshold == 0.0
@@ -88,7 +88,7 @@ def test_thresholds_are_by_label_and_keep_what_is_right(run):
     assert (few.thresholds, few.default_threshold >= 0) == ({}, True)
 
 
-def test_a_changed_mask_is_right_where_most_of_it_stayed(tmp_path):
+def test_changed_mask_is_right_from_min_iou_on(tmp_path):
     scenes = [Scene(f"{n}.png", label_map(n), SCORES[n % 6]) for n in range(12)]
     run = make_run(tmp_path, scenes)
     images, masks = [], []
@@ -111,7 +111,7 @@ def test_a_changed_mask_is_right_where_most_of_it_stayed(tmp_path):
         calibrate(run, Rules(min_iou=0.6))
 
 
-def test_single_decisions_count_too(tmp_path):
+def test_partly_reviewed_images_count(tmp_path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), SCORES[n % 6]) for n in range(30)])
     ReviewLog(run).append(
         ReviewDecision(
@@ -135,12 +135,12 @@ def test_single_decisions_count_too(tmp_path):
         ([1, 0, 0, 0], 0.0),
     ],
 )
-def test_the_best_threshold_has_the_best_f1(right, expected):
+def test_best_threshold_has_the_best_f1(right, expected):
     score = np.array([0.2, 0.4, 0.5, 0.9])
     assert best_threshold(score, np.array(right, bool)) == pytest.approx(expected)
 
 
-def test_too_little_to_learn_from(tmp_path):
+def test_too_few_reviewed_segments_are_refused(tmp_path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.5) for n in range(8)])
     with pytest.raises(UserError, match="0 segments of 0 images"):
         calibrate(run)
@@ -150,7 +150,7 @@ def test_too_little_to_learn_from(tmp_path):
         calibrate(run)
 
 
-def test_calibrated_scores_are_not_calibrated_again(tmp_path):
+def test_calibrated_run_is_refused(tmp_path):
     config = JobConfig.model_validate(
         _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=CALIBRATION)
     )
@@ -159,7 +159,7 @@ def test_calibrated_scores_are_not_calibrated_again(tmp_path):
         calibrate(run)
 
 
-def test_the_plot_shows_both_sides(run):
+def test_plot_shows_before_and_after(run):
     picture = np.asarray(draw(calibrate(run)))
     assert picture.shape[1] > 700
     halves = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
@@ -177,7 +177,7 @@ CALIBRATION = Calibration(
 )
 
 
-def test_segments_are_calibrated_and_the_doubtful_dropped():
+def test_segments_below_the_threshold_are_dropped():
     decision = _decision(Scene("a", label_map(1), 0.5), 3)
     size = (40, 56)
     plain = image_rows(decision, size, LABELS, MaskConfig())
@@ -202,7 +202,7 @@ def test_segments_are_calibrated_and_the_doubtful_dropped():
         {"thresholds": {"cat": 1.5}},
     ],
 )
-def test_a_damaged_calibration_is_refused(wrong):
+def test_damaged_calibration_is_refused(wrong):
     with pytest.raises(ValidationError):
         Calibration.model_validate(CALIBRATION.model_dump() | wrong)
 
@@ -211,7 +211,7 @@ def _job(**more) -> dict:
     return {"images": "/data", "out": "/out", "labels": ["cat"]} | more
 
 
-def test_a_job_takes_a_file_and_only_of_its_own_method(tmp_path):
+def test_calibration_of_another_method_is_refused(tmp_path):
     file = tmp_path / "calibration.json"
     file.write_text(CALIBRATION.model_dump_json())
     config = load_config(JobConfig, "", _job(), [f"calibration={file}"])
@@ -234,7 +234,7 @@ def test_a_job_takes_a_file_and_only_of_its_own_method(tmp_path):
         load_config(JobConfig, "", _job(), [f"calibration={file}"])
 
 
-def test_the_content_of_the_file_is_part_of_the_fingerprint(tmp_path):
+def test_calibration_file_is_part_of_the_fingerprint(tmp_path):
     def identity(calibration: Calibration | None) -> RunIdentity:
         config = JobConfig.model_validate(
             _job(images=str(tmp_path), out=str(tmp_path / "run"), calibration=calibration)
@@ -253,7 +253,7 @@ def test_the_content_of_the_file_is_part_of_the_fingerprint(tmp_path):
         RunFolder.create_or_resume(out, identity(other), images)
 
 
-def test_a_job_uses_it(tmp_path):
+def test_job_with_calibration_writes_calibrated_scores(tmp_path):
     photos = paint_collection(tmp_path / "images", 4)
 
     def job(out: str, **more) -> list[dict]:
@@ -274,3 +274,49 @@ def test_a_job_uses_it(tmp_path):
     assert [row["rle_counts"] for row in ours] == [row["rle_counts"] for row in kept]
     for row, was in zip(ours, kept, strict=True):
         assert row["mean_prob"] == pytest.approx(was["mean_prob"] / 2, abs=1e-6)
+
+
+def test_best_threshold_lies_between_rounded_scores():
+    score = np.array([0.3, 0.583333, 0.5833330265, 0.583333, 0.5833330265])
+    right = np.array([False, False, True, False, True])
+    assert best_threshold(score, right) == pytest.approx((0.3 + 0.58333) / 2)
+
+
+def test_best_threshold_of_many_segments():
+    rng = np.random.default_rng(2)
+    score = rng.random(300_000)
+    right = rng.random(300_000) < score**2
+    best = best_threshold(score, right)
+
+    def f1(threshold: float) -> float:
+        kept = score >= threshold
+        return 2 * (kept & right).sum() / (kept.sum() + right.sum())
+
+    assert all(f1(best) >= f1(other) for other in rng.random(200))
+
+
+def test_one_image_is_refused_and_two_are_enough(tmp_path):
+    scenes = [Scene(f"{n}.png", label_map(n), 0.3 + n / 2) for n in range(2)]
+    run = make_run(tmp_path, scenes, RunSpec(masks={"segments": "components"}))
+    rows = [Predictions(run).segments(f"id-{n}.png") for n in range(2)]
+
+    def say(number: int, action: str) -> None:
+        ReviewLog(run).append(
+            ReviewDecision(
+                image_id=row["image_id"], label=row["label"], segment_index=row["segment_index"],
+                action="reject" if row["segment_index"] == 3 else action, at_s=1,
+            )
+            for row in rows[number]
+        )  # fmt: skip
+
+    rules = Rules(min_segments=4)
+    say(0, "accept")
+    with pytest.raises(UserError, match="are of one image"):
+        calibrate(run, rules)
+    say(1, "reject")
+    report = calibrate(run, rules)
+    wrong = 1 - 1 / len(rows[0])
+    # Each image is calibrated by the other: what was right here was wrong there.
+    assert report.after.brier == pytest.approx(
+        (len(rows[0]) * wrong + len(rows[1]) * wrong**2) / (len(rows[0]) + len(rows[1]))
+    )

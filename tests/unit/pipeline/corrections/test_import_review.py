@@ -1,4 +1,4 @@
-"""From a tool's file to the reviewed layer: who accepted, changed, rejected, added what."""
+"""From a tool's file to the reviewed layer: masks accepted, changed, rejected and added."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,6 @@ from ovseg_core.rle import label_studio_brush
 from pipeline.collection.exif import upright
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
-from pipeline.corrections.names import ImageMatch, ImageNames, LabelNames
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.exporters import coco, cvat, label_studio
 from pipeline.run.folder import RunFolder
@@ -52,7 +51,7 @@ def _by_name(report) -> dict:
 
 @pytest.mark.parametrize("segments", ["class", "components"])
 @pytest.mark.parametrize("tool", ["label-studio", "coco", "cvat", "cvat-coco"])
-def test_what_nobody_changed_is_accepted_through_every_tool(tool, segments, tmp_path):
+def test_unchanged_masks_are_accepted_from_every_tool(tool, segments, tmp_path):
     run = make_run(tmp_path, awkward_scenes(), RunSpec(masks={"segments": segments}))
     if tool == "label-studio":
         file = _file(tmp_path, _tasks(run))
@@ -75,7 +74,7 @@ def test_what_nobody_changed_is_accepted_through_every_tool(tool, segments, tmp_
     assert evaluate(run, "reviewed").miou == 1.0
 
 
-def test_label_studio_changes_are_told_by_label(run, tmp_path):
+def test_report_counts_label_studio_changes_by_label(run, tmp_path):
     tasks = _tasks(run)
     first, second, third = (task["annotations"][0] for task in tasks)
     changed = first["result"][0]
@@ -131,7 +130,7 @@ def test_pooled_iou_of_a_label(run, tmp_path):
     assert _by_name(report)["cat"].minutes is None
 
 
-def test_regions_of_a_class_run_are_put_together_and_new_ones_are_added(run, tmp_path):
+def test_masks_of_a_class_run_are_merged_by_label(run, tmp_path):
     dataset = _dataset(run)
     dataset["images"], first = dataset["images"][:1], dataset["images"][0]["id"]
     mine = [a for a in dataset["annotations"] if a["image_id"] == first]
@@ -149,7 +148,7 @@ def test_regions_of_a_class_run_are_put_together_and_new_ones_are_added(run, tmp
     assert (cat.accepted, dog.rejected, plant.accepted) == (1, 1, 1)
 
 
-def test_what_was_drawn_anew_is_added(tmp_path):
+def test_new_mask_is_added(tmp_path):
     scene = Scene("a.png", np.where(label_map(0) == 1, 1, 0).astype(np.uint16))
     run = make_run(tmp_path, [scene])
     dataset = _dataset(run)
@@ -164,7 +163,7 @@ def test_what_was_drawn_anew_is_added(tmp_path):
     assert [(m.verdict, m.segment_index) for m in masks] == [("accepted", 0), ("added", None)]
 
 
-def test_masks_of_the_stored_frame_are_turned(tmp_path):
+def test_masks_in_the_stored_frame_are_turned(tmp_path):
     scene = Scene("turned.jpg", label_map(4, 50, 34), 0.7, orientation=6)
     run = make_run(tmp_path, [scene, Scene("plain.jpg", label_map(1))])
     dataset = _dataset(run)
@@ -180,7 +179,7 @@ def test_masks_of_the_stored_frame_are_turned(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_is_what_pillow_does(orientation):
+def test_upright_equals_pillow(orientation):
     from PIL import Image, ImageOps
 
     mask = np.random.default_rng(orientation).integers(0, 2, (5, 7)) > 0
@@ -191,37 +190,7 @@ def test_upright_is_what_pillow_does(orientation):
     )
 
 
-def test_names_are_found_however_a_tool_writes_them(run):
-    names = ImageNames(run)
-    for given, expected in {
-        "photos/a.png": "id-photos/a.png",
-        "/data/images/photos/a.png": "id-photos/a.png",
-        "images/default/b c/u\u0308.png": "id-b c/ü.png",
-        "photos__a.png": "id-photos/a.png",
-        "a.png": "id-photos/a.png",
-        "x/y/d": "id-d.png",
-        "e.png": None,
-        "": None,
-    }.items():
-        assert _id(names.find([given])) == expected, given
-    assert _id(names.find(["nothing", "d.png"])) == "id-d.png"
-
-
-def _id(found: ImageMatch | None) -> str | None:
-    return found and found.image_id
-
-
-def test_base_names_that_two_images_share_find_neither(tmp_path):
-    run = make_run(tmp_path, [Scene(f"{f}/a.png", label_map(0)) for f in "xy"])
-    assert ImageNames(run).find(["a.png", "z/a.png", "a"]) is None
-
-
-def test_labels_are_found_without_regard_to_case():
-    labels = LabelNames(["cat", "Cat ", "é"])
-    assert [labels.find(name) for name in ("cat", "Cat ", " E\u0301", "cow")] == [1, 2, 3, None]
-
-
-def test_mistakes_are_told(run, tmp_path):
+def test_mistakes_are_reported(run, tmp_path):
     with pytest.raises(ConfigError, match="cvat"):
         import_review(run, "cvta", _file(tmp_path, []))
     with pytest.raises(UserError, match="no such file"):
@@ -240,6 +209,6 @@ def test_mistakes_are_told(run, tmp_path):
     [[], 5, {"images": []}, {"images": [{}], "annotations": [], "categories": []},
      {"images": [], "annotations": [{}], "categories": []}],
 )  # fmt: skip
-def test_what_is_no_coco_is_refused(run, tmp_path, content):
+def test_file_that_is_not_coco_is_refused(run, tmp_path, content):
     with pytest.raises(UserError):
         import_review(run, "coco", _file(tmp_path, content))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from ovseg_core.rle.encode import decode, encode_regions
 from pipeline.corrections.layer import IMPORTS, ReviewedLayer, store_import
 from pipeline.corrections.log import ReviewLog
@@ -18,6 +19,7 @@ from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment
 
 PATHS = ("a.png", "b/c.png", "nothing.png", "d.png", "e.png")
 
@@ -29,7 +31,7 @@ def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, [*scenes, Scene("broken.png", None)], RunSpec(shard_size=2))
 
 
-def _say(path: str, action: str, index: int | None = None, **more) -> ReviewDecision:
+def _decision(path: str, action: str, index: int | None = None, **more) -> ReviewDecision:
     label = None if index is None else LABELS[index]
     given = {"at_s": time.time(), "segment_index": index, "label": label} | more
     return ReviewDecision.model_validate({"image_id": f"id-{path}", "action": action} | given)
@@ -50,7 +52,7 @@ def _labels(layer: ReviewedLayer, path: str) -> list[tuple[str, str]]:
     return [(mask.label, mask.verdict) for mask in layer.masks(f"id-{path}")]
 
 
-def test_a_run_that_nobody_looked_at_has_no_layer(run):
+def test_run_without_review_has_an_empty_layer(run):
     layer = ReviewedLayer(run)
     assert layer.images == {}
     assert layer.masks("id-a.png") == ()
@@ -59,13 +61,15 @@ def test_a_run_that_nobody_looked_at_has_no_layer(run):
         evaluate(run, "reviewed")
 
 
-def test_an_image_counts_when_all_of_it_is_decided(run):
+def test_image_is_reviewed_when_every_segment_is_decided(run):
     log = ReviewLog(run)
-    log.append([_say("a.png", "accept", 0), _say("a.png", "reject", 1)])
+    log.append([_decision("a.png", "accept", 0), _decision("a.png", "reject", 1)])
     assert ReviewedLayer(run).images == {}
-    log.append([_say("a.png", "relabel", 2, new_label="dog"), _say("nothing.png", "accept")])
-    log.append([_say("b/c.png", "accept"), _say("b/c.png", "reject", 2)])
-    log.append([_say("d.png", "accept", 0, segment_index=None), _say("e.png", "skip")])
+    log.append(
+        [_decision("a.png", "relabel", 2, new_label="dog"), _decision("nothing.png", "accept")]
+    )
+    log.append([_decision("b/c.png", "accept"), _decision("b/c.png", "reject", 2)])
+    log.append([_decision("d.png", "accept", 0, segment_index=None), _decision("e.png", "skip")])
     layer = ReviewedLayer(run)
     assert list(layer.images) == ["id-a.png", "id-b/c.png", "id-nothing.png"]
     assert _labels(layer, "a.png") == [("cat", "accepted"), ("dog", "changed")]
@@ -79,13 +83,13 @@ def test_an_image_counts_when_all_of_it_is_decided(run):
     assert [outcomes[i] and outcomes[i].verdict for i in range(3)] == ["accepted", None, "changed"]
 
 
-def test_decisions_on_what_the_run_does_not_have_are_left_out(run):
-    strangers = [_say("broken.png", "accept"), _say("who.png", "accept")]
+def test_decisions_on_unknown_images_and_segments_are_left_out(run):
+    strangers = [_decision("broken.png", "accept"), _decision("who.png", "accept")]
     ReviewLog(run).append(strangers)
     assert ReviewedLayer(run).images == {}
 
 
-def test_the_later_import_of_an_image_wins_and_predictions_stay(run):
+def test_later_import_replaces_the_earlier_one(run):
     def committed() -> dict[str, str]:
         names = [name for name in run.folder.list() if not name.startswith("reviewed/")]
         return {name: hashlib.sha256(run.folder.read_bytes(name)).hexdigest() for name in names}
@@ -101,38 +105,32 @@ def test_the_later_import_of_an_image_wins_and_predictions_stay(run):
     assert committed() == before
 
 
-def test_a_decision_after_an_import_takes_the_place_of_that_segment_only(run):
+def test_decision_after_an_import_replaces_one_segment(run):
     log = ReviewLog(run)
-    log.append([_say("a.png", "reject", index) for index in range(3)])
+    log.append([_decision("a.png", "reject", index) for index in range(3)])
     drawn = _mask(run, "a.png", 2, segment_index=None, verdict="added")
     corrected = _mask(run, "a.png", 0, rle_counts=drawn.rle_counts, verdict="changed")
     _import(run, "a.png", corrected, drawn, seconds=2.0)
     assert _labels(ReviewedLayer(run), "a.png") == [("cat", "changed"), ("potted plant", "added")]
-    log.append([_say("a.png", "accept", 1), _say("a.png", "reject", 0)])
+    log.append([_decision("a.png", "accept", 1), _decision("a.png", "reject", 0)])
     layer = ReviewedLayer(run)
     assert _labels(layer, "a.png") == [("potted plant", "added"), ("dog", "accepted")]
     image = layer.images["id-a.png"]
     assert (image.source, image.seconds, image.num_rejected) == ("tool", 2.0, 2)
 
 
-def test_an_import_that_was_not_finished_is_not_there(run, monkeypatch):
+def test_unfinished_import_is_not_read(run, tmp_path, monkeypatch):
+    run = RunFolder.open(f"faulty://{run.folder.uri}")
     _import(run, "a.png", _mask(run, "a.png", 0))
-    write = Folder.atomic_write
-
-    def stops_at_the_marker(self, path, data):
-        if path.endswith(".json"):
-            raise StorageError("the network went away")
-        write(self, path, data)
-
-    monkeypatch.setattr(Folder, "atomic_write", stops_at_the_marker)
+    faults = [Fault("write", r"imports/.*\.json", action="full_disk")]
+    monkeypatch.setenv(PLAN_ENV, fault_environment(tmp_path / "plan", faults)[PLAN_ENV])
     with pytest.raises(StorageError):
         _import(run, "a.png")
-    monkeypatch.undo()
     assert _labels(ReviewedLayer(run), "a.png") == [("cat", "accepted")]
 
 
 @pytest.mark.parametrize("kind", [".json", "images-0.parquet", "masks-0.parquet"])
-def test_a_damaged_import_is_named(run, kind):
+def test_damaged_import_is_named_in_the_error(run, kind):
     _import(run, "a.png", _mask(run, "a.png", 0))
     (name,) = (name for name in run.folder.list(IMPORTS) if name.endswith(kind))
     run.folder.atomic_write(name, run.folder.read_bytes(name)[:-5])
@@ -140,16 +138,16 @@ def test_a_damaged_import_is_named(run, kind):
         ReviewedLayer(run).masks("id-a.png")
 
 
-def test_evaluate_takes_the_layer_as_truth(run):
-    ReviewLog(run).append([_say("a.png", "accept"), _say("nothing.png", "accept")])
+def test_evaluate_uses_the_layer_as_truth(run):
+    ReviewLog(run).append([_decision("a.png", "accept"), _decision("nothing.png", "accept")])
     report = evaluate(run, "reviewed")
     assert (report.miou, report.num_images, report.num_without_truth) == (1.0, 2, 3)
-    ReviewLog(run).append([_say("a.png", "reject", 0)])
+    ReviewLog(run).append([_decision("a.png", "reject", 0)])
     cat = evaluate(run, "reviewed").labels[1]
     assert (cat.name, cat.iou, cat.truth_px) == ("cat", 0.0, 0)
 
 
-def test_the_smaller_of_two_masks_is_on_top(run):
+def test_smaller_mask_is_on_top(run):
     small = np.zeros((40, 56), np.uint8)
     small[10:20, 10:20] = 1
     rle = encode_regions(small, small.shape)[1]
@@ -164,12 +162,12 @@ def test_the_smaller_of_two_masks_is_on_top(run):
     assert ReviewedTruth(ReviewedLayer(run)).label_map("b/c.png") is None
 
 
-def test_a_run_in_a_bucket_is_reviewed_like_any_other(run, s3_folder):
+def test_run_in_a_bucket_is_reviewed(run, s3_folder):
     for name in run.folder.list():
         Folder(s3_folder).atomic_write(name, run.folder.read_bytes(name))
     bucket = RunFolder.open(s3_folder)
     _import(bucket, "a.png", _mask(bucket, "a.png", 0), seconds=1.0)
-    ReviewLog(bucket).append([_say("b/c.png", "accept"), _say("a.png", "reject", 0)])
+    ReviewLog(bucket).append([_decision("b/c.png", "accept"), _decision("a.png", "reject", 0)])
     layer = ReviewedLayer(bucket)
     assert list(layer.images) == ["id-a.png", "id-b/c.png"]
     assert layer.masks("id-a.png") == ()

@@ -1,4 +1,4 @@
-"""Decisions of the review: in order, never lost, whoever writes and whenever it is killed."""
+"""The correction log: decisions in order, none lost, with several writers and after kills."""
 
 import os
 import signal
@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
 from pydantic import ValidationError
 
 from pipeline.corrections.log import FOLDER, ReviewLog
 from pipeline.run.folder import RunFolder
-from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
+from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment
+from tests.helpers.faulty_filesystem import FaultyFileSystem
 from tests.helpers.run_rows import begin_run
 
 
@@ -46,30 +50,30 @@ def _logged(run: RunFolder) -> list[ReviewDecision]:
     return ReviewLog(run).decisions()
 
 
-def test_decisions_come_back_in_order_from_a_new_log(run):
-    told = [_accept(f"i{n}", n % 3, at_s=100.0 - n, source="ünï") for n in range(7)]
+def test_new_log_reads_decisions_in_order(run):
+    decisions = [_accept(f"i{n}", n % 3, at_s=100.0 - n, source="ünï") for n in range(7)]
     log = ReviewLog(run)
-    log.append(told[:1])
-    log.append(told[1:4])
+    log.append(decisions[:1])
+    log.append(decisions[1:4])
     log.append([])
-    log.append(told[4:])
-    assert log.decisions() == told == _logged(run)
+    log.append(decisions[4:])
+    assert log.decisions() == decisions == _logged(run)
     assert len(log) == 7
     assert len(run.folder.list("reviewed")) == 3
 
 
-def test_many_objects_become_one_file_and_nothing_changes(run):
+def test_packing_changes_no_decision(run):
     log = ReviewLog(run, pack_at=5)
-    told = [_accept(f"i{n}", None if n % 2 else n) for n in range(13)]
-    for decision in told:
+    decisions = [_accept(f"i{n}", None if n % 2 else n) for n in range(13)]
+    for decision in decisions:
         log.append([decision])
     names = run.folder.list(FOLDER)
     assert sum(name.endswith(".parquet") for name in names) == 2
     assert sum(name.endswith(".json") for name in names) == 3
-    assert log.decisions() == told == _logged(run)
+    assert log.decisions() == decisions == _logged(run)
 
 
-def test_the_last_decision_of_a_key_counts_and_undo_takes_it_back(local_run):
+def test_current_is_the_last_decision_that_is_not_undone(local_run):
     log = ReviewLog(local_run)
     relabel = _accept("a", action="relabel", new_label="dog")
     log.append([_accept("a"), relabel, _accept("b"), _accept("a", None, action="reject")])
@@ -85,7 +89,7 @@ def test_the_last_decision_of_a_key_counts_and_undo_takes_it_back(local_run):
     assert log.current() == ReviewLog(local_run).current()
 
 
-def test_two_writers_at_once_lose_nothing_and_see_each_other(run):
+def test_two_writers_see_all_decisions_of_each_other(run):
     one, two = ReviewLog(run, pack_at=4), ReviewLog(run, pack_at=4)
     for n in range(9):
         one.append([_accept(f"one{n}")])
@@ -101,7 +105,7 @@ def test_two_writers_at_once_lose_nothing_and_see_each_other(run):
     assert ReviewKey("two0", "cat", 0) not in two.current()
 
 
-def test_a_clock_that_is_set_back_does_not_change_the_order(local_run, monkeypatch):
+def test_order_does_not_depend_on_a_clock_set_back(local_run, monkeypatch):
     log = ReviewLog(local_run)
     log.append([_accept("a")])
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
@@ -109,25 +113,34 @@ def test_a_clock_that_is_set_back_does_not_change_the_order(local_run, monkeypat
     assert ReviewLog(local_run).current() == {}
 
 
-def test_a_log_packed_while_it_is_listed_is_read_again(local_run, monkeypatch):
+class InterruptedFileSystem(FaultyFileSystem):
+    """The local disk, on which something happens once between a listing and its answer."""
+
+    protocol = "interrupted"
+    interruption: ClassVar[Callable[[], None] | None] = None
+
+    def find(self, path: str, *args: Any, **options: Any) -> Any:
+        found = super().find(path, *args, **options)
+        interruption, type(self).interruption = type(self).interruption, None
+        if interruption is not None:
+            interruption()
+        return found
+
+
+fsspec.register_implementation("interrupted", InterruptedFileSystem, clobber=True)
+
+
+def test_refresh_lists_again_after_listed_entries_were_packed(local_run):
     writer = ReviewLog(local_run, pack_at=3)
     for n in range(2):
         writer.append([_accept(f"i{n}")])
-    listed = Folder.list
-    calls = []
-
-    def list_then_pack(self, path=""):
-        names = listed(self, path)
-        if not calls:
-            calls.append(1)
-            writer.append([_accept("i2")])
-        return names
-
-    monkeypatch.setattr(Folder, "list", list_then_pack)
-    assert [d.image_id for d in _logged(local_run)] == ["i0", "i1", "i2"]
+    reader = RunFolder.open(f"interrupted://{local_run.folder.uri}")
+    InterruptedFileSystem.interruption = lambda: writer.append([_accept("i2")])
+    assert [d.image_id for d in _logged(reader)] == ["i0", "i1", "i2"]
+    assert InterruptedFileSystem.interruption is None
 
 
-def test_a_pack_whose_objects_were_not_removed_counts_once(local_run):
+def test_pack_with_entries_not_deleted_counts_once(local_run):
     log = ReviewLog(local_run, pack_at=4)
     for n in range(3):
         log.append([_accept(f"i{n}")])
@@ -141,40 +154,36 @@ def test_a_pack_whose_objects_were_not_removed_counts_once(local_run):
     assert [d.image_id for d in _logged(local_run)] == [f"i{n}" for n in range(5)]
 
 
-def test_what_cannot_be_packed_stays_stored(local_run, monkeypatch, caplog):
-    log = ReviewLog(local_run, pack_at=2)
-    write = Folder.atomic_write
+@pytest.fixture
+def faulty_run(local_run) -> RunFolder:
+    return RunFolder.open(f"faulty://{local_run.folder.uri}")
 
-    def full_for_packs(self, path, data):
-        if "pack-" in path:
-            raise StorageError("disk full")
-        write(self, path, data)
 
-    monkeypatch.setattr(Folder, "atomic_write", full_for_packs)
+def test_failed_pack_leaves_the_entries(faulty_run, tmp_path, monkeypatch, caplog):
+    log = ReviewLog(faulty_run, pack_at=2)
+    faults = [Fault("write", "pack-", action="full_disk", times=2)]
+    monkeypatch.setenv(PLAN_ENV, fault_environment(tmp_path / "plan", faults)[PLAN_ENV])
     for n in range(3):
         log.append([_accept(f"i{n}")])
-    assert "disk full" in caplog.text
-    monkeypatch.undo()
-    assert len(_logged(local_run)) == 3
+    assert "No space left" in caplog.text
+    assert len(_logged(faulty_run)) == 3
+    assert len(faulty_run.folder.list(FOLDER)) == 3
     log.append([_accept("i3")])
-    assert [d.image_id for d in _logged(local_run)] == [f"i{n}" for n in range(4)]
+    assert len(faulty_run.folder.list(FOLDER)) == 1
+    assert [d.image_id for d in _logged(faulty_run)] == [f"i{n}" for n in range(4)]
 
 
-def test_nothing_is_kept_of_a_decision_that_was_not_stored(local_run, monkeypatch):
-    log = ReviewLog(local_run)
+def test_failed_append_keeps_nothing(faulty_run, tmp_path, monkeypatch):
+    log = ReviewLog(faulty_run)
     log.append([_accept("a")])
-
-    def fails(self, path, data):
-        raise StorageError("no network")
-
-    monkeypatch.setattr(Folder, "atomic_write", fails)
+    faults = [Fault("write", "json", action="full_disk")]
+    monkeypatch.setenv(PLAN_ENV, fault_environment(tmp_path / "plan", faults)[PLAN_ENV])
     with pytest.raises(StorageError):
         log.append([_accept("b")])
-    monkeypatch.undo()
-    assert log.decisions() == [_accept("a")] == _logged(local_run)
+    assert log.decisions() == [_accept("a")] == _logged(faulty_run)
 
 
-def test_a_damaged_object_is_named(local_run):
+def test_damaged_file_is_named_in_the_error(local_run):
     log = ReviewLog(local_run, pack_at=2)
     log.append([_accept("a")])
     name = local_run.folder.list(FOLDER)[0]
@@ -201,7 +210,7 @@ def test_a_damaged_object_is_named(local_run):
         {"segment_index": -1},
     ],
 )
-def test_decisions_that_make_no_sense_are_refused(wrong):
+def test_contradictory_decision_is_refused(wrong):
     with pytest.raises(ValidationError):
         ReviewDecision.model_validate(
             {"image_id": "a", "label": "cat", "segment_index": 0, "action": "accept", "at_s": 0}
@@ -209,14 +218,14 @@ def test_decisions_that_make_no_sense_are_refused(wrong):
         )
 
 
-def test_a_relabel_needs_a_label_of_the_run(local_run):
+def test_relabel_to_an_unknown_label_is_refused(local_run):
     log = ReviewLog(local_run)
     with pytest.raises(UserError, match="'cow' is not a label"):
         log.append([_accept("a"), _accept("b", action="relabel", new_label="cow")])
     assert _logged(local_run) == []
 
 
-def test_a_long_log_stays_readable(local_run):
+def test_long_log_is_read_in_time(local_run):
     log = ReviewLog(local_run, pack_at=10)
     for block in range(20):
         log.append(_accept(f"i{block}-{n}") for n in range(1000))
@@ -241,7 +250,7 @@ for number in range(int(sys.argv[2]), 10**6):
 """
 
 
-def test_a_killed_writer_loses_nothing_that_it_had_reported(local_run):
+def test_killed_writer_keeps_every_reported_decision(local_run):
     begin = 0
     for life in range(4):
         command = [sys.executable, "-c", _WRITER, local_run.folder.uri, str(begin)]
@@ -252,6 +261,8 @@ def test_a_killed_writer_loses_nothing_that_it_had_reported(local_run):
             reported += process.stdout.readlines()
         last = max(int(line) for line in reported if line.endswith("\n"))
         logged = [decision.image_id for decision in _logged(local_run)]
-        number = last + 1 + (len(logged) > 2 * (last + 1))  # one may have been stored, not told
+        number = (
+            last + 1 + (len(logged) > 2 * (last + 1))
+        )  # one may have been stored, not decisions
         assert logged == [f"{n}-{half}" for n in range(number) for half in "ab"]
         begin = number
