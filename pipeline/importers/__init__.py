@@ -1,6 +1,5 @@
-"""Reviews read back from annotation tools, one file each; its name is what `--from` takes.
+"""Importers of reviews from annotation tools, one file per tool; `--from` takes the file's name.
 
-An importer has `read(data) -> Iterator[ToolImage]`: it knows its tool's format and nothing of the
-run. Names, labels, frames and what became of the predictions are
-`pipeline.corrections.import_review`'s.
+An importer has `read(data) -> Iterator[ToolImage]`. It knows its tool's format and nothing of the
+run; `pipeline.corrections.import_review` matches images, labels and predictions.
 """

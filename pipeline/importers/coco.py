@@ -1,7 +1,7 @@
-"""COCO: `instances.json` with corrected masks, as run lengths or polygons, alone or in a ZIP.
+"""COCO: `instances.json` with corrected masks, as RLE or polygons, alone or in a ZIP.
 
-COCO does not tell which images a person has seen: all of the file's are taken for gone through, so
-give a file of the reviewed ones only. It knows no time either.
+COCO does not say which images were reviewed: all images of the file count as reviewed, so give a
+file with reviewed images only. It does not hold the time spent either.
 """
 
 import logging
@@ -14,14 +14,14 @@ from ovseg_core.rle.coco_segmentation import id_of
 from pipeline.importers.shared.tool_file import (
     ToolImage,
     ToolMask,
-    checked,
-    member,
+    check_name,
     parse_json,
-    text,
+    read_entry,
+    unpack,
 )
 from schemas.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
 
@@ -30,19 +30,19 @@ def read(data: bytes) -> Iterator[ToolImage]:
     """Yield the file's images.
 
     Raises:
-        UserError: no COCO file, or an entry that cannot be read.
+        UserError: not a COCO file, or an entry that cannot be read.
     """
-    dataset = parse_json(member(data, ".json"), dict, "COCO's instances.json")
+    dataset = parse_json(unpack(data, ".json"), dict, "COCO's instances.json")
     missing = {"images", "annotations", "categories"} - set(dataset)
     if missing:
         raise UserError(
-            f"this is no COCO file of images and segments: it has no {', '.join(sorted(missing))}"
+            f"this is not a COCO file of images and segments: {', '.join(sorted(missing))} missing"
         )
-    names, images, by_image = checked(partial(_index, dataset), "the COCO file")
-    del data, dataset  # a million masks are gigabytes: none is held longer than needed
+    names, images, by_image = read_entry(partial(_index, dataset), "the COCO file")
+    del data, dataset  # a million masks are gigabytes: none is kept longer than needed
     for key, image in images:
         entries = by_image.pop(key, [])
-        yield checked(
+        yield read_entry(
             lambda image=image, entries=entries: _image(image, entries, names),
             f"image {image.get('file_name', key)!r} of the COCO file",
         )
@@ -51,8 +51,10 @@ def read(data: bytes) -> Iterator[ToolImage]:
 def _index(
     dataset: dict[str, Any],
 ) -> tuple[dict[str, str], list[tuple[str, Entry]], dict[str, list[Entry]]]:
-    """Return categories, images and annotations by their ids."""
-    names = {id_of(category["id"]): text(category["name"]) for category in dataset["categories"]}
+    """Return category names by id, images with their ids, and annotations by image id."""
+    names = {
+        id_of(category["id"]): check_name(category["name"]) for category in dataset["categories"]
+    }
     images = [(id_of(image["id"]), image) for image in dataset["images"]]
     known = {key for key, _ in images}
     if len(known) < len(images):
@@ -60,15 +62,15 @@ def _index(
     by_image: dict[str, list[Entry]] = {}
     for annotation in dataset["annotations"]:
         by_image.setdefault(id_of(annotation["image_id"]), []).append(annotation)
-    strange = [key for key in by_image if key not in known]
-    if strange and len(strange) == len(by_image):
+    unknown = [key for key in by_image if key not in known]
+    if unknown and len(unknown) == len(by_image):
         raise ValueError(
-            f"its masks are of images that it does not have, for example image_id {strange[0]}"
+            f"its masks belong to images that it does not have, for example image_id {unknown[0]}"
         )
-    if strange:
-        log.warning(
-            "%d masks are of images that the file does not have: left out",
-            sum(len(by_image[key]) for key in strange),
+    if unknown:
+        logger.warning(
+            "%d masks belong to images that the file does not have: left out",
+            sum(len(by_image[key]) for key in unknown),
         )
     return names, images, by_image
 
@@ -78,7 +80,7 @@ def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> Too
     with_mask = [entry for entry in annotations if entry.get("segmentation")]
     given = (image.get("path"), image["file_name"])
     return ToolImage(
-        names=tuple(text(name) for name in given if name),
+        names=tuple(check_name(name) for name in given if name),
         size_hw=size_hw,
         masks=tuple(_mask(entry, names, size_hw) for entry in with_mask),
         num_left_out=len(annotations) - len(with_mask),
@@ -92,7 +94,7 @@ def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> Tool
 
 
 def _origin(entry: Entry) -> int | None:
-    """Return the run's segment that our own exporter noted, where the tool kept the note."""
+    """Return the run's segment as our exporter wrote it, if the tool kept the attribute."""
     attributes = entry.get("attributes") or {}
     for key in ("part_of", "segment_index"):
         value = str(attributes.get(key)).removesuffix(".0")

@@ -1,7 +1,7 @@
 """CVAT: `annotations.xml` of "CVAT for images 1.1", alone or in the ZIP that CVAT exports.
 
-Masks are row-major run lengths inside a tight box, background first; polygons are filled. All
-images of the file are taken for gone through. CVAT's COCO exports are read by `coco`.
+Masks are row-major run lengths in their bounding box, background first; polygons are filled. All
+images of the file count as reviewed. CVAT's COCO exports are read by `coco`.
 """
 
 import io
@@ -14,10 +14,10 @@ from ovseg_core.rle import coco_segmentation
 from pipeline.importers.shared.tool_file import (
     Mask,
     ToolImage,
-    checked,
-    member,
     polygon_pixels,
+    read_entry,
     tool_mask,
+    unpack,
 )
 from schemas.errors import UserError
 
@@ -28,25 +28,27 @@ def read(data: bytes) -> Iterator[ToolImage]:
     """Yield the file's images.
 
     Raises:
-        UserError: no such XML, or an entry that cannot be read.
+        UserError: not this XML, or an entry that cannot be read.
     """
-    found = False
+    has_images = False
     try:
-        for _, element in ElementTree.iterparse(io.BytesIO(member(data, ".xml"))):
+        for _, element in ElementTree.iterparse(io.BytesIO(unpack(data, ".xml"))):
             if element.tag != "image":
                 continue
-            found = True
+            has_images = True
             name = element.get("name", "?")
-            yield checked(
+            yield read_entry(
                 lambda element=element: _image(element), f"image {name!r} of the CVAT file"
             )
             element.clear()
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter: its encoding
-        raise UserError(f"expected CVAT's annotations.xml, got no XML: {error}") from error
-    if not found:
         raise UserError(
-            'this XML has no images: export the task as "CVAT for images 1.1" (videos and COCO '
-            "exports are others)"
+            f"expected CVAT's annotations.xml, but the file is not XML: {error}"
+        ) from error
+    if not has_images:
+        raise UserError(
+            'this XML has no images: export the task as "CVAT for images 1.1", not as a video or '
+            "as COCO"
         )
 
 
@@ -79,7 +81,7 @@ def _pixels(shape: Element, size_hw: tuple[int, int]) -> Mask:
         raise ValueError(f"run lengths of {lengths.sum()} pixels in a box of {height * width}")
     inside = top >= 0 and left >= 0 and top + height <= size_hw[0] and left + width <= size_hw[1]
     if not inside:
-        raise ValueError("a mask that reaches out of its image")
+        raise ValueError("a mask that reaches beyond its image")
     pixels = np.zeros(size_hw, bool)
     values = np.arange(len(lengths)) % 2 == 1
     pixels[top : top + height, left : left + width] = np.repeat(values, lengths).reshape(
@@ -89,7 +91,7 @@ def _pixels(shape: Element, size_hw: tuple[int, int]) -> Mask:
 
 
 def _origin(shape: Element) -> int | None:
-    """Return the run's segment that our own exporter noted, where the tool kept the note."""
+    """Return the run's segment as our exporter wrote it, if the tool kept the attribute."""
     for attribute in shape.iter("attribute"):
         if attribute.get("name") == "segment_index" and (attribute.text or "").isdecimal():
             return int(attribute.text or "")

@@ -1,7 +1,7 @@
 """Label Studio: a JSON export of the project (not JSON-MIN, which has no brush).
 
-Of each task the newest annotation counts that was not cancelled; tasks without one were not gone
-through. An opacity over 127 is inside: strokes drawn by hand have soft rims.
+The newest annotation of a task that was not cancelled counts; tasks without one were not reviewed.
+An opacity over 127 is inside the mask: strokes drawn by hand have soft edges.
 """
 
 import math
@@ -16,38 +16,38 @@ from ovseg_core.rle import coco_segmentation, label_studio_brush
 from pipeline.importers.shared.tool_file import (
     ToolImage,
     ToolMask,
-    checked,
-    member,
+    check_name,
     parse_json,
     polygon_pixels,
-    text,
+    read_entry,
     tool_mask,
+    unpack,
 )
 
 Entry = dict[str, Any]
 _ORIGIN = re.compile(r"ovseg-(\d+)(-\d+)?")
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
-"""What Label Studio puts before the names of uploaded files."""
+"""Prefix that Label Studio adds to the names of uploaded files."""
 
 
 def read(data: bytes) -> Iterator[ToolImage]:
     """Yield the images of tasks with an annotation.
 
     Raises:
-        UserError: no export of Label Studio, or an entry that cannot be read.
+        UserError: not an export of Label Studio, or an entry that cannot be read.
     """
-    what = "Label Studio's JSON export, a list of tasks"
-    tasks = parse_json(member(data, ".json"), list, what)
+    expected = "Label Studio's JSON export, a list of tasks"
+    tasks = parse_json(unpack(data, ".json"), list, expected)
     for place, task in enumerate(tasks, start=1):
         name = task.get("id", place) if isinstance(task, dict) else place
-        image = checked(lambda task=task: _image(task), f"task {name}")
+        image = read_entry(lambda task=task: _image(task), f"task {name}")
         if image is not None:
             yield image
 
 
 def _image(task: Entry) -> ToolImage | None:
     if "annotations" not in task:
-        raise ValueError("it has no annotations; export the project as JSON, not as JSON-MIN")
+        raise ValueError("annotations are missing; export the project as JSON, not as JSON-MIN")
     annotations = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
     if not annotations:
         return None
@@ -72,14 +72,14 @@ _SIZE = ("original_height", "original_width")
 
 
 def _seconds(annotations: list[Entry]) -> float | None:
-    """Return the time of all of them; what is no time (a clock was set back) is not known."""
+    """Return the time of all annotations; None if no time is valid (a clock was set back)."""
     given = [entry.get("lead_time") for entry in annotations]
     times = [time for time in given if isinstance(time, int | float) and 0 < time < math.inf]
     return float(sum(times)) if times else None
 
 
 def _masks(entry: Entry) -> Iterator[ToolMask]:
-    """Yield a region's mask, once for each of its labels."""
+    """Yield a region's mask once for each of its labels."""
     if entry.get("image_rotation"):
         raise ValueError(
             f"region {entry.get('id')} is turned by {entry['image_rotation']} degrees: turn the "
@@ -88,7 +88,7 @@ def _masks(entry: Entry) -> Iterator[ToolMask]:
     size_hw = coco_segmentation.size_hw(*map(entry.get, _SIZE))
     labels = entry["value"][entry["type"]]
     if not isinstance(labels, list) or not labels:
-        raise ValueError(f"region {entry.get('id')} has no list of labels, but {labels!r}")
+        raise ValueError(f"region {entry.get('id')}: expected a list of labels, got {labels!r}")
     origin = _ORIGIN.fullmatch(str(entry.get("id", "")))
     pixels = _PIXELS[entry["type"]](entry["value"], size_hw)
     for label in labels:
@@ -108,10 +108,10 @@ _PIXELS = {"brushlabels": _brush, "polygonlabels": _polygon}
 
 
 def _names(data: Entry) -> Iterator[str]:
-    """Yield what an image may be called: our note, the path in its URL, plain and unquoted."""
+    """Yield possible names: `file_name` as our exporter wrote it, then the path in the URL."""
     if data.get("file_name"):
-        yield text(data["file_name"])
-    url = urlsplit(text(data.get("image") or ""))
+        yield check_name(data["file_name"])
+    url = urlsplit(check_name(data.get("image") or ""))
     for path in (*parse_qs(url.query).get("d", ()), unquote(url.path), url.path):
         yield path
         folder, _, name = path.rpartition("/")

@@ -99,7 +99,7 @@ def test_long_tables_name_the_number_of_hidden_labels(folder: Path) -> None:
     [
         (["import-review", "run", "--from", "labelstudio", "review.json"], "label_studio"),
         (["import-review", "run", "--from", "coco", "review.json"], "COCO"),
-        (["import-review", "run", "--from", "cvat", "review.json"], "no XML"),
+        (["import-review", "run", "--from", "cvat", "review.json"], "not XML"),
         (["import-review", "run", "--from", "coco", "nowhere.json"], "no such file"),
         (["import-review", "nowhere", "--from", "coco", "review.json"], "is not a run folder"),
         (["calibrate", "run"], "0 segments of 0 images are reviewed"),

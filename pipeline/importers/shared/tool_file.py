@@ -1,4 +1,7 @@
-"""What every tool's file comes down to: images that a person has gone through, and their masks."""
+"""A tool's file as the run understands it: reviewed images with their masks.
+
+Here is also what reading such files needs: ZIP archives, JSON, and errors that name the entry.
+"""
 
 import io
 import json
@@ -17,23 +20,23 @@ from schemas.errors import UserError
 
 Mask = NDArray[np.bool_]
 
-NOT_THE_FORMAT = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
-"""What reading raises where a file has a format's names but not its form."""
-_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What reading a ZIP raises: damaged, cut, packed in an unknown way, or with a password."""
-_BOMB_BYTES, _BOMB_TIMES = 1 << 30, 200
-"""Reviews pack to a fifth or a tenth; what grows more than this is none."""
+_STRUCTURE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""Errors from reading a file that has a format's names but not its structure."""
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""Errors from reading a ZIP that is damaged, truncated, encrypted or compressed in another way."""
+_MAX_UNPACKED_BYTES, _MAX_RATIO = 1 << 30, 200
+"""A member beyond both is refused as a ZIP bomb; reviews shrink to a fifth or a tenth."""
 
 
 @dataclass(frozen=True)
 class ToolMask:
-    """One mask.
+    """One mask of a tool's file.
 
     Attributes:
-        label: as the tool calls it.
-        size_hw: of the image, as the tool sees it.
-        rle_counts: COCO compressed run lengths: a file's masks together would not fit as pixels.
-        segment_index: the run's segment that it says it came from; None: it does not say.
+        label: its name in the tool.
+        size_hw: of the image, as the tool has it.
+        rle_counts: COCO's compressed RLE; the masks of a file would not fit in memory as pixels.
+        segment_index: of the run's segment that it comes from; None: the file does not say.
     """
 
     label: str
@@ -43,20 +46,20 @@ class ToolMask:
 
     @property
     def pixels(self) -> Mask:
-        """(H, W)."""
+        """The mask (H, W)."""
         return decode(self.rle_counts, self.size_hw).astype(bool)
 
 
 @dataclass(frozen=True)
 class ToolImage:
-    """One image that was gone through.
+    """One reviewed image of a tool's file.
 
     Attributes:
-        names: what the tool calls it, the most telling first.
-        size_hw: as the tool sees it; None: it does not tell.
-        masks: all that a person left.
-        seconds: time spent on it; None: the tool does not tell.
-        num_left_out: regions of kinds that are no masks (boxes, points, text).
+        names: its names in the tool, the most specific first.
+        size_hw: as the tool has it; None: the file does not say.
+        masks: all masks that the reviewer left.
+        seconds: time spent on it; None: the file does not say.
+        num_left_out: annotations that are not masks (boxes, points, text).
     """
 
     names: tuple[str, ...]
@@ -67,95 +70,101 @@ class ToolImage:
 
 
 def tool_mask(label: Any, pixels: Mask, segment_index: int | None) -> ToolMask:
-    """Pack a mask (H, W).
+    """Return a mask (H, W) as a `ToolMask`.
 
     Raises:
-        ValueError: the label is no text.
+        ValueError: the label is not a name.
     """
     height, width = pixels.shape
-    return ToolMask(text(label), (height, width), coco_segmentation.packed(pixels), segment_index)
+    counts = coco_segmentation.packed(pixels)
+    return ToolMask(check_name(label), (height, width), counts, segment_index)
 
 
-def text(value: Any) -> str:
-    """Return a name that can be written; a number is one too.
+def check_name(value: Any) -> str:
+    """Return a text or number as a name that can be written as UTF-8.
 
     Raises:
-        ValueError: something else.
+        ValueError: another type.
     """
     if isinstance(value, str | int):
         return str(value).encode(errors="replace").decode()  # JSON may hold half a character
     raise ValueError(f"expected a name, got {value!r}")
 
 
-def member(data: bytes, ending: str) -> bytes:
-    """Return a file itself, or the one of this ending in a ZIP archive.
+def unpack(data: bytes, suffix: str) -> bytes:
+    """Return a file itself, or if it is a ZIP archive its only member with this suffix.
 
     Raises:
-        UserError: a broken archive, or one without or with several such files.
+        UserError: a damaged archive, or one without or with several such members.
     """
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return archive.read(_only(archive, ending))
-    except _BAD_ARCHIVE as error:
+            return archive.read(_only_member(archive, suffix))
+    except _ARCHIVE_ERRORS as error:
         raise UserError(
-            f"the archive is damaged, or packed in a way that cannot be read: {error}; unpack it "
-            "and give the file"
+            f"the archive is damaged, or compressed in a way that cannot be read: {error}; unpack "
+            "it and give the file"
         ) from error
 
 
-def _only(archive: zipfile.ZipFile, ending: str) -> zipfile.ZipInfo:
-    entries = [
-        entry
-        for entry in archive.infolist()
-        # macOS puts a second file beside every one.
-        if entry.filename.lower().endswith(ending) and not entry.filename.startswith("__MACOSX/")
+def _only_member(archive: zipfile.ZipFile, suffix: str) -> zipfile.ZipInfo:
+    members = [
+        member
+        for member in archive.infolist()
+        # macOS adds a second file for every one.
+        if member.filename.lower().endswith(suffix) and not member.filename.startswith("__MACOSX/")
     ]
-    if len(entries) != 1:
+    if len(members) != 1:
         raise UserError(
-            f"expected one {ending} file in the archive, got "
-            f"{', '.join(entry.filename for entry in entries[:5]) or 'none'}: unpack it and give "
-            "the file"
+            f"expected one {suffix} file in the archive, got "
+            f"{', '.join(member.filename for member in members[:5]) or 'none'}: unpack it and "
+            "give the file"
         )
-    size, packed = entries[0].file_size, entries[0].compress_size
-    if size > max(_BOMB_BYTES, _BOMB_TIMES * packed):
+    size, packed = members[0].file_size, members[0].compress_size
+    if size > max(_MAX_UNPACKED_BYTES, _MAX_RATIO * packed):
         raise UserError(
-            f"{entries[0].filename} in the archive would grow from {packed} to {size} bytes, which "
-            "no review does: unpack it and give the file"
+            f"{members[0].filename} in the archive would grow from {packed} to {size} bytes, more "
+            "than a review does: unpack it and give the file"
         )
-    return entries[0]
+    return members[0]
 
 
-def parse_json(data: bytes, kind: type, what: str) -> Any:
-    """Return a JSON file's list or object.
+def parse_json(data: bytes, kind: type, expected: str) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        data: the file.
+        kind: `list` or `dict`.
+        expected: the format, for messages.
 
     Raises:
-        UserError: no JSON, or something else in it.
+        UserError: not JSON, or of another kind.
     """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"expected {what}, got no JSON: {error}") from error
+        raise UserError(f"expected {expected}, but the file is not JSON: {error}") from error
     if not isinstance(value, kind):
-        raise UserError(f"expected {what}, got a JSON {type(value).__name__}")
+        raise UserError(f"expected {expected}, got a JSON {type(value).__name__}")
     return value
 
 
-def checked(read: Callable[[], Any], what: str) -> Any:
-    """Return what is read.
+def read_entry(read: Callable[[], Any], entry: str) -> Any:
+    """Return what a function reads from an entry of the file.
 
     Raises:
-        UserError: names the entry that does not have the format's form.
+        UserError: the entry, which the message names, does not have the format's structure.
     """
     try:
         return read()
     except KeyError as error:
-        raise UserError(f"{what} cannot be read: there is no {error}") from error
+        raise UserError(f"{entry} cannot be read: {error} is missing") from error
     except ValueError as error:
-        raise UserError(f"{what} cannot be read: {error}") from error
-    except NOT_THE_FORMAT as error:
-        raise UserError(f"{what} cannot be read: it has another form ({error})") from error
+        raise UserError(f"{entry} cannot be read: {error}") from error
+    except _STRUCTURE_ERRORS as error:
+        raise UserError(f"{entry} cannot be read: unexpected structure ({error})") from error
 
 
 def polygon_pixels(corners: NDArray[np.float64], size_hw: tuple[int, int]) -> Mask:
