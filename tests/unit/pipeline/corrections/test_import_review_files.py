@@ -12,8 +12,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.exporters import coco, cvat, label_studio
 from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
-from schemas.errors import UserError
-from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run
 
 PATHS = ("a.png", "b/c.png", "d.png", "e.png")
 
