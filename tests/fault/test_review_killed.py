@@ -1,4 +1,4 @@
-"""The review server as a process: killed while it writes, ended by Ctrl-C, kept from its port."""
+"""The review server as a process: killed while it writes, ended by Ctrl-C, port in use."""
 
 import signal
 import socket
@@ -40,7 +40,7 @@ def started(run: RunFolder) -> Iterator[tuple[subprocess.Popen[str], Client]]:
             process.kill()
 
 
-def test_a_killed_server_loses_nothing_that_it_had_answered(run):
+def test_killed_server_keeps_every_answered_decision(run):
     answered: list[str] = []
 
     def decide(client: Client, mine: range) -> None:
@@ -72,7 +72,7 @@ def test_a_killed_server_loses_nothing_that_it_had_answered(run):
         assert set(answered) <= stored
 
 
-def test_ctrl_c_ends_it_clean(run):
+def test_ctrl_c_ends_the_server_without_an_error(run):
     with started(run) as (process, client):
         assert client.get("/api/run").status == 200
         process.send_signal(signal.SIGINT)
@@ -82,8 +82,8 @@ def test_ctrl_c_ends_it_clean(run):
     assert err == ""
 
 
-def test_reviewing_loads_no_networks(run):
-    """They take seconds and a gigabyte; only the try page needs them."""
+def test_review_page_does_not_load_torch(run):
+    """Torch takes seconds and a gigabyte; only the try page needs it."""
     with started(run) as (process, client):
         for path in ("/", "/static/review.js", "/api/run", "/photo?id=id-00.png"):
             assert client.request("GET", path).status == 200
@@ -93,7 +93,7 @@ def test_reviewing_loads_no_networks(run):
     assert "torch" not in loaded
 
 
-def test_a_busy_port_and_no_run_give_one_line(run, tmp_path):
+def test_busy_port_and_missing_run_are_one_line_errors(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         busy = review(run.folder.uri, "--port", str(port))

@@ -1,6 +1,7 @@
-"""A review server on the loopback, in a thread of the test, and plain HTTP to talk to it."""
+"""A review server on the loopback in a thread of the test, and a plain HTTP client."""
 
 import http.client
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
+
+import numpy as np
+from PIL import Image
 
 from pipeline.review.server import Address, listen
 from pipeline.run.folder import RunFolder
@@ -28,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """Requests to one server; `url` is what the server told to open."""
+    """Requests to one server; `url` is the one that the server printed."""
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
@@ -44,7 +48,7 @@ class Client:
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        """Send a path as it is: nothing is made safe on the way."""
+        """Send a path as it is, without escaping."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, {**self.headers, **(headers or {})})
@@ -75,6 +79,12 @@ class Client:
 
     def decide(self, **decision: Any) -> Answer:
         return self.post("/api/decisions", {"decisions": [decision]})
+
+
+def read_picture(data: bytes) -> np.ndarray:
+    """Return the pixels of a JPEG or PNG file."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image)
 
 
 @contextmanager

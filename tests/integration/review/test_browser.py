@@ -1,4 +1,4 @@
-"""Both pages in a real Chromium, driven by the keys and clicks of a person."""
+"""Both pages in Chromium, driven by keys and clicks."""
 
 import io
 import time
@@ -37,14 +37,14 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """A page of its own; nothing may go wrong on it unseen."""
+    """A new page; an error on its console fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(60_000)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    refusal = "Failed to load resource"  # tests that provoke one look at what the page says
+    refusal = "Failed to load resource"  # tests that cause one check the text of the page
     yield page
     context.close()
     assert [text for text in wrong if not text.startswith(refusal)] == []
@@ -132,7 +132,7 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     assert paths(page) == ["1.png"]
 
 
-def test_two_reviewers_take_back_their_own_decisions_only(page, browser, client: Client):
+def test_two_reviewers_undo_only_their_own_decisions(page, browser, client: Client):
     def badge(of, path: str, word: str) -> None:
         of.locator("article", has_text=path).locator(".badge", has_text=word).wait_for()
 
@@ -176,7 +176,7 @@ def test_two_reviewers_take_back_their_own_decisions_only(page, browser, client:
     assert client.shown(state="done") == []
 
 
-def test_without_storage_a_reviewer_lasts_as_long_as_the_page(page, client: Client):
+def test_undo_works_without_local_storage(page, client: Client):
     page.add_init_script(
         "Object.defineProperty(window, 'localStorage', "
         "{ get() { throw new DOMException('denied', 'SecurityError'); } })"
@@ -211,7 +211,7 @@ def test_ten_masks_are_accepted_by_keyboard_within_a_minute(page, client: Client
     assert [item["path"] for item in done] == ["0.png", "1.png", "2.png", "3.png"]
 
 
-def test_the_whole_image_is_accepted_and_taken_back_as_one(page, client: Client):
+def test_whole_image_is_accepted_and_undone_at_once(page, client: Client):
     page.goto(client.url)
     page.locator("article").first.click()
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
@@ -243,7 +243,7 @@ def test_the_whole_image_is_accepted_and_taken_back_as_one(page, client: Client)
     assert page.locator("#masks .said").all_inner_texts() == ["rejected"] * 3
 
 
-def test_a_phone_shows_the_image_above_its_masks(page, client: Client):
+def test_narrow_screen_shows_the_image_above_its_masks(page, client: Client):
     page.set_viewport_size({"width": 380, "height": 740})
     page.goto(client.url)
     page.locator("article").first.click()
@@ -257,7 +257,7 @@ def test_a_phone_shows_the_image_above_its_masks(page, client: Client):
     page.locator("#saved", has_text="all saved").wait_for(state="attached")
 
 
-def test_a_failed_image_says_that_there_is_nothing_to_decide(page, client: Client):
+def test_failed_image_cannot_be_decided(page, client: Client):
     page.goto(f"{client.url}#failed=any")
     page.locator("article").first.click()
     page.locator("#viewer[data-ready]").wait_for()
@@ -269,7 +269,7 @@ def test_a_failed_image_says_that_there_is_nothing_to_decide(page, client: Clien
     assert client.get("/api/run").json["progress"]["done"] == 0
 
 
-def test_nothing_is_decided_of_an_image_that_is_not_seen_yet(page, client: Client, tmp_path: Path):
+def test_keys_do_nothing_while_an_image_loads(page, client: Client, tmp_path: Path):
     page.goto(client.url)
     paths(page)
 
@@ -296,7 +296,7 @@ def test_nothing_is_decided_of_an_image_that_is_not_seen_yet(page, client: Clien
     ]
 
 
-def test_a_reload_far_down_the_list_stays_there(page, tmp_path: Path):
+def test_reload_keeps_the_place_in_a_long_list(page, tmp_path: Path):
     scenes = [Scene(f"{n:03d}.png", label_map(n, 8, 12), 0.2 + n / 200) for n in range(90)]
     with serving(make_run(tmp_path, scenes, RunSpec(shard_size=50))) as client:
         page.goto(f"{client.url}#order=path&image=id-070.png")
@@ -312,7 +312,7 @@ def test_a_reload_far_down_the_list_stays_there(page, tmp_path: Path):
         page.locator('#viewer[data-ready="id-001.png"]').wait_for()
 
 
-def test_what_was_decided_waits_while_another_run_is_at_the_address(page, tmp_path: Path):
+def test_decisions_wait_while_another_run_is_served(page, tmp_path: Path):
     scenes = [Scene(f"{n}.png", label_map(n)) for n in range(3)]
     run, other = (make_run(tmp_path / name, scenes) for name in ("run", "other"))
     with serving(run) as client:
@@ -331,7 +331,7 @@ def test_what_was_decided_waits_while_another_run_is_at_the_address(page, tmp_pa
     assert ReviewLog(other).decisions() == []
 
 
-def test_what_is_decided_while_the_server_is_away_is_sent_when_it_is_back(page, tmp_path: Path):
+def test_decisions_are_sent_when_the_server_is_back(page, tmp_path: Path):
     run = make_run(tmp_path, odd_scenes())
     with serving(run) as client:
         page.goto(client.url)
@@ -353,7 +353,7 @@ def test_what_is_decided_while_the_server_is_away_is_sent_when_it_is_back(page, 
     assert actions == ["accept", "reject", "accept"]
 
 
-def test_the_order_is_chosen_and_kept_in_the_address(page, tmp_path: Path):
+def test_order_is_kept_in_the_address(page, tmp_path: Path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(4)])
     other = [Scene(f"{n}.png", label_map(n + 9 if n == 3 else n)) for n in range(4)]
     report = compare(run, make_run(tmp_path / "other", other, RunSpec(shard_size=1)))
@@ -389,7 +389,7 @@ def test_the_order_is_chosen_and_kept_in_the_address(page, tmp_path: Path):
         assert order.input_value() == "doubt"
 
 
-def test_by_keyboard_alone_with_what_a_screen_reader_is_told(page, client: Client):
+def test_keyboard_focus_and_screen_reader_texts(page, client: Client):
     def focused(what: str) -> None:
         page.locator(f"{what}:focus").wait_for()
 
@@ -454,7 +454,7 @@ def test_masks_are_shown_hidden_and_faded(page, client: Client):
     assert differing(shown, canvas(page)) > 0.1
 
 
-def test_only_what_is_seen_is_fetched(page, tmp_path: Path):
+def test_only_visible_cards_are_fetched(page, tmp_path: Path):
     scenes = [Scene(f"{n:04d}.png", label_map(n, 8, 12)) for n in range(40)]
     many = [Scene(f"{n:04d}.png", None) for n in range(40, NUM_MANY)]
     run = make_run(tmp_path, scenes + many, RunSpec(shard_size=500))
@@ -479,7 +479,7 @@ def test_only_what_is_seen_is_fetched(page, tmp_path: Path):
         assert 0 < len(photos) <= page.locator("article").count() < 40
 
 
-def test_the_networks_are_loaded_when_somebody_turns_to_the_try_page(page, scenes_run):
+def test_networks_load_when_the_try_link_is_hovered(page, scenes_run):
     with serving(scenes_run) as client:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -494,7 +494,7 @@ def test_the_networks_are_loaded_when_somebody_turns_to_the_try_page(page, scene
         assert sum(url.endswith("/api/try") for url in asked) == 2, "once on each page"
 
 
-def test_words_change_the_masks_without_the_image_tower(page, scenes_run, tmp_path: Path):
+def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path: Path):
     with serving(scenes_run) as client:
         said: list[dict] = []
 
@@ -548,12 +548,12 @@ def test_words_change_the_masks_without_the_image_tower(page, scenes_run, tmp_pa
 
 
 def canvas(page) -> np.ndarray:
-    """Return what the stage shows, without what lies over it."""
+    """Return the pixels of the stage, when no message lies over it."""
     page.locator("#flash").wait_for(state="hidden")
     with Image.open(io.BytesIO(page.locator("#canvas").screenshot())) as picture:
         return np.array(picture.convert("RGB")).astype(int)
 
 
 def differing(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the share of pixels that are clearly not the same."""
+    """Return the share of pixels that clearly differ."""
     return float((np.abs(one - other).max(axis=-1) > 12).mean())

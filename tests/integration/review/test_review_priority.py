@@ -1,4 +1,4 @@
-"""Reviewing by `review_priority` finds bad masks soon: on drawn scenes, whose truth is known.
+"""Bad masks come first in the order of `review_priority`, on drawn scenes with a known truth.
 
 `python -m benchmarks.review_order` does the same on 500 scenes.
 """
@@ -12,7 +12,7 @@ SCENES = 60
 
 
 @pytest.mark.parametrize("method", ["clip_diy"])
-def test_the_first_fifth_holds_most_bad_masks(method):
+def test_first_fifth_holds_most_bad_masks(method):
     found = found_first(list(judge(method, SCENES)))
     assert found["num_masks"] > 3 * SCENES / 2
     assert found["masks_by_priority"] >= 0.6, "chance is 0.2"
@@ -24,7 +24,7 @@ def test_the_first_fifth_holds_most_bad_masks(method):
 SURE = {"mean_prob": 1.0, "margin_mean": 1.0, "entropy_mean": 0.0, "area_frac": 1.0}
 
 
-def test_every_reason_for_doubt_counts_and_the_scale_holds():
+def test_every_score_raises_the_priority():
     assert 0 <= mask_priority(SURE) < 0.01
     for name, worse in (
         ("mean_prob", 0.5), ("margin_mean", 0.5), ("entropy_mean", 0.5), ("area_frac", 0.005),
@@ -36,7 +36,7 @@ def test_every_reason_for_doubt_counts_and_the_scale_holds():
     assert image_priority([nothing]) < image_priority([nothing] * 400) < 1
 
 
-def test_an_image_without_masks_counts_by_what_was_nearly_found():
+def test_image_without_masks_is_ranked_by_its_highest_score():
     assert image_priority([], 0.0) == 0.0
     assert image_priority([], 0.3) < image_priority([], 0.9) < 1
     assert image_priority([SURE], 0.9) == image_priority([SURE])
