@@ -1,7 +1,7 @@
-"""One shard, from image URIs to rows: the whole job without Ray.
+"""One shard, from image references to rows: the whole job without Ray and without a run folder.
 
-Threads fetch and decode the images to come, the caller's thread computes a batch, and further
-threads turn the batch before it into masks. At most three batches of images are in memory.
+Threads read and decode the next images, the caller's thread scores a batch, and further threads
+turn the batch before it into masks. At most three batches of images are in memory.
 """
 
 import logging
@@ -16,24 +16,25 @@ from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix
-from pipeline.annotate.image_errors import stopwatch, value_or_error
-from pipeline.annotate.prefetch import LoadedImage, ahead, load, to_tensor
+from pipeline.annotate.image_errors import value_or_error
+from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead, to_tensor
 from pipeline.annotate.rows import (
-    Failed,
+    FailedImage,
     StageSeconds,
+    annotated_rows,
     failed_rows,
-    found_rows,
     join_rows,
     tally_of,
 )
+from pipeline.annotate.stopwatch import stopwatch
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2
-"""Batches read and decoded while one is computed: three in memory at most."""
+"""Batches read and decoded while one is scored: three in memory at most."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ScoredImage:
     """Score maps of one image (`index` of its batch); its pixels are no longer needed."""
 
     ref: ImageRef
-    cost: StageSeconds
+    seconds: StageSeconds
     size_hw: tuple[int, int]
     exif_orientation: int
     maps: ScoreMaps
@@ -49,7 +50,7 @@ class ScoredImage:
 
 
 class Annotator:
-    """A segmenter with its text matrix, for any number of shards.
+    """Annotates shards with one segmenter and one vocabulary.
 
     Args:
         segmenter: the method, built.
@@ -64,99 +65,114 @@ class Annotator:
         self._device_batch = config.run.batch_size
         device = text.rows_QD.device
         on_gpu = device.type == "cuda"
-        self._encode_stream = torch.cuda.Stream(device) if on_gpu else None
-        self._encode_threads = config.run.threads_per_worker if on_gpu else 1  # the CPU is at work
+        self._rle_stream = torch.cuda.Stream(device) if on_gpu else None
+        # Without a GPU the cores are busy with the next batch.
+        self._rle_threads = config.run.threads_per_worker if on_gpu else 1
 
     def annotate(self, shard: Shard) -> tuple[ShardRows, ShardTally]:
-        """Return rows in manifest order and their tally; a failed image has a row too."""
+        """Return the rows of a shard and their tally.
+
+        Rows are in manifest order; an image that failed has a row with its error code.
+        """
         run = self._config.run
-        work = partial(load, config=self._config.image, side_px=self._segmenter.decode_side_px)
+        load = partial(
+            load_image, config=self._config.image, side_px=self._segmenter.decode_side_px
+        )
         with stopwatch() as watch:
-            images = ahead(work, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size)
-            found = self._segment_all(images)
-            rows = join_rows(ahead(self._encode, found, self._encode_threads, depth=run.batch_size))
+            loaded = map_ahead(
+                load, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size
+            )
+            scored = self._score_batches(loaded)
+            rows = join_rows(map_ahead(self._rows, scored, self._rle_threads, run.batch_size))
         return rows, tally_of(rows, watch.seconds)
 
-    def _segment_all(
-        self, images: Iterator[LoadedImage | Failed]
-    ) -> Iterator[ScoredImage | Failed]:
+    def _score_batches(
+        self, images: Iterator[LoadedImage | FailedImage]
+    ) -> Iterator[ScoredImage | FailedImage]:
+        """Yield images with their scores, in order; those that failed to load pass through."""
         while batch := list(islice(images, self._config.run.batch_size)):
-            with torch.inference_mode():
-                segmented = self._segment(batch)
+            scored = iter(self._score([it for it in batch if isinstance(it, LoadedImage)]))
+            results = [it if isinstance(it, FailedImage) else next(scored) for it in batch]
             del batch  # frees its pixels before the next batch is collected
-            yield from segmented
+            yield from results
 
-    def _segment(self, batch: Sequence[LoadedImage | Failed]) -> list[ScoredImage | Failed]:
-        """Compute a batch; images that were not read or decoded pass through in their places."""
-        computed = iter(
-            self._in_parts([image for image in batch if isinstance(image, LoadedImage)])
-        )
-        return [image if isinstance(image, Failed) else next(computed) for image in batch]
+    @torch.inference_mode()
+    def _score(self, images: Sequence[LoadedImage]) -> list[ScoredImage | FailedImage]:
+        """Score images, as many at once as the device can hold.
 
-    def _in_parts(self, images: Sequence[LoadedImage]) -> list[ScoredImage | Failed]:
-        """Compute images in parts of the size that fits the device, which may shrink on the way."""
-        found: list[ScoredImage | Failed] = []
-        while len(found) < len(images):
-            found += self._compute(images[len(found) : len(found) + self._device_batch])
-        return found
-
-    def _compute(self, images: Sequence[LoadedImage]) -> list[ScoredImage | Failed]:
-        """Compute images at once; if that fails, in smaller parts, to learn which is to blame."""
-        with stopwatch() as watch:
-            maps = value_or_error(lambda: self._forward(images))
-        share_s = watch.seconds / len(images)
-        if not isinstance(maps, ImageError):
-            return [
-                ScoredImage(
-                    one.ref,
-                    replace(one.cost, segment_s=share_s),
-                    (one.image.height, one.image.width),
-                    one.image.exif_orientation,
-                    maps,
-                    index,
+        A batch that runs out of memory is halved, for the rest of this worker's life. The images
+        of a batch that fails otherwise are tried one by one, to find the one that is the cause.
+        """
+        results: list[ScoredImage | FailedImage] = []
+        parts = [images] if images else []  # the next one is the last
+        while parts:
+            part = parts.pop()
+            if len(part) > self._device_batch:
+                parts += [part[self._device_batch :], part[: self._device_batch]]
+                continue
+            with stopwatch() as watch:
+                maps = value_or_error(self._score_maps, part)
+            share_s = watch.seconds / len(part)
+            if not isinstance(maps, ImageError):
+                results += [
+                    ScoredImage(
+                        ref=one.ref,
+                        seconds=replace(one.seconds, segment_s=share_s),
+                        size_hw=(one.image.height, one.image.width),
+                        exif_orientation=one.image.exif_orientation,
+                        maps=maps,
+                        index=index,
+                    )
+                    for index, one in enumerate(part)
+                ]
+            elif len(part) == 1:
+                seconds = replace(part[0].seconds, segment_s=share_s)
+                results.append(FailedImage(part[0].ref, seconds, maps))
+            elif maps.code is ErrorCode.OUT_OF_MEMORY:
+                self._device_batch = max(1, len(part) // 2)
+                logger.warning(
+                    "out of memory with a batch of %d images; from now on %d",
+                    len(part),
+                    self._device_batch,
                 )
-                for index, one in enumerate(images)
-            ]
-        if len(images) == 1:
-            return [Failed(images[0].ref, replace(images[0].cost, segment_s=share_s), maps)]
-        if maps.code is ErrorCode.OUT_OF_MEMORY:
-            self._halve_batch(len(images))
-            return self._in_parts(images)
-        log.warning("a batch of %d failed, now one by one: %s", len(images), maps.message)
-        return [found for image in images for found in self._compute([image])]
+                if self._rle_stream is not None:
+                    torch.cuda.empty_cache()
+                parts.append(part)
+            else:
+                logger.warning(
+                    "a batch of %d images failed, trying them one by one: %s",
+                    len(part),
+                    maps.message,
+                )
+                parts += [[image] for image in reversed(part)]
+        return results
 
-    def _forward(self, images: Sequence[LoadedImage]) -> ScoreMaps:
-        pixels, paths = zip(*((to_tensor(one.image), one.ref.path) for one in images), strict=True)
-        maps = self._segmenter.score(self._segmenter.encode(ImageBatch(pixels, paths)), self._text)
-        if self._encode_stream is not None:
+    def _score_maps(self, images: Sequence[LoadedImage]) -> ScoreMaps:
+        pixels = tuple(to_tensor(image.image) for image in images)
+        batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
+        maps = self._segmenter.score(self._segmenter.encode(batch), self._text)
+        if self._rle_stream is not None:
             torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
         return maps
 
-    def _halve_batch(self, failed: int) -> None:
-        """Use smaller batches for the rest of this worker's life."""
-        self._device_batch = max(1, failed // 2)
-        log.warning("out of memory with a batch of %d; now %d", failed, self._device_batch)
-        if self._encode_stream is not None:
-            torch.cuda.empty_cache()
-
-    def _encode(self, found: ScoredImage | Failed) -> ShardRows:
-        if isinstance(found, Failed):
-            return failed_rows(found)
-        with stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._encode_stream):
-            masks = value_or_error(lambda: self._masks(found))
-        cost = replace(found.cost, rle_s=watch.seconds)
+    def _rows(self, image: ScoredImage | FailedImage) -> ShardRows:
+        """Return the rows of one image, its masks as RLE."""
+        if isinstance(image, FailedImage):
+            return failed_rows(image)
+        with stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._rle_stream):
+            masks = value_or_error(self._masks, image)
+        seconds = replace(image.seconds, rle_s=watch.seconds)
         if isinstance(masks, ImageError):
-            return failed_rows(Failed(found.ref, cost, masks))
-        return found_rows(found.ref, found.size_hw, found.exif_orientation, masks, cost)
+            return failed_rows(FailedImage(image.ref, seconds, masks))
+        return annotated_rows(image.ref, image.size_hw, image.exif_orientation, masks, seconds)
 
-    def _masks(self, found: ScoredImage) -> ImageMasks:
-        decision = decide_one(found.maps, found.index, found.size_hw)
+    def _masks(self, image: ScoredImage) -> ImageMasks:
         config = self._config
         return image_rows(
-            decision,
-            found.size_hw,
+            decide_one(image.maps, image.index, image.size_hw),
+            image.size_hw,
             config.vocabulary.names,
             config.masks,
             config.calibration,
-            image_id=found.ref.image_id,
+            image_id=image.ref.image_id,
         )

@@ -1,9 +1,7 @@
-"""From an exception to the error code of an image, and a stopwatch that also times failures."""
+"""The one place where an exception becomes the error code of an image."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -48,19 +46,3 @@ def error_summary(error: BaseException) -> str:
     """Return an exception's class and first line, short enough for a table's cell."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:500]
-
-
-class Stopwatch:
-    """The seconds of a block, once it has ended."""
-
-    seconds: float = 0.0
-
-
-@contextmanager
-def stopwatch() -> Iterator[Stopwatch]:
-    """Measure the wall time of a block, also when it fails."""
-    watch, start = Stopwatch(), time.perf_counter()
-    try:
-        yield watch
-    finally:
-        watch.seconds = time.perf_counter() - start

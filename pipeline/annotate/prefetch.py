@@ -12,8 +12,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pipeline.annotate.image_errors import stopwatch, value_or_error
-from pipeline.annotate.rows import Failed, StageSeconds
+from pipeline.annotate.image_errors import value_or_error
+from pipeline.annotate.rows import FailedImage, StageSeconds
+from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_bytes
 from schemas.config import ImageConfig
@@ -26,28 +27,28 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One image in memory, perhaps reduced by the decoder, and what it cost so far."""
+    """One image in memory, perhaps reduced by the decoder, and the seconds that it took so far."""
 
     ref: ImageRef
-    cost: StageSeconds
+    seconds: StageSeconds
     image: DecodedImage
 
 
-def load(ref: ImageRef, config: ImageConfig, side_px: int) -> LoadedImage | Failed:
+def load_image(ref: ImageRef, config: ImageConfig, side_px: int) -> LoadedImage | FailedImage:
     """Read and decode one image; its failures are returned, not raised.
 
     The same as `image_source.read_image`, with the seconds of each stage.
     """
     with stopwatch() as read:
-        data = value_or_error(lambda: read_bytes(ref, config.max_bytes))
+        data = value_or_error(read_bytes, ref, config.max_bytes)
     if isinstance(data, ImageError):
-        return Failed(ref, StageSeconds(read.seconds), data)
+        return FailedImage(ref, StageSeconds(read.seconds), data)
     with stopwatch() as decoding:
-        image = value_or_error(lambda: _in_planes(decode(data, config, side_px)))
-    cost = StageSeconds(read.seconds, decoding.seconds)
+        image = value_or_error(_decode_planes, data, config, side_px)
+    seconds = StageSeconds(read.seconds, decoding.seconds)
     if isinstance(image, ImageError):
-        return Failed(ref, cost, image)
-    return LoadedImage(ref, cost, image)
+        return FailedImage(ref, seconds, image)
+    return LoadedImage(ref, seconds, image)
 
 
 def to_tensor(image: DecodedImage) -> torch.Tensor:
@@ -55,7 +56,7 @@ def to_tensor(image: DecodedImage) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.rgb.transpose(2, 0, 1)))
 
 
-def ahead(
+def map_ahead(
     work: Callable[[In], Out], items: Iterable[In], threads: int, depth: int
 ) -> Iterator[Out]:
     """Yield `work(item)` in the items' order, computed by threads, at most `depth` items ahead."""
@@ -73,6 +74,7 @@ def ahead(
                 future.cancel()
 
 
-def _in_planes(image: DecodedImage) -> DecodedImage:
-    """Lay an image out plane by plane in memory, so that `to_tensor` need not copy it later."""
+def _decode_planes(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
+    """Decode an image and lay it out plane by plane, so that `to_tensor` need not copy it later."""
+    image = decode(data, config, side_px)
     return replace(image, rgb=to_tensor(image).numpy().transpose(1, 2, 0))

@@ -20,20 +20,20 @@ class StageSeconds:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """An image without masks, and why."""
+class FailedImage:
+    """An image that could not be annotated, and why."""
 
     ref: ImageRef
-    cost: StageSeconds
+    seconds: StageSeconds
     error: ImageError
 
 
-def found_rows(
+def annotated_rows(
     ref: ImageRef,
     size_hw: tuple[int, int],
     exif_orientation: int,
     masks: ImageMasks,
-    cost: StageSeconds,
+    seconds: StageSeconds,
 ) -> ShardRows:
     """Return the rows of one annotated image.
 
@@ -42,7 +42,7 @@ def found_rows(
         size_hw: full size in pixels, in the frame that a person sees.
         exif_orientation: 1 to 8, the turn that was applied.
         masks: segments and scores.
-        cost: seconds by stage.
+        seconds: by stage.
     """
     height, width = size_hw
     image = ImageResult(
@@ -54,12 +54,12 @@ def found_rows(
         exif_orientation=exif_orientation,
         num_segments=len(masks.segments),
         review_priority=masks.review_priority,
-        **asdict(cost),
+        **asdict(seconds),
     )
     return ShardRows(images=(image,), scores=masks.label_scores, annotations=masks.segments)
 
 
-def failed_rows(failed: Failed) -> ShardRows:
+def failed_rows(failed: FailedImage) -> ShardRows:
     """Return the row of an image that could not be annotated."""
     image = ImageResult(
         image_id=failed.ref.image_id,
@@ -68,7 +68,7 @@ def failed_rows(failed: Failed) -> ShardRows:
         status="error",
         error_code=failed.error.code,
         error_message=failed.error.message,
-        **asdict(failed.cost),
+        **asdict(failed.seconds),
     )
     return ShardRows(images=(image,), scores=(), annotations=())
 

@@ -22,7 +22,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.heads import HeadTask, build_head, check_head
 from ovseg_core.heads.shared.trainer import HeadTrainer, ImageSampler
 from pipeline.annotate.image_errors import value_or_error
-from pipeline.annotate.prefetch import ahead, to_tensor
+from pipeline.annotate.prefetch import map_ahead, to_tensor
 from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.job.worker_process import enter_worker_process
@@ -176,7 +176,7 @@ class HeadWorker:
         """The images of all steps from the trainer's step on, in the order of the steps."""
         batch, steps = self._options.batch, self._options.steps
         places = range(self._trainer.step * batch, steps * batch)
-        return ahead(self._view, places, self._setup.config.run.prefetch_threads, 2 * batch)
+        return map_ahead(self._view, places, self._setup.config.run.prefetch_threads, 2 * batch)
 
     def _view(self, place: int) -> _View:
         """Return the image of one draw, or another one if it cannot be read."""

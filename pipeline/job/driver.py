@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
-from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, join_rows, tally_of
+from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.worker import commit
 from pipeline.job.worker_pool import Actor, WorkerPool
@@ -188,7 +188,7 @@ class Driver:
             return
         logger.error("%s kills its workers and gets no masks", ref.path)
         message = f"workers die on this image, also when it is alone ({error_summary(error)})"
-        lost = Failed(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))
+        lost = FailedImage(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))
         self._add_image(shard, item.position, failed_rows(lost))
 
     def _add_image(self, shard: Shard, position: int, rows: ShardRows) -> None:

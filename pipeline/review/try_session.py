@@ -20,7 +20,7 @@ from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import Features, Segmenter
-from pipeline.annotate.image_errors import stopwatch
+from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decode import DecodedImage
 from pipeline.storage import weights
 from schemas import plugins

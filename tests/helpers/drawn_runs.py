@@ -9,10 +9,10 @@ from PIL import Image
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.image_rows import image_rows
 from pipeline.annotate.rows import (
-    Failed,
+    FailedImage,
     StageSeconds,
+    annotated_rows,
     failed_rows,
-    found_rows,
     join_rows,
     tally_of,
 )
@@ -121,15 +121,15 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
 
 
 def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
-    cost = StageSeconds()
+    seconds = StageSeconds()
     if scene.label_map is None:
         error = ImageError(ErrorCode.TRUNCATED, "ran out of bytes")
-        return failed_rows(Failed(ref, cost, error))
+        return failed_rows(FailedImage(ref, seconds, error))
     _photograph(scene, Path(ref.uri))
     names = config.vocabulary.names
     decision, size_hw = _decision(scene, len(names)), scene.label_map.shape
     masks = image_rows(decision, size_hw, names, config.masks, image_id=ref.image_id)
-    return found_rows(ref, size_hw, scene.orientation, masks, cost)
+    return annotated_rows(ref, size_hw, scene.orientation, masks, seconds)
 
 
 def _photograph(scene: Scene, file: Path) -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.annotate.annotator import Annotator
-from pipeline.annotate.prefetch import LoadedImage, ahead
+from pipeline.annotate.prefetch import LoadedImage
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef, Shard
 from tests.helpers.colour_segmenter import (
@@ -90,14 +89,14 @@ def test_a_broken_file_is_a_row_in_its_place(config, tmp_path):
     assert all(row.error_message for row in rows.images if row.status == "error")
 
 
-def test_the_culprit_of_a_failed_batch_is_named_and_the_others_keep_their_masks(config):
+def test_image_that_fails_its_batch_gets_an_error_and_the_others_keep_their_masks(config):
     plain, _ = annotate(config)
     rows, tally = annotate(config, Mischief(fail_on="odd"))
     assert statuses(rows) == {"003-odd.png": ErrorCode.INTERNAL}
     [row] = [row for row in rows.images if row.status == "error"]
     assert row.error_message == "RuntimeError: the colours ran"
-    culprit = row.image_id
-    assert rows.annotations == tuple(r for r in plain.annotations if r.image_id != culprit)
+    failed_id = row.image_id
+    assert rows.annotations == tuple(r for r in plain.annotations if r.image_id != failed_id)
     assert tally.errors == {"internal": 1}
 
 
@@ -109,8 +108,8 @@ def test_out_of_memory_halves_the_batch_once_and_goes_on(config, caplog):
         second, _ = annotator.annotate(only_shard(config))
     assert not tally.errors
     assert first.annotations == second.annotations
-    said = [record for record in caplog.records if "out of memory" in record.message]
-    assert len(said) == 1  # 4 -> 2, remembered by the second shard
+    warnings = [record for record in caplog.records if "out of memory" in record.message]
+    assert len(warnings) == 1  # 4 -> 2, remembered by the second shard
 
 
 def test_an_image_too_large_for_the_device_alone_gets_a_row(config):
@@ -137,42 +136,3 @@ def test_at_most_three_batches_of_images_are_in_memory(tmp_path):
     Annotator(segmenter, text, config).annotate(only_shard(config))
     assert len(segmenter.counts) == 20
     assert max(segmenter.counts) <= 3 * config.run.batch_size
-
-
-def test_ahead_keeps_the_order_and_the_bound():
-    lock, started, taken, most = threading.Lock(), 0, 0, 0
-
-    def work(item):
-        nonlocal started, most
-        with lock:
-            started += 1
-            most = max(most, started - taken)
-        time.sleep(0.001 * (item % 3))
-        return item * item
-
-    results = []
-    for value in ahead(work, range(50), threads=8, depth=5):
-        with lock:
-            taken += 1
-        results.append(value)
-    assert results == [item * item for item in range(50)]
-    assert most <= 5 + 1  # the one that is being handed over counts too
-
-
-def test_ahead_stops_when_its_reader_does():
-    started = []
-    stream = ahead(lambda item: started.append(item), range(1000), threads=2, depth=4)
-    next(stream)
-    stream.close()
-    assert len(started) < 10
-
-
-@pytest.mark.parametrize("error", [ValueError("bad"), KeyError("odd")])
-def test_ahead_raises_what_its_work_raises(error):
-    def work(item):
-        if item == 3:
-            raise error
-        return item
-
-    with pytest.raises(type(error)):
-        list(ahead(work, range(6), threads=2, depth=2))

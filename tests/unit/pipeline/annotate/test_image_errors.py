@@ -1,7 +1,4 @@
-"""Exceptions of one image -> error codes; times."""
-
-import contextlib
-import time
+"""Exceptions of one image become error codes."""
 
 import pytest
 import torch
@@ -9,7 +6,6 @@ import torch
 from pipeline.annotate.image_errors import (
     BrokenDeviceError,
     error_summary,
-    stopwatch,
     value_or_error,
 )
 from schemas.errors import ErrorCode, ImageError
@@ -69,10 +65,3 @@ def test_a_request_to_stop_is_obeyed(error):
 )
 def test_a_description_is_one_short_line(error, text):
     assert error_summary(error) == text
-
-
-def test_the_stopwatch_measures_what_fails_too():
-    with contextlib.suppress(ValueError), stopwatch() as watch:
-        time.sleep(0.01)
-        raise ValueError("no")
-    assert watch.seconds >= 0.01

@@ -1,6 +1,6 @@
 """A shard whose images are tried one by one; the loop itself is tested on Ray."""
 
-from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, tally_of
+from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, tally_of
 from pipeline.job.driver import SplitShard
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import Shard
@@ -12,7 +12,7 @@ def test_split_shard_keeps_manifest_order():
     error = ImageError(ErrorCode.WORKER_LOST, "gone")
     split = SplitShard(shard)
     is_complete = [
-        split.add(position, failed_rows(Failed(shard.refs[position], StageSeconds(), error)))
+        split.add(position, failed_rows(FailedImage(shard.refs[position], StageSeconds(), error)))
         for position in (3, 0, 4, 2, 1)
     ]
     assert is_complete == [False] * 4 + [True]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.annotate.rows import Failed, StageSeconds, failed_rows, tally_of
+from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, tally_of
 from pipeline.job.progress import Progress
 from pipeline.job.shard_status import MAX_ATTEMPTS, MAX_CONSECUTIVE_FAILURES, ShardStatus
 from schemas.errors import ErrorCode, ImageError, StorageError
@@ -47,7 +47,7 @@ def test_finished_shard_resets_the_count_of_failures(status):
     for index in range(MAX_CONSECUTIVE_FAILURES - 1):
         status.give_up(shard(index), StorageError("no space"))
     error = ImageError(ErrorCode.WORKER_LOST, "gone")
-    rows = failed_rows(Failed(shard(8, 1).refs[0], StageSeconds(), error))
+    rows = failed_rows(FailedImage(shard(8, 1).refs[0], StageSeconds(), error))
     status.finish(tally_of(rows, wall_s=1.0))
     status.give_up(shard(9), StorageError("no space"))
     assert not status.must_stop

@@ -1,0 +1,40 @@
+"""Rows of a shard and their tally."""
+
+from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
+from schemas.errors import ErrorCode, ImageError
+from schemas.records import Shard
+from tests.helpers.run_rows import image_refs, make_rows
+
+
+def failed(ref, code):
+    return failed_rows(FailedImage(ref, StageSeconds(read_s=0.25), ImageError(code, "cut short")))
+
+
+def test_failed_image_has_one_row_with_its_error_and_seconds():
+    [ref] = image_refs(1)
+    rows = failed(ref, ErrorCode.TRUNCATED)
+    [image] = rows.images
+    assert (image.image_id, image.path, image.uri) == (ref.image_id, ref.path, ref.uri)
+    assert (image.status, image.error_code) == ("error", ErrorCode.TRUNCATED)
+    assert (image.error_message, image.read_s, image.height) == ("cut short", 0.25, 0)
+    assert rows.scores == rows.annotations == ()
+
+
+def test_join_rows_keeps_the_order_of_its_parts():
+    refs = tuple(image_refs(5))
+    parts = [make_rows(Shard(index=0, refs=refs[:2])), make_rows(Shard(index=0, refs=refs[2:]))]
+    rows = join_rows(parts)
+    assert [row.path for row in rows.images] == [ref.path for ref in refs]
+    assert rows.annotations == parts[0].annotations + parts[1].annotations
+    assert rows.scores == parts[0].scores + parts[1].scores
+
+
+def test_tally_counts_errors_by_code_and_sums_seconds():
+    refs = image_refs(3)
+    codes = (ErrorCode.TRUNCATED, ErrorCode.NOT_FOUND, ErrorCode.TRUNCATED)
+    rows = join_rows(failed(ref, code) for ref, code in zip(refs, codes, strict=True))
+    tally = tally_of(rows, wall_s=0.5)
+    assert (tally.num_images, tally.num_segments) == (3, 0)
+    assert tally.errors == {"not_found": 1, "truncated": 2}
+    assert list(tally.errors) == ["not_found", "truncated"]
+    assert tally.seconds == {"read": 0.75, "decode": 0, "segment": 0, "rle": 0, "wall": 0.5}
