@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shlex import quote
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from schemas.base import Frozen, validated
+from schemas.base import Model, validated
 from schemas.config import JobConfig, NamedOptions
 from schemas.errors import ConfigError, VocabularyError
 from schemas.vocabulary import spelled_out_vocabulary
@@ -26,7 +26,6 @@ _HINTS = {
 
 Fields = dict[str, Any]
 """Values of a model's fields as in a YAML file: nested mappings, possibly with short forms."""
-Model = TypeVar("Model", bound=Frozen)
 
 
 class _FromFile(dict[str, Any]):

@@ -1,6 +1,7 @@
 """All output of the commands: tables and lines on stdout, the log on stderr, without secrets."""
 
 import io
+import json
 import logging
 import os
 import shlex
@@ -55,6 +56,11 @@ def line(text: str) -> None:
     _console().print(redact(text), soft_wrap=True)
 
 
+def print_json(value: Any) -> None:
+    """Print a value as JSON, which other programs read; nothing is hidden in it."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
 def program() -> str:
     """Return how this program is called at the prompt: `ovseg` if on PATH, else its own path."""
     ours, found = Path(sys.argv[0]), shutil.which("ovseg")
@@ -68,9 +74,9 @@ def seconds(stages: dict[str, float]) -> str:
     return ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items())
 
 
-def counts(words: dict[str, int]) -> str:
+def counts(numbers: dict[str, int]) -> str:
     """Return `not_found 3, truncated 1`."""
-    return ", ".join(f"{word} {number}" for word, number in words.items())
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
 def set_up_logging(verbose: bool = False) -> None:

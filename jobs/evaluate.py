@@ -48,9 +48,10 @@ def evaluate_run(
     else:
         reference = truth_reference(folder, truth, rules.crowd)
     evaluation = evaluate_against(folder, reference, rules)
-    written = _write(folder, evaluation)
+    report = evaluation.report.model_dump(mode="json")
+    written = _write(folder, evaluation, report)
     if as_json:
-        print(_as_json(evaluation.report))
+        console.print_json(report)
         return
     show_evaluation(evaluation.report)
     for name in written:
@@ -120,13 +121,13 @@ def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
         yield "differs", line
 
 
-def _write(run: "RunFolder", evaluation: "Evaluation") -> list[str]:
+def _write(run: "RunFolder", evaluation: "Evaluation", report: dict[str, Any]) -> list[str]:
     """Write report and picture and return their names; only warn if they cannot be written."""
     from pipeline.evaluation.confusion_picture import draw_confusion
 
     picture = io.BytesIO()
     draw_confusion(evaluation.names, evaluation.counts).save(picture, "PNG")
-    text = _as_json(evaluation.report) + "\n"
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     try:
         run.folder.atomic_write(REPORT, text.encode())
         run.folder.atomic_write(PICTURE, picture.getvalue())
@@ -134,7 +135,3 @@ def _write(run: "RunFolder", evaluation: "Evaluation") -> list[str]:
         logger.warning("the evaluation is not kept in the run folder: %s", error)
         return []
     return [REPORT, PICTURE]
-
-
-def _as_json(report: "EvaluationReport") -> str:
-    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)

@@ -28,7 +28,7 @@ def show_settings(method: str, as_json: bool) -> None:
         as_json: print the JSON schema of a job file instead, with which editors complete it.
     """
     if as_json:
-        print(json.dumps(JobConfig.model_json_schema(), indent=2, ensure_ascii=False))
+        console.print_json(JobConfig.model_json_schema())
         return
     from ovseg_core import objectness
 
@@ -54,7 +54,7 @@ def show_methods(as_json: bool) -> None:
             {"name": name, **asdict(card), "clip": card.clip.model_dump()}
             for name, card in cards.items()
         ]
-        print(json.dumps({"note": _NOTE, "methods": rows}, indent=2, ensure_ascii=False))
+        console.print_json({"note": _NOTE, "methods": rows})
         return
     for name, card in cards.items():
         console.line(f"{name}: {card.paper} (arXiv {card.arxiv})")

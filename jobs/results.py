@@ -1,7 +1,6 @@
 """`ovseg inspect` and `ovseg export`: read the run folder of a finished or unfinished run."""
 
 import errno
-import json
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     cleaned = folder.clean() if clean else ()
     if as_json:
         value = found.model_dump(mode="json")
-        print(json.dumps({**value, "cleaned": list(cleaned)}, indent=2, ensure_ascii=False))
+        console.print_json({**value, "cleaned": list(cleaned)})
         return
     show_inspection(found)
     if orphans:

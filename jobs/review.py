@@ -2,14 +2,12 @@
 
 import ctypes
 import io
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 
 from jobs import console
 from jobs.config import load_config
-from schemas.base import Frozen
 from schemas.errors import ConfigError
 
 _SHOWN_LABELS = 40
@@ -37,7 +35,7 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
 
 
 def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
-    """Read a tool's file into the reviewed layer and say what people did.
+    """Read a tool's file into the reviewed layer and print what its reviewers changed.
 
     Raises:
         ConfigError: no such tool.
@@ -48,7 +46,7 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
 
     report = read(RunFolder.open(run), tool, file)
     if as_json:
-        return _print(report)
+        return console.print_json(report.model_dump(mode="json"))
     rows = [
         (
             label.name, label.predicted, label.accepted_share, label.accepted, label.changed,
@@ -72,7 +70,7 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
         [
             ("images reviewed", report.num_images),
             ("minutes", minutes if timed else ""),
-            ("turned as EXIF says", report.num_turned or ""),
+            ("turned by their EXIF orientation", report.num_turned or ""),
             ("left out: not annotated in the run", report.num_unknown or ""),
             ("left out: the same image again", report.num_repeated or ""),
             ("left out: of another size", report.num_wrong_size or ""),
@@ -106,7 +104,7 @@ def calibrate(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
     folder = RunFolder.open(run)
     place, name = uris.parent_and_name(uris.normalise(out)) if out else (folder.folder.uri, FILE)
     if not name:
-        raise ConfigError(f"--out {out} is no file: expected the name of the calibration's")
+        raise ConfigError(f"--out {out} is not a file name: expected one for the calibration")
     report = fit(folder, rules)
     picture = io.BytesIO()
     reliability_plot.draw(report).save(picture, "PNG")
@@ -114,7 +112,7 @@ def calibrate(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
     Folder(place).atomic_write(name, content.encode())
     folder.folder.atomic_write(PICTURE, picture.getvalue())
     if as_json:
-        return _print(report)
+        return console.print_json(report.model_dump(mode="json"))
     columns = ("label", "reviewed", "right", "threshold", "dropped", "right ones dropped")
     rows = [
         (
@@ -124,7 +122,7 @@ def calibrate(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
         for label in sorted(report.labels, key=lambda label: -label.num_segments)
     ]  # fmt: skip
     console.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
-    _more(len(rows))
+    _print_number_hidden(len(rows))
     console.line("")
     file = uris.join(place, name)
     return console.facts(
@@ -151,7 +149,7 @@ def compare(first: str, other: str, as_json: bool) -> None:
     folder = RunFolder.open(first)
     report = measure(folder, RunFolder.open(other))
     if as_json:
-        return _print(report)
+        return console.print_json(report.model_dump(mode="json"))
     columns = ("label", "mean IoU", "IoU", "images", f"only {report.first}", f"only {report.other}")
     if report.first == report.other:
         columns = (*columns[:4], "only first", "only second")
@@ -162,9 +160,9 @@ def compare(first: str, other: str, as_json: bool) -> None:
         )
         for label in report.labels
     ]  # fmt: skip
-    title = "Agreement by label, the least first"
+    title = "Agreement by label, lowest first"
     console.table(title, columns, rows[:_SHOWN_LABELS])
-    _more(len(rows))
+    _print_number_hidden(len(rows))
     worst = [(image.path, image.agreement) for image in report.worst]
     console.table("Images that the two agree on least", ("image", "agreement"), worst)
     console.line("")
@@ -180,13 +178,9 @@ def compare(first: str, other: str, as_json: bool) -> None:
     )
 
 
-def _more(num_labels: int) -> None:
+def _print_number_hidden(num_labels: int) -> None:
     if num_labels > _SHOWN_LABELS:
         console.line(f"and {num_labels - _SHOWN_LABELS} more labels (--json shows all)")
-
-
-def _print(report: Frozen) -> None:
-    print(json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False))
 
 
 def _return_freed_memory() -> None:

@@ -35,7 +35,8 @@ class Frozen(BaseModel):
         return values
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Frozen)
+"""Any of our own models."""
 
 
 def validated(

@@ -104,7 +104,7 @@ def test_long_tables_name_the_number_of_hidden_labels(folder: Path) -> None:
         (["import-review", "nowhere", "--from", "coco", "review.json"], "is not a run folder"),
         (["calibrate", "run"], "0 segments of 0 images are reviewed"),
         (["calibrate", "run", "--set", "min_iou=2"], "min_iou"),
-        (["calibrate", "run", "--out", "/"], "--out / is no file"),
+        (["calibrate", "run", "--out", "/"], "--out / is not a file name"),
         (["evaluate", "run", "--truth", "reviewed"], "no image of the run is reviewed"),
         (["compare", "run", "run"], "same run"),
         (["compare", "run", "nowhere"], "is not a run folder"),

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from schemas import plugins
+from schemas.errors import ExitCode
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
@@ -27,6 +28,13 @@ def test_help_names_commands_and_exit_codes() -> None:
     assert result.exit_code == 0
     assert all(command in result.stdout for command in (*COMMANDS, *DOCUMENTED, "Exit codes"))
     assert "..." not in result.stdout.partition("Commands:")[2]  # no summary is cut off
+
+
+def test_exit_codes_are_documented() -> None:
+    rows = re.findall(r"^\| (\d+) \|", README.partition("| exit code |")[2], re.MULTILINE)
+    assert [int(code) for code in rows[: len(ExitCode)]] == list(ExitCode)
+    epilog = " ".join(ovseg("--help").stdout.split()).partition("Exit codes: ")[2]
+    assert [int(part.split()[0]) for part in epilog.split("; ")] == list(ExitCode)
 
 
 def test_help_names_every_export_format() -> None:
