@@ -1,4 +1,7 @@
-"""Run folders made by hand, without any model: label maps in, committed shards out."""
+"""Runs of drawn scenes, without any model: photographs and label maps in, committed shards out.
+
+For runs without image files see `imageless_runs`.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +23,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
-from schemas.records import ImageRef, ShardRows
+from schemas.records import ImageRef, Shard, ShardRows
 from schemas.tables import to_table
 
 EXIF_ORIENTATION = 0x0112
@@ -50,7 +53,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """How the run is cut and what it is told."""
+    """Shards and configuration of a made run."""
 
     shard_size: int = 3
     labels: tuple[str, ...] = LABELS
@@ -112,12 +115,17 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
     ]
     manifest = to_table("manifest", refs)
     run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), manifest)
-    by_path = {scene.path: scene for scene in scenes}
     for shard in run.shards():
-        rows = join_rows(_rows(ref, by_path[ref.path], config) for ref in shard.refs)
+        rows = drawn_rows(shard, scenes, config)
         if shard.index not in spec.unfinished:
             run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
     return run
+
+
+def drawn_rows(shard: Shard, scenes: list[Scene], config: JobConfig) -> ShardRows:
+    """Write the photographs of a shard and return its rows."""
+    by_path = {scene.path: scene for scene in scenes}
+    return join_rows(_rows(ref, by_path[ref.path], config) for ref in shard.refs)
 
 
 def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:

@@ -17,7 +17,7 @@ from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.records import ImageRef, ShardFailed
 from schemas.tables import to_records, to_table
-from tests.helpers.run_rows import begin_run, image_refs, make_rows, make_tally
+from tests.helpers.imageless_runs import begin_run, image_refs, make_rows, make_tally
 
 # Characters that a POSIX file name may hold and text formats like to trip over.
 NAME = st.text(

@@ -20,7 +20,7 @@ from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewKey
 from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment
 from tests.helpers.faulty_filesystem import FaultyFileSystem
-from tests.helpers.run_rows import begin_run
+from tests.helpers.imageless_runs import begin_run
 
 
 def _accept(image: str, index: int | None = 0, **more) -> ReviewDecision:

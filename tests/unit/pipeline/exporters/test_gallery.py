@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, odd_scenes())
 
 
-def test_every_image_is_there_once_most_doubtful_first(run):
+def test_export_every_image_once_highest_priority_first(run):
     page = _export(run)
     paths = [scene.path for scene in odd_scenes() if scene.label_map is not None]
     shown = [text for text in page.texts if text in paths]
@@ -50,7 +50,7 @@ def test_every_image_is_there_once_most_doubtful_first(run):
     assert len(doubt) == len(paths)
 
 
-def test_names_are_text_and_the_page_has_one_script(run):
+def test_export_escapes_names_and_has_one_script(run):
     page = _export(run)
     assert "<script>alert(1)<script>.png" in page.texts
     assert len(page.all("script")) == 1
@@ -58,7 +58,7 @@ def test_names_are_text_and_the_page_has_one_script(run):
     assert "default-src 'none'" in policy
 
 
-def test_labels_are_escaped_and_offered_as_filters(tmp_path):
+def test_export_escapes_labels_and_offers_them_as_filters(tmp_path):
     labels = ("<b>cat</b>", 'dog" onclick="x', "plant")
     run = make_run(tmp_path, [Scene("a.png", label_map(0))], RunSpec(labels=labels))
     page = _export(run)
@@ -68,7 +68,7 @@ def test_labels_are_escaped_and_offered_as_filters(tmp_path):
     assert set(labels) <= {text.strip() for text in page.texts}
 
 
-def test_nothing_is_fetched_from_elsewhere_and_pictures_lie_beside(run):
+def test_export_refers_to_its_own_pictures_only(run):
     page = _export(run)
     folder = Path(run.folder.uri, "exports/gallery")
     sources = [image["src"] for image in page.all("img")]
@@ -79,7 +79,7 @@ def test_nothing_is_fetched_from_elsewhere_and_pictures_lie_beside(run):
     assert "http" not in (folder / "index.html").read_text("utf-8").replace("http-equiv", "")
 
 
-def test_masks_lie_over_the_photograph_to_the_pixel(tmp_path):
+def test_export_masks_fit_the_photograph_to_the_pixel(tmp_path):
     scene = Scene("a.png", label_map(3, 100, 140))
     page = _export(make_run(tmp_path, [scene]), side_px=140)
     folder = tmp_path / "run" / "exports" / "gallery"
@@ -90,7 +90,7 @@ def test_masks_lie_over_the_photograph_to_the_pixel(tmp_path):
         np.testing.assert_array_equal(np.array(picture)[..., 3] > 0, scene.label_map > 0)
 
 
-def test_a_limit_keeps_the_most_doubtful_and_says_what_is_missing(run):
+def test_export_limit_keeps_the_highest_priority_and_deletes_older_pictures(run):
     whole = [t for t in _export(run).texts if t.endswith((".png", ".jpg"))]
     page = _export(run, limit=3)
     assert [t for t in page.texts if t.endswith((".png", ".jpg"))] == whole[:3]
@@ -102,7 +102,7 @@ def test_a_limit_keeps_the_most_doubtful_and_says_what_is_missing(run):
     assert pictures == {image["src"] for image in page.all("img")}, "older pictures were left"
 
 
-def test_images_that_are_gone_are_said_to_be(tmp_path):
+def test_export_image_that_is_missing_is_shown_with_its_error(tmp_path):
     run = make_run(tmp_path, [Scene("a.png", label_map(1)), Scene("b.png", label_map(2))])
     (tmp_path / "photos" / "a.png").unlink()
     page = _export(run)
@@ -110,7 +110,7 @@ def test_images_that_are_gone_are_said_to_be(tmp_path):
     assert "cannot be read any more: not_found" in page.texts
 
 
-def test_components_of_a_label_are_one_chip(tmp_path):
+def test_export_components_of_a_label_are_one_chip(tmp_path):
     run = make_run(
         tmp_path, [Scene("a.png", label_map(1))], RunSpec(masks={"segments": "components"})
     )
@@ -120,7 +120,7 @@ def test_components_of_a_label_are_one_chip(tmp_path):
     assert any("× ≤" in text for text in page.texts)
 
 
-def test_failures_and_open_shards_are_told(tmp_path):
+def test_export_counts_failed_and_unfinished_images(tmp_path):
     run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(0,)))
     text = " ".join(_export(run).texts)
     assert "Failed: truncated 1." in text

@@ -4,7 +4,7 @@ from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, tally
 from pipeline.job.driver import SplitShard
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import Shard
-from tests.helpers.run_rows import image_refs
+from tests.helpers.imageless_runs import image_refs
 
 
 def test_split_shard_keeps_manifest_order():

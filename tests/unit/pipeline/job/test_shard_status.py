@@ -7,7 +7,7 @@ from pipeline.job.progress import Progress
 from pipeline.job.shard_status import MAX_ATTEMPTS, MAX_CONSECUTIVE_FAILURES, ShardStatus
 from schemas.errors import ErrorCode, ImageError, StorageError
 from schemas.records import ImageRef, Shard
-from tests.helpers.run_rows import begin_run
+from tests.helpers.imageless_runs import begin_run
 
 
 def shard(index, num_images=3):

@@ -16,7 +16,7 @@ from schemas.errors import RunFolderError
 from schemas.records import ShardFailed, ShardTally
 from schemas.tables import TABLES, to_records
 from tests.helpers.fault_plan import Fault, fault_environment
-from tests.helpers.run_rows import begin_run, image_refs, make_identity, make_rows, make_tally
+from tests.helpers.imageless_runs import begin_run, image_refs, make_identity, make_rows, make_tally
 
 
 def commit_all(run: RunFolder, skip: tuple[int, ...] = ()) -> None:
@@ -176,7 +176,7 @@ def test_a_failed_shard_is_forgotten_when_it_succeeds(run: RunFolder) -> None:
 WRITE = """
 import sys
 import tests.helpers.faulty_filesystem
-from tests.helpers.run_rows import begin_run, make_rows, make_tally
+from tests.helpers.imageless_runs import begin_run, make_rows, make_tally
 run = begin_run(sys.argv[1])
 done = run.done()
 for shard in run.shards():

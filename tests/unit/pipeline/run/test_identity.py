@@ -9,7 +9,7 @@ import pytest
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError
 from schemas.tables import to_records
-from tests.helpers.run_rows import begin_run, image_refs, make_identity
+from tests.helpers.imageless_runs import begin_run, image_refs, make_identity
 
 
 @pytest.fixture

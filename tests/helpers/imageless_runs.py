@@ -1,4 +1,7 @@
-"""Run folders without models, and rows for a shard that depend on nothing but the shard."""
+"""Runs without image files: a failed image in three, and a cat in each of the others.
+
+For runs with photographs and drawn masks see `drawn_runs`.
+"""
 
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity

@@ -1,0 +1,23 @@
+import pytest
+
+from pipeline.annotate.rows import tally_of
+from pipeline.exporters.shared import segments
+from pipeline.exporters.shared.loss_report import LossReport
+from pipeline.run.reader import RunReader
+from schemas.base import Frozen
+from schemas.errors import RunFolderError
+from tests.helpers.drawn_runs import RunSpec, drawn_rows, make_run, odd_scenes
+
+
+def test_images_segment_without_an_image_in_its_shard_is_an_error(tmp_path):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(0,)))
+    shard = next(iter(run.shards()))
+    rows = drawn_rows(shard, odd_scenes(), run.info.job())
+    annotations = [
+        row.model_copy(update={"image_id": "stranger"}) if row.image_id == "id-plain.jpg" else row
+        for row in rows.annotations
+    ]
+    rows = rows.model_copy(update={"annotations": tuple(annotations)})
+    run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
+    with pytest.raises(RunFolderError, match="segments of stranger"):
+        list(segments.images(RunReader(run), LossReport("X", Frozen())))

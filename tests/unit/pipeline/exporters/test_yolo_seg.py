@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.exporters import yolo_seg
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
+from tests.helpers.drawn_runs import LABELS, awkward_scenes, make_run
+from tests.helpers.exported_masks import stem_file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return make_run(tmp_path, awkward_scenes())
+
+
+def _read(run: RunFolder, name: str) -> str:
+    return run.folder.read_bytes(name).decode()
+
+
+def _label_maps(run: RunFolder) -> dict[str, np.ndarray]:
+    shards = RunReader(run).shards(("path", "height", "width"))
+    return {image["path"]: found for shard in shards for image, found in shard.label_maps()}
+
+
+def _masks(run: RunFolder, path: str, size_hw: tuple[int, int], cut_off: bool) -> np.ndarray:
+    """Read a label file as Ultralytics does, or with coordinates rounded."""
+    painted = np.zeros(size_hw, np.uint8)
+    for line in _read(run, _label_file(run, path)).splitlines():
+        label, *numbers = line.split()
+        corners = np.array(numbers, float).reshape(-1, 2)
+        assert len(corners) >= 3
+        assert corners.min() >= 0
+        assert corners.max() <= 1
+        pixels = corners * size_hw[::-1]
+        whole = np.trunc(pixels) if cut_off else np.round(pixels)
+        cv2.fillPoly(painted, [whole.astype(np.int32)], int(label) + 1)
+        assert np.ptp(pixels, axis=0).min() > 0, "a region without extent"
+    return painted
+
+
+def _label_file(run: RunFolder, path: str) -> str:
+    if path.startswith("images/"):  # where Ultralytics looks: the last `images` becomes `labels`
+        return f"exports/yolo_seg/images/labels/{Path(path).stem}.txt"
+    return stem_file(run, "exports/yolo_seg/labels", path, ".txt")
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_export_lines_draw_every_region_apart_from_holes(run, cut_off):
+    yolo_seg.export(run, yolo_seg.Options(tolerance_px=0))
+    content = yaml.safe_load(_read(run, "exports/yolo_seg/data.yaml"))
+    assert content == {"train": "images", "val": "images", "names": dict(enumerate(LABELS))}
+    for path, found in _label_maps(run).items():
+        if path == "a b/hole #1.png":  # noise: regions lie in each other's holes
+            continue
+        expected = found.astype(np.uint8)
+        if "hole" in path:
+            expected[4:25, 6:40] = 1
+        drawn = _masks(run, path, found.shape, cut_off)
+        np.testing.assert_array_equal(drawn, expected, path)
+    text = _read(run, "exports/yolo_seg/LOSSES.txt")
+    assert "masks with holes filled" in text
+    assert "masks whose outline has an IoU under 0.95" in text
+
+
+def test_export_one_line_per_region_and_an_empty_file_without_segments(run):
+    yolo_seg.export(run, yolo_seg.Options())
+    lines = sum(
+        len(_read(run, name).splitlines())
+        for name in run.folder.list("exports/yolo_seg")
+        if name.endswith(".txt") and "LOSSES" not in name
+    )
+    shards = RunReader(run).shards()
+    assert lines == sum(row["num_components"] for s in shards for row in s.segments())
+    assert _read(run, "exports/yolo_seg/labels/empty.txt") == ""
+
+
+def test_export_min_area_leaves_out_small_regions_and_counts_them(run):
+    yolo_seg.export(run, yolo_seg.Options(min_area_px=12, tolerance_px=0))
+    lines = expected = 0
+    for path, found in _label_maps(run).items():
+        lines += len(_read(run, _label_file(run, path)).splitlines())
+        for label in range(1, len(LABELS) + 1):
+            mask = (found == label).astype(np.uint8)
+            rims, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            for rim, node in zip(rims, () if tree is None else tree[0], strict=True):
+                filled = cv2.fillPoly(np.zeros(mask.shape), [rim], (1,))
+                expected += int(node[3] < 0 and filled.sum() >= 12)
+    assert lines == expected > 0
+    assert "regions left out by size" in _read(run, "exports/yolo_seg/LOSSES.txt")
