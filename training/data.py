@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jobs.demo.paint import COLOURS, PATTERNS
-from jobs.demo.scenes import Thing, draw_crop, draw_things
+from jobs.demo.scenes import DrawnObject, draw_crop, draw_objects
 from jobs.demo.shapes import SHAPES
 
 MAX_OBJECTS = 6
@@ -24,12 +24,12 @@ CROP_PX = 48
 _COLOUR_NAMES = tuple(COLOURS)
 
 
-def attributes(thing: Thing) -> tuple[int, int, int]:
-    """A thing's words as (shape, colour, pattern) indices."""
+def attributes(drawn: DrawnObject) -> tuple[int, int, int]:
+    """A drawn's words as (shape, colour, pattern) indices."""
     return (
-        SHAPES.index(thing.shape),
-        _COLOUR_NAMES.index(thing.colour),
-        PATTERNS.index(thing.pattern),
+        SHAPES.index(drawn.shape),
+        _COLOUR_NAMES.index(drawn.colour),
+        PATTERNS.index(drawn.pattern),
     )
 
 
@@ -78,14 +78,14 @@ def _scene_chunk(task: tuple[int, int, bool]) -> tuple[np.ndarray, ...]:
     boxes = np.zeros((count, MAX_OBJECTS, 4), np.float32)
     areas = np.zeros((count, MAX_OBJECTS), np.float32)
     for i in range(count):
-        image, instances[i], things = draw_things(
+        image, instances[i], objects = draw_objects(
             rng, SCENE_HW, int(rng.integers(1, MAX_OBJECTS + 1)), held_out
         )
         images[i] = image.transpose(2, 0, 1)
-        for k, thing in enumerate(things):
+        for k, drawn in enumerate(objects):
             rows, cols = np.nonzero(instances[i] == k + 1)
             if len(rows):
-                attrs[i, k] = attributes(thing)
+                attrs[i, k] = attributes(drawn)
                 boxes[i, k] = rows.min(), cols.min(), rows.max() + 1, cols.max() + 1
                 areas[i, k] = len(rows)
     return images, instances, attrs, boxes, areas

@@ -1,4 +1,4 @@
-"""`ovseg demo`: the whole product on drawn scenes, with the models that ship with it."""
+"""`ovseg demo`: the whole product on drawn scenes, with the embedded models."""
 
 import shlex
 import time
@@ -6,35 +6,35 @@ import time
 import yaml
 
 from jobs import console
-from jobs.demo.folder import DemoFolder, fresh
+from jobs.demo.folder import DemoFolder, prepare_folder
 from schemas.config import JobConfig
 
 _SHEET_ROWS = 24
 _NUM_SHARDS = 4
-"""Two for each of the two workers, so that they share the work."""
+"""Two for each of the two workers."""
 
 
 def demo(out: str, num_scenes: int, seed: int) -> int:
-    """Draw, annotate on two Ray workers, export, evaluate, and make the pictures to look at.
+    """Draw scenes, annotate them with two Ray workers, evaluate and export.
 
     Args:
         out: the demo's own folder; an earlier demo in it is replaced.
-        num_scenes: 2 or more; the second half holds colour-shape pairs never trained on.
-        seed: which scenes.
+        num_scenes: 2 or more; the second half shows colour-shape pairs that were not trained on.
+        seed: of the scenes.
 
     Returns:
         The exit code of the annotation.
 
     Raises:
-        RunFolderError: the folder holds something that is not the demo's.
+        RunFolderError: the folder holds files that are not the demo's.
     """
     from jobs.demo.draw import draw_scenes
     from pipeline.job import job
 
     started = time.monotonic()
-    folder = fresh(out)
+    folder = prepare_folder(out)
     scenes = draw_scenes(folder.scenes, num_scenes, seed)
-    console.line(f"drew {num_scenes} scenes that hold {len(scenes.labels)} different phrases")
+    console.line(f"drew {num_scenes} scenes with {len(scenes.labels)} different phrases")
     report = job.run(_config(folder, scenes.labels, num_scenes))
     console.line(report.summary())
     if report.exit_code:
@@ -42,13 +42,13 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     _show_agreement(folder, scenes.seen, scenes.held_out)
     _make_pictures(folder)
     _show_places(folder)
-    console.line(f"\nall of it in {time.monotonic() - started:.0f} s; now go through the masks:")
+    console.line(f"\ndone in {time.monotonic() - started:.0f} s; now review the masks:")
     console.line(f"  {console.program()} review {shlex.quote(str(folder.run))}")
     return 0
 
 
 def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> JobConfig:
-    """Return the job and leave it in the folder as a file."""
+    """Return the job, and write it to the demo's folder as a job file."""
     job = {
         "images": f"{folder.scenes}/scene_*.png",
         "out": str(folder.run),
@@ -64,7 +64,7 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
 
 
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
-    """Evaluate and print the means; which of the pairs were trained on is the point."""
+    """Evaluate, and print the means of phrases with trained and with held-out pairs."""
     from pipeline.evaluation.evaluate import EvaluationRules, evaluate
     from pipeline.run.folder import RunFolder
 
@@ -75,7 +75,7 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
     means = report.groups
     console.facts(
         [
-            ("all objects as one", report.foreground_iou),
+            ("foreground (all objects)", report.foreground_iou),
             (f"{len(seen)} phrases of trained colour-shape pairs", means.get("seen")),
             (f"{len(held_out)} phrases of pairs never seen", means.get("held-out")),
             ("pixel accuracy", report.pixel_accuracy),
@@ -98,25 +98,25 @@ def _make_pictures(folder: DemoFolder) -> None:
 
 
 def _show_places(folder: DemoFolder) -> None:
-    """Print where everything lies and what to type next."""
+    """Print the paths of the results and the next commands."""
     from jobs.demo.shapes import SHAPES
 
     run = shlex.quote(str(folder.run))
     console.line("")
     console.facts(
         [
-            ("look at", folder.sheet),
-            ("leaf through", folder.run / "exports" / "gallery" / "index.html"),
+            ("contact sheet", folder.sheet),
+            ("gallery", folder.run / "exports" / "gallery" / "index.html"),
             ("COCO masks", folder.run / "exports" / "coco" / "instances.json"),
             ("scenes, truth", folder.scenes),
             ("job file", folder.config),
         ]
     )
     config, other = shlex.quote(str(folder.config)), shlex.quote(str(folder.root / "shapes"))
-    words, ovseg = shlex.quote(",".join(SHAPES)), console.program()
+    labels, ovseg = shlex.quote(",".join(SHAPES)), console.program()
     console.line(
-        "\nnext: look inside, compare label by label, ask for the same scenes in other words"
+        "\nnext: inspect the run, compare it label by label, annotate the scenes with other labels"
     )
     console.line(f"  {ovseg} inspect {run}")
     console.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")
-    console.line(f"  {ovseg} annotate {config} --labels {words} --out {other}")
+    console.line(f"  {ovseg} annotate {config} --labels {labels} --out {other}")

@@ -13,20 +13,19 @@ from jobs.demo.scenes import Scene, all_phrases, draw_scene
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoDataset, CocoImage
 
 _SIZES_HW = ((128, 160), (160, 128), (128, 176), (144, 160))
-"""No square among them: a mistake between height and width must show."""
-_SEEDS_APART = 1_000_000
-_MOST_OBJECTS = 3
-"""More objects mean more phrases, and a legend that nobody reads."""
+"""None is square, so that a confusion of height and width shows."""
+_SEED_STRIDE = 1_000_000
+_MAX_OBJECTS = 3
+"""More objects mean more phrases and a legend that is too long."""
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What was drawn.
+    """The phrases and files of drawn scenes.
 
     Attributes:
-        seen: phrases that are present and whose colour-shape pair the models were trained on.
-        held_out: phrases that are present and whose pair they never saw.
-        files: every file that was written.
+        seen: phrases of visible objects whose colour-shape pair the embedded models were trained
+        on. held_out: phrases of visible objects of other pairs. files: all written files.
     """
 
     seen: tuple[str, ...]
@@ -35,15 +34,15 @@ class Scenes:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All phrases that are present: the vocabulary of the demo's one job."""
+        """All phrases: the vocabulary of the demo's job."""
         return self.seen + self.held_out
 
 
 def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
-    """Draw scenes, half of seen and half of held-out pairs, as `scene_000.png` and so on.
+    """Draw scenes, half of seen and half of held-out pairs, as `scene_000.png`, ...
 
     Args:
-        folder: exists; `instances.json` is written beside the images.
+        folder: must exist; the truth is written beside the images as `instances.json`.
         num_scenes: 2 or more.
         seed: the same seed draws the same scenes.
     """
@@ -52,7 +51,7 @@ def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
         size_hw = _SIZES_HW[index % len(_SIZES_HW)]
         held_out = index >= num_scenes // 2
         drawn[f"scene_{index:03d}.png"] = draw_scene(
-            _SEEDS_APART * (seed + 1) + index, size_hw, 1 + index % _MOST_OBJECTS, held_out
+            _SEED_STRIDE * (seed + 1) + index, size_hw, 1 + index % _MAX_OBJECTS, held_out
         )
     present = {phrase for scene in drawn.values() for phrase in scene.labels}
     seen = tuple(phrase for phrase in all_phrases(held_out=False) if phrase in present)

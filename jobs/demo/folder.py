@@ -1,4 +1,4 @@
-"""The demo's own folder: made anew each time, but only what the demo itself put there goes."""
+"""The demo's folder: files of an earlier demo are replaced, other files are never touched."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ _OWN_PATTERN = "scenes/scene_*.png"
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """Where the parts of the demo lie."""
+    """The files and folders of a demo."""
 
     root: Path
 
     @property
     def scenes(self) -> Path:
-        """Drawn images and their true masks."""
+        """Folder of the drawn images and their true masks."""
         return self.root / "scenes"
 
     @property
     def truth(self) -> Path:
-        """COCO JSON of the true masks."""
+        """The true masks as COCO JSON."""
         return self.scenes / "instances.json"
 
     @property
@@ -36,27 +36,27 @@ class DemoFolder:
 
     @property
     def sheet(self) -> Path:
-        """Picture of images, truth and masks."""
+        """Contact sheet of images, truth and masks."""
         return self.root / "contact_sheet.png"
 
     @property
     def config(self) -> Path:
-        """The job file, to run again by hand."""
+        """The job file."""
         return self.root / "demo.yaml"
 
 
-def fresh(out: str) -> DemoFolder:
+def prepare_folder(out: str) -> DemoFolder:
     """Return the demo's folder without the results of an earlier demo.
 
     Raises:
-        RunFolderError: the folder holds something and no earlier demo made it.
+        RunFolderError: a file, or a folder that is not empty and not of an earlier demo.
     """
     root = Path(out)
     marker = root / _MARKER
     if root.is_dir() and any(root.iterdir()) and not marker.exists():
         raise RunFolderError(
-            f"{out}: expected no folder, an empty one, or an earlier demo's; "
-            "this one holds other files. Give another with --out"
+            f"{out}: expected no folder, an empty one or that of an earlier demo; it holds other "
+            "files. Give another folder with --out"
         )
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{out}: expected a folder, got a file. Give another with --out")

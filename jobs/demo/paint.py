@@ -1,4 +1,4 @@
-"""Colours, patterns and backgrounds of the drawn world."""
+"""Colours, textures and backgrounds of the drawn scenes; images are float32 (H, W, 3) in 0..255."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from PIL import Image
 
 FloatImage = NDArray[np.float32]
 
-# Hue in turns, saturation and value: mid points, each object is jittered around them.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.995, 0.88, 0.82),
     "orange": (0.075, 0.95, 0.97),
@@ -21,18 +20,19 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.765, 0.72, 0.66),
     "pink": (0.910, 0.50, 0.98),
 }
+"""Mean hue (0 to 1), saturation and value of each colour; every object varies around them."""
 PATTERNS: tuple[str, ...] = ("solid", "striped", "dotted", "checkered")
 BACKGROUNDS: tuple[str, ...] = ("plain", "gradient", "cloud", "striped", "dotted", "checked")
 
 
 def _rgb(hue: float, saturation: float, value: float) -> FloatImage:
-    """HSV in [0, 1] -> (3,) float32 in 0..255."""
+    """Convert HSV in [0, 1] to RGB (3,), float32 in 0..255."""
     rgb = colorsys.hsv_to_rgb(hue % 1.0, min(saturation, 1.0), min(value, 1.0))
     return np.array(rgb, dtype=np.float32) * 255.0
 
 
 def object_colour(colour: str, rng: np.random.Generator) -> FloatImage:
-    """One jittered instance of a named colour, (3,) float32 in 0..255."""
+    """Return a random variation of a named colour: RGB (3,), float32 in 0..255."""
     hue, saturation, value = COLOURS[colour]
     return _rgb(
         hue + rng.uniform(-0.014, 0.014),
@@ -44,16 +44,13 @@ def object_colour(colour: str, rng: np.random.Generator) -> FloatImage:
 def pattern_weight(
     pattern: str, size_hw: tuple[int, int], period_px: float, rng: np.random.Generator
 ) -> FloatImage:
-    """Where a pattern shows its second tone.
+    """Return the weight of a pattern's second tone: (H, W), float32 in [0, 1].
 
     Args:
-        pattern: one of ``PATTERNS``, or "checked" (the same as "checkered").
-        size_hw: tile size.
-        period_px: length of one repeat, at least 2.
-        rng: draws direction and phase.
-
-    Returns:
-        (H, W) float32 in [0, 1], with edges about a pixel wide.
+        pattern: one of `PATTERNS`, or "checked" (the same as "checkered").
+        size_hw: size of the tile.
+        period_px: period of the pattern, at least 2.
+        rng: for direction and phase.
     """
     height, width = size_hw
     if pattern == "solid":
@@ -66,13 +63,13 @@ def pattern_weight(
     wave = 2 * np.pi / period_px
     u = wave * (np.cos(angle) * x + np.sin(angle) * y) + phase_u
     v = wave * (-np.sin(angle) * x + np.cos(angle) * y) + phase_v
-    # Dividing by the slope of the wave at its zero crossing makes the soft edge one pixel wide.
+    # Divided by the slope of the wave at its zero crossing, so that edges are one pixel wide.
     if pattern == "striped":
         field = np.sin(u) / wave
     elif pattern == "dotted":
         field = (np.cos(u) + np.cos(v) - 0.75) / wave
     else:
-        field = np.sin(u / 1.0) * np.sin(v / 1.0) * 1.6 / wave
+        field = np.sin(u) * np.sin(v) * 1.6 / wave
     return np.clip(field + 0.5, 0.0, 1.0).astype(np.float32)
 
 
@@ -83,15 +80,15 @@ def object_texture(
     radius_px: float,
     rng: np.random.Generator,
 ) -> FloatImage:
-    """The painted and shaded surface that a silhouette is cut from.
+    """Return the shaded surface of an object, before its silhouette is applied.
 
     Returns:
-        (size_px, size_px, 3) float32, about 0..255.
+        (size_px, size_px, 3), float32, about 0..255.
     """
     base = object_colour(colour, rng)
     light = rng.random() < 0.5
     other = base + ((255.0 if light else 18.0) - base) * rng.uniform(0.5, 0.72)
-    # Periods are relative to the object, with a floor that patches of a small crop can still see.
+    # In proportion to the object, with a minimum that is visible in the patches of a small crop.
     period = max(rng.uniform(0.42, 0.62) * radius_px, 4.5)
     if pattern == "checkered":
         period *= 1.25
@@ -104,7 +101,7 @@ def object_texture(
 
 
 def _cloud(size_hw: tuple[int, int], rng: np.random.Generator) -> FloatImage:
-    """Smooth noise of two octaves, (H, W) float32 in [0, 1]."""
+    """Return smooth noise of two octaves (H, W), float32 in [0, 1]."""
     height, width = size_hw
     total = np.zeros((height, width), dtype=np.float32)
     for cells, weight in ((3, 1.0), (7, 0.5)):
@@ -115,7 +112,7 @@ def _cloud(size_hw: tuple[int, int], rng: np.random.Generator) -> FloatImage:
 
 
 def background(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.floating]:
-    """A muted background without any object, (H, W, 3) in 0..255."""
+    """Return a background of muted colours (H, W, 3) in 0..255."""
     height, width = size_hw
     kind = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     hue, value = rng.random(), rng.uniform(0.25, 0.95)

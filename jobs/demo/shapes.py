@@ -1,7 +1,7 @@
-"""Outlines of the twelve shapes of the drawn world, and their anti-aliased silhouettes.
+"""Outlines of the twelve shapes of the drawn scenes, and their anti-aliased silhouettes.
 
-Every outline lives in the square [-1, 1] x [-1, 1] with y pointing down, upright. Rings are drawn
-in order, an outline with ``fill`` 0 cuts a hole into what was drawn before it.
+An outline is upright in the square [-1, 1] x [-1, 1], with y downwards. Its polygons are drawn in
+order; one with `fill` 0 is a hole in those before it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SHAPES: tuple[str, ...] = (
     "mushroom",
 )
 
-# Sub-pixels a side: 4 gives 16 grey levels at an edge, below the noise that is added later.
 _SUPERSAMPLE = 4
+"""Sub-pixels per side: 16 grey levels at an edge, finer than the noise that is added later."""
 
 
 def _ellipse(
@@ -40,7 +40,7 @@ def _ellipse(
     centre: tuple[float, float] = (0.0, 0.0),
     span: tuple[float, float] = (0.0, 2 * np.pi),
 ) -> Points:
-    """Points on an elliptic arc, (48, 2) as x, y."""
+    """Return 48 points (x, y) on an elliptic arc."""
     angle = np.linspace(span[0], span[1], 48)
     x = centre[0] + radius_x * np.cos(angle)
     y = centre[1] + radius_y * np.sin(angle)
@@ -95,10 +95,10 @@ def _mushroom() -> Outline:
 
 @cache
 def outline(shape: str) -> Outline:
-    """The outline of a shape in [-1, 1] x [-1, 1].
+    """Return the polygons of a shape in [-1, 1] x [-1, 1], each with its fill (1 or 0).
 
     Raises:
-        KeyError: if the shape is not one of ``SHAPES``.
+        KeyError: the shape is not one of `SHAPES`.
     """
     simple: dict[str, Outline] = {
         "circle": ((_ellipse(0.95, 0.95), 1),),
@@ -128,25 +128,22 @@ def outline(shape: str) -> Outline:
 def silhouette(
     shape: str, size_px: int, radius_px: float, angle_rad: float, aspect: float = 1.0
 ) -> NDArray[np.float32]:
-    """Coverage of a shape, centred in a square tile.
+    """Return the coverage of a shape centred in a square tile: (size_px, size_px), float32, 0 to 1.
 
     Args:
-        shape: one of ``SHAPES``.
+        shape: one of `SHAPES`.
         size_px: side of the tile.
-        radius_px: half the side of the outline's unit square, in pixels.
-        angle_rad: turn, clockwise on the screen.
-        aspect: width over height; the area does not change with it.
-
-    Returns:
-        (size_px, size_px) float32 in [0, 1].
+        radius_px: half the side of the square that the outline fills.
+        angle_rad: rotation, clockwise on the screen.
+        aspect: width / height; the area stays the same.
     """
     side = size_px * _SUPERSAMPLE
     tile = Image.new("L", (side, side), 0)
     pen = ImageDraw.Draw(tile)
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
-    turn = np.array([[cos, sin], [-sin, cos]])
+    rotation = np.array([[cos, sin], [-sin, cos]])
     stretch = np.array([aspect**0.5, aspect**-0.5])
     for points, fill in outline(shape):
-        placed = (points * stretch) @ turn * (radius_px * _SUPERSAMPLE) + side / 2
+        placed = (points * stretch) @ rotation * (radius_px * _SUPERSAMPLE) + side / 2
         pen.polygon(placed.ravel().tolist(), fill=255 * fill)
     return np.asarray(tile.reduce(_SUPERSAMPLE), dtype=np.float32) / 255.0

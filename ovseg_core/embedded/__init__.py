@@ -1,4 +1,4 @@
-"""The tiny models that come with the package, and the drawn world they know."""
+"""The tiny models of the package, described in MODEL_CARD.md and made by `training/`."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ CLIP_FOLDER = _FOLDER / "clip"
 VISION_FOLDER = _FOLDER / "vit"
 """timm `local-dir:` folder: config.json and model.safetensors."""
 FOUND_HEAD = _FOLDER / "found" / "head.safetensors"
-"""Foreground head of the second network: decoder.weight (1, C, 1, 1), decoder.bias (1)."""
+"""FOUND head of the second network: decoder.weight (1, C, 1, 1), decoder.bias (1)."""
 DINOISER_HEADS = _FOLDER / "dinoiser" / "heads.safetensors"
 """CLIP-DINOiser's convolutions on the embedded CLIP: obj_proj (E, C, 3, 3), bkg_decoder."""

@@ -1,4 +1,4 @@
-"""The demo's truth is COCO as pycocotools reads it, and says what the drawn label maps say."""
+"""The demo's truth is COCO as pycocotools reads it, and equals the drawn label maps."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_truth_is_coco_and_fits_the_images(tmp_path: Path, capsys) -> None:
         assert [int(mask.sum()) for mask in masks] == [ann["area"] for ann in anns]
 
 
-def test_half_of_the_scenes_is_held_out(tmp_path: Path) -> None:
+def test_half_of_the_scenes_show_held_out_pairs(tmp_path: Path) -> None:
     scenes = draw_scenes(tmp_path, 8, seed=0)
     assert scenes.seen
     assert scenes.held_out
@@ -43,7 +43,7 @@ def test_half_of_the_scenes_is_held_out(tmp_path: Path) -> None:
         assert (names[ann["category_id"]] in scenes.held_out) == (ann["image_id"] > 4)
 
 
-def test_same_seed_same_scenes_other_seed_other_scenes(tmp_path: Path) -> None:
+def test_scenes_depend_on_the_seed(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "abc"]
     for folder, seed in zip(folders, (1, 1, 2), strict=True):
         folder.mkdir()

@@ -1,3 +1,5 @@
+"""Drawn scenes and their truth."""
+
 import hashlib
 
 import numpy as np
@@ -6,14 +8,14 @@ import pytest
 from jobs.demo.paint import COLOURS
 from jobs.demo.scenes import (
     HELD_OUT_PAIRS,
+    DrawnObject,
     Layout,
-    Thing,
     all_phrases,
     draw_crop,
+    draw_objects,
     draw_scene,
-    draw_things,
 )
-from jobs.demo.shapes import SHAPES, silhouette
+from jobs.demo.shapes import SHAPES
 
 
 def _pair(phrase: str) -> tuple[str, str]:
@@ -21,7 +23,7 @@ def _pair(phrase: str) -> tuple[str, str]:
     return colour, shape
 
 
-def test_the_world_has_384_phrases_of_which_14_pairs_are_held_out():
+def test_all_phrases_are_384_with_14_held_out_pairs():
     assert len(set(all_phrases())) == 384
     assert len(HELD_OUT_PAIRS) == 14
     assert {_pair(p) for p in all_phrases(held_out=True)} == HELD_OUT_PAIRS
@@ -34,7 +36,7 @@ def test_the_world_has_384_phrases_of_which_14_pairs_are_held_out():
 
 @pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_scene_holds_what_its_labels_say(seed: int, held_out: bool):
+def test_scene_shows_what_its_labels_say(seed: int, held_out: bool):
     scene = draw_scene(seed, (96, 136), held_out=held_out)
     assert scene.image.shape == (96, 136, 3)
     assert scene.image.dtype == np.uint8
@@ -45,7 +47,7 @@ def test_a_scene_holds_what_its_labels_say(seed: int, held_out: bool):
     assert all((_pair(p) in HELD_OUT_PAIRS) == held_out for p in scene.labels)
 
 
-def test_the_seed_decides_everything():
+def test_scene_depends_on_the_seed_only():
     one, same, other = draw_scene(3), draw_scene(3), draw_scene(4)
     assert np.array_equal(one.image, same.image)
     assert np.array_equal(one.label_map, same.label_map)
@@ -53,29 +55,13 @@ def test_the_seed_decides_everything():
     assert not np.array_equal(one.image, other.image)
 
 
-def test_the_number_of_objects_can_be_asked_for():
+def test_num_objects_limits_the_objects():
     scene = draw_scene(0, num_objects=1)
     assert len(scene.labels) == 1
     assert (scene.label_map == 1).sum() > 200
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_silhouettes_fill_their_tile_without_touching_its_border(shape: str):
-    mask = silhouette(shape, 64, 24.0, 0.2)
-    assert mask.shape == (64, 64)
-    assert 0.1 < mask.mean() < 0.6
-    assert max(mask[0].max(), mask[-1].max(), mask[:, 0].max(), mask[:, -1].max()) == 0.0
-
-
-def test_shapes_differ_from_each_other():
-    masks = [silhouette(shape, 48, 20.0, 0.0) for shape in SHAPES]
-    for i, one in enumerate(masks):
-        for other in masks[i + 1 :]:
-            overlap = np.minimum(one, other).sum() / np.maximum(one, other).sum()
-            assert overlap < 0.9
-
-
-def test_a_crop_shows_one_object_of_the_asked_kind():
+def test_draw_crop_shows_one_object():
     image, thing = draw_crop(np.random.default_rng(0), 48, held_out=True)
     assert image.shape == (48, 48, 3)
     assert (thing.colour, thing.shape) in HELD_OUT_PAIRS
@@ -90,7 +76,7 @@ def test_a_crop_shows_one_object_of_the_asked_kind():
         (11, {"size_hw": (96, 136), "num_objects": 6}, "3f79c3b4a652ce84", 149.335),
     ],
 )
-def test_scenes_of_earlier_versions_are_drawn_as_they_were(
+def test_scenes_equal_those_of_earlier_versions(
     seed: int, arguments: dict, digest: str, mean_grey: float
 ):
     """Figures in the model card and the README are of these scenes."""
@@ -99,8 +85,8 @@ def test_scenes_of_earlier_versions_are_drawn_as_they_were(
     assert scene.image.mean() == pytest.approx(mean_grey, abs=0.01)
 
 
-def _drawn(seed: int, layout: Layout | None) -> tuple[np.ndarray, tuple[Thing, ...]]:
-    _, instances, things = draw_things(np.random.default_rng(seed), (96, 136), 4, False, layout)
+def _drawn(seed: int, layout: Layout | None) -> tuple[np.ndarray, tuple[DrawnObject, ...]]:
+    _, instances, things = draw_objects(np.random.default_rng(seed), (96, 136), 4, False, layout)
     return instances, things
 
 
@@ -110,13 +96,13 @@ def _contact_px(instances: np.ndarray) -> int:
     return sum(int(((one != other) & (one > 0) & (other > 0)).sum()) for one, other in pairs)
 
 
-def test_a_layout_says_how_large_objects_are():
+def test_layout_radii_limit_object_sizes():
     for seed in range(6):
         _, things = _drawn(seed, Layout(radii=(0.07, 0.11)))
         assert all(0.07 * 96 <= thing.radius_px <= 0.11 * 96 for thing in things)
 
 
-def test_a_layout_says_how_much_objects_hide_each_other():
+def test_layout_min_visible_and_beside_change_occlusion():
     apart = Layout(radii=(0.13, 0.27), min_visible=0.97, attempts=200)
     close = Layout(radii=(0.13, 0.27), min_visible=0.35, beside=(0.45, 0.8), attempts=50)
     contacts = [
