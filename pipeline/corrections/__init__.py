@@ -1,1 +1,1 @@
-"""What people said of a run: decisions, corrected masks, and what is learned from them."""
+"""Corrections of a run: decisions, corrected masks, and scores calibrated with them."""

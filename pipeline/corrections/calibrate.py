@@ -19,12 +19,10 @@ from sklearn.isotonic import IsotonicRegression
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row
 from schemas.base import Frozen
 from schemas.calibration import Calibration
 from schemas.errors import UserError
 from schemas.records import Share
-from schemas.review import ReviewedMask
 from schemas.score_columns import SCORE
 
 Numbers = NDArray[np.float64]
@@ -138,7 +136,20 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
 
 
 def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
-    rows = list(_outcomes(layer, min_iou))
+    """Return every decided segment of the layer, and whether the review kept it."""
+    rows: list[tuple[float, bool, str, str]] = []
+    for image_id in (*layer.images, *layer.partly_reviewed()):
+        outcomes = layer.outcomes(image_id) or {}
+        for row in layer.predicted(image_id):
+            if row["segment_index"] not in outcomes:
+                continue
+            mask = outcomes[row["segment_index"]]
+            is_right = mask is not None and mask.label == row["label"]
+            if mask is not None and is_right:
+                size_hw = row["height"], row["width"]
+                shared, union = overlap([row["rle_counts"]], [mask.rle_counts], size_hw)
+                is_right = shared >= min_iou * union
+            rows.append((row[SCORE], is_right, row["label"], image_id))
     score, right, label, image = zip(*rows, strict=True) if rows else ((), (), (), ())
     # By rank, so that the folds are of equal size even with few images.
     shuffled = sorted(set(image), key=lambda image_id: zlib.crc32(image_id.encode()))
@@ -149,23 +160,6 @@ def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
         np.array(label),
         np.array([fold[image_id] for image_id in image], int),
     )
-
-
-def _outcomes(layer: ReviewedLayer, min_iou: float) -> Iterator[tuple[float, bool, str, str]]:
-    for image_id in (*layer.images, *layer.partly_reviewed()):
-        outcomes = layer.outcomes(image_id) or {}
-        for row in layer.predicted(image_id):
-            if row["segment_index"] in outcomes:
-                right = _is_right(row, outcomes[row["segment_index"]], min_iou)
-                yield row[SCORE], right, row["label"], image_id
-
-
-def _is_right(row: Row, mask: ReviewedMask | None, min_iou: float) -> bool:
-    if mask is None or mask.label != row["label"]:
-        return False
-    size_hw = row["height"], row["width"]
-    shared, union = overlap([row["rle_counts"]], [mask.rle_counts], size_hw)
-    return shared >= min_iou * union
 
 
 def _check(reviewed: Reviewed, num_images: int, rules: Rules) -> None:

@@ -114,17 +114,16 @@ class Tally:
 
     def labels(self) -> tuple[LabelReview, ...]:
         """Return the counts of each label, in the vocabulary's order."""
-        return tuple(_label(name, counts) for name, counts in self._counts.items())
-
-
-def _label(name: str, counts: _Counts) -> LabelReview:
-    return LabelReview(
-        name=name,
-        predicted=counts.predicted,
-        accepted=counts.verdicts["accepted"],
-        changed=counts.verdicts["changed"],
-        rejected=counts.verdicts["rejected"],
-        added=counts.verdicts["added"],
-        iou=counts.intersection / counts.union if counts.union else None,
-        minutes=counts.seconds / 60 if counts.has_time else None,
-    )
+        return tuple(
+            LabelReview(
+                name=name,
+                predicted=counts.predicted,
+                accepted=counts.verdicts["accepted"],
+                changed=counts.verdicts["changed"],
+                rejected=counts.verdicts["rejected"],
+                added=counts.verdicts["added"],
+                iou=counts.intersection / counts.union if counts.union else None,
+                minutes=counts.seconds / 60 if counts.has_time else None,
+            )
+            for name, counts in self._counts.items()
+        )

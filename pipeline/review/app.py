@@ -25,7 +25,7 @@ from pipeline.review.decisions import DecisionMessage, UndoMessage
 from pipeline.review.filter import ScoreFilter
 from pipeline.review.pictures import Kind
 from pipeline.review.session import ForgottenViewError, ReviewSession, UnknownImageError
-from pipeline.review.sort_orders import DOUBT
+from pipeline.review.sort_orders import PRIORITY
 from pipeline.review.try_page import MAX_UPLOAD_BYTES, TryPage
 from schemas.base import problems
 from schemas.errors import ImageError, OvsegError, StorageError
@@ -121,7 +121,7 @@ class _ReviewPages:
         return JSONResponse({"place": self._session.place(view, _image_id(request))})
 
     def image(self, request: Request) -> Response:
-        order = request.query_params.get("order", DOUBT)
+        order = request.query_params.get("order", PRIORITY)
         return JSONResponse(self._session.image(_image_id(request), order))
 
     def photo(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 
 from pipeline.review.decisions import Mark
 from pipeline.review.index import ReviewIndex, Rows
-from pipeline.review.sort_orders import DOUBT
+from pipeline.review.sort_orders import PRIORITY
 from schemas.base import Frozen
 from schemas.score_columns import SCORE_COLUMNS
 
@@ -28,7 +28,7 @@ class Filter(Frozen):
     """Empty: annotated images. `any`: failed ones; else those with this error code."""
     text: Annotated[str, Field(max_length=200)] = ""
     """Part of the path, upper or lower case."""
-    order: Annotated[str, Field(max_length=200)] = DOUBT
+    order: Annotated[str, Field(max_length=200)] = PRIORITY
     """A name of `SortOrders`."""
 
     def limits(self) -> dict[str, tuple[float, float]]:

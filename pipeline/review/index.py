@@ -102,12 +102,12 @@ class ReviewIndex:
         return _numpy(compute.equal(self._table["status"], "error"))
 
     @cached_property
-    def by_doubt(self) -> Rows:
-        """All rows: the most doubtful images first, in manifest order where equal, failed last."""
-        return np.lexsort((-self.doubt, self.failed)).astype(np.int32)
+    def by_priority(self) -> Rows:
+        """All rows: highest review priority first, in manifest order where equal, failed last."""
+        return np.lexsort((-self.priority, self.failed)).astype(np.int32)
 
     @property
-    def doubt(self) -> NDArray[np.float32]:
+    def priority(self) -> NDArray[np.float32]:
         """Review priority of each image."""
         return _numpy(self._table["review_priority"])
 

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from urllib.parse import quote
@@ -101,9 +101,10 @@ def listen(run: RunFolder, address: Address) -> Listening:
     everywhere = address.host in _EVERYWHERE
     session = ReviewSession(run)
     try_page = TryPage(session)
+    own_names = (socket.gethostname(), socket.getfqdn()) if everywhere else (address.host,)
     guard = Guard(
         make_app(session, try_page),
-        hosts=_names(address, everywhere),
+        hosts=(*own_names, *address.names),
         any_address=everywhere,
         token=token,
     )
@@ -111,8 +112,10 @@ def listen(run: RunFolder, address: Address) -> Listening:
         guard, lifespan="off", ws="none", access_log=False, log_config=None, log_level="error",
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=_GRACE_S,
     )  # fmt: skip
-    url = _url(socket.gethostname() if everywhere else address.host, port, token)
-    return Listening(url, _Server(config, try_page.end), listening)
+    host = socket.gethostname() if everywhere else address.host
+    shown = f"[{host}]" if ":" in host else host
+    query = "" if token is None else f"?{TOKEN_PARAMETER}={quote(token)}"
+    return Listening(f"http://{shown}:{port}/{query}", _Server(config, try_page.end), listening)
 
 
 def _bind(address: Address) -> socket.socket:
@@ -141,14 +144,3 @@ def _why(address: Address, error: OSError) -> str:
             "(0: any free port)"
         )
     return f"cannot listen at {address.host} port {address.port}: {error.strerror or error}"
-
-
-def _names(address: Address, everywhere: bool) -> Iterable[str]:
-    own = (socket.gethostname(), socket.getfqdn()) if everywhere else (address.host,)
-    return (*own, *address.names)
-
-
-def _url(host: str, port: int, token: str | None) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    query = "" if token is None else f"?{TOKEN_PARAMETER}={quote(token)}"
-    return f"http://{shown}:{port}/{query}"

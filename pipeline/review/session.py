@@ -18,7 +18,7 @@ from pipeline.review.decisions import Decisions, Mark
 from pipeline.review.filter import Filter, select
 from pipeline.review.index import ReviewIndex, Rows
 from pipeline.review.pictures import Kind, Pictures
-from pipeline.review.sort_orders import DOUBT, Agreement, SortOrders
+from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from schemas.errors import StorageError, UserError
@@ -206,7 +206,7 @@ class ReviewSession:
         places = np.flatnonzero(now.view(view).rows == now.row(image_id)).tolist()
         return places[0] if places else None
 
-    def image(self, image_id: str, order: str = DOUBT) -> dict[str, Any]:
+    def image(self, image_id: str, order: str = PRIORITY) -> dict[str, Any]:
         """Return one image with its segments and the current decisions on it.
 
         Args:
@@ -310,7 +310,7 @@ def _agreement_facts(row: int, agreement: Agreement | None) -> dict[str, Any]:
         return {}
     iou = float(agreement.of_image[row])
     return {
-        "review_priority": float(agreement.doubt[row]),
+        "review_priority": float(agreement.priority[row]),
         "agreement": None if math.isnan(iou) else iou,
     }
 

@@ -1,4 +1,4 @@
-"""The sort orders of the grid: by doubt, by doubt and disagreement with another run, and others.
+"""The sort orders of the grid: by review priority, also with another run's masks, and others.
 
 The disagreement comes from a comparison, the file that `ovseg compare RUN OTHER` writes; it changes
 the review priority as it does for the exporters (`exporters/shared/priorities.py`). A comparison is
@@ -24,7 +24,7 @@ from schemas.score_columns import SCORE
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
-DOUBT = "doubt"
+PRIORITY = "priority"
 _COMPARED = "compare:"
 _COMPARISONS_KEPT = 3
 _PRIORITY_SCORES = ("margin_mean", "entropy_mean", "area_frac")
@@ -38,13 +38,13 @@ class Agreement:
     Attributes:
         of_mask: (N,) per segment, the IoU of its label with the other run's in the same image.
         of_image: (I,) mean IoU of the labels that either run has in an image.
-        doubt: (I,) review priority with the disagreement taken into account.
-        order: (I,) rows by falling `doubt`, failed images last.
+        priority: (I,) review priority with the disagreement taken into account.
+        order: (I,) rows by falling `priority`, failed images last.
     """
 
     of_mask: NDArray[np.float32]
     of_image: NDArray[np.float32]
-    doubt: NDArray[np.float64]
+    priority: NDArray[np.float64]
     order: Rows
 
 
@@ -79,7 +79,7 @@ class SortOrders:
         """Return all rows in a sort order, failed images last.
 
         Args:
-            name: `doubt`, `score`, `path` or a name that `compared` returns.
+            name: `priority`, `score`, `path` or a name that `compared` returns.
 
         Raises:
             UserError: there is no such order.
@@ -89,8 +89,8 @@ class SortOrders:
         agreement = self.agreement(name)
         if agreement is not None:
             return agreement.order
-        if name == DOUBT:
-            return self._index.by_doubt
+        if name == PRIORITY:
+            return self._index.by_priority
         if name == "score":
             segments = self._index.segments
             lowest = np.full(len(self._index), np.inf, np.float32)
@@ -99,7 +99,9 @@ class SortOrders:
         if name == "path":
             rank = np.argsort(compute.sort_indices(self._index.paths).to_numpy())
             return _failed_last(self._index, rank)
-        raise UserError(f"{name} is not a sort order: expected doubt, score, path or compare:NAME")
+        raise UserError(
+            f"{name} is not a sort order: expected priority, score, path or compare:NAME"
+        )
 
     def agreement(self, name: str) -> Agreement | None:
         """Return the agreement that an order sorts by; None: the order is not of a comparison.
@@ -136,10 +138,10 @@ class SortOrders:
             _keys(segments.row, segments.label, index),
         )
         scores = index.read_scores(_PRIORITY_SCORES) | {SCORE: segments.score.astype(np.float64)}
-        doubts = mask_priority(scores, np.nan_to_num(of_mask.astype(np.float64), nan=1.0))
-        both = combined_by_image(doubts, segments.row, len(index))
-        doubt = np.where(index.num_segments > 0, both, index.doubt)
-        return Agreement(of_mask, of_image, doubt, _failed_last(index, -doubt))
+        of_masks = mask_priority(scores, np.nan_to_num(of_mask.astype(np.float64), nan=1.0))
+        both = combined_by_image(of_masks, segments.row, len(index))
+        priority = np.where(index.num_segments > 0, both, index.priority)
+        return Agreement(of_mask, of_image, priority, _failed_last(index, -priority))
 
 
 def _failed_last(index: ReviewIndex, value: NDArray[Any]) -> Rows:

@@ -9,7 +9,7 @@ import { listenToKeys } from "./keys.js";
 import { chooseLabel } from "./relabel.js";
 import { isScoreField, scoreFields } from "./scores.js";
 
-const DEFAULTS = { label: "", state: "all", failed: "", text: "", order: "doubt" };
+const DEFAULTS = { label: "", state: "all", failed: "", text: "", order: "priority" };
 const wanted = { ...DEFAULTS }; // and limits of scores, such as mean_prob_low, where they are set
 const given = new URLSearchParams(location.hash.slice(1));
 for (const [name, value] of given) if (name in wanted || isScoreField(name)) wanted[name] = value;
@@ -17,7 +17,7 @@ let lost = "";
 const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted).catch(withoutOldNames)]);
 showing(run);
 let view = "";
-let asked = 0;
+let numFilters = 0; // filters applied so far: the answer to an older one is ignored
 let missed = false; // the last filter could not be applied
 let alone = false; // the image in view is not in the list
 
@@ -78,19 +78,19 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   for (const button of byId("labels").children) button.setAttribute("aria-pressed", String(button.dataset.label === wanted.label));
   for (const button of byId("state").children) button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
   viewer.orderBy(wanted.order, run.compared[wanted.order] ?? "");
-  asked += 1;
-  const mine = asked;
+  numFilters += 1;
+  const mine = numFilters;
   const slow = setTimeout(() => { byId("count").textContent = "ordering …"; }, 300);
   let found;
   try {
     found = await opened;
   } catch (error) {
-    if (mine === asked) listed(error.message);
+    if (mine === numFilters) listed(error.message);
     return;
   } finally {
     clearTimeout(slow);
   }
-  if (mine !== asked) return; // a later filter was set
+  if (mine !== numFilters) return; // a later filter was set
   listed("");
   view = found.view;
   byId("count").textContent = `${count(found.passing)} image${found.passing === 1 ? "" : "s"}${found.passing > found.total ? `, the first ${count(found.total)} shown` : ""}`;

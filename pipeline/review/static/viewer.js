@@ -16,7 +16,7 @@ export class Viewer {
     this.loaded = new Map();
     this.segments = [];
     this.current = 0;
-    this.order = "doubt";
+    this.order = "priority";
     this.other = ""; // short name of the run that the order compares with
     this.held = false; // an image is loading: nothing is decided before it is shown
     this.stage = new Stage(byId("stage"), byId("canvas"), {

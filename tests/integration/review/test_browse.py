@@ -20,8 +20,8 @@ OTHER_SCENES = [Scene(f"{n}.png", label_map(n if n == 0 else n + 20)) for n in r
 
 def test_list_shows_every_annotated_image_worst_first(client, read_run):
     items = client.shown()
-    doubt = [item["review_priority"] for item in items]
-    assert doubt == sorted(doubt, reverse=True)
+    priority = [item["review_priority"] for item in items]
+    assert priority == sorted(priority, reverse=True)
     paths = [item["path"] for item in items]
     assert sorted(paths) == sorted(s.path for s in odd_scenes() if s.label_map is not None)
     facts = client.get("/api/run").json
@@ -112,8 +112,8 @@ def test_order_by_comparison(run, tmp_path):
     with serving(run) as client:
         (order,) = client.get("/api/run").json["compared"]
         items = client.shown(order=order)
-        doubt = [item["review_priority"] for item in items]
-        assert doubt == sorted(doubt, reverse=True)
+        priority = [item["review_priority"] for item in items]
+        assert priority == sorted(priority, reverse=True)
         agreed = {item["path"]: item["agreement"] for item in items}
         assert agreed["0.png"] == 1.0
         assert 0 < agreed["1.png"] < 1

@@ -386,7 +386,7 @@ def test_order_is_kept_in_the_address(page, tmp_path: Path):
         page.reload()
         page.locator("#note.bad", has_text="`ovseg compare`").wait_for()
         assert paths(page) == ["0.png", "1.png", "2.png", "3.png"]
-        assert order.input_value() == "doubt"
+        assert order.input_value() == "priority"
 
 
 def test_keyboard_focus_and_screen_reader_texts(page, client: Client):

@@ -21,7 +21,7 @@ def test_select_images_with_a_mask_within_the_limits_of_a_column(column, tmp_pat
         {f"{column.name}_low": str(low), f"{column.name}_high": str(high)}
     )
     assert wanted.limits() == {column.name: (low, high)}
-    rows = select(index, np.zeros(len(index), np.uint8), wanted, index.by_doubt)
+    rows = select(index, np.zeros(len(index), np.uint8), wanted, index.by_priority)
     within = index.segments.row[(values >= low) & (values <= high)]
     assert sorted(rows) == sorted(set(within.tolist()))
     assert 0 < len(rows) < len(index)

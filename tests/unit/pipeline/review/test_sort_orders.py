@@ -39,32 +39,32 @@ def compared(request, tmp_path) -> tuple[RunFolder, str]:
     return first, f"compare:{report.file.rpartition('/')[2].removesuffix('.parquet')}"
 
 
-def test_doubt_with_disagreement_equals_the_exporters(compared):
+def test_priority_with_comparison_equals_the_exporters(compared):
     run, name = compared
     index = ReviewIndex(run)
     agreement = SortOrders(index).agreement(name)
     assert agreement is not None
     (file,) = comparison_files(run)
     exported, ious = Priorities(run, file), read_comparison(run, file)
-    doubts = []
+    priorities = []
     for shard in RunReader(run).shards(("review_priority",)):
         for image_id, image in shard.images.items():
             rows = [row for row in shard.segments() if row["image_id"] == image_id]
             place = index.row(image_id)
             assert place is not None
-            doubts.append(exported.of_image(image, rows))
-            assert round(float(agreement.doubt[place]), DIGITS) == pytest.approx(doubts[-1])
+            priorities.append(exported.of_image(image, rows))
+            assert round(float(agreement.priority[place]), DIGITS) == pytest.approx(priorities[-1])
             known = ious.get(image_id, {})
             expected = [known.get(row["label"], np.nan) for row in rows]
             np.testing.assert_allclose(agreement.of_mask[index.segments.of(place)], expected)
             mean = np.mean(list(known.values())) if known else np.nan
             np.testing.assert_allclose(agreement.of_image[place], mean, rtol=1e-6)
     assert len(ious) == NUM
-    assert len(set(doubts)) > NUM / 2
+    assert len(set(priorities)) > NUM / 2
     ordered = agreement.order[~index.failed[agreement.order]]
-    assert np.all(np.diff(agreement.doubt[ordered]) <= 0)
+    assert np.all(np.diff(agreement.priority[ordered]) <= 0)
     assert sorted(agreement.order) == list(range(len(index)))
-    assert agreement.order.tolist() != index.by_doubt.tolist()
+    assert agreement.order.tolist() != index.by_priority.tolist()
 
 
 def test_plain_orders(compared):
@@ -80,7 +80,7 @@ def test_plain_orders(compared):
     ]
     assert scores[-2:] == [2.0, 2.0], "no masks, then failed"
     assert scores == sorted(scores)
-    np.testing.assert_array_equal(orders.rows("doubt"), index.by_doubt)
+    np.testing.assert_array_equal(orders.rows("priority"), index.by_priority)
 
 
 @pytest.mark.parametrize("name", ["", "compare:", "compare:../../run", "newest"])
@@ -110,8 +110,8 @@ def test_changed_comparison_is_read_again_and_a_damaged_one_is_named(compared):
 def test_combined_by_image_equals_combined_of_each_image():
     rng = np.random.default_rng(4)
     image = np.sort(rng.integers(0, 40, 200)).astype(np.int32)
-    doubts = rng.random(200)
-    found = combined_by_image(doubts, image, 41)
-    each = [combined(doubts[image == n].tolist()) for n in range(41)]
+    of_masks = rng.random(200)
+    found = combined_by_image(of_masks, image, 41)
+    each = [combined(of_masks[image == n].tolist()) for n in range(41)]
     np.testing.assert_allclose(found, each, rtol=1e-12)
     assert found[40] == 0.0
