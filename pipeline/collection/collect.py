@@ -1,4 +1,4 @@
-"""Which images a job takes: a folder, bucket prefix, glob, single file or list file -> one table.
+"""List the images of a collection: a folder, bucket prefix, glob, single image or list file.
 
 Folders are searched recursively; hidden files and folders (names with a dot in front) are skipped,
 and so are run folders, whose review pages hold pictures of the images.
@@ -13,12 +13,13 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from pipeline.collection import list_file
-from pipeline.collection.list_file import Entry
+from pipeline.collection.list_file import ListedImage
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
@@ -26,7 +27,7 @@ from schemas.errors import CollectionError
 from schemas.redact import redact
 from schemas.tables import MANIFEST
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _CHUNK = 65536
 _WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
 
@@ -43,8 +44,8 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
         Rows of the manifest's schema, sorted by path (code points), each path and id once.
 
     Raises:
-        CollectionError: if nothing is found, a list cannot be read or names what is not there, or
-            two files share a path.
+        CollectionError: nothing is found, a list cannot be read or names images that do not exist,
+            or two files share a path.
     """
     uri = uris.normalise(images)
     try:
@@ -64,26 +65,22 @@ def image_id(path: str) -> str:
     return hashlib.sha256(unicodedata.normalize("NFC", path).encode()).hexdigest()[:16]
 
 
-def _entries(uri: str, is_folder: bool, suffixes: Sequence[str]) -> list[Entry]:
+def _entries(uri: str, is_folder: bool, suffixes: Sequence[str]) -> list[ListedImage]:
     parent, name = uris.parent_and_name(uri)
-    size = None if is_folder or not name else _size(Folder(parent), name)
+    size = None
+    if name and not is_folder:
+        with suppress(FileNotFoundError, ValueError):
+            size = Folder(parent).size(name)
     if size is not None:
         if list_file.is_list(name):
-            return list_file.read(uri)
-        return [Entry(name, uri, size, "")]
+            return list_file.read_list(uri)
+        return [ListedImage(name, uri, size, "")]
     if _WILDCARD.search(uri):
         return _glob(uri, suffixes)
     return _select(uri, re.compile(""), suffixes)
 
 
-def _size(folder: Folder, name: str) -> int | None:
-    try:
-        return folder.size(name)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _glob(uri: str, suffixes: Sequence[str]) -> list[Entry]:
+def _glob(uri: str, suffixes: Sequence[str]) -> list[ListedImage]:
     parts = uri.split("/")
     first = next(place for place, part in enumerate(parts) if _WILDCARD.search(part))
     root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
@@ -122,12 +119,12 @@ def _wildcard(text: str) -> str:
     return f"[^{inner}]" if negated else f"[{inner}]"
 
 
-def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[Entry]:
+def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[ListedImage]:
     endings = tuple(suffix.lower() for suffix in suffixes)
     files = Folder(root).walk()
     inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
     found = [
-        Entry(path, uris.join(root, path), size, etag)
+        ListedImage(path, uris.join(root, path), size, etag)
         for path, size, etag in files
         if pattern.match(path)
         and (not endings or path.lower().endswith(endings))
@@ -148,7 +145,7 @@ def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> lis
     return found
 
 
-def _as_text(entries: list[Entry]) -> list[Entry]:
+def _as_text(entries: list[ListedImage]) -> list[ListedImage]:
     """Give names that are not UTF-8 a form that tables can hold and that no other file has."""
     if all(uris.is_text(entry.path) and uris.is_text(entry.uri) for entry in entries):
         return entries
@@ -168,8 +165,8 @@ def _free_path(path: str, taken: set[str]) -> str:
     return free
 
 
-def _without_repeats(entries: list[Entry], uri: str) -> list[Entry]:
-    unique: list[Entry] = []
+def _without_repeats(entries: list[ListedImage], uri: str) -> list[ListedImage]:
+    unique: list[ListedImage] = []
     for entry in entries:
         if not unique or unique[-1].path != entry.path:
             unique.append(entry)
@@ -180,11 +177,11 @@ def _without_repeats(entries: list[Entry], uri: str) -> list[Entry]:
             )
     if len(unique) < len(entries):
         repeats = len(entries) - len(unique)
-        LOG.warning("%s: %d images are listed more than once", redact(uri), repeats)
+        logger.warning("%s: %d images are listed more than once", redact(uri), repeats)
     return unique
 
 
-def _named(entries: list[Entry], only: str) -> list[Entry]:
+def _named(entries: list[ListedImage], only: str) -> list[ListedImage]:
     """Return the images that a split file names; it may name no others."""
     wanted = set(list_file.read_names(only))
     stems = [str(PurePosixPath(entry.path).with_suffix("")) for entry in entries]
@@ -198,13 +195,13 @@ def _named(entries: list[Entry], only: str) -> list[Entry]:
     return [entry for entry, stem in zip(entries, stems, strict=True) if stem in wanted]
 
 
-def _table(entries: Iterable[Entry]) -> pa.Table:
+def _table(entries: Iterable[ListedImage]) -> pa.Table:
     stream = iter(entries)
-    batches: Iterator[list[Entry]] = iter(lambda: list(itertools.islice(stream, _CHUNK)), [])
+    batches: Iterator[list[ListedImage]] = iter(lambda: list(itertools.islice(stream, _CHUNK)), [])
     return pa.Table.from_batches([_batch(batch) for batch in batches], schema=MANIFEST)
 
 
-def _batch(entries: list[Entry]) -> pa.RecordBatch:
+def _batch(entries: list[ListedImage]) -> pa.RecordBatch:
     try:
         columns = {
             "image_id": [image_id(entry.path) for entry in entries],

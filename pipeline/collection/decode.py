@@ -1,4 +1,4 @@
-"""Bytes of an image file -> RGB pixels in the frame that a person sees, or an ImageError.
+"""Decode an image file to RGB pixels in the frame that a person sees.
 
 The content decides on the format, never the file's name. Only formats that Pillow decodes itself
 are tried: some of its other plugins start programs (Ghostscript) on the file. Pillow lets other
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from pipeline.collection.exif import is_orientation, swaps_sides, upright_image
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 
@@ -30,15 +31,6 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
     EOFError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _BACKDROP = (255, 255, 255)
 
 for _module in FORMATS.values():
@@ -90,43 +82,36 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
             ErrorCode.TOO_LARGE,
             f"{width} x {height} pixels, more than image.max_pixels = {config.max_pixels}",
         )
+    is_turned_here = name != "TIFF"  # Pillow's TIFF plugin turns the pixels and the size by itself
     try:
-        orientation = _load(image, name, side_px)
-        # Pillow's TIFF plugin turns the pixels and the size by itself.
-        turn = None if name == "TIFF" else _TURNS.get(orientation)
-        pixels = _pixels(image, turn)
+        # Of a PNG, Pillow reads all pixels when asked for EXIF; damage would then pass for EXIF's,
+        # and the image be black. Of a TIFF, EXIF is gone when the pixels are turned.
+        orientation = 1 if name == "PNG" else _orientation(image)
+        if side_px:
+            image.draft("RGB", (side_px, side_px))
+        image.load()
+        if name == "PNG":
+            orientation = _orientation(image)
+        rgb = _rgb(image)
+        if is_turned_here:
+            rgb = upright_image(rgb, orientation)
+        pixels = np.array(rgb)
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{width} x {height} pixels in {name}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(ErrorCode.TOO_LARGE, str(error)) from error
     except _DAMAGE as error:
         raise _damaged(data, name, error) from error
-    if turn is not None and orientation >= 5:
+    if is_turned_here and swaps_sides(orientation):
         width, height = height, width
     return DecodedImage(pixels, height, width, orientation)
-
-
-def _load(image: ImageFile.ImageFile, name: str, side_px: int) -> int:
-    """Decode the pixels; return the EXIF orientation."""
-    # Of a PNG, Pillow reads all pixels when asked for EXIF; damage would then pass for EXIF's, and
-    # the image be black. Of a TIFF, EXIF is gone when the pixels are turned.
-    orientation = 1 if name == "PNG" else _orientation(image)
-    if side_px:
-        image.draft("RGB", (side_px, side_px))
-    image.load()
-    return _orientation(image) if name == "PNG" else orientation
-
-
-def _pixels(image: ImageFile.ImageFile, turn: Image.Transpose | None) -> NDArray[np.uint8]:
-    rgb = _rgb(image)
-    return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     """Read the header; Image.open would judge the size by a limit that is global to the process."""
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        # An answer in words means that this Pillow was built without the format.
+        # A text in place of True means that this Pillow was built without the format.
         if factory is None or accept is None or accept(data[:16]) is not True:
             continue
         try:
@@ -161,7 +146,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DAMAGE:  # damaged metadata says nothing about the pixels
         return 1
-    return value if isinstance(value, int) and value in _TURNS else 1
+    return int(value) if is_orientation(value) else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,21 +1,38 @@
-"""Masks of tools that ignore EXIF, turned into the frame that a person sees."""
+"""EXIF orientations 1 to 8: from the stored frame to the frame that a person sees."""
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-FIRST_SIDEWAYS = 5
-"""EXIF orientations from here on exchange height and width."""
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation 1, and every other number, is no turn."""
 
 
-def upright(pixels: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
-    """Return a mask (H, W) of the stored frame as it is displayed under an EXIF orientation."""
-    turns = {
-        2: lambda mask: mask[:, ::-1],
-        3: lambda mask: mask[::-1, ::-1],
-        4: lambda mask: mask[::-1],
-        5: lambda mask: mask.T,
-        6: lambda mask: np.rot90(mask, -1),
-        7: lambda mask: mask[::-1, ::-1].T,
-        8: lambda mask: np.rot90(mask),
-    }
-    return np.ascontiguousarray(turns.get(orientation, lambda mask: mask)(pixels))
+def is_orientation(value: object) -> bool:
+    """Return whether an EXIF value is an orientation that changes the frame."""
+    return isinstance(value, int) and value in _TRANSPOSE
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Return whether an orientation exchanges height and width."""
+    return orientation >= 5
+
+
+def upright_image(image: Image.Image, orientation: int) -> Image.Image:
+    """Return a stored image as it is displayed; the same object where there is nothing to do."""
+    turn = _TRANSPOSE.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_mask(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
+    """Return a mask (H, W) of the stored frame, made by a tool that ignores EXIF, as displayed."""
+    stored = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(upright_image(stored, orientation)) > 0

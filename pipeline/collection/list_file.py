@@ -1,4 +1,4 @@
-"""List files: .txt with a URI a line; .csv, .jsonl and .parquet with a column `uri`, maybe `path`.
+"""List files: .txt with one URI per line; .csv, .jsonl, .parquet with columns `uri`, maybe `path`.
 
 A relative URI is meant from the list's own folder. A .txt has no comments and no quotes, since a
 file name may begin with any character; empty lines are skipped.
@@ -21,7 +21,7 @@ from schemas.redact import redact
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 
 
-class Entry(NamedTuple):
+class ListedImage(NamedTuple):
     """One image as listed; sorts by path."""
 
     path: str
@@ -37,15 +37,15 @@ class _Row(NamedTuple):
 
 
 def is_list(name: str) -> bool:
-    """Tell by its name whether a file is a list of images."""
+    """Return whether a file is a list of images, by its name."""
     return name.lower().endswith(SUFFIXES)
 
 
-def read(uri: str) -> list[Entry]:
+def read_list(uri: str) -> list[ListedImage]:
     """Return the images of a list file, in its order.
 
     Raises:
-        CollectionError: if it cannot be read, is empty or has a wrong entry, which it names.
+        CollectionError: it cannot be read, is empty or has a wrong row, which is named.
     """
     root, name = uris.parent_and_name(uri)
     shown = redact(uri)
@@ -64,10 +64,10 @@ def read(uri: str) -> list[Entry]:
 
 
 def read_names(uri: str) -> list[str]:
-    """Return the names in a split file, a name a line, in its order.
+    """Return the names in a split file (one per line), in its order.
 
     Raises:
-        CollectionError: if it is not there, is no text or holds no name.
+        CollectionError: it does not exist, is not text or holds no name.
     """
     root, name = uris.parent_and_name(uris.normalise(uri))
     shown = redact(uri)
@@ -128,7 +128,7 @@ def _check_columns(names: list[str]) -> None:
         raise _ColumnError(f"expected a column `uri`, got {names}")
 
 
-def _entry(row: _Row, root: str, shown: str) -> Entry:
+def _entry(row: _Row, root: str, shown: str) -> ListedImage:
     try:
         if not isinstance(row.uri, str) or not row.uri:
             raise ValueError(f"expected a text in `uri`, got {row.uri!r}")
@@ -136,7 +136,7 @@ def _entry(row: _Row, root: str, shown: str) -> Entry:
         path = _path_of(uri, root) if row.path is None else row.path
         if not isinstance(path, str):
             raise ValueError(f"expected a text in `path`, got {path!r}")
-        return Entry(uris.check_relative(path), uri, None, "")
+        return ListedImage(uris.check_relative(path), uri, None, "")
     except (ValueError, ConfigError) as error:
         raise CollectionError(f"{shown}, row {row.place}: {error}") from error
 

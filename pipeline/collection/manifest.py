@@ -1,4 +1,4 @@
-"""The frozen list of a run's images, and its cut into shards.
+"""The frozen list of a run's images, and its shards.
 
 A manifest is an Arrow table; records of one shard are made when that shard is asked for, so that
 ten million images never exist as Python objects at once.
@@ -17,7 +17,7 @@ from schemas.tables import MANIFEST, to_records
 _SOURCE_KEY = b"ovseg.source"
 
 
-def freeze(table: pa.Table, source: str = "") -> bytes:
+def write_manifest(table: pa.Table, source: str = "") -> bytes:
     """Return the manifest as a Parquet file; the same table always gives the same bytes.
 
     Args:
@@ -28,11 +28,11 @@ def freeze(table: pa.Table, source: str = "") -> bytes:
     return parquet.write_table(marked)
 
 
-def load(data: bytes) -> pa.Table:
+def read_manifest(data: bytes) -> pa.Table:
     """Return the table of a frozen manifest.
 
     Raises:
-        RunFolderError: if the bytes are no manifest.
+        RunFolderError: the bytes are not a manifest.
     """
     try:
         table = parquet.read_table(data)
@@ -46,20 +46,20 @@ def source_of(table: pa.Table) -> str:
     return (table.schema.metadata or {}).get(_SOURCE_KEY, b"").decode()
 
 
-def cut(table: pa.Table, shard_size: int) -> "Shards":
-    """Return the manifest's shards: each row in exactly one, in order."""
-    return Shards(table, shard_size)
-
-
 class Shards(Sequence[Shard]):
-    """The shards of a manifest; a shard's records are made when it is indexed."""
+    """The shards of a manifest: each row in exactly one, in order.
+
+    A shard's records are made when it is indexed.
+
+    Args:
+        table: the manifest.
+        shard_size: images in each shard but the last.
+
+    Raises:
+        ValueError: a shard size below 1.
+    """
 
     def __init__(self, table: pa.Table, shard_size: int) -> None:
-        """Keep the table.
-
-        Raises:
-            ValueError: for a shard size below 1.
-        """
         if shard_size < 1:
             raise ValueError(f"expected a shard size of at least 1, got {shard_size}")
         self._table = table

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 
 from ovseg_core.rle.coco_segmentation import packed
-from pipeline.collection.exif import FIRST_SIDEWAYS, upright
+from pipeline.collection.exif import swaps_sides, upright_mask
 from pipeline.corrections.import_report import ImportReport, Tally
 from pipeline.corrections.layer import store_import
 from pipeline.corrections.matching import (
@@ -160,7 +160,7 @@ class _Import:
         turn = 1
         if image.size_hw not in (None, size_hw):
             turn = row["exif_orientation"]
-            if image.size_hw != size_hw[::-1] or turn < FIRST_SIDEWAYS:
+            if image.size_hw != size_hw[::-1] or not swaps_sides(turn):
                 self._left_out["wrong_size"] += 1
                 logger.warning(
                     "%s left out: %d x %d in the file, %d x %d in the run",
@@ -174,7 +174,7 @@ class _Import:
             if category_id is None:
                 self._unknown_labels[mask.label] += 1
                 continue
-            counts = mask.rle_counts if turn == 1 else packed(upright(mask.pixels, turn))
+            counts = mask.rle_counts if turn == 1 else packed(upright_mask(mask.pixels, turn))
             corrected.append(CorrectedMask(category_id, counts, mask.segment_index))
         return corrected
 

@@ -121,7 +121,7 @@ class RunFolder:
                 f"{self.folder.uri}/{MANIFEST_FILE} is not the one that {RUN_FILE} names: "
                 "it was changed or damaged; restore it or begin another run"
             )
-        return manifest.load(data)
+        return manifest.read_manifest(data)
 
     def manifest(self) -> pa.Table:
         """Return the run's images: rows of the manifest's schema."""
@@ -130,7 +130,7 @@ class RunFolder:
     def shards(self) -> Sequence[Shard]:
         """Return the run's shards; the records of each are made when it is indexed."""
         size = self.info.job().images_per_shard(self.info.num_images)
-        return manifest.cut(self._manifest, size)
+        return manifest.Shards(self._manifest, size)
 
     def commit(
         self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
@@ -320,11 +320,11 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> None:
         RunFolderError: the folder holds something else, or another collection's manifest.
     """
     check_free(folder)
-    data = manifest.freeze(images, identity.source)
+    data = manifest.write_manifest(images, identity.source)
     if not folder.create_once(MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.
         data = folder.read_bytes(MANIFEST_FILE)
-    table = manifest.load(data)
+    table = manifest.read_manifest(data)
     if manifest.source_of(table) != identity.source:
         raise RunFolderError(
             f"{folder.uri} holds the manifest of another collection (a run that was never begun): "

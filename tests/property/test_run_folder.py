@@ -30,7 +30,7 @@ SEVERAL = settings(max_examples=60, deadline=None, suppress_health_check=list(He
 @SEVERAL
 @given(count=st.integers(0, 300), size=st.integers(1, 320))
 def test_sharding_is_a_partition(count: int, size: int) -> None:
-    shards = manifest.cut(to_table("manifest", image_refs(count)), size)
+    shards = manifest.Shards(to_table("manifest", image_refs(count)), size)
     assert [ref for shard in shards for ref in shard.refs] == image_refs(count)
     assert [shard.index for shard in shards] == list(range(len(shards)))
     assert all(len(shard.refs) == size for shard in shards[:-1])
@@ -47,7 +47,7 @@ def test_sharding_is_a_partition(count: int, size: int) -> None:
     etag=st.text("0123456789abcdef-", max_size=40),
 ), max_size=20))  # fmt: skip
 def test_a_manifest_comes_back_whole(refs: list[ImageRef]) -> None:
-    loaded = manifest.load(manifest.freeze(to_table("manifest", refs)))
+    loaded = manifest.read_manifest(manifest.write_manifest(to_table("manifest", refs)))
     assert list(to_records("manifest", loaded)) == refs
 
 

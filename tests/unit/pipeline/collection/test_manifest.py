@@ -24,29 +24,29 @@ def refs(count: int) -> list[ImageRef]:
 
 def test_a_frozen_manifest_comes_back_whole() -> None:
     table = to_table("manifest", refs(7))
-    data = manifest.freeze(table, source='{"images": "ü"}')
-    loaded = manifest.load(data)
+    data = manifest.write_manifest(table, source='{"images": "ü"}')
+    loaded = manifest.read_manifest(data)
     assert loaded.equals(table)
     assert loaded.schema.equals(MANIFEST)
     assert manifest.source_of(loaded) == '{"images": "ü"}'
-    assert manifest.freeze(table, source='{"images": "ü"}') == data
+    assert manifest.write_manifest(table, source='{"images": "ü"}') == data
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"nonsense" * 99])
 def test_damaged_bytes_are_a_run_folder_error(data: bytes) -> None:
     with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
-        manifest.load(data)
+        manifest.read_manifest(data)
 
 
 def test_a_table_of_other_columns_is_a_run_folder_error() -> None:
     from pipeline.storage import parquet
 
     with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
-        manifest.load(parquet.write_table(pa.table({"x": [1]}), 10))
+        manifest.read_manifest(parquet.write_table(pa.table({"x": [1]}), 10))
 
 
 def test_shards_hold_every_image_once_in_order() -> None:
-    shards = manifest.cut(to_table("manifest", refs(10)), 4)
+    shards = manifest.Shards(to_table("manifest", refs(10)), 4)
     assert len(shards) == 3
     assert [len(shard.refs) for shard in shards] == [4, 4, 2]
     assert [shard.index for shard in shards] == [0, 1, 2]
@@ -56,8 +56,8 @@ def test_shards_hold_every_image_once_in_order() -> None:
     with pytest.raises(IndexError):
         shards[3]
     with pytest.raises(ValueError, match="at least 1"):
-        manifest.cut(to_table("manifest", []), 0)
-    assert list(manifest.cut(to_table("manifest", []), 4)) == []
+        manifest.Shards(to_table("manifest", []), 0)
+    assert list(manifest.Shards(to_table("manifest", []), 4)) == []
 
 
 def test_a_large_manifest_is_cut_without_making_its_records() -> None:
@@ -69,8 +69,10 @@ def test_a_large_manifest_is_cut_without_making_its_records() -> None:
         "size_bytes": [None] * count,
         "etag": [""] * count,
     }
-    loaded = manifest.load(manifest.freeze(pa.Table.from_pydict(rows, schema=MANIFEST)))
-    shards = manifest.cut(loaded, 256)
+    loaded = manifest.read_manifest(
+        manifest.write_manifest(pa.Table.from_pydict(rows, schema=MANIFEST))
+    )
+    shards = manifest.Shards(loaded, 256)
     assert len(shards) == 782
     assert [ref.path for ref in shards[700].refs[:2]] == ["179200.jpg", "179201.jpg"]
     assert len(shards[781].refs) == count - 781 * 256

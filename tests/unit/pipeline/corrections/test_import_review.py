@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ovseg_core.rle import label_studio_brush
-from pipeline.collection.exif import upright
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.evaluate import evaluate
@@ -176,18 +175,6 @@ def test_masks_in_the_stored_frame_are_turned(tmp_path):
     report = import_review(run, "coco", _file(tmp_path, dataset))
     assert (report.num_turned, report.num_wrong_size, report.num_images) == (1, 1, 1)
     assert {m.verdict for m in ReviewedLayer(run).masks("id-turned.jpg")} == {"accepted"}
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_equals_pillow(orientation):
-    from PIL import Image, ImageOps
-
-    mask = np.random.default_rng(orientation).integers(0, 2, (5, 7)) > 0
-    picture = Image.fromarray(mask.astype(np.uint8))
-    picture.getexif()[0x0112] = orientation
-    np.testing.assert_array_equal(
-        upright(mask, orientation), np.asarray(ImageOps.exif_transpose(picture)) > 0
-    )
 
 
 def test_mistakes_are_reported(run, tmp_path):

@@ -1,0 +1,100 @@
+"""List files: what they may hold, and what is said of wrong ones."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.collection.collect import collect
+from pipeline.collection.list_file import is_list
+from pipeline.storage import parquet
+from pipeline.storage.folder import Folder
+from schemas.config import ImageConfig
+from schemas.errors import CollectionError
+
+CONFIG = ImageConfig()
+LISTS = {
+    "list.txt": "b.JPG\r\n\n#1.jpg\nsub/ü x.png\n s.jpg\n",
+    "list.csv": 'id,uri\n1,b.JPG\n2,#1.jpg\n3,"sub/ü x.png"\n4, s.jpg\n',
+    "LIST.JSONL": "\n\n".join(
+        json.dumps({"uri": path}) for path in ("b.JPG", "#1.jpg", "sub/ü x.png", " s.jpg")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*LISTS, "list.parquet"])
+@pytest.mark.parametrize("place", ["local", "memory", "s3"])
+def test_every_kind_of_list_is_read(
+    name: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    places = {"local": str(tmp_path / "x"), "memory": f"memory://{tmp_path.name}"}
+    folder = Folder(places.get(place) or request.getfixturevalue("s3_folder"))
+    expected = [" s.jpg", "#1.jpg", "b.JPG", "sub/ü x.png"]
+    data = LISTS.get(name, "").encode() or parquet.write_table(pa.table({"uri": expected}), 2)
+    folder.atomic_write(name, data)
+    table = collect(f"{folder.uri}/{name}", CONFIG)
+    assert table.column("path").to_pylist() == expected
+    assert table.column("uri").to_pylist() == [f"{folder.uri}/{path}" for path in expected]
+    assert table.column("size_bytes").null_count == 4
+
+
+def test_absolute_uris_and_given_paths(tmp_path: Path) -> None:
+    lines = [
+        "uri,path",
+        f"{tmp_path}/photos/in.jpg,",
+        "/elsewhere/out.jpg,",
+        "photos/../../up.jpg,",
+        "s3://bucket/k/a.jpg,",
+        "https://host/p/b.jpg?size=1/2,",
+        "s3://bucket/k/c.jpg,named/c.jpg",
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    table = collect(str(tmp_path / "list.csv"), CONFIG)
+    up = str(tmp_path.parent / "up.jpg")
+    assert dict(
+        zip(table.column("path").to_pylist(), table.column("uri").to_pylist(), strict=True)
+    ) == {
+        "photos/in.jpg": f"{tmp_path}/photos/in.jpg",
+        "elsewhere/out.jpg": "/elsewhere/out.jpg",
+        up.lstrip("/"): up,
+        "bucket/k/a.jpg": "s3://bucket/k/a.jpg",
+        "host/p/b.jpg": "https://host/p/b.jpg?size=1/2",
+        "named/c.jpg": "s3://bucket/k/c.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "\n\n", "lists no images"),
+        ("a.txt", "s3://me:secret@b/x.jpg", r"row 1: .* holds a password"),
+        ("a.txt", b"\xff\xfe", "is not UTF-8"),
+        ("a.csv", "file\nx.jpg\n", r"expected a column `uri`, got \['file'\]"),
+        ("a.csv", "uri,path\nx.jpg,../y.jpg\n", r"row 2: expected a relative path"),
+        ("a.csv", "uri,path\nx.jpg,/y.jpg\n", r"row 2: expected a relative path"),
+        ("a.csv", "", "expected a column `uri`"),
+        ("a.jsonl", '{"uri": 1}', "row 1: expected a text in `uri`, got 1"),
+        ("a.jsonl", '{"url": "x"}', 'line 1: expected an object with "uri"'),
+        ("a.jsonl", '["x"]', 'expected an object with "uri"'),
+        ("a.jsonl", '{"uri": ', "cannot be read as a list"),
+        ("a.jsonl", '{"uri": "x", "path": 3}', "expected a text in `path`, got 3"),
+        ("a.parquet", "no parquet", "cannot be read as a list"),
+        ("a.csv", "uri,path\na.jpg,x\nb.jpg,x\n", "gives the path 'x' to two files"),
+    ],
+)
+def test_wrong_lists_name_the_row(
+    tmp_path: Path, name: str, text: str | bytes, message: str
+) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CollectionError, match=message) as caught:
+        collect(str(tmp_path / name), CONFIG)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.txt", True), ("A.CSV", True), ("a.jpg", False), ("txt", False)]
+)
+def test_is_list(name: str, expected: bool) -> None:
+    assert is_list(name) is expected

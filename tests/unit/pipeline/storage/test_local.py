@@ -1,0 +1,82 @@
+"""Files of this machine: whole or not at all, links, special files."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.folder import Folder, read_image_file
+from schemas.errors import ErrorCode, ImageError
+from tests.helpers.fault_plan import Fault, fault_environment
+from tests.helpers.python_process import run_python
+
+
+@pytest.mark.parametrize("call", ["os.rename", "os.link"])
+def test_a_writer_killed_before_the_last_step_leaves_no_file(tmp_path: Path, call: str) -> None:
+    env = fault_environment(tmp_path / "plan", [Fault(call, "target$", action="kill")])
+    write = "atomic_write" if call == "os.rename" else "create_once"
+    code = (
+        "import sys; from pipeline.storage.folder import Folder\n"
+        f"Folder(sys.argv[1]).{write}('target', b'x')"
+    )
+    assert run_python(code, str(tmp_path / "out"), **env).returncode == -9
+    folder = Folder(str(tmp_path / "out"))
+    assert not folder.exists("target")
+    assert [name.startswith(".target.") for name in folder.list()] == [True]
+    assert run_python(code, str(tmp_path / "out"), **env).returncode == 0
+    assert folder.read_bytes("target") == b"x"
+
+
+def test_a_write_that_finds_no_room_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.atomic_write("x", b"old")
+    code = (
+        "import resource, sys; from pipeline.storage.folder import Folder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "Folder(sys.argv[1]).atomic_write('x', b'1' * 100_000)"
+    )
+    assert "StorageError: cannot write" in run_python(code, str(tmp_path)).stderr
+    assert folder.list() == ["x"]
+    assert folder.read_bytes("x") == b"old"
+
+
+def test_readers_never_see_a_part_of_a_file(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    contents = [bytes([letter]) * 300_000 for letter in b"ab"]
+    folder.atomic_write("x", contents[0])
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            for content in contents:
+                folder.atomic_write("x", content)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen = {folder.read_bytes("x") for _ in range(200)}
+    stop.set()
+    thread.join()
+    assert seen <= set(contents)
+
+
+def test_folders_and_pipes_are_not_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    found = []
+    for name in ("pipe.jpg", "folder.jpg"):
+        with pytest.raises(ImageError) as caught:
+            read_image_file(str(tmp_path / name))
+        found.append(caught.value.code)
+    assert found == [ErrorCode.NOT_AN_IMAGE, ErrorCode.NOT_AN_IMAGE]
+    assert Folder(str(tmp_path)).walk() == []
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").write_bytes(b"1")
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    assert Folder(str(tmp_path)).list() == ["a/x", "b/x"]
