@@ -83,7 +83,7 @@ def problems(
             continue  # a list whose every item is wrong: the items' own lines say it
         path = ".".join([*([where] if where else []), *map(str, detail["loc"])])
         if detail["type"] == "extra_forbidden":
-            line = f"unknown key; {_meant(path, known)}"
+            line = f"unknown key; {_meant(path, known)}" if model else "unknown key"
         elif detail["type"] == "missing":
             line = f"missing; {(hints or {}).get(path, 'expected a value')}"
         else:

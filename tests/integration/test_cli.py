@@ -154,15 +154,3 @@ def test_unknown_exporter_gets_a_suggestion(scenes: Scenes) -> None:
     result = ovseg("export", "run", "--to", "cocoo")
     assert result.exit_code == 1
     assert "Did you mean 'coco'" in result.stderr
-
-
-def test_methods_are_listed_with_papers_and_licences() -> None:
-    shown = ovseg("methods")
-    assert shown.exit_code == 0, shown.output
-    assert "clip_diy" in shown.stdout
-    assert "not measured by this project" in shown.stdout
-    listed = json.loads(ovseg("methods", "--json").stdout)["methods"]
-    columns = ("paper", "parts", "weights", "licence", "published")
-    assert all(row[column] for row in listed for column in columns)
-    for row in listed:
-        assert all(row[column] in shown.stdout for column in ("name", "paper", "parts", "weights"))

@@ -1,10 +1,7 @@
-import pickle
-
 import pytest
 from pydantic import ValidationError
 
 from schemas.config import JobConfig, RunConfig
-from schemas.errors import ErrorCode, ImageError
 
 JOB = {"images": "photos", "out": "run", "labels": ["cat"]}
 
@@ -72,12 +69,6 @@ def test_auto_vision_model_follows_clip(clip, vision, resolved):
 def test_images_per_shard_of_small_and_large_jobs(num_images, size):
     assert JobConfig.model_validate(JOB).images_per_shard(num_images) == size
     assert JobConfig.model_validate({**JOB, "shard_size": 5}).images_per_shard(num_images) == 5
-
-
-def test_image_error_survives_pickling():
-    error = pickle.loads(pickle.dumps(ImageError(ErrorCode.TRUNCATED, "ends at byte 12")))
-    assert error.code is ErrorCode.TRUNCATED
-    assert str(error) == "truncated: ends at byte 12"
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(0.25, 1), (1.0, 1), (2.5, 2), (4.0, 4)])

@@ -1,0 +1,48 @@
+"""What `ovseg annotate` prints of a plan and of a report."""
+
+import pytest
+
+from jobs.annotate import show_plan, show_report
+from pipeline.job.job import JobPlan
+from pipeline.job.report import RunReport
+from schemas.config import JobConfig
+
+
+def config(**fields: object) -> JobConfig:
+    labels = [f"word {number}" for number in range(1, 15)]
+    return JobConfig.model_validate({"images": "in", "out": "o", "labels": labels, **fields})
+
+
+def test_plan_names_labels_weights_and_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    clip = {"model": "ViT-B-16", "pretrained": "openai"}
+    show_plan(JobPlan(config(clip=clip, run={"workers": 3}), {}, num_images=1000, num_shards=63))
+    shown = capsys.readouterr().out
+    assert "1,000 in in" in shown
+    assert "14: word 1, word 2" in shown
+    assert "word 12 and 2 more" in shown
+    assert "CLIP ViT-B-16 openai; where the method asks: vit_small_patch8_224.dino" in shown
+    assert "63 of up to 16 images" in shown
+    assert "at most 3, 1 CPU each, device auto" in shown
+
+
+def test_plan_without_ray_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    local = config(clip={"model": "embedded", "pretrained": "unused"}, run={"local": True})
+    show_plan(JobPlan(local, {}, num_images=1, num_shards=1))
+    shown = capsys.readouterr().out
+    assert "CLIP embedded; where the method asks: embedded" in shown
+    assert "none: in this process (--local)" in shown
+
+
+def test_report_suggests_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
+    done = RunReport("a b", num_images=1, max_error_share=0, num_done=1, num_segments=2)
+    show_report(done)
+    shown = capsys.readouterr().out
+    assert "ovseg export 'a b' --to coco" in shown
+    assert "ovseg inspect" not in shown
+
+
+def test_report_of_failed_images_suggests_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    show_report(RunReport("run", 1, max_error_share=1, num_done=1, errors={"truncated": 1}))
+    shown = capsys.readouterr().out
+    assert "ovseg inspect run" in shown
+    assert "ovseg export" not in shown

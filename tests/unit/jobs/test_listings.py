@@ -1,0 +1,40 @@
+"""`ovseg settings` and `ovseg methods`."""
+
+import json
+
+from typer.testing import CliRunner, Result
+
+from jobs.cli import app
+
+
+def ovseg(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def test_settings_list_every_field_with_its_meaning() -> None:
+    shown = ovseg("settings")
+    assert shown.exit_code == 0, shown.output
+    for field in ("vocabulary.labels.*.synonyms", "run.max_error_share", "method.options.side_px"):
+        assert field in shown.stdout
+    assert "method.options.objectness.options.folder" in shown.stdout
+    schema = json.loads(ovseg("settings", "--json").stdout)
+    assert schema["properties"]["shard_size"]["description"].startswith("Images per shard")
+    assert schema["additionalProperties"] is False
+
+
+def test_defaults_of_nested_fields_are_those_of_the_outer_default() -> None:
+    lines = ovseg("settings").stdout.splitlines()
+    (name,) = [line.split() for line in lines if line.startswith("method.name ")]
+    assert name[1] == '"clip_diy"'
+
+
+def test_methods_are_listed_with_papers_and_licences() -> None:
+    shown = ovseg("methods")
+    assert shown.exit_code == 0, shown.output
+    assert "clip_diy" in shown.stdout
+    assert "not measured by this project" in shown.stdout
+    listed = json.loads(ovseg("methods", "--json").stdout)["methods"]
+    columns = ("paper", "parts", "weights", "licence", "published")
+    assert all(row[column] for row in listed for column in columns)
+    for row in listed:
+        assert all(row[column] in shown.stdout for column in ("name", "paper", "parts", "weights"))

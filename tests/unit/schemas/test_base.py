@@ -1,0 +1,91 @@
+"""Mistakes that pydantic finds, in words."""
+
+import pytest
+from pydantic import Field, ValidationError, field_validator
+
+from schemas.base import Frozen, did_you_mean, dotted_fields, problems, validated
+from schemas.errors import ConfigError
+
+
+class Inner(Frozen):
+    size_px: int = Field(3, gt=0)
+    """Side."""
+    kind: str = "a"
+
+
+class Outer(Frozen):
+    inner: Inner = Inner()
+    several: tuple[Inner, ...] = Field((), min_length=1, validate_default=False)
+    path: str
+    share: float = 0.5
+
+    @field_validator("path")
+    @classmethod
+    def _ends(cls, value: str) -> str:
+        if not value.endswith(".x"):
+            raise ValueError("expected a path that ends in .x")
+        return value
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({}, ["path: missing; give --path"]),
+        ({"path": "a.y"}, ["path: expected a path that ends in .x, got 'a.y'"]),
+        ({"path": 7}, ["path: expected a text, got 7; quote yes, no, on, off and numbers in YAML"]),
+        ({"path": "a.x", "inner": 3}, ["inner: expected `key: value` pairs, got 3"]),
+        ({"path": "a.x", "size_px": 3}, ["size_px: unknown key; did you mean 'inner.size_px'?"]),
+        ({"path": "a.x", "zzz": 3}, ["zzz: unknown key; known here: inner, several, path, share"]),
+        (
+            {"path": "a.x", "inner": {"size_px": 0, "knd": 1}},
+            [
+                "inner.size_px: expected a number greater than 0, got 0",
+                "inner.knd: unknown key; did you mean 'inner.kind'?",
+            ],
+        ),
+        (
+            {"path": "a.x", "several": [{"sise_px": 1}]},
+            ["several.0.sise_px: unknown key; did you mean 'several.*.size_px'?"],
+        ),
+        ({"path": "a.x", "share": "half"}, ["share: expected a valid number, got 'half'"]),
+        (
+            {"path": "a.x", "share": "1" * 50 + "x" * 50},
+            [f"share: expected a valid number, got '{'1' * 50}{'x' * 6}..."],
+        ),
+    ],
+)
+def test_each_mistake_is_one_line(values, lines):
+    with pytest.raises(ConfigError) as caught:
+        validated(Outer, values, hints={"path": "give --path"})
+    assert str(caught.value).splitlines() == lines
+
+
+def test_dotted_path_of_the_model_stands_before_the_fields():
+    with pytest.raises(ConfigError) as caught:
+        validated(Inner, {"sise_px": 1}, "a.options")
+    assert str(caught.value) == "a.options.sise_px: unknown key; did you mean 'a.options.size_px'?"
+
+
+def test_problems_without_the_model_have_no_suggestion():
+    with pytest.raises(ValidationError) as caught:
+        Inner.model_validate({"sise_px": 1})
+    assert problems(caught.value) == ["sise_px: unknown key"]
+
+
+def test_dotted_fields_enter_models_and_lists_of_models():
+    assert [path for path, _ in dotted_fields(Outer, "x.")] == [
+        "x.inner",
+        "x.inner.size_px",
+        "x.inner.kind",
+        "x.several",
+        "x.several.*.size_px",
+        "x.several.*.kind",
+        "x.path",
+        "x.share",
+    ]
+
+
+def test_did_you_mean_names_near_words_or_lists_the_known_ones():
+    assert did_you_mean("fuond", ["found", "dinoiser"]) == "Did you mean 'found'?"
+    assert did_you_mean("zzz", ["found", "dinoiser"]) == "known: found, dinoiser"
+    assert did_you_mean("zzz", [str(n) for n in range(30)]).endswith("18, 19, ...")
