@@ -2,8 +2,8 @@
 
 Makes run folders of smooth masks (1.2 kB of run lengths each, 640x480) and exports them in
 processes of their own, so that each has its own peak. COCO is also built whole, the usual way.
-Helper processes of an export are in its figures: CPU time is that of all together, `helpers_mb`
-what they take beside the export's own peak.
+The figures include helper processes: CPU time is the sum of all processes, `helpers_mb` the memory
+of the helpers beside the peak of the export itself.
 """
 
 import json
@@ -32,6 +32,7 @@ from pipeline.run.reader import RunReader
 from schemas import plugins
 from schemas.config import JobConfig
 from schemas.records import Annotation, ImageRef, ImageResult, ShardRows, ShardTally
+from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import to_table
 
 FEW, MANY = 100_000, 1_000_000
@@ -58,16 +59,13 @@ MANY_FILES = {
     "coco_as_polygons": {"polygons": True},
 }
 SEGMENTS = 10
-"""Of one image."""
+"""Segments of each image."""
 SHARD_IMAGES = 256
 SIZE_HW = (480, 640)
 NUM_MAPS = 256
-"""Label maps in turn: with fewer a packer would find each again."""
+"""Different label maps: of fewer ones the archive would compress repetitions."""
 LABELS = tuple(f"label {number}" for number in range(1, SEGMENTS + 1))
-SCORES = (
-    "mean_prob", "margin_mean", "margin_p10", "entropy_mean", "objectness_mean",
-    "boundary_uncertainty", "area_frac",
-)  # fmt: skip
+SCORES = [name for name in SCORE_COLUMNS if name != "num_components"]
 
 
 def export_to(name: str, options: dict[str, Any], run: str) -> int:
@@ -148,7 +146,7 @@ def apart(work: Callable[[str], int], run: str) -> dict[str, float]:
 
 
 def make_run(folder: Path, num_annotations: int) -> str:
-    """Commit a run of so many annotations and return its folder."""
+    """Commit a run with this number of annotations and return its folder."""
     values = {"images": str(folder / "photos"), "out": str(folder / "run"), "labels": LABELS}
     config = JobConfig.model_validate({**values, "shard_size": SHARD_IMAGES})
     refs = [

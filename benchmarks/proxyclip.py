@@ -80,9 +80,9 @@ class PlainPort:
         padded = F.pad(window, (left, across - left, top, down - top))[None]
         e = F.normalize(self.vision.features(self.clip.denormalise(padded), "tokens"), dim=1)
         grid, e = e.shape[2:], e.flatten(2)[0]
-        likeness = e.T @ e
-        likeness = 3.0 * (likeness - 1.2 * likeness.mean())
-        attention = likeness.masked_fill(likeness < 0, -torch.inf).softmax(-1)
+        similarity = e.T @ e
+        similarity = 3.0 * (similarity - 1.2 * similarity.mean())
+        attention = similarity.masked_fill(similarity < 0, -torch.inf).softmax(-1)
         state = self.clip.forward_trunk(padded, "scale01")
         block: Any = self.clip.visual.transformer.resblocks[-1]
         qkv = F.linear(

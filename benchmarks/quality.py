@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.quality_rows import QualityRow, quality_rows
 from benchmarks.quality_table import write_tables
-from benchmarks.recipes import Recipe, recipes
-from benchmarks.world import CROWDED, GROUPS, SCENES_PER_GROUP, Exam, exams
+from benchmarks.world import CROWDED, GROUPS, SCENES_PER_GROUP, LabelledScene, labelled_scenes
 from jobs.demo.scenes import all_phrases
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
@@ -48,7 +48,7 @@ PHRASES = {phrase: number for number, phrase in enumerate(all_phrases(), start=1
 
 
 def embedded_backbones() -> Backbones:
-    """Return the networks of the package."""
+    """Return the embedded backbones."""
     return Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
 
 
@@ -57,40 +57,41 @@ def text_of_world(segmenter: Segmenter) -> TextMatrix:
     return segmenter.text_matrix(Vocabulary.model_validate(list(PHRASES)))
 
 
-def text_of(words: Sequence[str], world: TextMatrix) -> TextMatrix:
-    """Return the text matrix of a scene's words: what the segmenter makes of that vocabulary."""
-    rows_Q = torch.tensor([0, *(PHRASES[word] for word in words)])
+def text_of(labels: Sequence[str], world: TextMatrix) -> TextMatrix:
+    """Return the text matrix of a scene's vocabulary, as the segmenter itself would make it."""
+    rows_Q = torch.tensor([0, *(PHRASES[label] for label in labels)])
     return TextMatrix(world.rows_QD[rows_Q], torch.arange(len(rows_Q)), len(rows_Q))
 
 
-def predict(segmenter: Segmenter, exam: Exam, world: TextMatrix) -> NDArray[np.uint16]:
-    """Return the label map (H, W) of a scene: 0 background, k the scene's word k."""
-    image = torch.from_numpy(exam.scene.image).permute(2, 0, 1).contiguous()
-    maps = segmenter.score(segmenter.encode([image]), text_of(exam.words, world))
-    size_hw = (exam.truth.shape[0], exam.truth.shape[1])
+def predict(segmenter: Segmenter, scene: LabelledScene, world: TextMatrix) -> NDArray[np.uint16]:
+    """Return the label map (H, W) of a scene: 0 background, k the scene's label k."""
+    image = torch.from_numpy(scene.scene.image).permute(2, 0, 1).contiguous()
+    maps = segmenter.score(segmenter.encode([image]), text_of(scene.labels, world))
+    size_hw = (scene.truth.shape[0], scene.truth.shape[1])
     return to_size(decide_one(maps, 0, size_hw).label_map, size_hw)
 
 
-def measure(segmenter: Segmenter, scenes: Mapping[str, Sequence[Exam]]) -> dict[str, Any]:
+def measure(segmenter: Segmenter, scenes: Mapping[str, Sequence[LabelledScene]]) -> dict[str, Any]:
     """Return the figures of one segmenter; see the module."""
     world = text_of_world(segmenter)
-    return figures(lambda exam: predict(segmenter, exam, world), scenes)
+    return figures(lambda scene: predict(segmenter, scene, world), scenes)
 
 
 def figures(
-    answer: Callable[[Exam], NDArray[np.integer]], scenes: Mapping[str, Sequence[Exam]]
+    predict_scene: Callable[[LabelledScene], NDArray[np.integer]],
+    scenes: Mapping[str, Sequence[LabelledScene]],
 ) -> dict[str, Any]:
-    """Return the figures of label maps (H, W), 0 background, k the scene's word k."""
+    """Return the figures of label maps (H, W), 0 background, k the scene's label k."""
     groups, of_scenes = {}, []
     for name, group in scenes.items():
         pooled = ConfusionMatrix(len(PHRASES) + 1, ignore=-1)
-        for exam in group:
-            predicted = answer(exam)
-            alone = ConfusionMatrix(len(exam.words) + 1, ignore=-1)
-            alone.add(predicted, exam.truth)
+        for scene in group:
+            predicted = predict_scene(scene)
+            alone = ConfusionMatrix(len(scene.labels) + 1, ignore=-1)
+            alone.add(predicted, scene.truth)
             of_scenes.append(alone.mean_iou())
-            phrases = np.array([0, *(PHRASES[word] for word in exam.words)])
-            pooled.add(phrases[predicted], phrases[exam.truth])
+            phrases = np.array([0, *(PHRASES[label] for label in scene.labels)])
+            pooled.add(phrases[predicted], phrases[scene.truth])
         groups[name] = pooled.mean_iou(np.flatnonzero(pooled.counts.sum(axis=1)).tolist())
     return {
         "groups": {name: _percent(value) for name, value in groups.items()},
@@ -100,39 +101,39 @@ def figures(
     }
 
 
-def measure_recipe(
-    recipe: Recipe, backbones: Backbones, scenes: Mapping[str, Sequence[Exam]]
+def measure_row(
+    row: QualityRow, backbones: Backbones, scenes: Mapping[str, Sequence[LabelledScene]]
 ) -> dict[str, Any]:
-    """Return a recipe's row of the results."""
-    part = NamedOptions(name=recipe.method, options=recipe.options)
-    return recipe.described() | measure(build_segmenter(part, backbones), scenes)
+    """Return a row with its figures."""
+    part = NamedOptions(name=row.method, options=row.options)
+    return row.described() | measure(build_segmenter(part, backbones), scenes)
 
 
 def measure_all(backbones: Backbones) -> dict[str, Any]:
-    """Return the row of every recipe."""
-    scenes, rows = exams(), {}
-    for recipe in recipes():
+    """Return every row with its figures."""
+    scenes, rows = labelled_scenes(), {}
+    for row in quality_rows():
         began = time.perf_counter()
-        rows[recipe.key] = measure_recipe(recipe, backbones, scenes)
+        rows[row.key] = measure_row(row, backbones, scenes)
         seconds = time.perf_counter() - began
-        print(f"{recipe.key}: {rows[recipe.key]['all']} ({seconds:.0f} s)", flush=True)
+        print(f"{row.key}: {rows[row.key]['all']} ({seconds:.0f} s)", flush=True)
     return rows
 
 
 def confirm(rows: Mapping[str, Any], backbones: Backbones) -> dict[str, Any]:
-    """Return the compositions' rows, and that of the best published recipe, on further scenes."""
+    """Return the rows of our compositions and of the best published method on further scenes."""
     published = [key for key, row in rows.items() if row["kind"] == "published"]
     best = max(published, key=lambda key: rows[key]["all"])
-    scenes = exams("confirmation")
+    scenes = labelled_scenes("confirmation")
     return {
-        recipe.key: measure_recipe(recipe, backbones, scenes)
-        for recipe in recipes()
-        if recipe.key == best or recipe.kind == "composition"
+        row.key: measure_row(row, backbones, scenes)
+        for row in quality_rows()
+        if row.key == best or row.kind == "composition"
     }
 
 
 def main(again: Sequence[str]) -> int:
-    """Measure all recipes, or only what confirms them, and write the results."""
+    """Measure all rows, or only the confirmation, and write the results."""
     torch.set_num_threads(2)
     start, backbones = time.perf_counter(), embedded_backbones()
     if list(again) == ["confirmation"]:

@@ -32,6 +32,7 @@ from schemas.records import (
     ShardRows,
     ShardTally,
 )
+from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import to_table
 
 NUM_IMAGES = 100_000
@@ -113,12 +114,15 @@ class Many:
         self.run.commit(shard.index, "bench", rows, tally)
 
     def _annotation(self, image_id: str, index: int, label: int, rle: Rle) -> Annotation:
+        scores = dict.fromkeys(SCORE_COLUMNS, 0.5) | {
+            "mean_prob": float(self._rng.random()),
+            "area_frac": rle.area_px / (SIZE_HW[0] * SIZE_HW[1]),
+            "num_components": 1,
+        }
         return Annotation(
             image_id=image_id, label=LABELS[label - 1], category_id=label, segment_index=index,
             height=SIZE_HW[0], width=SIZE_HW[1], rle_counts=rle.counts, area_px=rle.area_px,
-            bbox_xywh=rle.bbox_xywh, mean_prob=float(self._rng.random()), margin_mean=0.5,
-            margin_p10=0.2, entropy_mean=0.5, objectness_mean=1.0, boundary_uncertainty=0.5,
-            area_frac=rle.area_px / (SIZE_HW[0] * SIZE_HW[1]), num_components=1,
+            bbox_xywh=rle.bbox_xywh, **scores,
         )  # fmt: skip
 
 
@@ -133,8 +137,8 @@ def look(url: str) -> dict[str, float]:
     with sync_playwright() as session:
         browser = session.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page(viewport={"width": 1360, "height": 850})
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
         page.goto("about:blank")  # a browser that is open already: its own start is not ours
         page.wait_for_timeout(1000)
         page.goto(url)
@@ -142,8 +146,8 @@ def look(url: str) -> dict[str, float]:
         in_sight = page.locator("article").count()
         page.wait_for_load_state("networkidle")
         loaded = page.evaluate(SECONDS_BETWEEN)
-        first = list(asked)
-        asked.clear()
+        first = list(requests)
+        requests.clear()
         scroller = page.locator("#scroller")
         begun = time.monotonic()
         scroller.evaluate("(node) => { node.scrollTop = node.scrollHeight / 2; }")
@@ -157,7 +161,7 @@ def look(url: str) -> dict[str, float]:
         "images_in_sight": in_sight,
         "requests_for_the_first_grid": len(first),
         "jump_to_the_middle_s": round(jump_s, 3),
-        "requests_for_the_jump": len(asked),
+        "requests_for_the_jump": len(requests),
     }
 
 

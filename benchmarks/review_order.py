@@ -1,9 +1,9 @@
-"""Does `review_priority` find bad masks soon? Shares of them among the first 20 %.
+"""Share of the bad masks that `review_priority` puts among the first 20 %.
 
-Drawn scenes with known truth, the embedded models, each scene asked for its own words and others,
-eight in all; a mask is bad if its IoU with the label's true mask is under 0.5. Orders of masks and
-of images are compared with the plain ones by mean probability. The form of the priority was chosen
-on scenes of other seeds (985,000,000 and 986,000,000).
+The scenes are drawn, so their truth is known; the models are the embedded ones; the vocabulary of a
+scene is its own labels and others, eight in all. A mask is bad if its IoU with the true mask of its
+label is under 0.5. The order by priority, of masks and of images, is compared with the order by
+mean probability. The formula was chosen on scenes of other seeds (985,000,000 and 986,000,000).
 
     python -m benchmarks.review_order [METHOD ...]
 """
@@ -28,18 +28,18 @@ from ovseg_core.rle.encode import decode
 from schemas.config import EMBEDDED, ClipConfig, MaskConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
-SCENES, FIRST_SEED, WORDS = 500, 990_000_000, 8
+SCENES, FIRST_SEED, NUM_LABELS = 500, 990_000_000, 8
 SIZES_HW = ((128, 160), (160, 128), (120, 176), (176, 120))
 FIRST_SHARE, BAD_IOU = 0.2, 0.5
 METHODS: dict[str, dict[str, Any]] = {"clip_diy": {}, "maskclip": {"objectness": "found"}}
-"""Such as know background: without, most masks are bad, and no order can help."""
+"""Methods with a background: without one most masks are bad, and no order can help."""
 
 Scores = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A predicted mask.
+class ComparedMask:
+    """A predicted mask, compared with the truth.
 
     Attributes:
         scores: its columns.
@@ -52,42 +52,44 @@ class Judged:
     is_bad: bool
 
 
-def judge(method: str, num_scenes: int, first_seed: int = FIRST_SEED) -> Iterator[Judged]:
-    """Yield every mask that a method draws in so many scenes."""
+def compare_masks(
+    method: str, num_scenes: int, first_seed: int = FIRST_SEED
+) -> Iterator[ComparedMask]:
+    """Yield every mask that a method predicts in the scenes."""
     part = NamedOptions(name=method, options=METHODS[method])
     segmenter = build_segmenter(part, Backbones(ClipConfig(model=EMBEDDED), EMBEDDED))
     for number in range(num_scenes):
         seed = first_seed + number
         size_hw = SIZES_HW[number // 2 % len(SIZES_HW)]
         scene = draw_scene(seed, size_hw, held_out=number % 2 == 1)
-        words = _words(scene, seed)
-        places = np.array([0, *(words.index(label) + 1 for label in scene.labels)])
+        labels = _labels(scene, seed)
+        places = np.array([0, *(labels.index(label) + 1 for label in scene.labels)])
         truth = places[scene.label_map]
         with torch.inference_mode():
             features = segmenter.encode([torch.from_numpy(scene.image).permute(2, 0, 1)])
-            text = segmenter.text_matrix(Vocabulary.model_validate(words))
+            text = segmenter.text_matrix(Vocabulary.model_validate(labels))
             decision = decide_one(segmenter.score(features, text), 0, size_hw)
-        for segment in image_rows(decision, size_hw, words, MaskConfig()).segments:
+        for segment in image_rows(decision, size_hw, labels, MaskConfig()).segments:
             mask, true = decode(segment.rle_counts, size_hw) > 0, truth == segment.category_id
             iou = (mask & true).sum() / (mask | true).sum()
-            yield Judged(vars(segment), number, bool(iou < BAD_IOU))
+            yield ComparedMask(vars(segment), number, bool(iou < BAD_IOU))
 
 
-def _words(scene: Scene, seed: int) -> list[str]:
+def _labels(scene: Scene, seed: int) -> list[str]:
     rng = np.random.default_rng([seed, 3])
     others = [phrase for phrase in all_phrases() if phrase not in scene.labels]
-    extra = rng.choice(len(others), max(WORDS - len(scene.labels), 0), replace=False)
-    return [str(word) for word in rng.permutation([*scene.labels, *(others[i] for i in extra)])]
+    extra = rng.choice(len(others), max(NUM_LABELS - len(scene.labels), 0), replace=False)
+    return [str(label) for label in rng.permutation([*scene.labels, *(others[i] for i in extra)])]
 
 
-def found_first(masks: list[Judged]) -> dict[str, float]:
+def found_first(masks: list[ComparedMask]) -> dict[str, float]:
     """Return the share of bad masks among the first 20 % of masks and of images, by order."""
-    images: dict[int, list[Judged]] = {}
+    images: dict[int, list[ComparedMask]] = {}
     for mask in masks:
         images.setdefault(mask.scene, []).append(mask)
     single = [[mask] for mask in masks]
 
-    def doubt(group: list[Judged]) -> float:
+    def doubt(group: list[ComparedMask]) -> float:
         return 1 - fmean(mask.scores["mean_prob"] for mask in group)
 
     return {
@@ -104,11 +106,11 @@ def found_first(masks: list[Judged]) -> dict[str, float]:
     }
 
 
-def _num_bad(group: list[Judged]) -> float:
+def _num_bad(group: list[ComparedMask]) -> float:
     return sum(mask.is_bad for mask in group)
 
 
-def _share(groups: list[list[Judged]], key: Callable[[list[Judged]], float]) -> float:
+def _share(groups: list[list[ComparedMask]], key: Callable[[list[ComparedMask]], float]) -> float:
     """Return the share of bad masks in the first 20 % of the groups, the highest key first."""
     ordered = sorted(groups, key=key, reverse=True)
     first = ordered[: round(FIRST_SHARE * len(groups))]
@@ -122,7 +124,7 @@ def _round(value: float) -> float:
 def main(methods: list[str]) -> dict[str, Any]:
     """Measure on 500 scenes."""
     torch.set_num_threads(2)
-    found = {name: found_first(list(judge(name, SCENES))) for name in methods or METHODS}
+    found = {name: found_first(list(compare_masks(name, SCENES))) for name in methods or METHODS}
     return {"ratios": {}, "figures": {"bad_masks_in_the_first_fifth": found}}
 
 

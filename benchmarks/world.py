@@ -1,9 +1,9 @@
-"""The drawn world in five grades of difficulty: the scenes that `make bench-quality` measures on.
+"""Drawn scenes in five groups of difficulty, on which `make bench-quality` measures.
 
-Every scene is a pure function of its group, its number and its split. `committed` are the 200
-scenes of the README's table; `development` are others, for choosing settings, so that nothing is
-fitted to the table; `confirmation` are measured when nothing is chosen any more. Half of the scenes
-are of colour-shape pairs that no training picture held.
+Every scene is a pure function of its group, its number and its split. The split `committed` is the
+200 scenes of the README's table; `development` is for choosing settings, so that nothing is fitted
+to the table; `confirmation` is measured when the settings are final. Half of the scenes have
+colour-shape pairs that are in no training picture.
 """
 
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ FIRST_SEED: dict[Split, int] = {
     "development": 980_000_000,
     "confirmation": 990_000_000,
 }
-"""Far from every seed that trained or judged the embedded models."""
+"""Far from every seed that trained or validated the embedded models."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One grade of difficulty.
+    """Scenes of one difficulty.
 
     Attributes:
-        title: what the table calls it.
-        objects: fewest and most objects.
-        layout: where they go.
-        words: size of the vocabulary: what is present, filled up with other phrases of the world.
+        title: its name in the table.
+        objects: smallest and largest number of objects.
+        layout: of the objects.
+        num_labels: size of the vocabulary: the labels that are present and others.
     """
 
     title: str
     objects: tuple[int, int]
     layout: Layout
-    words: int = 8
+    num_labels: int = 8
 
 
 GROUPS: dict[str, Group] = {
@@ -51,33 +51,33 @@ GROUPS: dict[str, Group] = {
         Layout(radii=(0.17, 0.28), min_visible=0.35, beside=(0.45, 0.8), attempts=50),
     ),
     "small": Group("small", (2, 4), Layout(radii=(0.07, 0.11), min_visible=0.9, attempts=50)),
-    "words40": Group("40 words", (2, 5), Layout(), words=40),
+    "words40": Group("40 words", (2, 5), Layout(), num_labels=40),
 }
 CROWDED = ("many", "overlapping", "words40")
-"""The crowded half: many things, or many words for them."""
+"""Groups with many objects or many labels."""
 
 
 @dataclass(frozen=True)
-class Exam:
-    """A scene and the words that are asked.
+class LabelledScene:
+    """A scene with its vocabulary and truth.
 
     Attributes:
-        scene: image, truth and the phrases that are present.
-        words: all that are asked, in an order that tells nothing.
-        truth: (H, W) int16; 0 is background, k the word `words[k - 1]`.
+        scene: the image and the labels that are present.
+        labels: the whole vocabulary, in random order.
+        truth: (H, W) int16; 0 is background, k the label `labels[k - 1]`.
     """
 
     scene: Scene
-    words: tuple[str, ...]
+    labels: tuple[str, ...]
     truth: np.ndarray
 
 
-def exam(name: str, number: int, split: Split = "committed") -> Exam:
+def labelled_scene(name: str, number: int, split: Split = "committed") -> LabelledScene:
     """Draw one scene of a group.
 
     Args:
         name: of the group.
-        number: counts from 0; below `SCENES_PER_GROUP` in the table.
+        number: from 0; below `SCENES_PER_GROUP` in the table.
         split: see the module.
     """
     group = GROUPS[name]
@@ -91,15 +91,16 @@ def exam(name: str, number: int, split: Split = "committed") -> Exam:
         layout=group.layout,
     )
     others = [phrase for phrase in all_phrases() if phrase not in scene.labels]
-    count = max(group.words - len(scene.labels), 0)
+    count = max(group.num_labels - len(scene.labels), 0)
     extra = [others[index] for index in rng.choice(len(others), count, replace=False)]
-    words = tuple(str(word) for word in rng.permutation([*scene.labels, *extra]))
-    table = np.array([0, *(words.index(label) + 1 for label in scene.labels)], dtype=np.int16)
-    return Exam(scene, words, table[scene.label_map])
+    labels = tuple(str(label) for label in rng.permutation([*scene.labels, *extra]))
+    numbers = np.array([0, *(labels.index(label) + 1 for label in scene.labels)], dtype=np.int16)
+    return LabelledScene(scene, labels, numbers[scene.label_map])
 
 
-def exams(split: Split = "committed") -> dict[str, list[Exam]]:
+def labelled_scenes(split: Split = "committed") -> dict[str, list[LabelledScene]]:
     """Draw all scenes of a split, by group."""
     return {
-        name: [exam(name, number, split) for number in range(SCENES_PER_GROUP)] for name in GROUPS
+        name: [labelled_scene(name, number, split) for number in range(SCENES_PER_GROUP)]
+        for name in GROUPS
     }

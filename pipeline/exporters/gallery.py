@@ -24,7 +24,7 @@ from pydantic import Field
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour, tinted
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row, RunReader, grouped, paint
+from pipeline.run.reader import Row, RunReader, grouped, paint_segments
 from pipeline.storage.folder import Folder
 from schemas.base import Frozen
 from schemas.config import ImageConfig
@@ -111,7 +111,7 @@ def _draw(
     photo = Image.fromarray(read_image(ref_of(image), config, side_px).rgb)
     scale = side_px / max(image["width"], image["height"])
     width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
-    label_map = paint(rows, (image["height"], image["width"]))
+    label_map = paint_segments(rows, (image["height"], image["width"]))
     masks = tinted(label_map, (height, width))
     photo = photo.resize((width, height), Image.Resampling.LANCZOS)
     return _file(photo, "JPEG", quality=85), _file(masks, "PNG")

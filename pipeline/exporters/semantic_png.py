@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.exporters.shared.export import Export, png_bytes
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row, RunReader, paint
+from pipeline.run.reader import Row, RunReader, paint_segments
 from schemas.base import Frozen
 from schemas.records import Share
 
@@ -50,7 +50,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
 
 
 def _picture(image: Row, rows: list[Row], background: bool, bits: int) -> bytes:
-    labels = paint(rows, (image["height"], image["width"]))
+    labels = paint_segments(rows, (image["height"], image["width"]))
     if not background:
         labels -= np.uint16(1)  # 0, nothing found, becomes the highest number
     return png_bytes(labels.astype(np.uint8) if bits == 8 else labels)

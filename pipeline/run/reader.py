@@ -55,7 +55,7 @@ class FinishedShard:
         """
         masks = self.segments_by_image(["image_id", "category_id", "rle_counts"])
         for image_id, image in self.images.items():
-            yield image, paint(masks.get(image_id, ()), (image["height"], image["width"]))
+            yield image, paint_segments(masks.get(image_id, ()), (image["height"], image["width"]))
 
 
 class RunReader:
@@ -109,7 +109,7 @@ def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:
     return found
 
 
-def paint(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
+def paint_segments(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
     """Return the label map (H, W) of one image's annotation rows."""
     rows = list(segments)
     counts = [row["rle_counts"] for row in rows]

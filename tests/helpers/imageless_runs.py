@@ -16,6 +16,7 @@ from schemas.records import (
     ShardRows,
     ShardTally,
 )
+from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import to_table
 
 
@@ -74,12 +75,5 @@ def _cat(image_id: str) -> Annotation:
         rle_counts="d1X1",
         area_px=75,
         bbox_xywh=(1.0, 2.0, 3.0, 4.0),
-        mean_prob=0.5,
-        margin_mean=0.25,
-        margin_p10=0.125,
-        entropy_mean=0.5,
-        objectness_mean=1.0,
-        boundary_uncertainty=0.75,
-        area_frac=0.125,
-        num_components=1,
+        **{**dict.fromkeys(SCORE_COLUMNS, 0.5), "area_frac": 0.125, "num_components": 1},
     )

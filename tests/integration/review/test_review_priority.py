@@ -5,7 +5,7 @@
 
 import pytest
 
-from benchmarks.review_order import found_first, judge
+from benchmarks.review_order import compare_masks, found_first
 from ovseg_core.decision.review_priority import image_priority, mask_priority
 
 SCENES = 60
@@ -13,7 +13,7 @@ SCENES = 60
 
 @pytest.mark.parametrize("method", ["clip_diy"])
 def test_first_fifth_holds_most_bad_masks(method):
-    found = found_first(list(judge(method, SCENES)))
+    found = found_first(list(compare_masks(method, SCENES)))
     assert found["num_masks"] > 3 * SCENES / 2
     assert found["masks_by_priority"] >= 0.6, "chance is 0.2"
     assert found["masks_by_priority"] >= found["masks_by_mean_prob"]

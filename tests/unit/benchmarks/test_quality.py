@@ -15,27 +15,27 @@ from benchmarks.quality import (
     text_of,
     text_of_world,
 )
+from benchmarks.quality_rows import quality_rows
 from benchmarks.quality_table import BEGIN, END, tables, write_tables
-from benchmarks.recipes import recipes
-from benchmarks.world import GROUPS, Exam, exam
+from benchmarks.world import GROUPS, LabelledScene, labelled_scene
 from ovseg_core import methods
 from ovseg_core.methods import build_segmenter
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.vocabulary import Vocabulary
 
-SCENES = {name: [exam(name, number) for number in range(2)] for name in GROUPS}
+SCENES = {name: [labelled_scene(name, number) for number in range(2)] for name in GROUPS}
 
 
-def test_perfect_masks_are_a_hundred_everywhere():
+def test_figures_of_perfect_masks_are_a_hundred():
     found = figures(lambda one: one.truth, SCENES)
     assert set(found["groups"].values()) == {100.0}
     assert (found["all"], found["crowded"], found["a_scene"]) == (100.0, 100.0, 100.0)
 
 
-def test_a_group_pools_its_scenes_and_a_wrong_label_counts_where_it_is():
-    def one_label_too_many(one: Exam) -> np.ndarray:
-        absent = next(k for k in range(1, len(one.words) + 1) if not (one.truth == k).any())
+def test_figures_pool_a_group_and_count_a_wrong_label_in_its_scene():
+    def one_label_too_many(one: LabelledScene) -> np.ndarray:
+        absent = next(k for k in range(1, len(one.labels) + 1) if not (one.truth == k).any())
         predicted = one.truth.copy()
         predicted[0, 0] = absent
         return predicted
@@ -47,7 +47,7 @@ def test_a_group_pools_its_scenes_and_a_wrong_label_counts_where_it_is():
     assert alone["a_scene"] == pytest.approx(66.7, abs=0.2)
 
 
-def test_objects_missed_leave_background_alone():
+def test_figures_of_missed_objects_are_the_background():
     found = figures(lambda one: np.zeros_like(one.truth), dict.fromkeys(GROUPS, SCENES["one"]))
     truths = [one.truth for one in SCENES["one"]]
     background = sum(int((truth == 0).sum()) for truth in truths) / sum(t.size for t in truths)
@@ -57,18 +57,18 @@ def test_objects_missed_leave_background_alone():
 
 
 @pytest.mark.parametrize("name", ["clip_diy", "sclip"])
-def test_the_text_of_a_scene_is_what_its_vocabulary_gives(name: str):
+def test_text_of_equals_the_text_matrix_of_the_vocabulary(name: str):
     options = {"templates": "diy"}
     segmenter = build_segmenter(NamedOptions(name=name, options=options), embedded_backbones())
-    words = SCENES["many"][0].words
-    own = segmenter.text_matrix(Vocabulary.model_validate(list(words)))
-    picked = text_of(words, text_of_world(segmenter))
+    labels = SCENES["many"][0].labels
+    own = segmenter.text_matrix(Vocabulary.model_validate(list(labels)))
+    picked = text_of(labels, text_of_world(segmenter))
     assert torch.allclose(picked.rows_QD, own.rows_QD, atol=1e-5)
     assert torch.equal(picked.class_index_Q, own.class_index_Q)
     assert picked.num_classes == own.num_classes
 
 
-def test_a_segmenter_is_measured_through_its_own_masks():
+def test_measure_objectness_improves_the_figures():
     gated = {"objectness": {"name": "found"}, "templates": "diy"}
     scenes = dict.fromkeys(GROUPS, SCENES["one"])
     found = [
@@ -80,22 +80,22 @@ def test_a_segmenter_is_measured_through_its_own_masks():
     assert found[0]["all"] > found[1]["all"] + 10
 
 
-def test_every_method_is_measured_with_the_options_of_today():
+def test_results_have_every_row_with_its_current_options():
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-    wanted = {recipe.key: recipe.described() for recipe in recipes()}
+    wanted = {row.key: row.described() for row in quality_rows()}
     assert set(plugins.names(methods.PACKAGE)) <= set(wanted)
     assert list(rows) == list(wanted), "run `make bench-quality`"
     for key, described in wanted.items():
         assert {name: rows[key][name] for name in described} == json.loads(json.dumps(described))
 
 
-def test_the_readme_shows_the_committed_results():
+def test_readme_shows_the_committed_results():
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = README.read_text(encoding="utf-8")
     assert text.partition(BEGIN)[2].partition(END)[0].strip() == tables(results)
 
 
-def test_tables_replace_what_was_between_the_markers(tmp_path):
+def test_write_tables_replaces_the_text_between_the_markers(tmp_path):
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")

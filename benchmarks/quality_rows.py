@@ -1,6 +1,6 @@
-"""What `make bench-quality` measures: the methods, the options beyond their papers, and our own.
+"""The rows that `make bench-quality` measures: published methods, single options, our compositions.
 
-A row is a method with options, compared with the same method without some of them.
+A row is a method with options; it is compared with the same method without some of them.
 """
 
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from schemas import plugins
 Options = dict[str, Any]
 
 FOUND: Options = {"objectness": {"name": "found"}}
-"""The embedded patches do not know the word `background`: without a gate most methods call the
-ground after the nearest object. The gate is no part of their papers."""
+"""The embedded CLIP does not know the phrase `background`: without this gate most methods give the
+ground the label of the nearest object. The gate is not part of their papers."""
 
 BASES: dict[str, Options] = {
     "sclip": {},
@@ -21,7 +21,7 @@ BASES: dict[str, Options] = {
     "sc_clip": {},
     "proxyclip": {},
 }
-"""Methods that each of `BEYOND` is measured on, behind the gate; NACLIP without its PAMR."""
+"""Methods on which each option of `BEYOND` is measured, with the gate; NACLIP without its PAMR."""
 
 BEYOND: dict[str, Options] = {
     "outlier repair": {"outlier_repair": True},
@@ -29,7 +29,7 @@ BEYOND: dict[str, Options] = {
     "presence gate, 8 labels": {"presence_top": 8},
     "PAMR, 10 steps": {"pamr_steps": 10},
 }
-"""Options that are no part of these papers."""
+"""Options that are not part of these papers."""
 
 _CLOSER: Options = {
     **FOUND,
@@ -51,17 +51,17 @@ COMPOSITIONS: dict[str, tuple[str, Options]] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class QualityRow:
     """One row.
 
     Attributes:
         key: its name in the results.
         method: name of the method.
-        options: of the method; what is not given is published.
+        options: of the method; others have their published values.
         kind: the method as published, the same behind the gate, a base of the options, the base
             with one option, or a composition.
-        without: key of the row that lacks what this one adds; empty: it adds nothing.
-        option: what it adds, if it is one of `BEYOND`.
+        without: key of the row to compare with, which has fewer options; empty: none.
+        option: the added option of `BEYOND`; empty: none.
     """
 
     key: str
@@ -72,7 +72,7 @@ class Recipe:
     option: str = ""
 
     def described(self) -> dict[str, Any]:
-        """Return what the row says of itself in the results."""
+        """Return the row's description in the results."""
         return {
             "method": self.method,
             "kind": self.kind,
@@ -82,36 +82,38 @@ class Recipe:
         }
 
 
-def recipes() -> list[Recipe]:
-    """Return every row in order; a new method is among them by itself."""
+def quality_rows() -> list[QualityRow]:
+    """Return every row in order; all methods in the package are among them."""
     names = plugins.names(methods.PACKAGE)
-    published = [Recipe(name, name) for name in names]
+    published = [QualityRow(name, name) for name in names]
     gated = [
-        Recipe(f"{name}, gated", name, FOUND, "gated", name) for name in names if _can_gate(name)
+        QualityRow(f"{name}, gated", name, FOUND, "gated", name)
+        for name in names
+        if _can_gate(name)
     ]
     compositions = [
-        Recipe(title, method, options, "composition", method)
+        QualityRow(title, method, options, "composition", method)
         for title, (method, options) in COMPOSITIONS.items()
     ]
     return [*published, *compositions, *gated, *_beyond()]
 
 
-def _beyond() -> list[Recipe]:
+def _beyond() -> list[QualityRow]:
     rows = []
     for name, own in BASES.items():
         base = f"{name}, gated"
         if own:
             base = f"{base}, bare"
-            rows.append(Recipe(base, name, {**FOUND, **own}, "base", name))
+            rows.append(QualityRow(base, name, {**FOUND, **own}, "base", name))
         rows += [
-            Recipe(f"{base}, {title}", name, {**FOUND, **own, **option}, "option", base, title)
+            QualityRow(f"{base}, {title}", name, {**FOUND, **own, **option}, "option", base, title)
             for title, option in BEYOND.items()
         ]
     return rows
 
 
 def _can_gate(method: str) -> bool:
-    """Whether the method takes an objectness, and is not published with this one."""
+    """Return whether the method takes an objectness source and is not published with this one."""
     published = plugins.load(methods.PACKAGE, method).Options()
     own = getattr(published, "objectness", None)
     return own is not None and own.name != FOUND["objectness"]["name"]
