@@ -1,1 +1,1 @@
-"""Scripts that make the embedded models; the product never imports them."""
+"""Scripts that train the embedded models; the product does not import them."""

@@ -1,6 +1,7 @@
-"""Pools of drawn pictures, and batches cut from them without a Python loop over images.
+"""Pools of drawn images, windows cropped from them as whole batches, and augmentation.
 
-Attribute triples are (shape, colour, pattern) indices; -1 means "no such object".
+Attributes are triples of (shape, colour, pattern) indices; -1: no object. Shapes: B windows, C
+channels, H W pixels, N crops and M scenes of a pool, 6 objects per scene at most.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _COLOUR_NAMES = tuple(COLOURS)
 
 
 def attributes(drawn: DrawnObject) -> tuple[int, int, int]:
-    """A drawn's words as (shape, colour, pattern) indices."""
+    """Return an object's (shape, colour, pattern) indices."""
     return (
         SHAPES.index(drawn.shape),
         _COLOUR_NAMES.index(drawn.colour),
@@ -35,7 +36,7 @@ def attributes(drawn: DrawnObject) -> tuple[int, int, int]:
 
 @dataclass
 class Crops:
-    """Centred crops: images (N, 3, 48, 48) uint8, attrs (N, 3) int64."""
+    """Images of one object each: images (N, 3, 48, 48), uint8; attrs (N, 3), int64."""
 
     images: Tensor
     attrs: Tensor
@@ -43,13 +44,15 @@ class Crops:
 
 @dataclass
 class Scenes:
-    """Crowded scenes with what the caption writer knows of them.
+    """Scenes of several objects, with what captions are made from.
 
     Attributes:
-        images: (M, 3, H, W) uint8; halves: the same at half size.
-        instances: (M, H, W) uint8, 0 background, k object k.
-        attrs: (M, 6, 3) int64. boxes: (M, 6, 4) float32 y0 x0 y1 x1 of the visible part.
-        areas: (M, 6) float32 visible pixels, 0 where there is no object.
+        images: (M, 3, H, W), uint8.
+        halves: the images at half size.
+        instances: (M, H, W), uint8; 0 is background, k object k.
+        attrs: (M, 6, 3), int64.
+        boxes: (M, 6, 4), float32: y0 x0 y1 x1 of the visible part in pixels.
+        areas: (M, 6), float32: visible pixels, 0 without an object.
     """
 
     images: Tensor
@@ -101,13 +104,13 @@ def _in_chunks(
 
 
 def make_crops(seed: int, count: int, held_out: bool = False) -> Crops:
-    """Draw ``count`` centred crops (a multiple of 250)."""
+    """Draw `count` images of one object (a multiple of 250)."""
     images, attrs = _in_chunks(_crop_chunk, seed, count, held_out, 250)
     return Crops(torch.from_numpy(images), torch.from_numpy(attrs))
 
 
 def make_scenes(seed: int, count: int, held_out: bool = False) -> Scenes:
-    """Draw ``count`` scenes (a multiple of 50)."""
+    """Draw `count` scenes (a multiple of 50)."""
     images, instances, attrs, boxes, areas = (
         torch.from_numpy(a) for a in _in_chunks(_scene_chunk, seed, count, held_out, 50)
     )
@@ -115,17 +118,17 @@ def make_scenes(seed: int, count: int, held_out: bool = False) -> Scenes:
     return Scenes(images, halves, instances, attrs, boxes, areas)
 
 
-def cut(images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear") -> Tensor:
-    """Resample one window per image to a square.
+def crop_windows(images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear") -> Tensor:
+    """Crop one window per image and resize it to a square.
 
     Args:
         images: (B, C, H, W) float.
-        boxes: (B, 4) y0 x0 y1 x1 as fractions of the image.
+        boxes: (B, 4) y0 x0 y1 x1 as shares of the image.
         size: side of the result.
         mode: "bilinear" or "nearest".
 
     Returns:
-        (B, C, size, size) float; outside the image the border is repeated.
+        (B, C, size, size) float; border pixels are repeated outside the image.
     """
     step = (torch.arange(size) + 0.5) / size
     ys = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * step
@@ -138,8 +141,8 @@ def cut(images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear") -> Ten
     )
 
 
-def cut_scenes(scenes: Scenes, index: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Windows of scenes, (B, 3, size, size) float in [0, 1]; wide windows use the half-size copy.
+def crop_scenes(scenes: Scenes, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Crop windows of scenes: (B, 3, size, size) in [0, 1]; large ones from the half-size copy.
 
     Args:
         scenes: the pool.
@@ -153,7 +156,7 @@ def cut_scenes(scenes: Scenes, index: Tensor, boxes: Tensor, size: int) -> Tenso
     wide = (boxes[:, 2] - boxes[:, 0]) > 1.8 * size
     for source, chosen in ((scenes.images, ~wide), (scenes.halves, wide)):
         if chosen.any():
-            out[chosen] = cut(source[index[chosen]].float(), relative[chosen], size)
+            out[chosen] = crop_windows(source[index[chosen]].float(), relative[chosen], size)
     return out / 255.0
 
 
@@ -164,16 +167,17 @@ def _uniform(rng: torch.Generator, low: float, high: float, count: int) -> Tenso
 def draw_windows(
     scenes: Scenes, count: int, rng: torch.Generator, kinds: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose windows: 0 around an object, 1 part of an object, 2 anywhere, 3 the whole scene.
+    """Draw random windows of four kinds.
 
     Args:
         scenes: the pool.
-        count: windows wanted.
-        rng: draws everything.
-        kinds: (4,) probabilities.
+        count: number of windows.
+        rng: for all draws.
+        kinds: (4,) probabilities of: around an object, part of an object, anywhere, whole scene.
 
     Returns:
-        index (B,), boxes (B, 4) pixels, target (B,) the object a window was centred on or -1.
+        index (B,) of the scene; boxes (B, 4) in pixels; target (B,): the object at the window's
+        centre or -1.
     """
     height, width = SCENE_HW
     index = torch.randint(len(scenes.images), (count,), generator=rng)
@@ -190,7 +194,7 @@ def draw_windows(
     centre_x = (box[:, 1] + box[:, 3]) / 2 + jitter * _uniform(rng, -1, 1, count)
     centre_y = torch.where(kind == 2, _uniform(rng, 0, height, count), centre_y)
     centre_x = torch.where(kind == 2, _uniform(rng, 0, width, count), centre_x)
-    # Half of the windows are up to a third wider than high: some methods squash the image first.
+    # Half of the windows are up to a third wider than high, as some methods squash images.
     aspect = torch.where(torch.rand(count, generator=rng) < 0.5, _uniform(rng, 0.9, 1.35, count), 1)
     tall = side.clamp(max=float(height))
     wide = (side * aspect).clamp(max=float(width))
@@ -202,7 +206,7 @@ def draw_windows(
 
 
 def visible_share(scenes: Scenes, index: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of each window each object fills, and how much of the object is inside.
+    """Return how much of each window each object fills, and how much of the object is inside.
 
     Returns:
         fill (B, 6) and inside (B, 6), both in [0, 1].
@@ -210,8 +214,63 @@ def visible_share(scenes: Scenes, index: Tensor, boxes: Tensor) -> tuple[Tensor,
     height, width = SCENE_HW
     grid = 32
     relative = boxes / torch.tensor([height, width, height, width], dtype=torch.float32)
-    maps = cut(scenes.instances[index][:, None].float(), relative, grid, "nearest").long()
+    maps = crop_windows(scenes.instances[index][:, None].float(), relative, grid, "nearest").long()
     fill = F.one_hot(maps.view(len(index), -1), MAX_OBJECTS + 1).float().mean(1)[:, 1:]
     window_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     inside = fill * window_area[:, None] / scenes.areas[index].clamp_min(1)
     return fill, inside.clamp(max=1.0)
+
+
+def shift_and_flip(images: Tensor, rng: torch.Generator, reach_px: int = 3) -> Tensor:
+    """Shift each image (border pixels are repeated) and flip half of them.
+
+    Args:
+        images: (B, C, H, W) float.
+        rng: for shifts and flips.
+        reach_px: largest shift.
+    """
+    count, _, height, width = images.shape
+    padded = F.pad(images, [reach_px] * 4, mode="replicate")
+    dy = torch.randint(2 * reach_px + 1, (count, 1), generator=rng)
+    dx = torch.randint(2 * reach_px + 1, (count, 1), generator=rng)
+    rows = dy + torch.arange(height)
+    columns = dx + torch.arange(width)
+    mirror = torch.rand(count, 1, generator=rng) < 0.5
+    columns = torch.where(mirror, columns.flip(1), columns)
+    batch = torch.arange(count)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
+
+
+def light_and_noise(images: Tensor, rng: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Change brightness and contrast and add noise; (B, 3, H, W) in [0, 1]."""
+    count = len(images)
+    contrast = 1 + 0.25 * strength * (2 * torch.rand(count, 1, 1, 1, generator=rng) - 1)
+    bright = 0.12 * strength * (2 * torch.rand(count, 1, 1, 1, generator=rng) - 1)
+    sigma = 0.03 * strength * torch.rand(count, 1, 1, 1, generator=rng)
+    noise = torch.randn(images.shape, generator=rng) * sigma
+    return ((images - 0.5) * contrast + 0.5 + bright + noise).clamp_(0, 1)
+
+
+def channel_mix(images: Tensor, mixed: Tensor, rng: torch.Generator) -> Tensor:
+    """Give some images false colours: a random 3 x 3 mix, one in five grey, some inverted.
+
+    This decorrelates colour and shape; without it, a colour that never occurred with a shape counts
+    against that shape, and held-out pairs fail.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        mixed: (B,) bool: which images.
+        rng: for the mixes.
+    """
+    count = len(images)
+    matrix = torch.randn(count, 3, 3, generator=rng)
+    grey = torch.rand(count, generator=rng) < 0.2
+    matrix = torch.where(grey[:, None, None], matrix[:, :1].expand(-1, 3, -1), matrix)
+    matrix = matrix / matrix.abs().sum(2, keepdim=True)
+    gain = 0.8 + 0.6 * torch.rand(count, 1, 1, generator=rng)
+    mean = images.mean((2, 3), keepdim=True)
+    out = torch.einsum("bij,bjhw->bihw", matrix * gain, images - mean)
+    out = (out + 0.3 + 0.4 * torch.rand(count, 3, 1, 1, generator=rng)).clamp_(0, 1)
+    return torch.where(mixed[:, None, None, None], out, images)

@@ -1,9 +1,7 @@
-"""Make the embedded models from nothing: ``python -m training.embedded --seed 0 --out DIR``.
+"""Train the embedded models from random weights: `python -m training.embedded --seed 0 --out DIR`.
 
-Without ``--out`` the weights of the package are replaced.
-
-Seeds and step counts are fixed, not the clock. Two quiet cores are enough; set
-``OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0`` if anything else runs beside it.
+Without `--out` the weights of the package are replaced. Seeds and numbers of steps are fixed. Two
+idle cores are enough; set `OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0` if other programs run.
 """
 
 from __future__ import annotations
@@ -27,9 +25,9 @@ STAGES = ("clip", "vit", "found", "dinoiser", "measure")
 
 
 def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
-    """Run the stages in order; each leaves its files in ``out``."""
+    """Run the stages in order; each writes its files to `out`."""
     if {"clip", "vit", "found"} & set(stages):
-        make_towers(seed, out, stages)
+        make_networks(seed, out, stages)
     if "dinoiser" in stages:
         heads.make_dinoiser(out.absolute())
     if "measure" in stages:
@@ -38,8 +36,8 @@ def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
         print(json.dumps(figures, indent=1), flush=True)
 
 
-def make_towers(seed: int, out: Path, stages: tuple[str, ...]) -> None:
-    """Run the stages that draw their own pictures."""
+def make_networks(seed: int, out: Path, stages: tuple[str, ...]) -> None:
+    """Train CLIP, the ViT and FOUND's head on images drawn for it."""
     crops, scenes = make_crops(seed, NUM_CROPS), make_scenes(seed, NUM_SCENES)
     if "clip" in stages:
         train_clip.compile_hot_paths()

@@ -1,8 +1,8 @@
-"""The heads of the embedded models by the product's own ``ovseg train-heads``, on drawn scenes.
+"""Train heads of the embedded models with `ovseg train-heads` on drawn scenes.
 
-``python -m training.embedded --stages dinoiser`` makes CLIP-DINOiser's two convolutions.
-``python -m training.heads --folder ovseg_core/embedded`` trains FOUND heads by the same command and
-compares their foreground with that of the committed head; prints one JSON object.
+`python -m training.embedded --stages dinoiser` makes CLIP-DINOiser's two convolutions. `python -m
+training.heads --folder ovseg_core/embedded` trains FOUND heads, compares their foreground with that
+of the committed head, and prints one JSON object.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from schemas.config import EMBEDDED, ClipConfig, HeadConfig, NamedOptions
 
 NUM_SCENES = 1000
 SCENES_SEED = 400_000_000
-HELD_BACK_SEED = 920_000_000
+EVALUATION_SEED = 920_000_000
 DINOISER = {
     "steps": 600,
     "decay_step": 480,
     "sample": 0,
     "affinity_learning_rate": 1e-3,
-    # The embedded ViT's cosines lie higher than DINO's: .91 within an object, .18 across its edge.
+    # The embedded ViT's similarities are higher than DINO's: .91 within objects, .18 across edges.
     "gamma": 0.8,
 }
 FOUND = {"steps": 250, "batch": 24, "size_px": 128, "seed_steps": 50, "decay_interval": 25}
@@ -49,7 +49,7 @@ SIMILAR = {
 
 
 def write_scenes(folder: Path, count: int = NUM_SCENES) -> Path:
-    """Draw scenes of seen pairs; nothing but their pictures is written."""
+    """Draw scenes of seen pairs and write their images only."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         scene = draw_scene(SCENES_SEED + index)
@@ -58,7 +58,7 @@ def write_scenes(folder: Path, count: int = NUM_SCENES) -> Path:
 
 
 def train_head(models: Path, scenes: Path, out: Path, head: NamedOptions) -> None:
-    """Train one head on the models in a folder laid out like ``ovseg_core/embedded``."""
+    """Train a head on the models in a folder laid out like `ovseg_core/embedded`."""
     options = dict(head.options)
     if models == Path(embedded.__file__).parent:
         networks: dict[str, Any] = {"clip": {"model": EMBEDDED}}
@@ -80,7 +80,7 @@ def train_head(models: Path, scenes: Path, out: Path, head: NamedOptions) -> Non
 
 
 def make_dinoiser(models: Path) -> None:
-    """Replace ``dinoiser/heads.safetensors``."""
+    """Train and replace `dinoiser/heads.safetensors`."""
     out = models / "dinoiser" / "heads.safetensors"
     out.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,14 +90,14 @@ def make_dinoiser(models: Path) -> None:
 
 
 def foreground_iou(models: Path, source: NamedOptions, count: int) -> dict[str, float]:
-    """Intersection over union of the foreground over scenes that no training saw, by split."""
+    """Return the foreground IoU over scenes that were not trained on, by split."""
     vision = f"local-dir:{models / 'vit'}"
     found = build_objectness(source, Backbones(ClipConfig(model=EMBEDDED), vision))
     figures = {}
     for split, held_out in (("seen", False), ("held_out", True)):
         hit = union = 0
         for index in range(count):
-            scene = draw_scene(HELD_BACK_SEED + index, held_out=held_out)
+            scene = draw_scene(EVALUATION_SEED + index, held_out=held_out)
             maps = found.maps([torch.from_numpy(scene.image).permute(2, 0, 1)])
             ours, true = np.asarray((maps or [])[0]) > 0.5, scene.label_map > 0
             hit, union = hit + int((ours & true).sum()), union + int((ours | true).sum())
@@ -106,11 +106,11 @@ def foreground_iou(models: Path, source: NamedOptions, count: int) -> dict[str, 
 
 
 def compare(models: Path, count: int) -> dict[str, dict[str, float]]:
-    """Foreground IoU of the committed head, and of two that ``ovseg train-heads`` makes."""
+    """Return the foreground IoU of the committed head and of two by `ovseg train-heads`."""
     heads = {"committed": str(models / "found" / "head.safetensors")}
     with tempfile.TemporaryDirectory() as folder:
         scenes = write_scenes(Path(folder) / "scenes")
-        for name, options in (("attention seeds (3.4)", FOUND), ("similarity seeds", SIMILAR)):
+        for name, options in (("attention seeds", FOUND), ("similarity seeds", SIMILAR)):
             out = Path(folder) / f"{len(heads)}.safetensors"
             train_head(models, scenes, out, NamedOptions(name="found", options=options))
             heads[name] = str(out)

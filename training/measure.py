@@ -1,6 +1,6 @@
-"""Measure the embedded models on pictures that no training saw.
+"""Measure the embedded models on images that were not trained on.
 
-``python -m training.measure --folder ovseg_core/embedded`` prints one JSON object.
+`python -m training.measure --folder ovseg_core/embedded` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch import Tensor, nn
 from jobs.demo.scenes import Scene, all_phrases, draw_crop, draw_scene
 from jobs.demo.shapes import SHAPES
 from training import readouts
-from training.towers import CLIP_MEAN, CLIP_STD, IMAGE_PX
+from training.networks import CLIP_MEAN, CLIP_STD, IMAGE_PX
 
-# Far from any training seed: those are small numbers times 100,003.
 EVALUATION_SEED = 900_000_000
+"""Far from all training seeds, which are small numbers times 100,003."""
 ENSEMBLE = ("a photo of a {}", "{}", "a picture of a {}", "an image of a {}")
 
 
 def load_clip(folder: Path) -> tuple[nn.Module, Tokenizer]:
-    """The ordinary way of open_clip to load the embedded folder: model, tokenizer."""
+    """Load model and tokenizer as open_clip does."""
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     bpe = str(folder / "bpe_simple_vocab.txt.gz")
     return model, open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=bpe)
 
 
 def load_vit(folder: Path) -> nn.Module:
-    """The ordinary way of timm to load of the embedded folder."""
+    """Load the ViT as timm does."""
     config = json.loads((folder / "config.json").read_text())
     kwargs = config["kwargs"] | {"checkpoint_path": str(folder / "model.safetensors")}
     return timm.create_model(config["architecture"], **kwargs).eval()
@@ -44,7 +44,7 @@ def load_vit(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def image_rows(clip: nn.Module, images: list[np.ndarray]) -> Tensor:
-    """Unit embeddings of equally large crops, (B, D)."""
+    """Return unit embeddings (B, D) of crops of one size."""
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
     if batch.shape[-1] != IMAGE_PX:
         batch = F.interpolate(
@@ -54,7 +54,7 @@ def image_rows(clip: nn.Module, images: list[np.ndarray]) -> Tensor:
 
 
 def object_crops(count: int, held_out: bool) -> tuple[list[np.ndarray], list[str]]:
-    """Square windows around every object of crowded scenes, 1.25 times its visible box."""
+    """Return square windows around objects of scenes (1.25 times the visible box) and names."""
     images, names, seed = [], [], EVALUATION_SEED + 500_000
     while len(images) < count:
         scene = draw_scene(seed, held_out=held_out)
@@ -78,7 +78,7 @@ def object_crops(count: int, held_out: bool) -> tuple[list[np.ndarray], list[str
 
 
 def crop_figures(clip: nn.Module, tokenizer: Tokenizer, count: int) -> dict[str, float]:
-    """Top-1 of whole crops: 384 phrases, bare shape words, each word, crowded scenes."""
+    """Return top-1 of crops: 384 phrases, each word, bare shape words, crowded scenes."""
     phrases = list(all_phrases())
     text = readouts.text_matrix(clip, tokenizer, phrases, ENSEMBLE)
     bare = readouts.text_matrix(clip, tokenizer, list(SHAPES), ENSEMBLE)
@@ -105,8 +105,8 @@ def crop_figures(clip: nn.Module, tokenizer: Tokenizer, count: int) -> dict[str,
     return figures
 
 
-class Tally:
-    """Intersections and unions over a set of scenes, per phrase, and per scene."""
+class IouTally:
+    """Intersections and unions over scenes, per phrase and per scene."""
 
     def __init__(self) -> None:
         self.names = ["background", *all_phrases()]
@@ -115,7 +115,7 @@ class Tally:
         self.per_scene: list[float] = []
 
     def add(self, scene: Scene, labels: Tensor) -> None:
-        """Count one scene; labels index the scene's own names, 0 background."""
+        """Count a scene; labels index the scene's own phrases, 0 is background."""
         found = labels.numpy()
         scores = []
         for k, name in enumerate(["background", *scene.labels]):
@@ -128,7 +128,7 @@ class Tally:
         self.per_scene.append(float(np.mean(scores)))
 
     def figures(self, name: str) -> dict[str, float]:
-        """Mean IoU over the classes of the whole set, and the mean over scenes."""
+        """Return the mIoU over all classes, and the mean over scenes."""
         present = self.union > 0
         pooled = float(np.mean(self.hit[present] / self.union[present]))
         return {f"miou_{name}": pooled, f"scene_miou_{name}": float(np.mean(self.per_scene))}
@@ -137,10 +137,10 @@ class Tally:
 def dense_figures(
     clip: nn.Module, tokenizer: Tokenizer, found: tuple | None, count: int
 ) -> dict[str, float]:
-    """Mean IoU on ``count`` scenes a split; the vocabulary is what each scene holds."""
+    """Return mIoUs on `count` scenes per split, with each scene's phrases as its vocabulary."""
     figures: dict[str, float] = {}
     for split, held_out in (("seen", False), ("held_out", True)):
-        tallies: dict[str, Tally] = {}
+        tallies: dict[str, IouTally] = {}
         hit = union = 0
         for i in range(count):
             scene = draw_scene(EVALUATION_SEED + i, held_out=held_out)
@@ -156,7 +156,7 @@ def dense_figures(
             for source, fore in fields.items():
                 for method in (readouts.clip_diy, readouts.maskclip):
                     labels = method(clip, scene.image, text, fore)
-                    tally = tallies.setdefault(f"{method.__name__}_{source}_{split}", Tally())
+                    tally = tallies.setdefault(f"{method.__name__}_{source}_{split}", IouTally())
                     tally.add(scene, labels)
         for name, tally in tallies.items():
             figures |= tally.figures(name)
@@ -166,7 +166,7 @@ def dense_figures(
 
 
 def measure(folder: Path, crops: int = 1500, scenes: int = 200) -> dict[str, float]:
-    """All figures of the models in a folder laid out like ``ovseg_core/embedded``."""
+    """Return all figures of the models in a folder laid out like `ovseg_core/embedded`."""
     clip, tokenizer = load_clip(folder / "clip")
     found = None
     if (folder / "found" / "head.safetensors").exists():

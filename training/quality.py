@@ -1,9 +1,9 @@
-"""Dense quality of embedded models through the product itself: annotate, then evaluate.
+"""Measure embedded models with the product itself: annotate, then evaluate.
 
-``python -m training.quality --folder ovseg_core/embedded --scenes 200`` draws scenes that no
-training saw. Each scene is a job of its own, with the phrases that are present as its vocabulary,
-and is compared with its exact truth by what `ovseg evaluate` calls. Prints one JSON object: for
-each method and split the mean over scenes of mIoU (background included) and of foreground IoU.
+`python -m training.quality --folder ovseg_core/embedded --scenes 200` draws scenes that were not
+trained on. Each scene is a job with its own phrases as vocabulary, evaluated against its exact
+truth. Prints one JSON object: for each method and split the means over scenes of mIoU (background
+included) and of foreground IoU.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SIZE_HW = (128, 160)
 
 
 def methods(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the read-outs that the model card reports, by name."""
+    """Return the methods of the model card, by name."""
     head = {"name": "found", "options": {"head": str(folder / "found" / "head.safetensors")}}
     patches = {"objectness": head, "short_side_px": 0, "templates": "diy"}
     return {
@@ -46,8 +46,10 @@ def write_scene(folder: Path, scene: Scene) -> None:
         Image.fromarray(array).save(folder / name / "scene.png")
 
 
-def judge(folder: Path, scene: Scene, models: Path, method: dict[str, Any]) -> EvaluationReport:
-    """Annotate one scene with its own phrases and compare it with its truth."""
+def evaluate_scene(
+    folder: Path, scene: Scene, models: Path, method: dict[str, Any]
+) -> EvaluationReport:
+    """Annotate a scene with its own phrases and evaluate it against its truth."""
     job = {
         "images": str(folder / "images"),
         "out": str(folder / "runs" / method["name"]),
@@ -66,7 +68,7 @@ _built: dict[str, Built] = {}
 
 
 def _build_once(config: JobConfig, device: str) -> Built:
-    """Build a method for its first scene; the words do not matter to it."""
+    """Build each method once, as its networks do not depend on the vocabulary."""
     key = config.method.name
     if key not in _built:
         _built[key] = build(config, device)
@@ -84,7 +86,7 @@ def measure(models: Path, num_scenes: int) -> dict[str, dict[str, float]]:
                     scene = draw_scene(SEED + index, SIZE_HW, held_out=held_out)
                     place = Path(folder) / name / split / str(index)
                     write_scene(place, scene)
-                    reports.append(judge(place, scene, models, method))
+                    reports.append(evaluate_scene(place, scene, models, method))
                 results[f"{name} {split}"] = {
                     "miou": round(fmean(r.miou or 0.0 for r in reports), 4),
                     "foreground_iou": round(fmean(r.foreground_iou or 0.0 for r in reports), 4),

@@ -1,6 +1,6 @@
-"""Compact restatements of the read-outs, to measure the models without the product.
+"""Short versions of CLIP-DIY, MaskCLIP and FOUND, to measure the models during their training.
 
-The product has the exact methods; these serve the model card while training.
+The exact methods are the product's (`training/quality.py` measures with them).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch import Tensor, nn
 
-from training.towers import CLIP_MEAN, CLIP_STD, IMAGE_PX, grow_positions
+from training.networks import CLIP_MEAN, CLIP_STD, IMAGE_PX, grow_positions
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
 def _tensor(image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float in [0, 1]."""
+    """Return an image (H, W, 3), uint8, as (1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).float() / 255.0
 
 
@@ -27,7 +27,7 @@ def _tensor(image: np.ndarray) -> Tensor:
 def text_matrix(
     clip: nn.Module, tokenizer: SimpleTokenizer, names: list[str], templates: tuple[str, ...]
 ) -> Tensor:
-    """One unit row per name, the mean over the templates, (Q, D)."""
+    """Return a unit row per name (Q, D), the mean over the templates."""
     rows = []
     for template in templates:
         tokens = tokenizer([template.format(name) for name in names])
@@ -37,7 +37,7 @@ def text_matrix(
 
 @torch.no_grad()
 def keys(vit: nn.Module, image: Tensor) -> Tensor:
-    """Keys of the last block by FOUND's rules, (1, C, h, w).
+    """Return the keys of the last block as FOUND takes them (1, C, h, w).
 
     Args:
         vit: timm's model.
@@ -69,7 +69,7 @@ def keys(vit: nn.Module, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def objectness(vit: nn.Module, head: dict[str, Tensor], image: np.ndarray) -> Tensor:
-    """Foreground probability, (H, W)."""
+    """Return the objectness (H, W) in [0, 1]."""
     picture = _tensor(image)
     logits = F.conv2d(keys(vit, picture), head["decoder.weight"], head["decoder.bias"])
     patch = vit.patch_embed.patch_size[0]
@@ -79,13 +79,13 @@ def objectness(vit: nn.Module, head: dict[str, Tensor], image: np.ndarray) -> Te
 
 @torch.no_grad()
 def clip_diy(clip: nn.Module, image: np.ndarray, text: Tensor, fore: Tensor | None) -> Tensor:
-    """Label map of CLIP-DIY, (H, W); row 0 of ``text`` is the background.
+    """Return the label map (H, W) of CLIP-DIY; row 0 of `text` is the background.
 
     Args:
         clip: open_clip's model.
         image: (H, W, 3) uint8.
         text: (K, D) unit rows.
-        fore: (H, W) foreground probability, None for the plain argmax.
+        fore: objectness (H, W); None: plain argmax.
     """
     height, width = image.shape[:2]
     squashed = Image.fromarray(image).resize((256, 256), Image.Resampling.BILINEAR)
@@ -111,7 +111,10 @@ def clip_diy(clip: nn.Module, image: np.ndarray, text: Tensor, fore: Tensor | No
 
 @torch.no_grad()
 def dense_features(clip: nn.Module, image: np.ndarray) -> Tensor:
-    """Unit value-path features with residual and MLP, (D, h, w); sides multiples of the patch."""
+    """Return unit features (D, h, w) of the value path with residual and MLP.
+
+    The sides of the image must be multiples of the patch.
+    """
     visual = clip.visual
     x = visual.conv1((_tensor(image) - CLIP_MEAN) / CLIP_STD)
     height, width = x.shape[2:]
@@ -134,7 +137,7 @@ def dense_features(clip: nn.Module, image: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def maskclip(clip: nn.Module, image: np.ndarray, text: Tensor, fore: Tensor | None) -> Tensor:
-    """Label map of the value path, (H, W): background where ``fore`` <= 0.5, else the best name."""
+    """Return the label map (H, W) of the value path: background where `fore` <= 0.5."""
     scores = torch.einsum("dhw,qd->qhw", dense_features(clip, image), text)[None]
     scores = F.interpolate(scores, size=image.shape[:2], mode="bilinear", align_corners=False)[0]
     if fore is None:

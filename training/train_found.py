@@ -1,8 +1,11 @@
-"""Train the FOUND-like objectness head, label free.
+"""Train the FOUND-like objectness head without labels.
 
-Seeds come from the features (the patch most similar on average to all others is background, Otsu
-on the similarity to it), are sharpened with the colours of the picture, and a 1 x 1 head on the
-keys learns them; then head and ViT learn from the head's own sharpened maps.
+The first targets come from the features: the patch most similar on average to all others is
+background, and Otsu's threshold splits the similarities with it. They are refined by the colours of
+the image and learned by a 1 x 1 head on the keys. Then head and ViT are trained on the head's own
+refined maps.
+
+Shapes: B images, N patches, C width, H W pixels.
 """
 
 from __future__ import annotations
@@ -18,19 +21,18 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training.augment import light_and_noise
-from training.data import SCENE_HW, Scenes
-from training.towers import optimisers, rate_factor
+from training.data import SCENE_HW, Scenes, light_and_noise
+from training.optim import learning_rate_factor, optimisers
 from training.train_vit import WIDTH, tokens_and_keys
 
-# Distance of two colours in [0, 1] RGB at which a neighbour counts for little.
 _COLOUR_SPREAD = 0.06
+"""Standard deviation of the colour weight, in RGB of [0, 1]."""
 GRID = (SCENE_HW[0] // 8, SCENE_HW[1] // 8)
 
 
 @dataclass(frozen=True)
 class FoundPlan:
-    """Sizes and steps."""
+    """Numbers of scenes and steps."""
 
     scenes: int = 800
     head_steps: int = 300
@@ -41,7 +43,7 @@ class FoundPlan:
 
 
 def otsu(values: np.ndarray, bins: int = 64) -> float:
-    """The threshold that parts a 1-D sample into the two most compact classes."""
+    """Return Otsu's threshold of a 1-D sample."""
     counts, edges = np.histogram(values, bins=bins)
     middle = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
@@ -53,7 +55,7 @@ def otsu(values: np.ndarray, bins: int = 64) -> float:
 
 
 def seed_masks(keys: Tensor) -> Tensor:
-    """First foreground guess from features alone, (B, N, C) -> (B, N) float 0 or 1."""
+    """Return the foreground (B, N), float 0 or 1, by the similarity of keys (B, N, C)."""
     unit = F.normalize(keys - keys.mean((0, 1)), dim=-1)
     similar = unit @ unit.transpose(1, 2)
     seed = similar.mean(2).argmax(1)
@@ -63,18 +65,18 @@ def seed_masks(keys: Tensor) -> Tensor:
 
 
 def to_pixels(patches: Tensor) -> Tensor:
-    """(B, N) on the patch grid -> (B, 1, H, W), bilinear."""
+    """Resize patch maps (B, N) to pixels (B, 1, H, W), bilinear."""
     maps = patches.view(-1, 1, *GRID)
     return F.interpolate(maps, scale_factor=8, mode="bilinear", align_corners=False)
 
 
-def sharpen(images: Tensor, maps: Tensor, rounds: int = 10) -> Tensor:
-    """Let each pixel take the map values of neighbours of its own colour.
+def refine(images: Tensor, maps: Tensor, rounds: int = 10) -> Tensor:
+    """Average each pixel's map value with those of neighbours of similar colour.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         maps: (B, 1, H, W) in [0, 1].
-        rounds: how often each pixel is averaged with its 32 neighbours, up to 8 px away.
+        rounds: number of averages, each over 32 neighbours up to 8 px away.
 
     Returns:
         (B, 1, H, W) in [0, 1].
@@ -95,7 +97,7 @@ def sharpen(images: Tensor, maps: Tensor, rounds: int = 10) -> Tensor:
 
 
 def _neighbours(maps: Tensor) -> list[Tensor]:
-    """Views of (B, C, H, W) moved in eight directions by 1, 2, 4 and 8 px, the border repeated."""
+    """Return views of (B, C, H, W) shifted in 8 directions by 1, 2, 4, 8 px, border repeated."""
     height, width = maps.shape[2:]
     wide = F.pad(maps, [8] * 4, mode="replicate")
     around = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
@@ -107,7 +109,7 @@ def _neighbours(maps: Tensor) -> list[Tensor]:
 
 
 def fit_head(keys: Tensor, targets: Tensor, head: nn.Linear, steps: int, seed: int) -> None:
-    """Logistic regression of (B, N, C) keys on (B, 1, H, W) targets, read out at pixels."""
+    """Fit the head by logistic regression of keys (B, N, C) on pixel targets (B, 1, H, W)."""
     opt = torch.optim.AdamW(head.parameters(), lr=2e-2, weight_decay=1e-3)
     rng = torch.Generator().manual_seed(seed)
     for step in range(steps):
@@ -123,7 +125,7 @@ def fit_head(keys: Tensor, targets: Tensor, head: nn.Linear, steps: int, seed: i
 
 @torch.no_grad()
 def all_keys(vit: nn.Module, images: Tensor) -> Tensor:
-    """Keys of (B, 3, H, W) uint8 pictures, in slices."""
+    """Return the keys of images (B, 3, H, W), uint8, in batches."""
     return torch.cat(
         [tokens_and_keys(vit, part.float() / 255.0)[1].float() for part in images.split(50)]
     )
@@ -131,16 +133,16 @@ def all_keys(vit: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def targets_of(images: Tensor, patches: Tensor) -> Tensor:
-    """Sharpened pixel maps, cut to 0 and 1, (B, 1, H, W)."""
+    """Return refined pixel maps thresholded to 0 and 1 (B, 1, H, W)."""
     parts = [
-        sharpen(i.float() / 255.0, to_pixels(p))
+        refine(i.float() / 255.0, to_pixels(p))
         for i, p in zip(images.split(50), patches.split(50), strict=True)
     ]
     return (torch.cat(parts) > 0.5).float()
 
 
 def save_head(head: nn.Linear, folder: Path) -> None:
-    """Write the head in the form of FOUND's ``decoder``."""
+    """Write the head with the names of FOUND's `decoder`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "decoder.weight": head.weight.detach().view(1, WIDTH, 1, 1).clone(),
@@ -150,13 +152,13 @@ def save_head(head: nn.Linear, folder: Path) -> None:
 
 
 def tune(vit: nn.Module, head: nn.Linear, pool: tuple[Tensor, Tensor], plan: FoundPlan) -> None:
-    """Let the ViT's keys learn the head's own sharpened maps; its final tokens stay as they are.
+    """Train head and keys on the head's own refined maps, with the final tokens kept.
 
     Args:
         vit: changed in place.
         head: changed in place.
-        pool: (B, 3, H, W) uint8 pictures and (B, 1, H, W) targets.
-        plan: steps, batch and rate.
+        pool: images (B, 3, H, W), uint8, and targets (B, 1, H, W).
+        plan: steps, batch and learning rate.
     """
     images, targets = pool
     before = copy.deepcopy(vit).requires_grad_(False)
@@ -164,7 +166,7 @@ def tune(vit: nn.Module, head: nn.Linear, pool: tuple[Tensor, Tensor], plan: Fou
     opts = optimisers([vit.blocks], [vit, head], plan.tune_rate)
     began = time.perf_counter()
     for step in range(plan.tune_steps):
-        rate = plan.tune_rate * rate_factor(step, plan.tune_steps, warm=20, hold=0.3)
+        rate = plan.tune_rate * learning_rate_factor(step, plan.tune_steps, warm=20, hold=0.3)
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = rate
@@ -192,12 +194,12 @@ def tune(vit: nn.Module, head: nn.Linear, pool: tuple[Tensor, Tensor], plan: Fou
 
 
 def train_found(vit: nn.Module, scenes: Scenes, seed: int, plan: FoundPlan) -> nn.Linear:
-    """Fit the head on frozen keys, then both on its own sharpened maps; the ViT changes in place.
+    """Fit the head on frozen keys, then tune head and ViT (in place) on its own refined maps.
 
     Args:
         vit: trained without labels.
-        scenes: only the pictures are used.
-        seed: of the head's start and of the batches.
+        scenes: only the images are used.
+        seed: of the first weights and the batches.
         plan: sizes and steps.
     """
     torch.manual_seed(seed)

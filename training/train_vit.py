@@ -1,8 +1,9 @@
-"""Train the second ViT without any label: self-distillation of views and of masked patches.
+"""Train the second ViT without labels: self-distillation as in DINO and iBOT.
 
-The way of DINO and iBOT with Sinkhorn centring: a student sees two masked windows of a scene and
-two small ones, a slowly following teacher sees the windows whole, and both sort what they see
-into prototypes.
+The student gets two masked and two small windows of a scene; its moving average, the teacher, gets
+the two windows unmasked. Both assign views and patches to prototypes, with Sinkhorn centring.
+
+Shapes: B images, T = 1 + N tokens, N patches, C width, P prototypes, H W pixels.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training import towers
-from training.augment import light_and_noise
-from training.data import SCENE_HW, Scenes, cut_scenes
+from training import networks, optim
+from training.data import SCENE_HW, Scenes, crop_scenes, light_and_noise
 from training.readouts import IMAGENET_MEAN, IMAGENET_STD
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -41,7 +41,7 @@ PROTOTYPES = 192
 
 @dataclass(frozen=True)
 class VitPlan:
-    """The schedule, in steps."""
+    """The schedule."""
 
     steps: int = 700
     batch: int = 32
@@ -51,7 +51,7 @@ class VitPlan:
 
 
 class Projector(nn.Module):
-    """Tokens -> unit bottleneck -> cosine to prototypes."""
+    """Project tokens to a unit bottleneck and its cosine similarities with prototypes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class Projector(nn.Module):
         self.prototypes = nn.Linear(64, PROTOTYPES, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., P)."""
+        """Return the similarities (..., P) of tokens (..., C)."""
         unit = F.normalize(self.body(x), dim=-1)
         return F.linear(unit, F.normalize(self.prototypes.weight, dim=-1))
 
 
 class Learner(nn.Module):
-    """The ViT with the throwaway parts of the self-distillation."""
+    """The ViT with the parts of the self-distillation that are not saved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,22 +74,22 @@ class Learner(nn.Module):
         self.of_view, self.of_patch = Projector(), Projector()
 
     def forward(self, images: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1] -> view scores (B, P) and patch scores (B, N, P)."""
+        """Return scores of views (B, P) and patches (B, N, P) of images in [0, 1]."""
         x = vit_tokens(self.vit, images, self.mask_token, masked)
         return self.of_view(x[:, 0]), self.of_patch(x[:, 1:])
 
 
 def vit_block(x: Tensor, blk: nn.Module) -> Tensor:
-    """One residual block of timm on (B, T, C) float32, bfloat16 inside."""
+    """Run a residual block of timm on (B, T, C), float32, with bfloat16 products."""
     att = blk.attn
-    x = x + towers.attention(
+    x = x + networks.attention(
         blk.norm1(x).bfloat16(),
         att.num_heads,
         (att.qkv.weight, att.qkv.bias),
         (att.proj.weight, att.proj.bias),
     )
-    hidden = towers.linear(blk.norm2(x).bfloat16(), blk.mlp.fc1.weight, blk.mlp.fc1.bias)
-    return x + towers.linear(F.gelu(hidden), blk.mlp.fc2.weight, blk.mlp.fc2.bias)
+    hidden = networks.linear(blk.norm2(x).bfloat16(), blk.mlp.fc1.weight, blk.mlp.fc1.bias)
+    return x + networks.linear(F.gelu(hidden), blk.mlp.fc2.weight, blk.mlp.fc2.bias)
 
 
 def embed(
@@ -99,15 +99,15 @@ def embed(
     masked: Tensor | None = None,
     offset: float = 0.0,
 ) -> Tensor:
-    """Patch embedding with class token and positions, (B, 1 + N, C)."""
+    """Return the patch embedding with class token and positions (B, 1 + N, C)."""
     grid = (images.shape[2] // 8, images.shape[3] // 8)
-    cells = towers.patchify((images - IMAGENET_MEAN) / IMAGENET_STD, 8).bfloat16()
+    cells = networks.patchify((images - IMAGENET_MEAN) / IMAGENET_STD, 8).bfloat16()
     proj = vit.patch_embed.proj
-    x = towers.linear(cells, proj.weight.view(WIDTH, -1), proj.bias).float()
+    x = networks.linear(cells, proj.weight.view(WIDTH, -1), proj.bias).float()
     if masked is not None:
         x = torch.where(masked[..., None], mask_token, x)
     table = vit.pos_embed[0]
-    x = x + towers.grow_positions(table[1:], TABLE_SIDE, grid, offset)
+    x = x + networks.grow_positions(table[1:], TABLE_SIDE, grid, offset)
     first = (vit.cls_token[0] + table[:1]).expand(len(x), 1, -1)
     return torch.cat([first, x], dim=1)
 
@@ -115,7 +115,7 @@ def embed(
 def vit_tokens(
     vit: nn.Module, images: Tensor, mask_token: Tensor | None = None, masked: Tensor | None = None
 ) -> Tensor:
-    """Final tokens of the timm ViT, (B, 1 + N, C)."""
+    """Return the final tokens (B, 1 + N, C)."""
     x = embed(vit, images, mask_token, masked)
     for blk in vit.blocks:
         x = vit_block(x, blk)
@@ -123,7 +123,7 @@ def vit_tokens(
 
 
 def tokens_and_keys(vit: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Final tokens (B, 1 + N, C) and keys of the last block (B, N, C), by DINO's position rule.
+    """Return final tokens (B, 1 + N, C) and keys of the last block (B, N, C), positions as DINO.
 
     Args:
         vit: timm's model.
@@ -139,7 +139,7 @@ def tokens_and_keys(vit: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, temperature: float = 0.06, rounds: int = 3) -> Tensor:
-    """Assignments (N, P) whose prototypes are used equally often; rows sum to 1."""
+    """Return assignments (rows, P) that use all prototypes equally; rows sum to 1."""
     q = torch.exp((scores - scores.max()) / temperature)
     for _ in range(rounds):
         q = q / q.sum(0, keepdim=True).clamp_min(1e-12)
@@ -150,22 +150,22 @@ def sinkhorn(scores: Tensor, temperature: float = 0.06, rounds: int = 3) -> Tens
 def random_windows(
     scenes: Scenes, index: Tensor, low: float, high: float, size: int, rng: torch.Generator
 ) -> Tensor:
-    """One augmented window per scene, side ``low`` to ``high`` px, (B, 3, size, size)."""
+    """Return an augmented window per scene (B, 3, size, size), of `low` to `high` px."""
     count = len(index)
     side = low + (high - low) * torch.rand(count, generator=rng)
     y0 = torch.rand(count, generator=rng) * (SCENE_HW[0] - side)
     x0 = torch.rand(count, generator=rng) * (SCENE_HW[1] - side)
-    images = cut_scenes(scenes, index, torch.stack([y0, x0, y0 + side, x0 + side], 1), size)
+    images = crop_scenes(scenes, index, torch.stack([y0, x0, y0 + side, x0 + side], 1), size)
     flip = torch.rand(count, generator=rng) < 0.5
     images[flip] = images[flip].flip(3)
     return light_and_noise(images, rng, 0.8)
 
 
 def distil_loss(student: Learner, teacher: Learner, views: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """View loss across windows and patch loss under the masks.
+    """Return the loss of views between windows and of masked patches.
 
     Args:
-        student: learns.
+        student: is trained.
         teacher: gives the targets.
         views: two large windows stacked (2 B, ...), small windows (2 B, ...), mask (2 B, N).
     """
@@ -188,12 +188,12 @@ def distil_loss(student: Learner, teacher: Learner, views: tuple[Tensor, Tensor,
 
 
 def save_vit(vit: nn.Module, folder: Path) -> None:
-    """Write what ``timm.create_model(..., checkpoint_path=)`` loads."""
+    """Write a folder for timm's `local-dir:` and for `checkpoint_path`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().clone().contiguous() for k, v in vit.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    # timm's own ``local-dir:`` reads ``architecture``, ``model_args`` and ``pretrained_cfg``;
-    # ``kwargs`` is the same for callers that pass ``checkpoint_path``.
+    # timm's `local-dir:` reads `architecture`, `model_args` and `pretrained_cfg`; `kwargs` is for
+    # callers that pass `checkpoint_path`.
     config = {
         "architecture": ARCHITECTURE,
         "num_classes": 0,
@@ -214,20 +214,20 @@ def save_vit(vit: nn.Module, folder: Path) -> None:
 
 
 def compile_hot_paths() -> None:
-    """Fuse the blocks; attention alone is five times slower without."""
+    """Compile the blocks; attention is five times slower without."""
     globals()["vit_block"] = torch.compile(vit_block, dynamic=False)
 
 
 def train_vit(scenes: Scenes, seed: int, plan: VitPlan) -> nn.Module:
-    """Train from nothing; returns the teacher's ViT."""
+    """Train from random weights and return the teacher's ViT."""
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed + 1)
     student = Learner()
     teacher = copy.deepcopy(student).requires_grad_(False)
-    opts = towers.optimisers([student.vit.blocks], [student], plan.rate)
+    opts = optim.optimisers([student.vit.blocks], [student], plan.rate)
     began = time.perf_counter()
     for step in range(plan.steps):
-        factor = towers.rate_factor(step, plan.steps)
+        factor = optim.learning_rate_factor(step, plan.steps)
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = plan.rate * factor

@@ -1,4 +1,4 @@
-"""The words of the drawn world: tokeniser file, caption templates, a table of all captions."""
+"""Captions of the drawn scenes: tokeniser file, templates, and a table of all captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from jobs.demo.paint import COLOURS, PATTERNS
 from jobs.demo.shapes import SHAPES
 
 CONTEXT = 16
-# The plain ones are used for most captions; the 80 of ImageNet for the rest.
 PLAIN_TEMPLATES: tuple[str, ...] = (
     "a photo of a {}",
     "{}",
@@ -27,6 +26,7 @@ PLAIN_TEMPLATES: tuple[str, ...] = (
     "a photo of a {} in the scene.",
 )
 TEMPLATES: tuple[str, ...] = PLAIN_TEMPLATES + tuple(f("{}") for f in OPENAI_IMAGENET_TEMPLATES)
+"""Most captions have a plain template, the rest one of OpenAI's 80 for ImageNet as well."""
 BACKGROUND_CAPTIONS: tuple[str, ...] = (
     "a photo of a background",
     "background",
@@ -39,7 +39,7 @@ NOT_NAMED = -1
 
 
 def _used_merges(words: set[str], tokenizer: SimpleTokenizer) -> set[tuple[str, str]]:
-    """The byte-pair merges that spelling these words needs."""
+    """Return the byte-pair merges that these words need."""
     used: set[tuple[str, str]] = set()
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
@@ -60,7 +60,7 @@ def _used_merges(words: set[str], tokenizer: SimpleTokenizer) -> set[tuple[str, 
 
 
 def write_bpe(path: Path) -> int:
-    """Write the pruned merges file that ``get_tokenizer(..., bpe_path=)`` takes.
+    """Write a merges file with only the needed merges, for `get_tokenizer(..., bpe_path=)`.
 
     Returns:
         The vocabulary size: 512 bytes, the merges, two special tokens.
@@ -71,17 +71,17 @@ def write_bpe(path: Path) -> int:
     words = {w.strip(".,'\"()") for text in texts for w in text.lower().split()} - {""}
     used = _used_merges(words, full)
     merges = [" ".join(m) for m in sorted(used, key=full.bpe_ranks.__getitem__)]
-    # mtime 0: the same bytes each time.
+    # mtime 0, so that the bytes are reproducible.
     path.write_bytes(gzip.compress("\n".join(["#version: ovseg", *merges]).encode(), mtime=0))
     return 512 + len(merges) + 2
 
 
 class Captions:
-    """All captions of the world as tokens, looked up by index.
+    """All captions as tokens, looked up by attribute indices.
 
     Attributes:
         table: (T, 13, 9, 5, CONTEXT) int32: template, shape + 1, colour + 1, pattern + 1.
-        empty: (6, CONTEXT) the captions of a picture without objects.
+        empty: (6, CONTEXT): captions of an image without objects.
     """
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
@@ -97,12 +97,12 @@ class Captions:
         self.empty = tokenizer(list(BACKGROUND_CAPTIONS), context_length=CONTEXT).int()
 
     def tokens(self, words: Tensor, is_empty: Tensor, rng: torch.Generator) -> Tensor:
-        """One caption each in a random template.
+        """Return one caption per row, in a random template.
 
         Args:
             words: (B, 3) shape, colour, pattern, -1 where not named.
-            is_empty: (B,) bool, pictures without objects.
-            rng: draws the templates.
+            is_empty: (B,) bool: images without objects.
+            rng: for the templates.
 
         Returns:
             (B, CONTEXT) int64.
@@ -121,12 +121,12 @@ class Captions:
 
 
 def choose_words(attrs: Tensor, colour_known: Tensor, rng: torch.Generator) -> Tensor:
-    """Leave some words out: shape named in 90 %, colour in 65 %, pattern in 55 %.
+    """Drop some words at random: shape is kept in 90%, colour in 65%, pattern in 55%.
 
     Args:
-        attrs: (B, 3) of the object to be named.
+        attrs: (B, 3) of the named object.
         colour_known: (B,) bool.
-        rng: draws which words are left out.
+        rng: for the choice.
     """
     named = torch.rand(len(attrs), 3, generator=rng) < torch.tensor([0.9, 0.65, 0.55])
     named[:, 1] &= colour_known

@@ -1,19 +1,17 @@
-"""open_clip's and timm's towers, run by hand in bfloat16 matrix products.
+"""Forward passes of open_clip's and timm's transformers with bfloat16 matrix products.
 
-The weights stay those of the ordinary modules in float32. On a CPU with AMX this is twice as fast
-as the modules themselves: bfloat16 linear layers and GELU, float32 residual stream and norms.
+The weights are the modules' own, in float32; linear layers and GELU are bfloat16, the residual
+stream and norms float32. On a CPU with AMX this is twice as fast as the modules' forward passes.
+
+Shapes: B images or texts, T tokens, N patches, C width, D joint width, H W pixels, h w patches.
 """
 
 from __future__ import annotations
-
-import math
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from training.muon import StackedMuon
 
 WIDTH, LAYERS, HEADS, PATCH, IMAGE_PX = 128, 4, 4, 8, 48
 CLIP_MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1)
@@ -21,7 +19,7 @@ CLIP_STD = torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1)
 
 
 def clip_config(vocab_size: int, context: int) -> dict:
-    """open_clip's ``model_cfg`` of the embedded CLIP."""
+    """Return open_clip's `model_cfg` of the embedded CLIP."""
     return {
         "embed_dim": 96,
         "vision_cfg": {
@@ -44,43 +42,43 @@ def clip_config(vocab_size: int, context: int) -> dict:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A bfloat16 linear layer on float32 weights."""
+    """Apply a linear layer with float32 weights to bfloat16 input, in bfloat16."""
     return F.linear(x, weight.bfloat16(), None if bias is None else bias.bfloat16())
 
 
 def attention(
     x: Tensor,
     heads: int,
-    of_qkv: tuple[Tensor, Tensor],
-    of_out: tuple[Tensor, Tensor],
+    qkv: tuple[Tensor, Tensor],
+    out: tuple[Tensor, Tensor],
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Self-attention of (B, T, C) bfloat16 tokens.
+    """Return the self-attention (B, T, C) of bfloat16 tokens.
 
     Args:
         x: the tokens after their norm.
-        heads: how many.
-        of_qkv: weight (3 C, C) and bias of the fused projection.
-        of_out: weight (C, C) and bias of the output projection.
+        heads: number of heads.
+        qkv: weight (3 C, C) and bias of the fused projection.
+        out: weight (C, C) and bias of the output projection.
         mask: (T, T), added to the logits.
     """
     batch, tokens, width = x.shape
     depth = width // heads
-    qkv = linear(x, *of_qkv).view(batch, tokens, 3, heads, depth)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, depth).unbind(0)
+    fused = linear(x, *qkv).view(batch, tokens, 3, heads, depth)
+    q, k, v = fused.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, depth).unbind(0)
     logits = torch.bmm(q * depth**-0.5, k.transpose(1, 2)).float()
     if mask is not None:
         logits = logits + mask
-    out = (
+    values = (
         torch.bmm(logits.softmax(-1).to(v.dtype), v)
         .view(batch, heads, tokens, depth)
         .transpose(1, 2)
     )
-    return linear(out.reshape(batch, tokens, width), *of_out)
+    return linear(values.reshape(batch, tokens, width), *out)
 
 
 def block(x: Tensor, blk: nn.Module, mask: Tensor | None = None) -> Tensor:
-    """One residual block of open_clip on (B, T, C) float32."""
+    """Run a residual block of open_clip on (B, T, C), float32."""
     att = blk.attn
     x = x + attention(
         blk.ln_1(x).bfloat16(),
@@ -93,27 +91,27 @@ def block(x: Tensor, blk: nn.Module, mask: Tensor | None = None) -> Tensor:
 
 
 def mlp(x: Tensor, blk: nn.Module) -> Tensor:
-    """The MLP branch of an open_clip block."""
+    """Return the MLP branch of an open_clip block, without the residual."""
     hidden = linear(blk.ln_2(x).bfloat16(), blk.mlp.c_fc.weight, blk.mlp.c_fc.bias)
     return linear(F.gelu(hidden), blk.mlp.c_proj.weight, blk.mlp.c_proj.bias)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """(B, 3, H, W) -> (B, N, 3 * patch * patch), the order of a convolution's weight."""
+    """Return the pixels of patches (B, N, 3 * patch * patch), in a convolution's order."""
     batch, channels, height, width = images.shape
     cells = images.view(batch, channels, height // patch, patch, width // patch, patch)
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
 
 
 def grow_positions(table: Tensor, side: int, grid: tuple[int, int], offset: float = 0.0) -> Tensor:
-    """Read a position table at another grid, bicubic: (side * side, C) -> (h * w, C).
+    """Interpolate position embeddings to another grid, bicubic: (side * side, C) to (h * w, C).
 
     Args:
-        table: positions of a square grid.
+        table: embeddings of a square grid.
         side: of that square.
-        grid: (h, w) wanted.
-        offset: 0 interpolates to the size (MaskCLIP's rule), 0.1 by the scale factor of
-            (h + 0.1) / side (DINO's and FOUND's rule).
+        grid: (h, w) of the result.
+        offset: 0: interpolate to the size (MaskCLIP); 0.1: by the factor (h + 0.1) / side (DINO,
+            FOUND).
     """
     if grid == (side, side):
         return table
@@ -127,16 +125,16 @@ def grow_positions(table: Tensor, side: int, grid: tuple[int, int], offset: floa
 
 
 def vision_features(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The image tower with both read-outs.
+    """Return pooled and dense features of the image encoder.
 
     Args:
         visual: open_clip's VisionTransformer.
         images: (B, 3, H, W) in [0, 1], sides multiples of the patch.
 
     Returns:
-        pooled (B, D), the CLIP embedding before normalising;
-        dense (B, N, D), the value path with residual and MLP;
-        bare (B, N, D), the value path alone.
+        pooled (B, D): the image embedding, not normalised;
+        dense (B, N, D): the last block's value path with residual and MLP;
+        bare (B, N, D): the value path alone.
     """
     grid = (images.shape[2] // PATCH, images.shape[3] // PATCH)
     cells = patchify((images - CLIP_MEAN) / CLIP_STD, PATCH).bfloat16()
@@ -162,30 +160,9 @@ def vision_features(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def text_features(clip: nn.Module, tokens: Tensor) -> Tensor:
-    """The text tower, (B, L) int64 -> (B, D), before normalising."""
+    """Return the text embeddings (B, D), not normalised, of tokens (B, T), int64."""
     x = clip.token_embedding(tokens) + clip.positional_embedding
     for blk in clip.transformer.resblocks:
         x = block(x, blk, clip.attn_mask)
     x = clip.ln_final(x[torch.arange(len(x)), tokens.argmax(1)])
     return x @ clip.text_projection
-
-
-def optimisers(matrices: list[nn.Module], everything: list[nn.Module], rate: float) -> list:
-    """Muon for the 2-D weights of ``matrices``, AdamW for the rest of ``everything``."""
-    muon = [p for part in matrices for p in part.parameters() if p.ndim == 2]
-    taken = {id(p) for p in muon}
-    rest = [p for part in everything for p in part.parameters() if id(p) not in taken]
-    rest = [p for p in rest if p.requires_grad]
-    return [
-        StackedMuon(muon, lr=rate),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
-
-
-def rate_factor(step: int, steps: int, warm: int = 100, hold: float = 0.6) -> float:
-    """Warm up, hold, then fall along a cosine to zero."""
-    if step < warm:
-        return (step + 1) / warm
-    if step < hold * steps:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - hold * steps) / ((1 - hold) * steps)))
