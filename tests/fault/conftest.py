@@ -4,7 +4,12 @@ import pytest
 
 from pipeline.job import job
 from pipeline.job.progress import Progress
-from tests.helpers.colour_segmenter import BuildOracle, oracle_config, paint_collection, table_rows
+from tests.helpers.colour_segmenter import (
+    BuildColourSegmenter,
+    colour_config,
+    paint_collection,
+    table_rows,
+)
 from tests.helpers.ray_cluster import ray_cluster
 
 __all__ = ["ray_cluster"]
@@ -22,8 +27,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="session")
 def undisturbed(images, tmp_path_factory):
     """The rows of a run in which nothing went wrong."""
-    config = oracle_config(images, tmp_path_factory.mktemp("undisturbed") / "run")
-    assert job.run(config, Progress(), BuildOracle()).exit_code == 0
+    config = colour_config(images, tmp_path_factory.mktemp("undisturbed") / "run")
+    assert job.run(config, Progress(), BuildColourSegmenter()).exit_code == 0
     return table_rows(config.out)
 
 
@@ -31,5 +36,5 @@ def undisturbed(images, tmp_path_factory):
 def forks():
     """Processes that start at once: they are forked from a server that has imported the job."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fault.processes"])
+    context.set_forkserver_preload(["tests.helpers.killed_processes"])
     return context

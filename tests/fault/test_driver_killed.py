@@ -8,26 +8,31 @@ import pytest
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from tests.fault.processes import run_job
-from tests.fault.traps import STEPS, set_trap, traps_left
-from tests.helpers.colour_segmenter import BuildOracle, Mischief, oracle_config, table_rows
+from tests.helpers.colour_segmenter import (
+    BuildColourSegmenter,
+    SegmenterFaults,
+    colour_config,
+    table_rows,
+)
 from tests.helpers.fault_plan import Fault, fault_environment
+from tests.helpers.killed_processes import run_job
+from tests.helpers.trap_filesystem import STEPS, set_trap, traps_left
 
 
 def finish(config):
-    report = job.run(config, Progress(), BuildOracle())
+    report = job.run(config, Progress(), BuildColourSegmenter())
     assert report.exit_code == 0
     assert report.num_done == report.num_images
     return report
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_commit_cut_short_is_done_again_and_nothing_is_there_twice(
+def test_interrupted_commit_is_repeated_without_duplicates(
     step, images, undisturbed, forks, tmp_path
 ):
-    config = oracle_config(images, f"trap://{tmp_path}/run")
+    config = colour_config(images, f"trap://{tmp_path}/run")
     set_trap(tmp_path, step, shard=2)
-    process = forks.Process(target=run_job, args=(config, Mischief()))
+    process = forks.Process(target=run_job, args=(config, SegmenterFaults()))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -54,12 +59,12 @@ def test_a_commit_cut_short_is_done_again_and_nothing_is_there_twice(
         ("os.link", "done/00002"),
     ],
 )
-def test_a_write_to_a_plain_folder_cut_short_leaves_nothing_that_counts(
+def test_interrupted_write_to_a_local_folder_does_not_count(
     call, path, images, undisturbed, forks, tmp_path
 ):
-    config = oracle_config(images, tmp_path / "run")
+    config = colour_config(images, tmp_path / "run")
     environment = fault_environment(tmp_path, [Fault(call, path, action="kill")])
-    process = forks.Process(target=run_job, args=(config, Mischief(), environment))
+    process = forks.Process(target=run_job, args=(config, SegmenterFaults(), environment))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -67,9 +72,9 @@ def test_a_write_to_a_plain_folder_cut_short_leaves_nothing_that_counts(
     assert table_rows(config.out) == undisturbed
 
 
-def test_a_job_killed_again_and_again_comes_to_its_end(images, undisturbed, forks, tmp_path):
-    config = oracle_config(images, tmp_path / "run", shard_size=2)
-    slow = Mischief(seconds_an_image=0.05)
+def test_job_killed_repeatedly_completes(images, undisturbed, forks, tmp_path):
+    config = colour_config(images, tmp_path / "run", shard_size=2)
+    slow = SegmenterFaults(seconds_per_image=0.05)
     dice, kills, progress = random.Random(7), 0, []
     while not progress or progress[-1] < 10:
         process = forks.Process(target=run_job, args=(config, slow))

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from tests.fault.processes import run_training
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.head_trainings import heads_config, train, write_images
+from tests.helpers.killed_processes import run_training
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def undisturbed_bytes(photos, tmp_path_factory):
     [(r"\.checkpoint", 2, 2), (r"h\.safetensors", 1, 6)],
     ids=["second checkpoint", "head"],
 )
-def test_a_training_killed_while_it_writes(
+def test_training_killed_while_it_writes(
     path, nth, kept, photos, heads, undisturbed_bytes, forks, tmp_path
 ):
     config = heads_config(photos, tmp_path / "h.safetensors", heads)
@@ -56,7 +56,7 @@ def test_a_training_killed_while_it_writes(
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.timeout(600)  # a worker takes long to start on a busy machine
-def test_a_worker_killed_goes_on_from_its_checkpoint(
+def test_killed_worker_resumes_from_its_checkpoint(
     photos, undisturbed_bytes, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -5,12 +5,12 @@ import pytest
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from tests.fault.traps import set_trap, traps_left
-from tests.helpers.colour_segmenter import BuildOracle, oracle_config, table_rows
+from tests.helpers.colour_segmenter import BuildColourSegmenter, colour_config, table_rows
+from tests.helpers.trap_filesystem import set_trap, traps_left
 
 
 def run(config):
-    return job.run(config, Progress(), BuildOracle())
+    return job.run(config, Progress(), BuildColourSegmenter())
 
 
 def committed(folder, table, shard):
@@ -20,8 +20,8 @@ def committed(folder, table, shard):
 
 @pytest.mark.parametrize("table", ["images", "scores", "annotations"])
 @pytest.mark.parametrize("damage", ["torn", "a byte changed", "gone"])
-def test_a_damaged_table_is_made_again(table, damage, images, undisturbed, tmp_path):
-    config = oracle_config(images, tmp_path / "run")
+def test_damaged_table_is_restored(table, damage, images, undisturbed, tmp_path):
+    config = colour_config(images, tmp_path / "run")
     run(config)
     path = committed(tmp_path, table, shard=3)
     content = path.read_bytes()
@@ -37,8 +37,8 @@ def test_a_damaged_table_is_made_again(table, damage, images, undisturbed, tmp_p
     assert table_rows(config.out) == undisturbed
 
 
-def test_a_torn_marker_is_made_again(images, undisturbed, tmp_path):
-    config = oracle_config(images, tmp_path / "run")
+def test_torn_marker_is_restored(images, undisturbed, tmp_path):
+    config = colour_config(images, tmp_path / "run")
     run(config)
     marker = tmp_path / "run" / "done" / "00001.json"
     marker.write_bytes(marker.read_bytes()[:40])
@@ -47,8 +47,8 @@ def test_a_torn_marker_is_made_again(images, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("step", ["before-images", "before-annotations", "before-done"])
-def test_a_write_that_fails_twice_is_tried_again(step, images, undisturbed, tmp_path):
-    config = oracle_config(images, f"trap://{tmp_path}/run")
+def test_write_that_fails_twice_is_retried(step, images, undisturbed, tmp_path):
+    config = colour_config(images, f"trap://{tmp_path}/run")
     set_trap(tmp_path, step, shard=1, what="fail 2")
     report = run(config)
     assert not traps_left(tmp_path)
@@ -56,15 +56,15 @@ def test_a_write_that_fails_twice_is_tried_again(step, images, undisturbed, tmp_
     assert table_rows(config.out) == undisturbed
 
 
-def test_a_marker_whose_answer_is_lost_counts_once(images, undisturbed, tmp_path):
-    config = oracle_config(images, f"trap://{tmp_path}/run")
+def test_marker_written_with_a_lost_answer_counts_once(images, undisturbed, tmp_path):
+    config = colour_config(images, f"trap://{tmp_path}/run")
     set_trap(tmp_path, "after-done", shard=1, what="fail 1")
     assert run(config).exit_code == 0
     assert table_rows(config.out) == undisturbed
 
 
-def test_a_shard_that_always_fails_is_noted_and_the_others_are_done(images, undisturbed, tmp_path):
-    config = oracle_config(images, f"trap://{tmp_path}/run")
+def test_shard_that_always_fails_is_noted_and_the_others_are_done(images, undisturbed, tmp_path):
+    config = colour_config(images, f"trap://{tmp_path}/run")
     set_trap(tmp_path, "before-scores", shard=1, what="fail 999")
     report = run(config)
     assert (report.exit_code, report.num_done, list(report.failed_shards)) == (3, 16, [1])
@@ -81,8 +81,8 @@ def test_a_shard_that_always_fails_is_noted_and_the_others_are_done(images, undi
     assert RunFolder.open(config.out).failed() == {}
 
 
-def test_a_store_in_which_nothing_can_be_written_ends_the_job_early(images, tmp_path):
-    config = oracle_config(images, f"trap://{tmp_path}/run", shard_size=2)
+def test_store_that_refuses_all_writes_ends_the_job_early(images, tmp_path):
+    config = colour_config(images, f"trap://{tmp_path}/run", shard_size=2)
     for shard in range(10):
         set_trap(tmp_path, "before-images", shard, what="fail 999")
     report = run(config)

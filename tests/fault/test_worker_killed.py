@@ -8,21 +8,21 @@ import pytest
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from tests.fault.processes import BuildOnTraps, run_job
-from tests.fault.traps import STEPS, set_trap, traps_left
-from tests.helpers.colour_segmenter import Mischief, oracle_config, table_rows
+from tests.helpers.colour_segmenter import SegmenterFaults, colour_config, table_rows
+from tests.helpers.killed_processes import BuildOnTraps, run_job
+from tests.helpers.trap_filesystem import STEPS, set_trap, traps_left
 
 pytestmark = pytest.mark.timeout(600)  # a worker takes long to start on a busy machine
 ON_RAY = {"local": False, "workers": 2}
 
 
-def run(config, mischief=None):
-    return job.run(config, Progress(), BuildOnTraps(mischief or Mischief()))
+def run(config, faults=None):
+    return job.run(config, Progress(), BuildOnTraps(faults or SegmenterFaults()))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path):
-    config = oracle_config(images, f"trap://{tmp_path}/run", run=ON_RAY)
+def test_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path):
+    config = colour_config(images, f"trap://{tmp_path}/run", run=ON_RAY)
     for shard, step in enumerate(STEPS):
         set_trap(tmp_path, step, shard)
     report = run(config)
@@ -33,12 +33,12 @@ def test_a_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_images_that_kill_are_named_and_a_shard_that_always_fails_is_noted(
+def test_images_that_kill_workers_get_an_error_and_a_failing_shard_is_noted(
     images, undisturbed, tmp_path
 ):
-    config = oracle_config(images, f"trap://{tmp_path}/run", run={**ON_RAY, "workers": 1})
+    config = colour_config(images, f"trap://{tmp_path}/run", run={**ON_RAY, "workers": 1})
     set_trap(tmp_path, "before-annotations", shard=3, what="fail 999")
-    report = run(config, Mischief(kill_on="poison", break_on="break"))
+    report = run(config, SegmenterFaults(kill_on="poison", break_on="break"))
     assert (report.exit_code, report.num_done, report.errors) == (3, 16, {"worker_lost": 2})
     assert list(report.failed_shards) == list(RunFolder.open(config.out).failed()) == [3]
     rows = table_rows(config.out)
@@ -52,9 +52,9 @@ def test_images_that_kill_are_named_and_a_shard_that_always_fails_is_noted(
         assert [row for row in rows[table] if row["image_id"] not in missing] == others
 
 
-def test_a_driver_killed_with_its_workers_at_work(images, undisturbed, forks, tmp_path):
-    config = oracle_config(images, tmp_path / "run", run={**ON_RAY, "workers": 1})
-    process = forks.Process(target=run_job, args=(config, Mischief(seconds_an_image=0.2)))
+def test_driver_killed_while_workers_are_busy(images, undisturbed, forks, tmp_path):
+    config = colour_config(images, tmp_path / "run", run={**ON_RAY, "workers": 1})
+    process = forks.Process(target=run_job, args=(config, SegmenterFaults(seconds_per_image=0.2)))
     process.start()
     done = tmp_path / "run" / "done"
     while process.is_alive() and not any(done.glob("*.json")):
@@ -68,7 +68,7 @@ def test_a_driver_killed_with_its_workers_at_work(images, undisturbed, forks, tm
     for orphan in alive:
         orphan.kill()
     assert 0 < len(RunFolder.open(config.out).done()) < 5
-    here = oracle_config(images, tmp_path / "run")
+    here = colour_config(images, tmp_path / "run")
     report = run(here)
     assert (report.exit_code, report.num_done) == (0, 20)
     assert table_rows(config.out) == undisturbed

@@ -1,4 +1,4 @@
-"""A real segmenter without weights: it sees colours. Quick to start, exact, and naughty on demand.
+"""A real segmenter without weights: it sees colours. Quick to start, exact, and faulty on demand.
 
 Label k of the vocabulary is a colour by its name; the score of a pixel is how near it is.
 """
@@ -39,7 +39,7 @@ class ColourFeatures:
 class ColourSegmenter:
     """Softmax over the distance to each colour, on a grid of 4 px."""
 
-    mischief: "Mischief"
+    faults: "SegmenterFaults"
     decode_side_px: int = 0
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
@@ -48,7 +48,7 @@ class ColourSegmenter:
         return TextMatrix(rows, torch.arange(len(colours)), len(colours))
 
     def encode(self, images: Sequence[Tensor]) -> ColourFeatures:
-        self.mischief.before(images)
+        self.faults.apply(images)
         pooled = (
             torch.nn.functional.avg_pool2d(image[None].float() / 255, 4, ceil_mode=True)[0]
             for image in images
@@ -64,24 +64,24 @@ class ColourSegmenter:
 
 
 @dataclass(frozen=True)
-class Mischief:
-    """What goes wrong, by a part of the image's path; `batch_limit` plays the GPU's memory."""
+class SegmenterFaults:
+    """What fails, by a part of the image's path; `batch_limit` stands for the GPU's memory."""
 
     kill_on: str = ""
     fail_on: str = ""
     break_on: str = ""
     interrupt_on: str = ""
-    no_room_for: str = ""
+    out_of_memory_on: str = ""
     batch_limit: int = 0
-    seconds_an_image: float = 0.0
+    seconds_per_image: float = 0.0
 
-    def before(self, images: Sequence[Tensor]) -> None:
+    def apply(self, images: Sequence[Tensor]) -> None:
         paths = images.paths if isinstance(images, ImageBatch) else ()
 
         def met(part: str) -> bool:
             return bool(part) and any(part in path for path in paths)
 
-        time.sleep(self.seconds_an_image * len(images))
+        time.sleep(self.seconds_per_image * len(images))
         if met(self.kill_on):
             os.kill(os.getpid(), signal.SIGKILL)
         if met(self.fail_on):
@@ -90,18 +90,18 @@ class Mischief:
             raise BrokenDeviceError("the GPU is gone")
         if met(self.interrupt_on):
             raise KeyboardInterrupt
-        if met(self.no_room_for) or 0 < self.batch_limit < len(images):
+        if met(self.out_of_memory_on) or 0 < self.batch_limit < len(images):
             raise torch.OutOfMemoryError(f"no room for {len(images)} images")
 
 
 @dataclass(frozen=True)
-class BuildOracle:
-    """The factory that a job is given in place of the default one."""
+class BuildColourSegmenter:
+    """Builds the segmenter in place of a job's default."""
 
-    mischief: Mischief = Mischief()
+    faults: SegmenterFaults = SegmenterFaults()
 
     def __call__(self, config: JobConfig, device: str) -> Built:
-        return Built(ColourSegmenter(self.mischief), {"oracle": "0" * 64})
+        return Built(ColourSegmenter(self.faults), {"colours": "0" * 64})
 
 
 def paint(path: Path, seed: int) -> None:
@@ -124,7 +124,7 @@ def paint_collection(folder: Path, num_images: int, names: dict[int, str] | None
     return folder
 
 
-def oracle_config(images: Path, out: Path | str, **changes: object) -> JobConfig:
+def colour_config(images: Path, out: Path | str, **changes: object) -> JobConfig:
     """Return a small job for the colour segmenter; `changes` are fields, `run` merged."""
     run = {"local": True, "device": "cpu", "batch_size": 2, "prefetch_threads": 2}
     run |= changes.pop("run", {})

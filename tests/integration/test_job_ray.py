@@ -13,10 +13,10 @@ from pipeline.job import job
 from pipeline.job.progress import LineProgress, Progress
 from schemas.errors import ResourceError, WeightsError
 from tests.helpers.colour_segmenter import (
-    BuildOracle,
+    BuildColourSegmenter,
     ColourSegmenter,
-    Mischief,
-    oracle_config,
+    SegmenterFaults,
+    colour_config,
     paint_collection,
     table_rows,
 )
@@ -43,7 +43,7 @@ class BuildByProcess:
     """Each worker process comes with weights of its own."""
 
     def __call__(self, config, device):
-        return Built(ColourSegmenter(Mischief()), {"oracle": f"{os.getpid():064d}"})
+        return Built(ColourSegmenter(SegmenterFaults()), {"colours": f"{os.getpid():064d}"})
 
 
 def all_cores_come_free(within_s):
@@ -56,13 +56,13 @@ def all_cores_come_free(within_s):
     return True
 
 
-def test_ray_and_one_process_come_to_the_same_tables(images, tmp_path, monkeypatch):
-    here = oracle_config(images, tmp_path / "here")
-    job.run(here, Progress(), BuildOracle())
+def test_ray_and_local_run_give_the_same_tables(images, tmp_path, monkeypatch):
+    here = colour_config(images, tmp_path / "here")
+    job.run(here, Progress(), BuildColourSegmenter())
     monkeypatch.chdir(tmp_path)  # the workers' own folder is another
-    spread = oracle_config("images", "spread", run=ON_RAY)
+    spread = colour_config("images", "spread", run=ON_RAY)
     stream = io.StringIO()
-    report = job.run(spread, LineProgress(stream), BuildOracle())
+    report = job.run(spread, LineProgress(stream), BuildColourSegmenter())
     assert (report.exit_code, report.num_done, report.errors) == (0, 21, {"not_an_image": 1})
     assert stream.getvalue().splitlines()[-1].startswith("21/21 images")
     assert table_rows(spread.out) == table_rows(here.out)
@@ -72,15 +72,15 @@ def test_ray_and_one_process_come_to_the_same_tables(images, tmp_path, monkeypat
     assert (again.exit_code, again.num_new) == (0, 0)
 
 
-def test_missing_weights_end_the_job_with_the_builders_own_words(images, tmp_path):
-    config = oracle_config(images, tmp_path / "run", run=ON_RAY)
+def test_missing_weights_end_the_job_with_the_message_of_the_build(images, tmp_path):
+    config = colour_config(images, tmp_path / "run", run=ON_RAY)
     with pytest.raises(WeightsError, match=r"^clip\.pretrained: no such weights"):
         job.run(config, Progress(), BuildWithoutWeights())
     assert not (tmp_path / "run").exists()
 
 
 def test_workers_with_different_weights_are_refused(images, tmp_path):
-    slow = oracle_config(images, tmp_path / "run", run=ON_RAY, shard_size=1)
+    slow = colour_config(images, tmp_path / "run", run=ON_RAY, shard_size=1)
     with pytest.raises(WeightsError, match="differ"):
         job.run(slow, Progress(), BuildByProcess())
 
@@ -92,9 +92,9 @@ def test_workers_with_different_weights_are_refused(images, tmp_path):
         ({"cpus_per_worker": 64}, r"run\.cpus_per_worker is 64"),
     ],
 )
-def test_hardware_that_is_not_there_is_refused_at_once(images, tmp_path, wish, named):
+def test_missing_hardware_is_refused_at_once(images, tmp_path, wish, named):
     if wish.get("device") == "cuda" and ray.cluster_resources().get("GPU"):
         pytest.skip("this machine has a GPU")
-    config = oracle_config(images, tmp_path / "run", run={**ON_RAY, **wish})
+    config = colour_config(images, tmp_path / "run", run={**ON_RAY, **wish})
     with pytest.raises(ResourceError, match=named):
-        job.run(config, Progress(), BuildOracle())
+        job.run(config, Progress(), BuildColourSegmenter())

@@ -49,7 +49,7 @@ def submit(job: Path, head: Head, *args: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_job_with_broken_images_ends_with_3_here_too(tmp_path: Path, head: Head) -> None:
+def test_submit_returns_3_for_broken_images(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
     (tmp_path / "scenes" / "scene_002.png").write_bytes(b"")
     result = submit(job, head)
@@ -60,14 +60,14 @@ def test_a_job_with_broken_images_ends_with_3_here_too(tmp_path: Path, head: Hea
     assert (tmp_path / "run" / "done" / "00000.json").exists()
 
 
-def test_a_job_that_cannot_begin_ends_with_1(tmp_path: Path, head: Head) -> None:
+def test_submit_returns_1_for_a_job_that_cannot_begin(tmp_path: Path, head: Head) -> None:
     result = submit(write_job(tmp_path, images=str(tmp_path / "nothing")), head)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "error: " in result.stdout
     assert "Traceback" not in result.stdout
 
 
-def test_ctrl_c_leaves_the_job_running(tmp_path: Path, head: Head) -> None:
+def test_ctrl_c_leaves_the_submitted_job_running(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
     with subprocess.Popen(
         command(job, head, "--set", "run.local=true"),
@@ -89,7 +89,7 @@ def test_ctrl_c_leaves_the_job_running(tmp_path: Path, head: Head) -> None:
         time.sleep(0.2)
 
 
-def test_no_server_and_no_token_are_one_line(tmp_path: Path, head: Head) -> None:
+def test_missing_server_and_wrong_token_are_one_line_errors(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
     nowhere = submit(job, Head("http://127.0.0.1:9", head.env))
     assert nowhere.returncode == 1

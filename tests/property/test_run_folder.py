@@ -46,14 +46,14 @@ def test_sharding_is_a_partition(count: int, size: int) -> None:
     size_bytes=st.none() | st.integers(0, 2**62),
     etag=st.text("0123456789abcdef-", max_size=40),
 ), max_size=20))  # fmt: skip
-def test_a_manifest_comes_back_whole(refs: list[ImageRef]) -> None:
+def test_manifest_round_trip(refs: list[ImageRef]) -> None:
     loaded = manifest.read_manifest(manifest.write_manifest(to_table("manifest", refs)))
     assert list(to_records("manifest", loaded)) == refs
 
 
 @SEVERAL
 @given(paths=st.sets(PATH, min_size=1, max_size=12))
-def test_any_list_of_names_is_collected_sorted_with_stable_ids(paths: set[str]) -> None:
+def test_collect_sorts_any_names_and_keeps_ids(paths: set[str]) -> None:
     rows = [{"uri": f"s3://bucket/{path}", "path": path} for path in paths]
     ids = {path: image_id(path) for path in paths}
     if len(set(ids.values())) < len(ids):
@@ -69,7 +69,7 @@ def test_any_list_of_names_is_collected_sorted_with_stable_ids(paths: set[str]) 
 
 @SEVERAL
 @given(path=PATH, data=st.binary(max_size=100))
-def test_any_name_can_be_written_and_read(path: str, data: bytes) -> None:
+def test_file_of_any_name_is_written_and_read(path: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(f"{place}/run")
         folder.atomic_write(path, data)

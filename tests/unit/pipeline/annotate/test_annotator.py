@@ -14,12 +14,12 @@ from schemas.errors import ErrorCode
 from schemas.records import ImageRef, Shard
 from tests.helpers.colour_segmenter import (
     ColourSegmenter,
-    Mischief,
-    oracle_config,
+    SegmenterFaults,
+    colour_config,
     paint_collection,
 )
 
-NONE = Mischief()
+NONE = SegmenterFaults()
 
 
 def only_shard(config):
@@ -28,8 +28,8 @@ def only_shard(config):
     return Shard(index=0, refs=tuple(refs))
 
 
-def annotate(config, mischief=NONE):
-    segmenter = ColourSegmenter(mischief)
+def annotate(config, faults=NONE):
+    segmenter = ColourSegmenter(faults)
     text = segmenter.text_matrix(config.vocabulary)
     return Annotator(segmenter, text, config).annotate(only_shard(config))
 
@@ -40,14 +40,14 @@ def statuses(rows):
 
 @pytest.fixture
 def config(tmp_path):
-    return oracle_config(
+    return colour_config(
         paint_collection(tmp_path / "images", 7, {3: "-odd"}),
         tmp_path / "run",
         run={"batch_size": 4},
     )
 
 
-def test_rows_come_in_manifest_order_and_agree_with_each_other(config):
+def test_rows_are_in_manifest_order_and_consistent(config):
     rows, tally = annotate(config)
     paths = [row.path for row in rows.images]
     assert paths == sorted(paths)
@@ -71,13 +71,13 @@ def test_seconds_are_summed_by_stage(config):
     assert all(value > 0 for value in tally.seconds.values())
 
 
-def test_a_broken_file_is_a_row_in_its_place(config, tmp_path):
+def test_broken_file_has_a_row_in_its_place(config, tmp_path):
     images = tmp_path / "images"
     shard = only_shard(config)
     (images / "001.png").write_bytes((images / "001.png").read_bytes()[:60])
     (images / "004.png").write_bytes(b"")
     (images / "005.png").unlink()
-    segmenter = ColourSegmenter(Mischief())
+    segmenter = ColourSegmenter(SegmenterFaults())
     text = segmenter.text_matrix(config.vocabulary)
     rows, tally = Annotator(segmenter, text, config).annotate(shard)
     assert [row.path for row in rows.images] == [ref.path for ref in shard.refs]
@@ -91,7 +91,7 @@ def test_a_broken_file_is_a_row_in_its_place(config, tmp_path):
 
 def test_image_that_fails_its_batch_gets_an_error_and_the_others_keep_their_masks(config):
     plain, _ = annotate(config)
-    rows, tally = annotate(config, Mischief(fail_on="odd"))
+    rows, tally = annotate(config, SegmenterFaults(fail_on="odd"))
     assert statuses(rows) == {"003-odd.png": ErrorCode.INTERNAL}
     [row] = [row for row in rows.images if row.status == "error"]
     assert row.error_message == "RuntimeError: the colours ran"
@@ -100,8 +100,8 @@ def test_image_that_fails_its_batch_gets_an_error_and_the_others_keep_their_mask
     assert tally.errors == {"internal": 1}
 
 
-def test_out_of_memory_halves_the_batch_once_and_goes_on(config, caplog):
-    segmenter = ColourSegmenter(Mischief(batch_limit=2))
+def test_out_of_memory_halves_the_batch_once(config, caplog):
+    segmenter = ColourSegmenter(SegmenterFaults(batch_limit=2))
     annotator = Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
     with caplog.at_level(logging.WARNING):
         first, tally = annotator.annotate(only_shard(config))
@@ -112,8 +112,8 @@ def test_out_of_memory_halves_the_batch_once_and_goes_on(config, caplog):
     assert len(warnings) == 1  # 4 -> 2, remembered by the second shard
 
 
-def test_an_image_too_large_for_the_device_alone_gets_a_row(config):
-    rows, _ = annotate(config, Mischief(no_room_for="odd"))
+def test_image_too_large_for_the_device_has_an_error_row(config):
+    rows, _ = annotate(config, SegmenterFaults(out_of_memory_on="odd"))
     assert statuses(rows) == {"003-odd.png": ErrorCode.OUT_OF_MEMORY}
 
 
@@ -130,8 +130,8 @@ class CensusSegmenter(ColourSegmenter):
 
 
 def test_at_most_three_batches_of_images_are_in_memory(tmp_path):
-    config = oracle_config(paint_collection(tmp_path / "images", 40), tmp_path / "run")
-    segmenter = CensusSegmenter(Mischief())
+    config = colour_config(paint_collection(tmp_path / "images", 40), tmp_path / "run")
+    segmenter = CensusSegmenter(SegmenterFaults())
     text = segmenter.text_matrix(config.vocabulary)
     Annotator(segmenter, text, config).annotate(only_shard(config))
     assert len(segmenter.counts) == 20

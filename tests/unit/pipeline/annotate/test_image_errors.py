@@ -33,24 +33,24 @@ def too_large_for_this_machine():
         (failing(KeyError("x")), ErrorCode.INTERNAL),
     ],
 )
-def test_a_failure_becomes_a_code(work, code):
+def test_exception_becomes_an_error_code(work, code):
     assert value_or_error(work).code is code
 
 
-def test_a_value_passes():
+def test_value_is_returned():
     assert value_or_error(max, 3, 42) == 42
 
 
 @pytest.mark.skipif(
     BrokenDeviceError is torch.OutOfMemoryError, reason="this torch has no AcceleratorError"
 )
-def test_a_broken_gpu_is_not_the_images_fault():
+def test_broken_device_is_raised():
     with pytest.raises(BrokenDeviceError):
         value_or_error(failing(BrokenDeviceError("device-side assert")))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_a_request_to_stop_is_obeyed(error):
+def test_request_to_stop_is_raised(error):
     with pytest.raises(error):
         value_or_error(failing(error()))
 
@@ -63,5 +63,5 @@ def test_a_request_to_stop_is_obeyed(error):
         (ValueError("x" * 9999), "ValueError: " + "x" * 488),
     ],
 )
-def test_a_description_is_one_short_line(error, text):
+def test_error_summary_is_one_short_line(error, text):
     assert error_summary(error) == text

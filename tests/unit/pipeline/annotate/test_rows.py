@@ -3,7 +3,7 @@
 from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import Shard
-from tests.helpers.run_rows import image_refs, make_rows
+from tests.helpers.imageless_runs import image_refs, make_rows
 
 
 def failed(ref, code):

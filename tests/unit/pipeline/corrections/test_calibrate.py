@@ -22,7 +22,12 @@ from schemas.config import JobConfig, MaskConfig
 from schemas.errors import ConfigError, RunFolderError, UserError
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from schemas.tables import to_table
-from tests.helpers.colour_segmenter import BuildOracle, Mischief, oracle_config, paint_collection
+from tests.helpers.colour_segmenter import (
+    BuildColourSegmenter,
+    SegmenterFaults,
+    colour_config,
+    paint_collection,
+)
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, _decision, label_map, make_run
 from tests.helpers.exported_masks import counts_of
 
@@ -240,13 +245,13 @@ def test_job_with_calibration_writes_calibrated_scores(tmp_path):
     photos = paint_collection(tmp_path / "images", 4)
 
     def job(out: str, **more) -> list[dict]:
-        config = oracle_config(photos, tmp_path / out, run={"local": True}, **more)
-        run_job(config, Progress(), BuildOracle(Mischief()))
+        config = colour_config(photos, tmp_path / out, run={"local": True}, **more)
+        run_job(config, Progress(), BuildColourSegmenter(SegmenterFaults()))
         batches = RunFolder.open(config.out).read_table("annotations")
         return [row for batch in batches for row in batch.to_pylist()]
 
     plain = job("plain")
-    method = oracle_config(photos, tmp_path / "x").method.name
+    method = colour_config(photos, tmp_path / "x").method.name
     limits = {row["label"]: 1.0 for row in plain[:1]}
     calibration = Calibration(
         method=method, scores=(0.0, 1.0), probabilities=(0.0, 0.5), thresholds=limits

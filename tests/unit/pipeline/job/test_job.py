@@ -16,9 +16,9 @@ from pipeline.job.progress import LineProgress
 from schemas.config import NamedOptions
 from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
 from tests.helpers.colour_segmenter import (
-    BuildOracle,
-    Mischief,
-    oracle_config,
+    BuildColourSegmenter,
+    SegmenterFaults,
+    colour_config,
     paint_collection,
     table_rows,
 )
@@ -35,22 +35,22 @@ class BuildNothing:
 
 
 @dataclass(frozen=True)
-class BuildWithOtherWeights(BuildOracle):
+class BuildWithOtherWeights(BuildColourSegmenter):
     def __call__(self, config, device):
-        return Built(super().__call__(config, device).segmenter, {"oracle": "1" * 64})
+        return Built(super().__call__(config, device).segmenter, {"colours": "1" * 64})
 
 
 @pytest.fixture
 def config(tmp_path):
-    return oracle_config(paint_collection(tmp_path / "images", 10), tmp_path / "run")
+    return colour_config(paint_collection(tmp_path / "images", 10), tmp_path / "run")
 
 
-def run(config, build=BuildOracle()):  # noqa: B008 - frozen
+def run(config, build=BuildColourSegmenter()):  # noqa: B008 - frozen
     stream = io.StringIO()
     return job.run(config, LineProgress(stream), build), stream.getvalue()
 
 
-def test_a_job_writes_every_image_and_says_so(config):
+def test_run_writes_every_image_and_reports_it(config):
     report, shown = run(config)
     assert report.exit_code == 0
     assert (report.num_images, report.num_done, report.num_new) == (10, 10, 10)
@@ -64,14 +64,14 @@ def test_a_job_writes_every_image_and_says_so(config):
     ]
 
 
-def test_names_that_are_not_utf8_are_rows_among_the_others(config, tmp_path):
+def test_names_that_are_not_utf8_have_rows(config, tmp_path):
     good, gone = (
         Path(os.fsdecode(bytes(tmp_path) + b"/images/" + name))
         for name in (b"\xe9.png", b"\xe8.png")
     )
     shutil.copy(tmp_path / "images" / "000.png", good)
     gone.symlink_to(good)
-    job.plan(config).begin({"oracle": "0" * 64})
+    job.plan(config).begin({"colours": "0" * 64})
     gone.unlink()
     gone.symlink_to(tmp_path)  # a folder now; the message names it
     report, _ = run(config)
@@ -94,9 +94,7 @@ def test_names_that_are_not_utf8_are_rows_among_the_others(config, tmp_path):
         ("sclip", {"region_folder": "{}"}, "region_folder"),
     ],
 )
-def test_files_of_another_tool_that_were_changed_are_another_run(
-    config, tmp_path, name, option, key
-):
+def test_changed_files_of_an_option_are_another_run(config, tmp_path, name, option, key):
     maps = tmp_path / "maps"
     method = {"name": name, "options": json.loads(json.dumps(option).replace("{}", str(maps)))}
     config = config.model_copy(update={"method": NamedOptions.model_validate(method)})
@@ -111,14 +109,14 @@ def test_files_of_another_tool_that_were_changed_are_another_run(
         job.plan(config)
 
 
-def test_a_plan_writes_nothing(config, tmp_path):
+def test_plan_writes_nothing(config, tmp_path):
     planned = job.plan(config)
     assert (planned.num_images, planned.num_shards, planned.num_shards_left) == (10, 3, 3)
     assert planned.num_images_done == 0
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_job_does_nothing_again(config):
+def test_run_of_a_finished_job_does_nothing(config):
     first, _ = run(config)
     report, shown = run(config, BuildNothing())
     assert report.exit_code == 0
@@ -128,7 +126,7 @@ def test_a_finished_job_does_nothing_again(config):
     assert shown == ""
 
 
-def test_a_resumed_job_does_only_what_is_left(config, tmp_path):
+def test_resume_does_only_what_is_left(config, tmp_path):
     run(config)
     whole = table_rows(config.out)
     (tmp_path / "run" / "done" / "00001.json").unlink()
@@ -140,14 +138,14 @@ def test_a_resumed_job_does_only_what_is_left(config, tmp_path):
     assert table_rows(config.out) == whole
 
 
-def test_a_resume_never_lists_the_images_again(config, tmp_path):
+def test_resume_does_not_list_the_images_again(config, tmp_path):
     run(config)
     (tmp_path / "images" / "000.png").rename(tmp_path / "images" / "new.png")
     planned = job.plan(config)
     assert (planned.num_images, planned.num_shards_left, planned.images) == (10, 0, None)
 
 
-def test_the_machine_may_change_between_a_run_and_its_resume(config, tmp_path):
+def test_resume_on_another_machine_is_the_same_run(config, tmp_path):
     run(config)
     (tmp_path / "run" / "done" / "00002.json").unlink()
     other = config.model_copy(update={"run": config.run.model_copy(update={"batch_size": 3})})
@@ -155,7 +153,7 @@ def test_the_machine_may_change_between_a_run_and_its_resume(config, tmp_path):
 
 
 @pytest.mark.parametrize("out", ["images", "images/000.png"])
-def test_an_output_folder_that_is_taken_is_refused_before_models_load(config, tmp_path, out):
+def test_output_folder_with_other_files_is_refused_by_the_plan(config, tmp_path, out):
     other = config.model_copy(update={"out": str(tmp_path / out)})
     with pytest.raises(RunFolderError, match="another output folder"):
         job.plan(other)
@@ -169,9 +167,9 @@ def test_an_output_folder_that_is_taken_is_refused_before_models_load(config, tm
         ({"shard_size": 5}, "shard_size"),
     ],
 )
-def test_another_job_in_the_same_folder_is_refused(config, change, named):
+def test_other_settings_in_the_same_folder_are_refused(config, change, named):
     run(config)
-    other = oracle_config(config.images, config.out, **change)
+    other = colour_config(config.images, config.out, **change)
     with pytest.raises(RunFolderError, match=named):
         run(other, BuildNothing())
 
@@ -184,11 +182,11 @@ def test_other_weights_in_the_same_folder_are_refused(config, tmp_path):
 
 
 @pytest.mark.parametrize(("share", "exit_code"), [(0.0, 3), (0.19, 3), (0.2, 0)])
-def test_the_error_budget_decides_on_the_exit_code(tmp_path, share, exit_code):
+def test_max_error_share_decides_the_exit_code(tmp_path, share, exit_code):
     images = paint_collection(tmp_path / "images", 10)
     for index in (2, 7):
         (images / f"{index:03d}.png").write_bytes(b"no image")
-    config = oracle_config(images, tmp_path / "run", run={"max_error_share": share})
+    config = colour_config(images, tmp_path / "run", run={"max_error_share": share})
     report, _ = run(config)
     assert (report.exit_code, report.num_done) == (exit_code, 10)
     assert report.errors == {"not_an_image": 2}
@@ -197,7 +195,7 @@ def test_the_error_budget_decides_on_the_exit_code(tmp_path, share, exit_code):
     assert run(config, BuildNothing())[0].exit_code == exit_code
 
 
-def test_weights_that_are_missing_end_the_job_before_it_writes(config, tmp_path):
+def test_missing_weights_end_the_job_before_it_writes(config, tmp_path):
     with pytest.raises(WeightsError, match="wanted"):
         run(config, BuildNothing(WeightsError))
     assert not (tmp_path / "run").exists()
@@ -211,24 +209,24 @@ def test_weights_that_are_missing_end_the_job_before_it_writes(config, tmp_path)
         ({"image": {"suffixes": [".none"]}}, CollectionError),
     ],
 )
-def test_a_wrong_config_is_refused_by_the_plan(config, change, error):
+def test_wrong_config_is_refused_by_the_plan(config, change, error):
     with pytest.raises(error):
-        job.plan(oracle_config(config.images, config.out, **change))
+        job.plan(colour_config(config.images, config.out, **change))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_refused(config):
-    wanting = oracle_config(config.images, config.out, run={"device": "cuda"})
+def test_missing_gpu_is_refused(config):
+    wanting = colour_config(config.images, config.out, run={"device": "cuda"})
     with pytest.raises(ResourceError, match=r"run\.device"):
         run(wanting, BuildNothing())
 
 
-def test_an_interrupted_job_says_so_and_goes_on_later(config, tmp_path):
-    report, _ = run(config, BuildOracle(Mischief(interrupt_on="006")))
+def test_interrupted_job_is_resumed_later(config, tmp_path):
+    report, _ = run(config, BuildColourSegmenter(SegmenterFaults(interrupt_on="006")))
     assert (report.exit_code, report.num_done, report.interrupted) == (130, 4, True)
     assert "the same command" in report.summary()
     again, _ = run(config)
     assert (again.exit_code, again.num_new) == (0, 6)
-    plain = oracle_config(config.images, tmp_path / "plain")
+    plain = colour_config(config.images, tmp_path / "plain")
     run(plain)
     assert table_rows(config.out) == table_rows(plain.out)

@@ -28,13 +28,13 @@ def begun(progress, clock):
     return progress
 
 
-def test_the_first_line_says_where_an_earlier_run_stopped():
+def test_first_line_counts_images_of_earlier_runs():
     stream, clock = io.StringIO(), Clock()
     begun(LineProgress(stream, clock), clock)
     assert stream.getvalue() == "200/1,200 images\n"
 
 
-def test_a_job_that_cannot_begin_shows_no_counts():
+def test_lines_of_a_job_that_never_began_are_empty():
     stream = io.StringIO()
     progress = LineProgress(stream, Clock())
     progress.start(total=24, resumed=0)
@@ -42,7 +42,7 @@ def test_a_job_that_cannot_begin_shows_no_counts():
     assert stream.getvalue() == ""
 
 
-def test_the_bar_of_a_job_that_cannot_begin_is_wiped_off(monkeypatch):
+def test_bar_of_a_job_that_never_began_is_erased(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -55,7 +55,7 @@ def test_the_bar_of_a_job_that_cannot_begin_is_wiped_off(monkeypatch):
     assert stream.getvalue().rpartition("starting")[2].count(wipe_a_line) == 2
 
 
-def test_a_line_each_half_minute_and_one_at_the_end():
+def test_lines_come_every_30_seconds_and_at_the_end():
     stream, clock = io.StringIO(), Clock()
     progress = begun(LineProgress(stream, clock), clock)
     for _ in range(10):
@@ -71,7 +71,7 @@ def test_a_line_each_half_minute_and_one_at_the_end():
     )
 
 
-def test_images_of_failed_shards_are_not_waited_for():
+def test_time_left_ignores_images_of_failed_shards():
     clock = Clock()
     progress = begun(Progress(clock), clock)
     clock.now += 10
@@ -84,14 +84,14 @@ def test_images_of_failed_shards_are_not_waited_for():
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.12345, "0.123"), (71.26, "71.3"), (999.4, "999"), (1136.2, "1,136")]
 )
-def test_large_numbers_have_no_exponent(value, shown):
+def test_brief_has_no_exponent(value, shown):
     assert brief(value) == shown
 
 
 @pytest.mark.parametrize(
     ("elapsed", "left"), [(1, "1 s left"), (100, "1 min 40 s left"), (7300, "2 h 1 min left")]
 )
-def test_the_time_left_is_readable(elapsed, left):
+def test_time_left_has_two_units(elapsed, left):
     clock = Clock()
     progress = begun(Progress(clock), clock)
     clock.now += elapsed
@@ -99,7 +99,7 @@ def test_the_time_left_is_readable(elapsed, left):
     assert progress.headline().endswith(left)
 
 
-def test_a_terminal_gets_a_bar_with_the_same_words():
+def test_bar_shows_counts_and_speed():
     stream, clock = io.StringIO(), Clock()
     progress = begun(BarProgress(stream, clock), clock)
     clock.now += 10
@@ -110,5 +110,5 @@ def test_a_terminal_gets_a_bar_with_the_same_words():
     assert "100 images/s" in shown
 
 
-def test_what_is_no_terminal_gets_lines():
+def test_stream_that_is_not_a_terminal_gets_lines():
     assert isinstance(make_progress(io.StringIO()), LineProgress)

@@ -20,18 +20,18 @@ def report(**fields):
         ({"num_done": 136, "interrupted": True}, 130),
     ],
 )
-def test_the_exit_code(fields, exit_code):
+def test_exit_code(fields, exit_code):
     assert report(**fields).exit_code == exit_code
 
 
-def test_a_good_end_is_one_line():
+def test_summary_of_a_complete_run_is_one_line():
     done = report(num_done=200, num_new=200, num_segments=1234, seconds=20.04, images_per_s=12.345)
     assert done.summary() == "200 of 200 images done, 1,234 masks; 200 in 20.0 s (12.3 images/s)"
     alone = RunReport("run", num_images=1, max_error_share=0, num_done=1, num_segments=1)
     assert alone.summary() == "1 of 1 image done, 1 mask; nothing was left to do"
 
 
-def test_a_bad_end_says_what_is_missing_and_what_to_do():
+def test_summary_says_what_is_missing_and_what_to_do():
     shards = {index: f"StorageError: no space {index}" for index in range(5)}
     ended = report(num_done=80, num_new=80, errors={"not_found": 1}, failed_shards=shards)
     lines = ended.summary().splitlines()

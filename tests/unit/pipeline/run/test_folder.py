@@ -1,4 +1,4 @@
-"""The commit protocol: markers never lie, whoever is killed, late, torn or twice."""
+"""Beginning a run, and the commit protocol under kills, damage and concurrent committers."""
 
 import os
 import pickle
@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> RunFolder:
     return begin_run(str(tmp_path / "run"))
 
 
-def test_what_is_committed_is_read_back_everywhere(out: str) -> None:
+def test_committed_rows_are_read_back(out: str) -> None:
     run = begin_run(out)
     assert run.done() == {}
     assert list(run.read_table("images")) == []
@@ -66,12 +66,71 @@ def test_what_is_committed_is_read_back_everywhere(out: str) -> None:
     assert begin_run(out).done() == run.done()
 
 
-def test_columns_are_chosen_by_name(run: RunFolder) -> None:
+def test_read_table_takes_columns_by_name(run: RunFolder) -> None:
     commit_all(run)
     batch = next(run.read_table("images", ["path", "status"]))
     assert batch.schema.names == ["path", "status"]
     with pytest.raises(ValueError, match=r"no columns \['nope'\]"):
         next(run.read_table("images", ["nope"]))
+
+
+def test_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match=r"it holds thesis\.tex, but no run\.yaml"):
+        begin_run(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_folder_with_hidden_files_only_is_free(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_text("x")
+    (tmp_path / "empty").mkdir()
+    assert len(begin_run(str(tmp_path)).shards()) == 3
+
+
+def test_open_without_run_yaml_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"is not a run folder \(run\.yaml is missing\)"):
+        RunFolder.open(str(tmp_path / "nothing"))
+
+
+def test_changed_manifest_is_refused(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    run = begin_run(out)
+    other = begin_run(f"{out}2", num_images=11)
+    run.folder.atomic_write("manifest.parquet", other.folder.read_bytes("manifest.parquet"))
+    with pytest.raises(RunFolderError, match=r"manifest\.parquet is not the one"):
+        RunFolder.open(out).shards()
+
+
+def test_manifest_without_run_yaml_is_used_for_the_same_collection_only(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    begin_run(out)
+    (Path(out) / "run.yaml").unlink()
+    with pytest.raises(RunFolderError, match="another collection"):
+        begin_run(out, images="/other")
+    # The same collection, in which a file has come since: the frozen list stands.
+    assert begin_run(out, num_images=11).info.num_images == 10
+
+
+def test_two_drivers_can_begin_at_once(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda count: begin_run(out, num_images=count), [10, 10, 11, 12]))
+    assert len({run.fingerprint for run in runs}) == 1
+    assert len({run.manifest().num_rows for run in runs}) == 1
+
+
+def test_empty_manifest_has_no_shards(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    run = begin_run(out, num_images=0)
+    assert len(run.shards()) == 0
+    assert run.info.num_shards == 0
+    assert image_refs(0) == []
+
+
+def test_resume_keeps_the_frozen_list(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    begin_run(out)
+    assert list(to_records("manifest", begin_run(out, num_images=11).manifest())) == image_refs(10)
 
 
 def test_run_yaml_describes_the_run(run: RunFolder) -> None:
@@ -83,7 +142,7 @@ def test_run_yaml_describes_the_run(run: RunFolder) -> None:
     assert list(to_records("manifest", run.manifest())) == image_refs(10)
 
 
-def test_the_first_committer_stays(run: RunFolder) -> None:
+def test_commit_keeps_the_first_of_two(run: RunFolder) -> None:
     rows = make_rows(run.shards()[1])
     first = run.commit(1, "one", rows, ShardTally(num_images=4, num_segments=3))
     second = run.commit(1, "two", rows, ShardTally(num_images=4, num_segments=3))
@@ -92,7 +151,7 @@ def test_the_first_committer_stays(run: RunFolder) -> None:
     assert run.orphans() == []
 
 
-def test_committers_at_the_same_time_leave_one_result(out: str) -> None:
+def test_concurrent_commits_leave_one_result(out: str) -> None:
     if out.startswith("memory:"):
         pytest.skip("fsspec's memory checks and writes in two steps: it is for one thread only")
     run = begin_run(out)
@@ -107,7 +166,7 @@ def test_committers_at_the_same_time_leave_one_result(out: str) -> None:
 
 @pytest.mark.parametrize("table", ["images", "scores", "annotations"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
-def test_a_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, damage: str) -> None:
+def test_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, damage: str) -> None:
     commit_all(run)
     before = contents(run)
     path = Path(run.folder.uri) / run.done()[1].files[table].name
@@ -127,7 +186,7 @@ def test_a_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, d
     assert contents(resumed) == before
 
 
-def test_a_damaged_file_of_the_right_size_is_told_to_its_readers(run: RunFolder) -> None:
+def test_reading_a_damaged_file_of_the_right_size_is_an_error(run: RunFolder) -> None:
     commit_all(run)
     entry = next(iter(run.done().values())).files["images"]
     run.folder.atomic_write(entry.name, bytes(entry.size_bytes))
@@ -136,7 +195,7 @@ def test_a_damaged_file_of_the_right_size_is_told_to_its_readers(run: RunFolder)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"shard": 1}', "\xff"])
-def test_a_torn_marker_is_none(run: RunFolder, text: str) -> None:
+def test_torn_marker_does_not_count(run: RunFolder, text: str) -> None:
     commit_all(run)
     (Path(run.folder.uri) / "done/00001.json").write_text(text, encoding="latin-1")
     assert list(run.done()) == [0, 2]
@@ -144,7 +203,7 @@ def test_a_torn_marker_is_none(run: RunFolder, text: str) -> None:
     assert list(run.done()) == [0, 1, 2]
 
 
-def test_a_marker_of_another_run_is_none(run: RunFolder, tmp_path: Path) -> None:
+def test_marker_of_another_run_does_not_count(run: RunFolder, tmp_path: Path) -> None:
     commit_all(run)
     other_out = str(tmp_path / "other")
     other = begin_run(other_out, labels=["cow"])
@@ -155,7 +214,7 @@ def test_a_marker_of_another_run_is_none(run: RunFolder, tmp_path: Path) -> None
     assert other.repair() == [0, 1, 2]
 
 
-def test_foreign_files_among_the_markers_are_left(run: RunFolder) -> None:
+def test_foreign_files_among_the_markers_are_kept(run: RunFolder) -> None:
     run.folder.atomic_write("done/README.txt", b"hello")
     run.folder.atomic_write("done/.00001.json.ab.part", b"another driver is writing this")
     commit_all(run)
@@ -164,7 +223,7 @@ def test_foreign_files_among_the_markers_are_left(run: RunFolder) -> None:
     assert run.orphans() == ["done/.00001.json.ab.part"]
 
 
-def test_a_failed_shard_is_forgotten_when_it_succeeds(run: RunFolder) -> None:
+def test_failed_note_is_deleted_by_a_commit(run: RunFolder) -> None:
     failed = ShardFailed(shard=2, attempts=3, message="lost ü")
     run.fail(failed)
     run.fail(failed.model_copy(update={"attempts": 6}))
@@ -199,7 +258,7 @@ def steps() -> list[Fault]:
 
 
 @pytest.mark.parametrize("fault", steps(), ids=lambda f: f"{f.action}-{f.path}".replace("/", "-"))
-def test_killed_at_any_step_then_resumed(tmp_path: Path, fault: Fault) -> None:
+def test_run_killed_at_any_write_is_resumed(tmp_path: Path, fault: Fault) -> None:
     out = f"faulty://{tmp_path}/run"
     env = os.environ | fault_environment(tmp_path / "plan", [fault])
     command = [sys.executable, "-c", WRITE, out]
@@ -222,7 +281,7 @@ def test_killed_at_any_step_then_resumed(tmp_path: Path, fault: Fault) -> None:
     Fault("os.link", "done/00001", action="kill"),
     Fault("os.link", "run.yaml", action="kill"),
 ], ids=lambda f: f.path.replace("/", "-"))  # fmt: skip
-def test_killed_on_a_plain_disk_then_resumed(tmp_path: Path, fault: Fault) -> None:
+def test_run_killed_on_a_local_disk_is_resumed(tmp_path: Path, fault: Fault) -> None:
     out = str(tmp_path / "run")
     env = os.environ | fault_environment(tmp_path / "plan", [fault])
     command = [sys.executable, "-c", WRITE, out]

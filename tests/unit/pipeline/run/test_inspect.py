@@ -109,7 +109,7 @@ def commit(run: RunFolder, shard: Shard) -> None:
     run.commit(shard.index, "test", rows, tally)
 
 
-def test_a_half_finished_run(tmp_path: Path) -> None:
+def test_inspect_half_finished_run(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     shards = run.shards()
     commit(run, shards[0])
@@ -130,7 +130,7 @@ def test_a_half_finished_run(tmp_path: Path) -> None:
     assert Inspection.model_validate_json(found.model_dump_json()) == found
 
 
-def test_a_run_without_a_finished_shard(tmp_path: Path) -> None:
+def test_inspect_run_without_a_finished_shard(tmp_path: Path) -> None:
     new_run(tmp_path)
     found = inspect_run(RunFolder.open(str(tmp_path / "run")))
     assert (found.num_images, found.num_ok, found.num_left) == (11, 0, 11)
@@ -138,7 +138,7 @@ def test_a_run_without_a_finished_shard(tmp_path: Path) -> None:
     assert found.slowest == found.problems == ()
 
 
-def test_orphans_are_named_and_go(tmp_path: Path) -> None:
+def test_orphans_are_listed_and_cleaned(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     commit(run, run.shards()[0])
     (tmp_path / "run" / "scores" / "00001-killed.parquet").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Training heads as a job in this process: files, repeats, bad images, mistakes."""
+"""Training a head in this process: files, repeats, bad images, mistakes."""
 
 import io
 import json
@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from ovseg_core.backbones.head_file import file_sha256, read_record
 from pipeline.head_training.job import train_head
-from pipeline.head_training.progress import StepBar, StepLines, StepProgress, make_step_progress
-from pipeline.head_training.worker import TrainingTally
+from pipeline.head_training.progress import StepProgress, make_step_progress
 from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError, RunFolderError, WeightsError
 from tests.helpers.head_trainings import STEPS, heads_config, train, write_images
@@ -25,7 +24,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("heads", ["found", "dinoiser"])
-def test_a_head_says_what_it_is_and_bad_images_are_counted(
+def test_head_records_its_training_and_bad_images_are_counted(
     heads: str, images: Path, tmp_path: Path
 ) -> None:
     report = train(heads_config(images, tmp_path / "h.safetensors", heads))
@@ -43,9 +42,7 @@ def test_a_head_says_what_it_is_and_bad_images_are_counted(
     assert [file.name for file in tmp_path.glob("*.safetensors")] == ["h.safetensors"]
 
 
-def test_twice_the_same_bytes_and_the_second_call_does_nothing(
-    images: Path, tmp_path: Path
-) -> None:
+def test_training_is_exact_and_a_finished_one_is_not_repeated(images: Path, tmp_path: Path) -> None:
     first, second = (heads_config(images, tmp_path / f"{n}.safetensors") for n in "ab")
     train(first)
     train(second)
@@ -68,7 +65,7 @@ class _StopsAt(StepProgress):
             raise KeyboardInterrupt
 
 
-def test_stopped_by_ctrl_c_it_goes_on_from_the_last_checkpoint(
+def test_training_stopped_by_ctrl_c_resumes_from_its_checkpoint(
     images: Path, tmp_path: Path
 ) -> None:
     whole, stopped = (heads_config(images, tmp_path / f"{n}.safetensors") for n in "ab")
@@ -80,7 +77,7 @@ def test_stopped_by_ctrl_c_it_goes_on_from_the_last_checkpoint(
     assert Path(stopped.out).read_bytes() == Path(whole.out).read_bytes()
 
 
-def test_out_may_be_any_url(images: Path, tmp_path: Path) -> None:
+def test_out_can_be_a_url(images: Path, tmp_path: Path) -> None:
     local = heads_config(images, tmp_path / "h.safetensors")
     train(local)
     there = f"memory://{uuid.uuid4()}/heads/h.safetensors"
@@ -91,7 +88,7 @@ def test_out_may_be_any_url(images: Path, tmp_path: Path) -> None:
     assert Folder(folder).read_bytes(name) == Path(local.out).read_bytes()
 
 
-def test_another_seed_learns_something_else(images: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights(images: Path, tmp_path: Path) -> None:
     files = []
     for seed in (0, 1):
         files.append(tmp_path / f"{seed}.safetensors")
@@ -100,7 +97,7 @@ def test_another_seed_learns_something_else(images: Path, tmp_path: Path) -> Non
     assert (one - other).abs().max() > 1e-3
 
 
-def test_files_of_another_training_are_not_touched(images: Path, tmp_path: Path) -> None:
+def test_files_of_another_training_are_kept(images: Path, tmp_path: Path) -> None:
     config = heads_config(images, tmp_path / "h.safetensors")
     train(config)
     before = Path(config.out).read_bytes()
@@ -119,7 +116,7 @@ def test_files_of_another_training_are_not_touched(images: Path, tmp_path: Path)
     assert Path(config.out).read_bytes() == b"my thesis"
 
 
-def test_too_many_bad_images_are_exit_code_3_and_nothing_else_is_an_error(tmp_path: Path) -> None:
+def test_too_many_bad_images_are_exit_code_3_and_only_bad_ones_an_error(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     config = heads_config(images, tmp_path / "h.safetensors", run={"max_error_share": 0.1})
     assert train(config).exit_code == 3
@@ -130,39 +127,15 @@ def test_too_many_bad_images_are_exit_code_3_and_nothing_else_is_an_error(tmp_pa
         train(heads_config(only_bad, tmp_path / "other.safetensors"))
 
 
-def test_wrong_options_are_told_before_anything_is_read(tmp_path: Path) -> None:
+def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     with pytest.raises(ConfigError, match=r"head\.options\.bacth"):
         train(heads_config(nowhere, tmp_path / "h.safetensors", options={"bacth": 3}))
 
 
-def test_a_training_that_never_began_shows_no_steps(images: Path, tmp_path: Path) -> None:
+def test_training_that_never_began_shows_no_steps(images: Path, tmp_path: Path) -> None:
     stream = io.StringIO()
     config = heads_config(images, tmp_path / "h.safetensors", clip={"model": "local-dir:nowhere"})
     with pytest.raises(WeightsError):
         train_head(config, make_step_progress(stream))
     assert stream.getvalue() == ""
-
-
-def test_progress_counts_steps(images: Path, tmp_path: Path) -> None:
-    stream = io.StringIO()
-    lines = make_step_progress(stream)
-    assert isinstance(lines, StepLines)
-    train_head(heads_config(images, tmp_path / "h.safetensors"), lines)
-    first, *_, last = stream.getvalue().splitlines()
-    assert first == f"0/{STEPS} steps"
-    assert last.startswith(f"{STEPS}/{STEPS} steps")
-    assert "loss " in last
-    assert last.endswith("images left out: not_an_image 1")
-
-
-def test_the_bar_shows_the_same_words() -> None:
-    stream = io.StringIO()
-    bar = StepBar(stream)
-    bar.start(10, 4)
-    bar.begin()
-    bar.advance(TrainingTally(step=5, loss=0.25, failed={}))
-    bar.close()
-    assert "5/10" in stream.getvalue()
-    assert "loss 0.2500" in stream.getvalue()
-    assert StepProgress().details() == ""

@@ -1,11 +1,11 @@
-"""A store with traps: `trap:///folder/run` is the local folder, where some writes are fatal.
+"""A file system with traps: `trap:///folder/run` is the local folder, where some writes fail.
 
 A trap is a file in `traps/` beside the run folder, named after a write, such as
 `before-done-00002`; its content says what happens: `kill`, or `fail N` for N failing writes. A trap
-that has done its work is gone, so a second try gets through; it works across processes.
+is deleted when it was used, so that a second attempt succeeds; it works across processes.
 
-`tests.helpers.fault_plan` knows more kinds of faults, but its plan travels in the environment,
-which the workers of a cluster that runs already do not see.
+`tests.helpers.fault_plan` has more kinds of faults, but its plan is in the environment, which the
+workers of a running cluster do not see.
 """
 
 import os
@@ -35,13 +35,13 @@ class TrappedFiles(LocalFileSystem):
         return f"trap://{self._strip_protocol(name)}"
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
-        _step_on("before", path)
+        _spring("before", path)
         super().pipe_file(path, value, mode=mode, **options)
-        _step_on("after", path)
+        _spring("after", path)
 
 
 def set_trap(folder: Path, step: str, shard: int, what: str = "kill") -> None:
-    """Lay a trap beside the run folder that lies in `folder`."""
+    """Set a trap for the run folder in `folder`."""
     traps = folder / "traps"
     traps.mkdir(exist_ok=True)
     (traps / f"{step}-{shard:05d}").write_text(what)
@@ -51,7 +51,7 @@ def traps_left(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "traps").glob("*"))
 
 
-def _step_on(when: str, path: str) -> None:
+def _spring(when: str, path: str) -> None:
     target = Path(path)
     shard = target.name[:5]
     trap = target.parents[2] / "traps" / f"{when}-{target.parent.name}-{shard}"

@@ -1,0 +1,39 @@
+"""Functions that run in processes to be killed. Imported once by the fork server."""
+
+import os
+
+import torch
+
+from pipeline.head_training import job as heads
+from pipeline.head_training.progress import StepProgress
+from pipeline.job import job
+from pipeline.job.progress import Progress
+from schemas.config import HeadConfig, JobConfig
+from tests.helpers import fault_plan, trap_filesystem
+from tests.helpers.colour_segmenter import BuildColourSegmenter, SegmenterFaults
+
+__all__ = ["BuildOnTraps", "run_job", "run_training", "trap_filesystem"]
+
+
+class BuildOnTraps(BuildColourSegmenter):
+    """Builds the same segmenter; unpickling it registers `trap://` in a Ray worker."""
+
+
+def run_job(
+    config: JobConfig, faults: SegmenterFaults, environment: dict[str, str] | None = None
+) -> None:
+    """Run a job until its end or the end of this process; the environment may hold a fault plan."""
+    if environment:
+        os.environ.update(environment)
+        fault_plan.install_hook()
+    torch.set_num_threads(1)
+    job.run(config, Progress(), BuildColourSegmenter(faults))
+
+
+def run_training(config: HeadConfig, environment: dict[str, str] | None = None) -> None:
+    """Train a head until its end or the end of this process; the environment may hold a plan."""
+    if environment:
+        os.environ.update(environment)
+        fault_plan.install_hook()
+    torch.set_num_threads(1)
+    heads.train_head(config, StepProgress())

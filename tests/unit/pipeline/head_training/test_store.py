@@ -1,0 +1,47 @@
+"""The checkpoint and the head's file, each with the identity of its training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovseg_core.backbones.head_file import file_bytes
+from pipeline.head_training.store import Checkpoint, HeadStore
+from schemas.errors import RunFolderError
+from tests.helpers.head_trainings import heads_config
+
+STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
+
+
+def make_store(folder: Path, **identity: object) -> HeadStore:
+    return HeadStore(heads_config(folder, folder / "h.safetensors"), {"seed": 0, **identity})
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    assert make_store(tmp_path).last() is None
+    make_store(tmp_path).save(Checkpoint(3, STATE, {"a.png": "truncated"}))
+    last = make_store(tmp_path).last()
+    assert last is not None
+    assert (last.step, last.failed) == (3, {"a.png": "truncated"})
+    torch.testing.assert_close(last.state["weight"], STATE["weight"], rtol=0, atol=0)
+
+
+def test_finish_writes_the_head_and_deletes_the_checkpoint(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.save(Checkpoint(3, STATE))
+    assert not store.is_finished()
+    store.finish(file_bytes(STATE, store.record))
+    assert store.is_finished()
+    assert [path.name for path in tmp_path.iterdir()] == ["h.safetensors"]
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    make_store(tmp_path, steps=7).save(Checkpoint(3, STATE))
+    with pytest.raises(RunFolderError, match=r"another training \(steps was 7, now 9\)"):
+        make_store(tmp_path, steps=9).last()
+
+
+def test_foreign_file_in_the_place_of_the_head_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "h.safetensors").write_bytes(b"my thesis")
+    with pytest.raises(RunFolderError, match="was not made by `ovseg train-heads`"):
+        make_store(tmp_path).is_finished()

@@ -1,0 +1,60 @@
+"""The worker pool on a real cluster of four cores."""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+import ray
+
+from pipeline.annotate.build import Built
+from pipeline.job.worker import WorkerSetup
+from pipeline.job.worker_pool import WorkerPool
+from schemas.errors import WeightsError
+from tests.helpers.colour_segmenter import BuildColourSegmenter, colour_config
+from tests.helpers.ray_cluster import ray_cluster
+
+__all__ = ["ray_cluster"]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class BuildFails:
+    def __call__(self, config, device) -> Built:
+        raise WeightsError("no weights")
+
+
+def make_pool(tmp_path, build, max_useful, **run):
+    config = colour_config(tmp_path / "images", tmp_path / "run", run={"local": False, **run})
+    return WorkerPool(WorkerSetup(config, "cpu", build), max_useful)
+
+
+def test_pool_starts_no_more_workers_than_are_useful(tmp_path):
+    pool = make_pool(tmp_path, BuildColourSegmenter(), max_useful=1, workers=3)
+    try:
+        assert pool.size == 1
+        worker = pool.wait_for_first()
+        assert pool.weights == {"colours": "0" * 64}
+        assert pool.starting == []
+        pool.replace(worker)
+        assert len(pool.starting) == pool.size == 1
+    finally:
+        pool.stop_all()
+    assert pool.size == 0
+
+
+def test_pool_without_a_number_of_workers_fills_the_cluster(tmp_path):
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pool = make_pool(tmp_path, BuildColourSegmenter(), max_useful=99, cpus_per_worker=2)
+    assert pool.size == 2
+    pool.stop_all()
+
+
+def test_build_error_of_the_first_worker_is_raised(tmp_path):
+    pool = make_pool(tmp_path, BuildFails(), max_useful=1)
+    try:
+        with pytest.raises(WeightsError, match="no weights"):
+            pool.wait_for_first()
+    finally:
+        pool.stop_all()
