@@ -128,9 +128,13 @@ def _bind(address: Address) -> socket.socket:
         # With the protocol: asyncio sets TCP_NODELAY only on sockets that it knows to be TCP, else
         # every answer waits 40 ms for the browser to acknowledge its headers.
         listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(_why(address, error)) from error
+    try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
     except OSError as error:
+        listening.close()
         raise UserError(_why(address, error)) from error
     listening.listen(128)
     listening.set_inheritable(True)

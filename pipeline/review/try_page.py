@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_UPLOAD_BYTES = 32 << 20
 MAX_UPLOAD_PIXELS = 40_000_000
-_UPLOADS_BYTES = 4 * MAX_UPLOAD_BYTES
 _DECODERS = 2
 """Uploads decoded at the same time: each may take half a gigabyte."""
 _SHOWN = (
@@ -60,14 +59,15 @@ class Uploads:
 
     Args:
         config: limits of the job; those of uploads count where they are tighter.
+        kept_bytes: of all uploads in memory.
     """
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ImageConfig, kept_bytes: int = 4 * MAX_UPLOAD_BYTES) -> None:
         max_pixels = min(MAX_UPLOAD_PIXELS, config.max_pixels)
         self._config = config.model_copy(
             update={"max_pixels": max_pixels, "max_bytes": MAX_UPLOAD_BYTES}
         )
-        self._kept: LRUCache[str, Upload] = LRUCache(_UPLOADS_BYTES, lambda one: len(one.data))
+        self._kept: LRUCache[str, Upload] = LRUCache(kept_bytes, lambda one: len(one.data))
         self._lock = Lock()
         self._decoders = BoundedSemaphore(_DECODERS)
 

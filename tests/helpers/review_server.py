@@ -1,5 +1,6 @@
 """A review server on the loopback in a thread of the test, and a plain HTTP client."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -12,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 from PIL import Image
+from starlette.types import ASGIApp, Message
 
 from pipeline.review.server import Address, listen
 from pipeline.run.folder import RunFolder
@@ -85,6 +87,31 @@ def read_picture(data: bytes) -> np.ndarray:
     """Return the pixels of a JPEG or PNG file."""
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image)
+
+
+def answer_of(
+    app: ASGIApp, path: str, method: str = "GET", headers: dict[str, str] | None = None
+) -> Answer:
+    """Return the answer of an ASGI application to one request without a body, and no server."""
+    target = urlsplit(path)
+    given = {"host": "127.0.0.1:8420", **(headers or {})}
+    scope = {
+        "type": "http", "method": method, "path": target.path, "raw_path": target.path.encode(),
+        "query_string": target.query.encode(), "root_path": "", "scheme": "http",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+    }  # fmt: skip
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    start, *parts = sent
+    answered = {name.decode(): value.decode() for name, value in start["headers"]}
+    return Answer(start["status"], answered, b"".join(part["body"] for part in parts))
 
 
 @contextmanager

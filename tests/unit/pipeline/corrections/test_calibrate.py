@@ -11,7 +11,6 @@ from ovseg_core.decision.image_rows import image_rows
 from pipeline.corrections.calibrate import Rules, best_threshold, calibrate, reliability
 from pipeline.corrections.layer import store_import
 from pipeline.corrections.log import ReviewLog
-from pipeline.corrections.reliability_plot import draw
 from pipeline.job.job import run as run_job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
@@ -161,15 +160,6 @@ def test_calibrated_run_is_refused(tmp_path):
     run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), to_table("manifest", []))
     with pytest.raises(UserError, match="calibrated already"):
         calibrate(run)
-
-
-def test_plot_shows_before_and_after(run):
-    picture = np.asarray(draw(calibrate(run)))
-    assert picture.shape[1] > 700
-    halves = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
-    for half in halves:
-        assert (half == (66, 133, 200)).all(-1).sum() > 500, "no bars"
-    assert not np.array_equal(*(half[:, :300] for half in halves))
 
 
 CALIBRATION = Calibration(

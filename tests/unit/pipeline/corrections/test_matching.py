@@ -1,0 +1,89 @@
+"""Corrected masks against predicted segments: which mask comes from which segment."""
+
+import numpy as np
+import pytest
+
+from ovseg_core.rle.encode import decode, encode_regions
+from pipeline.corrections.matching import (
+    CorrectedMask,
+    match,
+    merge_by_label,
+    overlap,
+    split_into_components,
+)
+
+SIZE_HW = 6, 10
+NAMES = ("cat", "dog")
+IMAGE = {"image_id": "a", "height": SIZE_HW[0], "width": SIZE_HW[1]}
+
+
+def _counts(*boxes: tuple[int, int]) -> str:
+    """Return the RLE of vertical stripes, each from one column to another."""
+    mask = np.zeros(SIZE_HW, np.int64)
+    for start, stop in boxes:
+        mask[:, start:stop] = 1
+    (region,) = encode_regions(mask, SIZE_HW).values() if mask.any() else ()
+    return region.counts
+
+
+def _row(index: int, category_id: int, *boxes: tuple[int, int]) -> dict:
+    size = {"height": SIZE_HW[0], "width": SIZE_HW[1]}
+    return {
+        "segment_index": index,
+        "category_id": category_id,
+        "rle_counts": _counts(*boxes),
+    } | size
+
+
+def _matched(predicted: list[dict], *corrected: CorrectedMask) -> list[tuple]:
+    masks = match(IMAGE, predicted, corrected, NAMES)
+    return [(mask.label, mask.segment_index, mask.verdict) for mask in masks]
+
+
+def test_equal_mask_is_accepted_and_another_outline_is_changed():
+    predicted = [_row(0, 1, (0, 4)), _row(5, 2, (4, 8))]
+    equal, smaller = CorrectedMask(1, _counts((0, 4))), CorrectedMask(2, _counts((4, 7)))
+    assert _matched(predicted, equal, smaller) == [("cat", 0, "accepted"), ("dog", 5, "changed")]
+
+
+@pytest.mark.parametrize(("stop", "expected"), [(4, (0, "changed")), (1, (None, "added"))])
+def test_mask_of_another_label_at_the_same_place_was_relabelled(stop, expected):
+    assert _matched([_row(0, 1, (0, 4))], CorrectedMask(2, _counts((0, stop)))) == [
+        ("dog", *expected)
+    ]
+
+
+def test_segment_named_by_the_file_goes_before_a_higher_iou():
+    predicted = [_row(0, 1, (0, 4)), _row(1, 1, (3, 8))]
+    mask = CorrectedMask(1, _counts((2, 8)), segment_index=0)
+    assert _matched(predicted, mask) == [("cat", 0, "changed")]
+
+
+def test_no_two_masks_come_from_one_segment():
+    predicted = [_row(0, 1, (0, 6))]
+    masks = CorrectedMask(1, _counts((0, 2))), CorrectedMask(1, _counts((2, 6)))
+    assert _matched(predicted, *masks) == [("cat", None, "added"), ("cat", 0, "changed")]
+
+
+def test_merge_by_label_joins_the_masks_of_a_label():
+    masks = [CorrectedMask(2, _counts((0, 1))), CorrectedMask(1, _counts((1, 2)))]
+    masks.append(CorrectedMask(2, _counts((4, 6)), segment_index=3))
+    assert merge_by_label(masks, SIZE_HW) == [
+        CorrectedMask(1, _counts((1, 2))),
+        CorrectedMask(2, _counts((0, 1), (4, 6)), 3),
+    ]
+
+
+def test_split_into_components_only_masks_over_several_segments():
+    both = CorrectedMask(1, _counts((0, 2), (4, 6)))
+    predicted = [_row(0, 1, (0, 2)), _row(1, 1, (4, 6))]
+    parts = split_into_components([both], predicted, SIZE_HW)
+    assert [part.rle_counts for part in parts] == [_counts((0, 2)), _counts((4, 6))]
+    assert split_into_components([both], predicted[:1], SIZE_HW) == [both]
+
+
+def test_overlap_counts_pixels_of_intersection_and_union():
+    one, other = [_counts((0, 2)), _counts((4, 6))], [_counts((1, 5))]
+    assert overlap(one, other, SIZE_HW) == (12, 36)
+    assert overlap(one, [], SIZE_HW) == (0, int(sum(decode(rle, SIZE_HW).sum() for rle in one)))
+    assert overlap([], [], SIZE_HW) == (0, 0)

@@ -1,0 +1,33 @@
+"""The picture of a calibration."""
+
+import numpy as np
+
+from pipeline.corrections.calibrate import CalibrationReport, Reliability
+from pipeline.corrections.reliability_plot import draw
+from schemas.calibration import Calibration
+
+BARS = (66, 133, 200)
+
+
+def _reliability(*bins: tuple[float, float, int]) -> Reliability:
+    return Reliability(expected_error=0.1, brier=0.2, bins=bins)
+
+
+def test_plot_shows_before_and_after():
+    calibration = Calibration(
+        method="clip_diy", scores=(0.2, 0.8), probabilities=(0.1, 0.9), thresholds={}
+    )
+    report = CalibrationReport(
+        calibration=calibration,
+        num_images=3,
+        num_right=20,
+        before=_reliability((0.25, 0.1, 9), (0.75, 0.95, 30)),
+        after=_reliability((0.15, 0.1, 9), (0.95, 0.95, 30)),
+        labels=(),
+    )
+    picture = np.asarray(draw(report))
+    assert picture.shape[1] > 700
+    halves = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
+    for half in halves:
+        assert (half == BARS).all(-1).sum() > 500, "no bars"
+    assert not np.array_equal(*(half[:, :300] for half in halves))
