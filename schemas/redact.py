@@ -8,7 +8,7 @@ In URLs, hidden are
 - every query of http(s), since any parameter may sign the URL; of other schemes a query in which
   one parameter is called like a secret, because `?` may also be part of a file's name there.
 
-In other text, hidden are the values of names such as `aws_secret_access_key` and what follows
+In other text, hidden are the values of names such as `aws_secret_access_key` and the word after
 `Bearer` or `Basic`. All else stays as it is, so that a printed command can be typed again.
 Where a text is ambiguous, too much is hidden rather than too little.
 """
@@ -48,7 +48,7 @@ def redact(text: str) -> str:
 
 
 def has_password(url: str) -> bool:
-    """Tell whether a URL begins with `scheme://user:password@`."""
+    """Return whether a URL begins with `scheme://user:password@`."""
     return _USER_AND_PASSWORD.match(url) is not None
 
 

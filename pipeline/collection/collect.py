@@ -86,8 +86,8 @@ def _glob(uri: str, suffixes: Sequence[str]) -> list[ListedImage]:
     root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
     if root.endswith(":/"):
         root += "/"
-    # `*.jp2` says itself which files are meant; `photos/*` does not.
-    says_ending = "." in _WILDCARD.split(parts[-1])[-1]
+    # `*.jp2` names an ending, so the usual ones do not matter; `photos/*` does not.
+    names_ending = "." in _WILDCARD.split(parts[-1])[-1]
     try:
         compiled = re.compile(_regex(pattern))
     except re.error as error:
@@ -95,11 +95,15 @@ def _glob(uri: str, suffixes: Sequence[str]) -> list[ListedImage]:
             f"images: the glob {pattern!r} has brackets that cannot be read ({error.msg}); "
             "expected ranges such as [0-9]"
         ) from error
-    return _select(root, compiled, () if says_ending else suffixes)
+    return _select(root, compiled, () if names_ending else suffixes)
 
 
 def _regex(pattern: str) -> str:
-    """Translate a glob: `**/` any folders; `*`, `?`, `[..]` and `[!..]` within a name."""
+    """Translate a glob: `**/` any folders; `*`, `?`, `[..]` and `[!..]` within a name.
+
+    Not `fsspec.utils.glob_translate`: it takes `[z-a]` for a pattern that matches nothing, and
+    `[!]*` for a literal bracket.
+    """
     parts = []
     place = 0
     for match in re.finditer(r"\*\*/|\*\*$|\*|\?|\[[^/\]]+\]", pattern):

@@ -1,7 +1,7 @@
 """Reading and writing whole files in a folder at any place.
 
 `Folder` is a folder at a local path or an fsspec URL. What fails for a moment is tried again with
-growing pauses; what cannot succeed (no file, no permission, full disk) is not. A killed writer
+growing pauses; permanent errors (no file, no permission, full disk) are not. A killed writer
 leaves nothing that a reader takes for a file: see `local` and `remote`.
 """
 
@@ -181,7 +181,7 @@ def _call(doing: str, uri: str, operation: Callable[[_Store], T]) -> T:
 
     Args:
         doing: the words between "cannot" and the URI in messages.
-        uri: what the operation is about.
+        uri: of the file or folder; decides on the store.
         operation: repeatable.
     """
 
@@ -196,7 +196,7 @@ def _call(doing: str, uri: str, operation: Callable[[_Store], T]) -> T:
 
 @contextmanager
 def _place_for_files() -> Iterator[None]:
-    """Say what is wrong where the folder of a new file cannot be made, however often one tries."""
+    """Turn errors of a writer whose folder cannot be made into a UserError."""
     try:
         yield
     except (FileNotFoundError, FileExistsError) as error:

@@ -1,4 +1,4 @@
-"""Files of this machine: whole or not at all, whenever the process or the machine stops.
+"""Files of this machine, written whole or not at all, whenever the process or machine stops.
 
 A file is written under a hidden name beside its target, forced to disk, then renamed or linked.
 """

@@ -1,4 +1,4 @@
-"""Try again what fails for a moment in storage, with growing pauses; tell it from what stays."""
+"""Retries of storage operations: which errors are temporary, and how long to wait."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def retrying(operation: Callable[[], T], doing: str) -> T:
-    """Return the operation's result; try again what can succeed later.
+    """Return the operation's result; retry it after a temporary error.
 
     Args:
         operation: repeatable.
@@ -50,7 +50,7 @@ def retrying(operation: Callable[[], T], doing: str) -> T:
 
     Raises:
         FileNotFoundError, FileExistsError, PermissionError: at once.
-        StorageError: when it cannot succeed, or failed at the last try.
+        StorageError: a permanent error, or the last try failed.
     """
     delay_s = float(os.environ.get(RETRY_DELAY_ENV, "0.5"))
     attempts = Retrying(

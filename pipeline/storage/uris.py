@@ -1,4 +1,4 @@
-"""Where bytes are, as text: local paths and URLs. No input or output happens here.
+"""Local paths and URLs as text. No input or output happens here.
 
 A string with `scheme://` in front is a URL, everything else a local path, so that names with `#`,
 `%`, `?` or spaces mean themselves. `file://` is a local path too and is not percent-decoded.
@@ -22,7 +22,7 @@ LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
 
 
 def scheme(uri: str) -> str:
-    """Return the lower-case scheme, or "" for a local path (with `file://` or its kin, too)."""
+    """Return the lower-case scheme; "" for a local path, as a plain path or one of `LOCAL_URLS`."""
     match = _SCHEME.match(uri)
     name = match[1].lower() if match else ""
     return "" if f"{name}://" in LOCAL_URLS else name
@@ -56,7 +56,7 @@ def normalise(uri: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a name is UTF-8, so that it can be stored and sent."""
+    """Return whether a name is UTF-8, so that it can be stored and sent."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def percent_escaped(name: str) -> str:
 
 
 def as_text(uri: str) -> str:
-    """Return a normalised URI as UTF-8: a local path that is none becomes `file+bytes://`."""
+    """Return a normalised URI as UTF-8: a local path that is not becomes `file+bytes://`."""
     return uri if is_text(uri) else f"{_BYTES}://{percent_escaped(uri)}"
 
 
@@ -83,7 +83,7 @@ def join(folder: str, *names: str) -> str:
 
 
 def parent_and_name(uri: str) -> tuple[str, str]:
-    """Cut a normalised URI at its last slash."""
+    """Split a normalised URI at its last slash."""
     folder, _, name = uri.rpartition("/")
     if folder.endswith(":/"):  # memory://name: the folder is the scheme's root
         folder += "/"

@@ -1,4 +1,4 @@
-"""A weights name or URI -> a local file, fetched once per node.
+"""Resolve a weights name or URI to a local file, fetched once per node.
 
 What is fetched is only ever stored and hashed here, never loaded or run. `#sha256=<64 hex digits>`
 at a URI's end pins its content.
@@ -36,11 +36,11 @@ def resolve(uri: str) -> str:
 
     Args:
         uri: a local path, `file://` or any fsspec URL of one file, with an optional `#sha256=`;
-            any other word (an open_clip tag, a timm name, `embedded`, `local-dir:...`) comes back
-            as it is.
+            any other text (an open_clip tag, a timm name, `embedded`, `local-dir:...`) is
+            returned as it is.
 
     Raises:
-        WeightsError: if the file is not there, cannot be fetched or has another SHA-256.
+        WeightsError: the file does not exist, cannot be fetched or has another SHA-256.
     """
     pinned = _PIN.match(uri)
     place, digest = (pinned[1], pinned[2].lower()) if pinned else (uri, "")
@@ -62,7 +62,7 @@ def weights_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 (hex) of a file, or of a folder's files; remembered by size and time.
 
     Raises:
-        WeightsError: if there is no such file or folder.
+        WeightsError: there is no such file or folder.
     """
     place = Path(path)
     if place.is_dir():
@@ -82,7 +82,7 @@ def weights_sha256(path: str | os.PathLike[str]) -> str:
         if remembered["file"] == known:
             return str(remembered["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # a memory that is not there or damaged is made anew
+        pass  # a note that is missing or damaged is written again
     with place.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _remember(note, {"file": known, "sha256": digest})
