@@ -1,4 +1,4 @@
-"""What holds for every exporter found in the folder."""
+"""Rules for every exporter in the package."""
 
 import hashlib
 import io
@@ -26,9 +26,9 @@ def _export(name: str, run: RunFolder) -> list[str]:
 
 
 def _digests(run: RunFolder, name: str) -> dict[str, str]:
-    """Return the hash of every file of an export, the fingerprint left out.
+    """Return the hash of every file of an export without the fingerprint.
 
-    That knows the collection's place.
+    The fingerprint depends on the collection's address.
     """
     files = run.folder.list(plugins.load(PACKAGE, name).FOLDER)
     return {file: _digest(run.folder.read_bytes(file), run.fingerprint) for file in files}
@@ -37,7 +37,7 @@ def _digests(run: RunFolder, name: str) -> dict[str, str]:
 def _digest(data: bytes, fingerprint: str) -> str:
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # All but the fingerprint, which the compression hides: names, times, contents.
+            # Names, times and contents, because compression hides the fingerprint.
             members = [(entry.filename, entry.date_time) for entry in archive.infolist()]
             data = repr(members).encode() + b"".join(map(archive.read, archive.namelist()))
     return hashlib.sha256(data.replace(fingerprint.encode(), b"")).hexdigest()
@@ -47,12 +47,12 @@ def _one_image_without_segments() -> list[Scene]:
     return [Scene("a.png", np.zeros((9, 14), np.uint16)), Scene("b.png", None)]
 
 
-def test_there_are_exporters():
+def test_exporters_are_found():
     assert {"coco", "gallery"} <= set(EXPORTERS)
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_the_table_of_formats_names_it(name):
+def test_docs_list_every_exporter(name):
     text = Path(__file__, "../../../docs/exports.md").resolve().read_text(encoding="utf-8")
     assert f"| `{name}` | `" in text
 
@@ -78,7 +78,7 @@ def test_options_are_a_closed_model_with_defaults(name):
     ],
     ids=["odd-names", "components", "unfinished", "nothing-done", "no-segments", "all-failed"],
 )
-def test_writes_what_it_says_into_the_run_folder(name, scenes, spec, tmp_path):
+def test_export_returns_files_that_it_wrote_into_its_folder(name, scenes, spec, tmp_path):
     run = make_run(tmp_path, scenes, spec)
     before = set(run.folder.list())
     written = _export(name, run)
@@ -90,7 +90,7 @@ def test_writes_what_it_says_into_the_run_folder(name, scenes, spec, tmp_path):
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_same_run_same_bytes_whatever_the_shards_and_attempts(name, tmp_path):
+def test_export_of_the_same_run_has_the_same_bytes(name, tmp_path):
     first = make_run(tmp_path / "one", odd_scenes())
     second = make_run(tmp_path / "two", odd_scenes())
     _export(name, first)
@@ -102,7 +102,7 @@ def test_same_run_same_bytes_whatever_the_shards_and_attempts(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_a_failed_export_leaves_the_old_one_whole(name, tmp_path, monkeypatch):
+def test_failed_export_leaves_an_older_one_complete(name, tmp_path):
     run = make_run(tmp_path, odd_scenes())
     _export(name, run)
     before = _digests(run, name)
@@ -114,7 +114,7 @@ def test_a_failed_export_leaves_the_old_one_whole(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_wrong_options_are_refused_by_name(name):
+def test_unknown_option_is_refused_by_name(name):
     from schemas.config import NamedOptions
 
     with pytest.raises(ConfigError, match="unknown key"):
@@ -123,11 +123,11 @@ def test_wrong_options_are_refused_by_name(name):
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("segments", ["class", "components"])
-def test_an_exact_format_gives_every_mask_back_to_the_pixel(name, segments, tmp_path):
+def test_exact_format_returns_every_mask_to_the_pixel(name, segments, tmp_path):
     spec = RunSpec(masks={"segments": segments})
     run = make_run(tmp_path, awkward_scenes(), spec)
     _export(name, run)
-    # Label images hold no regions: what comes back is the whole mask of each label.
+    # Label images hold no components: the class mask of each label comes back.
     whole = name == "semantic_png"
     expected = run_masks(make_run(tmp_path / "whole", awkward_scenes()) if whole else run)
     assert len(expected) > 9
@@ -135,7 +135,7 @@ def test_an_exact_format_gives_every_mask_back_to_the_pixel(name, segments, tmp_
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_a_run_in_a_bucket_gives_the_same_files(name, tmp_path, s3_folder):
+def test_export_of_a_run_in_a_bucket_has_the_same_files(name, tmp_path, s3_folder):
     local = make_run(tmp_path, odd_scenes())
     for file in local.folder.list():
         Folder(s3_folder).atomic_write(file, local.folder.read_bytes(file))
@@ -145,5 +145,5 @@ def test_a_run_in_a_bucket_gives_the_same_files(name, tmp_path, s3_folder):
     assert _digests(bucket, name) == _digests(local, name)
 
 
-def test_label_maps_of_the_helper_have_all_labels():
+def test_label_map_of_the_helper_has_all_labels():
     assert set(np.unique(label_map(0))) == {0, 1, 2, 3}

@@ -1,7 +1,7 @@
-"""A real Label Studio on the loopback, with data of its own and nothing said to anybody.
+"""A real Label Studio on the loopback, with its own data and without telemetry.
 
-The server must not share our environment: OVSEG_LABEL_STUDIO names its executable, and
-`make test-labelstudio` installs it and sets that.
+The server must not share our environment: OVSEG_LABEL_STUDIO is its executable, which
+`make test-labelstudio` installs.
 """
 
 import json
@@ -56,8 +56,8 @@ class Server:
     def new_project(self, run: RunFolder, photos: Path, **options: Any) -> int:
         """Export a run, import it as a person would, return the project's number."""
         url = f"/data/local-files/?d={photos.relative_to(self.root)}/"
-        told = label_studio.Options(url=url, **options)
-        names = label_studio.export(run, told)
+        given = label_studio.Options(url=url, **options)
+        names = label_studio.export(run, given)
         config = run.folder.read_bytes(names[0]).decode()
         project = self.call("/api/projects/", {"title": "ovseg", "label_config": config})["id"]
         storage = {"project": project, "path": str(photos), "use_blob_urls": True}
@@ -79,7 +79,7 @@ def serving(folder: Path) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     executable = shutil.which(WANTED)
-    assert executable, f"OVSEG_LABEL_STUDIO={WANTED} is no executable"
+    assert executable, f"OVSEG_LABEL_STUDIO={WANTED} is not executable"
     server = Server(f"http://127.0.0.1:{port}", folder, secrets.token_hex(20), secrets.token_hex(8))
     command = [
         executable, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port),

@@ -1,8 +1,8 @@
-"""Runs in the environment of the clients, without a line of ours: prints what they read, as JSON.
+"""Run in the environment of the clients, without importing ovseg: print what they read as JSON.
 
     python read_with.py datumaro FORMAT FOLDER | labelme FOLDER | fiftyone FOLDER PHOTOGRAPHS
 
-A list of [name, label, run lengths, attributes], one a mask.
+The output is a list of [name, label, RLE, attributes], one per mask.
 """
 
 import json

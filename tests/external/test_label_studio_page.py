@@ -1,4 +1,4 @@
-"""Label Studio's own page in a real Chromium: masks are drawn in their place, and submitted."""
+"""Label Studio's own page in a real Chromium: masks are drawn in place and submitted."""
 
 import io
 import time
@@ -26,13 +26,13 @@ DRAWN_S = 60
 
 @pytest.fixture
 def page(studio: Server) -> Iterator[Page]:
-    """A page of somebody who is logged in; it may talk to nobody but the server."""
+    """A page of a user who is logged in; it may send requests to the server only."""
     with sync_playwright() as session:
         browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(DRAWN_S * 1000)
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{studio.url}/user/login/")
         page.fill("input[name=email]", USER)
         page.fill("input[name=password]", studio.password)
@@ -41,7 +41,7 @@ def page(studio: Server) -> Iterator[Page]:
         yield page
         browser.close()
         ours = (studio.url, "data:", f"blob:{studio.url}")
-        assert [url for url in asked if not url.startswith(ours)] == []
+        assert [url for url in requests if not url.startswith(ours)] == []
 
 
 def _scene(name: str, size_hw: tuple[int, int], orientation: int) -> Scene:
@@ -127,7 +127,7 @@ def _at_rest(page: Page) -> tuple[np.ndarray, FloatRect, FloatRect]:
         page.wait_for_timeout(500)
         box, photo = canvas.bounding_box(), image.bounding_box()
         if box is None or photo is None:
-            continue  # both are made anew while the page finds its layout
+            continue  # both are replaced while the page finds its layout
         shot = page.screenshot(clip=box)
         pixels = np.array(Image.open(io.BytesIO(shot)).convert("RGB")).astype(float)
         if (_labels(pixels) > 0).any() and np.array_equal(pixels, before):

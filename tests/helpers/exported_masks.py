@@ -1,4 +1,4 @@
-"""Exports read back as their tools read them: (path, label, run lengths) of every mask."""
+"""Exports read back as their tools read them: (path, label, RLE) of every mask."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ def run_masks(run: RunFolder) -> list[Mask]:
 
 
 def counts_of(mask: np.ndarray) -> str:
-    """Return a mask (H, W) as run lengths."""
+    """Return a mask (H, W) as RLE counts."""
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
 
 
@@ -55,7 +55,7 @@ def _coco(run: RunFolder, name: str) -> list[Mask]:
 
 
 def stem_file(run: RunFolder, folder: str, path: str, suffix: str) -> str:
-    """Return the file that stands for an image: by its stem, or by its whole name."""
+    """Return the file of an image, named by its stem or by its whole name."""
     short = f"{folder}/{Path(path).with_suffix('')}{suffix}"
     return short if run.folder.exists(short) else f"{folder}/{path}{suffix}"
 
@@ -84,8 +84,8 @@ def _panoptic(run: RunFolder) -> list[Mask]:
         pixels = _picture(run, f"exports/panoptic/panoptic/{entry['file_name']}").astype(int)
         assert pixels.shape[2] == 3
         numbers = pixels @ [1, 256, 65536]
-        told = {segment["id"] for segment in entry["segments_info"]}
-        assert told == set(np.unique(numbers[numbers > 0]).tolist())
+        listed = {segment["id"] for segment in entry["segments_info"]}
+        assert listed == set(np.unique(numbers[numbers > 0]).tolist())
         for segment in entry["segments_info"]:
             mask = numbers == segment["id"]
             assert segment["area"] == mask.sum()
@@ -150,4 +150,4 @@ READERS: dict[str, Callable[[RunFolder], list[Mask]]] = {
     "panoptic": _panoptic,
     "semantic_png": _semantic_png,
 }
-"""Of the formats that are exact."""
+"""Readers of the exact formats."""

@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 SIZES = ((36, 54), (48, 40), (33, 60))
-"""(height, width) of the images; none is square, no two are alike."""
+"""(height, width) of the images, all different and not square."""
 
 
 def blocks(seed: int, values: Sequence[int], size_hw: tuple[int, int]) -> np.ndarray:
-    """Return (H, W) uint8 blocks of random ones of the values, every value at least once."""
+    """Return (H, W) uint8 blocks of random values; each of the values occurs."""
     rng = np.random.default_rng(seed)
     side = max(4, int(np.ceil(len(values) ** 0.5)))
     cells = rng.permutation(np.resize(rng.permutation(values), side * side)).reshape(side, side)
@@ -34,7 +34,7 @@ def grey(file: Path, values: np.ndarray) -> None:
 
 
 def palette(file: Path, values: np.ndarray) -> None:
-    """Write a label image as PASCAL VOC has them: places in a palette of colours."""
+    """Write a label image as PASCAL VOC has them: indices into a palette."""
     file.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
@@ -47,7 +47,7 @@ Maps = dict[str, np.ndarray]
 
 
 def voc(root: Path, split: str, truth: str, values: Sequence[int]) -> Maps:
-    """VOC2012 or VOC2010: more images than the split names."""
+    """VOC2012 or VOC2010, with more images than the split lists."""
     maps = {}
     for index, size in enumerate(SIZES):
         name = f"2007_{index:06d}"
@@ -74,7 +74,7 @@ def coco(root: Path, images: str, maps: str, values: Sequence[int]) -> Maps:
 
 
 def cityscapes(root: Path, ending: str, values: Sequence[int]) -> Maps:
-    """Folders of cities; the truth has further files that are not asked for."""
+    """Folders of cities; the truth folder has further files."""
     maps = {}
     for index, (city, size) in enumerate(
         zip(("frankfurt", "munster", "lindau"), SIZES, strict=True)

@@ -1,6 +1,7 @@
-"""The tools themselves read the exports: those that install beside us.
+"""Annotation tools read the exports: those that can be installed in the same environment.
 
-datumaro, labelme and FiftyOne do not: `make test-clients`. Label Studio: `make test-labelstudio`.
+For datumaro, labelme and FiftyOne see `make test-clients`, for Label Studio `make
+test-labelstudio`.
 """
 
 import contextlib
@@ -78,7 +79,7 @@ def test_supervision_reads_yolo_lines(tmp_path):
         for label in range(3):
             truth = scene.label_map == label + 1
             drawn = np.any(detections.mask[detections.class_id == label], axis=0)
-            # Only holes are lost, and blocks of this size have few.
+            # Only holes are lost, and blocks of this size have few of them.
             assert (truth & drawn).sum() / truth.sum() > 0.98
             assert (truth & drawn).sum() / (truth | drawn).sum() > 0.75
 

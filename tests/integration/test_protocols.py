@@ -1,7 +1,7 @@
-"""Public data sets as a user types them: annotate, then evaluate, under each protocol.
+"""`ovseg annotate` and `ovseg evaluate` on public data sets under each protocol.
 
-The numbers of `ovseg evaluate` are compared with ones computed here, from the pixel values that the
-test wrote and the masks of the run.
+The numbers of `ovseg evaluate` are compared with numbers computed here from the pixel values that
+the test wrote and the masks of the run.
 """
 
 import json
@@ -125,7 +125,7 @@ def expected_ious(truths: dict[str, np.ndarray], num_classes: int) -> list[float
 def test_annotate_and_evaluate(protocol: str, here: Path) -> None:
     make, rule = SETS[protocol]
     truths = {path: rule(values.astype(int)) for path, values in make(here / "data").items()}
-    # Bare names in place of 80 prompts a name: the numbers are compared, not the method.
+    # Plain names instead of 80 templates: the numbers are compared, not the method.
     bare = ("--set", "method.name=maskclip", "--set", "method.options.templates=plain")
     annotated = annotate(protocol, *QUICK, *bare)
     assert annotated.exit_code == 0, annotated.output
@@ -152,7 +152,7 @@ def test_annotate_and_evaluate(protocol: str, here: Path) -> None:
         picture.load()
 
 
-def test_the_recipe_is_the_methods_and_what_is_set_wins(here: Path) -> None:
+def test_annotate_recipe_is_that_of_the_method_and_options_override_it(here: Path) -> None:
     layouts.voc(here / "data", SPLIT, "SegmentationClass", range(21))
     given = ("--set", "method.name=sclip", "--set", "method.options.logit_scale=33")
     words = ("--set", "vocabulary.background=[nothing]", "--limit", "2")
@@ -178,7 +178,7 @@ def test_the_recipe_is_the_methods_and_what_is_set_wins(here: Path) -> None:
     assert lines[-1].endswith("run/confusion.png")
 
 
-def test_published_figures_by_class_are_a_column(here: Path) -> None:
+def test_evaluate_shows_published_scores_by_class(here: Path) -> None:
     layouts.plain(here / "data", "test*.png", "testannot", range(12))
     assert annotate("camvid", *QUICK).exit_code == 0
     shown = evaluate("camvid").stdout
@@ -187,7 +187,7 @@ def test_published_figures_by_class_are_a_column(here: Path) -> None:
     assert "no figure (CLIP-DIY" in shown
 
 
-def test_a_run_of_other_words_or_another_protocol_is_refused(here: Path) -> None:
+def test_evaluate_run_with_other_classes_is_refused(here: Path) -> None:
     layouts.voc(here / "data", SPLIT, "SegmentationClass", range(21))
     assert annotate("voc20", *QUICK, "--labels", "cat,dog").exit_code == 0
     refused = evaluate("voc20")
@@ -205,7 +205,7 @@ def test_a_run_of_other_words_or_another_protocol_is_refused(here: Path) -> None
         (["--protocol", "voc21", "--data", "data"], "expected JPEGImages/*.jpg there"),
     ],
 )
-def test_mistakes_are_one_line(args: list[str], expected: str, here: Path) -> None:
+def test_annotate_mistake_is_one_line(args: list[str], expected: str, here: Path) -> None:
     (here / "data").mkdir()
     result = ovseg("annotate", *args, "--out", "run", *QUICK)
     assert result.exit_code == 1
@@ -213,7 +213,7 @@ def test_mistakes_are_one_line(args: list[str], expected: str, here: Path) -> No
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_split_that_names_what_is_not_there(here: Path) -> None:
+def test_annotate_split_with_a_missing_image_is_refused(here: Path) -> None:
     layouts.voc(here / "data", SPLIT, "SegmentationClass", range(21))
     (here / "data/JPEGImages/2007_000001.jpg").unlink()
     result = annotate("voc21", *QUICK)
@@ -230,13 +230,13 @@ def test_a_split_that_names_what_is_not_there(here: Path) -> None:
         ["--truth", "t", "--protocol", "voc21", "--data", "d"],
     ],
 )
-def test_evaluate_wants_a_truth_or_a_protocol(args: list[str], here: Path) -> None:
+def test_evaluate_needs_a_truth_or_a_protocol(args: list[str], here: Path) -> None:
     result = ovseg("evaluate", "run", *args)
     assert result.exit_code == 2
     assert "--truth" in result.stderr
 
 
-def test_a_run_folder_that_takes_no_files_is_evaluated_all_the_same(here: Path) -> None:
+def test_evaluate_prints_the_report_if_the_run_folder_is_not_writable(here: Path) -> None:
     layouts.plain(here / "data", "test*.png", "testannot", range(12))
     assert annotate("camvid", *QUICK).exit_code == 0
     Path("run/evaluation.json").mkdir()
