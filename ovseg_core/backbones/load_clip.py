@@ -47,7 +47,9 @@ class LoadedClip:
     file: str
 
 
-def load(config: ClipConfig, device: torch.device, resolve: Callable[[str], str]) -> LoadedClip:
+def load_clip(
+    config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
+) -> LoadedClip:
     """Load the CLIP that the job names.
 
     Args:

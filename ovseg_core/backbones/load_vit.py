@@ -53,7 +53,9 @@ class LoadedVit:
     family: Family = "vit"
 
 
-def load(model: str, weights: str, device: torch.device, option: str = "vision.model") -> LoadedVit:
+def load_vit(
+    model: str, weights: str, device: torch.device, option: str = "vision.model"
+) -> LoadedVit:
     """Load a network that the job or its method names.
 
     Args:

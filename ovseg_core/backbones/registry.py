@@ -7,12 +7,11 @@ from typing import Protocol, Self
 
 import torch
 
-from ovseg_core.backbones import load_clip, load_vit, unet
 from ovseg_core.backbones.clip import Clip
-from ovseg_core.backbones.load_clip import LOCAL_DIR
-from ovseg_core.backbones.load_vit import DIFFUSERS
+from ovseg_core.backbones.load_clip import LOCAL_DIR, load_clip
+from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.sam import SamEncoder
-from ovseg_core.backbones.unet import UnetDecoder
+from ovseg_core.backbones.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, VisionConfig
 from schemas.errors import WeightsError
@@ -82,7 +81,7 @@ class Backbones:
         Raises:
             WeightsError: unknown, missing or unusable weights.
         """
-        loaded = load_clip.load(self.clip_config, self.device, self.resolve)
+        loaded = load_clip(self.clip_config, self.device, self.resolve)
         self.note_file("clip", loaded.file)
         return Clip(loaded, self.device)
 
@@ -123,12 +122,12 @@ class Backbones:
         role, option = ("vision", "vision.model") if is_second else (role, role)
         if model.startswith(DIFFUSERS) and not weights:
             folder = Path(model.removeprefix(DIFFUSERS)).expanduser()
-            loaded_unet = unet.load(folder, self.device)
+            loaded_unet = load_unet(folder, self.device)
             for suffix, file in loaded_unet.files.items():
                 self.note_file(role + suffix, file)
             return UnetDecoder(loaded_unet)
         path = self.resolve(weights) if weights else ""
-        loaded = load_vit.load(model, path, self.device, option)
+        loaded = load_vit(model, path, self.device, option)
         self.note_file(role, loaded.file)
         kind = SamEncoder if loaded.family == "sam" else TimmViT
         return kind(loaded, self.device)

@@ -131,7 +131,7 @@ def _text_for(block: Any, text_B1C: Tensor | None) -> dict[str, Tensor | None]:
     return {}
 
 
-def load(folder: Path, device: torch.device) -> LoadedUnet:
+def load_unet(folder: Path, device: torch.device) -> LoadedUnet:
     """Load a diffusers UNet, or the `unet` and `vae` of a pipeline's folder.
 
     Raises:

@@ -8,8 +8,8 @@ from tests.golden import reference
 
 FILE = "bilateral_solver"
 BORDER = {"img0.soft": 2e-2}
-"""Two pixels of the shared img0 have a luma at a bin's border, so their vertex hangs on the order
-of a sum in float64 (README: compare at 2e-2)."""
+"""Two pixels of img0 have a luma at the border of a bin, so their vertex depends on the order of a
+sum in float64 (README: compare at 2e-2)."""
 
 CHECKS = [
     (r"(?P<image>.+)\.patch_mask", lambda image: _read_back(image)),
@@ -33,7 +33,7 @@ def _input(image: str) -> np.ndarray:
 
 
 def _read_back(image: str) -> np.ndarray:
-    """The enlarged mask at the middle of each patch, where its neighbours weigh least."""
+    """The resized mask at the centre of each patch, where its neighbours weigh least."""
     step = _pixels(image).shape[0] // len(_patches(image))
     return (_input(image)[step // 2 :: step, step // 2 :: step] > 0.5).astype(np.float32)
 
@@ -47,7 +47,7 @@ def _binary(image: str, keep: bilateral_solver.Keep) -> np.ndarray:
 
 
 @pytest.mark.parametrize("key", [key for key in reference.keys(FILE) if key != "constants"])
-def test_every_stage_is_the_authors(key: str) -> None:
+def test_every_stage_equals_the_authors(key: str) -> None:
     ours = reference.computed(key, CHECKS)
     expected = reference.tensors(FILE)[key]
     if "binary" in key:

@@ -42,7 +42,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("key", reference.keys("found"))
-def test_found_is_the_authors(key: str, checks: list[tuple[str, Any]]) -> None:
+def test_found_equals_the_authors(key: str, checks: list[tuple[str, Any]]) -> None:
     expected = reference.tensors("found")[key]
     ours = reference.computed(key, checks)
     if expected.dtype.kind == "U":

@@ -45,12 +45,12 @@ CHECKS = [
     (
         r"(?P<name>sizes_hw|window_crop_stride|window_sizes_hw)",
         _given,
-    ),  # what the others start from
+    ),  # inputs of the others
 ]
 
 
 @pytest.mark.parametrize("key", reference.keys("geometry"))
-def test_geometry_is_mmsegs(key: str) -> None:
+def test_sizes_pixels_and_windows_equal_mmsegs(key: str) -> None:
     ours = reference.computed(key, CHECKS)
     reference.assert_alike(ours, reference.tensors("geometry")[key])
 

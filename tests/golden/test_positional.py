@@ -1,4 +1,4 @@
-"""Position tables at other grids, against the authors' rules."""
+"""Position embeddings at other grids, against the authors' interpolations."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("key", reference.keys("positional"))
-def test_positions_follow_the_rule(key: str) -> None:
+def test_interpolation_equals_the_authors(key: str) -> None:
     expected = reference.tensors("positional")[key]
     ours = reference.computed(key, CHECKS)[:, : expected.shape[1]]
     reference.assert_alike(ours, expected)

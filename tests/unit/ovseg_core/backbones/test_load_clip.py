@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovseg_core.backbones import load_clip
+from ovseg_core.backbones.load_clip import load_clip
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
@@ -89,7 +89,7 @@ def test_activation_is_that_of_the_tag(
     monkeypatch.setattr(open_clip, "create_model", create_model)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
     monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: {"file": "x", **tag})
-    load_clip.load(ClipConfig(model="ViT-B-32", pretrained="openai"), CPU, str)
+    load_clip(ClipConfig(model="ViT-B-32", pretrained="openai"), CPU, str)
     assert made == [expected]
 
 

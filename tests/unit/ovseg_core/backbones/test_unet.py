@@ -1,6 +1,6 @@
 """A UNet's decoder features: what diffusers itself feeds its second-to-last up-sampling stage."""
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,7 @@ def test_proxyclip_with_a_unet(kind: str, folders: dict[str, Path]) -> None:
 def test_missing_package_gives_the_install_command(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "diffusers":
-            raise ImportError("No module named 'diffusers'")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "diffusers", None)  # its import fails
     with pytest.raises(WeightsError, match=r"not installed: pip install 'ovseg\[unet\]'"):
         load_unet(folders["plain"])
 
