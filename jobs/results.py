@@ -21,10 +21,10 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     """Print what is in a run folder; list or delete its orphans on request."""
     from pipeline.run.folder import RunFolder
-    from pipeline.run.inspect import inspect_run
+    from pipeline.run.inspect import inspect_folder
 
     folder = RunFolder.open(run)
-    found = inspect_run(folder)
+    found = inspect_folder(folder)
     cleaned = folder.clean() if clean else ()
     if as_json:
         value = found.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What is in a run folder: counts, errors, slow images, what is left."""
+"""The content of a run folder in numbers: counts, errors, slow images, images left."""
 
 import heapq
 from collections import Counter
@@ -47,7 +47,7 @@ class Inspection(Frozen):
     num_shards_done: int
     num_segments: int
     segments_by_label: dict[str, int]
-    """Labels never found are there with 0."""
+    """Labels without segments are included, with 0."""
     errors: dict[str, int]
     """Failed images by code."""
     problems: tuple[ImageProblem, ...]
@@ -56,43 +56,13 @@ class Inspection(Frozen):
     seconds: dict[str, float]
     """Summed over images by stage."""
     failed_shards: tuple[ShardFailed, ...]
-    """Given up; the next run tries them again."""
+    """Shards that were given up; the next run tries them again."""
     orphans: tuple[str, ...]
     """Files that no done marker names, left by workers that were killed."""
 
 
-def inspect_run(run: RunFolder) -> Inspection:
-    """Read a run folder once and sum it up; memory does not grow with the number of images."""
-    done = run.done()
-    images = _read_images(run)
-    seconds: Counter[str] = Counter()
-    for marker in done.values():
-        seconds.update(marker.tally.seconds)
-    config = run.info.job()
-    labels = _count_labels(run, config.vocabulary.names)
-    return Inspection(
-        run=run.folder.uri,
-        fingerprint=run.fingerprint,
-        method=config.method.name,
-        num_images=run.info.num_images,
-        num_ok=images.num_ok,
-        num_errors=sum(images.errors.values()),
-        num_left=run.info.num_images - sum(marker.tally.num_images for marker in done.values()),
-        num_shards=run.info.num_shards,
-        num_shards_done=len(done),
-        num_segments=sum(labels.values()),
-        segments_by_label=labels,
-        errors=dict(images.errors.most_common()),
-        problems=tuple(images.problems),
-        slowest=tuple(slow for _, _, slow in sorted(images.slowest, reverse=True)),
-        seconds={stage: round(value, 3) for stage, value in seconds.items()},
-        failed_shards=tuple(run.failed().values()),
-        orphans=tuple(run.orphans()),
-    )
-
-
-class _Images:
-    """What one pass over the image rows keeps."""
+class _ImageSummary:
+    """Counts of one pass over the image rows, and the slowest images."""
 
     def __init__(self) -> None:
         self.num_ok = 0
@@ -126,18 +96,39 @@ class _Images:
             heapq.heappop(self.slowest)
 
 
-def _read_images(run: RunFolder) -> _Images:
+def inspect_folder(run: RunFolder) -> Inspection:
+    """Read a run folder once and sum it up; memory does not grow with the number of images."""
+    done = run.done()
+    seconds: Counter[str] = Counter()
+    for marker in done.values():
+        seconds.update(marker.tally.seconds)
+    images = _ImageSummary()
     columns = ["path", "status", "error_code", "error_message", "height", "width", *_SECONDS]
-    images = _Images()
     for batch in run.read_table("images", columns):
         for row in batch.to_pylist():
             images.add(row)
-    return images
-
-
-def _count_labels(run: RunFolder, names: tuple[str, ...]) -> dict[str, int]:
-    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    config = run.info.job()
+    labels: Counter[str] = Counter(dict.fromkeys(config.vocabulary.names, 0))
     for batch in run.read_table("annotations", ["label"]):
         for pair in batch.column(0).value_counts().to_pylist():
-            counts[pair["values"]] += pair["counts"]
-    return dict(counts)
+            labels[pair["values"]] += pair["counts"]
+    num_done = sum(marker.tally.num_images for marker in done.values())
+    return Inspection(
+        run=run.folder.uri,
+        fingerprint=run.fingerprint,
+        method=config.method.name,
+        num_images=run.info.num_images,
+        num_ok=images.num_ok,
+        num_errors=sum(images.errors.values()),
+        num_left=run.info.num_images - num_done,
+        num_shards=run.info.num_shards,
+        num_shards_done=len(done),
+        num_segments=sum(labels.values()),
+        segments_by_label=dict(labels),
+        errors=dict(images.errors.most_common()),
+        problems=tuple(images.problems),
+        slowest=tuple(slow for _, _, slow in sorted(images.slowest, reverse=True)),
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        failed_shards=tuple(run.failed().values()),
+        orphans=tuple(run.orphans()),
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
-from pipeline.run.inspect import Inspection, inspect_run
+from pipeline.run.inspect import Inspection, inspect_folder
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (
@@ -115,7 +115,7 @@ def test_inspect_half_finished_run(tmp_path: Path) -> None:
     commit(run, shards[0])
     commit(run, shards[2])
     run.fail(ShardFailed(shard=1, attempts=3, message="disk full"))
-    found = inspect_run(RunFolder.open(str(tmp_path / "run")))
+    found = inspect_folder(RunFolder.open(str(tmp_path / "run")))
     assert (found.num_images, found.num_ok, found.num_errors, found.num_left) == (11, 5, 2, 4)
     assert (found.num_shards, found.num_shards_done) == (3, 2)
     assert found.errors == {"truncated": 2}
@@ -132,7 +132,7 @@ def test_inspect_half_finished_run(tmp_path: Path) -> None:
 
 def test_inspect_run_without_a_finished_shard(tmp_path: Path) -> None:
     new_run(tmp_path)
-    found = inspect_run(RunFolder.open(str(tmp_path / "run")))
+    found = inspect_folder(RunFolder.open(str(tmp_path / "run")))
     assert (found.num_images, found.num_ok, found.num_left) == (11, 0, 11)
     assert found.segments_by_label == {"cat": 0, "dog": 0}
     assert found.slowest == found.problems == ()
@@ -142,8 +142,8 @@ def test_orphans_are_listed_and_cleaned(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     commit(run, run.shards()[0])
     (tmp_path / "run" / "scores" / "00001-killed.parquet").write_bytes(b"half")
-    found = inspect_run(run)
+    found = inspect_folder(run)
     assert found.orphans == ("scores/00001-killed.parquet",)
     run.clean()
-    assert inspect_run(run).orphans == ()
-    assert inspect_run(run).num_ok == found.num_ok == 3
+    assert inspect_folder(run).orphans == ()
+    assert inspect_folder(run).num_ok == found.num_ok == 3
