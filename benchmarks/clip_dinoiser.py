@@ -1,7 +1,7 @@
 """CLIP-DINOiser in batches against a plain port: one window at a time, scores at full size.
 
-The plain side follows the authors' order of work (methods.md 1.3, 5): each window goes through CLIP
-by itself, its class probabilities are enlarged to the window and added up on a canvas of every
+The plain side follows the authors' order of work (docs/methods.md 1.3, 5): each window goes through
+CLIP by itself, its class probabilities are enlarged to the window and added up on a canvas of every
 class, and the argmax sees the whole image. Both sides use the same networks, heads and threads.
 """
 
@@ -18,8 +18,7 @@ from torch import Tensor
 from benchmarks.dense import random_heads
 from benchmarks.proxyclip import LARGE_HW, SMALL_HW, against_port, drawn, random_vit_b16
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.attention import identity
-from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.windows import window_boxes
 from ovseg_core.heads.shared.dinoiser_model import TAP, load_dinoiser_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
@@ -58,7 +57,7 @@ class PlainPort:
     def _window(self, window: Tensor, text: TextMatrix) -> Tensor:
         padded = pad_br(window[None], self.clip.patch_px)
         state = self.clip.forward_trunk(self.clip.normalise(padded), "size", (TAP,))
-        features = dense_features(self.clip, state, identity).flatten(2)[0].T
+        features = dense_patches(self.clip, state, identity).flatten(2)[0].T
         tap = tap_map(state)
         guide = F.normalize(self.heads.guide(tap), dim=1).flatten(2)[0]
         affinity = guide.T @ guide

@@ -23,7 +23,7 @@ from jobs.demo.scenes import draw_scene
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.methods import clip_diy
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import TextMatrix, encode_images
 from schemas.config import ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -64,7 +64,7 @@ def _plain_crop(clip: Any, crop: np.ndarray, text: TextMatrix) -> Tensor:
 
 def batched(segmenter: clip_diy.ClipDiy, images: Sequence[Tensor], text: TextMatrix) -> None:
     """Run the product's path to label maps."""
-    decide(segmenter.score(segmenter.encode(images), text), [SIZE_HW] * len(images))
+    decide(segmenter.score(encode_images(segmenter, images), text), [SIZE_HW] * len(images))
 
 
 def images_per_s(work: Callable[[], object], num_images: int) -> float:

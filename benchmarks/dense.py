@@ -26,6 +26,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import build_segmenter
+from ovseg_core.segmenter import encode_images
 from schemas import plugins
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
@@ -44,18 +45,18 @@ def window_methods() -> dict[str, tuple[str, dict[str, Any]]]:
 
 def bare(segmenter: WindowSegmenter, images: Sequence[Tensor]) -> None:
     """Run only the networks on the same windows, batched in the same way."""
-    reader: Any = segmenter._reader
-    second = getattr(reader, "proxy", None) or getattr(reader, "dino", None)
-    rule = segmenter._options.position_rule
+    encoder = segmenter.encoder
+    clip, rule = encoder.clip, encoder.options.position_rule
+    second = getattr(encoder, "proxy", None) or getattr(encoder, "dino", None)
 
-    def networks(windows: Tensor) -> Tensor:
+    def networks(windows_B3HW: Tensor) -> list[Tensor]:
         if second is not None:
-            second.features(reader.clip.denormalise(windows), "tokens")
-        return reader.clip.pool_trunk(reader.clip.forward_trunk(windows, rule))
+            second.features(clip.denormalise(windows_B3HW), "tokens")
+        return list(clip.pool_trunk(clip.forward_trunk(windows_B3HW, rule)))
 
-    resized = [segmenter._resize(image) for image in images]
-    cuts = [segmenter._windows.cut(reader.clip.normalise(one)) for one in resized]
-    segmenter._windows.read(cuts, networks)
+    resized = [segmenter.resize(image) for image in images]
+    grids = [segmenter.windows.cut(clip.normalise(one)) for one in resized]
+    segmenter.windows.apply(grids, networks)
 
 
 def compare(segmenter: WindowSegmenter, images: Sequence[Tensor], rounds: int) -> dict[str, float]:
@@ -64,8 +65,8 @@ def compare(segmenter: WindowSegmenter, images: Sequence[Tensor], rounds: int) -
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     ways: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(segmenter, images),
-        "read": lambda: segmenter.encode(images),
-        "whole": lambda: decide(segmenter.score(segmenter.encode(images), text), sizes),
+        "read": lambda: encode_images(segmenter, images),
+        "whole": lambda: decide(segmenter.score(encode_images(segmenter, images), text), sizes),
     }
     with torch.inference_mode():
         least = {way: float("inf") for way in ways}

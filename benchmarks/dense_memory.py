@@ -21,6 +21,7 @@ from jobs.demo.scenes import draw_scene
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.methods import build_segmenter
+from ovseg_core.segmenter import encode_images
 from schemas.config import ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -57,7 +58,7 @@ def measure(folder: str, name: str) -> dict[str, float]:
     loading, loaded = status_mb("VmHWM"), status_mb("VmRSS")
     reset_peak()
     with torch.inference_mode():
-        decide_one(segmenter.score(segmenter.encode([image]), text), 0, SIZE_HW)
+        decide_one(segmenter.score(encode_images(segmenter, [image]), text), 0, SIZE_HW)
     peak = status_mb("VmHWM")
     return {"loading": loading, "loaded": loaded, "peak": peak, "image": peak - loaded}
 

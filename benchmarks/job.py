@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from jobs.demo.scenes import draw_scene
+from ovseg_core.segmenter import encode_images
 from pipeline.annotate.build import build
 from pipeline.job.job import run
 from pipeline.job.progress import make_progress
@@ -64,13 +65,13 @@ def bare_rate(barrier: Any, rates: Any, num_images: int) -> None:
     text = segmenter.text_matrix(config.vocabulary)
     scenes = [torch.from_numpy(draw_scene(i, SIZE_HW).image).permute(2, 0, 1) for i in range(40)]
     batches = [scenes[i : i + BATCH_SIZE] for i in range(0, len(scenes), BATCH_SIZE)]
-    segmenter.score(segmenter.encode(batches[0]), text)
+    segmenter.score(encode_images(segmenter, batches[0]), text)
     barrier.wait()
     start = time.perf_counter()
     done = 0
     while done < num_images:
         batch = batches[done // BATCH_SIZE % len(batches)]
-        segmenter.score(segmenter.encode(batch), text)
+        segmenter.score(encode_images(segmenter, batch), text)
         done += len(batch)
     rates.put(done / (time.perf_counter() - start))
 

@@ -29,7 +29,7 @@ from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.dense.windows import window_boxes
 from ovseg_core.methods import proxyclip
 from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import TextMatrix, encode_images
 from schemas.config import ClipConfig
 from schemas.vocabulary import Vocabulary
 
@@ -99,15 +99,15 @@ class PlainPort:
 def product(segmenter: WindowSegmenter, images: Sequence[Tensor], text: TextMatrix) -> None:
     """Run the product's path to label maps."""
     sizes = [(image.shape[1], image.shape[2]) for image in images]
-    decide(segmenter.score(segmenter.encode(images), text), sizes)
+    decide(segmenter.score(encode_images(segmenter, images), text), sizes)
 
 
 def bare(segmenter: WindowSegmenter, images: Sequence[Tensor]) -> None:
     """Run only the two networks on the same windows, batched in the same way."""
-    reader: Any = segmenter._reader
-    resized = [segmenter._resize(image) for image in images]
-    cuts = [segmenter._windows.cut(reader.clip.normalise(one)) for one in resized]
-    segmenter._windows.read(cuts, lambda windows: reader.read(windows).tokens_BLC)
+    encoder, windows = segmenter.encoder, segmenter.windows
+    resized = [segmenter.resize(image) for image in images]
+    grids = [windows.cut(encoder.clip.normalise(one)) for one in resized]
+    windows.apply(grids, lambda windows_B3HW: encoder.encode_trunk(windows_B3HW).unbind())
 
 
 def drawn(size_hw: tuple[int, int], count: int) -> list[Tensor]:
@@ -122,7 +122,8 @@ def against_port(
     """Return images/s of the product and of a plain port, which must agree."""
     text, count = segmenter.text_matrix(LABELS), len(images)
     size_hw = (images[0].shape[1], images[0].shape[2])
-    ours = decide(segmenter.score(segmenter.encode(images[:1]), text), [size_hw])[0].label_map
+    features = encode_images(segmenter, images[:1])
+    ours = decide(segmenter.score(features, text), [size_hw])[0].label_map
     with torch.inference_mode():
         same = (port.label_map(images[0], text) == ours).mean()
         if same < 0.99:

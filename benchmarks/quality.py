@@ -36,7 +36,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.methods import build_segmenter
 from ovseg_core.resize.nearest import to_size
-from ovseg_core.segmenter import Segmenter, TextMatrix
+from ovseg_core.segmenter import Segmenter, TextMatrix, encode_images
 from pipeline.evaluation.metrics import ConfusionMatrix
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
@@ -52,7 +52,7 @@ def embedded_backbones() -> Backbones:
     return Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
 
 
-def text_of_world(segmenter: Segmenter) -> TextMatrix:
+def text_of_world(segmenter: Segmenter[Any]) -> TextMatrix:
     """Return the rows of all phrases of the world, encoded once; background is row 0."""
     return segmenter.text_matrix(Vocabulary.model_validate(list(PHRASES)))
 
@@ -63,15 +63,19 @@ def text_of(labels: Sequence[str], world: TextMatrix) -> TextMatrix:
     return TextMatrix(world.rows_QD[rows_Q], torch.arange(len(rows_Q)), len(rows_Q))
 
 
-def predict(segmenter: Segmenter, scene: LabelledScene, world: TextMatrix) -> NDArray[np.uint16]:
+def predict(
+    segmenter: Segmenter[Any], scene: LabelledScene, world: TextMatrix
+) -> NDArray[np.uint16]:
     """Return the label map (H, W) of a scene: 0 background, k the scene's label k."""
     image = torch.from_numpy(scene.scene.image).permute(2, 0, 1).contiguous()
-    maps = segmenter.score(segmenter.encode([image]), text_of(scene.labels, world))
+    maps = segmenter.score(encode_images(segmenter, [image]), text_of(scene.labels, world))
     size_hw = (scene.truth.shape[0], scene.truth.shape[1])
     return to_size(decide_one(maps, 0, size_hw).label_map, size_hw)
 
 
-def measure(segmenter: Segmenter, scenes: Mapping[str, Sequence[LabelledScene]]) -> dict[str, Any]:
+def measure(
+    segmenter: Segmenter[Any], scenes: Mapping[str, Sequence[LabelledScene]]
+) -> dict[str, Any]:
     """Return the figures of one segmenter; see the module."""
     world = text_of_world(segmenter)
     return figures(lambda scene: predict(segmenter, scene, world), scenes)

@@ -26,7 +26,7 @@ BASES: dict[str, Options] = {
 BEYOND: dict[str, Options] = {
     "outlier repair": {"outlier_repair": True},
     "global attention": {"global_attention": True},
-    "presence gate, 8 labels": {"presence_top": 8},
+    "top 8 labels": {"top_k_labels": 8},
     "PAMR, 10 steps": {"pamr_steps": 10},
 }
 """Options that are not part of these papers."""
@@ -36,7 +36,7 @@ _CLOSER: Options = {
     "short_side_px": 160,
     "window_px": 64,
     "stride_px": 32,
-    "presence_top": 8,
+    "top_k_labels": 8,
     "pamr_steps": 10,
     "pamr_dilations": (2, 4),
 }

@@ -25,6 +25,7 @@ from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.decision.review_priority import image_priority, mask_priority
 from ovseg_core.methods import build_segmenter
 from ovseg_core.rle.encode import decode
+from ovseg_core.segmenter import encode_images
 from schemas.config import EMBEDDED, ClipConfig, MaskConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
@@ -66,7 +67,7 @@ def compare_masks(
         places = np.array([0, *(labels.index(label) + 1 for label in scene.labels)])
         truth = places[scene.label_map]
         with torch.inference_mode():
-            features = segmenter.encode([torch.from_numpy(scene.image).permute(2, 0, 1)])
+            features = encode_images(segmenter, [torch.from_numpy(scene.image).permute(2, 0, 1)])
             text = segmenter.text_matrix(Vocabulary.model_validate(labels))
             decision = decide_one(segmenter.score(features, text), 0, size_hw)
         for segment in image_rows(decision, size_hw, labels, MaskConfig()).segments:

@@ -30,20 +30,12 @@ def show_settings(method: str, as_json: bool) -> None:
     if as_json:
         console.print_json(JobConfig.model_json_schema())
         return
-    from ovseg_core import objectness
-
     columns = ("field", "default", "meaning")
     rows = _field_rows(JobConfig)
     console.table("Fields of a job file; any of them by --set FIELD=VALUE", columns, rows)
-    options = plugins.load(_METHODS, method).Options
-    rows = _field_rows(options, "method.options.")
-    console.table(f"Options of the method {method}", columns, rows)
-    if "objectness" not in options.model_fields:
-        return
-    for name in plugins.names(objectness.PACKAGE):
-        inner = plugins.load(objectness.PACKAGE, name).Options
-        rows = _field_rows(inner, f"{objectness.WHERE}.options.")
-        console.table(f"Options of {objectness.WHERE}={name}", columns, rows)
+    for where, name, options in plugins.option_models(_METHODS, method, "method"):
+        rows = _field_rows(options, f"{where}.options.")
+        console.table(f"Options of {where}={name}", columns, rows)
 
 
 def show_methods(as_json: bool) -> None:

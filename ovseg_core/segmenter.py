@@ -1,37 +1,39 @@
-"""What every method is to the rest of the house: images -> features -> scores at patch resolution.
+"""The interface of every method: images -> features -> score maps at patch resolution.
+
+Features and score maps are float32 and on the method's device; index tensors are int64.
 
 Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W pixels, h w patches.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from ovseg_core.images.batch import Image
 from ovseg_core.refine.pamr import Refinement
 from ovseg_core.resize.stitching import Stitch
-from schemas.base import Frozen
-from schemas.config import ClipConfig
+from schemas.config import ClipConfig, ConfigModel
 from schemas.vocabulary import Vocabulary
 
 
-class MethodOptions(Frozen):
-    """Base of every part's `Options`: frozen, unknown keys refused, docstrings are the help."""
+class MethodOptions(ConfigModel):
+    """Base of the `Options` of methods and of the plug-ins nested in them."""
 
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What `ovseg methods` shows of a method.
+    """A method's entry in `ovseg methods`.
 
     Attributes:
         title: name of the method as published.
         paper: title of the paper.
         arxiv: its arXiv id.
-        parts: what it is composed of, in a line.
-        clip: the CLIP that a job gets which names none.
-        weights: the backbones it was published with.
+        parts: its components, in one line.
+        clip: the CLIP of a job that does not name one.
+        weights: the backbones that it was published with.
         licence: of those weights.
         published: mean IoU in percent by benchmark, as published (not measured here).
     """
@@ -48,10 +50,10 @@ class MethodCard:
 
 @dataclass(frozen=True)
 class TextMatrix:
-    """The words of a job as rows of the joint space.
+    """The phrases of a vocabulary as rows of CLIP's joint space.
 
     Attributes:
-        rows_QD: unit rows, on the method's device.
+        rows_QD: unit rows, float32, on the method's device.
         class_index_Q: int64 class of each row; 0 is background, k is label k (from 1).
         num_classes: K, one more than the number of labels.
     """
@@ -63,12 +65,12 @@ class TextMatrix:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """Softmax over all phrases, then the best phrase of each class (methods.md 1.5, 6.3).
+    """Softmax over all phrases, then the best phrase of each class (docs/methods.md 1.5, 6.3).
 
     Attributes:
         class_index_Q: int64 class of each row of a level.
         num_classes: K; a class without phrases has probability 0.
-        probability_threshold: a pixel whose winner has less is background.
+        probability_threshold: a pixel whose most likely class has less probability is background.
         area_threshold: a label that wins no more than this share of the pixels that are not
             background loses them all to the others (SCLIP); 0: every label stays.
     """
@@ -81,31 +83,31 @@ class DecisionRule:
 
 @dataclass(frozen=True)
 class ScoreMaps:
-    """Scores of a batch at patch resolution; nothing here has the size of an image times K.
+    """Scores of a batch at patch resolution; no tensor has the size of an image times K.
 
     Attributes:
-        levels: `levels[b]` is a tuple of (K, h, w), or of (Q, h, w) under a `rule`; the score map
-            of image b is the mean over its levels after bilinear (align_corners False) enlargement
-            to the canvas.
-        canvas_hw: where the argmax is taken; None: the image's own size. The label map then goes
-            to the image's size by nearest neighbour, floor(i * in / out).
-        objectness: for each image (h, w) in [0, 1], enlarged bilinearly to the canvas; None where
-            the method has none.
+        levels: `levels[b]` is a tuple of float32 (K, h, w), or of (Q, h, w) under a `rule`; the
+            score map of image b is the mean over its levels after bilinear (align_corners False)
+            enlargement to the canvas.
+        canvas_hw: size of the map on which the argmax is taken; None: the image's own size. The
+            label map is then resized to the image by nearest neighbour, floor(i * in / out).
+        objectness: for each image float32 (h, w) in [0, 1], enlarged bilinearly to the canvas;
+            None where the method has none.
         fusion: how objectness T enters. `complement_product`: M_0 (1 - T), M_k T (CLIP-DIY).
             `foreground_gate`: background where T <= 0.5, else argmax over labels.
-        domain: what the levels hold. `score` is decided like `cosine`, but not bounded, and
+        domain: unit of the levels. `score` is decided like `cosine`, but not bounded, and
             relative to the other phrases (CLIP Surgery).
         logit_scale: cosines times this, through softmax, are the probabilities of the score
-            columns; no use in the domain `prob`.
-        stitches: for each image where the patches of its one level lie, if they are of windows;
-            None: they are spread evenly over the image.
+            columns; unused in the domain `prob`.
+        stitches: for each image the positions of the patches of its one level, if they are of
+            sliding windows; None: they are spread evenly over the image.
         rule: how cosines of phrases become labels; None: levels are of classes, the best wins. In
-            the domain `prob` levels are of classes always, and only its thresholds count.
-        refinement: what happens to the enlarged scores before the decision; None: nothing.
+            the domain `prob` levels are of classes always, and only the rule's thresholds count.
+        refinement: applied to the enlarged scores before the decision; None: nothing.
         regions: for each image integer maps (h, w) of its regions, -1 is none, enlarged to the
             canvas by nearest. After the decision every region takes the label of most of its
-            pixels, map by map; pixels that `foreground_gate` closes have no part in it. None: no
-            vote.
+            pixels, map by map; pixels that `foreground_gate` closes neither vote nor change.
+            None: no vote.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]
@@ -121,31 +123,52 @@ class ScoreMaps:
 
 
 class Features(Protocol):
-    """What a method knows of a batch before it is told the words; each method has its own."""
+    """All that a method knows of a batch before it is told the vocabulary; each method has its own.
+
+    Tensors are float32 (indices are integers) and on the method's device.
+    """
 
     def __len__(self) -> int:
         """Return the number of images."""
         ...
 
 
-class Segmenter(Protocol):
+FeaturesT = TypeVar("FeaturesT", bound=Features)
+
+
+class Segmenter(Protocol[FeaturesT]):
     """A method with its backbones loaded.
 
     Attributes:
         decode_side_px: the method needs no more than this many pixels on the short side, so a
-            decoder may deliver less than the file holds; 0: it wants every pixel.
+            decoder may deliver less than the file holds; 0: it needs every pixel.
     """
 
     decode_side_px: int
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
-        """Return the vocabulary as rows; computed once for each vocabulary."""
+        """Return the vocabulary's text matrix; computed once for each vocabulary."""
         ...
 
-    def encode(self, images: Sequence[Image]) -> Any:
-        """Return everything that does not depend on the words."""
+    def encode(self, images: Sequence[Image]) -> FeaturesT:
+        """Return the features of a batch; call it through `encode_images`."""
         ...
 
-    def score(self, features: Any, text: TextMatrix) -> ScoreMaps:
-        """Return the score maps of encoded images for these words."""
+    def score(self, features: FeaturesT, text: TextMatrix) -> ScoreMaps:
+        """Return the score maps of encoded images for a vocabulary, without gradients."""
         ...
+
+
+def encode_images(segmenter: Segmenter[FeaturesT], images: Sequence[Image]) -> FeaturesT:
+    """Return the features of a batch of images.
+
+    Every `encode` is called here, so this is where precision, batching and memory policy are set
+    for all methods. No gradients are recorded.
+
+    Args:
+        segmenter: any method.
+        images: uint8 (3, H, W) each, of any sizes; an `ImageBatch` where a part of the method looks
+            images up by path.
+    """
+    with torch.inference_mode():
+        return segmenter.encode(images)

@@ -26,10 +26,10 @@ EMBEDDED = "embedded"
 
 
 class NamedOptions(Frozen):
-    """A part found by its file's name (method, objectness source, exporter) and its own options."""
+    """A plug-in by its file's name (method, objectness source, exporter) with its own options."""
 
     name: str
-    """Which one; a wrong name is answered with those there are."""
+    """Which one; for a wrong name the message lists those that exist."""
     options: dict[str, Any] = {}
     """Its own; checked before any worker starts."""
 
@@ -37,6 +37,25 @@ class NamedOptions(Frozen):
     @classmethod
     def _plain_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+
+class ConfigModel(Frozen):
+    """Base of models in which a user may name plug-ins.
+
+    Options that are given without the plug-in's name are those of the field's default plug-in.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_default_names(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        named = dict(value)
+        for key, field in cls.model_fields.items():
+            given = value.get(key)
+            if isinstance(field.default, NamedOptions) and isinstance(given, dict):
+                named[key] = {"name": field.default.name, **given}
+        return named
 
 
 class ClipConfig(Frozen):
@@ -142,7 +161,7 @@ class RunConfig(Frozen):
         return max(1, math.floor(self.cpus_per_worker))
 
 
-class JobConfig(Frozen):
+class JobConfig(ConfigModel):
     """A whole job; the YAML file and the command line both end here."""
 
     images: str

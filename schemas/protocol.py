@@ -112,8 +112,8 @@ class Recipe(Frozen):
     """Names of the methods."""
     note: str = ""
     """Differences from the published setting, and what is not known of it."""
-    glued: bool = False
-    """Class names are written without blanks: `trafficlight`."""
+    remove_spaces: bool = False
+    """Class names are written without spaces: `trafficlight`."""
     words: dict[str, Words] = {}
     """Other phrases for a class, by its name; the first replaces the name."""
     background: tuple[str, ...] | None = None
@@ -196,8 +196,8 @@ class BenchmarkProtocol(Frozen):
 
 def _label(name: str, recipe: Recipe) -> Label:
     first, *others = recipe.words.get(name, (name,))
-    glued = first.replace(" ", "") if recipe.glued else first
-    return Label(name=glued, synonyms=tuple(others))
+    name = first.replace(" ", "") if recipe.remove_spaces else first
+    return Label(name=name, synonyms=tuple(others))
 
 
 def _check_recipe(protocol: BenchmarkProtocol, recipe: Recipe) -> None:

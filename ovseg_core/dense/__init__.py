@@ -1,1 +1,1 @@
-"""What the sliding-window methods share: CLIP's patches, their attention, windows and scores."""
+"""What the sliding-window methods share: windows, dense CLIP features and their scores."""

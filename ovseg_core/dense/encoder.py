@@ -1,109 +1,152 @@
-"""How a window method reads CLIP: the trunk, then the last block in the method's own way.
+"""Images to dense features: CLIP's trunk, then the last block in the method's own way.
 
-The two halves are apart so that what lies between them can be changed: outliers repaired, windows
-laid together. Shapes: B windows, L = 1 + N tokens, C trunk width, D joint width, E further
-channels, h w patches.
+The two halves are apart so that the trunk's features can be changed before the last block: outliers
+are repaired, or all windows of an image are merged. Everything is float32 and on CLIP's device.
+
+Shapes: B windows, L = 1 + N tokens, C trunk width, D joint width, h w patches, N = h * w.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.dense.attention import AttentionPolicy
-from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.last_block import AttentionPolicy, dense_patches
 from ovseg_core.dense.options import WindowOptions
-from ovseg_core.dense.outliers import fill_outliers, find_outliers
+from ovseg_core.dense.outliers import repair_outliers
 
-OUTLIER_NEIGHBOURS, OUTLIER_SHARE = 30, 0.05
-"""SC-CLIP's published values (methods.md 7b, step 2)."""
+OptionsT = TypeVar("OptionsT", bound=WindowOptions)
 
 
-class DenseEncoder(Protocol):
-    """What a window method supplies."""
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Features of a batch of windows of one size, in CLIP's joint space.
+
+    Attributes:
+        patches_BDhw: embedding of each patch.
+        class_tokens_BD: embedding of each window as a whole; None where the scoring has no use for
+            it.
+        extra: further tensors (B, ...) that the method's scoring needs, by name, such as keys or
+            objectness.
+    """
+
+    patches_BDhw: Tensor
+    class_tokens_BD: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def clip(self) -> Clip:
-        """The CLIP that reads the windows; its normalisation is theirs."""
-        ...
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.patches_BDhw.shape[2], self.patches_BDhw.shape[3]
+
+    def unit(self) -> "DenseFeatures":
+        """Return the features with patches and class tokens of unit length."""
+        classes_BD = self.class_tokens_BD
+        return replace(
+            self,
+            patches_BDhw=F.normalize(self.patches_BDhw, dim=1),
+            class_tokens_BD=None if classes_BD is None else F.normalize(classes_BD, dim=1),
+        )
+
+    def unbind(self) -> list["DenseFeatures"]:
+        """Return the features of each window as a batch of one; nothing is copied."""
+        classes_BD = self.class_tokens_BD
+        return [
+            DenseFeatures(
+                self.patches_BDhw[i : i + 1],
+                None if classes_BD is None else classes_BD[i : i + 1],
+                {name: tensor[i : i + 1] for name, tensor in self.extra.items()},
+            )
+            for i in range(len(self.patches_BDhw))
+        ]
+
+    @staticmethod
+    def cat(parts: "Sequence[DenseFeatures]") -> "DenseFeatures":
+        """Concatenate batches of windows of one size into one batch."""
+        first = parts[0]
+        classes = [one.class_tokens_BD for one in parts if one.class_tokens_BD is not None]
+        return DenseFeatures(
+            torch.cat([one.patches_BDhw for one in parts]),
+            torch.cat(classes) if classes else None,
+            {name: torch.cat([one.extra[name] for one in parts]) for name in first.extra},
+        )
+
+
+class DenseEncoder(ABC, Generic[OptionsT]):
+    """Base of the methods' encoders; a method supplies `encode_dense`.
+
+    Args:
+        clip: the CLIP that encodes the windows; its normalisation is theirs.
+        options: the method's.
+    """
+
+    def __init__(self, clip: Clip, options: OptionsT) -> None:
+        self.clip = clip
+        self.options = options
 
     @property
     def multiple_px(self) -> int:
-        """Sides of a window are whole multiples of this, padded or cut."""
-        ...
+        """Sides of a window are padded or cut to whole multiples of this; by default a patch."""
+        return self.clip.patch_px
 
-    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
-        """Return what is known of each window by itself, before CLIP's last block.
+    def encode_trunk(self, windows_B3HW: Tensor) -> TrunkFeatures:
+        """Return the features of each window before CLIP's last block.
 
         Args:
             windows_B3HW: normalised for CLIP, whole patches unless the method drops remainders.
         """
-        ...
+        return self.forward_trunk(windows_B3HW)
 
-    def finish(self, state: TrunkFeatures) -> Tensor:
-        """Return (B, D + E, h, w).
+    @abstractmethod
+    def encode_dense(self, trunk: TrunkFeatures) -> DenseFeatures:
+        """Return the dense features, not normalised to unit length."""
 
-        The patches in the joint space, not normalised, then what else the scoring looks at.
+    def forward_trunk(
+        self,
+        windows_B3HW: Tensor,
+        return_ln2: Sequence[int] = (),
+        return_blocks: Sequence[int] = (),
+    ) -> TrunkFeatures:
+        """Run CLIP up to its last block; outliers are repaired if `outlier_repair` is on.
+
+        Args:
+            windows_B3HW: normalised.
+            return_ln2: blocks whose `ln_2` output is returned as well.
+            return_blocks: blocks whose output is returned as well, as it is before any repair.
         """
-        ...
+        options = self.options
+        trunk = self.clip.forward_trunk(
+            windows_B3HW, options.position_rule, return_ln2, return_blocks
+        )
+        return repair_outliers(trunk) if options.outlier_repair else trunk
 
 
-@dataclass(frozen=True)
-class LastBlockEncoder:
-    """Methods that differ in the last block's attention only.
-
-    Attributes:
-        clip: the model.
-        options: the method's.
-        policy: the attention for a state.
-        residual: keep the last block's skip connections and its MLP.
-    """
-
-    clip: Clip
-    options: WindowOptions
-    policy: Callable[[TrunkFeatures], AttentionPolicy]
-    residual: bool
-
-    @property
-    def multiple_px(self) -> int:
-        """CLIP's patch."""
-        return self.clip.patch_px
-
-    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
-        """Return the trunk's state."""
-        return read_trunk(self.clip, windows_B3HW, self.options)
-
-    def finish(self, state: TrunkFeatures) -> Tensor:
-        """Return the patches after the last block (B, D, h, w)."""
-        return dense_features(self.clip, state, self.policy(state), self.residual)
-
-
-def read_trunk(
-    clip: Clip,
-    windows_B3HW: Tensor,
-    options: WindowOptions,
-    return_ln2: Sequence[int] = (),
-    return_blocks: Sequence[int] = (),
-) -> TrunkFeatures:
-    """Run CLIP up to its last block; outliers are repaired where the options ask for it.
+class LastBlockEncoder(DenseEncoder[WindowOptions]):
+    """Encoder of the methods that change nothing but the last block's attention.
 
     Args:
         clip: the model.
-        windows_B3HW: normalised.
-        options: position rule and repair.
-        return_ln2: blocks whose `ln_2` output is returned as well.
-        return_blocks: blocks whose output is returned as well, as it was before any repair.
+        options: the method's.
+        policy: returns the attention for the trunk's features.
+        residual: keep the last block's skip connections and its MLP.
     """
-    state = clip.forward_trunk(windows_B3HW, options.position_rule, return_ln2, return_blocks)
-    return repaired(state) if options.outlier_repair else state
 
+    def __init__(
+        self,
+        clip: Clip,
+        options: WindowOptions,
+        policy: Callable[[TrunkFeatures], AttentionPolicy],
+        residual: bool,
+    ) -> None:
+        super().__init__(clip, options)
+        self._policy = policy
+        self._residual = residual
 
-def repaired(state: TrunkFeatures) -> TrunkFeatures:
-    """Return the state with its outlying patches filled from their neighbours (7b, steps 2, 3)."""
-    class_B1C, patches_BNC = state.tokens_BLC[:, :1], state.tokens_BLC[:, 1:]
-    outliers_BN = find_outliers(patches_BNC, OUTLIER_NEIGHBOURS, OUTLIER_SHARE)
-    filled_BNC = fill_outliers(patches_BNC, outliers_BN, state.grid_hw)
-    return replace(state, tokens_BLC=torch.cat([class_B1C, filled_BNC], dim=1))
+    def encode_dense(self, trunk: TrunkFeatures) -> DenseFeatures:
+        """Return the patches after the last block."""
+        return DenseFeatures(dense_patches(self.clip, trunk, self._policy(trunk), self._residual))

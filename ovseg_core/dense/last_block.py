@@ -1,54 +1,133 @@
-"""CLIP's last block by hand, with the attention exchanged.
+"""CLIP's last block by hand, with the attention that a method puts in place of softmax(q k^T).
 
-Methods differ in what they put in place of softmax(q k): a policy of `attention`. Shapes: B images,
-L tokens (class token first), C trunk width, H heads, d head width, D joint width, h w patches.
+Equations: docs/methods.md 1.6 and 7. Everything is float32 and on the tokens' device.
+
+Shapes: B images, L = 1 + N tokens (class token first), C trunk width, H heads, d head width, D
+joint width, h w patches, N = h * w.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.dense.attention import AttentionPolicy
+
+Pair = Literal["qk", "qq", "kk", "vv"]
 
 
-def dense_features(
-    clip: Clip, state: TrunkFeatures, policy: AttentionPolicy, residual: bool = True
+class AttentionPolicy(Protocol):
+    """How tokens attend to each other in the last block."""
+
+    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+        """Return the values after attention, shaped like `v_BHLd`."""
+        ...
+
+
+def identity(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+    """Return the values as they are: every token attends to itself alone (MaskCLIP)."""
+    return v_BHLd
+
+
+@dataclass(frozen=True)
+class SoftmaxSum:
+    """The sum of softmax(a b^T / sqrt d) over pairs (a, b), times the values.
+
+    The attentions are added, not averaged: rows sum to the number of pairs.
+
+    Attributes:
+        pairs: `qk` alone is CLIP's own attention, `qq` ClearCLIP's, `qq` + `kk` SCLIP's, with
+            `vv` CLIPtrase's.
+    """
+
+    pairs: tuple[Pair, ...]
+
+    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+        """Return the values after attention."""
+        by_name = {"q": q_BHLd, "k": k_BHLd, "v": v_BHLd}
+        out_BHLd = torch.zeros_like(v_BHLd)
+        for left, right in self.pairs:
+            out_BHLd = out_BHLd + F.scaled_dot_product_attention(
+                by_name[left], by_name[right], v_BHLd
+            )
+        return out_BHLd
+
+
+class Neighbourhood:
+    """softmax(k k^T / sqrt d + G) times the values (NACLIP; docs/methods.md 7).
+
+    Args:
+        grid_hw: rows and columns of patches.
+        sigma_patches: standard deviation of the Gaussian G in patches.
+        device: where the tokens are.
+    """
+
+    def __init__(
+        self, grid_hw: tuple[int, int], sigma_patches: float, device: torch.device
+    ) -> None:
+        self.bias_LL = gaussian_bias(grid_hw, sigma_patches).to(device)
+
+    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+        """Return the values after attention; the queries are not used."""
+        bias = self.bias_LL.to(k_BHLd.dtype)
+        return F.scaled_dot_product_attention(k_BHLd, k_BHLd, v_BHLd, attn_mask=bias)
+
+
+@dataclass(frozen=True)
+class SelfAdjusted:
+    """The mean of attention by a given similarity of patches and of k-k attention (SC-CLIP).
+
+    Attributes:
+        bias_B1NN: the similarity before its softmax, the same for every head; minus infinity where
+            two patches do not attend to each other.
+    """
+
+    bias_B1NN: Tensor
+
+    def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
+        """Return the values after attention; the queries are not used."""
+        by_similarity_BHLd = self.bias_B1NN.softmax(dim=-1) @ v_BHLd
+        by_keys_BHLd = F.scaled_dot_product_attention(k_BHLd, k_BHLd, v_BHLd)
+        return (by_similarity_BHLd + by_keys_BHLd) / 2
+
+
+def gaussian_bias(grid_hw: tuple[int, int], sigma_patches: float) -> Tensor:
+    """Return G (1 + N, 1 + N): exp(-|p - q|^2 / (2 sigma^2)); 0 for the class token."""
+    # Gaussians are separable: a small matrix for each axis, multiplied by the outer product.
+    rows, columns = (
+        torch.exp(
+            -((torch.arange(side)[:, None] - torch.arange(side)) ** 2) / (2 * sigma_patches**2)
+        )
+        for side in grid_hw
+    )
+    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+
+
+def dense_patches(
+    clip: Clip, trunk: TrunkFeatures, policy: AttentionPolicy, residual: bool = True
 ) -> Tensor:
-    """Return the patches in the joint space (B, D, h, w), not normalised.
+    """Return the patches in the joint space (B, D, h, w), not normalised to unit length.
 
     Args:
         clip: supplies the last block's weights.
-        state: the tower before its last block.
+        trunk: CLIP's image encoder before its last block.
         policy: the attention.
         residual: keep the block's skip connections and its MLP; without them the attention's
             output alone is projected.
     """
-    tokens_BLC = last_block(clip, state.tokens_BLC, policy, residual)
+    tokens_BLC = run_last_block(clip, trunk.tokens_BLC, policy, residual)
     patches_BND = clip.project(tokens_BLC[:, 1:])
-    return patches_BND.transpose(1, 2).unflatten(2, state.grid_hw)
+    return patches_BND.transpose(1, 2).unflatten(2, trunk.grid_hw)
 
 
-def last_keys(clip: Clip, state: TrunkFeatures) -> Tensor:
-    """Return the last block's keys of the patches (B, C, h, w), after its output projection.
+def run_last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
+    """Return the tokens after the last block (B, L, C), before the final norm.
 
-    A key that went through the projection of values is what MaskCLIP's published code stores.
+    Takes the arguments of `dense_patches`; `x_BLC` are the block's input tokens.
     """
     block: Any = clip.visual.transformer.resblocks[-1]
-    attention = block.attn
-    weight, bias = (part.chunk(3)[1] for part in (attention.in_proj_weight, attention.in_proj_bias))
-    keys_BLC = attention.out_proj(F.linear(block.ln_1(state.tokens_BLC), weight, bias))
-    return keys_BLC[:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
-
-
-def last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
-    """Return the tokens after the last block (B, L, C), before the final norm."""
-    return run_block(clip.visual.transformer.resblocks[-1], x_BLC, policy, residual)
-
-
-def run_block(block: Any, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
-    """Return the tokens after any block of the tower (B, L, C); see `dense_features`."""
     out_BLC = block.attn.out_proj(policy(*qkv(block, x_BLC)).transpose(1, 2).flatten(2))
     if not residual:
         return out_BLC
@@ -57,7 +136,7 @@ def run_block(block: Any, x_BLC: Tensor, policy: AttentionPolicy, residual: bool
 
 
 def qkv(block: Any, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values (B, H, L, d) of a block on its input tokens."""
+    """Return queries, keys and values (B, H, L, d) of a block for its input tokens."""
     attention = block.attn
     qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias)
     q_BHLd, k_BHLd, v_BHLd = (

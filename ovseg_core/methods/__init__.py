@@ -1,6 +1,7 @@
-"""The published recipes, one file each; the file's name is the name in the config."""
+"""The published methods, one file each; the file's name is the name in the configuration."""
 
-from ovseg_core import objectness
+from typing import Any
+
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.segmenter import MethodCard, Segmenter
@@ -12,7 +13,7 @@ PACKAGE = __name__
 
 
 def check_options(method: NamedOptions) -> None:
-    """Check a method's name and options; loads no weights.
+    """Check a method's name and options, those of nested plug-ins included; loads no weights.
 
     Raises:
         ConfigError: an unknown method, an unknown option or a wrong value.
@@ -26,13 +27,10 @@ def option_folders(method: NamedOptions) -> dict[str, str]:
     Raises:
         ConfigError: an unknown method, an unknown option or a wrong value.
     """
-    options = plugins.read_options(PACKAGE, method, "method")
-    found = folders_in(options, "method.options")
-    source = getattr(options, "objectness", None)
-    if isinstance(source, NamedOptions):
-        inner = plugins.read_options(objectness.PACKAGE, source, objectness.WHERE)
-        found |= folders_in(inner, f"{objectness.WHERE}.options")
-    return found
+    folders: dict[str, str] = {}
+    for part in plugins.read_nested_options(PACKAGE, method, "method"):
+        folders |= folders_in(part.options, f"{part.where}.options")
+    return folders
 
 
 def with_published_clip(config: JobConfig) -> JobConfig:
@@ -53,7 +51,7 @@ def with_published_clip(config: JobConfig) -> JobConfig:
     return config.model_copy(update={"clip": card.clip})
 
 
-def build_segmenter(method: NamedOptions, backbones: Backbones) -> Segmenter:
+def build_segmenter(method: NamedOptions, backbones: Backbones) -> Segmenter[Any]:
     """Return the method, ready to use.
 
     Raises:

@@ -1,13 +1,14 @@
-"""ClearCLIP (Lan et al., ECCV 2024): the last block is its q-q attention, and nothing else.
+"""ClearCLIP (Lan et al., ECCV 2024): q-q attention in the last block, no residual and no MLP.
 
-The residual connection carries the noise of the global branch, so it is dropped with the MLP.
+The paper finds that the residual connection carries the noise of the dense features, and drops it
+together with the MLP (docs/methods.md 7).
 """
 
 from pydantic import PositiveFloat
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.attention import SoftmaxSum
 from ovseg_core.dense.encoder import LastBlockEncoder
+from ovseg_core.dense.last_block import SoftmaxSum
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
@@ -50,11 +51,11 @@ class Options(WindowOptions):
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:
-    """Load CLIP and the objectness source.
+    """Return the method with its networks loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
     # X_dense = LN(Proj(softmax(q q^T / sqrt d) v)) W: no X_res, no FFN
-    reader = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, options.residual)
-    return WindowSegmenter(backbones, reader, options, PUBLISHED)
+    encoder = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, options.residual)
+    return WindowSegmenter(backbones, encoder, PUBLISHED)

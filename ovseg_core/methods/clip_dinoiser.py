@@ -1,14 +1,15 @@
-"""CLIP-DINOiser (Wysoczanska et al., ECCV 2024): MaskCLIP's patches, pooled among their like.
+"""CLIP-DINOiser (Wysoczanska et al., ECCV 2024): MaskCLIP's patches pooled by an affinity.
 
-Which patches are alike a self-supervised network says, or a small convolution that learned it; so
-with what is background. Numbers beside the lines are those of methods.md. Shapes: B windows, W
-windows of one image, N = h * w patches, D joint width, K classes.
+The affinity of patches is that of a self-supervised network, or of a small convolution on CLIP's
+own features that learned it; objectness, by FOUND or learned likewise, finds the background.
+Numbers in comments are sections of docs/methods.md.
+
+Shapes: B windows, N = h * w patches, C channels of the affinity's map, D joint width, K classes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
@@ -18,10 +19,10 @@ from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, threshold_affinity
-from ovseg_core.dense.attention import identity
-from ovseg_core.dense.encoder import read_trunk
-from ovseg_core.dense.last_block import dense_features
-from ovseg_core.dense.options import PublishedSizes, Scoring, WindowOptions, probabilities
+from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
+from ovseg_core.dense.last_block import dense_patches, identity
+from ovseg_core.dense.options import PublishedSizes, WindowOptions
+from ovseg_core.dense.scoring import Scoring, patch_probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.heads.shared.dinoiser_model import (
     DINO,
@@ -32,6 +33,7 @@ from ovseg_core.heads.shared.dinoiser_model import (
     tap_map,
 )
 from ovseg_core.objectness import found
+from ovseg_core.objectness.found import FoundObjectness
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig
 
@@ -44,122 +46,140 @@ CARD = MethodCard(
     weights="CLIP ViT-B/16 laion2b_s34b_b88k and two heads, or DINO ViT-B/16 and FOUND",
     licence="MIT; heads Apache-2.0",
     published={
-        "VOC21": 62.1, "Context60": 32.4, "Object": 34.8, "VOC20": 80.9,
-        "Context59": 35.9, "Stuff": 24.6, "Cityscapes": 31.7, "ADE": 20.0,
+        "VOC21": 62.1,
+        "Context60": 32.4,
+        "Object": 34.8,
+        "VOC20": 80.9,
+        "Context59": 35.9,
+        "Stuff": 24.6,
+        "Cityscapes": 31.7,
+        "ADE": 20.0,
     },
-)  # fmt: skip
+)
 
 PUBLISHED = PublishedSizes(short=2, window=2, stride=1, padding="black")
-"""448 px, windows of 448 px, 224 px apart; what is missing to whole patches is black."""
+"""448 px, windows of 448 px, 224 px apart; padded to whole patches with black."""
+
+AFFINITY, OBJECTNESS = "affinity", "objectness"
+"""Names of the maps from which the affinity is computed (B, C, h, w), and of objectness (B, 1, h,
+w), a probability."""
 
 
 class Options(WindowOptions):
     """Options of the method `clip_dinoiser`."""
 
     affinity: Literal["learned", "dino", "clip_keys"] = "learned"
-    """Who says which patches are alike: the heads, DINO's values, or keys of CLIP's last block."""
+    """Source of the affinity: the learned head, DINO's values, or keys of CLIP's last block."""
     background: Literal["learned", "found", "found_only", "none"] = "learned"
-    """Who says which patches show no object: the heads or FOUND; they become background where no
-    word is sure, with `found_only` everywhere. `none`: as published for sets without background."""
+    """Source of the objectness: the learned head or FOUND. Patches without an object become
+    background where no label has a probability of `delta`, with `found_only` everywhere. `none`: as
+    published for sets without background."""
     heads: str = ""
     """File with both heads (path or URL); empty: the authors', for the embedded CLIP its own."""
     affinity_network: str = ""
     """timm network for `affinity: dino`; empty: DINO ViT-B/16, beside embedded models theirs."""
     found_head: str = ""
     """FOUND's head for the job's second network; empty: as for the objectness source `found`."""
-    least_affinity: Annotated[float, Field(ge=-1, le=1)] = 0.2
-    """Patches less alike than this do not pool (gamma)."""
-    sure: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """A word at least as likely as this is sure (delta)."""
+    gamma: Annotated[float, Field(ge=-1, le=1)] = 0.2
+    """Threshold of the affinity below which patches are not pooled together."""
+    delta: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Confidence from which on a patch keeps its label where there is no object."""
     logit_scale: PositiveFloat = 100.0
     """Multiplies the cosines before the softmax over all phrases."""
     position_rule: PositionInterpolation = "size"
-    """How the position table is read at other grids than its own."""
+    """How position embeddings are interpolated to other grids than CLIP's own."""
 
 
-@dataclass(frozen=True)
-class PoolingReader:
-    """Reads windows with CLIP and with the heads or networks that the options ask for."""
+class PoolingEncoder(DenseEncoder[Options]):
+    """Encoder that pools MaskCLIP's patches by an affinity.
 
-    clip: Clip
-    options: Options
-    heads: DinoiserHeads | None
-    dino: DenseBackbone | None
-    found: found.FoundObjectness | None
+    Args:
+        clip: the model.
+        options: the method's.
+        heads: the learned heads, if the options use them.
+        dino: the network of `affinity: dino`.
+        found: FOUND's objectness, if the options use it.
+    """
 
-    @property
-    def multiple_px(self) -> int:
-        """CLIP's patch."""
-        return self.clip.patch_px
+    def __init__(
+        self,
+        clip: Clip,
+        options: Options,
+        heads: DinoiserHeads | None = None,
+        dino: DenseBackbone | None = None,
+        found: FoundObjectness | None = None,
+    ) -> None:
+        super().__init__(clip, options)
+        self.heads = heads
+        self.dino = dino
+        self.found = found
 
-    def read(self, windows_B3HW: Tensor) -> TrunkFeatures:
-        """Return the trunk with what pools (`affinity`) and what is an object (`foreground`)."""
+    def encode_trunk(self, windows_B3HW: Tensor) -> TrunkFeatures:
+        """Return the trunk with extra maps for the affinity and, if needed, objectness."""
         options = self.options
-        state = read_trunk(self.clip, windows_B3HW, options, (TAP,) if self.heads else ())
+        trunk = self.forward_trunk(windows_B3HW, return_ln2=(TAP,) if self.heads else ())
         pixels_B3HW = self.clip.denormalise(windows_B3HW)
-        guides: dict[str, Tensor] = {}
+        extra_maps: dict[str, Tensor] = {}
         if self.dino:  # 5.1, DINO: v of its last block
-            guides["affinity"] = self.dino.features(pixels_B3HW, "v")
+            extra_maps[AFFINITY] = self.dino.features(pixels_B3HW, "v")
         elif self.heads and options.affinity == "learned":  # 5.1, learned: G = conv3x3(X)
-            guides["affinity"] = self.heads.guide(tap_map(state))
+            extra_maps[AFFINITY] = self.heads.guide(tap_map(trunk))
         else:  # the ablation "w. CLIP keys"
-            guides["affinity"] = clip_keys(self.clip, state)
+            extra_maps[AFFINITY] = clip_keys(self.clip, trunk)
         if self.found:  # 5.2, DinoCLIP: on the same crop
-            guides["foreground"] = self.found.patch_probabilities(pixels_B3HW)
+            extra_maps[OBJECTNESS] = self.found.patch_probabilities(pixels_B3HW)
         elif self.heads and options.background == "learned":  # 5.2: conv1x1(unit X)
-            guides["foreground"] = self.heads.objectness(tap_map(state)).sigmoid()
-        return replace(state, ln2={}, extra_maps=guides)
+            extra_maps[OBJECTNESS] = self.heads.objectness(tap_map(trunk)).sigmoid()
+        return replace(trunk, ln2={}, extra_maps=extra_maps)
 
-    def finish(self, state: TrunkFeatures) -> Tensor:
-        """Return the pooled patches (B, D, h, w), then the foreground probability if any."""
-        features_BDhw = dense_features(self.clip, state, identity)  # 4.1: F
-        guide_BChw = state.extra_maps["affinity"]
-        grid_hw = (guide_BChw.shape[2], guide_BChw.shape[3])
-        affinity_BNN = cosine_affinity(guide_BChw)  # 5.1: A = G G^T
-        affinity_BNN = threshold_affinity(
-            affinity_BNN, self.options.least_affinity
-        )  # A < gamma -> 0
-        pooled_BDhw = guided_pooling(features_BDhw, affinity_BNN, grid_hw)  # F+ = A F / sum A
-        if "foreground" not in state.extra_maps:
-            return pooled_BDhw
-        foreground = F.interpolate(state.extra_maps["foreground"], size=grid_hw, mode="bilinear")
-        return torch.cat([pooled_BDhw, foreground], dim=1)
+    def encode_dense(self, trunk: TrunkFeatures) -> DenseFeatures:
+        """Return the pooled patches, and their objectness if there is any."""
+        patches_BDhw = dense_patches(self.clip, trunk, identity)  # 4.1: F
+        affinity_BChw = trunk.extra_maps[AFFINITY]
+        grid_hw = (affinity_BChw.shape[2], affinity_BChw.shape[3])
+        affinity_BNN = cosine_affinity(affinity_BChw)  # 5.1: A = G G^T
+        affinity_BNN = threshold_affinity(affinity_BNN, self.options.gamma)  # A < gamma -> 0
+        pooled_BDhw = guided_pooling(patches_BDhw, affinity_BNN, grid_hw)  # F+ = A F / sum A
+        if OBJECTNESS not in trunk.extra_maps:
+            return DenseFeatures(pooled_BDhw)
+        objectness_B1hw = F.interpolate(trunk.extra_maps[OBJECTNESS], grid_hw, mode="bilinear")
+        return DenseFeatures(pooled_BDhw, extra={OBJECTNESS: objectness_B1hw})
 
 
 def with_background(options: Options) -> Scoring:
-    """Return P = softmax(100 cos(F+, T)) with the patches that show no object set to background."""
+    """Return P = softmax(100 cos(F+, T)) with patches that show no object set to background."""
 
-    def maps(unit_WDhw: Tensor, extra_WEhw: Tensor, text: TextMatrix, scale: float) -> Tensor:
-        probs_WKhw = probabilities(unit_WDhw, extra_WEhw, text, scale)
+    def score(features: DenseFeatures, text: TextMatrix) -> Tensor:
+        probs_BKhw = patch_probabilities(features, text, options.logit_scale)
         if options.background == "none":
-            return probs_WKhw
-        empty_Whw = extra_WEhw[:, 0] <= 0.5
+            return probs_BKhw
+        empty_Bhw = features.extra[OBJECTNESS][:, 0] <= 0.5
         if options.background != "found_only":
-            empty_Whw &= probs_WKhw.amax(dim=1) < options.sure  # 5.2: max_k P < delta
-        probs_WKhw[:, 0].masked_fill_(empty_Whw, 1.0)  # P_0 = 1
-        return probs_WKhw
+            empty_Bhw &= probs_BKhw.amax(dim=1) < options.delta  # 5.2: max_k P < delta
+        probs_BKhw[:, 0].masked_fill_(empty_Bhw, 1.0)  # P_0 = 1
+        return probs_BKhw
 
-    return Scoring(maps, "prob")
+    return Scoring(score, "prob")
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:
-    """Load CLIP and what the options ask for.
+    """Return the method with its networks and heads loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
-    reader = read_with(options, backbones)
-    return WindowSegmenter(backbones, reader, options, PUBLISHED, with_background(options))
+    encoder = build_encoder(options, backbones)
+    return WindowSegmenter(backbones, encoder, PUBLISHED, with_background(options))
 
 
-def read_with(options: Options, backbones: Backbones) -> PoolingReader:
-    """Return the reader with the networks and heads that the options ask for; see `build`."""
-    heads = dino = foreground = None
+def build_encoder(options: Options, backbones: Backbones) -> PoolingEncoder:
+    """Return the encoder with the networks and heads that the options need; see `build`."""
+    heads = dino = objectness = None
     if "learned" in (options.affinity, options.background):
         heads = load_dinoiser_heads(options.heads, backbones)
     if options.affinity == "dino":
         model = options.affinity_network or backbones.network_or(DINO)
         dino = backbones.network(model, "affinity")
     if options.background.startswith("found"):
-        foreground = found.build(found.Options(head=options.found_head), backbones)
-    return PoolingReader(backbones.clip, options, heads, dino, foreground)
+        objectness = found.build(found.Options(head=options.found_head), backbones)
+    return PoolingEncoder(backbones.clip, options, heads, dino, objectness)

@@ -1,9 +1,11 @@
-"""CLIP-DIY (Wysoczanska et al., WACV 2024): CLIP asked about crops, an objectness map as referee.
+"""CLIP-DIY (Wysoczanska et al., WACV 2024): CLIP scores of multi-scale crops times objectness.
 
 Follows the authors' evaluation script by default: the image squashed to 256 x 256, half-overlapping
-crops of three sizes, cosine maps enlarged and averaged, foreground probability multiplied in.
+crops of three sizes, cosine maps enlarged and averaged, then multiplied by an objectness map
+(docs/methods.md 2).
+
 Shapes: B images, N crops of all scales, S crops along a side, P side of the squashed image, R side
-of a resized crop, D joint width, Q rows, K classes.
+of a resized crop, D joint width, Q text rows, K classes.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from ovseg_core.images.batch import Image, with_images
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
 from ovseg_core.resize.pillow_bicubic import bicubic_crops, crop_grid
 from ovseg_core.resize.published_sizes import resize_linear, squash_nearest
-from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, TextMatrix
+from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import VocabularyError
 from schemas.vocabulary import Vocabulary
@@ -50,11 +52,11 @@ CARD = MethodCard(
 
 @dataclass(frozen=True)
 class CropFeatures:
-    """What is known of a batch of images by its crops, before the words.
+    """The crops' embeddings and the objectness of a batch, on the method's device.
 
     Attributes:
-        crops_BND: pooled embeddings of all crops, scale by scale in scan order, not normalised.
-        objectness: foreground probability of each image on the canvas; None without a source.
+        crops_BND: float32 embeddings of all crops, scale by scale in scan order, not normalised.
+        objectness: of each image, float32 (P, P) in [0, 1]; None without a source.
     """
 
     crops_BND: Tensor
@@ -67,12 +69,12 @@ class CropFeatures:
 
 @dataclass(frozen=True)
 class CropPyramid:
-    """How the image is cut.
+    """Square crops of several sizes.
 
     Attributes:
-        side_px: of the image.
-        scales: sides of the crops.
-        stride_divisor: crops of side s stand s // stride_divisor apart.
+        side_px: of the squashed image.
+        scales: sides of the crops in pixels.
+        stride_divisor: crops of side s are s // stride_divisor apart.
     """
 
     side_px: int
@@ -80,10 +82,10 @@ class CropPyramid:
     stride_divisor: int
 
     def check(self) -> None:
-        """Refuse crops that do not fit.
+        """Check that the crops fit.
 
         Raises:
-            ValueError: says which.
+            ValueError: a crop is larger than the image or has no stride.
         """
         if max(self.scales) > self.side_px:
             raise ValueError(f"scales: expected crops of 1 to {self.side_px} px, got {self.scales}")
@@ -99,7 +101,7 @@ class CropPyramid:
         return torch.cat(parts, dim=1)
 
     def grids(self, scores_BNQ: Tensor) -> list[Tensor]:
-        """Return the crops' scores where the crops lie, one (B, Q, S, S) for each size."""
+        """Return the crops' scores on the crops' grids, one (B, Q, S, S) for each size."""
         sides = [
             crop_grid(self.side_px, scale, scale // self.stride_divisor) for scale in self.scales
         ]
@@ -113,26 +115,26 @@ class CropPyramid:
 class Options(MethodOptions):
     """Options of the method `clip_diy`; the defaults are the authors' evaluation."""
 
-    recipe: Literal["evaluation", "demo"] = "evaluation"
+    variant: Literal["evaluation", "demo"] = "evaluation"
     """`evaluation`: bilinear squash, objectness of the original image. `demo`: nearest squash,
     objectness of the squashed image, as in the authors' notebook."""
     side_px: PositiveInt = 256
-    """Side of the square that the image is squashed to; labels are taken there."""
+    """Side of the square that the image is squashed to; labels are decided on it."""
     scales: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 128, 64)
     """Sides of the crops in pixels of the squashed image."""
     stride_divisor: PositiveInt = 2
-    """Crops of side P stand P / stride_divisor apart; 1: no overlap."""
-    objectness: Annotated[NamedOptions, ObjectnessPart] = NamedOptions(name="found")
-    """Where the foreground comes from; `none` leaves the fusion out."""
+    """Crops of side s are s / stride_divisor apart; 1: no overlap."""
+    objectness: ObjectnessPart = NamedOptions(name="found")
+    """Source of the objectness; with `none` the scores decide alone."""
     templates: TemplateSet = "diy"
     """Prompt templates where the vocabulary gives none."""
     background_prompt: Literal["literal", "template"] = "literal"
-    """Whether background phrases are embedded as they stand or in the templates."""
+    """Whether background phrases are embedded without a template or in the templates."""
     decode_side_px: NonNegativeInt = 672
-    """Photographs may be decoded at a reduced scale down to this short side; COCO and VOC ones are
-    below twice this and so never are. 0: always at full size."""
+    """Images may be decoded at a reduced scale down to this short side; those of COCO and VOC are
+    smaller than twice this side and never are. 0: always at full size."""
     crops_per_forward: NonNegativeInt = 0
-    """Crops in one pass through the image tower, which bounds memory; 0: what suits the device."""
+    """Crops in one forward pass, which bounds memory; 0: a default for the device."""
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "Options":
@@ -140,21 +142,21 @@ class Options(MethodOptions):
         return self
 
     def pyramid(self) -> CropPyramid:
-        """Return how the squashed image is cut."""
+        """Return the crops of the squashed image."""
         return CropPyramid(self.side_px, self.scales, self.stride_divisor)
 
 
-class ClipDiy:
+class ClipDiy(Segmenter[CropFeatures]):
     """The method; see the module.
 
     Args:
-        clip: embeds crops and words.
-        objectness: the referee.
-        options: the recipe.
+        clip: embeds crops and phrases.
+        objectness: the source that the scores are multiplied with.
+        options: the method's.
     """
 
     def __init__(self, clip: Clip, objectness: Objectness, options: Options) -> None:
-        demo = options.recipe == "demo"
+        demo = options.variant == "demo"
         self.decode_side_px = options.side_px if demo else options.decode_side_px
         self._clip = clip
         self._objectness = objectness
@@ -165,10 +167,10 @@ class ClipDiy:
         self._text = TextEncoder(clip, templates_of(options.templates), templates_of(literal))
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
-        """Return the vocabulary as rows.
+        """Return the vocabulary's text matrix.
 
         Raises:
-            VocabularyError: no background phrase for objectness to hold against the labels.
+            VocabularyError: objectness without a background phrase, which it would favour.
         """
         if not vocabulary.background and self._options.objectness.name != "none":
             raise VocabularyError(
@@ -177,20 +179,19 @@ class ClipDiy:
             )
         return self._text.matrix(vocabulary)
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[Image]) -> CropFeatures:
-        """Embed the crops of all images in common batches and find their foreground."""
+        """Return the embeddings of all crops, computed in common batches, and the objectness."""
         squashed = [self.squash(image) for image in images]
         squares_B3PP = torch.stack(squashed).to(self._clip.device)
         crops = self.pyramid.cut(squares_B3PP, self._clip.input_px)
         embedded = self._clip.encode_images(crops.flatten(0, 1), self._options.crops_per_forward)
         crops_BND = embedded.unflatten(0, crops.shape[:2])
-        seen = images if self._options.recipe == "evaluation" else with_images(images, squashed)
+        seen = images if self._options.variant == "evaluation" else with_images(images, squashed)
         return CropFeatures(crops_BND, squashed_maps(self._objectness.maps(seen), self._side))
 
     @torch.inference_mode()
     def score(self, features: CropFeatures, text: TextMatrix) -> ScoreMaps:
-        """Return raw cosines of the crop grids: one level for each scale."""
+        """Return the cosines of the crops: one level for each size of crops."""
         cosines_BNQ = F.normalize(features.crops_BND, dim=-1) @ text.rows_QD.T
         grids = self.pyramid.grids(cosines_BNQ)
         levels = [best_of_class(grid_BQSS, text, absent=-1.0) for grid_BQSS in grids]
@@ -205,13 +206,13 @@ class ClipDiy:
 
     def squash(self, image: Image) -> Image:
         """Return the image as a uint8 square, aspect ignored."""
-        if self._options.recipe == "demo":
+        if self._options.variant == "demo":
             return squash_nearest(image[None], self._side)[0]
         return resize_linear(image, (self._side, self._side))
 
 
 def build(options: Options, backbones: Backbones) -> ClipDiy:
-    """Load CLIP and the objectness source.
+    """Return the method with its networks loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.

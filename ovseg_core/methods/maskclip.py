@@ -1,16 +1,18 @@
-"""MaskCLIP (Zhou et al., ECCV 2022) on LAION weights: in the last block tokens keep their values.
+"""MaskCLIP (Zhou et al., ECCV 2022) on LAION weights: identity attention in the last block.
 
-The variant that CLIP-DIY and CLIP-DINOiser compare with: residual and MLP kept, plain CLIP
-normalisation, softmax over the words in each window. The original recipe is `maskclip_original`.
+The variant that CLIP-DIY and CLIP-DINOiser compare with: residual connection and MLP kept, CLIP's
+normalisation of pixels, softmax over the phrases in each window (docs/methods.md 4.1). The original
+repository's variant is `maskclip_original`.
 """
 
 from pydantic import PositiveFloat
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text_encoder import TemplateSet
-from ovseg_core.dense.options import PROBABILITIES, PublishedSizes
+from ovseg_core.dense.maskclip import MaskClipEncoder, MaskClipOptions, refined
+from ovseg_core.dense.options import PublishedSizes
+from ovseg_core.dense.scoring import probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
-from ovseg_core.dense.value_path import ValueOptions, ValueReader, refined
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
 
@@ -38,21 +40,22 @@ PUBLISHED = PublishedSizes(short=2, window=2, stride=1, padding="black")
 """448 px, windows of 448 px, 224 px apart."""
 
 
-class Options(ValueOptions):
+class Options(MaskClipOptions):
     """Options of the method `maskclip`."""
 
     templates: TemplateSet = "t80"
     """Prompt templates where the vocabulary gives none."""
     logit_scale: PositiveFloat = 100.0
-    """Multiplies the cosines before the softmax over the words."""
+    """Multiplies the cosines before the softmax over all phrases."""
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:
-    """Load CLIP and the objectness source.
+    """Return the method with its networks loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
     # z = v + x, z + MLP(LN(z)) with v = Proj(W_v LN(x)); P = softmax(100 cos(F, T))
-    reader = ValueReader(backbones.clip, options)
-    return WindowSegmenter(backbones, reader, options, PUBLISHED, refined(options, PROBABILITIES))
+    encoder = MaskClipEncoder(backbones.clip, options)
+    scoring = refined(options, probabilities(options.logit_scale))
+    return WindowSegmenter(backbones, encoder, PUBLISHED, scoring)

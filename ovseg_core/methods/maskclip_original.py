@@ -1,15 +1,16 @@
 """MaskCLIP (Zhou et al., ECCV 2022) as in its own repository: the whole image, scored by cosine.
 
-Pixels are normalised as for ImageNet, and the refinements of the paper can be switched on.
-Its numbers were taken with OpenAI's weights in a network with plain GELU and a LayerNorm epsilon of
-1e-6, which is what a job gets that names no CLIP. The ResNet variants are not built: ovseg reads
-vision transformers only.
+Pixels are normalised as for ImageNet, and the refinements of the paper can be switched on
+(docs/methods.md 4.1, 4.2). The published scores are of OpenAI's weights in a network with plain
+GELU and a LayerNorm epsilon of 1e-6; a job that names no CLIP gets this one. The ResNet variants
+are not built: ovseg reads vision transformers only.
 """
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.options import COSINES, PublishedSizes
+from ovseg_core.dense.maskclip import MaskClipEncoder, MaskClipOptions, refined
+from ovseg_core.dense.options import PublishedSizes
+from ovseg_core.dense.scoring import COSINES
 from ovseg_core.dense.segmenter import WindowSegmenter
-from ovseg_core.dense.value_path import ValueOptions, ValueReader, refined
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
 
@@ -31,7 +32,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """By channel, of pixels in [0, 1]."""
 
 
-class Options(ValueOptions):
+class Options(MaskClipOptions):
     """Options of the method `maskclip_original`."""
 
     imagenet_pixels: bool = True
@@ -39,7 +40,7 @@ class Options(ValueOptions):
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:
-    """Load CLIP and the objectness source.
+    """Return the method with its networks loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
@@ -48,5 +49,5 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     if options.imagenet_pixels:
         clip = clip.with_normalisation(IMAGENET_MEAN, IMAGENET_STD)
     # z = v + x, z + MLP(LN(z)) with v = Proj(W_v LN(x)); the label is argmax cos(F, T)
-    reader = ValueReader(clip, options)
-    return WindowSegmenter(backbones, reader, options, PUBLISHED, refined(options, COSINES))
+    encoder = MaskClipEncoder(clip, options)
+    return WindowSegmenter(backbones, encoder, PUBLISHED, refined(options, COSINES))

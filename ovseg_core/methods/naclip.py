@@ -1,7 +1,7 @@
-"""NACLIP (Hajimiri et al., WACV 2025): patches attend to like keys, and to their neighbours.
+"""NACLIP (Hajimiri et al., WACV 2025): k-k attention with a Gaussian bias to the neighbourhood.
 
-A Gaussian of the distance is added to the likeness of the keys; residual connection and MLP of the
-last block are dropped; PAMR sharpens the scores.
+A Gaussian of the distance of two patches is added to the similarity of their keys; residual
+connection and MLP of the last block are dropped, and PAMR refines the scores (docs/methods.md 7).
 """
 
 from typing import Literal
@@ -10,8 +10,8 @@ from pydantic import NonNegativeInt, PositiveFloat
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.attention import Neighbourhood
 from ovseg_core.dense.encoder import LastBlockEncoder
+from ovseg_core.dense.last_block import Neighbourhood
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
@@ -45,24 +45,24 @@ class Options(WindowOptions):
     """Options of the method `naclip`."""
 
     pamr_steps: NonNegativeInt = 10
-    """Steps of PAMR, which draws the scores to the edges of the image, at full size; 0: none."""
-    std_patches: PositiveFloat = 5.0
-    """Standard deviation of the Gaussian in patches."""
+    """Steps of PAMR, which aligns the scores with the edges of the image, at full size; 0: none."""
+    sigma_patches: PositiveFloat = 5.0
+    """Standard deviation of the Gaussian in patches (sigma)."""
     architecture: Literal["reduced", "vanilla"] = "reduced"
     """`vanilla` keeps the last block's residual connection and MLP, `reduced` drops them."""
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:
-    """Load CLIP and the objectness source.
+    """Return the method with its networks loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
     clip = backbones.clip
 
-    def attention(state: TrunkFeatures) -> Neighbourhood:
-        # softmax(k k^T / sqrt d + G), G_pq = exp(-|p - q|^2 / (2 std^2))
-        return Neighbourhood(state.grid_hw, options.std_patches, clip.device)
+    def attention(trunk: TrunkFeatures) -> Neighbourhood:
+        # softmax(k k^T / sqrt d + G), G_pq = exp(-|p - q|^2 / (2 sigma^2))
+        return Neighbourhood(trunk.grid_hw, options.sigma_patches, clip.device)
 
-    reader = LastBlockEncoder(clip, options, attention, options.architecture == "vanilla")
-    return WindowSegmenter(backbones, reader, options, PUBLISHED)
+    encoder = LastBlockEncoder(clip, options, attention, options.architecture == "vanilla")
+    return WindowSegmenter(backbones, encoder, PUBLISHED)

@@ -1,7 +1,7 @@
-"""SCLIP (Wang et al., ECCV 2024): the last block attends by likeness of queries and of keys.
+"""SCLIP (Wang et al., ECCV 2024): correlative self-attention in the last block.
 
-Correlative self-attention: two tokens exchange values as far as their queries are alike, and once
-more as far as their keys are. Residual connection and MLP stay.
+Tokens attend by the similarity of their queries, plus by the similarity of their keys; residual
+connection and MLP are kept (docs/methods.md 7).
 """
 
 from typing import Annotated
@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.attention import SoftmaxSum
 from ovseg_core.dense.encoder import LastBlockEncoder
-from ovseg_core.dense.options import COSINES, PublishedSizes, WindowOptions
+from ovseg_core.dense.last_block import SoftmaxSum
+from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -51,16 +51,15 @@ class Options(WindowOptions):
     """
 
     area_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A label with no more than this share of the pixels that are not background is left out of
+    """A label with no more than this share of the pixels that are not background is dropped from
     the image; 0: none is."""
 
 
 def build(options: Options, backbones: Backbones) -> WindowSegmenter:
-    """Load CLIP and the objectness source.
+    """Return the method with its networks loaded.
 
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
-    reader = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, residual=True)
-    area = options.area_threshold
-    return WindowSegmenter(backbones, reader, options, PUBLISHED, COSINES, area)
+    encoder = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, residual=True)
+    return WindowSegmenter(backbones, encoder, PUBLISHED, area_threshold=options.area_threshold)

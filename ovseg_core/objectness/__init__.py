@@ -7,11 +7,10 @@ Shapes: B images of one size, H W pixels, h w cells of a map.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
@@ -35,13 +34,8 @@ class Objectness(Protocol):
         ...
 
 
-def _checked(part: NamedOptions) -> NamedOptions:
-    plugins.read_options(PACKAGE, part, WHERE)
-    return part
-
-
-ObjectnessPart = AfterValidator(_checked)
-"""Annotation of an option of type NamedOptions that names an objectness source."""
+ObjectnessPart = Annotated[NamedOptions, plugins.Nested(PACKAGE)]
+"""Type of a method's option that names an objectness source."""
 
 
 def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
-from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, encode_images
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead, to_tensor
 from pipeline.annotate.rows import (
@@ -58,7 +59,7 @@ class Annotator:
         config: the job.
     """
 
-    def __init__(self, segmenter: Segmenter, text: TextMatrix, config: JobConfig) -> None:
+    def __init__(self, segmenter: Segmenter[Any], text: TextMatrix, config: JobConfig) -> None:
         self._segmenter = segmenter
         self._text = text
         self._config = config
@@ -150,7 +151,7 @@ class Annotator:
     def _score_maps(self, images: Sequence[LoadedImage]) -> ScoreMaps:
         pixels = tuple(to_tensor(image.image) for image in images)
         batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
-        maps = self._segmenter.score(self._segmenter.encode(batch), self._text)
+        maps = self._segmenter.score(encode_images(self._segmenter, batch), self._text)
         if self._rle_stream is not None:
             torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
         return maps

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ovseg_core.segmenter import Segmenter
 from schemas.config import JobConfig
@@ -11,7 +12,7 @@ from schemas.config import JobConfig
 class Built:
     """A segmenter and the SHA-256 of every weights file that it uses, by role."""
 
-    segmenter: Segmenter
+    segmenter: Segmenter[Any]
     weights: dict[str, str]
 
 

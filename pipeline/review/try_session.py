@@ -19,7 +19,7 @@ from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
-from ovseg_core.segmenter import Features, Segmenter
+from ovseg_core.segmenter import Features, Segmenter, encode_images
 from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decode import DecodedImage
 from pipeline.storage import weights
@@ -166,7 +166,7 @@ class TrySession:
         self._lock = RequestsFirst()
         self._ended = Event()
         self._warm: set[str] = set()
-        self._segmenters: dict[str, Segmenter] = {}
+        self._segmenters: dict[str, Segmenter[Any]] = {}
         self._backbones: RunBackbones | None = None
         self._reasons: dict[str, str] = {}
         self._encoded: LRUCache[tuple[str, str], EncodedImage] = LRUCache(_IMAGES_KEPT)
@@ -215,7 +215,7 @@ class TrySession:
         """Encode and score an image, in two steps: a request may come in between."""
         vocabulary = self._vocabulary(["thing"])
         segmenter = self._segmenter(name)
-        features = segmenter.encode(image)
+        features = encode_images(segmenter, image)
         yield "encoded"
         maps = segmenter.score(features, segmenter.text_matrix(vocabulary))
         image_rows(decide_one(maps, 0, _WARM_UP_HW), _WARM_UP_HW, vocabulary.names, MaskConfig())
@@ -251,13 +251,13 @@ class TrySession:
             return TryResult(masks, encoded.size_hw, seconds, encoded=kept is None)
 
     def _encode(
-        self, segmenter: Segmenter, image: TryImage, seconds: dict[str, float]
+        self, segmenter: Segmenter[Any], image: TryImage, seconds: dict[str, float]
     ) -> EncodedImage:
         with stopwatch() as decoding:
             decoded = image.decode(segmenter.decode_side_px)
             pixels = torch.from_numpy(decoded.rgb).permute(2, 0, 1).contiguous()
         with stopwatch() as encoding:
-            features = segmenter.encode(ImageBatch((pixels,), (image.path,)))
+            features = encode_images(segmenter, ImageBatch((pixels,), (image.path,)))
         self.num_encoded += 1
         seconds |= {"decode": decoding.seconds, "encode": encoding.seconds}
         return EncodedImage(features, (decoded.height, decoded.width))
@@ -272,7 +272,7 @@ class TrySession:
                 self._reasons[name] = str(error)
         return MethodChoice(name, title, self._reasons[name])
 
-    def _segmenter(self, name: str) -> Segmenter:
+    def _segmenter(self, name: str) -> Segmenter[Any]:
         if self._backbones is None:
             cuda = self._job.run.device != "cpu" and torch.cuda.is_available()
             device = "cuda" if cuda else "cpu"

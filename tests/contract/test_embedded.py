@@ -13,6 +13,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.methods import build_segmenter
 from ovseg_core.resize.nearest import to_size
+from ovseg_core.segmenter import encode_images
 from pipeline.job.job import run
 from schemas import plugins
 from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamedOptions
@@ -42,7 +43,7 @@ def test_method_finds_and_names_drawn_objects(
     """With each scene's own words the mean IoU is far above chance."""
     part = NamedOptions(name=name, options={"objectness": "found"})
     segmenter = build_segmenter(part, backbones)
-    features = segmenter.encode(pixels_of(scenes))
+    features = encode_images(segmenter, pixels_of(scenes))
     ious: list[float] = []
     for index, scene in enumerate(scenes):
         text = segmenter.text_matrix(Vocabulary.model_validate(list(scene.labels)))

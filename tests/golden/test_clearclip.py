@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ovseg_core.dense.attention import SoftmaxSum, identity
+from ovseg_core.dense.last_block import SoftmaxSum, identity
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import clearclip
 from tests.golden import reference
@@ -35,7 +35,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     def variant(stage: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def compute(name: str, image: str) -> Tensor:
             policy = POLICIES[name.partition("_")[0]]
-            return stage(image, lambda state: policy, name not in BARE)
+            return stage(image, lambda trunk: policy, name not in BARE)
 
         return compute
 

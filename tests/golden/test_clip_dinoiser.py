@@ -15,14 +15,14 @@ from torch import Tensor
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.decision.decide import decide, score_map
 from ovseg_core.dense.affinity import cosine_affinity, threshold_affinity
-from ovseg_core.dense.attention import identity
-from ovseg_core.dense.last_block import dense_features
-from ovseg_core.dense.options import probabilities
+from ovseg_core.dense.encoder import DenseFeatures
+from ovseg_core.dense.last_block import dense_patches, identity
+from ovseg_core.dense.scoring import patch_probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.heads.shared.dinoiser_model import tap_map
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.resize.published_sizes import pad_br
-from ovseg_core.segmenter import ScoreMaps, TextMatrix
+from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
 
 FILE = "clip_dinoiser"
@@ -55,8 +55,8 @@ class Stages:
             heads=str(_last_pt(self.folder)),
             affinity_network=f"local-dir:{self.folder / 'dino16'}",
             found_head=reference.found_head(self.folder),
-            least_affinity=constants["gamma"],
-            sure=constants["delta"],
+            gamma=constants["gamma"],
+            delta=constants["delta"],
             logit_scale=constants["temperature"],
             short_side_px=0,
             window_px=constants["crop"],
@@ -66,50 +66,45 @@ class Stages:
     def method(self, variant: str, background: bool) -> WindowSegmenter:
         return clip_dinoiser.build(self.options(variant, background), self.backbones)
 
-    def reader(self, variant: str) -> clip_dinoiser.PoolingReader:
-        return clip_dinoiser.read_with(self.options(variant), self.backbones)
+    def encoder(self, variant: str) -> clip_dinoiser.PoolingEncoder:
+        return clip_dinoiser.build_encoder(self.options(variant), self.backbones)
 
-    def state(self, image: str, variant: str) -> TrunkFeatures:
+    def trunk(self, image: str, variant: str) -> TrunkFeatures:
         """Of the whole image as one window, padded with black."""
         pixels = pad_br(reference.image(image)[None], self.backbones.clip.patch_px)
-        return self.reader(variant).read(self.backbones.clip.normalise(pixels))
+        return self.encoder(variant).encode_trunk(self.backbones.clip.normalise(pixels))
 
     def tapped(self, image: str) -> TrunkFeatures:
         pixels, tap = reference.image(image)[None], reference.constants(FILE)["feats_idx"]
         return self.backbones.clip.forward_trunk_from_pixels(pixels, "size", [tap])
 
     def features(self, image: str) -> Tensor:
-        return dense_features(self.backbones.clip, self.tapped(image), identity)
+        return dense_patches(self.backbones.clip, self.tapped(image), identity)
 
     def maskclip_prob(self, image: str) -> Tensor:
-        unit = F.normalize(self.features(image), dim=1)
-        return probabilities(unit, unit, self.text, reference.constants(FILE)["temperature"])
+        features = DenseFeatures(self.features(image)).unit()
+        scale = reference.constants(FILE)["temperature"]
+        return patch_probabilities(features, self.text, scale)
 
     def values(self, image: str) -> Tensor:
-        return F.normalize(self.state(image, "dino").extra_maps["affinity"], dim=1).flatten(2)
+        return F.normalize(self.trunk(image, "dino").extra_maps["affinity"], dim=1).flatten(2)
 
-    def affinity(self, image: str, variant: str, least: float = -2.0) -> Tensor:
-        guide = self.state(image, variant).extra_maps["affinity"]
-        return threshold_affinity(cosine_affinity(guide), least).unflatten(2, guide.shape[2:])
+    def affinity(self, image: str, variant: str, threshold: float = -2.0) -> Tensor:
+        guide = self.trunk(image, variant).extra_maps["affinity"]
+        return threshold_affinity(cosine_affinity(guide), threshold).unflatten(2, guide.shape[2:])
 
-    def pooled(self, image: str) -> Tensor:
-        reader = self.reader("dino")
-        return reader.finish(self.state(image, "dino"))[:, : self.backbones.clip.dim]
+    def dense(self, image: str, variant: str) -> DenseFeatures:
+        return self.encoder(variant).encode_dense(self.trunk(image, variant))
 
     def foreground(self, image: str) -> Tensor:
-        return self.state(image, "dino").extra_maps["foreground"]
+        return self.trunk(image, "dino").extra_maps["objectness"]
 
     def prob(self, image: str, variant: str, bare: str | None) -> Tensor:
-        reader, options = self.reader(variant), self.options(variant, not bare)
-        both = reader.finish(self.state(image, variant))
-        unit = F.normalize(both[:, : self.backbones.clip.dim], dim=1)
-        extra = both[:, self.backbones.clip.dim :]
-        return clip_dinoiser.with_background(options).maps(
-            unit, extra, self.text, options.logit_scale
-        )
+        scoring = clip_dinoiser.with_background(self.options(variant, not bare))
+        return scoring.score(self.dense(image, variant).unit(), self.text)
 
     def objectness(self, image: str) -> Tensor:
-        heads = self.reader("learned").heads
+        heads = self.encoder("learned").heads
         return heads.objectness(tap_map(self.tapped(image)))
 
     def slid(self, image: str, variant: str, bare: str | None) -> tuple[ScoreMaps, tuple[int, int]]:
@@ -117,7 +112,7 @@ class Stages:
         method = self.method(variant, not bare)
         images = [reference.image(image), reference.image("img1")]
         height, width = reference.tensors(FILE)[f"slide.{image}.ori_shape"].tolist()
-        return method.score(method.encode(images), self.text), (height, width)
+        return method.score(encode_images(method, images), self.text), (height, width)
 
     def slid_prob(self, image: str, variant: str, bare: str | None) -> Tensor:
         maps, size = self.slid(image, variant, bare)
@@ -149,11 +144,11 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
         (one + "tap_ln2", lambda image: stages.tapped(image).ln2[-3][:, 1:]),
         (one + "dino_v_unit", stages.values),
         (one + "dino_affinity", lambda image: stages.affinity(image, "dino", gamma)),
-        (one + "dino_pooled_feat", stages.pooled),
+        (one + "dino_pooled_feat", lambda image: stages.dense(image, "dino").patches_BDhw),
         (one + "found_prob_patch8", stages.foreground),
         (
             one + "found_prob_resized",
-            lambda image: stages.reader("dino").finish(stages.state(image, "dino"))[:, -1:],
+            lambda image: stages.dense(image, "dino").extra["objectness"],
         ),
         (one + "learned_affinity", lambda image: stages.affinity(image, "learned")),
         (one + "bkg_logit", stages.objectness),

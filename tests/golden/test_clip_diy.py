@@ -16,7 +16,7 @@ from ovseg_core.backbones.clip import Clip
 from ovseg_core.decision.decide import complement_product, decide
 from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
 from ovseg_core.resize.bilinear import MeanMap
-from ovseg_core.segmenter import ScoreMaps, TextMatrix
+from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from schemas.config import NamedOptions
 from tests.golden import reference
 
@@ -46,7 +46,7 @@ class Stages:
     @functools.cached_property
     def features(self) -> CropFeatures:
         """All images in one batch, whatever their sizes."""
-        return self.method.encode([reference.image(name) for name in self.names])
+        return encode_images(self.method, [reference.image(name) for name in self.names])
 
     @functools.cached_property
     def maps(self) -> ScoreMaps:

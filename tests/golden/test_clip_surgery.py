@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.dense.adjust import directions
+from ovseg_core.dense.encoder import DenseFeatures
+from ovseg_core.dense.scoring import surgery_rows
 from ovseg_core.methods import clip_surgery
 from ovseg_core.methods.clip_surgery import display_maps, point_prompts
 from ovseg_core.resize.pillow_bicubic import bicubic_resize
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import TextMatrix, encode_images
 from tests.golden import reference
 
 
@@ -28,7 +29,7 @@ class Stages:
         options = clip_surgery.Options(
             short_side_px=side, second_path_blocks=constants["blocks"], logit_scale=1.0
         )
-        self.reader = clip_surgery.SurgeryReader(self.clip, options, constants["blocks"])
+        self.encoder = clip_surgery.SurgeryEncoder(self.clip, options, constants["blocks"])
         self.method = clip_surgery.build(options, backbones)
         rows = reference.weights()["text.matrix"]
         self.text = TextMatrix(rows, torch.arange(len(rows)), len(rows))
@@ -38,14 +39,12 @@ class Stages:
         return self.clip.normalise(squashed)[None]
 
     @functools.cache  # noqa: B019 - lives as long as the module's fixture
-    def dense(self, name: str) -> tuple[Tensor, Tensor]:
-        """Patches (1, D, h, w) and the image's embedding at each."""
-        maps = self.reader.finish(self.reader.read(self.pixels(name)))
-        return maps[:, : self.clip.dim], maps[:, self.clip.dim :]
+    def dense(self, name: str) -> DenseFeatures:
+        return self.encoder.encode_dense(self.encoder.encode_trunk(self.pixels(name)))
 
     def features_raw(self, name: str) -> Tensor:
-        patches, classes = (one.flatten(2).mT for one in self.dense(name))
-        return torch.cat([classes[:, :1], patches], dim=1)
+        dense = self.dense(name)
+        return torch.cat([dense.class_tokens_BD[:, None], dense.patches_BDhw.flatten(2).mT], dim=1)
 
     def features(self, name: str) -> Tensor:
         return torch.nn.functional.normalize(self.features_raw(name), dim=2)
@@ -56,19 +55,19 @@ class Stages:
     def surgery_similarity(self, name: str) -> Tensor:
         """The row of the class token by the formula; the patches' as production code has them."""
         features = self.features(name)
-        rows = directions(features[:, 0], self.text.rows_QD)
+        rows = surgery_rows(features[:, 0], self.text.rows_QD)
         return torch.cat([features[:, :1] @ rows.mT, self.scores(name).flatten(2).mT], dim=1)
 
     def surgery_redundant(self, name: str, empty: Tensor, count: int) -> Tensor:
         some = TextMatrix(self.text.rows_QD[:count], torch.arange(count), count)
-        features = self.features(name).mT[..., None]
-        scores = clip_surgery.empty_removed(features, features, some, 1.0, empty)
+        features = DenseFeatures(self.features(name).mT[..., None])
+        scores = clip_surgery.without_empty_text(features, some, empty)
         return scores[..., 0].mT
 
     def scores(self, name: str) -> Tensor:
         """(1, Q, h, w), from a batch with an image of another size."""
         images = [reference.image(name), reference.image("img1")[:, 8:]]
-        maps = self.method.score(self.method.encode(images), self.text)
+        maps = self.method.score(encode_images(self.method, images), self.text)
         return maps.levels[0][0][None]
 
     def similarity_map(self, name: str) -> Tensor:

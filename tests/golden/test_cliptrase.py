@@ -15,12 +15,18 @@ from torch import Tensor
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide, score_map
-from ovseg_core.dense.clustering import cluster, denoised, median_filtered, prototypes
-from ovseg_core.dense.last_block import last_block
+from ovseg_core.dense.last_block import run_last_block
 from ovseg_core.images.batch import Image
 from ovseg_core.methods import cliptrase
+from ovseg_core.methods.cliptrase import (
+    CORRELATION,
+    cluster_maps,
+    dbscan,
+    denoised,
+    median_filtered,
+)
 from ovseg_core.resize.pillow_bicubic import bicubic_resize
-from ovseg_core.segmenter import ScoreMaps, TextMatrix
+from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
 
 LOGIT_TOLERANCE = 1e-3
@@ -41,7 +47,7 @@ class Stages:
             "logit_scale": constants["logit_scale"],
         }
         self.backbones = backbones
-        self.reader = cliptrase.CliptraseReader(self.clip, cliptrase.Options(**self.given))
+        self.encoder = cliptrase.CliptraseEncoder(self.clip, cliptrase.Options(**self.given))
         self.rows = torch.from_numpy(reference.tensors("cliptrase")["text"])
 
     def square(self, name: str) -> Image:
@@ -56,28 +62,27 @@ class Stages:
     def pixels(self, name: str) -> Tensor:
         return self.clip.normalise(self.square(name))[None]
 
-    def state(self, name: str) -> TrunkFeatures:
-        return self.reader.read(self.pixels(name))
+    def trunk(self, name: str) -> TrunkFeatures:
+        return self.encoder.encode_trunk(self.pixels(name))
 
     def features(self, name: str) -> Tensor:
-        tokens = last_block(self.clip, self.state(name).tokens_BLC, cliptrase.ATTENTION, True)
+        tokens = run_last_block(self.clip, self.trunk(name).tokens_BLC, cliptrase.ATTENTION, True)
         return torch.nn.functional.normalize(self.clip.project(tokens), dim=-1)
 
     def corr(self, name: str) -> Tensor:
-        return self.reader.correlation(self.state(name))[0]
+        return self.encoder.token_correlation(self.trunk(name))[0]
 
     def att(self, name: str) -> Tensor:
-        """As it leaves the reader."""
-        maps = self.reader.finish(self.state(name))
-        att = maps[0, 2 * self.clip.dim :].flatten(1).mT
+        """As the encoder returns it."""
+        att = self.encoder.encode_dense(self.trunk(name)).extra[CORRELATION][0]
         assert torch.equal(att, denoised(self.corr(name)[None])[0])
         return att
 
     def clusters(self, name: str) -> NDArray[np.intp]:
-        return cluster(self.att(name), self.given["eps"], self.given["min_samples"])
+        return dbscan(self.att(name), self.given["eps"], self.given["min_samples"])
 
     def prototypes(self, name: str) -> Tensor:
-        return prototypes(self.att(name), self.clusters(name), self.state(name).grid_hw)
+        return cluster_maps(self.att(name), self.clusters(name), self.trunk(name).grid_hw)
 
     @functools.cache  # noqa: B019 - lives as long as the module's fixture
     def maps(self, name: str, weighting: bool = False) -> ScoreMaps:
@@ -85,7 +90,7 @@ class Stages:
         options = cliptrase.Options(**self.given, class_token_weighting=weighting)
         method = cliptrase.build(options, self.backbones)
         images = [self.square(name), reference.image("img1")[:, 8:]]
-        return method.score(method.encode(images), self.text(len(self.rows)))
+        return method.score(encode_images(method, images), self.text(len(self.rows)))
 
     def text(self, foreground: int) -> TextMatrix:
         """The rows from number `foreground` on are one class."""

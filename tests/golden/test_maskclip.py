@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.decision.decide import decide, score_map
-from ovseg_core.dense.attention import identity
-from ovseg_core.dense.last_block import last_block
-from ovseg_core.dense.options import COSINES
-from ovseg_core.dense.value_path import ValueReader, refined
+from ovseg_core.dense.encoder import DenseFeatures
+from ovseg_core.dense.last_block import identity, run_last_block
+from ovseg_core.dense.maskclip import KEYS, MaskClipEncoder, refined
+from ovseg_core.dense.scoring import COSINES
 from ovseg_core.methods import maskclip_original
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import TextMatrix, encode_images
 from tests.golden import reference
 
 TOLERANCES = {"value_tokens": 1e-5, "key_tokens": 1e-5, "features": 1e-5}
@@ -36,32 +36,28 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     def options(**given: float) -> maskclip_original.Options:
         return maskclip_original.Options(short_side_px=0, **given)
 
-    keys_wanted = options(smooth_below=1.0)
-    reader = ValueReader(clip, keys_wanted)
+    encoder = MaskClipEncoder(clip, options(key_smoothing_threshold=1.0))
     method = maskclip_original.build(options(), backbones)
 
-    def state(image: str) -> TrunkFeatures:
+    def trunk(image: str) -> TrunkFeatures:
         pixels = reference.image(image)[None].float()
         height, width = (-side % clip.patch_px for side in pixels.shape[-2:])
-        return reader.read(torch.nn.functional.pad(clip.normalise(pixels), (0, width, 0, height)))
+        padded = torch.nn.functional.pad(clip.normalise(pixels), (0, width, 0, height))
+        return encoder.encode_trunk(padded)
 
     def values(image: str) -> Tensor:
-        read = state(image)
-        tokens = clip.visual.ln_post(last_block(clip, read.tokens_BLC, identity, True)[:, 1:])
-        return tokens.transpose(1, 2).unflatten(2, read.grid_hw)
+        last = trunk(image)
+        tokens = clip.visual.ln_post(run_last_block(clip, last.tokens_BLC, identity, True)[:, 1:])
+        return tokens.transpose(1, 2).unflatten(2, last.grid_hw)
 
-    def dense(image: str) -> tuple[Tensor, Tensor]:
-        maps = reader.finish(state(image))
-        return maps[:, : clip.dim], maps[:, clip.dim :]
+    def dense(image: str) -> DenseFeatures:
+        return encoder.encode_dense(trunk(image))
 
     def scores(image: str, **given: float) -> Tensor:
-        patches, keys = dense(image)
-        unit = torch.nn.functional.normalize(patches, dim=1)
-        chosen = options(**given)
-        return refined(chosen, COSINES).maps(unit, keys, text, chosen.logit_scale)
+        return refined(options(**given), COSINES).score(dense(image).unit(), text)
 
     def enlarged(image: str) -> Tensor:
-        maps = method.score(method.encode([reference.image(image)]), text)
+        maps = method.score(encode_images(method, [reference.image(image)]), text)
         height, width = reference.image(image).shape[1:]
         step = slice(None, None, int(constants["cosine_up"].removeprefix("::")))
         rows_of_map = score_map(maps, 0, (height, width)).rows(slice(0, height))
@@ -69,20 +65,20 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
 
     def labels(image: str) -> Any:
         images = [reference.image(image), reference.image("img1")]
-        maps = method.score(method.encode(images), text)
+        maps = method.score(encode_images(method, images), text)
         sizes = [(one.shape[1], one.shape[2]) for one in images]
         return decide(maps, sizes)[0].label_map[None].astype("uint8")
 
     smooth, denoise = constants["ks_thresh"], constants["pd_thresh"]
-    both = {"smooth_below": smooth, "denoise_below": denoise}
+    ks, pd = {"key_smoothing_threshold": smooth}, {"prompt_denoising_threshold": denoise}
     return [
         (r"(?P<image>.+)\.value_tokens", values),
-        (r"(?P<image>.+)\.key_tokens", lambda image: dense(image)[1].flatten(2).mT),
-        (r"(?P<image>.+)\.features", lambda image: dense(image)[0]),
+        (r"(?P<image>.+)\.key_tokens", lambda image: dense(image).extra[KEYS].flatten(2).mT),
+        (r"(?P<image>.+)\.features", lambda image: dense(image).patches_BDhw),
         (r"(?P<image>.+)\.cosine", scores),
-        (r"(?P<image>.+)\.refined_ks", lambda image: scores(image, smooth_below=smooth)),
-        (r"(?P<image>.+)\.refined_pd", lambda image: scores(image, denoise_below=denoise)),
-        (r"(?P<image>.+)\.refined_kspd", lambda image: scores(image, **both)),
+        (r"(?P<image>.+)\.refined_ks", lambda image: scores(image, **ks)),
+        (r"(?P<image>.+)\.refined_pd", lambda image: scores(image, **pd)),
+        (r"(?P<image>.+)\.refined_kspd", lambda image: scores(image, **ks, **pd)),
         (r"(?P<image>.+)\.cosine_up", enlarged),
         (r"(?P<image>.+)\.labels", labels),
     ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
-from ovseg_core.dense.attention import AttentionPolicy, Neighbourhood, SoftmaxSum, gaussian_bias
+from ovseg_core.dense.last_block import AttentionPolicy, Neighbourhood, SoftmaxSum, gaussian_bias
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import naclip
 from tests.golden import reference
@@ -18,24 +18,24 @@ BARE = ("naclip", "kk", "nonly")
 """Variants without residual and MLP."""
 
 
-def _std() -> float:
+def _sigma() -> float:
     return reference.constants("naclip")["gaussian_std"]
 
 
-def _near(state: TrunkFeatures) -> Neighbourhood:
-    return Neighbourhood(state.grid_hw, _std(), torch.device("cpu"))
+def _near(trunk: TrunkFeatures) -> Neighbourhood:
+    return Neighbourhood(trunk.grid_hw, _sigma(), torch.device("cpu"))
 
 
-def _near_only(state: TrunkFeatures) -> AttentionPolicy:
+def _near_only(trunk: TrunkFeatures) -> AttentionPolicy:
     """The Gaussian times the mean product of a query's and a key's length, over sqrt d.
 
-    `methods.md` does not tell the factor; it was found from these numbers.
+    The factor is not documented by the authors; it was found from these numbers.
     """
 
     def attend(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
         lengths = [one.norm(dim=-1).mean(dim=-1) for one in (q_BHLd, k_BHLd)]
         factor = (lengths[0] * lengths[1]).mean() * q_BHLd.shape[-1] ** -0.5
-        return (factor * gaussian_bias(state.grid_hw, _std())).softmax(dim=-1) @ v_BHLd
+        return (factor * gaussian_bias(trunk.grid_hw, _sigma())).softmax(dim=-1) @ v_BHLd
 
     return attend
 
@@ -58,7 +58,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
         options = naclip.Options(
             logit_scale=float(scale),
             pamr_steps=int(steps or 0),
-            std_patches=_std(),
+            sigma_patches=_sigma(),
             **stages.sizes(),
         )
         return naclip.build(options, stages.backbones)
@@ -70,7 +70,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
     def gaussian(image: str) -> Tensor:
         patch = stages.backbones.clip.patch_px
         height, width = reference.image(image).shape[1:]
-        return gaussian_bias((height // patch, width // patch), _std())
+        return gaussian_bias((height // patch, width // patch), _sigma())
 
     slide = r"(?P<key>slide_scale(?P<scale>\d+)(_pamr(?P<steps>\d+))?\.(?P<image>[^.]+))"
     return [

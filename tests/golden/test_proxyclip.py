@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.decision.decide import score_map
-from ovseg_core.dense.options import cosines
+from ovseg_core.dense.encoder import DenseFeatures
+from ovseg_core.dense.scoring import cosines
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.dense.windows import axis_spans
 from ovseg_core.methods import proxyclip
@@ -40,10 +41,10 @@ class Proxy:
             proxyclip.Options(**self.stages.sizes(), **fixed, **options), backbones
         )
 
-    def reader(self, **options: Any) -> proxyclip.ProxyReader:
+    def encoder(self, **options: Any) -> proxyclip.ProxyEncoder:
         backbones = self.stages.backbones
         source = backbones.network(backbones.network_or(""), "proxy")
-        return proxyclip.ProxyReader(backbones.clip, source, proxyclip.Options(**options))
+        return proxyclip.ProxyEncoder(backbones.clip, proxyclip.Options(**options), source)
 
     def windows(self, image: str, *corners: tuple[int, int]) -> Tensor:
         side, pixels = self.constants["crop"], reference.image(image)
@@ -52,28 +53,29 @@ class Proxy:
 
     def raw(self, **options: Any) -> Tensor:
         """(1, D, I, J) of the window at the top left of img1, in a batch with its mirror image."""
-        reader = self.reader(**options)
+        encoder = self.encoder(**options)
         window = self.windows("img1", (0, 0))
-        return reader.finish(reader.read(torch.cat([window, window.flip(3)])))[:1]
+        trunk = encoder.encode_trunk(torch.cat([window, window.flip(3)]))
+        return encoder.encode_dense(trunk).patches_BDhw[:1]
 
     def logits(self, **options: Any) -> Tensor:
         unit = F.normalize(self.raw(**options), dim=1)
-        return cosines(unit, unit[:, :0], self.stages.text, 1.0)
+        return cosines(DenseFeatures(unit), self.stages.text)
 
     def logits_up(self, **options: Any) -> Tensor:
         side = self.constants["crop"]
         return enlarged(self.logits(**options)[0], (side, side))[None, :, :: self.sub, :: self.sub]
 
-    def guide(self) -> Tensor:
-        reader = self.reader()
-        return reader.read(self.windows("img1", (0, 0))).extra_maps["proxy"]
+    def proxy_map(self) -> Tensor:
+        trunk = self.encoder().encode_trunk(self.windows("img1", (0, 0)))
+        return trunk.extra_maps[proxyclip.PROXY]
 
     def margin(self) -> Tensor:
-        """How near the likeness comes to the threshold."""
-        unit = F.normalize(self.guide()[0].flatten(1), dim=0)
-        likeness = unit.T @ unit
+        """How near the similarity comes to the threshold."""
+        unit = F.normalize(self.proxy_map()[0].flatten(1), dim=0)
+        similarity = unit.T @ unit
         beta, gamma = self.constants["beta"], self.constants["gamma"]
-        return gamma * (likeness - beta * likeness.mean()).abs().min()
+        return gamma * (similarity - beta * similarity.mean()).abs().min()
 
     @property
     def sub(self) -> int:
@@ -93,10 +95,10 @@ class Proxy:
         crop, stride = self.constants["crop"], self.constants["stride"]
         sides = reference.image(image).shape[1:]
         rows, columns = (axis_spans(side, crop, stride) for side in sides)
-        reader = self.reader()
+        encoder = self.encoder()
         corners = [(y, x) for y, _ in rows for x, _ in columns]
-        maps = F.normalize(reader.finish(reader.read(self.windows(image, *corners))), dim=1)
-        levels = cosines(maps, maps[:, :0], self.stages.text, 1.0)
+        features = encoder.encode_dense(encoder.encode_trunk(self.windows(image, *corners)))
+        levels = cosines(features.unit(), self.stages.text)
         step = int(sub)
         return torch.stack([enlarged(one, (crop, crop))[:, ::step, ::step] for one in levels])
 
@@ -121,7 +123,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
         return maps.flatten(2).transpose(1, 2)
 
     return [
-        (r"window\.vfm_features", slide.guide),
+        (r"window\.vfm_features", slide.proxy_map),
         (r"window\.similarity_margin", slide.margin),
         (r"window\.(?P<name>\w+)\.dense_features_raw", lambda name: tokens(networks[name].raw())),
         (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.dense.outliers import local_outlier_factor
-from ovseg_core.methods.sc_clip import Options, SelfCalibration
+from ovseg_core.methods.sc_clip import Options, SelfCalibratedEncoder
 from tests.golden import reference
 
 
@@ -22,33 +22,33 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Callable
         middle_block=constants["pre_adjust_idx"],
         early_block=constants["post_adjust_idx"],
         summed_blocks=(constants["multi_start_idx"], constants["multi_end_idx"]),
-        class_weight=constants["res_cls"],
-        min_cosine=constants["beta"],
+        class_token_weight=constants["res_cls"],
+        beta=constants["beta"],
         outlier_neighbours=constants["n_neighbors"],
         outlier_share=constants["contamination"],
         position_rule=constants["position_rule"],
     )
-    method = SelfCalibration(clip, options)
+    encoder = SelfCalibratedEncoder(clip, options)
 
     def pixels(image: str) -> Tensor:
         return clip.normalise(reference.image(image)[None])
 
-    def state(image: str) -> TrunkFeatures:
-        return method.read(pixels(image))
+    def trunk(image: str) -> TrunkFeatures:
+        return encoder.encode_trunk(pixels(image))
 
     def dense(image: str) -> Tensor:
-        return method.finish(state(image))
+        return encoder.encode_dense(trunk(image)).patches_BDhw
 
     def cosine(image: str) -> Tensor:
         unit = torch.nn.functional.normalize(dense(image), dim=1)
         return torch.einsum("qd,bdhw->bqhw", reference.weights()["text.matrix"], unit)
 
     def factor(image: str) -> Tensor:
-        patches = state(image).tokens_BLC[:, 1:]
+        patches = trunk(image).tokens_BLC[:, 1:]
         return local_outlier_factor(patches, constants["n_neighbors"])[0]
 
     def outliers(image: str) -> Tensor:
-        return method.outliers(state(image))[0].nonzero()[:, 0]
+        return encoder.outliers(trunk(image))[0].nonzero()[:, 0]
 
     return [
         (r"(?P<image>.+)\.features", lambda image: dense(image).flatten(2).transpose(1, 2)),

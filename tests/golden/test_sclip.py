@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ovseg_core.dense.attention import SoftmaxSum
+from ovseg_core.dense.last_block import SoftmaxSum
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import sclip
 from tests.golden import reference

@@ -13,11 +13,10 @@ from torch import Tensor
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import class_probabilities, decide, kept_labels, score_map
-from ovseg_core.dense.attention import AttentionPolicy
-from ovseg_core.dense.last_block import dense_features
+from ovseg_core.dense.last_block import AttentionPolicy, dense_patches
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.resize.bilinear import MeanMap
-from ovseg_core.segmenter import ScoreMaps, TextMatrix
+from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
 
 RULE = "scale01"
@@ -56,7 +55,7 @@ class Stages:
         """(1, D, h, w) of a whole image cut to whole patches."""
         pixels = reference.image(image)[None]
         state = self.backbones.clip.forward_trunk(self.backbones.clip.normalise(pixels), RULE)
-        return dense_features(self.backbones.clip, state, policy(state), residual)
+        return dense_patches(self.backbones.clip, state, policy(state), residual)
 
     def features(self, image: str, policy: Policy, residual: bool) -> Tensor:
         return self.dense(image, policy, residual).flatten(2).transpose(1, 2)
@@ -71,7 +70,7 @@ class Stages:
     def maps(self, method: WindowSegmenter, image: str) -> ScoreMaps:
         """The image in a batch with a larger one, so that windows of both go together."""
         images = [reference.image(image), reference.image("img1")]
-        return method.score(method.encode(images), self.text)
+        return method.score(encode_images(method, images), self.text)
 
     def size(self, key: str) -> tuple[int, int]:
         height, width = reference.tensors(self.file)[f"{key}.ori_shape"].tolist()

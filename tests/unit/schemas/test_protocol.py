@@ -13,7 +13,7 @@ PLAIN = {
     "truth": [{"folder": ["a", "b"], "ending": ".png", "values": {"labels": ["1..2"]}}],
     "classes": ["red cat", "dog"],
     "recipes": [
-        {"methods": ["naclip"], "glued": True},
+        {"methods": ["naclip"], "remove_spaces": True},
         {"methods": ["sclip"], "words": {"dog": ["hound", "dog"]}, "options": {"logit_scale": 9}},
     ],
 }

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.attention import identity
-from ovseg_core.dense.last_block import dense_features, last_block
+from ovseg_core.dense.last_block import dense_patches, identity, run_last_block
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 from tests.helpers.tiny_models import (
@@ -40,7 +39,7 @@ def test_trunk_and_last_block_equal_open_clips(tmp_path: Path, vision: dict) -> 
     side = clip.input_px
     pixels = torch.stack([random_image(seed, side, side) for seed in range(3)])
     state = clip.forward_trunk_from_pixels(pixels, "size")
-    z = clip.project(last_block(clip, state.tokens_BLC, _attention, residual=True))
+    z = clip.project(run_last_block(clip, state.tokens_BLC, _attention, residual=True))
     pooled = z[:, 1:].mean(1) if vision.get("pool_type") == "avg" else z[:, 0]
     torch.testing.assert_close(pooled, clip.encode_images(pixels), atol=1e-5, rtol=0)
     torch.testing.assert_close(
@@ -67,11 +66,11 @@ def test_returned_ln2_does_not_change_the_trunk() -> None:
 
 
 @torch.inference_mode()
-def test_dense_features_without_residual() -> None:
+def test_dense_patches_without_residual() -> None:
     clip = tiny_backbones().clip
     state = clip.forward_trunk_from_pixels(random_image(0, 40, 70)[None], "size")
-    kept = dense_features(clip, state, identity)
-    bare = dense_features(clip, state, identity, residual=False)
+    kept = dense_patches(clip, state, identity)
+    bare = dense_patches(clip, state, identity, residual=False)
     assert kept.shape == bare.shape == (1, clip.dim, 3, 5)
     attention = clip.visual.transformer.resblocks[-1].attn
     values = torch.nn.functional.linear(

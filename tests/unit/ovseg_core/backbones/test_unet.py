@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.unet import UnetDecoder
 from ovseg_core.methods import proxyclip
+from ovseg_core.segmenter import encode_images
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_models import random_image, tiny_backbones
@@ -123,7 +124,7 @@ def test_proxyclip_with_a_unet(kind: str, folders: dict[str, Path]) -> None:
     method = proxyclip.build(options, backbones)
     words = Vocabulary.model_validate(["cat", "dog"])
     images = [random_image(seed, 40, 60) for seed in range(2)]
-    maps = method.score(method.encode(images), method.text_matrix(words))
+    maps = method.score(encode_images(method, images), method.text_matrix(words))
     first, second = (maps.levels[index][0] for index in range(2))
     assert first.isfinite().all()
     assert (first - second).abs().max() > 1e-4

@@ -185,3 +185,11 @@ def test_as_many_phrases_as_classes_are_not_taken_for_one_each():
 def test_decide_refuses_maps_that_do_not_fit(changes, sizes, message):
     with pytest.raises(ValueError, match=message):
         decide(_maps(**changes), sizes)
+
+
+def test_a_rule_of_probabilities_keeps_its_threshold() -> None:
+    level = torch.tensor([[0.2, 0.1], [0.3, 0.7], [0.1, 0.2]])[:, None, :]
+    rule = DecisionRule(torch.arange(3), 3, probability_threshold=0.5)
+    maps = ScoreMaps(((level,),), None, None, "none", "prob", 1.0, rule=rule)
+    (decision,) = decide(maps, [(1, 2)])
+    assert decision.label_map.tolist() == [[0, 1]]

@@ -12,9 +12,10 @@ from ovseg_core.backbones.head_file import file_sha256, head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.affinity import cosine_affinity
+from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.heads.shared.dinoiser_model import HEAD, TAP, load_dinoiser_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import TextMatrix, encode_images
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
@@ -30,17 +31,17 @@ from tests.helpers.tiny_models import (
 SIZES = [(60, 90), (45, 50)]
 
 
-def _levels(**options: object) -> list[Tensor]:
+def levels(**options: object) -> list[Tensor]:
     method = clip_dinoiser.build(clip_dinoiser.Options.model_validate(options), tiny_backbones())
-    features = method.encode([random_image(n, *size) for n, size in enumerate(SIZES)])
+    features = encode_images(method, [random_image(n, *size) for n, size in enumerate(SIZES)])
     text = method.text_matrix(Vocabulary.model_validate(["cat", "dog"]))
     return [image[0] for image in method.score(features, text).levels]
 
 
 @pytest.mark.parametrize("affinity", ["learned", "dino", "clip_keys"])
 def test_affinities_differ_and_keep_to_their_networks_grid(affinity: str) -> None:
-    ours = _levels(affinity=affinity, background="none")
-    plain = _levels(affinity="clip_keys", background="none", least_affinity=1.0)
+    ours = levels(affinity=affinity, background="none")
+    plain = levels(affinity="clip_keys", background="none", gamma=1.0)
     # The tiny CLIP has patches of 16 px, the second network of 8.
     finer = 2 if affinity == "dino" else 1
     for one, other in zip(ours, plain, strict=True):
@@ -48,10 +49,11 @@ def test_affinities_differ_and_keep_to_their_networks_grid(affinity: str) -> Non
         assert one.shape != other.shape or (one - other).abs().max() > 1e-3
 
 
-def _scored(unit: Tensor, foreground: Tensor, **options: object) -> Tensor:
+def scored(unit: Tensor, objectness: Tensor, **given: object) -> Tensor:
     text = TextMatrix(torch.eye(3), torch.arange(3), 3)
-    recipe = clip_dinoiser.Options.model_validate(options)
-    return clip_dinoiser.with_background(recipe).maps(unit, foreground, text, 3.0)
+    options = clip_dinoiser.Options.model_validate({"logit_scale": 3.0, **given})
+    features = DenseFeatures(unit, extra={clip_dinoiser.OBJECTNESS: objectness})
+    return clip_dinoiser.with_background(options).score(features, text)
 
 
 def test_background_is_where_nothing_is_seen_and_nothing_is_sure() -> None:
@@ -59,23 +61,23 @@ def test_background_is_where_nothing_is_seen_and_nothing_is_sure() -> None:
     unit = torch.nn.functional.normalize(
         torch.tensor([[0.1, 0.7, 0.7], [0, 1, 0], [0.1, 0.7, 0.7]]).T[None, :, None], dim=1
     )
-    foreground = torch.tensor([0.2, 0.5, 0.6]).view(1, 1, 1, 3)
-    bare = _scored(unit, foreground, background="none")
+    objectness = torch.tensor([0.2, 0.5, 0.6]).view(1, 1, 1, 3)
+    bare = scored(unit, objectness, background="none")
     sure = float(bare[0, 1, 0, 1])
     assert bare[0].amax(0)[0].tolist() < [sure] * 3
-    relaxed = _scored(unit, foreground, background="found", sure=sure)
-    only = _scored(unit, foreground, background="found_only", sure=sure)
+    relaxed = scored(unit, objectness, background="found", delta=sure)
+    only = scored(unit, objectness, background="found_only", delta=sure)
     assert relaxed[0, 0, 0].eq(1).tolist() == [True, False, False]
     assert only[0, 0, 0].eq(1).tolist() == [True, True, False]
-    for scored in (relaxed, only):  # the labels' own probabilities stay as they are
-        assert torch.equal(scored[:, 1:], bare[:, 1:])
+    for probabilities in (relaxed, only):  # the labels' own probabilities stay as they are
+        assert torch.equal(probabilities[:, 1:], bare[:, 1:])
 
 
 def test_an_image_of_one_colour_has_a_defined_result() -> None:
     method = clip_dinoiser.build(clip_dinoiser.Options(), tiny_backbones())
     images = [torch.zeros((3, 40, 60), dtype=torch.uint8), random_image(1, 9, 11)]
     text = method.text_matrix(Vocabulary.model_validate(["cat"]))
-    maps = method.score(method.encode(images), text)
+    maps = method.score(encode_images(method, images), text)
     assert all(torch.isfinite(image[0]).all() for image in maps.levels)
     assert decide(maps, [(40, 60), (9, 11)])[0].label_map.shape == (40, 60)
 

@@ -13,6 +13,7 @@ from ovseg_core.decision.decide import decide
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.methods.clip_diy import ClipDiy, Options, build
 from ovseg_core.objectness import build_objectness
+from ovseg_core.segmenter import encode_images
 from schemas.config import NamedOptions
 from schemas.errors import VocabularyError
 from schemas.vocabulary import Vocabulary
@@ -56,7 +57,7 @@ def test_scales_and_strides(
     options: dict, sides: list[int], backbones: Backbones, images: list[torch.Tensor]
 ) -> None:
     diy = method(backbones, **options)
-    maps = diy.score(diy.encode(images), diy.text_matrix(WORDS))
+    maps = diy.score(encode_images(diy, images), diy.text_matrix(WORDS))
     for levels in maps.levels:
         assert [tuple(level.shape) for level in levels] == [(3, side, side) for side in sides]
     side_px = options.get("side_px", 256)
@@ -88,7 +89,7 @@ def test_crops_lie_where_the_grid_says(backbones: Backbones) -> None:
 
 def test_cosines_are_of_crops_and_words(backbones: Backbones, images: list[torch.Tensor]) -> None:
     diy = method(backbones, objectness="none")
-    features, text = diy.encode(images), diy.text_matrix(WORDS)
+    features, text = encode_images(diy, images), diy.text_matrix(WORDS)
     maps = diy.score(features, text)
     assert maps.fusion == "none"
     assert maps.objectness is None
@@ -98,38 +99,38 @@ def test_cosines_are_of_crops_and_words(backbones: Backbones, images: list[torch
 
 
 def test_memory_bound_changes_nothing(backbones: Backbones, images: list[torch.Tensor]) -> None:
-    whole = method(backbones).encode(images).crops_BND
-    parts = method(backbones, crops_per_forward=7).encode(images).crops_BND
+    whole = encode_images(method(backbones), images).crops_BND
+    parts = encode_images(method(backbones, crops_per_forward=7), images).crops_BND
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=0)
 
 
-def test_the_demo_recipe_looks_at_the_squashed_image(
+def test_the_demo_variant_finds_objects_in_the_squashed_image(
     backbones: Backbones, images: list[torch.Tensor]
 ) -> None:
-    demo = method(backbones, recipe="demo")
+    demo = method(backbones, variant="demo")
     squashed = [demo.squash(image) for image in images]
     expected = F.interpolate(images[0][None], (256, 256), mode="nearest")[0]
     assert torch.equal(squashed[0], expected)
     foreground = build_objectness(NamedOptions(name="found"), backbones).maps(squashed)
-    features = demo.encode(images)
+    features = encode_images(demo, images)
     torch.testing.assert_close(torch.stack(features.objectness), torch.stack(foreground))
     assert demo.decode_side_px == 256
-    evaluation = method(backbones).encode(images)
+    evaluation = encode_images(method(backbones), images)
     assert (evaluation.objectness[0] - features.objectness[0]).abs().max() > 1e-3
     assert (evaluation.crops_BND - features.crops_BND).abs().max() > 1e-4
 
 
-def test_the_demo_recipe_keeps_the_images_names(
+def test_the_demo_variant_keeps_the_images_paths(
     backbones: Backbones, images: list[torch.Tensor], tmp_path: Path
 ) -> None:
     torch_map = torch.rand((5, 7))
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, torch_map.numpy())
     options = {"name": "external", "options": {"folder": str(tmp_path)}}
-    demo = method(backbones, recipe="demo", objectness=options)
+    demo = method(backbones, variant="demo", objectness=options)
     batch = ImageBatch(tuple(images), ("a.jpg", "b.jpg"))
     expected = F.interpolate(torch_map[None, None], (256, 256), mode="bilinear")[0, 0]
-    torch.testing.assert_close(demo.encode(batch).objectness[1], expected)
+    torch.testing.assert_close(encode_images(demo, batch).objectness[1], expected)
 
 
 @pytest.mark.parametrize("side", [0, 300])
@@ -160,7 +161,7 @@ def test_background_phrases_are_needed(backbones: Backbones) -> None:
 def test_no_foreground_is_all_background(backbones: Backbones) -> None:
     """Where objectness is 0 every label's score is 0, so a positive background wins."""
     diy = method(backbones)
-    features = diy.encode([random_image(0, 30, 40), random_image(1, 30, 40)])
+    features = encode_images(diy, [random_image(0, 30, 40), random_image(1, 30, 40)])
     text = diy.text_matrix(WORDS)
     rows = F.normalize(features.crops_BND[0].mean(0), dim=-1).expand_as(text.rows_QD)
     zero = torch.zeros((256, 256))

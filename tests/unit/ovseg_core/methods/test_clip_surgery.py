@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_core.backbones.text_encoder import templates_of
-from ovseg_core.dense.adjust import directions
+from ovseg_core.dense.scoring import surgery_rows
 from ovseg_core.methods import build_segmenter
-from ovseg_core.methods.clip_surgery import display_maps, empty_text, point_prompts, spread
-from ovseg_core.segmenter import ScoreMaps
+from ovseg_core.methods.clip_surgery import display_maps, empty_text, min_max_scaled, point_prompts
+from ovseg_core.segmenter import ScoreMaps, encode_images
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
@@ -28,14 +28,14 @@ def maps_of(words: list[str], background: list[str], **options: Any) -> ScoreMap
         Vocabulary.model_validate({"labels": words, "background": background})
     )
     images = [random_image(seed, 45, 60) for seed in range(2)]
-    return method.score(method.encode(images), text)
+    return method.score(encode_images(method, images), text)
 
 
 def test_the_closed_form_is_products_less_their_mean_over_phrases() -> None:
     """As the paper has it: every product of a patch with a phrase, channel by channel."""
     patches, rows = (functional.normalize(rand(n, 8) - 0.5, dim=1) for n in (5, 3))
     classes = functional.normalize(rand(2, 8, seed=1) - 0.5, dim=1)
-    for one, ours in zip(classes, directions(classes, rows), strict=True):
+    for one, ours in zip(classes, surgery_rows(classes, rows), strict=True):
         weights = (2 * rows @ one).softmax(0)
         weights = weights / weights.mean()
         products_NQD = patches[:, None] * rows[None] * weights[None, :, None]
@@ -81,11 +81,11 @@ def test_the_second_path_is_longer_with_more_blocks() -> None:
 
 def test_maps_are_spread_and_a_constant_one_is_nothing() -> None:
     maps = torch.stack([rand(3, 4) * 9 - 5, torch.full((3, 4), 2.5)])
-    assert spread(maps)[0].min() == 0
-    assert spread(maps)[0].max() == 1
-    assert not spread(maps)[1].any()
+    assert min_max_scaled(maps)[0].min() == 0
+    assert min_max_scaled(maps)[0].max() == 1
+    assert not min_max_scaled(maps)[1].any()
     shown = display_maps(maps, (9, 14))
-    expected = functional.interpolate(spread(maps)[None], size=(9, 14), mode="bilinear")[0]
+    expected = functional.interpolate(min_max_scaled(maps)[None], size=(9, 14), mode="bilinear")[0]
     assert torch.equal(shown, expected)
 
 

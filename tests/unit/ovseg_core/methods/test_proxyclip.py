@@ -1,7 +1,6 @@
 """ProxyCLIP's own parts: the proxy attention's edge cases, feature adjustment, the networks."""
 
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -9,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.adjust import adjusted
+from ovseg_core.dense.encoder import DenseFeatures
+from ovseg_core.dense.scoring import SURGERY, WITHOUT_CLASS_TOKEN, Scoring
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.methods import proxyclip
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import TextMatrix, encode_images
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import ConfigError, WeightsError
 from schemas.vocabulary import Vocabulary
@@ -31,12 +31,12 @@ def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_attention(guide_EIJ: Tensor, v_MC: Tensor, beta: float, gamma: float) -> Tensor:
-    """Methods.md 6.1 as it is written, for one window."""
-    unit = F.normalize(guide_EIJ.flatten(1), dim=0)
-    likeness = unit.T @ unit
-    likeness = gamma * (likeness - beta * likeness.mean())
-    return likeness.masked_fill(likeness < 0, -torch.inf).softmax(-1) @ v_MC
+def plain_attention(proxy_EIJ: Tensor, v_MC: Tensor, beta: float, gamma: float) -> Tensor:
+    """docs/methods.md 6.1 as it is written, for one window."""
+    unit = F.normalize(proxy_EIJ.flatten(1), dim=0)
+    similarity = unit.T @ unit
+    similarity = gamma * (similarity - beta * similarity.mean())
+    return similarity.masked_fill(similarity < 0, -torch.inf).softmax(-1) @ v_MC
 
 
 @pytest.mark.parametrize("most", [1, 700, 1 << 21], ids=["row by row", "some rows", "whole"])
@@ -68,12 +68,12 @@ def test_a_row_without_any_entry_keeps_its_own_value() -> None:
 def test_an_image_of_one_colour_has_a_result() -> None:
     method = proxyclip.build(proxyclip.Options(), tiny_backbones())
     images = [torch.full((3, 40, 70), 90, dtype=torch.uint8), random_image(1, 40, 70)]
-    maps = method.score(method.encode(images), method.text_matrix(WORDS))
+    maps = method.score(encode_images(method, images), method.text_matrix(WORDS))
     assert all(level.isfinite().all() for image in maps.levels for level in image)
 
 
 def formula(reading: str, f_ND: Tensor, class_D: Tensor, text_QD: Tensor) -> Tensor:
-    """Methods.md 9.3 and 9.2 written out: products of every patch, phrase and channel."""
+    """docs/methods.md 9.3 and 9.2 written out: products of every patch, phrase and channel."""
     if reading == "literal":
         return f_ND @ text_QD.T - text_QD @ class_D
     w_Q = (2 * text_QD @ class_D).softmax(0)
@@ -82,15 +82,15 @@ def formula(reading: str, f_ND: Tensor, class_D: Tensor, text_QD: Tensor) -> Ten
     return (products_NQD - products_NQD.mean(dim=1, keepdim=True)).sum(-1)
 
 
-@pytest.mark.parametrize("reading", ["literal", "surgery"])
-def test_adjustment_is_the_formula(reading: Literal["literal", "surgery"]) -> None:
+@pytest.mark.parametrize(
+    ("reading", "scoring"), [("literal", WITHOUT_CLASS_TOKEN), ("surgery", SURGERY)]
+)
+def test_feature_adjustment_equals_the_formula(reading: str, scoring: Scoring) -> None:
     unit = F.normalize(noise(4, 2, 24, 3, 5), dim=1)
     classes, rows = noise(5, 2, 24), F.normalize(noise(6, 7, 24), dim=1)
     text = TextMatrix(rows, torch.tensor([0, 1, 1, 2, 2, 3, 3]), 4)
-    extra = classes[:, :, None, None].expand(2, 24, 3, 5)
-    scoring = adjusted(reading)
     assert scoring.domain == "score"
-    found = scoring.maps(unit, extra, text, 40.0)
+    found = scoring.score(DenseFeatures(unit, classes).unit(), text)
     assert found.shape == (2, 7, 3, 5)
     for index in range(2):
         class_D = F.normalize(classes[index], dim=0)
@@ -107,11 +107,11 @@ def test_the_windows_own_embedding_is_what_is_taken_off(reading: str) -> None:
     options = {"short_side_px": 0, "window_px": 0, "pad_px": 16}
     images = [random_image(seed, side, side) for seed in range(2)]
     text = plain(backbones, **options).text_matrix(WORDS)
-    bare = plain(backbones, **options).encode(images).images[1].patches_WDhw
+    bare = encode_images(plain(backbones, **options), images).images[1].dense.patches_BDhw
     class_D = F.normalize(clip.encode_images(torch.stack(images)), dim=1)[1]
     expected = formula(reading, bare[0].flatten(1).T, class_D, text.rows_QD)
     method = plain(backbones, adjust=reading, **options)
-    level = method.score(method.encode(images), text).levels[1][0]
+    level = method.score(encode_images(method, images), text).levels[1][0]
     torch.testing.assert_close(level.flatten(1).T, expected, atol=1e-5, rtol=0)
 
 
@@ -129,9 +129,9 @@ def test_every_family_can_be_the_proxy(family: str, tmp_path: Path) -> None:
     method = plain(backbones, proxy=f"local-dir:{folder}")
     images = [random_image(seed, 50, 83) for seed in range(2)]
     text = method.text_matrix(WORDS)
-    together = method.score(method.encode(images), text)
+    together = method.score(encode_images(method, images), text)
     for index, image in enumerate(images):
-        alone = method.score(method.encode([image]), text)
+        alone = method.score(encode_images(method, [image]), text)
         torch.testing.assert_close(together.levels[index][0], alone.levels[0][0], atol=1e-4, rtol=0)
     assert set(backbones.files()) == {"clip", "proxy"}
 
@@ -153,7 +153,7 @@ def test_the_options_change_the_scores() -> None:
     for options in changes:
         # Windows of more than thirty patches, which outlier repair needs.
         method = plain(backbones, window_px=112, **options)
-        maps = method.score(method.encode(images), method.text_matrix(WORDS))
+        maps = method.score(encode_images(method, images), method.text_matrix(WORDS))
         means.append(maps.levels[1][0].double().square().mean().item())
     assert len({round(mean, 9) for mean in means}) == len(changes)
 
@@ -176,6 +176,6 @@ def test_the_embedded_job_takes_the_embedded_proxy() -> None:
     assert method.decode_side_px == 72
     assert set(backbones.files()) == {"clip", "vision"}
     images = [random_image(0, 128, 160), random_image(1, 160, 128)]
-    features = method.encode(images)
+    features = encode_images(method, images)
     assert [one.grid for one in features.images] == [(1, 2), (2, 1)]
-    assert features.images[0].patches_WDhw.shape[2:] == (9, 9)
+    assert features.images[0].dense.patches_BDhw.shape[2:] == (9, 9)

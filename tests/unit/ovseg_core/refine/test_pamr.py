@@ -11,6 +11,7 @@ from ovseg_core.images.batch import Image
 from ovseg_core.methods import sclip
 from ovseg_core.refine.pamr import Pamr, RefinedMap, Refinement
 from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.segmenter import encode_images
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_models import random_image, tiny_backbones
 
@@ -70,7 +71,7 @@ def test_any_window_method_can_switch_it_on() -> None:
 
     def confidence(**options: Any) -> torch.Tensor:
         method = sclip.build(sclip.Options(**options), tiny_backbones())
-        maps = method.score(method.encode(images), method.text_matrix(words))
+        maps = method.score(encode_images(method, images), method.text_matrix(words))
         return torch.from_numpy(decide(maps, [(40, 64), (64, 40)])[1].confidence)
 
     assert (confidence() - confidence(pamr_steps=3, pamr_dilations=(2, 5))).abs().max() > 1e-3

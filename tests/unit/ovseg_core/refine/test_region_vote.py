@@ -20,7 +20,7 @@ from ovseg_core.methods import build_segmenter, check_options
 from ovseg_core.refine import region_vote
 from ovseg_core.refine.region_vote import majority_labels, vote_in_turn
 from ovseg_core.resize.nearest import nearest_source
-from ovseg_core.segmenter import ScoreMaps
+from ovseg_core.segmenter import ScoreMaps, encode_images
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
@@ -117,7 +117,7 @@ def test_any_window_method_takes_masks_from_a_folder(tmp_path: Path) -> None:
     for folder in ("", str(tmp_path)):
         part = NamedOptions(name="sclip", options={"region_folder": folder})
         segmenter = build_segmenter(part, tiny_backbones())
-        maps = segmenter.score(segmenter.encode(batch), segmenter.text_matrix(words))
+        maps = segmenter.score(encode_images(segmenter, batch), segmenter.text_matrix(words))
         found.append([one.label_map for one in decide(maps, [(30, 45)] * 2)])
     (plain_a, plain_b), (voted_a, voted_b) = found
     assert (voted_a == np.bincount(plain_a.ravel()).argmax()).all()

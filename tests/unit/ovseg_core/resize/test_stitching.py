@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.windows import Windows, side_by_side, window_boxes
+from ovseg_core.dense.windows import SlidingWindows, side_by_side, window_boxes
 from ovseg_core.methods import clearclip
 from ovseg_core.resize.stitching import Stitch, StitchedMap
+from ovseg_core.segmenter import encode_images
 from schemas.errors import ConfigError
 from tests.helpers.tiny_models import random_image, tiny_backbones
 
@@ -31,10 +32,10 @@ def margins(side: int, padding: str) -> tuple[int, int]:
     return (0, 0) if padding == "drop" else (0, missing)
 
 
-def plain(image: Tensor, windows: Windows, size: tuple[int, int]) -> Tensor:
+def plain(image: Tensor, windows: SlidingWindows, size: tuple[int, int]) -> Tensor:
     """The published order of operations, one window at a time."""
     total, hits = torch.zeros_like(image), torch.zeros(image.shape[1:])
-    for y1, x1, y2, x2 in window_boxes(image.shape[1:], windows.crop_px, windows.stride_px):
+    for y1, x1, y2, x2 in window_boxes(image.shape[1:], windows.window_px, windows.stride_px):
         window = image[None, :, y1:y2, x1:x2]
         top, bottom = margins(y2 - y1, windows.padding)
         left, right = margins(x2 - x1, windows.padding)
@@ -50,17 +51,17 @@ def plain(image: Tensor, windows: Windows, size: tuple[int, int]) -> Tensor:
     return functional.interpolate((total / hits)[None], size, mode="bilinear")[0]
 
 
-def cutter(crop: int, stride: int, padding: Any) -> Windows:
-    return Windows(crop, stride, PATCH, PATCH, padding, torch.full((3,), BLACK))
+def cutter(crop: int, stride: int, padding: Any) -> SlidingWindows:
+    return SlidingWindows(crop, stride, PATCH, PATCH, padding, torch.full((3,), BLACK))
 
 
-def read(windows: Windows, images: list[Tensor]) -> list[tuple[Tensor, Stitch]]:
+def read(windows: SlidingWindows, images: list[Tensor]) -> list[tuple[Tensor, Stitch]]:
     """Each image's patches side by side, and where they lie."""
-    cuts = [windows.cut(image) for image in images]
+    grids = [windows.cut(image) for image in images]
     found = []
-    for cut, patches in zip(cuts, windows.read(cuts, patches_of), strict=True):
+    for grid, patches in zip(grids, windows.apply(grids, patches_of), strict=True):
         maps = torch.stack(patches)
-        found.append((side_by_side(maps, cut.grid), cut.stitch(maps.shape[2:])))
+        found.append((side_by_side(maps, grid.shape), grid.stitch(maps.shape[2:])))
     return found
 
 
@@ -106,8 +107,8 @@ def test_gaps_between_windows_are_refused(backbones: Backbones):
 def test_the_block_without_its_residual_is_another(backbones: Backbones):
     images = [random_image(0, 40, 64), random_image(1, 64, 40)]
     bare, kept = (
-        clearclip.build(clearclip.Options(residual=residual), backbones).encode(images)
+        encode_images(clearclip.build(clearclip.Options(residual=residual), backbones), images)
         for residual in (False, True)
     )
     for one, other in zip(bare.images, kept.images, strict=True):
-        assert (one.patches_WDhw - other.patches_WDhw).abs().max() > 0.1
+        assert (one.dense.patches_BDhw - other.dense.patches_BDhw).abs().max() > 0.1

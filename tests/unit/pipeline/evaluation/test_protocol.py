@@ -5,6 +5,7 @@ import pytest
 from ovseg_core import methods
 from ovseg_core.decision.decide import decide
 from ovseg_core.methods import build_segmenter, check_options
+from ovseg_core.segmenter import encode_images
 from pipeline.evaluation.protocol import (
     PROTOCOL_FOLDER,
     job_fields,
@@ -76,7 +77,7 @@ def test_class_names_are_distinct_and_shared_between_related_protocols():
 
 @pytest.mark.parametrize("name", ["ade20k", "stuff", "cityscapes"])
 @pytest.mark.parametrize("method", ["sclip", "clearclip", "proxyclip"])
-def test_recipe_glued_names_are_the_names_without_blanks(name, method):
+def test_recipe_remove_spaces(name, method):
     expected = tuple(word.replace(" ", "") for word in ALL[name].classes)
     assert names(ALL[name], method) == expected != ALL[name].classes
     assert len(set(expected)) == len(expected)
@@ -177,7 +178,9 @@ def test_decision_has_no_background_where_it_is_not_a_class(method):
     images = [random_image(0, 60, 84), random_image(1, 71, 50)]
     images[1][:, :, :20] = 0
     text = segmenter.text_matrix(words(protocol, recipe))
-    decisions = decide(segmenter.score(segmenter.encode(images), text), [(60, 84), (71, 50)])
+    decisions = decide(
+        segmenter.score(encode_images(segmenter, images), text), [(60, 84), (71, 50)]
+    )
     assert all(decision.label_map.min() > 0 for decision in decisions)
 
 
