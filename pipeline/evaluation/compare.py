@@ -23,7 +23,6 @@ from schemas.records import RepeatedText, Share
 from schemas.tables import arrow_schema
 
 FOLDER = "exports/compare"
-_ROW_GROUP = 65536
 _WORST = 10
 
 
@@ -112,7 +111,7 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
             "have the same size)"
         )
     file = f"{FOLDER}/{other.info.job().method.name}-{other.fingerprint[:12]}.parquet"
-    first.folder.atomic_write(file, parquet.write_table(comparison.table(), _ROW_GROUP))
+    first.folder.atomic_write(file, parquet.write_table(comparison.table()))
     by_agreement = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
     return ComparisonReport(
         first=first.info.job().method.name,
@@ -161,7 +160,7 @@ def read_comparison(run: RunFolder, file: str) -> dict[str, dict[str, float]]:
     table = read_comparison_columns(run, file, ["image_id", "label", "iou"])
     found: dict[str, dict[str, float]] = {}
     # In batches: as Python objects all rows at once would take many times the table's memory.
-    for batch in table.to_batches(max_chunksize=_ROW_GROUP):
+    for batch in table.to_batches(max_chunksize=parquet.ROW_GROUP):
         for image_id, label, iou in zip(*(c.to_pylist() for c in batch.columns), strict=True):
             found.setdefault(image_id, {})[label] = iou
     return found
