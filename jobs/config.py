@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from schemas.base import Model, validated
-from schemas.config import JobConfig, NamedOptions
+from schemas.config import JobConfig
 from schemas.errors import ConfigError, VocabularyError
 from schemas.vocabulary import spelled_out_vocabulary
 
@@ -67,10 +67,6 @@ def load_config(
     if below is not None:
         plain = {k: dict(v) if isinstance(v, _FromFile) else v for k, v in merged.items()}
         merged = merge(below(merged), plain)
-    for name, value in merged.items():  # TODO: remove when schemas fill in default names
-        default = model.model_fields[name].default if name in model.model_fields else None
-        if isinstance(value, dict) and isinstance(default, NamedOptions):
-            merged[name] = {"name": default.name} | value
     return validated(model, merged, hints=_HINTS)
 
 

@@ -1,6 +1,7 @@
 """The commands one after another on drawn scenes with the embedded models, as a user types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from jobs.demo.draw import Scenes, draw_scenes
+from ovseg_core.embedded import FOUND_HEAD
 
 NUM_SCENES = 5
 
@@ -97,6 +99,17 @@ def test_dry_run_writes_nothing(scenes: Scenes) -> None:
     assert "3 in scenes" in result.stdout
     assert "2 of up to 2 images" in result.stdout
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", ["head=head.safetensors", "max_side_px=300"])
+def test_options_of_a_default_plug_in_need_no_name(scenes: Scenes, option: str) -> None:
+    shutil.copy(FOUND_HEAD, "head.safetensors")
+    where = "method.options.objectness.options"
+    planned = ovseg("annotate", "job.yaml", "--dry-run", "--set", f"{where}.{option}")
+    assert planned.exit_code == 0, planned.output
+    wrong = ovseg("annotate", "job.yaml", "--dry-run", "--set", f"{where}.x{option}")
+    assert wrong.exit_code == 1
+    assert f"{where}.x{option.partition('=')[0]}: unknown key" in the_error(wrong)
 
 
 def test_broken_images_are_counted_and_exit_3(scenes: Scenes) -> None:
