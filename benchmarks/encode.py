@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.resize.nearest import to_size
-from ovseg_core.rle.encode import encode_regions
+from ovseg_core.rle.encode import encode_rle
 
 NUM_LABELS = 10
 REPEATS = 5
@@ -49,7 +49,7 @@ def usual_way(canvas: NDArray[np.uint16], size_hw: tuple[int, int]) -> dict[int,
 
 def one_scan(canvas: NDArray[np.uint16], size_hw: tuple[int, int]) -> dict[int, Any]:
     """Encode as the product does."""
-    rles = encode_regions(canvas, size_hw)
+    rles = encode_rle(canvas, size_hw)
     return {label: (rle.counts, rle.area_px, rle.bbox_xywh) for label, rle in rles.items()}
 
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import psutil
 
-from ovseg_core.rle.encode import encode_regions
+from ovseg_core.rle.encode import encode_rle
 from pipeline.exporters import panoptic
 from pipeline.exporters.shared.export import Export
 from pipeline.run.folder import RunFolder
@@ -199,7 +199,7 @@ def annotation_rows(seed: int) -> list[dict[str, Any]]:
             "num_components": 1,
             **dict.fromkeys(SCORES, 0.1234567),
         }
-        for number, rle in encode_regions(regions, SIZE_HW).items()
+        for number, rle in encode_rle(regions, SIZE_HW).items()
     ]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovseg_core.rle.encode import Rle, encode_regions
+from ovseg_core.rle.encode import Rle, encode_rle
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
@@ -83,7 +83,7 @@ class Many:
         label_map = np.kron(coarse, np.ones((40, 40), int)).astype(np.uint16)
         colours = self._rng.integers(40, 220, (len(LABELS) + 1, 3)).astype(np.uint8)
         Image.fromarray(colours[label_map]).save(self._photos / f"{number}.jpg")
-        return encode_regions(label_map, SIZE_HW)
+        return encode_rle(label_map, SIZE_HW)
 
     def _commit(self, shard: Shard) -> None:
         images, scores, annotations = [], [], []

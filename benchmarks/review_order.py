@@ -71,7 +71,7 @@ def compare_masks(
             text = segmenter.text_matrix(Vocabulary.model_validate(labels))
             decision = decide_one(segmenter.score(features, text), 0, size_hw)
         for segment in image_rows(decision, size_hw, labels, MaskConfig()).segments:
-            mask, true = decode(segment.rle_counts, size_hw) > 0, truth == segment.category_id
+            mask, true = decode_rle(segment.rle_counts, size_hw) > 0, truth == segment.category_id
             iou = (mask & true).sum() / (mask | true).sum()
             yield ComparedMask(vars(segment), number, bool(iou < BAD_IOU))
 

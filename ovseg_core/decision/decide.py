@@ -5,7 +5,7 @@ H, W) array of a whole image ever exists. The label map is the argmax of the met
 as published, after the vote of its regions if there are any: the confidence of a pixel is then the
 probability of the label that it was given, and its margin 0 where another label has more. The
 probabilities serve the score columns only; they never change a label, unless the method's own rule
-decides by them.
+decides by them. Formulas and their order: docs/methods.md 14.1.
 
 Shapes: Q phrases, K classes with background first, (Hc, Wc) the canvas, R rows of one band.
 """
@@ -163,7 +163,7 @@ def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:
 def complement_product(scores: Tensor, objectness: Tensor) -> Tensor:
     """Fuse scores M (K, R, Wc) with objectness T (R, Wc) in place: M_0 (1 - T), M_k T.
 
-    CLIP-DIY, `docs/methods.md`.
+    CLIP-DIY, docs/methods.md 2.
     """
     scores[0] *= 1 - objectness
     scores[1:] *= objectness

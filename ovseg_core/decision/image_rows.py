@@ -15,7 +15,7 @@ from ovseg_core.decision.review_priority import image_priority
 from ovseg_core.decision.segment_scores import segment_scores, visible_decision
 from ovseg_core.decision.segments import cut_segments
 from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.rle.encode import encode_regions
+from ovseg_core.rle.encode import encode_rle
 from schemas.calibration import Calibration
 from schemas.config import MaskConfig
 from schemas.records import Annotation, ScoreRow
@@ -66,7 +66,7 @@ def image_rows(
         thresholds = np.array([0.0, *map(calibration.threshold, names)])
         dropped = columns[SCORE] < thresholds[cut.labels]
         numbers = np.where(dropped[numbers], 0, numbers)
-    rles = encode_regions(numbers, size_hw, masks.min_area_px)
+    rles = encode_rle(numbers, size_hw, masks.min_area_px)
     segments = tuple(
         Annotation(
             image_id=image_id,

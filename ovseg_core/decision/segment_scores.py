@@ -2,7 +2,7 @@
 
 Everything is summed on the canvas, each pixel weighted by the number of image pixels that it
 becomes, and block of rows by block of rows, so that memory does not grow with the image. What each
-column holds is documented in `schemas.records.Annotation`.
+column holds is documented in `schemas.records.Annotation`; formulas: docs/methods.md 14.2.
 """
 
 from collections.abc import Iterator

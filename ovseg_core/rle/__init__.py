@@ -1,1 +1,1 @@
-"""Masks as runs: COCO RLE and what is computed without pixels."""
+"""Masks as run-length encodings (RLE), and what is computed from them without pixels."""

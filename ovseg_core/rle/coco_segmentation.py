@@ -1,7 +1,7 @@
-"""COCO's three ways to write a mask, its sizes and its ids, read with care.
+"""Masks, sizes and ids of COCO files that other tools wrote, checked before they are used.
 
-pycocotools trusts what it is given: run lengths that end early come back with whatever was in the
-memory, and corners that are no numbers or far away end the process.
+pycocotools does not check: it decodes run lengths that end early to whatever is in memory, and
+corners that are not numbers or far outside of the image end the process.
 """
 
 from typing import Any
@@ -10,32 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle.encode import decode
+from ovseg_core.rle.encode import decode_rle
 from ovseg_core.rle.runs import run_lengths
 
-Mask = NDArray[np.bool_]
-
-_MOST_PIXELS = 1 << 30
-"""No image is larger; a file that says so would only take all memory."""
+_MAX_PIXELS = 1 << 30
+"""No image is larger; a file that says so would take all memory."""
 
 
-def size_hw(height: Any, width: Any) -> tuple[int, int]:
-    """Return an image's size as whole numbers.
+def parse_size_hw(height: Any, width: Any) -> tuple[int, int]:
+    """Return an image's size as integers.
 
     Raises:
-        OverflowError, ValueError: no numbers of pixels, or of an image beyond all bounds.
+        OverflowError, ValueError: they are not numbers of pixels, or the image is too large.
     """
     whole = all(isinstance(side, int | float) and side == int(side) for side in (height, width))
-    if not whole or min(height, width) < 1 or height * width > _MOST_PIXELS:
+    if not whole or min(height, width) < 1 or height * width > _MAX_PIXELS:
         raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
     return int(height), int(width)
 
 
-def id_of(value: Any) -> str:
+def parse_id(value: Any) -> str:
     """Return an id as text: some tools write 7, some "7", some 7.0.
 
     Raises:
-        ValueError: no number and no text.
+        ValueError: the id is neither a number nor text.
     """
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
@@ -44,30 +42,32 @@ def id_of(value: Any) -> str:
     raise ValueError(f"expected an id, got {value!r}")
 
 
-def pixels(segmentation: Any, size_hw: tuple[int, int]) -> Mask:
-    """Return the mask (H, W) of COCO's polygons, plain run lengths or compressed ones.
+def decode_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the mask (H, W) of a COCO segmentation: polygons, plain or compressed run lengths.
 
     Raises:
-        LookupError, TypeError, ValueError: none of these, or of another size.
+        LookupError, TypeError, ValueError: it is none of these, or of another size.
     """
-    return decode(counts(segmentation, size_hw), size_hw).astype(bool)
+    return decode_rle(compress_segmentation(segmentation, size_hw), size_hw).astype(bool)
 
 
-def counts(segmentation: Any, size_hw: tuple[int, int]) -> str:
-    """Return the same as compressed run lengths: those that every encoder writes for this mask.
+def compress_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> str:
+    """Return a COCO segmentation as compressed run lengths, in their one canonical form.
 
     Raises:
-        LookupError, TypeError, ValueError: as above.
+        LookupError, TypeError, ValueError: as for `decode_segmentation`.
     """
     height, width = size_hw
     if isinstance(segmentation, list):
         return _drawn([_corners(polygon, size_hw) for polygon in segmentation], size_hw)
     if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"a mask of size {segmentation['size']} in an image of {[height, width]}")
+        raise ValueError(
+            f"expected a mask of the image's size {[height, width]}, got {segmentation['size']}"
+        )
     lengths = _lengths(segmentation["counts"])
     if (lengths < 0).any() or lengths.sum() != height * width:
         raise ValueError(
-            f"run lengths that do not fill the image: {lengths.sum()} pixels of {height * width}"
+            f"expected run lengths of {height * width} pixels in all, got {lengths.sum()}"
         )
     plain: Any = {"size": [height, width], "counts": _without_empty_runs(lengths)}
     rle: Any = coco_mask.frPyObjects(plain, height, width)
@@ -75,7 +75,7 @@ def counts(segmentation: Any, size_hw: tuple[int, int]) -> str:
 
 
 def _without_empty_runs(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Join what an empty run divides; only the first may be empty."""
+    """Join runs that an empty run divides; only the first run may be empty."""
     if lengths[1:].all():
         return lengths
     filled = lengths > 0
@@ -85,9 +85,9 @@ def _without_empty_runs(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.append(0, joined) if values[0] else joined
 
 
-def packed(pixels: Mask) -> str:
+def encode_mask(mask: NDArray[np.bool_]) -> str:
     """Return the compressed run lengths of a mask (H, W)."""
-    rle: Any = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
+    rle: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return rle["counts"].decode("ascii")
 
 
@@ -95,29 +95,29 @@ def _lengths(counts: Any) -> NDArray[np.int64]:
     if not isinstance(counts, list):
         return run_lengths(counts)
     lengths = np.array(counts, np.float64)
-    whole = (lengths == np.floor(lengths)) & (np.abs(lengths) <= _MOST_PIXELS)
+    whole = (lengths == np.floor(lengths)) & (np.abs(lengths) <= _MAX_PIXELS)
     if lengths.ndim != 1 or not whole.all():
-        raise ValueError("run lengths that are no whole numbers of pixels")
+        raise ValueError("expected run lengths in whole pixels")
     return lengths.astype(np.int64)
 
 
 def _corners(polygon: Any, size_hw: tuple[int, int]) -> list[float]:
-    """Return x, y, x, y, ... as they are; a little outside of the image is usual."""
+    """Return x, y, x, y, ... unchanged; corners a little outside of the image are usual."""
     corners = np.array(polygon, np.float64)
     if corners.ndim != 1 or len(corners) % 2:
-        raise ValueError("a polygon that is no list of x, y, x, y, ...")
+        raise ValueError("expected a polygon as a list x, y, x, y, ...")
     far = np.tile(size_hw[::-1], len(corners) // 2)
     if not ((corners >= -far) & (corners <= 2 * far)).all():
-        raise ValueError("a polygon with a corner that is no number or far outside of its image")
+        raise ValueError("expected corners of a polygon in or near the image")
     return corners.tolist()
 
 
 def _drawn(polygons: list[list[float]], size_hw: tuple[int, int]) -> str:
     if not polygons:
-        raise ValueError("a mask without polygons")
+        raise ValueError("expected at least one polygon")
     # Two corners enclose nothing, and pycocotools would take them for a box.
     solid: Any = [corners for corners in polygons if len(corners) >= 6]
     if not solid:
-        return packed(np.zeros(size_hw, bool))
+        return encode_mask(np.zeros(size_hw, bool))
     rle: Any = coco_mask.merge(coco_mask.frPyObjects(solid, *size_hw))
     return rle["counts"].decode("ascii")

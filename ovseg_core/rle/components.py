@@ -1,8 +1,8 @@
-"""COCO run lengths of masks -> run lengths of their connected regions, without decoding.
+"""RLE of masks -> RLE of their connected components, without decoding.
 
 Work grows with the number of runs, not with the size of the image. Two runs touch where they lie
-in neighbouring columns and overlap by a pixel or a corner (8-neighbourhood). Equal to decoding,
-`segments.cut` and `rle.encode_regions`, which the tests compare it with.
+in neighbouring columns and overlap by a pixel or a corner (8-neighbourhood). The tests compare the
+result with decoding, `decision.segments.cut_segments` and `rle.encode.encode_rle`.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from scipy.sparse.csgraph import connected_components
 
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import Rle
-from ovseg_core.rle.runs import BITS, FIRST, MORE, run_edges
+from ovseg_core.rle.runs import FIRST_CHARACTER, GROUP_BITS, MORE_GROUPS, run_edges
 
-Numbers = NDArray[np.int64]
+_Ints = NDArray[np.int64]
 
 
-def split(counts: Sequence[str], size_hw: SizeHW) -> list[list[Rle]]:
-    """Return the connected regions of each mask, by their first pixel in reading order.
+def split_components(counts: Sequence[str], size_hw: SizeHW) -> list[list[Rle]]:
+    """Return the connected components of each mask, by their first pixel in reading order.
 
     Args:
         counts: compressed run lengths of masks of one image.
@@ -31,23 +31,23 @@ def split(counts: Sequence[str], size_hw: SizeHW) -> list[list[Rle]]:
     start, stop, owner = _pieces(counts, size_hw)
     if not len(start):
         return [[] for _ in counts]
-    region = _regions(start, stop, owner, size_hw)
+    component = _component_numbers(start, stop, owner, size_hw)
     reading = start % height * width + start // height
-    by_region = np.argsort(region, kind="stable")
-    begin = _begins(region[by_region])
-    first_pixel = np.minimum.reduceat(reading[by_region], begin)
-    region_owner = owner[by_region[begin]]
+    by_component = np.argsort(component, kind="stable")
+    begin = _begins(component[by_component])
+    first_pixel = np.minimum.reduceat(reading[by_component], begin)
+    component_owner = owner[by_component[begin]]
     rank = np.empty(len(begin), np.int64)
-    in_order = np.lexsort((first_pixel, region_owner))
+    in_order = np.lexsort((first_pixel, component_owner))
     rank[in_order] = np.arange(len(begin))
-    order = np.argsort(rank[region], kind="stable")
-    rles = _encode(start[order], stop[order], rank[region][order], size_hw)
-    bounds = np.searchsorted(region_owner[in_order], np.arange(len(counts) + 1)).tolist()
+    order = np.argsort(rank[component], kind="stable")
+    rles = _encode(start[order], stop[order], rank[component][order], size_hw)
+    bounds = np.searchsorted(component_owner[in_order], np.arange(len(counts) + 1)).tolist()
     return [rles[low:high] for low, high in pairwise(bounds)]
 
 
-def _pieces(counts: Sequence[str], size_hw: SizeHW) -> tuple[Numbers, Numbers, Numbers]:
-    """Return start, stop and mask of all runs, cut where a column ends."""
+def _pieces(counts: Sequence[str], size_hw: SizeHW) -> tuple[_Ints, _Ints, _Ints]:
+    """Return start, stop and mask number of all runs, cut where a column ends."""
     height, width = size_hw
     edges = run_edges(counts, height * width)
     start, stop = (edges.places[turn::2].astype(np.int64) for turn in (0, 1))
@@ -60,8 +60,10 @@ def _pieces(counts: Sequence[str], size_hw: SizeHW) -> tuple[Numbers, Numbers, N
     return np.maximum(start, column * height), np.minimum(stop, (column + 1) * height), owner
 
 
-def _regions(start: Numbers, stop: Numbers, owner: Numbers, size_hw: SizeHW) -> NDArray[np.int32]:
-    """Number the connected regions of all masks; masks never touch each other."""
+def _component_numbers(
+    start: _Ints, stop: _Ints, owner: _Ints, size_hw: SizeHW
+) -> NDArray[np.int32]:
+    """Return the component number of each piece; different masks never touch."""
     height, width = size_hw
     apart = owner * (width + 2) * height
     first, last = start + apart, stop + apart
@@ -76,19 +78,19 @@ def _regions(start: Numbers, stop: Numbers, owner: Numbers, size_hw: SizeHW) -> 
     return connected_components(touching, directed=False)[1]
 
 
-def _begins(sorted_values: NDArray[np.integer]) -> Numbers:
+def _begins(sorted_values: NDArray[np.integer]) -> _Ints:
     return np.concatenate([[0], np.flatnonzero(np.diff(sorted_values)) + 1])
 
 
-def _encode(start: Numbers, stop: Numbers, region: Numbers, size_hw: SizeHW) -> list[Rle]:
-    """Encode pieces sorted by region, then by place."""
+def _encode(start: _Ints, stop: _Ints, component: _Ints, size_hw: SizeHW) -> list[Rle]:
+    """Return the RLE of pieces that are sorted by component, then by place."""
     height, width = size_hw
-    begin = _begins(region)
+    begin = _begins(component)
     left, right = (start // height)[begin], (start // height)[np.append(begin[1:], len(start)) - 1]
     top = np.minimum.reduceat(start % height, begin)
     bottom = np.maximum.reduceat((stop - 1) % height, begin)
     area = np.add.reduceat(stop - start, begin)
-    texts = _texts(start, stop, region, height * width)
+    texts = _texts(start, stop, component, height * width)
     boxes = np.column_stack([left, top, right - left + 1, bottom - top + 1]).astype(float).tolist()
     return [
         Rle(counts=text, area_px=pixels, bbox_xywh=(x, y, w, h))
@@ -96,16 +98,16 @@ def _encode(start: Numbers, stop: Numbers, region: Numbers, size_hw: SizeHW) -> 
     ]
 
 
-def _texts(start: Numbers, stop: Numbers, region: Numbers, num_pixels: int) -> list[str]:
-    """Write compressed run lengths as pycocotools does, all regions at once."""
-    goes_on = (start[1:] == stop[:-1]) & (region[1:] == region[:-1])
-    start, region = start[np.append(True, ~goes_on)], region[np.append(True, ~goes_on)]
+def _texts(start: _Ints, stop: _Ints, component: _Ints, num_pixels: int) -> list[str]:
+    """Return compressed run lengths as pycocotools writes them, for all components at once."""
+    goes_on = (start[1:] == stop[:-1]) & (component[1:] == component[:-1])
+    start, component = start[np.append(True, ~goes_on)], component[np.append(True, ~goes_on)]
     stop = stop[np.append(~goes_on, True)]
-    begin = _begins(region)
+    begin = _begins(component)
     num_runs = np.diff(np.append(begin, len(start)))
     previous = np.append(0, stop[:-1])
     previous[begin] = 0
-    # Gap and length by turns, and after the last run what is left of the image, if anything.
+    # Gap and length in turn, and after the last run the rest of the image, if there is any.
     size = 2 * num_runs + 1
     offset = np.cumsum(size) - size
     place = 2 * np.arange(len(start)) + np.repeat(np.arange(len(begin)), num_runs)
@@ -119,25 +121,25 @@ def _texts(start: Numbers, stop: Numbers, region: Numbers, num_pixels: int) -> l
     numbers[late] -= lengths[late - 2]
     kept = np.ones(len(lengths), bool)
     kept[rest[lengths[rest] == 0]] = False
-    of_region = np.repeat(np.arange(len(begin)), size)[kept]
-    return _packed(numbers[kept], of_region, len(begin))
+    of_component = np.repeat(np.arange(len(begin)), size)[kept]
+    return _packed(numbers[kept], of_component, len(begin))
 
 
-def _packed(numbers: Numbers, region: Numbers, num_regions: int) -> list[str]:
+def _packed(numbers: _Ints, component: _Ints, num_components: int) -> list[str]:
     num_groups = np.ones(len(numbers), np.int64)
-    limit = 1 << (BITS - 1)
+    limit = 1 << (GROUP_BITS - 1)
     while (longer := (numbers >= limit) | (numbers < -limit)).any():
         num_groups += longer
-        limit <<= BITS
+        limit <<= GROUP_BITS
     ends = np.cumsum(num_groups)
     begins = ends - num_groups
     text = np.zeros(int(ends[-1]), np.uint8)
     for group in range(int(num_groups.max())):
         has = np.flatnonzero(num_groups > group)
-        bits = (numbers[has] >> (BITS * group)) & (MORE - 1)
-        more = np.where(num_groups[has] > group + 1, MORE, 0)
-        text[begins[has] + group] = bits + more + FIRST
+        bits = (numbers[has] >> (GROUP_BITS * group)) & (MORE_GROUPS - 1)
+        more = np.where(num_groups[has] > group + 1, MORE_GROUPS, 0)
+        text[begins[has] + group] = bits + more + FIRST_CHARACTER
     whole = text.tobytes().decode("ascii")
-    last = np.searchsorted(region, np.arange(num_regions), side="right")
+    last = np.searchsorted(component, np.arange(num_components), side="right")
     cuts = [0, *ends[last - 1].tolist()]
     return [whole[low:high] for low, high in pairwise(cuts)]

@@ -1,10 +1,10 @@
-"""Region map on a canvas -> COCO run lengths, area and box of every region at the image's size.
+"""Segment map on a canvas -> COCO RLE, area and box of every segment at the image's size.
 
 The canvas is enlarged along one axis only: with its columns repeated, one scan finds where the
-region changes on the way down the columns, and every change is then moved to its row at full
-size. All regions come out of that one scan (encoding them one by one costs a scan of the whole
-image each). pycocotools packs the counts and is the oracle of the tests: counts, area and box are
-equal to its `encode`, `area` and `toBbox`.
+segment changes on the way down the columns, and every change is then moved to its row at full
+size. All segments come out of that one scan (to encode them one by one costs a scan of the whole
+image each). pycocotools packs the counts; the tests compare counts, area and box with its
+`encode`, `area` and `toBbox`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from ovseg_core.resize.nearest import Scalar, SizeHW, nearest_counts
 
 _BLOCK = 256
-"""Side of the blocks of a transpose: both the read and the written lines stay in the cache."""
+"""Side of the blocks of a transpose: the lines that are read and written stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,17 @@ class _Runs:
     stop: NDArray[np.int64]
 
 
-def encode_regions(
-    regions: NDArray[np.integer], size_hw: SizeHW, min_area_px: int = 1
+def encode_rle(
+    segments: NDArray[np.integer], size_hw: SizeHW, min_area_px: int = 1
 ) -> dict[int, Rle]:
-    """Encode every non-zero value of a map.
+    """Return the RLE of each segment of a map, by segment number, ascending.
 
     Args:
-        regions: (Hc, Wc) region numbers on the canvas; 0 is left out.
+        segments: (Hc, Wc) segment numbers on the canvas; 0 is no segment.
         size_hw: the image's size; the map goes there by nearest, `floor(i * in / out)`.
-        min_area_px: regions of fewer image pixels are left out.
-
-    Returns:
-        By region number, ascending.
+        min_area_px: segments of fewer image pixels are left out.
     """
-    runs = _find_runs(regions, size_hw)
+    runs = _find_runs(segments, size_hw)
     values, first = np.unique(runs.value, return_index=True)
     areas = np.add.reduceat(runs.stop - runs.start, first)
     bounds = zip(first, [*first[1:], len(runs.value)], strict=True)
@@ -64,8 +61,8 @@ def encode_regions(
     }
 
 
-def decode(counts: str, size_hw: SizeHW) -> NDArray[np.uint8]:
-    """Return the (H, W) mask of 0 and 1 behind compressed run lengths."""
+def decode_rle(counts: str, size_hw: SizeHW) -> NDArray[np.uint8]:
+    """Return the mask (H, W) of 0 and 1 that compressed run lengths encode."""
     return coco_mask.decode({"counts": counts.encode("ascii"), "size": list(size_hw)})
 
 
@@ -80,12 +77,12 @@ def transpose(values: NDArray[Scalar]) -> NDArray[Scalar]:
     return out
 
 
-def _find_runs(regions: NDArray[np.integer], size_hw: SizeHW) -> _Runs:
+def _find_runs(segments: NDArray[np.integer], size_hw: SizeHW) -> _Runs:
     height, width = size_hw
-    row_counts = nearest_counts(regions.shape[0], height)
+    row_counts = nearest_counts(segments.shape[0], height)
     rows = np.flatnonzero(row_counts)
-    by_column = transpose(regions if len(rows) == len(row_counts) else regions[rows])
-    flat = np.repeat(by_column, nearest_counts(regions.shape[1], width), axis=0).ravel()
+    by_column = transpose(segments if len(rows) == len(row_counts) else segments[rows])
+    flat = np.repeat(by_column, nearest_counts(segments.shape[1], width), axis=0).ravel()
     change = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     begins = np.concatenate([[0], change])
     column, row = np.divmod(begins, len(rows))

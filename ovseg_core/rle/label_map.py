@@ -1,7 +1,7 @@
-"""COCO run lengths of one image's masks -> label map, without a mask in between.
+"""RLE of the masks of one image -> label map, without decoding single masks.
 
-Decoding masks one by one and copying each into a map costs several passes over the image for each
-of them; here the runs of all masks are read from the texts and put side by side in one pass.
+To decode masks one by one and copy each into a map costs several passes over the image for each of
+them; here the runs of all masks are read from the texts and merged in one pass.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.rle.encode import decode, transpose
+from ovseg_core.rle.encode import decode_rle, transpose
 from ovseg_core.rle.runs import run_edges
 
 Unsigned = TypeVar("Unsigned", np.uint8, np.uint16, np.uint32)
 
 
-def paint(
+def paint_label_map(
     counts: Sequence[str],
     values: Sequence[int],
     size_hw: SizeHW,
@@ -27,12 +27,12 @@ def paint(
 
     Args:
         counts: compressed run lengths of its masks.
-        values: what each mask is painted as, from 1; where two overlap the later stays.
+        values: label of each mask, from 1; where two masks overlap, the later one stays.
         size_hw: of the image.
-        kind: of the map's numbers.
+        kind: dtype of the map.
 
     Returns:
-        (H, W); 0 under no mask.
+        (H, W); 0 where there is no mask.
     """
     height, width = size_hw
     edges = run_edges(counts, height * width)
@@ -53,5 +53,5 @@ def _paint_in_turn(
 ) -> NDArray[Unsigned]:
     painted = np.zeros(size_hw, kind)
     for text, value in zip(counts, values, strict=True):
-        painted[decode(text, size_hw) > 0] = value
+        painted[decode_rle(text, size_hw) > 0] = value
     return painted

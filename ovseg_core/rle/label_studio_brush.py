@@ -4,9 +4,9 @@
     then items: 1 bit repeat, 2 bits which width, count - 1 in that width, and the value once (a
     repeat) or as often as the count says; zero bits up to a whole byte, eight if it is one already
 
-A mask is 255 or 0 in all four channels. The value is an opacity: 1 would be stored, and not seen.
-The bytes are those of Label Studio's own encoder, which never writes values one by one here: every
-run of pixels is four times as long in values.
+A mask is 255 or 0 in all four channels. The value is an opacity: 1 would be stored, but invisible.
+The bytes are those of Label Studio's own encoder, which never writes single values here: every run
+of pixels is four times as long in values.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ovseg_core.rle import row_major
 from ovseg_core.rle.runs import running_sums
 
 SOLID = 127
-"""Opacity above which a pixel is in the mask: strokes drawn by hand have soft rims."""
+"""Opacity above which a pixel is in the mask; strokes drawn by hand have soft rims."""
 _CHANNELS = 4
 _WIDTHS = np.array([3, 4, 8, 16])
 _LONGEST = (1 << 16) // _CHANNELS
@@ -27,26 +27,31 @@ _LONGEST = (1 << 16) // _CHANNELS
 _HEADER_BITS = 32 + 5 + 4 * 4
 
 
-def from_coco(counts: Sequence[str], size_hw: SizeHW) -> list[NDArray[np.uint8]]:
-    """Return the brush bytes of an image's masks, from COCO's compressed run lengths."""
-    return _packed(row_major.runs(counts, size_hw), size_hw[0] * size_hw[1])
+def encode_brushes(counts: Sequence[str], size_hw: SizeHW) -> list[NDArray[np.uint8]]:
+    """Return the brush bytes of each mask of an image.
+
+    Args:
+        counts: COCO's compressed run lengths of the masks.
+        size_hw: of the image.
+    """
+    return _packed(row_major.row_major_runs(counts, size_hw), size_hw[0] * size_hw[1])
 
 
-def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the bytes of a mask (H, W), not 0 inside."""
+def encode_brush(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the brush bytes of a mask (H, W), 0 outside."""
     flat = np.concatenate([[False], np.ravel(mask).astype(bool), [False]])
     if len(flat) == 2:
         raise ValueError(f"expected a mask with pixels, got shape {mask.shape}")
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     rest = mask.size - int(edges[-1]) if len(edges) else mask.size
-    runs = row_major.Runs(np.diff(edges, prepend=0), [0, len(edges)], [rest])
+    runs = row_major.RowMajorRuns(np.diff(edges, prepend=0), [0, len(edges)], [rest])
     return _packed(runs, mask.size)[0]
 
 
-def _items() -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """Return size in bits, and the bits at the upper end of 64, of an item of any length.
+def _make_items() -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Return size in bits, and bits at the upper end of 64, of an item of each length.
 
-    The bits are those of the value 0 (first row) and 255. Without pixels there is no item.
+    The bits are those of the value 0 (first row) and 255 (second row). Length 0 has no item.
     """
     num_values = _CHANNELS * np.arange(_LONGEST + 1)
     kind = np.searchsorted(1 << _WIDTHS, num_values)
@@ -57,31 +62,31 @@ def _items() -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     return sizes.astype(np.uint8), both << (64 - sizes).astype(np.uint64)
 
 
-_SIZES, _ITEMS = _items()
+_SIZES, _ITEMS = _make_items()
 _SIZE_LIST, _ITEM_LISTS = _SIZES.tolist(), _ITEMS.tolist()
 
 
-def _packed(runs: row_major.Runs, num_pixels: int) -> list[NDArray[np.uint8]]:
-    """Return the bytes of masks of so many pixels; each begins in a word of its own."""
+def _packed(runs: row_major.RowMajorRuns, num_pixels: int) -> list[NDArray[np.uint8]]:
+    """Return the bytes of masks of `num_pixels` pixels; each mask begins at a word of 64 bits."""
     pairs = runs.lengths.reshape(-1, 2)
     sizes, items, long = _of_pairs(pairs)
     ends = np.concatenate([[0], running_sums(sizes)])
     bounds = np.array(runs.bounds) // 2
     header = _header(num_pixels) << 64 - _HEADER_BITS
-    words, num_bytes, places, strays = [0], [], [], []
+    words, num_bytes, places, parts = [0], [], [], []
     for size, rest in zip(np.diff(ends[bounds]).tolist(), runs.rests, strict=True):
         begin = 64 * words[-1]
-        end = _lay([(_HEADER_BITS, header)], begin, places, strays) + size
-        end = _lay(_spelled(rest, 0), end, places, strays)
+        end = _place_items([(_HEADER_BITS, header)], begin, places, parts) + size
+        end = _place_items(_items_of_run(rest, 0), end, places, parts)
         num_bytes.append((end - begin) // 8 + 1)
         words.append(words[-1] + num_bytes[-1] // 8 + 1)
     shift = 64 * np.array(words)[:-1] + _HEADER_BITS - ends[bounds[:-1]]
     begins = ends[:-1] + np.repeat(shift, np.diff(bounds))
-    for pair, spelled in long.items():
-        _lay(spelled, int(begins[pair]), places, strays)
+    for pair, run_items in long.items():
+        _place_items(run_items, int(begins[pair]), places, parts)
     joined = np.zeros(words[-1] + 1, np.uint64)
     _join_in_order(begins, items, joined)
-    _join(np.array(places, np.int64), np.array(strays, np.uint64), joined)
+    _join(np.array(places, np.int64), np.array(parts, np.uint64), joined)
     data = joined.astype(">u8").view(np.uint8)
     return [data[8 * word :][:size] for word, size in zip(words, num_bytes, strict=False)]
 
@@ -94,13 +99,14 @@ def _header(num_pixels: int) -> int:
 
 
 def _of_pairs(pairs: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.uint64], dict]:
-    """Return size and bits of runs of background and foreground, two by two.
+    """Return size and bits of pairs of runs (background, foreground), and the items of long ones.
 
-    Few are longer than an item: their bits are 0 here, and all of their items come beside it.
+    Few runs are longer than an item: the bits of their pairs are 0, and the items are returned by
+    pair.
     """
     too_long = np.unique(np.flatnonzero(pairs > _LONGEST) // 2)
     long = {
-        pair: [*_spelled(background, 0), *_spelled(foreground, 1)]
+        pair: [*_items_of_run(background, 0), *_items_of_run(foreground, 1)]
         for pair, (background, foreground) in zip(
             too_long.tolist(), pairs[too_long].tolist(), strict=True
         )
@@ -114,8 +120,8 @@ def _of_pairs(pairs: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np
     return sizes, _ITEMS[0].take(background) | _ITEMS[1].take(foreground) >> first, long
 
 
-def _spelled(length: int, value: int) -> list[tuple[int, int]]:
-    """Return size and bits of all items of a run, long or not, of the value 0 or (1) 255."""
+def _items_of_run(length: int, value: int) -> list[tuple[int, int]]:
+    """Return size and bits of all items of a run of the value 0 (0) or 255 (1)."""
     bits, items = _ITEM_LISTS[value], []
     while length > _LONGEST:
         items.append((_SIZE_LIST[_LONGEST], bits[_LONGEST]))
@@ -125,20 +131,20 @@ def _spelled(length: int, value: int) -> list[tuple[int, int]]:
     return items
 
 
-def _lay(items: list, place: int, places: list[int], strays: list[int]) -> int:
-    """Lay items one behind the other from a bit on; return the bit behind them."""
+def _place_items(items: list, place: int, places: list[int], parts: list[int]) -> int:
+    """Place items one after another from a bit on; return the bit after them."""
     for size, bits in items:
         places.append(place)
-        strays.append(bits)
+        parts.append(bits)
         place += size
     return place
 
 
 def _join(places: NDArray[np.int64], items: NDArray[np.uint64], words: NDArray[np.uint64]) -> None:
-    """Write items from these bits on."""
+    """Write items, each from its place (a bit number) on."""
     word, offset = places >> 6, (places & 63).astype(np.uint64)
     np.bitwise_or.at(words, word, items >> offset)
-    np.bitwise_or.at(words, word + 1, items << (64 - offset))  # by 64 at the most, which leaves 0
+    np.bitwise_or.at(words, word + 1, items << (64 - offset))  # by 64 at most, which leaves 0
 
 
 def _join_in_order(
@@ -146,8 +152,8 @@ def _join_in_order(
 ) -> None:
     """Do the same with items that follow one another, into empty words, twice as fast.
 
-    No bits overlap, so that the sum of what begins in a word is its content, but for the end of
-    the last item before it.
+    No bits overlap, so the content of a word is the sum of the items that begin in it and the end
+    of the item before them.
     """
     word = places >> 6
     last = np.flatnonzero(np.diff(word, append=-1))
@@ -158,11 +164,13 @@ def _join_in_order(
     words[word + 1] |= items.take(last) << (64 - offset)
 
 
-def opacity(rle: Sequence[int] | NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the opacity (H, W), 0 to 255, behind brush bytes of any encoder.
+def decode_brush(
+    rle: Sequence[int] | NDArray[np.uint8], size_hw: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return the opacity (H, W), 0 to 255, of brush bytes that any encoder wrote.
 
     Raises:
-        ValueError: no brush bytes, or such of another size.
+        ValueError: these are not brush bytes, or those of an image of another size.
     """
     data = np.asarray(rle)
     if data.ndim != 1 or len(data) < 7 or data.dtype.kind not in "iu" or data.max() > 255:
@@ -182,7 +190,7 @@ def opacity(rle: Sequence[int] | NDArray[np.uint8], size_hw: tuple[int, int]) ->
 def _values(
     windows: NDArray[np.uint64], num_values: int, word: int, widths: list[int]
 ) -> NDArray[np.uint8]:
-    # What an item at any bit would be; then the chain from the first one tells where they are.
+    # Read an item at every bit; then the chain from the first one shows which of them exist.
     place = np.arange(_HEADER_BITS, 8 * (len(windows) - 1))
     repeat = _read(windows, place, 1) == 1
     kind = _read(windows, place + 1, 2)
@@ -197,7 +205,7 @@ def _values(
         found += counts[at]
         at = following[at]
     chosen = np.array(items)
-    # Values one by one are as many repeats of one.
+    # Single values are read as repeats of length one.
     single = np.where(repeat[chosen], 1, count[chosen])
     first = np.repeat(np.cumsum(single) - single, single)
     offset = (np.arange(single.sum()) - first) * word
@@ -207,7 +215,7 @@ def _values(
 
 
 def _windows(data: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the 64 bits from each byte on, and zeros as a last one."""
+    """Return the 64 bits from each byte on, and a last one of zeros."""
     padded = np.concatenate([data, np.zeros(8, np.uint64)])
     windows = np.zeros(len(data) + 1, np.uint64)
     for place in range(8):
@@ -218,7 +226,7 @@ def _windows(data: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _read(
     windows: NDArray[np.uint64], at: NDArray[np.int64] | int, width: int
 ) -> NDArray[np.int64]:
-    """Return the number of so many bits (32 at most) at each place; zeros follow the end."""
+    """Return the number of `width` bits (32 at most) at each bit; zeros follow the end."""
     at = np.asarray(at)
     window = windows[np.minimum(at >> 3, len(windows) - 1)]
     return (window << (at & 7).astype(np.uint64) >> np.uint64(64 - width)).astype(np.int64)

@@ -1,7 +1,6 @@
-"""Masks as the long arrays of numbers that tools want, in text, images at a time.
+"""Masks as the long lists of numbers that tools read, as text, for several images at once.
 
-Functions of plain values, which helper processes of an export call: this module imports no more
-than they need.
+Helper processes of an export call these functions, so this module imports no more than they need.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,11 +15,11 @@ from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle import label_studio_brush, row_major
 
 _CHARACTERS = 1 << 17
-"""Of run lengths, whose arrays fit into a processor's cache."""
+"""Length of run-length texts whose arrays fit into a processor's cache."""
 
 
-class Masks(NamedTuple):
-    """The masks of one image."""
+class RleMasks(NamedTuple):
+    """The masks of one image, or of several images of one size."""
 
     counts: list[str]
     """Compressed run lengths."""
@@ -29,56 +28,58 @@ class Masks(NamedTuple):
     """Tight box of each mask."""
 
 
-def brushes(images: list[Masks]) -> list[list[bytes]]:
+def brush_texts(images: list[RleMasks]) -> list[list[bytes]]:
     """Return Label Studio's brush bytes of each mask of each image: `0,1,2`."""
-    return _of_each(images, _brushes)
+
+    def texts(masks: RleMasks) -> Iterator[bytes]:
+        return map(number_list, label_studio_brush.encode_brushes(masks.counts, masks.size_hw))
+
+    return _for_each_mask(images, texts)
 
 
-def run_lengths(images: list[Masks]) -> list[list[bytes]]:
+def cvat_run_texts(images: list[RleMasks]) -> list[list[bytes]]:
     """Return CVAT's runs of each mask in its box, row-major, background first: `0,1,2`.
 
-    CVAT itself writes a blank behind each comma. Its server and datumaro read numbers between
-    commas, with or without, and a quarter of the file is blanks.
+    CVAT itself writes a blank after each comma. Its server and datumaro read numbers between
+    commas, with or without blanks, which would be a quarter of the file.
     """
-    return _of_each(images, _run_lengths)
+
+    def texts(masks: RleMasks) -> Iterator[bytes]:
+        runs = row_major.row_major_runs(*masks)
+        for (begin, end), rest in zip(pairwise(runs.bounds), runs.rests, strict=True):
+            text = number_list(runs.lengths[begin:end])
+            yield b"%b,%d" % (text, rest) if rest else text
+
+    return _for_each_mask(images, texts)
 
 
-def _of_each(images: list[Masks], work: Callable[[Masks], Iterator[bytes]]) -> list[list[bytes]]:
-    """Do work on the masks of several images of one size at a time: few calls for much work."""
-    texts: list[list[bytes]] = []
-    for together in _alike(images):
-        counts = [text for masks in together for text in masks.counts]
-        boxes = [box for masks in together for box in masks.boxes]
-        found = work(Masks(counts, together[0].size_hw, boxes))
-        texts += [list(islice(found, len(masks.counts))) for masks in together]
-    return texts
+def _for_each_mask(
+    images: list[RleMasks], texts: Callable[[RleMasks], Iterator[bytes]]
+) -> list[list[bytes]]:
+    """Return the texts of each mask of each image; small images of one size share a call."""
+    found: list[list[bytes]] = []
+    for batch in _batches(images):
+        counts = [text for masks in batch for text in masks.counts]
+        boxes = [box for masks in batch for box in masks.boxes]
+        made = texts(RleMasks(counts, batch[0].size_hw, boxes))
+        found += [list(islice(made, len(masks.counts))) for masks in batch]
+    return found
 
 
-def _alike(images: list[Masks]) -> Iterator[list[Masks]]:
+def _batches(images: list[RleMasks]) -> Iterator[list[RleMasks]]:
     """Yield neighbours of one size, as many as the processor's cache has room for."""
-    together, size = [], 0
+    batch, size = [], 0
     for masks in images:
-        if together and (size > _CHARACTERS or masks.size_hw != together[0].size_hw):
-            yield together
-            together, size = [], 0
-        together.append(masks)
+        if batch and (size > _CHARACTERS or masks.size_hw != batch[0].size_hw):
+            yield batch
+            batch, size = [], 0
+        batch.append(masks)
         size += sum(map(len, masks.counts))
-    if together:
-        yield together
+    if batch:
+        yield batch
 
 
-def _brushes(masks: Masks) -> Iterator[bytes]:
-    return map(numbers, label_studio_brush.from_coco(masks.counts, masks.size_hw))
-
-
-def _run_lengths(masks: Masks) -> Iterator[bytes]:
-    runs = row_major.runs(*masks)
-    for (begin, end), rest in zip(pairwise(runs.bounds), runs.rests, strict=True):
-        text = numbers(runs.lengths[begin:end])
-        yield b"%b,%d" % (text, rest) if rest else text
-
-
-def numbers(values: NDArray[np.integer]) -> bytes:
-    """Return what `",".join(map(str, values))` does, thirty times as fast."""
+def number_list(values: NDArray[np.integer]) -> bytes:
+    """Return the bytes of `",".join(map(str, values))`, thirty times as fast."""
     array = np.ascontiguousarray(values)
     return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]

@@ -8,7 +8,7 @@ without a mask was rejected. The predictions are not changed.
 import logging
 from collections import Counter
 
-from ovseg_core.rle.coco_segmentation import packed
+from ovseg_core.rle.coco_segmentation import encode_mask
 from pipeline.collection.exif import swaps_sides, upright_mask
 from pipeline.corrections.import_report import ImportReport, Tally
 from pipeline.corrections.layer import store_import
@@ -174,7 +174,7 @@ class _Import:
             if category_id is None:
                 self._unknown_labels[mask.label] += 1
                 continue
-            counts = mask.rle_counts if turn == 1 else packed(upright_mask(mask.pixels, turn))
+            counts = mask.rle_counts if turn == 1 else encode_mask(upright_mask(mask.pixels, turn))
             corrected.append(CorrectedMask(category_id, counts, mask.segment_index))
         return corrected
 

@@ -61,7 +61,7 @@ def split_into_components(
         if np.count_nonzero(_ious([mask.rle_counts], same, size_hw)) < 2:
             found.append(mask)
             continue
-        parts = components.split([mask.rle_counts], size_hw)[0]
+        parts = components.split_components([mask.rle_counts], size_hw)[0]
         found += [replace(mask, rle_counts=part.counts) for part in parts]
     return found
 

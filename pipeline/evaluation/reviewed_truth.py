@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_core.rle.label_map import paint
+from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap
 from schemas.errors import UserError
@@ -42,4 +42,4 @@ class ReviewedTruth:
             self._layer.masks(image_id), key=lambda mask: (-mask.area_px, mask.category_id)
         )
         counts, values = [m.rle_counts for m in masks], [m.category_id for m in masks]
-        return paint(counts, values, self._layer.size_hw(image_id)).astype(np.int32)
+        return paint_label_map(counts, values, self._layer.size_hw(image_id)).astype(np.int32)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ovseg_core.rle import coco_segmentation
-from ovseg_core.rle.coco_segmentation import id_of
+from ovseg_core.rle.coco_segmentation import parse_id
 from pipeline.evaluation.protocol import first_folder_with, missing_files
 from pipeline.run.file_names import without_suffix
 from pipeline.storage import uris
@@ -130,7 +130,7 @@ class CocoTruth:
     def _index(self, dataset: dict[str, Any], names: Sequence[str], crowd: Crowd) -> None:
         self._crowd = crowd
         number = {name.casefold(): index for index, name in enumerate(names, start=1)}
-        categories = {id_of(c["id"]): c["name"] for c in dataset["categories"]}
+        categories = {parse_id(c["id"]): c["name"] for c in dataset["categories"]}
         self._label = {key: number.get(n.strip().casefold(), 0) for key, n in categories.items()}
         self.unknown = tuple(name for key, name in categories.items() if not self._label[key])
         if len(self.unknown) == len(categories):
@@ -148,8 +148,8 @@ class CocoTruth:
         }
         self._segments: dict[str, list[dict[str, Any]]] = {}
         for segment in dataset["annotations"]:
-            self._segments.setdefault(id_of(segment["image_id"]), []).append(segment)
-        known = {id_of(image["id"]) for image in self._images.values() if "id" in image}
+            self._segments.setdefault(parse_id(segment["image_id"]), []).append(segment)
+        known = {parse_id(image["id"]) for image in self._images.values() if "id" in image}
         if self._segments and known and known.isdisjoint(self._segments):
             raise UserError(
                 "no segment of the truth belongs to one of its images, for example image_id "
@@ -167,13 +167,13 @@ class CocoTruth:
             raise UserError(f"the truth of {path} cannot be read: {error!r}") from error
 
     def _paint(self, image: dict[str, Any]) -> LabelMap:
-        size_hw = coco_segmentation.size_hw(image["height"], image["width"])
+        size_hw = coco_segmentation.parse_size_hw(image["height"], image["width"])
         painted = np.zeros(size_hw, np.int32)
         free = np.ones(size_hw, bool)
-        for segment in self._segments.get(id_of(image["id"]), ()):
-            inside = coco_segmentation.pixels(segment["segmentation"], size_hw) & free
+        for segment in self._segments.get(parse_id(image["id"]), ()):
+            inside = coco_segmentation.decode_segmentation(segment["segmentation"], size_hw) & free
             ignored = segment.get("iscrowd") and self._crowd == "ignore"
-            painted[inside] = IGNORE if ignored else self._label[id_of(segment["category_id"])]
+            painted[inside] = IGNORE if ignored else self._label[parse_id(segment["category_id"])]
             free &= ~inside
         return painted
 

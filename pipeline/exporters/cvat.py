@@ -102,7 +102,7 @@ def _images(export: Export, options: Options) -> Iterator[tuple[Row, list[Row], 
     """Yield images, their segments and, if the XML is wanted, the runs of their masks."""
     images = export.images(options.segments, options.min_score, options.min_area_px)
     if options.xml:
-        work = number_lists.run_lengths
+        work = number_lists.cvat_run_texts
         return mask_texts.with_texts(export.reader, images, work, export.open_files)
     return ((image, rows, []) for image, rows in images)
 

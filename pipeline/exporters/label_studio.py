@@ -75,7 +75,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
         images = mask_texts.with_texts(
             export.reader,
             export.images(options.segments, options.min_score),
-            number_lists.brushes,
+            number_lists.brush_texts,
             export.open_files,
         )
         model_version = options.model_version or run.info.job().method.name

@@ -88,6 +88,6 @@ def _segment(number: int, row: Row) -> dict[str, Any]:
 def _picture(image: Row, rows: list[Row]) -> bytes:
     size_hw = image["height"], image["width"]
     counts = [row["rle_counts"] for row in rows]
-    numbers = label_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
+    numbers = label_map.paint_label_map(counts, range(1, len(rows) + 1), size_hw, np.uint32)
     bytes_HW4 = numbers.astype("<u4").view(np.uint8).reshape(*size_hw, 4)
     return png_bytes(np.asarray(cv2.cvtColor(bytes_HW4, cv2.COLOR_RGBA2BGR), np.uint8))

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ovseg_core.rle import coco_segmentation
-from ovseg_core.rle.coco_segmentation import id_of
+from ovseg_core.rle.coco_segmentation import parse_id
 from pipeline.importers.shared.tool_file import (
     ToolImage,
     ToolMask,
@@ -53,15 +53,15 @@ def _index(
 ) -> tuple[dict[str, str], list[tuple[str, Entry]], dict[str, list[Entry]]]:
     """Return category names by id, images with their ids, and annotations by image id."""
     names = {
-        id_of(category["id"]): check_name(category["name"]) for category in dataset["categories"]
+        parse_id(category["id"]): check_name(category["name"]) for category in dataset["categories"]
     }
-    images = [(id_of(image["id"]), image) for image in dataset["images"]]
+    images = [(parse_id(image["id"]), image) for image in dataset["images"]]
     known = {key for key, _ in images}
     if len(known) < len(images):
         raise ValueError("several images have the same id")
     by_image: dict[str, list[Entry]] = {}
     for annotation in dataset["annotations"]:
-        by_image.setdefault(id_of(annotation["image_id"]), []).append(annotation)
+        by_image.setdefault(parse_id(annotation["image_id"]), []).append(annotation)
     unknown = [key for key in by_image if key not in known]
     if unknown and len(unknown) == len(by_image):
         raise ValueError(
@@ -76,7 +76,7 @@ def _index(
 
 
 def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> ToolImage:
-    size_hw = coco_segmentation.size_hw(image["height"], image["width"])
+    size_hw = coco_segmentation.parse_size_hw(image["height"], image["width"])
     with_mask = [entry for entry in annotations if entry.get("segmentation")]
     given = (image.get("path"), image["file_name"])
     return ToolImage(
@@ -88,8 +88,8 @@ def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> Too
 
 
 def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> ToolMask:
-    label = names[id_of(entry["category_id"])]
-    counts = coco_segmentation.counts(entry["segmentation"], size_hw)
+    label = names[parse_id(entry["category_id"])]
+    counts = coco_segmentation.compress_segmentation(entry["segmentation"], size_hw)
     return ToolMask(label, size_hw, counts, _origin(entry))
 
 

@@ -53,7 +53,9 @@ def read(data: bytes) -> Iterator[ToolImage]:
 
 
 def _image(element: Element) -> ToolImage:
-    size_hw = coco_segmentation.size_hw(*(int(element.attrib[key]) for key in ("height", "width")))
+    size_hw = coco_segmentation.parse_size_hw(
+        *(int(element.attrib[key]) for key in ("height", "width"))
+    )
     shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
     return ToolImage(
         names=(element.attrib["name"],),

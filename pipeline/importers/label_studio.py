@@ -53,7 +53,7 @@ def _image(task: Entry) -> ToolImage | None:
         return None
     newest = max(reversed(annotations), key=lambda entry: str(entry.get("updated_at") or ""))
     regions = [entry for entry in newest["result"] if entry.get("type") in _PIXELS]
-    sizes = {coco_segmentation.size_hw(*map(entry.get, _SIZE)) for entry in regions}
+    sizes = {coco_segmentation.parse_size_hw(*map(entry.get, _SIZE)) for entry in regions}
     if len(sizes) > 1:
         raise ValueError(f"regions of different image sizes: {sorted(sizes)}")
     return ToolImage(
@@ -85,7 +85,7 @@ def _masks(entry: Entry) -> Iterator[ToolMask]:
             f"region {entry.get('id')} is turned by {entry['image_rotation']} degrees: turn the "
             "image back in Label Studio"
         )
-    size_hw = coco_segmentation.size_hw(*map(entry.get, _SIZE))
+    size_hw = coco_segmentation.parse_size_hw(*map(entry.get, _SIZE))
     labels = entry["value"][entry["type"]]
     if not isinstance(labels, list) or not labels:
         raise ValueError(f"region {entry.get('id')}: expected a list of labels, got {labels!r}")
@@ -96,7 +96,7 @@ def _masks(entry: Entry) -> Iterator[ToolMask]:
 
 
 def _brush(value: Entry, size_hw: tuple[int, int]) -> Any:
-    return label_studio_brush.opacity(value["rle"], size_hw) > label_studio_brush.SOLID
+    return label_studio_brush.decode_brush(value["rle"], size_hw) > label_studio_brush.SOLID
 
 
 def _polygon(value: Entry, size_hw: tuple[int, int]) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ovseg_core.resize.nearest import SizeHW, to_size
-from ovseg_core.rle.encode import decode as decode_rle
+from ovseg_core.rle.encode import decode_rle
 from pipeline.collection.decode import DecodedImage
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import tinted

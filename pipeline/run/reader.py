@@ -113,4 +113,4 @@ def paint_segments(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint1
     """Return the label map (H, W) of one image's annotation rows."""
     rows = list(segments)
     counts = [row["rle_counts"] for row in rows]
-    return label_map.paint(counts, [row["category_id"] for row in rows], size_hw)
+    return label_map.paint_label_map(counts, [row["category_id"] for row in rows], size_hw)

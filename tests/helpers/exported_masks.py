@@ -130,7 +130,7 @@ def _label_studio(run: RunFolder) -> list[Mask]:
             task["data"]["file_name"],
             region["value"]["brushlabels"][0],
             counts_of(
-                label_studio_brush.opacity(
+                label_studio_brush.decode_brush(
                     region["value"]["rle"], (region["original_height"], region["original_width"])
                 )
                 > label_studio_brush.SOLID

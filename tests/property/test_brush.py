@@ -72,18 +72,19 @@ def images(draw: st.DrawFn) -> tuple[list[np.ndarray], tuple[int, int]]:
 @given(masks)
 @settings(max_examples=200)
 def test_same_bytes_as_the_plain_encoder_and_back(mask):
-    written = label_studio_brush.encode(mask)
+    written = label_studio_brush.encode_brush(mask)
     assert written.tolist() == _plain(_channels(mask))
     assert (
-        (label_studio_brush.opacity(written, mask.shape) > label_studio_brush.SOLID) == (mask > 0)
+        (label_studio_brush.decode_brush(written, mask.shape) > label_studio_brush.SOLID)
+        == (mask > 0)
     ).all()
 
 
 @given(images())
 @settings(max_examples=300, deadline=None)
-def test_brushes_of_all_masks_at_once_are_those_of_each(image):
+def test_brushes_of_all_masks_are_those_of_each(image):
     found, size_hw = image
-    written = label_studio_brush.from_coco([_text(mask) for mask in found], size_hw)
+    written = label_studio_brush.encode_brushes([_text(mask) for mask in found], size_hw)
     assert [each.tolist() for each in written] == [_plain(_channels(mask)) for mask in found]
 
 
@@ -93,7 +94,7 @@ def test_run_lengths_by_rows_without_painting(image, in_boxes):
     found, size_hw = image
     boxes = [_box(mask) if in_boxes else (0, 0, *size_hw) for mask in found]
     counts = [_text(mask) for mask in found]
-    runs = row_major.runs(counts, size_hw, boxes if in_boxes else None)
+    runs = row_major.row_major_runs(counts, size_hw, boxes if in_boxes else None)
     assert len(runs.bounds) == len(runs.rests) + 1 == len(found) + 1
     for index, (mask, (top, left, height, width)) in enumerate(zip(found, boxes, strict=True)):
         lengths = [*runs.lengths[runs.bounds[index] : runs.bounds[index + 1]], runs.rests[index]]
@@ -109,7 +110,7 @@ def test_run_lengths_by_rows_without_painting(image, in_boxes):
 def test_long_runs_by_rows(seed):
     coarse = np.random.default_rng(seed).integers(0, 2, (5, 7)).astype(np.uint8)
     mask = np.kron(coarse, np.ones((61, 147), np.uint8))
-    written = label_studio_brush.from_coco([_text(mask), _text(1 - mask)], mask.shape)
+    written = label_studio_brush.encode_brushes([_text(mask), _text(1 - mask)], mask.shape)
     assert written[0].tolist() == _plain(_channels(mask))
     assert written[1].tolist() == _plain(_channels(1 - mask))
 
@@ -118,7 +119,7 @@ def test_masks_of_more_pixels_together_than_32_bits_count():
     """A photograph of 100 megapixels with 25 masks: 2.5 thousand million places."""
     size_hw = (10_000, 10_000)
     last = 10_000 * 10_000 - 1
-    runs = row_major.runs([_spelled([last, 1])] * 25, size_hw)
+    runs = row_major.row_major_runs([_spelled([last, 1])] * 25, size_hw)
     assert runs.lengths.tolist() == [last, 1] * 25
     assert runs.rests == [0] * 25
 
@@ -137,17 +138,17 @@ def test_runs_longer_than_a_width_holds(height, width, fill):
     for change in (None, (0, 0), (height - 1, width - 1), (height // 2, width // 2)):
         if change:
             mask[change] = 1 - fill
-        written = label_studio_brush.encode(mask)
+        written = label_studio_brush.encode_brush(mask)
         assert written.tolist() == _plain(_channels(mask))
-        assert ((label_studio_brush.opacity(written, mask.shape) > 0) == (mask > 0)).all()
-        (from_coco,) = label_studio_brush.from_coco([_text(mask)], mask.shape)
+        assert ((label_studio_brush.decode_brush(written, mask.shape) > 0) == (mask > 0)).all()
+        (from_coco,) = label_studio_brush.encode_brushes([_text(mask)], mask.shape)
         assert (from_coco == written).all()
 
 
 @given(arrays(np.uint8, st.integers(1, 60).map(lambda n: 4 * n), elements=st.integers(0, 255)))
 def test_soft_rims_and_single_values_are_read(values):
     size_hw = (1, len(values) // 4)
-    assert (label_studio_brush.opacity(_plain(values), size_hw)[0] == values[3::4]).all()
+    assert (label_studio_brush.decode_brush(_plain(values), size_hw)[0] == values[3::4]).all()
 
 
 @given(
@@ -171,19 +172,19 @@ def test_other_widths_words_and_literal_runs_are_read(items):
     text += "0" * (-len(text) % 8)
     data = [int(text[place : place + 8], 2) for place in range(0, len(text), 8)]
     assert (
-        label_studio_brush.opacity(data, (1, len(values) // 4))[0] == np.array(values)[3::4]
+        label_studio_brush.decode_brush(data, (1, len(values) // 4))[0] == np.array(values)[3::4]
     ).all()
 
 
 @pytest.mark.parametrize(
     "data", [[], [1, 2, 3], [300] * 20, [1.5] * 20, [0] * 20, ["a"] * 20, [255] * 20]
 )
-def test_what_is_no_brush_is_refused(data):
+def test_damaged_bytes_are_refused(data):
     with pytest.raises(ValueError, match=r"brush bytes|list of bytes"):
-        label_studio_brush.opacity(data, (4, 5))
+        label_studio_brush.decode_brush(data, (4, 5))
 
 
-def test_cut_off_bytes_are_refused():
-    written = label_studio_brush.encode(np.random.default_rng(0).integers(0, 2, (20, 30)))
+def test_bytes_that_end_early_are_refused():
+    written = label_studio_brush.encode_brush(np.random.default_rng(0).integers(0, 2, (20, 30)))
     with pytest.raises(ValueError, match="end after"):
-        label_studio_brush.opacity(written[: len(written) // 2], (20, 30))
+        label_studio_brush.decode_brush(written[: len(written) // 2], (20, 30))

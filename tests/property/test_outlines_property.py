@@ -8,9 +8,9 @@ from pycocotools import mask as coco_mask
 
 from ovseg_core.decision.segments import cut_segments
 from ovseg_core.rle import components, label_map
-from ovseg_core.rle.encode import decode, encode_regions
+from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.exporters.shared import outlines
-from tests.property.test_masks_property import region_maps
+from tests.property.test_masks import region_maps
 
 
 def _text(mask: np.ndarray) -> str:
@@ -27,9 +27,9 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
 @given(region_maps())
 @settings(max_examples=200, deadline=None)
 def test_run_lengths_paint_the_map_they_came_from(regions):
-    found = encode_regions(regions, regions.shape)
+    found = encode_rle(regions, regions.shape)
     counts = [rle.counts for rle in found.values()]
-    painted = label_map.paint(counts, list(found), regions.shape)
+    painted = label_map.paint_label_map(counts, list(found), regions.shape)
     assert painted.dtype == np.uint16
     assert painted.flags.c_contiguous
     np.testing.assert_array_equal(painted, regions)
@@ -43,7 +43,7 @@ def test_where_masks_overlap_the_later_stays(maps, height, width):
     expected = np.zeros((height, width), np.uint16)
     for value, mask in enumerate(masks, start=1):
         expected[mask] = value
-    painted = label_map.paint(counts, range(1, len(masks) + 1), (height, width))
+    painted = label_map.paint_label_map(counts, range(1, len(masks) + 1), (height, width))
     np.testing.assert_array_equal(painted, expected)
 
 
@@ -51,23 +51,23 @@ def test_where_masks_overlap_the_later_stays(maps, height, width):
 @settings(max_examples=300, deadline=None)
 def test_run_lengths_are_split_as_the_decoded_map_is(regions, inverted):
     labels = (regions.max() + 1 - regions if inverted else regions).astype(np.uint16)
-    whole = encode_regions(labels, labels.shape)
-    found = components.split([rle.counts for rle in whole.values()], labels.shape)
+    whole = encode_rle(labels, labels.shape)
+    found = components.split_components([rle.counts for rle in whole.values()], labels.shape)
     pieces = cut_segments(labels, "components")
     expected = {label: [] for label in whole}
-    for number, rle in encode_regions(pieces.numbers, labels.shape).items():
+    for number, rle in encode_rle(pieces.numbers, labels.shape).items():
         expected[int(pieces.labels[number])].append(rle)
     assert found == list(expected.values())
 
 
 def test_nothing_is_split_into_nothing():
-    assert components.split([], (4, 6)) == []
-    assert components.split([_text(np.zeros((4, 6)))], (4, 6)) == [[]]
+    assert components.split_components([], (4, 6)) == []
+    assert components.split_components([_text(np.zeros((4, 6)))], (4, 6)) == [[]]
 
 
 def test_no_mask_paints_nothing():
-    assert not label_map.paint([], [], (3, 5)).any()
-    assert label_map.paint([_text(np.ones((3, 5)))], [7], (3, 5)).min() == 7
+    assert not label_map.paint_label_map([], [], (3, 5)).any()
+    assert label_map.paint_label_map([_text(np.ones((3, 5)))], [7], (3, 5)).min() == 7
 
 
 @given(region_maps())
@@ -82,7 +82,7 @@ def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
     np.testing.assert_array_equal(coco_mask.decode(drawn), filled)
     assert len(outline.contours) == cv2.connectedComponents(mask, connectivity=8)[0] - 1
     assert (outline.num_holes == 0) == bool((filled == mask).all())
-    assert decode(_text(mask), mask.shape).sum() <= filled.sum()
+    assert decode_rle(_text(mask), mask.shape).sum() <= filled.sum()
 
 
 @given(region_maps())

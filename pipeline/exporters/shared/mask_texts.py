@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
-from ovseg_core.rle.number_lists import Masks
+from ovseg_core.rle.number_lists import RleMasks
 from pipeline.exporters.shared.helper_processes import HelperProcesses, num_processes
 from pipeline.run.reader import Row, RunReader
 
@@ -17,7 +17,7 @@ ImageSegments = tuple[Row, list[Row]]
 def with_texts(
     reader: RunReader,
     images: Iterable[ImageSegments],
-    work: Callable[[list[Masks]], list[list[bytes]]],
+    work: Callable[[list[RleMasks]], list[list[bytes]]],
     open_files: ExitStack,
 ) -> Iterator[tuple[Row, list[Row], list[bytes]]]:
     """Yield the images and their segments as they come, and the text of each segment's mask.
@@ -48,11 +48,11 @@ def _batches(images: Iterable[ImageSegments]) -> Iterator[list[ImageSegments]]:
         yield batch
 
 
-def _masks(rows: list[Row]) -> Masks:
+def _masks(rows: list[Row]) -> RleMasks:
     if not rows:
-        return Masks([], (1, 1), [])
+        return RleMasks([], (1, 1), [])
     boxes = [[int(value) for value in row["bbox_xywh"]] for row in rows]
-    return Masks(
+    return RleMasks(
         [row["rle_counts"] for row in rows],
         (rows[0]["height"], rows[0]["width"]),
         [(top, left, height, width) for left, top, width, height in boxes],

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import components, label_map
-from ovseg_core.rle.encode import decode
+from ovseg_core.rle.encode import decode_rle
 from pipeline.exporters.shared.loss_report import LossReport
 from pipeline.run.reader import FinishedShard, Row, RunReader, grouped
 from schemas.errors import RunFolderError
@@ -106,7 +106,7 @@ def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
 def _split(rows: Sequence[Row]) -> list[Row]:
     """Split one image's class masks into their connected components."""
     size_hw = rows[0]["height"], rows[0]["width"]
-    found = components.split([row["rle_counts"] for row in rows], size_hw)
+    found = components.split_components([row["rle_counts"] for row in rows], size_hw)
     pairs = ((row, rle) for row, regions in zip(rows, found, strict=True) for rle in regions)
     return [
         {
@@ -168,11 +168,11 @@ def crops(rows: Sequence[Row]) -> Iterator[Crop]:
         return
     size_hw = rows[0]["height"], rows[0]["width"]
     counts = [row["rle_counts"] for row in rows]
-    numbers = label_map.paint(counts, range(1, len(rows) + 1), size_hw, np.uint32)
+    numbers = label_map.paint_label_map(counts, range(1, len(rows) + 1), size_hw, np.uint32)
     for number, row in enumerate(rows, start=1):
         left, top, width, height = (int(value) for value in row["bbox_xywh"])
         box = slice(top, top + height), slice(left, left + width)
         mask = (numbers[box] == number).view(np.uint8)
         if np.count_nonzero(mask) != row["area_px"]:  # another mask lies over it
-            mask = np.ascontiguousarray(decode(row["rle_counts"], size_hw)[box])
+            mask = np.ascontiguousarray(decode_rle(row["rle_counts"], size_hw)[box])
         yield Crop(left, top, mask)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_core.rle import coco_segmentation
-from ovseg_core.rle.encode import decode
+from ovseg_core.rle.encode import decode_rle
 from schemas.errors import UserError
 
 Mask = NDArray[np.bool_]
@@ -47,7 +47,7 @@ class ToolMask:
     @property
     def pixels(self) -> Mask:
         """The mask (H, W)."""
-        return decode(self.rle_counts, self.size_hw).astype(bool)
+        return decode_rle(self.rle_counts, self.size_hw).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def tool_mask(label: Any, pixels: Mask, segment_index: int | None) -> ToolMask:
         ValueError: the label is not a name.
     """
     height, width = pixels.shape
-    counts = coco_segmentation.packed(pixels)
+    counts = coco_segmentation.encode_mask(pixels)
     return ToolMask(check_name(label), (height, width), counts, segment_index)
 
 
@@ -171,4 +171,4 @@ def polygon_pixels(corners: NDArray[np.float64], size_hw: tuple[int, int]) -> Ma
     """Return the filled polygon (H, W) of corners (N, 2) x, y in pixels."""
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise ValueError(f"a polygon needs three corners or more, got shape {corners.shape}")
-    return coco_segmentation.pixels([corners.ravel().tolist()], size_hw)
+    return coco_segmentation.decode_segmentation([corners.ravel().tolist()], size_hw)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovseg_core.rle.encode import decode
+from ovseg_core.rle.encode import decode_rle
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.reader import RunReader
@@ -273,7 +273,7 @@ def test_components_are_decided_one_by_one(tmp_path):
             for shard in RunReader(run).shards()
         ]
         for place, row in enumerate(rows, start=1):
-            mask = decode(row["rle_counts"], (row["height"], row["width"])) > 0
+            mask = decode_rle(row["rle_counts"], (row["height"], row["width"])) > 0
             np.testing.assert_array_equal(numbers == place, mask)
         for segment in segments:
             key = {name: segment[name] for name in ("label", "segment_index")}

@@ -4,7 +4,7 @@ import pytest
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.resize.nearest import to_size
-from ovseg_core.rle.encode import decode
+from ovseg_core.rle.encode import decode_rle
 from schemas.config import MaskConfig
 from schemas.records import Annotation, ScoreRow
 
@@ -36,7 +36,7 @@ def test_columns_equal_those_computed_at_full_size(size, mode):
             for name in ("confidence", "margin", "entropy", "objectness")
         }
         for segment in rows.segments:
-            mask = decode(segment.rle_counts, size).astype(bool)
+            mask = decode_rle(segment.rle_counts, size).astype(bool)
             assert segment.mean_prob == pytest.approx(planes["confidence"][mask].mean(), abs=1e-5)
             assert segment.margin_mean == pytest.approx(planes["margin"][mask].mean(), abs=1e-5)
             assert segment.entropy_mean == pytest.approx(planes["entropy"][mask].mean(), abs=1e-5)
@@ -57,7 +57,7 @@ def test_class_masks_tile_the_label_map():
     size = (61, 47)
     painted = np.zeros(size, np.uint16)
     for segment in image_rows(decision, size, NAMES, MaskConfig()).segments:
-        painted += decode(segment.rle_counts, size).astype(np.uint16) * segment.category_id
+        painted += decode_rle(segment.rle_counts, size).astype(np.uint16) * segment.category_id
     np.testing.assert_array_equal(painted, to_size(decision.label_map, size))
 
 

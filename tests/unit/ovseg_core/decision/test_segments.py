@@ -1,4 +1,4 @@
-"""Cutting label maps; the laws for any map are in tests/property/test_masks_property.py."""
+"""Cutting label maps; the laws for any map are in tests/property/test_masks.py."""
 
 import numpy as np
 

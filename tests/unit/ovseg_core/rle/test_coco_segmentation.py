@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from ovseg_core.rle.coco_segmentation import counts, packed, pixels, size_hw
+from ovseg_core.rle.coco_segmentation import (
+    compress_segmentation,
+    decode_segmentation,
+    encode_mask,
+    parse_size_hw,
+)
 from pipeline.evaluation.truth import CocoTruth
 from schemas.errors import UserError
 
@@ -15,15 +20,19 @@ SIZE = (40, 56)
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_run_lengths_come_back_packed_and_plain(mask):
+def test_compressed_and_plain_run_lengths_give_the_same_mask(mask):
     size = list(mask.shape)
-    text = packed(mask)
-    np.testing.assert_array_equal(pixels({"size": size, "counts": text}, mask.shape), mask)
+    text = encode_mask(mask)
+    np.testing.assert_array_equal(
+        decode_segmentation({"size": size, "counts": text}, mask.shape), mask
+    )
     flat = mask.ravel(order="F").astype(int)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
     plain = np.diff([0, *edges, mask.size]).tolist()
-    np.testing.assert_array_equal(pixels({"size": size, "counts": plain}, mask.shape), mask)
-    assert counts({"size": size, "counts": plain}, mask.shape) == text
+    np.testing.assert_array_equal(
+        decode_segmentation({"size": size, "counts": plain}, mask.shape), mask
+    )
+    assert compress_segmentation({"size": size, "counts": plain}, mask.shape) == text
 
 
 @given(arrays(bool, (4, 5)), st.lists(st.integers(0, 20), max_size=4))
@@ -31,15 +40,15 @@ def test_empty_runs_change_nothing(mask, places):
     flat = mask.ravel(order="F").astype(int)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
     plain = np.diff(sorted([0, *edges, 20, *places, *places])).tolist()
-    assert counts({"size": [4, 5], "counts": plain}, (4, 5)) == packed(mask)
+    assert compress_segmentation({"size": [4, 5], "counts": plain}, (4, 5)) == encode_mask(mask)
 
 
 def test_polygons_are_what_pycocotools_draws():
     corners = [[-4.0, -4.0, 70.5, -3.0, 30.0, 20.5], [5, 30, 9, 30, 9, 35, 5, 35]]
     drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(corners, *SIZE)))
     line = [1.0, 1.0, 9.0, 9.0]  # of two corners, which is no box
-    np.testing.assert_array_equal(pixels([line, *corners], SIZE), drawn > 0)
-    assert not pixels([line], SIZE).any()
+    np.testing.assert_array_equal(decode_segmentation([line, *corners], SIZE), drawn > 0)
+    assert not decode_segmentation([line], SIZE).any()
 
 
 NO_MASKS = [
@@ -68,25 +77,25 @@ NO_MASKS = [
 
 
 @pytest.mark.parametrize("segmentation", NO_MASKS, ids=str)
-def test_what_is_no_mask_is_refused(segmentation):
+def test_damaged_segmentations_are_refused(segmentation):
     with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
-        pixels(segmentation, SIZE)
+        decode_segmentation(segmentation, SIZE)
 
 
-def test_a_truth_with_such_a_mask_is_refused_with_its_image():
+def test_a_truth_names_the_image_of_a_damaged_mask():
     dataset = {
         "categories": [{"id": 1, "name": "cat"}],
         "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 56}],
         "annotations": [{"image_id": 1, "category_id": 1, "segmentation": NO_MASKS[1]}],
     }
-    with pytest.raises(UserError, match=r"a\.png cannot be read.*do not fill the image"):
+    with pytest.raises(UserError, match=r"a\.png cannot be read.*run lengths of 2240 pixels"):
         CocoTruth(dataset, ("cat",), "label").label_map("a.png")
 
 
 @pytest.mark.parametrize(
     "sides", [(0, 5), (-3, 5), ("40", 56), (None, 5), (4.5, 6), (10**6, 10**6), (float("inf"), 1)]
 )
-def test_what_is_no_size_is_refused(sides):
+def test_damaged_sizes_are_refused(sides):
     with pytest.raises((ValueError, OverflowError)):
-        size_hw(*sides)
-    assert size_hw(40.0, 56) == SIZE
+        parse_size_hw(*sides)
+    assert parse_size_hw(40.0, 56) == SIZE

@@ -77,10 +77,10 @@ def test_report_counts_label_studio_changes_by_label(run, tmp_path):
     tasks = _tasks(run)
     first, second, third = (task["annotations"][0] for task in tasks)
     changed = first["result"][0]
-    pixels = label_studio_brush.opacity(changed["value"]["rle"], (40, 56)) > 0
+    pixels = label_studio_brush.decode_brush(changed["value"]["rle"], (40, 56)) > 0
     before = pixels.sum()
     pixels[:20] = False
-    changed["value"]["rle"] = label_studio_brush.encode(pixels).tolist()
+    changed["value"]["rle"] = label_studio_brush.encode_brush(pixels).tolist()
     changed["id"] = "the-front-end-gives-new-names"
     removed = first["result"].pop(1)
     second["result"][0]["value"]["brushlabels"] = [" DOG "]

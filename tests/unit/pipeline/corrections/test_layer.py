@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
-from ovseg_core.rle.encode import decode, encode_regions
+from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.corrections.layer import IMPORTS, ReviewedLayer, store_import
 from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.evaluate import evaluate
@@ -150,14 +150,14 @@ def test_evaluate_uses_the_layer_as_truth(run):
 def test_smaller_mask_is_on_top(run):
     small = np.zeros((40, 56), np.uint8)
     small[10:20, 10:20] = 1
-    rle = encode_regions(small, small.shape)[1]
+    rle = encode_rle(small, small.shape)[1]
     given = {"rle_counts": rle.counts, "area_px": rle.area_px, "bbox_xywh": rle.bbox_xywh}
     drawn = _mask(run, "a.png", 1, **given)
     _import(run, "a.png", drawn, _mask(run, "a.png", 0))
     truth = ReviewedTruth(ReviewedLayer(run)).label_map("a.png")
     assert truth is not None
     assert (truth[10:20, 10:20] == 2).all()
-    below = decode(_mask(run, "a.png", 0).rle_counts, (40, 56)) > 0
+    below = decode_rle(_mask(run, "a.png", 0).rle_counts, (40, 56)) > 0
     assert (truth[below & (small == 0)] == 1).all()
     assert ReviewedTruth(ReviewedLayer(run)).label_map("b/c.png") is None
 

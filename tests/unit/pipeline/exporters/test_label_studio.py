@@ -59,7 +59,7 @@ def _check(tasks: list[dict], config: ElementTree.Element, photos: Path) -> None
             (label,) = region["value"]["brushlabels"]
             assert label in known
             size_hw = region["original_height"], region["original_width"]
-            alpha = label_studio_brush.opacity(region["value"]["rle"], size_hw)
+            alpha = label_studio_brush.decode_brush(region["value"]["rle"], size_hw)
             assert set(np.unique(alpha)) <= {0, 255}
             assert alpha.any()
 
@@ -74,7 +74,7 @@ def test_export_tasks_are_valid_and_paint_the_label_maps(run, tmp_path):
         painted = np.zeros_like(expected)
         for region in task["predictions"][0]["result"]:
             inside = (
-                label_studio_brush.opacity(region["value"]["rle"], expected.shape)
+                label_studio_brush.decode_brush(region["value"]["rle"], expected.shape)
                 > label_studio_brush.SOLID
             )
             painted[inside] = LABELS.index(region["value"]["brushlabels"][0]) + 1

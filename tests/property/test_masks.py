@@ -11,7 +11,7 @@ from torch.nn import functional
 from ovseg_core.decision.segments import cut_segments
 from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.resize.nearest import nearest_counts, to_size
-from ovseg_core.rle.encode import decode, encode_regions, transpose
+from ovseg_core.rle.encode import decode_rle, encode_rle, transpose
 
 SIDE = st.integers(1, 40)
 
@@ -38,12 +38,12 @@ def _pycocotools(mask: np.ndarray) -> tuple[str, int, tuple[float, ...]]:
 @settings(max_examples=300, deadline=None)
 def test_run_lengths_equal_pycocotools_at_any_size(regions, height, width):
     full = to_size(regions, (height, width))
-    found = encode_regions(regions, (height, width))
+    found = encode_rle(regions, (height, width))
     assert list(found) == [value for value in np.unique(full).tolist() if value]
     for value, rle in found.items():
         expected = _pycocotools(full == value)
         assert (rle.counts, rle.area_px, rle.bbox_xywh) == expected
-        np.testing.assert_array_equal(decode(rle.counts, (height, width)), full == value)
+        np.testing.assert_array_equal(decode_rle(rle.counts, (height, width)), full == value)
 
 
 @given(region_maps())

@@ -51,6 +51,6 @@ def test_long_runs(length):
     assert run_edges([text * 2], 2 * length).places.tolist() == [length, 2 * length]
 
 
-def test_a_number_without_end_is_refused():
+def test_a_number_of_too_many_bits_is_refused():
     with pytest.raises(ValueError, match="60 bits"):
         run_lengths("o" * 100_000 + "1")
