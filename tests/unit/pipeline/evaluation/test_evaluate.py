@@ -163,7 +163,7 @@ def test_evaluate_coco_ids_may_be_text_or_numbers(run, tmp_path):
         ({"images": [{"file_name": "sub/a.png"}]}, r"truth of sub/a\.png cannot be read"),
         ({"annotations": [{"id": 1}]}, "not a COCO file"),
         ({"annotations": [_segment(TRUE == 1, 99)]}, r"truth of sub/a\.png .*99"),
-        ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"a mask of size \[2, 6\] in an image"),
+        ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"image's size \[4, 6\], got \[2, 6\]"),
         ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, "cannot be read"),
     ],
 )
