@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_core.rle.encode import encode_regions
+from ovseg_core.rle.encode import encode_rle
 from pipeline.corrections.import_report import Tally
 from pipeline.corrections.matching import CorrectedMask, match
 
@@ -12,7 +12,7 @@ IMAGE = {"image_id": "a", "height": SIZE_HW[0], "width": SIZE_HW[1]}
 
 
 def _rows(label_map: np.ndarray) -> list[dict]:
-    regions = encode_regions(label_map, SIZE_HW)
+    regions = encode_rle(label_map, SIZE_HW)
     return [
         {
             "image_id": "a", "label": NAMES[number - 1], "category_id": number,
