@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovseg_core.rle.encode import decode, encode_regions
+from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.corrections.matching import (
     CorrectedMask,
     match,
@@ -22,7 +22,7 @@ def _counts(*boxes: tuple[int, int]) -> str:
     mask = np.zeros(SIZE_HW, np.int64)
     for start, stop in boxes:
         mask[:, start:stop] = 1
-    (region,) = encode_regions(mask, SIZE_HW).values() if mask.any() else ()
+    (region,) = encode_rle(mask, SIZE_HW).values() if mask.any() else ()
     return region.counts
 
 
@@ -85,5 +85,5 @@ def test_split_into_components_only_masks_over_several_segments():
 def test_overlap_counts_pixels_of_intersection_and_union():
     one, other = [_counts((0, 2)), _counts((4, 6))], [_counts((1, 5))]
     assert overlap(one, other, SIZE_HW) == (12, 36)
-    assert overlap(one, [], SIZE_HW) == (0, int(sum(decode(rle, SIZE_HW).sum() for rle in one)))
+    assert overlap(one, [], SIZE_HW) == (0, int(sum(decode_rle(rle, SIZE_HW).sum() for rle in one)))
     assert overlap([], [], SIZE_HW) == (0, 0)
