@@ -24,7 +24,7 @@ from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.decision.review_priority import image_priority, mask_priority
 from ovseg_core.methods import build_segmenter
-from ovseg_core.rle.encode import decode
+from ovseg_core.rle.encode import decode_rle
 from ovseg_core.segmenter import encode_images
 from schemas.config import EMBEDDED, ClipConfig, MaskConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
