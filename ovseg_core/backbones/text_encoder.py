@@ -126,8 +126,8 @@ def _warn_of_equal_rows(
         twin = first.setdefault(group, row)
         if phrases[twin][1] != phrases[row][1]:
             logger.warning(
-                "%r and %r are the same to this CLIP (it ignores capitals and reads only the first "
-                "words of a long name): the first gets every pixel",
+                "this CLIP cannot distinguish %r and %r (it ignores capitals and reads "
+                "only the first words of a long name): the first gets every pixel",
                 phrases[twin][0],
                 phrases[row][0],
             )
