@@ -246,7 +246,12 @@ def median_filtered(maps_Ghw: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(filtered))
 
 
-def region_map(maps_Ghw: Tensor, size_hw: tuple[int, int], patch_px: int) -> Tensor:
+def region_map(
+    maps_Ghw: Tensor,
+    size_hw: tuple[int, int],
+    patch_px: int,
+    band_elements: int = _BAND_ELEMENTS,
+) -> Tensor:
     """Return the index of the highest map at each pixel of an image, int32 (H, W) (6).
 
     The maps are enlarged bilinearly first, band by band.
@@ -257,12 +262,13 @@ def region_map(maps_Ghw: Tensor, size_hw: tuple[int, int], patch_px: int) -> Ten
         patch_px: the maps cover the image padded to whole patches of this side, and the padding is
             cut off (of an odd remainder the larger part after the image); 0: they cover the image
             without padding.
+        band_elements: elements of the enlarged maps that are held at once.
     """
     fine_hw = maps_Ghw.shape[1:]
     padded_hw = [side * patch_px // _ENLARGED for side in fine_hw] if patch_px else size_hw
     enlarged = MeanMap([maps_Ghw], (padded_hw[0], padded_hw[1]))
     top, left = ((side - kept) // 2 for side, kept in zip(padded_hw, size_hw, strict=True))
-    step = max(_BAND_ELEMENTS // (len(maps_Ghw) * padded_hw[1]), 1)
+    step = max(band_elements // (len(maps_Ghw) * padded_hw[1]), 1)
     bottom = top + size_hw[0]
     bands = (enlarged.rows(slice(y, min(y + step, bottom))) for y in range(top, bottom, step))
     winners = [band.max(dim=0).indices[:, left : left + size_hw[1]].int() for band in bands]

@@ -120,7 +120,9 @@ class ProxyEncoder(DenseEncoder[Options]):
         return DenseFeatures(f_BDIJ, self.clip.pool_trunk(trunk))  # 9.3: the ordinary last block
 
 
-def proxy_attention(proxy_BEIJ: Tensor, v_BMC: Tensor, beta: float, gamma: float) -> Tensor:
+def proxy_attention(
+    proxy_BEIJ: Tensor, v_BMC: Tensor, beta: float, gamma: float, part_elements: int | None = None
+) -> Tensor:
     """Return softmax(gamma (S - beta mean S)) v (B, M, C), with negative entries masked.
 
     S holds the cosines of all patches; its mean is of each window by itself. A row whose entries
@@ -131,12 +133,14 @@ def proxy_attention(proxy_BEIJ: Tensor, v_BMC: Tensor, beta: float, gamma: float
         v_BMC: values on its grid; the same attention for every head.
         beta: see `Options`.
         gamma: see `Options`.
+        part_elements: elements of S that are held at once; None: a default for the device.
     """
     e_BME = F.normalize(proxy_BEIJ.flatten(2), dim=1).transpose(1, 2)
     mean_B11 = e_BME.mean(dim=1).square().sum(dim=1)[:, None, None]  # of S = E E^T, without S
     o_BMC = torch.empty_like(v_BMC)
-    most = _PART_ELEMENTS.get(v_BMC.device.type, _PART_ELEMENTS["cpu"])
-    step = max(most // (len(e_BME) * e_BME.shape[1]), 1)
+    if part_elements is None:
+        part_elements = _PART_ELEMENTS.get(v_BMC.device.type, _PART_ELEMENTS["cpu"])
+    step = max(part_elements // (len(e_BME) * e_BME.shape[1]), 1)
     for first in range(0, e_BME.shape[1], step):
         rows = slice(first, first + step)
         s_BRM = (e_BME[:, rows] @ e_BME.mT).sub_(beta * mean_B11).mul_(gamma)

@@ -1,1 +1,1 @@
-"""What sharpens a score map after the windows and before the decision, one file each."""
+"""Refinements of a whole image's scores and labels: PAMR, and votes of regions."""

@@ -1,9 +1,10 @@
-"""PAMR (Araslanov and Roth, CVPR 2020): scores flow between neighbours of like colour.
+"""PAMR (Araslanov and Roth, CVPR 2020): pixel-adaptive mask refinement.
 
-A pixel's score becomes the mean of its neighbours' at a few distances, weighted by how alike they
-look, some steps over. What a band of rows needs reaches only `Pamr.reach_px` rows further, so the
-result is made band by band. Formula: methods.md section 11. Shapes: Q maps, P neighbours (8 for
-each dilation), H W pixels, R rows of one band.
+In every step a pixel's score becomes the mean of its neighbours' at a few distances, weighted by
+the similarity of their colours (docs/methods.md 11). A band of rows depends on no more than
+`Pamr.reach_px` further rows, so the result is computed band by band.
+
+Shapes: Q maps, P neighbours (8 for each dilation), H W pixels, R rows of one band.
 """
 
 from collections.abc import Iterator
@@ -18,25 +19,25 @@ from ovseg_core.resize.bilinear import MeanMap
 
 _OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
 _BLOCK_ELEMENTS = 1 << 26
-"""Refined scores, or weights, kept at once: 256 MB; most photographs are one block."""
+"""Refined scores, or weights, held at once: 256 MB; most photographs are one block."""
 _CHUNK_ELEMENTS = 1 << 23
-"""Scores refined in one go: the steps of a chunk follow each other while it is near."""
+"""Scores refined at once through all steps, small enough to stay in the CPU's cache."""
 
 
 class RowsOfMaps(Protocol):
-    """Maps that are computed by bands of rows."""
+    """Maps that are computed in bands of rows."""
 
     def rows(self, band: slice, maps: slice = ...) -> Tensor:
-        """Return some rows of some maps, float32 (Q, R, W)."""
+        """Return the rows of a band of the selected maps, float32 (Q, R, W)."""
         ...
 
 
 @dataclass(frozen=True)
 class Pamr:
-    """The settings.
+    """Pixel-adaptive mask refinement.
 
     Attributes:
-        steps: how often the scores flow.
+        steps: number of refinement steps.
         dilations: distances of the neighbours in pixels.
     """
 
@@ -45,15 +46,15 @@ class Pamr:
 
     @property
     def reach_px(self) -> int:
-        """How far away a pixel can matter."""
+        """Largest distance in rows or columns at which a pixel has an influence."""
         return self.steps * max(self.dilations)
 
     def __call__(self, guide_3HW: Tensor, scores_QHW: Tensor) -> Tensor:
         """Return the refined scores.
 
         Args:
-            guide_3HW: the image; any scale and offset of its channels give the same.
-            scores_QHW: brought to the guide's size with aligned corners, if they have another.
+            guide_3HW: the image; scale and offset of its channels make no difference.
+            scores_QHW: resized to the guide with aligned corners, if they have another size.
         """
         if scores_QHW.shape[1:] != guide_3HW.shape[1:]:
             size = guide_3HW.shape[1:]
@@ -78,13 +79,13 @@ class Pamr:
         return unlike_PHW.neg_().softmax(dim=0)
 
     def _samples(self, guide_3HW: Tensor) -> Iterator[Tensor]:
-        """Yield what sigma is of: the neighbours and, once a dilation, the pixel itself."""
+        """Yield the samples of sigma: the neighbours and, once per dilation, the pixel itself."""
         yield from self._neighbours(guide_3HW)
         for _ in self.dilations:
             yield guide_3HW
 
     def flow(self, scores_QHW: Tensor, weights_PHW: Tensor) -> Tensor:
-        """Return the scores after all steps."""
+        """Return the scores after all refinement steps."""
         for _ in range(self.steps):
             flowed_QHW = torch.zeros_like(scores_QHW)
             for weight_HW, near_QHW in zip(weights_PHW, self._neighbours(scores_QHW), strict=True):
@@ -104,10 +105,10 @@ class Pamr:
 
 @dataclass(frozen=True)
 class Refinement:
-    """How the score maps of a batch are refined.
+    """The refinement of a batch's score maps.
 
     Attributes:
-        pamr: the settings.
+        pamr: steps and dilations.
         guides: for each image its pixels (3, h, w), enlarged bilinearly to the canvas.
     """
 
@@ -116,14 +117,15 @@ class Refinement:
 
 
 class RefinedMap:
-    """A score map after PAMR on its canvas, made in blocks of rows.
+    """A score map after PAMR on its canvas, computed in blocks of rows.
 
     Args:
         scores: the score map.
         num_maps: Q.
-        refinement: settings and guides.
-        index: which image.
-        size_hw: the canvas.
+        refinement: PAMR and the guides.
+        index: number of the image in the batch.
+        size_hw: size of the canvas.
+        block_elements: refined scores, or weights, that are held at once.
     """
 
     def __init__(
@@ -133,27 +135,28 @@ class RefinedMap:
         refinement: Refinement,
         index: int,
         size_hw: tuple[int, int],
+        block_elements: int = _BLOCK_ELEMENTS,
     ) -> None:
-        """Compute nothing yet."""
         self._scores = scores
         self._num_maps = num_maps
         self._pamr = refinement.pamr
         self._guide = MeanMap([refinement.guides[index].float()], size_hw)
         self._height = size_hw[0]
         planes = max(num_maps, len(_OFFSETS) * len(self._pamr.dilations))
-        self._block_rows = max(_BLOCK_ELEMENTS // (planes * size_hw[1]), 1)
+        self._block_rows = max(block_elements // (planes * size_hw[1]), 1)
+        self._chunk_elements = min(block_elements, _CHUNK_ELEMENTS)
         self._block = slice(0, 0)
         self._refined_QRW = torch.empty(0)
 
     def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
-        """Return the rows of a band, float32 (Q, R, W); bands asked for in order cost least."""
+        """Return the rows of a band, float32 (Q, R, W); bands in order are the cheapest."""
         if band.start < self._block.start or band.stop > self._block.stop:
             stop = min(max(band.stop, band.start + self._block_rows), self._height)
             self._block = slice(band.start, stop)
-            self._refined_QRW = torch.empty(0)  # never two blocks at a time
+            self._refined_QRW = torch.empty(0)  # frees the old block before the new one
             self._refined_QRW = self._refine(self._block)
         start = band.start - self._block.start
-        # A copy: who asks for rows may change them.
+        # A copy, as the caller may change the rows in place.
         return self._refined_QRW[maps, start : start + band.stop - band.start].clone()
 
     def _refine(self, block: slice) -> Tensor:
@@ -161,7 +164,7 @@ class RefinedMap:
         region = slice(max(block.start - reach, 0), min(block.stop + reach, self._height))
         weights_PHW = self._pamr.weights(self._guide.rows(region))
         kept = slice(block.start - region.start, block.stop - region.start)
-        per_chunk = max(_CHUNK_ELEMENTS // weights_PHW[0].numel(), 1)
+        per_chunk = max(self._chunk_elements // weights_PHW[0].numel(), 1)
         rows, width = block.stop - block.start, weights_PHW.shape[2]
         refined_QRW = weights_PHW.new_empty(self._num_maps, rows, width)
         for first in range(0, self._num_maps, per_chunk):

@@ -1,8 +1,10 @@
-"""Every region of an image takes the label that most of its pixels have (CLIPtrase, SAM's masks).
+"""Majority vote: every region of an image takes the label of most of its pixels.
 
-The last step of CLIPtrase (methods.md 8, step 7). Its variant with masks of SAM is mentioned in the
-paper and not in the authors' repository: that the same vote is held in each mask, and that pixels
-of no mask keep their label, is our reading. Shapes: R regions, K labels that an image has.
+The last step of CLIPtrase (docs/methods.md 8, step 7). Its variant with masks of SAM is mentioned
+in the paper and not in the authors' repository: that the same vote is held in each mask, and that
+pixels of no mask keep their label, is our reading.
+
+Shapes: H W pixels, R regions, K labels that occur in an image.
 """
 
 from collections.abc import Sequence
@@ -13,9 +15,9 @@ from torch import Tensor
 from ovseg_core.resize.nearest import nearest_source
 
 _CELLS_AT_ONCE = 1 << 22
-"""Of a table of votes, regions times labels: 32 MB."""
+"""Cells of a table of votes, regions times labels, held at once: 32 MB."""
 _PIXELS_AT_ONCE = 1 << 18
-"""Of the label map; a pixel that votes takes some 40 bytes."""
+"""Pixels of the label map counted at once; each takes some 40 bytes."""
 
 
 def vote_in_turn(
@@ -25,9 +27,9 @@ def vote_in_turn(
 
     Args:
         labels_HW: integer labels from 0.
-        region_maps: integer maps (h, w) of any size, brought to the label map's by nearest; -1: no
+        region_maps: integer maps (h, w) of any size, resized to the label map by nearest; -1: no
             region.
-        voting_HW: which pixels take part, bool; the others neither vote nor change. None: all.
+        voting_HW: which pixels take part, bool; the others neither vote nor change; None: all.
     """
     for regions_hw in region_maps:
         rows, columns = (
@@ -41,25 +43,33 @@ def vote_in_turn(
     return labels_HW
 
 
-def majority_labels(labels_HW: Tensor, regions_HW: Tensor) -> Tensor:
+def majority_labels(
+    labels_HW: Tensor,
+    regions_HW: Tensor,
+    cells_at_once: int = _CELLS_AT_ONCE,
+    pixels_at_once: int = _PIXELS_AT_ONCE,
+) -> Tensor:
     """Return the label map after one vote.
 
     Args:
         labels_HW: integer labels from 0.
         regions_HW: integer region of each pixel; -1: none, the pixel keeps its label.
+        cells_at_once: cells of the table of votes, regions times labels, that are held at once.
+        pixels_at_once: pixels that are counted at once.
 
     Returns:
-        Like `labels_HW`. Of labels with equally many pixels the lowest wins.
+        The shape, dtype and device of `labels_HW`. Of labels with equally many pixels the lowest
+        wins.
     """
     num_regions = int(regions_HW.max()) + 1
     if not num_regions:
         return labels_HW
-    # Labels that the image does not have take no room in the table.
+    # The table holds only labels that occur in the image.
     used = labels_HW.flatten().bincount() > 0
     present_K, number = used.nonzero()[:, 0], used.cumsum(0) - 1
-    step = max(_CELLS_AT_ONCE // len(present_K), 1)
-    band_px = max(_PIXELS_AT_ONCE // labels_HW.shape[1], 1)
-    bands = list(zip(labels_HW.split(band_px), regions_HW.split(band_px), strict=True))
+    step = max(cells_at_once // len(present_K), 1)
+    band_rows = max(pixels_at_once // labels_HW.shape[1], 1)
+    bands = list(zip(labels_HW.split(band_rows), regions_HW.split(band_rows), strict=True))
     winner_R = labels_HW.new_empty(num_regions)
     for start in range(0, num_regions, step):
         stop = min(start + step, num_regions)

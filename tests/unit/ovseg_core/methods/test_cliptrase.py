@@ -105,16 +105,13 @@ def test_median_filtered_equals_scipy_map_by_map() -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 500, 1 << 22])
-def test_region_map_in_bands_and_without_padding(
-    elements: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cliptrase, "_BAND_ELEMENTS", elements)
+def test_region_map_in_bands_and_without_padding(elements: int) -> None:
     maps = randn(4, 8, 12)  # of 2 x 3 patches of 16 px: 32 x 48
     whole = functional.interpolate(maps[None], size=(32, 48), mode="bilinear")[0].argmax(0)
-    assert torch.equal(cliptrase.region_map(maps, (32, 48), 16), whole.int())
-    assert torch.equal(cliptrase.region_map(maps, (25, 44), 16), whole[3:28, 2:46].int())
+    assert torch.equal(cliptrase.region_map(maps, (32, 48), 16, elements), whole.int())
+    assert torch.equal(cliptrase.region_map(maps, (25, 44), 16, elements), whole[3:28, 2:46].int())
     spread = functional.interpolate(maps[None], size=(40, 50), mode="bilinear")[0].argmax(0)
-    assert torch.equal(cliptrase.region_map(maps, (40, 50), 0), spread.int())
+    assert torch.equal(cliptrase.region_map(maps, (40, 50), 0, elements), spread.int())
 
 
 def maps_of(size: tuple[int, int], **options: Any) -> ScoreMaps:

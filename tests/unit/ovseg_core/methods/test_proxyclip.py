@@ -39,22 +39,19 @@ def plain_attention(proxy_EIJ: Tensor, v_MC: Tensor, beta: float, gamma: float) 
     return similarity.masked_fill(similarity < 0, -torch.inf).softmax(-1) @ v_MC
 
 
-@pytest.mark.parametrize("most", [1, 700, 1 << 21], ids=["row by row", "some rows", "whole"])
-def test_the_attention_is_the_papers_in_any_parts(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Means are of each window by itself: windows of a batch do not know of each other."""
-    monkeypatch.setitem(proxyclip._PART_ELEMENTS, "cpu", most)
+@pytest.mark.parametrize("elements", [1, 700, 1 << 21], ids=["row by row", "some rows", "whole"])
+def test_proxy_attention_equals_the_formula_in_any_parts(elements: int) -> None:
+    """Means are of each window by itself: windows of a batch are independent."""
     shift = torch.tensor([0.0, 1.0, 3.0]).view(3, 1, 1, 1)
     guide, values = noise(0, 3, 16, 5, 9) + shift, noise(1, 3, 45, 8)
-    found = proxyclip.proxy_attention(guide, values, 1.1, 3.0)
+    found = proxyclip.proxy_attention(guide, values, 1.1, 3.0, elements)
     for index in range(3):
         expected = plain_attention(guide[index], values[index], 1.1, 3.0)
         torch.testing.assert_close(found[index], expected, atol=1e-5, rtol=0)
 
 
-def test_a_row_without_any_entry_keeps_its_own_value() -> None:
-    """A window of one colour looks alike everywhere: 1 - beta * 1 is negative in every entry."""
+def test_proxy_attention_of_a_row_without_entries_keeps_the_value() -> None:
+    """In a window of one colour every entry, 1 - beta * 1, is negative."""
     same = noise(2, 1, 16, 1, 1).expand(1, 16, 4, 6)
     values = noise(3, 2, 24, 8)
     assert plain_attention(same[0], values[0], 1.2, 3.0).isnan().all()
@@ -65,7 +62,7 @@ def test_a_row_without_any_entry_keeps_its_own_value() -> None:
     assert found.isfinite().all()
 
 
-def test_an_image_of_one_colour_has_a_result() -> None:
+def test_image_of_one_colour_has_finite_scores() -> None:
     method = proxyclip.build(proxyclip.Options(), tiny_backbones())
     images = [torch.full((3, 40, 70), 90, dtype=torch.uint8), random_image(1, 40, 70)]
     maps = method.score(encode_images(method, images), method.text_matrix(WORDS))
@@ -99,7 +96,7 @@ def test_feature_adjustment_equals_the_formula(reading: str, scoring: Scoring) -
 
 
 @pytest.mark.parametrize("reading", ["literal", "surgery"])
-def test_the_windows_own_embedding_is_what_is_taken_off(reading: str) -> None:
+def test_feature_adjustment_subtracts_clips_embedding_of_the_window(reading: str) -> None:
     """One window over the whole image: the class feature is CLIP's own embedding of it."""
     backbones = tiny_backbones()
     clip = backbones.clip
@@ -120,7 +117,7 @@ def plain(backbones: Backbones, **options: object) -> WindowSegmenter:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_can_be_the_proxy(family: str, tmp_path: Path) -> None:
+def test_proxy_of_every_family(family: str, tmp_path: Path) -> None:
     """Non-square images, batches like single ones, masks of the image's size."""
     architecture, arguments, tag = FAMILIES[family]
     sizes = {"img_size": 112, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -136,7 +133,7 @@ def test_every_family_can_be_the_proxy(family: str, tmp_path: Path) -> None:
     assert set(backbones.files()) == {"clip", "proxy"}
 
 
-def test_the_options_change_the_scores() -> None:
+def test_every_option_changes_the_scores() -> None:
     backbones, images = tiny_backbones(), [random_image(0, 50, 83), random_image(1, 50, 83)]
     changes: list[dict[str, object]] = [
         {},
@@ -158,19 +155,19 @@ def test_the_options_change_the_scores() -> None:
     assert len({round(mean, 9) for mean in means}) == len(changes)
 
 
-def test_a_feature_that_the_network_lacks_is_told(tmp_path: Path) -> None:
+def test_feature_that_the_proxy_lacks_is_refused(tmp_path: Path) -> None:
     folder = write_timm(tmp_path, FAMILIES["sam"][0], {"img_size": 32, "depth": 1, "embed_dim": 24})
     options = {"proxy": f"local-dir:{folder}", "proxy_feature": "k"}
     with pytest.raises(ConfigError, match=r"proxy_feature: local-dir:.* has tokens only, got 'k'"):
         plain(tiny_backbones(), **options)
 
 
-def test_an_unknown_proxy_is_told_with_near_names() -> None:
+def test_unknown_proxy_is_refused_with_near_names() -> None:
     with pytest.raises(WeightsError, match=r"Did you mean 'vit_base_patch8_224\.dino'"):
         plain(tiny_backbones(), proxy="vit_base_patch8_224.dinno")
 
 
-def test_the_embedded_job_takes_the_embedded_proxy() -> None:
+def test_embedded_clip_takes_the_embedded_proxy() -> None:
     backbones = Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
     method = plain(backbones)
     assert method.decode_side_px == 72

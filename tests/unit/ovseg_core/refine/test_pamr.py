@@ -25,24 +25,23 @@ def guides() -> tuple[Image, Image]:
 
 @pytest.mark.parametrize("block_rows", [1, 7, 1000])
 @pytest.mark.parametrize("band_rows", [1, 9, 70])
-def test_blocks_make_no_difference(
-    block_rows: int, band_rows: int, guides: tuple, monkeypatch: pytest.MonkeyPatch
+def test_refined_map_in_blocks_equals_the_whole(
+    block_rows: int, band_rows: int, guides: tuple
 ) -> None:
-    monkeypatch.setattr("ovseg_core.refine.pamr._BLOCK_ELEMENTS", block_rows * 3 * SIZE[1])
-    monkeypatch.setattr("ovseg_core.refine.pamr._CHUNK_ELEMENTS", 1)
+    elements = block_rows * 3 * SIZE[1]
     pamr = Pamr(4, (1, 3))
     scores = MeanMap([torch.rand(3, 5, 4)], SIZE)
     for index, guide in enumerate(guides):
         large = functional.interpolate(guide[None].float(), SIZE, mode="bilinear")[0]
         whole = pamr(large, scores.rows(slice(0, SIZE[0])))
-        refined = RefinedMap(scores, 3, Refinement(pamr, guides), index, SIZE)
+        refined = RefinedMap(scores, 3, Refinement(pamr, guides), index, SIZE, elements)
         for _ in range(2):  # as with an area threshold, which looks at everything twice
             bands = [slice(at, min(at + band_rows, SIZE[0])) for at in range(0, SIZE[0], band_rows)]
             rows = torch.cat([refined.rows(band) for band in bands], dim=1)
             torch.testing.assert_close(rows, whole, atol=1e-5, rtol=0)
 
 
-def test_scores_stay_on_their_side_of_an_edge() -> None:
+def test_pamr_moves_scores_to_the_edge_of_the_image() -> None:
     image = torch.zeros(3, 20, 30)
     image[:, :, 13:] = 200
     scores = torch.zeros(2, 20, 30)
@@ -52,7 +51,7 @@ def test_scores_stay_on_their_side_of_an_edge() -> None:
     assert (after != truth).sum() < (before != truth).sum()
 
 
-def test_brightness_and_contrast_of_the_guide_make_no_difference(guides: tuple) -> None:
+def test_weights_do_not_depend_on_brightness_and_contrast(guides: tuple) -> None:
     pamr = Pamr(3, (2,))
     one, other = (pamr.weights(image.float()) for image in (guides[0], 7 + guides[0].float() / 255))
     torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
@@ -60,12 +59,12 @@ def test_brightness_and_contrast_of_the_guide_make_no_difference(guides: tuple) 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)])
-def test_an_image_of_one_colour_keeps_its_scores_finite(size: tuple[int, int]) -> None:
+def test_pamr_of_an_image_of_one_colour_keeps_the_scores(size: tuple[int, int]) -> None:
     refined = Pamr(2, (8, 16))(torch.full((3, *size), 9), torch.ones(2, *size))
     torch.testing.assert_close(refined, torch.ones(2, *size))
 
 
-def test_any_window_method_can_switch_it_on() -> None:
+def test_pamr_steps_of_any_window_method() -> None:
     images = [random_image(0, 40, 64), random_image(1, 64, 40)]
     words = Vocabulary.model_validate(["cat", "dog", "sofa"])
 

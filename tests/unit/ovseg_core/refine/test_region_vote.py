@@ -1,4 +1,4 @@
-"""The vote of regions over a label map, and regions from masks in files."""
+"""The majority vote of regions over a label map."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch.nn import functional
 from ovseg_core.decision.decide import decide
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.methods import build_segmenter, check_options
-from ovseg_core.refine import region_vote
 from ovseg_core.refine.region_vote import majority_labels, vote_in_turn
 from ovseg_core.resize.nearest import nearest_source
 from ovseg_core.segmenter import ScoreMaps, encode_images
@@ -39,19 +38,16 @@ def plain_vote(labels: NDArray[Any], regions: NDArray[Any]) -> NDArray[Any]:
 
 
 @given(data=st.data(), shape=SHAPE, cells=st.sampled_from([1, 7, 1 << 22]))
-def test_a_region_takes_the_label_of_most_of_its_pixels(
+def test_majority_labels_equals_the_vote_region_by_region(
     data: st.DataObject, shape: tuple[int, int], cells: int
 ) -> None:
     labels = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 4)))
     regions = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(-1, 6)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(region_vote, "_CELLS_AT_ONCE", cells)
-        patch.setattr(region_vote, "_PIXELS_AT_ONCE", cells)
-        voted = majority_labels(torch.from_numpy(labels), torch.from_numpy(regions))
+    voted = majority_labels(torch.from_numpy(labels), torch.from_numpy(regions), cells, cells)
     np.testing.assert_array_equal(voted.numpy(), plain_vote(labels, regions))
 
 
-def test_a_tie_goes_to_the_lowest_label() -> None:
+def test_majority_labels_of_a_tie_is_the_lowest() -> None:
     labels = torch.tensor([[7, 300, 2], [2, 7, 300]], dtype=torch.int32)
     voted = majority_labels(labels, torch.tensor([[0, 0, -1], [0, 0, 5]]))
     assert voted.tolist() == [[7, 7, 2], [7, 7, 300]]
@@ -59,7 +55,7 @@ def test_a_tie_goes_to_the_lowest_label() -> None:
     assert labels[0, 1] == 300, "the map that was handed over is as it was"
 
 
-def test_votes_are_held_in_turn_on_the_label_maps_grid() -> None:
+def test_vote_in_turn_on_the_label_maps_grid() -> None:
     labels = torch.tensor([[1, 1, 2, 0, 3, 3], [1, 2, 2, 0, 3, 3]])
     halves = torch.tensor([[4, 9]], dtype=torch.int16)  # three columns each
     after_halves = torch.tensor([[1, 1, 1, 3, 3, 3], [1, 1, 1, 3, 3, 3]])
@@ -73,7 +69,7 @@ def test_votes_are_held_in_turn_on_the_label_maps_grid() -> None:
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_the_columns_are_those_of_the_voted_label(gated: bool) -> None:
+def test_score_columns_are_those_of_the_voted_label(gated: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     levels = tuple((torch.rand(3, 4, 5, generator=generator),) for _ in range(2))
     size = (12, 17)
@@ -105,7 +101,7 @@ def test_the_columns_are_those_of_the_voted_label(gated: bool) -> None:
     np.testing.assert_array_equal(voted[1].label_map, plain[1].label_map)
 
 
-def test_any_window_method_takes_masks_from_a_folder(tmp_path: Path) -> None:
+def test_region_folder_of_any_window_method(tmp_path: Path) -> None:
     images = tuple(random_image(seed, 30, 45) for seed in range(2))
     batch = ImageBatch(images, ("a.jpg", "b/c.jpg"))
     (tmp_path / "b").mkdir()
@@ -127,6 +123,6 @@ def test_any_window_method_takes_masks_from_a_folder(tmp_path: Path) -> None:
     assert len(np.unique(plain_a)) > 1
 
 
-def test_a_region_folder_is_local() -> None:
+def test_region_folder_refuses_a_url() -> None:
     with pytest.raises(ConfigError, match=r"region_folder: expected a local folder"):
         check_options(NamedOptions(name="sclip", options={"region_folder": "s3://bucket/masks"}))
