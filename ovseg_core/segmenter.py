@@ -1,6 +1,7 @@
 """The interface of every method: images -> features -> score maps at patch resolution.
 
-Features and score maps are float32 and on the method's device; index tensors are int64.
+Features and score maps are float32 and on the method's device; index tensors are integers, and the
+small matrices of positions (`Stitch`) are on the CPU.
 
 Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W pixels, h w patches.
 """
@@ -125,7 +126,7 @@ class ScoreMaps:
 class Features(Protocol):
     """All that a method knows of a batch before it is told the vocabulary; each method has its own.
 
-    Tensors are float32 (indices are integers) and on the method's device.
+    Outputs of networks are float32 and on the method's device, whatever they were computed in.
     """
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """The sliding-window methods: dense CLIP features of every window, scored, then stitched.
 
 A method supplies an encoder (`encoder.py`), its published sizes (`options.py`) and its scoring
-(`scoring.py`); the rest is here. Features and scores are float32 and on CLIP's device.
+(`scoring.py`); the rest is here. Features and scores are float32 and on CLIP's device; the stitches
+are on the CPU.
 
 Shapes: B windows of one size, W windows of one image, D joint width, Q text rows, K classes, h w
 patches of a window, n_y n_x rows and columns of windows.
