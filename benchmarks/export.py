@@ -94,7 +94,7 @@ def panoptic_json(run: str) -> int:
 def build_whole(run: str) -> int:
     """Export the usual way, one object and one `json.dump`; return the bytes written."""
     images, annotations = [], []
-    for shard in RunReader(RunFolder.open(run)).shards(("path", "height", "width")):
+    for shard in RunReader(RunFolder.open(run)).shards():
         images += shard.images.values()
         for row in shard.segments():
             size = [row["height"], row["width"]]

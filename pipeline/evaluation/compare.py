@@ -197,7 +197,7 @@ class _Comparison:
         """Compare every image of the first run."""
         predictions = Predictions(other)
         predictions.in_order(first.manifest().column("image_id").to_pylist())  # one look-up for all
-        for shard in RunReader(first).shards(("path", "height", "width")):
+        for shard in RunReader(first).shards():
             ours = shard.segments_by_image(["image_id", "label", "rle_counts", "area_px"])
             rows: list[Row] = []
             for image_id, image in shard.images.items():

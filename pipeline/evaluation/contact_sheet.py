@@ -50,7 +50,7 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
     truth = open_truth(truth_uri, config.vocabulary.names) if truth_uri else None
 
     def rows() -> Iterable[SheetRow]:
-        for shard in RunReader(run).shards(("path", "uri", "height", "width")):
+        for shard in RunReader(run).shards():
             for image, found in shard.label_maps():
                 try:
                     pixels = read_image(ref_of(image), config.image, side_px=_TILE_PX).rgb

@@ -148,7 +148,7 @@ class _Compared:
 
 def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) -> _Compared:
     compared = _Compared(ConfusionMatrix(len(reference.names) + 1, IGNORE))
-    for shard in reader.shards(("path", "height", "width")):
+    for shard in reader.shards():
         for image, predicted in shard.label_maps():
             true_map = reference.truth.label_map(image["path"])
             if true_map is None:

@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt
 
 from ovseg_core.rle import number_lists
 from pipeline.collection.overlay import hex_colour
-from pipeline.exporters.shared import coco_file, mask_texts, segments
+from pipeline.exporters.shared import coco_file, mask_texts
 from pipeline.exporters.shared.export import Export
 from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind
@@ -114,7 +114,7 @@ def _before_annotations(reader: RunReader, kind: SegmentKind) -> Iterator[str]:
     del head["info"]["fingerprint"]
     yield coco_file.before_images(head)
     separator = "\n"
-    for shard in reader.shards(segments.IMAGE_COLUMNS):
+    for shard in reader.shards():
         for image in shard.images.values():
             yield separator + json.dumps(coco_file.image_entry(image, image["path"]))
             separator = ",\n"

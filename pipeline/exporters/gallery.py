@@ -33,7 +33,6 @@ from schemas.score_columns import SCORE
 
 FOLDER = "exports/gallery"
 _PICTURES = "pictures"
-_IMAGE_COLUMNS = ("path", "uri", "height", "width", "review_priority")
 _SEGMENT_COLUMNS = ["image_id", "label", "category_id", "rle_counts", SCORE]
 
 
@@ -51,12 +50,12 @@ def export(run: RunFolder, options: Options) -> list[str]:
     reader, folder = RunReader(run), run.folder.child(FOLDER)
     by_priority = (
         (-row["review_priority"], row["number"])
-        for shard in reader.shards(("review_priority",))
+        for shard in reader.shards()
         for row in shard.images.values()
     )
     numbers = [number for _, number in heapq.nsmallest(options.limit, by_priority)]
     wanted, cards = set(numbers), dict[int, _Card]()
-    for shard in reader.shards(_IMAGE_COLUMNS):
+    for shard in reader.shards():
         shown = [row for row in shard.images.values() if row["number"] in wanted]
         segments = shard.segments_by_image(_SEGMENT_COLUMNS) if shown else {}
         for image in shown:

@@ -4,22 +4,21 @@ A row is an image of a committed shard, counted in manifest order. 100,000 image
 Masks are read shard by shard when an image is looked at (`ReviewIndex.segments_of`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import accumulate
-from threading import Condition
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.markers import READERS
-from pipeline.run.reader import Row, RunReader
+from pipeline.run.predictions import SegmentReader
+from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, Row, RunReader
 from schemas.records import ShardDone
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 from schemas.tables import IMAGES
@@ -29,19 +28,10 @@ compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 Rows = NDArray[np.int32]
 """Row numbers, in the order in which they are shown."""
 
-_IMAGE_COLUMNS = (
-    "image_id", "path", "uri", "status", "error_code", "error_message", "height", "width",
-    "num_segments", "review_priority",
-)  # fmt: skip
 _SCORES_IN_MEMORY = tuple(
     column.name for column in SCORE_COLUMNS.values() if column.filterable or column.name == SCORE
 )
-_SEGMENT_COLUMNS = (
-    "image_id", "label", "category_id", "segment_index", "height", "width", "rle_counts",
-    "area_px", "bbox_xywh",
-    *(column.name for column in SCORE_COLUMNS.values() if "viewer" in column.pages),
-)  # fmt: skip
-_TABLES_BYTES = 256 << 20
+_SCORES_SHOWN = tuple(column.name for column in SCORE_COLUMNS.values() if "viewer" in column.pages)
 
 
 class ReviewIndex:
@@ -60,14 +50,11 @@ class ReviewIndex:
         self.num_left = finished.num_left
         self.labels = run.info.job().vocabulary.names
         self._markers = finished.markers
-        tables = self._read("images", _IMAGE_COLUMNS)
+        tables = self._read("images", IMAGE_COLUMNS)
         self._starts = np.array([0, *accumulate(table.num_rows for table in tables)], np.int64)
-        empty = IMAGES.empty_table().select(list(_IMAGE_COLUMNS))
+        empty = IMAGES.empty_table().select(list(IMAGE_COLUMNS))
         self._table = pa.concat_tables([*tables, empty]).unify_dictionaries().combine_chunks()
-        tables_kept: LRUCache[int, pa.Table] = LRUCache(_TABLES_BYTES, _num_bytes)
-        self._segment_table: Callable[[ShardDone], pa.Table] = cached(
-            tables_kept, key=lambda marker: marker.shard, condition=Condition()
-        )(self._read_segment_table)
+        self._segment_reader = SegmentReader(run, (*MASK_COLUMNS, *_SCORES_SHOWN))
 
     def __len__(self) -> int:
         """Return the number of images, failed ones included."""
@@ -149,19 +136,8 @@ class ReviewIndex:
         return {name: _joined(tables, name, np.float64)[order] for name in names}
 
     def segments_of(self, row: int) -> list[Row]:
-        """Return the annotation rows of an image in their order, without the image's columns."""
-        table = self._segment_table(self.marker(row))
-        image_id = self.image(row)["image_id"]
-        ids: Any = table["image_id"].combine_chunks()
-        if not len(ids):
-            return []
-        code = ids.dictionary.index(image_id).as_py()
-        places = np.flatnonzero(ids.indices.to_numpy() == code)
-        return table.take(pa.array(places)).drop_columns(["image_id"]).to_pylist()
-
-    def _read_segment_table(self, marker: ShardDone) -> pa.Table:
-        table = self.run.shard_table(marker, "annotations", _SEGMENT_COLUMNS)
-        return table.unify_dictionaries().combine_chunks()
+        """Return the annotation rows of an image in their order, with the scores of the viewer."""
+        return self._segment_reader.segments(self.marker(row), self.image(row)["image_id"])
 
     def with_error(self, code: str) -> NDArray[np.bool_]:
         """Return which images failed with a code."""
@@ -221,10 +197,6 @@ def _rows_of(table: pa.Table, ids: pa.Array) -> NDArray[np.int64]:
     column: Any = table["image_id"].unify_dictionaries().combine_chunks()
     places = compute.index_in(column.dictionary, value_set=ids).to_numpy(zero_copy_only=False)
     return places[column.indices.to_numpy(zero_copy_only=False)].astype(np.int64)
-
-
-def _num_bytes(table: pa.Table) -> int:
-    return table.nbytes
 
 
 def _joined(tables: Sequence[pa.Table], column: str, kind: Any) -> NDArray[Any]:

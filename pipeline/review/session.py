@@ -223,7 +223,7 @@ class ReviewSession:
         image = now.index.image(row)
         segments = now.index.segments_of(row) if image["status"] == "ok" else []
         for segment in segments:
-            del segment["rle_counts"]
+            del segment["image_id"], segment["rle_counts"]
         if agreement is not None:
             ious = agreement.of_mask[now.index.segments.of(row)].tolist()
             for segment, iou in zip(segments, ious, strict=True):

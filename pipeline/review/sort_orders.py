@@ -16,19 +16,16 @@ import pyarrow.compute
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
-from ovseg_core.decision.review_priority import combined_by_image, mask_priority
+from ovseg_core.decision.review_priority import PRIORITY_COLUMNS, combined_by_image, mask_priority
 from pipeline.evaluation.compare import comparison_files, read_comparison_columns
 from pipeline.review.index import ReviewIndex, Rows
 from schemas.errors import UserError
-from schemas.score_columns import SCORE
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 PRIORITY = "priority"
 _COMPARED = "compare:"
 _COMPARISONS_KEPT = 3
-_PRIORITY_SCORES = ("margin_mean", "entropy_mean", "area_frac")
-"""Score columns that a mask's priority follows from, besides its score."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class SortOrders:
             table["iou"].to_numpy()[known],
             _keys(segments.row, segments.label, index),
         )
-        scores = index.read_scores(_PRIORITY_SCORES) | {SCORE: segments.score.astype(np.float64)}
+        scores = index.read_scores(PRIORITY_COLUMNS)
         of_masks = mask_priority(scores, np.nan_to_num(of_mask.astype(np.float64), nan=1.0))
         both = combined_by_image(of_masks, segments.row, len(index))
         priority = np.where(index.num_segments > 0, both, index.priority)

@@ -20,9 +20,9 @@ from schemas.records import ImageResult, MaskRow, ShardDone
 Row = dict[str, Any]
 
 IMAGE_COLUMNS = tuple(name for name in ImageResult.model_fields if not name.endswith("_s"))
-"""What readers of a run need of an image: all columns but the seconds by stage."""
+"""Columns of the images table that readers get: all but the seconds by stage."""
 MASK_COLUMNS = tuple(MaskRow.model_fields)
-"""What they need of a segment, beside score columns."""
+"""Columns of the annotations table that readers get, beside the score columns that they need."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class FinishedShard:
     run: RunFolder
     marker: ShardDone
     images: dict[str, Row]
-    """Rows of the annotated images by `image_id`, in manifest order, each with its `number`."""
+    """Rows (`IMAGE_COLUMNS`) of the annotated images by `image_id`, in manifest order, each with
+    its `number`."""
 
     def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
         """Yield the shard's annotation rows, images in order.
@@ -45,14 +46,11 @@ class FinishedShard:
             yield from batch.to_pylist()
 
     def segments_by_image(self, columns: list[str] | None = None) -> dict[str, list[Row]]:
-        """Return the same rows by `image_id`; images without any are absent."""
+        """Return the shard's annotation rows by `image_id`; images without any are absent."""
         return grouped(self.segments(columns), "image_id")
 
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
-        """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k.
-
-        The images' `height` and `width` must be among the columns.
-        """
+        """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k."""
         masks = self.segments_by_image(["image_id", "category_id", "rle_counts"])
         for image_id, image in self.images.items():
             yield image, paint_segments(masks.get(image_id, ()), (image["height"], image["width"]))
@@ -84,17 +82,12 @@ class RunReader:
         """Images of shards that are not finished."""
         return self.run.info.num_images - sum(marker.tally.num_images for marker in self.markers)
 
-    def shards(self, columns: tuple[str, ...] = ()) -> Iterator[FinishedShard]:
-        """Yield the shards in order.
-
-        Args:
-            columns: of the images, beside `image_id`.
-        """
+    def shards(self) -> Iterator[FinishedShard]:
+        """Yield the shards in order."""
         number = 0
         for marker in self.markers:
-            wanted = list(dict.fromkeys(("image_id", "status", *columns)))
             images: dict[str, Row] = {}
-            for row in self.run.shard_table(marker, "images", wanted).to_pylist():
+            for row in self.run.shard_table(marker, "images", IMAGE_COLUMNS).to_pylist():
                 if row["status"] == "ok":
                     number += 1
                     images[row["image_id"]] = {**row, "number": number}

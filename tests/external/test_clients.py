@@ -49,7 +49,7 @@ def _read(tmp_path: Path, *words: str, **environment: str) -> Found:
 
 def _run_masks(run: RunFolder) -> Found:
     """Return the masks of the run with their attributes."""
-    shards = RunReader(run).shards(("path", "review_priority"))
+    shards = RunReader(run).shards()
     return {
         (image["path"], row["label"], row["rle_counts"]): {
             "score": row["mean_prob"],

@@ -22,7 +22,7 @@ def run_masks(run: RunFolder) -> list[Mask]:
     """Return the run's own masks."""
     return sorted(
         (shard.images[row["image_id"]]["path"], row["label"], row["rle_counts"])
-        for shard in RunReader(run).shards(("path",))
+        for shard in RunReader(run).shards()
         for row in shard.segments()
     )
 
@@ -111,7 +111,7 @@ def _labelme(run: RunFolder) -> list[Mask]:
 
 
 def _paths(run: RunFolder) -> list[str]:
-    shards = RunReader(run).shards(("path",))
+    shards = RunReader(run).shards()
     return [row["path"] for shard in shards for row in shard.images.values()]
 
 

@@ -102,7 +102,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def predictions() -> dict[str, np.ndarray]:
-    shards = RunReader(RunFolder.open("run")).shards(("path", "height", "width"))
+    shards = RunReader(RunFolder.open("run")).shards()
     return {image["path"]: found for shard in shards for image, found in shard.label_maps()}
 
 

@@ -84,7 +84,10 @@ def test_export_writes_what_version_1_wrote(folder: Path) -> None:
             for name, value in attributes.items()
         }
     new = json.loads(Path("run/exports/coco/instances.json").read_text())
-    assert new == old
+    for name in ("images", "annotations", "categories"):
+        assert new[name] == old[name]
+    for name in ("fingerprint", "failed_images", "num_images_left"):
+        assert new["info"][name] == old["info"][name]
 
 
 @pytest.mark.parametrize("to", ["cvat", "label_studio", "semantic_png"])

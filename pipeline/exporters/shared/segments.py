@@ -23,7 +23,6 @@ SegmentKind = Literal["as_run", "class", "components"]
 
 DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
-IMAGE_COLUMNS = ("path", "uri", "height", "width", "exif_orientation", "review_priority")
 
 
 def resolve_kind(reader: RunReader, kind: SegmentKind) -> Literal["class", "components"]:
@@ -70,7 +69,7 @@ def images(
     change = None
     if is_changed(reader, kind):
         change = _split if kind == "components" else _join
-    for shard in reader.shards(IMAGE_COLUMNS):
+    for shard in reader.shards():
         for image, rows in _by_image(shard):
             likely = [row for row in rows if round(row[SCORE], DIGITS) >= min_score]
             changed = change(likely) if change and likely else likely

@@ -22,7 +22,7 @@ def _read(run: RunFolder, name: str) -> str:
 
 
 def _label_maps(run: RunFolder) -> dict[str, np.ndarray]:
-    shards = RunReader(run).shards(("path", "height", "width"))
+    shards = RunReader(run).shards()
     return {image["path"]: found for shard in shards for image, found in shard.label_maps()}
 
 

@@ -47,7 +47,7 @@ def test_priority_with_comparison_equals_the_exporters(compared):
     (file,) = comparison_files(run)
     exported, ious = Priorities(run, file), read_comparison(run, file)
     priorities = []
-    for shard in RunReader(run).shards(("review_priority",)):
+    for shard in RunReader(run).shards():
         for image_id, image in shard.images.items():
             rows = [row for row in shard.segments() if row["image_id"] == image_id]
             place = index.row(image_id)

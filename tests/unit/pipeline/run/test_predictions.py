@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def in_order(run: RunFolder) -> dict[str, tuple[dict, list[dict]]]:
     """Return image and segments of each annotated image, read from first to last."""
     found = {}
-    for shard in RunReader(run).shards(IMAGE_COLUMNS):
+    for shard in RunReader(run).shards():
         segments = shard.segments_by_image([*MASK_COLUMNS, SCORE])
         for image_id, image in shard.images.items():
             row = {name: image[name] for name in IMAGE_COLUMNS}
