@@ -137,7 +137,7 @@ class Cliptrase(WindowSegmenter):
 
     def cluster_regions(self, image: ImageFeatures) -> tuple[Tensor, ...]:
         """Return the region map of one image's clusters; none where all patches are noise."""
-        correlation_NN = image.dense.extra[CORRELATION][0].cpu()
+        correlation_NN = image.dense.extra[CORRELATION][0].float().cpu()
         options: Options = self.encoder.options
         density = dbscan_density(len(correlation_NN), options.eps, options.min_samples)
         clusters_N = dbscan(correlation_NN, *density)  # 5
