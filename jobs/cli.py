@@ -93,8 +93,8 @@ def root(
     set_up_logging(verbose)
 
 
-@app.command()
-def annotate(  # noqa: PLR0913 - typer's flags are parameters
+@app.command("annotate")
+def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     config: Annotated[
         str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
     ] = "",
@@ -138,7 +138,7 @@ def annotate(  # noqa: PLR0913 - typer's flags are parameters
 
 
 @app.command("inspect")
-def inspect_run(
+def inspect_command(
     run: Run,
     as_json: AsJson = False,
     orphans: Annotated[
@@ -157,8 +157,8 @@ def inspect_run(
     show_run(run, as_json=as_json, orphans=orphans, clean=clean)
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     run: Run,
     to: Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")] = "coco",
     segments: Annotated[
@@ -173,8 +173,8 @@ def export(
     export_run(run, to, segments, sets or ())
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_command(
     run: Run,
     truth: Annotated[
         str,
@@ -198,8 +198,8 @@ def evaluate(
     evaluate_run(run, truth, ProtocolFlags(protocol, data), sets or (), as_json)
 
 
-@app.command()
-def review(
+@app.command("review")
+def review_command(
     run: Run,
     host: Annotated[
         str, typer.Option(help="Address to listen on; other than loopback, the URL has a token.")
@@ -220,33 +220,33 @@ def review(
 
 
 @app.command("import-review")
-def import_review(
+def import_review_command(
     run: Run,
     file: Annotated[str, typer.Argument(help="The tool's export: a path or URL.", metavar="FILE")],
     tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")],
     as_json: AsJson = False,
 ) -> None:
     """Bring corrected masks back from another tool."""
-    from jobs.review import import_review as command
+    from jobs.review import import_review_file as command
 
     command(run, tool, file, as_json)
 
 
-@app.command()
-def calibrate(
+@app.command("calibrate")
+def calibrate_command(
     run: Run,
     out: Annotated[str, typer.Option(help="The file; default: in the run folder.")] = "",
     sets: Rules = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn scores and thresholds from reviewed masks."""
-    from jobs.review import calibrate as command
+    from jobs.review import calibrate_run as command
 
     command(run, out, sets or (), as_json)
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def compare_command(
     run: Run,
     other: Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")],
     as_json: AsJson = False,
@@ -255,21 +255,21 @@ def compare(
 
     Agreement by label, and the images where it is lowest.
     """
-    from jobs.review import compare as command
+    from jobs.review import compare_runs as command
 
     command(run, other, as_json)
 
 
-@app.command()
-def methods(as_json: AsJson = False) -> None:
+@app.command("methods")
+def methods_command(as_json: AsJson = False) -> None:
     """List the methods with paper, weights and licence."""
     from jobs.listings import show_methods
 
     show_methods(as_json)
 
 
-@app.command()
-def settings(
+@app.command("settings")
+def settings_command(
     method: Annotated[str, typer.Option(help="Show this method's options as well.")] = "clip_diy",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the JSON schema of a job file, for editors.")
@@ -281,8 +281,8 @@ def settings(
     show_settings(method, as_json)
 
 
-@app.command()
-def demo(
+@app.command("demo")
+def demo_command(
     out: Annotated[
         str, typer.Option(help="Folder of the demo; an earlier demo in it is replaced.")
     ] = "out/demo",
@@ -299,7 +299,7 @@ def demo(
 
 
 @app.command("train-heads")
-def train_heads(  # noqa: PLR0913 - typer's flags are parameters
+def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
     config: Annotated[
         str, typer.Argument(help="Training file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
     ] = "",
@@ -334,8 +334,8 @@ def train_heads(  # noqa: PLR0913 - typer's flags are parameters
     raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 
 
-@app.command()
-def submit(
+@app.command("submit")
+def submit_command(
     config: Annotated[
         str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
     ],

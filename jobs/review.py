@@ -34,7 +34,7 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
         print("\nended; every decision is in the run folder")
 
 
-def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
+def import_review_file(run: str, tool: str, file: str, as_json: bool) -> None:
     """Read a tool's file into the reviewed layer and print what its reviewers changed.
 
     Raises:
@@ -81,7 +81,7 @@ def import_review(run: str, tool: str, file: str, as_json: bool) -> None:
     )
 
 
-def calibrate(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
+def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
     """Fit scores and thresholds to the reviewed layer; write the file and the plot.
 
     Args:
@@ -137,7 +137,7 @@ def calibrate(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:
     )
 
 
-def compare(first: str, other: str, as_json: bool) -> None:
+def compare_runs(first: str, other: str, as_json: bool) -> None:
     """Compare two runs, write the table into the first, print agreement by label.
 
     Raises:

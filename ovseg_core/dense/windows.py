@@ -39,6 +39,7 @@ class SlidingWindows:
         multiple_px: sides of a padded window are multiples of it.
         padding: see `Padding`.
         black: the network input (3,) of a black pixel, for the padding of that name.
+        patches_per_forward: most patches in one forward pass; 0: as many as suit the device.
     """
 
     window_px: int
@@ -47,6 +48,7 @@ class SlidingWindows:
     multiple_px: int
     padding: Padding
     black: Tensor | None = None
+    patches_per_forward: int = 0
 
     def cut(self, image: Tensor) -> "WindowGrid":
         """Return the windows of a network input (3, H, W), whole patches each, all of one size."""
@@ -84,7 +86,8 @@ class SlidingWindows:
         self, windows: Sequence[Tensor], function: Callable[[Tensor], Sequence[T]]
     ) -> Iterator[T]:
         device = windows[0].device.type
-        patches = _PATCHES_PER_FORWARD.get(device, _PATCHES_PER_FORWARD["cpu"])
+        suitable = _PATCHES_PER_FORWARD.get(device, _PATCHES_PER_FORWARD["cpu"])
+        patches = self.patches_per_forward or suitable
         size = max(patches * self.patch_px**2 // windows[0][0].numel(), 1)
         for start in range(0, len(windows), size):
             yield from function(torch.stack(list(windows[start : start + size])))

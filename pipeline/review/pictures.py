@@ -89,7 +89,7 @@ class Pictures:
         return photo_jpeg(decoded, size)
 
 
-def limited_size(size_hw: SizeHW, side_px: int) -> SizeHW:
+def thumbnail_size(size_hw: SizeHW, side_px: int) -> SizeHW:
     """Return the size with its longer side at most `side_px`."""
     scale = min(1.0, side_px / max(size_hw))
     return max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1]))
@@ -97,7 +97,7 @@ def limited_size(size_hw: SizeHW, side_px: int) -> SizeHW:
 
 def photo_jpeg(decoded: DecodedImage, size: Size) -> bytes:
     """Return a decoded image as JPEG, its longer side at most `SIDE_PX[size]`."""
-    height, width = limited_size((decoded.height, decoded.width), SIDE_PX[size])
+    height, width = thumbnail_size((decoded.height, decoded.width), SIDE_PX[size])
     photo = Image.fromarray(decoded.rgb)
     if photo.size != (width, height):
         photo = photo.resize((width, height), Image.Resampling.LANCZOS)
@@ -110,7 +110,7 @@ def painted(
     segments: Sequence[dict[str, Any]], size_hw: SizeHW, size: Size, values: Sequence[int]
 ) -> NDArray[np.uint16]:
     """Return a picture (h, w) with each segment's value, 0 elsewhere, no larger than `size`."""
-    small_hw = limited_size(size_hw, SIDE_PX[size])
+    small_hw = thumbnail_size(size_hw, SIDE_PX[size])
     canvas = np.zeros(small_hw, np.uint16)
     for segment, value in zip(segments, values, strict=True):
         # Each mask is reduced before it is painted: large photographs have many masks.

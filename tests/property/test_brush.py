@@ -13,7 +13,7 @@ from ovseg_core.rle import label_studio_brush, row_major
 
 
 def _plain(values: np.ndarray) -> list[int]:
-    """Label Studio's encoder, value by value, as annotation-tools.md section 2 tells it."""
+    """Encode as Label Studio does, one value at a time."""
     text = f"{len(values):032b}{7:05b}" + "".join(f"{width - 1:04b}" for width in (3, 4, 8, 16))
     starts = [0, *(np.flatnonzero(np.diff(values.astype(int))) + 1), len(values)]
     for start, stop in pairwise(starts):

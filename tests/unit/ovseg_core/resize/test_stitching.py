@@ -52,7 +52,8 @@ def plain(image: Tensor, windows: SlidingWindows, size: tuple[int, int]) -> Tens
 
 
 def cutter(crop: int, stride: int, padding: Any) -> SlidingWindows:
-    return SlidingWindows(crop, stride, PATCH, PATCH, padding, torch.full((3,), BLACK))
+    black = torch.full((3,), BLACK)
+    return SlidingWindows(crop, stride, PATCH, PATCH, padding, black, patches_per_forward=40)
 
 
 def read(windows: SlidingWindows, images: list[Tensor]) -> list[tuple[Tensor, Stitch]]:
@@ -68,8 +69,7 @@ def read(windows: SlidingWindows, images: list[Tensor]) -> list[tuple[Tensor, St
 @pytest.mark.parametrize("padding", ["drop", "middle", "zeros", "black"])
 @pytest.mark.parametrize("size", [(70, 45), (30, 30)])
 @pytest.mark.parametrize(("crop", "stride"), [(16, 8), (18, 7), (64, 64)])
-def test_the_average_is_the_published_one(padding, size, crop, stride, monkeypatch):
-    monkeypatch.setattr("ovseg_core.dense.windows._PATCHES_PER_FORWARD", {"cpu": 40})
+def test_the_average_is_the_published_one(padding, size, crop, stride):
     windows = cutter(crop, stride, padding)
     images = [random_image(seed, *hw).float() / 99 for seed, hw in enumerate([(41, 53), (27, 60)])]
     for image, (patches, stitch) in zip(images, read(windows, images), strict=True):

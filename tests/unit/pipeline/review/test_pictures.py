@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.review.index import ReviewIndex
-from pipeline.review.pictures import Pictures, limited_size
+from pipeline.review.pictures import Pictures, thumbnail_size
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
 from tests.helpers.drawn_runs import Scene, label_map, make_run
@@ -52,5 +52,5 @@ def test_pictures_are_kept_up_to_a_limit(index, tmp_path):
         ((360, 1), (360, 1)),
     ],
 )
-def test_limited_size_never_enlarges(size_hw, expected):
-    assert limited_size(size_hw, 360) == expected
+def test_thumbnail_size_never_enlarges(size_hw, expected):
+    assert thumbnail_size(size_hw, 360) == expected
