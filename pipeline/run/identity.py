@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.run import version_1
 from pipeline.storage import uris
 from schemas.base import Frozen
 from schemas.config import JobConfig
@@ -141,12 +142,15 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
                 f"{uri} is a run folder of schema version {version}, but this ovseg reads versions "
                 f"{readable}: choose another folder or another version of ovseg"
             )
-        return RunInfo.model_validate(content)
+        info = RunInfo.model_validate(content)
     except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(
             f"{uri}/run.yaml is damaged ({reason}): choose another folder"
         ) from error
+    if info.schema_version == 1:
+        return info.model_copy(update={"config": version_1.with_new_options(info.config)})
+    return info
 
 
 def check_same_run(info: RunInfo, identity: RunIdentity, uri: str) -> None:

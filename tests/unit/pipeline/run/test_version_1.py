@@ -1,11 +1,19 @@
 """Tables and markers of schema version 1 under today's names."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
+import yaml
 
 from pipeline.run import version_1
+from pipeline.run.identity import parse_run_file
+from schemas import plugins
 from schemas.records import STAGES, ShardDone, ShardTally
 from schemas.tables import TABLES
+
+METHODS = "ovseg_core.methods"
+RUN_FILE = Path(__file__).parents[3] / "fixtures" / "run_v1" / "run" / "run.yaml"
 
 
 @pytest.mark.parametrize("name", sorted(version_1.RENAMED_COLUMNS))
@@ -30,3 +38,33 @@ def test_stages_of_a_marker_are_renamed():
     renamed = version_1.with_new_stages(marker)
     assert renamed.tally.seconds == dict(zip((*STAGES, "wall"), seconds.values(), strict=True))
     assert renamed.schema_version == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("clip_diy", {"recipe": "demo", "stride_divisor": 2}),
+        ("clip_dinoiser", {"least_affinity": 0.3, "sure": 0.9, "presence_top": 4}),
+        ("naclip", {"std_patches": 3.0}),
+        ("sc_clip", {"min_cosine": 0.5, "class_weight": 0.2}),
+        ("maskclip_original", {"denoise_below": 0.5, "smooth_below": 0.5}),
+    ],
+)
+def test_options_of_a_job_are_renamed(method, options):
+    stored = yaml.safe_load(RUN_FILE.read_text())
+    stored["config"]["method"] = {"name": method, "options": options}
+    job = parse_run_file(yaml.safe_dump(stored, sort_keys=False).encode(), "run").job()
+    assert list(job.method.options.values()) == list(options.values())
+    plugins.read_options(METHODS, job.method, "method")  # knows every name
+
+
+def test_no_method_has_an_option_of_an_old_name():
+    for method in plugins.names(METHODS):
+        known = plugins.load(METHODS, method).Options.model_fields
+        assert not known.keys() & version_1.RENAMED_OPTIONS.keys()
+
+
+def test_a_job_without_a_method_has_the_default():
+    stored = yaml.safe_load(RUN_FILE.read_text())
+    del stored["config"]["method"]
+    assert parse_run_file(yaml.safe_dump(stored).encode(), "run").job().method.name == "clip_diy"
