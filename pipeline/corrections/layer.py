@@ -110,7 +110,7 @@ class ReviewedLayer:
         imported = self._imports.masks(image_id)
         if image_id not in self._decisions:
             return imported
-        decided = self._decided_masks(image_id)
+        decided = self._decided_masks(image_id, self._predictions.segments(image_id))
         kept = [mask for mask in imported if mask.segment_index not in decided]
         return (*kept, *(mask for mask in decided.values() if mask is not None))
 
@@ -138,11 +138,10 @@ class ReviewedLayer:
         Returns:
             None: nothing was decided or imported for this image.
         """
+        rows = self._predictions.segments(image_id)
         if image_id not in self.images:
-            return self._decided_masks(image_id) if image_id in self._decisions else None
-        outcomes: dict[int, ReviewedMask | None] = {
-            row["segment_index"]: None for row in self._predictions.segments(image_id)
-        }
+            return self._decided_masks(image_id, rows) if image_id in self._decisions else None
+        outcomes: dict[int, ReviewedMask | None] = {row["segment_index"]: None for row in rows}
         for mask in self.masks(image_id):
             if mask.segment_index is not None:
                 outcomes[mask.segment_index] = mask
@@ -156,8 +155,8 @@ class ReviewedLayer:
             image = self._predictions.image(image_id)
             if image is None:
                 continue  # not annotated
-            decided = self._decided_masks(image_id)
             rows = self._predictions.segments(image_id)
+            decided = self._decided_masks(image_id, rows)
             imported = self._imports.image(image_id)
             whole = decisions.get(ReviewKey(image_id))
             if imported is not None:
@@ -171,11 +170,11 @@ class ReviewedLayer:
                 )
         return found
 
-    def _decided_masks(self, image_id: str) -> dict[int, ReviewedMask | None]:
+    def _decided_masks(self, image_id: str, rows: list[Row]) -> dict[int, ReviewedMask | None]:
         """Return the mask of each segment that the log decides, by its index; None: rejected."""
         decisions = self._decisions[image_id]
         decided: dict[int, ReviewedMask | None] = {}
-        for row in self._predictions.segments(image_id):
+        for row in rows:
             decision = _decision_on(row, decisions)
             if decision is not None:
                 decided[row["segment_index"]] = self._mask(row, decision)

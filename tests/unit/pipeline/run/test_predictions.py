@@ -11,6 +11,7 @@ from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, RunReader
 from schemas.records import Annotation
 from schemas.score_columns import SCORE
 from tests.helpers.drawn_runs import make_run, odd_scenes
+from tests.helpers.imageless_runs import begin_run, make_rows, make_tally
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,16 @@ def test_segment_reader_reads_for_many_threads(run: RunFolder, max_bytes: int) -
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda one: reader.segments(one[0], one[1]), wanted * 3)
         assert list(found) == [segments for _, _, segments in wanted] * 3
+
+
+def test_segment_reader_finds_rows_that_are_not_together(tmp_path: Path) -> None:
+    run = begin_run(str(tmp_path / "run"), num_images=4)
+    rows = make_rows(run.shards()[0])
+    again = tuple(row.model_copy(update={"segment_index": 1}) for row in rows.annotations)
+    mixed = rows.model_copy(update={"annotations": (*rows.annotations, *again)})
+    marker = run.commit(0, "a", mixed, make_tally(mixed))
+    reader = SegmentReader(run, MASK_COLUMNS)
+    for one in rows.annotations:
+        found = reader.segments(marker, one.image_id)
+        assert [row["segment_index"] for row in found] == [0, 1]
+        assert {row["image_id"] for row in found} == {one.image_id}
