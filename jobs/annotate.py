@@ -18,7 +18,7 @@ def annotate(config: JobConfig, dry_run: bool, evaluate_flags: str = "") -> int:
 
     Args:
         config: the job.
-        dry_run: only console.
+        dry_run: only print the plan.
         evaluate_flags: for the `ovseg evaluate` to type next; empty: none is suggested.
 
     Returns:

@@ -91,7 +91,7 @@ def merge(base: Fields, over: Fields) -> Fields:
 
 
 def _is_plug_in(value: Any) -> bool:
-    """Tell whether a value has the form of `NamedOptions`, or of a part of it."""
+    """Return whether a value has the form of `NamedOptions`, or of a part of it."""
     return isinstance(value, dict) and bool(value) and value.keys() <= {"name", "options"}
 
 

@@ -25,7 +25,9 @@ class Scenes:
 
     Attributes:
         seen: phrases of visible objects whose colour-shape pair the embedded models were trained
-        on. held_out: phrases of visible objects of other pairs. files: all written files.
+            on.
+        held_out: phrases of visible objects of other pairs.
+        files: all written files.
     """
 
     seen: tuple[str, ...]

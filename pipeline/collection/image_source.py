@@ -2,7 +2,7 @@
 
 A new kind of source is added here: a member of a tar archive, a frame of a video. Its lister in
 `collect` writes into `ImageRef.uri` all that it takes to find the image again, and `read_bytes`
-returns the content of an image file for it (a frame that is no file of its own: as BMP). Nothing
+returns the content of an image file for it (a frame that is not a file: as BMP). Nothing
 else looks into a URI, so the job, the review page, exports, contact sheets and the training of
 heads can use the source at once.
 """

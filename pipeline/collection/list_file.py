@@ -67,7 +67,7 @@ def read_names(uri: str) -> list[str]:
     """Return the names in a split file (one per line), in its order.
 
     Raises:
-        CollectionError: it does not exist, is not text or holds no name.
+        CollectionError: it does not exist, is not text or has no name in it.
     """
     root, name = uris.parent_and_name(uris.normalise(uri))
     shown = redact(uri)

@@ -198,7 +198,7 @@ class Decisions:
         return marks
 
     def _all_decided(self, row: int, decided: Sequence[ReviewDecision]) -> bool:
-        """Tell whether every mask of an image has a decision of its own or of its label."""
+        """Return whether every mask of an image has a decision of its own or of its label."""
         segments = self._index.segments
         labels = segments.label[segments.of(row)]
         if not len(labels):

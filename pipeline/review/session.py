@@ -316,7 +316,7 @@ def _agreement_facts(row: int, agreement: Agreement | None) -> dict[str, Any]:
 
 
 def _is_known(index: ReviewIndex, key: ReviewKey, row: int) -> bool:
-    """Tell whether an image has the label and the segment of a key."""
+    """Return whether an image has the label and the segment of a key."""
     if key.label is None:
         return key.segment_index is None
     if key.label not in index.labels:

@@ -20,6 +20,7 @@ from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import Features, Segmenter, encode_images
+from pipeline.annotate.prefetch import to_tensor
 from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decode import DecodedImage
 from pipeline.storage import weights
@@ -255,7 +256,7 @@ class TrySession:
     ) -> EncodedImage:
         with stopwatch() as decoding:
             decoded = image.decode(segmenter.decode_side_px)
-            pixels = torch.from_numpy(decoded.rgb).permute(2, 0, 1).contiguous()
+            pixels = to_tensor(decoded)
         with stopwatch() as encoding:
             features = encode_images(segmenter, ImageBatch((pixels,), (image.path,)))
         self.num_encoded += 1

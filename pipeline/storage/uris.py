@@ -2,7 +2,7 @@
 
 A string with `scheme://` in front is a URL, everything else a local path, so that names with `#`,
 `%`, `?` or spaces mean themselves. `file://` is a local path too and is not percent-decoded.
-A local name may be any bytes; in a text that is no UTF-8 such bytes stand as Python's surrogates.
+A local name may be any bytes; in a text that is not UTF-8 such bytes stand as Python's surrogates.
 `file+bytes://` is a local path that is percent-decoded, to write such a name down.
 """
 
