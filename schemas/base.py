@@ -114,17 +114,16 @@ def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str:
 
 def _meant(path: str, known: tuple[str, ...]) -> str:
     """Return the known dotted path nearest to an unknown one, else the keys beside it."""
-    path = _LIST_INDEX.sub(".*", path)
-    parent, _, leaf = path.rpartition(".")
+    parent, _, leaf = _LIST_INDEX.sub(".*", path).rpartition(".")
+    leaf_of = {name: name.rpartition(".")[2] for name in known}
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    near = (
-        [name for name in known if name.rpartition(".")[2] == leaf]
-        or difflib.get_close_matches(path, siblings, n=1, cutoff=0.6)
-        or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    )
+    near = [name for name in known if leaf_of[name] == leaf]
+    for among in (siblings, known):  # by the last name alone: long paths are always alike
+        close = difflib.get_close_matches(leaf, [leaf_of[name] for name in among], n=1, cutoff=0.6)
+        near += [name for name in among if leaf_of[name] in close]
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"known here: {', '.join(name.rpartition('.')[2] for name in siblings) or 'nothing'}"
+    return f"known here: {', '.join(leaf_of[name] for name in siblings) or 'nothing'}"
 
 
 def _expected_and_got(kind: str, message: str, value: Any) -> str:

@@ -66,6 +66,13 @@ def test_dotted_path_of_the_model_stands_before_the_fields():
     assert str(caught.value) == "a.options.sise_px: unknown key; did you mean 'a.options.size_px'?"
 
 
+def test_unlike_option_of_a_deep_model_gets_the_list_of_keys():
+    with pytest.raises(ConfigError) as caught:
+        validated(Inner, {"foo": 1}, "method.options.objectness.options")
+    where = "method.options.objectness.options.foo"
+    assert str(caught.value) == f"{where}: unknown key; known here: size_px, kind"
+
+
 def test_problems_without_the_model_have_no_suggestion():
     with pytest.raises(ValidationError) as caught:
         Inner.model_validate({"sise_px": 1})
