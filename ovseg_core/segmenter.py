@@ -124,7 +124,7 @@ class ScoreMaps:
 
 
 class Features(Protocol):
-    """All that a method knows of a batch before it is told the vocabulary; each method has its own.
+    """All that a method computes of a batch without the vocabulary; each method has its own class.
 
     Outputs of networks are float32 and on the method's device, whatever they were computed in.
     """

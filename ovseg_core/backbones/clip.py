@@ -1,7 +1,8 @@
 """CLIP by open_clip, unmodified: image and text embeddings, and the trunk up to the last block.
 
 Nothing is patched and no hook is registered: the dense methods apply the last block's weights
-themselves (`dense/last_block.py`). Everything is float32 and on the network's device.
+themselves (`dense/last_block.py`; docs/methods.md 1.6). Everything is float32 and on the network's
+device.
 
 Shapes: B images, L tokens (class token first), C trunk width, D joint width, H W pixels, h w
 patches, R side of the square network input.

@@ -109,7 +109,8 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     tag = get_pretrained_cfg(config.model, config.pretrained)
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
     # A tag says which activation the weights were trained with; open_clip only warns when it
-    # differs (OpenAI's weights need QuickGELU, whatever the architecture's name says).
+    # differs (OpenAI's weights need QuickGELU, even where the architecture's name does not say so;
+    # docs/methods.md 0.1).
     trained_with = bool(tag.get("quick_gelu")) if tag else False
     quick_gelu = trained_with if config.quick_gelu is None else config.quick_gelu
     try:

@@ -19,9 +19,9 @@ from ovseg_core.backbones.checkpoint import (
 )
 from ovseg_core.backbones.load_clip import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
+from schemas.base import did_you_mean
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
-from schemas.plugins import did_you_mean
 
 DIFFUSERS = "diffusers:"
 """Prefix of a UNet's name (`backbones/unet.py`), before its folder."""

@@ -1,5 +1,7 @@
 """Embed the phrases of a vocabulary as unit rows of CLIP's joint space: the text matrix.
 
+Formulas and template sets: docs/methods.md 1.5.
+
 Shapes: Q phrases (rows), P prompts (phrases in their templates), D joint width, K classes (0 is
 background), B images, h w patches. float32 on CLIP's device.
 """

@@ -1,7 +1,8 @@
 """Review priority of a mask and of an image: 1 is to be looked at first.
 
 Both follow from columns that every run has, so a mask's priority needs no column of its own. The
-form was chosen on drawn scenes of other seeds than those of the tests; nothing in it is fitted.
+form was chosen on drawn scenes of other seeds than those of the tests; nothing in it is fitted
+(docs/methods.md 14.3).
 """
 
 from collections.abc import Iterable, Mapping

@@ -55,7 +55,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class WindowFeatures:
-    """All that a window method knows of a batch before the vocabulary.
+    """All that a window method computes of a batch without the vocabulary.
 
     Attributes:
         images: the dense features of each image.

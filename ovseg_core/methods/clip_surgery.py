@@ -9,7 +9,7 @@ highest score, background phrases compete like labels, and maps are not scaled t
 for display: `display_maps`).
 
 Shapes: B windows (the whole squashed image is one), L tokens, C trunk width, D joint width, Q text
-rows, h w patches.
+rows, h w patches, M points.
 """
 
 from functools import partial

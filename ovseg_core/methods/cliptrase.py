@@ -7,7 +7,7 @@ the whole image goes through, the same on a square one. SAM's masks, a variant t
 mentions and its repository lacks, are ours: `region_folder`, a vote after that of the clusters.
 
 Shapes: B images (one window each), L = 1 + N tokens (class token first), H heads, d head width, C =
-H * d, D joint width, Q text rows, N = h * w patches, G clusters.
+H * d, D joint width, Q text rows, N = M = h * w patches, G clusters.
 """
 
 import math
@@ -61,9 +61,6 @@ ATTENTION = SoftmaxSum(("qq", "kk", "vv"))
 
 CORRELATION = "correlation"
 """Name of the patches' correlation (B, N, N) among the features."""
-
-NOISE = -1
-"""Cluster of the patches that DBSCAN leaves out."""
 
 _ENLARGED = 4
 """Factor by which the maps of the clusters are enlarged before the median filter."""

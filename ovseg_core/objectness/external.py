@@ -2,7 +2,7 @@
 
 The map of `a/b.jpg` is `FOLDER/a/b.png`, `.npy` or `.npz`. A PNG is grey, 8 or 16 bit; black is
 background. An NPY holds (h, w) in [0, 1]. An NPZ holds scored masks of a class-agnostic detector
-(CutLER): `masks` (n, h, w) and `scores` (n,). Maps may have any size.
+(CutLER): `masks` (n, h, w) and `scores` (n,). Maps may have any size (docs/methods.md 2).
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Pillow resizes in two passes, columns first, and rounds and clamps to uint8 after each. Its weights
 are fixed-point integers. In float64 matrix products every number is an exact integer, so the result
-equals Pillow's; a single float32 resize differs by up to 20 grey levels.
+equals Pillow's; a single float32 resize differs by up to 20 grey levels (docs/methods.md 1.2).
 
 Shapes: B images, H W pixels, S crops along a side, P crop side, R output side.
 """

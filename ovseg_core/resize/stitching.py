@@ -4,7 +4,7 @@ A sliding-window method enlarges the scores of each window bilinearly, adds them
 image, divides by the number of windows at each pixel and resizes the result to the image. All of
 this is linear and separable by axis (so is the number of windows). The patches of all windows, side
 by side in row-major order, times one matrix per axis therefore give the same scores, for any band
-of rows.
+of rows (docs/methods.md 1.3).
 
 Shapes: Q maps, h w patches of all windows, S pixels of the resized image along an axis, P patches
 of all windows along an axis, R rows of a band, H W pixels of the result.

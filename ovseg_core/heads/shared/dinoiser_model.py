@@ -1,7 +1,8 @@
 """CLIP-DINOiser's two convolutions: the affinity of patches and their objectness.
 
-Both take the `ln_2` output of one block of CLIP's trunk, the tap (docs/methods.md 5.1, 5.2).
-Shapes: B images, C trunk width, E affinity channels, h w patches. float32 on CLIP's device.
+Both take the `ln_2` output of one block of CLIP's trunk, the tap (docs/methods.md 5.1, 5.2, 5.4).
+Shapes: B images, C trunk width, L tokens, H heads, d head width, E affinity channels, h w patches.
+float32 on CLIP's device.
 """
 
 from dataclasses import dataclass
