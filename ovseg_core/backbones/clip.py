@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ovseg_core.backbones.load_clip import LoadedClip
 from ovseg_core.backbones.position_embedding import PositionInterpolation, PositionTable
-from ovseg_core.resize.published_sizes import pad_br
 from schemas.errors import WeightsError
 
 _PROMPTS_PER_FORWARD = 256
@@ -151,23 +150,6 @@ class Clip:
         return torch.cat(
             [self.model.encode_text(part) for part in tokens.split(_PROMPTS_PER_FORWARD)]
         )
-
-    def forward_trunk_from_pixels(
-        self,
-        pixels_B3HW: Tensor,
-        interpolation: PositionInterpolation,
-        return_ln2: Sequence[int] = (),
-    ) -> TrunkFeatures:
-        """Run the image encoder up to its last block on pixels of any size.
-
-        Args:
-            pixels_B3HW: pixel values 0..255; padded with black at the right and the bottom to whole
-                patches before normalisation, as CLIP-DINOiser does.
-            interpolation: how position embeddings are interpolated to the grid.
-            return_ln2: blocks (negative: from the end) whose `ln_2` output is returned as well.
-        """
-        padded_B3HW = pad_br(pixels_B3HW, self.patch_px)
-        return self.forward_trunk(self.normalise(padded_B3HW), interpolation, return_ln2)
 
     def forward_trunk(
         self,

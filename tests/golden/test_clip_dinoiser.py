@@ -24,6 +24,7 @@ from ovseg_core.methods import clip_dinoiser
 from ovseg_core.resize.published_sizes import pad_br
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
+from tests.helpers.tiny_models import trunk_of_pixels
 
 FILE = "clip_dinoiser"
 HEADS = {"obj_proj", "bkg_decoder"}
@@ -76,7 +77,7 @@ class Stages:
 
     def tapped(self, image: str) -> TrunkFeatures:
         pixels, tap = reference.image(image)[None], reference.constants(FILE)["feats_idx"]
-        return self.backbones.clip.forward_trunk_from_pixels(pixels, "size", [tap])
+        return trunk_of_pixels(self.backbones.clip, pixels, [tap])
 
     def features(self, image: str) -> Tensor:
         return dense_patches(self.backbones.clip, self.tapped(image), identity)

@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.heads.shared import dinoiser_model
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness.found import RELEASED_HEAD
+from ovseg_core.resize.published_sizes import pad_br
 from schemas.config import ClipConfig
 
 TINY_CLIP = {
@@ -179,3 +182,11 @@ def load_clip_of_job(model: str, pretrained: str = "") -> object:
 
 def load_vision_of_job(model: str, weights: str = "") -> object:
     return Backbones(ClipConfig(), model, weights).vision
+
+
+def trunk_of_pixels(
+    clip: Clip, pixels_B3HW: Tensor, return_ln2: Sequence[int] = ()
+) -> TrunkFeatures:
+    """Run CLIP's trunk on pixels that are padded with black to whole patches, as CLIP-DINOiser."""
+    padded_B3HW = pad_br(pixels_B3HW, clip.patch_px)
+    return clip.forward_trunk(clip.normalise(padded_B3HW), "size", return_ln2)

@@ -15,6 +15,7 @@ from tests.helpers.tiny_models import (
     load_clip_of_job,
     random_image,
     tiny_backbones,
+    trunk_of_pixels,
     write_clip,
 )
 
@@ -38,7 +39,7 @@ def test_trunk_and_last_block_equal_open_clips(tmp_path: Path, vision: dict) -> 
     clip = _clip(tmp_path, **vision).clip
     side = clip.input_px
     pixels = torch.stack([random_image(seed, side, side) for seed in range(3)])
-    state = clip.forward_trunk_from_pixels(pixels, "size")
+    state = trunk_of_pixels(clip, pixels)
     z = clip.project(run_last_block(clip, state.tokens_BLC, _attention, residual=True))
     pooled = z[:, 1:].mean(1) if vision.get("pool_type") == "avg" else z[:, 0]
     torch.testing.assert_close(pooled, clip.encode_images(pixels), atol=1e-5, rtol=0)
@@ -54,8 +55,8 @@ def test_returned_ln2_does_not_change_the_trunk() -> None:
     clip = tiny_backbones().clip
     pixels = random_image(0, 40, 70)[None].expand(2, -1, -1, -1)
     plain, tapped = (
-        clip.forward_trunk_from_pixels(pixels, "size"),
-        clip.forward_trunk_from_pixels(pixels, "size", return_ln2=(0, -2)),
+        trunk_of_pixels(clip, pixels),
+        trunk_of_pixels(clip, pixels, return_ln2=(0, -2)),
     )
     torch.testing.assert_close(plain.tokens_BLC, tapped.tokens_BLC)
     assert plain.ln2 == {}
@@ -68,7 +69,7 @@ def test_returned_ln2_does_not_change_the_trunk() -> None:
 @torch.inference_mode()
 def test_dense_patches_without_residual() -> None:
     clip = tiny_backbones().clip
-    state = clip.forward_trunk_from_pixels(random_image(0, 40, 70)[None], "size")
+    state = trunk_of_pixels(clip, random_image(0, 40, 70)[None])
     kept = dense_patches(clip, state, identity)
     bare = dense_patches(clip, state, identity, residual=False)
     assert kept.shape == bare.shape == (1, clip.dim, 3, 5)

@@ -11,7 +11,7 @@ from ovseg_core.heads import HeadTask, build_head
 from ovseg_core.heads.shared.dinoiser_model import DinoiserHeads
 from ovseg_core.objectness import found
 from schemas.config import NamedOptions
-from tests.helpers.tiny_models import random_image, tiny_backbones
+from tests.helpers.tiny_models import random_image, tiny_backbones, trunk_of_pixels
 
 SHORT = {"steps": 8, "batch": 2, "sample": 0}
 
@@ -34,7 +34,7 @@ def test_loss_equals_the_published_formula(backbones: Backbones) -> None:
     task = _task("dinoiser", backbones)
     pixels = torch.stack(_batch(task))
     clip, vision = backbones.clip, backbones.vision
-    state = clip.forward_trunk_from_pixels(pixels, "size", [-3])
+    state = trunk_of_pixels(clip, pixels, [-3])
     tap = state.ln2[-3][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)
     learned = DinoiserHeads(*(weight.detach() for weight in task.weights.values()))
     values = vision.features_of(vision.forward_trunk(pixels), "v")

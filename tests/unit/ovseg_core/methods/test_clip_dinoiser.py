@@ -24,6 +24,7 @@ from tests.helpers.tiny_models import (
     random_image,
     tiny_backbones,
     tiny_folder,
+    trunk_of_pixels,
     write_clip,
     write_dinoiser_heads,
 )
@@ -110,7 +111,7 @@ def test_the_embedded_heads_know_objects_and_who_belongs_together() -> None:
     for seed in range(4):
         scene = draw_scene(930_000_000 + seed)
         image = torch.from_numpy(scene.image).permute(2, 0, 1)[None]
-        tap = tap_map(backbones.clip.forward_trunk_from_pixels(image, "size", [TAP]))
+        tap = tap_map(trunk_of_pixels(backbones.clip, image, [TAP]))
         labels = torch.from_numpy(scene.label_map.astype(int))
         logits = torch.nn.functional.interpolate(
             heads.objectness(tap), size=labels.shape, mode="bilinear"
