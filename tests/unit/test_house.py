@@ -39,6 +39,19 @@ def product() -> dict[Path, ast.Module]:
     return {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in files}
 
 
+def top_level_names(tree: ast.Module | None) -> set[str]:
+    """Return the names that a module defines or imports."""
+    found: set[str] = set()
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        else:
+            found |= {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    return found
+
+
 def test_imports_go_in_one_direction():
     command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -104,6 +117,28 @@ def test_no_module_imports_a_private_name_of_another():
         if alias.name.startswith("_") or "._" in (node.module or "")
     ]
     assert not private
+
+
+def test_names_that_benchmarks_and_training_import_exist():
+    modules = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): tree
+        for path, tree in product().items()
+    }
+    imported = [
+        (f"{path}:{node.lineno}", node.module or "", alias.name)
+        for path in tracked(".py")
+        if path.parts[0] in ("benchmarks", "training")
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES
+        for alias in node.names
+    ]
+    missing = [
+        f"{place} {module}.{name}"
+        for place, module, name in imported
+        if f"{module}.{name}" not in modules and name not in top_level_names(modules.get(module))
+    ]
+    assert imported
+    assert not missing
 
 
 def test_cited_documents_exist():
