@@ -222,11 +222,15 @@ def _read_text(path: str) -> str:
 
 
 def _parse_yaml(text: str, where: str) -> Any:
-    """Return the mapping or list in a YAML text; interpolations `${...}` are resolved.
+    """Return the value in a YAML text; interpolations `${...}` are resolved.
 
-    Read by OmegaConf, because it refuses a key given twice and reads 1e-3 as a number.
+    Mappings and lists are read by OmegaConf, because it refuses a key given twice and reads 1e-3 as
+    a number. It takes no single value: those are of no use to a caller, whose message shows them.
     """
     try:
+        if isinstance(yaml.compose(text, yaml.SafeLoader), yaml.ScalarNode):
+            value = yaml.safe_load(text)
+            return {} if value is None else value
         return OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

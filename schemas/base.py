@@ -138,6 +138,8 @@ def _expected_and_got(kind: str, message: str, value: Any) -> str:
         return f"expected a text, got {got}; quote yes, no, on, off and numbers in YAML"
     if kind in ("model_type", "dict_type"):
         return f"expected `key: value` pairs, got {got}"
+    if kind in ("tuple_type", "list_type"):
+        return f"expected a list, got {got}"
     message = message.partition(", unable to ")[0]
     message = re.sub(r"^Input should be (?=greater|less)", "expected a number ", message)
     message = message.replace("Input should be ", "expected ")

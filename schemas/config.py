@@ -202,7 +202,7 @@ class JobConfig(ConfigModel):
         if "labels" in values:
             if "vocabulary" in values:
                 raise ValueError("give either `labels` or `vocabulary`, not both")
-            values["vocabulary"] = values.pop("labels")
+            values["vocabulary"] = {"labels": values.pop("labels")}
         if "vocabulary" in values:
             values["vocabulary"] = spelled_out_vocabulary(values["vocabulary"])
         return values

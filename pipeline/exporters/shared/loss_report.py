@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from schemas.base import Frozen
+from schemas.redact import redact
 
 LOSSES_FILE = "LOSSES.txt"
 GOOD_IOU = 0.95
@@ -26,7 +27,8 @@ class LossReport:
 
     def __init__(self, title: str, options: Frozen, not_held: Sequence[str] = ()) -> None:
         given = options.model_dump(mode="json").items()
-        self.options_line = f"Options: {', '.join(f'{key}={value}' for key, value in given)}"
+        values = (f"{key}={redact(str(value))}" for key, value in given)
+        self.options_line = f"Options: {', '.join(values)}"
         self._title = title
         self._not_held = tuple(not_held)
         self._written: Counter[str] = Counter()

@@ -160,6 +160,7 @@ def test_missing_field_names_its_flag() -> None:
         ("labels: [cat, no]", "expected a word, got False; quote"),
         ("labels: [cat, 7]", "expected a word, got 7; quote"),
         ("labels: ' , '", "vocabulary.labels: no labels"),
+        ("labels: yes", "vocabulary.labels: expected a list, got True"),
         ("vocabulary: {labels: [cat], templates: [photo]}", "with '{}' exactly once"),
     ],
 )
@@ -179,6 +180,8 @@ def test_wrong_labels(tmp_path: Path, text: str, expected: str) -> None:
         ("\timages: a\n", "job.yaml:1:1: not valid YAML"),
         ("images: ${nothing}\n", "Interpolation key 'nothing' not found"),
         ("- a\n", "expected `key: value` lines, got list"),
+        ("a\n", "expected `key: value` lines, got str"),
+        ("5\n", "expected `key: value` lines, got int"),
     ],
 )
 def test_files_that_are_not_a_job(tmp_path: Path, text: str, expected: str) -> None:

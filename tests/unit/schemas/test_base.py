@@ -34,6 +34,7 @@ class Outer(Frozen):
         ({"path": "a.y"}, ["path: expected a path that ends in .x, got 'a.y'"]),
         ({"path": 7}, ["path: expected a text, got 7; quote yes, no, on, off and numbers in YAML"]),
         ({"path": "a.x", "inner": 3}, ["inner: expected `key: value` pairs, got 3"]),
+        ({"path": "a.x", "several": 3}, ["several: expected a list, got 3"]),
         ({"path": "a.x", "size_px": 3}, ["size_px: unknown key; did you mean 'inner.size_px'?"]),
         ({"path": "a.x", "zzz": 3}, ["zzz: unknown key; known here: inner, several, path, share"]),
         (

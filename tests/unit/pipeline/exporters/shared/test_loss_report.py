@@ -39,6 +39,11 @@ def test_text_lists_options_written_losses_and_what_is_not_held():
     assert losses.num_poor_outlines == 2
 
 
+def test_options_hide_secrets():
+    losses = LossReport("A format", Options(segments="https://name:secret@host/x?sig=secret"))
+    assert losses.options_line == "Options: min_score=0.5, segments=https://***@host/x?***"
+
+
 def test_text_without_losses_says_nothing_lost():
     losses = LossReport("Exact", Options())
     assert losses.text().endswith("Lost in this export:\n- nothing\n")
