@@ -228,7 +228,8 @@ def _parse_yaml(text: str, where: str) -> Any:
     a number. It takes no single value: those are of no use to a caller, whose message shows them.
     """
     try:
-        if isinstance(yaml.compose(text, yaml.SafeLoader), yaml.ScalarNode):
+        loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+        if isinstance(yaml.compose(text, loader), yaml.ScalarNode):
             value = yaml.safe_load(text)
             return {} if value is None else value
         return OmegaConf.to_container(OmegaConf.create(text), resolve=True)

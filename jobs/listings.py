@@ -30,10 +30,12 @@ def show_settings(method: str, as_json: bool) -> None:
     if as_json:
         console.print_json(JobConfig.model_json_schema())
         return
+    # Before anything is printed, so that a wrong name is answered by its message alone.
+    option_models = list(plugins.option_models(_METHODS, method, "method"))
     columns = ("field", "default", "meaning")
     rows = _field_rows(JobConfig)
     console.table("Fields of a job file; any of them by --set FIELD=VALUE", columns, rows)
-    for where, name, options in plugins.option_models(_METHODS, method, "method"):
+    for where, name, options in option_models:
         rows = _field_rows(options, f"{where}.options.")
         console.table(f"Options of {where}={name}", columns, rows)
 

@@ -22,6 +22,13 @@ def test_settings_list_every_field_with_its_meaning() -> None:
     assert schema["additionalProperties"] is False
 
 
+def test_settings_of_an_unknown_method_are_one_line() -> None:
+    shown = ovseg("settings", "--method", "nclip")
+    assert shown.exit_code == 1
+    assert shown.stdout == ""
+    assert shown.stderr.startswith("error: no 'nclip' among the methods")
+
+
 def test_defaults_of_nested_fields_are_those_of_the_outer_default() -> None:
     lines = ovseg("settings").stdout.splitlines()
     (name,) = [line.split() for line in lines if line.startswith("method.name ")]
