@@ -19,7 +19,8 @@ from PIL import Image
 
 from jobs.demo.scenes import Scene, draw_scene
 from pipeline.annotate.build import Built, build
-from pipeline.evaluation.evaluate import EvaluationReport, evaluate
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.report import EvaluationReport
 from pipeline.job.job import run
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder

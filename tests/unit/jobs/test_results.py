@@ -12,9 +12,10 @@ def ovseg(*args: str) -> Result:
     return CliRunner().invoke(app, list(args))
 
 
-@pytest.mark.parametrize("command", ["inspect", "export"])
+@pytest.mark.parametrize("command", ["inspect", "export", "evaluate"])
 def test_folder_that_is_not_a_run(tmp_path: Path, command: str) -> None:
-    result = ovseg(command, str(tmp_path / "nowhere"))
+    truth = ["--truth", "t.json"] if command == "evaluate" else []
+    result = ovseg(command, str(tmp_path / "nowhere"), *truth)
     assert result.exit_code == 1
     assert result.stderr.endswith("nowhere is not a run folder (run.yaml is missing)\n")
     assert len(result.stderr.splitlines()) == 1

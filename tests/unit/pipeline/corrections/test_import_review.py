@@ -188,6 +188,9 @@ def test_mistakes_are_reported(run, tmp_path):
     strange = _file(tmp_path, {"images": [image], "annotations": [], "categories": []})
     with pytest.raises(UserError, match=r"strange\.jpg"):
         import_review(run, "coco", strange)
+    other = _file(tmp_path, {"images": [1], "annotations": [], "categories": []})
+    with pytest.raises(UserError, match="cannot be read"):
+        import_review(run, "coco", other)
     assert run.folder.list("reviewed") == []
 
 
