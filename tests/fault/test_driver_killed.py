@@ -44,7 +44,7 @@ def test_interrupted_commit_is_repeated_without_duplicates(
     assert finish(config).num_new == 20 - 4 * len(expected)
     assert table_rows(config.out) == undisturbed
     run = RunFolder.open(config.out)
-    # Garbage, if any, is what the dead process had written, and can be told from the tables.
+    # Leftover files, if any, are those of the killed process, and no marker names them.
     assert {name.split("/")[1][:5] for name in run.orphans()} <= {"00002"}
     run.clean()
     assert table_rows(config.out) == undisturbed

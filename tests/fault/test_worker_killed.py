@@ -29,7 +29,7 @@ def test_worker_killed_at_each_step_of_a_commit(images, undisturbed, tmp_path):
     assert not traps_left(tmp_path)
     assert (report.exit_code, report.num_done, report.failed_shards) == (0, 20, {})
     assert table_rows(config.out) == undisturbed
-    assert RunFolder.open(config.out).orphans()  # what the dead had written, and nobody reads
+    assert RunFolder.open(config.out).orphans()  # files of killed workers, which no marker names
 
 
 @pytest.mark.usefixtures("ray_cluster")

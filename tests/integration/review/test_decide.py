@@ -82,7 +82,7 @@ def test_undo_takes_back_only_decisions_of_the_reviewer(run):
         decided(client, OTHER, "id-0.png", "reject")
         assert undone(client, ONE) == ("id-2.png", False)
     with serving(run) as client:  # the log knows who decided what
-        decided(client, "", "id-3.png")  # told by no reviewer, as every decision once was
+        decided(client, "", "id-3.png")  # without a reviewer, as decisions of earlier versions are
         assert undone(client, ONE) == ("id-0.png", True)
         (stands,) = client.get("/api/image", id="id-0.png").json["decisions"]
         assert stands["action"] == "reject"

@@ -53,7 +53,7 @@ def test_training_is_exact_and_a_finished_one_is_not_repeated(images: Path, tmp_
 
 
 class _StopsAt(StepProgress):
-    """A person who presses Ctrl-C after so many reports."""
+    """A person who presses Ctrl-C after a number of reports."""
 
     def __init__(self, reports: int) -> None:
         super().__init__()
