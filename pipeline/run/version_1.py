@@ -54,7 +54,9 @@ def with_new_stages(marker: ShardDone) -> ShardDone:
 
 def with_new_options(config: dict[str, Any]) -> dict[str, Any]:
     """Return the job of a run of version 1 with today's names of its method's options."""
-    method = config.get("method", {})
-    options = method.get("options", {}).items()
-    renamed = {RENAMED_OPTIONS.get(name, name): value for name, value in options}
+    method = config.get("method")
+    options = method.get("options") if isinstance(method, dict) else None
+    if not isinstance(method, dict) or not isinstance(options, dict):
+        return config
+    renamed = {RENAMED_OPTIONS.get(name, name): value for name, value in options.items()}
     return {**config, "method": {**method, "options": renamed}}

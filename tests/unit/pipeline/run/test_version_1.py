@@ -68,3 +68,9 @@ def test_a_job_without_a_method_has_the_default():
     stored = yaml.safe_load(RUN_FILE.read_text())
     del stored["config"]["method"]
     assert parse_run_file(yaml.safe_dump(stored).encode(), "run").job().method.name == "clip_diy"
+
+
+@pytest.mark.parametrize("method", ["clip_diy", 5, None, {"name": "naclip", "options": [1]}])
+def test_a_method_of_another_form_is_left_to_the_checks_of_the_job(method):
+    config = {"images": "a", "method": method}
+    assert version_1.with_new_options(config) == config
