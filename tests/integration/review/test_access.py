@@ -39,29 +39,6 @@ HOSTILE_PATHS = [
 ]
 
 
-HOSTILE_PATHS = [
-    "/static/../app.py",
-    "/static/..%2Fapp.py",
-    "/static/%2e%2e/%2e%2e/app.py",
-    "/static/....//app.py",
-    "/static//etc/passwd",
-    "/static/%00",
-    "/../../../../etc/passwd",
-    "/etc/passwd",
-    "/photo?id=../../../etc/passwd",
-    "/photo?id=/etc/passwd",
-    "/photo?id=file:///etc/passwd",
-    "/photo?id=%00",
-    "/photo",
-    "/api/image?id=" + quote("photos/plain.jpg"),
-    "/api/try/photo?upload=../../etc/passwd",
-    "/run.yaml",
-    "/static/",
-    "/static",
-    "/photo/",
-]
-
-
 def test_socket_is_known_to_be_tcp(run):
     """asyncio sets TCP_NODELAY on sockets that say that they are TCP, and accepted ones inherit it.
 

@@ -6,17 +6,15 @@ import torch
 
 from ovseg_core import heads
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads import HeadTask, build_head, check_head
+from ovseg_core.heads import build_head, check_head
 from ovseg_core.heads.shared.trainer import HeadTrainer
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError
+from tests.helpers.head_tasks import SHORT_SCHEDULE, head_task, head_views
 from tests.helpers.tiny_models import random_image, tiny_backbones
 
 NAMES = plugins.names(heads.PACKAGE)
-
-
-SHORT = {"steps": 8, "batch": 2, "sample": 0}
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +27,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def _task(name: str, backbones: Backbones, **options: object) -> HeadTask:
-    return build_head(NamedOptions(name=name, options={**SHORT, **options}), backbones, seed=3)
-
-
-def _batch(task: HeadTask, seed: int = 0) -> list[torch.Tensor]:
-    images = [random_image(seed, 40, 70), random_image(seed + 1, 66, 45)]
-    return [task.view(image, np.random.default_rng([seed, n])) for n, image in enumerate(images)]
-
-
 def test_views_are_squares_determined_by_their_random_numbers(
     name: str, backbones: Backbones
 ) -> None:
-    task = _task(name, backbones)
+    task = head_task(name, backbones)
     for seed, size in enumerate([(40, 70), (66, 45), (1, 3), (300, 20)]):
         image = random_image(seed, *size)
         one, again, other = (
@@ -57,11 +46,11 @@ def test_views_are_squares_determined_by_their_random_numbers(
 def test_training_changes_only_the_head_and_lowers_the_loss(
     name: str, backbones: Backbones
 ) -> None:
-    task = _task(name, backbones)
+    task = head_task(name, backbones)
     networks = [backbones.clip.model, backbones.vision.model]
     before = [{k: v.clone() for k, v in one.state_dict().items()} for one in networks]
     random_state = torch.get_rng_state()
-    trainer, batch = HeadTrainer(task), _batch(task)
+    trainer, batch = HeadTrainer(task), head_views(task)
     losses = [trainer.advance(batch) for _ in range(8)]
     assert losses[-1] < losses[0]
     assert torch.equal(random_state, torch.get_rng_state())
@@ -70,8 +59,8 @@ def test_training_changes_only_the_head_and_lowers_the_loss(
 
 
 def test_resumed_training_gives_the_same_bits(name: str, backbones: Backbones) -> None:
-    whole, first, second = (HeadTrainer(_task(name, backbones)) for _ in range(3))
-    batches = [_batch(_task(name, backbones), seed) for seed in range(6)]
+    whole, first, second = (HeadTrainer(head_task(name, backbones)) for _ in range(3))
+    batches = [head_views(head_task(name, backbones), seed) for seed in range(6)]
     for batch in batches:
         whole.advance(batch)
     for batch in batches[:2]:
@@ -86,7 +75,7 @@ def test_resumed_training_gives_the_same_bits(name: str, backbones: Backbones) -
 
 
 def test_first_weights_depend_on_the_seed(name: str, backbones: Backbones) -> None:
-    part = NamedOptions(name=name, options=SHORT)
+    part = NamedOptions(name=name, options=SHORT_SCHEDULE)
     one, same, other = (build_head(part, backbones, seed).weights for seed in (1, 1, 2))
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)

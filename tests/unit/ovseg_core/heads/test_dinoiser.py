@@ -1,19 +1,15 @@
 """CLIP-DINOiser's training: the loss restated."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.affinity import cosine_affinity
-from ovseg_core.heads import HeadTask, build_head
 from ovseg_core.heads.shared.dinoiser_model import DinoiserHeads
 from ovseg_core.objectness import found
-from schemas.config import NamedOptions
-from tests.helpers.tiny_models import random_image, tiny_backbones, trunk_of_pixels
-
-SHORT = {"steps": 8, "batch": 2, "sample": 0}
+from tests.helpers.head_tasks import head_task, head_views
+from tests.helpers.tiny_models import tiny_backbones, trunk_of_pixels
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +17,9 @@ def backbones() -> Backbones:
     return tiny_backbones()
 
 
-def _task(name: str, backbones: Backbones, **options: object) -> HeadTask:
-    return build_head(NamedOptions(name=name, options={**SHORT, **options}), backbones, seed=3)
-
-
-def _batch(task: HeadTask, seed: int = 0) -> list[torch.Tensor]:
-    images = [random_image(seed, 40, 70), random_image(seed + 1, 66, 45)]
-    return [task.view(image, np.random.default_rng([seed, n])) for n, image in enumerate(images)]
-
-
 def test_loss_equals_the_published_formula(backbones: Backbones) -> None:
-    task = _task("dinoiser", backbones)
-    pixels = torch.stack(_batch(task))
+    task = head_task("dinoiser", backbones)
+    pixels = torch.stack(head_views(task))
     clip, vision = backbones.clip, backbones.vision
     state = trunk_of_pixels(clip, pixels, [-3])
     tap = state.ln2[-3][:, 1:].transpose(1, 2).unflatten(2, state.grid_hw)

@@ -6,28 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads import HeadTask, build_head
 from ovseg_core.heads.found import similarity_seeds
 from ovseg_core.heads.shared import bilateral_solver
 from ovseg_core.objectness import found, found_bkg
-from schemas.config import NamedOptions
-from tests.helpers.tiny_models import random_image, tiny_backbones
-
-SHORT = {"steps": 8, "batch": 2, "sample": 0}
+from tests.helpers.head_tasks import head_task, head_views
+from tests.helpers.tiny_models import tiny_backbones
 
 
 @pytest.fixture(scope="module")
 def backbones() -> Backbones:
     return tiny_backbones()
-
-
-def _task(name: str, backbones: Backbones, **options: object) -> HeadTask:
-    return build_head(NamedOptions(name=name, options={**SHORT, **options}), backbones, seed=3)
-
-
-def _batch(task: HeadTask, seed: int = 0) -> list[torch.Tensor]:
-    images = [random_image(seed, 40, 70), random_image(seed + 1, 66, 45)]
-    return [task.view(image, np.random.default_rng([seed, n])) for n, image in enumerate(images)]
 
 
 def _refined(pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -39,8 +27,8 @@ def _refined(pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("step", [0, 5])
 def test_loss_equals_the_published_formula(backbones: Backbones, step: int) -> None:
-    task = _task("found", backbones, seed_steps=5, size_px=64)
-    pixels = torch.stack(_batch(task))
+    task = head_task("found", backbones, seed_steps=5, size_px=64)
+    pixels = torch.stack(head_views(task))
     state = backbones.vision.forward_trunk(pixels)
     head = found.FoundObjectness(backbones.vision, *task.weights.values(), max_side_px=0)
     with torch.no_grad():  # half of the patches are foreground
@@ -75,8 +63,9 @@ def test_similarity_seeds_are_patches_unlike_the_most_typical_one() -> None:
 
 def test_seeds_option_changes_the_first_targets_only(backbones: Backbones) -> None:
     attention, similarity = (
-        _task("found", backbones, seeds=seeds, size_px=64) for seeds in ("attention", "similarity")
+        head_task("found", backbones, seeds=seeds, size_px=64)
+        for seeds in ("attention", "similarity")
     )
-    pixels = torch.stack(_batch(attention))
+    pixels = torch.stack(head_views(attention))
     assert attention.loss(pixels, 0) != similarity.loss(pixels, 0)
     assert attention.loss(pixels, 100) == similarity.loss(pixels, 100)
