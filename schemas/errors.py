@@ -9,7 +9,7 @@ OvsegError
 │   ├── WeightsError     weights that cannot be found, fetched, verified or used
 │   └── ResourceError    a GPU or server that is not there
 ├── ImageError           one image among many: becomes a row with its code, never stops a shard
-└── StorageError         reading or writing failed after the retries
+└── StorageError         reading or writing failed after the retries: an outage, exit code 4
 """
 
 from enum import IntEnum, StrEnum
@@ -26,8 +26,15 @@ class ExitCode(IntEnum):
     """An unknown command or flag."""
     INCOMPLETE = 3
     """Finished, but shards are missing or too many images failed."""
+    OUTAGE = 4
+    """A store, hub or cluster cannot be reached or is full: nothing is to be corrected in the
+    command; the same one goes on later."""
+    DETACHED = 5
+    """`ovseg submit` lost sight of a job that may still be running on its cluster."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C; the same command goes on."""
+    TERMINATED = 143
+    """Stopped by SIGTERM (Slurm, Kubernetes, `ray job stop`); the same command goes on."""
 
 
 class ErrorCode(StrEnum):
@@ -49,12 +56,25 @@ class ErrorCode(StrEnum):
     """A decoder knows the format and failed on the content."""
     TOO_LARGE = "too_large"
     """More pixels or bytes than the limit (a decompression bomb, or a limit set too low)."""
+    NOT_FINITE = "not_finite"
+    """The network's output for the image holds NaN or infinity."""
     OUT_OF_MEMORY = "out_of_memory"
     """The image does not fit the device, even alone in its batch."""
     WORKER_LOST = "worker_lost"
     """The worker process died on this image, again and again."""
     INTERNAL = "internal"
     """A bug: the message holds the exception. Please report it."""
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the world was at fault (a store, a mount, credentials), not the file.
+
+        Images with a passing error are tried again by the next call of the same command.
+        """
+        return self in _PASSING
+
+
+_PASSING = {ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.STORAGE_ERROR}
 
 
 class OvsegError(Exception):
