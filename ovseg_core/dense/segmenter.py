@@ -27,7 +27,7 @@ from ovseg_core.images.batch import Image
 from ovseg_core.images.region_masks import region_masks
 from ovseg_core.objectness import build_objectness
 from ovseg_core.refine.pamr import Pamr, Refinement
-from ovseg_core.resize.pillow_bicubic import bicubic_resize
+from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.resize.stitching import Stitch
 from ovseg_core.segmenter import DecisionRule, ScoreMaps, Segmenter, TextMatrix
@@ -233,5 +233,6 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
         height, width = image.shape[1:]
         squash = self._published.resize == "squash"
         size_hw = (short_px, short_px) if squash else mmseg_size((height, width), short_px)
-        linear = self._published.kernel == "linear"
-        return resize_linear(image, size_hw) if linear else bicubic_resize(image, size_hw)
+        if self._published.kernel == "linear":
+            return resize_linear(image, size_hw)
+        return resize_in_passes(image, size_hw, BICUBIC)

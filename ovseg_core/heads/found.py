@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image as Pillow
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ovseg_core.heads import HeadOptions
 from ovseg_core.heads.shared import bilateral_solver
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found_bkg
+from ovseg_core.resize.pillow_passes import BILINEAR, resize_in_passes
 
 _BLUR_SIGMA = (0.1, 2.0)
 
@@ -84,7 +84,7 @@ class FoundTask:
         """Return the image as a square, aspect lost, after a random rescale and maybe a blur."""
         scaled_px = max(round(self.size_px * rng.uniform(*self._options.rescale)), 1)
         pixels = _resize_short_side(_resize_short_side(image, self.size_px), scaled_px)
-        pixels = _resize(pixels, (self.size_px, self.size_px))
+        pixels = resize_in_passes(pixels, (self.size_px, self.size_px), BILINEAR)
         is_blurred = rng.random() < self._options.blur_probability
         sigma = rng.uniform(*_BLUR_SIGMA)  # drawn in any case: the random numbers stay in step
         return _blur(pixels, sigma) if is_blurred else pixels
@@ -157,19 +157,11 @@ def _bce(logits_Bhw: Tensor, target_Bhw: Tensor) -> Tensor:
 
 
 def _resize_short_side(image: Image, side_px: int) -> Image:
-    """Resize uint8 (3, H, W) to a short side of `side_px`."""
+    """Resize uint8 (3, H, W) by Pillow's bilinear to a short side of `side_px`."""
     height, width = image.shape[1:]
     factor = side_px / min(height, width)
-    return _resize(image, (max(int(height * factor), side_px), max(int(width * factor), side_px)))
-
-
-def _resize(image: Image, size_hw: tuple[int, int]) -> Image:
-    """Resize uint8 (3, H, W) by Pillow's bilinear."""
-    if tuple(image.shape[1:]) == size_hw:
-        return image
-    picture = Pillow.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    resized = picture.resize((size_hw[1], size_hw[0]), Pillow.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    size_hw = max(int(height * factor), side_px), max(int(width * factor), side_px)
+    return resize_in_passes(image, size_hw, BILINEAR)
 
 
 def _blur(pixels_3SS: Tensor, sigma: float) -> Tensor:

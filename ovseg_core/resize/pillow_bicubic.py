@@ -9,9 +9,7 @@ Shapes: B images, H W pixels, S crops along a side, P crop side, R output side.
 
 from functools import lru_cache
 
-import numpy as np
 import torch
-from PIL import Image as PillowImage
 from torch import Tensor
 
 _PRECISION_BITS = 22
@@ -45,18 +43,6 @@ def bicubic_crops(images_B3HW: Tensor, crop_px: int, stride_px: int, out_px: int
     size = _IMAGES_PER_BATCH.get(images_B3HW.device.type, 1)
     parts = [_resized_crops(part, weights_PR, stride_px) for part in images_B3HW.split(size)]
     return torch.cat(parts)
-
-
-def bicubic_resize(image_3HW: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize uint8 (3, H, W) on the CPU to any size by Pillow's BICUBIC.
-
-    Calls Pillow, as weight matrices of very long images would need too much memory.
-    """
-    if tuple(image_3HW.shape[1:]) == size_hw:
-        return image_3HW
-    image = PillowImage.fromarray(image_3HW.permute(1, 2, 0).contiguous().numpy())
-    resized = image.resize((size_hw[1], size_hw[0]), PillowImage.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def _resized_crops(images_B3HW: Tensor, weights_PR: Tensor, stride_px: int) -> Tensor:

@@ -14,7 +14,7 @@ from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.scoring import surgery_rows
 from ovseg_core.methods import clip_surgery
 from ovseg_core.methods.clip_surgery import display_maps, point_prompts
-from ovseg_core.resize.pillow_bicubic import bicubic_resize
+from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.segmenter import TextMatrix, encode_images
 from tests.golden import reference
 
@@ -35,7 +35,7 @@ class Stages:
         self.text = TextMatrix(rows, torch.arange(len(rows)), len(rows))
 
     def pixels(self, name: str) -> Tensor:
-        squashed = bicubic_resize(reference.image(name), (self.side, self.side))
+        squashed = resize_in_passes(reference.image(name), (self.side, self.side), BICUBIC)
         return self.clip.normalise(squashed)[None]
 
     @functools.cache  # noqa: B019 - lives as long as the module's fixture

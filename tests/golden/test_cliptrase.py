@@ -25,7 +25,7 @@ from ovseg_core.methods.cliptrase import (
     denoised,
     median_filtered,
 )
-from ovseg_core.resize.pillow_bicubic import bicubic_resize
+from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
 
@@ -55,7 +55,9 @@ class Stages:
         image = reference.image(name)
         height, width = image.shape[1:]
         short = min(height, width)
-        resized = bicubic_resize(image, (height * self.side // short, width * self.side // short))
+        resized = resize_in_passes(
+            image, (height * self.side // short, width * self.side // short), BICUBIC
+        )
         top, left = (round((edge - self.side) / 2) for edge in resized.shape[1:])
         return resized[:, top : top + self.side, left : left + self.side]
 
