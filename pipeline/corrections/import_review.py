@@ -18,7 +18,7 @@ from pipeline.corrections.matching import (
     merge_by_label,
     split_into_components,
 )
-from pipeline.corrections.names import ImageMatch, ImageNames, LabelNames
+from pipeline.corrections.names import LabelNames, match_names
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
@@ -49,8 +49,7 @@ def import_review(run: RunFolder, tool: str, uri: str) -> ImportReport:
     """
     importer = plugins.load(PACKAGE, tool.replace("-", "_"))
     importing = _Import(run, source=f"{tool}: {redact(uri)}")
-    for image in importer.read(_read_file(uri)):
-        importing.find(image)
+    importing.find(list(importer.read(_read_file(uri))))
     return importing.finish()
 
 
@@ -63,9 +62,8 @@ class _Import:
         self._source = source
         self._one_per_label = job.masks.segments == "class"
         self._labels = LabelNames(job.vocabulary.names)
-        self._names = ImageNames(run)
         self._predictions = Predictions(run)
-        self._found: dict[str, tuple[ImageMatch, ToolImage]] = {}
+        self._found: dict[str, ToolImage] = {}
         self._images: list[ReviewedImage] = []
         self._masks: list[ReviewedMask] = []
         self._unknown_images: list[str] = []
@@ -73,30 +71,28 @@ class _Import:
         self._left_out = Counter(wrong_size=0, turned=0, regions=0, repeated=0)
         self._tally = Tally(self._labels.names)
 
-    def find(self, image: ToolImage) -> None:
-        """Find an image of the file in the run.
-
-        If several are the same image of the run, the one with the closest name counts, then the
-        last one.
-        """
-        found = self._names.find(image.names)
-        if found is None:
-            self._unknown_images.append(image.names[0] if image.names else "?")
-            return
-        before = self._found.get(found.image_id)
-        if before is not None:
-            self._left_out["repeated"] += 1
-            logger.warning(
-                "%s and %s are the same image of the run: the masks of one of them are left out",
-                before[1].names[0], image.names[0],
-            )  # fmt: skip
-        if before is None or found.distance <= before[0].distance:
-            self._found[found.image_id] = found, image
+    def find(self, images: list[ToolImage]) -> None:
+        """Find the images of the file in the run; if several are the same, the last one counts."""
+        table = self._run.manifest()
+        paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
+        id_of_path = dict(zip(paths, ids, strict=True))
+        matches = match_names(paths, [image.names for image in images])
+        for image, match in zip(images, matches.found, strict=True):
+            if match is None:
+                self._unknown_images.append(image.names[0] if image.names else "?")
+                continue
+            image_id = id_of_path[match.path]
+            if image_id in self._found:
+                self._left_out["repeated"] += 1
+                logger.warning(
+                    "%s is in the file more than once: the masks of one are left out", match.path
+                )
+            self._found[image_id] = image
 
     def finish(self) -> ImportReport:
         """Compare the images with the predictions, in the run's order, and store the import."""
         for image_id in self._predictions.in_order(self._found):
-            self._add(image_id, self._found.pop(image_id)[1])
+            self._add(image_id, self._found.pop(image_id))
         if not self._images:
             raise UserError(self._why_empty())
         store_import(self._run, self._source, self._images, self._masks)

@@ -1,83 +1,303 @@
-"""Find images and labels of a run by the names that annotation tools give them."""
+"""Find images and labels of a run by the names that other tools give them.
 
+`match_names` compares all names of a file with all paths of the run at once, because whether a name
+is unique can only be told on both sides. It serves `ovseg import-review` and `ovseg evaluate
+--truth` alike:
+
+    matches = match_names(paths, [(file_name,), (path, file_name, original_name), ...])
+    for image, match in zip(images, matches.found, strict=True):
+        match is None       # no image of the run, or `matches.ambiguous`: it could be several
+        match.path          # of the run
+        match.how           # "" if name and path are the same, else in words how they differ
+
+From close to loose, and what is found closer is not looked for further:
+
+1. the path itself;
+2. the path in composed Unicode, with other letter case, with another suffix; each first as the name
+   stands, then as tools rewrite names (`readings`): URLs, percent quoting, Windows separators, Label
+   Studio's upload prefix and `fileuri=`, Roboflow's `.rf.`;
+3. the path less folders in front, which must be the same for all names of the file (or for all
+   paths of the run);
+4. the flat name, `a__b.jpg`;
+5. the base name.
+
+From 2 on a form counts only if one path of the run and one name of the file have it. Folders
+that differ are no reason to take an image in the root: see `_strip`.
+"""
+
+import base64
+import binascii
+import difflib
+import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from pipeline.run.file_names import flat_name
-from pipeline.run.folder import RunFolder
+from pipeline.run.file_names import flat_name, without_suffix
+
+Form = Callable[[str], str]
+Reading = tuple[str, str]
+"""A name as it may be meant, and in words what was undone; empty: nothing."""
 
 
-class ImageMatch(NamedTuple):
-    """The image of the run that a tool's name stands for.
+class NameMatch(NamedTuple):
+    """The image of the run that a name stands for.
 
     Attributes:
-        image_id: of the run.
-        distance: how much the tool's name differs from the run's path: (kind of comparison,
-            folders left out); (0, 0): it is the same.
+        path: of the run's image.
+        how: in words how the name differs from the path; empty: it does not.
     """
 
-    image_id: str
-    distance: tuple[int, int]
+    path: str
+    how: str
 
 
-class ImageNames:
-    """Finds images of a run by the names in a tool's file.
+@dataclass(frozen=True)
+class NameMatches:
+    """What `match_names` found.
 
-    A name is tried as it is, then without its first folders one by one (tools put their own in
-    front), in composed Unicode, as a flat name (`a__b.jpg`), as a base name, and last as a base
-    name without its suffix; the last three only if no other image of the run has the same.
+    Attributes:
+        found: of each image of the file; None: not in the run, or ambiguous.
+        ambiguous: places in `found` of names that could be several images of the run, or that
+            several names of the file could be.
+    """
+
+    found: tuple[NameMatch | None, ...]
+    ambiguous: tuple[int, ...]
+
+
+def match_names(paths: Iterable[str], files: Sequence[Sequence[str]]) -> NameMatches:
+    """Find the image of the run of each image of a file.
+
+    Several images of the file may be the same image of the run only if their names are the same.
 
     Args:
-        run: its manifest is read.
+        paths: of all images of the run.
+        files: the names of each image of the file, the most certain first.
     """
+    matcher = _Matcher(list(paths), files)
+    matcher.take_exact()
+    for place in (_Matcher.take_full, _Matcher.take_stripped, _Matcher.take_flat):
+        if not matcher.is_complete:
+            place(matcher)
+    if not matcher.is_complete:
+        matcher.take_base_names()
+    return NameMatches(tuple(matcher.found), tuple(matcher.ambiguous()))
 
-    def __init__(self, run: RunFolder) -> None:
-        table = run.manifest()
-        paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
-        self._exact = dict(zip(paths, ids, strict=True))
 
-    def find(self, names: Sequence[str]) -> ImageMatch | None:
-        """Return the best match of an image's names; None: no name is known."""
-        for kind, (table, forms) in enumerate(
-            (
-                (self._exact, _tails),
-                (self._composed, lambda name: map(_composed, _tails(name))),
-                (self._flat, lambda name: map(_base, (name, _composed(name)))),
-                (self._base_names, lambda name: map(_base, (name, _composed(name)))),
-                (self._stems, lambda name: map(_stem, (name, _composed(name)))),
-            )
-        ):
-            for name in names:
-                for place, form in enumerate(forms(name)):
-                    if form in table:
-                        return ImageMatch(table[form], (kind, place))
+class _Matcher:
+    def __init__(self, paths: list[str], files: Sequence[Sequence[str]]) -> None:
+        self.found: list[NameMatch | None] = [None] * len(files)
+        self._paths = paths
+        self._files = files
+        self._identity = [tuple(map(_composed, names)) for names in files]
+        self._readings: list[list[Reading]] = []
+
+    @property
+    def is_complete(self) -> bool:
+        return None not in self.found
+
+    def take_exact(self) -> None:
+        paths = {path: path for path in self._paths}
+        # Tools add names; the first is what it is, however many others share the second.
+        self.found = [
+            NameMatch(names[0], "") if names and names[0] in paths else None
+            for names in self._files
+        ]
+        self._take([[(name, "") for name in names] for names in self._files], paths)
+        if not self.is_complete:
+            self._readings = [list(readings(names)) for names in self._files]
+
+    def take_full(self) -> None:
+        for shared in dict.fromkeys(("", _shared_folder(self._paths))):
+            note = f"without the run's folder {shared}" if shared else ""
+            for level, form in _LEVELS:
+                table = _unique((form(path[len(shared) :]), path) for path in self._paths)
+                self._take_readings(form, table, level, note)
+
+    def take_stripped(self) -> None:
+        if any(match is not None for match in self.found):
+            return  # names stand as they are in this file: nothing was put in front
+        for level, form in _LEVELS:
+            table = _unique((form(path), path) for path in self._paths)
+            forms = [[(form(name), note) for name, note in names] for names in self._readings]
+            strip = _strip(forms, table, {_base(form(path)) for path in self._paths})
+            if strip is None:
+                continue
+            rests = [
+                [(n.removeprefix(strip.folder), how) for n, how in names if strip.allows(n)]
+                for names in forms
+            ]
+            self._take(rests, table, level, f"without the folder {strip.folder}")
+            return
+
+    def take_flat(self) -> None:
+        flat = [(flat_name(path), path) for path in self._paths if "/" in path]
+        for level, form in _LEVELS:
+            table = _unique((form(name), path) for name, path in flat)
+            self._take_readings(lambda name, f=form: f(_base(name)), table, level, "flat name")
+
+    def take_base_names(self) -> None:
+        for level, form in _LEVELS:
+            table = _unique((form(_base(path)), path) for path in self._paths)
+            self._take_readings(lambda name, f=form: f(_base(name)), table, level, "base name only")
+
+    def ambiguous(self) -> Iterator[int]:
+        """Yield the places without an image whose base name, loosely, some image has."""
+        if self.is_complete:
+            return
+        loose = {_stem(_base(path)) for path in self._paths}
+        for place, match in enumerate(self.found):
+            if match is None and any(_stem(_base(n)) in loose for n, _ in self._readings[place]):
+                yield place
+
+    def _take_readings(self, form: Form, table: dict[str, str], *notes: str) -> None:
+        """Match names as they stand, then names as they may be meant."""
+        for is_rewritten in (False, True):
+            if not self.is_complete:
+                forms = [
+                    [(form(name), how) for name, how in names if is_rewritten or not how]
+                    for names in self._readings
+                ]
+                self._take(forms, table, *notes)
+
+    def _take(self, forms: list[list[Reading]], table: Mapping[str, str], *notes: str) -> None:
+        """Give each name the image of its first form that is in the table.
+
+        Nothing is given to several names that have the same form, and no image twice.
+        """
+        if self.is_complete:
+            return
+        closed = {match.path for match in self.found if match is not None}
+        chosen = [next((one for one in names if one[0] in table), None) for names in forms]
+        users: dict[str, set[tuple[str, ...]]] = {}
+        for identity, one in zip(self._identity, chosen, strict=True):
+            if one is not None:
+                users.setdefault(one[0], set()).add(identity)
+        for place, one in enumerate(chosen):
+            if one is not None and self.found[place] is None and len(users[one[0]]) == 1:
+                path = table[one[0]]
+                if path not in closed:
+                    self.found[place] = NameMatch(path, _words(one[1], *notes))
+
+
+class _Strip(NamedTuple):
+    folder: str
+    fits_all: bool
+
+    def allows(self, name: str) -> bool:
+        keeps_folder = "/" in name.removeprefix(self.folder)
+        return name.startswith(self.folder) and (keeps_folder or self.fits_all)
+
+
+def _strip(
+    forms: Sequence[Sequence[Reading]], table: Mapping[str, str], base_names: set[str]
+) -> _Strip | None:
+    """Return the folders in front of all names of the file, without which most are in the run.
+
+    A name that keeps a folder is then certain enough. One that keeps none is so only if the strip
+    fits all names of the file that could be in the run, and some of them keep a folder: else
+    `cam9/1.png` would be the root's `1.png` in a run that has `cam1/1.png` and `cam2/1.png` too.
+    """
+    shared: Counter[str] = Counter()
+    fits: Counter[str] = Counter()
+    keeps_folder: set[str] = set()
+    for names in forms:
+        folders = {(name, folder) for name, _ in names for folder in _folders(name)}
+        shared.update({folder for _, folder in folders})
+        found = {(folder, name[len(folder) :]) for name, folder in folders}
+        found = {(folder, rest) for folder, rest in found if rest in table}
+        fits.update({folder for folder, _ in found})
+        keeps_folder.update(folder for folder, rest in found if "/" in rest)
+    candidates = [one for one in fits if shared[one] == len(forms) and one in keeps_folder]
+    if not candidates:
         return None
+    best = min(candidates, key=lambda folder: (-fits[folder], len(folder)))
+    possible = sum(any(_base(name) in base_names for name, _ in names) for names in forms)
+    return _Strip(best, fits[best] == possible)
 
-    @cached_property
-    def _composed(self) -> dict[str, str]:
-        return self._unique(_composed)
 
-    @cached_property
-    def _flat(self) -> dict[str, str]:
-        return self._unique(flat_name)
+def readings(names: Iterable[str]) -> Iterator[Reading]:
+    """Yield the names of an image as they may be meant, those with the least undone first."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(name, "")
+    for note, undo in _REWRITES:
+        for name, before in list(found.items()):
+            for meant in undo(name):
+                found.setdefault(meant, _words(before, note))
+    yield from found.items()
 
-    @cached_property
-    def _base_names(self) -> dict[str, str]:
-        return self._unique(_base)
 
-    @cached_property
-    def _stems(self) -> dict[str, str]:
-        return self._unique(_stem)
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
+_ROBOFLOW = re.compile(r"(.+)_(jpe?g|png|bmp|webp|tiff?)\.rf\.\w+\.\w+", re.IGNORECASE)
+_ROBOFLOW_SHORT = re.compile(r"(.+)\.rf\.\w+(\.\w+)", re.IGNORECASE)
 
-    def _unique(self, form: Callable[[str], str]) -> dict[str, str]:
-        """Return the image ids by a form of their paths, if no other path has the same form."""
-        listed = [(form(path), key) for path, key in self._exact.items()]
-        counts = Counter(name for name, _ in listed)
-        return {name: key for name, key in listed if counts[name] == 1}
+
+def _file_uri(name: str) -> Iterator[str]:
+    for value in _query_values(name, "resolve", "fileuri"):
+        try:
+            yield base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode()
+        except (binascii.Error, ValueError):
+            continue
+
+
+def _url_path(name: str) -> Iterator[str]:
+    yield from _query_values(name, "local-files", "d")
+    try:
+        url = urlsplit(name)
+    except ValueError:
+        return
+    if url.scheme and url.netloc:
+        yield url.path
+    elif url.path != name and name.startswith("/"):
+        yield url.path
+
+
+def _query_values(name: str, page: str, key: str) -> list[str]:
+    """Return the values of a key in the query of one of Label Studio's pages."""
+    path, _, query = name.partition("?")
+    is_page = path.rstrip("/").rpartition("/")[2] == page
+    return parse_qs(query).get(key, []) if is_page else []
+
+
+def _unquoted(name: str) -> Iterator[str]:
+    if "%" in name:
+        yield unquote(name)
+
+
+def _slashes(name: str) -> Iterator[str]:
+    if "\\" in name:
+        yield re.sub("^[A-Za-z]:", "", name.replace("\\", "/"))
+
+
+def _without_upload_prefix(name: str) -> Iterator[str]:
+    folder, slash, base = name.rpartition("/")
+    if _UPLOAD.match(base):
+        yield folder + slash + base[9:]
+
+
+def _without_roboflow(name: str) -> Iterator[str]:
+    folder, slash, base = name.rpartition("/")
+    if found := _ROBOFLOW.fullmatch(base):
+        yield f"{folder}{slash}{found[1]}.{found[2]}"
+    elif found := _ROBOFLOW_SHORT.fullmatch(base):
+        yield f"{folder}{slash}{found[1]}{found[2]}"
+
+
+_REWRITES = (
+    ("fileuri", _file_uri),
+    ("URL", _url_path),
+    ("percent quoting", _unquoted),
+    ("Windows separators", _slashes),
+    ("upload prefix", _without_upload_prefix),
+    ("Roboflow's name", _without_roboflow),
+)
 
 
 class LabelNames:
@@ -96,22 +316,70 @@ class LabelNames:
         """Return the category id of a label; None: the run does not have it."""
         return self._exact.get(label) or self._loose.get(_plain(label))
 
+    def near(self, label: str) -> str | None:
+        """Return the label whose name is most like this one; None: none is."""
+        plain = {_plain(name): name for name in self.names}
+        found = difflib.get_close_matches(_plain(label), plain, 1, 0.7)
+        return plain[found[0]] if found else None
 
-def _tails(name: str) -> list[str]:
-    parts = name.lstrip("/").split("/")
-    return [name, *("/".join(parts[start:]) for start in range(len(parts)))]
+
+def _unique(listed: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the paths by those forms that no other path has."""
+    found = list(listed)
+    counts = Counter(form for form, _ in found)
+    return {form: path for form, path in found if form and counts[form] == 1}
+
+
+def _shared_folder(paths: Sequence[str]) -> str:
+    """Return the folders, with a slash at the end, that all paths begin with."""
+    if not paths:
+        return ""
+    shared = os.path.commonprefix([min(paths), max(paths)])  # what these two share, all share
+    return shared[: shared.rfind("/") + 1]
+
+
+def _folders(name: str) -> Iterator[str]:
+    """Yield `a/` and `a/b/` of `a/b/c`."""
+    for place, letter in enumerate(name):
+        if letter == "/":
+            yield name[: place + 1]
+
+
+def _words(*notes: str) -> str:
+    return ", ".join(note for note in notes if note)
 
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+@lru_cache(1 << 16)
+def _plain_path(name: str) -> str:
+    """Return a path in composed Unicode without slashes and dots that mean nothing."""
+    return _EMPTY_PART.sub("/", _composed(name)).removeprefix("./").lstrip("/")
+
+
+_EMPTY_PART = re.compile(r"/(?:\./|/)+")
+
+
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
+def _lower(name: str) -> str:
+    return _plain_path(name).casefold()
+
+
 def _stem(name: str) -> str:
-    return PurePosixPath(_base(name)).stem
+    name = _lower(name)
+    return without_suffix(name) if _base(name) else name
+
+
+_LEVELS: tuple[tuple[str, Form], ...] = (
+    ("", _plain_path),
+    ("letter case", _lower),
+    ("another suffix", _stem),
+)
 
 
 def _plain(label: str) -> str:

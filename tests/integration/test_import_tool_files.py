@@ -49,15 +49,15 @@ def _accepted(report) -> int:
     return sum(label.accepted for label in report.labels)
 
 
-def test_repeated_image_closest_name_counts_then_the_last(run, dataset):
+def test_repeated_image_the_last_one_counts_and_other_folders_are_not_it(run, dataset):
     first = dataset["images"][0]
     # Of another folder, and then the image itself, given by somebody who rejected everything.
     dataset["images"].append({**first, "id": 50, "file_name": "other/a.png"})
     report = _import(run, "coco", dataset)
-    assert (report.num_images, report.num_repeated, _accepted(report)) == (4, 1, 12)
+    assert (report.num_images, report.num_unknown, _accepted(report)) == (4, 1, 12)
     dataset["images"].append({**first, "id": 51})
     report = _import(run, "coco", dataset)
-    assert (report.num_images, report.num_repeated, _accepted(report)) == (4, 2, 9)
+    assert (report.num_images, report.num_repeated, _accepted(report)) == (4, 1, 9)
     assert ReviewedLayer(run).masks("id-a.png") == ()
 
 
