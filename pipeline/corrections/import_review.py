@@ -77,15 +77,15 @@ class _Import:
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         id_of_path = dict(zip(paths, ids, strict=True))
         matches = match_names(paths, [image.names for image in images])
-        for image, match in zip(images, matches.found, strict=True):
-            if match is None:
+        for image, found in zip(images, matches.found, strict=True):
+            if found is None:
                 self._unknown_images.append(image.names[0] if image.names else "?")
                 continue
-            image_id = id_of_path[match.path]
+            image_id = id_of_path[found.path]
             if image_id in self._found:
                 self._left_out["repeated"] += 1
                 logger.warning(
-                    "%s is in the file more than once: the masks of one are left out", match.path
+                    "%s is in the file more than once: the masks of one are left out", found.path
                 )
             self._found[image_id] = image
 

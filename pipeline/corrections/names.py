@@ -13,9 +13,9 @@ is unique can only be told on both sides. It serves `ovseg import-review` and `o
 From close to loose, and what is found closer is not looked for further:
 
 1. the path itself;
-2. the path in composed Unicode, with other letter case, with another suffix; each first as the name
-   stands, then as tools rewrite names (`readings`): URLs, percent quoting, Windows separators, Label
-   Studio's upload prefix and `fileuri=`, Roboflow's `.rf.`;
+2. the path in composed Unicode, with other letter case, with another suffix; each first as the
+   name stands, then as tools rewrite names (`readings`): URLs, percent quoting, Windows separators,
+   Label Studio's upload prefix and `fileuri=`, Roboflow's `.rf.`;
 3. the path less folders in front, which must be the same for all names of the file (or for all
    paths of the run);
 4. the flat name, `a__b.jpg`;
@@ -28,7 +28,6 @@ that differ are no reason to take an image in the root: see `_strip`.
 import base64
 import binascii
 import difflib
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -253,9 +252,7 @@ def _url_path(name: str) -> Iterator[str]:
         url = urlsplit(name)
     except ValueError:
         return
-    if url.scheme and url.netloc:
-        yield url.path
-    elif url.path != name and name.startswith("/"):
+    if (url.scheme and url.netloc) or (url.path != name and name.startswith("/")):
         yield url.path
 
 
@@ -334,8 +331,8 @@ def _shared_folder(paths: Sequence[str]) -> str:
     """Return the folders, with a slash at the end, that all paths begin with."""
     if not paths:
         return ""
-    shared = os.path.commonprefix([min(paths), max(paths)])  # what these two share, all share
-    return shared[: shared.rfind("/") + 1]
+    first, last = min(paths), max(paths)  # what these two share, all share
+    return next((one for one in reversed([*_folders(first)]) if last.startswith(one)), "")
 
 
 def _folders(name: str) -> Iterator[str]:
