@@ -119,6 +119,9 @@ class ImageConfig(Frozen):
     """Images of more pixels get the code `too_large` before they are decoded."""
     max_bytes: PositiveInt = 500_000_000
     """Files of more bytes get the code `too_large` before they are read."""
+    color_profiles: Literal["convert", "ignore"] = "convert"
+    """`convert`: colours that a file declares (ICC profile, cICP, nclx, gAMA) become sRGB, as a
+    browser shows them; `ignore`: numbers are taken as they are."""
 
 
 class MaskConfig(Frozen):

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from pipeline.collection.color import to_srgb
+from pipeline.collection.color_profile import DeclaredColors, declared_colors
 from pipeline.collection.exif import is_orientation, swaps_sides, upright_image
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
@@ -48,12 +50,15 @@ class DecodedImage:
         height: pixels of the full image, upright.
         width: pixels of the full image, upright.
         exif_orientation: 1 to 8, the turn that was applied; 1: none.
+        color_profile: what was done to the colours, see `color.to_srgb`; empty: the file says
+            nothing about them.
     """
 
     rgb: NDArray[np.uint8]
     height: int
     width: int
     exif_orientation: int
+    color_profile: str = ""
 
 
 def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
@@ -61,7 +66,7 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
 
     The first frame of an animation is taken. Transparency is laid on white. Grey of 16 bits is
     divided by 257; of 32 bits and of floats by the smallest of 1 (floats), 255, 65535 and the
-    image's maximum that holds it. Colour profiles are not applied.
+    image's maximum that holds it. Colours become sRGB, see `color.to_srgb`.
 
     Args:
         data: content of the file.
@@ -92,7 +97,8 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
         image.load()
         if name == "PNG":
             orientation = _orientation(image)
-        rgb = _rgb(image)
+        is_wanted = config.color_profiles == "convert"
+        rgb, color_profile = _rgb(image, declared_colors(data, name, image.info), is_wanted)
         if is_turned_here:
             rgb = upright_image(rgb, orientation)
         pixels = np.array(rgb)
@@ -104,7 +110,7 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
         raise _damaged(data, name, error) from error
     if is_turned_here and swaps_sides(orientation):
         width, height = height, width
-    return DecodedImage(pixels, height, width, orientation)
+    return DecodedImage(pixels, height, width, orientation, color_profile)
 
 
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
@@ -149,11 +155,19 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return int(value) if is_orientation(value) else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(
+    image: Image.Image, declared: DeclaredColors | None, is_wanted: bool
+) -> tuple[Image.Image, str]:
+    """Return an image as opaque sRGB of 8 bits, and the note of `to_srgb`."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image = Image.fromarray(_grey_8bit(np.asarray(image), image.mode))
+    image, note = to_srgb(image, declared, is_wanted)
+    return _opaque(image), note
+
+
+def _opaque(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Image.fromarray(_grey_8bit(np.asarray(image), image.mode)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, _BACKDROP)
