@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _times(files: dict[str, bytes], side_px: int) -> dict[str, list[float]]:
-    """Return the seconds of each decoding, the files by turns; the first round builds transforms."""
+    """Return seconds of decoding, the files by turns; a first round builds the transforms."""
     config = ImageConfig()
     times: dict[str, list[float]] = {kind: [] for kind in files}
     for _ in range(1 + REPEATS):
