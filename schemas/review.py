@@ -14,6 +14,9 @@ from schemas.tables import arrow_schema
 
 Action = Literal["accept", "reject", "relabel", "skip", "undo"]
 Verdict = Literal["accepted", "changed", "added"]
+Prefer = Literal["file", "page", "newer"]
+"""Which of two statements on one image counts: an imported file's, the review page's, or the newer
+by the tool's own clock (the page's where the tool does not say)."""
 
 
 class ReviewKey(NamedTuple):
@@ -88,6 +91,12 @@ class ReviewedImage(Frozen):
     """Time that it took, where the tool says so."""
     num_rejected: Count = 0
     """Predicted segments that are gone."""
+    told_at_s: Annotated[NonNegativeFloat | None, pa.float64()] = None
+    """When its masks were made, by the tool's own clock, in Unix seconds; None: it does not say."""
+    num_unknown_masks: Count = 0
+    """Masks with a label that the run does not have: the image is reviewed in part only."""
+    unknown_segments: Annotated[tuple[NonNegativeInt, ...], pa.list_(pa.int32())] = ()
+    """Predicted segments that these masks may stem from: neither accepted nor rejected."""
 
 
 class ReviewPart(Frozen):
@@ -102,7 +111,22 @@ class ReviewImport(Frozen):
 
     source: str
     at_s: NonNegativeFloat
+    prefer: Prefer = "file"
+    """What counts of an image that was decided on the review page before the import; imports of
+    earlier versions do not say, and counted as newer than the page."""
     parts: tuple[ReviewPart, ...] = Field(min_length=1)
+
+    def since_s(self, image: ReviewedImage) -> float:
+        """Return from when on decisions of the review page count beside the import."""
+        if self.prefer == "file":
+            return self.at_s
+        return 0.0 if self.prefer == "page" or image.told_at_s is None else image.told_at_s
+
+
+class ReviewUndo(Frozen):
+    """An import was taken back; lies beside its marker, nothing of the import is deleted."""
+
+    at_s: NonNegativeFloat
 
 
 DECISIONS = pa.schema(

@@ -11,7 +11,7 @@ from collections import Counter
 from ovseg_core.rle.coco_segmentation import encode_mask
 from pipeline.collection.exif import swaps_sides, upright_mask
 from pipeline.corrections.import_report import ImportReport, Tally
-from pipeline.corrections.layer import store_import
+from pipeline.corrections.imports import store_import
 from pipeline.corrections.matching import (
     CorrectedMask,
     match,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pipeline.corrections.imports import ImportState
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.index import ReviewIndex
 from schemas.base import Frozen
@@ -67,7 +68,7 @@ class Mark(IntFlag):
     BEGUN = 16
     """Something was decided on the review page."""
     IMPORTED = 32
-    """Reviewed in another tool."""
+    """Reviewed in another tool, at least in part."""
 
 
 class Undone(NamedTuple):
@@ -88,12 +89,11 @@ class Decisions:
     Args:
         log: of the run; it holds the current decisions.
         index: the run's images.
-        imported: images that were reviewed in another tool, and when they were imported, in Unix
-            seconds; earlier decisions on them do not count.
+        imported: images that were reviewed in another tool, and what their import means.
     """
 
     def __init__(
-        self, log: ReviewLog, index: ReviewIndex, imported: Mapping[str, float] | None = None
+        self, log: ReviewLog, index: ReviewIndex, imported: Mapping[str, ImportState] | None = None
     ) -> None:
         self._log = log
         self._imported = dict(imported or {})
@@ -116,9 +116,10 @@ class Decisions:
 
     def current(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
         """Return the current decisions on an image, by segment, label or whole image."""
-        imported_at_s = self._imported.get(image_id, -1.0)
+        imported = self._imported.get(image_id)
+        since_s = -1.0 if imported is None else imported.since_s
         current = self._log.current_of_image(image_id)
-        return {key: one for key, one in current.items() if one.at_s > imported_at_s}
+        return {key: one for key, one in current.items() if one.at_s > since_s}
 
     def add(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> None:
         """Store decisions; they are on disk when this returns.
@@ -187,8 +188,9 @@ class Decisions:
     def _marks_of(self, image_id: str, row: int) -> Mark:
         current = self.current(image_id).values()
         marks = Mark.BEGUN if current else Mark(0)
-        if image_id in self._imported:
-            marks |= Mark.IMPORTED | Mark.DONE
+        imported = self._imported.get(image_id)
+        if imported is not None:
+            marks |= Mark.IMPORTED | (Mark.DONE if imported.is_complete else Mark(0))
         by_action = {"reject": Mark.REJECTED, "relabel": Mark.RELABELLED, "skip": Mark.SKIPPED}
         for decision in current:
             marks |= by_action.get(decision.action, Mark(0))

@@ -12,7 +12,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from pipeline.collection.overlay import hex_colour
-from pipeline.corrections.layer import import_names, imported_at_s
+from pipeline.corrections.imports import import_names, import_states
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.decisions import Decisions, Mark
 from pipeline.review.filter import Filter, select
@@ -63,7 +63,7 @@ class RunSnapshot:
         # Now and not at the first request, which would wait for it.
         self.images_by_label = self.index.segments.images_by_label(len(self.index.labels))
         self.import_names = import_names(run)
-        self.decisions = Decisions(log, self.index, imported_at_s(run))
+        self.decisions = Decisions(log, self.index, import_states(run))
         self._views: LRUCache[str, View] = LRUCache(_VIEWS_KEPT)
         self._views_lock = Lock()
 

@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from jobs.config import load_config
 from ovseg_core.decision.image_rows import image_rows
 from pipeline.corrections.calibrate import Rules, best_threshold, calibrate, reliability
-from pipeline.corrections.layer import store_import
+from pipeline.corrections.imports import store_import
 from pipeline.corrections.log import ReviewLog
 from pipeline.job.job import run as run_job
 from pipeline.job.progress import Progress

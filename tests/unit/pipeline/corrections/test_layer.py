@@ -9,7 +9,8 @@ import pytest
 
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from ovseg_core.rle.encode import decode_rle, encode_rle
-from pipeline.corrections.layer import IMPORTS, ReviewedLayer, store_import
+from pipeline.corrections.imports import IMPORTS, store_import
+from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.reviewed_truth import ReviewedTruth

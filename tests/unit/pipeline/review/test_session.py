@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.corrections.layer import ReviewedLayer, store_import
+from pipeline.corrections.imports import store_import
+from pipeline.corrections.layer import ReviewedLayer
 from pipeline.review.filter import Filter
 from pipeline.review.session import ForgottenViewError, ReviewSession
 from schemas.records import ShardRows

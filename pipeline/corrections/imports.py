@@ -1,0 +1,274 @@
+"""The imports of a run: stored whole, listed, taken back.
+
+    reviewed/imports/NAME.json           the marker of an import, written last
+    reviewed/imports/NAME-images-0.parquet, NAME-masks-0.parquet, ...    the files in the marker
+    reviewed/imports/NAME.undone.json    the import was taken back; its files stay
+
+A later import of an image replaces an earlier one, as long as it is not taken back.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from pipeline.run.folder import RunFolder
+from pipeline.run.markers import bytes_sha256, marker_json
+from pipeline.run.reader import Row, grouped
+from pipeline.storage import parquet
+from pipeline.storage.folder import Folder
+from schemas.base import Frozen, Model
+from schemas.errors import RunFolderError, UserError
+from schemas.records import FileEntry
+from schemas.review import (
+    REVIEWED_IMAGES,
+    REVIEWED_MASKS,
+    Prefer,
+    ReviewedImage,
+    ReviewedMask,
+    ReviewImport,
+    ReviewPart,
+    ReviewUndo,
+)
+
+IMPORTS = "reviewed/imports"
+_UNDONE = ".undone.json"
+_IMAGES_PER_PART = 4096
+_ROW_GROUP = 4096
+_PARTS_IN_MEMORY = 4
+
+
+class ImportEntry(Frozen):
+    """One import as it is listed."""
+
+    id: str
+    """What `--undo` takes."""
+    at_s: float
+    source: str
+    num_images: int
+    num_masks: int
+    num_replaced: int
+    """Images of it that a later import has replaced."""
+    undone_at_s: float | None
+    """When it was taken back; None: it counts."""
+
+
+class ImportState(NamedTuple):
+    """What an import means for the decisions on an image.
+
+    Attributes:
+        since_s: earlier decisions of the review page do not count, in Unix seconds.
+        is_complete: whether the image counts as reviewed; it has masks of unknown labels if not.
+    """
+
+    since_s: float
+    is_complete: bool
+
+
+def store_import(
+    run: RunFolder,
+    source: str,
+    images: Iterable[ReviewedImage],
+    masks: Iterable[ReviewedMask],
+    prefer: Prefer = "file",
+) -> str:
+    """Write an import into the run folder, all of it or nothing, and return its id.
+
+    Args:
+        run: the run that was reviewed; its predictions are not changed.
+        source: tool or file.
+        images: the reviewed images, also those without masks; one or more.
+        masks: the masks of these images.
+        prefer: what counts of an image that was decided on the review page before.
+    """
+    folder = run.folder.child(IMPORTS)
+    at_s = time.time()
+    identity = secrets.token_hex(4)
+    name = f"{round(at_s * 1e6):019d}-{identity}"
+    by_image: dict[str, list[ReviewedMask]] = {}
+    for mask in masks:
+        by_image.setdefault(mask.image_id, []).append(mask)
+    rest, parts = iter(images), []
+    while chosen := list(islice(rest, _IMAGES_PER_PART)):
+        found = [mask for image in chosen for mask in by_image.get(image.image_id, ())]
+        end = f"{len(parts)}.parquet"
+        parts.append(
+            ReviewPart(
+                images=_write(folder, f"{name}-images-{end}", chosen, REVIEWED_IMAGES),
+                masks=_write(folder, f"{name}-masks-{end}", found, REVIEWED_MASKS),
+            )
+        )
+    marker = ReviewImport(source=source, at_s=at_s, prefer=prefer, parts=tuple(parts))
+    folder.atomic_write(f"{name}.json", marker_json(marker))
+    return identity
+
+
+def list_imports(run: RunFolder) -> list[ImportEntry]:
+    """Return all imports of a run, the first one first, also those that were taken back.
+
+    Raises:
+        RunFolderError: one is damaged.
+    """
+    imports = Imports(run)
+    left = imports.num_images_of_import()
+    entries = []
+    for name, marker in imports.markers.items():
+        undone = imports.undone.get(name)
+        num_images = sum(part.images.num_rows for part in marker.parts)
+        entries.append(
+            ImportEntry(
+                id=name.rpartition("-")[2],
+                at_s=marker.at_s,
+                source=marker.source,
+                num_images=num_images,
+                num_masks=sum(part.masks.num_rows for part in marker.parts),
+                num_replaced=0 if undone else num_images - left.get(name, 0),
+                undone_at_s=undone.at_s if undone else None,
+            )
+        )
+    return entries
+
+
+def undo_import(run: RunFolder, identity: str) -> ImportEntry:
+    """Take an import back: images have again what an earlier import or the review page says.
+
+    Nothing is deleted, so a reader at the same time sees the import or sees it taken back.
+
+    Args:
+        run: the run.
+        identity: the import's id.
+
+    Raises:
+        UserError: no such import, or it is taken back already.
+    """
+    entries = list_imports(run)
+    entry = next((entry for entry in entries if entry.id == identity), None)
+    if entry is None:
+        known = ", ".join(entry.id for entry in entries if entry.undone_at_s is None)
+        raise UserError(f"the run has no import {identity!r}; its imports: {known or 'none'}")
+    if entry.undone_at_s is not None:
+        raise UserError(f"the import {identity} is taken back already; to have it, import again")
+    imports = Imports(run)
+    name = next(name for name in imports.markers if name.endswith(f"-{identity}"))
+    undo = ReviewUndo(at_s=time.time())
+    run.folder.child(IMPORTS).atomic_write(f"{name}{_UNDONE}", marker_json(undo))
+    return entry.model_copy(update={"undone_at_s": undo.at_s})
+
+
+def import_states(run: RunFolder) -> dict[str, ImportState]:
+    """Return the state of every imported image. Neither masks nor decisions are read."""
+    imports = Imports(run)
+    return {image_id: imports.state(image_id) for image_id in imports.images()}
+
+
+def import_names(run: RunFolder) -> list[str]:
+    """Return the names of all markers; a new name means a new import, or one taken back."""
+    return [name for name in run.folder.list(IMPORTS) if name.endswith(".json")]
+
+
+class Imports:
+    """The last import of each image of a run; those that were taken back do not count.
+
+    Raises:
+        RunFolderError: an import is damaged.
+
+    Attributes:
+        markers: of all imports by name, in their order.
+        undone: those that were taken back, by name.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._folder = run.folder.child(IMPORTS)
+        self._parts: dict[str, tuple[str, ReviewPart]] = {}
+        self._images: dict[str, ReviewedImage] = {}
+        self._entries: dict[str, FileEntry] = {}
+        self._read_masks = lru_cache(_PARTS_IN_MEMORY)(self._masks_of_part)
+        names = [name for name in self._folder.list() if name.endswith(".json")]
+        self.markers = {
+            name.removesuffix(".json"): self._read(name, ReviewImport)
+            for name in names
+            if not name.endswith(_UNDONE)
+        }
+        self.undone = {
+            name.removesuffix(_UNDONE): self._read(name, ReviewUndo)
+            for name in names
+            if name.endswith(_UNDONE)
+        }
+        for name, marker in self.markers.items():
+            if name not in self.undone:
+                self._add(name, marker)
+
+    def state(self, image_id: str) -> ImportState:
+        """Return what the import of an image means for the decisions on it."""
+        if image_id not in self._parts:
+            return ImportState(-1.0, is_complete=False)
+        image = self._images[image_id]
+        marker = self.markers[self._parts[image_id][0]]
+        return ImportState(marker.since_s(image), is_complete=not image.num_unknown_masks)
+
+    def images(self) -> dict[str, ReviewedImage]:
+        """Return the imported images by `image_id`."""
+        return dict(self._images)
+
+    def image(self, image_id: str) -> ReviewedImage | None:
+        """Return an imported image; None: it was not imported."""
+        return self._images.get(image_id)
+
+    def masks(self, image_id: str) -> tuple[ReviewedMask, ...]:
+        """Return the imported masks of an image."""
+        if image_id not in self._parts:
+            return ()
+        rows = self._read_masks(self._parts[image_id][1].masks.name).get(image_id, ())
+        return tuple(ReviewedMask.model_validate(row) for row in rows)
+
+    def num_images_of_import(self) -> dict[str, int]:
+        """Return the number of images whose last import it is, by the import's name."""
+        names = (name for name, _ in self._parts.values())
+        return dict(Counter(names))
+
+    def _read(self, name: str, kind: type[Model]) -> Model:
+        try:
+            return kind.model_validate_json(self._folder.read_bytes(name))
+        except ValidationError as error:
+            raise RunFolderError(
+                f"{self._folder.uri}/{name} is damaged: delete it and import the review again"
+            ) from error
+
+    def _add(self, name: str, marker: ReviewImport) -> None:
+        for part in marker.parts:
+            self._entries[part.masks.name] = part.masks
+            for row in _read_table(self._folder, part.images).to_pylist():
+                image = ReviewedImage.model_validate(row)
+                self._images[image.image_id] = image
+                self._parts[image.image_id] = name, part
+
+    def _masks_of_part(self, name: str) -> dict[str, list[Row]]:
+        return grouped(_read_table(self._folder, self._entries[name]).to_pylist(), "image_id")
+
+
+def _write(folder: Folder, name: str, records: Sequence[Frozen], schema: pa.Schema) -> FileEntry:
+    table = pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
+    data = parquet.write_table(table, _ROW_GROUP)
+    folder.atomic_write(name, data)
+    return FileEntry(
+        name=name, num_rows=table.num_rows, sha256=bytes_sha256(data), size_bytes=len(data)
+    )
+
+
+def _read_table(folder: Folder, entry: FileEntry) -> pa.Table:
+    try:
+        data = folder.read_bytes(entry.name)
+    except FileNotFoundError:
+        data = b""
+    if bytes_sha256(data) != entry.sha256:
+        raise RunFolderError(
+            f"{folder.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
+            "import the review again"
+        )
+    return parquet.read_table(data)
