@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-quality embedded ci clean test-clients test-labelstudio
+.PHONY: help install demo test lint bench bench-quality embedded ci clean test-clients test-labelstudio test-lowest
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,14 @@ test-clients: $(INSTALLED) .clients/.installed ## Let datumaro, labelme and Fift
 test-labelstudio: $(INSTALLED) .labelstudio/.installed ## Try the export on a real Label Studio and its page (installs 1 GB)
 	@OVSEG_LABEL_STUDIO=$(CURDIR)/.labelstudio/bin/label-studio $(BIN)/python -m pytest tests/external -k label_studio
 
+test-lowest: $(INSTALLED) ## Run the golden tests with the oldest allowed libraries (installs 6 GB, a few minutes)
+	@echo "Setting up .lowest with the lower bounds of pyproject.toml ..."
+	@rm -rf .lowest && $(PYTHON) -m venv .lowest
+	@$(BIN)/python -m tests.golden.lowest > .lowest/requirements.txt
+	@.lowest/bin/pip install -qq --disable-pip-version-check -r .lowest/requirements.txt
+	@.lowest/bin/python -m pytest tests/golden tests/unit/ovseg_core/resize tests/unit/pipeline/collection/test_decode.py tests/unit/pipeline/collection/test_color.py
+	@rm -rf .lowest
+
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -57,4 +65,4 @@ ci: ## What CI runs
 	@bash .ci/run
 
 clean: ## Remove what the other targets made, but not your runs
-	rm -rf $(VENV) .clients .labelstudio .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .clients .labelstudio .lowest .pytest_cache .ruff_cache .hypothesis *.egg-info

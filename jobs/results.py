@@ -52,6 +52,7 @@ def show_inspection(found: "Inspection") -> None:
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
             ("seconds", console.seconds(found.seconds)),
+            ("accepted", ", ".join(f"{it} in {n} shards" for it, n in found.other_versions.items())),
             ("orphans", orphans if found.orphans else ""),
         ]
     )

@@ -157,6 +157,10 @@ class RunConfig(Frozen):
     """A larger share of failed images makes the exit code 3."""
     local: bool = False
     """Run in this process, without Ray."""
+    accept_versions: bool = False
+    """Resume a run although a library has another version now than when the run was begun, so that
+    pixels or scores may differ slightly between its shards; their done markers name the versions.
+    """
 
     @property
     def threads_per_worker(self) -> int:

@@ -175,6 +175,8 @@ class ShardDone(Frozen):
     fingerprint: str
     files: dict[Literal["images", "scores", "annotations"], FileEntry]
     tally: ShardTally
+    other_versions: dict[str, str] = {}
+    """Libraries with another version than when the run was begun, see `run.accept_versions`."""
 
 
 class ShardFailed(Frozen):

@@ -13,6 +13,7 @@ from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
+from pipeline.run.identity import check_versions
 from schemas.config import JobConfig
 from schemas.records import Shard, ShardRows, ShardTally
 
@@ -62,7 +63,10 @@ class Worker:
 
     @cached_property
     def _run(self) -> RunFolder:
-        return RunFolder.open(self._setup.config.out)
+        run = RunFolder.open(self._setup.config.out)
+        if not self._setup.config.run.accept_versions:
+            check_versions(run.info, run.folder.uri)  # machines of a cluster may differ
+        return run
 
     @cached_property
     def _built(self) -> Built:

@@ -25,6 +25,7 @@ from pipeline.run.identity import (
     RunInfo,
     check_same_run,
     describe_run,
+    other_versions,
     parse_run_file,
 )
 from pipeline.storage import parquet, uris
@@ -169,6 +170,7 @@ class RunFolder:
             fingerprint=self.fingerprint,
             files=files,
             tally=tally,
+            other_versions=self._other_versions,
         )
         committed = self._create_marker(ours)
         if committed.attempt != unique:
@@ -176,6 +178,10 @@ class RunFolder:
                 self.folder.delete(entry.name)
         self.folder.delete(markers.marker_path("failed", shard_index))
         return committed
+
+    @cached_property
+    def _other_versions(self) -> dict[str, str]:
+        return other_versions(self.info)
 
     def _create_marker(self, ours: ShardDone) -> ShardDone:
         """Create the done marker unless there is a good one; return the one that is there then."""

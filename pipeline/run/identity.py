@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from itertools import zip_longest
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.run import version_1
+from pipeline.run.versions import compared_versions, installed_versions
 from pipeline.storage import uris
 from schemas.base import Frozen
 from schemas.config import JobConfig
@@ -19,13 +19,10 @@ from schemas.errors import RunFolderError
 from schemas.redact import redact
 from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
 
-_PACKAGES = (
-    "ovseg", "torch", "open_clip_torch", "timm", "ray", "numpy", "pillow", "pyarrow",
-    "pycocotools", "fsspec",
-)  # fmt: skip
 _MAX_DIFFERENCES = 5
 _MAX_CHARACTERS = 60
 _ABSENT = "(none)"
+_VERSION = "versions."
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,8 @@ class RunIdentity:
             fields[f"weights.{role}"] = digest
         for option, state in self.folders.items():
             fields[f"{option}.files"] = state
+        for library, version in compared_versions(self.weights).items():
+            fields[f"{_VERSION}{library}"] = version
         return fields | {"manifest_sha256": manifest_sha256, "schema_version": SCHEMA_VERSION}
 
 
@@ -84,7 +83,7 @@ class RunInfo(Frozen):
     weights: dict[str, str]
     """SHA-256 of the weights files."""
     versions: dict[str, str]
-    """Of Python packages, when the run was begun."""
+    """Of libraries, when the run was begun, see `pipeline.run.versions`."""
     config: dict[str, Any]
     """The resolved job, without secrets."""
     identity: dict[str, Any]
@@ -104,12 +103,6 @@ class RunInfo(Frozen):
 def describe_run(identity: RunIdentity, manifest_sha256: str, num_images: int) -> RunInfo:
     """Return what `run.yaml` stores of a run that begins now."""
     fields = identity.fields(manifest_sha256)
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return RunInfo(
         schema_version=SCHEMA_VERSION,
         fingerprint=_sha256_of(fields),
@@ -117,7 +110,7 @@ def describe_run(identity: RunIdentity, manifest_sha256: str, num_images: int) -
         num_images=num_images,
         num_shards=identity.config.num_shards(num_images),
         weights=identity.weights,
-        versions=versions,
+        versions=installed_versions(),
         config=_without_secrets(identity.config.model_dump(mode="json")),
         identity=fields,
     )
@@ -175,14 +168,57 @@ def check_same_run(info: RunInfo, identity: RunIdentity, uri: str) -> None:
     before = _without_secrets(info.identity)
     if _sha256_of(now) in (info.fingerprint, _sha256_of(before)):
         return
-    differences = list(_differences(before, now))
+    if differences := list(_differences(_settings(before), _settings(now))):
+        raise RunFolderError(
+            f"{uri} was begun with other settings: {_listed(differences)}. "
+            "Give the old settings to resume it, or choose another output folder"
+        )
+    if not identity.config.run.accept_versions:
+        check_versions(info, uri)
+
+
+def check_versions(info: RunInfo, uri: str) -> None:
+    """Check that this process has the versions of libraries with which a run was begun.
+
+    Args:
+        info: of the run.
+        uri: the run folder, for messages.
+
+    Raises:
+        RunFolderError: it names the libraries that differ.
+    """
+    differences = list(_differences(_versions_at_start(info), compared_versions(info.weights)))
+    if differences:
+        raise RunFolderError(
+            f"{uri} was begun with other versions of libraries: {_listed(differences)}. Install "
+            "the old ones to resume it, or accept that pixels and scores may differ slightly from "
+            "here on (--set run.accept_versions=true), or choose another output folder"
+        )
+
+
+def other_versions(info: RunInfo) -> dict[str, str]:
+    """Return the versions of this process that are not those with which a run was begun."""
+    start = _versions_at_start(info)
+    now = compared_versions(info.weights)
+    return {library: version for library, version in now.items() if start.get(library) != version}
+
+
+def _versions_at_start(info: RunInfo) -> dict[str, str]:
+    return {
+        key.removeprefix(_VERSION): value
+        for key, value in info.identity.items()
+        if key.startswith(_VERSION)
+    }
+
+
+def _settings(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if not key.startswith(_VERSION)}
+
+
+def _listed(differences: list[str]) -> str:
     shown = "; ".join(differences[:_MAX_DIFFERENCES])
     hidden = len(differences) - _MAX_DIFFERENCES
-    more = f"; and {hidden} more" if hidden > 0 else ""
-    raise RunFolderError(
-        f"{uri} was begun with other settings: {shown}{more}. "
-        "Give the old settings to resume it, or choose another output folder"
-    )
+    return f"{shown}; and {hidden} more" if hidden > 0 else shown
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:

@@ -59,6 +59,8 @@ class Inspection(Frozen):
     """Shards that were given up; the next run tries them again."""
     orphans: tuple[str, ...]
     """Files that no done marker names, left by workers that were killed."""
+    other_versions: dict[str, int]
+    """Shards by library and version, where it is not the version with which the run was begun."""
 
 
 class _ImageSummary:
@@ -100,8 +102,10 @@ def inspect_folder(run: RunFolder) -> Inspection:
     """Read a run folder once and sum it up; memory does not grow with the number of images."""
     done = run.done()
     seconds: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
     for marker in done.values():
         seconds.update(marker.tally.seconds)
+        versions.update(" ".join(pair) for pair in marker.other_versions.items())
     images = _ImageSummary()
     columns = ["path", "status", "error_code", "error_message", "height", "width", *_SECONDS]
     for batch in run.read_table("images", columns):
@@ -131,4 +135,5 @@ def inspect_folder(run: RunFolder) -> Inspection:
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         failed_shards=tuple(run.failed().values()),
         orphans=tuple(run.orphans()),
+        other_versions=dict(versions),
     )

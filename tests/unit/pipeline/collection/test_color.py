@@ -153,7 +153,7 @@ def test_colours_are_those_that_a_browser_shows(name: str) -> None:
 
 @needs_chromium
 def test_the_table_above_is_what_chromium_shows() -> None:
-    from playwright.sync_api import sync_playwright
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
     script = """async address => {
         const image = new Image(); image.src = address; await image.decode();
@@ -161,7 +161,7 @@ def test_the_table_above_is_what_chromium_shows() -> None:
         context.drawImage(image, 0, 0);
         return Array.from(context.getImageData(12, 8, 1, 1).data).slice(0, 3);
     }"""
-    with sync_playwright() as session:
+    with api.sync_playwright() as session:
         browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page()
         for name, (data, shown, _) in SHOWN.items():

@@ -1,10 +1,14 @@
 """A worker in this process: what it loads, annotates and commits."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from pipeline.job import job
 from pipeline.job.worker import Worker, WorkerSetup, commit
 from pipeline.run.folder import RunFolder
+from schemas.errors import RunFolderError
 from tests.helpers.colour_segmenter import BuildColourSegmenter, colour_config, paint_collection
 
 
@@ -28,6 +32,17 @@ def test_annotate_commits_the_shard(config, worker):
     assert tally.num_images == 2
     assert list(run.done()) == [1]
     assert run.done()[1].tally == tally
+
+
+def test_a_worker_with_other_libraries_than_the_run_is_refused(config, worker):
+    """The machines of a cluster may differ, and the driver looks at its own only."""
+    run = job.plan(config).begin(worker.prepare())
+    path = Path(config.out) / "run.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["identity"]["versions.pillow"] = "1.1"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RunFolderError, match='pillow was "1.1", now '):
+        worker.annotate(run.shards()[0])
 
 
 def test_annotate_rows_commits_nothing(config, worker):

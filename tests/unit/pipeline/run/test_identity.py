@@ -4,15 +4,31 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.run.folder import RunFolder
+from pipeline.run.inspect import inspect_folder
+from pipeline.run.versions import compared_versions
 from schemas.errors import RunFolderError
-from tests.helpers.imageless_runs import begin_run, make_identity
+from schemas.records import Shard, ShardDone
+from schemas.tables import to_table
+from tests.helpers.imageless_runs import (
+    begin_run,
+    image_refs,
+    make_identity,
+    make_rows,
+    make_tally,
+)
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> str:
     return str(tmp_path / "run")
+
+
+def commit(run: RunFolder, shard: Shard) -> ShardDone:
+    rows = make_rows(shard)
+    return run.commit(shard.index, "one", rows, make_tally(rows))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +73,65 @@ def test_other_weights_are_another_run(out: str) -> None:
     identity = replace(make_identity(out), weights={"clip": "b" * 64, "vision": "c" * 64})
     with pytest.raises(RunFolderError, match=r"weights\.clip was .* weights\.vision was \(none\)"):
         RunFolder.open(out).check_same(identity)
+
+
+def _begun_with(out: str, **versions: str) -> None:
+    """Change the versions in `run.yaml` to those of another machine."""
+    path = Path(out) / "run.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["identity"] |= {f"versions.{library}": text for library, text in versions.items()}
+    content["fingerprint"] = "f" * 64
+    path.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("library", ["pillow", "torch", "libjpeg", "timm", "open_clip_torch"])
+def test_other_versions_of_libraries_are_named(out: str, library: str) -> None:
+    both = {"clip": "a" * 64, "vision": "b" * 64}
+    identity = replace(make_identity(out), weights=both)
+    RunFolder.create_or_resume(out, identity, to_table("manifest", image_refs(9)))
+    now = compared_versions(both)[library]
+    _begun_with(out, **{library: "0.1"})
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder.open(out).check_same(identity)
+    assert f'other versions of libraries: {library} was "0.1", now "{now}"' in str(caught.value)
+    assert "run.accept_versions=true" in str(caught.value)
+
+
+def test_other_versions_can_be_accepted_and_are_noted_in_markers(out: str) -> None:
+    run = begin_run(out)
+    first, second = list(run.shards())[:2]
+    commit(run, first)
+    _begun_with(out, pillow="1.2", torch="0.9")
+    accepted = begin_run(out, run={"accept_versions": True})
+    marker = commit(accepted, second)
+    now = compared_versions({"clip"})
+    assert marker.other_versions == {"pillow": now["pillow"], "torch": now["torch"]}
+    assert marker.fingerprint == accepted.fingerprint
+    assert inspect_folder(accepted).other_versions == {
+        f"pillow {now['pillow']}": 1,
+        f"torch {now['torch']}": 1,
+    }
+
+
+def test_accepting_versions_accepts_no_other_setting(out: str) -> None:
+    begin_run(out)
+    _begun_with(out, pillow="1.2")
+    with pytest.raises(RunFolderError, match="shard_size was 4, now 5"):
+        begin_run(out, shard_size=5, run={"accept_versions": True})
+
+
+def test_repairs_of_libraries_are_the_same_run(out: str) -> None:
+    """The last number of a version is recorded, not compared."""
+    info = begin_run(out).info
+    versions = compared_versions({"clip"})
+    assert versions["pillow"] == ".".join(info.versions["pillow"].split(".")[:2])
+    assert versions["torch"].count(".") == 1
+    assert info.versions["torch"].count(".") == 2
+
+
+def test_timm_counts_only_beside_a_second_network() -> None:
+    assert "timm" not in compared_versions({"clip"})
+    assert compared_versions({"clip", "vision"})["timm"].count(".") == 2
 
 
 def test_relative_and_absolute_paths_are_the_same_run(
