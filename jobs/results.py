@@ -43,6 +43,7 @@ def show_inspection(found: "Inspection") -> None:
     images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
     shards = f"{found.num_shards_done} done, {len(found.failed_shards)} given up"
     orphans = f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
+    versions = ", ".join(f"{library} in {n} shards" for library, n in found.other_versions.items())
     console.facts(
         [
             ("run folder", found.run),
@@ -52,7 +53,7 @@ def show_inspection(found: "Inspection") -> None:
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
             ("seconds", console.seconds(found.seconds)),
-            ("accepted", ", ".join(f"{it} in {n} shards" for it, n in found.other_versions.items())),
+            ("accepted", versions),
             ("orphans", orphans if found.orphans else ""),
         ]
     )

@@ -41,7 +41,7 @@ def test_a_worker_with_other_libraries_than_the_run_is_refused(config, worker):
     content = yaml.safe_load(path.read_text())
     content["identity"]["versions.pillow"] = "1.1"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(RunFolderError, match='pillow was "1.1", now '):
+    with pytest.raises(RunFolderError, match=r'pillow was "1.1", now '):
         worker.annotate(run.shards()[0])
 
 
