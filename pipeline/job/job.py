@@ -101,11 +101,11 @@ def plan(config: JobConfig) -> JobPlan:
         num_shards = config.num_shards(images.num_rows)
         return JobPlan(config, folders, images.num_rows, num_shards, images)
     run = RunFolder.open(config.out)
+    done, num_shards = run.done(), run.info.num_shards
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
-    run.check_same(RunIdentity(config, run.info.weights, folders))
-    return JobPlan(
-        config, folders, run.info.num_images, run.info.num_shards, run=run, done=run.done()
-    )
+    identity = RunIdentity(config, run.info.weights, folders)
+    run.check_same(identity, is_finished=len(done) == num_shards)
+    return JobPlan(config, folders, run.info.num_images, num_shards, run=run, done=done)
 
 
 def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:

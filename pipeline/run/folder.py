@@ -90,13 +90,17 @@ class RunFolder:
         run.repair()
         return run
 
-    def check_same(self, identity: RunIdentity) -> None:
+    def check_same(self, identity: RunIdentity, *, is_finished: bool = False) -> None:
         """Check that a job with this identity continues this run.
 
+        Args:
+            identity: of the job.
+            is_finished: nothing is left to compute: versions of libraries do not matter.
+
         Raises:
-            RunFolderError: names the settings that differ.
+            RunFolderError: names the settings or the versions that differ.
         """
-        check_same_run(self.info, identity, self.folder.uri)
+        check_same_run(self.info, identity, self.folder.uri, is_finished=is_finished)
 
     @cached_property
     def info(self) -> RunInfo:

@@ -146,16 +146,20 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
     return info
 
 
-def check_same_run(info: RunInfo, identity: RunIdentity, uri: str) -> None:
+def check_same_run(
+    info: RunInfo, identity: RunIdentity, uri: str, *, is_finished: bool = False
+) -> None:
     """Check that a job continues the run of a folder.
 
     Args:
         info: of the folder's run.
         identity: of the job.
         uri: the run folder, for messages.
+        is_finished: nothing is left to compute, so that versions of libraries do not matter.
 
     Raises:
-        RunFolderError: the tables are of an older version; or it names the settings that differ.
+        RunFolderError: the tables are of an older version; or it names the settings or the
+            libraries that differ.
     """
     if info.schema_version != SCHEMA_VERSION:
         raise RunFolderError(
@@ -173,7 +177,7 @@ def check_same_run(info: RunInfo, identity: RunIdentity, uri: str) -> None:
             f"{uri} was begun with other settings: {_listed(differences)}. "
             "Give the old settings to resume it, or choose another output folder"
         )
-    if not identity.config.run.accept_versions:
+    if not (is_finished or identity.config.run.accept_versions):
         check_versions(info, uri)
 
 

@@ -113,6 +113,14 @@ def test_other_versions_can_be_accepted_and_are_noted_in_markers(out: str) -> No
     }
 
 
+def test_a_finished_run_may_be_asked_again_under_other_versions(out: str) -> None:
+    begin_run(out)
+    _begun_with(out, pillow="1.2")
+    RunFolder.open(out).check_same(make_identity(out), is_finished=True)
+    with pytest.raises(RunFolderError, match="pillow"):
+        RunFolder.open(out).check_same(make_identity(out))
+
+
 def test_accepting_versions_accepts_no_other_setting(out: str) -> None:
     begin_run(out)
     _begun_with(out, pillow="1.2")
