@@ -45,13 +45,17 @@ class HeadStore:
     Args:
         config: says where they are.
         identity: of this training.
+        versions: of the libraries that can change its result. A checkpoint with others is refused
+            unless `run.accept_versions`; a finished head is finished.
     """
 
-    def __init__(self, config: HeadConfig, identity: Identity) -> None:
+    def __init__(self, config: HeadConfig, identity: Identity, versions: Mapping[str, str]) -> None:
         parent, self._name = uris.parent_and_name(uris.normalise(config.out))
         self._checkpoint = uris.parent_and_name(uris.normalise(config.checkpoint))[1]
         self._folder = Folder(parent)
         self._identity = json.loads(json.dumps(identity))
+        self._versions = dict(versions)
+        self._accepts_versions = config.run.accept_versions
 
     def is_finished(self) -> bool:
         """Return whether the head is there; then delete a checkpoint that is left.
@@ -76,6 +80,7 @@ class HeadStore:
         if data is None:
             return None
         record = self._check_identity(data, self._checkpoint)
+        self._check_versions(json.loads(record.get("versions", "{}")))
         return Checkpoint(int(record["step"]), load(data), json.loads(record["failed"]))
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -92,13 +97,36 @@ class HeadStore:
     @property
     def record(self) -> dict[str, str]:
         """What the head's file records of its training."""
-        return {"identity": json.dumps(self._identity), "version": version("ovseg")}
+        return {
+            "identity": json.dumps(self._identity),
+            "version": version("ovseg"),
+            "versions": json.dumps(self._versions),
+        }
 
     def _read(self, name: str) -> bytes | None:
         try:
             return self._folder.read_bytes(name)
         except FileNotFoundError:
             return None
+
+    def _check_versions(self, theirs: dict[str, str]) -> None:
+        """Check the versions that a checkpoint records.
+
+        Raises:
+            RunFolderError: names the libraries that differ.
+        """
+        differing = [
+            f"{library} was {theirs[library]}, now {self._versions.get(library)}"
+            for library in sorted(theirs)
+            if theirs[library] != self._versions.get(library)
+        ]
+        if differing and not self._accepts_versions:
+            place = redact(uris.join(self._folder.uri, self._checkpoint))
+            raise RunFolderError(
+                f"{place} was begun with other versions of libraries: {'; '.join(differing)}. "
+                "Install the old ones to resume it, or accept that its steps differ slightly from "
+                "here on (--set run.accept_versions=true), or delete it to begin anew"
+            )
 
     def _check_identity(self, data: bytes, name: str) -> dict[str, str]:
         """Return the record in a file, given its content.

@@ -26,6 +26,7 @@ from pipeline.annotate.prefetch import map_ahead, to_tensor
 from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.job.worker_process import enter_worker_process
+from pipeline.run.versions import compared_versions
 from pipeline.storage.weights import resolve, weights_sha256
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
@@ -150,12 +151,13 @@ class HeadWorker:
             "size_px": task.size_px,
             "seed": config.seed,
             "images": _content_hash(self._setup.images),
+            "image.color_profiles": config.image.color_profiles,
             **{
                 f"weights.{role}": weights_sha256(path)
                 for role, path in self._backbones.files().items()
             },
         }
-        return HeadStore(config, identity)
+        return HeadStore(config, identity, compared_versions(self._backbones.files()))
 
     @cached_property
     def _trainer(self) -> HeadTrainer:

@@ -14,7 +14,8 @@ STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
 
 
 def make_store(folder: Path, **identity: object) -> HeadStore:
-    return HeadStore(heads_config(folder, folder / "h.safetensors"), {"seed": 0, **identity})
+    config = heads_config(folder, folder / "h.safetensors")
+    return HeadStore(config, {"seed": 0, **identity}, {"torch": "2.15"})
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
@@ -39,6 +40,22 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     make_store(tmp_path, steps=7).save(Checkpoint(3, STATE))
     with pytest.raises(RunFolderError, match=r"another training \(steps was 7, now 9\)"):
         make_store(tmp_path, steps=9).last()
+
+
+def test_checkpoint_of_other_libraries_is_refused_unless_accepted(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.save(Checkpoint(3, STATE))
+    config = heads_config(tmp_path, tmp_path / "h.safetensors")
+    later = HeadStore(config, {"seed": 0}, {"torch": "2.16"})
+    with pytest.raises(RunFolderError, match=r"torch was 2\.15, now 2\.16.*accept_versions=true"):
+        later.last()
+    run = config.run.model_copy(update={"accept_versions": True})
+    accepting = HeadStore(config.model_copy(update={"run": run}), {"seed": 0}, {"torch": "2.16"})
+    last = accepting.last()
+    assert last is not None
+    assert last.step == 3
+    store.finish(file_bytes(STATE, store.record))
+    assert later.is_finished()
 
 
 def test_foreign_file_in_the_place_of_the_head_is_refused(tmp_path: Path) -> None:
