@@ -137,11 +137,6 @@ def test_repairs_of_libraries_are_the_same_run(out: str) -> None:
     assert info.versions["torch"].count(".") == 2
 
 
-def test_timm_counts_only_beside_a_second_network() -> None:
-    assert "timm" not in compared_versions({"clip"})
-    assert compared_versions({"clip", "vision"})["timm"].count(".") == 2
-
-
 def test_relative_and_absolute_paths_are_the_same_run(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
