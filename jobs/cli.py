@@ -220,16 +220,47 @@ def review_command(
 
 
 @app.command("import-review")
-def import_review_command(
+def import_review_command(  # noqa: PLR0913 - typer's flags are parameters
     run: Run,
-    file: Annotated[str, typer.Argument(help="The tool's export: a path or URL.", metavar="FILE")],
-    tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")],
+    file: Annotated[
+        str, typer.Argument(help="The tool's export: a path or URL.", metavar="[FILE]")
+    ] = "",
+    tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")] = "",
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="A label of the tool and the run's: THEIRS=OURS; repeatable."),
+    ] = None,
+    empty_means: Annotated[
+        str,
+        typer.Option(help="An image without an entry: unannotated (default) or reviewed."),
+    ] = "",
+    unchanged_means: Annotated[
+        str,
+        typer.Option(help="A file that equals the predictions: predictions (default) or reviewed."),
+    ] = "",
+    prefer: Annotated[
+        str,
+        typer.Option(
+            help="Where the review page says otherwise: newer (default; the page's, if the file "
+            "has no times), file or page."
+        ),
+    ] = "",
+    is_list: Annotated[bool, typer.Option("--list", help="List the imports of the run.")] = False,
+    undo: Annotated[str, typer.Option(help="Take the import with this id back.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Bring corrected masks back from another tool."""
-    from jobs.review import import_review_file as command
+    """Bring corrected masks back from another tool; list imports, take one back."""
+    from jobs.review import ImportFlags, import_review_file, show_imports, take_import_back
 
-    command(run, tool, file, as_json)
+    if sum(map(bool, (file or tool, is_list, undo))) != 1 or bool(file) != bool(tool):
+        raise typer.BadParameter("expected FILE and --from TOOL, or --list, or --undo ID")
+    if is_list:
+        show_imports(run, as_json)
+    elif undo:
+        take_import_back(run, undo, as_json)
+    else:
+        flags = ImportFlags(labels or (), empty_means, unchanged_means, prefer)
+        import_review_file(run, tool, file, flags, as_json)
 
 
 @app.command("calibrate")

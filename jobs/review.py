@@ -5,10 +5,17 @@ import io
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from jobs import console
 from jobs.config import load_config
+from schemas.base import validated
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.corrections.import_report import ImportReport
 
 _SHOWN_LABELS = 40
 _M_MMAP_THRESHOLD = -3
@@ -34,51 +41,155 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
         print("\nended; every decision is in the run folder")
 
 
-def import_review_file(run: str, tool: str, file: str, as_json: bool) -> None:
+@dataclass(frozen=True)
+class ImportFlags:
+    """The flags of `ovseg import-review` that say how a file is understood.
+
+    Attributes:
+        labels: `THEIRS=OURS` each.
+        empty_means: what an image without an entry is; empty: the default, as below.
+        unchanged_means: what a file is that equals the predictions.
+        prefer: what counts where the review page says otherwise.
+    """
+
+    labels: Sequence[str] = ()
+    empty_means: str = ""
+    unchanged_means: str = ""
+    prefer: str = ""
+
+
+def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_json: bool) -> None:
     """Read a tool's file into the reviewed layer and print what its reviewers changed.
 
     Raises:
-        ConfigError: no such tool.
+        ConfigError: no such tool, or a flag's value that is none.
         UserError: a file that cannot be used.
     """
+    from pipeline.corrections.import_review import ImportRules
     from pipeline.corrections.import_review import import_review as read
     from pipeline.run.folder import RunFolder
 
-    report = read(RunFolder.open(run), tool, file)
+    folder = RunFolder.open(run)
+    names = folder.info.job().vocabulary.names
+    given: dict[str, Any] = {
+        "empty_means": flags.empty_means,
+        "unchanged_means": flags.unchanged_means,
+        "prefer": flags.prefer,
+        "labels": dict(_renamed(text, names) for text in flags.labels),
+    }
+    rules = validated(ImportRules, {key: value for key, value in given.items() if value})
+    report = read(folder, tool, file, rules)
     if as_json:
         return console.print_json(report.model_dump(mode="json"))
+    return _print_import(report, shlex.quote(run))
+
+
+def _renamed(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the two labels of `THEIRS=OURS`; both may hold a `=`.
+
+    Raises:
+        ConfigError: it has not this form.
+    """
+    places = [place for place, letter in enumerate(text) if letter == "="]
+    pairs = [(text[:place], text[place + 1 :]) for place in places]
+    pairs = [(theirs, ours) for theirs, ours in pairs if theirs and ours]
+    if not pairs:
+        raise ConfigError(
+            f"--label {text}: expected THEIRS=OURS, the tool's label and the run's, for example "
+            f"{shlex.quote(f'objects={names[0]}')}"
+        )
+    return next((pair for pair in pairs if pair[1] in names), pairs[0])
+
+
+def _print_import(report: "ImportReport", quoted_run: str) -> None:
+    from pipeline.importers.shared.notes import WORDS
+
     rows = [
         (
             label.name, label.predicted, label.accepted_share, label.accepted, label.changed,
-            label.rejected, label.added, label.iou, label.minutes,
+            label.rejected, label.added, label.unknown, label.iou, label.minutes,
         )
         for label in report.labels
         if label.predicted or label.added
     ]  # fmt: skip
     columns = (
-        "label", "predicted", "share accepted", "accepted", "changed", "rejected", "added", "IoU",
-        "minutes",
+        "label", "predicted", "share accepted", "accepted", "changed", "rejected", "added",
+        "unknown", "IoU", "minutes",
     )  # fmt: skip
     timed = bool(report.num_images_with_time)
     rows, columns = (rows, columns) if timed else ([row[:-1] for row in rows], columns[:-1])
     console.table("Predictions and their corrections by label", columns, rows)
     console.line("")
     minutes = f"{report.minutes:.1f} for {report.num_images_with_time} images"
-    quoted = shlex.quote(run)
     unknown = ", ".join(f"{name} ({count})" for name, count in report.unknown_labels.items())
-    return console.facts(
+    pairs = [f"{theirs}={ours}" for theirs, ours in report.near_labels.items()]
+    near = " ".join(f"--label {shlex.quote(pair)}" for pair in pairs)
+    images = f"{report.num_images}, {report.num_partly} of them in part"
+    console.facts(
         [
-            ("images reviewed", report.num_images),
+            ("import", f"{report.id} (ovseg import-review {quoted_run} --undo {report.id})"),
+            ("images reviewed", images if report.num_partly else report.num_images),
             ("minutes", minutes if timed else ""),
-            ("turned by their EXIF orientation", report.num_turned or ""),
-            ("left out: not annotated in the run", report.num_unknown or ""),
-            ("left out: the same image again", report.num_repeated or ""),
-            ("left out: of another size", report.num_wrong_size or ""),
-            ("left out: no masks", report.num_other_regions or ""),
-            ("left out: masks of unknown labels", unknown),
-            ("next", f"ovseg calibrate {quoted}; ovseg evaluate {quoted} --truth reviewed"),
+            ("labels that the run does not have", unknown),
+            ("spelled much like one of the run", near and f"import again with {near}"),
         ]
     )
+    for kind, note in report.notes.items():
+        console.line(f"{WORDS[kind]}: {note.count}")
+        for name in note.first:
+            console.line(f"  {name}")
+        if note.count > len(note.first):
+            console.line("  ...")
+    console.facts(
+        [("next", f"ovseg calibrate {quoted_run}; ovseg evaluate {quoted_run} --truth reviewed")]
+    )
+
+
+def show_imports(run: str, as_json: bool) -> None:
+    """Print the imports of a run, also those that were taken back.
+
+    Raises:
+        UserError: no such run.
+    """
+    from pipeline.corrections import imports
+    from pipeline.run.folder import RunFolder
+
+    entries = imports.list_imports(RunFolder.open(run))
+    if as_json:
+        return console.print_json([entry.model_dump(mode="json") for entry in entries])
+    if not entries:
+        return console.line("no review was imported into this run")
+    rows = [
+        (
+            entry.id, _local_time(entry.at_s), entry.source, entry.num_images, entry.num_masks,
+            entry.num_replaced, "" if entry.undone_at_s is None else _local_time(entry.undone_at_s),
+        )
+        for entry in entries
+    ]  # fmt: skip
+    columns = ("id", "when", "file", "images", "masks", "replaced by later ones", "taken back")
+    return console.table("Imports, the last one last", columns, rows)
+
+
+def take_import_back(run: str, identity: str, as_json: bool) -> None:
+    """Take an import back.
+
+    Raises:
+        UserError: no such run or import, or it is taken back already.
+    """
+    from pipeline.corrections import imports
+    from pipeline.run.folder import RunFolder
+
+    entry = imports.undo_import(RunFolder.open(run), identity)
+    if as_json:
+        return console.print_json(entry.model_dump(mode="json"))
+    return console.line(
+        f"taken back: {entry.id}, {entry.num_images} images from {entry.source}; its files stay in "
+        "the run folder"
+    )
+
+
+def _local_time(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s).astimezone().isoformat(" ", "seconds")
 
 
 def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> None:

@@ -118,9 +118,20 @@ class ReviewImport(Frozen):
 
     def since_s(self, image: ReviewedImage) -> float:
         """Return from when on decisions of the review page count beside the import."""
-        if self.prefer == "file":
-            return self.at_s
-        return 0.0 if self.prefer == "page" or image.told_at_s is None else image.told_at_s
+        return page_since_s(self.prefer, image, self.at_s)
+
+
+def page_since_s(prefer: Prefer, image: ReviewedImage, at_s: float) -> float:
+    """Return from when on decisions of the review page on an image count, in Unix seconds.
+
+    Args:
+        prefer: of the import.
+        image: as it was imported.
+        at_s: time of the import.
+    """
+    if prefer == "file":
+        return at_s
+    return 0.0 if prefer == "page" or image.told_at_s is None else image.told_at_s
 
 
 class ReviewUndo(Frozen):

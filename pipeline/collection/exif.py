@@ -26,6 +26,11 @@ def swaps_sides(orientation: int) -> bool:
     return orientation >= 5
 
 
+def inverse_orientation(orientation: int) -> int:
+    """Return the orientation whose turn takes the turn of another one back."""
+    return {6: 8, 8: 6}.get(orientation, orientation)
+
+
 def upright_image(image: Image.Image, orientation: int) -> Image.Image:
     """Return a stored image as it is displayed; the same object where there is nothing to do."""
     turn = _TRANSPOSE.get(orientation)

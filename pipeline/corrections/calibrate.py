@@ -7,6 +7,7 @@ is cross-validated: every image is calibrated with a fit to the images of the ot
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,9 @@ class Rules(Frozen):
     """Labels with fewer reviewed segments share one threshold; a run needs at least as many."""
     thresholds: bool = True
     """Fit thresholds; if false, no segment is dropped."""
+    max_unknown: Share = 0.5
+    """A label is refused if a larger share of its reviewed segments has become masks of labels that
+    the run does not have: what is left of them is no sample."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
     """Fit scores and thresholds to the reviewed layer.
 
     Raises:
-        UserError: too few segments are reviewed, all of them are right, wrong or of one image, or
-            the run is calibrated already.
+        UserError: too few segments are reviewed, all of them are right, wrong or of one image, most
+            of a label's are unknown, or the run is calibrated already.
     """
     rules = rules or Rules()
     if run.info.job().calibration is not None:
@@ -110,6 +114,7 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
         )
     layer = ReviewedLayer(run)
     reviewed = _collect(layer, rules.min_iou)
+    _check_unknown(layer, reviewed, rules.max_unknown)
     _check(reviewed, len(layer.images), rules)
     fitted = _fit(reviewed.score, reviewed.right)
     xs, ys = (np.round(part, _DIGITS) for part in fitted)
@@ -160,6 +165,28 @@ def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
         np.array(label),
         np.array([fold[image_id] for image_id in image], int),
     )
+
+
+def _check_unknown(layer: ReviewedLayer, reviewed: Reviewed, max_unknown: float) -> None:
+    """Refuse labels of which the review says too little, because its masks have other labels."""
+    unknown = Counter(
+        row["label"]
+        for image_id in layer.partly_reviewed()
+        for row in layer.predicted(image_id)
+        if row["segment_index"] in layer.unknown_segments(image_id)
+    )
+    decided = Counter(reviewed.label.tolist())
+    refused = [
+        f"{label!r} ({count} of {count + decided[label]})"
+        for label, count in unknown.items()
+        if count > max_unknown * (count + decided[label])
+    ]
+    if refused:
+        raise UserError(
+            "most reviewed segments of a label have become masks of labels that the run does not "
+            f"have: {', '.join(refused)}; import again with `--label THEIRS=OURS`, or decide on "
+            "them on the review page (--set max_unknown=1: calibrate with what is known)"
+        )
 
 
 def _check(reviewed: Reviewed, num_images: int, rules: Rules) -> None:

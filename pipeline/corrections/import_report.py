@@ -1,10 +1,11 @@
 """The report of an import: how often predictions were kept, by label."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.corrections.matching import overlap
+from pipeline.importers.shared.notes import Note, NoteKind
 from pipeline.run.reader import Row, grouped
 from schemas.base import Frozen
 from schemas.review import ReviewedMask
@@ -22,6 +23,8 @@ class LabelReview(Frozen):
     rejected: int
     added: int
     """Masks of the label without a predicted segment."""
+    unknown: int
+    """Segments that may have become masks of a label that the run does not have: undecided."""
     iou: float | None
     """Of predicted and corrected pixels over all reviewed images; None: neither has any."""
     minutes: float | None
@@ -29,30 +32,30 @@ class LabelReview(Frozen):
 
     @property
     def accepted_share(self) -> float | None:
-        """Share of the predicted segments that were accepted; None: none was predicted."""
-        return self.accepted / self.predicted if self.predicted else None
+        """Share of the decided segments that were accepted; None: none was decided."""
+        decided = self.predicted - self.unknown
+        return self.accepted / decided if decided else None
 
 
 class ImportReport(Frozen):
     """Counts of one import."""
 
+    id: str
+    """What `ovseg import-review RUN --undo` takes."""
     source: str
     labels: tuple[LabelReview, ...]
     num_images: int
+    """Images that now count as reviewed, in whole or in part."""
+    num_partly: int
+    """Of these, images with masks of labels that the run does not have."""
     num_images_with_time: int
     minutes: float
-    num_turned: int
-    """Images whose masks were turned because the tool ignores EXIF."""
-    num_unknown: int
-    """Images left out: the run does not have them or has not annotated them."""
-    num_repeated: int
-    """Images left out: the file has the same image of the run twice."""
-    num_wrong_size: int
-    """Images left out: their size is not that of the run's image."""
-    num_other_regions: int
-    """Boxes, points and other shapes that were left out."""
     unknown_labels: dict[str, int]
-    """Number of masks left out, by label that the run does not have."""
+    """Number of masks by label that the run does not have."""
+    near_labels: dict[str, str]
+    """Of these labels, those that are spelled much like a label of the run."""
+    notes: dict[NoteKind, Note]
+    """What was left out, replaced or read in another way, with the first ten of each kind."""
 
 
 @dataclass
@@ -81,6 +84,7 @@ class Tally:
         predicted: Sequence[Row],
         masks: Sequence[ReviewedMask],
         seconds: float | None,
+        unknown: Collection[int] = (),
     ) -> None:
         """Add an image.
 
@@ -89,14 +93,17 @@ class Tally:
             predicted: the image's annotation rows.
             masks: the corrected masks.
             seconds: time that the image took; None: not known.
+            unknown: segments that are neither accepted nor rejected; their pixels do not count.
         """
-        before = grouped(predicted, "label")
+        known = [row for row in predicted if row["segment_index"] not in unknown]
+        before = grouped(known, "label")
         after = grouped((mask.model_dump() for mask in masks), "label")
         verdicts = {m.segment_index: m.verdict for m in masks if m.segment_index is not None}
         for segment in predicted:
             counts = self._counts[segment["label"]]
             counts.predicted += 1
-            counts.verdicts[verdicts.get(segment["segment_index"], "rejected")] += 1
+            index = segment["segment_index"]
+            counts.verdicts[verdicts.get(index, "unknown" if index in unknown else "rejected")] += 1
         for mask in masks:
             self._counts[mask.label].verdicts["added"] += mask.verdict == "added"
         present = before.keys() | after.keys()
@@ -122,6 +129,7 @@ class Tally:
                 changed=counts.verdicts["changed"],
                 rejected=counts.verdicts["rejected"],
                 added=counts.verdicts["added"],
+                unknown=counts.verdicts["unknown"],
                 iou=counts.intersection / counts.union if counts.union else None,
                 minutes=counts.seconds / 60 if counts.has_time else None,
             )

@@ -2,23 +2,33 @@
 
 A mask that equals a predicted segment was accepted. A mask that comes from a segment (the tool's
 file names it, or by label or place) was changed. A mask without a segment was added. A segment
-without a mask was rejected. The predictions are not changed.
+without a mask was rejected, unless a mask of a label that the run does not have lies there: then
+nothing is known of it. The predictions are not changed.
 """
 
-import logging
+import shlex
+import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
-from ovseg_core.rle.coco_segmentation import encode_mask
-from pipeline.collection.exif import swaps_sides, upright_mask
+from pipeline.corrections.frames import Frame, fitting_frame, possible_frames
 from pipeline.corrections.import_report import ImportReport, Tally
-from pipeline.corrections.imports import store_import
+from pipeline.corrections.imports import Imports, store_import
+from pipeline.corrections.layer import decision_on
+from pipeline.corrections.log import ReviewLog
 from pipeline.corrections.matching import (
     CorrectedMask,
+    count_px,
+    covered_segments,
     match,
     merge_by_label,
     split_into_components,
 )
 from pipeline.corrections.names import LabelNames, match_names
+from pipeline.corrections.statements import best_statement, seconds_of, silence_of
+from pipeline.importers.shared.notes import WORDS, NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
@@ -26,153 +36,312 @@ from pipeline.run.reader import Row
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas import plugins
+from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.redact import redact
-from schemas.review import ReviewedImage, ReviewedMask
-
-logger = logging.getLogger(__name__)
+from schemas.review import (
+    Prefer,
+    ReviewDecision,
+    ReviewedImage,
+    ReviewedMask,
+    ReviewKey,
+    page_since_s,
+)
 
 PACKAGE = "pipeline.importers"
+_MAY_STEM = 0.1
+"""Share of a predicted segment under masks of unknown labels from which it may be one of them."""
+_NAMED = 3
+_EDITED = (
+    NoteKind.UNREADABLE, NoteKind.DROPPED_MASKS, NoteKind.REPEATED, NoteKind.WRONG_SIZE,
+)  # fmt: skip
+"""Notes of what no export of ours has: somebody has worked on the file."""
 
 
-def import_review(run: RunFolder, tool: str, uri: str) -> ImportReport:
+class ImportRules(Frozen):
+    """How a file is understood where it can be understood in two ways."""
+
+    labels: dict[str, str] = {}
+    """Labels of the run by the names that the tool gives them."""
+    empty_means: Literal["unannotated", "reviewed"] = "unannotated"
+    """Images of which the file has no entry."""
+    unchanged_means: Literal["predictions", "reviewed"] = "predictions"
+    """A file in which nothing differs from the predictions."""
+    prefer: Prefer = "newer"
+    """What counts of an image on which the review page or an earlier import says otherwise."""
+
+
+def import_review(
+    run: RunFolder, tool: str, uri: str, rules: ImportRules | None = None
+) -> ImportReport:
     """Read a tool's file and add it to the reviewed layer.
 
     Args:
         run: the run that was exported to the tool.
         tool: an importer's name.
         uri: the file, a path or URL.
+        rules: how the file is understood.
 
     Raises:
         ConfigError: no such importer.
-        UserError: the file is missing, has another format, or has no image of the run.
+        UserError: the file is missing, has another format, has no reviewed image of the run, or
+            nothing in it differs from the predictions.
     """
     importer = plugins.load(PACKAGE, tool.replace("-", "_"))
-    importing = _Import(run, source=f"{tool}: {redact(uri)}")
-    importing.find(list(importer.read(_read_file(uri))))
+    importing = _Import(run, f"{tool}: {redact(uri)}", rules or ImportRules())
+    importing.find(list(importer.read(_read_file(uri), importing.notes)))
     return importing.finish()
 
 
 class _Import:
     """One import: find each image in the run, compare its masks, store them, count."""
 
-    def __init__(self, run: RunFolder, source: str) -> None:
+    def __init__(self, run: RunFolder, source: str, rules: ImportRules) -> None:
         job = run.info.job()
+        self.notes = Notes()
         self._run = run
         self._source = source
+        self._rules = rules
         self._one_per_label = job.masks.segments == "class"
-        self._labels = LabelNames(job.vocabulary.names)
+        self._labels = LabelNames(job.vocabulary.names, rules.labels)
         self._predictions = Predictions(run)
-        self._found: dict[str, ToolImage] = {}
+        self._earlier = Imports(run)
+        self._page: dict[str, dict[ReviewKey, ReviewDecision]] = {}
+        for key, decision in ReviewLog(run).current().items():
+            self._page.setdefault(key.image_id, {})[key] = decision
+        self._found: dict[str, list[ToolImage]] = {}
+        self._frames: Counter[str] = Counter()
         self._images: list[ReviewedImage] = []
         self._masks: list[ReviewedMask] = []
-        self._unknown_images: list[str] = []
         self._unknown_labels: Counter[str] = Counter()
-        self._left_out = Counter(wrong_size=0, turned=0, regions=0, repeated=0)
+        self._differs = False
+        self._has_known = False
         self._tally = Tally(self._labels.names)
 
-    def find(self, images: list[ToolImage]) -> None:
-        """Find the images of the file in the run; if several are the same, the last one counts."""
+    def find(self, images: Sequence[ToolImage]) -> None:
+        """Find the images of the file in the run."""
         table = self._run.manifest()
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         id_of_path = dict(zip(paths, ids, strict=True))
         matches = match_names(paths, [image.names for image in images])
-        for image, found in zip(images, matches.found, strict=True):
+        ambiguous = set(matches.ambiguous)
+        for place, (image, found) in enumerate(zip(images, matches.found, strict=True)):
             if found is None:
-                self._unknown_images.append(image.names[0] if image.names else "?")
+                is_ambiguous = place in ambiguous
+                kind = NoteKind.AMBIGUOUS_NAMES if is_ambiguous else NoteKind.UNKNOWN_IMAGES
+                self.notes.add(kind, image.name)
                 continue
-            image_id = id_of_path[found.path]
-            if image_id in self._found:
-                self._left_out["repeated"] += 1
-                logger.warning(
-                    "%s is in the file more than once: the masks of one are left out", found.path
-                )
-            self._found[image_id] = image
+            if found.how:
+                self.notes.add(NoteKind.LOOSE_NAMES, f"{image.name}: {found.path} ({found.how})")
+            self._found.setdefault(id_of_path[found.path], []).append(image)
 
     def finish(self) -> ImportReport:
         """Compare the images with the predictions, in the run's order, and store the import."""
+        untold: list[tuple[Row, ToolImage, list[Frame]]] = []
         for image_id in self._predictions.in_order(self._found):
-            self._add(image_id, self._found.pop(image_id))
-        if not self._images:
-            raise UserError(self._why_empty())
-        store_import(self._run, self._source, self._images, self._masks)
+            images = self._found.pop(image_id)
+            row = self._predictions.image(image_id)
+            if row is None:  # failed, or not annotated yet
+                self.notes.add(NoteKind.UNKNOWN_IMAGES, images[0].name)
+                continue
+            chosen = self._choose(images, row)
+            if chosen is None:
+                continue
+            frames = possible_frames(chosen, row)
+            segments = self._predictions.segments(image_id)
+            frame = fitting_frame(frames, chosen.masks, segments, row)
+            if frame is None:
+                untold.append((row, chosen, frames))
+                continue
+            self._frames[frame.kind] += len(frames) > 1
+            self._add(row, chosen, frame)
+        for row, image, frames in untold:  # what the tool did to other images
+            self._add(row, image, max(frames, key=lambda frame: self._frames[frame.kind]))
+        self._check()
+        return self._report(
+            store_import(self._run, self._source, self._images, self._masks, self._rules.prefer)
+        )
+
+    def _choose(self, images: list[ToolImage], row: Row) -> ToolImage | None:
+        """Return the statement that counts of those on one image, noting the others."""
+        empty_means_reviewed = self._rules.empty_means == "reviewed"
+        silent = [silence_of(image, empty_means_reviewed) for image in images]
+        fitting = [bool(possible_frames(image, row)) for image in images]
+        spoken = [
+            image
+            for image, silence, fits in zip(images, silent, fitting, strict=True)
+            if silence is None and fits
+        ]
+        best = best_statement(spoken) if spoken else None
+        for image, silence, fits in zip(images, silent, fitting, strict=True):
+            if image is best:
+                continue
+            if not fits and image.size_hw is not None:
+                text = f"{image.name}: {image.size_hw[1]} x {image.size_hw[0]} in the file, "
+                text += f"{row['width']} x {row['height']} in the run"
+                self.notes.add(NoteKind.WRONG_SIZE, text)
+            elif best is not None or silence is None:
+                text = f"{image.name}: with {len(image.masks)} masks"
+                self.notes.add(NoteKind.REPEATED, text)
+            else:
+                self.notes.add(silence, image.name)
+                self._differs |= row["num_segments"] > 0
+        self._differs |= not any(fitting)
+        seconds = seconds_of(images)
+        return best and replace(best, seconds=seconds)
+
+    def _add(self, row: Row, image: ToolImage, frame: Frame) -> None:
+        """Compare the masks of an image with the predictions, and keep what people decided."""
+        image_id, size_hw = row["image_id"], (row["height"], row["width"])
+        predicted = self._predictions.segments(image_id)
+        known, unknown = self._by_label(image, frame, row)
+        self._differs |= bool(unknown or image.num_left_out) or image.is_checked
+        if unknown and not known and self._earlier.image(image_id) is not None:
+            return  # the earlier import knows more of it
+        if self._is_older(image_id, image):
+            return
+        self._has_known |= bool(known or not unknown)
+        if self._one_per_label:
+            known = merge_by_label(known, size_hw)
+        else:
+            known = split_into_components(known, predicted, size_hw)
+        masks = match(row, predicted, known, self._labels.names)
+        kept = {mask.segment_index for mask in masks}
+        least = _MAY_STEM if known else 0.0  # of an image without known masks nothing is known
+        open_ones = covered_segments(predicted, unknown, least) - kept
+        num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
+        self._differs |= num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
+        reviewed = ReviewedImage(
+            image_id=image_id,
+            path=row["path"],
+            source=self._source,
+            seconds=image.seconds,
+            num_rejected=num_rejected,
+            told_at_s=image.told_at_s,
+            num_unknown_masks=len(unknown),
+            unknown_segments=tuple(sorted(open_ones)),
+        )
+        self._masks += masks
+        self._images.append(reviewed)
+        self._note(reviewed, image, frame, predicted, masks)
+        self._tally.add(row, predicted, masks, image.seconds, open_ones)
+
+    def _is_older(self, image_id: str, image: ToolImage) -> bool:
+        """Note an image that was imported before; return whether the earlier import counts."""
+        earlier = self._earlier.image(image_id)
+        if earlier is None:
+            return False
+        before, now = earlier.told_at_s, image.told_at_s
+        is_older = before is not None and now is not None and before > now
+        is_older &= self._rules.prefer != "file"
+        self.notes.add(NoteKind.OLDER if is_older else NoteKind.REPLACED, earlier.path)
+        return is_older
+
+    def _by_label(
+        self, image: ToolImage, frame: Frame, row: Row
+    ) -> tuple[list[CorrectedMask], list[CorrectedMask]]:
+        """Return an image's masks in the frame of the run: of known labels, of unknown ones."""
+        known: list[CorrectedMask] = []
+        unknown: list[CorrectedMask] = []
+        size_hw = row["height"], row["width"]
+        for mask in image.masks:
+            counts = frame.counts(mask, size_hw)
+            if not count_px(counts, size_hw):
+                self.notes.add(NoteKind.DROPPED_MASKS, f"{image.name}: {mask.label}, empty")
+                continue
+            category_id = self._labels.find(mask.label)
+            if category_id is None and not mask.label:
+                self.notes.add(NoteKind.UNLABELLED, image.name)
+            elif category_id is None:
+                self.notes.add(NoteKind.UNKNOWN_LABELS, f"{image.name}: {mask.label}")
+                self._unknown_labels[mask.label] += 1
+            found = CorrectedMask(category_id or 0, counts, mask.segment_index)
+            (unknown if category_id is None else known).append(found)
+        return known, unknown
+
+    def _note(
+        self,
+        reviewed: ReviewedImage,
+        image: ToolImage,
+        frame: Frame,
+        predicted: Sequence[Row],
+        masks: Sequence[ReviewedMask],
+    ) -> None:
+        if image.num_left_out:
+            self.notes.add(NoteKind.OTHER_SHAPES, image.name, image.num_left_out)
+        if frame.note or image.frame_note:
+            self.notes.add(NoteKind.FRAMES, f"{image.name}: {frame.note or image.frame_note}")
+        decisions = self._page.get(reviewed.image_id, {})
+        since_s = page_since_s(self._rules.prefer, reviewed, time.time())
+        ours = {mask.segment_index: mask for mask in masks}
+        for row in predicted:
+            decision = decision_on(row, decisions)
+            index = row["segment_index"]
+            if decision is None or index in reviewed.unknown_segments:
+                continue
+            mask = ours.get(index)
+            if not _agree(decision, row, mask):
+                counts = decision.at_s > since_s
+                kind = NoteKind.PAGE_KEPT if counts else NoteKind.PAGE_OVERRIDDEN
+                self.notes.add(kind, f"{reviewed.path}: {row['label']}")
+
+    def _check(self) -> None:
+        """Refuse a file of which nothing was taken, or that is only the predictions again.
+
+        Raises:
+            UserError: names what was found instead.
+        """
+        if not self._images or not self._has_known:
+            raise UserError(
+                f"nothing of the file was taken: it has no reviewed image of the run{self._why()}"
+            )
+        is_new = self._differs or self._labels.used or any(self.notes[kind] for kind in _EDITED)
+        if not is_new and self._rules.unchanged_means == "predictions":
+            raise UserError(
+                f"nothing in the file differs from the predictions (the masks of "
+                f"{len(self._images)} images are the same): it is an export that nobody has "
+                "corrected; if somebody has checked all of it, --unchanged-means reviewed"
+                f"{self._why()}"
+            )
+
+    def _why(self) -> str:
+        """Return in words what was noted, with the first few of each kind, and what to do."""
+        parts = [
+            f"{WORDS[kind]}: {note.count} ({', '.join(note.first[:_NAMED])})"
+            for kind, note in self.notes.report().items()
+        ]
+        if self._unknown_labels:
+            named = list(self._unknown_labels)[:_NAMED]
+            pairs = [f"{label}={self._labels.near(label) or 'LABEL'}" for label in named]
+            flags = " ".join(f"--label {shlex.quote(pair)}" for pair in pairs)
+            parts.append(f"to say which labels they are: {flags}")
+        if self.notes[NoteKind.UNANNOTATED]:
+            parts.append("if images without an entry were checked: --empty-means reviewed")
+        return "".join(f"; {part}" for part in parts)
+
+    def _report(self, identity: str) -> ImportReport:
         seconds = [image.seconds for image in self._images if image.seconds is not None]
+        near = {label: self._labels.near(label) for label in self._unknown_labels}
         return ImportReport(
+            id=identity,
             source=self._source,
             labels=self._tally.labels(),
             num_images=len(self._images),
+            num_partly=sum(image.num_unknown_masks > 0 for image in self._images),
             num_images_with_time=len(seconds),
             minutes=sum(seconds) / 60,
-            num_turned=self._left_out["turned"],
-            num_unknown=len(self._unknown_images),
-            num_repeated=self._left_out["repeated"],
-            num_wrong_size=self._left_out["wrong_size"],
-            num_other_regions=self._left_out["regions"],
             unknown_labels=dict(self._unknown_labels),
+            near_labels={label: name for label, name in near.items() if name is not None},
+            notes=self.notes.report(),
         )
 
-    def _why_empty(self) -> str:
-        unknown, wrong_size = self._unknown_images, self._left_out["wrong_size"]
-        if not unknown and not wrong_size:
-            return "the file has no reviewed image: none of its images has an annotation to import"
-        names = f" ({', '.join(unknown[:3])})" if unknown else ""
-        return (
-            f"the file has no reviewed image of the run: {len(unknown)} have a name that no "
-            f"annotated image of the run has{names}, {wrong_size} have another size"
-        )
 
-    def _add(self, image_id: str, image: ToolImage) -> None:
-        row = self._predictions.image(image_id)
-        if row is None:  # failed, or not annotated yet
-            self._unknown_images.append(image.names[0])
-            return
-        corrected = self._corrected_masks(image, row)
-        if corrected is None:
-            return
-        self._left_out["regions"] += image.num_left_out
-        predicted = self._predictions.segments(image_id)
-        size_hw = row["height"], row["width"]
-        if self._one_per_label:
-            corrected = merge_by_label(corrected, size_hw)
-        else:
-            corrected = split_into_components(corrected, predicted, size_hw)
-        masks = match(row, predicted, corrected, self._labels.names)
-        kept = {mask.segment_index for mask in masks}
-        self._masks += masks
-        self._images.append(
-            ReviewedImage(
-                image_id=image_id,
-                path=row["path"],
-                source=self._source,
-                seconds=image.seconds,
-                num_rejected=sum(segment["segment_index"] not in kept for segment in predicted),
-            )
-        )
-        self._tally.add(row, predicted, masks, image.seconds)
-
-    def _corrected_masks(self, image: ToolImage, row: Row) -> list[CorrectedMask] | None:
-        """Return an image's masks in the run's labels and frame; None: they have another size."""
-        size_hw = row["height"], row["width"]
-        turn = 1
-        if image.size_hw not in (None, size_hw):
-            turn = row["exif_orientation"]
-            if image.size_hw != size_hw[::-1] or not swaps_sides(turn):
-                self._left_out["wrong_size"] += 1
-                logger.warning(
-                    "%s left out: %d x %d in the file, %d x %d in the run",
-                    row["path"], *image.size_hw[::-1], *size_hw[::-1],
-                )  # fmt: skip
-                return None
-            self._left_out["turned"] += 1
-        corrected: list[CorrectedMask] = []
-        for mask in image.masks:
-            category_id = self._labels.find(mask.label)
-            if category_id is None:
-                self._unknown_labels[mask.label] += 1
-                continue
-            counts = mask.rle_counts if turn == 1 else encode_mask(upright_mask(mask.pixels, turn))
-            corrected.append(CorrectedMask(category_id, counts, mask.segment_index))
-        return corrected
+def _agree(decision: ReviewDecision, row: Row, mask: ReviewedMask | None) -> bool:
+    """Return whether a decision of the review page and a file say the same of a segment."""
+    if decision.action == "reject" or mask is None:
+        return decision.action == "reject" and mask is None
+    is_same_mask = mask.rle_counts == row["rle_counts"]
+    return is_same_mask and mask.label == (decision.new_label or row["label"])
 
 
 def _read_file(uri: str) -> bytes:

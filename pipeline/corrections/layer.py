@@ -7,6 +7,8 @@ A decision of the review page replaces the imported mask of a segment by the pre
 removes it. Which decisions count beside an import, the import's marker says (`prefer`).
 """
 
+from collections.abc import Mapping
+
 from pipeline.corrections.imports import Imports
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
@@ -141,7 +143,7 @@ class ReviewedLayer:
         decisions = self._decisions[image_id]
         decided: dict[int, ReviewedMask | None] = {}
         for row in rows:
-            decision = _decision_on(row, decisions)
+            decision = decision_on(row, decisions)
             if decision is not None:
                 decided[row["segment_index"]] = self._mask(row, decision)
         return decided
@@ -159,7 +161,7 @@ class ReviewedLayer:
         return ReviewedMask.model_validate({**fields, **changes})
 
 
-def _decision_on(row: Row, decisions: dict[ReviewKey, ReviewDecision]) -> ReviewDecision | None:
+def decision_on(row: Row, decisions: Mapping[ReviewKey, ReviewDecision]) -> ReviewDecision | None:
     """Return the decision on a segment: its own, else its label's, else the image's."""
     image_id, label, index = row["image_id"], row["label"], row["segment_index"]
     for key in (

@@ -157,6 +157,28 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
     return shared, sum(areas) - shared
 
 
+def count_px(counts: str, size_hw: tuple[int, int]) -> int:
+    """Return the number of pixels of a mask (RLE counts)."""
+    return int(coco_mask.area(_rle(counts, size_hw)))
+
+
+def covered_segments(
+    predicted: Sequence[Row], masks: Sequence[CorrectedMask], least: float
+) -> set[int]:
+    """Return the predicted segments that masks name or cover at least in this share of pixels.
+
+    Without any mask there are none; a share of 0 is that of every segment.
+    """
+    found = {mask.segment_index for mask in masks if mask.segment_index is not None}
+    for row in predicted if masks else ():
+        size_hw = row["height"], row["width"]
+        counts = [mask.rle_counts for mask in masks]
+        shared, _ = overlap([row["rle_counts"]], counts, size_hw)
+        if shared >= least * count_px(row["rle_counts"], size_hw):
+            found.add(row["segment_index"])
+    return found & {row["segment_index"] for row in predicted}
+
+
 def _ious(
     one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]
 ) -> NDArray[np.float64]:

@@ -38,6 +38,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.run.file_names import flat_name, without_suffix
+from schemas.errors import UserError
 
 Form = Callable[[str], str]
 Reading = tuple[str, str]
@@ -302,15 +303,37 @@ class LabelNames:
 
     Args:
         names: of the labels, in the vocabulary's order.
+        renamed: labels of the run by the names that another tool gives them; these go first.
+
+    Raises:
+        UserError: a label in `renamed` is not one of the names.
+
+    Attributes:
+        used: names of `renamed` that were found.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], renamed: Mapping[str, str] | None = None) -> None:
+        self._renamed: dict[str, tuple[str, int]] = {}
         self._exact = {name: number for number, name in enumerate(names, start=1)}
         self._loose = {_plain(name): number for number, name in enumerate(names, start=1)}
         self.names = tuple(names)
+        found: dict[str, tuple[str, int]] = {}
+        for theirs, ours in (renamed or {}).items():
+            number = self.find(ours)
+            if number is None:
+                near = self.near(ours)
+                hint = f"; did you mean {near!r}?" if near else ""
+                raise UserError(f"{ours!r} is not a label of the run{hint}")
+            found[_plain(theirs)] = theirs, number
+        self._renamed = found
+        self.used: set[str] = set()
 
     def find(self, label: str) -> int | None:
         """Return the category id of a label; None: the run does not have it."""
+        renamed = self._renamed.get(_plain(label))
+        if renamed is not None:
+            self.used.add(renamed[0])
+            return renamed[1]
         return self._exact.get(label) or self._loose.get(_plain(label))
 
     def near(self, label: str) -> str | None:

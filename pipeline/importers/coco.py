@@ -1,103 +1,187 @@
-"""COCO: `instances.json` with corrected masks, as RLE or polygons, alone or in a ZIP.
+"""COCO: `instances.json` with corrected masks, as RLE or polygons, alone or packed.
 
-COCO does not say which images were reviewed: all images of the file count as reviewed, so give a
-file with reviewed images only. It does not hold the time spent either.
+COCO does not say which images were reviewed: those with masks count, and those with a true mark
+`checked`, `reviewed`, `verified` or `empty` beside their name. It does not hold the time spent.
 """
 
-import logging
+from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from ovseg_core.rle import coco_segmentation
 from ovseg_core.rle.coco_segmentation import parse_id
+from pipeline.importers.shared.notes import NoteKind, Notes
 from pipeline.importers.shared.tool_file import (
+    CHECKED_MARKS,
     ToolImage,
     ToolMask,
     check_name,
+    frame_of_polygons,
+    noted,
     parse_json,
-    read_entry,
+    problem_of,
+    read_all,
+    read_corners,
     unpack,
 )
 from schemas.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 Entry = dict[str, Any]
+_KEYS = ("images", "annotations", "categories")
 
 
-def read(data: bytes) -> Iterator[ToolImage]:
+def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
     """Yield the file's images.
 
+    Args:
+        data: the file.
+        notes: get the entries that cannot be read, and masks of images that the file lacks.
+
     Raises:
-        UserError: not a COCO file, or an entry that cannot be read.
+        UserError: not a COCO file, or none of its masks belongs to one of its images.
     """
     dataset = parse_json(unpack(data, ".json"), dict, "COCO's instances.json")
-    missing = {"images", "annotations", "categories"} - set(dataset)
+    del data
+    missing = [key for key in _KEYS if key not in dataset]
     if missing:
         raise UserError(
-            f"this is not a COCO file of images and segments: {', '.join(sorted(missing))} missing"
+            f"this is not a COCO file of images and segments: {', '.join(missing)} missing"
         )
-    names, images, by_image = read_entry(partial(_index, dataset), "the COCO file")
-    del data, dataset  # a million masks are gigabytes: none is kept longer than needed
+    wrong = [key for key in _KEYS if not isinstance(dataset[key], list)]
+    if wrong:
+        raise UserError(f"the COCO file cannot be read: expected a list of {wrong[0]}")
+    yield from read_dataset(dataset, notes)
+
+
+def read_dataset(dataset: Entry, notes: Notes) -> Iterator[ToolImage]:
+    """Yield the images of a parsed file; its lists are emptied on the way.
+
+    Raises:
+        UserError: none of its masks belongs to one of its images.
+    """
+    names: dict[str, str] = {}
+    for category in dataset["categories"]:
+        with noted(notes, f"category {_id_of(category)}"):
+            names[parse_id(category["id"])] = check_name(category["name"])
+    images: list[tuple[str, Entry]] = []
+    for image in dataset["images"]:
+        with noted(notes, f"image {_id_of(image)}"):
+            images.append((parse_id(image["id"]), image))
+    by_image = _annotations_by_image(dataset["annotations"], {key for key, _ in images}, notes)
+    del dataset  # a million masks are gigabytes: none is kept longer than needed
+    ids = {(key, str(image.get("file_name"))) for key, image in images}
+    names_of_id = Counter(key for key, _ in ids)
     for key, image in images:
-        entries = by_image.pop(key, [])
-        yield read_entry(
-            lambda image=image, entries=entries: _image(image, entries, names),
-            f"image {image.get('file_name', key)!r} of the COCO file",
-        )
+        with noted(notes, str(image.get("file_name", f"image {key}"))):
+            if names_of_id[key] > 1:
+                raise ValueError(f"{names_of_id[key]} images have the id {key}")
+            yield _image(image, by_image.pop(key, []), names, notes)
 
 
-def _index(
-    dataset: dict[str, Any],
-) -> tuple[dict[str, str], list[tuple[str, Entry]], dict[str, list[Entry]]]:
-    """Return category names by id, images with their ids, and annotations by image id."""
-    names = {
-        parse_id(category["id"]): check_name(category["name"]) for category in dataset["categories"]
-    }
-    images = [(parse_id(image["id"]), image) for image in dataset["images"]]
-    known = {key for key, _ in images}
-    if len(known) < len(images):
-        raise ValueError("several images have the same id")
+def _annotations_by_image(
+    annotations: list[Any], known: set[str], notes: Notes
+) -> dict[str, list[Entry]]:
     by_image: dict[str, list[Entry]] = {}
-    for annotation in dataset["annotations"]:
-        by_image.setdefault(parse_id(annotation["image_id"]), []).append(annotation)
+    for annotation in annotations:
+        try:
+            by_image.setdefault(parse_id(annotation["image_id"]), []).append(annotation)
+        except (LookupError, TypeError, ValueError) as error:
+            notes.add(
+                NoteKind.DROPPED_MASKS, f"annotation {_id_of(annotation)}: {problem_of(error)}"
+            )
     unknown = [key for key in by_image if key not in known]
     if unknown and len(unknown) == len(by_image):
-        raise ValueError(
-            f"its masks belong to images that it does not have, for example image_id {unknown[0]}"
+        raise UserError(
+            "the masks of the COCO file belong to images that it does not have, for example "
+            f"image_id {unknown[0]}"
         )
-    if unknown:
-        logger.warning(
-            "%d masks belong to images that the file does not have: left out",
-            sum(len(by_image[key]) for key in unknown),
-        )
-    return names, images, by_image
+    for key in unknown:
+        entries = by_image.pop(key)
+        name = f"annotation {_id_of(entries[0])}: the file has no image with the id {key}"
+        notes.add(NoteKind.DROPPED_MASKS, name, len(entries))
+    return by_image
 
 
-def _image(image: Entry, annotations: list[Entry], names: dict[str, str]) -> ToolImage:
-    size_hw = coco_segmentation.parse_size_hw(image["height"], image["width"])
+def _image(
+    image: Entry, annotations: list[Entry], names: dict[str, str], notes: Notes
+) -> ToolImage:
+    stated_hw = coco_segmentation.parse_size_hw(image["height"], image["width"])
+    extra = image.get("extra")
+    original = extra.get("name") if isinstance(extra, dict) else None  # Roboflow's
+    given = (image.get("path"), image["file_name"], original)
+    file_names = tuple(dict.fromkeys(check_name(name) for name in given if name))
     with_mask = [entry for entry in annotations if entry.get("segmentation")]
-    given = (image.get("path"), image["file_name"])
+    drawn = read_all(_polygons, with_mask)
+    size_hw = frame_of_polygons([one for polygons in drawn for one in polygons], stated_hw)
+    pairs = list(zip(with_mask, drawn, strict=True))
+    masks = read_all(lambda pair: _mask(pair[0], pair[1], names, size_hw), pairs)
+    for entry in with_mask:
+        _note_parts(entry, file_names[0], notes)
     return ToolImage(
-        names=tuple(check_name(name) for name in given if name),
+        names=file_names,
         size_hw=size_hw,
-        masks=tuple(_mask(entry, names, size_hw) for entry in with_mask),
+        masks=tuple(masks),
         num_left_out=len(annotations) - len(with_mask),
+        is_checked=any(image.get(mark) is True for mark in CHECKED_MARKS),
+        frame_note="" if size_hw == stated_hw else "its polygons lie in the turned frame",
     )
 
 
-def _mask(entry: Entry, names: dict[str, str], size_hw: tuple[int, int]) -> ToolMask:
-    label = names[parse_id(entry["category_id"])]
-    counts = coco_segmentation.compress_segmentation(entry["segmentation"], size_hw)
-    return ToolMask(label, size_hw, counts, _origin(entry))
+def _polygons(entry: Entry) -> list[Any]:
+    """Return an annotation's polygons as corners (N, 2); none of a mask in run lengths.
+
+    Raises:
+        ValueError: none of the polygons encloses anything.
+    """
+    if not isinstance(entry["segmentation"], list):
+        return []
+    try:
+        if not any(isinstance(part, list) for part in entry["segmentation"]):
+            raise ValueError("expected a list of polygons, got a flat list of numbers")
+        parts = [part for part in entry["segmentation"] if not _is_flat(part)]
+        return [read_corners(part) for part in parts or entry["segmentation"]]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"annotation {_id_of(entry)}: {problem_of(error)}") from error
+
+
+def _is_flat(part: Any) -> bool:
+    return isinstance(part, list) and len(part) in (0, 2, 4)
+
+
+def _note_parts(entry: Entry, name: str, notes: Notes) -> None:
+    """Note the parts of one or two corners of a polygon that has others."""
+    if isinstance(entry["segmentation"], list):
+        count = sum(map(_is_flat, entry["segmentation"]))
+        if count:
+            text = f"{name}: parts of fewer than three corners in annotation {_id_of(entry)}"
+            notes.add(NoteKind.DROPPED_MASKS, text, count)
+
+
+def _mask(
+    entry: Entry, polygons: list[Any], names: dict[str, str], size_hw: tuple[int, int]
+) -> ToolMask:
+    try:
+        key = parse_id(entry["category_id"])
+        if key not in names:
+            raise ValueError(f"the file has no category with the id {key}")
+        segmentation = [one.ravel().tolist() for one in polygons] or entry["segmentation"]
+        counts = coco_segmentation.compress_segmentation(segmentation, size_hw)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"annotation {_id_of(entry)}: {problem_of(error)}") from error
+    is_crowd = bool(entry.get("iscrowd"))
+    return ToolMask(names[key], size_hw, counts, _origin(entry), bool(polygons), is_crowd)
 
 
 def _origin(entry: Entry) -> int | None:
     """Return the run's segment as our exporter wrote it, if the tool kept the attribute."""
-    attributes = entry.get("attributes") or {}
-    for key in ("part_of", "segment_index"):
-        value = str(attributes.get(key)).removesuffix(".0")
-        if value.isdecimal():
-            return int(value)
+    attributes = entry.get("attributes")
+    if isinstance(attributes, dict):
+        for key in ("part_of", "segment_index"):
+            value = str(attributes.get(key)).removesuffix(".0")
+            if value.isdecimal():
+                return int(value)
     return None
+
+
+def _id_of(entry: Any) -> str:
+    return str(entry.get("id", "without an id")) if isinstance(entry, dict) else str(entry)[:40]

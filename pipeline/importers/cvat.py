@@ -1,21 +1,30 @@
 """CVAT: `annotations.xml` of "CVAT for images 1.1", alone or in the ZIP that CVAT exports.
 
-Masks are row-major run lengths in their bounding box, background first; polygons are filled. All
-images of the file count as reviewed. CVAT's COCO exports are read by `coco`.
+Masks are row-major run lengths in their bounding box, background first; polygons are filled. Images
+with masks count as reviewed, and those with a tag `checked`, `reviewed`, `verified` or `empty`.
+CVAT's COCO exports are read by `coco`.
 """
 
 import io
 from collections.abc import Iterator
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from ovseg_core.rle import coco_segmentation
+from pipeline.importers.shared.notes import Notes
 from pipeline.importers.shared.tool_file import (
+    CHECKED_MARKS,
     Mask,
     ToolImage,
+    ToolMask,
+    frame_of_polygons,
+    noted,
     polygon_pixels,
-    read_entry,
+    problem_of,
+    read_all,
+    read_corners,
     tool_mask,
     unpack,
 )
@@ -24,11 +33,15 @@ from schemas.errors import UserError
 Element = ElementTree.Element
 
 
-def read(data: bytes) -> Iterator[ToolImage]:
+def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
     """Yield the file's images.
 
+    Args:
+        data: the file.
+        notes: get the images that cannot be read.
+
     Raises:
-        UserError: not this XML, or an entry that cannot be read.
+        UserError: not this XML.
     """
     has_images = False
     try:
@@ -36,10 +49,8 @@ def read(data: bytes) -> Iterator[ToolImage]:
             if element.tag != "image":
                 continue
             has_images = True
-            name = element.get("name", "?")
-            yield read_entry(
-                lambda element=element: _image(element), f"image {name!r} of the CVAT file"
-            )
+            with noted(notes, element.get("name", "an image without a name")):
+                yield _image(element)
             element.clear()
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter: its encoding
         raise UserError(
@@ -53,28 +64,43 @@ def read(data: bytes) -> Iterator[ToolImage]:
 
 
 def _image(element: Element) -> ToolImage:
-    size_hw = coco_segmentation.parse_size_hw(
+    stated_hw = coco_segmentation.parse_size_hw(
         *(int(element.attrib[key]) for key in ("height", "width"))
     )
     shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
+    drawn = read_all(_polygons, shapes)
+    size_hw = frame_of_polygons([one for polygons in drawn for one in polygons], stated_hw)
+    pairs = list(zip(shapes, drawn, strict=True))
+    tags = {shape.get("label", "").casefold() for shape in element if shape.tag == "tag"}
     return ToolImage(
         names=(element.attrib["name"],),
         size_hw=size_hw,
-        masks=tuple(
-            tool_mask(shape.attrib["label"], _pixels(shape, size_hw), _origin(shape))
-            for shape in shapes
-        ),
+        masks=tuple(read_all(lambda pair: _mask(pair[0], pair[1], size_hw), pairs)),
         num_left_out=sum(shape.tag in _OTHERS for shape in element),
+        is_checked=not tags.isdisjoint(CHECKED_MARKS),
+        frame_note="" if size_hw == stated_hw else "its polygons lie in the turned frame",
     )
 
 
 _OTHERS = ("box", "polyline", "points", "cuboid", "skeleton", "ellipse")
 
 
+def _polygons(shape: Element) -> list[Any]:
+    """Return a shape's polygon as corners (N, 2); none of a mask in run lengths."""
+    if shape.tag != "polygon":
+        return []
+    return [read_corners([pair.split(",") for pair in shape.attrib["points"].split(";")])]
+
+
+def _mask(shape: Element, polygons: list[Any], size_hw: tuple[int, int]) -> ToolMask:
+    try:
+        pixels = polygon_pixels(polygons, size_hw) if polygons else _pixels(shape, size_hw)
+        return tool_mask(shape.attrib["label"], pixels, _origin(shape), bool(polygons))
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{shape.tag} of {shape.get('label')!r}: {problem_of(error)}") from error
+
+
 def _pixels(shape: Element, size_hw: tuple[int, int]) -> Mask:
-    if shape.tag == "polygon":
-        pairs = [pair.split(",") for pair in shape.attrib["points"].split(";")]
-        return polygon_pixels(np.array(pairs, np.float64), size_hw)
     top, left, height, width = (
         int(shape.attrib[key]) for key in ("top", "left", "height", "width")
     )

@@ -1,98 +1,138 @@
 """Label Studio: a JSON export of the project (not JSON-MIN, which has no brush).
 
-The newest annotation of a task that was not cancelled counts; tasks without one were not reviewed.
-An opacity over 127 is inside the mask: strokes drawn by hand have soft edges.
+Every annotation that was not cancelled is a statement on its image, also an empty one: somebody
+has sent it. Tasks without one were not reviewed. An opacity over 127 is inside the mask: strokes
+drawn by hand have soft edges.
 """
 
 import math
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
-
-import numpy as np
 
 from ovseg_core.rle import coco_segmentation, label_studio_brush
+from pipeline.importers.shared.notes import NoteKind, Notes
 from pipeline.importers.shared.tool_file import (
     ToolImage,
     ToolMask,
     check_name,
+    noted,
     parse_json,
     polygon_pixels,
-    read_entry,
+    problem_of,
+    read_all,
+    read_corners,
     tool_mask,
     unpack,
 )
+from schemas.errors import UserError
 
 Entry = dict[str, Any]
 _ORIGIN = re.compile(r"ovseg-(\d+)(-\d+)?")
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-")
-"""Prefix that Label Studio adds to the names of uploaded files."""
+_SIZE = ("original_height", "original_width")
+_NO_ANNOTATIONS = "annotations are missing; export the project as JSON, not as JSON-MIN"
 
 
-def read(data: bytes) -> Iterator[ToolImage]:
-    """Yield the images of tasks with an annotation.
+def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
+    """Yield the annotations of all tasks.
+
+    Args:
+        data: the file.
+        notes: get annotations that cannot be read, and tasks that were skipped or not reviewed.
 
     Raises:
-        UserError: not an export of Label Studio, or an entry that cannot be read.
+        UserError: not an export of Label Studio.
     """
     expected = "Label Studio's JSON export, a list of tasks"
     tasks = parse_json(unpack(data, ".json"), list, expected)
+    if tasks and not any(isinstance(task, dict) and "annotations" in task for task in tasks):
+        raise UserError(f"expected {expected}: {_NO_ANNOTATIONS}")
     for place, task in enumerate(tasks, start=1):
-        name = task.get("id", place) if isinstance(task, dict) else place
-        image = read_entry(lambda task=task: _image(task), f"task {name}")
-        if image is not None:
-            yield image
+        name = f"task {task.get('id', place) if isinstance(task, dict) else place}"
+        with noted(notes, name):
+            yield from _images(task, name, notes)
 
 
-def _image(task: Entry) -> ToolImage | None:
+def _images(task: Entry, name: str, notes: Notes) -> Iterator[ToolImage]:
     if "annotations" not in task:
-        raise ValueError("annotations are missing; export the project as JSON, not as JSON-MIN")
-    annotations = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
-    if not annotations:
-        return None
-    newest = max(reversed(annotations), key=lambda entry: str(entry.get("updated_at") or ""))
-    regions = [entry for entry in newest["result"] if entry.get("type") in _PIXELS]
+        raise ValueError(_NO_ANNOTATIONS)
+    names = tuple(_names(task["data"]))
+    if names:
+        name = f"{name} ({names[0]})"
+    cancelled = [entry for entry in task["annotations"] if entry.get("was_cancelled")]
+    given = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
+    for _ in cancelled:
+        notes.add(NoteKind.SKIPPED, name)
+    if not task["annotations"]:
+        notes.add(NoteKind.UNANNOTATED, name)
+    for entry in given:
+        with noted(notes, name):
+            yield _image(entry, names)
+
+
+def _image(annotation: Entry, names: tuple[str, ...]) -> ToolImage:
+    results = annotation["result"]
+    regions = [entry for entry in results if entry.get("type") in _PIXELS]
     sizes = {coco_segmentation.parse_size_hw(*map(entry.get, _SIZE)) for entry in regions}
     if len(sizes) > 1:
         raise ValueError(f"regions of different image sizes: {sorted(sizes)}")
+    labels = {entry.get("id"): found for entry in results if (found := _labels_beside(entry))}
+    masks = read_all(lambda entry: _masks(entry, labels.get(entry.get("id"))), regions)
     return ToolImage(
-        names=tuple(_names(task["data"])),
+        names=names,
         size_hw=sizes.pop() if sizes else None,
-        masks=tuple(mask for entry in regions for mask in _masks(entry)),
-        seconds=_seconds(annotations),
+        masks=tuple(mask for several in masks for mask in several),
+        seconds=_seconds(annotation),
         num_left_out=sum(
-            entry.get("type") not in _PIXELS and "original_width" in entry
-            for entry in newest["result"]
+            entry.get("type") not in _WITHOUT_SHAPE and "original_width" in entry
+            for entry in results
         ),
+        is_checked=True,
+        is_ground_truth=annotation.get("ground_truth") is True,
+        told_at_s=_time(annotation.get("updated_at") or annotation.get("created_at")),
     )
 
 
-_SIZE = ("original_height", "original_width")
+def _seconds(annotation: Entry) -> float | None:
+    """Return the time spent; None if it is not valid (a clock was set back)."""
+    time = annotation.get("lead_time")
+    return float(time) if isinstance(time, int | float) and 0 < time < math.inf else None
 
 
-def _seconds(annotations: list[Entry]) -> float | None:
-    """Return the time of all annotations; None if no time is valid (a clock was set back)."""
-    given = [entry.get("lead_time") for entry in annotations]
-    times = [time for time in given if isinstance(time, int | float) and 0 < time < math.inf]
-    return float(sum(times)) if times else None
+def _time(text: Any) -> float | None:
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
 
 
-def _masks(entry: Entry) -> Iterator[ToolMask]:
-    """Yield a region's mask once for each of its labels."""
-    if entry.get("image_rotation"):
-        raise ValueError(
-            f"region {entry.get('id')} is turned by {entry['image_rotation']} degrees: turn the "
-            "image back in Label Studio"
-        )
-    size_hw = coco_segmentation.parse_size_hw(*map(entry.get, _SIZE))
-    labels = entry["value"][entry["type"]]
-    if not isinstance(labels, list) or not labels:
-        raise ValueError(f"region {entry.get('id')}: expected a list of labels, got {labels!r}")
-    origin = _ORIGIN.fullmatch(str(entry.get("id", "")))
-    pixels = _PIXELS[entry["type"]](entry["value"], size_hw)
-    for label in labels:
-        yield tool_mask(label, pixels, int(origin[1]) if origin else None)
+def _labels_beside(entry: Entry) -> list[Any] | None:
+    """Return the labels of a region, where they are an entry of their own."""
+    if entry.get("type") != "labels" or not isinstance(entry.get("value"), dict):
+        return None
+    return entry["value"].get("labels")
+
+
+def _masks(entry: Entry, labels_beside: list[Any] | None) -> list[ToolMask]:
+    """Return a region's mask once for each of its labels, or once without a label."""
+    try:
+        if entry.get("image_rotation"):
+            raise ValueError(
+                f"turned by {entry['image_rotation']} degrees: turn the image back in Label Studio"
+            )
+        size_hw = coco_segmentation.parse_size_hw(*map(entry.get, _SIZE))
+        origin = _ORIGIN.fullmatch(str(entry.get("id", "")))
+        index = int(origin[1]) if origin else None
+        pixels = _PIXELS[entry["type"]](entry["value"], size_hw)
+        labels = entry["value"].get(entry["type"]) or labels_beside or [""]
+        if not isinstance(labels, list):
+            raise ValueError(f"expected a list of labels, got {labels!r}")
+        is_polygon = "polygon" in entry["type"]
+        return [tool_mask(check_name(label), pixels, index, is_polygon) for label in labels]
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"region {entry.get('id')}: {problem_of(error)}") from error
 
 
 def _brush(value: Entry, size_hw: tuple[int, int]) -> Any:
@@ -100,19 +140,17 @@ def _brush(value: Entry, size_hw: tuple[int, int]) -> Any:
 
 
 def _polygon(value: Entry, size_hw: tuple[int, int]) -> Any:
-    corners = np.array(value["points"], np.float64) / 100 * (size_hw[1], size_hw[0])
-    return polygon_pixels(corners, size_hw)
+    corners = read_corners(value["points"]) / 100 * (size_hw[1], size_hw[0])
+    return polygon_pixels([corners], size_hw)
 
 
-_PIXELS = {"brushlabels": _brush, "polygonlabels": _polygon}
+_PIXELS = {"brushlabels": _brush, "brush": _brush, "polygonlabels": _polygon, "polygon": _polygon}
+_WITHOUT_SHAPE = {*_PIXELS, "labels"}
+"""Types that are masks, or the label of one."""
 
 
 def _names(data: Entry) -> Iterator[str]:
-    """Yield possible names: `file_name` as our exporter wrote it, then the path in the URL."""
-    if data.get("file_name"):
-        yield check_name(data["file_name"])
-    url = urlsplit(check_name(data.get("image") or ""))
-    for path in (*parse_qs(url.query).get("d", ()), unquote(url.path), url.path):
-        yield path
-        folder, _, name = path.rpartition("/")
-        yield f"{folder}/{_UPLOAD.sub('', name)}"
+    """Yield `file_name` as our exporter wrote it, then the URL."""
+    for key in ("file_name", "image"):
+        if data.get(key):
+            yield check_name(data[key])

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import label_studio_brush
 from pipeline.importers import cvat
+from pipeline.importers.shared.notes import Notes
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 
@@ -119,7 +120,7 @@ def _cvat(run: RunFolder) -> list[Mask]:
     data = run.folder.read_bytes("exports/cvat/annotations.xml")
     return [
         (image.names[0], mask.label, counts_of(mask.pixels))
-        for image in cvat.read(data)
+        for image in cvat.read(data, Notes())
         for mask in image.masks
     ]
 

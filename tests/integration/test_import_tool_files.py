@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corrections.import_review import import_review
+from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.exporters import coco, cvat, label_studio
+from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
 from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run
@@ -42,36 +43,17 @@ def _import(run: RunFolder, tool: str, content: object):
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     file = Path(run.folder.uri).parent / "review"
     file.write_bytes(data)
-    return import_review(run, tool, str(file))
+    return import_review(run, tool, str(file), ImportRules(unchanged_means="reviewed"))
 
 
 def _accepted(report) -> int:
     return sum(label.accepted for label in report.labels)
 
 
-def test_repeated_image_the_last_one_counts_and_other_folders_are_not_it(run, dataset):
-    first = dataset["images"][0]
-    # Of another folder, and then the image itself, given by somebody who rejected everything.
-    dataset["images"].append({**first, "id": 50, "file_name": "other/a.png"})
-    report = _import(run, "coco", dataset)
-    assert (report.num_images, report.num_unknown, _accepted(report)) == (4, 1, 12)
-    dataset["images"].append({**first, "id": 51})
-    report = _import(run, "coco", dataset)
-    assert (report.num_images, report.num_repeated, _accepted(report)) == (4, 1, 9)
-    assert ReviewedLayer(run).masks("id-a.png") == ()
-
-
 def test_image_without_annotation_in_the_run_is_left_out(run, dataset):
     dataset["images"].append({"id": 50, "file_name": "broken.png", "height": 5, "width": 5})
-    assert _import(run, "coco", dataset).num_unknown == 1
-
-
-def test_image_of_another_size_is_left_out(run, dataset):
-    dataset["images"][0]["height"] = 41
-    dataset["annotations"] = dataset["annotations"][3:]
-    report = _import(run, "coco", dataset)
-    assert (report.num_wrong_size, report.num_images) == (1, 3)
-    assert "id-a.png" not in ReviewedLayer(run).images
+    note = _import(run, "coco", dataset).notes[NoteKind.UNKNOWN_IMAGES]
+    assert (note.count, note.first) == (1, ("broken.png",))
 
 
 class CountingRun(RunFolder):

@@ -1,13 +1,16 @@
 """A tool's file as the run understands it: reviewed images with their masks.
 
-Here is also what reading such files needs: ZIP archives, JSON, and errors that name the entry.
+Here is also what reading such files needs: archives, JSON, polygons, and notes of entries that
+cannot be read.
 """
 
+import gzip
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +19,23 @@ from numpy.typing import NDArray
 
 from ovseg_core.rle import coco_segmentation
 from ovseg_core.rle.encode import decode_rle
+from pipeline.importers.shared.notes import NoteKind, Notes
 from schemas.errors import UserError
 
 Mask = NDArray[np.bool_]
 
 _STRUCTURE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """Errors from reading a file that has a format's names but not its structure."""
-_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """Errors from reading a ZIP that is damaged, truncated, encrypted or compressed in another way."""
 _MAX_UNPACKED_BYTES, _MAX_RATIO = 1 << 30, 200
 """A member beyond both is refused as a ZIP bomb; reviews shrink to a fifth or a tenth."""
+_GZIP = b"\x1f\x8b"
+CHECKED_MARKS = ("checked", "reviewed", "verified", "empty")
+"""Names by which a file says of an image that a person has looked at it, in any letter case."""
+_NEAR_PX, _NEAR_SHARE = 2, 0.05
+"""How far outside of its image a polygon usually reaches, in pixels and as a share of the side."""
+_NAMED_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
@@ -33,16 +43,20 @@ class ToolMask:
     """One mask of a tool's file.
 
     Attributes:
-        label: its name in the tool.
+        label: its name in the tool; empty: it has none.
         size_hw: of the image, as the tool has it.
         rle_counts: COCO's compressed RLE; the masks of a file would not fit in memory as pixels.
         segment_index: of the run's segment that it comes from; None: the file does not say.
+        is_polygon: drawn from corners, so that its frame need not be that of the size.
+        is_crowd: COCO's mark of a group of objects.
     """
 
     label: str
     size_hw: tuple[int, int]
     rle_counts: str
     segment_index: int | None = None
+    is_polygon: bool = field(default=False, compare=False)
+    is_crowd: bool = field(default=False, compare=False)
 
     @property
     def pixels(self) -> Mask:
@@ -52,7 +66,7 @@ class ToolMask:
 
 @dataclass(frozen=True)
 class ToolImage:
-    """One reviewed image of a tool's file.
+    """One statement of a tool's file on one image.
 
     Attributes:
         names: its names in the tool, the most specific first.
@@ -60,6 +74,10 @@ class ToolImage:
         masks: all masks that the reviewer left.
         seconds: time spent on it; None: the file does not say.
         num_left_out: annotations that are not masks (boxes, points, text).
+        is_checked: the file says that a person has looked at it, also where there is no mask.
+        is_ground_truth: the tool marks it as the truth among several statements.
+        told_at_s: when it was made, by the tool's clock, in Unix seconds; None: it does not say.
+        frame_note: in words, if its size was found to be another than the stated one.
     """
 
     names: tuple[str, ...]
@@ -67,17 +85,24 @@ class ToolImage:
     masks: tuple[ToolMask, ...]
     seconds: float | None = None
     num_left_out: int = field(default=0, compare=False)
+    is_checked: bool = False
+    is_ground_truth: bool = False
+    told_at_s: float | None = None
+    frame_note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The first name, for messages."""
+        return self.names[0] if self.names else "an image without a name"
 
 
-def tool_mask(label: Any, pixels: Mask, segment_index: int | None) -> ToolMask:
-    """Return a mask (H, W) as a `ToolMask`.
-
-    Raises:
-        ValueError: the label is not a name.
-    """
+def tool_mask(
+    label: str, pixels: Mask, segment_index: int | None, is_polygon: bool = False
+) -> ToolMask:
+    """Return a mask (H, W) as a `ToolMask`."""
     height, width = pixels.shape
     counts = coco_segmentation.encode_mask(pixels)
-    return ToolMask(check_name(label), (height, width), counts, segment_index)
+    return ToolMask(label, (height, width), counts, segment_index, is_polygon)
 
 
 def check_name(value: Any) -> str:
@@ -92,21 +117,40 @@ def check_name(value: Any) -> str:
 
 
 def unpack(data: bytes, suffix: str) -> bytes:
-    """Return a file itself, or if it is a ZIP archive its only member with this suffix.
+    """Return a file itself; unpacked by gzip; or of a ZIP archive its only member with a suffix.
 
     Raises:
         UserError: a damaged archive, or one without or with several such members.
     """
+    if data.startswith(_GZIP):
+        data = _gunzip(data)
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return archive.read(_only_member(archive, suffix))
-    except _ARCHIVE_ERRORS as error:
+    except _ZIP_ERRORS as error:
         raise UserError(
             f"the archive is damaged, or compressed in a way that cannot be read: {error}; unpack "
             "it and give the file"
         ) from error
+
+
+def _gunzip(data: bytes) -> bytes:
+    most = max(_MAX_UNPACKED_BYTES, _MAX_RATIO * len(data))
+    try:
+        with gzip.open(io.BytesIO(data)) as packed:
+            content = packed.read(most + 1)
+    except (OSError, zlib.error, EOFError) as error:
+        raise UserError(
+            f"the file begins as gzip does and is damaged: {error}; unpack it and give the file"
+        ) from error
+    if len(content) > most:
+        raise UserError(
+            f"the file would grow from {len(data)} to over {most} bytes, more than a review does: "
+            "unpack it and give the file"
+        )
+    return content
 
 
 def _only_member(archive: zipfile.ZipFile, suffix: str) -> zipfile.ZipInfo:
@@ -151,24 +195,88 @@ def parse_json(data: bytes, kind: type, expected: str) -> Any:
     return value
 
 
-def read_entry(read: Callable[[], Any], entry: str) -> Any:
-    """Return what a function reads from an entry of the file.
+@contextmanager
+def noted(notes: Notes, entry: str) -> Iterator[None]:
+    """Note an entry that does not have the format's structure, instead of raising."""
+    try:
+        yield
+    except _STRUCTURE_ERRORS as error:
+        notes.add(NoteKind.UNREADABLE, f"{entry}: {problem_of(error)}")
+
+
+def problem_of(error: Exception) -> str:
+    """Return in words what is wrong with an entry, from the error of reading it."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error) if isinstance(error, ValueError) else f"unexpected structure ({error})"
+
+
+def read_all(read: Callable[[Any], Any], entries: Sequence[Any]) -> list[Any]:
+    """Return what a function reads from each entry.
 
     Raises:
-        UserError: the entry, which the message names, does not have the format's structure.
+        ValueError: names what is wrong with all entries that cannot be read.
     """
-    try:
-        return read()
-    except KeyError as error:
-        raise UserError(f"{entry} cannot be read: {error} is missing") from error
-    except ValueError as error:
-        raise UserError(f"{entry} cannot be read: {error}") from error
-    except _STRUCTURE_ERRORS as error:
-        raise UserError(f"{entry} cannot be read: unexpected structure ({error})") from error
+    found, problems = [], []
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except _STRUCTURE_ERRORS as error:
+            problems.append(problem_of(error))
+    if problems:
+        more = len(problems) - _NAMED_PROBLEMS
+        shown = "; ".join(problems[:_NAMED_PROBLEMS])
+        raise ValueError(f"{shown}; and {more} more" if more > 0 else shown)
+    return found
 
 
-def polygon_pixels(corners: NDArray[np.float64], size_hw: tuple[int, int]) -> Mask:
-    """Return the filled polygon (H, W) of corners (N, 2) x, y in pixels."""
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
-        raise ValueError(f"a polygon needs three corners or more, got shape {corners.shape}")
-    return coco_segmentation.decode_segmentation([corners.ravel().tolist()], size_hw)
+def read_corners(corners: Any) -> NDArray[np.float64]:
+    """Return a polygon's corners (N, 2) x, y in pixels.
+
+    Raises:
+        TypeError, ValueError: they are no list of numbers, or fewer than three corners.
+    """
+    found = np.array(corners, np.float64)
+    if found.ndim == 1 and len(found) % 2 == 0:
+        found = found.reshape(-1, 2)
+    if found.ndim != 2 or found.shape[1] != 2:
+        raise ValueError(f"expected a polygon as x, y, x, y, ..., got {str(corners)[:40]!r}")
+    if len(found) < 3:
+        raise ValueError(f"a polygon of {len(found)} corners: expected three or more")
+    if not np.isfinite(found).all():
+        raise ValueError("expected corners of a polygon in numbers")
+    return found
+
+
+def frame_of_polygons(
+    polygons: Sequence[NDArray[np.float64]], size_hw: tuple[int, int]
+) -> tuple[int, int]:
+    """Return the size of the frame that polygons are drawn in: the stated one, or that turned.
+
+    Some tools state the size of the stored file and draw in the frame that a person sees.
+
+    Args:
+        polygons: corners (N, 2) of all polygons of an image.
+        size_hw: of the image as the file states it.
+
+    Raises:
+        ValueError: they reach far beyond the image, whichever way.
+    """
+    if not polygons:
+        return size_hw
+    low = np.min([corners.min(axis=0) for corners in polygons], axis=0)
+    high = np.max([corners.max(axis=0) for corners in polygons], axis=0)
+    for height, width in (size_hw, size_hw[::-1]):
+        near = np.maximum(_NEAR_PX, _NEAR_SHARE * np.array([width, height]))
+        if (low >= -near).all() and (high - near <= [width, height]).all():
+            return height, width
+    raise ValueError(
+        f"polygons from x, y = {low[0]:g}, {low[1]:g} to {high[0]:g}, {high[1]:g} in an image of "
+        f"{size_hw[1]} x {size_hw[0]}: the size or the frame is of another image"
+    )
+
+
+def polygon_pixels(polygons: Sequence[NDArray[np.float64]], size_hw: tuple[int, int]) -> Mask:
+    """Return the filled polygons (H, W) of corners (N, 2) x, y in pixels."""
+    flat = [corners.ravel().tolist() for corners in polygons]
+    return coco_segmentation.decode_segmentation(flat, size_hw)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.collection.exif import is_orientation, swaps_sides, upright_image, upright_mask
+from pipeline.collection.exif import (
+    inverse_orientation,
+    is_orientation,
+    swaps_sides,
+    upright_image,
+    upright_mask,
+)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -15,6 +21,8 @@ def test_upright_is_what_pillow_does(orientation: int) -> None:
     expected = np.asarray(ImageOps.exif_transpose(picture))
     assert np.array_equal(upright_mask(mask, orientation), expected > 0)
     assert np.array_equal(np.asarray(upright_image(picture, orientation)), expected)
+    back = upright_mask(expected > 0, inverse_orientation(orientation))
+    assert np.array_equal(back, mask)
     assert swaps_sides(orientation) == (expected.shape == (7, 5))
 
 

@@ -12,6 +12,7 @@ from ovseg_core.decision.review_priority import mask_priority
 from pipeline.exporters import cvat
 from pipeline.importers import coco as coco_importer
 from pipeline.importers import cvat as importer
+from pipeline.importers.shared.notes import Notes
 from pipeline.run.folder import RunFolder
 from tests.helpers.drawn_runs import RunSpec, awkward_scenes, make_run
 from tests.helpers.exported_masks import counts_of, run_masks
@@ -35,7 +36,7 @@ def _export(run: RunFolder, **options) -> dict[str, bytes]:
 )
 def test_export_masks_come_back_to_the_pixel_with_their_segment(run, name, read):
     found, seen = [], set()
-    for image in read(_export(run)[name]):
+    for image in read(_export(run)[name], Notes()):
         seen.add(image.names[0])
         for index, mask in enumerate(image.masks):
             assert mask.segment_index == index

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.importers import cvat
+from pipeline.importers.shared.notes import NoteKind, Notes
 from schemas.errors import UserError
 
 
@@ -18,7 +19,7 @@ def test_read_mask_polygon_and_box():
         '<polygon label="dog" points="0.0,0.0;3.0,0.0;3.0,2.0;0.0,2.0"/>'
         '<box label="dog" xtl="0" ytl="0" xbr="1" ybr="1"/>'
     )
-    (image,) = cvat.read(_xml(body))
+    (image,) = cvat.read(_xml(body), Notes())
     mask, polygon = image.masks
     expected = np.zeros((4, 6), bool)
     expected[2, 1] = expected[3, 2] = True
@@ -37,21 +38,36 @@ def test_read_mask_polygon_and_box():
         '<mask label="cat" rle="x" left="1" top="2" width="2" height="2"/>',
         '<mask rle="0, 4" left="1" top="2" width="2" height="2"/>',
         '<polygon label="cat" points="1,2;3,4"/>',
+        '<polygon label="cat" points="1,2;3,4;90,90"/>',
+        '<polygon label="cat" points=""/>',
     ],
 )
-def test_read_damaged_shape_error_names_the_image(body):
-    with pytest.raises(UserError, match=r"image 'a\.png'"):
-        list(cvat.read(_xml(body)))
+def test_read_image_with_a_damaged_shape_is_noted(body):
+    good = '<image name="b.png" width="6" height="4"><tag label="Checked"/></image>'
+    data = _xml(body).replace(b"</annotations>", f"{good}</annotations>".encode())
+    notes = Notes()
+    (image,) = cvat.read(data, notes)
+    assert (image.names, image.is_checked) == (("b.png",), True)
+    (problem,) = notes.report()[NoteKind.UNREADABLE].first
+    assert problem.startswith("a.png: ")
+
+
+@pytest.mark.parametrize("size", ['width="6"', 'width="6" height=""', 'width="6" height="None"'])
+def test_read_image_without_a_size_is_noted(size):
+    notes = Notes()
+    data = f'<annotations><image name="a.png" {size}/></annotations>'.encode()
+    assert list(cvat.read(data, notes)) == []
+    assert notes[NoteKind.UNREADABLE] == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"<a", b"<annotations/>", b'{"images": []}', b"PK\x03\x04x"])
 def test_read_other_file_is_refused(data):
     with pytest.raises(UserError):
-        list(cvat.read(data))
+        list(cvat.read(data, Notes()))
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "none"])
 def test_read_unknown_encoding_is_refused(encoding):
     data = f'<?xml version="1.0" encoding="{encoding}"?><annotations/>'.encode()
     with pytest.raises(UserError, match="not XML"):
-        list(cvat.read(data))
+        list(cvat.read(data, Notes()))

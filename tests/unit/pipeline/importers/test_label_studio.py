@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.exporters import label_studio as exporter
 from pipeline.importers import label_studio
+from pipeline.importers.shared.notes import NoteKind, Notes
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 from tests.helpers.drawn_runs import LABELS as DRAWN_LABELS
@@ -35,8 +37,8 @@ def _annotated(task: dict, **changes) -> dict:
     return {**task, "annotations": [annotation | changes]}
 
 
-def _read(tasks: list[dict]) -> list:
-    return list(label_studio.read(json.dumps(tasks).encode()))
+def _read(tasks: list[dict], notes: Notes | None = None) -> list:
+    return list(label_studio.read(json.dumps(tasks).encode(), notes or Notes()))
 
 
 def test_read_masks_of_our_export_to_the_pixel(run):
@@ -54,15 +56,22 @@ def test_read_masks_of_our_export_to_the_pixel(run):
         assert image.seconds == 2.5
 
 
-def test_read_newest_annotation_that_was_not_cancelled_counts(run):
+def test_read_every_annotation_that_was_not_cancelled(run):
     task = next(task for task in _export(run) if len(task["predictions"][0]["result"]) > 1)
     regions = task["predictions"][0]["result"]
     done = _annotated(task)["annotations"][0]
     newer = {**done, "result": regions[:1], "updated_at": "2026-11-21T04:00:00Z"}
+    truth = {**done, "result": [], "updated_at": "soon", "ground_truth": True}
     cancelled = {**newer, "was_cancelled": True, "result": [], "updated_at": "2026-11-22"}
-    (image,) = _read([{**task, "annotations": [newer, done, cancelled]}])
-    assert len(image.masks) == 1
-    assert _read([{**task, "annotations": [cancelled]}, {**task, "annotations": []}]) == []
+    notes = Notes()
+    images = _read([{**task, "annotations": [newer, done, truth, cancelled]}], notes)
+    assert [len(image.masks) for image in images] == [1, len(regions), 0]
+    assert [image.is_ground_truth for image in images] == [False, False, True]
+    assert images[0].told_at_s - images[1].told_at_s == 3600
+    assert images[2].told_at_s is None
+    assert all(image.is_checked for image in images)
+    assert _read([{**task, "annotations": [cancelled]}, {**task, "annotations": []}], notes) == []
+    assert (notes[NoteKind.SKIPPED], notes[NoteKind.UNANNOTATED]) == (2, 1)
 
 
 def test_read_polygon_and_box(run):
@@ -87,42 +96,42 @@ def test_read_polygon_and_box(run):
     [
         ({"value": {"format": "rle", "rle": [1, 2], "brushlabels": ["cat"]}}, "brush"),
         ({"original_width": 7}, "brush bytes"),
-        ({"value": {}}, "'brushlabels' is missing"),
+        ({"value": {}}, "'rle' is missing"),
+        ({"original_height": None}, "width and a height"),
         ({"image_rotation": 90}, "turned"),
     ],
 )
-def test_read_damaged_region_error_names_the_task(run, change, message):
-    task = next(task for task in _export(run) if task["predictions"][0]["result"])
+def test_read_task_with_a_damaged_region_is_noted(run, change, message):
+    task, other = [task for task in _export(run) if task["predictions"][0]["result"]][:2]
     region = {**task["predictions"][0]["result"][0], **change}
-    with pytest.raises(UserError, match=f"(?s)task 7 .*{message}"):
-        _read([{**_annotated(task, result=[region]), "id": 7}])
+    notes = Notes()
+    images = _read([{**_annotated(task, result=[region]), "id": 7}, _annotated(other)], notes)
+    assert [image.names[0] for image in images] == [other["data"]["file_name"]]
+    (problem,) = notes.report()[NoteKind.UNREADABLE].first
+    assert re.match(f"(?s)task 7 .*{message}", problem)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_read_region_without_a_label_of_its_own(run, beside):
+    task = next(task for task in _export(run) if task["predictions"][0]["result"])
+    region = task["predictions"][0]["result"][0]
+    brush = {**region, "type": "brush", "value": {**region["value"], "brushlabels": []}}
+    labels = {**region, "type": "labels", "value": {"labels": ["potted plant"]}}
+    (image,) = _read([_annotated(task, result=[brush, *[labels] * beside])])
+    assert [mask.label for mask in image.masks] == ["potted plant" if beside else ""]
+    assert image.num_left_out == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"not json", b"\xff\xfe", b"[1]", b"[{}]", b"[null]"])
 def test_read_other_file_is_refused(data):
     with pytest.raises(UserError):
-        list(label_studio.read(data))
+        list(label_studio.read(data, Notes()))
 
 
-def test_read_names_from_the_url():
-    def names(url: str) -> tuple[str, ...]:
-        task = {"data": {"image": url}, "annotations": [{"result": []}]}
-        return _read([task])[0].names
-
-    assert "photos/a b#c.jpg" in names("/data/local-files/?d=photos/a%20b%23c.jpg")
-    assert "/data/upload/3/dog 1.jpg" in names("/data/upload/3/0a1b2c3d-dog%201.jpg")
-    assert "/a/ü.png" in names("s3://bucket/a/ü.png")
-
-
-def test_read_last_annotation_without_a_date_counts(run):
-    task = next(task for task in _export(run) if len(task["predictions"][0]["result"]) > 1)
-    regions = task["predictions"][0]["result"]
-    empty = {"result": [], "updated_at": None}
-    undated = [empty, {"result": regions, "updated_at": None}]
-    dated = [{"result": regions, "updated_at": "2026-01-01T00:00:00Z"}, empty]
-    for annotations in (undated, dated):
-        (image,) = _read([{**task, "annotations": annotations}])
-        assert len(image.masks) == len(regions)
+def test_read_names_are_the_file_name_and_the_url():
+    url = "/data/upload/3/0a1b2c3d-dog%201.jpg"
+    task = {"data": {"image": url, "file_name": "dog 1.jpg"}, "annotations": [{"result": []}]}
+    assert _read([task])[0].names == ("dog 1.jpg", url)
 
 
 @pytest.mark.parametrize("time", [-6, math.nan, math.inf, "soon", None])

@@ -1,14 +1,22 @@
+"""What reading tools' files needs: archives, JSON, polygons, notes of unreadable entries."""
+
+import gzip
 import io
+import math
 import zipfile
 
 import numpy as np
 import pytest
 
+from pipeline.importers.shared.notes import Note, NoteKind, Notes
 from pipeline.importers.shared.tool_file import (
     check_name,
+    frame_of_polygons,
+    noted,
     parse_json,
     polygon_pixels,
-    read_entry,
+    read_all,
+    read_corners,
     unpack,
 )
 from schemas.errors import UserError
@@ -82,22 +90,62 @@ def test_parse_json_other_content_is_refused():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (KeyError("id"), "image 7 cannot be read: 'id' is missing"),
-        (ValueError("too large"), "image 7 cannot be read: too large"),
-        (TypeError("int"), r"image 7 cannot be read: unexpected structure \(int\)"),
+        (KeyError("id"), "image 7: 'id' is missing"),
+        (ValueError("too large"), "image 7: too large"),
+        (TypeError("int"), "image 7: unexpected structure (int)"),
     ],
 )
-def test_read_entry_error_names_the_entry(error, message):
-    def read():
+def test_noted_error_names_the_entry(error, message):
+    notes = Notes()
+    with noted(notes, "image 7"):
         raise error
-
-    with pytest.raises(UserError, match=message):
-        read_entry(read, "image 7")
+    assert notes.report()[NoteKind.UNREADABLE] == Note(count=1, first=(message,))
 
 
-def test_polygon_pixels_fills_the_polygon():
-    filled = polygon_pixels(np.array([[0, 0], [3, 0], [3, 2], [0, 2]], float), (4, 6))
+def test_read_all_names_what_is_wrong_with_all_entries():
+    assert read_all(int, ["1", "2"]) == [1, 2]
+    with pytest.raises(ValueError, match=r"'a'.*; .*'b'.*; .*'c'; and 2 more"):
+        read_all(int, ["a", "1", "b", "c", "d", "e"])
+
+
+@pytest.mark.parametrize(
+    ("corners", "message"),
+    [
+        ([1, 1, 5, 5], "2 corners"), ([[1, 1], [5, 5]], "2 corners"), ([1, 2, 3], "expected a"),
+        (7, "expected a"), ([0, 0, 1, math.nan, 1, 1], "in numbers"), (["a"] * 6, "a"),
+    ],
+)  # fmt: skip
+def test_polygon_that_encloses_nothing_is_refused(corners, message):
+    with pytest.raises(ValueError, match=message):
+        read_corners(corners)
+
+
+def test_polygon_pixels_fills_all_polygons():
+    polygons = [
+        read_corners([0, 0, 3, 0, 3, 2, 0, 2]),
+        read_corners([[4, 2], [6, 2], [6, 4], [4, 4]]),
+    ]
+    filled = polygon_pixels(polygons, (4, 6))
     assert filled[:2, :3].all()
-    assert filled.sum() == 6
-    with pytest.raises(ValueError, match="three corners or more"):
-        polygon_pixels(np.zeros((2, 2)), (4, 6))
+    assert filled[2:, 4:].all()
+    assert filled.sum() == 10
+
+
+def test_polygons_tell_a_frame_of_exchanged_sides():
+    def frame(*corners: float) -> tuple[int, int]:
+        return frame_of_polygons([read_corners(corners)], (40, 30))
+
+    assert frame_of_polygons([], (40, 30)) == (40, 30)
+    assert frame(0, 0, 29, 0, 29, 39) == (40, 30)
+    assert frame(-1, 0, 31.5, 0, 29, 41) == (40, 30)  # a little outside is usual
+    assert frame(0, 0, 39, 0, 39, 29) == (30, 40)
+    with pytest.raises(ValueError, match="to 60, 80 in an image of 30 x 40"):
+        frame(0, 0, 60, 0, 60, 80)
+
+
+def test_unpack_gzip():
+    assert unpack(gzip.compress(b"content"), ".json") == b"content"
+    files = {"a.json": b"content"}
+    assert unpack(gzip.compress(bytes(packed(files))), ".json") == b"content"
+    with pytest.raises(UserError, match="gzip"):
+        unpack(gzip.compress(b"content" * 99)[:-9], ".json")
