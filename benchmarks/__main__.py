@@ -28,6 +28,7 @@ NAMES = (
     "encode",
     "export",
     "review",
+    "color",
 )
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

@@ -151,6 +151,17 @@ def test_colours_are_those_that_a_browser_shows(name: str) -> None:
     assert found == note
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_a_picture_in_another_colour_space_is_the_same_picture(kind: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
+    buffer = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    swapped = Image.fromarray(picture[..., [1, 0, 2]].copy())
+    swapped.save(buffer, kind, icc_profile=icc.SWAPPED, **options)
+    found = decode(buffer.getvalue(), ImageConfig()).rgb
+    assert np.abs(found.astype(int) - picture).max() <= 1
+
+
 @needs_chromium
 def test_the_table_above_is_what_chromium_shows() -> None:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
