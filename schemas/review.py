@@ -94,9 +94,15 @@ class ReviewedImage(Frozen):
     told_at_s: Annotated[NonNegativeFloat | None, pa.float64()] = None
     """When its masks were made, by the tool's own clock, in Unix seconds; None: it does not say."""
     num_unknown_masks: Count = 0
-    """Masks with a label that the run does not have: the image is reviewed in part only."""
+    """Masks with a label that the run does not have."""
     unknown_segments: Annotated[tuple[NonNegativeInt, ...], pa.list_(pa.int32())] = ()
-    """Predicted segments that these masks may stem from: neither accepted nor rejected."""
+    """Predicted segments that these masks may stem from, or of labels that the file does not list:
+    neither accepted nor rejected."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is unknown; such an image is a truth for evaluation."""
+        return not self.num_unknown_masks and not self.unknown_segments
 
 
 class ReviewPart(Frozen):
@@ -114,6 +120,8 @@ class ReviewImport(Frozen):
     prefer: Prefer = "file"
     """What counts of an image that was decided on the review page before the import; imports of
     earlier versions do not say, and counted as newer than the page."""
+    unlisted_labels: tuple[str, ...] = ()
+    """Labels of the run that the file does not list: in the tool nobody could keep them."""
     parts: tuple[ReviewPart, ...] = Field(min_length=1)
 
     def since_s(self, image: ReviewedImage) -> float:

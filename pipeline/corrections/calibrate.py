@@ -145,8 +145,9 @@ def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
     rows: list[tuple[float, bool, str, str]] = []
     for image_id in (*layer.images, *layer.partly_reviewed()):
         outcomes = layer.outcomes(image_id) or {}
+        unknown = layer.unknown_segments(image_id)
         for row in layer.predicted(image_id):
-            if row["segment_index"] not in outcomes:
+            if row["segment_index"] not in outcomes or row["segment_index"] in unknown:
                 continue
             mask = outcomes[row["segment_index"]]
             is_right = mask is not None and mask.label == row["label"]
@@ -171,9 +172,10 @@ def _check_unknown(layer: ReviewedLayer, reviewed: Reviewed, max_unknown: float)
     """Refuse labels of which the review says too little, because its masks have other labels."""
     unknown = Counter(
         row["label"]
-        for image_id in layer.partly_reviewed()
+        for image_id in (*layer.images, *layer.partly_reviewed())
+        if (open_ones := layer.unknown_segments(image_id))
         for row in layer.predicted(image_id)
-        if row["segment_index"] in layer.unknown_segments(image_id)
+        if row["segment_index"] in open_ones
     )
     decided = Counter(reviewed.label.tolist())
     refused = [
@@ -184,8 +186,9 @@ def _check_unknown(layer: ReviewedLayer, reviewed: Reviewed, max_unknown: float)
     if refused:
         raise UserError(
             "most reviewed segments of a label have become masks of labels that the run does not "
-            f"have: {', '.join(refused)}; import again with `--label THEIRS=OURS`, or decide on "
-            "them on the review page (--set max_unknown=1: calibrate with what is known)"
+            f"have, or the file does not list the label: {', '.join(refused)}; import again with "
+            "`--label THEIRS=OURS`, or decide on them on the review page (--set max_unknown=1: "
+            "calibrate with what is known)"
         )
 
 

@@ -24,7 +24,8 @@ class LabelReview(Frozen):
     added: int
     """Masks of the label without a predicted segment."""
     unknown: int
-    """Segments that may have become masks of a label that the run does not have: undecided."""
+    """Segments that may have become masks of a label that the run does not have, or whose label the
+    file does not list: undecided."""
     iou: float | None
     """Of predicted and corrected pixels over all reviewed images; None: neither has any."""
     minutes: float | None
@@ -47,7 +48,7 @@ class ImportReport(Frozen):
     num_images: int
     """Images that now count as reviewed, in whole or in part."""
     num_partly: int
-    """Of these, images with masks of labels that the run does not have."""
+    """Of these, images of which something is unknown: labels that the other side does not have."""
     num_images_with_time: int
     minutes: float
     unknown_labels: dict[str, int]

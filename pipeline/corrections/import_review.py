@@ -114,12 +114,17 @@ class _Import:
         self._images: list[ReviewedImage] = []
         self._masks: list[ReviewedMask] = []
         self._unknown_labels: Counter[str] = Counter()
+        self._unlisted: list[str] = []
         self._differs = False
         self._has_known = False
         self._tally = Tally(self._labels.names)
 
     def find(self, images: Sequence[ToolImage]) -> None:
-        """Find the images of the file in the run."""
+        """Find the images and labels of the file in the run."""
+        listed = {self._labels.find(label) for label in self.notes.listed_labels}
+        if self.notes.listed_labels:
+            names = self._labels.names
+            self._unlisted = [name for k, name in enumerate(names, start=1) if k not in listed]
         table = self._run.manifest()
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         id_of_path = dict(zip(paths, ids, strict=True))
@@ -159,7 +164,14 @@ class _Import:
             self._add(row, image, max(frames, key=lambda frame: self._frames[frame.kind]))
         self._check()
         return self._report(
-            store_import(self._run, self._source, self._images, self._masks, self._rules.prefer)
+            store_import(
+                self._run,
+                self._source,
+                self._images,
+                self._masks,
+                self._rules.prefer,
+                self._unlisted,
+            )
         )
 
     def _choose(self, images: list[ToolImage], row: Row) -> ToolImage | None:
@@ -195,7 +207,7 @@ class _Import:
         image_id, size_hw = row["image_id"], (row["height"], row["width"])
         predicted = self._predictions.segments(image_id)
         known, unknown = self._by_label(image, frame, row)
-        self._differs |= bool(unknown or image.num_left_out) or image.is_checked
+        self._differs |= bool(unknown or self._unlisted or image.num_left_out) or image.is_checked
         if unknown and not known and self._earlier.image(image_id) is not None:
             return  # the earlier import knows more of it
         if self._is_older(image_id, image):
@@ -208,7 +220,8 @@ class _Import:
         masks = match(row, predicted, known, self._labels.names)
         kept = {mask.segment_index for mask in masks}
         least = _MAY_STEM if known else 0.0  # of an image without known masks nothing is known
-        open_ones = covered_segments(predicted, unknown, least) - kept
+        open_ones = covered_segments(predicted, unknown, least)
+        open_ones = (open_ones | self._unlisted_segments(predicted)) - kept
         num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
         self._differs |= num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
         reviewed = ReviewedImage(
@@ -225,6 +238,13 @@ class _Import:
         self._images.append(reviewed)
         self._note(reviewed, image, frame, predicted, masks)
         self._tally.add(row, predicted, masks, image.seconds, open_ones)
+
+    def _unlisted_segments(self, predicted: Sequence[Row]) -> set[int]:
+        """Return, and note, the segments of labels that the file does not list."""
+        found = [row for row in predicted if row["label"] in self._unlisted]
+        for row in found:
+            self.notes.add(NoteKind.UNLISTED_LABELS, row["label"])
+        return {row["segment_index"] for row in found}
 
     def _is_older(self, image_id: str, image: ToolImage) -> bool:
         """Note an image that was imported before; return whether the earlier import counts."""
@@ -327,7 +347,7 @@ class _Import:
             source=self._source,
             labels=self._tally.labels(),
             num_images=len(self._images),
-            num_partly=sum(image.num_unknown_masks > 0 for image in self._images),
+            num_partly=sum(not image.is_complete for image in self._images),
             num_images_with_time=len(seconds),
             minutes=sum(seconds) / 60,
             unknown_labels=dict(self._unknown_labels),

@@ -64,7 +64,7 @@ class ImportState(NamedTuple):
 
     Attributes:
         since_s: earlier decisions of the review page do not count, in Unix seconds.
-        is_complete: whether the image counts as reviewed; it has masks of unknown labels if not.
+        is_complete: whether the image counts as reviewed, with nothing unknown.
     """
 
     since_s: float
@@ -77,6 +77,7 @@ def store_import(
     images: Iterable[ReviewedImage],
     masks: Iterable[ReviewedMask],
     prefer: Prefer = "file",
+    unlisted_labels: Sequence[str] = (),
 ) -> str:
     """Write an import into the run folder, all of it or nothing, and return its id.
 
@@ -86,6 +87,7 @@ def store_import(
         images: the reviewed images, also those without masks; one or more.
         masks: the masks of these images.
         prefer: what counts of an image that was decided on the review page before.
+        unlisted_labels: labels of the run that the file does not list.
     """
     folder = run.folder.child(IMPORTS)
     at_s = time.time()
@@ -104,7 +106,13 @@ def store_import(
                 masks=_write(folder, f"{name}-masks-{end}", found, REVIEWED_MASKS),
             )
         )
-    marker = ReviewImport(source=source, at_s=at_s, prefer=prefer, parts=tuple(parts))
+    marker = ReviewImport(
+        source=source,
+        at_s=at_s,
+        prefer=prefer,
+        unlisted_labels=tuple(unlisted_labels),
+        parts=tuple(parts),
+    )
     folder.atomic_write(f"{name}.json", marker_json(marker))
     return identity
 
@@ -210,7 +218,7 @@ class Imports:
             return ImportState(-1.0, is_complete=False)
         image = self._images[image_id]
         marker = self.markers[self._parts[image_id][0]]
-        return ImportState(marker.since_s(image), is_complete=not image.num_unknown_masks)
+        return ImportState(marker.since_s(image), is_complete=image.is_complete)
 
     def images(self) -> dict[str, ReviewedImage]:
         """Return the imported images by `image_id`."""
@@ -219,6 +227,12 @@ class Imports:
     def image(self, image_id: str) -> ReviewedImage | None:
         """Return an imported image; None: it was not imported."""
         return self._images.get(image_id)
+
+    def unlisted_labels(self, image_id: str) -> tuple[str, ...]:
+        """Return the labels that the imported file of an image does not list."""
+        if image_id not in self._parts:
+            return ()
+        return self.markers[self._parts[image_id][0]].unlisted_labels
 
     def masks(self, image_id: str) -> tuple[ReviewedMask, ...]:
         """Return the imported masks of an image."""

@@ -32,7 +32,7 @@ class ReviewedLayer:
 
     Attributes:
         images: the images that count as reviewed, by `image_id`, in the run's order: imported
-            without masks of unknown labels, decided as a whole, or with every segment decided.
+            with nothing unknown, decided as a whole, or with every segment decided.
     """
 
     def __init__(self, run: RunFolder, log: ReviewLog | None = None) -> None:
@@ -75,19 +75,26 @@ class ReviewedLayer:
     def partly_reviewed(self) -> list[str]:
         """Return the images with some but not all segments decided, in the run's order.
 
-        Imported images with masks of unknown labels are among them.
+        Imported images of which something is unknown are among them.
         """
         begun = self._decisions.keys() | self._imports.images().keys()
         return self._predictions.in_order(begun - self.images.keys())
 
     def unknown_segments(self, image_id: str) -> frozenset[int]:
-        """Return the predicted segments that have masks of unknown labels in the tool's file.
+        """Return the predicted segments of which an import says nothing about their label.
 
-        They are neither accepted nor rejected, as long as nobody decides on them.
+        They have masks of labels that the run does not have, or a label that the tool's file does
+        not list; nobody has decided on them on the review page. `outcomes` may hold some of the
+        latter: those that the tool has relabelled.
         """
         image = self._imports.image(image_id)
-        unknown = image.unknown_segments if image is not None else ()
-        return frozenset(unknown) - (self.outcomes(image_id) or {}).keys()
+        if image is None:
+            return frozenset()
+        unlisted = self._imports.unlisted_labels(image_id)
+        rows = self._predictions.segments(image_id)
+        unknown = {row["segment_index"] for row in rows if row["label"] in unlisted}
+        decided = self._decided_masks(image_id, rows) if image_id in self._decisions else {}
+        return frozenset(unknown.union(image.unknown_segments) - decided.keys())
 
     def outcomes(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
         """Return the corrected mask of each predicted segment, by its index; None: rejected.
@@ -126,7 +133,7 @@ class ReviewedLayer:
             whole = decisions.get(ReviewKey(image_id))
             is_decided = (rows and len(decided) == len(rows)) or (whole and whole.action != "skip")
             if imported is not None:
-                if imported.num_unknown_masks and not is_decided:
+                if not imported.is_complete and not is_decided:
                     continue
                 left = {mask.segment_index for mask in self.masks(image_id)}
                 gone = sum(row["segment_index"] not in left for row in rows)

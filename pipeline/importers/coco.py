@@ -63,6 +63,7 @@ def read_dataset(dataset: Entry, notes: Notes) -> Iterator[ToolImage]:
     for category in dataset["categories"]:
         with noted(notes, f"category {_id_of(category)}"):
             names[parse_id(category["id"])] = check_name(category["name"])
+    notes.listed_labels |= set(names.values())
     images: list[tuple[str, Entry]] = []
     for image in dataset["images"]:
         with noted(notes, f"image {_id_of(image)}"):

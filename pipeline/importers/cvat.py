@@ -46,6 +46,10 @@ def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
     has_images = False
     try:
         for _, element in ElementTree.iterparse(io.BytesIO(unpack(data, ".xml"))):
+            if element.tag == "label" and element.findtext(
+                "name"
+            ):  # of the task, before all images
+                notes.listed_labels.add(element.findtext("name", ""))
             if element.tag != "image":
                 continue
             has_images = True

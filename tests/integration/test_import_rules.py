@@ -214,6 +214,22 @@ def test_labels_merged_into_a_new_one_are_unknown(run, dataset):
     assert [label.rejected for label in report.labels] == [0, 0, 0]
 
 
+def test_labels_merged_into_a_known_one_do_not_spoil_its_scores(run, dataset):
+    dataset["categories"] = [one for one in dataset["categories"] if one["name"] != "dog"]
+    for entry in dataset["annotations"]:
+        entry["category_id"] = 1 if entry["category_id"] == 2 else entry["category_id"]
+    report = _import(run, dataset)
+    assert report.notes[NoteKind.UNLISTED_LABELS].first == ("dog",)
+    assert [(label.changed, label.unknown, label.rejected) for label in report.labels] == [
+        (4, 0, 0),
+        (0, 4, 0),
+        (0, 0, 0),
+    ]
+    with pytest.raises(UserError, match=r"'dog' \(4 of 4\)"):
+        calibrate(run, Rules(min_segments=1))
+    assert calibrate(run, Rules(min_segments=1, max_unknown=1)).calibration.num_segments == 8
+
+
 def test_file_of_unknown_labels_only_is_refused(run, dataset):
     earlier = _of_images(dataset, 1, images=False)
     _import(run, earlier)

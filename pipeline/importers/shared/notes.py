@@ -21,6 +21,7 @@ class NoteKind(StrEnum):
     DROPPED_MASKS = "dropped_masks"
     UNLABELLED = "unlabelled"
     UNKNOWN_LABELS = "unknown_labels"
+    UNLISTED_LABELS = "unlisted_labels"
     BOX_ONLY = "box_only"
     OTHER_SHAPES = "other_shapes"
     UNANNOTATED = "unannotated"
@@ -43,6 +44,7 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.DROPPED_MASKS: "left out: masks of no image, or without a pixel",
         NoteKind.UNLABELLED: "unknown: masks without a label",
         NoteKind.UNKNOWN_LABELS: "unknown: masks of labels that the run does not have",
+        NoteKind.UNLISTED_LABELS: "unknown: segments of labels that the file does not list",
         NoteKind.BOX_ONLY: "left out: images with boxes or points only",
         NoteKind.OTHER_SHAPES: "left out: boxes, points and texts",
         NoteKind.UNANNOTATED: "left out: images of which the file says nothing",
@@ -71,9 +73,14 @@ class Note(Frozen):
 
 
 class Notes:
-    """Counts what happened to a file's entries, and keeps the first ten of each kind."""
+    """Counts what happened to a file's entries, and keeps the first ten of each kind.
+
+    Attributes:
+        listed_labels: the labels that the file lists, used or not; empty: it has no such list.
+    """
 
     def __init__(self) -> None:
+        self.listed_labels: set[str] = set()
         self._counts: dict[NoteKind, int] = {}
         self._first: dict[NoteKind, dict[str, None]] = {}
 
