@@ -64,19 +64,24 @@ def declared_colors(data: bytes, kind: str, info: Mapping[Any, Any]) -> Declared
         info: what Pillow read beside the pixels; profiles are taken from here.
     """
     icc = info.get("icc_profile") or b""
+    if not isinstance(icc, bytes):  # a TIFF may hold numbers or text under the profile's tag
+        return DeclaredColors(problem="a profile that is no bytes")
     numbers: DeclaredColors | None = None
+    if kind in ("JPEG", "PNG") and not icc and "icc_profile" in info:  # parts of it are missing
+        numbers = DeclaredColors(problem="a damaged profile")
     if kind == "PNG":
         chunks = dict(_png_chunks(data))
         if b"cICP" in chunks:
             return _by_code_points(chunks[b"cICP"][:2], "cICP")
-        numbers = None if icc or b"sRGB" in chunks else _by_gamma(chunks)
+        if numbers is None and not icc and b"sRGB" not in chunks:
+            numbers = _by_gamma(chunks)
     elif kind in ("AVIF", "HEIF") and not icc:
         numbers = _by_nclx(data)
     elif kind == "JPEG2000" and not icc:
         icc = next((box[3:] for box in _boxes(data, b"jp2h", b"colr") if box[:1] == b"\2"), b"")
     elif kind == "BMP":
         icc = _bmp_profile(data)
-    return DeclaredColors(bytes(icc)) if icc else numbers
+    return DeclaredColors(icc) if icc else numbers
 
 
 def rgb_profile(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from pipeline.collection.decode import DecodedImage, decode
 from schemas.config import ImageConfig
@@ -69,6 +69,19 @@ def _jpeg2000(profile: bytes) -> bytes:
     return changed + data[outer + 4 : inner] + box + data[inner + inner_size :]
 
 
+def _profile_of_numbers() -> TiffImagePlugin.ImageFileDirectory_v2:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[34675], tags.tagtype[34675] = 4_000_000_000, TiffTags.LONG
+    return tags
+
+
+def _half_profile() -> bytes:
+    """A JPEG that names two parts of its profile and has the first."""
+    data = _file("JPEG", "RGB", RGB, icc.SWAPPED, quality=100, subsampling=0)
+    mark = data.index(b"ICC_PROFILE\0") + 12
+    return data[: mark + 1] + b"\2" + data[mark + 2 :]
+
+
 GAMMA_1 = (b"gAMA", struct.pack(">I", 100_000))
 GAMMA_SRGB = (b"gAMA", struct.pack(">I", 45455))
 P3 = (b"cHRM", struct.pack(">8I", *P3_POINTS))
@@ -113,6 +126,7 @@ SHOWN: dict[str, tuple[bytes, tuple[int, int, int], str]] = {
     ),
     "broken.png": (_file("PNG", "RGB", RGB, icc.SWAPPED[:200]), RGB,
                    "not converted: a damaged profile of 200 bytes"),
+    "half-profile.jpeg": (_half_profile(), RGB, "not converted: a damaged profile"),
     "no-profile.png": (_file("PNG", "RGB", RGB, b"nonsense"), RGB,
                        "not converted: a damaged profile of 8 bytes"),
     "gamma.png": (_png(GAMMA_1), (229, 168, 122), "converted from gAMA 1"),
@@ -187,6 +201,8 @@ def test_the_table_above_is_what_chromium_shows() -> None:
     [
         (_jpeg2000(icc.SWAPPED), (100, 200, 50), SWAPPED),
         (_file("TIFF", "RGB", RGB, icc.SWAPPED), (100, 200, 50), SWAPPED),
+        (_file("TIFF", "RGB", RGB, tiffinfo=_profile_of_numbers()), RGB,
+         "not converted: a profile that is no bytes"),
         (_file("TIFF", "CMYK", (100, 100, 100, 0), icc.FOUR_INKS), (230, 204, 187),
          "converted from Four inks"),
         (_file("TIFF", "LAB", (255, 128, 128)), (255, 255, 255), "converted from CIE Lab"),
