@@ -162,6 +162,8 @@ class _Import:
             self._add(row, chosen, frame)
         for row, image, frames in untold:  # what the tool did to other images
             self._add(row, image, max(frames, key=lambda frame: self._frames[frame.kind]))
+        for theirs in self._rules.labels.keys() - self._labels.used:
+            self.notes.add(NoteKind.UNUSED_FLAGS, theirs)
         self._check()
         return self._report(
             store_import(

@@ -37,7 +37,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pipeline.run.file_names import flat_name, without_suffix
+from pipeline.run.file_names import flat_name
 from schemas.errors import UserError
 
 Form = Callable[[str], str]
@@ -240,7 +240,7 @@ _ROBOFLOW_SHORT = re.compile(r"(.+)\.rf\.\w+(\.\w+)", re.IGNORECASE)
 
 
 def _file_uri(name: str) -> Iterator[str]:
-    for value in _query_values(name, "resolve", "fileuri"):
+    for value in _query_values(name, ("resolve", "presign"), "fileuri"):
         try:
             yield base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode()
         except (binascii.Error, ValueError):
@@ -248,7 +248,7 @@ def _file_uri(name: str) -> Iterator[str]:
 
 
 def _url_path(name: str) -> Iterator[str]:
-    yield from _query_values(name, "local-files", "d")
+    yield from _query_values(name, ("local-files",), "d")
     try:
         url = urlsplit(name)
     except ValueError:
@@ -257,10 +257,10 @@ def _url_path(name: str) -> Iterator[str]:
         yield url.path
 
 
-def _query_values(name: str, page: str, key: str) -> list[str]:
+def _query_values(name: str, pages: tuple[str, ...], key: str) -> list[str]:
     """Return the values of a key in the query of one of Label Studio's pages."""
     path, _, query = name.partition("?")
-    is_page = path.rstrip("/").rpartition("/")[2] == page
+    is_page = path.rstrip("/").rpartition("/")[2] in pages
     return parse_qs(query).get(key, []) if is_page else []
 
 
@@ -391,8 +391,9 @@ def _lower(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    name = _lower(name)
-    return without_suffix(name) if _base(name) else name
+    folder, slash, base = _lower(name).rpartition("/")
+    stem, dot, _ = base.rpartition(".")
+    return folder + slash + (stem if dot and stem else base)
 
 
 _LEVELS: tuple[tuple[str, Form], ...] = (

@@ -66,7 +66,7 @@ def read_dataset(dataset: Entry, notes: Notes) -> Iterator[ToolImage]:
     notes.listed_labels |= set(names.values())
     images: list[tuple[str, Entry]] = []
     for image in dataset["images"]:
-        with noted(notes, f"image {_id_of(image)}"):
+        with noted(notes, f"image {_name_of(image)}"):
             images.append((parse_id(image["id"]), image))
     by_image = _annotations_by_image(dataset["annotations"], {key for key, _ in images}, notes)
     del dataset  # a million masks are gigabytes: none is kept longer than needed
@@ -182,6 +182,11 @@ def _origin(entry: Entry) -> int | None:
             if value.isdecimal():
                 return int(value)
     return None
+
+
+def _name_of(image: Any) -> str:
+    name = image.get("file_name") if isinstance(image, dict) else None
+    return str(name) if name else _id_of(image)
 
 
 def _id_of(entry: Any) -> str:

@@ -22,6 +22,7 @@ class NoteKind(StrEnum):
     UNLABELLED = "unlabelled"
     UNKNOWN_LABELS = "unknown_labels"
     UNLISTED_LABELS = "unlisted_labels"
+    UNUSED_FLAGS = "unused_flags"
     BOX_ONLY = "box_only"
     OTHER_SHAPES = "other_shapes"
     UNANNOTATED = "unannotated"
@@ -45,6 +46,7 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.UNLABELLED: "unknown: masks without a label",
         NoteKind.UNKNOWN_LABELS: "unknown: masks of labels that the run does not have",
         NoteKind.UNLISTED_LABELS: "unknown: segments of labels that the file does not list",
+        NoteKind.UNUSED_FLAGS: "without effect: --label of names that no mask has",
         NoteKind.BOX_ONLY: "left out: images with boxes or points only",
         NoteKind.OTHER_SHAPES: "left out: boxes, points and texts",
         NoteKind.UNANNOTATED: "left out: images of which the file says nothing",
@@ -57,8 +59,8 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.FRAMES: "turned, or of exchanged sides",
         NoteKind.REPLACED: "replaced: imported before",
         NoteKind.OLDER: "left out: older than what was imported before",
-        NoteKind.PAGE_KEPT: "decided otherwise on the review page, which counts",
-        NoteKind.PAGE_OVERRIDDEN: "decided otherwise on the review page; the file counts",
+        NoteKind.PAGE_KEPT: "decided otherwise on the review page, which counts (--prefer file: the file does)",
+        NoteKind.PAGE_OVERRIDDEN: "decided otherwise on the review page; the file counts (--prefer page)",
     }
 )
 """Each kind for a person."""

@@ -188,6 +188,10 @@ def parse_json(data: bytes, kind: type, expected: str) -> Any:
     """
     try:
         value = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"expected {expected}, but the file is neither text in UTF-8 nor packed by ZIP or gzip"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"expected {expected}, but the file is not JSON: {error}") from error
     if not isinstance(value, kind):

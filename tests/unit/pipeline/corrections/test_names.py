@@ -1,8 +1,12 @@
 """Images and labels of a run, found by the names in a tool's file."""
 
 import base64
+import unicodedata
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.corrections.names import LabelNames, match_names
 
@@ -101,6 +105,38 @@ def test_no_path_of_a_run_is_taken_for_another_under_any_rewriting():
         found = _found(paths, *rewritten)
         assert all(match in (None, path) for match, path in zip(found, paths, strict=True)), before
         assert None not in found, before
+
+
+NAMES = st.text(st.sampled_from("ab1Éé \\%2_-.#?&=d"), min_size=1, max_size=6)
+PATHS = st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), min_size=1, unique=True)
+REWRITES = (
+    str,
+    lambda path: f"images/default/{path}",
+    lambda path: path.replace("/", "\\"),
+    lambda path: path.upper(),
+    lambda path: quote(path),
+    lambda path: f"/data/local-files/?d={quote(f'set/{path}')}",
+    lambda path: _fileuri(f"s3://bucket/{path}"),
+    lambda path: unicodedata.normalize("NFD", path),
+    lambda path: f"{path.rpartition('/')[0]}/0a1b2c3d-{path.rpartition('/')[2]}",
+    lambda path: path.rpartition("/")[2],
+    lambda path: f"{path}.jpg",
+)
+
+
+@given(PATHS, st.sampled_from(REWRITES), st.randoms())
+def test_no_image_is_taken_for_another_however_a_tool_rewrites_names(paths, rewrite, random):
+    chosen = random.sample(paths, random.randint(1, len(paths)))
+    found = match_names(paths, [(rewrite(path),) for path in chosen]).found
+    if rewrite is str:
+        assert [match and match.path for match in found] == chosen
+    if len(chosen) == len(paths):
+        wrong = [
+            (path, match.path)
+            for path, match in zip(chosen, found, strict=True)
+            if match is not None and match.path != path and rewrite(path) not in paths
+        ]
+        assert not wrong
 
 
 def test_find_label_ignores_case_and_names_a_near_one():
