@@ -33,7 +33,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -97,6 +96,7 @@ class _Matcher:
         self._files = files
         self._identity = [tuple(map(_composed, names)) for names in files]
         self._readings: list[list[Reading]] = []
+        self._level: dict[str, _Level] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -114,38 +114,51 @@ class _Matcher:
             self._readings = [list(readings(names)) for names in self._files]
 
     def take_full(self) -> None:
-        for shared in dict.fromkeys(("", _shared_folder(self._paths))):
+        for shared in self._shared_folders():
             note = f"without the run's folder {shared}" if shared else ""
-            for level, form in _LEVELS:
-                table = _unique((form(path[len(shared) :]), path) for path in self._paths)
-                self._take_readings(form, table, level, note)
+            for level in self._levels():
+                table = _unique((level.form(path[len(shared) :]), path) for path in self._paths)
+                self._take_readings(level.names, table, level.note, note)
 
     def take_stripped(self) -> None:
         if any(match is not None for match in self.found):
             return  # names stand as they are in this file: nothing was put in front
-        for level, form in _LEVELS:
-            table = _unique((form(path), path) for path in self._paths)
-            forms = [[(form(name), note) for name, note in names] for names in self._readings]
-            strip = _strip(forms, table, {_base(form(path)) for path in self._paths})
-            if strip is None:
-                continue
-            rests = [
-                [(n.removeprefix(strip.folder), how) for n, how in names if strip.allows(n)]
-                for names in forms
-            ]
-            self._take(rests, table, level, f"without the folder {strip.folder}")
-            return
+        for level in self._levels():
+            for shared in self._shared_folders():
+                table = _unique((level.form(path[len(shared) :]), path) for path in self._paths)
+                strip = _strip(level.names, table, {_base(form) for form in table})
+                if strip is None:
+                    continue
+                rests = [
+                    [(n.removeprefix(strip.folder), how) for n, how in names if strip.allows(n)]
+                    for names in level.names
+                ]
+                self._take(rests, table, level.note, f"without the folder {strip.folder}")
+                return
 
     def take_flat(self) -> None:
         flat = [(flat_name(path), path) for path in self._paths if "/" in path]
-        for level, form in _LEVELS:
-            table = _unique((form(name), path) for name, path in flat)
-            self._take_readings(lambda name, f=form: f(_base(name)), table, level, "flat name")
+        for level in self._levels():
+            table = _unique((level.form(name), path) for name, path in flat)
+            self._take_readings(level.base_names(), table, level.note, "flat name")
 
     def take_base_names(self) -> None:
-        for level, form in _LEVELS:
-            table = _unique((form(_base(path)), path) for path in self._paths)
-            self._take_readings(lambda name, f=form: f(_base(name)), table, level, "base name only")
+        for level in self._levels():
+            table = _unique((_base(level.form(path)), path) for path in self._paths)
+            self._take_readings(level.base_names(), table, level.note, "base name only")
+
+    def _levels(self) -> Iterator["_Level"]:
+        """Yield the levels of comparison, as long as some name has no image."""
+        for note, form in _LEVELS:
+            if self.is_complete:
+                return
+            if note not in self._level:
+                names = [[(form(name), how) for name, how in names] for names in self._readings]
+                self._level[note] = _Level(note, form, names)
+            yield self._level[note]
+
+    def _shared_folders(self) -> list[str]:
+        return list(dict.fromkeys(("", _shared_folder(self._paths))))
 
     def ambiguous(self) -> Iterator[int]:
         """Yield the places without an image whose base name, loosely, some image has."""
@@ -156,15 +169,13 @@ class _Matcher:
             if match is None and any(_stem(_base(n)) in loose for n, _ in self._readings[place]):
                 yield place
 
-    def _take_readings(self, form: Form, table: dict[str, str], *notes: str) -> None:
+    def _take_readings(
+        self, forms: list[list[Reading]], table: Mapping[str, str], *notes: str
+    ) -> None:
         """Match names as they stand, then names as they may be meant."""
-        for is_rewritten in (False, True):
-            if not self.is_complete:
-                forms = [
-                    [(form(name), how) for name, how in names if is_rewritten or not how]
-                    for names in self._readings
-                ]
-                self._take(forms, table, *notes)
+        as_they_stand = [[one for one in names if not one[1]] for names in forms]
+        self._take(as_they_stand, table, *notes)
+        self._take(forms, table, *notes)
 
     def _take(self, forms: list[list[Reading]], table: Mapping[str, str], *notes: str) -> None:
         """Give each name the image of its first form that is in the table.
@@ -186,6 +197,17 @@ class _Matcher:
                     self.found[place] = NameMatch(path, _words(one[1], *notes))
 
 
+class _Level(NamedTuple):
+    """How exactly names are compared, and all names of the file in this form."""
+
+    note: str
+    form: Form
+    names: list[list[Reading]]
+
+    def base_names(self) -> list[list[Reading]]:
+        return [[(_base(name), how) for name, how in names] for names in self.names]
+
+
 class _Strip(NamedTuple):
     folder: str
     fits_all: bool
@@ -204,22 +226,24 @@ def _strip(
     fits all names of the file that could be in the run, and some of them keep a folder: else
     `cam9/1.png` would be the root's `1.png` in a run that has `cam1/1.png` and `cam2/1.png` too.
     """
-    shared: Counter[str] = Counter()
-    fits: Counter[str] = Counter()
-    keeps_folder: set[str] = set()
+    folders = {folder for name, _ in forms[0] for folder in _folders(name)} if forms else set()
     for names in forms:
-        folders = {(name, folder) for name, _ in names for folder in _folders(name)}
-        shared.update({folder for _, folder in folders})
-        found = {(folder, name[len(folder) :]) for name, folder in folders}
-        found = {(folder, rest) for folder, rest in found if rest in table}
-        fits.update({folder for folder, _ in found})
-        keeps_folder.update(folder for folder, rest in found if "/" in rest)
-    candidates = [one for one in fits if shared[one] == len(forms) and one in keeps_folder]
-    if not candidates:
+        folders = {one for one in folders if any(name.startswith(one) for name, _ in names)}
+        if not folders:
+            return None
+    found: list[tuple[int, int, str]] = []
+    for folder in folders:
+        rests = [
+            [name[len(folder) :] for name, _ in names if name.startswith(folder)] for names in forms
+        ]
+        fitting = [[rest for rest in several if rest in table] for several in rests]
+        if any("/" in rest for several in fitting for rest in several):
+            found.append((-sum(map(bool, fitting)), len(folder), folder))
+    if not found:
         return None
-    best = min(candidates, key=lambda folder: (-fits[folder], len(folder)))
+    num_fitting, _, best = min(found)
     possible = sum(any(_base(name) in base_names for name, _ in names) for names in forms)
-    return _Strip(best, fits[best] == possible)
+    return _Strip(best, -num_fitting == possible)
 
 
 def readings(names: Iterable[str]) -> Iterator[Reading]:
@@ -370,13 +394,15 @@ def _words(*notes: str) -> str:
 
 
 def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-@lru_cache(1 << 16)
 def _plain_path(name: str) -> str:
     """Return a path in composed Unicode without slashes and dots that mean nothing."""
-    return _EMPTY_PART.sub("/", _composed(name)).removeprefix("./").lstrip("/")
+    name = _composed(name)
+    if "//" in name or "/./" in name:
+        name = _EMPTY_PART.sub("/", name)
+    return name.removeprefix("./").lstrip("/")
 
 
 _EMPTY_PART = re.compile(r"/(?:\./|/)+")

@@ -59,8 +59,8 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.FRAMES: "turned, or of exchanged sides",
         NoteKind.REPLACED: "replaced: imported before",
         NoteKind.OLDER: "left out: older than what was imported before",
-        NoteKind.PAGE_KEPT: "decided otherwise on the review page, which counts (--prefer file: the file does)",
-        NoteKind.PAGE_OVERRIDDEN: "decided otherwise on the review page; the file counts (--prefer page)",
+        NoteKind.PAGE_KEPT: "decided otherwise on the review page, which counts (--prefer file)",
+        NoteKind.PAGE_OVERRIDDEN: "decided otherwise on the review page; the file counts",
     }
 )
 """Each kind for a person."""

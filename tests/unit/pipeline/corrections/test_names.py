@@ -89,6 +89,7 @@ def test_folders_are_stripped_only_if_the_strip_fits_the_whole_file():
 def test_folder_that_all_images_of_the_run_share_may_be_left_out():
     paths = tuple(f"2026/may/{path}" for path in CAMERAS)
     assert _found(paths, *CAMERAS) == list(paths)
+    assert _found(paths, *(f"images/{path}" for path in CAMERAS)) == list(paths)
 
 
 def test_image_with_a_close_name_is_not_found_again_by_a_loose_one():
