@@ -12,12 +12,12 @@ import numpy as np
 
 from ovseg_core.rle.coco_segmentation import encode_mask
 from pipeline.collection.exif import inverse_orientation, swaps_sides, upright_mask
-from pipeline.corrections.matching import overlap
+from pipeline.corrections.matching import mean_best_iou
 from pipeline.importers.shared.tool_file import Mask, ToolImage, ToolMask
 from pipeline.run.reader import Row
 
 _CLEARLY = 0.1
-"""By how much the IoU with the predictions must differ to tell one frame from another."""
+"""By how much the masks' mean IoU with predictions must differ to tell one frame from another."""
 
 
 FrameKind = Literal["same", "ignored", "twice", "drawn"]
@@ -94,8 +94,7 @@ def fitting_frame(
     rows = [segment["rle_counts"] for segment in predicted]
     ious = []
     for frame in frames:
-        shared, union = overlap([frame.counts(mask, size_hw) for mask in masks], rows, size_hw)
-        ious.append(shared / max(union, 1))
+        ious.append(mean_best_iou([frame.counts(mask, size_hw) for mask in masks], rows, size_hw))
     best, second = sorted(ious, reverse=True)[:2]
     return frames[ious.index(best)] if best >= second + _CLEARLY else None
 

@@ -157,6 +157,12 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
     return shared, sum(areas) - shared
 
 
+def mean_best_iou(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> float:
+    """Return the mean over the first masks (RLE counts) of the IoU with the best of the others."""
+    ious = _ious(one, other, size_hw)
+    return float(ious.max(axis=1).mean()) if ious.size else 0.0
+
+
 def count_px(counts: str, size_hw: tuple[int, int]) -> int:
     """Return the number of pixels of a mask (RLE counts)."""
     return int(coco_mask.area(_rle(counts, size_hw)))

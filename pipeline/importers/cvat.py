@@ -68,9 +68,10 @@ def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
 
 
 def _image(element: Element) -> ToolImage:
-    stated_hw = coco_segmentation.parse_size_hw(
-        *(int(element.attrib[key]) for key in ("height", "width"))
-    )
+    height, width = (element.attrib[key] for key in ("height", "width"))
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
+    stated_hw = coco_segmentation.parse_size_hw(int(height), int(width))
     shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
     drawn = read_all(_polygons, shapes)
     size_hw = frame_of_polygons([one for polygons in drawn for one in polygons], stated_hw)

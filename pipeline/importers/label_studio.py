@@ -35,11 +35,11 @@ _NO_ANNOTATIONS = "annotations are missing; export the project as JSON, not as J
 
 
 def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
-    """Yield the annotations of all tasks.
+    """Yield the annotations of all tasks, and an image without masks for each task without one.
 
     Args:
         data: the file.
-        notes: get annotations that cannot be read, and tasks that were skipped or not reviewed.
+        notes: get annotations that cannot be read or were cancelled.
 
     Raises:
         UserError: not an export of Label Studio.
@@ -65,7 +65,7 @@ def _images(task: Entry, name: str, notes: Notes) -> Iterator[ToolImage]:
     for _ in cancelled:
         notes.add(NoteKind.SKIPPED, name)
     if not task["annotations"]:
-        notes.add(NoteKind.UNANNOTATED, name)
+        yield ToolImage(names, None, ())
     for entry in given:
         with noted(notes, name):
             yield _image(entry, names)

@@ -246,6 +246,19 @@ def test_file_of_unknown_labels_only_is_refused(run, dataset):
         _import(run, dataset, labels={"plant": "dogg"})
 
 
+def test_flag_without_effect_is_noted(run, dataset):
+    report = _import(run, _of_images(dataset, 1, images=False), labels={"cow": "cat"})
+    assert report.notes[NoteKind.UNUSED_FLAGS].first == ("cow",)
+
+
+def test_task_without_annotation_is_reviewed_only_if_the_user_says_so(run, tasks):
+    tasks[1]["annotations"] = []
+    report = _import(run, tasks[:2])
+    assert report.notes[NoteKind.UNANNOTATED].first == ("b/c.png",)
+    _import(run, tasks[:2], empty_means="reviewed")
+    assert _num_masks(run) == {"a.png": 1, "b/c.png": 0}
+
+
 def test_one_bad_entry_does_not_refuse_the_others(run, dataset):
     dataset["images"][1]["height"] = None
     dataset["annotations"][0]["segmentation"] = [[1, 1, 5, 5]]
@@ -303,6 +316,11 @@ def test_frame_of_a_tool_that_ignores_orientations_is_found(
         if entry["image_id"] != number["plain.jpg"]:
             stored = np.ascontiguousarray(turn(decode_segmentation(entry["segmentation"], size)))
             entry["segmentation"] = {"size": [*stored.shape], "counts": counts_of(stored)}
+    # All but the smallest mask are gone: what is left must tell the frame.
+    ours = [one for one in dataset["annotations"] if one["image_id"] == number["turned.jpg"]]
+    smallest = min(ours, key=lambda one: one["area"])
+    dataset["annotations"] = [one for one in dataset["annotations"] if one not in ours]
+    dataset["annotations"].append(smallest)
     report = _import(run, dataset)
     layer = ReviewedLayer(run)
     assert {mask.verdict for mask in layer.masks("id-turned.jpg")} == {"accepted"}

@@ -6,7 +6,10 @@ import pytest
 from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.corrections.matching import (
     CorrectedMask,
+    count_px,
+    covered_segments,
     match,
+    mean_best_iou,
     merge_by_label,
     overlap,
     split_into_components,
@@ -87,3 +90,19 @@ def test_overlap_counts_pixels_of_intersection_and_union():
     assert overlap(one, other, SIZE_HW) == (12, 36)
     assert overlap(one, [], SIZE_HW) == (0, int(sum(decode_rle(rle, SIZE_HW).sum() for rle in one)))
     assert overlap([], [], SIZE_HW) == (0, 0)
+
+
+def test_covered_segments_are_named_or_lie_under_the_masks():
+    rows = [_row(0, 1, (0, 4)), _row(1, 2, (4, 8)), _row(2, 1, (8, 10))]
+    masks = [CorrectedMask(0, _counts((3, 5))), CorrectedMask(0, _counts((0, 1)), 2)]
+    assert covered_segments(rows, masks, 0.5) == {0, 2}
+    assert covered_segments(rows, masks, 0.25) == {0, 1, 2}
+    assert covered_segments(rows, masks[:1], 0.0) == {0, 1, 2}
+    assert covered_segments(rows, [], 0.0) == set()
+
+
+def test_mean_best_iou_is_that_of_the_first_masks():
+    other = [_counts((0, 4)), _counts((6, 10))]
+    assert mean_best_iou([_counts((0, 4)), _counts((0, 2))], other, SIZE_HW) == 0.75
+    assert mean_best_iou([], other, SIZE_HW) == mean_best_iou(other, [], SIZE_HW) == 0.0
+    assert count_px(other[0], SIZE_HW) == 24

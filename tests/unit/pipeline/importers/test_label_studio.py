@@ -70,8 +70,8 @@ def test_read_every_annotation_that_was_not_cancelled(run):
     assert images[0].told_at_s - images[1].told_at_s == 3600
     assert images[2].told_at_s is None
     assert all(image.is_checked for image in images)
-    assert _read([{**task, "annotations": [cancelled]}, {**task, "annotations": []}], notes) == []
-    assert (notes[NoteKind.SKIPPED], notes[NoteKind.UNANNOTATED]) == (2, 1)
+    (untouched,) = _read([{**task, "annotations": [cancelled]}, {**task, "annotations": []}], notes)
+    assert (untouched.masks, untouched.is_checked, notes[NoteKind.SKIPPED]) == ((), False, 2)
 
 
 def test_read_polygon_and_box(run):
