@@ -138,7 +138,7 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
         console.line(f"{WORDS[kind]}: {note.count}")
         for name in note.first:
             console.line(f"  {name}")
-        if note.count > len(note.first):
+        if note.has_more:
             console.line("  ...")
     console.facts(
         [("next", f"ovseg calibrate {quoted_run}; ovseg evaluate {quoted_run} --truth reviewed")]

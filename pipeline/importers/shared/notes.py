@@ -73,6 +73,11 @@ class Note(Frozen):
     first: tuple[str, ...]
     """The first ten, in words."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be more than the named ones."""
+        return len(self.first) == _NUM_NAMED < self.count
+
 
 class Notes:
     """Counts what happened to a file's entries, and keeps the first ten of each kind.

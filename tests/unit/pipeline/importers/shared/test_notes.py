@@ -13,6 +13,7 @@ def test_notes_count_all_and_name_the_first_ten():
     assert list(report) == [NoteKind.UNREADABLE, NoteKind.OTHER_SHAPES, NoteKind.REPEATED]
     assert report[NoteKind.REPEATED].count == notes[NoteKind.REPEATED] == 12
     assert report[NoteKind.REPEATED].first == tuple(f"{number}.png" for number in range(10))
+    assert [note.has_more for note in report.values()] == [False, False, True]
     assert (report[NoteKind.OTHER_SHAPES].count, notes[NoteKind.FRAMES]) == (3, 0)
 
 
