@@ -161,6 +161,13 @@ def inspect_command(
 def export_command(
     run: Run,
     to: Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")] = "coco",
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="predicted, reviewed (only what people decided) or merged (theirs over the "
+            "predicted); default: merged once a review exists, else predicted."
+        ),
+    ] = "",
     segments: Annotated[
         str,
         typer.Option(help="class, or components (connected regions); default: as in the run."),
@@ -170,7 +177,7 @@ def export_command(
     """Write a run's masks as a dataset for other tools."""
     from jobs.results import export_run
 
-    export_run(run, to, segments, sets or ())
+    export_run(run, to, masks, segments, sets or ())
 
 
 @app.command("evaluate")

@@ -11,6 +11,7 @@ from schemas.errors import UserError
 from schemas.records import STAGES
 
 if TYPE_CHECKING:
+    from pipeline.corrections.layer import ReviewState
     from pipeline.run.inspect import Inspection
 
 _EXPORTERS = "pipeline.exporters"
@@ -20,17 +21,20 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     """Print what is in a run folder; list or delete its orphans on request."""
+    from pipeline.corrections.layer import ReviewedLayer
     from pipeline.run.folder import RunFolder
     from pipeline.run.inspect import inspect_folder
 
     folder = RunFolder.open(run)
     found = inspect_folder(folder)
+    review = ReviewedLayer(folder).state()
     cleaned = folder.clean() if clean else ()
     if as_json:
         value = found.model_dump(mode="json")
-        console.print_json({**value, "cleaned": list(cleaned)})
+        console.print_json({**value, "review": review.model_dump(), "cleaned": list(cleaned)})
         return
     show_inspection(found)
+    show_review(review)
     if orphans:
         for name in found.orphans:
             console.line(name)
@@ -75,13 +79,38 @@ def show_inspection(found: "Inspection") -> None:
     console.table(title, ("shard", "tries", "why"), failed)
 
 
-def export_run(run: str, to: str, segments: str, sets: Sequence[str]) -> None:
+def show_review(state: "ReviewState") -> None:
+    """Print how far the run is reviewed; nothing if nobody has begun."""
+    if not (state.num_reviewed or state.num_partly_reviewed or state.num_imports):
+        return
+    console.line("")
+    console.facts(
+        [
+            (
+                "review",
+                f"{state.num_reviewed} images reviewed ({state.num_rejected_images} rejected as a "
+                f"whole, {state.num_empty} found empty), {state.num_partly_reviewed} in part",
+            ),
+            (
+                "masks",
+                f"{state.num_accepted} accepted, {state.num_changed} changed, {state.num_added} "
+                f"added, {state.num_rejected} rejected",
+            ),
+            ("unknown", f"{n} masks of other labels" if (n := state.num_unknown_masks) else ""),
+            ("imports", state.num_imports or ""),
+        ]
+    )
+    console.line("`ovseg export` writes the corrected masks (--masks predicted: the model's)")
+
+
+def export_run(run: str, to: str, masks: str, segments: str, sets: Sequence[str]) -> None:
     """Write a dataset from the finished shards of a run and print where it lies.
 
     Args:
         run: the run folder.
         to: name of the format; `-` and `_` mean the same.
-        segments: the format's option of this name; empty: its default.
+        masks: the format's option of this name; empty: its default.
+        segments: likewise.
         sets: further options of the format, `key=value` each.
 
     Raises:
@@ -91,7 +120,7 @@ def export_run(run: str, to: str, segments: str, sets: Sequence[str]) -> None:
     from schemas import plugins
 
     exporter = plugins.load(_EXPORTERS, to.replace("-", "_"))
-    options = load_config(exporter.Options, flags={"segments": segments}, sets=sets)
+    options = load_config(exporter.Options, flags={"masks": masks, "segments": segments}, sets=sets)
     folder = RunFolder.open(run)
     try:
         written = exporter.export(folder, options)

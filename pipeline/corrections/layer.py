@@ -7,6 +7,7 @@ A decision of the review page replaces the imported mask of a segment by the pre
 removes it. Which decisions count beside an import, the import's marker says (`prefer`).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 from pipeline.corrections.imports import Imports
@@ -14,10 +15,36 @@ from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row
+from schemas.base import Frozen
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask, ReviewKey
 
 LOG_SOURCE = "log"
 """`ReviewedImage.source` of images that were reviewed on the review page."""
+
+
+class ReviewState(Frozen):
+    """How far a run is reviewed."""
+
+    num_reviewed: int
+    """Images that count as reviewed."""
+    num_partly_reviewed: int
+    """Images of which something is decided, but not everything."""
+    num_rejected_images: int
+    """Images that were rejected as a whole and have no mask left, among the reviewed ones."""
+    num_empty: int
+    """Reviewed images without a mask that were not rejected: people found nothing there."""
+    num_accepted: int
+    """Masks as predicted."""
+    num_changed: int
+    """Masks with another outline or label."""
+    num_added: int
+    """Masks that were not predicted."""
+    num_rejected: int
+    """Predicted masks that are gone."""
+    num_unknown_masks: int
+    """Imported masks of labels that the run does not have."""
+    num_imports: int
+    """Imports that were not taken back."""
 
 
 class ReviewedLayer:
@@ -77,8 +104,56 @@ class ReviewedLayer:
 
         Imported images of which something is unknown are among them.
         """
-        begun = self._decisions.keys() | self._imports.images().keys()
+        decided = {
+            image_id
+            for image_id, decisions in self._decisions.items()
+            if any(decision.action != "skip" for decision in decisions.values())
+        }
+        begun = decided | self._imports.images().keys()
         return self._predictions.in_order(begun - self.images.keys())
+
+    def rejected_images(self) -> frozenset[str]:
+        """Return the images that were rejected as a whole and have no mask left.
+
+        They are no images without objects: those were accepted, imported without masks, or had each
+        of their masks rejected.
+        """
+        found = set()
+        for image_id in self.images:
+            whole = self._decisions.get(image_id, {}).get(ReviewKey(image_id))
+            if whole is not None and whole.action == "reject" and not self.masks(image_id):
+                found.add(image_id)
+        return frozenset(found)
+
+    def num_unknown_masks(self, image_id: str) -> int:
+        """Return how many imported masks of an image have labels that the run does not have."""
+        image = self._imports.image(image_id)
+        return 0 if image is None else image.num_unknown_masks
+
+    def state(self) -> ReviewState:
+        """Return how far the run is reviewed; every corrected mask is read once."""
+        partly = [key for key in self.partly_reviewed() if self._predictions.image(key) is not None]
+        rejected = self.rejected_images()
+        verdicts: Counter[str] = Counter()
+        num_empty = num_rejected = 0
+        for image_id in (*self.images, *partly):
+            masks = self.masks(image_id)
+            verdicts.update(mask.verdict for mask in masks)
+            num_empty += not masks and image_id in self.images and image_id not in rejected
+            outcomes = self.outcomes(image_id) or {}
+            num_rejected += sum(mask is None for mask in outcomes.values())
+        return ReviewState(
+            num_reviewed=len(self.images),
+            num_partly_reviewed=len(partly),
+            num_rejected_images=len(rejected),
+            num_empty=num_empty,
+            num_accepted=verdicts["accepted"],
+            num_changed=verdicts["changed"],
+            num_added=verdicts["added"],
+            num_rejected=num_rejected,
+            num_unknown_masks=sum(map(self.num_unknown_masks, (*self.images, *partly))),
+            num_imports=len(self._imports.markers) - len(self._imports.undone),
+        )
 
     def unknown_segments(self, image_id: str) -> frozenset[int]:
         """Return the predicted segments of which an import says nothing about their label.

@@ -13,13 +13,12 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import coco_file, segments
-from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.loss_report import GOOD_IOU, LOSSES_FILE
 from pipeline.exporters.shared.outlines import Simplification, Tolerance, coco_polygons
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind
 from pipeline.run.file_names import flat_name
 from pipeline.run.folder import RunFolder
-from schemas.base import Frozen
 from schemas.records import Share
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ _END_BYTES = 32
 """No less than the end of a file takes."""
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the COCO exporter."""
 
     min_score: Share = 0.0

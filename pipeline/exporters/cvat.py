@@ -21,13 +21,13 @@ from pydantic import NonNegativeInt
 from ovseg_core.rle import number_lists
 from pipeline.collection.overlay import hex_colour
 from pipeline.exporters.shared import coco_file, mask_texts
-from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.corrected_run import CorrectedRun
+from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind
 from pipeline.run.file_names import without_suffix
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
-from schemas.base import Frozen
 from schemas.records import Share
 from schemas.score_columns import SCORE
 
@@ -46,7 +46,7 @@ _BLOCK = 1 << 20
 """Characters that are compressed at a time."""
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the CVAT exporter."""
 
     min_score: Share = 0.0
@@ -107,7 +107,7 @@ def _images(export: Export, options: Options) -> Iterator[tuple[Row, list[Row], 
     return ((image, rows, []) for image, rows in images)
 
 
-def _before_annotations(reader: RunReader, kind: SegmentKind) -> Iterator[str]:
+def _before_annotations(reader: CorrectedRun, kind: SegmentKind) -> Iterator[str]:
     """Yield the beginning of the COCO file: readers expect the images first."""
     head = coco_file.head(reader, kind)
     # It depends on the collection's address, on which the archive should not.

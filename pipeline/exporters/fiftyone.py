@@ -7,10 +7,9 @@ further fields, but nothing beyond the size of an image: the loader adds `review
 import json
 
 from pipeline.exporters.shared import coco_file
-from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
-from schemas.base import Frozen
 from schemas.records import Share
 
 FOLDER = "exports/fiftyone"
@@ -36,7 +35,7 @@ if __name__ == "__main__":
 '''
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the FiftyOne exporter."""
 
     min_score: Share = 0.0

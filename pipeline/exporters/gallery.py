@@ -10,6 +10,7 @@ import base64
 import hashlib
 import heapq
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,20 +24,23 @@ from pydantic import Field
 
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour, tinted
+from pipeline.exporters.shared.corrected_run import CorrectedRun
+from pipeline.exporters.shared.export import Export, ExportOptions
+from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row, RunReader, grouped, paint_segments
-from pipeline.storage.folder import Folder
-from schemas.base import Frozen
+from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_segments
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
 from schemas.score_columns import SCORE
 
 FOLDER = "exports/gallery"
 _PICTURES = "pictures"
-_SEGMENT_COLUMNS = ["image_id", "label", "category_id", "rle_counts", SCORE]
+_ALL_PICTURES = re.compile(f"{_PICTURES}/.*")
+_NOT_HELD = ("images beyond the limit, scores other than the mean probability, sizes of masks",)
+_SEGMENT_COLUMNS = [*MASK_COLUMNS, SCORE]
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the gallery."""
 
     limit: Annotated[int, Field(ge=1)] = 500
@@ -47,26 +51,25 @@ class Options(Frozen):
 
 def export(run: RunFolder, options: Options) -> list[str]:
     """Write pictures and page; return the page's path in the run folder."""
-    reader, folder = RunReader(run), run.folder.child(FOLDER)
-    by_priority = (
-        (-row["review_priority"], row["number"])
-        for shard in reader.shards()
-        for row in shard.images.values()
-    )
-    numbers = [number for _, number in heapq.nsmallest(options.limit, by_priority)]
-    wanted, cards = set(numbers), dict[int, _Card]()
-    for shard in reader.shards():
-        shown = [row for row in shard.images.values() if row["number"] in wanted]
-        segments = shard.segments_by_image(_SEGMENT_COLUMNS) if shown else {}
-        for image in shown:
-            rows = segments.get(image["image_id"], [])
-            cards[image["number"]] = _write_card(image, rows, folder, options.side_px, run)
-    in_order = [cards[number] for number in numbers]
-    folder.atomic_write("index.html", _page(reader, in_order).encode())
-    kept = {name for card in in_order for name in card.pictures}
-    for name in folder.list(_PICTURES):
-        if name not in kept:
-            folder.delete(name)
+    title = "Gallery: what it does not show of this run"
+    with Export(run, FOLDER, options, title, _NOT_HELD) as export:
+        by_priority = (
+            (-row["review_priority"], row["number"])
+            for shard in export.reader.shards()
+            for row in shard.images.values()
+        )
+        numbers = [number for _, number in heapq.nsmallest(options.limit, by_priority)]
+        wanted, cards = set(numbers), dict[int, _Card]()
+        for shard in export.reader.shards():
+            shown = [row for row in shard.images.values() if row["number"] in wanted]
+            segments = shard.segments_by_image(_SEGMENT_COLUMNS) if shown else {}
+            for image in shown:
+                rows = flattened(segments.get(image["image_id"], []), export.losses)
+                cards[image["number"]] = _write_card(image, rows, export, options.side_px)
+            export.losses.count_written("images", len(shown))
+        in_order = [cards[number] for number in numbers]
+        export.write("index.html", _page(export.reader, in_order).encode())
+        export.remove_matching(_ALL_PICTURES, {name for card in in_order for name in card.pictures})
     return [f"{FOLDER}/index.html"]
 
 
@@ -85,17 +88,17 @@ class _Card:
     pictures: tuple[str, ...]
 
 
-def _write_card(image: Row, rows: list[Row], folder: Folder, side_px: int, run: RunFolder) -> _Card:
+def _write_card(image: Row, rows: list[Row], export: Export, side_px: int) -> _Card:
     """Write an image's pictures, its photograph and its masks, and return its card."""
     try:
-        pictures = _draw(image, rows, run.info.job().image, side_px)
+        pictures = _draw(image, rows, export.reader.run.info.job().image, side_px)
     except ImageError as error:
         figure = f"<p>cannot be read any more: {escape(str(error.code))}</p>"
         return _card(image, rows, figure, ())
     names = []
     for data, suffix in pictures:
         names.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")
-        folder.atomic_write(names[-1], data)
+        export.put(names[-1], data)
     figure = "".join(
         f'<img class="{kind}" src="{name}" alt="" loading="lazy">'
         for kind, name in zip(("photo", "masks"), names, strict=True)
@@ -152,7 +155,7 @@ def _swatch(label: int) -> str:
     return f'<i style="background:{hex_colour(label)}"></i>'
 
 
-def _page(reader: RunReader, cards: list[_Card]) -> str:
+def _page(reader: CorrectedRun, cards: list[_Card]) -> str:
     job = reader.run.info.job()
     counts = Counter(label for card in cards for label in card.labels)
     chips = "\n".join(
@@ -179,7 +182,8 @@ def _page(reader: RunReader, cards: list[_Card]) -> str:
     )
 
 
-def _notes(reader: RunReader, num_shown: int) -> Iterator[str]:
+def _notes(reader: CorrectedRun, num_shown: int) -> Iterator[str]:
+    yield f"{escape(reader.summary.capitalize())}."
     yield (
         "Doubt grows with every mask that is probably bad: improbable, near to another label, "
         "spread over many or a speck; without masks, with the highest probability that any label "

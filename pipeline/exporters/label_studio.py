@@ -20,12 +20,11 @@ from pydantic import Field
 from ovseg_core.rle import number_lists
 from pipeline.collection.overlay import hex_colour
 from pipeline.exporters.shared import mask_texts
-from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
-from schemas.base import Frozen
 from schemas.records import Share
 from schemas.score_columns import SCORE
 
@@ -43,7 +42,7 @@ _NOT_HELD = (
 )
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the Label Studio exporter."""
 
     url: str = "/data/local-files/?d="

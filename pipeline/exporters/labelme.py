@@ -11,13 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.export import Export, png_bytes
+from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
 from pipeline.exporters.shared.loss_report import LOSSES_FILE
 from pipeline.exporters.shared.segments import DIGITS, Crop, SegmentKind
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
-from schemas.base import Frozen
 from schemas.records import Share
 from schemas.score_columns import SCORE
 
@@ -27,7 +26,7 @@ _VERSION = "6.3.1"
 _NOT_HELD = ("scores to sort by: the description of a mask has its score, but no list is sorted",)
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the labelme exporter."""
 
     min_score: Share = 0.0

@@ -1,7 +1,7 @@
 """COCO panoptic: `panoptic.json` and a picture of segment numbers for each image.
 
 A pixel's number is red + 256 green + 65536 blue, 0 where nothing was found. Masks of a run never
-overlap, so nothing is lost in one picture.
+overlap; where masks that people drew do, the smaller is on top, and what it hides is counted.
 """
 
 from functools import partial
@@ -13,12 +13,11 @@ import numpy as np
 from ovseg_core.rle import label_map
 from pipeline.collection.overlay import colour
 from pipeline.exporters.shared import coco_file
-from pipeline.exporters.shared.export import Export, png_bytes
-from pipeline.exporters.shared.segments import DIGITS, SegmentKind, resolve_kind
+from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
+from pipeline.exporters.shared.segments import DIGITS, SegmentKind, flattened, resolve_kind
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
-from schemas.base import Frozen
 from schemas.records import Share
 from schemas.score_columns import SCORE
 
@@ -28,7 +27,7 @@ _JSON = "panoptic.json"
 _NOT_HELD = ("score columns except `score` of each segment and `review_priority` of each image",)
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the panoptic exporter."""
 
     min_score: Share = 0.0
@@ -51,7 +50,8 @@ def write(export: Export, options: Options) -> None:
     names = FileNames(export.reader.run, export.losses.count_lost)
     head = _head(export, options)
     dataset = coco_file.CocoFile(export.local_file(_JSON), head, export.open_files)
-    for image, rows in export.images(options.segments, options.min_score):
+    for image, overlapping in export.images(options.segments, options.min_score):
+        rows = flattened(overlapping, export.losses)
         name = f"{names.of_image(image['path'])}.png"
         export.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
         entry = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.exporters.shared.export import Export, png_bytes
+from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
+from pipeline.exporters.shared.segments import flattened
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader, paint_segments
-from schemas.base import Frozen
 from schemas.records import Share
 
 FOLDER = "exports/semantic_png"
@@ -25,7 +25,7 @@ _NOT_HELD = (
 )
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the label images."""
 
     min_score: Share = 0.0
@@ -43,7 +43,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
         names = FileNames(run, export.losses.count_lost)
         for image, rows in export.images(min_score=options.min_score):
             name = f"{_LABELS}/{names.of_image(image['path'])}.png"
-            export.put(name, partial(_picture, image, rows, options.background, classes["bits"]))
+            visible = flattened(rows, export.losses)
+            export.put(name, partial(_picture, image, visible, options.background, classes["bits"]))
         export.remove(f"{_LABELS}/{name}.png" for name in names.unused())
         export.write(_CLASSES, (json.dumps(classes, indent=1) + "\n").encode())
     return [f"{FOLDER}/{_CLASSES}"]

@@ -10,12 +10,11 @@ import yaml
 from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import segments
-from pipeline.exporters.shared.export import Export
+from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.outlines import Contour, Simplification, Tolerance, opencv_contours
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
-from schemas.base import Frozen
 from schemas.records import Share
 
 FOLDER = "exports/yolo_seg"
@@ -33,7 +32,7 @@ _NOT_HELD = (
 )
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     """Options of the YOLO exporter."""
 
     min_score: Share = 0.0

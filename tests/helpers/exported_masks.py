@@ -66,7 +66,10 @@ def _semantic_png(run: RunFolder) -> list[Mask]:
     labels = _json(run, f"{folder}/classes.json")["classes"]
     masks = []
     for path in _paths(run):
-        values = _picture(run, stem_file(run, f"{folder}/labels", path, ".png"))
+        file = stem_file(run, f"{folder}/labels", path, ".png")
+        if not run.folder.exists(file):
+            continue  # the image is not in the export
+        values = _picture(run, file)
         assert values.dtype == np.uint8
         assert values.ndim == 2
         masks += [
@@ -99,6 +102,8 @@ def _labelme(run: RunFolder) -> list[Mask]:
     masks = []
     for path in _paths(run):
         file = stem_file(run, "exports/labelme", path, ".json")
+        if not run.folder.exists(file):
+            continue  # the image is not in the export
         document = _json(run, file)
         assert document["imagePath"] == Path(path).name
         for shape in document["shapes"]:

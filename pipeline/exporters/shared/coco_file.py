@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoCategory, CocoImage
+from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind, is_changed, resolve_kind
 from pipeline.run.reader import Row, RunReader
 from schemas.score_columns import SCORE, SCORE_COLUMNS
@@ -19,6 +20,7 @@ from schemas.score_columns import SCORE, SCORE_COLUMNS
 _ATTRIBUTES = (
     "segment_index",
     "part_of",
+    "verdict",
     *(name for name, column in SCORE_COLUMNS.items() if column.attribute),
 )
 _MASKS = {
@@ -27,14 +29,23 @@ _MASKS = {
     "components": "connected regions of semantic masks; they are not instances, touching objects "
     "of one label share a region and a divided object has several",
 }
+_DESCRIPTION = {
+    "predicted": "Pseudo-labels of a model, not checked by a person",
+    "reviewed": "Masks that people checked; attributes.verdict says how",
+    "merged": "Pseudo-labels of a model, corrected by people; those with attributes.verdict are "
+    "checked by a person, the others are not",
+}
 _SCORE = "mean probability of the label under the mask"
 _SCORE_OF_WHOLE = (
     "mean probability of the label under the whole mask of the label in the image; "
     "attributes.part_of is its segment_index, and all other scores are those of the whole mask too"
 )
+_SCORE_OF_PEOPLE = {"predicted": ""} | dict.fromkeys(
+    ("reviewed", "merged"), "; 1 where a person changed or added the mask"
+)
 
 
-def info(reader: RunReader, kind: SegmentKind = "as_run", **more: Any) -> dict[str, Any]:
+def info(reader: CorrectedRun, kind: SegmentKind = "as_run", **more: Any) -> dict[str, Any]:
     """Return COCO's `info`: what the masks are and how many images are missing.
 
     Args:
@@ -47,11 +58,11 @@ def info(reader: RunReader, kind: SegmentKind = "as_run", **more: Any) -> dict[s
     exported = resolve_kind(reader, kind)
     is_split = exported == "components" and is_changed(reader, kind)
     return {
-        "description": "Pseudo-labels of a model, not checked by a person",
+        "description": _DESCRIPTION[reader.masks],
         "version": run.versions.get("ovseg", ""),
         "masks": _MASKS[exported],
         "frame": "EXIF orientation is applied: masks fit the image as it is displayed",
-        "score": _SCORE_OF_WHOLE if is_split else _SCORE,
+        "score": (_SCORE_OF_WHOLE if is_split else _SCORE) + _SCORE_OF_PEOPLE[reader.masks],
         "method": job.method.name,
         "fingerprint": run.fingerprint,
         **more,
@@ -61,7 +72,7 @@ def info(reader: RunReader, kind: SegmentKind = "as_run", **more: Any) -> dict[s
     }
 
 
-def head(reader: RunReader, kind: SegmentKind, **more: Any) -> dict[str, Any]:
+def head(reader: CorrectedRun, kind: SegmentKind, **more: Any) -> dict[str, Any]:
     """Return a whole file but `images` and `annotations`; see `info` for the arguments."""
     return {
         "info": info(reader, kind, **more),

@@ -1,5 +1,10 @@
-"""What every export does in the same order: read the run, write the files, `LOSSES.txt` last."""
+"""What every export does in the same order: read the run, write the files, `LOSSES.txt` last.
 
+`ExportOptions.masks` says whose masks are written; a format that reads the run through `Export`
+(`images`, or the shards of `reader`) has nothing else to do for it.
+"""
+
+import logging
 import re
 import tempfile
 from collections import deque
@@ -9,6 +14,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,16 +22,28 @@ from numpy.typing import NDArray
 
 from pipeline.collection.image_source import read_bytes, ref_of
 from pipeline.exporters.shared import segments
+from pipeline.exporters.shared.corrected_run import CorrectedRun, MaskSource
 from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport
 from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import Row, RunReader
+from pipeline.run.reader import Row
 from schemas.base import Frozen
 from schemas.errors import ImageError
+
+logger = logging.getLogger(__name__)
 
 _WRITERS = 16
 """Files written at once: a bucket answers each put after tens of milliseconds."""
 _MAX_WAITING = 4 * _WRITERS
+
+
+class ExportOptions(Frozen):
+    """The options that every exporter has."""
+
+    masks: MaskSource | Literal[""] = ""
+    """Whose masks: `predicted`, `reviewed` (only those that people decided on) or `merged` (theirs,
+    and predicted ones where nobody has decided); empty: `merged` once a review exists, else
+    `predicted`."""
 
 
 class Export:
@@ -48,7 +66,7 @@ class Export:
         index: the file that names the others; empty: there is none.
 
     Attributes:
-        reader: the finished part of the run.
+        reader: the finished part of the run, with the corrections that the options ask for.
         losses: the counts for LOSSES.txt.
         folder: of the export.
         open_files: closes local files and helper processes, also after an error.
@@ -58,13 +76,17 @@ class Export:
         self,
         run: RunFolder,
         folder: str,
-        options: Frozen,
+        options: ExportOptions,
         title: str,
         not_held: Sequence[str] = (),
         index: str = "",
     ) -> None:
-        self.reader = RunReader(run)
-        self.losses = LossReport(title, options, not_held)
+        self.reader = CorrectedRun(run, options.masks)
+        logger.info("%s", self.reader.summary)
+        resolved = options.model_copy(update={"masks": self.reader.masks})
+        self.losses = LossReport(title, resolved, not_held, self.reader.summary)
+        for what, count in self.reader.num_left_out.items():
+            self.losses.count_lost(what, count)
         self.folder = run.folder.child(folder)
         self.open_files = ExitStack()
         self._index = index

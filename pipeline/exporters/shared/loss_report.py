@@ -23,13 +23,17 @@ class LossReport:
         title: the first line of the file.
         options: of the exporter, for the second line.
         not_held: what the format has no place for in any run, one phrase each.
+        source: one line about what was read; empty: none.
     """
 
-    def __init__(self, title: str, options: Frozen, not_held: Sequence[str] = ()) -> None:
+    def __init__(
+        self, title: str, options: Frozen, not_held: Sequence[str] = (), source: str = ""
+    ) -> None:
         given = options.model_dump(mode="json").items()
         values = (f"{key}={redact(str(value))}" for key, value in given)
         self.options_line = f"Options: {', '.join(values)}"
         self._title = title
+        self._source = source
         self._not_held = tuple(not_held)
         self._written: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
@@ -70,7 +74,7 @@ class LossReport:
 
     def text(self) -> str:
         """Return the content of the file."""
-        lines = [self._title, self.options_line]
+        lines = [self._title, self.options_line, *filter(None, [self._source])]
         lines += ["", "Written:", *_count_lines(self._written)]
         lines += ["", "Lost in this export:", *_count_lines(self._lost)]
         num_outlines = sum(self._iou_histogram)

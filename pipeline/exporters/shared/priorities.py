@@ -32,5 +32,7 @@ class Priorities:
         return round(combined(map(self._mask_priority, rows)), DIGITS)
 
     def _mask_priority(self, row: Row) -> float:
+        if "verdict" in row:  # a person has decided on it
+            return 0.0
         ious = (self._ious or {}).get(row["image_id"], {})
         return mask_priority(row, ious.get(row["label"], 1.0))

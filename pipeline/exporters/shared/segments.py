@@ -1,16 +1,21 @@
 """A run's segments image by image, as class masks or connected components, as a format wants."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import components, label_map
+from ovseg_core.rle.coco_segmentation import encode_mask
 from ovseg_core.rle.encode import decode_rle
+from pipeline.exporters.shared.corrected_run import CorrectedShard
 from pipeline.exporters.shared.loss_report import LossReport
 from pipeline.run.reader import FinishedShard, Row, RunReader, grouped
 from schemas.errors import RunFolderError
@@ -53,7 +58,8 @@ def images(
         reader: of the run.
         losses: counts what is written and what is left out.
         kind: of segments.
-        min_score: segments of the run with a lower mean probability are left out.
+        min_score: segments with a lower mean probability are left out, but not those that people
+            decided on.
         min_area_px: segments with fewer pixels are left out, after splitting or joining.
 
     Raises:
@@ -66,13 +72,14 @@ def images(
         losses.count_lost("images that failed in the run", sum(reader.errors.values()))
     losses.count_written("images", 0)
     losses.count_written("segments", 0)
-    change = None
-    if is_changed(reader, kind):
-        change = _split if kind == "components" else _join
+    cut = partial(_cut, kind=resolve_kind(reader, kind), is_changed=is_changed(reader, kind))
     for shard in reader.shards():
         for image, rows in _by_image(shard):
-            likely = [row for row in rows if round(row[SCORE], DIGITS) >= min_score]
-            changed = change(likely) if change and likely else likely
+            likely = [
+                row for row in rows if round(row[SCORE], DIGITS) >= min_score or "verdict" in row
+            ]
+            changed = cut(likely)
+            _count_decided(changed, losses)
             kept = [row for row in changed if row["area_px"] >= min_area_px]
             if len(likely) < len(rows):
                 losses.count_lost("segments left out by score", len(rows) - len(likely))
@@ -84,6 +91,28 @@ def images(
             losses.count_written("images")
             losses.count_written("segments", len(kept))
             yield image, kept
+        if isinstance(shard, CorrectedShard):
+            for what, count in shard.num_left_out.items():
+                losses.count_lost(what, count)
+
+
+def _cut(rows: list[Row], kind: Literal["class", "components"], is_changed: bool) -> list[Row]:
+    """Return one image's masks as the wanted kind: all of them, or those that people left."""
+    is_split = kind == "components"
+    if rows and is_changed:
+        return _split(rows) if is_split else _join(rows)
+    if any("verdict" in row for row in rows):
+        return _split_drawn(rows) if is_split else _join_repeated(rows)
+    return rows
+
+
+def _count_decided(rows: Sequence[Row], losses: LossReport) -> None:
+    verdicts = Counter(row["verdict"] for row in rows if "verdict" in row)
+    for verdict, count in verdicts.items():
+        losses.count_written(f"of the segments are {verdict} by people", count)
+    drawn = verdicts.total() - verdicts["accepted"]
+    if drawn:
+        losses.count_written("of the segments have no score of the model: 1 stands there", drawn)
 
 
 def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
@@ -122,9 +151,30 @@ def _split(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
+def _split_drawn(rows: Sequence[Row]) -> list[Row]:
+    """Split those masks of one image that people changed or added; others are components."""
+    number = 1 + max(row["segment_index"] for row in rows)
+    found: list[Row] = []
+    for row in rows:
+        parts = [row] if row.get("verdict", "accepted") == "accepted" else _split([row])
+        if len(parts) == 1:
+            found.append(row)
+            continue
+        for part in parts:
+            found.append({**part, "segment_index": number})
+            number += 1
+    return found
+
+
 def _join(rows: Sequence[Row]) -> list[Row]:
     """Join one image's components, one mask for each label."""
     return [_join_label(parts) for _, parts in sorted(grouped(rows, "category_id").items())]
+
+
+def _join_repeated(rows: Sequence[Row]) -> list[Row]:
+    """Join masks of one label in one image, which people have given the label."""
+    by_label = sorted(grouped(rows, "category_id").items())
+    return [_join_label(parts) if len(parts) > 1 else parts[0] for _, parts in by_label]
 
 
 def _join_label(parts: list[Row]) -> Row:
@@ -132,7 +182,7 @@ def _join_label(parts: list[Row]) -> Row:
     size = [first["height"], first["width"]]
     rles: Any = [{"size": size, "counts": row["rle_counts"].encode("ascii")} for row in parts]
     union: Any = coco_mask.merge(rles)
-    area = sum(row["area_px"] for row in parts)
+    area, sum_of_areas = int(coco_mask.area(union)), sum(row["area_px"] for row in parts)
     joined = {
         **first,
         "rle_counts": union["counts"].decode("ascii"),
@@ -140,15 +190,53 @@ def _join_label(parts: list[Row]) -> Row:
         "bbox_xywh": [float(value) for value in coco_mask.toBbox(union)],
     }
     for name, column in SCORE_COLUMNS.items():
-        if name not in first:
-            continue
-        if column.join == "mean":
-            joined[name] = sum(row[name] * row["area_px"] for row in parts) / area
-        elif column.join == "sum":
-            joined[name] = sum(row[name] for row in parts)
+        if column.join == "drop" or not all(name in row for row in parts):
+            joined.pop(name, None)
+        elif column.join == "mean":
+            joined[name] = sum(row[name] * row["area_px"] for row in parts) / sum_of_areas
         else:
-            del joined[name]
+            joined[name] = sum(row[name] for row in parts)
+    verdicts = {row.get("verdict") for row in parts}
+    if verdicts != {None}:  # masks that people left may overlap
+        joined["area_frac"] = area / (size[0] * size[1])
+        joined["verdict"] = verdicts.pop() if len(verdicts) == 1 else "changed"
     return joined
+
+
+def flattened(rows: Sequence[Row], losses: LossReport) -> list[Row]:
+    """Return one image's masks without overlaps, for formats that are one picture.
+
+    Only masks that people left may overlap: theirs lie over predicted ones, smaller ones over
+    larger ones. Hidden pixels and masks are counted.
+    """
+    if not any("verdict" in row for row in rows):
+        return list(rows)
+    size_hw = rows[0]["height"], rows[0]["width"]
+    order = sorted(range(len(rows)), key=lambda k: ("verdict" in rows[k], -rows[k]["area_px"]))
+    counts = [rows[place]["rle_counts"] for place in order]
+    numbers = label_map.paint_label_map(counts, [k + 1 for k in order], size_hw, np.uint32)
+    if np.count_nonzero(numbers) == sum(row["area_px"] for row in rows):
+        return list(rows)
+    visible = []
+    for number, row in enumerate(rows, start=1):
+        mask = numbers == number
+        area = int(np.count_nonzero(mask))
+        if area == row["area_px"]:
+            visible.append(row)
+        elif not area:
+            losses.count_lost("masks that lie wholly under others")
+        else:
+            losses.count_lost("masks that lie in part under others: hidden pixels are lost")
+            rle_counts = encode_mask(mask)
+            visible.append(
+                {**row, "rle_counts": rle_counts, "area_px": area, "bbox_xywh": _box(mask)}
+            )
+    return visible
+
+
+def _box(mask: NDArray[np.bool_]) -> list[float]:
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return [float(left), float(top), float(width), float(height)]
 
 
 @dataclass(frozen=True)

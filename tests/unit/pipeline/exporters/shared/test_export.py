@@ -15,10 +15,9 @@ from pipeline.exporters import (
     semantic_png,
     yolo_seg,
 )
-from pipeline.exporters.shared.export import Export, png_bytes
+from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
-from schemas.base import Frozen
 from schemas.errors import RunFolderError
 from tests.helpers.drawn_runs import (
     RunSpec,
@@ -41,7 +40,7 @@ OTHER = {
 ALL = (*OTHER, coco, cvat, fiftyone, label_studio)
 
 
-class Options(Frozen):
+class Options(ExportOptions):
     level: int = 1
 
 
