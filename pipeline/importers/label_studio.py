@@ -150,7 +150,8 @@ _WITHOUT_SHAPE = {*_PIXELS, "labels"}
 
 
 def _names(data: Entry) -> Iterator[str]:
-    """Yield `file_name` as our exporter wrote it, then the URL."""
-    for key in ("file_name", "image"):
-        if data.get(key):
-            yield check_name(data[key])
+    """Yield `file_name` as our exporter wrote it, then URLs; a project's key may be any."""
+    for key in dict.fromkeys(("file_name", "image", *data)):
+        value = data.get(key)
+        if value and (key in ("file_name", "image") or (isinstance(value, str) and "." in value)):
+            yield check_name(value)

@@ -132,6 +132,8 @@ def test_read_names_are_the_file_name_and_the_url():
     url = "/data/upload/3/0a1b2c3d-dog%201.jpg"
     task = {"data": {"image": url, "file_name": "dog 1.jpg"}, "annotations": [{"result": []}]}
     assert _read([task])[0].names == ("dog 1.jpg", url)
+    task["data"] = {"id": 7, "text": "a dog", "picture": url}
+    assert _read([task])[0].names == (url,)
 
 
 @pytest.mark.parametrize("time", [-6, math.nan, math.inf, "soon", None])
