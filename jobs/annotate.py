@@ -4,36 +4,64 @@ import shlex
 from typing import TYPE_CHECKING
 
 from jobs import console
+from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, JobConfig
+from schemas.errors import ConfigError, ErrorCode
 
 if TYPE_CHECKING:
     from pipeline.job.job import JobPlan
     from pipeline.job.report import RunReport
 
+RETRY_ALL = "all"
+"""Value of `--retry-errors` that stands for every code."""
 _SHOWN_LABELS = 12
 
 
-def annotate(config: JobConfig, dry_run: bool, evaluate_flags: str = "") -> int:
+def annotate(
+    config: JobConfig, dry_run: bool, evaluate_flags: str = "", retry_errors: str = ""
+) -> int:
     """Run a job, or only show its plan.
 
     Args:
         config: the job.
         dry_run: only print the plan.
         evaluate_flags: for the `ovseg evaluate` to type next; empty: none is suggested.
+        retry_errors: codes with commas between, or `all`: images that failed with these are tried
+            again; those with passing errors always are.
 
     Returns:
-        0 all done; 3 finished, but shards or too many images failed; 130 interrupted.
+        0 all done; 3 finished, but shards or too many images failed; 130 or 143 interrupted.
+
+    Raises:
+        ConfigError: `retry_errors` has a code that does not exist.
     """
+    retry = _error_codes(retry_errors)
     from pipeline.job import job
 
     if dry_run:
-        show_plan(job.plan(config))
+        show_plan(job.plan(config, retry))
         return 0
-    report = job.run(config)
+    report = job.run(config, retry=retry)
     show_report(report)
     if evaluate_flags and not report.exit_code:
         console.line(f"then         ovseg evaluate {shlex.quote(report.out)} {evaluate_flags}")
     return report.exit_code
+
+
+def _failed_images(number: int) -> str:
+    return f"{number:,} images that failed" if number else ""
+
+
+def _error_codes(text: str) -> list[ErrorCode]:
+    if text == RETRY_ALL:
+        return list(ErrorCode)
+    codes = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name not in list(ErrorCode):
+            hint = did_you_mean(name, list(ErrorCode))
+            raise ConfigError(f"--retry-errors: there is no error code {name!r}. {hint}")
+        codes.append(ErrorCode(name))
+    return codes
 
 
 def show_plan(plan: "JobPlan") -> None:
@@ -61,6 +89,7 @@ def show_plan(plan: "JobPlan") -> None:
             ),
             ("done", f"{done:,} shards ({plan.num_images_done:,} images)"),
             ("left", f"{plan.num_shards_left:,} shards"),
+            ("tried again", _failed_images(sum(plan.num_to_retry.values()))),
             ("workers", workers),
             ("run folder", config.out),
         ]

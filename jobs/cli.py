@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from schemas.errors import ExitCode, OvsegError
+from schemas.errors import ExitCode, OvsegError, StorageError
 
 _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
 _EXPORT_FORMATS = ", ".join(
@@ -50,7 +50,21 @@ class _OneLineErrors(TyperGroup):
 
             for line in str(error).splitlines():
                 print(f"error: {redact(line)}", file=sys.stderr)
-            raise typer.Exit(ExitCode.USER_ERROR) from error
+            is_outage = isinstance(error, StorageError)
+            raise typer.Exit(ExitCode.OUTAGE if is_outage else ExitCode.USER_ERROR) from error
+
+
+class _WithOptionalCodes(TyperCommand):
+    """`--retry-errors` may stand without a value, for all codes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for place, arg in enumerate(args):
+            follows = args[place + 1 : place + 2]
+            if arg == "--retry-errors" and (not follows or follows[0].startswith("-")):
+                from jobs.annotate import RETRY_ALL
+
+                args = [*args[: place + 1], RETRY_ALL, *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -58,7 +72,8 @@ app = typer.Typer(
     cls=_OneLineErrors,
     help="Masks and labels for whole image collections, from words alone.",
     epilog="Exit codes: 0 all done; 1 user error; 2 usage; 3 finished, but something is missing; "
-    "130 interrupted.",
+    "4 a store or cluster cannot be reached; 5 a submitted job is no longer followed; "
+    "130 interrupted; 143 ended by SIGTERM.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -93,7 +108,7 @@ def root(
     set_up_logging(verbose)
 
 
-@app.command("annotate")
+@app.command("annotate", cls=_WithOptionalCodes)
 def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     config: Annotated[
         str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
@@ -114,6 +129,15 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         int | None, typer.Option(min=0, help="At most N workers; 0 (default): as resources allow.")
     ] = None,
     local: Local = False,
+    retry_errors: Annotated[
+        str,
+        typer.Option(
+            "--retry-errors",
+            metavar="[CODES]",
+            help="Try failed images again, all or those of these codes (with commas between); "
+            "images that a store or mount did not give are tried again anyway.",
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")
     ] = False,
@@ -134,7 +158,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     }
     under = ProtocolFlags(protocol, data)
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
-    raise typer.Exit(command(job, dry_run, under.as_typed()))
+    raise typer.Exit(command(job, dry_run, under.as_typed(), retry_errors))
 
 
 @app.command("inspect")
@@ -256,7 +280,7 @@ def import_review_command(  # noqa: PLR0913 - typer's flags are parameters
     undo: Annotated[str, typer.Option(help="Take the import with this id back.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Bring corrected masks back from another tool; list imports, take one back."""
+    """Bring corrected masks back from another tool, or undo it."""
     from jobs.review import ImportFlags, import_review_file, show_imports, take_import_back
 
     if sum(map(bool, (file or tool, is_list, undo))) != 1 or bool(file) != bool(tool):

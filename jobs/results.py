@@ -42,6 +42,11 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
         console.line(f"\n{len(cleaned)} orphans deleted")
 
 
+def _waiting(waiting: dict[str, int]) -> str:
+    codes = ", ".join(f"{count:,} {code}" for code, count in waiting.items())
+    return f"{codes} (the command that made the run tries these images again)" if codes else ""
+
+
 def show_inspection(found: "Inspection") -> None:
     """Print an inspection as tables."""
     images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
@@ -56,6 +61,7 @@ def show_inspection(found: "Inspection") -> None:
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
+            ("waiting", _waiting(found.waiting)),
             ("seconds", console.seconds(found.seconds)),
             ("accepted", versions),
             ("orphans", orphans if found.orphans else ""),

@@ -71,10 +71,13 @@ class ErrorCode(StrEnum):
 
         Images with a passing error are tried again by the next call of the same command.
         """
-        return self in _PASSING
+        return self in PASSING_CODES
 
 
-_PASSING = {ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.STORAGE_ERROR}
+PASSING_CODES = frozenset(
+    {ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.STORAGE_ERROR}
+)
+"""The codes of passing errors."""
 
 
 class OvsegError(Exception):

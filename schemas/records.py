@@ -4,13 +4,14 @@ One record is one row of a table, or one JSON marker. The Arrow schema of a tabl
 its record (`schemas.tables`): an Arrow type in `Annotated` says how a column is stored.
 """
 
+from collections.abc import Container
 from typing import Annotated, Literal
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from schemas.base import Frozen
-from schemas.errors import ErrorCode
+from schemas.errors import PASSING_CODES, ErrorCode
 
 REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())
 """Arrow type of text columns with few different values."""
@@ -153,6 +154,30 @@ class ShardTally(Frozen):
     """Number of failed images by code."""
     seconds: dict[str, NonNegativeFloat] = {}
     """Summed over images by stage (`STAGES`); `wall` for the whole shard."""
+
+    def num_failed(self, codes: Container[str]) -> int:
+        """Return the number of images that failed with one of the codes."""
+        return sum(count for code, count in self.errors.items() if code in codes)
+
+    @property
+    def num_waiting(self) -> int:
+        """Images with a passing error: the next call of the same command tries them again."""
+        return self.num_failed(PASSING_CODES)
+
+    def without_waiting(self) -> "ShardTally":
+        """Return the tally without the images that wait."""
+        errors = {code: n for code, n in self.errors.items() if code not in PASSING_CODES}
+        return self.model_copy(
+            update={"num_images": self.num_images - self.num_waiting, "errors": errors}
+        )
+
+    def is_better_than(self, other: "ShardTally") -> bool:
+        """Return whether these rows take the place of others of the same shard.
+
+        They do if fewer images wait; if as many wait, if fewer have failed.
+        """
+        ours = self.num_waiting, sum(self.errors.values())
+        return ours < (other.num_waiting, sum(other.errors.values()))
 
 
 class FileEntry(Frozen):

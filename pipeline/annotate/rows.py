@@ -3,10 +3,21 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from ovseg_core.decision.image_rows import ImageMasks
 from schemas.errors import ImageError
-from schemas.records import STAGES, ImageRef, ImageResult, ShardRows, ShardTally
+from schemas.records import (
+    STAGES,
+    Annotation,
+    ImageRef,
+    ImageResult,
+    ScoreRow,
+    ShardRows,
+    ShardTally,
+)
+
+ImageRow = TypeVar("ImageRow", ScoreRow, Annotation)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,22 @@ def join_rows(parts: Iterable[ShardRows]) -> ShardRows:
         images=tuple(row for part in parts for row in part.images),
         scores=tuple(row for part in parts for row in part.scores),
         annotations=tuple(row for part in parts for row in part.annotations),
+    )
+
+
+def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
+    """Return a shard's rows with those of some images taken from another attempt, in order."""
+    again = {image.image_id: image for image in new.images}
+    place_of = {image.image_id: place for place, image in enumerate(rows.images)}
+
+    def joined(kept: Iterable[ImageRow], added: Iterable[ImageRow]) -> tuple[ImageRow, ...]:
+        both = [*(row for row in kept if row.image_id not in again), *added]
+        return tuple(sorted(both, key=lambda row: place_of[row.image_id]))  # sorted is stable
+
+    return ShardRows(
+        images=tuple(again.get(image.image_id, image) for image in rows.images),
+        scores=joined(rows.scores, new.scores),
+        annotations=joined(rows.annotations, new.annotations),
     )
 
 

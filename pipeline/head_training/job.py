@@ -18,6 +18,7 @@ from ovseg_core.heads import check_head
 from pipeline.collection.collect import collect
 from pipeline.head_training.progress import StepProgress
 from pipeline.head_training.worker import HeadSetup, HeadWorker, TrainingTally
+from pipeline.job.termination import Termination
 from pipeline.job.worker_process import local_device, set_ray_environment
 from schemas.config import HeadConfig
 from schemas.errors import ExitCode, ResourceError
@@ -38,7 +39,7 @@ class HeadReport:
         seconds: of this call.
         interrupted: stopped by Ctrl-C.
         exit_code: DONE; INCOMPLETE: more images than `run.max_error_share` could not be read;
-            INTERRUPTED.
+            INTERRUPTED or TERMINATED.
     """
 
     out: str
@@ -67,8 +68,10 @@ def train_head(config: HeadConfig, progress: StepProgress) -> HeadReport:
     images = collect(config.images, config.image)
     started, interrupted = time.monotonic(), False
     worker_of = _worker_here if config.run.local else _worker_on_ray
+    termination = Termination()
     try:
-        with worker_of(config, images) as worker:
+        with termination, worker_of(config, images) as worker:
+            termination.listen()
             tally = worker.prepare()
             progress.start(steps, tally.step)
             progress.begin()
@@ -82,7 +85,7 @@ def train_head(config: HeadConfig, progress: StepProgress) -> HeadReport:
         progress.close()
     exit_code = ExitCode.DONE
     if interrupted:
-        exit_code = ExitCode.INTERRUPTED
+        exit_code = ExitCode.TERMINATED if termination.requested else ExitCode.INTERRUPTED
     elif sum(progress.failed.values()) > config.run.max_error_share * images.num_rows:
         exit_code = ExitCode.INCOMPLETE
     return HeadReport(

@@ -17,6 +17,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
 from pipeline.job.shard_status import ShardStatus
+from pipeline.job.termination import Termination
 from pipeline.job.worker import commit
 from pipeline.job.worker_pool import Actor, WorkerPool
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
@@ -70,12 +71,20 @@ class Driver:
     Args:
         pool: the workers.
         status: of the shards.
-        shards: those without a done marker, in order.
+        shards: those that are left.
+        termination: asks the driver to wait for what is running and to end.
     """
 
-    def __init__(self, pool: WorkerPool, status: ShardStatus, shards: Iterator[Shard]) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        status: ShardStatus,
+        shards: Iterator[Shard],
+        termination: Termination,
+    ) -> None:
         self._pool = pool
         self._status = status
+        self._termination = termination
         self._untried = (WorkItem(shard) for shard in shards)
         self._retries: deque[WorkItem] = deque()
         self._next: WorkItem | None = None
@@ -93,10 +102,15 @@ class Driver:
             UserError: no worker can go on, or the run folder may not be written.
         """
         self._idle.append(first)
-        while (self._next_item() or self._running) and not self._status.must_stop:
-            self._distribute()
+        while not self._is_over() and not self._status.must_stop:
+            if not self._status.pause_s and not self._termination.requested:
+                self._distribute()
             self._collect()
             self._status.progress.tick()
+
+    def _is_over(self) -> bool:
+        has_more = not self._termination.requested and self._next_item() is not None
+        return not self._running and not has_more
 
     def _next_item(self) -> WorkItem | None:
         """Return what is to be done next, without taking it: untried shards before retries."""
@@ -132,6 +146,7 @@ class Driver:
         """Wait for one result, or for one worker that has started."""
         pending = [*self._running, *self._pool.starting]
         if not pending:
+            time.sleep(min(TICK_S, self._status.pause_s))
             return
         finished, _ = ray.wait(pending, num_returns=1, timeout=TICK_S)
         for ref in finished:
@@ -153,7 +168,8 @@ class Driver:
         else:
             self._idle.append(worker)
             if item.position is None:
-                self._status.finish(result)
+                if self._status.finish(item.shard, result):
+                    self._retries.append(WorkItem(item.shard))
             else:
                 self._add_image(item.shard, item.position, result)
 
@@ -200,6 +216,9 @@ class Driver:
         all_rows = split.rows()
         tally = tally_of(all_rows, split.wall_s)
         try:
-            self._status.finish(commit(self._status.run, shard.index, all_rows, tally))
+            commit(self._status.run, shard.index, all_rows, tally)
         except StorageError as error:
             self._status.give_up(shard, error)
+        else:
+            if self._status.finish(shard, tally):
+                self._retries.append(WorkItem(shard))

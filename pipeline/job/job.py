@@ -3,9 +3,11 @@
 plan -> begin (once the weights are known) -> shards to workers -> report
 """
 
+import itertools
 import logging
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -17,17 +19,22 @@ from pipeline.collection.collect import collect
 from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
 from pipeline.job.shard_status import ShardStatus
+from pipeline.job.termination import Termination
 from pipeline.job.worker import Worker, WorkerSetup
 from pipeline.job.worker_process import local_device, set_ray_environment
 from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
+from pipeline.run.markers import marked_shards
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from schemas.config import JobConfig
-from schemas.errors import ResourceError, UserError
+from schemas.errors import PASSING_CODES, ErrorCode, ResourceError, UserError
 from schemas.records import Shard, ShardDone
 
 logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 10.0
+"""The driver looks this often, or seldomer, for shards that another driver has finished."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class JobPlan:
         images: of a new run, as rows of the manifest; None where the run folder has them.
         run: the run to resume; None where it is new.
         done: markers of the shards that an earlier run has finished, by index.
+        retry: images that failed with these codes are tried again.
     """
 
     config: JobConfig
@@ -51,16 +59,24 @@ class JobPlan:
     images: pa.Table | None = None
     run: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
+    retry: frozenset[ErrorCode] = PASSING_CODES
+
+    @property
+    def num_to_retry(self) -> dict[int, int]:
+        """Number of images to try again, by finished shard that has some."""
+        numbers = {key: marker.tally.num_failed(self.retry) for key, marker in self.done.items()}
+        return {key: number for key, number in numbers.items() if number}
 
     @property
     def num_shards_left(self) -> int:
-        """Shards without a done marker."""
-        return self.num_shards - len(self.done)
+        """Shards without a done marker, or with images to try again."""
+        return self.num_shards - len(self.done) + len(self.num_to_retry)
 
     @property
     def num_images_done(self) -> int:
-        """Images of finished shards."""
-        return sum(marker.tally.num_images for marker in self.done.values())
+        """Images of finished shards, without those to try again."""
+        done = sum(marker.tally.num_images for marker in self.done.values())
+        return done - sum(self.num_to_retry.values())
 
     def repaired(self) -> "JobPlan":
         """Take damaged shards out of `done`; reads all files of the run."""
@@ -84,8 +100,13 @@ class JobPlan:
         return self.run
 
 
-def plan(config: JobConfig) -> JobPlan:
+def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     """Check a job's options, then list its images or open the run to resume.
+
+    Args:
+        config: the job.
+        retry: images of finished shards that failed with these codes are tried again, as those
+            with passing errors always are.
 
     Raises:
         UserError: a wrong option, no images, or a folder that belongs to another run.
@@ -104,22 +125,30 @@ def plan(config: JobConfig) -> JobPlan:
     done, num_shards = run.done(), run.info.num_shards
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
     identity = RunIdentity(config, run.info.weights, folders)
-    run.check_same(identity, is_finished=len(done) == num_shards)
-    return JobPlan(config, folders, run.info.num_images, num_shards, run=run, done=done)
+    codes = PASSING_CODES.union(retry)
+    planned = JobPlan(config, folders, run.info.num_images, num_shards, None, run, done, codes)
+    run.check_same(identity, is_finished=not planned.num_shards_left)
+    return planned
 
 
-def run(config: JobConfig, progress: Progress | None = None, build: Build = build) -> RunReport:
+def run(
+    config: JobConfig,
+    progress: Progress | None = None,
+    build: Build = build,
+    retry: Iterable[ErrorCode] = (),
+) -> RunReport:
     """Do a job, or what is left of it, and report.
 
     Args:
         config: the job.
         progress: what a person sees; None: what suits standard error.
         build: makes the segmenter, in each worker; the default builds the config's method.
+        retry: see `plan`.
 
     Raises:
         UserError: the job cannot begin or continue as it is configured.
     """
-    planned = plan(config).repaired()
+    planned = plan(config, retry).repaired()
     if not planned.num_shards_left:
         return sum_up(config, planned.num_images, planned.done)
     if config.run.workers > planned.num_shards and not config.run.local:
@@ -130,14 +159,18 @@ def run(config: JobConfig, progress: Progress | None = None, build: Build = buil
         )
     progress = progress or make_progress()
     progress.start(planned.num_images, planned.num_images_done)
-    job, started, interrupted = _RunningJob(planned, progress, build), time.monotonic(), False
-    try:
-        job.run_here() if config.run.local else job.run_on_ray()
-    except KeyboardInterrupt:
+    started, interrupted = time.monotonic(), False
+    with Termination() as termination:
+        job = _RunningJob(planned, progress, build, termination)
+        try:
+            job.run_here() if config.run.local else job.run_on_ray()
+            interrupted = termination.requested
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            progress.close()
+    if interrupted:
         logger.warning("stopped; the same command goes on from here")
-        interrupted = True
-    finally:
-        progress.close()
     return replace(
         sum_up(config, planned.num_images, job.done()),
         num_new=progress.finished,
@@ -145,22 +178,32 @@ def run(config: JobConfig, progress: Progress | None = None, build: Build = buil
         seconds=time.monotonic() - started,
         images_per_s=progress.images_per_s,
         interrupted=interrupted,
+        terminated=termination.requested,
+        stop_reason=job.stop_reason,
     )
 
 
 class _RunningJob:
     """A job that is running; the status is there as soon as the run folder is."""
 
-    def __init__(self, planned: JobPlan, progress: Progress, build: Build) -> None:
+    def __init__(
+        self, planned: JobPlan, progress: Progress, build: Build, termination: Termination
+    ) -> None:
         self._plan = planned
         self._progress = progress
         self._build = build
+        self._termination = termination
         self._status: ShardStatus | None = None
 
     @property
     def failed(self) -> dict[int, str]:
         """Why each shard was given up that this job gave up, by index."""
         return self._status.failed if self._status else {}
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the job stopped before its end; empty: it did not."""
+        return self._status.stop_reason if self._status else ""
 
     def done(self) -> dict[int, ShardDone]:
         """Return the markers of all finished shards, earlier runs included."""
@@ -169,12 +212,16 @@ class _RunningJob:
     def run_here(self) -> None:
         """Annotate the shards one after another in this process."""
         config = self._plan.config
-        worker = Worker(WorkerSetup(config, local_device(config.run.device), self._build))
+        device = local_device(config.run.device)
+        worker = Worker(WorkerSetup(config, device, self._build, self._plan.retry))
         status, shards = self._begin(worker.prepare())
-        for shard in shards:
-            _annotate_here(worker, shard, status)
-            if status.must_stop:
+        again: list[Shard] = []
+        for shard in itertools.chain(shards, again):  # `again` grows meanwhile
+            if status.must_stop or self._termination.requested:
                 return
+            if _annotate_here(worker, shard, status):
+                again.append(shard)
+            time.sleep(status.pause_s)
 
     def run_on_ray(self) -> None:
         """Distribute the shards to workers on a Ray cluster."""
@@ -186,12 +233,14 @@ class _RunningJob:
 
         config = self._plan.config
         with cluster.connected():
-            setup = WorkerSetup(config, cluster.cluster_device(config.run), self._build)
+            self._termination.listen()
+            device = cluster.cluster_device(config.run)
+            setup = WorkerSetup(config, device, self._build, self._plan.retry)
             pool = WorkerPool(setup, max_useful=self._plan.num_shards_left)
             try:
                 first = pool.wait_for_first()
                 status, shards = self._begin(pool.weights)
-                Driver(pool, status, shards).run(first)
+                Driver(pool, status, shards, self._termination).run(first)
             finally:
                 pool.stop_all()
 
@@ -200,12 +249,33 @@ class _RunningJob:
         run = self._plan.begin(weights)
         self._status = ShardStatus(run, self._progress)
         self._progress.begin()
-        done = self._plan.done
-        return self._status, (shard for shard in run.shards() if shard.index not in done)
+        self._termination.has_work = True
+        return self._status, self._left(run)
+
+    def _left(self, run: RunFolder) -> Iterator[Shard]:
+        """Yield the shards that are left, without those that another driver has finished.
+
+        A driver that did not begin the run starts anywhere, so that two drivers share the work.
+        """
+        shards, to_retry = run.shards(), self._plan.num_to_retry
+        left = [i for i in range(len(shards)) if i not in self._plan.done or i in to_retry]
+        if not run.is_first and left:
+            start = random.randrange(len(left))
+            left = left[start:] + left[:start]
+        others: set[int] = set()
+        look_at = time.monotonic() + LOOK_EVERY_S
+        for index in left:
+            if time.monotonic() >= look_at:
+                began = time.monotonic()
+                others = set(marked_shards(run.folder, "done")) - to_retry.keys()
+                took_s = time.monotonic() - began
+                look_at = time.monotonic() + max(LOOK_EVERY_S, 20 * took_s)
+            if index not in others:
+                yield shards[index]
 
 
-def _annotate_here(worker: Worker, shard: Shard, status: ShardStatus) -> None:
-    """Annotate one shard, or try until it is given up."""
+def _annotate_here(worker: Worker, shard: Shard, status: ShardStatus) -> bool:
+    """Annotate one shard, or try until it is given up; return whether images are tried again."""
     while True:
         try:
             tally = worker.annotate(shard)
@@ -218,7 +288,6 @@ def _annotate_here(worker: Worker, shard: Shard, status: ShardStatus) -> None:
             ) from error
         except Exception as error:  # noqa: BLE001 - a failed shard must not stop the job
             if not status.retry(shard, error):
-                return
+                return False
         else:
-            status.finish(tally)
-            return
+            return status.finish(shard, tally)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pipeline.job.progress import brief
 from schemas.config import JobConfig
-from schemas.errors import ExitCode
+from schemas.errors import PASSING_CODES, ExitCode
 from schemas.records import ShardDone
 
 
@@ -24,7 +24,9 @@ class RunReport:
         max_error_share: a larger share of failed images is not accepted.
         seconds: how long this run took, start of workers included.
         images_per_s: speed of this run, start of workers left out.
-        interrupted: stopped by Ctrl-C.
+        interrupted: stopped by Ctrl-C or SIGTERM.
+        terminated: it was SIGTERM.
+        stop_reason: why the job stopped before its end; empty: it did not.
     """
 
     out: str
@@ -38,6 +40,8 @@ class RunReport:
     seconds: float = 0.0
     images_per_s: float = 0.0
     interrupted: bool = False
+    terminated: bool = False
+    stop_reason: str = ""
 
     @property
     def num_errors(self) -> int:
@@ -45,12 +49,17 @@ class RunReport:
         return sum(self.errors.values())
 
     @property
+    def waiting(self) -> dict[str, int]:
+        """Images with a passing error, by code: the same command tries them again."""
+        return {code: count for code, count in self.errors.items() if code in PASSING_CODES}
+
+    @property
     def exit_code(self) -> ExitCode:
-        """DONE; INCOMPLETE: images are missing or too many failed; INTERRUPTED."""
+        """DONE; INCOMPLETE: images are missing or too many failed; INTERRUPTED or TERMINATED."""
         if self.interrupted:
-            return ExitCode.INTERRUPTED
+            return ExitCode.TERMINATED if self.terminated else ExitCode.INTERRUPTED
         too_many = self.num_errors > self.max_error_share * self.num_images
-        if too_many or self.num_done < self.num_images:
+        if too_many or self.num_done < self.num_images or self.stop_reason:
             return ExitCode.INCOMPLETE
         return ExitCode.DONE
 
@@ -64,7 +73,7 @@ class RunReport:
             lines[0] += (
                 f"; {self.num_new:,} in {self.seconds:.1f} s ({brief(self.images_per_s)} images/s)"
             )
-        elif not self.interrupted and self.num_done == self.num_images:
+        elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
         if self.errors:
             codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.errors.items()))
@@ -77,6 +86,12 @@ class RunReport:
             lines.append(f"shard {index} failed: {reason}")
         if len(self.failed_shards) > 3:
             lines.append(f"{len(self.failed_shards) - 3} more shards failed")
+        if self.stop_reason:
+            lines.append(f"stopped: {self.stop_reason}")
+        if self.waiting and not self.interrupted:
+            codes = ", ".join(f"{code} {count:,}" for code, count in self.waiting.items())
+            waiting = _count(sum(self.waiting.values()), "image")
+            lines.append(f"to be tried again by the same command: {waiting} ({codes})")
         if self.num_done < self.num_images:
             lines.append("the same command does what is missing")
         return "\n".join(lines)

@@ -1,12 +1,15 @@
 """The status of a job's shards: finished, failed and tried again, or given up."""
 
 import logging
+import os
+import time
 from collections import Counter
 
 from pipeline.annotate.image_errors import error_summary
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from schemas.errors import StorageError
+from pipeline.storage.retry import RETRY_DELAY_ENV
+from schemas.errors import ErrorCode, StorageError
 from schemas.records import Shard, ShardFailed, ShardTally
 
 logger = logging.getLogger(__name__)
@@ -15,6 +18,10 @@ MAX_ATTEMPTS = 3
 """How often one run tries a shard that fails with an exception."""
 MAX_CONSECUTIVE_FAILURES = 4
 """The job stops when this many shards are given up and none is finished between them."""
+MAX_PAUSES = 4
+"""So many times in a row the job waits for images that cannot be read, then it stops."""
+_PAUSE_RETRIES = 10
+"""The first pause in units of storage's first retry delay; each further one is twice as long."""
 
 
 class ShardStatus:
@@ -29,18 +36,72 @@ class ShardStatus:
         self.run = run
         self.progress = progress
         self.failed: dict[int, str] = {}
+        self.stop_reason = ""
         self._attempts: Counter[int] = Counter()
         self._consecutive_failures = 0
+        self._tried_again: set[int] = set()
+        self._num_pauses = 0
+        self._paused_until = 0.0
 
     @property
     def must_stop(self) -> bool:
         """Whether the same thing seems to be wrong with every shard, so that more work is waste."""
-        return self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES
+        return bool(self.stop_reason)
 
-    def finish(self, tally: ShardTally) -> None:
-        """Count a committed shard."""
+    @property
+    def pause_s(self) -> float:
+        """Seconds to wait before more work is begun, as the images cannot be read; 0: none."""
+        return max(0.0, self._paused_until - time.monotonic())
+
+    def finish(self, shard: Shard, tally: ShardTally) -> bool:
+        """Count a committed shard.
+
+        Args:
+            shard: which one.
+            tally: of the images that were annotated now.
+
+        Returns:
+            Whether images of it wait, and are to be tried once more in this run.
+        """
         self._consecutive_failures = 0
+        self._look_for_outage(shard, tally)
+        if tally.num_waiting and shard.index not in self._tried_again:
+            self._tried_again.add(shard.index)
+            self.progress.add(tally.without_waiting())
+            return not self.must_stop
         self.progress.add(tally)
+        return False
+
+    def _look_for_outage(self, shard: Shard, tally: ShardTally) -> None:
+        """Pause, and in the end stop, if no image of the shards can be read any more.
+
+        Single images that are tried again may be gone for good: among them, only failures of the
+        store count.
+        """
+        is_whole = tally.num_images == len(shard.refs)
+        counted = tally.num_waiting if is_whole else tally.errors.get(ErrorCode.STORAGE_ERROR, 0)
+        if not counted or counted < tally.num_images:
+            if tally.num_images > tally.num_waiting:
+                self._num_pauses = 0
+            return
+        if self.pause_s:  # it was begun before the pause
+            return
+        self._num_pauses += 1
+        codes = ", ".join(sorted(tally.errors))
+        if self._num_pauses > MAX_PAUSES:
+            self.stop_reason = (
+                f"images cannot be read ({codes}): whole shards have failed, also after "
+                f"{MAX_PAUSES} pauses; see that their store can be reached, then the same command "
+                "goes on"
+            )
+            logger.error("the job stops here: %s", self.stop_reason)
+            return
+        first_s = _PAUSE_RETRIES * float(os.environ.get(RETRY_DELAY_ENV, "0.5"))
+        pause_s = first_s * 2 ** (self._num_pauses - 1)
+        self._paused_until = time.monotonic() + pause_s
+        logger.warning(
+            "no image of shard %d can be read (%s): a pause of %.3g s", shard.index, codes, pause_s
+        )
 
     def retry(self, shard: Shard, error: BaseException) -> bool:
         """Count a failed attempt; return whether the shard is to be tried again in this run."""
@@ -62,7 +123,6 @@ class ShardStatus:
             self.run.fail(ShardFailed(shard=shard.index, attempts=attempts, message=message))
         except StorageError as error:  # the store that failed the shard may fail its note as well
             logger.warning("the failure of shard %d could not be noted: %s", shard.index, error)
-        if self.must_stop:
-            logger.error(
-                "%d shards failed one after another; the job stops here", MAX_CONSECUTIVE_FAILURES
-            )
+        if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
+            self.stop_reason = f"{MAX_CONSECUTIVE_FAILURES} shards failed one after another"
+            logger.error("%s; the job stops here", self.stop_reason)

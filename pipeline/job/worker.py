@@ -11,10 +11,12 @@ from functools import cached_property
 
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
+from pipeline.annotate.rows import replaced_rows, tally_of
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
 from schemas.config import JobConfig
+from schemas.errors import PASSING_CODES, ErrorCode
 from schemas.records import Shard, ShardRows, ShardTally
 
 
@@ -26,12 +28,14 @@ class WorkerSetup:
         config: the job.
         device: `cpu` or `cuda`.
         build: makes the segmenter, in the worker.
+        retry: images of finished shards that failed with these codes are tried again.
         folder: relative paths in the config start here; the current folder of the driver.
     """
 
     config: JobConfig
     device: str
     build: Build
+    retry: frozenset[ErrorCode] = PASSING_CODES
     folder: str = field(default_factory=os.getcwd)
 
 
@@ -52,9 +56,24 @@ class Worker:
         return self._built.weights
 
     def annotate(self, shard: Shard) -> ShardTally:
-        """Annotate and commit a shard; return only its tally."""
-        rows, tally = self._annotator.annotate(shard)
-        return commit(self._run, shard.index, rows, tally)
+        """Annotate and commit a shard, or the images of a finished one that are tried again.
+
+        Returns:
+            The tally of the images that were annotated now; none where another driver was first.
+        """
+        before = self._run.marker(shard.index)
+        if before is None:
+            rows, tally = self._annotator.annotate(shard)
+            return commit(self._run, shard.index, rows, tally)
+        if not before.tally.num_failed(self._setup.retry):
+            return ShardTally(num_images=0, num_segments=0)
+        kept = self._run.shard_rows(before)
+        again = {row.image_id for row in kept.images if row.error_code in self._setup.retry}
+        refs = tuple(ref for ref in shard.refs if ref.image_id in again)
+        rows, tally = self._annotator.annotate(Shard(index=shard.index, refs=refs))
+        rows = replaced_rows(kept, rows)
+        commit(self._run, shard.index, rows, tally_of(rows, tally.seconds["wall"]))
+        return tally
 
     def annotate_rows(self, shard: Shard) -> ShardRows:
         """Annotate without a commit, for a shard whose images are tried one by one."""

@@ -3,7 +3,8 @@
     run.yaml            what the run is (`identity.py`)
     manifest.parquet    its images, frozen
     images/ scores/ annotations/    NNNNN-<attempt>.parquet
-    done/NNNNN.json     a shard's done marker: written last, created once
+    done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
+                        when images that failed were tried again
     failed/NNNNN.json   a shard that was given up
     evaluation.json confusion.png   the last `ovseg evaluate`; no part of the run
 
@@ -33,7 +34,7 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX
 from schemas.errors import RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
-from schemas.tables import SCHEMA_VERSION, TABLES, to_table
+from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.parquet"
@@ -48,14 +49,18 @@ class RunFolder:
 
     Args:
         folder: the place; `open` and `create_or_resume` check it as well.
+
+    Attributes:
+        is_first: `create_or_resume` began the run; no other driver can be at work yet.
     """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
+        self.is_first = False
 
-    def __getstate__(self) -> dict[str, Folder]:
+    def __getstate__(self) -> dict[str, Folder | bool]:
         """Leave out what is cached."""
-        return {"folder": self.folder}
+        return {"folder": self.folder, "is_first": self.is_first}
 
     @classmethod
     def open(cls, uri: str) -> "RunFolder":
@@ -83,9 +88,9 @@ class RunFolder:
             RunFolderError: the folder holds something else, another run, or a damaged manifest.
         """
         folder = Folder(uri)
-        if not folder.exists(RUN_FILE):
-            _begin(folder, identity, images)
+        is_first = not folder.exists(RUN_FILE) and _begin(folder, identity, images)
         run = cls.open(uri)
+        run.is_first = is_first
         run.check_same(identity)
         run.repair()
         return run
@@ -142,6 +147,11 @@ class RunFolder:
     ) -> ShardDone:
         """Write a shard's rows and, last, its done marker.
 
+        A shard that was committed before keeps its rows unless these are better, see
+        `ShardTally.is_better_than`. The marker is replaced as a whole, so that readers see the
+        rows of one attempt or of the other; the files of the other are left for those who read
+        them now, and are orphans.
+
         Args:
             shard_index: place of the shard.
             attempt: letters and digits that say who wrote it; made unique here.
@@ -152,7 +162,7 @@ class RunFolder:
             The marker that counts: another committer's, where one was first.
         """
         committed = self._committed(shard_index)
-        if committed is not None:
+        if committed is not None and not tally.is_better_than(committed.tally):
             return committed
         unique = f"{attempt}-{secrets.token_hex(4)}"
         files = {}
@@ -188,13 +198,17 @@ class RunFolder:
         return other_versions(self.info)
 
     def _create_marker(self, ours: ShardDone) -> ShardDone:
-        """Create the done marker unless there is a good one; return the one that is there then."""
+        """Write the done marker unless there is one as good; return the one that is there then."""
         path = markers.marker_path("done", ours.shard)
         while not self.folder.create_once(path, markers.marker_json(ours)):
             theirs = self._committed(ours.shard)
-            if theirs is not None:
+            if theirs is None:
+                self.folder.delete(path)
+            elif ours.tally.is_better_than(theirs.tally):
+                self.folder.atomic_write(path, markers.marker_json(ours))
+                return ours
+            else:
                 return theirs
-            self.folder.delete(path)
         return ours
 
     def _committed(self, shard: int) -> ShardDone | None:
@@ -226,6 +240,22 @@ class RunFolder:
             if marker.fingerprint == self.fingerprint
             and all(sizes.get(entry.name) == entry.size_bytes for entry in marker.files.values())
         }
+
+    def marker(self, shard: int) -> ShardDone | None:
+        """Return the marker of a shard as it is now; its files are not looked at."""
+        found = markers.read_marker(self.folder, "done", shard, ShardDone)
+        return found if found and found.fingerprint == self.fingerprint else None
+
+    def shard_rows(self, marker: ShardDone) -> ShardRows:
+        """Return all rows of one finished shard as records.
+
+        Raises:
+            RunFolderError: see `shard_table`.
+        """
+        images, scores, annotations = (
+            tuple(to_records(name, self.shard_table(marker, name))) for name in TABLE_NAMES
+        )
+        return ShardRows(images=images, scores=scores, annotations=annotations)
 
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""
@@ -323,8 +353,11 @@ def check_free(folder: Folder) -> None:
         )
 
 
-def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> None:
+def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
     """Freeze the manifest, then write run.yaml, each created once; two drivers may do so at once.
+
+    Returns:
+        Whether this driver was first.
 
     Raises:
         RunFolderError: the folder holds something else, or another collection's manifest.
@@ -341,4 +374,4 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> None:
             f"delete {MANIFEST_FILE} there or choose another output folder"
         )
     info = describe_run(identity, markers.bytes_sha256(data), table.num_rows)
-    folder.create_once(RUN_FILE, info.to_yaml())
+    return folder.create_once(RUN_FILE, info.to_yaml())

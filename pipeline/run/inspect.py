@@ -5,6 +5,7 @@ from collections import Counter
 
 from pipeline.run.folder import RunFolder
 from schemas.base import Frozen
+from schemas.errors import PASSING_CODES
 from schemas.records import STAGES, ShardFailed
 
 _SECONDS = tuple(f"{stage}_s" for stage in STAGES)
@@ -50,6 +51,9 @@ class Inspection(Frozen):
     """Labels without segments are included, with 0."""
     errors: dict[str, int]
     """Failed images by code."""
+    waiting: dict[str, int]
+    """Those of them with a passing error, by code: the next call of the same command tries them
+    again."""
     problems: tuple[ImageProblem, ...]
     """The first few failed images of each code."""
     slowest: tuple[SlowImage, ...]
@@ -130,6 +134,7 @@ def inspect_folder(run: RunFolder) -> Inspection:
         num_segments=sum(labels.values()),
         segments_by_label=dict(labels),
         errors=dict(images.errors.most_common()),
+        waiting={code: n for code, n in images.errors.most_common() if code in PASSING_CODES},
         problems=tuple(images.problems),
         slowest=tuple(slow for _, _, slow in sorted(images.slowest, reverse=True)),
         seconds={stage: round(value, 3) for stage, value in seconds.items()},

@@ -65,7 +65,7 @@ class FailingProxy:
             protocol_version = "HTTP/1.1"
 
             def handle_any(self) -> None:
-                proxy._answer(self)
+                proxy.answer(self)
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
@@ -94,7 +94,8 @@ class FailingProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a request of the client, by a rule or by the store."""
         body = _body(request)
         is_list = request.command == "GET" and (
             "list-type=" in request.path or "/" not in request.path.strip("/").split("?")[0]

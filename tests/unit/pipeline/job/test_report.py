@@ -18,6 +18,7 @@ def report(**fields):
         ({"num_done": 136, "failed_shards": {1: "disk full"}}, 3),
         ({"num_done": 136}, 3),  # hopeless: shards that were never tried
         ({"num_done": 136, "interrupted": True}, 130),
+        ({"num_done": 136, "interrupted": True, "terminated": True}, 143),
     ],
 )
 def test_exit_code(fields, exit_code):
@@ -31,10 +32,26 @@ def test_summary_of_a_complete_run_is_one_line():
     assert alone.summary() == "1 of 1 image done, 1 mask; nothing was left to do"
 
 
+def test_images_that_wait_are_named_and_leave_something_to_do():
+    ended = report(num_done=200, errors={"storage_error": 2, "truncated": 1})
+    assert ended.exit_code == 0
+    assert ended.summary().splitlines() == [
+        "200 of 200 images done, 0 masks",
+        "3 images failed (1.5 %; 5 % are accepted): storage_error 2, truncated 1",
+        "to be tried again by the same command: 2 images (storage_error 2)",
+    ]
+
+
+def test_job_that_stopped_before_its_end_is_incomplete():
+    ended = report(num_done=200, stop_reason="the store is away")
+    assert ended.exit_code == 3
+    assert "stopped: the store is away" in ended.summary()
+
+
 def test_summary_says_what_is_missing_and_what_to_do():
     shards = {index: f"StorageError: no space {index}" for index in range(5)}
-    ended = report(num_done=80, num_new=80, errors={"not_found": 1}, failed_shards=shards)
+    ended = report(num_done=80, num_new=80, errors={"undecodable": 1}, failed_shards=shards)
     lines = ended.summary().splitlines()
-    assert lines[1] == "1 image failed (0.5 %; 5 % are accepted): not_found 1"
+    assert lines[1] == "1 image failed (0.5 %; 5 % are accepted): undecodable 1"
     assert lines[2] == "shard 0 failed: StorageError: no space 0"
     assert lines[-2:] == ["2 more shards failed", "the same command does what is missing"]
