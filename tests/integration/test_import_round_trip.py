@@ -66,7 +66,7 @@ def _label_studio(run: RunFolder, random: Random) -> bytes:
 @pytest.mark.parametrize(
     ("tool", "write"), [("coco", _coco), ("cvat", _cvat), ("label-studio", _label_studio)]
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(paths=PATHS, labels=LABELS, random=st.randoms(use_true_random=False))
 def test_every_mask_comes_back_or_is_named(tool, write, paths, labels, random):
     with tempfile.TemporaryDirectory() as folder:
