@@ -205,11 +205,18 @@ def export_command(
 
 
 @app.command("evaluate")
-def evaluate_command(
+def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
     run: Run,
     truth: Annotated[
         str,
         typer.Option(help="True masks: instances.json, a folder of label images, or `reviewed`."),
+    ] = "",
+    truth_background: Annotated[
+        str,
+        typer.Option(
+            help="Label images without classes.json: 0 (default: 0 is background, labels count "
+            "from 1), 255 (labels count from 0, 255 is background) or none (255 is not counted)."
+        ),
     ] = "",
     protocol: ProtocolName = "",
     data: DataFolder = "",
@@ -222,11 +229,12 @@ def evaluate_command(
     published protocol (--protocol and --data).
     """
     from jobs.config import ProtocolFlags
-    from jobs.evaluate import evaluate_run
+    from jobs.evaluate import TruthFlags, evaluate_run
 
     if bool(truth) == bool(protocol) or bool(protocol) != bool(data):
         raise typer.BadParameter("give either --truth, or --protocol and --data")
-    evaluate_run(run, truth, ProtocolFlags(protocol, data), sets or (), as_json)
+    given = TruthFlags(truth, truth_background)
+    evaluate_run(run, given, ProtocolFlags(protocol, data), sets or (), as_json)
 
 
 @app.command("review")

@@ -7,15 +7,18 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from schemas.redact import redact
+
+if TYPE_CHECKING:
+    from pipeline.importers.shared.notes import Note, NoteKind
 
 _PLAIN_WIDTH = 160
 """Columns in a file or pipe; a terminal has its own width."""
@@ -49,6 +52,18 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in given), default=0)
     for name, value in given:
         line(f"{name:<{width}}  {value}")
+
+
+def notes(found: "Mapping[NoteKind, Note]") -> None:
+    """Print what of another tool's file was left out or read in another way."""
+    from pipeline.importers.shared.notes import WORDS
+
+    for kind, note in found.items():
+        line(f"{WORDS[kind]}: {note.count}")
+        for name in note.first:
+            line(f"  {name}")
+        if note.has_more:
+            line("  ...")
 
 
 def line(text: str) -> None:

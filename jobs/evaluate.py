@@ -4,7 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
@@ -22,14 +22,25 @@ REPORT, PICTURE = "evaluation.json", "confusion.png"
 _SHOWN_CONFUSIONS = 10
 
 
+class TruthFlags(NamedTuple):
+    """`--truth` and `--truth-background` of the command line."""
+
+    uri: str
+    background: str = ""
+
+
 def evaluate_run(
-    run: str, truth: str, protocol: ProtocolFlags, sets: Sequence[str], as_json: bool
+    run: str,
+    truth: TruthFlags,
+    protocol: ProtocolFlags,
+    sets: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Compare a run with the truth, write the report into the run folder, print it.
 
     Args:
         run: the run folder.
-        truth: where the truth lies; unused with a protocol.
+        truth: where the truth lies, and how its label images are read; unused with a protocol.
         protocol: the public data set to compare with; its name is empty: none.
         sets: rules of the comparison, `key=value` each.
         as_json: print JSON.
@@ -41,12 +52,13 @@ def evaluate_run(
     from pipeline.evaluation.reference import protocol_reference, truth_reference
     from pipeline.run.folder import RunFolder
 
-    rules = load_config(EvaluationRules, sets=sets)
+    given = {"truth_background": truth.background or None}
+    rules = load_config(EvaluationRules, flags=given, sets=sets)
     folder = RunFolder.open(run)
     if protocol.name:
         reference = protocol_reference(folder, protocol.name, protocol.data)
     else:
-        reference = truth_reference(folder, truth, rules.crowd)
+        reference = truth_reference(folder, truth.uri, rules.crowd, rules.truth_background)
     evaluation = evaluate_against(folder, reference, rules)
     report = evaluation.report.model_dump(mode="json")
     written = _write(folder, evaluation, report)
@@ -81,6 +93,7 @@ def show_evaluation(report: "EvaluationReport") -> None:
     console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
     console.facts([*groups, *_means(report), *_published(report)])
+    console.notes(report.notes)
 
 
 def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
@@ -106,6 +119,7 @@ def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     yield "failed", report.num_failed or ""
     yield "not annotated yet", report.num_left or ""
     yield "unknown categories", ", ".join(report.unknown_categories)
+    yield "values of label images", report.truth_values
 
 
 def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:

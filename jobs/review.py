@@ -102,8 +102,6 @@ def _renamed(text: str, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _print_import(report: "ImportReport", quoted_run: str) -> None:
-    from pipeline.importers.shared.notes import WORDS
-
     rows = [
         (
             label.name, label.predicted, label.accepted_share, label.accepted, label.changed,
@@ -134,12 +132,7 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
             ("spelled much like one of the run", near and f"import again with {near}"),
         ]
     )
-    for kind, note in report.notes.items():
-        console.line(f"{WORDS[kind]}: {note.count}")
-        for name in note.first:
-            console.line(f"  {name}")
-        if note.has_more:
-            console.line("  ...")
+    console.notes(report.notes)
     console.facts(
         [("next", f"ovseg calibrate {quoted_run}; ovseg evaluate {quoted_run} --truth reviewed")]
     )

@@ -19,6 +19,17 @@ def _check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
     return templates
 
 
+BACKGROUND = "background"
+
+
+def is_background(name: str) -> bool:
+    """Return whether a name is that of the background, which is class 0 and no label.
+
+    Lists of classes of other tools begin with it (mmsegmentation's).
+    """
+    return name.strip().casefold() == BACKGROUND
+
+
 def spelled_out_vocabulary(value: Any) -> Any:
     """Return a vocabulary in any short form as the mapping of its fields; others as they are.
 

@@ -12,7 +12,7 @@ from pipeline.collection import overlay
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.evaluation.drawing import INK, PAPER, QUIET, TEXT_PX, font, text_width
 from pipeline.evaluation.metrics import ConfusionMatrix
-from pipeline.evaluation.truth import IGNORE, open_truth
+from pipeline.evaluation.truth import IGNORE, Wanted, open_truth
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.errors import ImageError
@@ -47,7 +47,7 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
         limit: greatest number of images.
     """
     config = run.info.job()
-    truth = open_truth(truth_uri, config.vocabulary.names) if truth_uri else None
+    truth = open_truth(truth_uri, Wanted.of_run(run)) if truth_uri else None
 
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards():

@@ -2,10 +2,11 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, field_validator
 
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.reference import Reference, clip_name, truth_reference
@@ -16,7 +17,8 @@ from pipeline.evaluation.report import (
     label_reports,
     none_if_nan,
 )
-from pipeline.evaluation.truth import IGNORE, Crowd
+from pipeline.evaluation.truth import IGNORE, Crowd, TruthBackground
+from pipeline.importers.shared.notes import in_words
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.base import Frozen
@@ -33,6 +35,9 @@ class EvaluationRules(Frozen):
 
     crowd: Crowd = "label"
     """COCO's crowd regions have their label, or are not counted."""
+    truth_background: TruthBackground = "0"
+    """What label images without a `classes.json` mean: 0 is background and labels count from 1; or
+    labels count from 0 and 255 is background (`255`) or not counted (`none`)."""
     groups: dict[str, tuple[str, ...]] = {}
     """Groups of labels, by name, whose mean IoU is reported too."""
     mean: MeanRule | None = None
@@ -41,6 +46,11 @@ class EvaluationRules(Frozen):
     min_foreground_px: NonNegativeInt | None = None
     """Images whose truth has fewer pixels of labels are left out; null: the protocol's number,
     else 0."""
+
+    @field_validator("truth_background", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
     def counting(self, given: Counting) -> Counting:
         """Return a protocol's counting with the changes of these rules."""
@@ -79,7 +89,8 @@ def evaluate(
         UserError: no usable truth, or no image in common.
     """
     rules = rules or EvaluationRules()
-    return evaluate_against(run, truth_reference(run, truth_uri, rules.crowd), rules).report
+    reference = truth_reference(run, truth_uri, rules.crowd, rules.truth_background)
+    return evaluate_against(run, reference, rules).report
 
 
 def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRules) -> Evaluation:
@@ -102,6 +113,7 @@ def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRule
             f"nothing to compare: of {reader.num_images} annotated images "
             f"{compared.num_without_truth} are not among the truth's {reference.truth.num_images} "
             f"(matched by path) and {compared.num_wrong_size} have another size"
+            f"{in_words(reference.truth.notes)}"
         )
     names, matrix = (BACKGROUND, *reference.names), compared.matrix
     first = 0 if reference.has_background else 1
@@ -133,6 +145,8 @@ def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRule
         num_failed=sum(reader.errors.values()),
         num_left=reader.num_left,
         unknown_categories=reference.truth.unknown,
+        truth_values=reference.truth.values,
+        notes=reference.truth.notes.report(),
     )
     return Evaluation(report, names, matrix.counts)
 

@@ -6,7 +6,14 @@ from typing import Any
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.protocol import load_protocol
 from pipeline.evaluation.reviewed_truth import REVIEWED, ReviewedTruth
-from pipeline.evaluation.truth import Crowd, Truth, open_protocol_truth, open_truth
+from pipeline.evaluation.truth import (
+    Crowd,
+    Truth,
+    TruthBackground,
+    Wanted,
+    open_protocol_truth,
+    open_truth,
+)
 from pipeline.run.folder import RunFolder
 from schemas import plugins
 from schemas.base import Frozen
@@ -58,13 +65,16 @@ class Reference:
     differences: tuple[str, ...] = ()
 
 
-def truth_reference(run: RunFolder, uri: str, crowd: Crowd) -> Reference:
+def truth_reference(
+    run: RunFolder, uri: str, crowd: Crowd, background: TruthBackground = "0"
+) -> Reference:
     """Return the reference for a truth of the user's own.
 
     Args:
         run: the run.
         uri: of the truth, see `open_truth`; `reviewed`: the corrections of the run.
         crowd: what COCO's crowd regions are.
+        background: what values of label images mean that have no `classes.json`.
 
     Raises:
         UserError: no usable truth.
@@ -72,7 +82,8 @@ def truth_reference(run: RunFolder, uri: str, crowd: Crowd) -> Reference:
     names = run.info.job().vocabulary.names
     if uri == REVIEWED:
         return Reference(uri, ReviewedTruth(ReviewedLayer(run)), names)
-    return Reference(redact(uri), open_truth(uri, names, crowd), names)
+    truth = open_truth(uri, Wanted.of_run(run), crowd, background)
+    return Reference(redact(uri), truth, names)
 
 
 def protocol_reference(run: RunFolder, name: str, data: str) -> Reference:
@@ -89,9 +100,10 @@ def protocol_reference(run: RunFolder, name: str, data: str) -> Reference:
     protocol, job = load_protocol(name), run.info.job()
     _check_order(name, protocol, job)
     recipe = protocol.recipe(job.method.name)
+    candidates, paths = recipe.truth or protocol.truth, Wanted.of_run(run).paths
     return Reference(
         source=f"{protocol.title}, in {redact(data)}",
-        truth=open_protocol_truth(name, protocol, recipe.truth or protocol.truth, data),
+        truth=open_protocol_truth(name, protocol, candidates, data, paths),
         names=protocol.classes,
         has_background=protocol.has_background,
         counting=recipe.counting or protocol.counting,

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.reference import PublishedScores
+from pipeline.importers.shared.notes import Note, NoteKind
 from schemas.base import Frozen
 from schemas.protocol import MeanRule
 
@@ -81,6 +82,10 @@ class EvaluationReport(Frozen):
     """Images of the run that are not annotated yet."""
     unknown_categories: tuple[str, ...]
     """Categories of the truth that the vocabulary lacks; they count as background."""
+    truth_values: str
+    """What values of label images were taken for; empty: the truth is no such folder."""
+    notes: dict[NoteKind, Note]
+    """What of the truth was left out or read in another way, with the first ten of each kind."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import numpy as np
 from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap
+from pipeline.importers.shared.notes import Notes
 from schemas.errors import UserError
 
 REVIEWED = "reviewed"
@@ -22,8 +23,10 @@ class ReviewedTruth:
     """
 
     unknown: tuple[str, ...] = ()
+    values = ""
 
     def __init__(self, layer: ReviewedLayer) -> None:
+        self.notes = Notes()
         self._layer = layer
         self._image_id = {image.path: key for key, image in layer.images.items()}
         self.num_images = len(self._image_id)

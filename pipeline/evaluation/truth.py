@@ -4,22 +4,29 @@ A true label map is int32 (H, W): 0 background, k the vocabulary's label k, -1 n
 """
 
 import io
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pydantic import Field, ValidationError
 
-from ovseg_core.rle import coco_segmentation
-from ovseg_core.rle.coco_segmentation import parse_id
+from ovseg_core.rle.label_map import paint_label_map
+from pipeline.corrections.matching import count_px
+from pipeline.corrections.names import LabelNames, match_names
+from pipeline.corrections.statements import best_statement
 from pipeline.evaluation.protocol import first_folder_with, missing_files
+from pipeline.importers import coco
+from pipeline.importers.shared.notes import NoteKind, Notes
+from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.file_names import without_suffix
+from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
+from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.protocol import (
     BenchmarkProtocol,
@@ -30,6 +37,7 @@ from schemas.protocol import (
     TruthMaps,
 )
 from schemas.redact import redact
+from schemas.vocabulary import is_background
 
 IGNORE = -1
 """Value of pixels that are not counted; no vocabulary reaches it, however long."""
@@ -39,12 +47,16 @@ _UNKNOWN = -2
 """In a table of pixel values: the protocol has no meaning for this one."""
 _ONE_BYTE_MODES = ("L", "P")
 """Pillow's modes of one channel whose values, or palette indices, are bytes."""
-_NOT_COCO = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
-"""Errors from reading a file that has COCO's names but not its structure."""
+_COCO_ENDINGS = (".json", ".json.gz", ".zip")
+_CLASSES = "classes.json"
 
 LabelMap = NDArray[np.int32]
 Crowd = Literal["label", "ignore"]
 """COCO's crowd regions have their label (as in CLIP-DIY's own evaluation), or are not counted."""
+
+
+TruthBackground = Literal["0", "255", "none"]
+"""What label images without a `classes.json` mean, see `FolderTruth`."""
 
 
 class Truth(Protocol):
@@ -53,34 +65,63 @@ class Truth(Protocol):
     Attributes:
         num_images: images with a truth.
         unknown: categories of the truth that are not in the vocabulary; they are background.
+        notes: what of the truth was left out or read in another way.
+        values: in words, what pixel values were taken for; empty: there is nothing to choose.
     """
 
     num_images: int
     unknown: tuple[str, ...]
+    notes: Notes
+    values: str
 
     def label_map(self, path: str) -> LabelMap | None:
         """Return the map of the image with this path in its collection; None if it has none."""
         ...
 
 
-def open_truth(uri: str, names: Sequence[str], crowd: Crowd = "label") -> Truth:
-    """Open a `.json` file as COCO and anything else as a folder of label images.
+class Wanted(NamedTuple):
+    """The run that a truth is for.
+
+    Attributes:
+        labels: of the vocabulary in order, without background.
+        paths: of all images, also of those that failed.
+    """
+
+    labels: Sequence[str]
+    paths: Sequence[str]
+
+    @classmethod
+    def of_run(cls, run: RunFolder, labels: Sequence[str] = ()) -> "Wanted":
+        """Return what a run wants; its labels may have other names."""
+        names = labels or run.info.job().vocabulary.names
+        return cls(names, run.manifest().column("path").to_pylist())
+
+
+def open_truth(
+    uri: str, wanted: Wanted, crowd: Crowd = "label", background: TruthBackground = "0"
+) -> Truth:
+    """Open a `.json` file (or that packed) as COCO and anything else as a folder of label images.
 
     Args:
         uri: local path or fsspec URL.
-        names: the vocabulary's labels in order, without background.
+        wanted: labels and images of the run.
         crowd: what COCO's crowd regions are.
+        background: what label images without a `classes.json` mean.
 
     Raises:
         UserError: nothing is there, it is not COCO, or no category is in the vocabulary.
     """
-    if uri.lower().endswith(".json"):
-        return CocoTruth(_read_coco(uri), names, crowd)
-    return FolderTruth(uri, len(names))
+    if uri.lower().endswith(_COCO_ENDINGS):
+        return CocoTruth(_read_file(uri), wanted, crowd)
+    return FolderTruth(uri, wanted, background)
 
 
 def open_protocol_truth(
-    name: str, protocol: BenchmarkProtocol, candidates: tuple[TruthFiles, ...], data: str
+    name: str,
+    protocol: BenchmarkProtocol,
+    candidates: tuple[TruthFiles, ...],
+    data: str,
+    paths: Sequence[str],
 ) -> Truth:
     """Open the truth of a public data set: the first of the candidates that is there.
 
@@ -89,6 +130,7 @@ def open_protocol_truth(
         protocol: has the names of images and classes.
         candidates: the protocol's truth, or a recipe's.
         data: the data set's folder.
+        paths: of the run's images.
 
     Raises:
         UserError: none is there; the message says what was expected.
@@ -98,134 +140,184 @@ def open_protocol_truth(
         if isinstance(files, TruthInstances):
             expected.append(files.instances)
             if Folder(data).exists(files.instances):
-                return open_truth(uris.join(data.rstrip("/"), files.instances), protocol.classes)
+                uri = uris.join(data.rstrip("/"), files.instances)
+                return open_truth(uri, Wanted(protocol.classes, paths))
             continue
         expected += [f"{folder}/*{files.ending}" for folder in files.folder]
         folder = first_folder_with(data, files.folder, files.ending)
         if folder:
-            return ProtocolTruth(Folder(data).child(folder), files, protocol.images)
+            return ProtocolTruth(Folder(data).child(folder), files, protocol.images, paths)
     raise missing_files(name, data, "truth", expected)
 
 
 class CocoTruth:
     """Segments of a COCO file, painted in the file's order; where two overlap the first one wins.
 
+    The file is read, and its images are found in the run, as by `ovseg import-review`. An image
+    without annotations is all background; one with boxes only has no truth.
+
     Args:
-        dataset: the parsed file.
-        names: the vocabulary's labels in order, without background.
+        data: the file.
+        wanted: labels and images of the run.
         crowd: what crowd regions are.
 
     Raises:
         UserError: no category is in the vocabulary, or the file is not COCO.
     """
 
-    def __init__(self, dataset: dict[str, Any], names: Sequence[str], crowd: Crowd) -> None:
-        try:
-            self._index(dataset, names, crowd)
-        except _NOT_COCO as error:
-            raise UserError(
-                f"the truth is not a COCO file of images and segments: {error!r}"
-            ) from error
+    values = ""
 
-    def _index(self, dataset: dict[str, Any], names: Sequence[str], crowd: Crowd) -> None:
+    def __init__(self, data: bytes, wanted: Wanted, crowd: Crowd) -> None:
+        self.notes = Notes()
         self._crowd = crowd
-        number = {name.casefold(): index for index, name in enumerate(names, start=1)}
-        categories = {parse_id(c["id"]): c["name"] for c in dataset["categories"]}
-        self._label = {key: number.get(n.strip().casefold(), 0) for key, n in categories.items()}
-        self.unknown = tuple(name for key, name in categories.items() if not self._label[key])
-        if len(self.unknown) == len(categories):
-            raise UserError(
-                f"no category of the truth is a label of the run: the truth has "
-                f"{', '.join(self.unknown[:8]) or 'none'}; the run has {', '.join(names[:8])}"
-            )
-        self._images = {image["file_name"]: image for image in dataset["images"]}
-        self.num_images = len(self._images)
-        base_names = Counter(PurePosixPath(name).name for name in self._images)
-        self._by_base_name = {
-            PurePosixPath(name).name: image
-            for name, image in self._images.items()
-            if base_names[PurePosixPath(name).name] == 1
-        }
-        self._segments: dict[str, list[dict[str, Any]]] = {}
-        for segment in dataset["annotations"]:
-            self._segments.setdefault(parse_id(segment["image_id"]), []).append(segment)
-        known = {parse_id(image["id"]) for image in self._images.values() if "id" in image}
-        if self._segments and known and known.isdisjoint(self._segments):
-            raise UserError(
-                "no segment of the truth belongs to one of its images, for example image_id "
-                f"{next(iter(self._segments))}"
-            )
+        try:
+            images = list(coco.read(data, self.notes))
+        except UserError as error:
+            raise UserError(f"the truth cannot be used: {error}") from error
+        self._label, self.unknown = _label_numbers(self.notes.listed_labels, wanted.labels)
+        self.num_images = len(images)
+        by_path: dict[str, list[ToolImage]] = {}
+        matches = match_names(wanted.paths, [image.names for image in images])
+        ambiguous = set(matches.ambiguous)
+        for place, (image, match) in enumerate(zip(images, matches.found, strict=True)):
+            if match is not None:
+                by_path.setdefault(match.path, []).append(image)
+                if match.how:
+                    how = f"{image.name}: {match.path} ({match.how})"
+                    self.notes.add(NoteKind.LOOSE_NAMES, how)
+                continue
+            is_ambiguous = place in ambiguous
+            kind = NoteKind.AMBIGUOUS_NAMES if is_ambiguous else NoteKind.UNKNOWN_IMAGES
+            self.notes.add(kind, image.name)
+        self._images: dict[str, ToolImage] = {}
+        for path, statements in by_path.items():
+            image = self._choose(statements)
+            if image is not None:
+                self._images[path] = image
+
+    def _choose(self, images: Sequence[ToolImage]) -> ToolImage | None:
+        """Return the statement on an image that counts, and note what is left out."""
+        with_masks = [image for image in images if image.masks or not image.num_left_out]
+        best = best_statement(with_masks) if with_masks else None
+        for image in images:
+            if image is best:
+                continue
+            if best is None:
+                self.notes.add(NoteKind.BOX_ONLY, image.name)
+            else:
+                self.notes.add(NoteKind.REPEATED, f"{image.name}: with {len(image.masks)} masks")
+        if best is None:
+            return None
+        if best.num_left_out:
+            self.notes.add(NoteKind.OTHER_SHAPES, best.name, best.num_left_out)
+        if best.frame_note:
+            self.notes.add(NoteKind.FRAMES, f"{best.name}: {best.frame_note}")
+        for mask in best.masks:
+            if not count_px(mask.rle_counts, mask.size_hw):
+                self.notes.add(NoteKind.DROPPED_MASKS, f"{best.name}: {mask.label}, empty")
+        return best
 
     def label_map(self, path: str) -> LabelMap | None:
-        """Paint one image, which is found by its path or else by an unambiguous base name."""
-        image = self._images.get(path) or self._by_base_name.get(PurePosixPath(path).name)
-        if image is None:
+        """Paint one image."""
+        image = self._images.get(path)
+        if image is None or image.size_hw is None:
             return None
-        try:
-            return self._paint(image)
-        except _NOT_COCO as error:
-            raise UserError(f"the truth of {path} cannot be read: {error!r}") from error
-
-    def _paint(self, image: dict[str, Any]) -> LabelMap:
-        size_hw = coco_segmentation.parse_size_hw(image["height"], image["width"])
-        painted = np.zeros(size_hw, np.int32)
-        free = np.ones(size_hw, bool)
-        for segment in self._segments.get(parse_id(image["id"]), ()):
-            inside = coco_segmentation.decode_segmentation(segment["segmentation"], size_hw) & free
-            ignored = segment.get("iscrowd") and self._crowd == "ignore"
-            painted[inside] = IGNORE if ignored else self._label[parse_id(segment["category_id"])]
-            free &= ~inside
+        not_counted = 1 + max(self._label.values())
+        values = [
+            not_counted
+            if mask.is_crowd and self._crowd == "ignore"
+            else self._label.get(mask.label, 0)
+            for mask in image.masks
+        ]
+        counts = [mask.rle_counts for mask in image.masks]
+        painted = paint_label_map(counts[::-1], values[::-1], image.size_hw).astype(np.int32)
+        painted[painted == not_counted] = IGNORE
         return painted
 
 
-def _read_coco(uri: str) -> dict[str, Any]:
+def _label_numbers(
+    theirs: Iterable[str], labels: Sequence[str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the number of each name that is a label, 0 for background, and the other names.
+
+    Raises:
+        UserError: no name is a label.
+    """
+    found = LabelNames(labels)
+    numbers = {name: found.find(name) or 0 for name in theirs}
+    unknown = sorted(name for name, k in numbers.items() if not k and not is_background(name))
+    if not any(numbers.values()):
+        raise UserError(
+            f"no category of the truth is a label of the run: the truth has "
+            f"{', '.join(unknown[:8]) or 'none'}; the run has {', '.join(labels[:8])}"
+        )
+    return numbers, tuple(unknown)
+
+
+def _read_file(uri: str) -> bytes:
     folder, _, name = uris.normalise(uri).rpartition("/")
     try:
-        dataset = json.loads(Folder(folder or "/").read_bytes(name))
+        return Folder(folder or "/").read_bytes(name)
     except FileNotFoundError as error:
         raise UserError(f"no truth at {redact(uri)}: there is no such file") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{redact(uri)} is not a COCO file: {error}") from error
-    keys = {"images", "annotations", "categories"}
-    missing = keys - set(dataset) if isinstance(dataset, dict) else keys
-    if missing:
-        raise UserError(
-            f"{redact(uri)} is not a COCO file of images and segments: "
-            f"{', '.join(sorted(missing))} missing (a results file is a list of predictions, not "
-            "a truth)"
-        )
-    return dataset
 
 
 class FolderTruth:
-    """Grey images: 0 background, k the vocabulary's label k, 255 not counted.
+    """Grey label images, 8 or 16 bits; the map of `a/b.jpg` is `a/b.png` or `a/b.jpg.png`.
 
-    With 16 bits 65535 is not counted, and neither is 255 if there is no such label. The map of
-    `a/b.jpg` is `a/b.png`, or `a/b.jpg.png`.
+    A `classes.json` in the folder or the one above (`ovseg export --to semantic_png` writes one)
+    says what the values mean: `classes` are the names of the values from 0, `ignore` the value that
+    is not counted. Without one, `background` says it:
+
+    - `0`: 0 is background, k the vocabulary's label k, 255 is not counted;
+    - `255`: 255 is background, k the label k + 1;
+    - `none`: 255 is not counted, k the label k + 1.
+
+    With 16 bits 65535 stands for 255, and so does 255 if there are fewer labels.
 
     Args:
         uri: of the folder.
-        num_labels: of the vocabulary.
+        wanted: labels and images of the run.
+        background: what values mean without `classes.json`.
 
     Raises:
-        UserError: the folder has no label images.
+        UserError: the folder has no label images, or no label of the run.
     """
 
-    def __init__(self, uri: str, num_labels: int) -> None:
-        self._folder = Folder(uri)
-        self._names = {name for name in self._folder.list() if name.lower().endswith(".png")}
-        self._num_labels = num_labels
-        self.num_images = len(self._names)
+    def __init__(self, uri: str, wanted: Wanted, background: TruthBackground = "0") -> None:
+        self.notes = Notes()
         self.unknown: tuple[str, ...] = ()
-        if not self._names:
+        self._folder = Folder(uri)
+        classes = _read_classes(uri)
+        if classes is not None and not any("/" not in name for name in self._pngs()):
+            labels = [name for name in self._pngs() if name.startswith("labels/")]
+            self._folder = self._folder.child("labels") if labels else self._folder
+        names = self._pngs()
+        if not names:
             raise UserError(
                 f"no truth at {uri}: expected a COCO .json file or a folder of .png label images"
             )
+        self.num_images = len(names)
+        self._name_of_path = _find_label_images(names, wanted.paths, self.notes)
+        num_labels = len(wanted.labels)
+        if classes is None:
+            self.values = _VALUES[background]
+            self._tables = [_table(num_labels, background, bits) for bits in (8, 16)]
+        else:
+            self.values = "as classes.json says"
+            numbers, self.unknown = _label_numbers(classes.classes, wanted.labels)
+            table = np.full(1 << 16, _UNKNOWN, np.int32)
+            table[: len(classes.classes)] = [numbers[name] for name in classes.classes]
+            if classes.ignore is not None:
+                table[classes.ignore] = IGNORE
+            self._tables = [table, table]
+
+    def _pngs(self) -> list[str]:
+        return [name for name in self._folder.list() if name.lower().endswith(".png")]
 
     def label_map(self, path: str) -> LabelMap | None:
         """Read the label image of one image."""
-        candidates = (f"{without_suffix(path)}.png", f"{path}.png")
-        name = next((name for name in candidates if name in self._names), None)
+        name = self._name_of_path.get(path)
         if name is None:
             return None
         try:
@@ -233,34 +325,125 @@ class FolderTruth:
                 values = np.array(image)
         except (UnidentifiedImageError, OSError) as error:
             raise UserError(f"the truth {name} cannot be read: {error}") from error
-        painted = values.astype(np.int32)
-        has_16_bits = values.dtype != np.uint8
-        if has_16_bits:
-            painted[painted == _IGNORED_16_BITS] = IGNORE
-        if not has_16_bits or self._num_labels < _IGNORED_8_BITS:
-            painted[painted == _IGNORED_8_BITS] = IGNORE
-        if painted.ndim != 2 or painted.max() > self._num_labels:
+        table = self._tables[values.dtype != np.uint8]
+        whole = values.astype(np.int64)
+        is_grey = whole.ndim == 2 and whole.min() >= 0 and whole.max() < len(table)
+        painted = table[whole] if is_grey else None
+        if painted is None or (painted == _UNKNOWN).any():
+            known = np.flatnonzero(table != _UNKNOWN)
+            highest = int(known[table[known] != IGNORE].max())
             raise UserError(
                 f"the truth {name} is not a label image: expected one channel of values 0 to "
-                f"{self._num_labels} and 255, got shape {values.shape}, values up to {values.max()}"
+                f"{highest} and 255 ({self.values}), got shape {values.shape}, values up to "
+                f"{values.max()}"
             )
         return painted
+
+
+_VALUES: dict[TruthBackground, str] = {
+    "0": "0 is background, labels count from 1, 255 is not counted",
+    "255": "labels count from 0, 255 is background",
+    "none": "labels count from 0, 255 is not counted",
+}
+
+
+def _table(num_labels: int, background: TruthBackground, bits: int) -> NDArray[np.int32]:
+    """Return (65536,) the label of every pixel value without `classes.json`, see `FolderTruth`."""
+    table = np.full(1 << 16, _UNKNOWN, np.int32)
+    first = 0 if background == "0" else 1
+    table[: num_labels + 1 - first] = np.arange(first, num_labels + 1)
+    other = 0 if background == "255" else IGNORE
+    if bits == 8 or num_labels < _IGNORED_8_BITS:
+        table[_IGNORED_8_BITS] = other
+    if bits == 16:
+        table[_IGNORED_16_BITS] = other
+    return table
+
+
+class _Classes(Frozen):
+    """The content of a `classes.json`."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=1 << 16)]
+    ignore: Annotated[int, Field(ge=0, lt=1 << 16)] | None = None
+    bits: int = 8
+
+
+def _read_classes(uri: str) -> _Classes | None:
+    """Return the `classes.json` of a folder of label images, or of the folder above."""
+    above = uri.rstrip("/").rpartition("/")[0] or "."
+    for folder in (uri, above):
+        try:
+            return _Classes.model_validate_json(Folder(folder).read_bytes(_CLASSES))
+        except FileNotFoundError:
+            continue
+        except ValidationError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(
+                f"{redact(folder)}/{_CLASSES} does not say what the label images mean: expected "
+                f'{{"classes": [NAMES], "ignore": 255}}: {reason}'
+            ) from error
+    return None
+
+
+def _find_label_images(names: Sequence[str], paths: Sequence[str], notes: Notes) -> dict[str, str]:
+    """Return the label image of each image that has one, and note the others.
+
+    A label image with the image's whole name counts first, then one of the same stem if no other
+    image could be meant, then what the importers' matching of names finds.
+    """
+    by_lower = {name[:-4] + ".png": name for name in names}
+    found = {path: by_lower[f"{path}.png"] for path in paths if f"{path}.png" in by_lower}
+    stems = Counter(without_suffix(path) for path in paths if path not in found)
+    taken, ambiguous = set(found.values()), set()
+    for path in paths:
+        stem = without_suffix(path)
+        name = by_lower.get(f"{stem}.png")
+        if path in found or name is None:
+            continue
+        if stems[stem] > 1 or name in taken:
+            ambiguous.add(name)
+        else:
+            found[path] = name
+    rest = [name for name in names if name not in {*found.values(), *ambiguous}]
+    matches = match_names(paths, [(name,) for name in rest]) if rest else None
+    for place, name in enumerate(rest):
+        match = None if matches is None else matches.found[place]
+        if match is not None and match.path not in found:
+            found[match.path] = name
+            notes.add(NoteKind.LOOSE_NAMES, f"{name}: {match.path} ({match.how})")
+        elif matches is not None and place in matches.ambiguous:
+            ambiguous.add(name)
+        else:
+            notes.add(NoteKind.UNKNOWN_IMAGES, name)
+    for name in sorted(ambiguous):
+        notes.add(NoteKind.AMBIGUOUS_NAMES, name)
+    return found
 
 
 class ProtocolTruth:
     """Label images of a public data set, whose pixel values mean what a protocol says.
 
-    The map of an image has its name with another ending; if the folders differ, a file name that
-    is unambiguous is enough.
+    The map of an image has its name with another ending; if the folders differ, a file name is
+    enough that is unambiguous among the maps and among the images.
 
     Args:
         folder: of the maps.
         maps: how they are named and what their pixels mean.
         images: how the images may be named.
+        paths: of the run's images.
     """
 
-    def __init__(self, folder: Folder, maps: TruthMaps, images: Sequence[ImageFiles]) -> None:
+    values = ""
+
+    def __init__(
+        self,
+        folder: Folder,
+        maps: TruthMaps,
+        images: Sequence[ImageFiles],
+        paths: Sequence[str],
+    ) -> None:
         self._folder = folder
+        self.notes = Notes()
         self._image_endings = tuple(files.ending for files in images)
         self._labels_of_values = _labels_of_values(maps.values)
         names = [name for name in folder.list() if name.endswith(maps.ending)]
@@ -271,14 +454,22 @@ class ProtocolTruth:
             for stem, name in self._by_stem.items()
             if base_names[PurePosixPath(stem).name] == 1
         }
+        stems = [self._stem(path) for path in paths]
+        self._images = Counter(PurePosixPath(s).name for s in stems if s not in self._by_stem)
         self.num_images = len(names)
         self.unknown: tuple[str, ...] = ()
 
+    def _stem(self, path: str) -> str:
+        endings = [ending for ending in self._image_endings if path.endswith(ending)]
+        return path.removesuffix(endings[0]) if endings else without_suffix(path)
+
     def label_map(self, path: str) -> LabelMap | None:
         """Read the label image of one image."""
-        endings = [ending for ending in self._image_endings if path.endswith(ending)]
-        stem = path.removesuffix(endings[0]) if endings else without_suffix(path)
-        name = self._by_stem.get(stem) or self._by_base_name.get(PurePosixPath(stem).name)
+        stem = self._stem(path)
+        base = PurePosixPath(stem).name
+        name = self._by_stem.get(stem)
+        if name is None and self._images[base] < 2:
+            name = self._by_base_name.get(base)
         if name is None:
             return None
         place = f"{redact(self._folder.uri)}/{name}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ovseg_core.rle import coco_segmentation
 from ovseg_core.rle.coco_segmentation import parse_id
-from pipeline.importers.shared.notes import NoteKind, Notes
+from pipeline.importers.shared.notes import NoteKind, Notes, in_words
 from pipeline.importers.shared.tool_file import (
     CHECKED_MARKS,
     ToolImage,
@@ -90,11 +90,14 @@ def _annotations_by_image(
             notes.add(
                 NoteKind.DROPPED_MASKS, f"annotation {_id_of(annotation)}: {problem_of(error)}"
             )
+    if annotations and not by_image:
+        first = notes.report()[NoteKind.DROPPED_MASKS].first[0]
+        raise UserError(f"no annotation of the COCO file can be read: {first}")
     unknown = [key for key in by_image if key not in known]
     if unknown and len(unknown) == len(by_image):
         raise UserError(
             "the masks of the COCO file belong to images that it does not have, for example "
-            f"image_id {unknown[0]}"
+            f"image_id {unknown[0]}{in_words(notes)}"
         )
     for key in unknown:
         entries = by_image.pop(key)

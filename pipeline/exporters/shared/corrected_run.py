@@ -100,7 +100,7 @@ class CorrectedRun(RunReader):
 
     Args:
         run: at any place.
-        masks: whose; empty: `merged` if people said anything of the run, else `predicted`.
+        masks: whose; None: `merged` if people said anything of the run, else `predicted`.
 
     Raises:
         RunFolderError: the review is damaged.
@@ -111,7 +111,7 @@ class CorrectedRun(RunReader):
         num_left_out: images that are left out, by the reason.
     """
 
-    def __init__(self, run: RunFolder, masks: MaskSource | Literal[""] = "predicted") -> None:
+    def __init__(self, run: RunFolder, masks: MaskSource | None = "predicted") -> None:
         super().__init__(run)
         self.num_left_out: dict[str, int] = {}
         self._layer = None if masks == "predicted" else ReviewedLayer(run)

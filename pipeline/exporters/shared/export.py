@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -40,9 +39,9 @@ _MAX_WAITING = 4 * _WRITERS
 class ExportOptions(Frozen):
     """The options that every exporter has."""
 
-    masks: MaskSource | Literal[""] = ""
+    masks: MaskSource | None = None
     """Whose masks: `predicted`, `reviewed` (only those that people decided on) or `merged` (theirs,
-    and predicted ones where nobody has decided); empty: `merged` once a review exists, else
+    and predicted ones where nobody has decided); null: `merged` once a review exists, else
     `predicted`."""
 
 

@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from schemas.base import Frozen
 
 _NUM_NAMED = 10
+_NUM_IN_MESSAGE = 3
 
 
 class NoteKind(StrEnum):
@@ -115,3 +116,11 @@ class Notes:
             for kind in NoteKind
             if kind in self._counts
         }
+
+
+def in_words(notes: Notes) -> str:
+    """Return what was noted for the end of a message, with the first few of each kind."""
+    return "".join(
+        f"; {WORDS[kind]}: {note.count} ({', '.join(note.first[:_NUM_IN_MESSAGE])})"
+        for kind, note in notes.report().items()
+    )

@@ -13,8 +13,6 @@ from ovseg_core.rle.coco_segmentation import (
     encode_mask,
     parse_size_hw,
 )
-from pipeline.evaluation.truth import CocoTruth
-from schemas.errors import UserError
 
 SIZE = (40, 56)
 
@@ -80,16 +78,6 @@ NO_MASKS = [
 def test_damaged_segmentations_are_refused(segmentation):
     with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
         decode_segmentation(segmentation, SIZE)
-
-
-def test_a_truth_names_the_image_of_a_damaged_mask():
-    dataset = {
-        "categories": [{"id": 1, "name": "cat"}],
-        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 56}],
-        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": NO_MASKS[1]}],
-    }
-    with pytest.raises(UserError, match=r"a\.png cannot be read.*run lengths of 2240 pixels"):
-        CocoTruth(dataset, ("cat",), "label").label_map("a.png")
 
 
 @pytest.mark.parametrize(

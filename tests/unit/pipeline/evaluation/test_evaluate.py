@@ -156,15 +156,17 @@ def test_evaluate_coco_ids_may_be_text_or_numbers(run, tmp_path):
     ("changes", "message"),
     [
         ({"categories": [{"id": 7, "name": "zebra"}]}, r"no category .* zebra; the run has cat"),
-        ({"images": []}, "nothing to compare"),
-        ({"images": 3}, "not a COCO file"),
+        ({"images": []}, "images that it does not have"),
+        ({"images": [], "annotations": []}, "nothing to compare"),
+        ({"images": 3}, "expected a list of images"),
         ({"annotations": [_segment(TRUE == 1, 7, image_id=6)]}, "for example image_id 6"),
         ({"annotations": [_segment(TRUE == 1, 7, image_id=[5])]}, "expected an id"),
-        ({"images": [{"file_name": "sub/a.png"}]}, r"truth of sub/a\.png cannot be read"),
-        ({"annotations": [{"id": 1}]}, "not a COCO file"),
-        ({"annotations": [_segment(TRUE == 1, 99)]}, r"truth of sub/a\.png .*99"),
+        ({"images": [{"file_name": "sub/a.png", "id": 5}]}, r"\(sub/a\.png: 'height' is missing\)"),
+        ({"images": [{"file_name": "sub/a.png"}]}, "image without an id: 'id' is missing"),
+        ({"annotations": [{"id": 1}]}, "annotation 1: 'image_id' is missing"),
+        ({"annotations": [_segment(TRUE == 1, 99)]}, r"sub/a\.png: .*no category with the id 99"),
         ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"image's size \[4, 6\], got \[2, 6\]"),
-        ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, "cannot be read"),
+        ({"annotations": [_segment(TRUE == 1, 7, segmentation=[])]}, r"boxes .* 1 \(sub/a\.png\)"),
     ],
 )
 def test_evaluate_truth_that_does_not_fit_is_refused(changes, message, run, tmp_path):
@@ -175,10 +177,10 @@ def test_evaluate_truth_that_does_not_fit_is_refused(changes, message, run, tmp_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "a results file is"),
-        ('[{"image_id": 1}]', "a results file is"),
-        ("{", "not a COCO file"),
-        ("[" * 100_000, "not a COCO file"),
+        ("[]", "got a JSON list"),
+        ('[{"image_id": 1}]', "got a JSON list"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('{"images": []}', "annotations, categories missing"),
     ],
 )

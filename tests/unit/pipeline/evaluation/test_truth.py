@@ -1,6 +1,6 @@
 """Every public layout, every rule that turns a pixel's value into a label."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +101,9 @@ CASES = [
 IDS = [f"{name}-{number}" for number, (name, *_) in enumerate(CASES)]
 
 
-def opened(name: str, data: Path) -> Truth:
+def opened(name: str, data: Path, paths: Iterable[str] = ()) -> Truth:
     protocol = load_protocol(name)
-    return open_protocol_truth(name, protocol, protocol.truth, str(data))
+    return open_protocol_truth(name, protocol, protocol.truth, str(data), [*paths])
 
 
 @pytest.mark.parametrize(("name", "make", "rule"), CASES, ids=IDS)
@@ -111,7 +111,7 @@ def test_open_protocol_truth_every_layout_and_rule(
     name: str, make: Callable[[Path], Maps], rule: Callable[[int], int], tmp_path: Path
 ) -> None:
     maps = make(tmp_path)
-    truth = opened(name, tmp_path)
+    truth = opened(name, tmp_path, maps)
     seen = set()
     for path, values in maps.items():
         expected = np.vectorize(rule)(values.astype(int))
@@ -140,7 +140,8 @@ def test_protocol_truth_finds_an_unambiguous_file_name_in_another_folder(tmp_pat
     images = (ImageFiles(folder=("i",), ending="_i.png"),)
     for place, value in (("a/x", 0), ("b/x", 1), ("b/y", 1)):
         layouts.grey(tmp_path / f"{place}_t.png", np.full((4, 6), value, np.uint8))
-    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images)
+    paths = ["other/y_i.png", "other/x_i.png", "a/x.jpeg"]
+    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images, paths)
     found = truth.label_map("other/y_i.png")
     assert found is not None
     assert found.max() == found.min() == 2

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.truth import open_truth
+from pipeline.evaluation.truth import Wanted, open_truth
 from pipeline.exporters import semantic_png
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
-from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, make_run
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_export_with_background_is_a_truth_of_the_run(run):
     report = evaluate(run, folder)
     assert report.miou == 1.0
     assert report.num_images == len(awkward_scenes())
-    opened = open_truth(folder, LABELS)
+    opened = open_truth(folder, Wanted.of_run(run))
     for path, found in _label_maps(run).items():
         np.testing.assert_array_equal(opened.label_map(path), found)
 
