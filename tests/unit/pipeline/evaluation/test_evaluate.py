@@ -134,15 +134,63 @@ def test_evaluate_image_of_another_size_is_left_out(tmp_path, caplog):
     assert "6 x 4 in the truth, 4 x 6 in the run" in caplog.text
 
 
-def test_evaluate_label_named_background_is_an_ordinary_label(tmp_path):
-    spec = RunSpec(labels=("background", "dog", "potted plant"))
-    run = make_run(tmp_path, [Scene("sub/a.png", FOUND)], spec)
-    names = [{"id": 7, "name": "background"}, {"id": 14, "name": "dog"}]
-    report = evaluate(
-        run, _write(tmp_path, categories=names), EvaluationRules(groups={"ours": ("background",)})
-    )
-    assert report.groups == {"ours": report.labels[1].iou}
-    assert report.labels[1].iou != report.labels[0].iou
+def test_evaluate_category_named_background_is_background(run, tmp_path):
+    names = [{"id": 7, "name": "cat"}, {"id": 14, "name": " Background "}]
+    report = evaluate(run, _write(tmp_path, categories=names))
+    assert report.unknown_categories == ()
+    assert [label.truth_px for label in report.labels] == [18, 6, 0, 0]
+
+
+IMAGE = {"id": 5, "file_name": "sub/a.png", "height": 4, "width": 6}
+CAT, DOG = _segment(TRUE == 1, 7, id=1), _segment(TRUE == 2, 14, id=2)
+TWO_CORNERS = _segment(TRUE == 1, 7, id=3, segmentation=[[0, 0, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "count", "named", "truth_px"),
+    [
+        ({"annotations": [CAT, DOG, {**CAT, "image_id": 99}]}, "dropped_masks", 1, "id 99", 6),
+        ({"annotations": [CAT, {**DOG, "image_id": [5]}]}, "dropped_masks", 1, "expected an id", 6),
+        ({"annotations": [CAT, DOG, {**CAT, "segmentation": []}]}, "other_shapes", 1, "a.png", 6),
+        (
+            {"annotations": [CAT, {**DOG, "segmentation": {"size": [4, 6], "counts": [24]}}]},
+            *("dropped_masks", 1, "DOG, empty", 6),
+        ),
+        ({"images": [IMAGE, {**IMAGE, "id": 6}]}, "repeated", 1, "sub/a.png: with 0 masks", 6),
+        ({"images": [{**IMAGE, "id": 6}, IMAGE]}, "repeated", 1, "sub/a.png: with 0 masks", 6),
+        ({"images": [{**IMAGE, "file_name": "a.png"}]}, "loose_names", 1, "base name only", 6),
+        (
+            {"images": [IMAGE, {**IMAGE, "id": 6, "file_name": "who.png"}]},
+            *("unknown_images", 1, "who.png", 6),
+        ),
+    ],
+)
+def test_evaluate_names_what_is_left_out_of_the_truth(
+    changes, kind, count, named, truth_px, run, tmp_path
+):
+    report = evaluate(run, _write(tmp_path, **changes))
+    assert (report.notes[kind].count, report.labels[1].truth_px) == (count, truth_px)
+    assert named in report.notes[kind].first[0]
+    assert kind in json.loads(report.model_dump_json())["notes"]
+
+
+def test_evaluate_image_with_an_unreadable_mask_or_boxes_only_has_no_truth(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{name}.png", FOUND) for name in "abc"])
+    images = [{**IMAGE, "id": k, "file_name": f"{name}.png"} for k, name in enumerate("abc", 5)]
+    segments = [{**TWO_CORNERS, "image_id": 6}, {**CAT, "image_id": 7, "segmentation": []}]
+    report = evaluate(run, _write(tmp_path, images=images, annotations=[CAT, *segments]))
+    assert (report.num_images, report.num_without_truth) == (1, 2)
+    assert report.notes["box_only"].first == ("c.png",)
+    assert "b.png: annotation 3: a polygon of 2 corners" in report.notes["unreadable"].first[0]
+
+
+def test_evaluate_truth_of_one_folder_is_not_that_of_another(tmp_path):
+    paths = ("cam1/f.png", "cam2/f.png", "f.png")
+    run = make_run(tmp_path, [Scene(path, FOUND) for path in paths])
+    report = evaluate(run, _write(tmp_path, images=[{**IMAGE, "file_name": "cam1/f.png"}]))
+    assert (report.num_images, report.num_without_truth) == (1, 2)
+    with pytest.raises(UserError, match="could be several images: 1"):
+        evaluate(run, _write(tmp_path, images=[{**IMAGE, "file_name": "cam3/f.png"}]))
 
 
 def test_evaluate_coco_ids_may_be_text_or_numbers(run, tmp_path):
@@ -162,7 +210,7 @@ def test_evaluate_coco_ids_may_be_text_or_numbers(run, tmp_path):
         ({"annotations": [_segment(TRUE == 1, 7, image_id=6)]}, "for example image_id 6"),
         ({"annotations": [_segment(TRUE == 1, 7, image_id=[5])]}, "expected an id"),
         ({"images": [{"file_name": "sub/a.png", "id": 5}]}, r"\(sub/a\.png: 'height' is missing\)"),
-        ({"images": [{"file_name": "sub/a.png"}]}, "image without an id: 'id' is missing"),
+        ({"images": [{"file_name": "sub/a.png"}]}, r"image sub/a.png: 'id' is missing"),
         ({"annotations": [{"id": 1}]}, "annotation 1: 'image_id' is missing"),
         ({"annotations": [_segment(TRUE == 1, 99)]}, r"sub/a\.png: .*no category with the id 99"),
         ({"annotations": [_segment(TRUE[:2] == 1, 7)]}, r"image's size \[4, 6\], got \[2, 6\]"),
@@ -205,3 +253,61 @@ def test_evaluate_label_image_with_unknown_values_is_refused(run, tmp_path):
     Image.fromarray(np.full((4, 6), 9, np.uint8)).save(folder / "a.png")
     with pytest.raises(UserError, match="values 0 to 3 and 255"):
         evaluate(run, str(tmp_path / "maps"))
+
+
+def _save(folder: Path, **maps: np.ndarray) -> str:
+    for name, values in maps.items():
+        file = folder / f"{name.replace('__', '/').replace('_', '.')}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.astype(np.uint8)).save(file)
+    return str(folder)
+
+
+NAMES = ("background", *LABELS)
+
+
+@pytest.mark.parametrize(
+    ("classes", "background", "values", "counted"),
+    [
+        (None, "0", TRUE, 24),
+        (None, "255", np.where(TRUE, TRUE - 1, 255), 24),
+        (None, "none", np.where(TRUE, TRUE - 1, 255), 12),
+        (NAMES, "none", TRUE, 24),
+        (LABELS, "0", np.where(TRUE, TRUE - 1, 255), 12),
+        (("dog", "Background ", "CAT"), "0", np.array([1, 2, 0])[TRUE], 24),
+    ],
+)
+def test_evaluate_label_images_by_every_convention(
+    classes, background, values, counted, run, tmp_path
+):
+    folder = _save(tmp_path / "maps", sub__a=values)
+    if classes is not None:
+        given = {"classes": classes, "ignore": 255}
+        (tmp_path / "maps" / "classes.json").write_text(json.dumps(given))
+    report = evaluate(run, folder, EvaluationRules(truth_background=background))
+    assert [label.truth_px for label in report.labels] == [counted - 12, 6, 6, 0]
+    assert report.truth_values
+
+
+def test_evaluate_classes_that_the_run_does_not_have_are_background(run, tmp_path):
+    folder = _save(tmp_path / "maps", sub__a=TRUE)
+    file = tmp_path / "maps" / "classes.json"
+    file.write_text('{"classes": ["background", "cat", "zebra"]}')
+    report = evaluate(run, folder)
+    assert report.unknown_categories == ("zebra",)
+    assert [label.truth_px for label in report.labels] == [18, 6, 0, 0]
+    for content, message in (("[]", "does not say"), ('{"classes": ["x"]}', "no category")):
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            evaluate(run, folder)
+
+
+def test_evaluate_label_image_is_used_for_one_image_only(tmp_path):
+    paths = ("a.jpg", "a.png", "b.jpg", "b.png", "c.jpg", "deep/d.jpg")
+    run = make_run(tmp_path, [Scene(path, FOUND) for path in paths])
+    folder = _save(tmp_path / "maps", a=TRUE, b_jpg=TRUE, b_png=TRUE, c=TRUE, d=TRUE, e=TRUE)
+    report = evaluate(run, folder)
+    assert (report.num_images, report.num_without_truth) == (4, 2)
+    assert report.notes["ambiguous_names"].first == ("a.png",)
+    assert report.notes["unknown_images"].first == ("e.png",)
+    assert "deep/d.jpg" in report.notes["loose_names"].first[0]

@@ -149,6 +149,15 @@ def test_protocol_truth_finds_an_unambiguous_file_name_in_another_folder(tmp_pat
     assert truth.label_map("a/x.jpeg") is not None  # converted by the user
 
 
+def test_protocol_truth_is_not_used_for_two_images_of_one_file_name(tmp_path: Path) -> None:
+    maps = TruthMaps(folder=("t",), ending="_t.png", values=PixelValues(labels=(0, 1)))
+    layouts.grey(tmp_path / "x_t.png", np.full((4, 6), 1, np.uint8))
+    images = (ImageFiles(folder=("i",), ending=".png"),)
+    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images, ["cam1/x.png", "cam2/x.png"])
+    assert truth.label_map("cam1/x.png") is None
+    assert truth.label_map("cam2/x.png") is None
+
+
 def test_protocol_truth_lists_unknown_pixel_values(tmp_path: Path) -> None:
     layouts.voc(tmp_path, VOC_SPLIT, "SegmentationClass", [0, 1, 99, 200])
     with pytest.raises(UserError, match=r"SegmentationClass/2007_000000\.png: .*: 99, 200;"):

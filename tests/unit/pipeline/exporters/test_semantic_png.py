@@ -63,3 +63,12 @@ def test_export_keeps_the_highest_value_for_pixels_without_a_label(background, e
     semantic_png.export(run, semantic_png.Options(background=background))
     classes = json.loads(_read(run, "exports/semantic_png/classes.json"))
     assert str(classes["bits"]) == expected
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("folder", ["exports/semantic_png", "exports/semantic_png/labels"])
+def test_own_export_as_truth_is_perfect(background, folder, tmp_path):
+    run = make_run(tmp_path, awkward_scenes())
+    semantic_png.export(run, semantic_png.Options(background=background))
+    report = evaluate(run, f"{run.folder.uri}/{folder}")
+    assert (report.miou, report.num_images) == (1.0, len(awkward_scenes()))
