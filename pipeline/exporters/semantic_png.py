@@ -31,7 +31,7 @@ class Options(ExportOptions):
     min_score: Share = 0.0
     """Segments with a lower score are left out: their pixels count as not found."""
     background: bool = False
-    """Where nothing was found the value is 0, and labels count from 1; else labels count from 0, and
+    """Where nothing was found the value is 0, and labels count from 1; else they count from 0, and
     such pixels are 255, which training ignores."""
 
 
