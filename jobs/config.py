@@ -1,5 +1,6 @@
 """From a YAML file, flags and `--set` to one checked model, or to one line per mistake."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from schemas.base import Model, validated
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, VocabularyError
-from schemas.vocabulary import spelled_out_vocabulary
+from schemas.vocabulary import BACKGROUND, has_background_label, spelled_out_vocabulary
+
+logger = logging.getLogger(__name__)
 
 _WORD_FILES = (".yaml", ".yml", ".json", ".txt")
 _HINTS = {
@@ -67,7 +70,14 @@ def load_config(
     if below is not None:
         plain = {k: dict(v) if isinstance(v, _FromFile) else v for k, v in merged.items()}
         merged = merge(below(merged), plain)
-    return validated(model, merged, hints=_HINTS)
+    config = validated(model, merged, hints=_HINTS)
+    if isinstance(config, JobConfig) and has_background_label(merged.get("vocabulary")):
+        logger.info(
+            "the label %r is the background, class 0, and not counted among the %d labels; its "
+            "phrases are: %s",
+            BACKGROUND, len(config.vocabulary.labels), ", ".join(config.vocabulary.background),
+        )  # fmt: skip
+    return config
 
 
 def merge(base: Fields, over: Fields) -> Fields:

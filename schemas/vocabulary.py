@@ -3,7 +3,7 @@
 import hashlib
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from schemas.base import Frozen
 
@@ -20,6 +20,8 @@ def _check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
 
 
 BACKGROUND = "background"
+AS_STORED = {"as_stored": True}
+"""Validation context of a job that a run has stored: its labels keep their numbers."""
 
 
 def is_background(name: str) -> bool:
@@ -28,6 +30,34 @@ def is_background(name: str) -> bool:
     Lists of classes of other tools begin with it (mmsegmentation's).
     """
     return name.strip().casefold() == BACKGROUND
+
+
+def has_background_label(value: Any) -> bool:
+    """Return whether a vocabulary, in any form, has a label of the background's name."""
+    spelled_out = spelled_out_vocabulary(value)
+    labels = spelled_out.get("labels") if isinstance(spelled_out, dict) else None
+    return isinstance(labels, list | tuple) and any(map(_is_background_label, labels))
+
+
+def _is_background_label(label: Any) -> bool:
+    name = label.get("name") if isinstance(label, dict) else getattr(label, "name", label)
+    return isinstance(name, str) and is_background(name)
+
+
+def _without_background_label(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a vocabulary whose label `background` has become phrases of the background."""
+    found = [
+        Label.model_validate(label) for label in value["labels"] if _is_background_label(label)
+    ]
+    if any(label.templates for label in found):
+        raise ValueError(f"{BACKGROUND!r} is class 0, not a label: it has no templates of its own")
+    given = value.get("background", (BACKGROUND,))
+    phrases = [*([given] if isinstance(given, str) else given)]
+    for phrase in (phrase for label in found for phrase in label.phrases):
+        if phrase.casefold() not in {str(known).strip().casefold() for known in phrases}:
+            phrases.append(phrase)
+    labels = [label for label in value["labels"] if not _is_background_label(label)]
+    return {**value, "labels": labels, "background": phrases}
 
 
 def spelled_out_vocabulary(value: Any) -> Any:
@@ -75,7 +105,10 @@ class Label(Frozen):
 
 
 class Vocabulary(Frozen):
-    """The ordered labels. Index 0 of a label map is background; label i (from 0) is index i + 1."""
+    """The ordered labels. Index 0 of a label map is background; label i (from 0) is index i + 1.
+
+    A label called `background` is no label: its name and synonyms become background phrases.
+    """
 
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     """At least one label; a plain list of words is accepted in place of the whole object."""
@@ -86,8 +119,11 @@ class Vocabulary(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        return spelled_out_vocabulary(value)
+    def _short_forms(cls, value: Any, info: ValidationInfo) -> Any:
+        value = spelled_out_vocabulary(value)
+        if info.context != AS_STORED and has_background_label(value):
+            return _without_background_label(value)
+        return value
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -24,10 +24,9 @@ from pipeline.run.reader import RunReader
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.protocol import Counting, MeanRule
+from schemas.vocabulary import BACKGROUND
 
 logger = logging.getLogger(__name__)
-
-BACKGROUND = "background"
 
 
 class EvaluationRules(Frozen):

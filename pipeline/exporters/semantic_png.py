@@ -16,6 +16,7 @@ from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader, paint_segments
 from schemas.records import Share
+from schemas.vocabulary import BACKGROUND
 
 FOLDER = "exports/semantic_png"
 _LABELS, _CLASSES = "labels", "classes.json"
@@ -59,6 +60,6 @@ def _picture(image: Row, rows: list[Row], background: bool, bits: int) -> bytes:
 
 def _classes(reader: RunReader, options: Options) -> dict[str, Any]:
     names = reader.run.info.job().vocabulary.names
-    listed = ["background", *names] if options.background else list(names)
+    listed = [BACKGROUND, *names] if options.background else list(names)
     bits = 8 if len(listed) < 256 else 16
     return {"classes": listed, "ignore": 2**bits - 1, "bits": bits}

@@ -18,6 +18,7 @@ from schemas.config import JobConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact
 from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
+from schemas.vocabulary import AS_STORED
 
 _MAX_DIFFERENCES = 5
 _MAX_CHARACTERS = 60
@@ -91,7 +92,7 @@ class RunInfo(Frozen):
 
     def job(self) -> JobConfig:
         """Return the job as a config."""
-        return JobConfig.model_validate(self.config)
+        return JobConfig.model_validate(self.config, context=AS_STORED)
 
     def to_yaml(self) -> bytes:
         """Return the file's content."""

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.vocabulary import Label, Vocabulary
+from schemas.vocabulary import AS_STORED, Label, Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,45 @@ def test_content_hash_changes_with_every_field():
     hashes = {Vocabulary.model_validate(each).content_hash for each in [base, *changed]}
     assert len(hashes) == 1 + len(changed)
     assert Vocabulary.model_validate(base).content_hash in hashes
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "background"),
+    [
+        ("background, cat, dog", ("cat", "dog"), ("background",)),
+        (["cat", " Background ", "dog"], ("cat", "dog"), None),
+        ({"labels": ["background", "cat"], "background": []}, ("cat",), ("background",)),
+        (
+            {"labels": ["BACKGROUND", "cat"], "background": ["background"]},
+            ("cat",),
+            ("background",),
+        ),
+        (
+            {
+                "labels": [{"name": "background", "synonyms": ["sky", "wall"]}, "cat"],
+                "background": ["ground", "Sky"],
+            },
+            *(("cat",), ("ground", "Sky", "background", "wall")),
+        ),
+        (["cat", "backgrounds", "_background_"], ("cat", "backgrounds", "_background_"), None),
+    ],
+)
+def test_label_named_background_is_the_background(given, labels, background):
+    vocabulary = Vocabulary.model_validate(given)
+    assert vocabulary.names == labels
+    assert vocabulary.background == (background or ("background",))
+    assert Vocabulary.model_validate(vocabulary.model_dump()) == vocabulary
+    assert Vocabulary(**vocabulary.model_dump()) == vocabulary
+
+
+def test_background_alone_is_no_vocabulary():
+    with pytest.raises(ValidationError, match="no labels"):
+        Vocabulary.model_validate(["background"])
+    with pytest.raises(ValidationError, match="no templates of its own"):
+        Vocabulary.model_validate([{"name": "background", "templates": ["a {}"]}, "cat"])
+
+
+def test_stored_vocabulary_keeps_the_numbers_of_its_labels():
+    given = {"labels": ["background", "cat"]}
+    assert Vocabulary.model_validate(given, context=AS_STORED).category_id("cat") == 2
+    assert Vocabulary.model_validate(given).category_id("cat") == 1
