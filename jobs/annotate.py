@@ -66,6 +66,8 @@ def _error_codes(text: str) -> list[ErrorCode]:
 
 def show_plan(plan: "JobPlan") -> None:
     """Print what a run would do."""
+    from pipeline.collection.left_out import describe
+
     config = plan.config
     names, clip, run = config.vocabulary.names, config.clip, config.run
     more = f" and {len(names) - _SHOWN_LABELS:,} more" if len(names) > _SHOWN_LABELS else ""
@@ -80,6 +82,7 @@ def show_plan(plan: "JobPlan") -> None:
     console.facts(
         [
             ("images", f"{plan.num_images:,} in {config.images}"),
+            ("not taken", describe(plan.left_out)),
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
             ("weights", f"{weights}; where the method asks: {config.vision_model}"),

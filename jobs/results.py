@@ -49,6 +49,8 @@ def _waiting(waiting: dict[str, int]) -> str:
 
 def show_inspection(found: "Inspection") -> None:
     """Print an inspection as tables."""
+    from pipeline.collection.left_out import describe
+
     images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
     shards = f"{found.num_shards_done} done, {len(found.failed_shards)} given up"
     orphans = f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
@@ -61,6 +63,7 @@ def show_inspection(found: "Inspection") -> None:
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
+            ("not taken", describe(found.left_out)),
             ("waiting", _waiting(found.waiting)),
             ("seconds", console.seconds(found.seconds)),
             ("accepted", versions),

@@ -98,17 +98,18 @@ class ImageConfig(Frozen):
     """Which files count as images and which are refused."""
 
     suffixes: tuple[str, ...] = (
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".avif",
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp"),
+        *(".dib", ".tif", ".tiff", ".gif", ".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".jpf"),
+        *(".jpx", ".j2c", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga"),
+        *(".heic", ".heif", ".hif", ".jxl"),
     )
-    """File name endings (any case) that a folder listing keeps; a list file is taken as it is."""
+    """File name endings (any case) that a folder listing keeps; `["*"]`: every file, its content
+    decides. A list file is taken as it is. HEIC and JPEG XL need the extras `heif` and `jxl`."""
+    exclude: tuple[str, ...] = (
+        *("@eaDir", "__MACOSX", "$RECYCLE.BIN", ".Trash*", "Thumbs.db", "lost+found"),
+        *("#recycle", "@Recycle", "System Volume Information", "desktop.ini"),
+    )
+    """Globs of files and folders that a listing leaves out: names, or paths if they have a `/`."""
     only: str = ""
     """Text file (path or URL) with one name per line, such as the split of a data set; only images
     of these names are taken, and all of them must exist. A name is an image's path without its

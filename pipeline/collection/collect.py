@@ -1,10 +1,12 @@
 """List the images of a collection: a folder, bucket prefix, glob, single image or list file.
 
-Folders are searched recursively; hidden files and folders (names with a dot in front) are skipped,
-and so are run folders, whose review pages hold pictures of the images.
+Folders are searched recursively. What a listing leaves out is counted, see `left_out`: hidden files
+and folders (names with a dot in front), run folders, whose review pages hold pictures of the
+images, `image.exclude`, other endings, links to nowhere and folders that may not be read.
 The table's `path` is relative to the collection's root: the folder, the part of a glob before its
 first wildcard, a list's own folder. It gives the image its id, so that ids survive a move.
-A file name that is not UTF-8 stands there with its odd bytes, and `%`, as in a URL: `caf%E9.jpg`.
+A file name that is not UTF-8 stands there with its odd bytes, and `%`, as in a URL: `caf%E9.jpg`;
+so does the second slash of a bucket's key `day1//b.png`: `day1/%2Fb.png`.
 """
 
 import hashlib
@@ -12,13 +14,16 @@ import itertools
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
 from pipeline.collection import list_file
+from pipeline.collection.formats import missing_decoders
+from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
@@ -30,34 +35,43 @@ from schemas.tables import MANIFEST
 logger = logging.getLogger(__name__)
 _CHUNK = 65536
 _WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
+_EMPTY_PART = re.compile("(?:(?<=/)|^)/")
+_ANY_SUFFIX = "*"
+_ARCHIVES = (
+    *(".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar"),
+    *(".lmdb", ".tfrecord", ".h5"),
+)
 
 
 def collect(images: str, config: ImageConfig) -> pa.Table:
     """List the images of a collection.
 
     Args:
-        images: local path, glob or URL of a folder, an image, or a .txt, .csv, .jsonl or .parquet
-            list with a `uri` column.
-        config: the endings that a folder's files must have, the names that count, and the limit.
+        images: local path, glob or URL of a folder, an image, or a list, see `list_file`. A folder
+            whose name looks like a glob is a folder.
+        config: the endings that a folder's files must have, what is left out, the names that
+            count, and the limit.
 
     Returns:
-        Rows of the manifest's schema, sorted by path (code points), each path and id once.
+        Rows of the manifest's schema, sorted by path (code points), each path and id once, with
+        the counts of what was left out, see `left_out.left_out_of`.
 
     Raises:
         CollectionError: nothing is found, a list cannot be read or names images that do not exist,
             or two files share a path.
     """
     uri = uris.normalise(images)
+    left_out: list[LeftOut] = []
     try:
-        entries = _entries(uri, images.endswith("/"), config.suffixes)
+        entries = _entries(uri, images.endswith("/"), config, left_out)
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
-    unique = _without_repeats(sorted(_as_text(entries)), uri)
+    unique = _without_repeats(sorted(_as_paths(entries)), uri)
     if config.only:
         unique = _named(unique, config.only)
     table = _table(unique[: config.limit] if config.limit else unique)
     _check_ids(table)
-    return table
+    return with_left_out(table, left_out)
 
 
 def image_id(path: str) -> str:
@@ -65,7 +79,9 @@ def image_id(path: str) -> str:
     return hashlib.sha256(unicodedata.normalize("NFC", path).encode()).hexdigest()[:16]
 
 
-def _entries(uri: str, is_folder: bool, suffixes: Sequence[str]) -> list[ListedImage]:
+def _entries(
+    uri: str, is_folder: bool, config: ImageConfig, left_out: list[LeftOut]
+) -> list[ListedImage]:
     parent, name = uris.parent_and_name(uri)
     size = None
     if name and not is_folder:
@@ -74,13 +90,32 @@ def _entries(uri: str, is_folder: bool, suffixes: Sequence[str]) -> list[ListedI
     if size is not None:
         if list_file.is_list(name):
             return list_file.read_list(uri)
+        _refuse_containers(name, uri)
         return [ListedImage(name, uri, size, "")]
-    if _WILDCARD.search(uri):
-        return _glob(uri, suffixes)
-    return _select(uri, re.compile(""), suffixes)
+    if _WILDCARD.search(uri) and not _is_folder(uri):
+        return _glob(uri, config, left_out)
+    return _select(uri, re.compile(""), config, left_out)
 
 
-def _glob(uri: str, suffixes: Sequence[str]) -> list[ListedImage]:
+def _is_folder(uri: str) -> bool:
+    return bool(Folder(uri).peek(1)) if uris.scheme(uri) else Path(uri).is_dir()
+
+
+def _refuse_containers(name: str, uri: str) -> None:
+    """Refuse one file that holds many images, or a kind of list that is not read."""
+    if name.lower().endswith(_ARCHIVES):
+        raise CollectionError(
+            f"{redact(uri)} is an archive: unpack it and give the folder of its images"
+        )
+    if name.lower().endswith(list_file.OTHER_LISTS):
+        kinds = ", ".join(list_file.SUFFIXES)
+        raise CollectionError(
+            f"{redact(uri)}: this kind of list is not read; expected {kinds} (also with .gz), with "
+            "a URI in each line or a column `uri`"
+        )
+
+
+def _glob(uri: str, config: ImageConfig, left_out: list[LeftOut]) -> list[ListedImage]:
     parts = uri.split("/")
     first = next(place for place, part in enumerate(parts) if _WILDCARD.search(part))
     root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
@@ -95,7 +130,7 @@ def _glob(uri: str, suffixes: Sequence[str]) -> list[ListedImage]:
             f"images: the glob {pattern!r} has brackets that cannot be read ({error.msg}); "
             "expected ranges such as [0-9]"
         ) from error
-    return _select(root, compiled, () if names_ending else suffixes)
+    return _select(root, compiled, config, left_out, all_endings=names_ending)
 
 
 def _regex(pattern: str) -> str:
@@ -123,35 +158,78 @@ def _wildcard(text: str) -> str:
     return f"[^{inner}]" if negated else f"[{inner}]"
 
 
-def _select(root: str, pattern: re.Pattern[str], suffixes: Sequence[str]) -> list[ListedImage]:
-    endings = tuple(suffix.lower() for suffix in suffixes)
+def _select(
+    root: str,
+    pattern: re.Pattern[str],
+    config: ImageConfig,
+    left_out: list[LeftOut],
+    *,
+    all_endings: bool = False,
+) -> list[ListedImage]:
     files = Folder(root).walk()
+    all_endings = all_endings or _ANY_SUFFIX in config.suffixes
+    endings = tuple(suffix.lower() for suffix in config.suffixes)
+    missing = missing_decoders()
+    if not all_endings:
+        endings = tuple(ending for ending in endings if ending not in missing)
+    excluded = _excluded(config.exclude)
     inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
-    found = [
-        ListedImage(path, uris.join(root, path), size, etag)
-        for path, size, etag in files
-        if pattern.match(path)
-        and (not endings or path.lower().endswith(endings))
-        and not path.startswith((".", *inner_runs))
-        and "/." not in path
+    found: list[ListedImage] = []
+    others: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for path, size, etag in files:
+        if not pattern.match(path):
+            continue
+        if path.startswith((".", *inner_runs)) or "/." in path:
+            why = "hidden or in a run folder"
+        elif excluded and excluded.search(path):
+            why = "by image.exclude"
+        elif size is None:
+            why = "folder that may not be read" if path.endswith("/") else "dangling link"
+        elif all_endings or path.rstrip().lower().endswith(endings):
+            found.append(ListedImage(path, uris.join(root, path), size, etag))
+            continue
+        else:
+            why = PurePosixPath(path.rstrip()).suffix.lower() or "without ending"
+        others[why] += 1
+        examples.setdefault(why, path)
+    left_out += [
+        LeftOut(what=why, count=count, example=examples[why], hint=missing.get(why, ""))
+        for why, count in others.most_common()
     ]
     if not found:
-        what = f"files ending in {' '.join(endings)}" if endings else "matching files"
-        others = (
+        what = "matching files" if all_endings else f"files ending in {' '.join(endings)}"
+        found_instead = (
             f"{len(files)} other files, for example {files[0][0]}"
             if files
             else "no file at all: check the spelling"
         )
+        rest = f"; {describe(left_out)}" if left_out else ""
         raise CollectionError(
             f"no images under {redact(root)}: searched it and its folders for {what} "
-            f"(hidden ones and runs left out) and found {others}"
+            f"(hidden ones and runs left out) and found {found_instead}{rest}"
         )
     return found
 
 
-def _as_text(entries: list[ListedImage]) -> list[ListedImage]:
-    """Give names that are not UTF-8 a form that tables can hold and that no other file has."""
-    if all(uris.is_text(entry.path) and uris.is_text(entry.uri) for entry in entries):
+def _excluded(globs: Sequence[str]) -> re.Pattern[str] | None:
+    """Return what finds excluded paths: a name anywhere in the path, or a path from the root."""
+    names = [_regex(glob).removesuffix(r"\Z") for glob in globs if "/" not in glob]
+    paths = [_regex(glob.strip("/")).removesuffix(r"\Z") for glob in globs if "/" in glob]
+    parts = [f"(?:^|/)(?:{'|'.join(names)})(?:/|$)"] if names else []
+    parts += [f"^(?:{'|'.join(paths)})(?:/|$)"] if paths else []
+    return re.compile("|".join(parts)) if parts else None
+
+
+def _as_paths(entries: list[ListedImage]) -> list[ListedImage]:
+    """Give names that are not UTF-8 or have empty parts a form that no other file has.
+
+    Tables and exports can hold it.
+    """
+    if all(
+        uris.is_text(entry.path) and uris.is_text(entry.uri) and "//" not in f"/{entry.path}"
+        for entry in entries
+    ):
         return entries
     taken = {entry.path for entry in entries}
     return [
@@ -161,9 +239,11 @@ def _as_text(entries: list[ListedImage]) -> list[ListedImage]:
 
 
 def _free_path(path: str, taken: set[str]) -> str:
-    if uris.is_text(path):
+    without_empty = _EMPTY_PART.sub("%2F", path)
+    if uris.is_text(path) and without_empty == path:
         return path
-    free = uris.percent_escaped(path)
+    free = uris.percent_escaped(path) if not uris.is_text(path) else path
+    free = _EMPTY_PART.sub("%2F", free)
     while free != path and free in taken:
         free = free.replace("%", "%25")
     return free

@@ -1,8 +1,7 @@
 """Decode an image file to RGB pixels in the frame that a person sees.
 
-The content decides on the format, never the file's name. Only formats that Pillow decodes itself
-are tried: some of its other plugins start programs (Ghostscript) on the file. Pillow lets other
-threads run while it decodes.
+The content decides on the format, never the file's name, see `formats`. Pillow lets other threads
+run while it decodes.
 """
 
 import io
@@ -10,7 +9,6 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +17,9 @@ from PIL import ExifTags, Image, ImageFile
 from pipeline.collection.color import to_srgb
 from pipeline.collection.color_profile import DeclaredColors, declared_colors
 from pipeline.collection.exif import is_orientation, swaps_sides, upright_image
+from pipeline.collection.formats import KNOWN_FORMATS, accepts, missing_decoder_of
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
-
-FORMATS = {
-    "JPEG": "Jpeg", "PNG": "Png", "WEBP": "WebP", "BMP": "Bmp", "TIFF": "Tiff", "GIF": "Gif",
-    "AVIF": "Avif", "JPEG2000": "Jpeg2K", "PPM": "Ppm",
-}  # fmt: skip
-"""Formats that are decoded, in the order in which they are tried, with their Pillow plugin."""
 
 # All that Pillow's plugins raise on damaged files.
 _DAMAGE = (
@@ -35,8 +28,6 @@ _DAMAGE = (
 )  # fmt: skip
 _BACKDROP = (255, 255, 255)
 
-for _module in FORMATS.values():
-    import_module(f"PIL.{_module}ImagePlugin")
 # Pillow warns about odd metadata of files that it decodes well: noise, over a whole collection.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -115,20 +106,17 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
 
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     """Read the header; Image.open would judge the size by a limit that is global to the process."""
-    for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        # A text in place of True means that this Pillow was built without the format.
-        if factory is None or accept is None or accept(data[:16]) is not True:
+    for name in KNOWN_FORMATS:
+        if not accepts(name, data):
             continue
         try:
-            return factory(io.BytesIO(data), ""), name
+            return Image.OPEN[name][0](io.BytesIO(data), ""), name
         except Image.DecompressionBombError as error:
             raise ImageError(ErrorCode.TOO_LARGE, str(error)) from error
         except _DAMAGE as error:
             raise _damaged(data, name, error) from error
-    kind = "HEIC" if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1") else ""
-    what = f"{kind} is not supported" if kind else f"the content begins with {data[:8]!r}"
-    raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{what}; known formats: {', '.join(FORMATS)}")
+    what = missing_decoder_of(data) or f"the content begins with {data[:8]!r}"
+    raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{what}; known formats: {', '.join(KNOWN_FORMATS)}")
 
 
 def _damaged(data: bytes, name: str, error: Exception) -> ImageError:

@@ -1,13 +1,18 @@
-"""List files: .txt with one URI per line; .csv, .jsonl, .parquet with columns `uri`, maybe `path`.
+"""List files: .txt with a URI per line; .csv, .tsv, .jsonl, .parquet with columns `uri`, `path`.
+
+`path` may be left out. Each kind but Parquet may be packed: `list.csv.gz`.
 
 A relative URI is meant from the list's own folder. A .txt has no comments and no quotes, since a
 file name may begin with any character; empty lines are skipped.
 """
 
 import csv
+import gzip
+import hashlib
 import io
 import json
 import posixpath
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +23,11 @@ from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError
 from schemas.redact import redact
 
-SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+_PACKED = ".gz"
+OTHER_LISTS = (".json", ".xml", ".yaml", ".yml", ".xlsx", ".ndjson", ".lst", ".list")
+"""Endings of files that hold no image and are no list that is read."""
+_MAX_UNPACKED_BYTES = 4 << 30
 
 
 class ListedImage(NamedTuple):
@@ -38,7 +47,7 @@ class _Row(NamedTuple):
 
 def is_list(name: str) -> bool:
     """Return whether a file is a list of images, by its name."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().removesuffix(_PACKED).endswith(SUFFIXES)
 
 
 def read_list(uri: str) -> list[ListedImage]:
@@ -50,17 +59,23 @@ def read_list(uri: str) -> list[ListedImage]:
     root, name = uris.parent_and_name(uri)
     shown = redact(uri)
     data = Folder(root).read_bytes(name)
-    rows = {".txt": _txt, ".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    reader = rows[name[name.rindex(".") :].lower()]
+    kinds = {".txt": _txt, ".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    plain = name.lower().removesuffix(_PACKED)
+    reader = kinds[plain[plain.rindex(".") :]]
     try:
+        if plain != name.lower():
+            data = _unpacked(data)
         entries = [_entry(row, root, shown) for row in reader(data)]
     except UnicodeDecodeError as error:
         raise CollectionError(f"{shown} is not UTF-8 text: {error}") from error
-    except (csv.Error, json.JSONDecodeError, pa.ArrowException, OSError, _ColumnError) as error:
+    except (
+        csv.Error, json.JSONDecodeError, pa.ArrowException, OSError, EOFError, zlib.error,
+        _ColumnError,
+    ) as error:  # fmt: skip
         raise CollectionError(f"{shown} cannot be read as a list of images: {error}") from error
     if not entries:
         raise CollectionError(f"{shown} lists no images")
-    return entries
+    return _with_queries(entries)
 
 
 def read_names(uri: str) -> list[str]:
@@ -87,6 +102,14 @@ class _ColumnError(ValueError):
     pass
 
 
+def _unpacked(data: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        content = file.read(_MAX_UNPACKED_BYTES + 1)
+    if len(content) > _MAX_UNPACKED_BYTES:
+        raise _ColumnError(f"it unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB")
+    return content
+
+
 def _txt(data: bytes) -> Iterator[_Row]:
     for place, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
         text = line.removesuffix("\r")
@@ -94,8 +117,13 @@ def _txt(data: bytes) -> Iterator[_Row]:
             yield _Row(place, text, None)
 
 
-def _csv(data: bytes) -> Iterator[_Row]:
-    reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+def _tsv(data: bytes) -> Iterator[_Row]:
+    return _csv(data, "\t")
+
+
+def _csv(data: bytes, delimiter: str = ",") -> Iterator[_Row]:
+    text = io.StringIO(data.decode("utf-8-sig"), newline="")
+    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
     _check_columns(list(reader.fieldnames or []))
     for row in reader:
         yield _Row(reader.line_num, row["uri"], row.get("path") or None)
@@ -139,6 +167,25 @@ def _entry(row: _Row, root: str, shown: str) -> ListedImage:
         return ListedImage(uris.check_relative(path), uri, None, "")
     except (ValueError, ConfigError) as error:
         raise CollectionError(f"{shown}, row {row.place}: {error}") from error
+
+
+def _with_queries(entries: list[ListedImage]) -> list[ListedImage]:
+    """Tell URLs apart that differ in their query only: `img.php?id=1`, `img.php?id=2`.
+
+    The query stands as a hash: it may hold a secret, and paths are shown and stored.
+    """
+    uris_of: dict[str, set[str]] = {}
+    for entry in entries:
+        if "?" in entry.uri and uris.scheme(entry.uri) in ("http", "https"):
+            uris_of.setdefault(entry.path, set()).add(entry.uri)
+    if not any(len(found) > 1 for found in uris_of.values()):
+        return entries
+    return [
+        entry._replace(path=f"{entry.path}?{hashlib.sha256(entry.uri.encode()).hexdigest()[:12]}")
+        if len(uris_of.get(entry.path, ())) > 1
+        else entry
+        for entry in entries
+    ]
 
 
 def _resolve(uri: str, root: str) -> str:

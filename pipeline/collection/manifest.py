@@ -24,7 +24,8 @@ def write_manifest(table: pa.Table, source: str = "") -> bytes:
         table: rows of the manifest's schema, in their final order.
         source: what the list was made from; kept in the file, see `source_of`.
     """
-    marked = table.cast(MANIFEST).replace_schema_metadata({_SOURCE_KEY: source.encode()})
+    metadata = {**(table.schema.metadata or {}), _SOURCE_KEY: source.encode()}
+    marked = table.cast(MANIFEST.with_metadata(metadata))
     return parquet.write_table(marked)
 
 

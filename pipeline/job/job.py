@@ -16,6 +16,7 @@ from ovseg_core.methods import check_options, option_folders, with_published_cli
 from pipeline.annotate.build import Build, build
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.collection.collect import collect
+from pipeline.collection.left_out import LeftOut, describe, left_out_of
 from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
 from pipeline.job.shard_status import ShardStatus
@@ -50,6 +51,7 @@ class JobPlan:
         run: the run to resume; None where it is new.
         done: markers of the shards that an earlier run has finished, by index.
         retry: images that failed with these codes are tried again.
+        left_out: what the listing of the collection left out.
     """
 
     config: JobConfig
@@ -60,6 +62,7 @@ class JobPlan:
     run: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
     retry: frozenset[ErrorCode] = PASSING_CODES
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def num_to_retry(self) -> dict[int, int]:
@@ -120,13 +123,16 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
         check_free(folder)
         images = collect(config.images, config.image)
         num_shards = config.num_shards(images.num_rows)
-        return JobPlan(config, folders, images.num_rows, num_shards, images)
+        found = left_out_of(images)
+        return JobPlan(config, folders, images.num_rows, num_shards, images, left_out=found)
     run = RunFolder.open(config.out)
     done, num_shards = run.done(), run.info.num_shards
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
     identity = RunIdentity(config, run.info.weights, folders)
     codes = PASSING_CODES.union(retry)
-    planned = JobPlan(config, folders, run.info.num_images, num_shards, None, run, done, codes)
+    found = left_out_of(run.manifest())
+    num_images = run.info.num_images
+    planned = JobPlan(config, folders, num_images, num_shards, None, run, done, codes, found)
     run.check_same(identity, is_finished=not planned.num_shards_left)
     return planned
 
@@ -157,6 +163,8 @@ def run(
             config.run.workers,
             planned.num_shards,
         )
+    if planned.left_out:
+        logger.warning("%s", describe(planned.left_out))
     progress = progress or make_progress()
     progress.start(planned.num_images, planned.num_images_done)
     started, interrupted = time.monotonic(), False

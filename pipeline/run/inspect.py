@@ -3,6 +3,7 @@
 import heapq
 from collections import Counter
 
+from pipeline.collection.left_out import LeftOut, left_out_of
 from pipeline.run.folder import RunFolder
 from schemas.base import Frozen
 from schemas.errors import PASSING_CODES
@@ -40,6 +41,8 @@ class Inspection(Frozen):
     method: str
     num_images: int
     """In the manifest."""
+    left_out: tuple[LeftOut, ...]
+    """What the listing of the collection left out."""
     num_ok: int
     num_errors: int
     num_left: int
@@ -126,6 +129,7 @@ def inspect_folder(run: RunFolder) -> Inspection:
         fingerprint=run.fingerprint,
         method=config.method.name,
         num_images=run.info.num_images,
+        left_out=left_out_of(run.manifest()),
         num_ok=images.num_ok,
         num_errors=sum(images.errors.values()),
         num_left=run.info.num_images - num_done,

@@ -6,8 +6,9 @@ leaves nothing that a reader takes for a file: see `local` and `remote`.
 """
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 class _Store(Protocol):
     def read(self, path: str) -> bytes: ...
     def size(self, path: str) -> int: ...
-    def walk(self, folder: str) -> Iterator[tuple[str, int, str]]: ...
+    def walk(self, folder: str) -> Iterator[tuple[str, int | None, str]]: ...
     def write(self, path: str, data: bytes) -> None: ...
     def put(self, path: str, source: str) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
@@ -71,15 +72,19 @@ class Folder:
             return False
         return True
 
-    def walk(self) -> list[tuple[str, int, str]]:
-        """Return (relative path, size in bytes, etag) of every file below, in no order."""
+    def walk(self) -> list[tuple[str, int | None, str]]:
+        """Return (relative path, size in bytes, etag) of every file below, in no order.
+
+        The size is None for a local link to nowhere, and for a local folder that may not be read,
+        whose path ends in `/`.
+        """
         return _call("list", self.uri, lambda store: list(store.walk(self.uri)))
 
     def sizes(self, path: str = "") -> dict[str, int]:
         """Return the size in bytes of every file below `path`, by name relative to this folder."""
         prefix = f"{path}/" if path else ""
         below = self.child(path) if path else self
-        return {f"{prefix}{name}": size for name, size, _ in below.walk()}
+        return {f"{prefix}{name}": size for name, size, _ in below.walk() if size is not None}
 
     def peek(self, limit: int) -> list[str]:
         """Return the names of at most `limit` files below, without listing all."""
@@ -151,8 +156,7 @@ def read_image_file(uri: str, max_bytes: int = 0, size_bytes: int | None = None)
             or `not_an_image` for a folder or pipe.
     """
     try:
-        place = uris.normalise(uri)
-        data = retrying(lambda: _read_limited(place, max_bytes, size_bytes), f"read {place}")
+        data = _read_under_some_name(uris.normalise(uri), max_bytes, size_bytes)
     except FileNotFoundError as error:
         raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
     except PermissionError as error:
@@ -162,6 +166,23 @@ def read_image_file(uri: str, max_bytes: int = 0, size_bytes: int | None = None)
     if not data:
         raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(uri)} has no bytes")
     return data
+
+
+def _read_under_some_name(place: str, max_bytes: int, size_bytes: int | None) -> bytes:
+    """Read a file; where there is none, one whose name is the same to a person.
+
+    Lists write accents composed that a disk has decomposed, or the reverse, and backslashes.
+    """
+    try:
+        return retrying(lambda: _read_limited(place, max_bytes, size_bytes), f"read {place}")
+    except FileNotFoundError:
+        forms = [unicodedata.normalize(form, place) for form in ("NFC", "NFD")]
+        names = [*forms, *(form.replace("\\", "/") for form in forms)]
+        for other in dict.fromkeys(names):
+            with suppress(FileNotFoundError):
+                if other != place:
+                    return _read_limited(other, max_bytes, None)
+        raise
 
 
 def _read_limited(place: str, max_bytes: int, size_bytes: int | None) -> bytes:

@@ -34,11 +34,15 @@ class LocalFiles:
             raise FileNotFoundError(f"not a file: {path}")
         return status.st_size
 
-    def walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        """Yield (path relative to the folder, size in bytes, "") of all regular files below it."""
+    def walk(self, folder: str) -> Iterator[tuple[str, int | None, str]]:
+        """Yield (path relative to the folder, size in bytes, "") of all regular files below it.
+
+        The size is None for a link to nowhere, and for a folder that may not be read, whose path
+        ends in `/`.
+        """
         if Path(folder).is_dir():
             for name, status in _walk(folder, "", frozenset()):
-                yield name, status.st_size, ""
+                yield name, None if status is None else status.st_size, ""
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace."""
@@ -99,6 +103,10 @@ def folder_state(folder: str, option: str) -> str:
     digest, count = hashlib.sha256(), 0
     try:
         for name, status in _walk(folder, "", frozenset()):
+            if status is None and name.endswith("/"):
+                raise ConfigError(f"{option}: the folder {folder}/{name} may not be read")
+            if status is None:
+                continue
             count += 1
             digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     except OSError as error:
@@ -149,7 +157,7 @@ def _finished_beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[
 
 def _walk(
     folder: str, prefix: str, above: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, os.stat_result]]:
+) -> Iterator[tuple[str, os.stat_result | None]]:
     status = Path(folder).stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that holds it
@@ -163,7 +171,13 @@ def _walk(
                 yield from _walk(entry.path, f"{name}/", above | {here})
             elif entry.is_file():
                 yield name, entry.stat()
+            elif entry.is_symlink():
+                yield name, None
+        except PermissionError:
+            yield f"{name}/", None
         except OSError as error:
             # Removed while we looked, or links that lead in a circle: no file that can be read.
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise
+            if entry.is_symlink():
+                yield name, None

@@ -1,9 +1,10 @@
 """Local paths and URLs as text. No input or output happens here.
 
 A string with `scheme://` in front is a URL, everything else a local path, so that names with `#`,
-`%`, `?` or spaces mean themselves. `file://` is a local path too and is not percent-decoded.
+`%`, `?` or spaces mean themselves. `file://` is a local path too, percent-decoded (RFC 8089), as
+`Path.as_uri()` writes it.
 A local name may be any bytes; in a text that is not UTF-8 such bytes stand as Python's surrogates.
-`file+bytes://` is a local path that is percent-decoded, to write such a name down.
+`file+bytes://` is ovseg's way to write such a name down.
 """
 
 import os
@@ -16,6 +17,7 @@ from schemas.redact import has_password, redact
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _ODD_BYTES = re.compile("[%\udc80-\udcff]")
+_LOCALHOST = re.compile("^localhost/")
 _BYTES = "file+bytes"
 LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
 """Beginnings of URLs that are local paths."""
@@ -48,8 +50,8 @@ def normalise(uri: str) -> str:
         return f"{head.lower()}://{rest.rstrip('/')}"
     match = _SCHEME.match(uri)
     path = uri[match.end() :] if match else uri
-    if match and match[1].lower() == _BYTES:
-        path = os.fsdecode(unquote_to_bytes(path))
+    if match and match[1].lower() in ("file", _BYTES):
+        path = os.fsdecode(unquote_to_bytes(_LOCALHOST.sub("/", path)))
     if path == "~" or path.startswith("~/"):
         path = str(Path(path).expanduser())
     return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links

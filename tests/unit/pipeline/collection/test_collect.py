@@ -3,16 +3,19 @@
 import json
 import logging
 import os
+import tempfile
 import unicodedata
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 
 from pipeline.collection.collect import collect, image_id
+from pipeline.collection.left_out import describe, left_out_of
 from pipeline.storage.folder import Folder, read_image_file
 from schemas.config import ImageConfig
-from schemas.errors import CollectionError, ConfigError
+from schemas.errors import CollectionError, ConfigError, UserError
 from schemas.tables import MANIFEST
 from tests.helpers.image_files import write_image_files
 
@@ -240,3 +243,114 @@ def test_wrong_split_files(tree: str, text: bytes | None, message: str) -> None:
         Folder(tree).atomic_write("splits/val.txt", text)
     with pytest.raises(CollectionError, match=message):
         collect(tree, ImageConfig(only=f"{tree}/splits/val.txt"))
+
+
+def left_out(table: pa.Table) -> dict[str, int]:
+    return {entry.what: entry.count for entry in left_out_of(table)}
+
+
+def test_what_a_listing_leaves_out_is_counted(tree: str) -> None:
+    assert left_out(collect(tree, CONFIG)) == {
+        "hidden or in a run folder": 3,
+        ".bak": 1,
+        "without ending": 1,
+    }
+    everything = collect(tree, CONFIG.model_copy(update={"suffixes": ("*",)}))
+    assert paths(everything) == sorted([*FOUND, "notes.txt.bak", "sub/README"])
+    assert left_out(everything) == {"hidden or in a run folder": 3}
+
+
+def test_names_of_systems_and_own_globs_are_excluded(tree: str) -> None:
+    folder = Folder(tree)
+    for name in (
+        "sub/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg",
+        "__MACOSX/a.png",
+        "Thumbs.db",
+        "x@eaDir.png",
+    ):
+        folder.atomic_write(name, b"1")
+    table = collect(tree, CONFIG)
+    assert paths(table) == sorted([*FOUND, "x@eaDir.png"])
+    assert left_out(table)["by image.exclude"] == 3
+    config = CONFIG.model_copy(update={"exclude": ("sub/deep", "*.JPG")})
+    assert paths(collect(f"{tree}/", config))[:2] == ["__MACOSX/a.png", "a.png"]
+    assert not [path for path in paths(collect(tree, config)) if "deep" in path or "JPG" in path]
+
+
+def test_common_endings_and_a_blank_at_the_end_are_taken(tmp_path: Path) -> None:
+    names = ("a.jfif", "b.JPE", "c.mpo", "d.jp2", "e.pgm", "f.tga", "g.dib", "h.apng", "i.jpg ")
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    assert paths(collect(str(tmp_path), CONFIG)) == list(names)
+
+
+def test_links_to_nowhere_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    (tmp_path / "annex.png").symlink_to(".git/annex/objects/x.png")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    table = collect(str(tmp_path), CONFIG)
+    assert paths(table) == ["a.png"]
+    assert left_out(table) == {"dangling link": 2}
+    assert "2 dangling links; for example annex.png" in describe(left_out_of(table))
+
+
+def test_folder_that_may_not_be_read_is_counted_unless_it_is_the_root(tmp_path: Path) -> None:
+    for folder in ("open", "closed"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"1")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
+            folder.chmod(0o755)
+    (tmp_path / "closed").chmod(0)
+    is_root = os.geteuid() == 0
+    if is_root:  # who may read everything
+        os.seteuid(65534)
+    try:
+        table = collect(str(tmp_path), CONFIG)
+        with pytest.raises(UserError, match="closed"):
+            collect(str(tmp_path / "closed"), CONFIG)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        (tmp_path / "closed").chmod(0o755)
+    assert paths(table) == ["open/a.png"]
+    assert left_out(table) == {"folder that may not be read": 1}
+
+
+@pytest.mark.parametrize("name", ["set [2020]", "star*", "what?"])
+def test_folder_whose_name_looks_like_a_glob_is_a_folder(tree: str, name: str) -> None:
+    Folder(tree).atomic_write(f"{name}/x.png", b"x")
+    table = collect(f"{tree}/{name}", CONFIG)
+    assert paths(table) == ["x.png"]
+    assert read_image_file(uris(table)[0]) == b"x"
+
+
+def test_keys_with_an_empty_part_have_paths_of_their_own(s3_folder: str) -> None:
+    store = fsspec.filesystem("s3")
+    for key in ("/lead.png", "day1/b.png", "day1//b.png"):
+        store.pipe_file(f"{s3_folder}/{key}", key.encode())
+    table = collect(s3_folder, CONFIG)
+    assert paths(table) == ["%2Flead.png", "day1/%2Fb.png", "day1/b.png"]
+    contents = [read_image_file(uri) for uri in uris(table)]
+    assert contents == [b"/lead.png", b"day1//b.png", b"day1/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("photos.zip", "unpack it"), ("photos.tar.gz", "unpack it"), ("list.json", "expected .txt")],
+)
+def test_archives_and_other_lists_are_refused(tmp_path: Path, name: str, advice: str) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(CollectionError, match=advice):
+        collect(str(tmp_path / name), CONFIG)
+
+
+def test_names_in_another_unicode_form_or_with_backslashes_are_found(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "café.png")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / decomposed).write_bytes(b"x")
+    (tmp_path / "list.txt").write_text("sub/café.png\n")
+    [uri] = uris(collect(str(tmp_path / "list.txt"), CONFIG))
+    assert read_image_file(uri) == b"x"
+    assert read_image_file(f"{tmp_path}/sub\\café.png") == b"x"
+    assert read_image_file((tmp_path / "sub" / decomposed).as_uri()) == b"x"

@@ -1,5 +1,6 @@
 """List files: what they may hold, and what is said of wrong ones."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -98,3 +99,36 @@ def test_wrong_lists_name_the_row(
 )
 def test_is_list(name: str, expected: bool) -> None:
     assert is_list(name) is expected
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl"])
+def test_packed_lists(tmp_path, kind):
+    texts = {
+        "txt": "a,b.png\nc.png\n",
+        "csv": 'uri,path\n"a,b.png",x.png\nc.png,y.png\n',
+        "tsv": "uri\tpath\na,b.png\tx.png\nc.png\ty.png\n",
+        "jsonl": '{"uri": "a,b.png"}\n{"uri": "c.png"}\n',
+    }
+    (tmp_path / f"list.{kind}").write_text(texts[kind])
+    (tmp_path / f"list.{kind.upper()}.gz").write_bytes(gzip.compress(texts[kind].encode()))
+    plain = collect(str(tmp_path / f"list.{kind}"), CONFIG)
+    assert plain.num_rows == 2
+    assert collect(str(tmp_path / f"list.{kind.upper()}.gz"), CONFIG).equals(plain)
+
+
+@pytest.mark.parametrize("data", [b"no gzip", gzip.compress(b"a.png\n" * 99)[:-9]])
+def test_damaged_packed_list_is_refused(tmp_path, data):
+    (tmp_path / "list.txt.gz").write_bytes(data)
+    with pytest.raises(CollectionError, match="cannot be read as a list of images"):
+        collect(str(tmp_path / "list.txt.gz"), CONFIG)
+
+
+def test_urls_that_differ_in_their_query_have_paths_of_their_own(tmp_path):
+    urls = [f"http://127.0.0.1:9/img.php?id={number}" for number in (1, 2)]
+    signed = [f"https://h.test/a.png?X-Amz-Signature=secret{number}" for number in (1, 2)]
+    (tmp_path / "list.txt").write_text("\n".join([*urls, *signed, "http://h.test/b.png?v=1"]))
+    paths = collect(str(tmp_path / "list.txt"), CONFIG).column("path").to_pylist()
+    assert len(set(paths)) == 5
+    assert sum(path.startswith("127.0.0.1:9/img.php?") for path in paths) == 2
+    assert "h.test/b.png" in paths
+    assert not [path for path in paths if "secret" in path]

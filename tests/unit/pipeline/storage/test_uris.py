@@ -14,7 +14,8 @@ from schemas.errors import ConfigError
     [
         ("/a/b/", "/a/b"),
         ("/a/./b//c/../d", "/a/b/d"),
-        ("file:///a/b%20c#d", "/a/b%20c#d"),
+        ("file:///a/b%20c#d", "/a/b c#d"),
+        ("file://localhost/a%25b", "/a%b"),
         ("FILE:///a", "/a"),
         ("s3://bucket/a//b/", "s3://bucket/a//b"),
         ("S3://Bucket", "s3://Bucket"),
