@@ -30,7 +30,7 @@ PLAIN_TGA = saved("TGA")[: 18 + 24 * 36 * 3]  # version 1 of the format has no f
 
 @pytest.mark.parametrize("name", FILES)
 def test_content_has_one_format(name: str) -> None:
-    assert [other for other in KNOWN_FORMATS if accepts(other, FILES[name])][0] == name
+    assert next(other for other in KNOWN_FORMATS if accepts(other, FILES[name])) == name
     image = decode(FILES[name], ImageConfig())
     assert image.rgb.shape == (24, 36, 3)
     assert abs(image.rgb.astype(int) - np.asarray(picture())).mean() < 12
