@@ -322,8 +322,32 @@ _REWRITES = (
 )
 
 
+MAX_LABEL_CHARACTERS = 64
+"""CVAT cuts names of labels to this length."""
+
+
+def short_labels(names: Sequence[str]) -> dict[str, str]:
+    """Return names of labels of at most 64 characters, all different, by the labels' names.
+
+    Where two would be the same after the cut, the later ones end in `~2`, `~3` and so on.
+    """
+    taken = {name for name in names if len(name) <= MAX_LABEL_CHARACTERS}
+    found = {}
+    for name in names:
+        short, number = name[:MAX_LABEL_CHARACTERS].rstrip(), 1
+        while len(name) > MAX_LABEL_CHARACTERS and short in taken:
+            number += 1
+            end = f"~{number}"
+            short = name[: MAX_LABEL_CHARACTERS - len(end)] + end
+        taken.add(short)
+        found[name] = short
+    return found
+
+
 class LabelNames:
     """Finds labels of a vocabulary: exactly, else ignoring case and white space at the ends.
+
+    A label of more than 64 characters is also found by its short name, see `short_labels`.
 
     Args:
         names: of the labels, in the vocabulary's order.
@@ -340,6 +364,8 @@ class LabelNames:
         self._renamed: dict[str, tuple[str, int]] = {}
         self._exact = {name: number for number, name in enumerate(names, start=1)}
         self._loose = {_plain(name): number for number, name in enumerate(names, start=1)}
+        for name, short in short_labels(names).items():
+            self._loose.setdefault(_plain(short), self._exact[name])
         self.names = tuple(names)
         found: dict[str, tuple[str, int]] = {}
         for theirs, ours in (renamed or {}).items():

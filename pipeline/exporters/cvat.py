@@ -8,7 +8,7 @@ masks out is then a filter on these attributes.
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -20,6 +20,7 @@ from pydantic import NonNegativeInt
 
 from ovseg_core.rle import number_lists
 from pipeline.collection.overlay import hex_colour
+from pipeline.corrections.names import short_labels
 from pipeline.exporters.shared import coco_file, mask_texts
 from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
@@ -39,6 +40,7 @@ _NOT_HELD = (
     "An order by score: CVAT can filter by an attribute, not sort by it.",
 )
 _SAME_STEM = "images whose name another has with another ending: CVAT takes them for one"
+_CUT_LABELS = "labels of more than 64 characters: CVAT cuts names, theirs are cut here, and differ"
 _MEMBER = "annotations/instances_default.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date in the archive: the same run gives the same bytes."""
@@ -66,13 +68,17 @@ def export(run: RunFolder, options: Options) -> list[str]:
     """Write archive, XML and labels; return their paths in the run folder."""
     priorities = Priorities(run, options.comparison)
     title = "CVAT: what its masks do not hold of this run"
-    with Export(run, FOLDER, options, title, _NOT_HELD) as export:
+    names = short_labels(run.info.job().vocabulary.names)
+    cut = [f"label {name!r}: {short!r} here" for name, short in names.items() if name != short]
+    with Export(run, FOLDER, options, title, (*_NOT_HELD, *cut)) as export:
+        if cut:
+            export.losses.count_lost(_CUT_LABELS, len(cut))
         archive = _Archive(export.local_file(_ARCHIVE), export.open_files)
-        for text in _before_annotations(export.reader, options.segments):
+        for text in _before_annotations(export.reader, options.segments, names):
             archive.write(text)
         xml_file = export.local_file(_XML)
         xml = export.open_files.enter_context(xml_file.open("wb"))
-        xml.write(_xml_head(export.reader).encode())
+        xml.write(_xml_head(export.reader, [*names.values()]).encode())
         number = 0
         stems = Counter(map(without_suffix, run.manifest().column("path").to_pylist()))
         for image, rows, runs in _images(export, options):
@@ -84,12 +90,12 @@ def export(run: RunFolder, options: Options) -> list[str]:
                 archive.write((",\n" if number else "\n") + json.dumps(entry))
                 number += 1
             if options.xml:
-                xml.write(_xml_image(image, rows, attributes, runs))
+                xml.write(_xml_image(image, rows, attributes, runs, names))
         archive.write(coco_file.END)
         archive.close()
         xml.write(b"</annotations>\n")
         xml.close()
-        labels = json.dumps(_labels(run.info.job().vocabulary.names), indent=1) + "\n"
+        labels = json.dumps(_labels([*names.values()]), indent=1) + "\n"
         export.write(_LABELS, labels.encode())
         files = [archive.path, xml_file] if options.xml else [archive.path]
         export.upload(files)
@@ -107,11 +113,14 @@ def _images(export: Export, options: Options) -> Iterator[tuple[Row, list[Row], 
     return ((image, rows, []) for image, rows in images)
 
 
-def _before_annotations(reader: CorrectedRun, kind: SegmentKind) -> Iterator[str]:
+def _before_annotations(
+    reader: CorrectedRun, kind: SegmentKind, names: Mapping[str, str]
+) -> Iterator[str]:
     """Yield the beginning of the COCO file: readers expect the images first."""
     head = coco_file.head(reader, kind)
     # It depends on the collection's address, on which the archive should not.
     del head["info"]["fingerprint"]
+    head["categories"] = [{**one, "name": names[one["name"]]} for one in head["categories"]]
     yield coco_file.before_images(head)
     separator = "\n"
     for shard in reader.shards():
@@ -162,7 +171,7 @@ class _Archive:
         self._open.close()
 
 
-def _labels(names: tuple[str, ...]) -> list[dict[str, object]]:
+def _labels(names: Sequence[str]) -> list[dict[str, object]]:
     """Return the labels as CVAT's raw label editor takes them."""
     attributes = [
         {"name": name, "input_type": "text", "mutable": False, "values": [""], "default_value": ""}
@@ -182,7 +191,7 @@ def _attributes(row: Row, priorities: Priorities) -> dict[str, float | int]:
     }
 
 
-def _xml_head(reader: RunReader) -> str:
+def _xml_head(reader: RunReader, names: Sequence[str]) -> str:
     """Return the XML before the images; readers take the labels from it."""
     attributes = "".join(
         f"<attribute><name>{name}</name><mutable>False</mutable><input_type>text</input_type>"
@@ -192,7 +201,7 @@ def _xml_head(reader: RunReader) -> str:
     labels = "\n".join(
         f"<label><name>{escape(name)}</name><color>{hex_colour(number)}</color><type>any</type>"
         f"<attributes>{attributes}</attributes></label>"
-        for number, name in enumerate(reader.run.info.job().vocabulary.names, start=1)
+        for number, name in enumerate(names, start=1)
     )
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
@@ -201,12 +210,19 @@ def _xml_head(reader: RunReader) -> str:
     )
 
 
-def _xml_image(image: Row, rows: list[Row], attributes: list[Row], runs: list[bytes]) -> bytes:
+def _xml_image(
+    image: Row,
+    rows: list[Row],
+    attributes: list[Row],
+    runs: list[bytes],
+    names: Mapping[str, str],
+) -> bytes:
     head = (
         f'<image id="{image["number"] - 1}" name={quoteattr(image["path"])} '
         f'width="{image["width"]}" height="{image["height"]}">\n'
     )
-    masks = map(_xml_mask, rows, attributes, runs, range(len(rows)))
+    labels = [names[row["label"]] for row in rows]
+    masks = map(_xml_mask, rows, labels, attributes, runs, range(len(rows)))
     return b"".join([head.encode(), *masks, b"</image>\n"])
 
 
@@ -214,12 +230,12 @@ _quoted = cache(quoteattr)
 """Of labels, which are few."""
 
 
-def _xml_mask(row: Row, attributes: Row, runs: bytes, place: int) -> bytes:
+def _xml_mask(row: Row, label: str, attributes: Row, runs: bytes, place: int) -> bytes:
     left, top, width, height = map(int, row["bbox_xywh"])
     inside = "".join(
         f'<attribute name="{name}">{value}</attribute>' for name, value in attributes.items()
     )
-    head = f'<mask label={_quoted(row["label"])} source="auto" occluded="0" rle="'
+    head = f'<mask label={_quoted(label)} source="auto" occluded="0" rle="'
     tail = (
         f'" left="{left}" top="{top}" width="{width}" height="{height}" z_order="{place}">'
         f"{inside}</mask>\n"

@@ -23,6 +23,7 @@ from schemas.score_columns import SCORE
 FOLDER = "exports/labelme"
 _VERSION = "6.3.1"
 """The version of labelme that opened these files."""
+_DECIDED = {"changed": "changed by a person", "added": "added by a person"}
 _NOT_HELD = ("scores to sort by: the description of a mask has its score, but no list is sorted",)
 
 
@@ -49,6 +50,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
             if options.copy_images:
                 export.copy_image(image["path"], image)
         export.remove(f"{name}.json" for name in names.unused())
+        if options.copy_images:
+            export.remove(names.unused_paths())
     return [f"{FOLDER}/{LOSSES_FILE}"]
 
 
@@ -73,7 +76,7 @@ def _shape(row: Row, crop: Crop) -> dict[str, Any]:
         "label": row["label"],
         "points": corners,
         "group_id": row.get("part_of"),
-        "description": f"score {row[SCORE]:.6f}",
+        "description": _DECIDED.get(row.get("verdict", ""), f"score {row[SCORE]:.6f}"),
         "shape_type": "mask",
         "flags": {},
         "mask": base64.b64encode(png_bytes(crop.mask)).decode("ascii"),

@@ -4,6 +4,9 @@ A line is one connected region: the label's number from 0, then the corners of i
 shares of width and height. Holes fill up; an image without segments has an empty file.
 """
 
+from collections.abc import Container, Iterator
+from pathlib import PurePosixPath
+
 import cv2
 import numpy as np
 import yaml
@@ -29,6 +32,14 @@ _NOT_HELD = (
     "holes: the outline of a region is filled",
     "which regions are of one mask: each is a line of its own",
     "a division into training and validation: data.yaml names all images for both",
+    "images that are left out (rejected, failed): one that lies in `images` without a label file "
+    "counts as an image of nothing",
+)
+_READ = (".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm", ".heic")
+_UNREAD = "photographs with an ending that Ultralytics does not read"
+_NOT_FOUND = (
+    "images whose labels Ultralytics does not find, because another image differs in the ending "
+    "only: have the photographs copied (copy_images)"
 )
 
 
@@ -44,7 +55,9 @@ class Options(ExportOptions):
     min_iou: Share = 0.99
     """Outlines whose IoU with their mask (without holes) would be lower get more corners."""
     copy_images: bool = False
-    """Copy the photographs to `images/`, where Ultralytics expects them."""
+    """Copy the photographs to `images/`, where Ultralytics expects them: `a/b.jpg`, or where
+    another image of the folder differs in the ending only `a/b.jpg.jpg`, so that each finds its own
+    label file."""
 
 
 def export(run: RunFolder, options: Options) -> list[str]:
@@ -53,7 +66,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     title = "YOLO segmentation: what it does not hold of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD, index=_INDEX) as export:
         export.losses.count_lost("masks with holes filled", 0)
-        names = FileNames(run, export.losses.count_lost)
+        names, copied = FileNames(run, export.losses.count_lost), set[str]()
         for image, rows in export.images(min_score=options.min_score):
             lines = [
                 _line(row, contour)
@@ -63,13 +76,39 @@ def export(run: RunFolder, options: Options) -> list[str]:
                 )
             ]
             export.losses.count_written("regions", len(lines))
-            name = _label_file(names.of_image(image["path"]))
-            export.put(name, "".join(lines).encode("ascii"))
+            path, name = image["path"], names.of_image(image["path"])
+            export.put(_label_file(name), "".join(lines).encode("ascii"))
+            copy = _copy_name(path, name)
             if options.copy_images:
-                export.copy_image(f"images/{image['path']}", image)
+                export.copy_image(copy, image)
+                if not copy.lower().endswith(_READ):
+                    export.losses.count_lost(_UNREAD)
+            elif copy != f"images/{path}":
+                export.losses.count_lost(_NOT_FOUND)
+            copied.add(copy)
         export.remove(map(_label_file, names.unused()))
+        if options.copy_images:
+            export.remove(_other_copies(run, copied))
         export.write(_INDEX, _data_yaml(export.reader).encode())
     return [f"{FOLDER}/{_INDEX}"]
+
+
+def _copy_name(path: str, name: str) -> str:
+    """Return where a photograph is copied to, so that its label file is found.
+
+    Args:
+        path: of the image.
+        name: of its label file, without its ending.
+    """
+    return f"images/{name}{PurePosixPath(path).suffix}"
+
+
+def _other_copies(run: RunFolder, copied: Container[str]) -> Iterator[str]:
+    """Yield where photographs may lie that an earlier export has copied, and this one has not."""
+    for path in run.manifest().column("path").to_pylist():
+        for name in (f"images/{path}", _copy_name(path, path)):
+            if name not in copied:
+                yield name
 
 
 def _label_file(stem: str) -> str:

@@ -34,8 +34,12 @@ class FileNames:
         return name
 
     def unused(self) -> Iterator[str]:
-        """Yield the names that `of_image` has not returned: of images that failed or are left."""
+        """Yield the names that `of_image` has not returned: of images that are not exported."""
         return map(self._name, self._unused)
+
+    def unused_paths(self) -> Iterator[str]:
+        """Yield the paths of these images."""
+        return iter(self._unused)
 
     def _name(self, path: str) -> str:
         stem = without_suffix(path)

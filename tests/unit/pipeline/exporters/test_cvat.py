@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 import pytest
 
 from ovseg_core.decision.review_priority import mask_priority
+from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.exporters import cvat
 from pipeline.importers import coco as coco_importer
 from pipeline.importers import cvat as importer
 from pipeline.importers.shared.notes import Notes
 from pipeline.run.folder import RunFolder
-from tests.helpers.drawn_runs import RunSpec, awkward_scenes, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run
 from tests.helpers.exported_masks import counts_of, run_masks
 
 LABELS = ("cat, small", 'dog "big" & <wild>', "potted plant")
@@ -79,3 +80,25 @@ def test_export_counts_names_that_cvat_takes_for_one_image(run):
     _export(run)
     losses = run.folder.read_bytes("exports/cvat/LOSSES.txt").decode()
     assert "         2  images whose name another has with another ending" in losses
+
+
+def test_labels_longer_than_cvat_takes_come_back(tmp_path):
+    long = "a very long name of a label that nobody would want to type twice, "
+    labels = (f"{long}red", f"{long}blue", long.strip()[:64], "cat")
+    run = make_run(tmp_path, [Scene("a.png", label_map(0, num_labels=4))], RunSpec(labels=labels))
+    cvat.export(run, cvat.Options())
+    declared = [
+        one["name"] for one in json.loads(run.folder.read_bytes("exports/cvat/labels.json"))
+    ]
+    assert len(set(declared)) == 4
+    assert all(len(name) <= 64 for name in declared)
+    assert declared[2:] == list(labels[2:])
+    losses = run.folder.read_bytes("exports/cvat/LOSSES.txt").decode()
+    assert "2  labels of more than 64 characters" in losses
+    assert f"- label {labels[1]!r}: {declared[1]!r} here" in losses
+    for tool, file in (("cvat", "annotations.xml"), ("coco", "coco.zip")):
+        uri = f"{run.folder.uri}/exports/cvat/{file}"
+        rules = ImportRules(unchanged_means="reviewed")
+        report = import_review(run, tool, uri, rules)
+        assert report.unknown_labels == {}
+        assert [label.accepted for label in report.labels] == [1, 1, 1, 1]

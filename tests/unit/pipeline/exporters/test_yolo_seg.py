@@ -8,7 +8,7 @@ import yaml
 from pipeline.exporters import yolo_seg
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
-from tests.helpers.drawn_runs import LABELS, awkward_scenes, make_run
+from tests.helpers.drawn_runs import LABELS, Scene, awkward_scenes, make_run
 from tests.helpers.exported_masks import stem_file
 
 
@@ -91,3 +91,46 @@ def test_export_min_area_leaves_out_small_regions_and_counts_them(run):
                 expected += int(node[3] < 0 and filled.sum() >= 12)
     assert lines == expected > 0
     assert "regions left out by size" in _read(run, "exports/yolo_seg/LOSSES.txt")
+
+
+def _ultralytics_label_file(image_file: str) -> str:
+    """As `img2label_paths` of ultralytics.data.utils."""
+    return "/labels/".join(image_file.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+
+
+TWINS = ("x.jpg", "x.png", "sub/x.jpg", "y.png", "images/x.webp", "v.1.jpg", "v.1.jpg.jpg")
+
+
+def test_each_copied_photograph_finds_its_own_labels(tmp_path):
+    maps = [np.full((6, 9), number % 4, np.uint16) for number in range(len(TWINS))]
+    scenes = [Scene(path, labels) for path, labels in zip(TWINS, maps, strict=True)]
+    run = make_run(tmp_path, scenes)
+    yolo_seg.export(run, yolo_seg.Options(copy_images=True))
+    listed = run.folder.list("exports/yolo_seg/images")
+    copies = [file for file in listed if not file.endswith(".txt")]
+    found = {}
+    for file in copies:
+        (path,) = (
+            scene.path
+            for scene in scenes
+            if run.folder.read_bytes(file) == (tmp_path / "photos" / scene.path).read_bytes()
+            and file.startswith(f"exports/yolo_seg/images/{scene.path}")
+        )
+        found[path] = _read(run, _ultralytics_label_file(f"/{file}").removeprefix("/"))
+    assert set(found) == set(TWINS)
+    for scene, labels in zip(scenes, maps, strict=True):
+        number = int(labels.max())
+        lines = found[scene.path].splitlines()
+        assert [line.split()[0] for line in lines] == ([str(number - 1)] if number else [])
+
+
+def test_photographs_of_an_earlier_export_do_not_stay(tmp_path):
+    scenes = [Scene(path, np.ones((6, 9), np.uint16)) for path in ("a.png", "x.jpg", "x.png")]
+    run = make_run(tmp_path, scenes)
+    for stale in ("images/x.jpg", "images/x.png", "images/mine.png"):
+        run.folder.atomic_write(f"exports/yolo_seg/{stale}", b"old")
+    yolo_seg.export(run, yolo_seg.Options(copy_images=True))
+    kept = {name.rpartition("/")[2] for name in run.folder.list("exports/yolo_seg/images")}
+    assert kept == {"a.png", "x.jpg.jpg", "x.png.png", "mine.png"}
+    yolo_seg.export(run, yolo_seg.Options())
+    assert "2  images whose labels Ultralytics" in _read(run, "exports/yolo_seg/LOSSES.txt")

@@ -107,7 +107,9 @@ def test_copy_images_counts_those_that_are_missing(exporter, tmp_path):
     exporter.export(run, exporter.Options(copy_images=True))
     folder = f"{exporter.FOLDER}/images" if exporter is yolo_seg else exporter.FOLDER
     for scene in awkward_scenes():
-        copy, photo = f"{folder}/{scene.path}", tmp_path / "photos" / scene.path
+        twin = exporter is yolo_seg and scene.path.startswith("a b/hole #1")
+        name = scene.path + Path(scene.path).suffix if twin else scene.path
+        copy, photo = f"{folder}/{name}", tmp_path / "photos" / scene.path
         assert run.folder.exists(copy) == photo.exists()
         if photo.exists():
             assert run.folder.read_bytes(copy) == photo.read_bytes()
