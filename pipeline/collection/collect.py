@@ -15,8 +15,9 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -172,17 +173,19 @@ def _select(
     missing = missing_decoders()
     if not all_endings:
         endings = tuple(ending for ending in endings if ending not in missing)
-    excluded = _excluded(config.exclude)
+    is_excluded = _excluder(config.exclude)
     inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
+    not_ours = (".", *inner_runs)
     found: list[ListedImage] = []
     others: Counter[str] = Counter()
     examples: dict[str, str] = {}
+    matches = pattern.match if pattern.pattern else None
     for path, size, etag in files:
-        if not pattern.match(path):
+        if matches and not matches(path):
             continue
-        if path.startswith((".", *inner_runs)) or "/." in path:
+        if path.startswith(not_ours) or "/." in path:
             why = "hidden or in a run folder"
-        elif excluded and excluded.search(path):
+        elif is_excluded(path):
             why = "by image.exclude"
         elif size is None:
             why = "folder that may not be read" if path.endswith("/") else "dangling link"
@@ -212,13 +215,25 @@ def _select(
     return found
 
 
-def _excluded(globs: Sequence[str]) -> re.Pattern[str] | None:
-    """Return what finds excluded paths: a name anywhere in the path, or a path from the root."""
-    names = [_regex(glob).removesuffix(r"\Z") for glob in globs if "/" not in glob]
-    paths = [_regex(glob.strip("/")).removesuffix(r"\Z") for glob in globs if "/" in glob]
-    parts = [f"(?:^|/)(?:{'|'.join(names)})(?:/|$)"] if names else []
-    parts += [f"^(?:{'|'.join(paths)})(?:/|$)"] if paths else []
-    return re.compile("|".join(parts)) if parts else None
+def _excluder(globs: Sequence[str]) -> Callable[[str], bool]:
+    """Return whether a path is excluded: by a name anywhere in it, or by a path from the root."""
+    names = re.compile("|".join(_regex(glob) for glob in globs if "/" not in glob) or r"(?!)")
+    from_root = "|".join(_regex(glob.strip("/")) for glob in globs if "/" in glob)
+    paths = re.compile(from_root or r"(?!)")
+
+    @cache  # a folder has many files
+    def is_folder_excluded(folder: str) -> bool:
+        above, _, name = folder.rpartition("/")
+        here = names.match(name) or paths.match(folder)
+        return here is not None or (bool(above) and is_folder_excluded(above))
+
+    def is_excluded(path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        if names.match(name) or (from_root and paths.match(path)):
+            return True
+        return folder != "" and is_folder_excluded(folder)
+
+    return is_excluded
 
 
 def _as_paths(entries: list[ListedImage]) -> list[ListedImage]:
