@@ -346,6 +346,11 @@ def check_free(folder: Folder) -> None:
         raise RunFolderError(f"{folder.uri} is a file: choose another output folder")
     ours = {MANIFEST_FILE, RUN_FILE}
     foreign = [name for name in folder.peek(20) if name not in ours and not name.startswith(".")]
+    if foreign and foreign[0].startswith((*_TABLE_FOLDERS, "done/", "failed/")):
+        raise RunFolderError(
+            f"{folder.uri} holds shards of a run whose {RUN_FILE} is gone ({foreign[0]}): delete "
+            "the folder and give the command again, or choose another output folder"
+        )
     if foreign:
         raise RunFolderError(
             f"{folder.uri} is not empty and not a run folder: it holds {foreign[0]}, but no "

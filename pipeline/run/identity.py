@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
 
@@ -76,6 +77,8 @@ class RunInfo(Frozen):
 
     schema_version: int
     """Of the tables."""
+    begun: str = ""
+    """When, in ISO 8601 to the microsecond (UTC): two drivers that begin at once differ in it."""
     fingerprint: str
     """SHA-256 of `identity`."""
     manifest_sha256: str
@@ -106,6 +109,7 @@ def describe_run(identity: RunIdentity, manifest_sha256: str, num_images: int) -
     fields = identity.fields(manifest_sha256)
     return RunInfo(
         schema_version=SCHEMA_VERSION,
+        begun=datetime.now(UTC).isoformat(timespec="microseconds"),
         fingerprint=_sha256_of(fields),
         manifest_sha256=manifest_sha256,
         num_images=num_images,

@@ -1,6 +1,7 @@
 """Functions that run in processes to be killed. Imported once by the fork server."""
 
 import os
+import sys
 
 import torch
 
@@ -22,12 +23,15 @@ class BuildOnTraps(BuildColourSegmenter):
 def run_job(
     config: JobConfig, faults: SegmenterFaults, environment: dict[str, str] | None = None
 ) -> None:
-    """Run a job until its end or the end of this process; the environment may hold a fault plan."""
+    """Run a job and exit with its code, unless this process is killed.
+
+    The environment may hold a fault plan.
+    """
     if environment:
         os.environ.update(environment)
         fault_plan.install_hook()
     torch.set_num_threads(1)
-    job.run(config, Progress(), BuildColourSegmenter(faults))
+    sys.exit(job.run(config, Progress(), BuildColourSegmenter(faults)).exit_code)
 
 
 def run_training(config: HeadConfig, environment: dict[str, str] | None = None) -> None:
