@@ -22,7 +22,7 @@ def quick_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """Set what this process and all that it starts should see; the user's caches stay untouched."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(RETRY_DELAY_ENV, "0.01")
+        patch.setenv(RETRY_DELAY_ENV, "0.002")
         patch.setenv("OVSEG_CACHE", str(cache))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield

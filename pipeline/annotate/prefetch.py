@@ -5,7 +5,7 @@ The queue is bounded by count, so a worker's memory does not depend on the size 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_bytes
+from pipeline.storage.waiting import StorageThreads
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
 from schemas.records import ImageRef
@@ -61,7 +62,7 @@ def map_ahead(
 ) -> Iterator[Out]:
     """Yield `work(item)` in the items' order, computed by threads, at most `depth` items ahead."""
     pending: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="prefetch") as pool:
+    with StorageThreads(threads, "prefetch") as pool:
         try:
             for item in items:
                 if len(pending) >= depth:

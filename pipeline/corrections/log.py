@@ -39,7 +39,6 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -47,6 +46,7 @@ from pydantic import ValidationError
 from pipeline.corrections.current import CurrentDecisions
 from pipeline.run.folder import RUN_FILE, RunFolder
 from pipeline.storage import parquet
+from pipeline.storage.waiting import StorageThreads
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import DECISIONS, ReviewDecision, ReviewEntry, ReviewKey
 
@@ -178,7 +178,7 @@ class ReviewLog:
         """Read the new files of one listing; return False if one of them is gone by now."""
         found = self._folder.list()
         packs = [name for name in found if name.startswith("pack-") and name not in self._packs]
-        with ThreadPoolExecutor(_READERS) as pool:
+        with StorageThreads(_READERS) as pool:
             for entries in pool.map(self._read_pack, packs):
                 self._keep(entries)
             self._packs |= set(packs)
@@ -239,7 +239,7 @@ class ReviewLog:
         self._folder.atomic_write(name, parquet.write_table(table))
         self._packs.add(name)
         self._loose.clear()
-        with ThreadPoolExecutor(_READERS) as pool:
+        with StorageThreads(_READERS) as pool:
             list(pool.map(lambda entry: self._folder.delete(f"{entry}.json"), packed))
 
 

@@ -67,7 +67,7 @@ class HeadStore:
         if data is None:
             return False
         self._check_identity(data, self._name)
-        self._folder.delete(self._checkpoint)  # left by a process that died between the two
+        self._folder.discard(self._checkpoint)  # left by a process that died between the two
         return True
 
     def last(self) -> Checkpoint | None:
@@ -92,7 +92,7 @@ class HeadStore:
     def finish(self, head: bytes) -> None:
         """Write the head and delete the checkpoint."""
         self._folder.atomic_write(self._name, head)
-        self._folder.delete(self._checkpoint)
+        self._folder.discard(self._checkpoint)
 
     @property
     def record(self) -> dict[str, str]:

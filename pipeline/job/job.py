@@ -97,10 +97,13 @@ class JobPlan:
             RunFolderError: names the weights that differ.
         """
         identity = RunIdentity(self.config, weights, self.folders)
-        if self.run is None:
-            return RunFolder.create_or_resume(self.config.out, identity, self.images)
-        self.run.check_same(identity)
-        return self.run
+        run = self.run
+        if run is None:
+            run = RunFolder.create_or_resume(self.config.out, identity, self.images)
+        else:
+            run.check_same(identity)
+        run.check_store()
+        return run
 
 
 def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:

@@ -5,7 +5,6 @@ Masks are read shard by shard when an image is looked at (`ReviewIndex.segments_
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.markers import READERS
 from pipeline.run.predictions import SegmentReader
 from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, Row, RunReader
+from pipeline.storage.waiting import StorageThreads
 from schemas.records import ShardDone
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 from schemas.tables import IMAGES
@@ -62,7 +62,7 @@ class ReviewIndex:
 
     def _read(self, name: TableName, columns: Sequence[str]) -> list[pa.Table]:
         read = partial(self.run.shard_table, name=name, columns=columns)
-        with ThreadPoolExecutor(READERS) as pool:
+        with StorageThreads(READERS) as pool:
             return list(pool.map(read, self._markers))
 
     def row(self, image_id: str) -> int | None:

@@ -11,9 +11,9 @@
 Readers follow done markers and nothing else, so a killed worker leaves garbage but never a lie.
 """
 
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -32,9 +32,12 @@ from pipeline.run.identity import (
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX
+from pipeline.storage.waiting import StorageThreads
 from schemas.errors import RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.parquet"
@@ -106,6 +109,16 @@ class RunFolder:
             RunFolderError: names the settings or the versions that differ.
         """
         check_same_run(self.info, identity, self.folder.uri, is_finished=is_finished)
+
+    def check_store(self) -> None:
+        """Warn where the place overwrites files that are to be created once, before any shard."""
+        if not self.folder.creates_once(RUN_FILE):
+            logger.warning(
+                "%s: this store does not create files only once (it refuses or ignores "
+                "If-None-Match); ovseg looks before it writes instead, which is safe for one "
+                "driver: do not start a second one on this run folder at the same time",
+                self.folder.uri,
+            )
 
     @cached_property
     def info(self) -> RunInfo:
@@ -189,9 +202,14 @@ class RunFolder:
         committed = self._create_marker(ours)
         if committed.attempt != unique:
             for entry in files.values():
-                self.folder.delete(entry.name)
-        self.folder.delete(markers.marker_path("failed", shard_index))
+                self.folder.discard(entry.name)
+        if shard_index in self._noted_failures:
+            self.folder.discard(markers.marker_path("failed", shard_index))
         return committed
+
+    @cached_property
+    def _noted_failures(self) -> frozenset[int]:
+        return frozenset(markers.marked_shards(self.folder, "failed"))
 
     @cached_property
     def _other_versions(self) -> dict[str, str]:
@@ -259,7 +277,9 @@ class RunFolder:
 
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""
-        return markers.read_markers(self.folder, "failed", ShardFailed)
+        failed = markers.read_markers(self.folder, "failed", ShardFailed)
+        finished = markers.marked_shards(self.folder, "done") if failed else ()
+        return {shard: note for shard, note in failed.items() if shard not in set(finished)}
 
     def repair(self) -> list[int]:
         """Delete the markers of damaged shards, so that these shards are done again.
@@ -270,7 +290,7 @@ class RunFolder:
             The shards that were taken out.
         """
         shards = markers.marked_shards(self.folder, "done")
-        with ThreadPoolExecutor(markers.READERS) as pool:
+        with StorageThreads(markers.READERS) as pool:
             committed = list(pool.map(self._committed, shards))
         damaged = [s for s, marker in zip(shards, committed, strict=True) if marker is None]
         for shard in damaged:

@@ -2,12 +2,12 @@
 
 import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from pipeline.storage.folder import Folder
+from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
 from schemas.records import ShardDone
 
@@ -46,7 +46,7 @@ def read_marker(folder: Folder, kind: Kind, shard: int, record: type[Marker]) ->
 def read_markers(folder: Folder, kind: Kind, record: type[Marker]) -> dict[int, Marker]:
     """Return all readable markers by shard, in order."""
     shards = marked_shards(folder, kind)
-    with ThreadPoolExecutor(READERS) as pool:
+    with StorageThreads(READERS) as pool:
         markers = pool.map(lambda shard: read_marker(folder, kind, shard, record), shards)
         return {shard: marker for shard, marker in zip(shards, markers, strict=True) if marker}
 

@@ -5,21 +5,27 @@ growing pauses; permanent errors (no file, no permission, full disk) are not. A 
 leaves nothing that a reader takes for a file: see `local` and `remote`.
 """
 
+import logging
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from pipeline.storage import uris
+from pipeline.storage import retry, uris
 from pipeline.storage.local import LocalFiles, read_regular_file
 from pipeline.storage.remote import RemoteFiles
-from pipeline.storage.retry import retrying
+from pipeline.storage.retry import Deadline, retrying
+from pipeline.storage.waiting import waiting
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
 from schemas.redact import redact
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_OVERWRITING_STORES: set[str] = set()
+"""Stores that do not create files only once."""
 
 
 class _Store(Protocol):
@@ -78,7 +84,7 @@ class Folder:
         The size is None for a local link to nowhere, and for a local folder that may not be read,
         whose path ends in `/`.
         """
-        return _call("list", self.uri, lambda store: list(store.walk(self.uri)))
+        return self._listed()
 
     def sizes(self, path: str = "") -> dict[str, int]:
         """Return the size in bytes of every file below `path`, by name relative to this folder."""
@@ -88,11 +94,23 @@ class Folder:
 
     def peek(self, limit: int) -> list[str]:
         """Return the names of at most `limit` files below, without listing all."""
+        return [name for name, _, _ in self._listed(limit)]
 
-        def names(store: _Store) -> list[str]:
-            return [name for name, _, _ in islice(store.walk(self.uri), limit)]
+    def _listed(self, limit: int | None = None) -> list[tuple[str, int | None, str]]:
+        with waiting(f"list {self.uri}") as wait:
 
-        return _call("list", self.uri, names)
+            def files(store: _Store) -> list[tuple[str, int | None, str]]:
+                return list(wait.counted(islice(store.walk(self.uri), limit), "files"))
+
+            if not uris.scheme(self.uri):
+                return _call("list", self.uri, files)
+            with _as_user_errors():
+                try:
+                    return files(RemoteFiles(self.uri))  # its walk tries again by itself
+                except FileNotFoundError as error:
+                    raise UserError(
+                        f"{error}: there is no such bucket or place; check its spelling"
+                    ) from error
 
     def list(self, path: str = "") -> list[str]:
         """Return the sorted names of all files below `path`, relative to this folder."""
@@ -113,25 +131,62 @@ class Folder:
     def create_once(self, path: str, data: bytes) -> bool:
         """Write a file that must not exist yet.
 
+        On a store that cannot do so (see `creates_once`) it is looked for first, then written:
+        enough for one writer at a time.
+
         Returns:
             Whether the file now is ours; False where somebody else's is there, left as it was.
         """
         uri = self._at(path)
         with _place_for_files():
             try:
-                _call("create", uri, lambda store: store.create(uri, data))
-                return True
-            except (FileNotFoundError, FileExistsError, StorageError):
+                if uris.store(uri) not in _OVERWRITING_STORES:
+                    _call("create", uri, lambda store: store.create(uri, data))
+                    return True
+            except (FileNotFoundError, FileExistsError, StorageError) as error:
                 # A put whose answer was lost and that was tried again meets its own file; and
                 # some stores refuse a second creation with an error of their own.
-                if not self.exists(path):
+                is_refused = isinstance(error, StorageError) and retry.is_refused(error)
+                if not self.exists(path) and not is_refused:
                     raise
+            if not self.exists(path):
+                self.atomic_write(path, data)
+                return True
         return self.read_bytes(path) == data
+
+    def creates_once(self, path: str) -> bool:
+        """Return whether the place honours `create_once`; if not, it is remembered.
+
+        Some stores that speak S3 refuse `If-None-Match`, others overwrite all the same.
+
+        Args:
+            path: a small file that is there and is never changed; it is created again.
+        """
+        uri = self._at(path)
+        if not uris.scheme(uri):
+            return True
+        data = self.read_bytes(path)
+        try:
+            _call("create", uri, lambda store: store.create(uri, data))
+        except FileExistsError:
+            return True
+        except StorageError as error:
+            if not retry.is_refused(error):
+                raise
+        _OVERWRITING_STORES.add(uris.store(uri))
+        return False
 
     def delete(self, path: str) -> None:
         """Remove a file; no error where there is none."""
         uri = self._at(path)
         _call("delete", uri, lambda store: store.remove(uri))
+
+    def discard(self, path: str) -> None:
+        """Remove a file that nobody reads any more; it stays where people may not delete."""
+        try:
+            self.delete(path)
+        except UserError as error:
+            logger.info("%s; the file is left, nobody reads it", error)
 
     def _at(self, path: str) -> str:
         return uris.join(self.uri, uris.check_relative(path))
@@ -173,28 +228,32 @@ def _read_under_some_name(place: str, max_bytes: int, size_bytes: int | None) ->
 
     Lists write accents composed that a disk has decomposed, or the reverse, and backslashes.
     """
+
+    def read(place: str, size_bytes: int | None) -> bytes:
+        return retrying(partial(_read_limited, place, max_bytes, size_bytes), "read", place)
+
     try:
-        return retrying(lambda: _read_limited(place, max_bytes, size_bytes), f"read {place}")
+        return read(place, size_bytes)
     except FileNotFoundError:
         forms = [unicodedata.normalize(form, place) for form in ("NFC", "NFD")]
         names = [*forms, *(form.replace("\\", "/") for form in forms)]
         for other in dict.fromkeys(names):
             with suppress(FileNotFoundError):
                 if other != place:
-                    return _read_limited(other, max_bytes, None)
+                    return read(other, None)
         raise
 
 
-def _read_limited(place: str, max_bytes: int, size_bytes: int | None) -> bytes:
+def _read_limited(place: str, max_bytes: int, size_bytes: int | None, deadline: Deadline) -> bytes:
     if not uris.scheme(place):
         return read_regular_file(place, max_bytes)
-    store = RemoteFiles(place)
+    store = RemoteFiles(place, deadline)
     if max_bytes:
         size = store.size(place) if size_bytes is None else size_bytes
         if size > max_bytes:
             message = f"{redact(place)} has {size} bytes, more than image.max_bytes = {max_bytes}"
             raise ImageError(ErrorCode.TOO_LARGE, message)
-    return store.read(place)
+    return store.read(place, size_bytes)
 
 
 def _call(doing: str, uri: str, operation: Callable[[_Store], T]) -> T:
@@ -206,11 +265,17 @@ def _call(doing: str, uri: str, operation: Callable[[_Store], T]) -> T:
         operation: repeatable.
     """
 
-    def attempt() -> T:
-        return operation(RemoteFiles(uri) if uris.scheme(uri) else LocalFiles())
+    def attempt(deadline: Deadline) -> T:
+        return operation(RemoteFiles(uri, deadline) if uris.scheme(uri) else LocalFiles())
 
+    with _as_user_errors():
+        return retrying(attempt, doing, uri)
+
+
+@contextmanager
+def _as_user_errors() -> Iterator[None]:
     try:
-        return retrying(attempt, f"{doing} {uri}")
+        yield
     except PermissionError as error:
         raise UserError(str(error)) from error
 

@@ -1,11 +1,17 @@
 """Files of remote stores by URL: the only module that imports fsspec."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any, TypeVar
 
 import fsspec
 
 from pipeline.storage import uris
+from pipeline.storage.retry import Deadline, retrying
+from pipeline.storage.waiting import is_ended, poll
 from schemas.errors import UserError
 from schemas.redact import redact
 
@@ -21,6 +27,13 @@ _EXTRAS = {
 """The pip extra that brings a scheme's client."""
 
 
+T = TypeVar("T")
+_UNKNOWN_SIZE_BYTES = 1 << 30
+"""Size of a file to be fetched for which its budget is reckoned, where the server does not say."""
+_CONNECT_S, _SILENT_S = 10, 30
+"""A connection is given up after so long without a byte; the operation is tried again."""
+
+
 class RemoteFiles:
     """The operations of a store, on URLs of one fsspec file system.
 
@@ -28,76 +41,136 @@ class RemoteFiles:
 
     Args:
         uri: any URL of the file system.
+        deadline: an operation that is not over by then is ended with TimeoutError, if the client
+            is asynchronous (S3, GCS, Azure, HTTP); None: no limit.
 
     Raises:
         UserError: no client for its scheme is installed, or its settings are incomplete.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, deadline: Deadline | None = None) -> None:
         self._fs = _file_system(uri)
         self._path: Callable[[str], str] = self._fs._strip_protocol
+        self._deadline = deadline
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, size_bytes: int | None = None) -> bytes:
         """Return the whole content."""
-        return bytes(self._fs.cat_file(self._path(path)))
+        self._allow(size_bytes or 0)
+        if not hasattr(self._fs, "call_s3"):
+            return bytes(self._call("cat_file", self._path(path)))
+        bucket, key, _ = self._fs.split_path(self._path(path))
+        return self._wait(self._s3_content(bucket, key))
+
+    async def _s3_content(self, bucket: str, key: str) -> bytes:
+        answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
+        self._allow(answer["ContentLength"])
+        async with answer["Body"] as body:
+            return await body.read()
 
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""
         self._fs.invalidate_cache()
-        info = self._fs.info(self._path(path))
+        info = self._call("info", self._path(path))
         if info["type"] != "file":
             raise FileNotFoundError(f"not a file: {path}")
         return int(info["size"] or 0)
 
     def walk(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        """Yield (path relative to the folder, size in bytes, etag) of all files below it."""
+        """Yield (path relative to the folder, size in bytes, etag) of all files below it.
+
+        Each page of S3's list has retries and a budget of its own.
+        """
         self._fs.invalidate_cache()
         root = self._path(folder).rstrip("/") + "/"
         is_s3 = hasattr(self._fs, "call_s3")
-        for name, size, etag in self._s3_objects(root) if is_s3 else self._find(root):
+        for name, size, etag in self._s3_objects(folder) if is_s3 else self._find(folder):
             if name.startswith(root) and not name.endswith("/"):
                 yield name[len(root) :], size, etag
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace."""
-        self._fs.pipe_file(self._path(path), data)
+        self._allow(len(data))
+        self._call("pipe_file", self._path(path), data)
 
     def put(self, path: str, source: str) -> None:
         """Copy a local file here."""
-        self._fs.put_file(source, self._path(path))
+        self._allow(Path(source).stat().st_size)
+        self._call("put_file", source, self._path(path))
 
     def create(self, path: str, data: bytes) -> None:
         """Write a new file; FileExistsError where there is one."""
-        self._fs.pipe_file(self._path(path), data, mode="create")
+        self._allow(len(data))
+        self._call("pipe_file", self._path(path), data, mode="create")
 
     def remove(self, path: str) -> None:
-        """Delete; no error where there is nothing."""
+        """Delete; no error where there is nothing.
+
+        That is looked up first: people may write to a bucket and not delete in it.
+        """
         try:
-            self._fs.rm_file(self._path(path))
+            self._fs.invalidate_cache()
+            self._call("info", self._path(path))
+            self._call("rm_file", self._path(path))
         except FileNotFoundError:
             return
 
     def fetch(self, path: str, target: str) -> None:
         """Copy to a local path."""
-        self._fs.get_file(self._path(path), target)
+        self._allow(self._call("info", self._path(path)).get("size") or _UNKNOWN_SIZE_BYTES)
+        self._call("get_file", self._path(path), target)
 
-    def _find(self, root: str) -> Iterator[tuple[str, int, str]]:
-        for name, info in self._fs.find(root.rstrip("/"), detail=True).items():
+    def _allow(self, size_bytes: int) -> None:
+        if self._deadline is not None:
+            self._deadline.allow(size_bytes)
+
+    def _call(self, name: str, *args: Any, **options: Any) -> Any:
+        """Call a method of the file system; end it at the deadline and with this thread's pool."""
+        method = getattr(self._fs, f"_{name}", None)
+        if not self._fs.async_impl or not asyncio.iscoroutinefunction(method):
+            return getattr(self._fs, name)(*args, **options)
+        return self._wait(method(*args, **options))
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._fs.loop)
+        began_s = time.monotonic()
+        try:
+            if poll(lambda seconds: bool(wait([future], seconds).done), self._left_s):
+                return future.result()
+        finally:
+            future.cancel()  # also when Ctrl-C ends the waiting
+        if is_ended():
+            raise TimeoutError("the process was told to end")
+        waited_s = time.monotonic() - began_s
+        raise TimeoutError(f"the store did not answer within {waited_s:.0f} s")
+
+    def _left_s(self) -> float:
+        return float("inf") if self._deadline is None else self._deadline.left_s
+
+    def _find(self, folder: str) -> Iterator[tuple[str, int, str]]:
+        # Without a limit: a client that lists page by page does not say how far it is.
+        path = self._path(folder).rstrip("/")
+        found = retrying(lambda _: self._call("find", path, detail=True), "list", folder)
+        for name, info in found.items():
             etag = info.get("ETag") or info.get("etag") or ""
             yield name, int(info.get("size") or 0), str(etag).strip('"')
 
-    def _s3_objects(self, root: str) -> Iterator[tuple[str, int, str]]:
+    def _s3_objects(self, folder: str) -> Iterator[tuple[str, int, str]]:
         # Page by page: fs.find would hold a dict of 1.5 kB for each of maybe millions of objects.
-        bucket, prefix, _ = self._fs.split_path(root)
+        bucket, prefix, _ = self._fs.split_path(self._path(folder).rstrip("/") + "/")
         more: dict[str, str] = {}
         while True:
-            page = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
-            for entry in page.get("Contents", []):
+            query = {"Bucket": bucket, "Prefix": prefix, **more}
+
+            def page(deadline: Deadline, query: dict[str, str] = query) -> Any:
+                return RemoteFiles(folder, deadline)._call("call_s3", "list_objects_v2", **query)
+
+            answer = retrying(page, "list", folder)
+            for entry in answer.get("Contents", []):
                 etag = entry.get("ETag", "").strip('"')
                 yield f"{bucket}/{entry['Key']}", int(entry["Size"]), etag
-            if not page.get("IsTruncated"):
+            if not answer.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            more = {"ContinuationToken": answer["NextContinuationToken"]}
 
 
 def _file_system(uri: str) -> Any:
@@ -116,25 +189,28 @@ def _file_system(uri: str) -> Any:
         ) from error
     options = kind._get_kwargs_from_urls(uri) | _client_options(protocol)
     try:
-        return fsspec.filesystem(protocol, **options)
+        files = fsspec.filesystem(protocol, **options)
+        if protocol in ("s3", "s3a"):
+            files.retries = 1  # `retrying` tries again; the two would multiply
+        return files
     except ValueError as error:  # so do clients refuse incomplete settings
         raise UserError(f"cannot use {redact(uri)}: {redact(str(error))}") from error
 
 
 def _client_options(protocol: str) -> dict[str, Any]:
-    """Return options with which a client fails within two minutes where its server is silent."""
+    """Return options with which a client gives up a silent connection, and does not try again."""
     if protocol in ("http", "https"):
         from aiohttp import ClientTimeout
 
         # The client's own limit of 300 s for a whole file would cut long downloads.
-        timeout = ClientTimeout(total=None, sock_connect=20, sock_read=60)
+        timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENT_S)
         return {"client_kwargs": {"trust_env": True, "timeout": timeout}}  # proxies, too
     if protocol in ("s3", "s3a"):
         client = {
-            "connect_timeout": 20,
-            "read_timeout": 60,
+            "connect_timeout": _CONNECT_S,
+            "read_timeout": _SILENT_S,
             "max_pool_connections": 32,
-            "retries": {"mode": "standard", "max_attempts": 2},
+            "retries": {"mode": "standard", "total_max_attempts": 1},
         }
         # One request at a time for a file: otherwise each read asks for the size first.
         return {"max_concurrency": 1, "config_kwargs": client}

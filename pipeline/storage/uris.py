@@ -30,6 +30,11 @@ def scheme(uri: str) -> str:
     return "" if f"{name}://" in LOCAL_URLS else name
 
 
+def store(uri: str) -> str:
+    """Return scheme and bucket or host of a URL, `s3://bucket`; "" for a local path."""
+    return uri.split("/", 3)[0] + "//" + uri.split("/", 3)[2] if scheme(uri) else ""
+
+
 def normalise(uri: str) -> str:
     """Return an absolute local path, or the URL without slashes at its end.
 

@@ -5,6 +5,7 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Container
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -20,10 +21,12 @@ class Rule:
     Attributes:
         method: GET, PUT, LIST (a GET of a bucket), HEAD, DELETE, POST; "" for all.
         answer: a status, `STATUS:CODE` with the code of S3's error, `reset` the connection, `hang`
-            without an answer, `truncate` the body, `lose` the answer of a request that was done.
+            without an answer, `truncate` the body, `lose` the answer of a request that was done,
+            `ignore` the header.
         path: regular expression that must be found in the path with its query.
         skip: matching requests that pass before.
         times: requests that fail then; None: all.
+        header: only requests with this header.
     """
 
     method: str
@@ -31,10 +34,13 @@ class Rule:
     path: str = ""
     skip: int = 0
     times: int | None = None
+    header: str = ""
     seen: int = 0
 
-    def applies(self, method: str, path: str) -> bool:
+    def applies(self, method: str, path: str, headers: Container[str]) -> bool:
         """Count a request; return whether it fails."""
+        if self.header and self.header not in headers:
+            return False
         if self.method not in ("", method) or not re.search(self.path, path):
             return False
         self.seen += 1
@@ -102,7 +108,7 @@ class FailingProxy:
         )
         method = "LIST" if is_list else request.command
         with self._lock:
-            met = [rule for rule in self._rules if rule.applies(method, request.path)]
+            met = [r for r in self._rules if r.applies(method, request.path, request.headers)]
             fault = met[0].answer if met else ""
             self.requests.append((method, request.path, fault))
         if fault[:1] in ("4", "5"):
@@ -113,6 +119,8 @@ class FailingProxy:
         elif fault == "reset":
             _reset(request)
         else:
+            if fault == "ignore":
+                del request.headers[met[0].header]
             self._forward(request, body, fault)
 
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes, fault: str) -> None:

@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport
 from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
+from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
 from schemas.errors import ImageError
 
@@ -90,7 +91,7 @@ class Export:
         self.open_files = ExitStack()
         self._index = index
         self._has_begun = False
-        self._pool = ThreadPoolExecutor(_WRITERS)
+        self._pool = StorageThreads(_WRITERS)
         self._writes: deque[Future[None]] = deque()
         self._unreadable: list[str] = []
 
@@ -106,7 +107,7 @@ class Export:
     ) -> None:
         """Wait for the writers; write LOSSES.txt unless there was an error."""
         with self.open_files:
-            self._pool.shutdown(cancel_futures=error is not None)
+            self._pool.__exit__(kind, error, traceback)
             if error is None:
                 self._finish_writes()
                 if self._unreadable:
