@@ -146,7 +146,7 @@ def test_nothing_found_says_what_was_searched(tmp_path: Path, where: str) -> Non
 
 def test_a_place_that_is_not_there(tmp_path: Path, s3_endpoint: str) -> None:
     for uri in (str(tmp_path / "typo"), "memory://typo", "s3://no-such-bucket/typo"):
-        with pytest.raises(UserError, match="no images|check its spelling"):
+        with pytest.raises(UserError, match=r"no images|check its spelling"):
             collect(uri, CONFIG)
 
 
