@@ -74,12 +74,14 @@ def images(
     losses.count_written("segments", 0)
     cut = partial(_cut, kind=resolve_kind(reader, kind), is_changed=is_changed(reader, kind))
     for shard in reader.shards():
+        is_corrected = isinstance(shard, CorrectedShard)
         for image, rows in _by_image(shard):
             likely = [
                 row for row in rows if round(row[SCORE], DIGITS) >= min_score or "verdict" in row
             ]
             changed = cut(likely)
-            _count_decided(changed, losses)
+            if is_corrected:
+                _count_decided(changed, losses)
             kept = [row for row in changed if row["area_px"] >= min_area_px]
             if len(likely) < len(rows):
                 losses.count_lost("segments left out by score", len(rows) - len(likely))
