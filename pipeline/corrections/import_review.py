@@ -16,7 +16,7 @@ from typing import Literal
 from pipeline.corrections.frames import Frame, fitting_frame, possible_frames
 from pipeline.corrections.import_report import ImportReport, Tally
 from pipeline.corrections.imports import Imports, store_import
-from pipeline.corrections.layer import decision_on
+from pipeline.corrections.layer import ReviewedLayer, decision_on
 from pipeline.corrections.log import ReviewLog
 from pipeline.corrections.matching import (
     CorrectedMask,
@@ -115,7 +115,9 @@ class _Import:
         self._masks: list[ReviewedMask] = []
         self._unknown_labels: Counter[str] = Counter()
         self._unlisted: list[str] = []
-        self._differs = False
+        self._differs_from_predictions = False
+        self._differs_from_review = False
+        self._review = ReviewedLayer(run)
         self._has_known = False
         self._tally = Tally(self._labels.names)
 
@@ -199,8 +201,8 @@ class _Import:
                 self.notes.add(NoteKind.REPEATED, text)
             else:
                 self.notes.add(silence, image.name)
-                self._differs |= row["num_segments"] > 0
-        self._differs |= not any(fitting)
+                self._differs(row["num_segments"] > 0, bool(self._known_masks(row)))
+        self._differs(not any(fitting))
         seconds = seconds_of(images)
         return best and replace(best, seconds=seconds)
 
@@ -209,7 +211,7 @@ class _Import:
         image_id, size_hw = row["image_id"], (row["height"], row["width"])
         predicted = self._predictions.segments(image_id)
         known, unknown = self._by_label(image, frame, row)
-        self._differs |= bool(unknown or self._unlisted or image.num_left_out) or image.is_checked
+        self._differs(bool(unknown or self._unlisted or image.num_left_out) or image.is_checked)
         if unknown and not known and self._earlier.image(image_id) is not None:
             return  # the earlier import knows more of it
         if self._is_older(image_id, image):
@@ -225,7 +227,10 @@ class _Import:
         open_ones = covered_segments(predicted, unknown, least)
         open_ones = (open_ones | self._unlisted_segments(predicted)) - kept
         num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
-        self._differs |= num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
+        self._differs(
+            num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks),
+            {(mask.category_id, mask.rle_counts) for mask in masks} != self._known_masks(row),
+        )
         reviewed = ReviewedImage(
             image_id=image_id,
             path=row["path"],
@@ -240,6 +245,33 @@ class _Import:
         self._images.append(reviewed)
         self._note(reviewed, image, frame, predicted, masks)
         self._tally.add(row, predicted, masks, image.seconds, open_ones)
+
+    def _differs(self, from_predictions: bool, from_review: bool | None = None) -> None:
+        """Note whether the file says anything else than what may have been exported.
+
+        Args:
+            from_predictions: it differs from the run's own masks.
+            from_review: it differs from these with the corrections; None: likewise.
+        """
+        self._differs_from_predictions |= from_predictions
+        self._differs_from_review |= from_predictions if from_review is None else from_review
+
+    def _known_masks(self, row: Row) -> set[tuple[int, str]]:
+        """Return label number and RLE of an image's masks as an export would have them now."""
+        image_id = row["image_id"]
+        outcomes = self._review.outcomes(image_id) or {}
+        masks = [
+            CorrectedMask(one["category_id"], one["rle_counts"])
+            for one in self._predictions.segments(image_id)
+            if one["segment_index"] not in outcomes
+        ]
+        masks += [
+            CorrectedMask(mask.category_id, mask.rle_counts)
+            for mask in self._review.masks(image_id)
+        ]
+        if self._one_per_label:
+            masks = merge_by_label(masks, (row["height"], row["width"]))
+        return {(mask.category_id, mask.rle_counts) for mask in masks}
 
     def _unlisted_segments(self, predicted: Sequence[Row]) -> set[int]:
         """Return, and note, the segments of labels that the file does not list."""
@@ -317,14 +349,18 @@ class _Import:
             raise UserError(
                 f"nothing of the file was taken: it has no reviewed image of the run{self._why()}"
             )
-        is_new = self._differs or self._labels.used or any(self.notes[kind] for kind in _EDITED)
+        differs = self._differs_from_predictions and self._differs_from_review
+        is_new = differs or self._labels.used or any(self.notes[kind] for kind in _EDITED)
         if not is_new and self._rules.unchanged_means == "predictions":
             raise UserError(
-                f"nothing in the file differs from the predictions (the masks of "
+                f"nothing in the file differs from {self._same_as()} (the masks of "
                 f"{len(self._images)} images are the same): it is an export that nobody has "
                 "corrected; if somebody has checked all of it, --unchanged-means reviewed"
                 f"{self._why()}"
             )
+
+    def _same_as(self) -> str:
+        return "what was reviewed before" if self._differs_from_predictions else "the predictions"
 
     def _why(self) -> str:
         """Return in words what was noted, with the first few of each kind, and what to do."""

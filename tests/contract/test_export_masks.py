@@ -1,10 +1,13 @@
 """Whose masks an export has: every exporter writes the corrections of a review."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.imports import store_import
 from pipeline.corrections.log import ReviewLog
 from pipeline.exporters.shared.export import ExportOptions
@@ -167,3 +170,34 @@ def test_run_whose_masks_were_all_rejected_has_none(name, tmp_path):
     assert "2  images that people rejected" in losses
     assert f"{len(run_masks(run))}  masks that people rejected" in losses
     assert "1  images" in losses
+
+
+def _sent_back(run: RunFolder, tool: str) -> str:
+    """Return the file that a tool gives back of our export, in which nobody changed a mask."""
+    folder = f"{run.folder.uri}/exports/{tool.replace('-', '_')}"
+    if tool != "label-studio":
+        return f"{folder}/{'annotations.xml' if tool == 'cvat' else 'instances.json'}"
+    tasks = json.loads(Path(folder, "tasks.json").read_text())
+    for task in tasks:
+        task["annotations"] = task.pop("predictions")
+    Path(folder, "done.json").write_text(json.dumps(tasks))
+    return f"{folder}/done.json"
+
+
+@pytest.mark.parametrize("tool", ["coco", "cvat", "label-studio"])
+@pytest.mark.parametrize("segments", ["class", "components"])
+def test_second_round_starts_from_the_corrections_and_moves_nothing(tool, segments, tmp_path):
+    run = make_run(tmp_path, _scenes(), RunSpec(shard_size=2, masks={"segments": segments}))
+    _review(run)
+    name = tool.replace("-", "_")
+    _export(name, run)
+    once = sorted(READERS[name](run))
+    file = _sent_back(run, tool)
+    if tool != "label-studio":  # which says that its annotations were sent by people
+        with pytest.raises(UserError, match="nothing in the file differs from what was reviewed"):
+            import_review(run, tool, file)
+    import_review(run, tool, file, ImportRules(unchanged_means="reviewed", prefer="file"))
+    _export(name, run)
+    assert sorted(READERS[name](run)) == once
+    _export(name, run, masks="reviewed")
+    assert sorted(READERS[name](run)) == once, "now all of it was looked at"

@@ -74,14 +74,12 @@ def images(
     losses.count_written("segments", 0)
     cut = partial(_cut, kind=resolve_kind(reader, kind), is_changed=is_changed(reader, kind))
     for shard in reader.shards():
-        is_corrected = isinstance(shard, CorrectedShard)
         for image, rows in _by_image(shard):
             likely = [
                 row for row in rows if round(row[SCORE], DIGITS) >= min_score or "verdict" in row
             ]
             changed = cut(likely)
-            if is_corrected:
-                _count_decided(changed, losses)
+            _count_decided(changed, losses)
             kept = [row for row in changed if row["area_px"] >= min_area_px]
             if len(likely) < len(rows):
                 losses.count_lost("segments left out by score", len(rows) - len(likely))
@@ -93,9 +91,7 @@ def images(
             losses.count_written("images")
             losses.count_written("segments", len(kept))
             yield image, kept
-        if isinstance(shard, CorrectedShard):
-            for what, count in shard.num_left_out.items():
-                losses.count_lost(what, count)
+        _count_left_out(shard, losses)
 
 
 def _cut(rows: list[Row], kind: Literal["class", "components"], is_changed: bool) -> list[Row]:
@@ -109,12 +105,21 @@ def _cut(rows: list[Row], kind: Literal["class", "components"], is_changed: bool
 
 
 def _count_decided(rows: Sequence[Row], losses: LossReport) -> None:
-    verdicts = Counter(row["verdict"] for row in rows if "verdict" in row)
+    found = [row["verdict"] for row in rows if "verdict" in row]
+    if not found:
+        return
+    verdicts = Counter(found)
     for verdict, count in verdicts.items():
         losses.count_written(f"of the segments are {verdict} by people", count)
     drawn = verdicts.total() - verdicts["accepted"]
     if drawn:
         losses.count_written("of the segments have no score of the model: 1 stands there", drawn)
+
+
+def _count_left_out(shard: FinishedShard, losses: LossReport) -> None:
+    if isinstance(shard, CorrectedShard):
+        for what, count in shard.num_left_out.items():
+            losses.count_lost(what, count)
 
 
 def _by_image(shard: FinishedShard) -> Iterator[tuple[Row, list[Row]]]:
