@@ -6,9 +6,9 @@ small matrices of positions (`Stitch`) are on the CPU.
 Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W pixels, h w patches.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ovseg_core.images.batch import Image
 from ovseg_core.refine.pamr import Refinement
 from ovseg_core.resize.stitching import Stitch
 from schemas.config import ClipConfig, ConfigModel
+from schemas.errors import ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
 
 
@@ -170,6 +171,50 @@ def encode_images(segmenter: Segmenter[FeaturesT], images: Sequence[Image]) -> F
         segmenter: any method.
         images: uint8 (3, H, W) each, of any sizes; an `ImageBatch` where a part of the method looks
             images up by path.
+
+    Raises:
+        ImageError: `not_finite`, as `check_finite`.
     """
     with torch.inference_mode():
-        return segmenter.encode(images)
+        features = segmenter.encode(images)
+        check_finite(features, "features")
+    return features
+
+
+def check_finite(outputs: object, noun: str) -> None:
+    """Check that what was computed of a batch of images holds no NaN and no infinity.
+
+    Else they would become masks of no meaning: comparisons with NaN are just false.
+
+    Args:
+        outputs: tensors in dataclasses, tuples, lists or dictionaries.
+        noun: what they are, for the message.
+
+    Raises:
+        ImageError: `not_finite`; of a batch, each image is to be tried alone.
+    """
+    # A sum is one pass without a mask in memory, and all of them are one wait for a GPU.
+    sums: dict[torch.device, list[Tensor]] = {}
+    for tensor in _float_tensors(outputs):
+        sums.setdefault(tensor.device, []).append(tensor.sum(dtype=torch.float32))
+    if not all(torch.stack(some).isfinite().all() for some in sums.values()):
+        raise ImageError(
+            ErrorCode.NOT_FINITE,
+            f"the network's {noun} of this image are not finite (NaN or infinity), while its "
+            "weights are: such weights overflow on some images; use others",
+        )
+
+
+def _float_tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif is_dataclass(value):
+        for one in fields(value):
+            yield from _float_tensors(getattr(value, one.name))
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _float_tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _float_tensors(inner)

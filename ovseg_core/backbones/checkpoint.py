@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +65,26 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         WeightsError: the file is missing or is not a weights file.
     """
     return dict(_flatten(read_checkpoint(path)))
+
+
+def check_finite_weights(tensors: Mapping[str, Tensor], file: str | Path) -> None:
+    """Check that weights hold no NaN and no infinity, before the first image is read.
+
+    Args:
+        tensors: the weights in use, by name.
+        file: where they come from, for the message.
+
+    Raises:
+        WeightsError: it names the file and the first tensors at fault.
+    """
+    floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    wrong = [name for name, value in floats.items() if not value.isfinite().all()]
+    if wrong:
+        shown = f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}"
+        raise WeightsError(
+            f"the weights {file} are not finite: {len(wrong)} of {len(tensors)} tensors hold NaN "
+            f"or infinity ({shown}); the training diverged or the file is damaged: give others"
+        )
 
 
 def one_line(error: BaseException) -> str:

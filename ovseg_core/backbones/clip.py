@@ -89,6 +89,7 @@ class Clip:
         input_px: side of the square input that it was trained with.
         dim: D.
         width: C.
+        weights_file: the local file, for messages.
         logit_scale: cosine similarities times this are logits (1 / temperature).
 
     Raises:
@@ -100,6 +101,7 @@ class Clip:
         self.visual: Any = _plain_vit(loaded.model)
         self.model: Any = loaded.model
         self.tokenizer = loaded.tokenizer
+        self.weights_file = loaded.file
         self.device = device
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)

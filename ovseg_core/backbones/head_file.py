@@ -14,7 +14,7 @@ from typing import Literal
 from safetensors.torch import save
 from torch import Tensor
 
-from ovseg_core.backbones.checkpoint import read_tensors
+from ovseg_core.backbones.checkpoint import check_finite_weights, read_tensors
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
@@ -152,11 +152,13 @@ def load_head(kind: HeadKind, file: str, backbones: Backbones) -> dict[str, Tens
         float32 on the CPU, by the names of `kind.tensors`.
 
     Raises:
-        WeightsError: a missing file, other tensors or shapes, or the head of another network.
+        WeightsError: a missing file, other tensors or shapes, values that are not finite, or
+            the head of another network.
     """
     path = _locate(kind, file, backbones)
     tensors = read_tensors(path)
     head = {name: _find(tensors, name, kind, path) for name in kind.tensors}
+    check_finite_weights(head, path)
     if kind.network == "clip":
         width = backbones.clip.width
         network = f"CLIP {backbones.clip_config.model}"

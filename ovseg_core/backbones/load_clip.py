@@ -11,7 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ovseg_core.backbones.checkpoint import ADVICE, LOAD_FAILURES, check_reachable, one_line
+from ovseg_core.backbones.checkpoint import (
+    ADVICE,
+    LOAD_FAILURES,
+    check_finite_weights,
+    check_reachable,
+    one_line,
+)
 from ovseg_core.embedded import CLIP_FOLDER
 from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, ClipConfig
@@ -58,7 +64,8 @@ def load_clip(
         resolve: returns the local path of a weights file (path or URL).
 
     Raises:
-        WeightsError: an unknown name, weights that cannot be downloaded, a folder without a model.
+        WeightsError: an unknown name, weights that cannot be downloaded, a folder without a model,
+            weights that are not finite.
     """
     if config.model == EMBEDDED:
         loaded = _load_folder(CLIP_FOLDER)
@@ -66,6 +73,7 @@ def load_clip(
         loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)).expanduser())
     else:
         loaded = _load_named(config, resolve)
+    check_finite_weights(loaded.model.state_dict(), loaded.file)
     if config.layer_norm_eps is not None:
         # open_clip has no argument for it; nothing else refers to the model yet.
         for module in loaded.model.visual.modules():

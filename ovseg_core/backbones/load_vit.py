@@ -13,6 +13,7 @@ import torch
 from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
+    check_finite_weights,
     check_reachable,
     one_line,
     read_checkpoint,
@@ -65,7 +66,8 @@ def load_vit(
         option: dotted option that gave the name, for messages.
 
     Raises:
-        WeightsError: an unknown name, weights that cannot be downloaded, a folder without a model.
+        WeightsError: an unknown name, weights that cannot be downloaded, a folder without a model,
+            weights that are not finite.
     """
     if weights and (model == EMBEDDED or model.startswith((LOCAL_DIR, DIFFUSERS))):
         raise WeightsError(
@@ -79,6 +81,7 @@ def load_vit(
         loaded = _load_folder(Path(model.removeprefix(LOCAL_DIR)).expanduser())
     else:
         loaded = _load_named(model, weights, option)
+    check_finite_weights(loaded.model.state_dict(), loaded.file)
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.segmenter import TextMatrix
+from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ class TextEncoder:
 
         A row is the mean of the phrase's unit embeddings over the templates, normalised again.
         A label's own templates take precedence over the vocabulary's, those over the method's.
+
+        Raises:
+            WeightsError: embeddings that are not finite.
         """
         key = vocabulary.content_hash
         if key not in self._cache:
@@ -99,6 +103,12 @@ class TextEncoder:
         means_QD = torch.stack(
             [self._rows_D[phrase, templates] for phrase, _, templates in phrases]
         )
+        if not means_QD.isfinite().all():
+            raise WeightsError(
+                f"the text encoder of {self._clip.weights_file} returns NaN or infinity for "
+                f"{phrases[int((~means_QD.isfinite()).any(1).int().argmax())][0]!r}: its weights "
+                "overflow; give others"
+            )
         index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
         rows_QD = F.normalize(means_QD, dim=-1)
         _warn_of_equal_rows(rows_QD, phrases)

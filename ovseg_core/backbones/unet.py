@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.checkpoint import LOAD_FAILURES, one_line
+from ovseg_core.backbones.checkpoint import LOAD_FAILURES, check_finite_weights, one_line
 from ovseg_core.backbones.load_vit import DIFFUSERS
 from ovseg_core.backbones.vit import FeatureKind, in_batches
 from schemas.errors import WeightsError
@@ -135,8 +135,8 @@ def load_unet(folder: Path, device: torch.device) -> LoadedUnet:
     """Load a diffusers UNet, or the `unet` and `vae` of a pipeline's folder.
 
     Raises:
-        WeightsError: diffusers is not installed, the folder holds no UNet, or the UNet needs more
-            than an image, a time and a text.
+        WeightsError: diffusers is not installed, the folder holds no UNet, the UNet needs more than
+            an image, a time and a text, or the weights are not finite.
     """
     try:
         import diffusers
@@ -176,6 +176,7 @@ def _network(diffusers: Any, folder: Path, kinds: tuple[str, ...], device: torch
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
+    check_finite_weights(network.state_dict(), weights)
     return network.float().eval().requires_grad_(False).to(device)
 
 

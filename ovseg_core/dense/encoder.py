@@ -19,6 +19,7 @@ from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.dense.last_block import AttentionPolicy, dense_patches
 from ovseg_core.dense.options import WindowOptions
 from ovseg_core.dense.outliers import repair_outliers
+from ovseg_core.segmenter import check_finite
 
 OptionsT = TypeVar("OptionsT", bound=WindowOptions)
 
@@ -118,11 +119,15 @@ class DenseEncoder(ABC, Generic[OptionsT]):
             windows_B3HW: normalised.
             return_ln2: blocks whose `ln_2` output is returned as well.
             return_blocks: blocks whose output is returned as well, as it is before any repair.
+
+        Raises:
+            ImageError: `not_finite`.
         """
         options = self.options
         trunk = self.clip.forward_trunk(
             windows_B3HW, options.position_rule, return_ln2, return_blocks
         )
+        check_finite(trunk, "features")  # the repair and the last block compare and sort them
         return repair_outliers(trunk) if options.outlier_repair else trunk
 
 

@@ -16,7 +16,7 @@ import torch
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
-from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, encode_images
+from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead, to_tensor
 from pipeline.annotate.rows import (
@@ -152,6 +152,7 @@ class Annotator:
         pixels = tuple(to_tensor(image.image) for image in images)
         batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
         maps = self._segmenter.score(encode_images(self._segmenter, batch), self._text)
+        check_finite((maps.levels, maps.objectness), "scores")
         if self._rle_stream is not None:
             torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
         return maps

@@ -25,7 +25,7 @@ def value_or_error(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
     try:
         return work(*args, **kwargs)
     except ImageError as error:
-        return error
+        return ImageError(error.code, error.message)  # without frames, which hold the pixels
     except Exception as error:  # one image must not stop the shard
         if is_out_of_memory(error):
             return ImageError(ErrorCode.OUT_OF_MEMORY, error_summary(error))

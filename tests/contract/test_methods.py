@@ -19,10 +19,10 @@ from ovseg_core.images.batch import Image
 from ovseg_core.methods import build_segmenter, check_options, with_published_clip
 from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix, encode_images
 from schemas import plugins
-from schemas.config import JobConfig, NamedOptions
-from schemas.errors import ConfigError
+from schemas.config import ClipConfig, JobConfig, NamedOptions
+from schemas.errors import ConfigError, ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
-from tests.helpers.tiny_models import random_image, tiny_backbones
+from tests.helpers.tiny_models import TINY_CLIP, random_image, tiny_backbones, write_clip
 
 WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
 NAMES = plugins.names(methods.PACKAGE)
@@ -338,3 +338,20 @@ def tensors_in(value: object) -> Iterator[Tensor]:
             yield from tensors_in(inner)
     elif is_dataclass(value):
         yield from tensors_in(tuple(getattr(value, field.name) for field in fields(value)))
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
+    """Finite weights whose features overflow on images that are not of the mean colour."""
+    vision = TINY_CLIP["vision_cfg"]
+    huge = torch.full((vision["width"], 3, vision["patch_size"], vision["patch_size"]), 1e30)
+    folder = tmp_path_factory.mktemp("overflowing")
+    write_clip(folder, TINY_CLIP, {"visual.conv1.weight": huge})
+    return tiny_backbones(clip=ClipConfig(model=f"local-dir:{folder}"))
+
+
+def test_features_that_are_not_finite_have_a_code(name: str, overflowing: Backbones) -> None:
+    segmenter = build_segmenter(NamedOptions(name=name), overflowing)
+    with pytest.raises(ImageError, match="features of this image are not finite") as caught:
+        encode_images(segmenter, mixed_batch()[:2])
+    assert caught.value.code is ErrorCode.NOT_FINITE

@@ -6,11 +6,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ovseg_core.backbones.checkpoint import check_reachable, read_tensors
+from ovseg_core.backbones.head_file import load_head
+from ovseg_core.backbones.text_encoder import TextEncoder
+from ovseg_core.objectness.found import HEAD as FOUND
 from schemas.errors import WeightsError
-from tests.helpers.tiny_models import load_clip_of_job, load_vision_of_job
+from schemas.vocabulary import Vocabulary
+from tests.helpers.tiny_models import (
+    TINY_CLIP,
+    TINY_VISION,
+    load_clip_of_job,
+    load_vision_of_job,
+    tiny_backbones,
+    write_clip,
+    write_head,
+    write_vision,
+)
 
 
 @pytest.fixture
@@ -68,3 +81,35 @@ def test_read_tensors_never_executes_a_pickle(tmp_path: Path) -> None:
     torch.save({"weight": SimpleNamespace(harm=1)}, tmp_path / "head.pt")
     with pytest.raises(WeightsError, match="is not a weights file"):
         read_tensors(tmp_path / "head.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named_before_the_first_image(
+    value: float, tmp_path: Path
+) -> None:
+    """A training that diverged, in the file of each kind of network."""
+    clip = write_clip(
+        tmp_path / "clip", TINY_CLIP, {"text_projection": torch.full((32, 24), value)}
+    )
+    vision = write_vision(tmp_path / "vision", TINY_VISION)
+    tensors = load_file(vision / "model.safetensors")
+    tensors["blocks.1.mlp.fc1.bias"][3] = value
+    save_file(tensors, vision / "model.safetensors")
+    weight = torch.zeros((1, 32, 1, 1))
+    weight[0, 7] = value
+    head = write_head(tmp_path / "head.safetensors", weight, torch.zeros(1))
+    for name, tensor, load in (
+        ("open_clip_model", "text_projection", lambda: load_clip_of_job(f"local-dir:{clip}")),
+        ("model", r"blocks\.1\.mlp\.fc1\.bias", lambda: load_vision_of_job(f"local-dir:{vision}")),
+        ("head", r"decoder\.weight", lambda: load_head(FOUND, str(head), tiny_backbones())),
+    ):
+        message = rf"/{name}\.safetensors are not finite: 1 of \d+ tensors .*\({tensor}\)"
+        with pytest.raises(WeightsError, match=message):
+            load()
+
+
+def test_text_encoder_that_overflows_is_named(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path, TINY_CLIP, {"token_embedding.weight": torch.full((515, 32), 1e38)})
+    encoder = TextEncoder(load_clip_of_job(f"local-dir:{folder}"), ("{}",))
+    with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors returns NaN .* for 'cat'"):
+        encoder.matrix(Vocabulary.model_validate({"labels": ["cat", "dog"], "background": []}))

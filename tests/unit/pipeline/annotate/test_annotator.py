@@ -100,6 +100,15 @@ def test_image_that_fails_its_batch_gets_an_error_and_the_others_keep_their_mask
     assert tally.errors == {"internal": 1}
 
 
+def test_image_on_which_the_weights_overflow_has_a_code_and_the_others_keep_their_masks(config):
+    plain, _ = annotate(config)
+    rows, tally = annotate(config, SegmenterFaults(overflow_on="odd"))
+    assert statuses(rows) == {"003-odd.png": ErrorCode.NOT_FINITE}
+    [failed_id] = [row.image_id for row in rows.images if row.status == "error"]
+    assert rows.annotations == tuple(r for r in plain.annotations if r.image_id != failed_id)
+    assert tally.errors == {"not_finite": 1}
+
+
 def test_out_of_memory_halves_the_batch_once(config, caplog):
     segmenter = ColourSegmenter(SegmenterFaults(batch_limit=2))
     annotator = Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
