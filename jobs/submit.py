@@ -1,15 +1,26 @@
 """`ovseg submit`: run a job on a Ray cluster, follow its log, return its exit code."""
 
-import asyncio
 import logging
+import os
+import secrets
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline.job.job_server import (
+    ANSWER_S,
+    JobLog,
+    answer_of,
+    connect_to_server,
+    joined_lines,
+    lost_errors,
+)
+from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
 from schemas.redact import redact
@@ -21,8 +32,13 @@ logger = logging.getLogger(__name__)
 
 ENTRYPOINT = "python -m jobs annotate job.yaml"
 """Command that the cluster runs in the uploaded folder, which holds only `job.yaml`."""
-_POLL_S = 0.5
-_LONG_WAIT_S = 10.0
+PATIENCE_ENV = "OVSEG_SUBMIT_PATIENCE_S"
+"""Environment variable: seconds for which a job server that does not answer is tried again."""
+DEFAULT_PATIENCE_S = 300.0
+_POLL_S = 2.0
+_SAY_EVERY_S = 30.0
+_UPLOAD_S = 120.0
+_END_OF_LOG_S = 10.0
 
 
 def submit(config: JobConfig, address: str) -> int:
@@ -31,10 +47,10 @@ def submit(config: JobConfig, address: str) -> int:
     Ctrl-C stops following and leaves the job running.
 
     Returns:
-        The job's own exit code; 130 if following was interrupted.
+        The job's own exit code; 130 if following was interrupted; 5 if the job server was lost.
 
     Raises:
-        ConfigError: relative paths, which do not exist on another machine.
+        ConfigError: relative paths, which do not exist on another machine; a wrong setting.
         ResourceError: no job server at the address, or one that refuses.
     """
     places = (("images", config.images), ("image.only", config.image.only), ("out", config.out))
@@ -45,79 +61,142 @@ def submit(config: JobConfig, address: str) -> int:
                 f"{key}: {path!r} is relative to this machine; a cluster needs a URL such as "
                 f"s3://bucket/{path.lstrip('./')}, or an absolute path that all its nodes share"
             )
-    client = _connect(address)
+    patience_s = _patience_s()
+    client = connect_to_server(address)
+    job_id = _submit(client, config, address)
+    how = f"--address {redact(address)} {job_id}"
+    hint = f"follow it again   ray job logs --follow {how}\nstop it           ray job stop {how}"
+    try:
+        code = _follow(client, job_id, patience_s)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+        print("\nNo longer following; the job goes on.", file=sys.stderr)
+    if code in (ExitCode.INTERRUPTED, ExitCode.DETACHED):
+        print(hint, file=sys.stderr)
+    return code
+
+
+def _patience_s() -> float:
+    text = os.environ.get(PATIENCE_ENV, "")
+    try:
+        return float(text or DEFAULT_PATIENCE_S)
+    except ValueError as error:
+        raise ConfigError(f"{PATIENCE_ENV}: expected seconds, but got {text!r}") from error
+
+
+def _submit(client: "JobSubmissionClient", config: JobConfig, address: str) -> str:
+    """Upload and start the job; return its id, which is ours, so that a lost answer loses none."""
+    job_id = f"ovseg-{secrets.token_hex(6)}"
     with tempfile.TemporaryDirectory() as folder:
         job = config.model_dump(mode="json")
         text = yaml.safe_dump(job, sort_keys=False, allow_unicode=True)
         (Path(folder) / "job.yaml").write_text(text, encoding="utf-8")
-        try:
-            job_id = client.submit_job(entrypoint=ENTRYPOINT, runtime_env={"working_dir": folder})
-        except RuntimeError as error:
-            raise ResourceError(f"{address}: the job was refused: {_first_line(error)}") from error
-    print(f"job {job_id} runs at {redact(address)}", file=sys.stderr)
-    try:
-        asyncio.run(_follow(client, job_id))
-        return _wait_for_exit_code(client, job_id)
-    except KeyboardInterrupt:
-        ray = f"--address {redact(address)} {job_id}"
-        print(
-            f"\nNo longer following; the job goes on.\n"
-            f"follow it again   ray job logs --follow {ray}\n"
-            f"stop it           ray job stop {ray}",
-            file=sys.stderr,
+        runtime_env: dict[str, Any] = {"working_dir": folder}
+        if TIMEOUT_ENV in os.environ:
+            runtime_env["env_vars"] = {TIMEOUT_ENV: os.environ[TIMEOUT_ENV]}
+        start = partial(
+            client.submit_job,
+            entrypoint=ENTRYPOINT,
+            runtime_env=runtime_env,
+            submission_id=job_id,
         )
-        return ExitCode.INTERRUPTED
+        try:
+            answer_of(start, limit_s=_UPLOAD_S)
+        except OSError as error:  # the job may have started all the same
+            logger.warning("%s: the answer to the job was lost (%s)", address, joined_lines(error))
+        except lost_errors() as error:
+            raise ResourceError(f"{address}: the job was refused: {joined_lines(error)}") from error
+    print(f"job {job_id} runs at {redact(address)}", file=sys.stderr)
+    return job_id
 
 
-def _connect(address: str) -> "JobSubmissionClient":
-    from ray.exceptions import RayError
-    from ray.job_submission import JobSubmissionClient
+def _follow(client: "JobSubmissionClient", job_id: str, patience_s: float) -> int:
+    """Print the log of a job until it ends, and return its exit code.
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise ResourceError(
-            f"{address}: no Ray job server answers ({_first_line(error)}); "
-            "expected the address of the head's dashboard, such as http://head:8265"
-        ) from error
+    A server that does not answer is asked again, and the log goes on where it was, until the
+    patience is used up.
+    """
+    log, lost = JobLog(client, job_id), _Lost(job_id, patience_s)
+    while True:
+        _print(log, _POLL_S)
+        try:
+            info = answer_of(client.get_job_info, job_id)
+        except lost_errors() as error:
+            if not lost.may_try_again(error):
+                return ExitCode.DETACHED
+            time.sleep(min(_POLL_S, patience_s))
+            continue
+        is_over = info.status.is_terminal()
+        if (
+            lost.answers_again()
+            or (log.has_ended and not log.is_complete)
+            or (log.has_ended and not is_over)
+        ):
+            log.restart()
+        if is_over:
+            _print(log, _END_OF_LOG_S)
+            return _exit_code(info, job_id)
 
 
-async def _follow(client: "JobSubmissionClient", job_id: str) -> None:
-    """Print the log of a job until it ends or the connection breaks."""
-    try:
-        async for text in client.tail_job_logs(job_id):
+def _print(log: JobLog, seconds: float) -> None:
+    """Print what the log says within some seconds, or until its end."""
+    end_s = time.monotonic() + seconds
+    while not log.has_ended and (left_s := end_s - time.monotonic()) > 0:
+        if text := log.read(left_s):
             sys.stdout.write(redact(text))
             sys.stdout.flush()
-    except (RuntimeError, OSError) as error:
-        logger.warning("the log of job %s broke off (%s)", job_id, _first_line(error))
+    if log.has_ended and not log.is_complete:
+        time.sleep(min(0.5, seconds))
 
 
-def _wait_for_exit_code(client: "JobSubmissionClient", job_id: str) -> int:
-    """Return the exit code of a job as soon as the server knows it.
+class _Lost:
+    """Since when the job server does not answer, and what was said of it."""
 
-    That is usually a moment after the log's end; longer if a proxy cut the log's connection.
-    """
-    waited_s = 0.0
-    while True:
-        try:
-            info = client.get_job_info(job_id)
-        except (ConnectionError, RuntimeError) as error:
-            raise ResourceError(
-                f"job {job_id}: the job server no longer answers ({_first_line(error)})"
-            ) from error
-        if info.status.is_terminal():
-            break
-        time.sleep(_POLL_S)
-        waited_s += _POLL_S
-        if waited_s == _LONG_WAIT_S:
-            logger.warning("no more log from job %s; waiting for it to end", job_id)
+    def __init__(self, job_id: str, patience_s: float) -> None:
+        self._job_id = job_id
+        self._patience_s = patience_s
+        self._since_s: float | None = None
+        self._said_s = float("-inf")
+
+    def may_try_again(self, error: Exception) -> bool:
+        """Say that there was no answer; return whether patience is left."""
+        now = time.monotonic()
+        self._since_s = now if self._since_s is None else self._since_s
+        waited_s, reason = now - self._since_s, joined_lines(error)[:300]
+        if is_unknown := _is_unknown(error):
+            logger.error("job %s: the job server does not know it any more", self._job_id)
+        elif waited_s >= self._patience_s:
+            logger.error(
+                "job %s: the job server has not answered for %.0f s (%s); the job may go on",
+                self._job_id,
+                waited_s + ANSWER_S * isinstance(error, TimeoutError),
+                reason,
+            )
+        elif now - self._said_s >= _SAY_EVERY_S:
+            self._said_s = now
+            logger.warning(
+                "job %s: the job server does not answer (%s); trying again for %.0f s",
+                self._job_id,
+                reason,
+                self._patience_s - waited_s,
+            )
+        return waited_s < self._patience_s and not is_unknown
+
+    def answers_again(self) -> bool:
+        """Note an answer; return whether there was none before."""
+        was_lost, self._since_s, self._said_s = self._since_s is not None, None, float("-inf")
+        if was_lost:
+            logger.info("job %s: the job server answers again", self._job_id)
+        return was_lost
+
+
+def _is_unknown(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "status code 404" in str(error)
+
+
+def _exit_code(info: Any, job_id: str) -> int:
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     if info.status == "SUCCEEDED":
         return ExitCode.DONE
     raise ResourceError(f"job {job_id}: {info.status}: {info.message}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

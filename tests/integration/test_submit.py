@@ -1,16 +1,24 @@
 """`ovseg submit` against a real Ray job server: the log comes here, the exit code too."""
 
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from jobs.demo.draw import draw_scenes
+from jobs.submit import PATIENCE_ENV
+from schemas.errors import ExitCode
 from tests.integration.ray_head import Head, ray_head
 
 pytestmark = pytest.mark.timeout(400)  # 40 s on a quiet machine for all; a busy one starts slowly
@@ -20,6 +28,42 @@ pytestmark = pytest.mark.timeout(400)  # 40 s on a quiet machine for all; a busy
 def head() -> Iterator[Head]:
     with ray_head() as started:
         yield started
+
+
+class Forward:
+    """A port that is forwarded to the head's job server, as `kubectl port-forward` does it."""
+
+    def __init__(self, head: Head) -> None:
+        self._target = urlsplit(head.address)
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.head = replace(head, address=f"http://127.0.0.1:{self._listener.getsockname()[1]}")
+        self.is_cut = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break all connections, and accept none that lasts."""
+        self.is_cut = True
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            if self.is_cut:
+                client.close()
+                continue
+            server = socket.create_connection((self._target.hostname, self._target.port))
+            self._open += [client, server]
+            for pair in ((client, server), (server, client)):
+                threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
 
 def write_job(folder: Path, **fields: object) -> Path:
@@ -49,6 +93,23 @@ def submit(job: Path, head: Head, *args: str) -> subprocess.CompletedProcess[str
     )
 
 
+def start(job: Path, head: Head, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(job, head, *args),
+        env=head.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_shard(folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (folder / "run" / "done" / "00000.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_submit_returns_3_for_broken_images(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
     (tmp_path / "scenes" / "scene_002.png").write_bytes(b"")
@@ -57,7 +118,50 @@ def test_submit_returns_3_for_broken_images(tmp_path: Path, head: Head) -> None:
     assert "4 of 4 images done" in result.stdout
     assert "empty_file 1" in result.stdout
     assert head.env["RAY_AUTH_TOKEN"] not in result.stdout + result.stderr
+    assert re.fullmatch(r"job ovseg-\w+ runs at http://127\.0\.0\.1:\d+\n", result.stderr)
     assert (tmp_path / "run" / "done" / "00000.json").exists()
+
+
+def test_a_forwarded_port_may_be_lost_for_a_while_and_the_token_lie_in_a_file(
+    tmp_path: Path, head: Head
+) -> None:
+    token = head.env["RAY_AUTH_TOKEN"]
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(token)
+    env = {name: value for name, value in head.env.items() if not name.startswith("RAY_AUTH")}
+    forward = Forward(Head(head.address, env | {"HOME": str(tmp_path)}))
+    job = write_job(tmp_path)
+    with start(job, forward.head, "--set", "run.local=true") as process:
+        assert process.stderr is not None
+        assert "runs at" in process.stderr.readline()
+        time.sleep(1)  # it follows the log
+        forward.cut()
+        assert "does not answer" in process.stderr.readline()
+        forward.is_cut = False
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert "answers again" in err
+    assert "Traceback" not in err
+    lines = [line for line in out.splitlines() if line]
+    assert sum("4 of 4 images done" in line for line in lines) == 1
+    assert sum("Running entrypoint" in line for line in lines) == 1
+    assert token not in out + err
+
+
+def test_a_job_server_that_stays_away_is_exit_code_5_and_the_job_goes_on(
+    tmp_path: Path, head: Head
+) -> None:
+    forward = Forward(Head(head.address, head.env | {PATIENCE_ENV: "1"}))
+    job = write_job(tmp_path)
+    with start(job, forward.head, "--set", "run.local=true") as process:
+        assert process.stderr is not None
+        assert "runs at" in process.stderr.readline()
+        forward.cut()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.DETACHED
+    assert re.search(r"follow it again   ray job logs --follow --address http\S+ ovseg-\w+\n", err)
+    assert "Traceback" not in err
+    wait_for_shard(tmp_path)
 
 
 def test_submit_returns_1_for_a_job_that_cannot_begin(tmp_path: Path, head: Head) -> None:
@@ -69,13 +173,7 @@ def test_submit_returns_1_for_a_job_that_cannot_begin(tmp_path: Path, head: Head
 
 def test_ctrl_c_leaves_the_submitted_job_running(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
-    with subprocess.Popen(
-        command(job, head, "--set", "run.local=true"),
-        env=head.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start(job, head, "--set", "run.local=true") as process:
         assert process.stdout is not None
         while "Running entrypoint" not in process.stdout.readline():
             assert process.poll() is None
@@ -83,10 +181,7 @@ def test_ctrl_c_leaves_the_submitted_job_running(tmp_path: Path, head: Head) -> 
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "ray job logs --follow" in err
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "done" / "00000.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_shard(tmp_path)
 
 
 def test_missing_server_and_wrong_token_are_one_line_errors(tmp_path: Path, head: Head) -> None:
@@ -98,3 +193,5 @@ def test_missing_server_and_wrong_token_are_one_line_errors(tmp_path: Path, head
     wrong = submit(job, Head(head.address, {**head.env, "RAY_AUTH_TOKEN": "0" * 32}))
     assert wrong.returncode == 1
     assert len(wrong.stderr.splitlines()) == 1
+    assert "Authentication failed" in wrong.stderr
+    assert "RAY_AUTH_TOKEN" in wrong.stderr  # Ray's hint, from its last lines

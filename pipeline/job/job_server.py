@@ -1,0 +1,163 @@
+"""Ray's job server as `ovseg submit` uses it: every answer has a limit, the log is followed."""
+
+import asyncio
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from schemas.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ANSWER_S = 20.0
+"""Limit of one request; Ray's client has none."""
+T = TypeVar("T")
+_HEADERS_ENV = "RAY_JOB_HEADERS"
+_LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+
+
+def connect_to_server(address: str) -> "JobSubmissionClient":
+    """Return a client of a cluster's job server.
+
+    Its token is that of Ray: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or `~/.ray/auth_token`,
+    unless RAY_AUTH_MODE is `disabled`. RAY_JOB_HEADERS (JSON) are sent, too.
+
+    Raises:
+        ConfigError: RAY_JOB_HEADERS is not a JSON object.
+        ResourceError: no job server answers, or it does not accept the token.
+    """
+    if "RAY_AUTH_MODE" not in os.environ and _has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"  # before Ray is imported; its client asks no file
+    headers = _headers()
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for name in _LOGGERS:  # notes on uploads and WebSockets
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return answer_of(JobSubmissionClient, address, headers=headers)
+    except AuthenticationError as error:
+        raise ResourceError(f"{address}: {joined_lines(error)}") from error
+    except lost_errors() as error:
+        raise ResourceError(
+            f"{address}: no Ray job server answers ({joined_lines(error)}); "
+            "expected the address of the head's dashboard, such as http://head:8265"
+        ) from error
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    try:
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    except (OSError, RuntimeError):  # no home
+        return False
+
+
+def _headers() -> dict[str, str] | None:
+    text = os.environ.get(_HEADERS_ENV)
+    if not text:
+        return None
+    try:
+        headers = json.loads(text)
+    except ValueError:
+        headers = None
+    if not isinstance(headers, dict):
+        # The text is not shown: it may hold a token.
+        raise ConfigError(f'{_HEADERS_ENV}: expected a JSON object such as {{"name": "value"}}')
+    return {str(name): str(value) for name, value in headers.items()}
+
+
+def lost_errors() -> tuple[type[Exception], ...]:
+    """Return what the client raises where the server does not answer, or not as it should."""
+    from ray.exceptions import RayError
+
+    return (OSError, RuntimeError, ValueError, RayError)  # requests' errors are OSErrors
+
+
+def answer_of(call: Callable[..., T], *args: Any, limit_s: float = ANSWER_S, **options: Any) -> T:
+    """Return the result of a call of the client.
+
+    Raises:
+        TimeoutError: there was none within the limit; its thread is left behind.
+    """
+    results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            results.put((call(*args, **options), None))
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
+            results.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = results.get(timeout=limit_s)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {limit_s:g} s") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+class JobLog:
+    """The log of a job as it grows; after `restart` it goes on where it was.
+
+    Args:
+        client: of the job server.
+        job_id: of a job that it knows.
+    """
+
+    def __init__(self, client: "JobSubmissionClient", job_id: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._num_read = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Connect again; the server begins at the log's start, what was read is left out."""
+        self.has_ended = False
+        self.is_complete = False
+        self._to_skip = self._num_read
+        self._texts: queue.Queue[str | bool] = queue.Queue()
+        threading.Thread(target=self._follow, args=(self._texts,), daemon=True).start()
+
+    def read(self, timeout_s: float) -> str:
+        """Return the next part; empty: there is none within the time, or the log has ended."""
+        if self.has_ended:
+            return ""
+        try:
+            text = self._texts.get(timeout=timeout_s)
+        except queue.Empty:
+            return ""
+        if isinstance(text, bool):
+            self.has_ended, self.is_complete = True, text
+            return ""
+        skipped = min(self._to_skip, len(text))
+        self._to_skip -= skipped
+        self._num_read += len(text) - skipped
+        return text[skipped:]
+
+    def _follow(self, texts: "queue.Queue[str | bool]") -> None:
+        async def follow() -> None:
+            async for text in self._client.tail_job_logs(self._job_id):
+                texts.put(text)
+
+        is_complete = False
+        try:
+            asyncio.run(follow())
+            is_complete = True
+        except Exception:
+            logging.getLogger(__name__).debug("the log broke off", exc_info=True)
+        finally:
+            texts.put(is_complete)
+
+
+def joined_lines(error: BaseException) -> str:
+    """Return an error's whole text in one line: Ray's hints stand in its last lines."""
+    return " ".join(str(error).split()) or type(error).__name__
