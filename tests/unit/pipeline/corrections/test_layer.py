@@ -175,3 +175,31 @@ def test_run_in_a_bucket_is_reviewed(run, s3_folder):
     assert len(layer.masks("id-b/c.png")) == 3
     assert evaluate(bucket, "reviewed").num_images == 2
     assert run.folder.list("reviewed") == []
+
+
+def test_state_counts_images_and_masks(run):
+    assert not any(ReviewedLayer(run).state().model_dump().values())
+    log = ReviewLog(run)
+    log.append([_decision("a.png", "accept"), _decision("b/c.png", "reject")])
+    log.append([_decision("nothing.png", "accept"), _decision("d.png", "skip")])
+    log.append([_decision("d.png", "relabel", 0, new_label="dog"), _decision("d.png", "reject", 1)])
+    drawn = _mask(run, "e.png", 0, segment_index=None, verdict="added")
+    _import(run, "e.png", drawn, num_unknown_masks=2, unknown_segments=(0, 1, 2))
+    state = ReviewedLayer(run).state()
+    assert state.model_dump() == {
+        "num_reviewed": 3,
+        "num_partly_reviewed": 2,
+        "num_rejected_images": 1,
+        "num_empty": 1,
+        "num_accepted": 3,
+        "num_changed": 1,
+        "num_added": 1,
+        "num_rejected": 4,
+        "num_unknown_masks": 2,
+        "num_imports": 1,
+    }
+
+
+def test_image_that_was_only_skipped_is_not_reviewed_in_part(run):
+    ReviewLog(run).append([_decision("a.png", "skip"), _decision("d.png", "skip", 1)])
+    assert ReviewedLayer(run).partly_reviewed() == []
