@@ -404,14 +404,16 @@ def _find_label_images(names: Sequence[str], paths: Sequence[str], notes: Notes)
             ambiguous.add(name)
         else:
             found[path] = name
-    rest = [name for name in names if name not in {*found.values(), *ambiguous}]
+    used = {*found.values(), *ambiguous}
+    rest = [name for name in names if name not in used]
     matches = match_names(paths, [(name,) for name in rest]) if rest else None
+    unclear = set(matches.ambiguous) if matches else set[int]()
     for place, name in enumerate(rest):
-        match = None if matches is None else matches.found[place]
+        match = matches.found[place] if matches else None
         if match is not None and match.path not in found:
             found[match.path] = name
             notes.add(NoteKind.LOOSE_NAMES, f"{name}: {match.path} ({match.how})")
-        elif matches is not None and place in matches.ambiguous:
+        elif place in unclear:
             ambiguous.add(name)
         else:
             notes.add(NoteKind.UNKNOWN_IMAGES, name)

@@ -1,11 +1,16 @@
-"""`ovseg inspect` and `ovseg export`: mistakes before anything is read."""
+"""`ovseg inspect` and `ovseg export`: mistakes, and what they say of a review."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from pipeline.corrections.log import ReviewLog
+from schemas.review import ReviewDecision
+from tests.helpers.drawn_runs import Scene, label_map, make_run
 
 
 def ovseg(*args: str) -> Result:
@@ -28,9 +33,27 @@ def test_folder_that_is_not_a_run(tmp_path: Path, command: str) -> None:
         (["--to", "coco", "--set", "polygon=true"], "error: polygon: unknown key; did you mean "),
         (["--to", "yolo-seg", "--set", "polygons=true"], "error: polygons: unknown key; known "),
         (["--to", "coco", "--segments", "all"], "error: segments: expected 'as_run', 'class' or"),
+        (["--masks", "mine"], "error: masks: expected 'predicted', 'reviewed' or 'merged', got "),
     ],
 )
 def test_wrong_format_or_option(tmp_path: Path, args: list[str], expected: str) -> None:
     result = ovseg("export", str(tmp_path), *args)
     assert result.exit_code == 1
     assert result.stderr.startswith(expected)
+
+
+def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [Scene("a.png", label_map(0)), Scene("b.png", label_map(1))])
+    assert "review" not in ovseg("inspect", run.folder.uri).stdout
+    decision = {"image_id": "id-a.png", "action": "reject", "at_s": time.time()}
+    ReviewLog(run).append([ReviewDecision.model_validate(decision)])
+    assert "1 images reviewed (1 rejected as a whole" in ovseg("inspect", run.folder.uri).stdout
+    state = json.loads(ovseg("inspect", run.folder.uri, "--json").stdout)["review"]
+    assert (state["num_reviewed"], state["num_rejected"], state["num_accepted"]) == (1, 3, 0)
+    for flags, expected in (([], "merged"), (["--masks", "predicted"], "predicted")):
+        result = ovseg("export", run.folder.uri, "--to", "coco", *flags)
+        assert result.exit_code == 0
+        losses = run.folder.read_bytes("exports/coco/LOSSES.txt").decode().splitlines()
+        assert f"masks={expected}," in losses[1]
+        assert losses[2].startswith(f"masks: {expected}")
+        assert result.stderr.count(losses[2]) == 1
