@@ -66,7 +66,13 @@ class ImageResult(Frozen):
     """Pixels, in the frame that a person sees (EXIF orientation applied); 0 where unknown."""
     width: Count = 0
     exif_orientation: Annotated[int, Field(ge=1, le=8), pa.int8()] = 1
-    """The EXIF orientation that was applied; 1: none."""
+    """The orientation that was applied, in EXIF's numbers; 1: none."""
+    num_frames: Count = 1
+    """Frames or pages in the file; only one of them is annotated."""
+    value_range: RepeatedText = ""
+    """Which numbers became black and white, where they are more than 8 bits deep; empty: 8 bits."""
+    color_profile: RepeatedText = ""
+    """What was done to the colours; empty: the file says nothing about them."""
     num_segments: Count = 0
     review_priority: Share = 0.0
     """1: look at this image first."""

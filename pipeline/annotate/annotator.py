@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from ovseg_core.decision.decide import decide_one
@@ -28,11 +29,14 @@ from pipeline.annotate.rows import (
     tally_of,
 )
 from pipeline.annotate.stopwatch import stopwatch
+from pipeline.collection.decode import DecodedImage
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally
 
 logger = logging.getLogger(__name__)
+
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 BATCHES_AHEAD = 2
 """Batches read and decoded while one is scored: three in memory at most."""
@@ -40,12 +44,11 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """Score maps of one image (`index` of its batch); its pixels are no longer needed."""
+    """Score maps of one image (`index` of its batch); `image` has no pixels any more."""
 
     ref: ImageRef
     seconds: StageSeconds
-    size_hw: tuple[int, int]
-    exif_orientation: int
+    image: DecodedImage
     maps: ScoreMaps
     index: int
 
@@ -119,8 +122,7 @@ class Annotator:
                     ScoredImage(
                         ref=one.ref,
                         seconds=replace(one.seconds, segment_s=share_s),
-                        size_hw=(one.image.height, one.image.width),
-                        exif_orientation=one.image.exif_orientation,
+                        image=replace(one.image, rgb=_NO_PIXELS),
                         maps=maps,
                         index=index,
                     )
@@ -166,13 +168,13 @@ class Annotator:
         seconds = replace(image.seconds, rle_s=watch.seconds)
         if isinstance(masks, ImageError):
             return failed_rows(FailedImage(image.ref, seconds, masks))
-        return annotated_rows(image.ref, image.size_hw, image.exif_orientation, masks, seconds)
+        return annotated_rows(image.ref, image.image, masks, seconds)
 
     def _masks(self, image: ScoredImage) -> ImageMasks:
-        config = self._config
+        config, size_hw = self._config, (image.image.height, image.image.width)
         return image_rows(
-            decide_one(image.maps, image.index, image.size_hw),
-            image.size_hw,
+            decide_one(image.maps, image.index, size_hw),
+            size_hw,
             config.vocabulary.names,
             config.masks,
             config.calibration,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from ovseg_core.decision.image_rows import ImageMasks
+from pipeline.collection.decode import DecodedImage
 from schemas.errors import ImageError
 from schemas.records import (
     STAGES,
@@ -40,34 +41,31 @@ class FailedImage:
 
 
 def annotated_rows(
-    ref: ImageRef,
-    size_hw: tuple[int, int],
-    exif_orientation: int,
-    masks: ImageMasks,
-    seconds: StageSeconds,
+    ref: ImageRef, image: DecodedImage, masks: ImageMasks, seconds: StageSeconds
 ) -> ShardRows:
     """Return the rows of one annotated image.
 
     Args:
         ref: the image.
-        size_hw: full size in pixels, in the frame that a person sees.
-        exif_orientation: 1 to 8, the turn that was applied.
+        image: what the decoder says of it; the pixels are not needed.
         masks: segments and scores.
         seconds: by stage.
     """
-    height, width = size_hw
-    image = ImageResult(
+    row = ImageResult(
         image_id=ref.image_id,
         path=ref.path,
         uri=ref.uri,
-        height=height,
-        width=width,
-        exif_orientation=exif_orientation,
+        height=image.height,
+        width=image.width,
+        exif_orientation=image.exif_orientation,
+        num_frames=image.num_frames,
+        value_range=image.value_range,
+        color_profile=image.color_profile,
         num_segments=len(masks.segments),
         review_priority=masks.review_priority,
         **asdict(seconds),
     )
-    return ShardRows(images=(image,), scores=masks.label_scores, annotations=masks.segments)
+    return ShardRows(images=(row,), scores=masks.label_scores, annotations=masks.segments)
 
 
 def failed_rows(failed: FailedImage) -> ShardRows:

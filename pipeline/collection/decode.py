@@ -4,22 +4,33 @@ The content decides on the format, never the file's name, see `formats`. Pillow 
 run while it decodes.
 """
 
+import ctypes
 import io
+import logging
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+import cv2
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.collection.color import to_srgb
-from pipeline.collection.color_profile import DeclaredColors, declared_colors
-from pipeline.collection.exif import is_orientation, swaps_sides, upright_image
+from pipeline.collection.color_profile import declared_colors
+from pipeline.collection.exif import is_orientation, orientation_of, swaps_sides, upright_image
 from pipeline.collection.formats import KNOWN_FORMATS, accepts, missing_decoder_of
+from pipeline.collection.value_range import DeclaredRange, to_8_bits
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
+
+logger = logging.getLogger(__name__)
 
 # All that Pillow's plugins raise on damaged files.
 _DAMAGE = (
@@ -27,9 +38,24 @@ _DAMAGE = (
     EOFError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 _BACKDROP = (255, 255, 255)
+_TURNED_BY_EXIF = ("JPEG", "PNG", "AVIF")
+"""Formats whose EXIF orientation browsers apply; Pillow writes AVIF's own turns there. HEIF's and
+JPEG XL's are applied by their decoders."""
+_MAX_PAGES = 1000
+_PNG_DROPPED = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
+_TIFF_COMPRESSIONS = {
+    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR",
+    50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
 
 # Pillow warns about odd metadata of files that it decodes well: noise, over a whole collection.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# The job's own limit counts, `image.max_pixels`; Pillow's is one for the whole process.
+Image.MAX_IMAGE_PIXELS = None
+# libtiff writes its errors to standard error, without the name of the file; Pillow raises them too.
+for _library in (Path(PIL.__file__).parents[1] / "pillow.libs").glob("libtiff*"):
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(str(_library)).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,9 @@ class DecodedImage:
         exif_orientation: 1 to 8, the turn that was applied; 1: none.
         color_profile: what was done to the colours, see `color.to_srgb`; empty: the file says
             nothing about them.
+        num_frames: frames or pages in the file.
+        value_range: how numbers of more than 8 bits became 8 bits, see `value_range`; empty: they
+            have 8.
     """
 
     rgb: NDArray[np.uint8]
@@ -50,14 +79,18 @@ class DecodedImage:
     width: int
     exif_orientation: int
     color_profile: str = ""
+    num_frames: int = 1
+    value_range: str = ""
 
 
 def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
     """Decode one image file.
 
-    The first frame of an animation is taken. Transparency is laid on white. Grey of 16 bits is
-    divided by 257; of 32 bits and of floats by the smallest of 1 (floats), 255, 65535 and the
-    image's maximum that holds it. Colours become sRGB, see `color.to_srgb`.
+    The first frame of an animation is taken; of the pages of a TIFF the largest one, the first of
+    equal ones, that is not marked as a reduced copy. Transparency is laid on white. The frame is
+    that which Chromium shows: EXIF's orientation counts in JPEG and PNG, not in WebP, and XMP's
+    nowhere. Numbers of more than 8 bits: see `value_range`. Colours become sRGB, see
+    `color.to_srgb`.
 
     Args:
         data: content of the file.
@@ -72,36 +105,35 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
     if not data:
         raise ImageError(ErrorCode.EMPTY_FILE, "the file has no bytes")
     image, name = _open(data)
+    num_frames = _choose_frame(image)
     width, height = image.size
     if width * height > config.max_pixels:
         raise ImageError(
             ErrorCode.TOO_LARGE,
             f"{width} x {height} pixels, more than image.max_pixels = {config.max_pixels}",
         )
-    is_turned_here = name != "TIFF"  # Pillow's TIFF plugin turns the pixels and the size by itself
     try:
-        # Of a PNG, Pillow reads all pixels when asked for EXIF; damage would then pass for EXIF's,
-        # and the image be black. Of a TIFF, EXIF is gone when the pixels are turned.
-        orientation = 1 if name == "PNG" else _orientation(image)
+        # Of a TIFF, EXIF is gone when Pillow has turned the pixels, which it does by itself.
+        orientation = _tiff_orientation(image) if isinstance(image, TiffImageFile) else 1
         if side_px:
             image.draft("RGB", (side_px, side_px))
         image.load()
-        if name == "PNG":
-            orientation = _orientation(image)
+        if name in _TURNED_BY_EXIF:  # a PNG's EXIF may come after its pixels
+            orientation = orientation_of(image.info.get("exif", b""))
+        deep, value_range = _with_8_bits(image, name, data)
         is_wanted = config.color_profiles == "convert"
-        rgb, color_profile = _rgb(image, declared_colors(data, name, image.info), is_wanted)
-        if is_turned_here:
+        rgb, color_profile = to_srgb(deep, declared_colors(data, name, image.info), is_wanted)
+        rgb = _opaque(rgb, is_bitmap=name in ("BMP", "DIB"))
+        if name in _TURNED_BY_EXIF:
             rgb = upright_image(rgb, orientation)
         pixels = np.array(rgb)
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{width} x {height} pixels in {name}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(ErrorCode.TOO_LARGE, str(error)) from error
     except _DAMAGE as error:
-        raise _damaged(data, name, error) from error
-    if is_turned_here and swaps_sides(orientation):
+        raise _damaged(data, name, error, image.info.get("compression", "")) from error
+    if name in _TURNED_BY_EXIF and swaps_sides(orientation):
         width, height = height, width
-    return DecodedImage(pixels, height, width, orientation, color_profile)
+    return DecodedImage(pixels, height, width, orientation, color_profile, num_frames, value_range)
 
 
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
@@ -109,21 +141,134 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     for name in KNOWN_FORMATS:
         if not accepts(name, data):
             continue
+        factory = Image.OPEN[name][0]
         try:
-            return Image.OPEN[name][0](io.BytesIO(data), ""), name
-        except Image.DecompressionBombError as error:
-            raise ImageError(ErrorCode.TOO_LARGE, str(error)) from error
+            try:
+                return factory(io.BytesIO(data), ""), name
+            except _DAMAGE:
+                if name != "PNG":
+                    raise
+                return factory(io.BytesIO(_without_texts(data)), ""), name
         except _DAMAGE as error:
             raise _damaged(data, name, error) from error
     what = missing_decoder_of(data) or f"the content begins with {data[:8]!r}"
     raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{what}; known formats: {', '.join(KNOWN_FORMATS)}")
 
 
-def _damaged(data: bytes, name: str, error: Exception) -> ImageError:
+def _without_texts(data: bytes) -> bytes:
+    """Return a PNG without its texts, and without a profile that Pillow refuses to unpack.
+
+    Browsers show such a file whatever its texts hold, also with a wrong checksum.
+    """
+    parts, place = [data[:8]], 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        is_long_profile = kind == b"iCCP" and _unpacks_to_more(data[place + 8 : end - 4])
+        if kind not in _PNG_DROPPED and not is_long_profile:
+            parts.append(data[place:end])
+        place = end
+    return b"".join(parts)
+
+
+def _unpacks_to_more(profile: bytes, limit: int = 1 << 20) -> bool:
+    packed = profile.partition(b"\0")[2][1:]
+    try:
+        return len(zlib.decompressobj().decompress(packed, limit + 1)) > limit
+    except zlib.error:
+        return True
+
+
+def _choose_frame(image: ImageFile.ImageFile) -> int:
+    """Go to the frame or page that is decoded; return how many the file has."""
+    try:
+        num_frames = int(getattr(image, "n_frames", 1))
+        if isinstance(image, TiffImageFile) and num_frames > 1:
+            _choose_page(image, min(num_frames, _MAX_PAGES))
+        elif getattr(image, "default_image", False) and num_frames > 1:
+            image.seek(1)  # the picture of an animated PNG for programs that know no animation
+            num_frames -= 1
+    except _DAMAGE:  # what follows the first frame is damaged
+        with suppress(*_DAMAGE):
+            image.seek(0)
+        return 1
+    if num_frames > 1:
+        _say_once()
+    return max(1, num_frames)
+
+
+def _choose_page(image: TiffImageFile, num_pages: int) -> None:
+    best, best_rank = 0, (-1, 0)
+    for page in range(num_pages):
+        image.seek(page)
+        is_reduced = bool(image.tag_v2.get(254, 0) & 1) or image.tag_v2.get(255) == 2
+        rank = (not is_reduced, image.size[0] * image.size[1])
+        if rank > best_rank:
+            best, best_rank = page, rank
+    image.seek(best)
+
+
+@cache
+def _say_once() -> None:
+    logger.warning(
+        "some files have several frames or pages: the first frame, or the largest page, is "
+        "annotated (column num_frames of the images table)"
+    )
+
+
+def _with_8_bits(image: ImageFile.ImageFile, name: str, data: bytes) -> tuple[Image.Image, str]:
+    """Return a loaded image with 8 bits per channel, and the rule by which it has them."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        values = np.asarray(image)
+        declared = DeclaredRange()
+        if isinstance(image, TiffImageFile):
+            declared = _declared_range(image)
+            if image.tag_v2.get(258) == (32,) and image.tag_v2.get(339, (1,)) == (1,):
+                values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
+        grey, rule = to_8_bits(values, declared)
+        return Image.fromarray(grey), rule
+    is_deep = (isinstance(image, TiffImageFile) and image.tag_v2.get(258, ())[:1] == (16,)) or (
+        name == "PNG" and data[24:25] == b"\x10"
+    )
+    if not is_deep or image.mode != "RGB":
+        return image, ""
+    # Pillow has kept the upper 8 of 16 bits. Where all are small, the numbers have fewer bits.
+    if np.asarray(image).max() < 64 and image.tell() == 0:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if bgr is not None and bgr.dtype == np.uint16 and bgr.ndim == 3:
+            colours, rule = to_8_bits(bgr[..., 2::-1], DeclaredRange())
+            turned = Image.fromarray(np.ascontiguousarray(colours))
+            if turned.size == image.size:
+                return turned, rule
+    return image, "0 to 65535"
+
+
+def _declared_range(image: TiffImageFile) -> DeclaredRange:
+    tags = image.tag_v2
+    low, high = (_first_number(tags.get(tag)) for tag in (340, 341))
+    if low is None or high is None:
+        low, high = (_first_number(tags.get(tag)) for tag in (280, 281))
+    nodata = _first_number(tags.get(42113))
+    return DeclaredRange(low, high, nodata, is_zero_white=tags.get(262) == 0)
+
+
+def _first_number(value: object) -> float | None:
+    first = value[0] if isinstance(value, tuple) and value else value
+    try:
+        return float(str(first).strip(" \0"))
+    except ValueError:
+        return None
+
+
+def _damaged(data: bytes, name: str, error: Exception, compression: str = "") -> ImageError:
     reason = str(error) or type(error).__name__
+    if name == "TIFF" and reason.isdigit():  # Pillow says no more of a compression than its number
+        compression = _TIFF_COMPRESSIONS.get(int(reason), "")
+        reason = f"compression {reason} is not known"
     cut = "truncated" in reason.lower() or _ends_early(data, name)
     code = ErrorCode.TRUNCATED if cut else ErrorCode.UNDECODABLE
-    return ImageError(code, f"{name} of {len(data)} bytes: {reason}")
+    packed = f" (packed as {compression})" if name == "TIFF" and compression else ""
+    return ImageError(code, f"{name} of {len(data)} bytes: {reason}{packed}")
 
 
 def _ends_early(data: bytes, name: str) -> bool:
@@ -135,41 +280,23 @@ def _ends_early(data: bytes, name: str) -> bool:
     return name in ends and ends[name] not in data[-64:]
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
+def _tiff_orientation(image: TiffImageFile) -> int:
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = image.getexif().get(0x0112, 1)
     except _DAMAGE:  # damaged metadata says nothing about the pixels
         return 1
     return int(value) if is_orientation(value) else 1
 
 
-def _rgb(
-    image: Image.Image, declared: DeclaredColors | None, is_wanted: bool
-) -> tuple[Image.Image, str]:
-    """Return an image as opaque sRGB of 8 bits, and the note of `to_srgb`."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = Image.fromarray(_grey_8bit(np.asarray(image), image.mode))
-    image, note = to_srgb(image, declared, is_wanted)
-    return _opaque(image), note
-
-
-def _opaque(image: Image.Image) -> Image.Image:
+def _opaque(image: Image.Image, *, is_bitmap: bool) -> Image.Image:
+    """Lay an image on white; a bitmap all of whose pixels are transparent means no alpha."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if is_bitmap and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, _BACKDROP)
         rgb.paste(layer, mask=layer.getchannel("A"))
         return rgb
     return image.convert("RGB")
-
-
-def _grey_8bit(values: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
-    grey = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(grey.max())
-    if mode.startswith("I;"):
-        full = 65535.0
-    else:
-        steps = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
-        full = next((step for step in steps if top <= step), top)
-    return (np.clip(grey / full, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)

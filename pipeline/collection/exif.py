@@ -1,5 +1,7 @@
 """EXIF orientations 1 to 8: from the stored frame to the frame that a person sees."""
 
+import struct
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,11 +16,35 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 """Orientation 1, and every other number, is no turn."""
+_ORIENTATION_TAG = 0x0112
+_SHORT = 3
 
 
 def is_orientation(value: object) -> bool:
     """Return whether an EXIF value is an orientation that changes the frame."""
     return isinstance(value, int) and value in _TRANSPOSE
+
+
+def orientation_of(exif: bytes) -> int:
+    """Return the orientation of an EXIF block as browsers read it; 1 where it has none.
+
+    Only a number of the type SHORT in the first directory counts; Pillow's reader also takes other
+    types, and XMP's orientation.
+    """
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    try:
+        if order is None:
+            return 1
+        [start] = struct.unpack_from(f"{order}I", tiff, 4)
+        [entries] = struct.unpack_from(f"{order}H", tiff, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, place)
+            if tag == _ORIENTATION_TAG and kind == _SHORT and count == 1:
+                return value if is_orientation(value) else 1
+    except struct.error:  # damaged metadata says nothing about the pixels
+        return 1
+    return 1
 
 
 def swaps_sides(orientation: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from pipeline.collection import manifest
-from pipeline.run import markers, version_1
+from pipeline.run import markers, old_versions
 from pipeline.run.identity import (
     RunIdentity,
     RunInfo,
@@ -253,7 +253,7 @@ class RunFolder:
         for folder in _TABLE_FOLDERS:
             sizes |= self.folder.sizes(folder.rstrip("/"))
         return {
-            shard: version_1.with_new_stages(marker) if marker.schema_version == 1 else marker
+            shard: old_versions.with_new_stages(marker) if marker.schema_version == 1 else marker
             for shard, marker in found.items()
             if marker.fingerprint == self.fingerprint
             and all(sizes.get(entry.name) == entry.size_bytes for entry in marker.files.values())
@@ -321,17 +321,21 @@ class RunFolder:
         unknown = sorted(set(columns or ()) - set(known))
         if unknown:
             raise ValueError(f"table {name} has no columns {unknown}; it has {known}")
-        file, is_old = marker.files[name].name, marker.schema_version == 1
+        file, version = marker.files[name].name, marker.schema_version
+        is_old = version < SCHEMA_VERSION
+        stored = columns
         if is_old and columns is not None:
-            columns = version_1.stored_columns(name, list(columns))
+            stored = old_versions.stored_columns(name, list(columns), version)
         try:
-            table = parquet.read_table(self.folder.read_bytes(file), columns)
+            table = parquet.read_table(self.folder.read_bytes(file), stored)
         except (pa.ArrowException, OSError) as error:
             raise RunFolderError(
                 f"{self.folder.uri}/{file} is damaged: repeat the command that made the run to "
                 "restore it"
             ) from error
-        return version_1.with_new_columns(name, table) if is_old else table
+        if not is_old:
+            return table
+        return old_versions.with_new_columns(name, table, list(columns) if columns else None)
 
     def orphans(self) -> list[str]:
         """Return the files that no marker names: left by killed or late workers.

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.run import version_1
+from pipeline.run import old_versions
 from pipeline.run.versions import compared_versions, installed_versions
 from pipeline.storage import uris
 from schemas.base import Frozen
@@ -147,7 +147,7 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
             f"{uri}/run.yaml is damaged ({reason}): choose another folder"
         ) from error
     if info.schema_version == 1:
-        return info.model_copy(update={"config": version_1.with_new_options(info.config)})
+        return info.model_copy(update={"config": old_versions.with_new_options(info.config)})
     return info
 
 

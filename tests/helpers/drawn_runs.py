@@ -19,6 +19,7 @@ from pipeline.annotate.rows import (
     join_rows,
     tally_of,
 )
+from pipeline.collection.decode import DecodedImage
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
@@ -137,7 +138,9 @@ def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
     names = config.vocabulary.names
     decision, size_hw = _decision(scene, len(names)), scene.label_map.shape
     masks = image_rows(decision, size_hw, names, config.masks, image_id=ref.image_id)
-    return annotated_rows(ref, size_hw, scene.orientation, masks, seconds)
+    pixels = np.zeros((0, 0, 3), np.uint8)
+    image = DecodedImage(pixels, *size_hw, scene.orientation)
+    return annotated_rows(ref, image, masks, seconds)
 
 
 def _photograph(scene: Scene, file: Path) -> None:

@@ -74,7 +74,7 @@ def test_inspect_counts_its_images_and_seconds(folder: Path) -> None:
 
 
 def test_export_writes_what_version_1_wrote(folder: Path) -> None:
-    result = ovseg("export", "run", "--to", "coco")
+    result = ovseg("export", "run", "--to", "coco", "--masks", "predicted")
     assert result.exit_code == 0, result.output
     old = json.loads(Path("coco_by_version_1.json").read_text())
     for annotation in old["annotations"]:

@@ -14,7 +14,7 @@ import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError
 from schemas.records import ShardFailed, ShardTally
-from schemas.tables import TABLES, to_records
+from schemas.tables import SCHEMA_VERSION, TABLES, to_records
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.imageless_runs import begin_run, image_refs, make_identity, make_rows, make_tally
 
@@ -135,7 +135,7 @@ def test_resume_keeps_the_frozen_list(tmp_path: Path) -> None:
 
 def test_run_yaml_describes_the_run(run: RunFolder) -> None:
     info = RunFolder.open(run.folder.uri).info
-    assert (info.num_images, info.num_shards, info.schema_version) == (10, 3, 2)
+    assert (info.num_images, info.num_shards, info.schema_version) == (10, 3, SCHEMA_VERSION)
     assert info.job() == make_identity(run.folder.uri).config
     assert info.weights == {"clip": "a" * 64}
     assert {"pyarrow", "torch"} <= info.versions.keys()

@@ -11,7 +11,7 @@ from pipeline.run.inspect import inspect_folder
 from pipeline.run.versions import compared_versions
 from schemas.errors import RunFolderError
 from schemas.records import Shard, ShardDone
-from schemas.tables import to_table
+from schemas.tables import SCHEMA_VERSION, to_table
 from tests.helpers.imageless_runs import (
     begin_run,
     image_refs,
@@ -159,7 +159,9 @@ def test_damaged_run_yaml_is_an_error(out: str, text: str) -> None:
 def test_unknown_schema_version_is_refused(out: str) -> None:
     begin_run(out)
     path = Path(out) / "run.yaml"
-    path.write_text(path.read_text().replace("schema_version: 2", "schema_version: 99", 1))
+    path.write_text(
+        path.read_text().replace(f"schema_version: {SCHEMA_VERSION}", "schema_version: 99", 1)
+    )
     with pytest.raises(RunFolderError, match="version 99"):
         RunFolder.open(out)
 

@@ -1,8 +1,10 @@
-"""Reading run folders of schema version 1, whose columns, stages and options had other names.
+"""Reading run folders of older schema versions.
 
 Such a run opens, exports, evaluates and is reviewed like any other: its tables, markers and job are
-given today's names here, as they are read. Nothing else in it differs. No shard is added to it,
-because its tables would then be of two versions.
+given today's names and columns here, as they are read. No shard is added to it, because its tables
+would then be of two versions.
+
+Version 1 had other names for columns, stages and options. Version 2 lacks three columns of images.
 """
 
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.records import ShardDone
+from schemas.tables import TABLES
 
 RENAMED_COLUMNS = {
     "images": {"encode_s": "rle_s"},
@@ -17,6 +20,8 @@ RENAMED_COLUMNS = {
     "annotations": {"saliency_mean": "objectness_mean"},
 }
 """By table: name in version 1 -> name today."""
+ADDED_COLUMNS = {"images": ("num_frames", "value_range", "color_profile")}
+"""By table: columns that versions 1 and 2 lack; they read as the record's defaults."""
 RENAMED_STAGES = {"encode": "rle"}
 """The same of the stages whose seconds a tally sums."""
 RENAMED_OPTIONS = {
@@ -33,16 +38,32 @@ RENAMED_OPTIONS = {
 """The same of the options of methods; no method has an option of another's old name."""
 
 
-def stored_columns(table_name: str, columns: list[str]) -> list[str]:
-    """Return the names that a file of version 1 has for today's columns."""
-    stored = {new: old for old, new in RENAMED_COLUMNS[table_name].items()}
-    return [stored.get(name, name) for name in columns]
+def stored_columns(table_name: str, columns: list[str], version: int) -> list[str]:
+    """Return the names that a file of an older version has for today's columns."""
+    renamed = RENAMED_COLUMNS[table_name] if version == 1 else {}
+    stored = {new: old for old, new in renamed.items()}
+    added = ADDED_COLUMNS.get(table_name, ())
+    return [stored.get(name, name) for name in columns if name not in added]
 
 
-def with_new_columns(table_name: str, table: pa.Table) -> pa.Table:
-    """Return a table of version 1 under today's names."""
+def with_new_columns(
+    table_name: str, table: pa.Table, columns: list[str] | None = None
+) -> pa.Table:
+    """Return a table of an older version under today's names, with the columns that it lacks.
+
+    Args:
+        table_name: `images`, `scores` or `annotations`.
+        table: as it is stored.
+        columns: today's names of those that were read; None: all.
+    """
     renamed = RENAMED_COLUMNS[table_name]
-    return table.rename_columns([renamed.get(name, name) for name in table.column_names])
+    table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
+    schema, record = TABLES[table_name]
+    for name in ADDED_COLUMNS.get(table_name, ()):
+        if columns is None or name in columns:
+            default = pa.scalar(record.model_fields[name].default, schema.field(name).type)
+            table = table.append_column(schema.field(name), pa.repeat(default, table.num_rows))
+    return table.select(columns or schema.names)
 
 
 def with_new_stages(marker: ShardDone) -> ShardDone:

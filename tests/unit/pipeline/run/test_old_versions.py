@@ -1,4 +1,4 @@
-"""Tables and markers of schema version 1 under today's names."""
+"""Tables and markers of older schema versions under today's names."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from pipeline.run import version_1
+from pipeline.run import old_versions
 from pipeline.run.identity import parse_run_file
 from schemas import plugins
 from schemas.records import STAGES, ShardDone, ShardTally
@@ -16,13 +16,26 @@ METHODS = "ovseg_core.methods"
 RUN_FILE = Path(__file__).parents[3] / "fixtures" / "run_v1" / "run" / "run.yaml"
 
 
-@pytest.mark.parametrize("name", sorted(version_1.RENAMED_COLUMNS))
+@pytest.mark.parametrize("name", sorted(old_versions.RENAMED_COLUMNS))
 def test_stored_columns_are_renamed_back(name):
     columns = TABLES[name][0].names
-    stored = version_1.stored_columns(name, columns)
+    stored = old_versions.stored_columns(name, columns, version=1)
     table = pa.table({column: [1] for column in stored})
-    assert version_1.with_new_columns(name, table).column_names == columns
-    assert set(stored) - set(columns) == set(version_1.RENAMED_COLUMNS[name])
+    assert old_versions.with_new_columns(name, table).column_names == columns
+    assert set(stored) - set(columns) == set(old_versions.RENAMED_COLUMNS[name])
+
+
+@pytest.mark.parametrize("columns", [None, ["num_frames", "path", "color_profile"]])
+def test_columns_that_version_2_lacks_read_as_their_defaults(columns):
+    wanted = columns or TABLES["images"][0].names
+    stored = old_versions.stored_columns("images", wanted, version=2)
+    assert "num_frames" not in stored
+    table = old_versions.with_new_columns(
+        "images", pa.table({column: ["x", "y"] for column in stored}), columns
+    )
+    assert table.column_names == wanted
+    assert table.column("num_frames").to_pylist() == [1, 1]
+    assert table.column("color_profile").to_pylist() == ["", ""]
 
 
 def test_stages_of_a_marker_are_renamed():
@@ -35,7 +48,7 @@ def test_stages_of_a_marker_are_renamed():
         files={},
         tally=ShardTally(num_images=1, num_segments=0, seconds=seconds),
     )
-    renamed = version_1.with_new_stages(marker)
+    renamed = old_versions.with_new_stages(marker)
     assert renamed.tally.seconds == dict(zip((*STAGES, "wall"), seconds.values(), strict=True))
     assert renamed.schema_version == 1
 
@@ -61,7 +74,7 @@ def test_options_of_a_job_are_renamed(method, options):
 def test_no_method_has_an_option_of_an_old_name():
     for method in plugins.names(METHODS):
         known = plugins.load(METHODS, method).Options.model_fields
-        assert not known.keys() & version_1.RENAMED_OPTIONS.keys()
+        assert not known.keys() & old_versions.RENAMED_OPTIONS.keys()
 
 
 def test_a_job_without_a_method_has_the_default():
@@ -73,4 +86,4 @@ def test_a_job_without_a_method_has_the_default():
 @pytest.mark.parametrize("method", ["clip_diy", 5, None, {"name": "naclip", "options": [1]}])
 def test_a_method_of_another_form_is_left_to_the_checks_of_the_job(method):
     config = {"images": "a", "method": method}
-    assert version_1.with_new_options(config) == config
+    assert old_versions.with_new_options(config) == config

@@ -1,0 +1,116 @@
+"""How the numbers of an image become 8 bits, where they are more than 8 bits deep.
+
+One rule for every format, first line that fits:
+
+1. Numbers that are not finite, that equal the file's nodata value (GDAL's tag), or that are beyond
+   1e30 do not count; they are shown black.
+2. A file that states its range (TIFF's SMinSampleValue and SMaxSampleValue, or MinSampleValue and
+   MaxSampleValue): that range.
+3. Whole numbers, none negative: 0 to 2^k - 1, with the smallest usual depth k of 8, 10, 12, 14, 15,
+   16, 24 and 32 bits that holds the largest. A photograph of 16 bits is divided by 257.
+4. Other numbers from 0 to 1: 0 to 1; from 0 to 255: 0 to 255.
+5. Everything else: from the 0.5th to the 99.5th percentile.
+
+Numbers outside of the range are black or white. A TIFF whose zero is white is inverted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import ErrorCode, ImageError
+
+_DEPTHS = (8, 10, 12, 14, 15, 16, 24, 32)
+_PERCENTILES = (0.5, 99.5)
+_BEYOND = 1e30
+"""Larger numbers stand for nothing, whatever the file says: float32's largest is a common one."""
+_MID_GREY = 128
+
+
+@dataclass(frozen=True)
+class DeclaredRange:
+    """What a file says about its numbers.
+
+    Attributes:
+        low: of the range that it states; None: it states none.
+        high: of that range.
+        nodata: stands for no number; None: there is none.
+        is_zero_white: the smallest number is white.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    nodata: float | None = None
+    is_zero_white: bool = False
+
+
+def to_8_bits(values: NDArray[Any], declared: DeclaredRange) -> tuple[NDArray[np.uint8], str]:
+    """Return numbers as 8 bits, and the rule that was used, for a person.
+
+    Args:
+        values: integers or floats (h, w) or (h, w, channels).
+        declared: what the file says.
+
+    Raises:
+        ImageError: `undecodable`: no number counts.
+    """
+    counts = _that_count(values, declared.nodata)
+    valid = values if counts is None else values[counts]
+    if not valid.size:
+        raise ImageError(ErrorCode.UNDECODABLE, "no number in the image is finite and no nodata")
+    low, high, rule = _range_of(valid, declared)
+    if high <= low:
+        grey = np.full(values.shape, _MID_GREY, np.uint8)
+    else:
+        shares = (values.astype(np.float64) - low) / (high - low)
+        if counts is not None:
+            shares = np.where(counts, shares, 0.0)
+        grey = (np.clip(shares, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    if declared.is_zero_white:
+        grey = 255 - grey
+    if counts is not None:
+        grey[~counts] = 0
+    return grey, f"{rule}, zero is white" if declared.is_zero_white else rule
+
+
+def _that_count(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
+    """Return which numbers count; None: all do."""
+    counts = None
+    if values.dtype.kind == "f":
+        counts = np.abs(values) < _BEYOND  # False for NaN
+    if nodata is not None and not np.isnan(nodata):
+        is_number = values != values.dtype.type(nodata) if _fits(values, nodata) else None
+        if is_number is not None:
+            counts = is_number if counts is None else counts & is_number
+    return None if counts is None or counts.all() else counts
+
+
+def _fits(values: NDArray[Any], number: float) -> bool:
+    if values.dtype.kind == "f":
+        return True
+    limits = np.iinfo(values.dtype)  # type: ignore[arg-type]
+    return number == int(number) and limits.min <= number <= limits.max
+
+
+def _range_of(valid: NDArray[Any], declared: DeclaredRange) -> tuple[float, float, str]:
+    if declared.low is not None and declared.high is not None and declared.high > declared.low:
+        return declared.low, declared.high, _text(declared.low, declared.high, "stated")
+    bottom, top = float(valid.min()), float(valid.max())
+    if bottom >= 0 and valid.dtype.kind in "iu":
+        high = next((2.0**k - 1 for k in _DEPTHS if top < 2.0**k), top)
+        return 0.0, high, _text(0.0, high)
+    if bottom >= 0 and top <= 1:
+        return 0.0, 1.0, _text(0.0, 1.0)
+    if bottom >= 0 and top <= 255:
+        return 0.0, 255.0, _text(0.0, 255.0)
+    if bottom >= 0 and np.array_equal(valid, np.floor(valid.astype(np.float64))):
+        high = next((2.0**k - 1 for k in _DEPTHS if top < 2.0**k), top)
+        return 0.0, high, _text(0.0, high)
+    low, high = (float(value) for value in np.percentile(valid, _PERCENTILES))
+    return low, high, _text(low, high, "percentiles 0.5 and 99.5")
+
+
+def _text(low: float, high: float, how: str = "") -> str:
+    return f"{low:.6g} to {high:.10g}{f' ({how})' if how else ''}"
