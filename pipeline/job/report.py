@@ -79,7 +79,7 @@ class RunReport:
             codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.errors.items()))
             share = 100 * self.num_errors / self.num_images
             lines.append(
-                f"{_count(self.num_errors, 'image')} failed ({share:.2g} %; "
+                f"{_count(self.num_errors, 'image')} failed ({brief(share)} %; "
                 f"{100 * self.max_error_share:g} % are accepted): {codes}"
             )
         for index, reason in list(self.failed_shards.items())[:3]:

@@ -343,11 +343,23 @@ def test_the_job_sets_the_limit_of_pixels_not_pillow() -> None:
         decode(data, CONFIG.model_copy(update={"max_pixels": 200_000_000}))
 
 
+def bitmap_with_alpha(alpha: np.ndarray) -> bytes:
+    """Return a BMP of 32 bits whose header has a mask for alpha."""
+    pixels = np.dstack([picture()[..., ::-1], alpha])[::-1].tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, WIDTH, HEIGHT, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    header += masks + bytes(108 - len(header) - len(masks))
+    start = 14 + len(header)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + pixels
+
+
 def test_bitmap_all_of_whose_pixels_are_transparent_is_shown() -> None:
-    image = Image.fromarray(np.dstack([picture(), np.zeros((HEIGHT, WIDTH), np.uint8)]))
-    np.testing.assert_array_equal(decode(encoded(image, "BMP"), CONFIG).rgb, picture())
-    image.putpixel((0, 0), (0, 0, 0, 255))
-    assert (decode(encoded(image, "BMP"), CONFIG).rgb[-1, -1] == 255).all()
+    alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
+    np.testing.assert_array_equal(decode(bitmap_with_alpha(alpha), CONFIG).rgb, picture())
+    alpha[0, 0] = 255
+    found = decode(bitmap_with_alpha(alpha), CONFIG).rgb
+    np.testing.assert_array_equal(found[0, 0], picture()[0, 0])
+    assert (found[-1, -1] == 255).all()
 
 
 def test_compression_of_a_tiff_that_is_not_decoded_is_named(capfd) -> None:
