@@ -214,8 +214,9 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
     truth_background: Annotated[
         str,
         typer.Option(
-            help="Label images without classes.json: 0 (default: 0 is background, labels count "
-            "from 1), 255 (labels count from 0, 255 is background) or none (255 is not counted)."
+            help="Values of label images: 0 (0 is background, labels count from 1), 255 (labels "
+            "count from 0, 255 is background) or none (255 is not counted); default: as "
+            "classes.json says, else 0."
         ),
     ] = "",
     protocol: ProtocolName = "",

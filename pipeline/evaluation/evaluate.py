@@ -34,9 +34,10 @@ class EvaluationRules(Frozen):
 
     crowd: Crowd = "label"
     """COCO's crowd regions have their label, or are not counted."""
-    truth_background: TruthBackground = "0"
-    """What label images without a `classes.json` mean: 0 is background and labels count from 1; or
-    labels count from 0 and 255 is background (`255`) or not counted (`none`)."""
+    truth_background: TruthBackground | None = None
+    """What label images mean: 0 is background and labels count from 1 (`0`); or labels count from 0
+    and 255 is background (`255`) or not counted (`none`); null: what `classes.json` says, or `0`.
+    """
     groups: dict[str, tuple[str, ...]] = {}
     """Groups of labels, by name, whose mean IoU is reported too."""
     mean: MeanRule | None = None

@@ -66,7 +66,7 @@ class Reference:
 
 
 def truth_reference(
-    run: RunFolder, uri: str, crowd: Crowd, background: TruthBackground = "0"
+    run: RunFolder, uri: str, crowd: Crowd, background: TruthBackground | None = None
 ) -> Reference:
     """Return the reference for a truth of the user's own.
 
@@ -74,7 +74,7 @@ def truth_reference(
         run: the run.
         uri: of the truth, see `open_truth`; `reviewed`: the corrections of the run.
         crowd: what COCO's crowd regions are.
-        background: what values of label images mean that have no `classes.json`.
+        background: what values of label images mean; None: as their `classes.json` says, else `0`.
 
     Raises:
         UserError: no usable truth.

@@ -56,7 +56,7 @@ Crowd = Literal["label", "ignore"]
 
 
 TruthBackground = Literal["0", "255", "none"]
-"""What label images without a `classes.json` mean, see `FolderTruth`."""
+"""What the values of label images mean, see `FolderTruth`."""
 
 
 class Truth(Protocol):
@@ -98,7 +98,7 @@ class Wanted(NamedTuple):
 
 
 def open_truth(
-    uri: str, wanted: Wanted, crowd: Crowd = "label", background: TruthBackground = "0"
+    uri: str, wanted: Wanted, crowd: Crowd = "label", background: TruthBackground | None = None
 ) -> Truth:
     """Open a `.json` file (or that packed) as COCO and anything else as a folder of label images.
 
@@ -106,7 +106,7 @@ def open_truth(
         uri: local path or fsspec URL.
         wanted: labels and images of the run.
         crowd: what COCO's crowd regions are.
-        background: what label images without a `classes.json` mean.
+        background: what label images mean; None: what their `classes.json` says, else `0`.
 
     Raises:
         UserError: nothing is there, it is not COCO, or no category is in the vocabulary.
@@ -267,7 +267,7 @@ class FolderTruth:
 
     A `classes.json` in the folder or the one above (`ovseg export --to semantic_png` writes one)
     says what the values mean: `classes` are the names of the values from 0, `ignore` the value that
-    is not counted. Without one, `background` says it:
+    is not counted. `background` says it instead, or `0` where there is neither:
 
     - `0`: 0 is background, k the vocabulary's label k, 255 is not counted;
     - `255`: 255 is background, k the label k + 1;
@@ -278,21 +278,21 @@ class FolderTruth:
     Args:
         uri: of the folder.
         wanted: labels and images of the run.
-        background: what values mean without `classes.json`.
+        background: what values mean; None: see above.
 
     Raises:
         UserError: the folder has no label images, or no label of the run.
     """
 
-    def __init__(self, uri: str, wanted: Wanted, background: TruthBackground = "0") -> None:
+    def __init__(self, uri: str, wanted: Wanted, background: TruthBackground | None = None) -> None:
         self.notes = Notes()
         self.unknown: tuple[str, ...] = ()
         self._folder = Folder(uri)
-        classes = _read_classes(uri)
-        if classes is not None and not any("/" not in name for name in self._pngs()):
-            labels = [name for name in self._pngs() if name.startswith("labels/")]
-            self._folder = self._folder.child("labels") if labels else self._folder
+        classes = None if background else _read_classes(uri)
         names = self._pngs()
+        if names and all(name.startswith("labels/") for name in names):  # our own export's folder
+            self._folder = self._folder.child("labels")
+            names = self._pngs()
         if not names:
             raise UserError(
                 f"no truth at {uri}: expected a COCO .json file or a folder of .png label images"
@@ -301,8 +301,9 @@ class FolderTruth:
         self._name_of_path = _find_label_images(names, wanted.paths, self.notes)
         num_labels = len(wanted.labels)
         if classes is None:
-            self.values = _VALUES[background]
-            self._tables = [_table(num_labels, background, bits) for bits in (8, 16)]
+            meaning: TruthBackground = background or "0"
+            self.values = _VALUES[meaning]
+            self._tables = [_table(num_labels, meaning, bits) for bits in (8, 16)]
         else:
             self.values = "as classes.json says"
             numbers, self.unknown = _label_numbers(classes.classes, wanted.labels)
@@ -380,7 +381,7 @@ def _read_classes(uri: str) -> _Classes | None:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(
                 f"{redact(folder)}/{_CLASSES} does not say what the label images mean: expected "
-                f'{{"classes": [NAMES], "ignore": 255}}: {reason}'
+                f'{{"classes": [NAMES], "ignore": 255}}: {reason}; or say it by --truth-background'
             ) from error
     return None
 

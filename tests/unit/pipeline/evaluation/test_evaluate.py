@@ -269,12 +269,14 @@ NAMES = ("background", *LABELS)
 @pytest.mark.parametrize(
     ("classes", "background", "values", "counted"),
     [
+        (None, None, TRUE, 24),
         (None, "0", TRUE, 24),
         (None, "255", np.where(TRUE, TRUE - 1, 255), 24),
         (None, "none", np.where(TRUE, TRUE - 1, 255), 12),
-        (NAMES, "none", TRUE, 24),
-        (LABELS, "0", np.where(TRUE, TRUE - 1, 255), 12),
-        (("dog", "Background ", "CAT"), "0", np.array([1, 2, 0])[TRUE], 24),
+        (NAMES, None, TRUE, 24),
+        (("x",), "0", TRUE, 24),
+        (LABELS, None, np.where(TRUE, TRUE - 1, 255), 12),
+        (("dog", "Background ", "CAT"), None, np.array([1, 2, 0])[TRUE], 24),
     ],
 )
 def test_evaluate_label_images_by_every_convention(
@@ -296,7 +298,7 @@ def test_evaluate_classes_that_the_run_does_not_have_are_background(run, tmp_pat
     report = evaluate(run, folder)
     assert report.unknown_categories == ("zebra",)
     assert [label.truth_px for label in report.labels] == [18, 6, 0, 0]
-    for content, message in (("[]", "does not say"), ('{"classes": ["x"]}', "no category")):
+    for content, message in (("[]", "--truth-background"), ('{"classes": ["x"]}', "no category")):
         file.write_text(content)
         with pytest.raises(UserError, match=message):
             evaluate(run, folder)
