@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import ray
 
 from pipeline.job.worker_process import worker_environment
+from pipeline.storage.waiting import waiting
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
 
@@ -17,6 +20,15 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 << 20
 """Only image references and tallies are stored there; Ray's default takes a third of the memory."""
+HEAD_ANSWERS_S = 10.0
+"""A cluster's head that does not answer within this time is not there; Ray waits for minutes."""
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""The beginning of every gRPC connection, with empty settings; a server answers with its own."""
+_MEMORY = re.compile(
+    r"Memory on the node \(IP: (?P<ip>[^,)]+)[^)]*\) was (?P<used>\S+) used / (?P<limit>\S+) limit"
+)
+MAX_RESTARTS = 5
+"""How often Ray itself restarts a worker; then the driver learns why it dies, and replaces it."""
 
 
 @contextmanager
@@ -33,6 +45,7 @@ def connected() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
+        _check_head(address)
         _start(address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         if address != "local":
@@ -54,15 +67,38 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_head(address: str) -> None:
+    """Check that a Ray head answers at `HOST:PORT` or `ray://HOST:PORT`; other forms pass.
+
+    Raises:
+        OSError: why not.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), HEAD_ANSWERS_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        connection.sendall(_HTTP2_PREFACE)
+        try:
+            answer = connection.recv(1)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {HEAD_ANSWERS_S:g} s") from None
+        if not answer:
+            raise ConnectionError("the connection was closed")
+
+
 def _start(address: str) -> None:
     own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    what = "Ray to start here" if address == "local" else f"the Ray cluster at {address}"
     try:
-        ray.init(
-            address=address,
-            **(own if address == "local" else {}),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with waiting(what):
+            ray.init(
+                address=address,
+                **(own if address == "local" else {}),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:
         # On a busy machine a node may start too slowly; Ray says so by a plain Exception.
         if type(error) is not Exception:
@@ -111,6 +147,28 @@ def check_capacity(demand: dict[str, float]) -> None:
             )
 
 
+def free_resources(demand: dict[str, float]) -> str:
+    """Return what a worker needs and what the cluster has: `a worker needs 1 CPU; free: 0 of 2`."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    parts = [
+        f"{amount:g} {kind} (free: {free.get(kind, 0.0):g} of {total.get(kind, 0.0):g})"
+        for kind, amount in demand.items()
+        if amount
+    ]
+    return f"a worker needs {', '.join(parts)}"
+
+
+def lack_of_memory(error: BaseException) -> str:
+    """Return Ray's numbers where its memory monitor killed a worker; empty: it did not."""
+    found = _MEMORY.search(str(error))
+    if found is None:
+        return ""
+    return (
+        f"Ray kills them for lack of memory ({found['used']} of {found['limit']} are used on "
+        f"{found['ip']}; RAY_memory_usage_threshold sets from which share on)"
+    )
+
+
 def workers_on(node: dict[str, float], demand: dict[str, float]) -> int:
     """Return how many workers one node holds; resources with a demand of 0 do not count."""
     shares = [node.get(kind, 0.0) / amount for kind, amount in demand.items() if amount > 0]
@@ -129,7 +187,7 @@ def start_actor(worker: type, setup: object, run: RunConfig, demand: dict[str, f
     options = {
         "num_cpus": demand["CPU"],
         "num_gpus": demand["GPU"],
-        "max_restarts": -1,
+        "max_restarts": MAX_RESTARTS,
         "max_task_retries": 2,
         "runtime_env": {"env_vars": worker_environment(run)},
     }

@@ -16,6 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
+from pipeline.job import cluster
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.termination import Termination
 from pipeline.job.worker import commit
@@ -192,7 +193,9 @@ class Driver:
             return
         if item.position is None:
             logger.warning(
-                "shard %d kills its workers; its images are tried one by one", shard.index
+                "shard %d kills its workers (%s); its images are tried one by one",
+                shard.index,
+                cluster.lack_of_memory(error) or error_summary(error),
             )
             self._split[shard.index] = SplitShard(shard)
             self._retries.extend(WorkItem(shard, position) for position in range(len(shard.refs)))
@@ -203,7 +206,8 @@ class Driver:
             self._status.give_up(shard, error)
             return
         logger.error("%s kills its workers and gets no masks", ref.path)
-        message = f"workers die on this image, also when it is alone ({error_summary(error)})"
+        reason = cluster.lack_of_memory(error) or error_summary(error)
+        message = f"workers die on this image, also when it is alone ({reason})"
         lost = FailedImage(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))
         self._add_image(shard, item.position, failed_rows(lost))
 

@@ -17,6 +17,8 @@ from rich.text import Text
 from schemas.records import STAGES, ShardTally
 
 LINE_EVERY_S = 30.0
+IDLE_S = 45.0
+"""After this time without a finished shard, the progress says so."""
 
 
 class Progress:
@@ -32,6 +34,7 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began: float | None = None
+        self._changed = clock()
         self.total = 0
         self.resumed = 0
         self.finished = 0
@@ -45,11 +48,12 @@ class Progress:
 
     def begin(self) -> None:
         """Show the first counts and start the clock of the speed, once the models are loaded."""
-        self._began = self._clock()
+        self._began = self._changed = self._clock()
         self.show()
 
     def add(self, tally: ShardTally) -> None:
         """Count a finished shard."""
+        self._changed = self._clock()
         self.finished += tally.num_images
         self.errors.update(tally.errors)
         self.seconds.update({stage: tally.seconds.get(stage, 0.0) for stage in STAGES})
@@ -57,6 +61,7 @@ class Progress:
 
     def add_failed(self, num_images: int) -> None:
         """Count the images of a shard that was given up."""
+        self._changed = self._clock()
         self.given_up += num_images
         self.tick()
 
@@ -99,6 +104,10 @@ class Progress:
             parts.append(f"failed images: {codes}")
         if self.given_up:
             parts.append(f"images of failed shards: {self.given_up:,}")
+        idle_s = self._clock() - self._changed
+        if self._began is not None and idle_s >= IDLE_S:
+            since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
+            parts.append(f"no shard has ended since {since} ({_duration(idle_s)})")
         return "; ".join(parts)
 
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from pipeline.annotate.image_errors import error_summary
 from pipeline.job import cluster
@@ -18,8 +18,8 @@ Actor = Any
 """A worker's handle; Ray's types for it change between versions."""
 GROW_EVERY_S = 10.0
 """How often the cluster is asked whether it has room for more workers."""
-WARN_AFTER_S = 60.0
-"""A warning is logged when the first worker is not ready after this time."""
+WARN_AFTER_S = 30.0
+"""A warning is logged so often until the first worker is ready."""
 
 
 class WorkerPool:
@@ -77,10 +77,16 @@ class WorkerPool:
         Raises:
             UserError: why none can be built.
         """
+        began_s = time.monotonic()
         while True:
             refs, _ = ray.wait(self.starting, num_returns=1, timeout=WARN_AFTER_S)
             if not refs:
-                logger.warning("still waiting for a worker: it needs %s", self._demand)
+                logger.warning(
+                    "no worker is ready after %.0f s: %s; it is loading the models, or waits for "
+                    "other jobs or a new machine",
+                    time.monotonic() - began_s,
+                    cluster.free_resources(self._demand),
+                )
             for ref in refs:
                 actor = self.admit(ref)
                 if actor is not None:
@@ -95,7 +101,7 @@ class WorkerPool:
         actor = self._starting.pop(ref)
         try:
             weights = ray.get(ref)
-        except (RayTaskError, RayActorError) as error:
+        except (RayTaskError, RayActorError, OutOfMemoryError) as error:
             ray.kill(actor)
             self._handle_failed_start(error)
             return None
@@ -135,7 +141,7 @@ class WorkerPool:
         actor = cluster.start_actor(Worker, self._setup, self._setup.config.run, self._demand)
         self._starting[actor.prepare.remote()] = actor
 
-    def _handle_failed_start(self, error: RayTaskError | RayActorError) -> None:
+    def _handle_failed_start(self, error: RayTaskError | RayActorError | OutOfMemoryError) -> None:
         """Raise why a worker could not start, unless others are there to do its work."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, UserError) and not self._ready:
@@ -151,6 +157,7 @@ class WorkerPool:
                 "every machine of the cluster needs the same ovseg installed"
             ) from error
         raise ResourceError(
-            "the workers die while they load the models, most often for lack of memory; "
+            "the workers die while they load the models: "
+            f"{cluster.lack_of_memory(error) or 'most often for lack of memory'}; "
             "use fewer workers (`run.workers`) or smaller models"
         ) from error

@@ -1,5 +1,10 @@
 """How many workers a node holds, and a Ray that does not start."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import pytest
 import ray
 
@@ -45,10 +50,65 @@ def test_no_cluster_is_started_where_an_address_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     starts = fail_starts(monkeypatch, SLOW, times=1)
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(ResourceError, match=r"RAY_ADDRESS=127\.0\.0\.1:9"), cluster.connected():
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ResourceError, match="RAY_ADDRESS=auto"), cluster.connected():
         pass
     assert len(starts) == 1
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("answer", [None, b""])
+def test_an_address_without_a_head_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes | None, scheme: str
+) -> None:
+    starts = fail_starts(monkeypatch, SLOW, times=0)
+    monkeypatch.setattr(cluster, "HEAD_ANSWERS_S", 0.2)
+    for served in (True, False):
+        with serving(answer) as port:
+            address = f"{scheme}127.0.0.1:{port if served else 9}"
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            with pytest.raises(ResourceError, match=address), cluster.connected():
+                pass
+    assert starts == []
+
+
+def test_an_address_that_answers_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = fail_starts(monkeypatch, SLOW, times=0)
+    with serving(b"\0") as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with cluster.connected():
+            assert len(starts) == 1
+
+
+@contextmanager
+def serving(answer: bytes | None) -> Iterator[int]:
+    """Answer each connection with these bytes and close it; None: say nothing."""
+    server, open_ones = socket.create_server(("127.0.0.1", 0)), []
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                open_ones.append(connection)
+                if answer is not None:
+                    connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield server.getsockname()[1]
+    server.close()
+    for connection in open_ones:
+        connection.close()
+
+
+def test_lack_of_memory_has_the_numbers_of_ray() -> None:
+    told = (
+        "1 worker(s) were killed due to the node running low on memory.\nMemory on the node "
+        "(IP: 192.0.2.2, ID: 70aad2) was 22.32GB used / 23.54GB limit (0.948424)\nOOM kill reason"
+    )
+    text = cluster.lack_of_memory(RuntimeError(told))
+    assert "22.32GB of 23.54GB are used on 192.0.2.2" in text
+    assert cluster.lack_of_memory(RuntimeError("the worker died")) == ""
 
 
 def test_other_exceptions_of_a_start_pass(monkeypatch: pytest.MonkeyPatch) -> None:

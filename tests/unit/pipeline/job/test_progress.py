@@ -112,3 +112,15 @@ def test_bar_shows_counts_and_speed():
 
 def test_stream_that_is_not_a_terminal_gets_lines():
     assert isinstance(make_progress(io.StringIO()), LineProgress)
+
+
+def test_a_job_that_waits_says_since_when_at_least_once_a_minute():
+    stream, clock = io.StringIO(), Clock()
+    progress = begun(LineProgress(stream, clock), clock)
+    for _ in range(100):
+        clock.now += 2
+        progress.tick()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 4
+    assert "no shard has ended since" in lines[-1]
+    assert "no shard" not in lines[0]
