@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.storage.retry import RETRY_DELAY_ENV, TIMEOUT_ENV
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
 
@@ -30,7 +31,10 @@ def set_ray_environment() -> None:
 
 def worker_environment(run: RunConfig) -> dict[str, str]:
     """Return the environment variables that a worker's process is started with."""
-    return {"OMP_NUM_THREADS": str(run.threads_per_worker), **KEEP_MEMORY}
+    storage = {
+        name: os.environ[name] for name in (TIMEOUT_ENV, RETRY_DELAY_ENV) if name in os.environ
+    }
+    return {"OMP_NUM_THREADS": str(run.threads_per_worker), **KEEP_MEMORY, **storage}
 
 
 def enter_worker_process(run: RunConfig, folder: str) -> None:
