@@ -62,16 +62,16 @@ class ClipConfig(Frozen):
     """The CLIP backbone, loaded by open_clip."""
 
     model: str = "auto"
-    """An open_clip architecture, `local-dir:FOLDER`, `embedded` or `auto`.
+    """An open_clip architecture, `local-dir:FOLDER`, `hf-hub:ORG/REPO`, `embedded` or `auto`.
 
     `auto` is the CLIP that the method was published with."""
     pretrained: str = ""
     """open_clip's tag of the weights, or a weights file (path or URL).
 
-    Unused for `local-dir:` and `embedded`."""
+    Unused for `local-dir:`, `hf-hub:` and `embedded`."""
     quick_gelu: bool | None = None
-    """Activation of an open_clip architecture: QuickGELU or GELU; null: what the weights were
-    trained with."""
+    """Activation of CLIP: QuickGELU or GELU; null: what the weights' tag, name or folder says they
+    were trained with."""
     layer_norm_eps: PositiveFloat | None = None
     """Epsilon of the layer norms of CLIP's image encoder; null: the architecture's. The original
     MaskCLIP ran with 1e-6."""

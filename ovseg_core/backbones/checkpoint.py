@@ -2,6 +2,8 @@
 
 import pickle
 import socket
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ovseg_core.backbones.inert_pickle import read_archive
 from schemas.errors import WeightsError
 
 ADVICE = (
@@ -23,39 +26,150 @@ ADVICE = (
 
 LOAD_FAILURES = (
     OSError,
+    ImportError,
     RuntimeError,
     ValueError,
     KeyError,
     TypeError,
     AttributeError,
     pickle.UnpicklingError,
+    EOFError,
     SafetensorError,
 )
 """Exceptions of the model libraries for a folder, file or network that is not as it should be."""
 
 _MAX_MESSAGE_CHARS = 200
+_MAX_NAMES = 3
+_START_BYTES = 16
+_CONNECT_S = 10.0
+_CONVERSION = (
+    "python -c \"import torch; c = torch.load('{}', weights_only=False, map_location='cpu'); "
+    "torch.save(c.get('state_dict', c), 'weights.pt')\""
+)
+_NETWORKS = ("state_dict", "model", "teacher", "model_state_dict", "model_state", "module", "net")
+"""Keys under which a training's checkpoint holds the network, the first of them that is there."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "teacher.", "backbone.", "state_dict.", "net.")
+"""What wrappers put before the names of tensors; no network of ours has such a part itself."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a `.safetensors` file or a PyTorch checkpoint, on the CPU.
+    """Return the content of a safetensors file or a PyTorch checkpoint, on the CPU.
 
-    No code in the file is executed.
+    The content says what the file is, not its name. No code in the file is executed.
 
     Raises:
-        WeightsError: the file is missing or is not a weights file.
+        WeightsError: the file is missing, empty, cut off, or is not a weights file.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}; {ADVICE}")
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+        if not start:
+            raise ValueError("it is empty (0 bytes): fetch it again")
+        if start.startswith(b"version https://"):
+            raise ValueError("it is a pointer of Git LFS: `git lfs pull` fetches the file itself")
+        if start[8:9] == b"{" or path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*LOAD_FAILURES, EOFError) as error:
+        content = _read_pickled(path, start)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is not a weights file, or is cut off: fetch it again ({one_line(error)})"
+        ) from error
+    except LOAD_FAILURES as error:
         raise WeightsError(f"{path} is not a weights file: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} is not a weights file: it holds a {type(content).__name__}")
     return content
+
+
+def _read_pickled(path: Path, start: bytes) -> Any:
+    """Return what `torch.save` or `torch.jit.save` wrote.
+
+    Raises:
+        ValueError: it holds no tensors.
+        WeightsError: its tensors cannot be had without running code.
+    """
+    is_archive = start.startswith(b"PK")
+    if is_archive and not zipfile.is_zipfile(path):
+        raise ValueError("it is cut off: fetch it again")
+    if not is_archive and not start.startswith(b"\x80"):
+        raise ValueError("expected safetensors or what torch.save writes")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (*LOAD_FAILURES, IndexError) as error:
+        if not is_archive:
+            # torch's own words advise to run whatever code the file holds.
+            raise WeightsError(
+                f"{path} is not a weights file: it is damaged, or holds more than tensors in "
+                "PyTorch's old format; if you trust it, write its tensors anew: "
+                f"{_CONVERSION.format(path)}"
+            ) from error
+    content = read_archive(path)
+    if not _flatten(content):
+        raise ValueError("it holds no tensors, and no code of weights files is run here")
+    return content
+
+
+def state_dict_in(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Return a checkpoint's weights under the names that the network itself gives them.
+
+    The network lies under `state_dict`, `model` or `teacher` (DINO) of a training's checkpoint, and
+    a wrapper leaves a prefix on every name: `module.` (several GPUs), `model.` (Lightning),
+    `backbone.` (DINO; its projection head is left out), `_orig_mod.` (torch.compile).
+
+    Args:
+        content: as `read_checkpoint` returns it.
+    """
+    while not any(isinstance(value, Tensor) for value in content.values()):
+        inner = [content[key] for key in _NETWORKS if isinstance(content.get(key), dict)]
+        if not inner:
+            break
+        content = inner[0]
+    tensors = dict(_flatten(content))
+    while prefix := next((it for it in _PREFIXES if any(k.startswith(it) for k in tensors)), ""):
+        tensors = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+    return tensors
+
+
+def load_fitting(
+    model: torch.nn.Module, tensors: Mapping[str, Tensor], *, extra: bool = False
+) -> None:
+    """Load weights that fit a network exactly.
+
+    Args:
+        model: the network.
+        tensors: by the network's names.
+        extra: tensors that the network does not have are left out, such as a classifier.
+
+    Raises:
+        ValueError: it names the tensors of another shape with both shapes, else those that are
+            missing or too many.
+    """
+    own = model.state_dict()
+    shapes = [
+        f"{name} has the shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    missing = [name for name in own if name not in tensors]
+    unknown = [] if extra else [name for name in tensors if name not in own]
+    for problems, sentence in (
+        (missing, "{} tensors are missing: {}"),
+        (shapes, "{} tensors have another shape: {}"),
+        (unknown, "{} tensors are unknown: {}"),
+    ):
+        if problems:
+            more = ", ..." if len(problems) > _MAX_NAMES else ""
+            names = ", ".join(problems[:_MAX_NAMES])
+            raise ValueError(sentence.format(len(problems), names) + more)
+    model.load_state_dict(dict(tensors), strict=not extra)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -93,29 +207,56 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[:_MAX_MESSAGE_CHARS]}..."
 
 
-def check_reachable(repo_id: str) -> None:
-    """Raise at once if a repository of the Hugging Face hub is not cached and cannot be downloaded.
+def hub_file(repo_id: str, *names: str) -> str:
+    """Return the local path of a repository's file on the Hugging Face hub, fetched if need be.
 
-    `huggingface_hub` retries each file five times (23 s) before it reports that there is no
-    network, and open_clip tries two files. Behind a proxy the hub's name need not resolve on this
-    machine, so nothing is checked there.
+    `huggingface_hub` retries each file five times before it reports that the hub cannot be reached
+    (23 s, and 59 s in sum for open_clip's files), so that is found out first. Without the hub the
+    cached file is taken.
 
     Args:
         repo_id: such as `timm/vit_small_patch8_224.dino`.
+        names: of the file, the first of them that the repository has.
 
     Raises:
-        OSError: the hub's host name does not resolve and nothing of the repository is cached.
+        OSError: the hub cannot be reached and nothing is cached, or it has no such file.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        _check_reachable()
+    except OSError:
+        for name in names:
+            cached = try_to_load_from_cache(repo_id, name)
+            if isinstance(cached, str):
+                return cached
+        raise
+    for name in names[:-1]:
+        try:
+            return hf_hub_download(repo_id, name)
+        except EntryNotFoundError:  # with HF_HUB_OFFLINE, also: not in the cache
+            continue
+    return hf_hub_download(repo_id, names[-1])
+
+
+def _check_reachable() -> None:
+    """Raise OSError at once if the hub does not answer at its address.
+
+    Behind a proxy the hub's name need not resolve on this machine, so nothing is checked there.
     """
     from huggingface_hub import constants
 
-    cached = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
-    if cached.is_dir() or getproxies():
+    if getproxies() or constants.HF_HUB_OFFLINE:
         return
-    host = urlsplit(constants.ENDPOINT).hostname
+    address = urlsplit(constants.ENDPOINT)
+    host = address.hostname or ""
+    port = address.port or (80 if address.scheme == "http" else 443)
     try:
-        socket.getaddrinfo(host, 443)
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except OSError as error:
-        raise OSError(f"{host} cannot be reached from here") from error
+        where = f"{host}:{port}" if address.port else host
+        raise OSError(f"{where} cannot be reached from here: {error.strerror or error}") from error
 
 
 def _flatten(value: object, prefix: str = "") -> list[tuple[str, Tensor]]:

@@ -3,7 +3,12 @@
 open_clip takes seconds to import and is not needed to check a job, so it is imported on use.
 """
 
+import importlib.util
+import json
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,15 +20,33 @@ from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
     check_finite_weights,
-    check_reachable,
+    hub_file,
+    load_fitting,
     one_line,
+    read_checkpoint,
+    state_dict_in,
 )
 from ovseg_core.embedded import CLIP_FOLDER
 from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 
+logger = logging.getLogger(__name__)
+
 LOCAL_DIR = "local-dir:"
+HF_HUB = "hf-hub:"
+"""Prefix of a repository of the Hugging Face hub, as open_clip spells it."""
+CONFIG = "open_clip_config.json"
+
+_PREFERRED = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    *("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
+    *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+"""Names of weights files in open_clip's order; transformers' `model.safetensors` may lie beside."""
+_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
+_OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
+"""Beside the weights in OpenAI's own files, and nowhere else."""
 
 
 class Tokenizer(Protocol):
@@ -52,6 +75,12 @@ class LoadedClip:
     std: Sequence[float]
     file: str
 
+    @property
+    def activation(self) -> str:
+        """Name of the activation in force: `GELU` or `QuickGELU`."""
+        names = (type(module).__name__ for module in self.model.visual.modules())
+        return next((name for name in names if name.endswith("GELU")), "")
+
 
 def load_clip(
     config: ClipConfig, device: torch.device, resolve: Callable[[str], str]
@@ -68,9 +97,11 @@ def load_clip(
             weights that are not finite.
     """
     if config.model == EMBEDDED:
-        loaded = _load_folder(CLIP_FOLDER)
+        loaded = _load_folder(CLIP_FOLDER, config)
     elif config.model.startswith(LOCAL_DIR):
-        loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)).expanduser())
+        loaded = _load_folder(Path(config.model.removeprefix(LOCAL_DIR)).expanduser(), config)
+    elif config.model.startswith(HF_HUB):
+        loaded = _load_repository(config)
     else:
         loaded = _load_named(config, resolve)
     check_finite_weights(loaded.model.state_dict(), loaded.file)
@@ -83,25 +114,89 @@ def load_clip(
     return loaded
 
 
-def _load_folder(folder: Path) -> LoadedClip:
+def check_readable(architecture: dict[str, Any], name: str) -> None:
+    """Check by its configuration that ovseg can read a CLIP, before anything is downloaded.
+
+    Args:
+        architecture: `model_cfg` of open_clip.
+        name: of the model, for messages.
+
+    Raises:
+        WeightsError: the image encoder is not a plain vision transformer, or the text encoder needs
+            a package that is not installed.
+    """
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    kind = ""
+    if "timm_model_name" in vision:
+        kind = f"timm's {vision['timm_model_name']}"
+    elif isinstance(vision.get("layers"), list):
+        kind = "a ResNet"
+    elif vision.get("attentional_pool") or "multimodal_cfg" in architecture:
+        kind = "a vision transformer with an attention pool"
+    elif vision.get("pool_type") == "none":
+        kind = "a vision transformer without pooling"
+    if kind:
+        raise WeightsError(
+            f"{name} has {kind} as its image encoder; ovseg reads open_clip's plain vision "
+            "transformers with a class token or the mean, such as ViT-B-32 or ViT-L-14"
+        )
+    needed = text.get("hf_tokenizer_name") or text.get("hf_model_name")
+    if needed and importlib.util.find_spec("transformers") is None:
+        raise WeightsError(
+            f"{name} takes its tokenizer from Hugging Face ({needed}), which needs the package "
+            "transformers: pip install transformers, or choose another CLIP"
+        )
+
+
+def _load_repository(config: ClipConfig) -> LoadedClip:
+    """Load `hf-hub:ORG/REPO`, of which only what is needed is fetched."""
+    repository = config.model.removeprefix(HF_HUB)
+    try:
+        folder = Path(hub_file(repository, CONFIG)).parent
+        architecture = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        check_readable(architecture, config.model)  # before a useless download
+        hub_file(repository, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    except LOAD_FAILURES as error:
+        raise WeightsError(
+            f"the CLIP {config.model} cannot be downloaded ({one_line(error)}); {ADVICE}"
+        ) from error
+    return _load_folder(folder, config, config.model)
+
+
+def _load_folder(folder: Path, config: ClipConfig, name: str = "") -> LoadedClip:
+    """Load `local-dir:FOLDER`, or a repository of the hub that has been fetched to a folder."""
     import open_clip
 
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not (folder / "open_clip_config.json").is_file() or not weights:
+    file = _weights_in(folder)
+    if not (folder / CONFIG).is_file() or file is None:
         raise WeightsError(
-            f"{folder} is not a CLIP folder: expected open_clip_config.json and "
+            f"{folder} is not a CLIP folder: expected {CONFIG} and "
             f"open_clip_model.safetensors; {ADVICE}"
         )
-    name = f"{LOCAL_DIR}{folder}"
     vocabulary = sorted(folder.glob("*.txt.gz"))
     extra: dict[str, Any] = {"bpe_path": str(vocabulary[0])} if vocabulary else {}
     try:
-        model: Any = open_clip.create_model(name, precision="fp32")
-        tokenizer = open_clip.get_tokenizer(name, **extra)
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        architecture = content["model_cfg"]
+        check_readable(architecture, f"the CLIP in {folder}")
+        # A folder says so, or has GELU: open_clip's rule.
+        stated = architecture.get("quick_gelu")
+        network = _network(config, architecture, str(file), stated, unstated_is_known=True)
+        tokenizer = open_clip.get_tokenizer(name or f"{LOCAL_DIR}{folder}", **extra)
     except LOAD_FAILURES as error:
         raise WeightsError(f"the CLIP in {folder} cannot be loaded: {one_line(error)}") from error
-    preprocess = model.visual.preprocess_cfg
-    return LoadedClip(model, tokenizer, preprocess["mean"], preprocess["std"], str(weights[0]))
+    preprocess = content.get("preprocess_cfg", {})
+    mean = preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = preprocess.get("std") or open_clip.OPENAI_DATASET_STD
+    return LoadedClip(network, tokenizer, mean, std, str(file))
+
+
+def _weights_in(folder: Path) -> Path | None:
+    """Return the weights file of a folder, in open_clip's order; None: there is none."""
+    files = [file for ending in _ENDINGS for file in sorted(folder.glob(f"*{ending}"))]
+    names = [file.name for file in files]
+    preferred = [folder / name for name in _PREFERRED if name in names]
+    return next(iter([*preferred, *files]), None)
 
 
 def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip:
@@ -114,17 +209,17 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
             f"clip.model: open_clip has no model {config.model!r}. "
             f"{did_you_mean(config.model, [EMBEDDED, *known])}"
         )
+    architecture = open_clip.get_model_config(config.model)
+    check_readable(architecture, f"clip.model: {config.model}")  # before a useless download
     tag = get_pretrained_cfg(config.model, config.pretrained)
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
-    # A tag says which activation the weights were trained with; open_clip only warns when it
-    # differs (OpenAI's weights need QuickGELU, even where the architecture's name does not say so;
-    # docs/methods.md 0.1).
-    trained_with = bool(tag.get("quick_gelu")) if tag else False
-    quick_gelu = trained_with if config.quick_gelu is None else config.quick_gelu
+    # A tag says which activation the weights were trained with (OpenAI's need QuickGELU, even where
+    # the architecture's name does not say so; docs/methods.md 0.1).
+    stated = bool(tag.get("quick_gelu")) if tag else None
+    if architecture.get("quick_gelu"):
+        stated = True
     try:
-        model = open_clip.create_model(
-            config.model, pretrained=file, precision="fp32", force_quick_gelu=quick_gelu
-        )
+        model = _network(config, architecture, file, stated)
         tokenizer = open_clip.get_tokenizer(config.model)
     except LOAD_FAILURES as error:
         message = f"clip: {file} does not fit {config.model}: {one_line(error)}"
@@ -134,12 +229,81 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     return LoadedClip(model, tokenizer, mean, std, file)
 
 
+def _network(
+    config: ClipConfig,
+    architecture: dict[str, Any],
+    file: str,
+    stated: bool | None,
+    *,
+    unstated_is_known: bool = False,
+) -> Any:
+    """Return an open_clip model with the weights of a file and the activation that they need.
+
+    Args:
+        config: its `quick_gelu` decides, if it is given.
+        architecture: `model_cfg` of open_clip.
+        file: the weights.
+        stated: whether the tag, the name or the folder says QuickGELU; None: nothing does.
+        unstated_is_known: weights of which nothing is stated have GELU for sure.
+
+    Raises:
+        WeightsError: the file cannot be read.
+        ValueError: the weights do not fit the architecture.
+    """
+    import open_clip
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
+
+    tensors = state_dict_in(read_checkpoint(file))
+    is_openai = tensors.keys() >= _OPENAI_KEYS
+    quick_gelu = config.quick_gelu
+    if quick_gelu is None and stated is None and is_openai:
+        quick_gelu = True
+        logger.warning("%s is OpenAI's own file: taken with QuickGELU, as it was trained", file)
+    elif quick_gelu is None:
+        quick_gelu = bool(stated)
+        if stated is None and not unstated_is_known:
+            logger.warning(
+                "%s does not say with which activation it was trained: taken with GELU; OpenAI's, "
+                "DFN's and MetaCLIP's need `--set clip.quick_gelu=true` (false: this is not said)",
+                file,
+            )
+    fields = deepcopy(architecture)
+    is_custom = fields.pop("custom_text", False) or "hf_model_name" in fields["text_cfg"]
+    fields["text_cfg"].pop("hf_model_pretrained", None)
+    kind = open_clip.CustomTextCLIP if is_custom else open_clip.CLIP
+    model: Any = kind(**{**fields, "quick_gelu": quick_gelu})
+    tensors = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in tensors.items()
+        if key not in _OPENAI_KEYS and not key.endswith("embeddings.position_ids")
+    }
+    if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+        tensors = convert_to_custom_text_state_dict(tensors)
+    for name in ("logit_scale", "logit_bias"):
+        if name in tensors and getattr(model, name, None) is not None:
+            tensors[name] = tensors[name].reshape(getattr(model, name).shape)
+    with suppress(AssertionError, RuntimeError):  # of another width: its shapes are named below
+        resize_pos_embed(tensors, model)
+        resize_text_pos_embed(tensors, model)
+    load_fitting(model, tensors)
+    return model
+
+
 def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
     from open_clip.pretrained import download_pretrained
 
     try:
-        if repository := tag.get("hf_hub"):
-            check_reachable(repository.rpartition("/")[0])
+        if "file" not in tag and tag.get("hf_hub"):
+            repository, _, file = tag["hf_hub"].rpartition("/")
+            file = file or "open_clip_pytorch_model.bin"
+            safe = "open_clip_model.safetensors"
+            if file != "open_clip_pytorch_model.bin":
+                safe = f"{Path(file).stem}.safetensors"
+            return hub_file(repository, safe, file)
         return str(download_pretrained(tag))
     except LOAD_FAILURES as error:
         raise WeightsError(

@@ -14,9 +14,11 @@ from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
     check_finite_weights,
-    check_reachable,
+    hub_file,
+    load_fitting,
     one_line,
     read_checkpoint,
+    state_dict_in,
 )
 from ovseg_core.backbones.load_clip import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
@@ -95,12 +97,14 @@ def _load_folder(folder: Path) -> LoadedVit:
             f"{folder} is not a timm folder: expected config.json and model.safetensors; {ADVICE}"
         )
     try:
-        model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=True)
+        model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=False)
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
-    return _loaded(model, str(folder), str(file))
+    loaded = _loaded(model, str(folder), str(file))
+    _fill(loaded)
+    return loaded
 
 
 def _load_named(name: str, weights: str, option: str) -> LoadedVit:
@@ -128,18 +132,12 @@ def _fill(loaded: LoadedVit) -> None:
 
     filters: dict[Family, Any] = {"vit": vision_transformer, "sam": vision_transformer_sam}
     model, name, file = loaded.model, loaded.name, loaded.file
-    checkpoint = read_checkpoint(file)
+    tensors = state_dict_in(read_checkpoint(file))
     try:
-        renamed = filters[loaded.family].checkpoint_filter_fn(checkpoint, model)
-        # Not strict, as the file may hold a classifier's head; timm would accept gaps as well.
-        missing = model.load_state_dict(renamed, False).missing_keys
+        # The file may hold a classifier's head as well.
+        load_fitting(model, filters[loaded.family].checkpoint_filter_fn(tensors, model), extra=True)
     except LOAD_FAILURES as error:
         raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
-    if missing:
-        first = ", ".join(missing[:3])
-        raise WeightsError(
-            f"vision: {file} does not fit {name}: {len(missing)} tensors are missing: {first} ..."
-        )
 
 
 def _family(model: Any, name: str) -> Family:
@@ -165,7 +163,6 @@ def _family(model: Any, name: str) -> Family:
 
 def _fetch(name: str, option: str) -> str:
     import timm
-    from huggingface_hub import hf_hub_download
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
@@ -175,8 +172,7 @@ def _fetch(name: str, option: str) -> str:
         )
     file = config.hf_hub_filename or "model.safetensors"
     try:
-        check_reachable(config.hf_hub_id)
-        return hf_hub_download(config.hf_hub_id, file)
+        return hub_file(config.hf_hub_id, file)
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"the weights of {name} cannot be downloaded ({one_line(error)}); {ADVICE}"

@@ -57,6 +57,7 @@ class Backbones:
         self.device = torch.device(device)
         self.resolve = resolve
         self._files: dict[str, str] = {}
+        self._settings: dict[str, str] = {}
         self._networks: dict[str, DenseBackbone] = {}
 
     @classmethod
@@ -83,6 +84,7 @@ class Backbones:
         """
         loaded = load_clip(self.clip_config, self.device, self.resolve)
         self.note_file("clip", loaded.file)
+        self._settings["clip.activation"] = loaded.activation
         return Clip(loaded, self.device)
 
     @property
@@ -156,3 +158,7 @@ class Backbones:
     def files(self) -> dict[str, str]:
         """Return the local weights files loaded so far, by role; empty paths are left out."""
         return dict(self._files)
+
+    def settings(self) -> dict[str, str]:
+        """Return what was found out about the networks loaded so far, such as `clip.activation`."""
+        return dict(self._settings)

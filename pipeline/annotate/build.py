@@ -10,7 +10,13 @@ from schemas.config import JobConfig
 
 @dataclass(frozen=True)
 class Built:
-    """A segmenter and the SHA-256 of every weights file that it uses, by role."""
+    """A segmenter with what identifies its networks.
+
+    Attributes:
+        segmenter: the method.
+        weights: SHA-256 of every weights file in use, by role, and what was found out about a
+            network and can change its output, such as `clip.activation`.
+    """
 
     segmenter: Segmenter[Any]
     weights: dict[str, str]
@@ -35,6 +41,5 @@ def build(config: JobConfig, device: str) -> Built:
     config = with_published_clip(config)
     backbones = Backbones.from_config(config, device, resolve)
     segmenter = build_segmenter(config.method, backbones)
-    return Built(
-        segmenter, {role: weights_sha256(path) for role, path in backbones.files().items()}
-    )
+    digests = {role: weights_sha256(path) for role, path in backbones.files().items()}
+    return Built(segmenter, digests | backbones.settings())

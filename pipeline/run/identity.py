@@ -33,7 +33,8 @@ class RunIdentity:
 
     Attributes:
         config: the job; `out` and `run` change no output.
-        weights: SHA-256 (hex) of each weights file in use, by role.
+        weights: SHA-256 (hex) of each weights file in use, by role, and the activation in force as
+            `clip.activation`.
         folders: the state of each folder that an option names, by dotted option.
     """
 
@@ -85,7 +86,7 @@ class RunInfo(Frozen):
     num_images: int
     num_shards: int
     weights: dict[str, str]
-    """SHA-256 of the weights files."""
+    """SHA-256 of the weights files by role, and CLIP's activation."""
     versions: dict[str, str]
     """Of libraries, when the run was begun, see `pipeline.run.versions`."""
     config: dict[str, Any]

@@ -1,6 +1,9 @@
 """Weights files of both formats, and the hub without a network."""
 
+import argparse
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovseg_core.backbones.checkpoint import check_reachable, read_tensors
+from ovseg_core.backbones.checkpoint import (
+    hub_file,
+    read_checkpoint,
+    read_tensors,
+    state_dict_in,
+)
 from ovseg_core.backbones.head_file import load_head
 from ovseg_core.backbones.text_encoder import TextEncoder
 from ovseg_core.objectness.found import HEAD as FOUND
@@ -54,9 +62,26 @@ def test_missing_network_gives_advice_at_once() -> None:
 @pytest.mark.usefixtures("offline")
 def test_cached_repository_needs_no_network(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be reached"):
-        check_reachable("some/model")
-    (tmp_path / "models--some--model").mkdir()
-    check_reachable("some/model")
+        hub_file("some/model", "model.safetensors")
+    repository = tmp_path / "models--some--model"
+    cached = repository / "snapshots" / ("0" * 40) / "model.safetensors"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"weights")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    assert hub_file("some/model", "another.bin", "model.safetensors") == str(cached)
+
+
+def test_refused_port_of_the_hub_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://{address}")
+    began = time.monotonic()
+    with pytest.raises(WeightsError, match=rf"{address} cannot be reached .*refused") as caught:
+        load_clip_of_job("ViT-B-32", "laion2b_s34b_b79k")
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 10
 
 
 def test_read_tensors_of_both_formats(tmp_path: Path) -> None:
@@ -114,3 +139,129 @@ def test_text_encoder_that_overflows_is_named(tmp_path: Path) -> None:
     encoder = TextEncoder(load_clip_of_job(f"local-dir:{folder}"), ("{}",))
     with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors returns NaN .*'cat'"):
         encoder.matrix(Vocabulary.model_validate({"labels": ["cat", "dog"], "background": []}))
+
+
+WEIGHTS = {
+    "visual.proj": torch.arange(12.0).view(3, 4).half(),
+    "ln.bias": torch.arange(3.0),
+    "text.mask": torch.arange(6.0).view(2, 3).t(),
+}
+
+
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in WEIGHTS.items()}
+
+
+class Weights(torch.nn.Module):
+    """A module of the weights, as OpenAI's TorchScript files hold them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for path, tensor in WEIGHTS.items():
+            part, _, name = path.partition(".")
+            setattr(self, part, torch.nn.Module())
+            getattr(self, part).register_buffer(name, tensor)
+        self.register_buffer("input_resolution", torch.tensor(224))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+CHECKPOINTS = {
+    "plain": WEIGHTS,
+    "several GPUs": {"epoch": 5, "state_dict": prefixed("module."), "optimizer": {}},
+    "lightning": {"state_dict": prefixed("model."), "hyper_parameters": argparse.Namespace(a=1)},
+    "model": {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1)},
+    "compiled": {"model": prefixed("_orig_mod.module.")},
+    "dino": {
+        "student": prefixed("module.backbone.") | {"module.head.w": torch.zeros(1)},
+        "teacher": prefixed("backbone.") | {"head.w": torch.zeros(1)},
+        "args": argparse.Namespace(arch="vit_small"),
+        "loss": object(),
+    },
+    "module": Weights(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("kind", [*CHECKPOINTS, "torchscript"])
+def test_weights_of_a_training_are_had_without_running_code(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "file.pt"
+    if kind == "torchscript":
+        torch.jit.save(torch.jit.script(Weights()), file)
+    else:
+        torch.save(CHECKPOINTS[kind], file)
+    tensors = state_dict_in(read_checkpoint(file))
+    tensors.pop("input_resolution", None)
+    assert tensors.keys() == WEIGHTS.keys()
+    for name, tensor in WEIGHTS.items():
+        assert torch.equal(tensors[name], tensor), name
+        assert tensors[name].dtype == tensor.dtype
+
+
+class Harm:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_code_beside_weights_is_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": WEIGHTS, "more": Harm(tmp_path / "harm")}, tmp_path / "file.pt")
+    assert state_dict_in(read_checkpoint(tmp_path / "file.pt")).keys() == WEIGHTS.keys()
+    assert not (tmp_path / "harm").exists()
+
+
+def of_old_format(path: Path) -> bytes:
+    content = {"state_dict": WEIGHTS, "args": argparse.Namespace()}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
+
+
+def of_new_format(path: Path) -> bytes:
+    torch.save(WEIGHTS, path)
+    return path.read_bytes()
+
+
+def of_safetensors(path: Path) -> bytes:
+    save_file({"proj": WEIGHTS["visual.proj"]}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors", ".bin"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda _: b"", r"it is empty \(0 bytes\)"),
+        (lambda _: b"\x93random bytes \x00\x01" * 90, "not a weights file"),
+        (lambda _: b"<!DOCTYPE html><html>no such file</html>", "not a weights file"),
+        (lambda _: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (lambda path: of_safetensors(path)[:-4], "cut off: fetch it again"),
+        (lambda path: of_safetensors(path)[:30], "cut off: fetch it again"),
+    ],
+)
+def test_damaged_weights_are_one_line(
+    content: Callable[[Path], bytes], message: str, ending: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"weights{ending}"
+    file.write_bytes(content(tmp_path / "whole"))
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_checkpoint(file)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_checkpoints_of_pytorch_never_show_its_advice(tmp_path: Path) -> None:
+    """It is to set weights_only=False, which runs whatever code a file holds."""
+    file = tmp_path / "weights.pt"
+    for content, message in (
+        (of_new_format(tmp_path / "new")[:-40], "cut off: fetch it again"),
+        (of_new_format(tmp_path / "new")[:20], "cut off: fetch it again"),
+        (of_old_format(tmp_path / "old"), r"if you trust it, .*python -c .*'weights\.pt'\)\"$"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(WeightsError, match=message) as caught:
+            read_checkpoint(file)
+        assert "Weights only load failed" not in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -86,7 +86,7 @@ def test_dense_patches_without_residual() -> None:
 @pytest.mark.parametrize(
     ("vision", "message"),
     [
-        ({"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}, "ModifiedResNet.*plain Vision"),
+        ({"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}, "a ResNet .*plain vision"),
         ({"attentional_pool": True, "attn_pooler_heads": 2}, "attention pool"),
         ({"qk_norm": True}, "custom blocks"),
         ({"image_size": [48, 32]}, "square CLIP input"),

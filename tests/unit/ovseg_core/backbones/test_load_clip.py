@@ -1,6 +1,7 @@
 """Loading CLIP: the ways that work, and a one-line message for each that does not."""
 
 import json
+import re
 from pathlib import Path
 
 import open_clip
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovseg_core.backbones.load_clip import load_clip
+from ovseg_core.backbones.load_clip import check_readable
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
@@ -40,7 +41,7 @@ def test_wrong_clip_gives_one_line_message(model: str, pretrained: str, message:
 def test_damaged_folder_gives_one_line_message(tmp_path: Path) -> None:
     folder = write_clip(tmp_path, TINY_CLIP)
     (folder / "open_clip_model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(WeightsError, match="cannot be loaded") as caught:
+    with pytest.raises(WeightsError, match="is cut off: fetch it again") as caught:
         load_clip_of_job(f"local-dir:{folder}")
     assert "\n" not in str(caught.value)
 
@@ -69,28 +70,139 @@ def test_named_clip_loads_a_weights_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert backbones.files() == {"clip": str(file)}
 
 
-CPU = torch.device("cpu")
+VIT = "ViT-S-32-alt"
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return open_clip.create_model(VIT).state_dict()
+
+
+OPENAI = {
+    "input_resolution": torch.tensor(224),
+    "context_length": torch.tensor(77),
+    "vocab_size": torch.tensor(49408),
+}
 
 
 @pytest.mark.parametrize(
-    ("tag", "expected"),
-    [({"quick_gelu": True}, True), ({}, False)],
+    ("more", "setting", "activation", "said"),
+    [
+        ({}, None, "GELU", r"weights\.pt does not say with which activation .*quick_gelu=true"),
+        ({}, True, "QuickGELU", ""),
+        ({}, False, "GELU", ""),
+        (OPENAI, None, "QuickGELU", r"weights\.pt is OpenAI's own file: taken with QuickGELU"),
+        (OPENAI, False, "GELU", ""),
+    ],
 )
+def test_activation_of_a_weights_file(
+    more: dict, setting: bool | None, activation: str, said: str, tensors, tmp_path, caplog
+) -> None:
+    torch.save({**tensors, **more}, tmp_path / "weights.pt")
+    config = ClipConfig(model=VIT, pretrained=str(tmp_path / "weights.pt"), quick_gelu=setting)
+    backbones = Backbones(config, "")
+    assert {type(it.mlp.gelu).__name__ for it in backbones.clip.visual.transformer.resblocks} == {
+        activation
+    }
+    assert backbones.settings() == {"clip.activation": activation}
+    assert len(caplog.messages) == bool(said)
+    assert re.search(said, "".join(caplog.messages))
+
+
+@pytest.mark.parametrize(("quick", "expected"), [(True, "QuickGELU"), (False, "GELU")])
 def test_activation_is_that_of_the_tag(
-    tag: dict, expected: bool, monkeypatch: pytest.MonkeyPatch
+    quick: bool, expected: str, tensors, tmp_path, monkeypatch, caplog
 ) -> None:
     """OpenAI's weights need QuickGELU, and the plain architecture's name does not say so."""
-    made: list[bool] = []
+    save_file(tensors, tmp_path / "weights.safetensors")
+    tag = {"file": str(tmp_path / "weights.safetensors"), "quick_gelu": quick}
+    monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: tag)
+    backbones = Backbones(ClipConfig(model=VIT, pretrained="openai"), "")
+    assert backbones.clip.visual.pool_type == "tok"
+    assert backbones.settings() == {"clip.activation": expected}
+    assert not caplog.messages
 
-    def create_model(name: str, *, force_quick_gelu: bool, **_: object) -> torch.nn.Module:
-        made.append(force_quick_gelu)
-        return torch.nn.Identity()
 
-    monkeypatch.setattr(open_clip, "create_model", create_model)
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
-    monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: {"file": "x", **tag})
-    load_clip(ClipConfig(model="ViT-B-32", pretrained="openai"), CPU, str)
-    assert made == [expected]
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("setting", [None, True, False])
+def test_setting_of_the_activation_counts_for_a_folder(
+    named: bool, setting: bool | None, tmp_path: Path
+) -> None:
+    folder = write_clip(tmp_path, {**TINY_CLIP, "quick_gelu": named})
+    backbones = Backbones(ClipConfig(model=f"local-dir:{folder}", quick_gelu=setting), "")
+    used = backbones.clip.visual.transformer.resblocks[0].mlp.gelu
+    expected = "QuickGELU" if (named if setting is None else setting) else "GELU"
+    assert type(used).__name__ == expected
+    assert backbones.settings() == {"clip.activation": expected}
+
+
+def test_setting_of_the_activation_counts_for_a_quickgelu_architecture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tensors
+) -> None:
+    save_file(tensors, tmp_path / "weights.safetensors")
+    quick = {**open_clip.get_model_config(VIT), "quick_gelu": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, f"{VIT}-quickgelu", quick)
+    for setting, expected in ((None, "QuickGELU"), (False, "GELU")):
+        config = ClipConfig(
+            model=f"{VIT}-quickgelu",
+            pretrained=str(tmp_path / "weights.safetensors"),
+            quick_gelu=setting,
+        )
+        backbones = Backbones(config, "")
+        assert backbones.clip.width
+        assert backbones.settings() == {"clip.activation": expected}
+
+
+def test_file_that_is_loaded_is_the_one_that_is_noted(tmp_path: Path) -> None:
+    """transformers' weights may lie beside open_clip's; both orders of names and ages."""
+    folder = write_clip(tmp_path, TINY_CLIP, seed=1)
+    pixels = random_image(0, 48, 48)[None]
+    for name in ("model.safetensors", "a.safetensors", "pytorch_model.bin"):
+        (folder / name).write_bytes(b"other weights")
+    backbones = Backbones(ClipConfig(model=f"local-dir:{folder}"), "")
+    first = backbones.clip.encode_images(pixels)
+    assert backbones.files() == {"clip": str(folder / "open_clip_model.safetensors")}
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
+    backbones = Backbones(ClipConfig(model=f"local-dir:{folder}"), "")
+    assert torch.equal(backbones.clip.encode_images(pixels), first)
+    assert backbones.files() == {"clip": str(folder / "open_clip_pytorch_model.bin")}
+
+
+def test_half_precision_file_of_another_size_gives_both_shapes(tensors, tmp_path: Path) -> None:
+    save_file({k: v.half() for k, v in tensors.items()}, tmp_path / "weights.safetensors")
+    message = (
+        r"does not fit ViT-B-32: \d+ tensors .*(visual\.class_embedding has the shape \(384,\), "
+        r"expected \(768,\)|missing)"
+    )
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_clip_of_job("ViT-B-32", str(tmp_path / "weights.safetensors"))
+    assert "\n" not in str(caught.value)
+
+
+def test_architectures_that_cannot_be_read_are_refused_before_a_download(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of open_clip's: what is not refused is a plain ViT, and the other way round."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    kinds: dict[str, set[str]] = {}
+    for name in open_clip.list_models():
+        try:
+            check_readable(open_clip.get_model_config(name), name)
+            kind = "plain"
+        except WeightsError as error:
+            kind = "text" if "pip install transformers" in str(error) else "image"
+        kinds.setdefault(kind, set()).add(name)
+    plain = kinds["plain"] | kinds["text"]
+    assert {"ViT-B-32", "ViT-B-16-quickgelu", "ViT-L-14-336", "ViT-bigG-14"} <= kinds["plain"]
+    others = {"RN50", "ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32", "EVA02-B-16"}
+    assert others <= kinds["image"]
+    assert {"ViT-H-14-CLIPA", "ViT-L-14-worldwide", "roberta-ViT-B-32"} <= kinds["text"]
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        other = {"timm_model_name", "attentional_pool"} & config["vision_cfg"].keys()
+        is_plain = not other and not name.startswith(("RN", "coca"))
+        assert (name in plain) == is_plain, name
 
 
 def test_activation_and_epsilon_options(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def job_config(**changes: object) -> JobConfig:
 
 def test_build_returns_the_weights_in_use() -> None:
     built = build(job_config(), "cpu")
+    assert built.weights.pop("clip.activation") == "GELU"
     assert built.weights
     assert all(len(digest) == 64 for digest in built.weights.values())
     config = job_config()
