@@ -209,7 +209,7 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
             f"clip.model: open_clip has no model {config.model!r}. "
             f"{did_you_mean(config.model, [EMBEDDED, *known])}"
         )
-    architecture = open_clip.get_model_config(config.model)
+    architecture: Any = open_clip.get_model_config(config.model)
     check_readable(architecture, f"clip.model: {config.model}")  # before a useless download
     tag = get_pretrained_cfg(config.model, config.pretrained)
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
