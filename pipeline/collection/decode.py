@@ -42,6 +42,7 @@ _TURNED_BY_EXIF = ("JPEG", "PNG", "AVIF")
 """Formats whose EXIF orientation browsers apply; Pillow writes AVIF's own turns there. HEIF's and
 JPEG XL's are applied by their decoders."""
 _MAX_PAGES = 1000
+"""Pages of a TIFF that are looked at: stacks of microscopes have some hundreds, all of one size."""
 _PNG_DROPPED = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _TIFF_COMPRESSIONS = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR",
@@ -181,31 +182,37 @@ def _unpacks_to_more(profile: bytes, limit: int = 1 << 20) -> bool:
 
 def _choose_frame(image: ImageFile.ImageFile) -> int:
     """Go to the frame or page that is decoded; return how many the file has."""
-    try:
-        num_frames = int(getattr(image, "n_frames", 1))
-        if isinstance(image, TiffImageFile) and num_frames > 1:
-            _choose_page(image, min(num_frames, _MAX_PAGES))
-        elif getattr(image, "default_image", False) and num_frames > 1:
-            image.seek(1)  # the picture of an animated PNG for programs that know no animation
-            num_frames -= 1
-    except _DAMAGE:  # what follows the first frame is damaged
-        with suppress(*_DAMAGE):
-            image.seek(0)
-        return 1
+    if isinstance(image, TiffImageFile):
+        num_frames = _choose_page(image)
+    else:
+        try:
+            num_frames = int(getattr(image, "n_frames", 1))
+            if getattr(image, "default_image", False) and num_frames > 1:
+                image.seek(1)  # the first is for programs that know no animated PNG
+                num_frames -= 1
+        except _DAMAGE:  # what follows the first frame is damaged
+            with suppress(*_DAMAGE):
+                image.seek(0)
+            num_frames = 1
     if num_frames > 1:
         _say_once()
-    return max(1, num_frames)
+    return num_frames
 
 
-def _choose_page(image: TiffImageFile, num_pages: int) -> None:
-    best, best_rank = 0, (-1, 0)
-    for page in range(num_pages):
-        image.seek(page)
-        is_reduced = bool(image.tag_v2.get(254, 0) & 1) or image.tag_v2.get(255) == 2
-        rank = (not is_reduced, image.size[0] * image.size[1])
-        if rank > best_rank:
-            best, best_rank = page, rank
-    image.seek(best)
+def _choose_page(image: TiffImageFile) -> int:
+    """Go to the largest page that is no reduced copy; return how many can be read."""
+    best, best_rank, num_pages = 0, (-1, 0), 0
+    with suppress(*_DAMAGE):  # EOFError after the last one; the directory of one may be damaged
+        for page in range(_MAX_PAGES):
+            image.seek(page)
+            num_pages += 1
+            is_reduced = bool(image.tag_v2.get(254, 0) & 1) or image.tag_v2.get(255) == 2
+            rank = (not is_reduced, image.size[0] * image.size[1])
+            if rank > best_rank:
+                best, best_rank = page, rank
+    if image.tell() != best:
+        image.seek(best)
+    return max(1, num_pages)
 
 
 @cache
@@ -230,10 +237,10 @@ def _with_8_bits(image: ImageFile.ImageFile, name: str, data: bytes) -> tuple[Im
     is_deep = (isinstance(image, TiffImageFile) and image.tag_v2.get(258, ())[:1] == (16,)) or (
         name == "PNG" and data[24:25] == b"\x10"
     )
-    if not is_deep or image.mode != "RGB":
+    if not is_deep:
         return image, ""
     # Pillow has kept the upper 8 of 16 bits. Where all are small, the numbers have fewer bits.
-    if np.asarray(image).max() < 64 and image.tell() == 0:
+    if image.mode == "RGB" and image.tell() == 0 and np.asarray(image).max() < 128:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if bgr is not None and bgr.dtype == np.uint16 and bgr.ndim == 3:
             colours, rule = to_8_bits(bgr[..., 2::-1], DeclaredRange())
