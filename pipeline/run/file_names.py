@@ -9,6 +9,8 @@ from pipeline.run.folder import RunFolder
 
 _MAX_NAME_BYTES = 255
 """What usual file systems take."""
+_MAX_STEM_BYTES = _MAX_NAME_BYTES - len(".json")
+"""Room for the longest suffix that an export adds."""
 
 
 class FileNames:
@@ -16,7 +18,7 @@ class FileNames:
 
     Args:
         run: its manifest is read.
-        report: is called with a sentence for each name that keeps the image's suffix.
+        report: is called with a sentence for each name that is not the image's without its suffix.
     """
 
     def __init__(self, run: RunFolder, report: Callable[[str], None]) -> None:
@@ -26,10 +28,15 @@ class FileNames:
         self._unused = set(self._paths)
 
     def of_image(self, path: str) -> str:
-        """Return an image's path without its suffix; with it where another has the same stem."""
+        """Return an image's path without its suffix; with it where another has the same stem.
+
+        A name that leaves no room for another suffix is shortened, with a hash of the path.
+        """
         self._unused.discard(path)
         name = self._name(path)
-        if name != without_suffix(path):
+        if name not in (path, without_suffix(path)):
+            self._report("file names are shortened: another suffix makes them too long for a disk")
+        elif name != without_suffix(path):
             self._report("file names keep the image's ending: another image has the same stem")
         return name
 
@@ -44,7 +51,16 @@ class FileNames:
     def _name(self, path: str) -> str:
         stem = without_suffix(path)
         is_free = self._stems[stem] == 1 and (stem not in self._paths or stem == path)
-        return stem if is_free else path
+        return _shortened(stem if is_free else path, path)
+
+
+def _shortened(name: str, path: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    if len(last.encode()) <= _MAX_STEM_BYTES:
+        return name
+    digest = hashlib.sha256(path.encode()).hexdigest()[:12]
+    kept = last.encode()[: _MAX_STEM_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{folder}{slash}{kept}-{digest}"
 
 
 def flat_name(path: str) -> str:

@@ -51,3 +51,18 @@ def test_flat_names_of_deep_folders_fit_a_disk() -> None:
     names = [flat_name(path) for path in paths]
     assert len(set(names)) == 3
     assert all(len(name.encode()) <= 255 and name.endswith(".jpg") for name in names)
+
+
+def test_names_that_leave_no_room_for_a_suffix_are_shortened(tmp_path: Path) -> None:
+    paths = [
+        *("ü" * 125 + ".png", "ü" * 124 + "nn.png", "n" * 250 + ".jpg", "s/" + "n" * 251 + ".png"),
+        *("m" * 248 + ".jpg", "m" * 248 + ".png", "short.png"),
+    ]
+    said: list[str] = []
+    scenes = [Scene(path, np.ones((4, 5), np.uint16)) for path in paths]
+    names = FileNames(make_run(tmp_path, scenes), said.append)
+    found = [names.of_image(path) for path in paths]
+    assert len(set(found)) == len(found)
+    assert all(len(name.rpartition("/")[2].encode()) + len(".json") <= 255 for name in found)
+    assert (found[2], found[-1]) == ("n" * 250, "short")
+    assert any("shortened" in sentence for sentence in said)
