@@ -10,6 +10,20 @@ from pydantic.fields import FieldInfo
 
 from schemas.errors import ConfigError
 
+RENAMED_OPTIONS = {
+    "presence_top": "top_k_labels",
+    "recipe": "variant",
+    "least_affinity": "gamma",
+    "sure": "delta",
+    "std_patches": "sigma_patches",
+    "min_cosine": "beta",
+    "class_weight": "class_token_weight",
+    "denoise_below": "prompt_denoising_threshold",
+    "smooth_below": "key_smoothing_threshold",
+}
+"""Options of methods: name in earlier versions -> name today; no method has an option of another's
+old name."""
+
 _LIST_INDEX = re.compile(r"\.\d+(?=\.)")
 _MAX_SHOWN_CHARS = 60
 _MAX_SHOWN_NAMES = 20
@@ -117,6 +131,9 @@ def _meant(path: str, known: tuple[str, ...]) -> str:
     parent, _, leaf = _LIST_INDEX.sub(".*", path).rpartition(".")
     leaf_of = {name: name.rpartition(".")[2] for name in known}
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    today = RENAMED_OPTIONS.get(leaf, "")
+    if today in map(leaf_of.get, siblings):
+        return f"it is called {today!r} now"
     near = [name for name in known if leaf_of[name] == leaf]
     for among in (siblings, known):  # by the last name alone: long paths are always alike
         close = difflib.get_close_matches(leaf, [leaf_of[name] for name in among], n=1, cutoff=0.6)

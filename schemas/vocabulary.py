@@ -3,11 +3,22 @@
 import hashlib
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from schemas.base import Frozen
 
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+def _as_list(templates: Any) -> Any:
+    return [templates] if isinstance(templates, str) else templates
 
 
 def _check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,8 +92,9 @@ class Label(Frozen):
     """Name of the label in every output."""
     synonyms: tuple[Word, ...] = ()
     """Further phrases for the same thing; a pixel's score is the best of all its phrases."""
-    templates: tuple[str, ...] = ()
-    """Prompt templates of this label only, each with one `{}`; empty: the vocabulary's."""
+    templates: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Prompt templates of this label only, each with one `{}`, or a single one; empty: the
+    vocabulary's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,8 +126,8 @@ class Vocabulary(Frozen):
     """At least one label; a plain list of words is accepted in place of the whole object."""
     background: tuple[Word, ...] = ("background",)
     """Phrases for everything that is none of the labels; CLIP-DIY uses the word `background`."""
-    templates: tuple[str, ...] = ()
-    """Prompt templates for all labels, each with one `{}`; empty: the method's own."""
+    templates: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Prompt templates for all labels, each with one `{}`, or a single one; empty: the method's."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ patches, R side of the square network input.
 """
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,11 @@ from ovseg_core.backbones.load_clip import LoadedClip
 from ovseg_core.backbones.position_embedding import PositionInterpolation, PositionTable
 from schemas.errors import WeightsError
 
+logger = logging.getLogger(__name__)
+
 _PROMPTS_PER_FORWARD = 256
+_SHOWN = 5
+_SHOWN_CHARS = 80
 _IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
 """Default batch of a forward pass: small enough for a CPU's cache, large enough for a GPU."""
 
@@ -148,10 +153,33 @@ class Clip:
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Return the text embeddings (number of prompts, D), not normalised to unit length."""
-        tokens = self.tokenizer(list(prompts)).to(self.device)
+        tokens = self.tokenizer(list(prompts))
+        self._warn_of_long(prompts, tokens)
+        tokens = tokens.to(self.device)
         return torch.cat(
             [self.model.encode_text(part) for part in tokens.split(_PROMPTS_PER_FORWARD)]
         )
+
+    def _warn_of_long(self, prompts: Sequence[str], tokens_PL: Tensor) -> None:
+        """Warn of prompts whose end the tokenizer has cut off, longest first."""
+        encode: Callable[[str], Sequence[int]] | None = getattr(self.tokenizer, "encode", None)
+        full = tokens_PL[:, -1].nonzero().flatten().tolist()  # the others are padded with zeros
+        if encode is None or not full:
+            return
+        ends = 2  # the tokens of start and end
+        counts = {prompts[row]: len(encode(prompts[row])) + ends for row in full}
+        limit = tokens_PL.shape[1]
+        cut = sorted((-count, prompt) for prompt, count in counts.items() if count > limit)
+        if cut:
+            shown = [f"{prompt[:_SHOWN_CHARS]!r} ({-count})" for count, prompt in cut[:_SHOWN]]
+            more = f" and {len(cut) - _SHOWN} more" if len(cut) > _SHOWN else ""
+            logger.warning(
+                "this CLIP reads %d tokens of a prompt; the end is cut off of %s%s: shorten the "
+                "label or the template",
+                limit,
+                ", ".join(shown),
+                more,
+            )
 
     def forward_trunk(
         self,

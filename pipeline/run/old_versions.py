@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.base import RENAMED_OPTIONS
 from schemas.records import ShardDone
 from schemas.tables import TABLES
 
@@ -24,18 +25,6 @@ ADDED_COLUMNS = {"images": ("num_frames", "value_range", "color_profile")}
 """By table: columns that versions 1 and 2 lack; they read as the record's defaults."""
 RENAMED_STAGES = {"encode": "rle"}
 """The same of the stages whose seconds a tally sums."""
-RENAMED_OPTIONS = {
-    "presence_top": "top_k_labels",
-    "recipe": "variant",
-    "least_affinity": "gamma",
-    "sure": "delta",
-    "std_patches": "sigma_patches",
-    "min_cosine": "beta",
-    "class_weight": "class_token_weight",
-    "denoise_below": "prompt_denoising_threshold",
-    "smooth_below": "key_smoothing_threshold",
-}
-"""The same of the options of methods; no method has an option of another's old name."""
 
 
 def stored_columns(table_name: str, columns: list[str], version: int) -> list[str]:

@@ -97,3 +97,14 @@ def test_did_you_mean_names_near_words_or_lists_the_known_ones():
     assert did_you_mean("fuond", ["found", "dinoiser"]) == "Did you mean 'found'?"
     assert did_you_mean("zzz", ["found", "dinoiser"]) == "known: found, dinoiser"
     assert did_you_mean("zzz", [str(n) for n in range(30)]).endswith("18, 19, ...")
+
+
+def test_former_name_of_an_option_is_answered_by_todays():
+    class Options(Frozen):
+        side_px: int = 0
+        top_k_labels: int = 0
+
+    with pytest.raises(ConfigError, match=r"^o\.presence_top: .* called 'top_k_labels' now$"):
+        validated(Options, {"presence_top": 3}, "o")
+    with pytest.raises(ConfigError, match=r"^o\.sure: unknown key; known here: side_px, top_k"):
+        validated(Options, {"sure": 3}, "o")

@@ -96,3 +96,11 @@ def test_stored_vocabulary_keeps_the_numbers_of_its_labels():
     given = {"labels": ["background", "cat"]}
     assert Vocabulary.model_validate(given, context=AS_STORED).category_id("cat") == 2
     assert Vocabulary.model_validate(given).category_id("cat") == 1
+
+
+def test_one_template_may_be_a_plain_text() -> None:
+    spelled = {"labels": [{"name": "cat", "templates": ["my {}"]}, "dog"], "templates": ["a {}"]}
+    short = {"labels": [{"name": "cat", "templates": "my {}"}, "dog"], "templates": "a {}"}
+    assert Vocabulary.model_validate(short) == Vocabulary.model_validate(spelled)
+    with pytest.raises(ValidationError, match="exactly once"):
+        Vocabulary.model_validate({"labels": ["cat"], "templates": "a photo"})

@@ -1,5 +1,7 @@
 """From a vocabulary to unit rows."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,3 +104,18 @@ def test_phrase_is_embedded_once(backbones: Backbones) -> None:
     fresh = TextEncoder(backbones.clip, ("a {}", "the {} there"), ("{}",))
     expected = fresh.matrix(Vocabulary.model_validate(["dog", "fish", "cat"]))
     torch.testing.assert_close(changed.rows_QD, expected.rows_QD)
+
+
+def test_label_over_the_context_is_said(
+    backbones: Backbones, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tiny CLIP reads 16 tokens: those of start and end, and about one a letter."""
+    bank = TextEncoder(backbones.clip, ("a {}",))
+    bank.matrix(Vocabulary.model_validate(["cat", "dog"]))
+    assert not caplog.messages
+    bank.matrix(Vocabulary.model_validate(["cat", "hippopotamuses", "xylophones and zithers"]))
+    [line] = [it for it in caplog.messages if "is cut off" in it]
+    assert "reads 16 tokens" in line
+    names = re.findall(r"'a ([a-z ]+)' \((\d+)\)", line)
+    assert [name for name, _ in names] == ["xylophones and zithers", "hippopotamuses"]
+    assert int(names[0][1]) > int(names[1][1]) > 16
