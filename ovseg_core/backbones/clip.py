@@ -163,7 +163,7 @@ class Clip:
     def _warn_of_long(self, prompts: Sequence[str], tokens_PL: Tensor) -> None:
         """Warn of prompts whose end the tokenizer has cut off, longest first."""
         encode: Callable[[str], Sequence[int]] | None = getattr(self.tokenizer, "encode", None)
-        full: list[int] = tokens_PL[:, -1].nonzero().flatten().tolist()  # the others are padded with zeros
+        full: list[int] = tokens_PL[:, -1].nonzero().flatten().tolist()  # others end in zeros
         if encode is None or not full:
             return
         ends = 2  # the tokens of start and end
