@@ -117,7 +117,7 @@ class _Import:
         self._unlisted: list[str] = []
         self._differs_from_predictions = False
         self._differs_from_review = False
-        self._review = ReviewedLayer(run)
+        self._review = ReviewedLayer(run, predictions=self._predictions)
         self._has_known = False
         self._tally = Tally(self._labels.names)
 

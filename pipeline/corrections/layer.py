@@ -53,6 +53,7 @@ class ReviewedLayer:
     Args:
         run: at any place.
         log: of the run, if it was read already.
+        predictions: of the run, if something else reads the same shards at the same time.
 
     Raises:
         RunFolderError: an import or the log is damaged.
@@ -62,9 +63,14 @@ class ReviewedLayer:
             with nothing unknown, decided as a whole, or with every segment decided.
     """
 
-    def __init__(self, run: RunFolder, log: ReviewLog | None = None) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        log: ReviewLog | None = None,
+        predictions: Predictions | None = None,
+    ) -> None:
         self._imports = Imports(run)
-        self._predictions = Predictions(run)
+        self._predictions = predictions or Predictions(run)
         names = run.info.job().vocabulary.names
         self._category_id = {name: number for number, name in enumerate(names, start=1)}
         self._decisions: dict[str, dict[ReviewKey, ReviewDecision]] = {}

@@ -166,8 +166,6 @@ def run(
             config.run.workers,
             planned.num_shards,
         )
-    if planned.left_out:
-        logger.warning("%s", describe(planned.left_out))
     progress = progress or make_progress()
     progress.start(planned.num_images, planned.num_images_done)
     started, interrupted = time.monotonic(), False
@@ -259,6 +257,8 @@ class _RunningJob:
         """Create or check the run folder, now that the weights are known; return what is left."""
         run = self._plan.begin(weights)
         self._status = ShardStatus(run, self._progress)
+        if self._plan.left_out:
+            logger.warning("%s", describe(self._plan.left_out))
         self._progress.begin()
         self._termination.has_work = True
         return self._status, self._left(run)

@@ -138,6 +138,7 @@ def test_full_disk_is_one_line(folder: Path) -> None:
     command = [sys.executable, "-c", script, "export", "run", "--to", "coco"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+    masks, line = result.stderr.splitlines()
+    assert "masks: predicted" in masks
     assert "set TMPDIR to a folder with more room" in line
     assert not Path("run/exports/coco").exists()
