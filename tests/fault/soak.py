@@ -42,6 +42,7 @@ MAX_CALLS = 4
 MAX_CALL_S = 240.0
 """A call that takes longer is killed, and the trial fails."""
 STORAGE_TIMEOUT_S = 4
+PRELOADED = ["jobs.cli", "pipeline.job.job", "open_clip", "s3fs"]
 EXIT_CODES = {code.value for code in ExitCode} | {-signal.SIGKILL, -signal.SIGTERM}
 """The last one: of a process that was stopped before the command began."""
 ENVIRONMENT = {
@@ -112,9 +113,7 @@ class Soak:
         self._environment = ENVIRONMENT | {"OVSEG_CACHE": str(folder / "cache")}
         self._environment |= {"RAY_ADDRESS": ray_address} if ray_address else {}
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(
-            ["jobs.cli", "pipeline.job.job", "open_clip", "s3fs"]
-        )
+        self._processes.set_forkserver_preload(PRELOADED)
         self._undisturbed: dict[Place, tuple[dict[str, list[dict]], float]] = {}
         self._images.mkdir(parents=True)
         draw_scenes(self._images, NUM_IMAGES, seed=0)
