@@ -90,6 +90,8 @@ def _that_count(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]
 def _fits(values: NDArray[Any], number: float) -> bool:
     if values.dtype.kind == "f":
         return True
+    if not np.isfinite(number):
+        return False
     limits = np.iinfo(values.dtype)  # type: ignore[arg-type]
     return number == int(number) and limits.min <= number <= limits.max
 
