@@ -65,19 +65,14 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
     """A bug: the message holds the exception. Please report it."""
 
-    @property
-    def is_passing(self) -> bool:
-        """Whether the world was at fault (a store, a mount, credentials), not the file.
-
-        Images with a passing error are tried again by the next call of the same command.
-        """
-        return self in PASSING_CODES
-
 
 PASSING_CODES = frozenset(
     {ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.STORAGE_ERROR}
 )
-"""The codes of passing errors."""
+"""Codes of passing errors: the world was at fault (a store, a mount, credentials), not the file.
+
+Images with such an error are tried again by the next call of the same command.
+"""
 
 
 class OvsegError(Exception):

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 65536
 _WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
 _EMPTY_PART = re.compile("(?:(?<=/)|^)/")
+_Listing = tuple[list[ListedImage], list[LeftOut]]
 _ANY_SUFFIX = "*"
 _ARCHIVES = (
     *(".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar"),
@@ -62,9 +63,8 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
             or two files share a path.
     """
     uri = uris.normalise(images)
-    left_out: list[LeftOut] = []
     try:
-        entries = _entries(uri, images.endswith("/"), config, left_out)
+        entries, left_out = _entries(uri, images.endswith("/"), config)
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
     unique = _without_repeats(sorted(_as_paths(entries)), uri)
@@ -80,9 +80,7 @@ def image_id(path: str) -> str:
     return hashlib.sha256(unicodedata.normalize("NFC", path).encode()).hexdigest()[:16]
 
 
-def _entries(
-    uri: str, is_folder: bool, config: ImageConfig, left_out: list[LeftOut]
-) -> list[ListedImage]:
+def _entries(uri: str, is_folder: bool, config: ImageConfig) -> _Listing:
     parent, name = uris.parent_and_name(uri)
     size = None
     if name and not is_folder:
@@ -90,12 +88,12 @@ def _entries(
             size = Folder(parent).size(name)
     if size is not None:
         if list_file.is_list(name):
-            return list_file.read_list(uri)
+            return list_file.read_list(uri), []
         _refuse_containers(name, uri)
-        return [ListedImage(name, uri, size, "")]
+        return [ListedImage(name, uri, size, "")], []
     if _WILDCARD.search(uri) and not _is_folder(uri):
-        return _glob(uri, config, left_out)
-    return _select(uri, re.compile(""), config, left_out)
+        return _glob(uri, config)
+    return _select(uri, re.compile(""), config)
 
 
 def _is_folder(uri: str) -> bool:
@@ -116,7 +114,7 @@ def _refuse_containers(name: str, uri: str) -> None:
         )
 
 
-def _glob(uri: str, config: ImageConfig, left_out: list[LeftOut]) -> list[ListedImage]:
+def _glob(uri: str, config: ImageConfig) -> _Listing:
     parts = uri.split("/")
     first = next(place for place, part in enumerate(parts) if _WILDCARD.search(part))
     root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
@@ -131,7 +129,7 @@ def _glob(uri: str, config: ImageConfig, left_out: list[LeftOut]) -> list[Listed
             f"images: the glob {pattern!r} has brackets that cannot be read ({error.msg}); "
             "expected ranges such as [0-9]"
         ) from error
-    return _select(root, compiled, config, left_out, all_endings=names_ending)
+    return _select(root, compiled, config, all_endings=names_ending)
 
 
 def _regex(pattern: str) -> str:
@@ -160,13 +158,8 @@ def _wildcard(text: str) -> str:
 
 
 def _select(
-    root: str,
-    pattern: re.Pattern[str],
-    config: ImageConfig,
-    left_out: list[LeftOut],
-    *,
-    all_endings: bool = False,
-) -> list[ListedImage]:
+    root: str, pattern: re.Pattern[str], config: ImageConfig, *, all_endings: bool = False
+) -> _Listing:
     files = Folder(root).walk()
     all_endings = all_endings or _ANY_SUFFIX in config.suffixes
     endings = tuple(suffix.lower() for suffix in config.suffixes)
@@ -196,7 +189,7 @@ def _select(
             why = PurePosixPath(path.rstrip()).suffix.lower() or "without ending"
         others[why] += 1
         examples.setdefault(why, path)
-    left_out += [
+    left_out = [
         LeftOut(what=why, count=count, example=examples[why], hint=missing.get(why, ""))
         for why, count in others.most_common()
     ]
@@ -212,7 +205,7 @@ def _select(
             f"no images under {redact(root)}: searched it and its folders for {what} "
             f"(hidden ones and runs left out) and found {found_instead}{rest}"
         )
-    return found
+    return found, left_out
 
 
 def _excluder(globs: Sequence[str]) -> Callable[[str], bool]:
@@ -254,11 +247,7 @@ def _as_paths(entries: list[ListedImage]) -> list[ListedImage]:
 
 
 def _free_path(path: str, taken: set[str]) -> str:
-    without_empty = _EMPTY_PART.sub("%2F", path)
-    if uris.is_text(path) and without_empty == path:
-        return path
-    free = uris.percent_escaped(path) if not uris.is_text(path) else path
-    free = _EMPTY_PART.sub("%2F", free)
+    free = _EMPTY_PART.sub("%2F", path if uris.is_text(path) else uris.percent_escaped(path))
     while free != path and free in taken:
         free = free.replace("%", "%25")
     return free

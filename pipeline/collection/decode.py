@@ -20,6 +20,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.collection.color import to_srgb
@@ -43,6 +44,9 @@ _TURNED_BY_EXIF = ("JPEG", "PNG", "AVIF")
 JPEG XL's are applied by their decoders."""
 _MAX_PAGES = 1000
 """Pages of a TIFF that are looked at: stacks of microscopes have some hundreds, all of one size."""
+_STATED = (Tag.SMinSampleValue, Tag.SMaxSampleValue)
+_STATED_UNSIGNED = (Tag.MinSampleValue, Tag.MaxSampleValue)
+_GDAL_NODATA = 42113
 _PNG_DROPPED = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _TIFF_COMPRESSIONS = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR",
@@ -206,7 +210,8 @@ def _choose_page(image: TiffImageFile) -> int:
         for page in range(_MAX_PAGES):
             image.seek(page)
             num_pages += 1
-            is_reduced = bool(image.tag_v2.get(254, 0) & 1) or image.tag_v2.get(255) == 2
+            is_reduced = bool(image.tag_v2.get(Tag.NewSubfileType, 0) & 1)
+            is_reduced |= image.tag_v2.get(Tag.SubfileType) == 2
             rank = (not is_reduced, image.size[0] * image.size[1])
             if rank > best_rank:
                 best, best_rank = page, rank
@@ -230,13 +235,15 @@ def _with_8_bits(image: ImageFile.ImageFile, name: str, data: bytes) -> tuple[Im
         declared = DeclaredRange()
         if isinstance(image, TiffImageFile):
             declared = _declared_range(image)
-            if image.tag_v2.get(258) == (32,) and image.tag_v2.get(339, (1,)) == (1,):
+            is_unsigned = image.tag_v2.get(Tag.SampleFormat, (1,)) == (1,)
+            if image.tag_v2.get(Tag.BitsPerSample) == (32,) and is_unsigned:
                 values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
         grey, rule = to_8_bits(values, declared)
         return Image.fromarray(grey), rule
-    is_deep = (isinstance(image, TiffImageFile) and image.tag_v2.get(258, ())[:1] == (16,)) or (
-        name == "PNG" and data[24:25] == b"\x10"
-    )
+    if isinstance(image, TiffImageFile):
+        is_deep = image.tag_v2.get(Tag.BitsPerSample, ())[:1] == (16,)
+    else:
+        is_deep = name == "PNG" and data[24:25] == b"\x10"
     if not is_deep:
         return image, ""
     # Pillow has kept the upper 8 of 16 bits. Where all are small, the numbers have fewer bits.
@@ -252,11 +259,12 @@ def _with_8_bits(image: ImageFile.ImageFile, name: str, data: bytes) -> tuple[Im
 
 def _declared_range(image: TiffImageFile) -> DeclaredRange:
     tags = image.tag_v2
-    low, high = (_first_number(tags.get(tag)) for tag in (340, 341))
+    low, high = (_first_number(tags.get(tag)) for tag in _STATED)
     if low is None or high is None:
-        low, high = (_first_number(tags.get(tag)) for tag in (280, 281))
-    nodata = _first_number(tags.get(42113))
-    return DeclaredRange(low, high, nodata, is_zero_white=tags.get(262) == 0)
+        low, high = (_first_number(tags.get(tag)) for tag in _STATED_UNSIGNED)
+    nodata = _first_number(tags.get(_GDAL_NODATA))
+    is_zero_white = tags.get(Tag.PhotometricInterpretation) == 0
+    return DeclaredRange(low, high, nodata, is_zero_white)
 
 
 def _first_number(value: object) -> float | None:
@@ -289,7 +297,7 @@ def _ends_early(data: bytes, name: str) -> bool:
 
 def _tiff_orientation(image: TiffImageFile) -> int:
     try:
-        value = image.getexif().get(0x0112, 1)
+        value = image.getexif().get(Tag.Orientation, 1)
     except _DAMAGE:  # damaged metadata says nothing about the pixels
         return 1
     return int(value) if is_orientation(value) else 1

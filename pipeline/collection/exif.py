@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -16,7 +16,6 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 """Orientation 1, and every other number, is no turn."""
-_ORIENTATION_TAG = 0x0112
 _SHORT = 3
 
 
@@ -40,7 +39,7 @@ def orientation_of(exif: bytes) -> int:
         [entries] = struct.unpack_from(f"{order}H", tiff, start)
         for place in range(start + 2, start + 2 + 12 * entries, 12):
             tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, place)
-            if tag == _ORIENTATION_TAG and kind == _SHORT and count == 1:
+            if tag == ExifTags.Base.Orientation and kind == _SHORT and count == 1:
                 return value if is_orientation(value) else 1
     except struct.error:  # damaged metadata says nothing about the pixels
         return 1

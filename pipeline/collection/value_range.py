@@ -100,16 +100,13 @@ def _range_of(valid: NDArray[Any], declared: DeclaredRange) -> tuple[float, floa
     if declared.low is not None and declared.high is not None and declared.high > declared.low:
         return declared.low, declared.high, _text(declared.low, declared.high, "stated")
     bottom, top = float(valid.min()), float(valid.max())
-    if bottom >= 0 and valid.dtype.kind in "iu":
-        high = next((2.0**k - 1 for k in _DEPTHS if top < 2.0**k), top)
-        return 0.0, high, _text(0.0, high)
-    if bottom >= 0 and top <= 1:
-        return 0.0, 1.0, _text(0.0, 1.0)
-    if bottom >= 0 and top <= 255:
-        return 0.0, 255.0, _text(0.0, 255.0)
-    if bottom >= 0 and np.array_equal(valid, np.floor(valid.astype(np.float64))):
-        high = next((2.0**k - 1 for k in _DEPTHS if top < 2.0**k), top)
-        return 0.0, high, _text(0.0, high)
+    if bottom >= 0:
+        is_float = valid.dtype.kind == "f"
+        high = next((high for high in (1.0, 255.0) if top <= high), None) if is_float else None
+        if high is None and (not is_float or np.array_equal(valid, np.floor(valid))):
+            high = next((2.0**k - 1 for k in _DEPTHS if top < 2.0**k), top)
+        if high is not None:
+            return 0.0, high, _text(0.0, high)
     low, high = (float(value) for value in np.percentile(valid, _PERCENTILES))
     return low, high, _text(low, high, "percentiles 0.5 and 99.5")
 

@@ -26,8 +26,13 @@ from pipeline.corrections.matching import (
     merge_by_label,
     split_into_components,
 )
-from pipeline.corrections.names import LabelNames, match_names
-from pipeline.corrections.statements import best_statement, seconds_of, silence_of
+from pipeline.corrections.names import LabelNames
+from pipeline.corrections.statements import (
+    best_statement,
+    seconds_of,
+    silence_of,
+    statements_by_path,
+)
 from pipeline.importers.shared.notes import WORDS, NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.folder import RunFolder
@@ -130,17 +135,8 @@ class _Import:
         table = self._run.manifest()
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         id_of_path = dict(zip(paths, ids, strict=True))
-        matches = match_names(paths, [image.names for image in images])
-        ambiguous = set(matches.ambiguous)
-        for place, (image, found) in enumerate(zip(images, matches.found, strict=True)):
-            if found is None:
-                is_ambiguous = place in ambiguous
-                kind = NoteKind.AMBIGUOUS_NAMES if is_ambiguous else NoteKind.UNKNOWN_IMAGES
-                self.notes.add(kind, image.name)
-                continue
-            if found.how:
-                self.notes.add(NoteKind.LOOSE_NAMES, f"{image.name}: {found.path} ({found.how})")
-            self._found.setdefault(id_of_path[found.path], []).append(image)
+        found = statements_by_path(paths, images, self.notes)
+        self._found = {id_of_path[path]: statements for path, statements in found.items()}
 
     def finish(self) -> ImportReport:
         """Compare the images with the predictions, in the run's order, and store the import."""

@@ -7,8 +7,34 @@ one that says that there are none, else the newest by the tool's clock, else the
 
 from collections.abc import Sequence
 
-from pipeline.importers.shared.notes import NoteKind
+from pipeline.corrections.names import match_names
+from pipeline.importers.shared.notes import NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
+
+
+def statements_by_path(
+    paths: Sequence[str], images: Sequence[ToolImage], notes: Notes
+) -> dict[str, list[ToolImage]]:
+    """Return a tool's images by the image of the run that each is; note the names not as they are.
+
+    Args:
+        paths: of all images of the run.
+        images: of the tool's file.
+        notes: get what is not found, what could be several images and what is matched loosely.
+    """
+    by_path: dict[str, list[ToolImage]] = {}
+    matches = match_names(paths, [image.names for image in images])
+    ambiguous = set(matches.ambiguous)
+    for place, (image, match) in enumerate(zip(images, matches.found, strict=True)):
+        if match is None:
+            is_ambiguous = place in ambiguous
+            kind = NoteKind.AMBIGUOUS_NAMES if is_ambiguous else NoteKind.UNKNOWN_IMAGES
+            notes.add(kind, image.name)
+            continue
+        if match.how:
+            notes.add(NoteKind.LOOSE_NAMES, f"{image.name}: {match.path} ({match.how})")
+        by_path.setdefault(match.path, []).append(image)
+    return by_path
 
 
 def silence_of(image: ToolImage, empty_means_reviewed: bool) -> NoteKind | None:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.matching import count_px
 from pipeline.corrections.names import LabelNames, match_names
-from pipeline.corrections.statements import best_statement
+from pipeline.corrections.statements import best_statement, statements_by_path
 from pipeline.evaluation.protocol import first_folder_with, missing_files
 from pipeline.importers import coco
 from pipeline.importers.shared.notes import NoteKind, Notes
@@ -176,21 +176,8 @@ class CocoTruth:
             raise UserError(f"the truth cannot be used: {error}") from error
         self._label, self.unknown = _label_numbers(self.notes.listed_labels, wanted.labels)
         self.num_images = len(images)
-        by_path: dict[str, list[ToolImage]] = {}
-        matches = match_names(wanted.paths, [image.names for image in images])
-        ambiguous = set(matches.ambiguous)
-        for place, (image, match) in enumerate(zip(images, matches.found, strict=True)):
-            if match is not None:
-                by_path.setdefault(match.path, []).append(image)
-                if match.how:
-                    how = f"{image.name}: {match.path} ({match.how})"
-                    self.notes.add(NoteKind.LOOSE_NAMES, how)
-                continue
-            is_ambiguous = place in ambiguous
-            kind = NoteKind.AMBIGUOUS_NAMES if is_ambiguous else NoteKind.UNKNOWN_IMAGES
-            self.notes.add(kind, image.name)
         self._images: dict[str, ToolImage] = {}
-        for path, statements in by_path.items():
+        for path, statements in statements_by_path(wanted.paths, images, self.notes).items():
             image = self._choose(statements)
             if image is not None:
                 self._images[path] = image

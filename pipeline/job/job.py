@@ -51,7 +51,6 @@ class JobPlan:
         run: the run to resume; None where it is new.
         done: markers of the shards that an earlier run has finished, by index.
         retry: images that failed with these codes are tried again.
-        left_out: what the listing of the collection left out.
     """
 
     config: JobConfig
@@ -62,7 +61,12 @@ class JobPlan:
     run: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
     retry: frozenset[ErrorCode] = PASSING_CODES
-    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What the listing of the collection left out."""
+        images = self.images if self.run is None else self.run.manifest()
+        return () if images is None else left_out_of(images)
 
     @property
     def num_to_retry(self) -> dict[int, int]:
@@ -126,16 +130,14 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
         check_free(folder)
         images = collect(config.images, config.image)
         num_shards = config.num_shards(images.num_rows)
-        found = left_out_of(images)
-        return JobPlan(config, folders, images.num_rows, num_shards, images, left_out=found)
+        return JobPlan(config, folders, images.num_rows, num_shards, images)
     run = RunFolder.open(config.out)
     done, num_shards = run.done(), run.info.num_shards
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
     identity = RunIdentity(config, run.info.weights, folders)
     codes = PASSING_CODES.union(retry)
-    found = left_out_of(run.manifest())
     num_images = run.info.num_images
-    planned = JobPlan(config, folders, num_images, num_shards, None, run, done, codes, found)
+    planned = JobPlan(config, folders, num_images, num_shards, None, run, done, codes)
     run.check_same(identity, is_finished=not planned.num_shards_left)
     return planned
 
@@ -257,8 +259,8 @@ class _RunningJob:
         """Create or check the run folder, now that the weights are known; return what is left."""
         run = self._plan.begin(weights)
         self._status = ShardStatus(run, self._progress)
-        if self._plan.left_out:
-            logger.warning("%s", describe(self._plan.left_out))
+        if left_out := self._plan.left_out:
+            logger.warning("%s", describe(left_out))
         self._progress.begin()
         self._termination.has_work = True
         return self._status, self._left(run)

@@ -76,11 +76,10 @@ class RunReport:
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
         if self.errors:
-            codes = ", ".join(f"{code} {count:,}" for code, count in sorted(self.errors.items()))
             share = 100 * self.num_errors / self.num_images
             lines.append(
                 f"{_count(self.num_errors, 'image')} failed ({brief(share)} %; "
-                f"{100 * self.max_error_share:g} % are accepted): {codes}"
+                f"{100 * self.max_error_share:g} % are accepted): {_by_code(self.errors)}"
             )
         for index, reason in list(self.failed_shards.items())[:3]:
             lines.append(f"shard {index} failed: {reason}")
@@ -89,12 +88,16 @@ class RunReport:
         if self.stop_reason:
             lines.append(f"stopped: {self.stop_reason}")
         if self.waiting and not self.interrupted:
-            codes = ", ".join(f"{code} {count:,}" for code, count in self.waiting.items())
             waiting = _count(sum(self.waiting.values()), "image")
+            codes = _by_code(self.waiting)
             lines.append(f"to be tried again by the same command: {waiting} ({codes})")
         if self.num_done < self.num_images:
             lines.append("the same command does what is missing")
         return "\n".join(lines)
+
+
+def _by_code(counts: dict[str, int]) -> str:
+    return ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
 
 
 def _count(number: int, thing: str) -> str:

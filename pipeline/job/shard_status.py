@@ -1,14 +1,13 @@
 """The status of a job's shards: finished, failed and tried again, or given up."""
 
 import logging
-import os
 import time
 from collections import Counter
 
 from pipeline.annotate.image_errors import error_summary
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from pipeline.storage.retry import RETRY_DELAY_ENV
+from pipeline.storage.retry import retry_delay_s
 from schemas.errors import ErrorCode, StorageError
 from schemas.records import Shard, ShardFailed, ShardTally
 
@@ -96,8 +95,7 @@ class ShardStatus:
             )
             logger.error("the job stops here: %s", self.stop_reason)
             return
-        first_s = _PAUSE_RETRIES * float(os.environ.get(RETRY_DELAY_ENV, "0.5"))
-        pause_s = first_s * 2 ** (self._num_pauses - 1)
+        pause_s = _PAUSE_RETRIES * retry_delay_s() * 2 ** (self._num_pauses - 1)
         self._paused_until = time.monotonic() + pause_s
         logger.warning(
             "no image of shard %d can be read (%s): a pause of %.3g s", shard.index, codes, pause_s

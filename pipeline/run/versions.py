@@ -51,9 +51,10 @@ def compared_versions(roles: Collection[str]) -> dict[str, str]:
     """Return the versions that are part of a run's identity, cut to the numbers that count.
 
     Args:
-        roles: of the weights in use; timm and diffusers count only where a second network is.
+        roles: of the weights in use, also of their settings (`clip.activation`); timm and
+            diffusers count only where a second network is.
     """
-    only_clip = set(roles) <= {_CLIP_ROLE}
+    only_clip = {role.partition(".")[0] for role in roles} <= {_CLIP_ROLE}
     return {
         package: _first_numbers(version, COMPARED[package])
         for package, version in installed_versions().items()

@@ -81,6 +81,11 @@ def timeout_s() -> float:
     return seconds
 
 
+def retry_delay_s() -> float:
+    """Return the least seconds before the second try of an operation."""
+    return float(os.environ.get(RETRY_DELAY_ENV, "0.5"))
+
+
 class Deadline:
     """The end of one operation's budget.
 
@@ -151,7 +156,7 @@ def retrying(operation: Callable[[Deadline], T], doing: str, uri: str) -> T:
     budget_s, store = timeout_s(), uris.store(uri)
     is_out = _OUTAGES.is_out(store, budget_s)
     deadline = Deadline(min(PROBE_S, budget_s) if is_out else budget_s)
-    delay_s = float(os.environ.get(RETRY_DELAY_ENV, "0.5"))
+    delay_s = retry_delay_s()
     began_s = time.monotonic()
     with waiting(f"{doing} {uri}") as wait:
         attempts = Retrying(

@@ -1,4 +1,4 @@
-"""Exports read back as their tools read them: (path, label, RLE) of every mask."""
+"""Exports read back: whole files, and what their tools see, (path, label, RLE) of every mask."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import label_studio_brush
+from pipeline.exporters import coco, label_studio
 from pipeline.importers import cvat
 from pipeline.importers.shared.notes import Notes
 from pipeline.run.folder import RunFolder
@@ -31,6 +32,18 @@ def run_masks(run: RunFolder) -> list[Mask]:
 def counts_of(mask: np.ndarray) -> str:
     """Return a mask (H, W) as RLE counts."""
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def coco_dataset(run: RunFolder) -> dict:
+    """Export a run to COCO and return its `instances.json`."""
+    coco.export(run, coco.Options())
+    return _json(run, "exports/coco/instances.json")
+
+
+def label_studio_tasks(run: RunFolder, **options: object) -> list[dict]:
+    """Export a run to Label Studio and return its tasks."""
+    label_studio.export(run, label_studio.Options.model_validate(options))
+    return json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
 
 
 def _json(run: RunFolder, name: str) -> dict:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
-from pipeline.exporters import coco, cvat, label_studio
+from pipeline.exporters import cvat
 from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
-from tests.helpers.exported_masks import run_masks
+from tests.helpers.exported_masks import coco_dataset, label_studio_tasks, run_masks
 
 RULES = ImportRules(empty_means="reviewed", unchanged_means="reviewed")
 PARTS = st.text(st.sampled_from("aB 1é猫%#&?+='\"_-."), min_size=1, max_size=5)
@@ -33,8 +33,7 @@ LABELS = st.lists(
 
 def _coco(run: RunFolder, random: Random) -> bytes:
     """The tool gives its own ids, in its own order, and puts a folder in front."""
-    coco.export(run, coco.Options())
-    dataset = json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+    dataset = coco_dataset(run)
     ids = [category["id"] for category in dataset["categories"]]
     new = dict(zip(ids, random.sample(range(50), len(ids)), strict=True))
     for category in dataset["categories"]:
@@ -55,8 +54,7 @@ def _cvat(run: RunFolder, random: Random) -> bytes:
 
 
 def _label_studio(run: RunFolder, random: Random) -> bytes:
-    label_studio.export(run, label_studio.Options())
-    tasks = json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
+    tasks = label_studio_tasks(run)
     for task in tasks:
         task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
     random.shuffle(tasks)

@@ -13,13 +13,12 @@ from pipeline.corrections.import_report import ImportReport
 from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
-from pipeline.exporters import coco, label_studio
 from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import LABELS, Scene, label_map, make_run
-from tests.helpers.exported_masks import counts_of
+from tests.helpers.exported_masks import coco_dataset, counts_of, label_studio_tasks
 
 PATHS = ("a.png", "b/c.png", "d.png", "e.png")
 
@@ -31,15 +30,13 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def dataset(run: RunFolder) -> dict:
-    coco.export(run, coco.Options())
-    return json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+    return coco_dataset(run)
 
 
 @pytest.fixture
 def tasks(run: RunFolder) -> list[dict]:
     """An annotation of each image that keeps the first mask, made in 2020."""
-    label_studio.export(run, label_studio.Options())
-    tasks = json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
+    tasks = label_studio_tasks(run)
     for task in tasks:
         kept = task.pop("predictions")[0]["result"][:1]
         task["annotations"] = [{"result": kept, "updated_at": "2020-01-01T00:00:00Z"}]
@@ -300,8 +297,7 @@ def test_frame_of_a_tool_that_ignores_orientations_is_found(
         Scene("plain.jpg", label_map(1)),
     ]
     run = make_run(tmp_path, scenes)
-    coco.export(run, coco.Options())
-    dataset = json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+    dataset = coco_dataset(run)
     turn = TURNS[orientation] if ignores else np.asarray
     mark = np.zeros((50, 34), bool)
     mark[:9, :5] = True

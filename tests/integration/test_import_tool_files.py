@@ -14,6 +14,7 @@ from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
 from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run
+from tests.helpers.exported_masks import coco_dataset, label_studio_tasks
 
 PATHS = ("a.png", "b/c.png", "d.png", "e.png")
 
@@ -26,14 +27,12 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def dataset(run: RunFolder) -> dict:
-    coco.export(run, coco.Options())
-    return json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+    return coco_dataset(run)
 
 
 @pytest.fixture
 def tasks(run: RunFolder) -> list[dict]:
-    label_studio.export(run, label_studio.Options())
-    tasks = json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
+    tasks = label_studio_tasks(run)
     for task in tasks:
         task["annotations"] = [{"result": task.pop("predictions")[0]["result"]}]
     return tasks

@@ -10,11 +10,11 @@ from ovseg_core.rle import label_studio_brush
 from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.exporters import coco, cvat, label_studio
+from pipeline.exporters import cvat
 from pipeline.run.folder import RunFolder
 from schemas.errors import ConfigError, UserError
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
-from tests.helpers.exported_masks import counts_of, run_masks
+from tests.helpers.exported_masks import coco_dataset, counts_of, label_studio_tasks, run_masks
 
 PATHS = ("photos/a.png", "b c/ü.png", "d.png")
 CHECKED = ImportRules(empty_means="reviewed", unchanged_means="reviewed")
@@ -33,16 +33,14 @@ def _file(tmp_path: Path, content: object, name: str = "review.json") -> str:
 
 
 def _tasks(run: RunFolder) -> list[dict]:
-    label_studio.export(run, label_studio.Options())
-    tasks = json.loads(run.folder.read_bytes("exports/label_studio/tasks.json"))
+    tasks = label_studio_tasks(run)
     for task in tasks:
         task["annotations"] = [{"result": task.pop("predictions")[0]["result"], "lead_time": 30.0}]
     return tasks
 
 
 def _dataset(run: RunFolder) -> dict:
-    coco.export(run, coco.Options())
-    return json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+    return coco_dataset(run)
 
 
 def _by_name(report) -> dict:

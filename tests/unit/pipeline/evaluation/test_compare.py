@@ -1,6 +1,5 @@
 """Agreement of two runs, by image and label."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,10 @@ import pytest
 
 from ovseg_core.decision.review_priority import mask_priority
 from pipeline.evaluation.compare import compare, read_comparison
-from pipeline.exporters import label_studio
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.exported_masks import label_studio_tasks
 
 HALF = label_map(0).copy()
 HALF[:20][HALF[:20] == 1] = 0
@@ -141,8 +140,7 @@ def test_compare_names_labels_of_one_vocabulary_only(runs, tmp_path):
 
 def test_label_studio_scores_follow_a_comparison(runs):
     def scores(**options) -> dict[str, float]:
-        label_studio.export(runs[0], label_studio.Options(**options))
-        tasks = json.loads(runs[0].folder.read_bytes("exports/label_studio/tasks.json"))
+        tasks = label_studio_tasks(runs[0], **options)
         return {task["data"]["file_name"]: task["predictions"][0]["score"] for task in tasks}
 
     alone, file = scores(), compare(*runs).file

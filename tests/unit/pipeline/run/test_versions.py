@@ -32,4 +32,5 @@ def test_numbers_that_are_repairs_are_cut_off() -> None:
 
 def test_timm_counts_only_beside_a_second_network() -> None:
     assert "timm" not in compared_versions({"clip"})
+    assert "timm" not in compared_versions({"clip", "clip.activation"})
     assert compared_versions({"clip", "vision"})["timm"].count(".") == 2
