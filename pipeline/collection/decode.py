@@ -38,6 +38,7 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
     EOFError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+_OF_DAMAGE = (ErrorCode.TRUNCATED, ErrorCode.UNDECODABLE)
 _BACKDROP = (255, 255, 255)
 _TURNED_BY_EXIF = ("JPEG", "PNG", "AVIF")
 """Formats whose EXIF orientation browsers apply; Pillow writes AVIF's own turns there. HEIF's and
@@ -109,6 +110,20 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
     """
     if not data:
         raise ImageError(ErrorCode.EMPTY_FILE, "the file has no bytes")
+    try:
+        return _decode(data, config, side_px)
+    except ImageError as error:
+        # Texts are found at both ends of a PNG; without them it is the file that browsers show.
+        if error.code not in _OF_DAMAGE or not accepts("PNG", data):
+            raise
+        plain = _without_texts(data)
+        if plain != data:
+            with suppress(ImageError):
+                return _decode(plain, config, side_px)
+        raise
+
+
+def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
     image, name = _open(data)
     num_frames = _choose_frame(image)
     width, height = image.size
@@ -146,14 +161,8 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
     for name in KNOWN_FORMATS:
         if not accepts(name, data):
             continue
-        factory = Image.OPEN[name][0]
         try:
-            try:
-                return factory(io.BytesIO(data), ""), name
-            except _DAMAGE:
-                if name != "PNG":
-                    raise
-                return factory(io.BytesIO(_without_texts(data)), ""), name
+            return Image.OPEN[name][0](io.BytesIO(data), ""), name
         except _DAMAGE as error:
             raise _damaged(data, name, error) from error
     what = missing_decoder_of(data) or f"the content begins with {data[:8]!r}"

@@ -31,6 +31,8 @@ from tests.helpers.image_files import (
 # pytest puts its own filters above that of `collection.decode`, which has a test below.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.")
 CONFIG = ImageConfig()
+END_OF_HEADER, BEFORE_END = 33, -12
+"""Places in a PNG: after its first chunk, before its last."""
 DAMAGED_EXIF = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01" * 30
 SAMPLES = samples()
 GREY = ("grey", "float", "int32", "bilevel")
@@ -306,12 +308,14 @@ def test_default_image_that_an_animation_never_shows_is_not_taken() -> None:
     np.testing.assert_array_equal(decode(data, CONFIG).rgb, picture())
 
 
-def png_with(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
-    """Return a PNG with one more chunk after its header."""
+def png_with(
+    kind: bytes, body: bytes, checksum: int | None = None, place: int = END_OF_HEADER
+) -> bytes:
+    """Return a PNG with one more chunk, at a place in the plain file."""
     data = encoded(picture())
     crc = zlib.crc32(kind + body) if checksum is None else checksum
     chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
-    return data[:33] + chunk + data[33:]
+    return data[:place] + chunk + data[place:]
 
 
 @pytest.mark.parametrize(
@@ -321,8 +325,10 @@ def png_with(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
         png_with(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(1_500_000))),
         png_with(b"iCCP", b"profile\0\0" + zlib.compress(bytes(1_500_000))),
         png_with(b"tEXt", b"Comment\0text", checksum=7),
+        png_with(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_500_000)), place=BEFORE_END),
+        png_with(b"tEXt", b"Comment\0text", checksum=7, place=BEFORE_END),
     ],
-    ids=["zTXt", "iTXt", "iCCP", "bad checksum"],
+    ids=["zTXt", "iTXt", "iCCP", "bad checksum", "zTXt at the end", "bad checksum at the end"],
 )
 def test_long_or_damaged_texts_of_a_png_do_not_lose_it(data: bytes) -> None:
     np.testing.assert_array_equal(decode(data, CONFIG).rgb, picture())
