@@ -43,7 +43,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     """Write a file for each image; return the path of LOSSES.txt."""
     title = "labelme: what it does not hold of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD) as export:
-        names = FileNames(run, export.losses.count_lost)
+        names = FileNames(run, export.losses.name_lost)
         for image, rows in export.images(options.segments, options.min_score):
             name = names.of_image(image["path"])
             export.put(f"{name}.json", partial(_document, image, rows))

@@ -47,7 +47,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
 
 def write(export: Export, options: Options) -> None:
     """Write every image's picture and entry, then the JSON."""
-    names = FileNames(export.reader.run, export.losses.count_lost)
+    names = FileNames(export.reader.run, export.losses.name_lost)
     head = _head(export, options)
     dataset = coco_file.CocoFile(export.local_file(_JSON), head, export.open_files)
     for image, overlapping in export.images(options.segments, options.min_score):

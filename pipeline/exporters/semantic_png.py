@@ -41,7 +41,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     title = "Label images: what they do not hold of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD, index=_CLASSES) as export:
         classes = _classes(export.reader, options)
-        names = FileNames(run, export.losses.count_lost)
+        names = FileNames(run, export.losses.name_lost)
         for image, rows in export.images(min_score=options.min_score):
             name = f"{_LABELS}/{names.of_image(image['path'])}.png"
             visible = flattened(rows, export.losses)

@@ -5,7 +5,6 @@ shares of width and height. Holes fill up; an image without segments has an empt
 """
 
 from collections.abc import Container, Iterator
-from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
@@ -15,7 +14,7 @@ from pydantic import NonNegativeInt
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.outlines import Contour, Simplification, Tolerance, opencv_contours
-from pipeline.run.file_names import FileNames
+from pipeline.run.file_names import FileNames, suffix
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.records import Share
@@ -66,7 +65,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     title = "YOLO segmentation: what it does not hold of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD, index=_INDEX) as export:
         export.losses.count_lost("masks with holes filled", 0)
-        names, copied = FileNames(run, export.losses.count_lost), set[str]()
+        names, copied = FileNames(run, export.losses.name_lost), set[str]()
         for image, rows in export.images(min_score=options.min_score):
             lines = [
                 _line(row, contour)
@@ -100,7 +99,7 @@ def _copy_name(path: str, name: str) -> str:
         path: of the image.
         name: of its label file, without its ending.
     """
-    return f"images/{name}{PurePosixPath(path).suffix}"
+    return f"images/{name}{suffix(path)}"
 
 
 def _other_copies(run: RunFolder, copied: Container[str]) -> Iterator[str]:

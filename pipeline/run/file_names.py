@@ -9,8 +9,9 @@ from pipeline.run.folder import RunFolder
 
 _MAX_NAME_BYTES = 255
 """What usual file systems take."""
-_MAX_STEM_BYTES = _MAX_NAME_BYTES - len(".json")
-"""Room for the longest suffix that an export adds."""
+MAX_SUFFIX_BYTES = 16
+"""Names leave this much room for a suffix; what is longer is no suffix, but part of a name."""
+_MAX_STEM_BYTES = _MAX_NAME_BYTES - MAX_SUFFIX_BYTES
 
 
 class FileNames:
@@ -18,13 +19,15 @@ class FileNames:
 
     Args:
         run: its manifest is read.
-        report: is called with a sentence for each name that is not the image's without its suffix.
+        report: is called with a sentence, and the name, for each that is not the image's without
+            its suffix, or that is another's on a disk without upper and lower case.
     """
 
-    def __init__(self, run: RunFolder, report: Callable[[str], None]) -> None:
+    def __init__(self, run: RunFolder, report: Callable[[str, str], None]) -> None:
         self._report = report
         self._paths = set(run.manifest().column("path").to_pylist())
         self._stems = Counter(without_suffix(path) for path in self._paths)
+        self._regardless_of_case = Counter(self._name(path).casefold() for path in self._paths)
         self._unused = set(self._paths)
 
     def of_image(self, path: str) -> str:
@@ -35,9 +38,14 @@ class FileNames:
         self._unused.discard(path)
         name = self._name(path)
         if name not in (path, without_suffix(path)):
-            self._report("file names are shortened: another suffix makes them too long for a disk")
+            what = "file names are shortened: another suffix makes them too long for a disk"
+            self._report(what, f"{path} is {name}")
         elif name != without_suffix(path):
-            self._report("file names keep the image's ending: another image has the same stem")
+            what = "file names keep the image's ending: another image has the same stem"
+            self._report(what, path)
+        if self._regardless_of_case[name.casefold()] > 1:
+            what = "file names differ in case only: a disk without case keeps one of them"
+            self._report(what, path)
         return name
 
     def unused(self) -> Iterator[str]:
@@ -71,9 +79,16 @@ def flat_name(path: str) -> str:
     if is_unambiguous and len(joined.encode()) <= _MAX_NAME_BYTES:
         return joined
     # Underscores of its own make a name ambiguous; deep folders make one that no disk takes.
-    name, digest = PurePosixPath(joined), hashlib.sha256(path.encode()).hexdigest()[:12]
-    room = max(0, _MAX_NAME_BYTES - len(f"-{digest}{name.suffix}".encode()))
-    return f"{name.stem.encode()[:room].decode(errors='ignore')}-{digest}{name.suffix}"
+    digest, ending = hashlib.sha256(path.encode()).hexdigest()[:12], suffix(joined)
+    room = _MAX_NAME_BYTES - len(f"-{digest}{ending}".encode())
+    kept = joined.removesuffix(ending).encode()[:room].decode(errors="ignore")
+    return f"{kept}-{digest}{ending}"
+
+
+def suffix(path: str) -> str:
+    """Return the suffix of a path's last part; "" for one of more than `MAX_SUFFIX_BYTES`."""
+    found = PurePosixPath(path).suffix
+    return found if len(found.encode()) <= MAX_SUFFIX_BYTES else ""
 
 
 def without_suffix(path: str) -> str:

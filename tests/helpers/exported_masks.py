@@ -14,6 +14,7 @@ from ovseg_core.rle import label_studio_brush
 from pipeline.exporters import coco, label_studio
 from pipeline.importers import cvat
 from pipeline.importers.shared.notes import Notes
+from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 
@@ -69,9 +70,8 @@ def _coco(run: RunFolder, name: str) -> list[Mask]:
 
 
 def stem_file(run: RunFolder, folder: str, path: str, suffix: str) -> str:
-    """Return the file of an image, named by its stem or by its whole name."""
-    short = f"{folder}/{Path(path).with_suffix('')}{suffix}"
-    return short if run.folder.exists(short) else f"{folder}/{path}{suffix}"
+    """Return the file of an image, named by its stem, its whole name or a shortened one."""
+    return f"{folder}/{FileNames(run, lambda what, name: None).of_image(path)}{suffix}"
 
 
 def _semantic_png(run: RunFolder) -> list[Mask]:

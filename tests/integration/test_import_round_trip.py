@@ -18,7 +18,7 @@ from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 from tests.helpers.exported_masks import coco_dataset, label_studio_tasks, run_masks
 
 RULES = ImportRules(empty_means="reviewed", unchanged_means="reviewed")
-PARTS = st.text(st.sampled_from("aB 1é猫%#&?+='\"_-."), min_size=1, max_size=5)
+PARTS = st.text(st.sampled_from("aB 1é猫%#&?*[]+='\"\\\n_-."), min_size=1, max_size=5)
 PATHS = st.lists(
     st.lists(PARTS, min_size=1, max_size=2).map(lambda parts: "/".join(f"x{p}" for p in parts)),
     min_size=2, max_size=4, unique_by=str.casefold,

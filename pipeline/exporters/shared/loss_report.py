@@ -4,8 +4,9 @@ An exporter counts while it writes, and the file is written last: an export with
 finished.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import bisect
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from schemas.base import Frozen
 from schemas.redact import redact
@@ -14,6 +15,7 @@ LOSSES_FILE = "LOSSES.txt"
 GOOD_IOU = 0.95
 """Outlines with a lower IoU with their mask are counted as poor."""
 _BINS = 1000
+_NUM_NAMED = 10
 
 
 class LossReport:
@@ -37,6 +39,7 @@ class LossReport:
         self._not_held = tuple(not_held)
         self._written: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
+        self._named: defaultdict[str, list[str]] = defaultdict(list)
         self._iou_histogram = [0] * (_BINS + 1)
         self._lowest_iou = 1.0
 
@@ -58,6 +61,18 @@ class LossReport:
         """
         self._lost[what] += count
 
+    def name_lost(self, what: str, name: str) -> None:
+        """Count a loss, and name it if it is among the first ten by name.
+
+        Args:
+            what: in the plural, such as "masks that are damaged".
+            name: which one.
+        """
+        self._lost[what] += 1
+        named = self._named[what]
+        bisect.insort(named, name)
+        del named[_NUM_NAMED:]
+
     def count_outline(self, iou: float) -> None:
         """Count an outline that replaces a mask.
 
@@ -75,8 +90,8 @@ class LossReport:
     def text(self) -> str:
         """Return the content of the file."""
         lines = [self._title, self.options_line, *filter(None, [self._source])]
-        lines += ["", "Written:", *_count_lines(self._written)]
-        lines += ["", "Lost in this export:", *_count_lines(self._lost)]
+        lines += ["", "Written:", *_count_lines(self._written, {})]
+        lines += ["", "Lost in this export:", *_count_lines(self._lost, self._named)]
         num_outlines = sum(self._iou_histogram)
         if num_outlines:
             lines += [
@@ -99,5 +114,11 @@ class LossReport:
         raise AssertionError("the histogram is empty")
 
 
-def _count_lines(counts: Counter[str]) -> list[str]:
-    return [f"{count:>10}  {what}" for what, count in sorted(counts.items())] or ["- nothing"]
+def _count_lines(counts: Counter[str], named: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = []
+    for what, count in sorted(counts.items()):
+        names = named.get(what, ())
+        lines += [f"{count:>10}  {what}", *(f"{'':>12}{name}" for name in names)]
+        if 0 < len(names) < count:
+            lines.append(f"{'':>12}and {count - len(names):,} more")
+    return lines or ["- nothing"]
