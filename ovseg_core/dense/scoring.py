@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.text_encoder import best_of_class
+from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.segmenter import TextMatrix
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text_encoder import TextEncoder, templates_of
+from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.options import PublishedSizes
 from ovseg_core.dense.scoring import COSINES, Scoring, top_label_rows

@@ -8,7 +8,7 @@ repository's variant is `maskclip_original`.
 from pydantic import PositiveFloat
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text_encoder import TemplateSet
+from ovseg_core.backbones.text.text_encoder import TemplateSet
 from ovseg_core.dense.maskclip import MaskClipEncoder, MaskClipOptions, refined
 from ovseg_core.dense.options import PublishedSizes
 from ovseg_core.dense.scoring import probabilities

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovseg_core import methods
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text_encoder import best_of_class
+from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.decision.decide import decide, decide_one
 from ovseg_core.images.batch import Image
 from ovseg_core.methods import build_segmenter, check_options, with_published_clip

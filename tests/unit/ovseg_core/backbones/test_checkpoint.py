@@ -18,7 +18,7 @@ from ovseg_core.backbones.checkpoint import (
     state_dict_in,
 )
 from ovseg_core.backbones.head_file import load_head
-from ovseg_core.backbones.text_encoder import TextEncoder
+from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.objectness.found import HEAD as FOUND
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_core.backbones.text_encoder import templates_of
+from ovseg_core.backbones.text.text_encoder import templates_of
 from ovseg_core.dense.scoring import surgery_rows
 from ovseg_core.methods import build_segmenter
 from ovseg_core.methods.clip_surgery import display_maps, empty_text, min_max_scaled, point_prompts

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text_encoder import TextEncoder, best_of_class, templates_of
+from ovseg_core.backbones.text.text_encoder import TextEncoder, best_of_class, templates_of
 from ovseg_core.segmenter import TextMatrix
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_models import tiny_backbones

@@ -1,0 +1,1 @@
+"""Phrases become text embeddings: tokenizers and the text matrix."""
