@@ -19,7 +19,12 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text.text_encoder import TemplateSet, TextEncoder, best_of_class, templates_of
+from ovseg_core.backbones.text.text_encoder import (
+    TemplateSet,
+    TextEncoder,
+    best_of_class,
+    templates_of,
+)
 from ovseg_core.images.batch import Image, with_images
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
 from ovseg_core.resize.pillow_bicubic import bicubic_crops, crop_grid
