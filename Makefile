@@ -43,7 +43,7 @@ test-lowest: $(INSTALLED) ## Run the golden tests with the oldest allowed librar
 	@rm -rf .lowest && $(PYTHON) -m venv .lowest
 	@$(BIN)/python -m tests.golden.lowest > .lowest/requirements.txt
 	@.lowest/bin/pip install -qq --disable-pip-version-check -r .lowest/requirements.txt
-	@.lowest/bin/python -m pytest tests/golden tests/unit/ovseg_core/resize tests/unit/pipeline/collection/test_decode.py tests/unit/pipeline/collection/test_color.py
+	@.lowest/bin/python -m pytest tests/golden tests/unit/ovseg_core/resize tests/unit/pipeline/collection/decoding
 	@rm -rf .lowest
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports

@@ -29,7 +29,7 @@ from pipeline.annotate.rows import (
     tally_of,
 )
 from pipeline.annotate.stopwatch import stopwatch
-from pipeline.collection.decode import DecodedImage
+from pipeline.collection.decoding.decode import DecodedImage
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally

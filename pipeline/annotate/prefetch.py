@@ -15,7 +15,7 @@ import torch
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import stopwatch
-from pipeline.collection.decode import DecodedImage, decode
+from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_bytes
 from pipeline.storage.waiting import StorageThreads
 from schemas.config import ImageConfig

@@ -10,7 +10,7 @@ heads can use the source at once.
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.collection.decode import DecodedImage, decode
+from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.storage.folder import read_image_file
 from schemas.config import ImageConfig
 from schemas.records import ImageRef

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ovseg_core.resize.nearest import SizeHW, to_size
 from ovseg_core.rle.encode import decode_rle
-from pipeline.collection.decode import DecodedImage
+from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import tinted
 from pipeline.review.index import ReviewIndex

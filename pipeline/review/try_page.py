@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cachetools import LRUCache
 from pydantic import Field
 
-from pipeline.collection.decode import DecodedImage, decode
+from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour
 from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg

@@ -22,7 +22,7 @@ from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import Features, Segmenter, encode_images
 from pipeline.annotate.prefetch import to_tensor
 from pipeline.annotate.stopwatch import stopwatch
-from pipeline.collection.decode import DecodedImage
+from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.storage import weights
 from schemas import plugins
 from schemas.base import problems

@@ -19,7 +19,7 @@ from pipeline.annotate.rows import (
     join_rows,
     tally_of,
 )
-from pipeline.collection.decode import DecodedImage
+from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig

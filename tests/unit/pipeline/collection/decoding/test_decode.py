@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from pipeline.collection.decode import decode
+from pipeline.collection.decoding.decode import decode
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
@@ -28,7 +28,7 @@ from tests.helpers.image_files import (
     with_orientation,
 )
 
-# pytest puts its own filters above that of `collection.decode`, which has a test below.
+# pytest puts its own filters above that of `decode`, which has a test below.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.")
 CONFIG = ImageConfig()
 END_OF_HEADER, BEFORE_END = 33, -12
@@ -179,7 +179,7 @@ def test_flipped_bytes_raise_nothing_but_image_errors(name: str) -> None:
 
 def test_no_warning_leaks_even_where_warnings_are_errors() -> None:
     code = (
-        "import sys; from pipeline.collection.decode import decode\n"
+        "import sys; from pipeline.collection.decoding.decode import decode\n"
         "from schemas.config import ImageConfig\n"
         "print(decode(sys.stdin.buffer.read(), ImageConfig()).width)"
     )

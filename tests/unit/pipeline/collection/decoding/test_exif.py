@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.collection.exif import (
+from pipeline.collection.decoding.exif import (
     inverse_orientation,
     is_orientation,
     swaps_sides,

@@ -23,11 +23,16 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.collection.color import to_srgb
-from pipeline.collection.color_profile import declared_colors
-from pipeline.collection.exif import is_orientation, orientation_of, swaps_sides, upright_image
-from pipeline.collection.formats import KNOWN_FORMATS, accepts, missing_decoder_of
-from pipeline.collection.value_range import DeclaredRange, to_8_bits
+from pipeline.collection.decoding.color import to_srgb
+from pipeline.collection.decoding.color_profile import declared_colors
+from pipeline.collection.decoding.exif import (
+    is_orientation,
+    orientation_of,
+    swaps_sides,
+    upright_image,
+)
+from pipeline.collection.decoding.formats import KNOWN_FORMATS, accepts, missing_decoder_of
+from pipeline.collection.decoding.value_range import DeclaredRange, to_8_bits
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 
