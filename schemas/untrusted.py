@@ -1,8 +1,8 @@
-"""What came from somebody else: how its text is shown.
+r"""What came from somebody else: how its text is shown.
 
 A name is data and may hold any character. Where a person reads it, characters that a terminal obeys
 (ESC, CR, BEL, C1 controls), that turn the direction of text, or that show nothing, stand as escapes
-such as `\\x1b` and `\\u202e`. Data keeps the exact name.
+such as `\x1b` and `\u202e`. Data keeps the exact name.
 """
 
 import json
@@ -39,16 +39,16 @@ _SHOWN_OR_PART = re.compile(f"({_PART_OF_A_LETTER.pattern})|{_HIDDEN.pattern}")
 
 
 def printable(text: str) -> str:
-    """Return one line that a terminal shows and does not obey: such characters become escapes.
+    r"""Return one line that a terminal shows and does not obey: such characters become escapes.
 
     Letters of every script, accents and emoji stay, with the joiners that are part of how they are
-    drawn. Nothing else is changed, so that `\\n` may also be a backslash and an n.
+    drawn. Nothing else is changed, so that `\n` may also be a backslash and an n.
     """
     return _escaped(text, _escape)
 
 
 def printable_json(value: Any, indent: int | None = 2) -> str:
-    """Return JSON text that holds every name exactly, and can be shown: such characters are escaped.
+    """Return JSON text that holds every name exactly and can be shown, by JSON's own escapes.
 
     Args:
         value: what `json` can write.

@@ -22,7 +22,7 @@ ANY_TEXT = st.text(st.characters(), max_size=30)
         ("\x9b31m\x85", r"\x9b31m\x85"),
         ("\u202egpj.exe", r"\u202egpj.exe"),
         ("\u2066a\u2069\u200e\u200f\u061c", r"\u2066a\u2069\u200e\u200f\u061c"),
-        ("c\u200bat\u200d.jp\u200cg\ufeff\u2060\u00ad", r"c\u200bat\u200d.jp\u200cg\ufeff\u2060\xad"),
+        ("c\u200bat\u200d.jp\u200cg\ufeff\u00ad", r"c\u200bat\u200d.jp\u200cg\ufeff\xad"),
         ("\u2028\u2029", r"\u2028\u2029"),
         ("caf\udce9 \ud83d", r"caf\udce9 \ud83d"),
         ("a\U000e0063\U000e0061", r"a\U000e0063\U000e0061"),
