@@ -1,4 +1,7 @@
-r"""What came from somebody else: how its text is shown.
+r"""What came from somebody else: where its names may lead, and how its text is shown.
+
+A run folder, a list, a table of images and a tool's file are made by other programs and people. A
+name in them stays inside its folder, whatever system the reader of an export runs on.
 
 A name is data and may hold any character. Where a person reads it, characters that a terminal obeys
 (ESC, CR, BEL, C1 controls), that turn the direction of text, or that show nothing, stand as escapes
@@ -10,6 +13,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Python's end of a text is `\Z`, Arrow's `\z`; `$` stands before a last line end, too.
+_NO_PATH = r"\x00|^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])[.][.](?:[/\\]|{end})|(?:^|/)[.]?(?:/|{end})"
+_NO_PATH_FOR_ARROW = _NO_PATH.format(end=r"\z")
+_NO_PATH_FOR_PYTHON = re.compile(_NO_PATH.format(end=r"\Z"))
 _HIDDEN = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f"  # controls, with newline and tab
@@ -36,6 +46,22 @@ _PART_OF_A_LETTER = re.compile(
     "|(?<=[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\ufe00-\ufe02\U000e0100-\U000e01ef]"
 )
 _SHOWN_OR_PART = re.compile(f"({_PART_OF_A_LETTER.pattern})|{_HIDDEN.pattern}")
+
+
+def is_relative_path(text: str) -> bool:
+    """Return whether a text is a path that stays inside its folder on every system.
+
+    Its parts stand between `/` and are none of ``, `.` and `..`. A text that leaves its folder on
+    Windows, where backslashes part names too and `C:/` is a place, is no path here either.
+    """
+    return _NO_PATH_FOR_PYTHON.search(text) is None
+
+
+def first_not_relative(paths: pa.ChunkedArray) -> str | None:
+    """Return the first text of a column that is no relative path; None: all are."""
+    is_wrong = pc.match_substring_regex(paths, _NO_PATH_FOR_ARROW)
+    place = pc.index(is_wrong, True).as_py()
+    return None if place < 0 else paths[place].as_py()
 
 
 def printable(text: str) -> str:

@@ -32,11 +32,13 @@ from schemas.config import ImageConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
 from schemas.tables import MANIFEST
+from schemas.untrusted import is_relative_path
 
 logger = logging.getLogger(__name__)
 _CHUNK = 65536
 _WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
 _EMPTY_PART = re.compile("(?:(?<=/)|^)/")
+_WINDOWS = re.compile(r"\\|^[A-Za-z]:")
 _Listing = tuple[list[ListedImage], list[LeftOut]]
 _ANY_SUFFIX = "*"
 _ARCHIVES = (
@@ -178,6 +180,8 @@ def _select(
             continue
         if path.startswith(not_ours) or "/." in path:
             why = "hidden or in a run folder"
+        elif _WINDOWS.search(path) and not is_relative_path(_EMPTY_PART.sub("%2F", path)):
+            why = "with a name that leaves its folder on Windows"
         elif is_excluded(path):
             why = "by image.exclude"
         elif size is None:

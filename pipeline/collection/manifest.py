@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.storage import parquet
 from schemas.errors import RunFolderError
 from schemas.records import Shard
 from schemas.tables import MANIFEST, to_records
+from schemas.untrusted import first_not_relative
 
 _SOURCE_KEY = b"ovseg.source"
 
@@ -33,13 +35,33 @@ def read_manifest(data: bytes) -> pa.Table:
     """Return the table of a frozen manifest.
 
     Raises:
-        RunFolderError: the bytes are not a manifest.
+        RunFolderError: the bytes are not a manifest, or its rows cannot be ovseg's: a path that
+            leaves the collection's folder, an id or path twice.
     """
     try:
-        table = parquet.read_table(data)
-        return table.cast(MANIFEST.with_metadata(table.schema.metadata))
-    except (pa.ArrowInvalid, ValueError, OSError) as error:
+        read = parquet.read_table(data)
+        table = read.cast(MANIFEST.with_metadata(read.schema.metadata))
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise RunFolderError(f"manifest.parquet cannot be read: {error}") from error
+    _check(table)
+    return table
+
+
+def _check(table: pa.Table) -> None:
+    """Check what a person who shares a run folder could have written into the columns."""
+    for name in ("image_id", "path"):
+        num_different = pc.count_distinct(table.column(name)).as_py()
+        if num_different < table.num_rows:
+            raise RunFolderError(
+                f"manifest.parquet: {table.num_rows - num_different:,} rows repeat the {name} of "
+                "another: expected each once"
+            )
+    path = first_not_relative(table.column("path"))
+    if path is not None:
+        raise RunFolderError(
+            f"manifest.parquet: the path {path!r} leaves the collection's folder; "
+            "nothing of this run is read. Whoever made it can list the images again"
+        )
 
 
 def source_of(table: pa.Table) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from schemas.errors import ConfigError
 from schemas.redact import has_password, redact
+from schemas.untrusted import is_relative_path
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _ODD_BYTES = re.compile("[%\udc80-\udcff]")
@@ -98,12 +99,11 @@ def parent_and_name(uri: str) -> tuple[str, str]:
 
 
 def check_relative(path: str) -> str:
-    """Return the path if it is relative, uses `/` and stays inside its folder.
+    """Return the path if it is relative and stays inside its folder, see `is_relative_path`.
 
     Raises:
         ValueError: otherwise.
     """
-    parts = path.split("/")
-    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+    if not is_relative_path(path):
         raise ValueError(f"expected a relative path without empty, `.` or `..` parts, got {path!r}")
     return path

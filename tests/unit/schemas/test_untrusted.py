@@ -1,13 +1,46 @@
-"""Text from somebody else is shown as text, and obeyed by no terminal."""
+"""Names that climb; text from somebody else is shown as text, and obeyed by no terminal."""
 
 import json
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.untrusted import printable, printable_json
+from schemas.untrusted import (
+    first_not_relative,
+    is_relative_path,
+    printable,
+    printable_json,
+)
+
+CLIMBING = [
+    *("..", "../a", "a/..", "a/../b", "a\n/../b", "..\\a", "a\\..\\b", "a/..\\b", "/etc/passwd"),
+    *("\\server\\x", "C:/x", "c:\\x", "", ".", "a//b", "a/", "./a", "a/./b", "x\0y"),
+]
+HONEST = [
+    *("a", "a/b.jpg", "...", "..a/b..", ".hidden/x", "a..b", "a\\b", "a:b", "x:1.png", "50%2F..x"),
+    *("a/\n", "\n", "a/..\n", "猫/é ü.png", " ", "-rf", "~/x"),
+]
+
+
+@pytest.mark.parametrize("path", CLIMBING)
+def test_a_name_that_climbs_is_no_path(path: str) -> None:
+    assert not is_relative_path(path)
+
+
+@pytest.mark.parametrize("path", HONEST)
+def test_odd_names_that_stay_inside_are_paths(path: str) -> None:
+    assert is_relative_path(path)
+
+
+@given(st.lists(st.text(st.sampled_from("./\\C:a\n\0"), max_size=8), max_size=6))
+def test_a_column_is_checked_as_each_of_its_texts(texts: list[str]) -> None:
+    wrong = [text for text in texts if not is_relative_path(text)]
+    column = pa.chunked_array([texts[:2], texts[2:]], pa.string())
+    assert first_not_relative(column) == (wrong[0] if wrong else None)
+
 
 ANY_TEXT = st.text(st.characters(), max_size=30)
 """Also with controls and with lone surrogates."""

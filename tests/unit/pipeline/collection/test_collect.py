@@ -260,6 +260,15 @@ def test_what_a_listing_leaves_out_is_counted(tree: str) -> None:
     assert left_out(everything) == {"hidden or in a run folder": 3}
 
 
+def test_names_that_leave_their_folder_on_windows_are_left_out_and_counted(tmp_path: Path) -> None:
+    for name in ("x.png", "..\\x.png", "a\\..\\..\\x.png", "\\x.png", "a\\b.png", "C:\\x.png"):
+        (tmp_path / name).write_bytes(b"x")
+    table = collect(str(tmp_path), CONFIG)
+    assert paths(table) == ["a\\b.png", "x.png"]
+    (windows,) = (entry for entry in left_out_of(table) if "Windows" in entry.what)
+    assert windows.count == 3
+
+
 def test_names_of_systems_and_own_globs_are_excluded(tree: str) -> None:
     folder = Folder(tree)
     for name in (

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.collection import manifest
+from pipeline.storage.parquet import write_table
 from schemas.errors import RunFolderError
 from schemas.records import ImageRef
 from schemas.tables import MANIFEST, to_table
@@ -39,10 +40,28 @@ def test_damaged_bytes_are_a_run_folder_error(data: bytes) -> None:
 
 
 def test_a_table_of_other_columns_is_a_run_folder_error() -> None:
-    from pipeline.storage import parquet
-
     with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
-        manifest.read_manifest(parquet.write_table(pa.table({"x": [1]}), 10))
+        manifest.read_manifest(write_table(pa.table({"x": [1]}), 10))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"path": "../../etc/passwd"}, "leaves the collection's folder"),
+        ({"path": "x\\..\\y"}, "leaves the collection's folder"),
+        ({"image_id": "0" * 16}, "repeat the image_id"),
+        ({"path": None}, "null values"),
+    ],
+)
+def test_rows_that_no_listing_makes_are_a_run_folder_error(
+    changed: dict[str, str | None], message: str
+) -> None:
+    rows = to_table("manifest", refs(3)).to_pylist()
+    rows[1] |= changed
+    schema = pa.schema([field.with_nullable(True) for field in MANIFEST])
+    data = write_table(pa.Table.from_pylist(rows, schema))
+    with pytest.raises(RunFolderError, match=message):
+        manifest.read_manifest(data)
 
 
 def test_shards_hold_every_image_once_in_order() -> None:
