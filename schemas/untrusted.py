@@ -59,7 +59,8 @@ def is_relative_path(text: str) -> bool:
 
 def first_not_relative(paths: pa.ChunkedArray) -> str | None:
     """Return the first text of a column that is no relative path; None: all are."""
-    is_wrong = pc.match_substring_regex(paths, _NO_PATH_FOR_ARROW)
+    options = pc.MatchSubstringOptions(_NO_PATH_FOR_ARROW)
+    is_wrong = pc.call_function("match_substring_regex", [paths], options)
     place = pc.index(is_wrong, True).as_py()
     return None if place < 0 else paths[place].as_py()
 
