@@ -249,6 +249,15 @@ def review_command(
         list[str] | None,
         typer.Option("--name", help="A further host name that browsers may use; repeatable."),
     ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            metavar="NAME",
+            help='Weights that the run names and this machine has not used: "Try words" may load '
+            "them; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Go through the masks in a browser.
 
@@ -256,7 +265,7 @@ def review_command(
     """
     from jobs.review import review as command
 
-    command(run, host, port, names or ())
+    command(run, host, port, names or (), weights or ())
 
 
 @app.command("import-review")

@@ -22,8 +22,17 @@ _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 1 << 20
 
 
-def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
+def review(
+    run: str, host: str, port: int, names: Sequence[str], weights: Sequence[str] = ()
+) -> None:
     """Serve the page and print its address.
+
+    Args:
+        run: the run folder.
+        host: where to listen.
+        port: 0: any free one.
+        names: further host names that browsers may use.
+        weights: names of weights in the run that "Try words" may load.
 
     Raises:
         UserError: no such run, or the address cannot be had.
@@ -32,7 +41,7 @@ def review(run: str, host: str, port: int, names: Sequence[str]) -> None:
     from pipeline.run.folder import RunFolder
 
     _return_freed_memory()
-    listening = listen(RunFolder.open(run), Address(host, port, tuple(names)))
+    listening = listen(RunFolder.open(run), Address(host, port, tuple(names)), weights)
     # Not by `console`: it hides what looks like a token, and this one is meant to be read.
     print(f"review at  {listening.url}\nCtrl-C ends it", flush=True)
     try:

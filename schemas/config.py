@@ -6,6 +6,7 @@ is part of the run's fingerprint.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,15 @@ from schemas.vocabulary import Vocabulary, spelled_out_vocabulary
 
 EMBEDDED = "embedded"
 """Name of the tiny models in the package, accepted wherever a backbone or head is named."""
+
+
+@dataclass(frozen=True)
+class NamesWeights:
+    """Marks a field or option that names a network or a weights file."""
+
+
+WeightsName = Annotated[str, NamesWeights()]
+"""Type of such a field; a page that shows a stranger's run loads no such name unasked."""
 
 
 class NamedOptions(Frozen):
@@ -61,11 +71,11 @@ class ConfigModel(Frozen):
 class ClipConfig(Frozen):
     """The CLIP backbone, loaded by open_clip."""
 
-    model: str = "auto"
+    model: WeightsName = "auto"
     """An open_clip architecture, `local-dir:FOLDER`, `hf-hub:ORG/REPO`, `embedded` or `auto`.
 
     `auto` is the CLIP that the method was published with."""
-    pretrained: str = ""
+    pretrained: WeightsName = ""
     """open_clip's tag of the weights, or a weights file (path or URL).
 
     Unused for `local-dir:`, `hf-hub:` and `embedded`."""
@@ -80,11 +90,11 @@ class ClipConfig(Frozen):
 class VisionConfig(Frozen):
     """The second, self-supervised backbone, loaded by timm."""
 
-    model: str = "auto"
+    model: WeightsName = "auto"
     """A timm architecture, `local-dir:FOLDER`, `embedded` or `auto`.
 
     `auto` is the embedded model beside an embedded CLIP, else DINO ViT-S/8, which FOUND uses."""
-    weights: str = ""
+    weights: WeightsName = ""
     """A weights file (path or URL) for the architecture; empty: timm's own pretrained weights."""
 
     def model_beside(self, clip: ClipConfig) -> str:

@@ -186,14 +186,14 @@ def load_head(kind: HeadKind, file: str, backbones: Backbones) -> dict[str, Tens
 
 def _locate(kind: HeadKind, file: str, backbones: Backbones) -> str:
     if file:
-        return backbones.resolve(file)
+        return backbones.locate(file)
     if kind.network == "clip":
         is_embedded = backbones.clip_config.model == EMBEDDED
     else:
         is_embedded = backbones.vision_is_embedded
     if is_embedded:
         return str(kind.embedded)
-    path = backbones.resolve(kind.released)
+    path = backbones.locate(kind.released)
     if kind.not_released and not Path(path).is_file():
         raise WeightsError(kind.not_released)
     return path

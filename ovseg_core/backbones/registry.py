@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import torch
 
 from ovseg_core.backbones.clip import Clip
-from ovseg_core.backbones.load_clip import LOCAL_DIR, load_clip
+from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
 from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.sam import SamEncoder
 from ovseg_core.backbones.unet import UnetDecoder, load_unet
@@ -29,6 +29,13 @@ class BackboneConfig(Protocol):
     def vision(self) -> VisionConfig:
         """The second network."""
         ...
+
+
+def clip_names(config: ClipConfig) -> tuple[str, ...]:
+    """Return the names by which a configuration's CLIP is looked up."""
+    has_own = config.model == EMBEDDED or config.model.startswith((LOCAL_DIR, HF_HUB))
+    used = (config.model,) if has_own else (config.model, config.pretrained)
+    return tuple(filter(None, used))
 
 
 class Backbones:
@@ -57,6 +64,7 @@ class Backbones:
         self.device = torch.device(device)
         self.resolve = resolve
         self._files: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._settings: dict[str, str] = {}
         self._networks: dict[str, DenseBackbone] = {}
 
@@ -82,8 +90,10 @@ class Backbones:
         Raises:
             WeightsError: unknown, missing or unusable weights.
         """
+        names = clip_names(self.clip_config)
+        self.check_names(*names)
         loaded = load_clip(self.clip_config, self.device, self.resolve)
-        self.note_file("clip", loaded.file)
+        self.note_file("clip", loaded.file, *names)
         self._settings["clip.activation"] = loaded.activation
         return Clip(loaded, self.device)
 
@@ -121,16 +131,18 @@ class Backbones:
     def _load(self, model: str, role: str) -> DenseBackbone:
         is_second = model == self.vision_model
         weights = self.vision_weights if is_second else ""
+        names = (model, weights) if weights else (model,)
+        self.check_names(*names)
         role, option = ("vision", "vision.model") if is_second else (role, role)
         if model.startswith(DIFFUSERS) and not weights:
             folder = Path(model.removeprefix(DIFFUSERS)).expanduser()
             loaded_unet = load_unet(folder, self.device)
             for suffix, file in loaded_unet.files.items():
-                self.note_file(role + suffix, file)
+                self.note_file(role + suffix, file, model)
             return UnetDecoder(loaded_unet)
         path = self.resolve(weights) if weights else ""
         loaded = load_vit(model, path, self.device, option)
-        self.note_file(role, loaded.file)
+        self.note_file(role, loaded.file, *names)
         kind = SamEncoder if loaded.family == "sam" else TimmViT
         return kind(loaded, self.device)
 
@@ -150,14 +162,44 @@ class Backbones:
         """Whether the second network is the tiny one of the package."""
         return self.vision_model == EMBEDDED
 
-    def note_file(self, role: str, path: str | Path) -> None:
-        """Record the weights file of a role (`found` for a head), for the run's record."""
+    def check_names(self, *names: str) -> None:
+        """Check that weights may be loaded by these names; called before anything is looked up.
+
+        Here all may, as the user gave the names. A page that shows a run overrides it.
+
+        Raises:
+            WeightsError: one of them may not.
+        """
+
+    def locate(self, name: str) -> str:
+        """Return the local path of a head's file (path or URL), fetched if need be.
+
+        Raises:
+            WeightsError: it may not be loaded, or cannot be had.
+        """
+        self.check_names(name)
+        self._names[name] = path = self.resolve(name)
+        return path
+
+    def note_file(self, role: str, path: str | Path, *names: str) -> None:
+        """Record the weights file of a role (`found` for a head), for the run's record.
+
+        Args:
+            role: of the network or head.
+            path: local.
+            names: by which the job named it.
+        """
         if path:
             self._files[role] = str(path)
+            self._names |= dict.fromkeys(names, str(path))
 
     def files(self) -> dict[str, str]:
         """Return the local weights files loaded so far, by role; empty paths are left out."""
         return dict(self._files)
+
+    def names(self) -> dict[str, str]:
+        """Return the local weights files looked up so far, by the names that the job gave."""
+        return dict(self._names)
 
     def settings(self) -> dict[str, str]:
         """Return what was found out about the networks loaded so far, such as `clip.activation`."""

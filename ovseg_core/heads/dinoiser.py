@@ -21,6 +21,7 @@ from ovseg_core.heads import HeadOptions
 from ovseg_core.heads.shared.dinoiser_model import DINO, TAP, DinoiserHeads, check_depth, tap_map
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found
+from schemas.config import WeightsName
 
 _CHANNELS_PER_WIDTH = 256, 768
 """Published outputs of the affinity convolution, for a trunk of this width."""
@@ -48,10 +49,10 @@ class Options(HeadOptions):
     network are positive."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Brightness is multiplied by a random factor of 1 minus to 1 plus this."""
-    affinity_network: str = ""
+    affinity_network: WeightsName = ""
     """timm network whose affinity is learned; empty: DINO ViT-B/16, or the embedded network in a
     job with embedded models."""
-    found_head: str = ""
+    found_head: WeightsName = ""
     """FOUND's head for the second network; empty: as for the objectness source `found`."""
 
 

@@ -35,7 +35,7 @@ from ovseg_core.heads.shared.dinoiser_model import (
 from ovseg_core.objectness import found
 from ovseg_core.objectness.found import FoundObjectness
 from ovseg_core.segmenter import MethodCard, TextMatrix
-from schemas.config import ClipConfig
+from schemas.config import ClipConfig, WeightsName
 
 CARD = MethodCard(
     title="CLIP-DINOiser",
@@ -74,11 +74,11 @@ class Options(WindowOptions):
     """Source of the objectness: the learned head or FOUND. Patches without an object become
     background where no label has a probability of `delta`, with `found_only` everywhere. `none`: as
     published for sets without background."""
-    heads: str = ""
+    heads: WeightsName = ""
     """File with both heads (path or URL); empty: the authors', for the embedded CLIP its own."""
-    affinity_network: str = ""
+    affinity_network: WeightsName = ""
     """timm network for `affinity: dino`; empty: DINO ViT-B/16, beside embedded models theirs."""
-    found_head: str = ""
+    found_head: WeightsName = ""
     """FOUND's head for the job's second network; empty: as for the objectness source `found`."""
     gamma: Annotated[float, Field(ge=-1, le=1)] = 0.2
     """Threshold of the affinity below which patches are not pooled together."""

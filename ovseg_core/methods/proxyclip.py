@@ -25,7 +25,7 @@ from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import COSINES, SURGERY, WITHOUT_CLASS_TOKEN, Adjustment
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
-from schemas.config import ClipConfig
+from schemas.config import ClipConfig, WeightsName
 from schemas.errors import ConfigError
 
 CARD = MethodCard(
@@ -64,7 +64,7 @@ _PART_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
 class Options(WindowOptions):
     """Options of the method `proxyclip`."""
 
-    proxy: str = ""
+    proxy: WeightsName = ""
     """The second network: a timm architecture (DINO, DINOv2, MAE, SAM), `local-dir:FOLDER`,
     `embedded`, or `diffusers:FOLDER` for a UNet; empty: the job's own, if that is embedded or a
     folder, else DINO ViT-B/8."""

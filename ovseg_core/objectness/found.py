@@ -22,6 +22,7 @@ from ovseg_core.images.batch import Image
 from ovseg_core.objectness import by_shape
 from ovseg_core.resize.published_sizes import limit_side
 from ovseg_core.segmenter import MethodOptions
+from schemas.config import WeightsName
 
 RELEASED_HEAD = (
     "https://raw.githubusercontent.com/valeoai/FOUND/f9f2ef709002037c5498ce571115ad76b9627c31/"
@@ -41,7 +42,7 @@ HEAD = HeadKind(
 class Options(MethodOptions):
     """Options of the source `found`."""
 
-    head: str = ""
+    head: WeightsName = ""
     """Weights file of the 1x1 convolution (path or URL); empty: the embedded head for the embedded
     network, else the authors'."""
     max_side_px: NonNegativeInt = 672

@@ -35,11 +35,13 @@ def build(config: JobConfig, device: str) -> Built:
     """
     # Here, because these import the model libraries, which takes seconds: only workers need them.
     from ovseg_core.backbones.registry import Backbones
-    from ovseg_core.methods import build_segmenter, with_published_clip
-    from pipeline.storage.weights import resolve, weights_sha256
+    from ovseg_core.methods import build_segmenter, option_folders, with_published_clip
+    from pipeline.storage.weights import remember_names, resolve, weights_sha256
 
     config = with_published_clip(config)
     backbones = Backbones.from_config(config, device, resolve)
     segmenter = build_segmenter(config.method, backbones)
+    folders = option_folders(config.method).values()
+    remember_names(backbones.names() | {folder: folder for folder in folders})
     digests = {role: weights_sha256(path) for role, path in backbones.files().items()}
     return Built(segmenter, digests | backbones.settings())

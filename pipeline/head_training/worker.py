@@ -27,7 +27,7 @@ from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.versions import compared_versions
-from pipeline.storage.weights import resolve, weights_sha256
+from pipeline.storage.weights import remember_names, resolve, weights_sha256
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
 from schemas.records import ImageRef
@@ -140,7 +140,9 @@ class HeadWorker:
     @cached_property
     def _task(self) -> HeadTask:
         config = self._setup.config
-        return build_head(config.head, self._backbones, config.seed)
+        task = build_head(config.head, self._backbones, config.seed)
+        remember_names(self._backbones.names())
+        return task
 
     @cached_property
     def _store(self) -> HeadStore:

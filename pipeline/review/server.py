@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from urllib.parse import quote
@@ -85,12 +85,13 @@ def _is_not_of_shutdown(record: logging.LogRecord) -> bool:
     return not cancelled and not record.getMessage().startswith("Cancel ")
 
 
-def listen(run: RunFolder, address: Address) -> Listening:
+def listen(run: RunFolder, address: Address, weights: Sequence[str] = ()) -> Listening:
     """Bind the port and read the run.
 
     Args:
         run: at any place.
         address: where to listen; anywhere but on the loopback, requests need a new random token.
+        weights: names of weights in the run that "Try words" may load.
 
     Raises:
         UserError: the address cannot be bound.
@@ -100,7 +101,7 @@ def listen(run: RunFolder, address: Address) -> Listening:
     token = None if address.host in _LOOPBACK else new_token()
     everywhere = address.host in _EVERYWHERE
     session = ReviewSession(run)
-    try_page = TryPage(session)
+    try_page = TryPage(session, weights)
     own_names = (socket.gethostname(), socket.getfqdn()) if everywhere else (address.host,)
     guard = Guard(
         make_app(session, try_page),

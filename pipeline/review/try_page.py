@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,10 +109,12 @@ class TryPage:
 
     Args:
         session: of the run whose images and backbones are used.
+        weights: names that the user gave of weights which the run may load.
     """
 
-    def __init__(self, session: ReviewSession) -> None:
+    def __init__(self, session: ReviewSession, weights: Sequence[str] = ()) -> None:
         self._session = session
+        self._weights = tuple(weights)
         self._job = session.run.info.job()
         self._uploads = Uploads(self._job.image)
         self._loading = Lock()
@@ -124,8 +126,10 @@ class TryPage:
             if self._loaded is None:
                 # Imported here, because it imports torch, which takes seconds.
                 from pipeline.review.try_session import TrySession
+                from pipeline.run.named_weights import NamedWeights
 
-                self._loaded = TrySession(self._job)
+                of_run = NamedWeights(self._weights, self._session.run)
+                self._loaded = TrySession(self._job, of_run)
             return self._loaded
 
     def own_method(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ovseg_core.segmenter import Features, Segmenter, encode_images
 from pipeline.annotate.prefetch import to_tensor
 from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decoding.decode import DecodedImage
+from pipeline.run.named_weights import NamedWeights
 from pipeline.storage import weights
 from schemas import plugins
 from schemas.base import problems
@@ -92,10 +93,16 @@ class MethodChoice:
 class RunBackbones(Backbones):
     """The backbones of a run; only the run's own method may load a further one.
 
-    A visit to the page must not start a download.
+    A visit to the page must not start a download, and loads nothing that only the run names.
     """
 
     restricted = True
+    of_run: NamedWeights | None = None
+    """Says which names may be looked up; None: only the embedded ones."""
+
+    def check_names(self, *names: str) -> None:
+        """Check that the run's weights of these names may be loaded."""
+        (self.of_run or NamedWeights(())).check(*names)
 
     def network(self, model: str, role: str = "network") -> DenseBackbone:
         """Return a network, see `Backbones`; raises WeightsError for one that the run lacks."""
@@ -157,13 +164,15 @@ class TrySession:
 
     Args:
         job: of the run.
+        of_run: says which of the run's weights may be loaded; None: only the embedded ones.
 
     Attributes:
         num_encoded: images that were encoded so far.
     """
 
-    def __init__(self, job: JobConfig) -> None:
+    def __init__(self, job: JobConfig, of_run: NamedWeights | None = None) -> None:
         self._job = methods.with_published_clip(job)
+        self._of_run = of_run
         self._lock = RequestsFirst()
         self._ended = Event()
         self._warm: set[str] = set()
@@ -278,10 +287,12 @@ class TrySession:
             cuda = self._job.run.device != "cpu" and torch.cuda.is_available()
             device = "cuda" if cuda else "cpu"
             self._backbones = RunBackbones.from_config(self._job, device, weights.resolve)
+            self._backbones.of_run = self._of_run
         if name not in self._segmenters:
             is_own = name == self._job.method.name
             method = self._job.method if is_own else NamedOptions(name=name)
             self._backbones.restricted = not is_own
+            self._backbones.check_names(*methods.option_folders(method).values())
             self._segmenters[name] = methods.build_segmenter(method, self._backbones)
         return self._segmenters[name]
 

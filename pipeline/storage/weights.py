@@ -1,7 +1,9 @@
 """Resolve a weights name or URI to a local file, fetched once per node.
 
 What is fetched is only ever stored and hashed here, never loaded or run. `#sha256=<64 hex digits>`
-at a URI's end pins its content.
+at a URI's end pins its content. Others on this machine may be able to write to the cache folder, so
+a fetched file counts only with the SHA-256 in its note, and a note only if this user alone can have
+written it.
 """
 
 import hashlib
@@ -9,17 +11,26 @@ import json
 import os
 import re
 import secrets
+import stat
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from pipeline.storage import folder, uris
-from schemas.errors import StorageError, UserError, WeightsError
+from schemas.errors import ConfigError, StorageError, UserError, WeightsError
 from schemas.redact import redact
 
 CACHE_ENV = "OVSEG_CACHE"
 """Environment variable: the folder in which fetched weights are kept."""
 
+_MAX_NOTE_BYTES = 1 << 16
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_AS_IT_IS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Flags of opening: no link is followed, and no pipe waited for."""
+_FOLDERS = ("local-dir:", "diffusers:")
+_WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 _PIN = re.compile(r"^(.*)#sha256=([0-9a-fA-F]{64})$")
 
 
@@ -75,14 +86,12 @@ def weights_sha256(path: str | os.PathLike[str]) -> str:
         status = place.stat()
     except OSError as error:
         raise WeightsError(f"no weights at {place}: {error.strerror}") from error
-    known = [status.st_size, status.st_mtime_ns, status.st_ino]
+    # With the time of the last change of any kind, which `touch` cannot set back.
+    known = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     note = cache_folder() / "sha256" / f"{_key(str(place.resolve()))}.json"
-    try:
-        remembered = json.loads(note.read_bytes())
-        if remembered["file"] == known:
-            return str(remembered["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # a note that is missing or damaged is written again
+    remembered = _note(note)
+    if remembered.get("file") == known:
+        return str(remembered.get("sha256"))
     with place.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _remember(note, {"file": known, "sha256": digest})
@@ -104,10 +113,14 @@ def _fetched(place: str, digest: str) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if target.exists() and digest and weights_sha256(target) != digest:
-                target.unlink()  # fetched before its content was changed at the source
+            note = target.with_name(f"{target.name}.json")
+            expected = digest or _note(note).get("sha256")
+            if target.exists() and weights_sha256(target) != expected:
+                # Fetched before its content was changed at the source, or not by this user.
+                target.unlink()
             if not target.exists():
                 _download(place, target)
+                _remember(note, {"sha256": weights_sha256(target)})
     except (StorageError, UserError, OSError) as error:
         raise WeightsError(
             f"cannot fetch weights {redact(place)}: {redact(str(error))}; "
@@ -127,15 +140,74 @@ def _download(place: str, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remember_names(names: Mapping[str, str]) -> None:
+    """Note which weights a job of this machine has loaded by which names, see `is_known`.
+
+    Args:
+        names: local file by the name that the job gave; a folder of per-image files by itself.
+    """
+    for name, path in names.items():
+        digest = weights_sha256(path) if Path(path).is_file() else ""
+        file = str(Path(path).absolute())
+        _remember(_note_of_name(name), {"path": file, "sha256": digest})
+
+
+def is_known(name: str, digests: Collection[str]) -> bool:
+    """Return whether a job of this machine has loaded weights by this name with such a content.
+
+    Nothing is looked up by the name; the file that the job had loaded must be as it was then.
+
+    Args:
+        name: of a network, a weights file, or a folder of per-image files.
+        digests: SHA-256 of the weights in question.
+    """
+    try:
+        note = _note(_note_of_name(name))
+    except ConfigError:  # a URL with a password
+        return False
+    path, digest = note.get("path"), note.get("sha256")
+    if not isinstance(path, str) or not isinstance(digest, str):
+        return False
+    if not digest:
+        return True  # a folder of per-image files
+    try:
+        return digest in digests and weights_sha256(path) == digest
+    except WeightsError:
+        return False
+
+
+def _note_of_name(name: str) -> Path:
+    prefix, colon, place = name.rpartition(":") if name.startswith(_FOLDERS) else ("", "", name)
+    is_path = bool(colon) or "/" in place or place.endswith(_WEIGHTS_ENDINGS)
+    if is_path and "://" not in place and not name.startswith("hf-hub:"):
+        place = uris.normalise(place)  # a relative path is another one in another folder
+    return cache_folder() / "names" / f"{_key(f'{prefix}{colon}{place}')}.json"
+
+
 def _remember(note: Path, content: dict[str, object]) -> None:
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = note.with_name(f"{note.name}.{secrets.token_hex(4)}.part")
-        temporary.write_text(json.dumps(content))
+        with os.fdopen(os.open(temporary, _NEW, 0o600), "w") as file:
+            file.write(json.dumps(content))
         temporary.replace(note)
     except OSError:
         return  # a read-only home folder only costs the hashing of the next time
 
 
+def _note(path: Path) -> dict[str, Any]:
+    """Return what a note says; empty if it is missing, damaged, or others can have written it."""
+    try:
+        with os.fdopen(os.open(path, _AS_IT_IS), "rb") as file:
+            status = os.fstat(file.fileno())
+            is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+            if not is_own or not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_NOTE_BYTES:
+                return {}
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,89 @@
+"""Which of the weights that a run folder names a page may load.
+
+A run folder is made to be shared, so what it names is input: nothing is looked up, opened or
+fetched by such a name, unless it is embedded, this machine has used it in a job of its own with the
+content that the run recorded, or the user gave it on the command line.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from ovseg_core import methods
+from ovseg_core.backbones.registry import clip_names
+from pipeline.run.folder import RunFolder
+from pipeline.storage.weights import is_known
+from schemas import plugins
+from schemas.base import Frozen
+from schemas.config import EMBEDDED, NamesWeights
+from schemas.errors import WeightsError
+from schemas.redact import redact
+
+_CLIP = "clip"
+"""Role of CLIP's weights in a run's record."""
+
+
+class NamedWeights:
+    """The weights that a run names, and those of them that may be loaded.
+
+    Args:
+        given: names from the command line.
+        run: the run; None: nothing but the given names may be loaded.
+    """
+
+    def __init__(self, given: Sequence[str], run: RunFolder | None = None) -> None:
+        self._given = frozenset((EMBEDDED, *given))
+        self._run = run
+
+    def check(self, *names: str) -> None:
+        """Check that weights may be loaded by these names; nothing is looked up by them.
+
+        Raises:
+            WeightsError: it says what the run names, and how to allow it.
+        """
+        missing = [name for name in names if not self._is_allowed(name)]
+        if not missing:
+            return
+        more = [name for name in self._named if not self._is_allowed(name)]
+        unique = list(dict.fromkeys([*more, *missing]))
+        listed = ", ".join(map(_shown, unique))
+        message = (
+            f"this run names weights that this machine has not used in a job of its own: {listed}. "
+            "What a run folder names is not loaded unasked"
+        )
+        if self._run is not None and all(name.isprintable() for name in unique):
+            place = shlex.quote(redact(self._run.folder.uri))
+            flags = " ".join(f"--weights {shlex.quote(redact(name))}" for name in unique)
+            start = f"ovseg review {place} {flags}"
+            message += f"; if you trust them, end this server and start: {start}"
+        raise WeightsError(message)
+
+    def _is_allowed(self, name: str) -> bool:
+        if name in self._given:
+            return True
+        return self._run is not None and is_known(name, self._run.info.weights.values())
+
+    @cached_property
+    def _named(self) -> tuple[str, ...]:
+        """The names of the run's job; a second network only if the run used one."""
+        if self._run is None:
+            return ()
+        job = methods.with_published_clip(self._run.info.job())
+        names = [*clip_names(job.clip)]
+        if any(role.partition(".")[0] != _CLIP for role in self._run.info.weights):
+            names += [job.vision_model, job.vision.weights]
+        for part in plugins.read_nested_options(methods.PACKAGE, job.method, "method"):
+            names += _weights_in(part.options)
+        names += methods.option_folders(job.method).values()
+        return tuple(filter(None, names))
+
+
+def _weights_in(options: Frozen) -> Iterator[str]:
+    """Yield the names of weights in a plug-in's options."""
+    for name, field in type(options).model_fields.items():
+        if any(isinstance(mark, NamesWeights) for mark in field.metadata):
+            yield getattr(options, name)
+
+
+def _shown(name: str) -> str:
+    return redact(name) if name.isprintable() else ascii(redact(name))
