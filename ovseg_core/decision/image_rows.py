@@ -16,8 +16,7 @@ from ovseg_core.decision.segment_scores import segment_scores, visible_decision
 from ovseg_core.decision.segments import cut_segments
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import encode_rle
-from schemas.calibration import Calibration
-from schemas.config import MaskConfig
+from schemas.config import Calibration, MaskConfig
 from schemas.records import Annotation, ScoreRow
 from schemas.score_columns import SCORE
 

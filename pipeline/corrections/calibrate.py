@@ -21,7 +21,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
 from schemas.base import Frozen
-from schemas.calibration import Calibration
+from schemas.config import Calibration
 from schemas.errors import UserError
 from schemas.records import Share
 from schemas.score_columns import SCORE

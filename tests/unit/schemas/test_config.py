@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.config import JobConfig, RunConfig
+from schemas.config import Calibration, JobConfig, RunConfig
 
 JOB = {"images": "photos", "out": "run", "labels": ["cat"]}
 
@@ -74,3 +74,32 @@ def test_images_per_shard_of_small_and_large_jobs(num_images, size):
 @pytest.mark.parametrize(("cores", "threads"), [(0.25, 1), (1.0, 1), (2.5, 2), (4.0, 4)])
 def test_threads_follow_the_share_of_the_cores(cores: float, threads: int) -> None:
     assert RunConfig(cpus_per_worker=cores).threads_per_worker == threads
+
+
+CALIBRATION = Calibration(
+    method="clip_diy",
+    scores=(0.2, 0.6, 0.8),
+    probabilities=(0.1, 0.3, 0.9),
+    thresholds={"cat": 0.5, "dog": 0.0},
+    default_threshold=0.25,
+)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scores": (0.2, 0.2, 0.8)},
+        {"probabilities": (0.3, 0.1, 0.9)},
+        {"probabilities": (0.1, 0.3)},
+        {"scores": (), "probabilities": ()},
+        {"version": 2},
+        {"thresholds": {"cat": 1.5}},
+    ],
+)
+def test_damaged_calibration_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Calibration.model_validate(CALIBRATION.model_dump() | wrong)
+
+
+def test_labels_without_a_threshold_have_the_default():
+    assert [CALIBRATION.threshold(label) for label in ("cat", "dog", "owl")] == [0.5, 0.0, 0.25]

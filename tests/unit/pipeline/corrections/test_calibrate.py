@@ -16,8 +16,7 @@ from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from pipeline.run.predictions import Predictions
-from schemas.calibration import Calibration
-from schemas.config import JobConfig, MaskConfig
+from schemas.config import Calibration, JobConfig, MaskConfig
 from schemas.errors import ConfigError, RunFolderError, UserError
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from schemas.tables import to_table

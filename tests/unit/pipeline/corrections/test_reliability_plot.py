@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.corrections.calibrate import CalibrationReport, Reliability
 from pipeline.corrections.reliability_plot import draw
-from schemas.calibration import Calibration
+from schemas.config import Calibration
 
 BARS = (66, 133, 200)
 
