@@ -180,9 +180,7 @@ class RunConfig(Frozen):
 
 
 class Calibration(Frozen):
-    """A monotone map of segment scores and thresholds by label: the content of a calibration file,
-    which `ovseg calibrate` fits to a review.
-    """
+    """A monotone map of scores, and thresholds by label: what `ovseg calibrate` writes."""
 
     version: Literal[1] = 1
     """Version of the file format."""
