@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.load_vit import LoadedVit
-from ovseg_core.backbones.position_embedding import PositionInterpolation, PositionTable
+from ovseg_core.resize.position_embedding import PositionInterpolation, PositionTable
 from ovseg_core.resize.published_sizes import pad_br
 
 FeatureKind = Literal["q", "k", "v", "tokens"]

@@ -15,12 +15,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.text.text_encoder import TemplateSet, best_of_class
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.options import WindowOptions
 from ovseg_core.dense.scoring import Scoring, cosines
+from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import TextMatrix
 
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.text.text_encoder import TemplateSet
 from ovseg_core.dense.windows import Padding
 from ovseg_core.images.per_image_files import LocalFolder
 from ovseg_core.objectness import ObjectnessPart
+from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodOptions
 from schemas.config import NamedOptions
 

@@ -15,7 +15,6 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, threshold_affinity
@@ -34,6 +33,7 @@ from ovseg_core.heads.shared.dinoiser_model import (
 )
 from ovseg_core.objectness import found
 from ovseg_core.objectness.found import FoundObjectness
+from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 

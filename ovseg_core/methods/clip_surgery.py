@@ -21,13 +21,13 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.backbones.position_embedding import PositionInterpolation
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TemplateSet, templates_of
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import SURGERY, Scoring
 from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import ConfigError
