@@ -141,7 +141,15 @@ def state_dict_in(content: dict[str, Any]) -> dict[str, Tensor]:
 def load_fitting(
     model: torch.nn.Module, tensors: Mapping[str, Tensor], *, extra: bool = False
 ) -> None:
-    """Load weights that fit a network exactly.
+    """Load weights that fit a network exactly; see `check_fit`."""
+    check_fit(model, tensors, extra=extra)
+    model.load_state_dict(dict(tensors), strict=not extra)
+
+
+def check_fit(
+    model: torch.nn.Module, tensors: Mapping[str, Tensor], *, extra: bool = False
+) -> None:
+    """Check that weights fit a network exactly; it may be on the device `meta`.
 
     Args:
         model: the network.
@@ -169,7 +177,6 @@ def load_fitting(
             more = ", ..." if len(problems) > _MAX_NAMES else ""
             names = ", ".join(problems[:_MAX_NAMES])
             raise ValueError(sentence.format(len(problems), names) + more)
-    model.load_state_dict(dict(tensors), strict=not extra)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -113,6 +113,7 @@ class Clip:
         self.patch_px: int = self.visual.patch_size[0]
         self.input_px: int = self.visual.image_size[0]
         self.dim: int = self.visual.output_dim
+        self._num_tokens: int = self.model.vocab_size
         self.width: int = self.visual.conv1.out_channels
         self.logit_scale = float(self.model.logit_scale.detach().exp())
         self._positions = PositionTable(
@@ -152,24 +153,29 @@ class Clip:
         return torch.cat(parts)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return the text embeddings (number of prompts, D), not normalised to unit length."""
-        tokens = self.tokenizer(list(prompts))
-        self._warn_of_long(prompts, tokens)
-        tokens = tokens.to(self.device)
-        return torch.cat(
-            [self.model.encode_text(part) for part in tokens.split(_PROMPTS_PER_FORWARD)]
-        )
+        """Return the text embeddings (number of prompts, D), not normalised to unit length.
 
-    def _warn_of_long(self, prompts: Sequence[str], tokens_PL: Tensor) -> None:
+        Raises:
+            WeightsError: the tokenizer is not that of the text encoder.
+        """
+        ids_PL = self.tokenizer.ids(list(prompts))
+        self._warn_of_long(prompts, ids_PL)
+        if int(ids_PL.max()) >= self._num_tokens or int(ids_PL.min()) < 0:
+            raise WeightsError(
+                f"the tokenizer of {self.weights_file} returns the token {int(ids_PL.max())}, but "
+                f"the text encoder has {self._num_tokens}: it is the tokenizer of another CLIP"
+            )
+        parts = ids_PL.to(self.device).split(_PROMPTS_PER_FORWARD)
+        return torch.cat([self.model.encode_text(part) for part in parts])
+
+    def _warn_of_long(self, prompts: Sequence[str], ids_PL: Tensor) -> None:
         """Warn of prompts whose end the tokenizer has cut off, longest first."""
-        encode: Callable[[str], Sequence[int]] | None = getattr(self.tokenizer, "encode", None)
-        full: list[int] = tokens_PL[:, -1].nonzero().flatten().tolist()  # others end in zeros
-        if encode is None or not full:
+        limit = ids_PL.shape[1]
+        full = [prompts[row] for row in self.tokenizer.full(ids_PL)]
+        if not full:
             return
-        ends = 2  # the tokens of start and end
-        counts = {prompts[row]: len(encode(prompts[row])) + ends for row in full}
-        limit = tokens_PL.shape[1]
-        cut = sorted((-count, prompt) for prompt, count in counts.items() if count > limit)
+        counts = zip(self.tokenizer.counts(full), full, strict=True)
+        cut = sorted((-count, prompt) for count, prompt in counts if count > limit)
         if cut:
             shown = [f"{prompt[:_SHOWN_CHARS]!r} ({-count})" for count, prompt in cut[:_SHOWN]]
             more = f" and {len(cut) - _SHOWN} more" if len(cut) > _SHOWN else ""

@@ -3,7 +3,6 @@
 open_clip takes seconds to import and is not needed to check a job, so it is imported on use.
 """
 
-import importlib.util
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -11,21 +10,23 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
     check_finite_weights,
+    check_fit,
     hub_file,
     load_fitting,
     one_line,
     read_checkpoint,
     state_dict_in,
 )
+from ovseg_core.backbones.clip_architecture import CONFIG, check_readable
+from ovseg_core.backbones.text.tokenizer import Tokenizer, load_tokenizer
 from ovseg_core.embedded import CLIP_FOLDER
 from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, ClipConfig
@@ -33,10 +34,13 @@ from schemas.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 
+_MAX_CONFIG_BYTES = 1_000_000
+_MAX_NORMALISATION = 1000.0
+"""Of the mean and the deviation of pixels in [0, 1]; published ones are below 1."""
+
 LOCAL_DIR = "local-dir:"
 HF_HUB = "hf-hub:"
 """Prefix of a repository of the Hugging Face hub, as open_clip spells it."""
-CONFIG = "open_clip_config.json"
 
 _PREFERRED = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
@@ -47,14 +51,6 @@ _PREFERRED = (
 _ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 _OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
 """Beside the weights in OpenAI's own files, and nowhere else."""
-
-
-class Tokenizer(Protocol):
-    """A tokenizer of open_clip."""
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Return token ids, int64 (number of texts, context length)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -114,57 +110,26 @@ def load_clip(
     return loaded
 
 
-def check_readable(architecture: dict[str, Any], name: str) -> None:
-    """Check by its configuration that ovseg can read a CLIP, before anything is downloaded.
-
-    Args:
-        architecture: `model_cfg` of open_clip.
-        name: of the model, for messages.
-
-    Raises:
-        WeightsError: the image encoder is not a plain vision transformer, or the text encoder needs
-            a package that is not installed.
-    """
-    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-    kind = ""
-    if "timm_model_name" in vision:
-        kind = f"timm's {vision['timm_model_name']}"
-    elif isinstance(vision.get("layers"), list):
-        kind = "a ResNet"
-    elif vision.get("attentional_pool") or "multimodal_cfg" in architecture:
-        kind = "a vision transformer with an attention pool"
-    elif vision.get("pool_type") == "none":
-        kind = "a vision transformer without pooling"
-    if kind:
-        raise WeightsError(
-            f"{name} has {kind} as its image encoder; ovseg reads open_clip's plain vision "
-            "transformers with a class token or the mean, such as ViT-B-32 or ViT-L-14"
-        )
-    needed = text.get("hf_tokenizer_name") or text.get("hf_model_name")
-    if needed and importlib.util.find_spec("transformers") is None:
-        raise WeightsError(
-            f"{name} takes its tokenizer from Hugging Face ({needed}), which needs the package "
-            "transformers: pip install transformers, or choose another CLIP"
-        )
-
-
 def _load_repository(config: ClipConfig) -> LoadedClip:
     """Load `hf-hub:ORG/REPO`, of which only what is needed is fetched."""
     repository = config.model.removeprefix(HF_HUB)
     try:
-        folder = Path(hub_file(repository, CONFIG)).parent
-        architecture = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        file = Path(hub_file(repository, CONFIG))
+        architecture = _read_config(file)["model_cfg"]
         check_readable(architecture, config.model)  # before a useless download
         hub_file(repository, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"the CLIP {config.model} cannot be downloaded ({one_line(error)}); {ADVICE}"
         ) from error
-    return _load_folder(folder, config, config.model)
+    return _load_folder(file.parent, config, is_local=False)
 
 
-def _load_folder(folder: Path, config: ClipConfig, name: str = "") -> LoadedClip:
-    """Load `local-dir:FOLDER`, or a repository of the hub that has been fetched to a folder."""
+def _load_folder(folder: Path, config: ClipConfig, *, is_local: bool = True) -> LoadedClip:
+    """Load `local-dir:FOLDER`, or a repository of the hub that has been fetched to a folder.
+
+    The repository's tokenizer may be that of another repository, as open_clip has it.
+    """
     import open_clip
 
     file = _weights_in(folder)
@@ -173,22 +138,46 @@ def _load_folder(folder: Path, config: ClipConfig, name: str = "") -> LoadedClip
             f"{folder} is not a CLIP folder: expected {CONFIG} and "
             f"open_clip_model.safetensors; {ADVICE}"
         )
-    vocabulary = sorted(folder.glob("*.txt.gz"))
-    extra: dict[str, Any] = {"bpe_path": str(vocabulary[0])} if vocabulary else {}
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = _read_config(folder / CONFIG)
         architecture = content["model_cfg"]
         check_readable(architecture, f"the CLIP in {folder}")
         # A folder says so, or has GELU: open_clip's rule.
         stated = architecture.get("quick_gelu")
         network = _network(config, architecture, str(file), stated, unstated_is_known=True)
-        tokenizer = open_clip.get_tokenizer(name or f"{LOCAL_DIR}{folder}", **extra)
+        has_own = is_local or not architecture["text_cfg"].get("hf_tokenizer_name")
+        tokenizer = load_tokenizer(architecture["text_cfg"], folder if has_own else None)
+        mean = _per_channel(content, "mean") or open_clip.OPENAI_DATASET_MEAN
+        std = _per_channel(content, "std") or open_clip.OPENAI_DATASET_STD
     except LOAD_FAILURES as error:
         raise WeightsError(f"the CLIP in {folder} cannot be loaded: {one_line(error)}") from error
-    preprocess = content.get("preprocess_cfg", {})
-    mean = preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN
-    std = preprocess.get("std") or open_clip.OPENAI_DATASET_STD
     return LoadedClip(network, tokenizer, mean, std, str(file))
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """Return a CLIP's configuration.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if file.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{CONFIG} has more than {_MAX_CONFIG_BYTES:,} bytes")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
+        raise ValueError(f"{CONFIG} has no model_cfg")
+    return content
+
+
+def _per_channel(content: dict[str, Any], key: str) -> list[float] | None:
+    """Return `mean` or `std` of a CLIP's configuration, if it is there."""
+    values = (content.get("preprocess_cfg") or {}).get(key)
+    if not values:
+        return None
+    numbers = [float(value) for value in values]
+    lowest = -_MAX_NORMALISATION if key == "mean" else 1 / _MAX_NORMALISATION
+    if len(numbers) != 3 or not all(lowest <= it <= _MAX_NORMALISATION for it in numbers):
+        raise ValueError(f"{CONFIG}: {key} is {numbers}, expected three numbers for pixels 0 to 1")
+    return numbers
 
 
 def _weights_in(folder: Path) -> Path | None:
@@ -220,7 +209,7 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
         stated = True
     try:
         model = _network(config, architecture, file, stated)
-        tokenizer = open_clip.get_tokenizer(config.model)
+        tokenizer = load_tokenizer(architecture["text_cfg"], None)
     except LOAD_FAILURES as error:
         message = f"clip: {file} does not fit {config.model}: {one_line(error)}"
         raise WeightsError(message) from error
@@ -271,11 +260,10 @@ def _network(
                 "DFN's and MetaCLIP's need `--set clip.quick_gelu=true` (false: this is not said)",
                 file,
             )
-    fields = deepcopy(architecture)
-    is_custom = fields.pop("custom_text", False) or "hf_model_name" in fields["text_cfg"]
-    fields["text_cfg"].pop("hf_model_pretrained", None)
-    kind = open_clip.CustomTextCLIP if is_custom else open_clip.CLIP
-    model: Any = kind(**{**fields, "quick_gelu": quick_gelu})
+    fields = {**deepcopy(architecture), "quick_gelu": quick_gelu}
+    kind = open_clip.CustomTextCLIP if fields.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"):  # without memory, to compare sizes first
+        model: Any = kind(**deepcopy(fields))
     tensors = {
         key: value.float() if value.is_floating_point() else value
         for key, value in tensors.items()
@@ -289,6 +277,8 @@ def _network(
     with suppress(AssertionError, RuntimeError):  # of another width: its shapes are named below
         resize_pos_embed(tensors, model)
         resize_text_pos_embed(tensors, model)
+    check_fit(model, tensors)
+    model = kind(**fields)
     load_fitting(model, tensors)
     return model
 

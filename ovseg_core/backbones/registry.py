@@ -95,6 +95,8 @@ class Backbones:
         loaded = load_clip(self.clip_config, self.device, self.resolve)
         self.note_file("clip", loaded.file, *names)
         self._settings["clip.activation"] = loaded.activation
+        if loaded.tokenizer.sha256 and self.clip_config.model != EMBEDDED:
+            self._settings["clip.tokenizer"] = loaded.tokenizer.sha256
         return Clip(loaded, self.device)
 
     @property

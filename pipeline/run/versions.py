@@ -16,8 +16,8 @@ COMPARED = {
 }  # fmt: skip
 """Numbers of a version that are compared. timm has released everything as 1.0.x since 2024."""
 _RECORDED = (
-    "numpy", "torchvision", "scipy", "scikit-learn", "transformers", "safetensors", "ray",
-    "pyarrow", "pycocotools", "fsspec", "pillow-heif", "pillow-jxl-plugin",
+    "numpy", "torchvision", "scipy", "scikit-learn", "transformers", "tokenizers", "safetensors",
+    "ray", "pyarrow", "pycocotools", "fsspec", "pillow-heif", "pillow-jxl-plugin",
 )  # fmt: skip
 _IN_PILLOW = {
     "libwebp": "webp", "libavif": "avif", "openjpeg": "jpg_2000", "littlecms2": "littlecms2",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovseg_core.backbones.load_clip import check_readable
+from ovseg_core.backbones.clip_architecture import check_readable
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
@@ -120,7 +120,7 @@ def test_activation_is_that_of_the_tag(
     monkeypatch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda *_: tag)
     backbones = Backbones(ClipConfig(model=VIT, pretrained="openai"), "")
     assert backbones.clip.visual.pool_type == "tok"
-    assert backbones.settings() == {"clip.activation": expected}
+    assert backbones.settings()["clip.activation"] == expected
     assert not caplog.messages
 
 
@@ -134,7 +134,7 @@ def test_setting_of_the_activation_counts_for_a_folder(
     used = backbones.clip.visual.transformer.resblocks[0].mlp.gelu
     expected = "QuickGELU" if (named if setting is None else setting) else "GELU"
     assert type(used).__name__ == expected
-    assert backbones.settings() == {"clip.activation": expected}
+    assert backbones.settings()["clip.activation"] == expected
 
 
 def test_setting_of_the_activation_counts_for_a_quickgelu_architecture(
@@ -151,7 +151,7 @@ def test_setting_of_the_activation_counts_for_a_quickgelu_architecture(
         )
         backbones = Backbones(config, "")
         assert backbones.clip.width
-        assert backbones.settings() == {"clip.activation": expected}
+        assert backbones.settings()["clip.activation"] == expected
 
 
 def test_file_that_is_loaded_is_the_one_that_is_noted(tmp_path: Path) -> None:
@@ -191,13 +191,15 @@ def test_architectures_that_cannot_be_read_are_refused_before_a_download(
             check_readable(open_clip.get_model_config(name), name)
             kind = "plain"
         except WeightsError as error:
-            kind = "text" if "pip install transformers" in str(error) else "image"
+            words = {"ovseg[hf]": "tokenizer", "text encoder": "text"}
+            kind = next((it for word, it in words.items() if word in str(error)), "image")
         kinds.setdefault(kind, set()).add(name)
-    plain = kinds["plain"] | kinds["text"]
+    plain = kinds["plain"] | kinds["text"] | kinds["tokenizer"]
     assert {"ViT-B-32", "ViT-B-16-quickgelu", "ViT-L-14-336", "ViT-bigG-14"} <= kinds["plain"]
     others = {"RN50", "ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32", "EVA02-B-16"}
     assert others <= kinds["image"]
-    assert {"ViT-H-14-CLIPA", "ViT-L-14-worldwide", "roberta-ViT-B-32"} <= kinds["text"]
+    assert {"ViT-H-14-CLIPA", "ViT-L-14-worldwide", "ViT-bigG-14-worldwide"} <= kinds["tokenizer"]
+    assert {"roberta-ViT-B-32", "nllb-clip-base"} <= kinds["text"]
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         other = {"timm_model_name", "attentional_pool"} & config["vision_cfg"].keys()

@@ -1,0 +1,152 @@
+"""Load the tokenizer that belongs to a CLIP: open_clip's own, or one of Hugging Face."""
+
+import gzip
+import hashlib
+import importlib.util
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ovseg_core.backbones.text.hugging_face import (
+    fetch_files,
+    files_in,
+    load_hugging_face,
+    rust_errors,
+)
+
+DEFAULT_CONTEXT = 77
+"""Tokens of a row where an architecture does not say: OpenAI's."""
+_ENDS = 2
+"""The tokens of start and end."""
+_ENDS_OF_CLIPS = 3
+"""Those, and a class token, in the mode `clips`."""
+_MAX_VOCABULARY_BYTES = 64_000_000
+"""Of an unpacked vocabulary; open_clip's own has 3 MB."""
+
+
+_PROBE = "Two Cats, a dog's häuser 猫 don\u2019t 3.5"
+"""Its tokens differ where a version of transformers reads the same files differently."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The tokenizer of a CLIP.
+
+    Attributes:
+        ids: returns token ids, int64 (number of texts, context length), cut off and filled up.
+        counts: returns how many tokens each text has when it is not cut off, start and end
+            included.
+        pad_id: fills the rows of short texts.
+        sha256: of the files that it was read from and of what it makes of them; empty: it comes
+            with a package.
+    """
+
+    ids: Callable[[list[str]], Tensor]
+    counts: Callable[[list[str]], list[int]]
+    pad_id: int
+    sha256: str = ""
+
+    def full(self, ids_PL: Tensor) -> list[int]:
+        """Return the rows that may have been cut off: those that are not filled up.
+
+        The last token of a full row may be missing as well, as CLIPA takes the end off again.
+        """
+        return (ids_PL[:, -2:] != self.pad_id).any(dim=1).nonzero().flatten().tolist()
+
+
+def check_transformers(text_cfg: dict[str, Any], name: str) -> None:
+    """Check that the package is installed that an architecture's text side needs, if any.
+
+    Args:
+        text_cfg: of open_clip.
+        name: of the model, for messages.
+
+    Raises:
+        ImportError: it is not.
+    """
+    needed = text_cfg.get("hf_tokenizer_name") or text_cfg.get("hf_model_name")
+    if needed and importlib.util.find_spec("transformers") is None:
+        raise ImportError(
+            f"{name} takes its tokenizer from Hugging Face ({needed}), which needs the package "
+            "transformers: pip install 'ovseg[hf]', or choose another CLIP"
+        )
+
+
+def load_tokenizer(text_cfg: dict[str, Any], folder: Path | None) -> Tokenizer:
+    """Load the tokenizer of an architecture.
+
+    Args:
+        text_cfg: of open_clip, checked.
+        folder: of the CLIP, where its own files lie; None: those of the hub, or open_clip's.
+
+    Raises:
+        OSError, ValueError, ImportError, ...: it cannot be loaded.
+    """
+    context_length: int = text_cfg.get("context_length", DEFAULT_CONTEXT)
+    options: dict[str, Any] = text_cfg.get("tokenizer_kwargs") or {}
+    name = text_cfg.get("hf_tokenizer_name")
+    if not name:
+        return _of_open_clip(context_length, options, folder)
+    files = fetch_files(name) if folder is None else files_in(folder)
+    mode = text_cfg.get("tokenizer_mode")
+    tokenizer, digest = load_hugging_face(
+        files, context_length, {**options, "tokenizer_mode": mode}
+    )
+    pad_id = tokenizer.tokenizer.pad_token_id
+    if pad_id is None:
+        raise ValueError("the tokenizer has no pad_token: expected one in tokenizer_config.json")
+    probe = _ids(tokenizer, [_PROBE])
+    if probe.shape != (1, context_length):
+        raise ValueError(f"the tokenizer does not fill {context_length} tokens")
+    sha256 = hashlib.sha256(f"{digest} {probe.tolist()}".encode()).hexdigest()
+    return Tokenizer(partial(_ids, tokenizer), partial(_counts, tokenizer), pad_id, sha256)
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> Tensor:
+    with rust_errors():
+        return tokenizer(texts)
+
+
+def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
+    is_clips = tokenizer.tokenizer_mode == "clips"
+    cleaned = [tokenizer.clean_fn(text) for text in texts]
+    with rust_errors():
+        rows = tokenizer.tokenizer(cleaned, add_special_tokens=not is_clips, verbose=False)
+    return [len(row) + is_clips * _ENDS_OF_CLIPS for row in rows["input_ids"]]
+
+
+def _of_open_clip(context_length: int, options: dict[str, Any], folder: Path | None) -> Tokenizer:
+    """Return open_clip's tokenizer, with a folder's own vocabulary where it has one."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    files = [] if folder is None else sorted(folder.glob("*.txt.gz"))
+    own: dict[str, Any] = {}
+    sha256 = ""
+    if files:
+        own["bpe_path"] = str(files[0])
+        sha256 = hashlib.sha256(_unpacked(files[0])).hexdigest()
+    tokenizer = SimpleTokenizer(context_length=context_length, **own, **options)
+
+    def counts(texts: list[str]) -> list[int]:
+        return [len(tokenizer.encode(text)) + _ENDS for text in texts]
+
+    return Tokenizer(tokenizer, counts, 0, sha256)
+
+
+def _unpacked(file: Path) -> bytes:
+    """Return a packed vocabulary, unpacked up to a limit."""
+    try:
+        with gzip.open(file) as content:
+            data = content.read(_MAX_VOCABULARY_BYTES + 1)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{file.name} is damaged: {error}") from error
+    if not data:
+        raise ValueError(f"{file.name} is empty: fetch it again")
+    if len(data) > _MAX_VOCABULARY_BYTES:
+        raise ValueError(f"{file.name} unpacks to more than {_MAX_VOCABULARY_BYTES:,} bytes")
+    return data
