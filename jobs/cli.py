@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from schemas.errors import ExitCode, OvsegError, StorageError
+from schemas.errors import ExitCode, OutageError, OvsegError
 
 _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
 _EXPORT_FORMATS = ", ".join(
@@ -50,8 +50,16 @@ class _OneLineErrors(TyperGroup):
 
             for line in str(error).splitlines():
                 print(f"error: {redact(line)}", file=sys.stderr)
-            is_outage = isinstance(error, StorageError)
+            is_outage = isinstance(error, OutageError)
             raise typer.Exit(ExitCode.OUTAGE if is_outage else ExitCode.USER_ERROR) from error
+        except OSError as error:  # of a temporary or cached file, which is not in a run folder
+            from pipeline.storage.failures import is_full
+
+            if not is_full(error):
+                raise
+            place = f"cannot write {error.filename}: " if error.filename else ""
+            print(f"error: {place}the disk is full, or your share of it: make room", file=sys.stderr)
+            raise typer.Exit(ExitCode.OUTAGE) from error
 
 
 class _WithOptionalCodes(TyperCommand):
@@ -72,7 +80,7 @@ app = typer.Typer(
     cls=_OneLineErrors,
     help="Masks and labels for whole image collections, from words alone.",
     epilog="Exit codes: 0 all done; 1 user error; 2 usage; 3 finished, but something is missing; "
-    "4 a store or cluster cannot be reached; 5 a submitted job is no longer followed; "
+    "4 a store or cluster is away or full; 5 a submitted job is no longer followed; "
     "130 interrupted; 143 ended by SIGTERM.",
     add_completion=False,
     no_args_is_help=True,

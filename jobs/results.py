@@ -1,13 +1,12 @@
 """`ovseg inspect` and `ovseg export`: read the run folder of a finished or unfinished run."""
 
-import errno
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import console
 from jobs.config import load_config
-from schemas.errors import UserError
+from schemas.errors import BlockedStoreError, UserError
 from schemas.records import STAGES
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 _EXPORTERS = "pipeline.exporters"
 _SHOWN_LABELS = 40
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
@@ -124,8 +122,10 @@ def export_run(run: str, to: str, masks: str, segments: str, sets: Sequence[str]
 
     Raises:
         UserError: no such format or option, or files that cannot be written.
+        BlockedStoreError: the disk is full.
     """
     from pipeline.run.folder import RunFolder
+    from pipeline.storage.failures import is_full
     from schemas import plugins
 
     exporter = plugins.load(_EXPORTERS, to.replace("-", "_"))
@@ -134,12 +134,12 @@ def export_run(run: str, to: str, masks: str, segments: str, sets: Sequence[str]
     try:
         written = exporter.export(folder, options)
     except OSError as error:
-        hint = (
-            f"; large files are made in {tempfile.gettempdir()} first: set TMPDIR to a folder with "
-            "more room"
-            if error.errno in _DISK_IS_FULL
-            else ""
-        )
-        raise UserError(f"the export did not succeed: {error}{hint}") from error
+        if not is_full(error):
+            raise UserError(f"the export did not succeed: {error}") from error
+        raise BlockedStoreError(
+            f"the export did not succeed: the disk is full, or your share of it ({error}); large "
+            f"files are made in {tempfile.gettempdir()} first: set TMPDIR to a folder with more "
+            "room"
+        ) from error
     for name in written:
         console.line(f"{folder.folder.uri}/{name}")

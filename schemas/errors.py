@@ -9,7 +9,10 @@ OvsegError
 │   ├── WeightsError     weights that cannot be found, fetched, verified or used
 │   └── ResourceError    a GPU or server that is not there
 ├── ImageError           one image among many: becomes a row with its code, never stops a shard
-└── StorageError         reading or writing failed after the retries: an outage, exit code 4
+└── OutageError          the world is at fault; the same command goes on later: exit code 4
+    ├── ClusterError     a Ray cluster or job server that does not answer
+    └── StorageError     reading or writing failed after the retries
+        └── BlockedStoreError    every further try fails too: ends a job at once
 """
 
 from enum import IntEnum, StrEnum
@@ -27,8 +30,8 @@ class ExitCode(IntEnum):
     INCOMPLETE = 3
     """Finished, but shards are missing or too many images failed."""
     OUTAGE = 4
-    """A store, hub or cluster cannot be reached or is full: nothing is to be corrected in the
-    command; the same one goes on later."""
+    """A store or cluster cannot be reached, a store is full, credentials have expired: nothing is to
+    be corrected in the command; the same one goes on later."""
     DETACHED = 5
     """`ovseg submit` lost sight of a job that may still be running on its cluster."""
     INTERRUPTED = 130
@@ -128,5 +131,17 @@ class ImageError(OvsegError):
         return f"{self.code}: {self.message}"
 
 
-class StorageError(OvsegError):
+class OutageError(OvsegError):
+    """Nothing is to be corrected in the command: the same one goes on when the world is whole."""
+
+
+class ClusterError(OutageError):
+    """A Ray cluster or job server that does not answer."""
+
+
+class StorageError(OutageError):
     """A read or write that failed after all retries."""
+
+
+class BlockedStoreError(StorageError):
+    """A full store, or expired credentials: it fails until somebody does something about it."""

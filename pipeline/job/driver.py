@@ -21,7 +21,7 @@ from pipeline.job.shard_status import ShardStatus
 from pipeline.job.termination import Termination
 from pipeline.job.worker import commit
 from pipeline.job.worker_pool import Actor, WorkerPool
-from schemas.errors import ErrorCode, ImageError, StorageError, UserError
+from schemas.errors import BlockedStoreError, ErrorCode, ImageError, StorageError, UserError
 from schemas.records import Shard, ShardRows
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Driver:
 
         Raises:
             UserError: no worker can go on, or the run folder may not be written.
+            BlockedStoreError: the run folder's store is full, or its credentials have expired.
         """
         self._idle.append(first)
         while not self._is_over() and not self._status.must_stop:
@@ -176,7 +177,7 @@ class Driver:
 
     def _handle_error(self, worker: Actor, item: WorkItem, error: Exception) -> None:
         """Handle an exception: the worker lives, its item is not done."""
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | BlockedStoreError):
             raise error
         if isinstance(error, BrokenDeviceError):
             self._handle_lost_worker(worker, item, error)
@@ -221,6 +222,8 @@ class Driver:
         tally = tally_of(all_rows, split.wall_s)
         try:
             commit(self._status.run, shard.index, all_rows, tally)
+        except BlockedStoreError:
+            raise
         except StorageError as error:
             self._status.give_up(shard, error)
         else:

@@ -29,7 +29,7 @@ from pipeline.run.markers import marked_shards
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from schemas.config import JobConfig
-from schemas.errors import PASSING_CODES, ErrorCode, ResourceError, UserError
+from schemas.errors import PASSING_CODES, BlockedStoreError, ErrorCode, ResourceError, UserError
 from schemas.records import Shard, ShardDone
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ def run(
 
     Raises:
         UserError: the job cannot begin or continue as it is configured.
+        OutageError: a store or cluster that the job cannot do without is away, or full.
     """
     planned = plan(config, retry).repaired()
     if not planned.num_shards_left:
@@ -292,7 +293,7 @@ def _annotate_here(worker: Worker, shard: Shard, status: ShardStatus) -> bool:
     while True:
         try:
             tally = worker.annotate(shard)
-        except UserError:
+        except (UserError, BlockedStoreError):
             raise
         except BrokenDeviceError as error:
             raise ResourceError(

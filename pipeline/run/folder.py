@@ -14,6 +14,7 @@ Readers follow done markers and nothing else, so a killed worker leaves garbage 
 import logging
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -33,7 +34,7 @@ from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX
 from pipeline.storage.waiting import StorageThreads
-from schemas.errors import RunFolderError
+from schemas.errors import BlockedStoreError, OutageError, OvsegError, RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 
@@ -178,18 +179,7 @@ class RunFolder:
         if committed is not None and not tally.is_better_than(committed.tally):
             return committed
         unique = f"{attempt}-{secrets.token_hex(4)}"
-        files = {}
-        for name in TABLE_NAMES:
-            table = to_table(name, getattr(rows, name))
-            data = parquet.write_table(table, ROW_GROUP)
-            file_name = f"{name}/{shard_index:05d}-{unique}.parquet"
-            self.folder.atomic_write(file_name, data)
-            files[name] = FileEntry(
-                name=file_name,
-                num_rows=table.num_rows,
-                sha256=markers.bytes_sha256(data),
-                size_bytes=len(data),
-            )
+        files = self._write_tables(shard_index, unique, rows)
         ours = ShardDone(
             schema_version=SCHEMA_VERSION,
             shard=shard_index,
@@ -199,13 +189,42 @@ class RunFolder:
             tally=tally,
             other_versions=self._other_versions,
         )
-        committed = self._create_marker(ours)
+        try:
+            committed = self._create_marker(ours)
+        except BlockedStoreError:  # refused; after other errors the marker may have been written
+            self._discard(files)
+            raise
         if committed.attempt != unique:
-            for entry in files.values():
-                self.folder.discard(entry.name)
+            self._discard(files)
         if shard_index in self._noted_failures:
             self.folder.discard(markers.marker_path("failed", shard_index))
         return committed
+
+    def _write_tables(self, shard: int, attempt: str, rows: ShardRows) -> dict[str, FileEntry]:
+        """Write the tables of an attempt, all or none."""
+        files: dict[str, FileEntry] = {}
+        try:
+            for name in TABLE_NAMES:
+                table = to_table(name, getattr(rows, name))
+                data = parquet.write_table(table, ROW_GROUP)
+                file_name = f"{name}/{shard:05d}-{attempt}.parquet"
+                self.folder.atomic_write(file_name, data)
+                files[name] = FileEntry(
+                    name=file_name,
+                    num_rows=table.num_rows,
+                    sha256=markers.bytes_sha256(data),
+                    size_bytes=len(data),
+                )
+        except OvsegError:
+            self._discard(files)
+            raise
+        return files
+
+    def _discard(self, files: dict[str, FileEntry]) -> None:
+        """Remove the files of an attempt that does not count; what cannot be is an orphan."""
+        for entry in files.values():
+            with suppress(OutageError):
+                self.folder.discard(entry.name)
 
     @cached_property
     def _noted_failures(self) -> frozenset[int]:

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from pipeline.storage import retry, uris
+from pipeline.storage import failures, uris
 from pipeline.storage.local import LocalFiles, read_regular_file
 from pipeline.storage.remote import RemoteFiles
 from pipeline.storage.retry import Deadline, retrying
@@ -146,7 +146,7 @@ class Folder:
             except (FileNotFoundError, FileExistsError, StorageError) as error:
                 # A put whose answer was lost and that was tried again meets its own file; and
                 # some stores refuse a second creation with an error of their own.
-                is_refused = isinstance(error, StorageError) and retry.is_refused(error)
+                is_refused = isinstance(error, StorageError) and failures.is_refused(error)
                 if not self.exists(path) and not is_refused:
                     raise
             if not self.exists(path):
@@ -171,7 +171,7 @@ class Folder:
         except FileExistsError:
             return True
         except StorageError as error:
-            if not retry.is_refused(error):
+            if not failures.is_refused(error):
                 raise
         _OVERWRITING_STORES.add(uris.store(uri))
         return False
@@ -230,7 +230,8 @@ def _read_under_some_name(place: str, max_bytes: int, size_bytes: int | None) ->
     """
 
     def read(place: str, size_bytes: int | None) -> bytes:
-        return retrying(partial(_read_limited, place, max_bytes, size_bytes), "read", place)
+        attempt = partial(_read_limited, place, max_bytes, size_bytes)
+        return retrying(attempt, "read", place, is_image=True)
 
     try:
         return read(place, size_bytes)

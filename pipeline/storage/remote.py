@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 
 from pipeline.storage import uris
+from pipeline.storage.failures import s3_code
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import is_ended, poll
 from schemas.errors import UserError
@@ -70,7 +72,7 @@ class RemoteFiles:
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""
         self._fs.invalidate_cache()
-        info = self._call("info", self._path(path))
+        info = self._info(path)
         if info["type"] != "file":
             raise FileNotFoundError(f"not a file: {path}")
         return int(info["size"] or 0)
@@ -109,15 +111,32 @@ class RemoteFiles:
         """
         try:
             self._fs.invalidate_cache()
-            self._call("info", self._path(path))
+            self._info(path)
             self._call("rm_file", self._path(path))
         except FileNotFoundError:
             return
 
     def fetch(self, path: str, target: str) -> None:
         """Copy to a local path."""
-        self._allow(self._call("info", self._path(path)).get("size") or _UNKNOWN_SIZE_BYTES)
+        self._allow(self._info(path).get("size") or _UNKNOWN_SIZE_BYTES)
         self._call("get_file", self._path(path), target)
+
+    def _info(self, path: str) -> dict[str, Any]:
+        """Return what the client knows of a file.
+
+        S3 answers HEAD without a text, so that expired credentials look like a wrong request. A
+        GET of the first byte then says why.
+        """
+        try:
+            return self._call("info", self._path(path))
+        except OSError as error:
+            if s3_code(error) not in ("400", "403") or not hasattr(self._fs, "call_s3"):
+                raise
+            bucket, key, _ = self._fs.split_path(self._path(path))
+            first_byte = {"Bucket": bucket, "Key": key, "Range": "bytes=0-0"}
+            with suppress(FileNotFoundError):
+                self._call("call_s3", "get_object", **first_byte)
+            raise
 
     def _allow(self, size_bytes: int) -> None:
         if self._deadline is not None:

@@ -1,14 +1,14 @@
-"""Retries of storage operations: which errors are temporary, how long to wait, when to give up.
+"""Retries of storage operations: how long to wait, when to give up.
 
 An operation has one budget of time (`OVSEG_STORAGE_TIMEOUT_S`, 120 s) for all its tries. The
 clients' own retries are switched off (`remote`), so that nothing multiplies them.
 """
 
-import errno
 import os
-import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from tenacity import (
     wait_random,
 )
 
-from pipeline.storage import uris
+from pipeline.storage import failures, uris
 from pipeline.storage.waiting import Wait, is_ended, sleep, waiting
 from schemas.errors import ConfigError, StorageError
 from schemas.redact import redact
@@ -38,30 +38,6 @@ _TOLD_AFTER_S = 10.0
 PROBE_S = 5.0
 """Limit of the single try that an operation has on a store which has failed for a whole budget."""
 
-_PERMANENT_ERRNO = {
-    errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EMSGSIZE, errno.ENOSYS, errno.ENOSPC,
-    errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EREMCHG,
-}  # fmt: skip
-_CLIENT_ERRORS = (
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("aiohttp", "ClientError"),
-    ("azure.core.exceptions", "AzureError"),
-    ("gcsfs.retry", "HttpError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-)
-_ACCESS_ERRORS = {
-    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound",
-    "ClientAuthenticationError", "DefaultCredentialsError", "RefreshError",
-}  # fmt: skip
-_EXISTS_CODES = {"PreconditionFailed", "412", "FileAlreadyExists", "ObjectAlreadyExists"}
-"""What stores say of a file that is to be created and is there; s3fs knows only AWS' answer."""
-_S3_ACTIONS = {
-    "list": "s3:ListBucket on the bucket",
-    "write": "s3:PutObject",
-    "create": "s3:PutObject",
-    "delete": "s3:DeleteObject",
-}
 T = TypeVar("T")
 
 
@@ -115,71 +91,125 @@ class Deadline:
 
 
 class _Outages:
-    """Which stores have failed for a whole budget, without one success."""
+    """Which stores are out: they have failed for a whole budget, without one success since."""
 
     def __init__(self) -> None:
-        self._failures: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+        self._failures: dict[str, tuple[float, float, bool]] = {}
+        self._succeeded_s: dict[str, float] = {}
+        self._probed: set[str] = set()
 
     def succeeded(self, store: str) -> None:
+        """Note that a store has answered."""
+        self._succeeded_s[store] = time.monotonic()
         self._failures.pop(store, None)
 
-    def failed(self, store: str, began_s: float) -> None:
-        if not store:  # local files are not one store
+    def failed(self, store: str, began_s: float, *, has_used_budget: bool) -> None:
+        """Note an operation that failed after all its tries; not if others succeeded meanwhile."""
+        if not store or self._succeeded_s.get(store, -1.0) >= began_s:  # no one store: local files
             return
-        first_s, _ = self._failures.get(store, (began_s, 0.0))
-        self._failures[store] = first_s, time.monotonic()
+        first_s, _, had_used = self._failures.get(store, (began_s, 0.0, False))
+        self._failures[store] = first_s, time.monotonic(), had_used or has_used_budget
 
     def is_out(self, store: str, budget_s: float) -> bool:
         """Return whether it has failed for a budget, the last time not longer ago than that."""
-        first_s, last_s = self._failures.get(store, (0.0, 0.0))
-        return last_s - first_s >= budget_s > time.monotonic() - last_s
+        first_s, last_s, has_used_budget = self._failures.get(store, (0.0, 0.0, False))
+        has_failed_long = has_used_budget or last_s - first_s >= budget_s
+        return has_failed_long and time.monotonic() - last_s < budget_s
+
+    @contextmanager
+    def probe(self, store: str) -> Iterator[bool]:
+        """Yield whether this is the only thread within this block, for this store."""
+        with self._lock:
+            is_only = store not in self._probed
+            self._probed.add(store)
+        try:
+            yield is_only
+        finally:
+            if is_only:
+                self._probed.discard(store)
+
+    def since(self, store: str) -> str:
+        """Return the time of day since when it has failed."""
+        first_s, _, _ = self._failures.get(store, (time.monotonic(), 0.0, False))
+        began_at = time.time() - time.monotonic() + first_s
+        return time.strftime("%H:%M:%S", time.localtime(began_at))
 
 
 _OUTAGES = _Outages()
 
 
-def retrying(operation: Callable[[Deadline], T], doing: str, uri: str) -> T:
+def retrying(
+    operation: Callable[[Deadline], T], doing: str, uri: str, *, is_image: bool = False
+) -> T:
     """Return the operation's result; retry it after a temporary error.
 
     On a store that has failed for a whole budget, an operation has a single short try until one
-    succeeds: a thousand images of a dead store do not take a thousand budgets.
+    succeeds. Images are an account of their own, in which one image at a time is tried and the
+    others fail at once: a thousand images of a dead store do not take a thousand budgets, also
+    where the store takes their rows.
 
     Args:
         operation: repeatable; ends a try itself at the deadline, where it can.
         doing: the words between "cannot" and the URI in messages.
         uri: of the file or folder.
+        is_image: one of many files that a job can do without for a while.
 
     Raises:
-        FileNotFoundError, FileExistsError, PermissionError: at once.
+        FileNotFoundError, FileExistsError, PermissionError, UserError: at once.
+        BlockedStoreError: at once.
         StorageError: a permanent error, or the tries or the budget are used up.
     """
-    budget_s, store = timeout_s(), uris.store(uri)
-    is_out = _OUTAGES.is_out(store, budget_s)
-    deadline = Deadline(min(PROBE_S, budget_s) if is_out else budget_s)
-    delay_s = retry_delay_s()
+    store = uris.store(uri)
+    account = f"images of {store}" if is_image and store else store
+    if not _OUTAGES.is_out(account, timeout_s()):
+        return _tried(operation, doing, uri, account)
+    with _OUTAGES.probe(account) as is_only:
+        if is_image and not is_only:
+            since = _OUTAGES.since(account)
+            raise StorageError(
+                f"cannot {doing} {redact(uri)}: not tried, no image of {store} could be read "
+                f"since {since}"
+            )
+        return _tried(operation, doing, uri, account, is_probe=True)
+
+
+def _tried(
+    operation: Callable[[Deadline], T],
+    doing: str,
+    uri: str,
+    account: str,
+    *,
+    is_probe: bool = False,
+) -> T:
+    """Return the operation's result after several tries, or after one short one (`is_probe`)."""
+    budget_s = timeout_s()
+    deadline = Deadline(min(PROBE_S, budget_s) if is_probe else budget_s)
+    max_tries, delay_s = 1 if is_probe else ATTEMPTS, retry_delay_s()
     began_s = time.monotonic()
     with waiting(f"{doing} {uri}") as wait:
         attempts = Retrying(
-            stop=partial(_is_last, deadline, 1 if is_out else ATTEMPTS),
+            stop=partial(_is_last, deadline, max_tries),
             wait=wait_exponential(delay_s) + wait_random(0, delay_s),
-            retry=retry_if_exception(_may_pass),
+            retry=retry_if_exception(failures.may_pass),
             before_sleep=partial(_note, wait),
             sleep=sleep,
             reraise=True,
         )
         try:
             result = attempts(operation, deadline)
-        except _storage_errors() as error:
-            failure = _plain(error, doing, uri)
-            if _may_pass(error):
-                _OUTAGES.failed(store, began_s)
+        except failures.client_errors() as error:
+            failure = failures.plain(error, doing, uri)
+            if failures.may_pass(error):
+                num_tries = attempts.statistics["attempt_number"]
+                _OUTAGES.failed(account, began_s, has_used_budget=num_tries < max_tries)
                 if deadline.used_s >= _TOLD_AFTER_S:
                     used = f"tried for {deadline.used_s:.0f} s; {TIMEOUT_ENV} sets how long"
                     failure = StorageError(f"{failure} ({used})")
             else:
-                _OUTAGES.succeeded(store)  # it answers
+                _OUTAGES.succeeded(account)  # it answers
             raise failure from error
-    _OUTAGES.succeeded(store)
+    _OUTAGES.succeeded(account)
     return result
 
 
@@ -191,74 +221,3 @@ def _note(wait: Wait, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     reason = redact(str(error)).strip() or type(error).__name__
     wait.detail = f"try {state.attempt_number} failed: {reason.splitlines()[0][:200]}"
-
-
-def _may_pass(error: BaseException) -> bool:
-    return (
-        isinstance(error, _storage_errors())
-        and isinstance(_plain(error, "", ""), StorageError)
-        and not _is_permanent(error)
-    )
-
-
-def _storage_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of all clients that are loaded; only those can have been raised."""
-    modules = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
-    return (OSError, *(getattr(module, name) for module, name in modules if hasattr(module, name)))
-
-
-def _plain(error: Exception, verb: str, uri: str) -> Exception:
-    """Return FileNotFoundError, FileExistsError, PermissionError or StorageError in its place."""
-    doing = redact(f"cannot {verb} {uri}")
-    reason = redact(str(error)).strip() or type(error).__name__
-    status = getattr(error, "status", None)
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return FileNotFoundError(f"{doing}: not found")
-    if isinstance(error, NotADirectoryError):
-        return FileNotFoundError(f"{doing}: a part of the path is a file")
-    if isinstance(error, FileExistsError) or _s3_code(error) in _EXISTS_CODES:
-        return FileExistsError(f"{doing}: it exists")
-    if (
-        isinstance(error, PermissionError)
-        or type(error).__name__ in _ACCESS_ERRORS
-        or status in (401, 403)
-    ):
-        return PermissionError(
-            f"{doing}: permission denied or no credentials in the environment ({reason})"
-            + _permission_hint(error, verb, uri)
-        )
-    return StorageError(f"{doing}: {reason}")
-
-
-def _permission_hint(error: Exception, verb: str, uri: str) -> str:
-    """Return which permission of S3 may be missing; empty where credentials are at fault."""
-    if uris.scheme(uri) not in ("s3", "s3a") or _s3_code(error) not in ("AccessDenied", "403"):
-        return ""
-    action = _S3_ACTIONS.get(verb, "s3:GetObject")
-    if action != "s3:GetObject":
-        return f"; it needs {action}"
-    return (
-        f"; it needs {action}, and s3:ListBucket on the bucket: without that, a file that does "
-        "not exist is answered in the same way"
-    )
-
-
-def _s3_code(error: Exception) -> str:
-    """Return the code of S3's answer, such as `AccessDenied`; empty where there is none."""
-    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    return response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
-
-
-def is_refused(error: StorageError) -> bool:
-    """Return whether the store does not know what was asked for, or refuses a header of it."""
-    return getattr(error.__cause__, "errno", None) in (errno.ENOSYS, errno.EINVAL)
-
-
-def _is_permanent(error: Exception) -> bool:
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return 400 <= status < 500 and status not in (408, 425, 429)
-    return (
-        getattr(error, "errno", None) in _PERMANENT_ERRNO
-        or type(error).__name__ == "ParamValidationError"
-    )

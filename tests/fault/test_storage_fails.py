@@ -5,7 +5,10 @@ import pytest
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
+from schemas.errors import BlockedStoreError
 from tests.helpers.colour_segmenter import BuildColourSegmenter, colour_config, table_rows
+from tests.helpers.fault_plan import Fault
+from tests.helpers.faulty_folder import FaultyFolder
 from tests.helpers.trap_filesystem import set_trap, traps_left
 
 
@@ -79,6 +82,24 @@ def test_shard_that_always_fails_is_noted_and_the_others_are_done(images, undist
     assert (report.exit_code, report.num_new, report.failed_shards) == (0, 4, {})
     assert table_rows(config.out) == undisturbed
     assert RunFolder.open(config.out).failed() == {}
+
+
+@pytest.mark.parametrize(("operation", "path"), [("write", "scores/00002"), ("create", "done/")])
+def test_full_store_ends_the_job_at_once_and_leaves_nothing_half_written(
+    operation, path, images, undisturbed, tmp_path, monkeypatch
+):
+    faulty = FaultyFolder(tmp_path, monkeypatch)
+    config = colour_config(images, faulty.folder.child("run").uri)
+    nth = 3 if operation == "create" else 1
+    faulty.plan(Fault(operation, path, nth=nth, action="full_disk", times=99))
+    with pytest.raises(BlockedStoreError, match="full, or your share of it: make room"):
+        run(config)
+    run_folder = RunFolder.open(config.out)
+    assert list(run_folder.done()) == [0, 1]
+    assert run_folder.orphans() == []
+    faulty.plan()
+    assert run(config).num_new == 12
+    assert table_rows(config.out) == undisturbed
 
 
 def test_store_that_refuses_all_writes_ends_the_job_early(images, tmp_path):

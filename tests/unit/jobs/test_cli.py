@@ -1,6 +1,7 @@
 """The command line: fast help, one line per mistake on stderr, documented exit codes."""
 
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -148,6 +149,48 @@ def test_missing_job_file() -> None:
     result = ovseg("annotate", "nothing.yaml")
     assert result.exit_code == 1
     assert result.stderr == "error: nothing.yaml: no such file\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["annotate", "--images", "s3://b/x", "--labels", "cat", "--out", "s3://b/run", "--local"],
+        ["annotate", "s3://b/job.yaml"],
+        ["annotate", "s3://b/job.yaml", "--vocabulary", "s3://b/words.txt"],
+        ["inspect", "s3://b/run"],
+        ["export", "s3://b/run"],
+        ["evaluate", "s3://b/run", "--truth", "reviewed"],
+        ["review", "s3://b/run", "--port", "0"],
+    ],
+)
+def test_a_store_that_is_away_at_the_start_is_one_line_and_exit_4(
+    args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3fs = pytest.importorskip("s3fs", reason="the S3 client is an extra")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for name, value in (("ENDPOINT_URL", f"http://127.0.0.1:{port}"), ("REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    s3fs.S3FileSystem.clear_instance_cache()
+    result = ovseg(*args)
+    assert result.exit_code == ExitCode.OUTAGE, result.output
+    assert re.fullmatch(r"error: cannot (read|look at|list) s3://b/.*\n", result.stderr)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_full_disk_is_one_line_and_exit_4_wherever_it_is_met() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-u", "-m", "jobs", "methods"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == ExitCode.OUTAGE
+    assert result.stderr == "error: the disk is full, or your share of it: make room\n"
 
 
 def test_secrets_in_messages_are_hidden() -> None:
