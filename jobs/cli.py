@@ -58,7 +58,8 @@ class _OneLineErrors(TyperGroup):
             if not is_full(error):
                 raise
             place = f"cannot write {error.filename}: " if error.filename else ""
-            print(f"error: {place}the disk is full, or your share of it: make room", file=sys.stderr)
+            full = "the disk is full, or your share of it: make room"
+            print(f"error: {place}{full}", file=sys.stderr)
             raise typer.Exit(ExitCode.OUTAGE) from error
 
 

@@ -30,8 +30,8 @@ class ExitCode(IntEnum):
     INCOMPLETE = 3
     """Finished, but shards are missing or too many images failed."""
     OUTAGE = 4
-    """A store or cluster cannot be reached, a store is full, credentials have expired: nothing is to
-    be corrected in the command; the same one goes on later."""
+    """A store or cluster cannot be reached, a store is full, credentials have expired: nothing is
+    to be corrected in the command; the same one goes on later."""
     DETACHED = 5
     """`ovseg submit` lost sight of a job that may still be running on its cluster."""
     INTERRUPTED = 130

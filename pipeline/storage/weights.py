@@ -52,6 +52,7 @@ def resolve(uri: str) -> str:
 
     Raises:
         WeightsError: the file does not exist, cannot be fetched or has another SHA-256.
+        StorageError: its store is out, or the disk of the cache is full.
     """
     pinned = _PIN.match(uri)
     place, digest = (pinned[1], pinned[2].lower()) if pinned else (uri, "")
@@ -122,7 +123,8 @@ def _fetched(place: str, digest: str) -> Path:
                 _download(place, target)
                 _remember(note, {"sha256": weights_sha256(target)})
     except (StorageError, UserError, OSError) as error:
-        raise WeightsError(
+        kind = type(error) if isinstance(error, StorageError) else WeightsError
+        raise kind(
             f"cannot fetch weights {redact(place)}: {redact(str(error))}; "
             "give a local file, or `embedded` for the models that ship with ovseg"
         ) from error

@@ -12,7 +12,7 @@ import pytest
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.storage import weights
 from pipeline.storage.folder import Folder
-from schemas.errors import ConfigError, WeightsError
+from schemas.errors import ConfigError, StorageError, WeightsError
 from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment, operations
 
 CONTENT = b"weights" * 1000
@@ -111,6 +111,8 @@ def test_what_cannot_be_fetched(remote: str, s3_endpoint: str) -> None:
         with pytest.raises(WeightsError, match=r"cannot fetch weights .*`embedded`") as caught:
             weights.resolve(uri)
         assert "\n" not in str(caught.value)
+    with pytest.raises(StorageError, match=r"cannot fetch weights .*`embedded`"):  # an outage
+        weights.resolve("http://127.0.0.1:9/w.pt")
     with pytest.raises(ConfigError, match="environment only"):
         weights.resolve("https://me:secret@host/w.pt")
 
