@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from pipeline.storage import uris
-from pipeline.storage.failures import s3_code
+from pipeline.storage.failures import client_errors, s3_code
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import is_ended, poll
 from schemas.errors import UserError
@@ -125,12 +125,15 @@ class RemoteFiles:
         """Return what the client knows of a file.
 
         S3 answers HEAD without a text, so that expired credentials look like a wrong request. A
-        GET of the first byte then says why.
+        GET of the first byte then says why. Of HTTP, fsspec takes every failure for a missing file.
         """
+        is_s3 = hasattr(self._fs, "call_s3")
         try:
             return self._call("info", self._path(path))
         except OSError as error:
-            if s3_code(error) not in ("400", "403") or not hasattr(self._fs, "call_s3"):
+            if not is_s3 and isinstance(error.__cause__, client_errors()):
+                raise error.__cause__ from None
+            if not is_s3 or s3_code(error) not in ("400", "403"):
                 raise
             bucket, key, _ = self._fs.split_path(self._path(path))
             first_byte = {"Bucket": bucket, "Key": key, "Range": "bytes=0-0"}
