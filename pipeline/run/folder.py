@@ -200,9 +200,11 @@ class RunFolder:
             self.folder.discard(markers.marker_path("failed", shard_index))
         return committed
 
-    def _write_tables(self, shard: int, attempt: str, rows: ShardRows) -> dict[str, FileEntry]:
+    def _write_tables(
+        self, shard: int, attempt: str, rows: ShardRows
+    ) -> dict[TableName, FileEntry]:
         """Write the tables of an attempt, all or none."""
-        files: dict[str, FileEntry] = {}
+        files: dict[TableName, FileEntry] = {}
         try:
             for name in TABLE_NAMES:
                 table = to_table(name, getattr(rows, name))
@@ -220,7 +222,7 @@ class RunFolder:
             raise
         return files
 
-    def _discard(self, files: dict[str, FileEntry]) -> None:
+    def _discard(self, files: dict[TableName, FileEntry]) -> None:
         """Remove the files of an attempt that does not count; what cannot be is an orphan."""
         for entry in files.values():
             with suppress(OutageError):
