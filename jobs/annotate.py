@@ -97,13 +97,14 @@ def show_plan(plan: "JobPlan") -> None:
             ("run folder", config.out),
         ]
     )
-    console.line("\nNothing was run or written (--dry-run).")
+    console.line()
+    console.line("Nothing was run or written (--dry-run).")
 
 
 def show_report(report: "RunReport") -> None:
     """Print counts, errors by code, the run folder and the next command."""
     out = shlex.quote(report.out)
-    for text in report.summary().splitlines():
+    for text in report.summary().split("\n"):
         console.line(text)
     console.line(f"run folder   {report.out}")
     if report.errors or report.failed_shards:

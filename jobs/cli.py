@@ -2,6 +2,8 @@
 
 import pkgutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,27 +41,45 @@ FormatOptions = Annotated[
 Rules = Annotated[list[str] | None, _set("A rule of the computation; a wrong key lists them")]
 
 
+@contextmanager
+def _printable_usage() -> Iterator[None]:
+    """Escape what an error of usage repeats: the shell may have put file names there."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's, which typer does not export
+            from jobs.console import shown_text
+
+            error.message = shown_text(str(getattr(error, "message", "")))  # type: ignore[attr-defined]
+        raise
+
+
 class _OneLineErrors(TyperGroup):
     """Deliberate errors become lines on stderr and an exit code; bugs keep their traceback."""
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _printable_usage():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _printable_usage():
+                return super().invoke(ctx)
         except OvsegError as error:
-            from schemas.redact import redact
+            from jobs import console
 
-            for line in str(error).splitlines():
-                print(f"error: {redact(line)}", file=sys.stderr)
+            console.mistakes(error)
             is_outage = isinstance(error, OutageError)
             raise typer.Exit(ExitCode.OUTAGE if is_outage else ExitCode.USER_ERROR) from error
         except OSError as error:  # of a temporary or cached file, which is not in a run folder
+            from jobs import console
             from pipeline.storage.failures import is_full
 
             if not is_full(error):
                 raise
             place = f"cannot write {error.filename}: " if error.filename else ""
             full = "the disk is full, or your share of it: make room"
-            print(f"error: {place}{full}", file=sys.stderr)
+            console.error_line(f"error: {place}{full}")
             raise typer.Exit(ExitCode.OUTAGE) from error
 
 
@@ -85,7 +105,7 @@ app = typer.Typer(
     "130 interrupted; 143 ended by SIGTERM.",
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -95,7 +115,9 @@ def _print_version(is_given: bool) -> None:
     if is_given:
         from importlib.metadata import version
 
-        print(f"ovseg {version('ovseg')}")
+        from jobs import console
+
+        console.line(f"ovseg {version('ovseg')}")
         raise typer.Exit
 
 
@@ -448,4 +470,10 @@ def submit_command(
 
 def main() -> None:
     """Entry point of the `ovseg` script."""
-    app()
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - a bug: the whole traceback is shown
+        from jobs import console
+
+        console.bug(error)
+        sys.exit(ExitCode.USER_ERROR)

@@ -1,12 +1,18 @@
-"""All output of the commands: tables and lines on stdout, the log on stderr, without secrets."""
+"""All output of the commands: tables and lines on stdout, errors and the log on stderr.
+
+Nothing else prints. Secrets are hidden, and names that a stranger chose are shown as text that no
+terminal obeys (`schemas/untrusted.py`).
+"""
 
 import io
-import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
+import traceback
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from schemas.errors import OvsegError
 from schemas.redact import redact
+from schemas.untrusted import printable, printable_json
 
 if TYPE_CHECKING:
     from pipeline.importers.shared.notes import Note, NoteKind
 
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+"""Colours and weights, which Ray puts into its logs and tracebacks."""
 _PLAIN_WIDTH = 160
 """Columns in a file or pipe; a terminal has its own width."""
 
@@ -38,11 +48,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in body)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(shown_text(name), justify="right" if numeric else "left", overflow="fold")
     for row in body:
-        shown.add_row(*(Text(redact(_cell(value))) for value in row))
+        shown.add_row(*(Text(shown_text(_cell(value))) for value in row))
     out = _console()
-    out.print(f"\n{title}", style="italic", soft_wrap=True)  # a heading may be wider than its table
+    line()
+    out.print(shown_text(title), style="italic", soft_wrap=True)  # may be wider than its table
     out.print(shown)
 
 
@@ -66,14 +77,47 @@ def notes(found: "Mapping[NoteKind, Note]") -> None:
             line("  ...")
 
 
-def line(text: str) -> None:
+def line(text: str = "") -> None:
     """Print one line without wrapping it: it may be copied back to the prompt."""
-    _console().print(redact(text), soft_wrap=True)
+    _console().print(shown_text(text), soft_wrap=True)
+
+
+def line_with_token(text: str) -> None:
+    """Print one line at once and hide nothing: whoever started the command needs the token."""
+    print(printable(text), flush=True)
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, which other programs read; nothing is hidden in it."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(printable_json(value))
+
+
+def error_line(text: str) -> None:
+    """Print one line on stderr."""
+    print(shown_text(text), file=sys.stderr, flush=True)
+
+
+def mistakes(error: OvsegError) -> None:
+    """Print a deliberate error on stderr, a line for each mistake."""
+    for text in error.lines:
+        error_line(f"error: {text}")
+
+
+def bug(error: BaseException) -> None:
+    """Print the traceback of an error that nobody meant on stderr."""
+    text = _STYLE.sub("", "".join(traceback.format_exception(error)))
+    for part in text.rstrip("\n").split("\n"):
+        error_line(part)
+
+
+def foreign_line(text: str) -> None:
+    """Print a whole line of another program's log, without colours."""
+    print(shown_text(_STYLE.sub("", text)), flush=True)
+
+
+def shown_text(text: str) -> str:
+    """Return one line for a person, without secrets and what a terminal obeys."""
+    return redact(printable(text))
 
 
 def program() -> str:
@@ -108,10 +152,12 @@ def set_up_logging(verbose: bool = False) -> None:
         from rich.logging import RichHandler
 
         handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=verbose)
-        handler.setFormatter(_RedactingFormatter("%(message)s"))
+        handler.setFormatter(_SafeFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    warnings.formatwarning = _warning_text
     # huggingface_hub logs every failed attempt twice; our own error at the end says it once.
     os.environ.setdefault("HF_HUB_VERBOSITY", "debug" if verbose else "error")
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -119,11 +165,24 @@ def set_up_logging(verbose: bool = False) -> None:
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-class _RedactingFormatter(logging.Formatter):
-    """Lines and tracebacks without secrets."""
+class _SafeFormatter(logging.Formatter):
+    """One line for a record, and a traceback's lines: without secrets and what a terminal obeys."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        return shown_text(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's
+        text = _STYLE.sub("", super().formatException(ei))
+        return "\n".join(map(shown_text, text.split("\n")))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's
+        return "\n".join(map(shown_text, stack_info.split("\n")))
+
+
+def _warning_text(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: object = None
+) -> str:
+    return f"{category.__name__}: {message}"
 
 
 def _console() -> Console:

@@ -1,7 +1,6 @@
 """`ovseg evaluate`: agreement of a run with the truth, as tables, JSON and a picture."""
 
 import io
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
 from schemas.errors import StorageError, UserError
+from schemas.untrusted import printable_json
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation
@@ -141,7 +141,7 @@ def _write(run: "RunFolder", evaluation: "Evaluation", report: dict[str, Any]) -
 
     picture = io.BytesIO()
     draw_confusion(evaluation.names, evaluation.counts).save(picture, "PNG")
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    text = printable_json(report) + "\n"
     try:
         run.folder.atomic_write(REPORT, text.encode())
         run.folder.atomic_write(PICTURE, picture.getvalue())

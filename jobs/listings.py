@@ -61,7 +61,8 @@ def show_methods(as_json: bool) -> None:
         for name, card in cards.items()
     ]
     console.table("Published mIoU", ("name", *_BENCHMARKS), figures)
-    console.line(f"\n{_NOTE}")
+    console.line()
+    console.line(_NOTE)
 
 
 def _field_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -37,7 +37,8 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
         for name in found.orphans:
             console.line(name)
     if clean:
-        console.line(f"\n{len(cleaned)} orphans deleted")
+        console.line()
+        console.line(f"{len(cleaned)} orphans deleted")
 
 
 def _waiting(waiting: dict[str, int]) -> str:

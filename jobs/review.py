@@ -42,12 +42,13 @@ def review(
 
     _return_freed_memory()
     listening = listen(RunFolder.open(run), Address(host, port, tuple(names)), weights)
-    # Not by `console`: it hides what looks like a token, and this one is meant to be read.
-    print(f"review at  {listening.url}\nCtrl-C ends it", flush=True)
+    console.line_with_token(f"review at  {listening.url}")
+    console.line_with_token("Ctrl-C ends it")
     try:
         listening.serve()
     except KeyboardInterrupt:
-        print("\nended; every decision is in the run folder")
+        console.line()
+        console.line("ended; every decision is in the run folder")
 
 
 @dataclass(frozen=True)

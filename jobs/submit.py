@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import sys
 import tempfile
 import time
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from jobs import console
 from pipeline.job.job_server import (
     ANSWER_S,
     JobLog,
@@ -23,7 +23,6 @@ from pipeline.job.job_server import (
 from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
-from schemas.redact import redact
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -64,15 +63,16 @@ def submit(config: JobConfig, address: str) -> int:
     patience_s = _patience_s()
     client = connect_to_server(address)
     job_id = _submit(client, config, address)
-    how = f"--address {redact(address)} {job_id}"
-    hint = f"follow it again   ray job logs --follow {how}\nstop it           ray job stop {how}"
+    how = f"--address {address} {job_id}"
     try:
         code = _follow(client, job_id, patience_s)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-        print("\nNo longer following; the job goes on.", file=sys.stderr)
+        console.error_line("")
+        console.error_line("No longer following; the job goes on.")
     if code in (ExitCode.INTERRUPTED, ExitCode.DETACHED):
-        print(hint, file=sys.stderr)
+        console.error_line(f"follow it again   ray job logs --follow {how}")
+        console.error_line(f"stop it           ray job stop {how}")
     return code
 
 
@@ -106,7 +106,7 @@ def _submit(client: "JobSubmissionClient", config: JobConfig, address: str) -> s
             logger.warning("%s: the answer to the job was lost (%s)", address, joined_lines(error))
         except lost_errors() as error:
             raise ResourceError(f"{address}: the job was refused: {joined_lines(error)}") from error
-    print(f"job {job_id} runs at {redact(address)}", file=sys.stderr)
+    console.error_line(f"job {job_id} runs at {address}")
     return job_id
 
 
@@ -117,34 +117,37 @@ def _follow(client: "JobSubmissionClient", job_id: str, patience_s: float) -> in
     patience is used up.
     """
     log, lost = JobLog(client, job_id), _Lost(job_id, patience_s)
-    while True:
-        _print(log, _POLL_S)
-        try:
-            info = answer_of(client.get_job_info, job_id)
-        except lost_errors() as error:
-            if not lost.may_try_again(error):
-                return ExitCode.DETACHED
-            time.sleep(min(_POLL_S, patience_s))
-            continue
-        is_over = info.status.is_terminal()
-        if (
-            lost.answers_again()
-            or (log.has_ended and not log.is_complete)
-            or (log.has_ended and not is_over)
-        ):
-            log.restart()
-        if is_over:
-            _print(log, _END_OF_LOG_S)
-            return _exit_code(info, job_id)
+    try:
+        while True:
+            _print(log, _POLL_S)
+            try:
+                info = answer_of(client.get_job_info, job_id)
+            except lost_errors() as error:
+                if not lost.may_try_again(error):
+                    return ExitCode.DETACHED
+                time.sleep(min(_POLL_S, patience_s))
+                continue
+            is_over = info.status.is_terminal()
+            if (
+                lost.answers_again()
+                or (log.has_ended and not log.is_complete)
+                or (log.has_ended and not is_over)
+            ):
+                log.restart()
+            if is_over:
+                _print(log, _END_OF_LOG_S)
+                return _exit_code(info, job_id)
+    finally:
+        if begun := log.take_begun_line():
+            console.foreign_line(begun)
 
 
 def _print(log: JobLog, seconds: float) -> None:
-    """Print what the log says within some seconds, or until its end."""
+    """Print the lines that the log has within some seconds, or until its end."""
     end_s = time.monotonic() + seconds
     while not log.has_ended and (left_s := end_s - time.monotonic()) > 0:
-        if text := log.read(left_s):
-            sys.stdout.write(redact(text))
-            sys.stdout.flush()
+        for text in log.read_lines(left_s):
+            console.foreign_line(text)
     if log.has_ended and not log.is_complete:
         time.sleep(min(0.5, seconds))
 

@@ -70,7 +70,7 @@ def validated(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(problems(error, model, where, hints))) from error
+        raise ConfigError(*problems(error, model, where, hints)) from error
 
 
 def problems(

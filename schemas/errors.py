@@ -79,7 +79,25 @@ Images with such an error are tried again by the next call of the same command.
 
 
 class OvsegError(Exception):
-    """Root of all deliberate errors."""
+    """Root of all deliberate errors.
+
+    Args:
+        lines: one sentence each. A name in one may hold any character, also line ends: it is made
+            printable where it is shown.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        """Keep the sentences apart, so that a name cannot forge one."""
+        super().__init__(*lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The sentences."""
+        return tuple(map(str, self.args))
+
+    def __str__(self) -> str:
+        """Return a line for each sentence."""
+        return "\n".join(self.lines)
 
 
 class UserError(OvsegError):
@@ -126,9 +144,10 @@ class ImageError(OvsegError):
         self.code = code
         self.message = message
 
-    def __str__(self) -> str:
-        """Return `code: message`."""
-        return f"{self.code}: {self.message}"
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """`code: message`."""
+        return (f"{self.code}: {self.message}",)
 
 
 class OutageError(OvsegError):

@@ -11,10 +11,10 @@ such as `\x1b` and `\u202e`. Data keeps the exact name.
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Python's end of a text is `\Z`, Arrow's `\z`; `$` stands before a last line end, too.
 _NO_PATH = r"\x00|^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])[.][.](?:[/\\]|{end})|(?:^|/)[.]?(?:/|{end})"
@@ -57,8 +57,10 @@ def is_relative_path(text: str) -> bool:
     return _NO_PATH_FOR_PYTHON.search(text) is None
 
 
-def first_not_relative(paths: pa.ChunkedArray) -> str | None:
+def first_not_relative(paths: "pa.ChunkedArray") -> str | None:
     """Return the first text of a column that is no relative path; None: all are."""
+    import pyarrow.compute as pc  # `--help` does without
+
     options = pc.MatchSubstringOptions(_NO_PATH_FOR_ARROW)
     is_wrong = pc.call_function("match_substring_regex", [paths], options)
     place = pc.index(is_wrong, True).as_py()

@@ -36,13 +36,15 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     scenes = draw_scenes(folder.scenes, num_scenes, seed)
     console.line(f"drew {num_scenes} scenes with {len(scenes.labels)} different phrases")
     report = job.run(_config(folder, scenes.labels, num_scenes))
-    console.line(report.summary())
+    for text in report.summary().split("\n"):
+        console.line(text)
     if report.exit_code:
         return report.exit_code
     _show_agreement(folder, scenes.seen, scenes.held_out)
     _make_pictures(folder)
     _show_places(folder)
-    console.line(f"\ndone in {time.monotonic() - started:.0f} s; now review the masks:")
+    console.line()
+    console.line(f"done in {time.monotonic() - started:.0f} s; now review the masks:")
     console.line(f"  {console.program()} review {shlex.quote(str(folder.run))}")
     return 0
 
@@ -71,7 +73,8 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
     groups = {"seen": seen, "held-out": held_out}
     rules = EvaluationRules(groups={name: labels for name, labels in groups.items() if labels})
     report = evaluate(RunFolder.open(str(folder.run)), str(folder.truth), rules)
-    console.line("\nagreement with the drawn truth (IoU, 0 to 1)")
+    console.line()
+    console.line("agreement with the drawn truth (IoU, 0 to 1)")
     means = report.groups
     console.facts(
         [

@@ -42,7 +42,7 @@ def load_protocol(name: str) -> BenchmarkProtocol:
         return BenchmarkProtocol.model_validate(_read(place))
     except ValidationError as error:
         lines = (f"{name}: {line}" for line in problems(error, BenchmarkProtocol))
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError(*lines) from error
 
 
 def job_fields(name: str, data: str, method: str) -> dict[str, Any]:

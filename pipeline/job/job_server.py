@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 ANSWER_S = 20.0
 """Limit of one request; Ray's client has none."""
 T = TypeVar("T")
+_LINE_END = re.compile(r"\r\n|\n|\r(?=[^\n])")
+"""A bar of progress ends its line by CR alone."""
 _HEADERS_ENV = "RAY_JOB_HEADERS"
 _LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 
@@ -117,6 +120,7 @@ class JobLog:
         self._client = client
         self._job_id = job_id
         self._num_read = 0
+        self._begun = ""
         self.restart()
 
     def restart(self) -> None:
@@ -127,8 +131,20 @@ class JobLog:
         self._texts: queue.Queue[str | bool] = queue.Queue()
         threading.Thread(target=self._follow, args=(self._texts,), daemon=True).start()
 
-    def read(self, timeout_s: float) -> str:
-        """Return the next part; empty: there is none within the time, or the log has ended."""
+    def read_lines(self, timeout_s: float) -> list[str]:
+        """Return the next whole lines; none: there are none within the time, or the log has ended.
+
+        A line is kept until its end has come: half a secret would not be recognised.
+        """
+        *lines, self._begun = _LINE_END.split(self._begun + self._read(timeout_s))
+        return lines
+
+    def take_begun_line(self) -> str:
+        """Return the last line, whose end has not come; empty: there is none."""
+        begun, self._begun = self._begun, ""
+        return begun
+
+    def _read(self, timeout_s: float) -> str:
         if self.has_ended:
             return ""
         try:

@@ -7,6 +7,7 @@ from pipeline.job.progress import brief
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, ExitCode
 from schemas.records import ShardDone
+from schemas.untrusted import printable
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class RunReport:
             lines.append(f"to be tried again by the same command: {waiting} ({codes})")
         if self.num_done < self.num_images:
             lines.append("the same command does what is missing")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line
 
 
 def _by_code(counts: dict[str, int]) -> str:

@@ -67,6 +67,18 @@ def test_light_modules_import_neither_torch_nor_ray(module):
     assert result.stdout.strip() == "[]"
 
 
+def test_only_the_console_prints():
+    """What it prints has no secrets, and no character of a name that a terminal obeys."""
+    streams = {"sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer.write"}
+    prints = [
+        str(path)
+        for path, tree in product().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", *streams}
+    ]
+    assert set(prints) == {"jobs/console.py"}
+
+
 def test_only_storage_imports_fsspec():
     importers = [
         str(path)

@@ -199,3 +199,13 @@ def test_secrets_in_messages_are_hidden() -> None:
     assert "https://***@127.0.0.1:9/x?***" in result.stderr
     assert "hunter2" not in result.output
     assert "deadbeef" not in result.output
+
+
+@pytest.mark.parametrize(
+    "args", [["--x\x1b[31m"], ["inspect", "a", "b\u202e", "c\nd"], ["export", "a\x1b"]]
+)
+def test_names_that_the_shell_put_on_the_command_line_are_shown_as_text(args: list[str]) -> None:
+    result = CliRunner().invoke(app, args)
+    assert result.exit_code in (1, 2)
+    assert "\\x1b" in result.stderr or "\\u202e" in result.stderr
+    assert not set(result.stderr) & set("\x1b\u202e")

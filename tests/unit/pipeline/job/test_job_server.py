@@ -1,10 +1,11 @@
 """Calls of Ray's job server: they have a limit, and what is secret is not shown."""
 
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
-from pipeline.job.job_server import answer_of, connect_to_server, joined_lines
+from pipeline.job.job_server import JobLog, answer_of, connect_to_server, joined_lines
 from schemas.errors import ConfigError
 
 
@@ -35,3 +36,23 @@ def test_all_lines_of_an_error_are_kept() -> None:
         == "denied set RAY_AUTH_TOKEN"
     )
     assert joined_lines(TimeoutError()) == "TimeoutError"
+
+
+class _Parts:
+    """A job server whose log comes in parts, and which breaks off after the last of them once."""
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        for part in self.parts:
+            yield part
+
+
+def test_a_log_is_read_by_whole_lines_so_that_secrets_are_seen_whole() -> None:
+    log = JobLog(_Parts("a\n\ntoken=hun", "ter2\r\n10 %\r", "20 %\r100 %\nend"), "job")  # type: ignore[arg-type]
+    lines: list[str] = []
+    while not log.has_ended:
+        lines += log.read_lines(5.0)
+    assert lines == ["a", "", "token=hunter2", "10 %", "20 %", "100 %"]
+    assert (log.take_begun_line(), log.take_begun_line()) == ("end", "")

@@ -62,3 +62,14 @@ def test_text_does_not_depend_on_the_order_of_losses(seed):
 
     names = ["one", "two", "three", "four", "five"]
     assert text(names[seed:] + names[:seed]) == text(names[::-1])
+
+
+def test_names_and_options_of_strangers_are_text_without_secrets():
+    url = "https://me:hunter2@store/\x1b[2J\nWritten:\u202e"
+    losses = LossReport("A format", Options(segments=url), ["\x9b"], source="\r")
+    losses.name_lost("masks that are damaged", url)
+    text = losses.text()
+    assert "hunter2" not in text
+    assert not set(text) & set("\x1b\r\x9b\u202e")
+    assert text.splitlines().count("Written:") == 1
+    assert losses.options_line in text.splitlines()  # by which the next export knows this one
