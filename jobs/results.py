@@ -46,6 +46,10 @@ def _waiting(waiting: dict[str, int]) -> str:
     return f"{codes} (the command that made the run tries these images again)" if codes else ""
 
 
+def _frames(number: int) -> str:
+    return f"{number:,} images of several frames or pages, one of each annotated" if number else ""
+
+
 def show_inspection(found: "Inspection") -> None:
     """Print an inspection as tables."""
     from pipeline.collection.left_out import describe
@@ -63,6 +67,7 @@ def show_inspection(found: "Inspection") -> None:
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
             ("not taken", describe(found.left_out)),
+            ("frames", _frames(found.num_multi_frame)),
             ("waiting", _waiting(found.waiting)),
             ("seconds", console.seconds(found.seconds)),
             ("accepted", versions),

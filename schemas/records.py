@@ -158,6 +158,8 @@ class ShardTally(Frozen):
     num_segments: NonNegativeInt
     errors: dict[str, NonNegativeInt] = {}
     """Number of failed images by code."""
+    num_multi_frame: NonNegativeInt = 0
+    """Images whose files have several frames or pages, of which one was annotated."""
     seconds: dict[str, NonNegativeFloat] = {}
     """Summed over images by stage (`STAGES`); `wall` for the whole shard."""
 

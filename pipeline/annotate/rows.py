@@ -121,5 +121,6 @@ def tally_of(rows: ShardRows, wall_s: float) -> ShardTally:
         num_images=len(rows.images),
         num_segments=len(rows.annotations),
         errors=dict(sorted(errors.items())),
+        num_multi_frame=sum(row.num_frames > 1 for row in rows.images),
         seconds={**seconds, "wall": wall_s},
     )

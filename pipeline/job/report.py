@@ -19,6 +19,7 @@ class RunReport:
         num_images: in the collection.
         num_new: images that this run has finished.
         errors: failed images by code.
+        num_multi_frame: images whose files have several frames or pages.
         num_done: images with a row, failed ones included.
         num_segments: masks.
         failed_shards: shards that this run gave up, by index, and why.
@@ -37,6 +38,7 @@ class RunReport:
     num_new: int = 0
     num_segments: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    num_multi_frame: int = 0
     failed_shards: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_s: float = 0.0
@@ -82,6 +84,11 @@ class RunReport:
                 f"{_count(self.num_errors, 'image')} failed ({brief(share)} %; "
                 f"{100 * self.max_error_share:g} % are accepted): {_by_code(self.errors)}"
             )
+        if self.num_multi_frame:
+            lines.append(
+                f"{_count(self.num_multi_frame, 'image')} of several frames or pages: the first "
+                "frame, or the largest page, is annotated (column num_frames of images)"
+            )
         for index, reason in list(self.failed_shards.items())[:3]:
             lines.append(f"shard {index} failed: {reason}")
         if len(self.failed_shards) > 3:
@@ -117,4 +124,5 @@ def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> Ru
         num_done=sum(marker.tally.num_images for marker in done.values()),
         num_segments=sum(marker.tally.num_segments for marker in done.values()),
         errors=dict(sorted(errors.items())),
+        num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
     )

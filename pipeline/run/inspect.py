@@ -54,6 +54,8 @@ class Inspection(Frozen):
     """Labels without segments are included, with 0."""
     errors: dict[str, int]
     """Failed images by code."""
+    num_multi_frame: int
+    """Images whose files have several frames or pages, of which one was annotated."""
     waiting: dict[str, int]
     """Those of them with a passing error, by code: the next call of the same command tries them
     again."""
@@ -138,6 +140,7 @@ def inspect_folder(run: RunFolder) -> Inspection:
         num_segments=sum(labels.values()),
         segments_by_label=dict(labels),
         errors=dict(images.errors.most_common()),
+        num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
         waiting={code: n for code, n in images.errors.most_common() if code in PASSING_CODES},
         problems=tuple(images.problems),
         slowest=tuple(slow for _, _, slow in sorted(images.slowest, reverse=True)),

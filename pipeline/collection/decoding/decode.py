@@ -6,16 +6,13 @@ run while it decodes.
 
 import ctypes
 import io
-import logging
 import struct
 import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import PIL
 from numpy.typing import NDArray
@@ -25,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.collection.decoding.color import to_srgb
 from pipeline.collection.decoding.color_profile import declared_colors
+from pipeline.collection.decoding.deep_numbers import with_8_bits
 from pipeline.collection.decoding.exif import (
     is_orientation,
     orientation_of,
@@ -32,11 +30,10 @@ from pipeline.collection.decoding.exif import (
     upright_image,
 )
 from pipeline.collection.decoding.formats import KNOWN_FORMATS, accepts, missing_decoder_of
-from pipeline.collection.decoding.value_range import DeclaredRange, to_8_bits
+from pipeline.collection.decoding.png_chunks import without_texts
+from pipeline.collection.decoding.tiff_pages import pages_of, with_first_page
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
-
-logger = logging.getLogger(__name__)
 
 # All that Pillow's plugins raise on damaged files.
 _DAMAGE = (
@@ -48,12 +45,6 @@ _BACKDROP = (255, 255, 255)
 _TURNED_BY_EXIF = ("JPEG", "PNG", "AVIF")
 """Formats whose EXIF orientation browsers apply; Pillow writes AVIF's own turns there. HEIF's and
 JPEG XL's are applied by their decoders."""
-_MAX_PAGES = 1000
-"""Pages of a TIFF that are looked at: stacks of microscopes have some hundreds, all of one size."""
-_STATED = (Tag.SMinSampleValue, Tag.SMaxSampleValue)
-_STATED_UNSIGNED = (Tag.MinSampleValue, Tag.MaxSampleValue)
-_GDAL_NODATA = 42113
-_PNG_DROPPED = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 _TIFF_COMPRESSIONS = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR",
     50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
@@ -94,6 +85,23 @@ class DecodedImage:
     value_range: str = ""
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A file whose header is read.
+
+    Attributes:
+        image: at the frame or page that is decoded.
+        name: its format.
+        data: the file; of a TIFF with that page first.
+        num_frames: frames or pages.
+    """
+
+    image: ImageFile.ImageFile
+    name: str
+    data: bytes
+    num_frames: int
+
+
 def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
     """Decode one image file.
 
@@ -121,7 +129,7 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
         # Texts are found at both ends of a PNG; without them it is the file that browsers show.
         if error.code not in _OF_DAMAGE or not accepts("PNG", data):
             raise
-        plain = _without_texts(data)
+        plain = without_texts(data)
         if plain != data:
             with suppress(ImageError):
                 return _decode(plain, config, side_px)
@@ -129,8 +137,8 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
 
 
 def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
-    image, name = _open(data)
-    num_frames = _choose_frame(image)
+    opened = _open(data)
+    image, name, data = opened.image, opened.name, opened.data
     width, height = image.size
     if width * height > config.max_pixels:
         raise ImageError(
@@ -145,9 +153,9 @@ def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
         image.load()
         if name in _TURNED_BY_EXIF:  # a PNG's EXIF may come after its pixels
             orientation = orientation_of(image.info.get("exif", b""))
-        deep, value_range = _with_8_bits(image, name, data)
+        levels, value_range = with_8_bits(image, name, data)
         is_wanted = config.color_profiles == "convert"
-        rgb, color_profile = to_srgb(deep, declared_colors(data, name, image.info), is_wanted)
+        rgb, color_profile = to_srgb(levels, declared_colors(data, name, image.info), is_wanted)
         rgb = _opaque(rgb, is_bitmap=name in ("BMP", "DIB"))
         if name in _TURNED_BY_EXIF:
             rgb = upright_image(rgb, orientation)
@@ -158,135 +166,54 @@ def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
         raise _damaged(data, name, error, image.info.get("compression", "")) from error
     if name in _TURNED_BY_EXIF and swaps_sides(orientation):
         width, height = height, width
-    return DecodedImage(pixels, height, width, orientation, color_profile, num_frames, value_range)
+    return DecodedImage(
+        pixels, height, width, orientation, color_profile, opened.num_frames, value_range
+    )
 
 
-def _open(data: bytes) -> tuple[ImageFile.ImageFile, str]:
+def _open(data: bytes) -> _Opened:
     """Read the header; Image.open would judge the size by a limit that is global to the process."""
     for name in KNOWN_FORMATS:
         if not accepts(name, data):
             continue
         try:
-            return Image.OPEN[name][0](io.BytesIO(data), ""), name
+            if name == "TIFF":
+                return _open_tiff(data)
+            image = Image.OPEN[name][0](io.BytesIO(data), "")
         except _DAMAGE as error:
             raise _damaged(data, name, error) from error
+        return _Opened(image, name, data, _choose_frame(image))
     what = missing_decoder_of(data) or f"the content begins with {data[:8]!r}"
     raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{what}; known formats: {', '.join(KNOWN_FORMATS)}")
 
 
-def _without_texts(data: bytes) -> bytes:
-    """Return a PNG without its texts, and without a profile that Pillow refuses to unpack.
-
-    Browsers show such a file whatever its texts hold, also with a wrong checksum.
-    """
-    parts, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        kind = data[place + 4 : place + 8]
-        is_long_profile = kind == b"iCCP" and _unpacks_to_more(data[place + 8 : end - 4])
-        if kind not in _PNG_DROPPED and not is_long_profile:
-            parts.append(data[place:end])
-        place = end
-    return b"".join(parts)
-
-
-def _unpacks_to_more(profile: bytes, limit: int = 1 << 20) -> bool:
-    packed = profile.partition(b"\0")[2][1:]
-    try:
-        return len(zlib.decompressobj().decompress(packed, limit + 1)) > limit
-    except zlib.error:
-        return True
+def _open_tiff(data: bytes) -> _Opened:
+    """Open the best page whose header can be read."""
+    pages = pages_of(data)
+    error: Exception | None = None
+    for place in pages.places:
+        paged = with_first_page(data, place)
+        try:
+            return _Opened(TiffImageFile(io.BytesIO(paged)), "TIFF", paged, max(1, pages.count))
+        except _DAMAGE as caught:
+            error = error or caught
+    if error:
+        raise error
+    return _Opened(TiffImageFile(io.BytesIO(data)), "TIFF", data, 1)
 
 
 def _choose_frame(image: ImageFile.ImageFile) -> int:
-    """Go to the frame or page that is decoded; return how many the file has."""
-    if isinstance(image, TiffImageFile):
-        num_frames = _choose_page(image)
-    else:
-        try:
-            num_frames = int(getattr(image, "n_frames", 1))
-            if getattr(image, "default_image", False) and num_frames > 1:
-                image.seek(1)  # the first is for programs that know no animated PNG
-                num_frames -= 1
-        except _DAMAGE:  # what follows the first frame is damaged
-            with suppress(*_DAMAGE):
-                image.seek(0)
-            num_frames = 1
-    if num_frames > 1:
-        _say_once()
-    return num_frames
-
-
-def _choose_page(image: TiffImageFile) -> int:
-    """Go to the largest page that is no reduced copy; return how many can be read."""
-    best, best_rank, num_pages = 0, (-1, 0), 0
-    with suppress(*_DAMAGE):  # EOFError after the last one; the directory of one may be damaged
-        for page in range(_MAX_PAGES):
-            image.seek(page)
-            num_pages += 1
-            is_reduced = bool(image.tag_v2.get(Tag.NewSubfileType, 0) & 1)
-            is_reduced |= image.tag_v2.get(Tag.SubfileType) == 2
-            rank = (not is_reduced, image.size[0] * image.size[1])
-            if rank > best_rank:
-                best, best_rank = page, rank
-    if image.tell() != best:
-        image.seek(best)
-    return max(1, num_pages)
-
-
-@cache
-def _say_once() -> None:
-    logger.warning(
-        "some files have several frames or pages: the first frame, or the largest page, is "
-        "annotated (column num_frames of the images table)"
-    )
-
-
-def _with_8_bits(image: ImageFile.ImageFile, name: str, data: bytes) -> tuple[Image.Image, str]:
-    """Return a loaded image with 8 bits per channel, and the rule by which it has them."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        values = np.asarray(image)
-        declared = DeclaredRange()
-        if isinstance(image, TiffImageFile):
-            declared = _declared_range(image)
-            is_unsigned = image.tag_v2.get(Tag.SampleFormat, (1,)) == (1,)
-            if image.tag_v2.get(Tag.BitsPerSample) == (32,) and is_unsigned:
-                values = values.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
-        grey, rule = to_8_bits(values, declared)
-        return Image.fromarray(grey), rule
-    if isinstance(image, TiffImageFile):
-        is_deep = image.tag_v2.get(Tag.BitsPerSample, ())[:1] == (16,)
-    else:
-        is_deep = name == "PNG" and data[24:25] == b"\x10"
-    if not is_deep:
-        return image, ""
-    # Pillow has kept the upper 8 of 16 bits. Where all are small, the numbers have fewer bits.
-    if image.mode == "RGB" and image.tell() == 0 and np.asarray(image).max() < 128:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if bgr is not None and bgr.dtype == np.uint16 and bgr.ndim == 3:
-            colours, rule = to_8_bits(bgr[..., 2::-1], DeclaredRange())
-            turned = Image.fromarray(np.ascontiguousarray(colours))
-            if turned.size == image.size:
-                return turned, rule
-    return image, "0 to 65535"
-
-
-def _declared_range(image: TiffImageFile) -> DeclaredRange:
-    tags = image.tag_v2
-    low, high = (_first_number(tags.get(tag)) for tag in _STATED)
-    if low is None or high is None:
-        low, high = (_first_number(tags.get(tag)) for tag in _STATED_UNSIGNED)
-    nodata = _first_number(tags.get(_GDAL_NODATA))
-    is_zero_white = tags.get(Tag.PhotometricInterpretation) == 0
-    return DeclaredRange(low, high, nodata, is_zero_white)
-
-
-def _first_number(value: object) -> float | None:
-    first = value[0] if isinstance(value, tuple) and value else value
+    """Go to the frame of an animation that is decoded; return how many the file has."""
     try:
-        return float(str(first).strip(" \0"))
-    except ValueError:
-        return None
+        num_frames = int(getattr(image, "n_frames", 1))
+        if getattr(image, "default_image", False) and num_frames > 1:
+            image.seek(1)  # the first is for programs that know no animated PNG
+            num_frames -= 1
+    except _DAMAGE:  # what follows the first frame is damaged
+        with suppress(*_DAMAGE):
+            image.seek(0)
+        return 1
+    return num_frames
 
 
 def _damaged(data: bytes, name: str, error: Exception, compression: str = "") -> ImageError:

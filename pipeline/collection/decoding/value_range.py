@@ -75,6 +75,11 @@ def to_8_bits(values: NDArray[Any], declared: DeclaredRange) -> tuple[NDArray[np
     return grey, f"{rule}, zero is white" if declared.is_zero_white else rule
 
 
+def white_of(largest: float) -> float:
+    """Return 2^k - 1 with the smallest usual depth k of bits that holds a number."""
+    return next((2.0**k - 1 for k in _DEPTHS if largest < 2.0**k), largest)
+
+
 def _that_count(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
     """Return which numbers count; None: all do."""
     counts = None
@@ -104,7 +109,7 @@ def _range_of(valid: NDArray[Any], declared: DeclaredRange) -> tuple[float, floa
         is_float = valid.dtype.kind == "f"
         high = next((high for high in (1.0, 255.0) if top <= high), None) if is_float else None
         if high is None and (not is_float or np.array_equal(valid, np.floor(valid))):
-            high = next((2.0**k - 1 for k in _DEPTHS if top < 2.0**k), top)
+            high = white_of(top)
         if high is not None:
             return 0.0, high, _text(0.0, high)
     low, high = (float(value) for value in np.percentile(valid, _PERCENTILES))

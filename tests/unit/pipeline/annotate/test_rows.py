@@ -2,7 +2,7 @@
 
 from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
 from schemas.errors import ErrorCode, ImageError
-from schemas.records import Shard
+from schemas.records import Shard, ShardRows
 from tests.helpers.imageless_runs import image_refs, make_rows
 
 
@@ -38,3 +38,13 @@ def test_tally_counts_errors_by_code_and_sums_seconds():
     assert tally.errors == {"not_found": 1, "truncated": 2}
     assert list(tally.errors) == ["not_found", "truncated"]
     assert tally.seconds == {"read": 0.75, "decode": 0, "segment": 0, "rle": 0, "wall": 0.5}
+
+
+def test_tally_counts_images_of_several_frames():
+    images = make_rows(Shard(index=0, refs=tuple(image_refs(3)))).images
+    paged = tuple(
+        image.model_copy(update={"num_frames": n})
+        for image, n in zip(images, (1, 2, 5), strict=True)
+    )
+    rows = ShardRows(images=paged, scores=(), annotations=())
+    assert tally_of(rows, wall_s=1).num_multi_frame == 2

@@ -42,6 +42,11 @@ def test_images_that_wait_are_named_and_leave_something_to_do():
     ]
 
 
+def test_images_of_several_frames_are_said_once():
+    [_, line] = report(num_done=200, num_multi_frame=31).summary().splitlines()
+    assert line.startswith("31 images of several frames or pages: the first frame, or the largest")
+
+
 def test_job_that_stopped_before_its_end_is_incomplete():
     ended = report(num_done=200, stop_reason="the store is away")
     assert ended.exit_code == 3
