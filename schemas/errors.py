@@ -17,6 +17,8 @@ OvsegError
 
 from enum import IntEnum, StrEnum
 
+from schemas.redact import redact
+
 
 class ExitCode(IntEnum):
     """What a command returns to the shell."""
@@ -139,7 +141,7 @@ class ImageError(OvsegError):
     def __init__(self, code: ErrorCode, message: str) -> None:
         """Keep the code apart from the text, so that reports can count it."""
         # It may quote a file name of any bytes, and goes where only UTF-8 can be stored.
-        message = message.encode(errors="backslashreplace").decode()
+        message = redact(message.encode(errors="backslashreplace").decode())
         super().__init__(code, message)  # both in args: an exception must survive pickling
         self.code = code
         self.message = message

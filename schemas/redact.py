@@ -8,12 +8,15 @@ In URLs, hidden are
 - every query of http(s), since any parameter may sign the URL; of other schemes a query in which
   one parameter is called like a secret, because `?` may also be part of a file's name there.
 
-In other text, hidden are the values of names such as `aws_secret_access_key` and the word after
-`Bearer` or `Basic`. All else stays as it is, so that a printed command can be typed again.
+In other text, hidden are the values of names such as `aws_secret_access_key`, the word after
+`Bearer` or `Basic`, and tokens of a known form such as `hf_...`. All else stays as it
+is, so that a printed command can be typed again.
 Where a text is ambiguous, too much is hidden rather than too little.
 """
 
 import re
+from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 """What stands in the place of a secret."""
@@ -28,24 +31,88 @@ _BARE_TOKEN = re.compile(r"(?i)(https?://)[^/?#\s'\"]*@")
 _QUERY = re.compile(rf"({_SCHEME}[^\s?'\"]*\?)([^\s'\"]*[^\s'\",;:.)}}\]])")
 
 _SECRET_NAME = (
-    r"[\w.-]*(?:secret|password|passwd|token|access_?key|account_?key|api_?key|credential"
-    r"|signature|x-(?:amz|goog)-[a-z-]+)"
+    r"[\w.-]*(?:secret|password|passwd|passphrase|token|access_?key|account_?key|api_?key"
+    r"|private_?key|credentials?|signature|connection_?string|x-(?:amz|goog)-[a-z-]+)"
 )
-_SECRET_PARAMETER = re.compile(rf"(?i)(?:^|[?&;])(?:{_SECRET_NAME}|pwd|key|sig|auth)=")
-# Not after a slash: that is a folder, such as `/data/token=2/`.
+_SECRET_PARAMETER = re.compile(
+    rf"(?i)(?:^|[?&;])(?:{_SECRET_NAME}|pwd|pass|key|sig|auth|access|code)="
+)
+_SECRET_KEY = re.compile(rf"(?i)(?:{_SECRET_NAME}|pwd|auth)")
+# Not after a slash: that is a folder, such as `/data/token=2/`. A value in quotes may hold spaces.
 _NAMED_VALUE = re.compile(
-    rf"(?i)(?<![\w./-])({_SECRET_NAME}['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;}}]*[^\s&'\",;}}:.]"
+    rf"(?i)(?<![\w./-])({_SECRET_NAME}['\"]?\s*[=:]\s*)"
+    r"(?:\"[^\"\n]+\"|'[^'\n]+'|['\"]?[^\s&'\",;}]*[^\s&'\",;}:.])"
 )
-_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
+_SAS_SIGNATURE = re.compile(r"(?i)(?<![\w./-])(sig=)[\w%+/=-]{10,}")
+_AUTHORIZATION = re.compile(
+    r"(?i)\b(bearer|basic|authorization['\"]?\s*[:=]\s*['\"]?token)\s+[\w.~+/=-]{6,}"
+)
+# Of Hugging Face, GitHub, GitLab, Slack, OpenAI, AWS, Google; and JSON web tokens.
+_KNOWN_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+    r"|xox[a-z]-[\w-]{10,}|sk-(?:[a-z]+-)?[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}\b|AIza[\w-]{30,}"
+    r"|ya29\.[\w-]{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?)"
+)
 
 
 def redact(text: str) -> str:
     """Return the text with `***` in place of passwords, tokens, keys and signatures."""
+    return _hidden(text, any_query=True)
+
+
+def redact_all(value: Any) -> Any:
+    """Return a value of lists and mappings with secrets hidden in every text, also in keys.
+
+    The text under a key that is called like a secret is hidden as a whole.
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {
+            redact(key) if isinstance(key, str) else key: HIDDEN
+            if inner and isinstance(inner, str) and _SECRET_KEY.fullmatch(str(key))
+            else redact_all(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact_all(inner) for inner in value]
+    return value
+
+
+def places_of_secrets(value: Any, place: str = "") -> list[str]:
+    """Return the dotted places in lists and mappings at which a text holds a secret for certain.
+
+    A query of http(s) counts only if one of its parameters is called like a secret.
+    """
+    if isinstance(value, str):
+        return [place] if holds_secret(value) else []
+    if isinstance(value, dict):
+        inner = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        inner = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return []
+    found = []
+    for key, item in inner:
+        here = f"{place}.{redact(key)}" if place else redact(key)
+        is_named = item and isinstance(item, str) and _SECRET_KEY.fullmatch(key)
+        found += [here] if is_named or holds_secret(key) else places_of_secrets(item, here)
+    return found
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a text holds a secret for certain: not only an address with any query."""
+    return _hidden(text, any_query=False) != text
+
+
+def _hidden(text: str, any_query: bool) -> str:
     text = _USER_AND_PASSWORD.sub(rf"\1{HIDDEN}@", text)
     text = _BARE_TOKEN.sub(rf"\1{HIDDEN}@", text)
-    text = _QUERY.sub(_without_secret_query, text)
+    text = _QUERY.sub(lambda match: _without_secret_query(match, any_query), text)
     text = _AUTHORIZATION.sub(rf"\1 {HIDDEN}", text)
-    return _NAMED_VALUE.sub(rf"\1{HIDDEN}", text)
+    text = _NAMED_VALUE.sub(rf"\1{HIDDEN}", text)
+    text = _SAS_SIGNATURE.sub(rf"\1{HIDDEN}", text)
+    return _KNOWN_TOKEN.sub(HIDDEN, text)
 
 
 def has_password(url: str) -> bool:
@@ -53,8 +120,8 @@ def has_password(url: str) -> bool:
     return _USER_AND_PASSWORD.match(url) is not None
 
 
-def _without_secret_query(match: re.Match[str]) -> str:
+def _without_secret_query(match: re.Match[str], any_query: bool) -> str:
     is_http = match[1].lower().partition("://")[0].endswith(("http", "https"))
-    if is_http or _SECRET_PARAMETER.search(match[2]):
+    if (is_http and any_query) or _SECRET_PARAMETER.search(unquote(match[2])):
         return match[1] + HIDDEN
     return match[0]

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.collection import manifest
 from pipeline.run import markers, old_versions
@@ -32,10 +33,11 @@ from pipeline.run.identity import (
 )
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
-from pipeline.storage.local import TEMPORARY_SUFFIX
+from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
 from schemas.errors import BlockedStoreError, OutageError, OvsegError, RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
+from schemas.redact import holds_secret, redact
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ MANIFEST_FILE = "manifest.parquet"
 TableName = Literal["images", "scores", "annotations"]
 TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
+_MAY_HOLD_SECRETS = pc.MatchSubstringOptions("://.*[?#@]")
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
 
 
@@ -260,7 +263,8 @@ class RunFolder:
     def fail(self, failed: ShardFailed) -> None:
         """Note that a shard was given up."""
         path = markers.marker_path("failed", failed.shard)
-        self.folder.atomic_write(path, markers.marker_json(failed))
+        safe = failed.model_copy(update={"message": redact(failed.message)})
+        self.folder.atomic_write(path, markers.marker_json(safe))
 
     def done(self) -> dict[int, ShardDone]:
         """Return the markers of the finished shards, by shard, in order.
@@ -413,6 +417,7 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
         RunFolderError: the folder holds something else, or another collection's manifest.
     """
     check_free(folder)
+    _protect_secrets(folder, images)
     data = manifest.write_manifest(images, identity.source)
     if not folder.create_once(MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.
@@ -425,3 +430,25 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
         )
     info = describe_run(identity, markers.bytes_sha256(data), table.num_rows)
     return folder.create_once(RUN_FILE, info.to_yaml())
+
+
+def _protect_secrets(folder: Folder, images: pa.Table) -> None:
+    """Keep others out of a local run folder whose images have addresses that hold secrets.
+
+    The tables must have these addresses as they are, since the images are read by them again.
+    """
+    addresses = images.column("uri")
+    may_hold = pc.call_function("match_substring_regex", [addresses], _MAY_HOLD_SECRETS)
+    if not any(map(holds_secret, addresses.filter(may_hold).to_pylist())):
+        return
+    if uris.scheme(folder.uri):
+        consequence = "whoever may read this place can use them"
+    else:
+        make_private(folder.uri)
+        consequence = "nobody but you may look into this folder"
+    logger.warning(
+        "%s: the addresses of images hold tokens or signatures, which the run must keep to read "
+        "the images again: %s",
+        folder.uri,
+        consequence,
+    )

@@ -17,7 +17,7 @@ from pipeline.storage import uris
 from schemas.base import Frozen
 from schemas.config import JobConfig
 from schemas.errors import RunFolderError
-from schemas.redact import redact
+from schemas.redact import redact, redact_all
 from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
 from schemas.vocabulary import AS_STORED
 
@@ -269,17 +269,8 @@ def _absolute(uri: str) -> str:
 
 def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
     """Return a job's settings with secrets hidden; labels stay letter by letter as they are."""
-    return {
-        key: value if key.partition(".")[0] in ("vocabulary", "calibration") else _redacted(value)
-        for key, value in settings.items()
-    }
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {key: _redacted(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(inner) for inner in value]
-    return value
+    stored: dict[str, Any] = {}
+    for key, value in settings.items():
+        is_exact = key.partition(".")[0] in ("vocabulary", "calibration")
+        stored |= {key: value} if is_exact else redact_all({key: value})
+    return stored

@@ -88,6 +88,12 @@ class LocalFiles:
         shutil.copyfile(path, target)
 
 
+def make_private(folder: str) -> None:
+    """Make a folder, if there is none, and let nobody but this user look into it."""
+    Path(folder).mkdir(0o700, parents=True, exist_ok=True)
+    Path(folder).chmod(0o700)
+
+
 def folder_state(folder: str, option: str) -> str:
     """Return a text that changes with a folder's files: `24 files, 3f2a9c01b2d4`.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.redact import has_password, redact
+from schemas.redact import has_password, places_of_secrets, redact, redact_all
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,21 @@ from schemas.redact import has_password, redact
         ("Authorization: Bearer eyJhbGciOi", "eyJhbGciOi"),
         ("RAY_AUTH_TOKEN=0123456789", "0123456789"),
         ("--hub-token=0123456789", "0123456789"),
+        ("{'password': 'two words', 'x': 1}", "words"),
+        ('{"private_key": "-----BEGIN PRIVATE KEY-----MIIE"}', "MIIE"),
+        ("sv=2024&sig=abc%2Bdef%3Dghi&se=1", "abc%2Bdef"),
+        ("https://h/x#access_token=hunter2hunter2", "hunter2"),
+        ("filecache::https://h/x?sig=hunter2", "hunter2"),
+        ("s3://bucket/x?X%2DAmz%2DSignature=hunter2", "hunter2"),
+        ("gs://bucket/x?GoogleAccessId=a&X-Goog-Signature=hunter2", "hunter2"),
+        ("Authorization: token hunter2hunter2", "hunter2"),
+        # tokens of a known form, wherever they stand
+        ("cannot read hf_abcdefghijklmnopqrstuvwxyz012345", "abcdefgh"),
+        ("/data/hf_abcdefghijklmnopqrstuvwxyz012345/x", "abcdefgh"),
+        ("ghp_abcdefghijklmnopqrst github_pat_abcdefghijklmnopqrst", "abcdefgh"),
+        ("AKIAIOSFODNN7EXAMPLE", "IOSFODNN7"),
+        ("AIzaSyA-abcdefghijklmnopqrstuvwxyz0123", "abcdefgh"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefgh", "abcdefgh"),
     ],
 )
 def test_redact_hides_secrets(text: str, secret: str) -> None:
@@ -71,6 +86,9 @@ def test_redact_hides_secrets(text: str, secret: str) -> None:
         "expected 2 labels, got 3: give `labels` or `vocabulary`",
         "method.name: unknown method 'clip_dyi'. Did you mean 'clip_diy'?",
         "speed 12 images/s: se 3.2",
+        "key_norm: tokens; class_token_weight: 0.3; sig=3.2",
+        "hf-hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+        "/data/hf_models/sk-learn-examples-of-2024/x.jpg",
     ],
 )
 def test_redact_leaves_other_text_as_it_is(text: str) -> None:
@@ -103,3 +121,34 @@ def test_redact_leaves_the_place_of_a_url_readable(text: str, expected: str) -> 
 )
 def test_has_password(url: str, expected: bool) -> None:
     assert has_password(url) is expected
+
+
+SETTINGS = {
+    "images": "https://h/list.csv?sig=hunter2hunter2",
+    "out": "s3://bucket/run",
+    "more": {
+        "maps": ["/data", ["s3://k:hunter2@bucket/x"]],
+        "https://me:hunter2@h/": 1,
+        "storage_options": {"secret": "hunter2", "account_key": "", "token": 7, "anon": "no"},
+    },
+    "page": "https://h/list.php?id=3",
+}
+
+
+def test_secrets_in_lists_in_keys_and_under_names_of_secrets_are_hidden() -> None:
+    hidden = redact_all(SETTINGS)
+    assert "hunter2" not in repr(hidden)
+    assert hidden["out"] == "s3://bucket/run"
+    options = {"secret": "***", "account_key": "", "token": 7, "anon": "no"}
+    assert hidden["more"]["storage_options"] == options
+    assert redact_all(hidden) == hidden
+
+
+def test_places_of_secrets_are_named_without_them() -> None:
+    assert places_of_secrets(SETTINGS) == [
+        "images",
+        "more.maps.1.0",
+        "more.https://***@h/",
+        "more.storage_options.secret",
+    ]
+    assert places_of_secrets(redact_all({"images": "https://h/list.php?id=3"})) == []

@@ -14,7 +14,7 @@ import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError
 from schemas.records import ShardFailed, ShardTally
-from schemas.tables import SCHEMA_VERSION, TABLES, to_records
+from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.imageless_runs import begin_run, image_refs, make_identity, make_rows, make_tally
 
@@ -224,8 +224,9 @@ def test_foreign_files_among_the_markers_are_kept(run: RunFolder) -> None:
 
 
 def test_failed_note_is_deleted_by_a_commit(run: RunFolder) -> None:
-    failed = ShardFailed(shard=2, attempts=3, message="lost ü")
-    run.fail(failed)
+    failed = ShardFailed(shard=2, attempts=3, message="lost ü at https://h/?***")
+    run.fail(failed.model_copy(update={"message": "lost ü at https://h/?sig=SECRET"}))
+    assert run.failed() == {2: failed}
     run.fail(failed.model_copy(update={"attempts": 6}))
     assert run.failed() == {2: failed.model_copy(update={"attempts": 6})}
     commit_all(run)
@@ -292,3 +293,17 @@ def test_run_killed_on_a_local_disk_is_resumed(tmp_path: Path, fault: Fault) -> 
     assert len(contents(run)["images"]) == 10
     assert run.clean()
     assert run.orphans() == []
+
+
+def test_nobody_else_looks_into_a_run_whose_images_have_signed_addresses(tmp_path: Path) -> None:
+    modes = []
+    for name, query in (("signed", "?sig=SECRET"), ("open", "?id=3")):
+        refs = [
+            ref.model_copy(update={"uri": f"https://h/{ref.path}{query}"}) for ref in image_refs(2)
+        ]
+        out = tmp_path / name
+        out.mkdir(mode=0o755)
+        identity = make_identity(str(out))
+        RunFolder.create_or_resume(str(out), identity, to_table("manifest", refs))
+        modes.append(out.stat().st_mode & 0o777)
+    assert modes == [0o700, 0o755]

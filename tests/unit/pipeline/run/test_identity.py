@@ -171,7 +171,14 @@ def test_no_secret_is_written(out: str) -> None:
         out,
         images="https://host/list.txt?X-Amz-Signature=SECRET",
         clip={"model": "RN50", "pretrained": "https://user:SECRET@host/w.pt?token=SECRET"},
-        method={"name": "clip_diy", "options": {"urls": ["s3://SECRET:SECRET@b/x"]}},
+        method={
+            "name": "clip_diy",
+            "options": {
+                "urls": [["s3://SECRET:SECRET@b/x"]],
+                "https://me:SECRET@host/": 1,
+                "storage_options": {"secret": "SECRET", "header": "Bearer SECRET0"},
+            },
+        },
     )
     for name in ("run.yaml", "manifest.parquet"):
         assert b"SECRET" not in (Path(out) / name).read_bytes()
