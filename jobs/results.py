@@ -72,6 +72,7 @@ def show_inspection(found: "Inspection") -> None:
             ("seconds", console.seconds(found.seconds)),
             ("accepted", versions),
             ("orphans", orphans if found.orphans else ""),
+            ("links", f"{len(found.links)} not followed: {found.links[0]} ..." if found.links else ""),
         ]
     )
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])

@@ -35,7 +35,7 @@ from schemas.score_columns import SCORE
 
 FOLDER = "exports/gallery"
 _PICTURES = "pictures"
-_ALL_PICTURES = re.compile(f"{_PICTURES}/.*")
+_ALL_PICTURES = re.compile(rf"{_PICTURES}/[0-9a-f]{{24}}[.]\w+")
 _NOT_HELD = ("images beyond the limit, scores other than the mean probability, sizes of masks",)
 _SEGMENT_COLUMNS = [*MASK_COLUMNS, SCORE]
 

@@ -30,7 +30,7 @@ from schemas.score_columns import SCORE
 
 FOLDER = "exports/label_studio"
 _CONFIG = "config.xml"
-_TASK_FILES = re.compile("tasks.*")
+_TASK_FILES = re.compile(r"tasks(-[0-9]{5,})?[.]json")
 _TAG, _IMAGE = "tag", "image"
 """Names by which predictions refer to the config."""
 _MANY_MASKS = 50

@@ -12,6 +12,7 @@ Readers follow done markers and nothing else, so a killed worker leaves garbage 
 """
 
 import logging
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -49,6 +50,11 @@ TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
 _MAY_HOLD_SECRETS = pc.MatchSubstringOptions("://.*[?#@]")
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
+_OUR_FILES = re.compile(
+    rf"(?:{'|'.join(TABLE_NAMES)})/\d{{5,}}-[\w-]+[.]parquet"
+    rf"|(?:.+/)?[.][^/]+[.][0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
+)
+"""Names that ovseg itself can have made, and a killed process can have left."""
 
 
 class RunFolder:
@@ -76,7 +82,7 @@ class RunFolder:
         Raises:
             RunFolderError: there is none, or one of another version.
         """
-        run = cls(Folder(uri))
+        run = cls(_run_folder(uri))
         _ = run.info
         return run
 
@@ -94,7 +100,7 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds something else, another run, or a damaged manifest.
         """
-        folder = Folder(uri)
+        folder = _run_folder(uri)
         is_first = not folder.exists(RUN_FILE) and _begin(folder, identity, images)
         run = cls.open(uri)
         run.is_first = is_first
@@ -367,14 +373,17 @@ class RunFolder:
 
         While a run is going on these may also be files whose marker is about to be written.
         """
-        files = [
-            name
-            for name in self.folder.list()
-            if name.startswith(_TABLE_FOLDERS) or name.endswith(TEMPORARY_SUFFIX)
-        ]
+        files = [name for name in self.folder.list() if _OUR_FILES.fullmatch(name)]
         found = markers.read_markers(self.folder, "done", ShardDone).values()
         named = {entry.name for marker in found for entry in marker.files.values()}
         return [name for name in files if name not in named]
+
+    def links(self) -> list[str]:
+        """Return the symbolic links in the folder; none of them is followed."""
+        if uris.scheme(self.folder.uri):
+            return []  # stores have none
+        found = self.folder.walk()
+        return sorted(name for name, size, _ in found if size is None and not name.endswith("/"))
 
     def clean(self) -> list[str]:
         """Delete the orphans and return their names; not while a run is going on."""
@@ -382,6 +391,11 @@ class RunFolder:
         for name in orphans:
             self.folder.delete(name)
         return orphans
+
+
+def _run_folder(uri: str) -> Folder:
+    """Return a run's folder: others may have written in it, so no link below it is followed."""
+    return Folder(uri, follow_links=False)
 
 
 def check_free(folder: Folder) -> None:

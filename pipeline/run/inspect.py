@@ -68,6 +68,8 @@ class Inspection(Frozen):
     """Shards that were given up; the next run tries them again."""
     orphans: tuple[str, ...]
     """Files that no done marker names, left by workers that were killed."""
+    links: tuple[str, ...]
+    """Symbolic links in the folder; none is followed."""
     other_versions: dict[str, int]
     """Shards by library and version, where it is not the version with which the run was begun."""
 
@@ -147,5 +149,6 @@ def inspect_folder(run: RunFolder) -> Inspection:
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         failed_shards=tuple(run.failed().values()),
         orphans=tuple(run.orphans()),
+        links=tuple(run.links()),
         other_versions=dict(versions),
     )

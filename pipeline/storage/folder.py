@@ -42,15 +42,20 @@ class _Store(Protocol):
 class Folder:
     """A folder at a local path or fsspec URL; picklable. Paths in it are relative, with `/`.
 
+    Args:
+        uri: made absolute; nothing is touched yet.
+        follow_links: False: a symbolic link below a local folder is not followed, neither to read
+            nor to write, list or delete; listings give it without a size.
+
     Raises:
         FileNotFoundError: from all that reads, where there is no such file.
         UserError: the user may not touch it, or the place cannot hold files.
         StorageError: anything else that fails after the retries.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Make the URI absolute; nothing is touched yet."""
+    def __init__(self, uri: str, *, follow_links: bool = True) -> None:
         self.uri = uris.normalise(uri)
+        self._root = "" if follow_links else self.uri
 
     def __repr__(self) -> str:
         """Return the constructor's call."""
@@ -58,17 +63,19 @@ class Folder:
 
     def child(self, *parts: str) -> "Folder":
         """Return a folder below this one."""
-        return Folder(self._at("/".join(parts)))
+        child = Folder(self._at("/".join(parts)))
+        child._root = self._root
+        return child
 
     def read_bytes(self, path: str) -> bytes:
         """Return a file's whole content."""
         uri = self._at(path)
-        return _call("read", uri, lambda store: store.read(uri))
+        return self._call("read", uri, lambda store: store.read(uri))
 
     def size(self, path: str) -> int:
         """Return a file's size in bytes."""
         uri = self._at(path)
-        return _call("look at", uri, lambda store: store.size(uri))
+        return self._call("look at", uri, lambda store: store.size(uri))
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file of this name; folders do not count."""
@@ -81,8 +88,8 @@ class Folder:
     def walk(self) -> list[tuple[str, int | None, str]]:
         """Return (relative path, size in bytes, etag) of every file below, in no order.
 
-        The size is None for a local link to nowhere, and for a local folder that may not be read,
-        whose path ends in `/`.
+        The size is None for a local link to nowhere or that is not followed, and for a local folder
+        that may not be read, whose path ends in `/`.
         """
         return self._listed()
 
@@ -103,7 +110,7 @@ class Folder:
                 return list(wait.counted(islice(store.walk(self.uri), limit), "files"))
 
             if not uris.scheme(self.uri):
-                return _call("list", self.uri, files)
+                return self._call("list", self.uri, files)
             with _as_user_errors():
                 try:
                     return files(RemoteFiles(self.uri))  # its walk tries again by itself
@@ -120,13 +127,13 @@ class Folder:
         """Write or replace a file: readers see the old content or the new one, never a part."""
         uri = self._at(path)
         with _place_for_files():
-            _call("write", uri, lambda store: store.write(uri, data))
+            self._call("write", uri, lambda store: store.write(uri, data))
 
     def put_file(self, path: str, local_path: str | os.PathLike[str]) -> None:
         """Move a local file here as atomically; to another disk or a store it is copied."""
         uri, source = self._at(path), os.fspath(local_path)
         with _place_for_files():
-            _call("write", uri, lambda store: store.put(uri, source))
+            self._call("write", uri, lambda store: store.put(uri, source))
 
     def create_once(self, path: str, data: bytes) -> bool:
         """Write a file that must not exist yet.
@@ -141,7 +148,7 @@ class Folder:
         with _place_for_files():
             try:
                 if uris.store(uri) not in _OVERWRITING_STORES:
-                    _call("create", uri, lambda store: store.create(uri, data))
+                    self._call("create", uri, lambda store: store.create(uri, data))
                     return True
             except (FileNotFoundError, FileExistsError, StorageError) as error:
                 # A put whose answer was lost and that was tried again meets its own file; and
@@ -167,7 +174,7 @@ class Folder:
             return True
         data = self.read_bytes(path)
         try:
-            _call("create", uri, lambda store: store.create(uri, data))
+            self._call("create", uri, lambda store: store.create(uri, data))
         except FileExistsError:
             return True
         except StorageError as error:
@@ -179,7 +186,7 @@ class Folder:
     def delete(self, path: str) -> None:
         """Remove a file; no error where there is none."""
         uri = self._at(path)
-        _call("delete", uri, lambda store: store.remove(uri))
+        self._call("delete", uri, lambda store: store.remove(uri))
 
     def discard(self, path: str) -> None:
         """Remove a file that nobody reads any more; it stays where people may not delete."""
@@ -190,6 +197,9 @@ class Folder:
 
     def _at(self, path: str) -> str:
         return uris.join(self.uri, uris.check_relative(path))
+
+    def _call(self, doing: str, uri: str, operation: Callable[[_Store], T]) -> T:
+        return _call(doing, uri, operation, self._root)
 
 
 def fetch(uri: str, target: str | os.PathLike[str]) -> None:
@@ -257,17 +267,18 @@ def _read_limited(place: str, max_bytes: int, size_bytes: int | None, deadline: 
     return store.read(place, size_bytes)
 
 
-def _call(doing: str, uri: str, operation: Callable[[_Store], T]) -> T:
+def _call(doing: str, uri: str, operation: Callable[[_Store], T], root: str = "") -> T:
     """Return the result of an operation on the store of a normalised URI, with retries.
 
     Args:
         doing: the words between "cannot" and the URI in messages.
         uri: of the file or folder; decides on the store.
         operation: repeatable.
+        root: below this local folder no link is followed; empty: links are followed.
     """
 
     def attempt(deadline: Deadline) -> T:
-        return operation(RemoteFiles(uri, deadline) if uris.scheme(uri) else LocalFiles())
+        return operation(RemoteFiles(uri, deadline) if uris.scheme(uri) else LocalFiles(root))
 
     with _as_user_errors():
         return retrying(attempt, doing, uri)

@@ -14,21 +14,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from schemas.errors import ConfigError, ErrorCode, ImageError
+from pipeline.storage import uris
+from schemas.errors import ConfigError, ErrorCode, ImageError, UserError
 
 TEMPORARY_SUFFIX = ".part"
 """End of the hidden names under which files are written."""
 
 
 class LocalFiles:
-    """The operations of a store, on absolute local paths."""
+    """The operations of a store, on absolute local paths.
+
+    Args:
+        root: below this folder no symbolic link is followed, whatever the operation; empty: links
+            are followed everywhere.
+    """
+
+    def __init__(self, root: str = "") -> None:
+        self._root = root
 
     def read(self, path: str) -> bytes:
         """Return the whole content."""
+        self._check_links(path)
         return Path(path).read_bytes()
 
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""
+        self._check_links(path)
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(f"not a file: {path}")
@@ -37,20 +48,23 @@ class LocalFiles:
     def walk(self, folder: str) -> Iterator[tuple[str, int | None, str]]:
         """Yield (path relative to the folder, size in bytes, "") of all regular files below it.
 
-        The size is None for a link to nowhere, and for a folder that may not be read, whose path
-        ends in `/`.
+        The size is None for a link to nowhere or that is not followed, and for a folder that may
+        not be read, whose path ends in `/`.
         """
+        self._check_links(folder)
         if Path(folder).is_dir():
-            for name, status in _walk(folder, "", frozenset()):
+            for name, status in _walk(folder, "", frozenset(), follow_links=not self._root):
                 yield name, None if status is None else status.st_size, ""
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace."""
+        self._check_links(path)
         with _finished_beside(path, lambda file: file.write(data)) as temporary:
             temporary.replace(path)
 
     def put(self, path: str, source: str) -> None:
         """Move another local file here; from another disk it is copied."""
+        self._check_links(path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(source).open("r+b") as content:
             os.fsync(content.fileno())
@@ -70,6 +84,7 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes) -> None:
         """Write a new file; FileExistsError where there is one."""
+        self._check_links(path)
         with _finished_beside(path, lambda file: file.write(data)) as temporary:
             try:
                 os.link(temporary, path)
@@ -81,11 +96,31 @@ class LocalFiles:
 
     def remove(self, path: str) -> None:
         """Delete; no error where there is nothing."""
+        self._check_links(path)
         Path(path).unlink(missing_ok=True)
 
     def fetch(self, path: str, target: str) -> None:
         """Copy to another local path."""
+        self._check_links(path)
         shutil.copyfile(path, target)
+
+    def _check_links(self, path: str) -> None:
+        """Check that no part of a path below the root is a symbolic link.
+
+        Raises:
+            UserError: one is.
+        """
+        if not self._root:
+            return
+        place = self._root
+        for name in filter(None, path[len(self._root) :].split("/")):
+            place = uris.join(place, name)
+            if Path(place).is_symlink():
+                raise UserError(
+                    f"{place} is a symbolic link: inside a run folder none is followed, since it "
+                    "may lead to files that are nobody's to read or change; put the real file or "
+                    "folder there"
+                )
 
 
 def make_private(folder: str) -> None:
@@ -162,7 +197,7 @@ def _finished_beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[
 
 
 def _walk(
-    folder: str, prefix: str, above: frozenset[tuple[int, int]]
+    folder: str, prefix: str, above: frozenset[tuple[int, int]], *, follow_links: bool = True
 ) -> Iterator[tuple[str, os.stat_result | None]]:
     status = Path(folder).stat()
     here = (status.st_dev, status.st_ino)
@@ -173,9 +208,10 @@ def _walk(
     for entry in ordered:
         name = f"{prefix}{entry.name}"
         try:
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{name}/", above | {here})
-            elif entry.is_file():
+            if entry.is_dir(follow_symlinks=follow_links):
+                inner = above | {here}
+                yield from _walk(entry.path, f"{name}/", inner, follow_links=follow_links)
+            elif entry.is_file(follow_symlinks=follow_links):
                 yield name, entry.stat()
             elif entry.is_symlink():
                 yield name, None

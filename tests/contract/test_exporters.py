@@ -12,7 +12,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.base import Frozen
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, UserError
 from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run, odd_scenes
 from tests.helpers.exported_masks import READERS, run_masks
 
@@ -111,6 +111,30 @@ def test_failed_export_leaves_an_older_one_complete(name, tmp_path):
     with pytest.raises(Exception, match=r"(?i)parquet"):
         _export(name, run)
     assert _digests(run, name) == before
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_export_through_a_link_is_refused_and_changes_nothing(name, tmp_path):
+    """A run folder is shared: whoever made it may have put a link where exports are written."""
+    run = make_run(tmp_path, odd_scenes()[:2])
+    _export(name, run)
+    folder = Path(run.folder.uri, plugins.load(PACKAGE, name).FOLDER)
+    places = {folder.parent, folder, *(file.parent for file in folder.rglob("*"))}
+    elsewhere = tmp_path / "elsewhere"
+    for place in sorted(places):
+        place.rename(elsewhere)
+        place.symlink_to(elsewhere)
+        before = _content(elsewhere)
+        with pytest.raises(UserError, match="is a symbolic link: inside a run folder"):
+            _export(name, run)
+        assert _content(elsewhere) == before
+        place.unlink()
+        elsewhere.rename(place)
+
+
+def _content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

@@ -12,7 +12,7 @@ import pytest
 
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.run.folder import RunFolder
-from schemas.errors import RunFolderError
+from schemas.errors import RunFolderError, UserError
 from schemas.records import ShardFailed, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 from tests.helpers.fault_plan import Fault, fault_environment
@@ -221,6 +221,31 @@ def test_foreign_files_among_the_markers_are_kept(run: RunFolder) -> None:
     assert run.repair() == []
     assert list(run.done()) == [0, 1, 2]
     assert run.orphans() == ["done/.00001.json.ab.part"]
+
+
+def test_only_files_that_ovseg_made_are_cleaned_away(run: RunFolder, tmp_path: Path) -> None:
+    commit_all(run)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    theirs = [elsewhere / "00001-killed.parquet", elsewhere / ".x.ab12.part"]
+    ours = Path(run.folder.uri, "images/00001-killed.parquet")
+    people = [Path(run.folder.uri, name) for name in ("images/notes.txt", "film.part", "x.parquet")]
+    for file in (*theirs, ours, *people):
+        file.write_bytes(b"x")
+    Path(run.folder.uri, "images/more").symlink_to(elsewhere)
+    assert run.links() == ["images/more"]
+    assert run.clean() == ["images/00001-killed.parquet"]
+    assert not ours.exists()
+    assert all(file.exists() for file in (*theirs, *people))
+
+
+def test_run_whose_tables_lie_behind_a_link_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    commit_all(run)
+    images = Path(run.folder.uri, "images")
+    images.rename(tmp_path / "elsewhere")
+    images.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="images is a symbolic link"):
+        RunFolder.open(run.folder.uri).done()
 
 
 def test_failed_note_is_deleted_by_a_commit(run: RunFolder) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.storage.folder import Folder, read_image_file
-from schemas.errors import ErrorCode, ImageError
+from schemas.errors import ErrorCode, ImageError, UserError
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.python_process import run_python
 
@@ -80,3 +81,47 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
     (tmp_path / "itself").symlink_to(tmp_path / "itself")
     assert Folder(str(tmp_path)).list() == ["a/x", "b/x"]
+
+
+@pytest.mark.parametrize("link", ["x", "sub", "sub/x"])
+@pytest.mark.parametrize("is_child", [False, True])
+def test_a_folder_may_follow_no_link(tmp_path: Path, link: str, is_child: bool) -> None:
+    outside = tmp_path / "outside"
+    (outside / "sub").mkdir(parents=True)
+    for name in ("x", "sub/x", "sub/y"):
+        (outside / name).write_bytes(b"theirs")
+    here = tmp_path / ("place/here" if is_child else "here")
+    (here / link).parent.mkdir(parents=True)
+    (here / link).symlink_to(outside / link)
+    folder = Folder(str(tmp_path / "place"), follow_links=False).child("here")
+    folder = folder if is_child else Folder(str(here), follow_links=False)
+    name = "sub/x" if link.startswith("sub") else "x"
+    calls: list[Callable[[], object]] = [
+        lambda: folder.read_bytes(name),
+        lambda: folder.exists(name),
+        lambda: folder.atomic_write(name, b"ours"),
+        lambda: folder.create_once(name, b"ours"),
+        lambda: folder.delete(name),
+        lambda: folder.put_file(name, _file(tmp_path / "new")),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match="is a symbolic link: inside a run folder"):
+            call()
+    assert folder.list() == []
+    assert folder.walk() == [(link, None, "")]
+    left = [path.read_bytes() for path in sorted(outside.rglob("*")) if path.is_file()]
+    assert left == [b"theirs"] * 3
+
+
+def test_links_above_a_folder_are_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    folder = Folder(str(tmp_path / "link/run"), follow_links=False)
+    folder.atomic_write("a/b", b"1")
+    assert folder.list() == ["a/b"]
+    assert (tmp_path / "disk/run/a/b").read_bytes() == b"1"
+
+
+def _file(path: Path) -> Path:
+    path.write_bytes(b"ours")
+    return path
