@@ -309,7 +309,7 @@ class RunFolder:
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""
         failed = markers.read_markers(self.folder, "failed", ShardFailed)
-        finished = set(markers.marked_shards(self.folder, "done")) if failed else set()
+        finished = self.done() if failed else {}
         return {shard: note for shard, note in failed.items() if shard not in finished}
 
     def repair(self) -> list[int]:
