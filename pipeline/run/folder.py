@@ -207,6 +207,7 @@ class RunFolder:
             self._discard(files)
         if shard_index in self._noted_failures:
             self.folder.discard(markers.marker_path("failed", shard_index))
+            self._noted_failures.discard(shard_index)
         return committed
 
     def _write_tables(
@@ -238,8 +239,8 @@ class RunFolder:
                 self.folder.discard(entry.name)
 
     @cached_property
-    def _noted_failures(self) -> frozenset[int]:
-        return frozenset(markers.marked_shards(self.folder, "failed"))
+    def _noted_failures(self) -> set[int]:
+        return set(markers.marked_shards(self.folder, "failed"))
 
     @cached_property
     def _other_versions(self) -> dict[str, str]:
@@ -271,6 +272,7 @@ class RunFolder:
         path = markers.marker_path("failed", failed.shard)
         safe = failed.model_copy(update={"message": redact(failed.message)})
         self.folder.atomic_write(path, markers.marker_json(safe))
+        self._noted_failures.add(failed.shard)
 
     def done(self) -> dict[int, ShardDone]:
         """Return the markers of the finished shards, by shard, in order.
