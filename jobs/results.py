@@ -57,6 +57,7 @@ def show_inspection(found: "Inspection") -> None:
     images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
     shards = f"{found.num_shards_done} done, {len(found.failed_shards)} given up"
     orphans = f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
+    links = f"{len(found.links)} not followed, such as {', '.join(found.links[:3])}"
     versions = ", ".join(f"{library} in {n} shards" for library, n in found.other_versions.items())
     console.facts(
         [
@@ -72,7 +73,7 @@ def show_inspection(found: "Inspection") -> None:
             ("seconds", console.seconds(found.seconds)),
             ("accepted", versions),
             ("orphans", orphans if found.orphans else ""),
-            ("links", f"{len(found.links)} not followed: {found.links[0]} ..." if found.links else ""),
+            ("links", links if found.links else ""),
         ]
     )
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
