@@ -48,7 +48,7 @@ def _printable_usage() -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(error, "format_message"):  # click's, which typer does not export
-            from jobs.console import shown_text
+            from schemas.untrusted import shown_text
 
             error.message = shown_text(str(getattr(error, "message", "")))  # type: ignore[attr-defined]
         raise
@@ -134,9 +134,10 @@ def root(
     ] = False,
 ) -> None:
     """Set up the log, before any command."""
-    from jobs.console import set_up_logging
+    from jobs.console import set_up_logging, warn_of_secrets
 
     set_up_logging(verbose)
+    warn_of_secrets(sys.argv[1:])
 
 
 @app.command("annotate", cls=_WithOptionalCodes)

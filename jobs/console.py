@@ -7,7 +7,6 @@ terminal obeys (`schemas/untrusted.py`).
 import io
 import logging
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -22,14 +21,19 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.errors import OvsegError
-from schemas.redact import redact
-from schemas.untrusted import printable, printable_json
+from schemas.redact import holds_secret
+from schemas.untrusted import (
+    LOG_LINE,
+    LogFormatter,
+    printable,
+    printable_json,
+    shown_text,
+    without_style,
+)
 
 if TYPE_CHECKING:
     from pipeline.importers.shared.notes import Note, NoteKind
 
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
-"""Colours and weights, which Ray puts into its logs and tracebacks."""
 _PLAIN_WIDTH = 160
 """Columns in a file or pipe; a terminal has its own width."""
 
@@ -105,19 +109,14 @@ def mistakes(error: OvsegError) -> None:
 
 def bug(error: BaseException) -> None:
     """Print the traceback of an error that nobody meant on stderr."""
-    text = _STYLE.sub("", "".join(traceback.format_exception(error)))
+    text = without_style("".join(traceback.format_exception(error)))
     for part in text.rstrip("\n").split("\n"):
         error_line(part)
 
 
 def foreign_line(text: str) -> None:
     """Print a whole line of another program's log, without colours."""
-    print(shown_text(_STYLE.sub("", text)), flush=True)
-
-
-def shown_text(text: str) -> str:
-    """Return one line for a person, without secrets and what a terminal obeys."""
-    return redact(printable(text))
+    print(shown_text(without_style(text)), flush=True)
 
 
 def program() -> str:
@@ -152,10 +151,10 @@ def set_up_logging(verbose: bool = False) -> None:
         from rich.logging import RichHandler
 
         handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=verbose)
-        handler.setFormatter(_SafeFormatter("%(message)s"))
+        handler.setFormatter(LogFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LogFormatter(LOG_LINE))
     logging.captureWarnings(True)
     warnings.formatwarning = _warning_text
     # huggingface_hub logs every failed attempt twice; our own error at the end says it once.
@@ -165,18 +164,14 @@ def set_up_logging(verbose: bool = False) -> None:
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-class _SafeFormatter(logging.Formatter):
-    """One line for a record, and a traceback's lines: without secrets and what a terminal obeys."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
-        return shown_text(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's
-        text = _STYLE.sub("", super().formatException(ei))
-        return "\n".join(map(shown_text, text.split("\n")))
-
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's
-        return "\n".join(map(shown_text, stack_info.split("\n")))
+def warn_of_secrets(args: Sequence[str]) -> None:
+    """Say what to do instead of a secret on the command line."""
+    if any(map(holds_secret, args)):
+        logging.getLogger(__name__).warning(
+            "the command line holds a password, token or signature: other users of this machine "
+            "can see it (`ps`), and the shell keeps it. Put the address into a job file that only "
+            "you may read (chmod 600), or give credentials by the environment"
+        )
 
 
 def _warning_text(

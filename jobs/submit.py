@@ -23,6 +23,7 @@ from pipeline.job.job_server import (
 from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
+from schemas.redact import places_of_secrets
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -60,6 +61,15 @@ def submit(config: JobConfig, address: str) -> int:
                 f"{key}: {path!r} is relative to this machine; a cluster needs a URL such as "
                 f"s3://bucket/{path.lstrip('./')}, or an absolute path that all its nodes share"
             )
+    if found := places_of_secrets(config.model_dump(mode="json")):
+        raise ConfigError(
+            *(
+                f"{place}: it holds a password, token or signature, which every user of the "
+                "cluster could read in the uploaded job; give the address without it, and the "
+                "credentials by the cluster's environment"
+                for place in found
+            )
+        )
     patience_s = _patience_s()
     client = connect_to_server(address)
     job_id = _submit(client, config, address)

@@ -9,9 +9,12 @@ such as `\x1b` and `\u202e`. Data keeps the exact name.
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from schemas.redact import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +48,7 @@ _PART_OF_A_LETTER = re.compile(
     # a variant of one Chinese or Japanese character
     "|(?<=[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\ufe00-\ufe02\U000e0100-\U000e01ef]"
 )
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN_OR_PART = re.compile(f"({_PART_OF_A_LETTER.pattern})|{_HIDDEN.pattern}")
 
 
@@ -74,6 +78,37 @@ def printable(text: str) -> str:
     drawn. Nothing else is changed, so that `\n` may also be a backslash and an n.
     """
     return _escaped(text, _escape)
+
+
+def shown_text(text: str) -> str:
+    """Return one line for a person or a log: printable, and without secrets."""
+    return redact(printable(text))
+
+
+def without_style(text: str) -> str:
+    """Return the text without colours and weights, which Ray puts into its logs and tracebacks."""
+    return _STYLE.sub("", text)
+
+
+LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""A record in a file or pipe."""
+
+
+class LogFormatter(logging.Formatter):
+    """One line for a record, then the lines of its traceback: printable, and without secrets."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        """Return the record's line."""
+        return shown_text(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's
+        """Return the traceback."""
+        text = without_style(super().formatException(ei))
+        return "\n".join(map(shown_text, text.split("\n")))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's
+        """Return the stack."""
+        return "\n".join(map(shown_text, stack_info.split("\n")))
 
 
 def printable_json(value: Any, indent: int | None = 2) -> str:

@@ -3,6 +3,7 @@
 This module does not import Ray, so that a run in this process does without it.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from pipeline.storage.retry import RETRY_DELAY_ENV, TIMEOUT_ENV
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
+from schemas.untrusted import LOG_LINE, LogFormatter
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # who wants usage statistics has set the variable
@@ -38,7 +40,7 @@ def worker_environment(run: RunConfig) -> dict[str, str]:
 
 
 def enter_worker_process(run: RunConfig, folder: str) -> None:
-    """Set the threads and the current folder of a worker's process; nothing in a local run.
+    """Set log, threads and current folder of a worker's process; nothing in a local run.
 
     To be called by the worker's constructor: when Ray restarts an actor, it calls nothing else.
 
@@ -48,6 +50,9 @@ def enter_worker_process(run: RunConfig, folder: str) -> None:
     """
     if run.local:
         return
+    handler = logging.StreamHandler()  # into Ray's files, which many may read
+    handler.setFormatter(LogFormatter(LOG_LINE))
+    logging.basicConfig(handlers=[handler])
     torch.set_num_threads(run.threads_per_worker)
     if Path(folder).is_dir():  # Ray starts workers elsewhere
         os.chdir(folder)

@@ -112,7 +112,7 @@ def _fetched(place: str, digest: str) -> Path:
     name = re.sub(r"[^\w.-]", "_", shown)[-80:] or "weights"
     target = cache_folder() / "weights" / f"{_key(place)[:16]}-{name}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_in_cache(target.parent)
         with FileLock(f"{target}.lock"):
             note = target.with_name(f"{target.name}.json")
             expected = digest or _note(note).get("sha256")
@@ -186,9 +186,15 @@ def _note_of_name(name: str) -> Path:
     return cache_folder() / "names" / f"{_key(f'{prefix}{colon}{place}')}.json"
 
 
+def _make_in_cache(folder: Path) -> None:
+    """Make a folder in the cache; what is new of both is for this user only."""
+    for made in (cache_folder(), folder):
+        made.mkdir(0o700, parents=True, exist_ok=True)
+
+
 def _remember(note: Path, content: dict[str, object]) -> None:
     try:
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_in_cache(note.parent)
         temporary = note.with_name(f"{note.name}.{secrets.token_hex(4)}.part")
         with os.fdopen(os.open(temporary, _NEW, 0o600), "w") as file:
             file.write(json.dumps(content))

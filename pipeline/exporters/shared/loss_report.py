@@ -9,8 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from schemas.base import Frozen
-from schemas.redact import redact
-from schemas.untrusted import printable
+from schemas.untrusted import shown_text
 
 LOSSES_FILE = "LOSSES.txt"
 GOOD_IOU = 0.95
@@ -34,7 +33,7 @@ class LossReport:
     ) -> None:
         given = options.model_dump(mode="json").items()
         values = (f"{key}={value}" for key, value in given)
-        self.options_line = _shown(f"Options: {', '.join(values)}")
+        self.options_line = shown_text(f"Options: {', '.join(values)}")
         self._title = title
         self._source = source
         self._not_held = tuple(not_held)
@@ -104,7 +103,7 @@ class LossReport:
         if self._not_held:
             lines += ["", "What this format has no place for:"]
             lines += [f"- {what}" for what in self._not_held]
-        return "\n".join(map(_shown, lines)) + "\n"
+        return "\n".join(map(shown_text, lines)) + "\n"
 
     def _median_iou(self, num_outlines: int) -> float:
         seen = 0
@@ -113,10 +112,6 @@ class LossReport:
             if 2 * seen >= num_outlines:
                 return place / _BINS
         raise AssertionError("the histogram is empty")
-
-
-def _shown(text: str) -> str:
-    return redact(printable(text))
 
 
 def _count_lines(counts: Counter[str], named: Mapping[str, Sequence[str]]) -> list[str]:

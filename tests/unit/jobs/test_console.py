@@ -85,6 +85,18 @@ def test_names_are_escaped_in_log_warnings_and_tracebacks(
     set_up_logging()
 
 
+def test_a_secret_on_the_command_line_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    set_up_logging()
+    console.warn_of_secrets(["annotate", "--images", "https://h/list.php?id=3", "--out", "run"])
+    assert capsys.readouterr().err == ""
+    console.warn_of_secrets(["annotate", "--images", "https://h/list.csv?sig=SECRET"])
+    err = capsys.readouterr().err
+    assert "job file that only you may read" in err
+    assert "SECRET" not in err
+
+
 def test_json_keeps_names_exactly_and_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_json({HOSTILE: [HOSTILE]})
     out = capsys.readouterr().out

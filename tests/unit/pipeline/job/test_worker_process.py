@@ -38,6 +38,16 @@ def test_worker_process_gets_its_threads_and_folder(tmp_path: Path) -> None:
     assert enter(tmp_path, "ray") == ["3", str(tmp_path)]
 
 
+def test_the_log_of_a_worker_has_no_secret_and_nothing_that_a_terminal_obeys(
+    tmp_path: Path,
+) -> None:
+    code = ENTER + 'import logging\nlogging.getLogger("x").warning("%s", sys.argv[3])'
+    name = "s3://a:SECRET@b/\x1b[2J\n.png"
+    command = [sys.executable, "-c", code, str(tmp_path), "ray", name]
+    err = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert err.endswith("WARNING x: s3://***@b/\\x1b[2J\\n.png\n")
+
+
 def test_worker_process_stays_where_the_folder_does_not_exist(tmp_path: Path) -> None:
     assert enter(tmp_path / "elsewhere", "ray") == ["3", str(Path.cwd())]
 

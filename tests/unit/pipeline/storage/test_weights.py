@@ -122,6 +122,8 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, cache: Pat
     path.write_bytes(CONTENT)
     assert weights.weights_sha256(path) == DIGEST
     (note,) = cache.glob("sha256/*.json")
+    made = (cache, note.parent)
+    assert [folder.stat().st_mode & 0o777 for folder in made] == [0o700, 0o700]
     note.write_text(note.read_text().replace(DIGEST, "remembered"))
     assert weights.weights_sha256(path) == "remembered"
     os.utime(path, ns=(1, 1))
