@@ -25,11 +25,13 @@ ADVICE = (
 """Ends every message about weights that are missing or cannot be downloaded."""
 
 LOAD_FAILURES = (
+    ArithmeticError,
+    AssertionError,
     OSError,
     ImportError,
     RuntimeError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
     pickle.UnpicklingError,

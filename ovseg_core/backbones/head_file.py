@@ -76,8 +76,14 @@ def record_in(data: bytes) -> dict[str, str]:
         ValueError: it is not a safetensors file.
     """
     end = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
-    entries: dict[str, str] = json.loads(data[_HEADER_LENGTH_BYTES:end]).get("__metadata__", {})
-    return json.loads(entries.get(_ENTRY, "{}"))
+    try:
+        entries = json.loads(data[_HEADER_LENGTH_BYTES:end]).get("__metadata__", {})
+        record: object = json.loads(entries.get(_ENTRY, "{}"))
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"its header is not that of safetensors: {error}") from error
+    if not isinstance(record, dict) or not all(isinstance(it, str) for it in record.values()):
+        raise ValueError("its record is not that of a head")
+    return record
 
 
 def check_trained_for(file: str | Path, kind: str, network_file: str) -> None:
@@ -94,6 +100,8 @@ def check_trained_for(file: str | Path, kind: str, network_file: str) -> None:
     record = read_record(file)
     if not record:
         return
+    if not record.keys() >= {"kind", "network"}:
+        raise WeightsError(f"{file} is not a head of ovseg: its record has no kind or network")
     if record["kind"] != kind:
         raise WeightsError(
             f"{file} is a head of the kind {record['kind']!r}, expected {kind!r}; "

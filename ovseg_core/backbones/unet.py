@@ -7,7 +7,9 @@ twice its size (6.2). Needs the extra `unet`.
 Shapes: B images, H W pixels, C channels, I J cells. float32 on the network's device.
 """
 
+import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.checkpoint import LOAD_FAILURES, check_finite_weights, one_line
+from ovseg_core.backbones.checkpoint import (
+    LOAD_FAILURES,
+    check_finite_weights,
+    check_fit,
+    load_fitting,
+    one_line,
+    read_tensors,
+)
 from ovseg_core.backbones.load_vit import DIFFUSERS
 from ovseg_core.backbones.vit import FeatureKind, in_batches
 from schemas.errors import WeightsError
@@ -31,6 +40,16 @@ _MORE_CONDITIONS = (
     "encoder_hid_dim",
 )
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_LIMITS = {"layers_per_block": 8, "transformer_layers_per_block": 16}
+_MAX_SIZE, _MAX_VALUES, _MAX_STAGES = 65_536, 64, 8
+"""Of numbers in a configuration, of its lists, of its stages; Stable Diffusion has 4."""
+_FORMER_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
+"""Parts of tensors' names in files of diffusers before 0.18 -> today."""
 _PIXELS_PER_TOKEN = 16
 """Pixels of the network's input that cost as much as a token of a vision transformer."""
 
@@ -166,18 +185,41 @@ def _network(diffusers: Any, folder: Path, kinds: tuple[str, ...], device: torch
             f"{folder} is not a folder of diffusers: expected config.json and {_WEIGHTS}"
         )
     try:
-        kind = json.loads(config.read_text()).get("_class_name", "no class")
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        kind = settings.get("_class_name", "no class")
         if kind not in kinds:
             raise WeightsError(f"{folder} holds {kind}; expected {' or '.join(kinds)}")
-        network = getattr(diffusers, kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        )
+        cls = getattr(diffusers, kind)
+        known = inspect.signature(cls.__init__).parameters
+        settings = {key: value for key, value in settings.items() if key in known}
+        _check_sizes(settings)
+        tensors = read_tensors(weights)
+        for former, name in _FORMER_NAMES.items():
+            tensors = {key.replace(former, name): value for key, value in tensors.items()}
+        with torch.device("meta"):  # without memory, to compare sizes first
+            check_fit(cls.from_config(settings), tensors)
+        # Not `from_pretrained`: it leaves random numbers where the file lacks a tensor.
+        network = cls.from_config(settings).float()
+        load_fitting(network, {key: value.float() for key, value in tensors.items()})
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
     check_finite_weights(network.state_dict(), weights)
-    return network.float().eval().requires_grad_(False).to(device)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _check_sizes(settings: Mapping[str, Any]) -> None:
+    """Refuse a configuration with numbers that no UNet has, before memory is taken for them."""
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        flat = [one for part in values for one in (part if isinstance(part, list) else [part])]
+        longest = _MAX_STAGES if key == "block_out_channels" else _MAX_VALUES
+        limit = _LIMITS.get(key, _MAX_SIZE)
+        if len(flat) > longest:
+            raise ValueError(f"{key} has {len(flat)} values, expected at most {longest}")
+        if wrong := [one for one in flat if isinstance(one, int | float) and abs(one) > limit]:
+            raise ValueError(f"{key} is {wrong[0]}, expected at most {limit}")
 
 
 def _check(unet: Any, autoencoder: Any, folder: Path) -> None:

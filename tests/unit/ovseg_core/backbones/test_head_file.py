@@ -78,3 +78,13 @@ def test_clip_dinoiser_refuses_the_head_of_found(tmp_path: Path, network: str) -
         WeightsError, match=r"not a head of the kind .dinoiser.: it has no obj_proj\.weight"
     ):
         clip_dinoiser.build(clip_dinoiser.Options(heads=str(head)), tiny_backbones())
+
+
+@pytest.mark.parametrize(
+    "record", ["[1]", '"text"', "5", "null", '{"kind": {}}', '{"a": "b"}', "["]
+)
+def test_record_of_another_shape_gives_one_line(record: str, tmp_path: Path, network: str) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file({"decoder.bias": torch.zeros(1)}, file, {"ovseg": record})
+    with pytest.raises(WeightsError, match=r"head\.safetensors is not a (weights file|head)"):
+        check_trained_for(file, "found", network)

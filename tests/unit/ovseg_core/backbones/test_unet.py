@@ -1,12 +1,16 @@
 """A UNet's decoder features: what diffusers itself feeds its second-to-last up-sampling stage."""
 
+import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ovseg_core.backbones.unet import UnetDecoder
@@ -51,19 +55,25 @@ def save(network: Any, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def folders(diffusers: Any, tmp_path: Path) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def written(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny random UNets as a user would have them."""
     torch.manual_seed(0)
+    tmp_path = tmp_path_factory.mktemp("unets")
     pipeline = tmp_path / "pipeline"
     save(diffusers.UNet2DConditionModel(**CONDITIONED), pipeline / "unet")
     save(diffusers.AutoencoderKL(**AUTOENCODER), pipeline / "vae")
     conditioned = diffusers.UNet2DConditionModel(**{**CONDITIONED, "in_channels": 3})
-    return {
-        "plain": save(diffusers.UNet2DModel(**PLAIN), tmp_path / "plain"),
-        "conditioned": save(conditioned, tmp_path / "conditioned"),
-        "pipeline": pipeline,
-    }
+    save(diffusers.UNet2DModel(**PLAIN), tmp_path / "plain")
+    save(conditioned, tmp_path / "conditioned")
+    return tmp_path
+
+
+@pytest.fixture
+def folders(written: Path, tmp_path: Path) -> dict[str, Path]:
+    """Copies of them, which a test may change."""
+    kinds = ("plain", "conditioned", "pipeline")
+    return {kind: shutil.copytree(written / kind, tmp_path / kind) for kind in kinds}
 
 
 def load_unet(folder: Path) -> UnetDecoder:
@@ -172,5 +182,81 @@ def test_folder_of_another_network_gives_a_message(
     with pytest.raises(WeightsError, match=r"holds AutoencoderKL; expected UNet2DModel or"):
         load_unet(folders["pipeline"] / "vae")
     (folders["plain"] / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(WeightsError, match="cannot be loaded"):
+    with pytest.raises(WeightsError, match="is not a weights file, or is cut off"):
         load_unet(folders["plain"])
+
+
+def other_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"other.{name}": tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda it: {"conv_in.weight": it["conv_in.weight"]}, r"\d+ tensors are missing: "),
+        (
+            lambda it: it | {"conv_in.bias": torch.zeros(9)},
+            r"conv_in\.bias has the shape \(9,\)",
+        ),
+        (lambda it: it | {"more": torch.zeros(9)}, r"1 tensors are unknown: more"),
+        (other_tensors, r"tensors are missing: "),
+    ],
+)
+def test_weights_of_another_unet_are_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    message: str,
+    folders: dict[str, Path],
+) -> None:
+    """diffusers itself goes on with random numbers where the file lacks a tensor."""
+    file = folders["plain"] / "diffusion_pytorch_model.safetensors"
+    save_file(change(load_file(file)), file)
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_unet(folders["plain"])
+    assert "\n" not in str(caught.value)
+
+
+@torch.inference_mode()
+def test_former_names_and_half_precision_are_read(folders: dict[str, Path]) -> None:
+    pixels = torch.stack([random_image(seed, 24, 40) for seed in range(2)])
+    expected = load_unet(folders["plain"]).features(pixels, "tokens")
+    file = folders["plain"] / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for name, old in former.items():
+        tensors = {key.replace(f".{name}.", f".{old}."): it for key, it in tensors.items()}
+    assert tensors.keys() != load_file(file).keys()
+    save_file(tensors, file)
+    assert torch.equal(load_unet(folders["plain"]).features(pixels, "tokens"), expected)
+    save_file({key: it.half() for key, it in tensors.items()}, file)
+    found = load_unet(folders["plain"]).features(pixels, "tokens")
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_out_channels": [8] * 9}, r"block_out_channels has 9 values, expected at most 8"),
+        ({"layers_per_block": 10**9}, r"layers_per_block is 1000000000, expected at most 8"),
+        ({"block_out_channels": [8, 16, 10**7]}, r"is 10000000, expected at most 65536"),
+        ({"block_out_channels": [8, 16, 65536]}, r"have another shape|are missing"),
+        ({"block_out_channels": "large"}, r"cannot be loaded: "),
+        ({"norm_num_groups": 0}, r"cannot be loaded: "),
+        ({"down_block_types": ["Harm"] * 3}, r"cannot be loaded: "),
+    ],
+)
+def test_impossible_configuration_gives_one_line(
+    change: dict[str, Any], message: str, folders: dict[str, Path]
+) -> None:
+    file = folders["plain"] / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_unet(folders["plain"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b"[" * 100_000, b"null"])
+def test_damaged_configuration_gives_one_line(content: bytes, folders: dict[str, Path]) -> None:
+    (folders["plain"] / "config.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"cannot be loaded|holds no class") as caught:
+        load_unet(folders["plain"])
+    assert "\n" not in str(caught.value)
