@@ -297,7 +297,7 @@ def review_command(
     """
     from jobs.review import review as command
 
-    command(run, host, port, names or (), weights or ())
+    raise typer.Exit(command(run, host, port, names or (), weights or ()))
 
 
 @app.command("import-review")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import console
 from jobs.config import load_config
 from schemas.base import validated
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from pipeline.corrections.import_report import ImportReport
@@ -24,7 +24,7 @@ _LARGE_BYTES = 1 << 20
 
 def review(
     run: str, host: str, port: int, names: Sequence[str], weights: Sequence[str] = ()
-) -> None:
+) -> int:
     """Serve the page and print its address.
 
     Args:
@@ -34,21 +34,27 @@ def review(
         names: further host names that browsers may use.
         weights: names of weights in the run that "Try words" may load.
 
+    Returns:
+        0 after Ctrl-C, which is the usual end; 143 after SIGTERM.
+
     Raises:
         UserError: no such run, or the address cannot be had.
     """
+    from pipeline.job.termination import Termination
     from pipeline.review.server import Address, listen
     from pipeline.run.folder import RunFolder
 
     _return_freed_memory()
-    listening = listen(RunFolder.open(run), Address(host, port, tuple(names)), weights)
-    console.line_with_token(f"review at  {listening.url}")
-    console.line_with_token("Ctrl-C ends it")
-    try:
-        listening.serve()
-    except KeyboardInterrupt:
-        console.line()
-        console.line("ended; every decision is in the run folder")
+    with Termination() as termination:
+        try:
+            listening = listen(RunFolder.open(run), Address(host, port, tuple(names)), weights)
+            console.line_with_token(f"review at  {listening.url}")
+            console.line_with_token("Ctrl-C ends it")
+            listening.serve()
+        except KeyboardInterrupt:
+            console.line()
+            console.line("ended; every decision is in the run folder")
+    return ExitCode.TERMINATED if termination.requested else ExitCode.DONE
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pipeline.job.job_server import (
     joined_lines,
     lost_errors,
 )
+from pipeline.job.termination import Termination
 from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
@@ -44,10 +45,10 @@ _END_OF_LOG_S = 10.0
 def submit(config: JobConfig, address: str) -> int:
     """Run a checked job on a cluster and follow its log until it ends.
 
-    Ctrl-C stops following and leaves the job running.
+    Ctrl-C and SIGTERM stop following and leave the job running.
 
     Returns:
-        The job's own exit code; 130 if following was interrupted; 5 if the job server was lost.
+        The job's own exit code; 130 or 143 if following was stopped; 5 if the job server was lost.
 
     Raises:
         ConfigError: relative paths, which do not exist on another machine; a wrong setting.
@@ -72,18 +73,25 @@ def submit(config: JobConfig, address: str) -> int:
         )
     patience_s = _patience_s()
     client = connect_to_server(address)
-    job_id = _submit(client, config, address)
+    job_id = f"ovseg-{secrets.token_hex(6)}"  # ours, so that a lost answer loses no job
+    state, code = "may have begun", None
+    with Termination() as termination:
+        try:
+            _submit(client, config, address, job_id)
+            state = "goes on"
+            code = _follow(client, job_id, patience_s)
+        except KeyboardInterrupt:
+            console.error_line("")
+            console.error_line(f"No longer following; the job {state}.")
+            stopped = ExitCode.TERMINATED if termination.requested else ExitCode.INTERRUPTED
+        else:
+            stopped = ExitCode.DETACHED
+    if code is not None:
+        return code
     how = f"--address {address} {job_id}"
-    try:
-        code = _follow(client, job_id, patience_s)
-    except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
-        console.error_line("")
-        console.error_line("No longer following; the job goes on.")
-    if code in (ExitCode.INTERRUPTED, ExitCode.DETACHED):
-        console.error_line(f"follow it again   ray job logs --follow {how}")
-        console.error_line(f"stop it           ray job stop {how}")
-    return code
+    console.error_line(f"follow it again   ray job logs --follow {how}")
+    console.error_line(f"stop it           ray job stop {how}")
+    return stopped
 
 
 def _patience_s() -> float:
@@ -94,9 +102,10 @@ def _patience_s() -> float:
         raise ConfigError(f"{PATIENCE_ENV}: expected seconds, but got {text!r}") from error
 
 
-def _submit(client: "JobSubmissionClient", config: JobConfig, address: str) -> str:
-    """Upload and start the job; return its id, which is ours, so that a lost answer loses none."""
-    job_id = f"ovseg-{secrets.token_hex(6)}"
+def _submit(
+    client: "JobSubmissionClient", config: JobConfig, address: str, job_id: str
+) -> None:
+    """Upload and start the job."""
     with tempfile.TemporaryDirectory() as folder:
         job = config.model_dump(mode="json")
         text = yaml.safe_dump(job, sort_keys=False, allow_unicode=True)
@@ -117,14 +126,13 @@ def _submit(client: "JobSubmissionClient", config: JobConfig, address: str) -> s
         except lost_errors() as error:
             raise ResourceError(f"{address}: the job was refused: {joined_lines(error)}") from error
     console.error_line(f"job {job_id} runs at {address}")
-    return job_id
 
 
-def _follow(client: "JobSubmissionClient", job_id: str, patience_s: float) -> int:
+def _follow(client: "JobSubmissionClient", job_id: str, patience_s: float) -> int | None:
     """Print the log of a job until it ends, and return its exit code.
 
     A server that does not answer is asked again, and the log goes on where it was, until the
-    patience is used up.
+    patience is used up; then None is returned.
     """
     log, lost = JobLog(client, job_id), _Lost(job_id, patience_s)
     try:
@@ -134,7 +142,7 @@ def _follow(client: "JobSubmissionClient", job_id: str, patience_s: float) -> in
                 info = answer_of(client.get_job_info, job_id)
             except lost_errors() as error:
                 if not lost.may_try_again(error):
-                    return ExitCode.DETACHED
+                    return None
                 time.sleep(min(_POLL_S, patience_s))
                 continue
             is_over = info.status.is_terminal()

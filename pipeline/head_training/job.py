@@ -120,12 +120,18 @@ def _worker_on_ray(config: HeadConfig, images: pa.Table) -> Iterator[_Worker]:
 
         def __init__(self, actor: Any) -> None:
             self._actor = actor
+            self._cluster_head = cluster.ClusterHead.joined()
 
         def prepare(self) -> TrainingTally:
-            return ray.get(self._actor.prepare.remote())
+            return self._result(self._actor.prepare.remote())
 
         def advance(self) -> TrainingTally:
-            return ray.get(self._actor.advance.remote())
+            return self._result(self._actor.advance.remote())
+
+        def _result(self, ref: ray.ObjectRef) -> TrainingTally:
+            while not ray.wait([ref], timeout=cluster.LOOK_EVERY_S)[0]:
+                self._cluster_head.wait_now_and_then()
+            return ray.get(ref)
 
     with cluster.connected():
         device = cluster.cluster_device(config.run)

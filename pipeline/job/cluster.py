@@ -5,6 +5,7 @@ import math
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ import ray
 from pipeline.job.worker_process import worker_environment
 from pipeline.storage.waiting import waiting
 from schemas.config import RunConfig
-from schemas.errors import ResourceError
+from schemas.errors import ClusterError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,12 @@ OBJECT_STORE_BYTES = 256 << 20
 """Only image references and tallies are stored there; Ray's default takes a third of the memory."""
 HEAD_ANSWERS_S = 10.0
 """A cluster's head that does not answer within this time is not there; Ray waits for minutes."""
+LOOK_EVERY_S = 5.0
+"""How often a running job looks whether the head still answers."""
+_RECONNECT_ENV = "RAY_gcs_rpc_server_reconnect_timeout_s"
+_RECONNECT_S, _SHARE_OF_IT = 60.0, 0.6
+"""So long Ray itself waits for a head that is gone, then it ends the process from C++, without an
+exception; a job waits for a share of that time."""
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """The beginning of every gRPC connection, with empty settings; a server answers with its own."""
 _MEMORY = re.compile(
@@ -38,18 +45,19 @@ def connected() -> Iterator[None]:
     A Ray that the caller has started already is used and left running.
 
     Raises:
-        ResourceError: no cluster at the address, or none could be started.
+        ClusterError: no cluster at the address.
+        ResourceError: none could be started.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
-        _check_head(address)
+        _check_head(address, HEAD_ANSWERS_S)
         _start(address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         if address != "local":
-            raise ResourceError(
+            raise ClusterError(
                 f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); "
                 "unset RAY_ADDRESS to run on this machine"
             ) from error
@@ -67,8 +75,66 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_head(address: str) -> None:
+class ClusterHead:
+    """The head of a cluster: nearly all calls of Ray need it, and do not return while it is away.
+
+    Args:
+        address: `HOST:PORT`; empty: not known, and not looked at.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._looked_s = time.monotonic()
+
+    @classmethod
+    def joined(cls) -> "ClusterHead":
+        """Return the head of the cluster that this process has joined."""
+        try:
+            return cls(ray.get_runtime_context().gcs_address)
+        except (AttributeError, RuntimeError):  # a client, ray://, has errors of its own
+            return cls("")
+
+    def wait(self) -> None:
+        """Return when the head answers, most often at once.
+
+        Raises:
+            ClusterError: it does not, for about 40 s.
+        """
+        patience_s = _SHARE_OF_IT * float(os.environ.get(_RECONNECT_ENV) or _RECONNECT_S)
+        with waiting(f"the head of the Ray cluster at {self._address}") as wait:
+            while True:
+                self._looked_s = time.monotonic()
+                try:
+                    _check_head(self._address, LOOK_EVERY_S)
+                except OSError as error:
+                    wait.detail = str(error)
+                else:
+                    return
+                waited_s = time.monotonic() - wait.began_s
+                if waited_s >= patience_s:
+                    raise ClusterError(
+                        f"the head of the Ray cluster at {self._address} has not answered for "
+                        f"{waited_s:.0f} s ({wait.detail}): what is committed stays, the same "
+                        "command goes on when there is a cluster again"
+                    )
+                time.sleep(1.0)
+
+    def wait_now_and_then(self) -> None:
+        """Do what `wait` does, every few seconds; for loops.
+
+        Raises:
+            ClusterError: see `wait`.
+        """
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self.wait()
+
+
+def _check_head(address: str, limit_s: float) -> None:
     """Check that a Ray head answers at `HOST:PORT` or `ray://HOST:PORT`; other forms pass.
+
+    Args:
+        address: of the head.
+        limit_s: seconds until the connection is made, and until there is an answer.
 
     Raises:
         OSError: why not.
@@ -76,14 +142,14 @@ def _check_head(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
-    with socket.create_connection((host.strip("[]"), int(port)), HEAD_ANSWERS_S) as connection:
+    with socket.create_connection((host.strip("[]"), int(port)), limit_s) as connection:
         if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
             return
         connection.sendall(_HTTP2_PREFACE)
         try:
             answer = connection.recv(1)
         except TimeoutError:
-            raise TimeoutError(f"no answer within {HEAD_ANSWERS_S:g} s") from None
+            raise TimeoutError(f"no answer within {limit_s:g} s") from None
         if not answer:
             raise ConnectionError("the connection was closed")
 

@@ -101,6 +101,7 @@ class Driver:
 
         Raises:
             UserError: no worker can go on, or the run folder may not be written.
+            ClusterError: the head of the cluster is lost.
             BlockedStoreError: the run folder's store is full, or its credentials have expired.
         """
         self._idle.append(first)
@@ -108,6 +109,7 @@ class Driver:
             if not self._status.pause_s and not self._termination.requested:
                 self._distribute()
             self._collect()
+            self._pool.head.wait_now_and_then()
             self._status.progress.tick()
 
     def _is_over(self) -> bool:

@@ -31,14 +31,17 @@ class WorkerPool:
 
     Attributes:
         weights: SHA-256 by role, the same in all workers; empty until the first one is ready.
+        head: of the cluster.
 
     Raises:
+        ClusterError: from all that starts workers: the head is lost.
         ResourceError: no node can hold a worker.
     """
 
     def __init__(self, setup: WorkerSetup, max_useful: int) -> None:
         run = setup.config.run
         self.weights: dict[str, str] = {}
+        self.head = cluster.ClusterHead.joined()
         self._setup = setup
         self._demand = cluster.worker_demand(run, setup.device)
         self._max_size = min(max_useful, run.workers or max_useful)
@@ -65,6 +68,7 @@ class WorkerPool:
         if self.size and now - self._last_growth < GROW_EVERY_S:
             return
         self._last_growth = now
+        self.head.wait()
         goal = self._max_size
         if not self._is_fixed:
             goal = min(goal, max(1, cluster.capacity(self._demand)))
@@ -77,10 +81,12 @@ class WorkerPool:
         Raises:
             UserError: why none can be built.
         """
-        began_s = time.monotonic()
+        began_s = said_s = time.monotonic()
         while True:
-            refs, _ = ray.wait(self.starting, num_returns=1, timeout=WARN_AFTER_S)
-            if not refs:
+            refs, _ = ray.wait(self.starting, num_returns=1, timeout=cluster.LOOK_EVERY_S)
+            self.head.wait_now_and_then()
+            if not refs and time.monotonic() - said_s >= WARN_AFTER_S:
+                said_s = time.monotonic()
                 logger.warning(
                     "no worker is ready after %.0f s: %s; it is loading the models, or waits for "
                     "other jobs or a new machine",
@@ -138,6 +144,7 @@ class WorkerPool:
             self.stop(actor)
 
     def _start(self) -> None:
+        self.head.wait()
         actor = cluster.start_actor(Worker, self._setup, self._setup.config.run, self._demand)
         self._starting[actor.prepare.remote()] = actor
 

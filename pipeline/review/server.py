@@ -53,7 +53,7 @@ class Listening:
     socket: socket.socket
 
     def serve(self) -> None:
-        """Serve until the end; Ctrl-C raises KeyboardInterrupt after the running requests."""
+        """Serve until the end; a signal takes its effect after the running requests."""
         self.server.run(sockets=[self.socket])
 
 

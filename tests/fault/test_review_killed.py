@@ -1,4 +1,4 @@
-"""The review server as a process: killed while it writes, ended by Ctrl-C, port in use."""
+"""The review server as a process: killed while it writes, ended by signals, port in use."""
 
 import signal
 import socket
@@ -72,12 +72,14 @@ def test_killed_server_keeps_every_answered_decision(run):
         assert set(answered) <= stored
 
 
-def test_ctrl_c_ends_the_server_without_an_error(run):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_the_server_without_an_error(run, number, code):
     with started(run) as (process, client):
-        assert client.get("/api/run").status == 200
-        process.send_signal(signal.SIGINT)
+        assert client.decide(image_id="id-00.png", action="accept").status == 200
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
-    assert process.returncode == 0
+    assert process.returncode == code
+    assert {key.image_id for key in ReviewLog(run).current()} == {"id-00.png"}
     assert "every decision is in the run folder" in out
     assert err == ""
 

@@ -30,10 +30,11 @@ _BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: its job server, and the environment that may talk to it."""
+    """A running head: its job server, the environment that may talk to it, its process id."""
 
     address: str
     env: dict[str, str]
+    pid: int
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[Head]:
         try:
             address = f"http://127.0.0.1:{ports['dashboard-port']}"
             _wait_for(address, process, log)
-            yield Head(address, env)
+            yield Head(address, env, process.pid)
         finally:
             process.terminate()
             process.wait(timeout=60)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from jobs.demo.draw import draw_scenes
@@ -66,10 +67,10 @@ class Forward:
             target.shutdown(socket.SHUT_WR)
 
 
-def write_job(folder: Path, **fields: object) -> Path:
+def write_job(folder: Path, num_scenes: int = 4, **fields: object) -> Path:
     scenes = folder / "scenes"
     scenes.mkdir()
-    drawn = draw_scenes(scenes, 4, seed=2)
+    drawn = draw_scenes(scenes, num_scenes, seed=2)
     job = {
         "images": str(scenes),
         "out": str(folder / "run"),
@@ -129,7 +130,7 @@ def test_a_forwarded_port_may_be_lost_for_a_while_and_the_token_lie_in_a_file(
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(token)
     env = {name: value for name, value in head.env.items() if not name.startswith("RAY_AUTH")}
-    forward = Forward(Head(head.address, env | {"HOME": str(tmp_path)}))
+    forward = Forward(replace(head, env=env | {"HOME": str(tmp_path)}))
     job = write_job(tmp_path)
     with start(job, forward.head, "--set", "run.local=true") as process:
         assert process.stderr is not None
@@ -151,7 +152,7 @@ def test_a_forwarded_port_may_be_lost_for_a_while_and_the_token_lie_in_a_file(
 def test_a_job_server_that_stays_away_is_exit_code_5_and_the_job_goes_on(
     tmp_path: Path, head: Head
 ) -> None:
-    forward = Forward(Head(head.address, head.env | {PATIENCE_ENV: "1"}))
+    forward = Forward(replace(head, env=head.env | {PATIENCE_ENV: "1"}))
     job = write_job(tmp_path)
     with start(job, forward.head, "--set", "run.local=true") as process:
         assert process.stderr is not None
@@ -171,26 +172,50 @@ def test_submit_returns_1_for_a_job_that_cannot_begin(tmp_path: Path, head: Head
     assert "Traceback" not in result.stdout
 
 
-def test_ctrl_c_leaves_the_submitted_job_running(tmp_path: Path, head: Head) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, ExitCode.TERMINATED)]
+)
+def test_ctrl_c_and_sigterm_leave_the_submitted_job_running(
+    number: int, code: int, tmp_path: Path, head: Head
+) -> None:
     job = write_job(tmp_path)
     with start(job, head, "--set", "run.local=true") as process:
-        assert process.stdout is not None
-        while "Running entrypoint" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "runs at" in process.stderr.readline()
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "ray job logs --follow" in err
+    assert process.returncode == code
+    assert "the job goes on" in err
+    assert re.search(r"follow it again   ray job logs --follow --address http\S+ ovseg-\w+\n", err)
+    assert "Traceback" not in err
     wait_for_shard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, ExitCode.TERMINATED)]
+)
+def test_a_job_that_is_stopped_itself_is_not_to_be_followed_again(
+    number: int, code: int, tmp_path: Path, head: Head
+) -> None:
+    job = write_job(tmp_path, num_scenes=60, shard_size=1)
+    with start(job, head, "--set", "run.local=true") as process:
+        wait_for_shard(tmp_path)
+        children = psutil.Process(head.pid).children(recursive=True)
+        [driver] = [each for each in children if each.cmdline()[-2:] == ["annotate", "job.yaml"]]
+        driver.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, out + err
+    assert "the same command does what is missing" in out
+    assert len(err.splitlines()) == 1  # the job's id
 
 
 def test_missing_server_and_wrong_token_are_one_line_errors(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
-    nowhere = submit(job, Head("http://127.0.0.1:9", head.env))
+    nowhere = submit(job, replace(head, address="http://127.0.0.1:9"))
     assert nowhere.returncode == 1
     assert "no Ray job server answers" in nowhere.stderr
     assert len(nowhere.stderr.splitlines()) == 1
-    wrong = submit(job, Head(head.address, {**head.env, "RAY_AUTH_TOKEN": "0" * 32}))
+    wrong = submit(job, replace(head, env={**head.env, "RAY_AUTH_TOKEN": "0" * 32}))
     assert wrong.returncode == 1
     assert len(wrong.stderr.splitlines()) == 1
     assert "Authentication failed" in wrong.stderr

@@ -2,8 +2,9 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import ray
@@ -11,7 +12,7 @@ import ray
 from pipeline.job import cluster
 from pipeline.job.cluster import worker_demand, workers_on
 from schemas.config import RunConfig
-from schemas.errors import ResourceError
+from schemas.errors import ClusterError, ResourceError
 
 
 def fail_starts(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[dict]:
@@ -51,7 +52,7 @@ def test_no_cluster_is_started_where_an_address_is_given(
 ) -> None:
     starts = fail_starts(monkeypatch, SLOW, times=1)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with pytest.raises(ResourceError, match="RAY_ADDRESS=auto"), cluster.connected():
+    with pytest.raises(ClusterError, match="RAY_ADDRESS=auto"), cluster.connected():
         pass
     assert len(starts) == 1
 
@@ -67,9 +68,27 @@ def test_an_address_without_a_head_is_told_at_once(
         with serving(answer) as port:
             address = f"{scheme}127.0.0.1:{port if served else 9}"
             monkeypatch.setenv("RAY_ADDRESS", address)
-            with pytest.raises(ResourceError, match=address), cluster.connected():
+            with pytest.raises(ClusterError, match=address), cluster.connected():
                 pass
     assert starts == []
+
+
+def test_a_lost_head_is_waited_for_then_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
+    with serving(b"\0") as port:
+        head = cluster.ClusterHead(f"127.0.0.1:{port}")
+        head.wait()
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=rf"127.0.0.1:{port} has not answered for .*goes on"):
+        head.wait()
+    assert time.monotonic() - began < 4
+    head.wait_now_and_then()  # looks seldom
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "60")
+    with ExitStack() as servers:
+        back = threading.Timer(0.3, lambda: servers.enter_context(serving(b"\0", port)))
+        back.start()
+        head.wait()
+        back.join()
 
 
 def test_an_address_that_answers_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +100,9 @@ def test_an_address_that_answers_is_joined(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @contextmanager
-def serving(answer: bytes | None) -> Iterator[int]:
+def serving(answer: bytes | None, port: int = 0) -> Iterator[int]:
     """Answer each connection with these bytes and close it; None: say nothing."""
-    server, open_ones = socket.create_server(("127.0.0.1", 0)), []
+    server, open_ones = socket.create_server(("127.0.0.1", port)), []
 
     def serve() -> None:
         with suppress(OSError):
@@ -96,6 +115,7 @@ def serving(answer: bytes | None) -> Iterator[int]:
 
     threading.Thread(target=serve, daemon=True).start()
     yield server.getsockname()[1]
+    server.shutdown(socket.SHUT_RDWR)  # `accept` would keep a closed one open
     server.close()
     for connection in open_ones:
         connection.close()
