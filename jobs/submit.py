@@ -52,6 +52,7 @@ def submit(config: JobConfig, address: str) -> int:
 
     Raises:
         ConfigError: relative paths, which do not exist on another machine; a wrong setting.
+        ClusterError: nothing answers at the address.
         ResourceError: no job server at the address, or one that refuses.
     """
     places = (("images", config.images), ("image.only", config.image.only), ("out", config.out))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from schemas.errors import ConfigError, ResourceError
+from schemas.errors import ClusterError, ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -33,6 +33,7 @@ def connect_to_server(address: str) -> "JobSubmissionClient":
 
     Raises:
         ConfigError: RAY_JOB_HEADERS is not a JSON object.
+        ClusterError: nothing answers.
         ResourceError: no job server answers, or it does not accept the token.
     """
     if "RAY_AUTH_MODE" not in os.environ and _has_token():
@@ -48,7 +49,8 @@ def connect_to_server(address: str) -> "JobSubmissionClient":
     except AuthenticationError as error:
         raise ResourceError(f"{address}: {joined_lines(error)}") from error
     except lost_errors() as error:
-        raise ResourceError(
+        kind = ClusterError if isinstance(error, OSError) else ResourceError
+        raise kind(
             f"{address}: no Ray job server answers ({joined_lines(error)}); "
             "expected the address of the head's dashboard, such as http://head:8265"
         ) from error

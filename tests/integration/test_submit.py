@@ -212,7 +212,7 @@ def test_a_job_that_is_stopped_itself_is_not_to_be_followed_again(
 def test_missing_server_and_wrong_token_are_one_line_errors(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
     nowhere = submit(job, replace(head, address="http://127.0.0.1:9"))
-    assert nowhere.returncode == 1
+    assert nowhere.returncode == ExitCode.OUTAGE
     assert "no Ray job server answers" in nowhere.stderr
     assert len(nowhere.stderr.splitlines()) == 1
     wrong = submit(job, replace(head, env={**head.env, "RAY_AUTH_TOKEN": "0" * 32}))
