@@ -80,6 +80,7 @@ def submit(config: JobConfig, address: str) -> int:
         try:
             _submit(client, config, address, job_id)
             state = "goes on"
+            console.error_line(f"job {job_id} runs at {address}")
             code = _follow(client, job_id, patience_s)
         except KeyboardInterrupt:
             console.error_line("")
@@ -103,9 +104,7 @@ def _patience_s() -> float:
         raise ConfigError(f"{PATIENCE_ENV}: expected seconds, but got {text!r}") from error
 
 
-def _submit(
-    client: "JobSubmissionClient", config: JobConfig, address: str, job_id: str
-) -> None:
+def _submit(client: "JobSubmissionClient", config: JobConfig, address: str, job_id: str) -> None:
     """Upload and start the job."""
     with tempfile.TemporaryDirectory() as folder:
         job = config.model_dump(mode="json")
@@ -126,7 +125,6 @@ def _submit(
             logger.warning("%s: the answer to the job was lost (%s)", address, joined_lines(error))
         except lost_errors() as error:
             raise ResourceError(f"{address}: the job was refused: {joined_lines(error)}") from error
-    console.error_line(f"job {job_id} runs at {address}")
 
 
 def _follow(client: "JobSubmissionClient", job_id: str, patience_s: float) -> int | None:
