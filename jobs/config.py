@@ -11,6 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.storage.local import NotAFileError, read_regular_file
+from pipeline.storage.yaml_file import MAX_BYTES, check_references, parse_yaml
 from schemas.base import Model, validated
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, VocabularyError
@@ -19,6 +21,8 @@ from schemas.vocabulary import BACKGROUND, has_background_label, spelled_out_voc
 logger = logging.getLogger(__name__)
 
 _WORD_FILES = (".yaml", ".yml", ".json", ".txt")
+_OPEN_FILES = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+"""What a shell hands over for `<(...)` and `<`: pipes that somebody writes now."""
 _HINTS = {
     "images": "give it in the file or with --images",
     "out": "give it in the file or with --out",
@@ -177,7 +181,7 @@ def load_yaml(path: str) -> Fields:
     Raises:
         ConfigError: no such file, not YAML, or not a mapping; names file, line and column.
     """
-    value = _parse_yaml(_read_text(path), path)
+    value = _parse_yaml(_read_text(path), path, with_references=True)
     if not isinstance(value, dict):
         raise ConfigError(
             f"{path}: expected `key: value` lines, got {type(value).__name__}; "
@@ -211,18 +215,12 @@ def vocabulary_file(path: str) -> Fields:
 def _read_text(path: str) -> str:
     """Return the UTF-8 text of a file at a local path or any fsspec URL."""
     try:
-        if "://" not in path:
-            return Path(path).read_text(encoding="utf-8-sig")
-        from pipeline.storage import uris
-        from pipeline.storage.folder import Folder
-
-        folder, name = uris.parent_and_name(uris.normalise(path))
-        return Folder(folder).read_bytes(name).decode("utf-8-sig")
+        return _read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
+    except NotAFileError as error:
         raise ConfigError(
-            f"{path} is a folder, expected a file; a folder of images is given with --images"
+            f"{path} is {error.kind}, expected a file; a folder of images is given with --images"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a UTF-8 text file") from error
@@ -231,21 +229,39 @@ def _read_text(path: str) -> str:
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
 
 
-def _parse_yaml(text: str, where: str) -> Any:
-    """Return the value in a YAML text; interpolations `${...}` are resolved.
+def _read_bytes(path: str) -> bytes:
+    if path.startswith(_OPEN_FILES):
+        with Path(path).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    if "://" not in path:
+        return read_regular_file(path, MAX_BYTES)
+    from pipeline.storage import uris
+    from pipeline.storage.folder import Folder
 
-    Mappings and lists are read by OmegaConf, because it refuses a key given twice and reads 1e-3 as
-    a number. It takes no single value: those are of no use to a caller, whose message shows them.
+    folder, name = uris.parent_and_name(uris.normalise(path))
+    return Folder(folder).read_bytes(name, MAX_BYTES)
+
+
+def _parse_yaml(text: str, where: str, *, with_references: bool = False) -> Any:
+    """Return the value in a YAML text.
+
+    Args:
+        text: of a file that people wrote.
+        where: the file, for messages.
+        with_references: resolve `${key}` and `${oc.env:NAME}`: in job files, not in data.
+
+    Raises:
+        ConfigError: names file, line and column.
     """
     try:
-        loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-        if isinstance(yaml.compose(text, loader), yaml.ScalarNode):
-            value = yaml.safe_load(text)
-            return {} if value is None else value
-        return OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+        value = parse_yaml(text, by_hand=True)
+        if with_references and isinstance(value, dict | list) and "${" in text:
+            check_references(value)
+            value = OmegaConf.to_container(OmegaConf.create(value), resolve=True)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise ConfigError(f"{place}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+    return {} if value is None else value

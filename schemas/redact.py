@@ -21,21 +21,25 @@ from urllib.parse import unquote
 HIDDEN = "***"
 """What stands in the place of a secret."""
 
-# Not in the middle of a word: a scheme sought from every letter takes quadratic time.
-_SCHEME = r"(?<![A-Za-z])[A-Za-z][A-Za-z0-9+.-]*://"
+# Whoever names a file decides on what is searched here, so that no pattern may take more than linear
+# time: nothing is sought from every letter to the end, and no part can be cut in several ways.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_AFTER_SCHEME = r"(?<=[A-Za-z0-9+.-]://)"
 # A password may hold `@`, `?` and `#`, which do not belong there. AWS makes keys that hold `/`.
-_USER_AND_PASSWORD = re.compile(
-    rf"({_SCHEME})(?:A[KS]IA[A-Z0-9]{{8,}}:[^@\s]*|[^/@\s]*:[^/\s]*)@", re.ASCII
-)
+_AWS_KEYS = r"A[KS]IA[A-Z0-9]{8,124}:[^@\s]{0,500}@"
+_USER_AND_PASSWORD = re.compile(rf"{_AFTER_SCHEME}(?:{_AWS_KEYS}|[^/@\s:]*:[^/\s]*@)", re.ASCII)
 _BARE_TOKEN = re.compile(r"(?i)(https?://)[^/?#\s'\"]*@")
-_QUERY = re.compile(rf"({_SCHEME}[^\s?'\"]*\?)([^\s'\"]*[^\s'\",;:.)}}\]])")
+_WORD = re.compile(r"[^\s'\"]+")
+_AFTER_A_QUERY = ",;:.)}]"
 
-_SECRET_NAME = (
-    r"[\w.-]*(?:secret|password|passwd|passphrase|token|access_?key|account_?key|api_?key"
-    r"|private_?key|credentials?|signature|connection_?string|x-(?:amz|goog)-[a-z-]+)"
+_SECRET = (
+    r"secret|password|passwd|passphrase|token|access_?key|account_?key|api_?key|private_?key"
+    r"|credentials?|signature|connection_?string"
 )
+_SIGNED = r"x-(?:amz|goog)-"
+_SECRET_NAME = rf"(?:(?=[\w.-]*{_SIGNED})[\w.-]+|[\w.-]*(?:{_SECRET}))"
 _SECRET_PARAMETER = re.compile(
-    rf"(?i)(?:^|[?&;])(?:{_SECRET_NAME}|pwd|pass|key|sig|auth|access|code)="
+    rf"(?i)(?:{_SECRET}|^(?:pwd|pass|key|sig|auth|access|code))\Z|{_SIGNED}"
 )
 _SECRET_KEY = re.compile(rf"(?i)(?:{_SECRET_NAME}|pwd|auth)")
 # Not after a slash: that is a folder, such as `/data/token=2/`. A value in quotes may hold spaces.
@@ -51,7 +55,7 @@ _AUTHORIZATION = re.compile(
 _KNOWN_TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|xox[a-z]-[\w-]{10,}|sk-(?:[a-z]+-)?[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}\b|AIza[\w-]{30,}"
-    r"|ya29\.[\w-]{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?)"
+    r"|ya29\.[\w-]{16,}|eyJ[\w-]{8,500}\.eyJ[\w-]{8,}(?:\.[\w-]*)?)"
 )
 
 
@@ -106,9 +110,11 @@ def holds_secret(text: str) -> bool:
 
 
 def _hidden(text: str, any_query: bool) -> str:
-    text = _USER_AND_PASSWORD.sub(rf"\1{HIDDEN}@", text)
-    text = _BARE_TOKEN.sub(rf"\1{HIDDEN}@", text)
-    text = _QUERY.sub(lambda match: _without_secret_query(match, any_query), text)
+    if "://" in text:
+        text = _USER_AND_PASSWORD.sub(f"{HIDDEN}@", text)
+        text = _BARE_TOKEN.sub(rf"\1{HIDDEN}@", text)
+        if "?" in text:
+            text = _WORD.sub(lambda word: _without_secret_query(word[0], any_query), text)
     text = _AUTHORIZATION.sub(rf"\1 {HIDDEN}", text)
     text = _NAMED_VALUE.sub(rf"\1{HIDDEN}", text)
     text = _SAS_SIGNATURE.sub(rf"\1{HIDDEN}", text)
@@ -117,11 +123,23 @@ def _hidden(text: str, any_query: bool) -> str:
 
 def has_password(url: str) -> bool:
     """Return whether a URL begins with `scheme://user:password@`."""
-    return _USER_AND_PASSWORD.match(url) is not None
+    scheme = _SCHEME.match(url)
+    return scheme is not None and _USER_AND_PASSWORD.match(url, scheme.end()) is not None
 
 
-def _without_secret_query(match: re.Match[str], any_query: bool) -> str:
-    is_http = match[1].lower().partition("://")[0].endswith(("http", "https"))
-    if (is_http and any_query) or _SECRET_PARAMETER.search(unquote(match[2])):
-        return match[1] + HIDDEN
-    return match[0]
+def _without_secret_query(word: str, any_query: bool) -> str:
+    """Return a word, maybe a URL with punctuation around it, without a query that holds a secret."""
+    scheme_end = word.find("://")
+    query_start = word.find("?", scheme_end) + 1
+    if scheme_end < 1 or not query_start:
+        return word
+    query = word[query_start:].rstrip(_AFTER_A_QUERY)
+    is_http = word[:scheme_end].lower().endswith(("http", "https"))
+    if query and ((is_http and any_query) or _has_secret(unquote(query))):
+        return f"{word[:query_start]}{HIDDEN}{word[query_start + len(query) :]}"
+    return word
+
+
+def _has_secret(query: str) -> bool:
+    parts = (part.partition("=") for part in re.split("[?&;]", query))
+    return any(equals and _SECRET_PARAMETER.search(name) for name, equals, _ in parts)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
+from pipeline.storage.yaml_file import MAX_BYTES, parse_yaml
 from schemas.base import did_you_mean, problems
 from schemas.errors import ConfigError, UserError
 from schemas.protocol import BenchmarkProtocol, ImageFiles, Words
@@ -110,7 +111,7 @@ def _files(folder: Folder) -> list[str]:
 def _read(place: str) -> dict[str, Any]:
     folder, file = uris.parent_and_name(uris.normalise(place))
     try:
-        content = yaml.safe_load(Folder(folder).read_bytes(file))
+        content = parse_yaml(Folder(folder).read_bytes(file, MAX_BYTES))
     except FileNotFoundError as error:
         raise ConfigError(f"{place}: no such protocol file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -36,6 +36,7 @@ from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
+from pipeline.storage.yaml_file import MAX_BYTES
 from schemas.errors import BlockedStoreError, OutageError, OvsegError, RunFolderError
 from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
 from schemas.redact import holds_secret, redact
@@ -134,7 +135,7 @@ class RunFolder:
     def info(self) -> RunInfo:
         """The content of `run.yaml`."""
         try:
-            data = self.folder.read_bytes(RUN_FILE)
+            data = self.folder.read_bytes(RUN_FILE, MAX_BYTES)
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"{self.folder.uri} is not a run folder ({RUN_FILE} is missing)"

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from pipeline.run import old_versions
 from pipeline.run.versions import compared_versions, installed_versions
 from pipeline.storage import uris
-from schemas.base import Frozen
+from pipeline.storage.yaml_file import parse_yaml
+from schemas.base import Frozen, problems
 from schemas.config import JobConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact, redact_all
@@ -25,6 +26,7 @@ _MAX_DIFFERENCES = 5
 _MAX_CHARACTERS = 60
 _ABSENT = "(none)"
 _VERSION = "versions."
+NumImages = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,30 @@ class RunInfo(Frozen):
     fingerprint: str
     """SHA-256 of `identity`."""
     manifest_sha256: str
-    num_images: int
-    num_shards: int
+    num_images: NumImages
+    num_shards: NumImages
     weights: dict[str, str]
     """SHA-256 of the weights files by role, and CLIP's activation."""
     versions: dict[str, str]
     """Of libraries, when the run was begun, see `pipeline.run.versions`."""
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     """The resolved job, without secrets."""
-    identity: dict[str, Any]
+    identity: dict[str, JsonValue]
     """All that can change an output; a resume must have the same."""
 
     def job(self) -> JobConfig:
-        """Return the job as a config."""
-        return JobConfig.model_validate(self.config, context=AS_STORED)
+        """Return the job as a config.
+
+        Raises:
+            RunFolderError: it is not the job of this or an earlier version.
+        """
+        try:
+            return JobConfig.model_validate(self.config, context=AS_STORED)
+        except ValidationError as error:
+            found = problems(error, JobConfig, "config")
+            raise RunFolderError(
+                f"run.yaml is damaged, or of another version of ovseg: {found[0]}"
+            ) from error
 
     def to_yaml(self) -> bytes:
         """Return the file's content."""
@@ -133,7 +145,7 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
         RunFolderError: the file is damaged, or the tables have another version.
     """
     try:
-        content = yaml.safe_load(data)
+        content = parse_yaml(data)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version is not None and version not in READ_VERSIONS:
             readable = " and ".join(map(str, READ_VERSIONS))
@@ -215,7 +227,7 @@ def other_versions(info: RunInfo) -> dict[str, str]:
 
 def _versions_at_start(info: RunInfo) -> dict[str, str]:
     return {
-        key.removeprefix(_VERSION): value
+        key.removeprefix(_VERSION): str(value)
         for key, value in info.identity.items()
         if key.startswith(_VERSION)
     }

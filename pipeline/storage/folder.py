@@ -15,7 +15,12 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from pipeline.storage import failures, uris
-from pipeline.storage.local import LocalFiles, read_regular_file
+from pipeline.storage.local import (
+    FileTooLargeError,
+    LocalFiles,
+    NotAFileError,
+    read_regular_file,
+)
 from pipeline.storage.remote import RemoteFiles
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import waiting
@@ -29,7 +34,7 @@ _OVERWRITING_STORES: set[str] = set()
 
 
 class _Store(Protocol):
-    def read(self, path: str) -> bytes: ...
+    def read(self, path: str, max_bytes: int = 0) -> bytes: ...
     def size(self, path: str) -> int: ...
     def walk(self, folder: str) -> Iterator[tuple[str, int | None, str]]: ...
     def write(self, path: str, data: bytes) -> None: ...
@@ -67,10 +72,19 @@ class Folder:
         child._root = self._root
         return child
 
-    def read_bytes(self, path: str) -> bytes:
-        """Return a file's whole content."""
+    def read_bytes(self, path: str, max_bytes: int = 0) -> bytes:
+        """Return a file's whole content.
+
+        Args:
+            path: of the file.
+            max_bytes: larger files are refused before they are read; 0: no limit.
+
+        Raises:
+            NotAFileError: a local folder, pipe, device or socket.
+            FileTooLargeError: more bytes.
+        """
         uri = self._at(path)
-        return self._call("read", uri, lambda store: store.read(uri))
+        return self._call("read", uri, lambda store: store.read(uri, max_bytes))
 
     def size(self, path: str) -> int:
         """Return a file's size in bytes."""
@@ -222,6 +236,13 @@ def read_image_file(uri: str, max_bytes: int = 0, size_bytes: int | None = None)
     """
     try:
         data = _read_under_some_name(uris.normalise(uri), max_bytes, size_bytes)
+    except NotAFileError as error:
+        raise ImageError(ErrorCode.NOT_AN_IMAGE, str(error)) from error
+    except FileTooLargeError as error:
+        message = (
+            f"{redact(uri)} has {error.size_bytes} bytes, more than image.max_bytes = {max_bytes}"
+        )
+        raise ImageError(ErrorCode.TOO_LARGE, message) from error
     except FileNotFoundError as error:
         raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
     except PermissionError as error:
@@ -258,13 +279,7 @@ def _read_under_some_name(place: str, max_bytes: int, size_bytes: int | None) ->
 def _read_limited(place: str, max_bytes: int, size_bytes: int | None, deadline: Deadline) -> bytes:
     if not uris.scheme(place):
         return read_regular_file(place, max_bytes)
-    store = RemoteFiles(place, deadline)
-    if max_bytes:
-        size = store.size(place) if size_bytes is None else size_bytes
-        if size > max_bytes:
-            message = f"{redact(place)} has {size} bytes, more than image.max_bytes = {max_bytes}"
-            raise ImageError(ErrorCode.TOO_LARGE, message)
-    return store.read(place, size_bytes)
+    return RemoteFiles(place, deadline).read(place, max_bytes, size_bytes)
 
 
 def _call(doing: str, uri: str, operation: Callable[[_Store], T], root: str = "") -> T:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.storage import uris
-from schemas.errors import ConfigError, ErrorCode, ImageError, UserError
+from schemas.errors import ConfigError, UserError
 
 TEMPORARY_SUFFIX = ".part"
 """End of the hidden names under which files are written."""
@@ -32,10 +32,10 @@ class LocalFiles:
     def __init__(self, root: str = "") -> None:
         self._root = root
 
-    def read(self, path: str) -> bytes:
-        """Return the whole content."""
+    def read(self, path: str, max_bytes: int = 0) -> bytes:
+        """Return the whole content, see `read_regular_file`."""
         self._check_links(path)
-        return Path(path).read_bytes()
+        return read_regular_file(path, max_bytes)
 
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""
@@ -155,28 +155,77 @@ def folder_state(folder: str, option: str) -> str:
     return f"{count:,} files, {digest.hexdigest()[:12]}"
 
 
-def read_regular_file(path: str, max_bytes: int) -> bytes:
+class NotAFileError(UserError):
+    """A folder, pipe, device or socket in the place of a file.
+
+    Args:
+        path: where.
+        mode: of its status.
+    """
+
+    def __init__(self, path: str, mode: int) -> None:
+        """Say what it is: `kind`, with its article."""
+        super().__init__(path, mode)  # all in args: an exception must survive pickling
+        self.path = path
+        self.kind = next((kind for is_it, kind in _KINDS if is_it(mode)), "no regular file")
+
+    def __str__(self) -> str:
+        """Return what was expected."""
+        return f"{self.path} is {self.kind}, expected a file"
+
+
+class FileTooLargeError(UserError):
+    """A file of more bytes than are read; `size_bytes` are its own."""
+
+    def __init__(self, path: str, size_bytes: int, max_bytes: int) -> None:
+        """Keep the file, its size and the limit."""
+        super().__init__(path, size_bytes, max_bytes)
+        self.path, self.size_bytes, self.max_bytes = path, size_bytes, max_bytes
+
+    def __str__(self) -> str:
+        """Return what was expected."""
+        return (
+            f"{self.path} has {self.size_bytes:,} bytes, expected at most {self.max_bytes:,}: it "
+            "is damaged, or not what it is said to be"
+        )
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_regular_file(path: str, max_bytes: int = 0) -> bytes:
     """Return the content of a file; refuse one that is not regular or is too large.
 
+    Args:
+        path: of this machine; links are followed.
+        max_bytes: of which the file may have no more; 0: no limit.
+
     Raises:
-        ImageError: `not_an_image` for a folder, pipe or device; `too_large`.
+        NotAFileError: a folder, pipe, device or socket.
+        FileTooLargeError: more bytes.
         OSError: as the system says.
     """
-    # Without O_NONBLOCK the open of a named pipe would wait for a writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):  # a socket cannot be opened, a device should not be
+        raise NotAFileError(path, mode)
+    # It may be another by now, and the open of a named pipe waits for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(ErrorCode.NOT_AN_IMAGE, f"{path} is not a regular file")
-        if max_bytes and status.st_size > max_bytes:
-            raise ImageError(
-                ErrorCode.TOO_LARGE,
-                f"{path} has {status.st_size} bytes, more than image.max_bytes = {max_bytes}",
-            )
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            raise NotAFileError(path, status.st_mode)
+        if not max_bytes:
             return file.read()
-    finally:
-        os.close(descriptor)
+        data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
+        if (not data and status.st_size > max_bytes) or len(data) > max_bytes:
+            raise FileTooLargeError(path, max(status.st_size, len(data)), max_bytes)
+        return data
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import fsspec
 
 from pipeline.storage import uris
 from pipeline.storage.failures import client_errors, s3_code
+from pipeline.storage.local import FileTooLargeError
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import is_ended, poll
 from schemas.errors import UserError
@@ -55,16 +56,32 @@ class RemoteFiles:
         self._path: Callable[[str], str] = self._fs._strip_protocol
         self._deadline = deadline
 
-    def read(self, path: str, size_bytes: int | None = None) -> bytes:
-        """Return the whole content."""
+    def read(self, path: str, max_bytes: int = 0, size_bytes: int | None = None) -> bytes:
+        """Return the whole content.
+
+        Args:
+            path: of the file.
+            max_bytes: FileTooLargeError is raised for more; 0: no limit.
+            size_bytes: as listed, which saves a request.
+        """
         self._allow(size_bytes or 0)
-        if not hasattr(self._fs, "call_s3"):
+        is_s3 = hasattr(self._fs, "call_s3")
+        if max_bytes and size_bytes is None and not is_s3:
+            size_bytes = self.size(path)
+        if max_bytes and (size_bytes or 0) > max_bytes:
+            raise FileTooLargeError(redact(path), size_bytes or 0, max_bytes)
+        if not is_s3:
             return bytes(self._call("cat_file", self._path(path)))
         bucket, key, _ = self._fs.split_path(self._path(path))
-        return self._wait(self._s3_content(bucket, key))
+        return self._wait(self._s3_content(bucket, key, max_bytes))
 
-    async def _s3_content(self, bucket: str, key: str) -> bytes:
+    async def _s3_content(self, bucket: str, key: str, max_bytes: int) -> bytes:
         answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
+        if 0 < max_bytes < answer["ContentLength"]:
+            answer["Body"].close()
+            raise FileTooLargeError(
+                redact(f"s3://{bucket}/{key}"), answer["ContentLength"], max_bytes
+            )
         self._allow(answer["ContentLength"])
         async with answer["Body"] as body:
             return await body.read()

@@ -1,5 +1,7 @@
 """Secrets are hidden in whatever is printed or written, and nothing else is changed."""
 
+import time
+
 import pytest
 
 from schemas.redact import has_password, places_of_secrets, redact, redact_all
@@ -152,3 +154,24 @@ def test_places_of_secrets_are_named_without_them() -> None:
         "more.storage_options.secret",
     ]
     assert places_of_secrets(redact_all({"images": "https://h/list.php?id=3"})) == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("a.", "a+", "a:", "a://", "http://a", "s3://a:b", "://", "http://?", "x://y?token=a&"),
+        *("-token", "x-amz-", "token=", "token ", "bearer ", "basic aaaaaa ", "x://y?x-amz-"),
+        *("s3://AKIA0123456789:x/", "s3://AKIAAAAAAAAA", "?a", "&key", ":@", "'\"", "eyJ-"),
+    ],
+)
+def test_time_grows_with_the_length_of_a_text_only(part: str) -> None:
+    """A file's name of 100 kB must not stop who prints it."""
+
+    def seconds(length: int) -> float:
+        text = (part * (length // len(part) + 1))[:length]
+        began_s = time.process_time()
+        redact(text)
+        has_password(text)
+        return time.process_time() - began_s
+
+    assert seconds(80_000) < 8 * max(seconds(20_000), 0.02)

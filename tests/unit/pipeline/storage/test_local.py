@@ -1,6 +1,8 @@
 """Files of this machine: whole or not at all, links, special files."""
 
 import os
+import pickle
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.folder import Folder, read_image_file
+from pipeline.storage.local import FileTooLargeError, NotAFileError
 from schemas.errors import ErrorCode, ImageError, UserError
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.python_process import run_python
@@ -71,6 +74,27 @@ def test_folders_and_pipes_are_not_images(tmp_path: Path) -> None:
         found.append(caught.value.code)
     assert found == [ErrorCode.NOT_AN_IMAGE, ErrorCode.NOT_AN_IMAGE]
     assert Folder(str(tmp_path)).walk() == []
+
+
+def test_nothing_but_files_of_a_sensible_size_is_read_as_a_file(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for, a device read, for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "fits").write_bytes(b"12345")
+    folder = Folder(str(tmp_path))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for name in ("pipe", "folder", "device", "socket"):
+            with pytest.raises(NotAFileError, match=f"{name} is a {name}, expected a file"):
+                folder.read_bytes(name)
+    with pytest.raises(FileTooLargeError, match="has 1,099,511,627,776 bytes, expected at most 5"):
+        folder.read_bytes("large", 5)
+    assert folder.read_bytes("fits", 5) == b"12345"
+    error = pickle.loads(pickle.dumps(NotAFileError("x", (tmp_path / "pipe").stat().st_mode)))
+    assert str(error) == "x is a pipe, expected a file"
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
