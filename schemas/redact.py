@@ -21,8 +21,8 @@ from urllib.parse import unquote
 HIDDEN = "***"
 """What stands in the place of a secret."""
 
-# Whoever names a file decides on what is searched here, so that no pattern may take more than linear
-# time: nothing is sought from every letter to the end, and no part can be cut in several ways.
+# Whoever names a file decides on what is searched here, so that no pattern may take more than
+# linear time: nothing is sought from every letter to the end, no part can be cut in two ways.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AFTER_SCHEME = r"(?<=[A-Za-z0-9+.-]://)"
 # A password may hold `@`, `?` and `#`, which do not belong there. AWS makes keys that hold `/`.
@@ -128,7 +128,7 @@ def has_password(url: str) -> bool:
 
 
 def _without_secret_query(word: str, any_query: bool) -> str:
-    """Return a word, maybe a URL with punctuation around it, without a query that holds a secret."""
+    """Return a word, maybe a URL with punctuation around it, without a secret query."""
     scheme_end = word.find("://")
     query_start = word.find("?", scheme_end) + 1
     if scheme_end < 1 or not query_start:
