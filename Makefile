@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-quality embedded ci clean test-clients test-labelstudio test-lowest
+.PHONY: help install demo test lint bench bench-quality embedded ci clean test-clients test-labelstudio test-lowest audit
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,6 +46,11 @@ test-lowest: $(INSTALLED) ## Run the golden tests with the oldest allowed librar
 	@.lowest/bin/python -m pytest tests/golden tests/unit/ovseg_core/resize tests/unit/pipeline/collection/decoding
 	@rm -rf .lowest
 
+audit: ## Check the locked versions against known advisories; says so where it cannot
+	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && \
+	  timeout 120 .audit/bin/pip install -qq --disable-pip-version-check -r tests/external/audit.txt; } || true
+	@$(PYTHON) .ci/audit.py .audit/bin/pip-audit constraints.txt
+
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -65,4 +70,4 @@ ci: ## What CI runs
 	@bash .ci/run
 
 clean: ## Remove what the other targets made, but not your runs
-	rm -rf $(VENV) .clients .labelstudio .lowest .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .clients .labelstudio .lowest .audit .pytest_cache .ruff_cache .hypothesis *.egg-info
