@@ -48,6 +48,7 @@ _PART_OF_A_LETTER = re.compile(
     # a variant of one Chinese or Japanese character
     "|(?<=[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])[\ufe00-\ufe02\U000e0100-\U000e01ef]"
 )
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN_OR_PART = re.compile(f"({_PART_OF_A_LETTER.pattern})|{_HIDDEN.pattern}")
 
@@ -78,6 +79,11 @@ def printable(text: str) -> str:
     drawn. Nothing else is changed, so that `\n` may also be a backslash and an n.
     """
     return _escaped(text, _escape)
+
+
+def in_xml(text: str) -> str:
+    """Return the text with escapes for the characters that XML has no place for."""
+    return _NOT_IN_XML.sub(lambda found: _escape(found[0]), text)
 
 
 def shown_text(text: str) -> str:

@@ -38,6 +38,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.run.file_names import flat_name
 from schemas.errors import UserError
+from schemas.untrusted import in_xml
 
 Form = Callable[[str], str]
 Reading = tuple[str, str]
@@ -329,18 +330,20 @@ MAX_LABEL_CHARACTERS = 64
 def short_labels(names: Sequence[str]) -> dict[str, str]:
     """Return names of labels of at most 64 characters, all different, by the labels' names.
 
-    Where two would be the same after the cut, the later ones end in `~2`, `~3` and so on.
+    Escapes stand in them for characters that XML has no place for. Where two would be the same
+    after the cut, the later ones end in `~2`, `~3` and so on.
     """
-    taken = {name for name in names if len(name) <= MAX_LABEL_CHARACTERS}
+    in_tools = {name: in_xml(name) for name in names}
+    taken = {name for name in names if len(in_tools[name]) <= MAX_LABEL_CHARACTERS}
     found = {}
-    for name in names:
+    for label, name in in_tools.items():
         short, number = name[:MAX_LABEL_CHARACTERS].rstrip(), 1
         while len(name) > MAX_LABEL_CHARACTERS and short in taken:
             number += 1
             end = f"~{number}"
             short = name[: MAX_LABEL_CHARACTERS - len(end)] + end
         taken.add(short)
-        found[name] = short
+        found[label] = short
     return found
 
 
@@ -365,7 +368,8 @@ class LabelNames:
         self._exact = {name: number for number, name in enumerate(names, start=1)}
         self._loose = {_plain(name): number for number, name in enumerate(names, start=1)}
         for name, short in short_labels(names).items():
-            self._loose.setdefault(_plain(short), self._exact[name])
+            for theirs in (short, in_xml(name)):
+                self._loose.setdefault(_plain(theirs), self._exact[name])
         self.names = tuple(names)
         found: dict[str, tuple[str, int]] = {}
         for theirs, ours in (renamed or {}).items():
@@ -425,7 +429,7 @@ def _composed(name: str) -> str:
 
 def _plain_path(name: str) -> str:
     """Return a path in composed Unicode without slashes and dots that mean nothing."""
-    name = _composed(name)
+    name = in_xml(_composed(name))  # as a tool that reads XML gives it back
     if "//" in name or "/./" in name:
         name = _EMPTY_PART.sub("/", name)
     return name.removeprefix("./").lstrip("/")

@@ -31,6 +31,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
 from schemas.records import Share
 from schemas.score_columns import SCORE
+from schemas.untrusted import in_xml
 
 FOLDER = "exports/cvat"
 _LABELS, _ARCHIVE, _XML = "labels.json", "coco.zip", "annotations.xml"
@@ -40,7 +41,8 @@ _NOT_HELD = (
     "An order by score: CVAT can filter by an attribute, not sort by it.",
 )
 _SAME_STEM = "images whose name another has with another ending: CVAT takes them for one"
-_CUT_LABELS = "labels of more than 64 characters: CVAT cuts names, theirs are cut here, and differ"
+_CUT_LABELS = "labels of more than 64 characters, or some that XML cannot hold: changed, and differ"
+_NOT_IN_XML = "names of images with characters that XML cannot hold: escapes stand for them"
 _MEMBER = "annotations/instances_default.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date in the archive: the same run gives the same bytes."""
@@ -82,6 +84,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
         number = 0
         stems = Counter(map(without_suffix, run.manifest().column("path").to_pylist()))
         for image, rows, runs in _images(export, options):
+            if in_xml(image["path"]) != image["path"]:
+                export.losses.name_lost(_NOT_IN_XML, image["path"])
             export.losses.count_lost(_SAME_STEM, stems[without_suffix(image["path"])] > 1)
             attributes = [_attributes(row, priorities) for row in rows]
             for row, own in zip(rows, attributes, strict=True):
@@ -218,7 +222,7 @@ def _xml_image(
     names: Mapping[str, str],
 ) -> bytes:
     head = (
-        f'<image id="{image["number"] - 1}" name={quoteattr(image["path"])} '
+        f'<image id="{image["number"] - 1}" name={quoteattr(in_xml(image["path"]))} '
         f'width="{image["width"]}" height="{image["height"]}">\n'
     )
     labels = [names[row["label"]] for row in rows]

@@ -27,6 +27,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row
 from schemas.records import Share
 from schemas.score_columns import SCORE
+from schemas.untrusted import in_xml
 
 FOLDER = "exports/label_studio"
 _CONFIG = "config.xml"
@@ -70,6 +71,9 @@ def export(run: RunFolder, options: Options) -> list[str]:
     priorities = Priorities(run, options.comparison)
     title = "Label Studio: what its predictions do not hold of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD) as export:
+        for name in run.info.job().vocabulary.names:
+            if in_xml(name) != name:
+                export.losses.name_lost("labels with escapes for what XML cannot hold", name)
         files = _TaskFiles(export, options.max_bytes)
         images = mask_texts.with_texts(
             export.reader,
@@ -108,7 +112,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
 def _config(names: tuple[str, ...]) -> str:
     """Return the labelling interface: brush and eraser with a colour for each label."""
     labels = "\n".join(
-        f"    <Label value={quoteattr(name)} background={quoteattr(hex_colour(number))}/>"
+        f"    <Label value={quoteattr(in_xml(name))} background={quoteattr(hex_colour(number))}/>"
         for number, name in enumerate(names, start=1)
     )
     return (
@@ -136,7 +140,7 @@ def _region(row: Row, brush: bytes) -> bytes:
         "original_width": row["width"],
         "original_height": row["height"],
         "image_rotation": 0,
-        "value": {"brushlabels": [row["label"]], "format": "rle", "rle": []},
+        "value": {"brushlabels": [in_xml(row["label"])], "format": "rle", "rle": []},
     }
     return _insert(region, "rle", [brush])
 

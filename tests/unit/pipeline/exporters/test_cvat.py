@@ -10,7 +10,7 @@ import pytest
 
 from ovseg_core.decision.review_priority import mask_priority
 from pipeline.corrections.import_review import ImportRules, import_review
-from pipeline.exporters import cvat
+from pipeline.exporters import cvat, label_studio
 from pipeline.importers import coco as coco_importer
 from pipeline.importers import cvat as importer
 from pipeline.importers.shared.notes import Notes
@@ -102,3 +102,27 @@ def test_labels_longer_than_cvat_takes_come_back(tmp_path):
         report = import_review(run, tool, uri, rules)
         assert report.unknown_labels == {}
         assert [label.accepted for label in report.labels] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("exporter", "tool", "file"),
+    [(cvat, "cvat", "annotations.xml"), (label_studio, "label-studio", "tasks.json")],
+)
+def test_names_that_xml_cannot_hold_are_escaped_told_and_come_back(tmp_path, exporter, tool, file):
+    labels = ("red\x1b[31m", "two\nlines", "cat")
+    paths = ("a\x1b[2J\x07.png", "b\x0b/c\x7f\u202e.png")
+    scenes = [Scene(path, label_map(n, num_labels=3)) for n, path in enumerate(paths)]
+    run = make_run(tmp_path, scenes, RunSpec(labels=labels))
+    written = exporter.export(run, exporter.Options())
+    for name in written:
+        if name.endswith(".xml"):
+            ElementTree.fromstring(run.folder.read_bytes(name))
+    losses = run.folder.read_bytes(f"{exporter.FOLDER}/LOSSES.txt").decode()
+    assert r"red\x1b[31m" in losses
+    back = tmp_path / file  # as if somebody had accepted the predictions in Label Studio
+    content = run.folder.read_bytes(f"{exporter.FOLDER}/{file}")
+    back.write_bytes(content.replace(b'"predictions"', b'"annotations"'))
+    report = import_review(run, tool, str(back), ImportRules(unchanged_means="reviewed"))
+    assert report.unknown_labels == {}
+    assert report.num_images == 2
+    assert [label.accepted for label in report.labels] == [2, 2, 2]
