@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import NonNegativeInt, field_validator
 
+from pipeline.collection.decoding.exif import upright_image
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.reference import Reference, clip_name, truth_reference
 from pipeline.evaluation.report import (
@@ -17,8 +19,9 @@ from pipeline.evaluation.report import (
     label_reports,
     none_if_nan,
 )
-from pipeline.evaluation.truth import IGNORE, Crowd, TruthBackground
-from pipeline.importers.shared.notes import in_words
+from pipeline.evaluation.reviewed_truth import REVIEWED
+from pipeline.evaluation.truth import IGNORE, Crowd, LabelMap, TruthBackground
+from pipeline.importers.shared.notes import NoteKind, in_words
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.base import Frozen
@@ -27,6 +30,9 @@ from schemas.protocol import Counting, MeanRule
 from schemas.vocabulary import BACKGROUND
 
 logger = logging.getLogger(__name__)
+
+_CLEARLY = 0.1
+"""By how much the share of right pixels must differ to tell one frame from another."""
 
 
 class EvaluationRules(Frozen):
@@ -160,26 +166,90 @@ class _Compared:
     num_left_out: int = 0
 
 
+class _Frames:
+    """The truth of images with an EXIF orientation, which the truth's tool may have ignored.
+
+    One tool does the same to all images. Where a map has its image's size either way, the frame
+    that fits the run clearly better counts, over all images together.
+
+    Args:
+        num_classes: of the confusion matrix.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._told, self._upright, self._turned = (
+            ConfusionMatrix(num_classes, IGNORE) for _ in range(3)
+        )
+        self._untold_paths: list[str] = []
+        self._turned_paths: list[str] = []
+        self._num_upright = 0
+
+    def add(self, path: str, predicted: Any, true_map: LabelMap, turned: LabelMap) -> None:
+        """Count one image; one of the maps or both have the size of the prediction."""
+        if true_map.shape == turned.shape:
+            self._upright.add(predicted, true_map)
+            self._turned.add(predicted, turned)
+            self._untold_paths.append(path)
+        elif true_map.shape == predicted.shape:
+            self._told.add(predicted, true_map)
+            self._num_upright += 1
+        else:
+            self._told.add(predicted, turned)
+            self._turned_paths.append(path)
+
+    def result(self) -> tuple[ConfusionMatrix, list[str]]:
+        """Return the pixels of all images, and the paths of those whose map was turned."""
+        if bool(self._num_upright) != bool(self._turned_paths):
+            is_turned = bool(self._turned_paths)
+        else:
+            is_turned = _share_right(self._turned) >= _share_right(self._upright) + _CLEARLY
+        self._told += self._turned if is_turned else self._upright
+        return self._told, self._turned_paths + (self._untold_paths if is_turned else [])
+
+
+def _share_right(matrix: ConfusionMatrix) -> float:
+    """Return the share of right pixels among those with a label in truth or prediction."""
+    labelled = matrix.counts.sum() - matrix.counts[0, 0]
+    return float(np.trace(matrix.counts[1:, 1:]) / max(labelled, 1))
+
+
 def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) -> _Compared:
-    compared = _Compared(ConfusionMatrix(len(reference.names) + 1, IGNORE))
+    num_classes = len(reference.names) + 1
+    compared = _Compared(ConfusionMatrix(num_classes, IGNORE))
+    frames = _Frames(num_classes)
     for shard in reader.shards():
         for image, predicted in shard.label_maps():
             true_map = reference.truth.label_map(image["path"])
             if true_map is None:
                 compared.num_without_truth += 1
-            elif true_map.shape != predicted.shape:
+                continue
+            turn = 1 if reference.source == REVIEWED else image["exif_orientation"]
+            turned = true_map if turn == 1 else _turned(true_map, turn)
+            if predicted.shape not in (true_map.shape, turned.shape):
                 compared.num_wrong_size += 1
                 logger.warning(
-                    "%s left out: %s in the truth, %s in the run (was its EXIF orientation "
-                    "applied?)",
+                    "%s left out: %s in the truth, %s in the run",
                     image["path"], _size(true_map.shape), _size(predicted.shape),
                 )  # fmt: skip
             elif np.count_nonzero(true_map > 0) < min_foreground_px:
                 compared.num_left_out += 1
             else:
                 compared.num_images += 1
-                compared.matrix.add(predicted, true_map)
+                if turn == 1:
+                    compared.matrix.add(predicted, true_map)
+                else:
+                    frames.add(image["path"], predicted, true_map, turned)
+    with_orientation, turned_paths = frames.result()
+    compared.matrix += with_orientation
+    for path in turned_paths:
+        reference.truth.notes.add(
+            NoteKind.FRAMES, f"{path}: the truth ignores its EXIF orientation, which was applied"
+        )
     return compared
+
+
+def _turned(true_map: LabelMap, orientation: int) -> LabelMap:
+    return np.asarray(upright_image(Image.fromarray(true_map.astype(np.int32)), orientation))
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -313,3 +313,61 @@ def test_evaluate_label_image_is_used_for_one_image_only(tmp_path):
     assert report.notes["ambiguous_names"].first == ("a.png",)
     assert report.notes["unknown_images"].first == ("e.png",)
     assert "deep/d.jpg" in report.notes["loose_names"].first[0]
+
+
+def _stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """The map of a tool that ignores EXIF: in the frame of the file."""
+    return {3: upright[::-1, ::-1], 4: upright[::-1], 6: np.rot90(upright)}[orientation]
+
+
+@pytest.mark.parametrize("kind", ["label images", "coco"])
+@pytest.mark.parametrize("ignores", [False, True])
+@pytest.mark.parametrize("orientation", [3, 4, 6])
+def test_evaluate_truth_of_a_turned_photograph(kind, ignores, orientation, tmp_path):
+    """A truth as a person sees the photograph, and one of a tool that ignores its orientation."""
+    maps = [label_map(seed, 40, 56) for seed in range(3)]
+    names = ["a.png", "b.png", "plain.png"]
+    orientations = [orientation, orientation, 1]
+    scenes = [
+        Scene(name, each, orientation=turn)
+        for name, each, turn in zip(names, maps, orientations, strict=True)
+    ]
+    run = make_run(tmp_path, scenes)
+    true = [
+        _stored(each, turn) if ignores and turn != 1 else each
+        for each, turn in zip(maps, orientations, strict=True)
+    ]
+    if kind == "coco":
+        images = [
+            {"id": i, "file_name": name, "height": each.shape[0], "width": each.shape[1]}
+            for i, (name, each) in enumerate(zip(names, true, strict=True))
+        ]
+        segments = [
+            _segment(each == label, 7 * label, image_id=i)
+            for i, each in enumerate(true)
+            for label in range(1, 4)
+        ]
+        truth = _write(tmp_path, images=images, annotations=segments)
+    else:
+        truth = _save(tmp_path / "maps", a=true[0], b=true[1], plain=true[2])
+    report = evaluate(run, truth)
+    assert (report.num_images, report.num_wrong_size) == (3, 0)
+    assert report.miou == 1
+    noted = report.notes.get("frames")
+    assert (noted.count if noted else 0) == (2 if ignores else 0)
+    if noted:
+        assert noted.first[0].startswith("a.png: the truth ignores its EXIF orientation")
+
+
+def test_evaluate_a_run_that_is_wrong_is_not_helped_by_a_turn(tmp_path):
+    """The other frame must fit clearly better, and sizes that tell the frame count for all."""
+    found, true = label_map(0, 40, 56), label_map(1, 40, 56)
+    tall = label_map(2, 56, 40)
+    run = make_run(tmp_path, [Scene("a.png", found, orientation=3), Scene("b.png", true)])
+    report = evaluate(run, _save(tmp_path / "maps", a=true, b=true))
+    assert not report.notes
+    scenes = [Scene("a.png", found, orientation=3), Scene("b.png", tall, orientation=6)]
+    run = make_run(tmp_path / "second", scenes)
+    upside_down = evaluate(run, _save(tmp_path / "upright", a=found[::-1, ::-1], b=tall))
+    assert not upside_down.notes
+    assert upside_down.miou < 0.7
