@@ -1,9 +1,6 @@
 """Reading weights files (safetensors or PyTorch checkpoints), and looking up the hub."""
 
-import pickle
 import socket
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg_core.backbones.inert_pickle import read_archive
+from ovseg_core.backbones.file_formats.limits import MAX_TENSORS, check_names
+from ovseg_core.backbones.file_formats.safetensors_header import read_header
+from ovseg_core.backbones.file_formats.torch_file import read_torch_file
 from schemas.errors import WeightsError
 
 ADVICE = (
@@ -34,7 +33,6 @@ LOAD_FAILURES = (
     LookupError,
     TypeError,
     AttributeError,
-    pickle.UnpicklingError,
     EOFError,
     SafetensorError,
 )
@@ -42,12 +40,10 @@ LOAD_FAILURES = (
 
 _MAX_MESSAGE_CHARS = 200
 _MAX_NAMES = 3
+_MAX_VALUES = 10 * MAX_TENSORS
+"""Tensors and dictionaries of a checkpoint, counted as often as they are named."""
 _START_BYTES = 16
 _CONNECT_S = 10.0
-_CONVERSION = (
-    "python -c \"import torch; c = torch.load('{}', weights_only=False, map_location='cpu'); "
-    "torch.save(c.get('state_dict', c), 'weights.pt')\""
-)
 _NETWORKS = ("state_dict", "model", "teacher", "model_state_dict", "model_state", "module", "net")
 """Keys under which a training's checkpoint holds the network, the first of them that is there."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "teacher.", "backbone.", "state_dict.", "net.")
@@ -66,51 +62,37 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}; {ADVICE}")
     try:
-        with path.open("rb") as file:
-            start = file.read(_START_BYTES)
-        if not start:
-            raise ValueError("it is empty (0 bytes): fetch it again")
-        if start.startswith(b"version https://"):
-            raise ValueError("it is a pointer of Git LFS: `git lfs pull` fetches the file itself")
-        if start[8:9] == b"{" or path.suffix == ".safetensors":
-            return load_file(path)
-        content = _read_pickled(path, start)
+        return _read(path)
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is not a weights file, or is cut off: fetch it again ({one_line(error)})"
         ) from error
     except LOAD_FAILURES as error:
         raise WeightsError(f"{path} is not a weights file: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} is not a weights file: it holds a {type(content).__name__}")
-    return content
 
 
-def _read_pickled(path: Path, start: bytes) -> Any:
-    """Return what `torch.save` or `torch.jit.save` wrote.
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file.
 
     Raises:
-        ValueError: it holds no tensors.
-        WeightsError: its tensors cannot be had without running code.
+        ValueError: it is no weights file, or holds no tensors.
     """
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    if not start:
+        raise ValueError("it is empty (0 bytes): fetch it again")
+    if start.startswith(b"version https://"):
+        raise ValueError("it is a pointer of Git LFS: `git lfs pull` fetches the file itself")
     is_archive = start.startswith(b"PK")
-    if is_archive and not zipfile.is_zipfile(path):
-        raise ValueError("it is cut off: fetch it again")
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
+        read_header(path)
+        return load_file(path)
     if not is_archive and not start.startswith(b"\x80"):
         raise ValueError("expected safetensors or what torch.save writes")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (*LOAD_FAILURES, IndexError) as error:
-        if not is_archive:
-            # torch's own words advise to run whatever code the file holds.
-            raise WeightsError(
-                f"{path} is not a weights file: it is damaged, or holds more than tensors in "
-                "PyTorch's old format; if you trust it, write its tensors anew: "
-                f"{_CONVERSION.format(path)}"
-            ) from error
-    content = read_archive(path)
-    if not _flatten(content):
+    content = read_torch_file(path, is_archive=is_archive)
+    tensors = _flatten(content)
+    check_names([name for name, _ in tensors])
+    if not tensors:
         raise ValueError("it holds no tensors, and no code of weights files is run here")
     return content
 
@@ -268,10 +250,22 @@ def _check_reachable() -> None:
         raise OSError(f"{where} cannot be reached from here: {error.strerror or error}") from error
 
 
-def _flatten(value: object, prefix: str = "") -> list[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        return [(prefix, value)]
-    if not isinstance(value, dict):
-        return []
-    dotted = f"{prefix}." if prefix else ""
-    return [pair for key, inner in value.items() for pair in _flatten(inner, f"{dotted}{key}")]
+def _flatten(content: object) -> list[tuple[str, Tensor]]:
+    """Return the tensors in nested dictionaries with dotted names.
+
+    Raises:
+        ValueError: a dictionary is named so often that they are more than a network has.
+    """
+    found: list[tuple[str, Tensor]] = []
+    to_do: list[tuple[str, object]] = [("", content)]
+    for _ in range(_MAX_VALUES):
+        if not to_do:
+            return found
+        name, value = to_do.pop()
+        if isinstance(value, Tensor):
+            found.append((name, value))
+        elif isinstance(value, dict):
+            dotted = f"{name}." if name else ""
+            inner = [(f"{dotted}{key}", one) for key, one in value.items()]
+            to_do += [pair for pair in reversed(inner) if isinstance(pair[1], Tensor | dict)]
+    raise ValueError(f"it holds more than {MAX_TENSORS} tensors")
