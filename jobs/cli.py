@@ -20,6 +20,23 @@ _EXPORT_FORMATS = ", ".join(
 # Arguments and options that several commands take.
 Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
 Images = Annotated[str, typer.Option("--images", help="Folder, glob, bucket prefix or list file.")]
+ImagesRoots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--images-root",
+        metavar="FOLDER_OR_URL",
+        help="Read images from below here, for a run that another machine began; remembered; "
+        "repeatable.",
+    ),
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private-addresses",
+        help="Call loopback, link-local and private addresses that a list, a run or a redirect "
+        "names.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
 ProtocolName = Annotated[
@@ -173,6 +190,8 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")
     ] = False,
+    images_roots: ImagesRoots = None,
+    allow_private: AllowPrivate = False,
 ) -> None:
     """Annotate a collection; the same command resumes."""
     from jobs.annotate import annotate as command
@@ -187,6 +206,8 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "image.limit": limit,
         "run.workers": workers,
         "run.local": local or None,
+        "run.images_roots": images_roots or None,
+        "run.allow_private_addresses": allow_private or None,
     }
     under = ProtocolFlags(protocol, data)
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
@@ -214,7 +235,7 @@ def inspect_command(
 
 
 @app.command("export")
-def export_command(
+def export_command(  # noqa: PLR0913 - typer's flags are parameters
     run: Run,
     to: Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")] = "coco",
     masks: Annotated[
@@ -229,11 +250,15 @@ def export_command(
         typer.Option(help="class, or components (connected regions); default: as in the run."),
     ] = "",
     sets: FormatOptions = None,
+    images_roots: ImagesRoots = None,
+    allow_private: AllowPrivate = False,
 ) -> None:
     """Write a run's masks as a dataset for other tools."""
     from jobs.results import export_run
+    from pipeline.run.confirmed import Confirmed
 
-    export_run(run, to, masks, segments, sets or ())
+    confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
+    export_run(run, to, masks, segments, sets or (), confirmed)
 
 
 @app.command("evaluate")
@@ -271,7 +296,7 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
 
 
 @app.command("review")
-def review_command(
+def review_command(  # noqa: PLR0913 - typer's flags are parameters
     run: Run,
     host: Annotated[
         str, typer.Option(help="Address to listen on; other than loopback, the URL has a token.")
@@ -290,14 +315,18 @@ def review_command(
             "them; repeatable.",
         ),
     ] = None,
+    images_roots: ImagesRoots = None,
+    allow_private: AllowPrivate = False,
 ) -> None:
     """Go through the masks in a browser.
 
     The most doubtful come first; other words can be tried. Ctrl-C ends it.
     """
     from jobs.review import review as command
+    from pipeline.run.confirmed import Confirmed
 
-    raise typer.Exit(command(run, host, port, names or (), weights or ()))
+    confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
+    raise typer.Exit(command(run, host, port, names or (), weights or (), confirmed))
 
 
 @app.command("import-review")
@@ -426,6 +455,8 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
         int | None, typer.Option(min=1, help="Images per step; default: as published.")
     ] = None,
     local: Local = False,
+    images_roots: ImagesRoots = None,
+    allow_private: AllowPrivate = False,
 ) -> None:
     """Train a head on images without labels.
 
@@ -442,6 +473,8 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
         "head.options.steps": steps,
         "head.options.batch": batch,
         "run.local": local or None,
+        "run.images_roots": images_roots or None,
+        "run.allow_private_addresses": allow_private or None,
     }
     raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 

@@ -11,6 +11,7 @@ from schemas.records import STAGES
 
 if TYPE_CHECKING:
     from pipeline.corrections.layer import ReviewState
+    from pipeline.run.confirmed import Confirmed
     from pipeline.run.inspect import Inspection
 
 _EXPORTERS = "pipeline.exporters"
@@ -118,7 +119,9 @@ def show_review(state: "ReviewState") -> None:
     console.line("`ovseg export` writes the corrected masks (--masks predicted: the model's)")
 
 
-def export_run(run: str, to: str, masks: str, segments: str, sets: Sequence[str]) -> None:
+def export_run(
+    run: str, to: str, masks: str, segments: str, sets: Sequence[str], confirmed: "Confirmed"
+) -> None:
     """Write a dataset from the finished shards of a run and print where it lies.
 
     Args:
@@ -127,6 +130,7 @@ def export_run(run: str, to: str, masks: str, segments: str, sets: Sequence[str]
         masks: the format's option of this name; empty: its default.
         segments: likewise.
         sets: further options of the format, `key=value` each.
+        confirmed: from where the run's images are read.
 
     Raises:
         UserError: no such format or option, or files that cannot be written.
@@ -138,7 +142,7 @@ def export_run(run: str, to: str, masks: str, segments: str, sets: Sequence[str]
 
     exporter = plugins.load(_EXPORTERS, to.replace("-", "_"))
     options = load_config(exporter.Options, flags={"masks": masks, "segments": segments}, sets=sets)
-    folder = RunFolder.open(run)
+    folder = RunFolder.open(run, confirmed)
     try:
         written = exporter.export(folder, options)
     except OSError as error:

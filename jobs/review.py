@@ -16,6 +16,7 @@ from schemas.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from pipeline.corrections.import_report import ImportReport
+    from pipeline.run.confirmed import Confirmed
 
 _SHOWN_LABELS = 40
 _M_MMAP_THRESHOLD = -3
@@ -23,7 +24,12 @@ _LARGE_BYTES = 1 << 20
 
 
 def review(
-    run: str, host: str, port: int, names: Sequence[str], weights: Sequence[str] = ()
+    run: str,
+    host: str,
+    port: int,
+    names: Sequence[str],
+    weights: Sequence[str],
+    confirmed: "Confirmed",
 ) -> int:
     """Serve the page and print its address.
 
@@ -33,6 +39,7 @@ def review(
         port: 0: any free one.
         names: further host names that browsers may use.
         weights: names of weights in the run that "Try words" may load.
+        confirmed: from where the run's images are read.
 
     Returns:
         0 after Ctrl-C, which is the usual end; 143 after SIGTERM.
@@ -47,7 +54,8 @@ def review(
     _return_freed_memory()
     with Termination() as termination:
         try:
-            listening = listen(RunFolder.open(run), Address(host, port, tuple(names)), weights)
+            folder = RunFolder.open(run, confirmed)
+            listening = listen(folder, Address(host, port, tuple(names)), weights)
             console.line_with_token(f"review at  {listening.url}")
             console.line_with_token("Ctrl-C ends it")
             listening.serve()

@@ -21,6 +21,7 @@ from pipeline.job.job_server import (
     lost_errors,
 )
 from pipeline.job.termination import Termination
+from pipeline.run.confirmed import remember_folder
 from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
@@ -80,6 +81,7 @@ def submit(config: JobConfig, address: str) -> int:
         try:
             _submit(client, config, address, job_id)
             state = "goes on"
+            remember_folder(config.out, config)  # so that its images can be seen from here
             console.error_line(f"job {job_id} runs at {address}")
             code = _follow(client, job_id, patience_s)
         except KeyboardInterrupt:

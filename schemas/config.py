@@ -168,6 +168,12 @@ class RunConfig(Frozen):
     """A larger share of failed images makes the exit code 3."""
     local: bool = False
     """Run in this process, without Ray."""
+    images_roots: tuple[str, ...] = ()
+    """Folders and URLs from which images may be read beside the collection itself: where a list
+    at a URL names files of this machine, or a run is resumed that another machine has begun."""
+    allow_private_addresses: bool = False
+    """Call loopback, link-local and private addresses that a list names, or a redirect. The URL
+    given as `images` may be private anyway."""
     accept_versions: bool = False
     """Resume a run although a library has another version now than when the run was begun, so that
     pixels or scores may differ slightly between its shards; their done markers name the versions.

@@ -29,6 +29,7 @@ from pipeline.annotate.rows import (
     tally_of,
 )
 from pipeline.annotate.stopwatch import stopwatch
+from pipeline.collection.collect import own_places
 from pipeline.collection.decoding.decode import DecodedImage
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
@@ -80,7 +81,10 @@ class Annotator:
         """
         run = self._config.run
         load = partial(
-            load_image, config=self._config.image, side_px=self._segmenter.decode_side_px
+            load_image,
+            config=self._config.image,
+            places=own_places(self._config),
+            side_px=self._segmenter.decode_side_px,
         )
         with stopwatch() as watch:
             loaded = map_ahead(

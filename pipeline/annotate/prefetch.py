@@ -17,6 +17,7 @@ from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import stopwatch
 from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_bytes
+from pipeline.storage.places import ImagePlaces
 from pipeline.storage.waiting import StorageThreads
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
@@ -35,13 +36,15 @@ class LoadedImage:
     image: DecodedImage
 
 
-def load_image(ref: ImageRef, config: ImageConfig, side_px: int) -> LoadedImage | FailedImage:
+def load_image(
+    ref: ImageRef, config: ImageConfig, places: ImagePlaces, side_px: int
+) -> LoadedImage | FailedImage:
     """Read and decode one image; its failures are returned, not raised.
 
     The same as `image_source.read_image`, with the seconds of each stage.
     """
     with stopwatch() as read:
-        data = value_or_error(read_bytes, ref, config.max_bytes)
+        data = value_or_error(read_bytes, ref, config.max_bytes, places)
     if isinstance(data, ImageError):
         return FailedImage(ref, StageSeconds(read.seconds), data)
     with stopwatch() as decoding:

@@ -28,7 +28,8 @@ from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
-from schemas.config import ImageConfig
+from pipeline.storage.places import WILDCARD, ImagePlaces
+from schemas.config import HeadConfig, ImageConfig, JobConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
 from schemas.tables import MANIFEST
@@ -36,7 +37,6 @@ from schemas.untrusted import is_relative_path
 
 logger = logging.getLogger(__name__)
 _CHUNK = 65536
-_WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
 _EMPTY_PART = re.compile("(?:(?<=/)|^)/")
 _WINDOWS = re.compile(r"\\|^[A-Za-z]:")
 _Listing = tuple[list[ListedImage], list[LeftOut]]
@@ -47,7 +47,12 @@ _ARCHIVES = (
 )
 
 
-def collect(images: str, config: ImageConfig) -> pa.Table:
+def own_places(config: JobConfig | HeadConfig) -> ImagePlaces:
+    """Return from where a job reads the images that it has listed itself."""
+    return ImagePlaces.of_own(config.images, allow_private=config.run.allow_private_addresses)
+
+
+def collect(images: str, config: ImageConfig, roots: Sequence[str] = ()) -> pa.Table:
     """List the images of a collection.
 
     Args:
@@ -55,6 +60,7 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
             whose name looks like a glob is a folder.
         config: the endings that a folder's files must have, what is left out, the names that
             count, and the limit.
+        roots: folders and URLs that a list may name beside the usual ones, see `list_file`.
 
     Returns:
         Rows of the manifest's schema, sorted by path (code points), each path and id once, with
@@ -66,7 +72,7 @@ def collect(images: str, config: ImageConfig) -> pa.Table:
     """
     uri = uris.normalise(images)
     try:
-        entries, left_out = _entries(uri, images.endswith("/"), config)
+        entries, left_out = _entries(uri, images.endswith("/"), config, roots)
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
     unique = _without_repeats(sorted(_as_paths(entries)), uri)
@@ -82,7 +88,7 @@ def image_id(path: str) -> str:
     return hashlib.sha256(unicodedata.normalize("NFC", path).encode()).hexdigest()[:16]
 
 
-def _entries(uri: str, is_folder: bool, config: ImageConfig) -> _Listing:
+def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str]) -> _Listing:
     parent, name = uris.parent_and_name(uri)
     size = None
     if name and not is_folder:
@@ -90,10 +96,10 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig) -> _Listing:
             size = Folder(parent).size(name)
     if size is not None:
         if list_file.is_list(name):
-            return list_file.read_list(uri), []
+            return list_file.read_list(uri, roots), []
         _refuse_containers(name, uri)
         return [ListedImage(name, uri, size, "")], []
-    if _WILDCARD.search(uri) and not _is_folder(uri):
+    if WILDCARD.search(uri) and not _is_folder(uri):
         return _glob(uri, config)
     return _select(uri, re.compile(""), config)
 
@@ -118,12 +124,12 @@ def _refuse_containers(name: str, uri: str) -> None:
 
 def _glob(uri: str, config: ImageConfig) -> _Listing:
     parts = uri.split("/")
-    first = next(place for place, part in enumerate(parts) if _WILDCARD.search(part))
+    first = next(place for place, part in enumerate(parts) if WILDCARD.search(part))
     root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
     if root.endswith(":/"):
         root += "/"
     # `*.jp2` names an ending, so the usual ones do not matter; `photos/*` does not.
-    names_ending = "." in _WILDCARD.split(parts[-1])[-1]
+    names_ending = "." in WILDCARD.split(parts[-1])[-1]
     try:
         compiled = re.compile(_regex(pattern))
     except re.error as error:

@@ -4,51 +4,43 @@ A new kind of source is added here: a member of a tar archive, a frame of a vide
 `collect` writes into `ImageRef.uri` all that it takes to find the image again, and `read_bytes`
 returns the content of an image file for it (a frame that is not a file: as BMP). Nothing
 else looks into a URI, so the job, the review page, exports, contact sheets and the training of
-heads can use the source at once.
+heads can use the source at once. Every reader says from which places it may read (`ImagePlaces`).
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.storage.folder import read_image_file
+from pipeline.storage.places import ImagePlaces
 from schemas.config import ImageConfig
 from schemas.records import ImageRef
 
 
-def ref_of(row: Mapping[str, Any]) -> ImageRef:
-    """Return the reference of an image, given its row of the table `images` or `manifest`."""
-    return ImageRef(
-        image_id=row["image_id"],
-        path=row["path"],
-        uri=row["uri"],
-        size_bytes=row.get("size_bytes"),
-    )
-
-
-def read_bytes(ref: ImageRef, max_bytes: int) -> bytes:
+def read_bytes(ref: ImageRef, max_bytes: int, places: ImagePlaces) -> bytes:
     """Return an image as the content of a file.
 
     Args:
         ref: the image.
         max_bytes: larger ones are refused before they are read; 0: no limit.
+        places: from where it may be read; `permission_denied` elsewhere.
 
     Raises:
         ImageError: `not_found`, `permission_denied`, `storage_error`, `empty_file`, `too_large`,
             or `not_an_image` for a folder or pipe.
     """
-    return read_image_file(ref.uri, max_bytes, ref.size_bytes)
+    return read_image_file(ref.uri, places, max_bytes, ref.size_bytes)
 
 
-def read_image(ref: ImageRef, config: ImageConfig, side_px: int = 0) -> DecodedImage:
+def read_image(
+    ref: ImageRef, config: ImageConfig, places: ImagePlaces, side_px: int = 0
+) -> DecodedImage:
     """Return an image's pixels.
 
     Args:
         ref: the image.
         config: limits.
+        places: from where it may be read.
         side_px: pixels on the shorter side that are enough, see `decode`; 0: full size.
 
     Raises:
         ImageError: it cannot be read or decoded.
     """
-    return decode(read_bytes(ref, config.max_bytes), config, side_px)
+    return decode(read_bytes(ref, config.max_bytes, places), config, side_px)

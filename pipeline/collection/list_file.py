@@ -4,6 +4,8 @@
 
 A relative URI is meant from the list's own folder. A .txt has no comments and no quotes, since a
 file name may begin with any character; empty lines are skipped.
+A list that lies at a URL names no files of this machine, and no list names a store whose URLs can
+hold more than a place (`sftp://`, `zip://`, ...), unless the user gives their folder, too.
 """
 
 import csv
@@ -13,12 +15,12 @@ import io
 import json
 import posixpath
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.storage import parquet, uris
+from pipeline.storage import parquet, places, uris
 from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError
 from schemas.redact import redact
@@ -50,8 +52,12 @@ def is_list(name: str) -> bool:
     return name.lower().removesuffix(_PACKED).endswith(SUFFIXES)
 
 
-def read_list(uri: str) -> list[ListedImage]:
+def read_list(uri: str, roots: Sequence[str] = ()) -> list[ListedImage]:
     """Return the images of a list file, in its order.
+
+    Args:
+        uri: normalised.
+        roots: folders and URLs that it may name beside the usual ones.
 
     Raises:
         CollectionError: it cannot be read, is empty or has a wrong row, which is named.
@@ -75,7 +81,25 @@ def read_list(uri: str) -> list[ListedImage]:
         raise CollectionError(f"{shown} cannot be read as a list of images: {error}") from error
     if not entries:
         raise CollectionError(f"{shown} lists no images")
+    _check_places(entries, uri, roots)
     return _with_queries(entries)
+
+
+def _check_places(entries: list[ListedImage], uri: str, roots: Sequence[str]) -> None:
+    """Refuse places that a list may not name, see the module."""
+    usual = places.LISTED_SCHEMES if uris.scheme(uri) else {*places.LISTED_SCHEMES, ""}
+    given = [uris.store(uri), *map(uris.normalise, roots)]
+    wrong = [
+        entry.uri
+        for entry in entries
+        if uris.scheme(entry.uri) not in usual and not places.is_below(entry.uri, given)
+    ]
+    if wrong:
+        what = "files of this machine" if not uris.scheme(wrong[0]) else "an unusual kind of store"
+        raise CollectionError(
+            f"{redact(uri)} names {what} ({len(wrong):,} entries, the first is "
+            f"{redact(wrong[0])!r}): give the folder or URL that these lie in as --images-root"
+        )
 
 
 def read_names(uri: str) -> list[str]:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.collection import overlay
-from pipeline.collection.image_source import read_image, ref_of
 from pipeline.evaluation.drawing import INK, PAPER, QUIET, TEXT_PX, font, text_width
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.truth import IGNORE, Wanted, open_truth
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.run.reader import RunReader
 from schemas.errors import ImageError
 
@@ -46,14 +46,14 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
         truth_uri: see `pipeline.evaluation.truth`; empty: none.
         limit: greatest number of images.
     """
-    config = run.info.job()
+    images = RunImages(run)
     truth = open_truth(truth_uri, Wanted.of_run(run)) if truth_uri else None
 
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards():
             for image, found in shard.label_maps():
                 try:
-                    pixels = read_image(ref_of(image), config.image, side_px=_TILE_PX).rgb
+                    pixels = images.read_image(image, _TILE_PX).rgb
                 except ImageError:
                     continue
                 true_map = truth.label_map(image["path"]) if truth else None

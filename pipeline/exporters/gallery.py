@@ -22,14 +22,13 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field
 
-from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour, tinted
 from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_segments
-from schemas.config import ImageConfig
 from schemas.errors import ImageError
 from schemas.score_columns import SCORE
 
@@ -91,8 +90,9 @@ class _Card:
 def _write_card(image: Row, rows: list[Row], export: Export, side_px: int) -> _Card:
     """Write an image's pictures, its photograph and its masks, and return its card."""
     try:
-        pictures = _draw(image, rows, export.reader.run.info.job().image, side_px)
+        pictures = _draw(image, rows, export.photographs, side_px)
     except ImageError as error:
+        export.count_unreadable(image, error)
         figure = f"<p>cannot be read any more: {escape(str(error.code))}</p>"
         return _card(image, rows, figure, ())
     names = []
@@ -107,10 +107,10 @@ def _write_card(image: Row, rows: list[Row], export: Export, side_px: int) -> _C
 
 
 def _draw(
-    image: Row, rows: list[Row], config: ImageConfig, side_px: int
+    image: Row, rows: list[Row], photographs: RunImages, side_px: int
 ) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
     """Return the reduced photograph and its masks as files with their suffixes."""
-    photo = Image.fromarray(read_image(ref_of(image), config, side_px).rgb)
+    photo = Image.fromarray(photographs.read_image(image, side_px).rgb)
     scale = side_px / max(image["width"], image["height"])
     width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
     label_map = paint_segments(rows, (image["height"], image["width"]))

@@ -65,7 +65,7 @@ def train_head(config: HeadConfig, progress: StepProgress) -> HeadReport:
             files of another training.
     """
     steps = check_head(config.head).steps
-    images = collect(config.images, config.image)
+    images = collect(config.images, config.image, config.run.images_roots)
     started, interrupted = time.monotonic(), False
     worker_of = _worker_here if config.run.local else _worker_on_ray
     termination = Termination()

@@ -23,6 +23,7 @@ from ovseg_core.heads import HeadTask, build_head, check_head
 from ovseg_core.heads.shared.trainer import HeadTrainer, ImageSampler
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import map_ahead, to_tensor
+from pipeline.collection.collect import own_places
 from pipeline.collection.image_source import read_image
 from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.job.worker_process import enter_worker_process
@@ -186,9 +187,10 @@ class HeadWorker:
         """Return the image of one draw, or another one if it cannot be read."""
         rng, failed = self._sampler.rng(place), {}
         index, side_px = self._sampler.index(place), self._task.size_px
+        config, places = self._setup.config, own_places(self._setup.config)
         for _ in range(_MAX_UNREADABLE):
             ref = self._ref(index)
-            image = value_or_error(read_image, ref, self._setup.config.image, side_px)
+            image = value_or_error(read_image, ref, config.image, places, side_px)
             if not isinstance(image, ImageError):
                 return _View(self._task.view(to_tensor(image), rng), failed)
             failed[ref.path] = str(image.code)

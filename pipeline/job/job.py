@@ -25,6 +25,7 @@ from pipeline.job.worker import Worker, WorkerSetup
 from pipeline.job.worker_process import local_device, set_ray_environment
 from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
+from pipeline.run.images import check_own
 from pipeline.run.markers import marked_shards
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
@@ -104,6 +105,7 @@ class JobPlan:
         run = self.run
         if run is None:
             run = RunFolder.create_or_resume(self.config.out, identity, self.images)
+            check_own(run, self.config)  # another's manifest may have been there before ours
         else:
             run.check_same(identity)
         run.check_store()
@@ -128,7 +130,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     folder = Folder(config.out)
     if not folder.exists(RUN_FILE):
         check_free(folder)
-        images = collect(config.images, config.image)
+        images = collect(config.images, config.image, config.run.images_roots)
         num_shards = config.num_shards(images.num_rows)
         return JobPlan(config, folders, images.num_rows, num_shards, images)
     run = RunFolder.open(config.out)
@@ -139,6 +141,8 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     num_images = run.info.num_images
     planned = JobPlan(config, folders, num_images, num_shards, None, run, done, codes)
     run.check_same(identity, is_finished=not planned.num_shards_left)
+    if planned.num_shards_left:
+        check_own(run, config)
     return planned
 
 

@@ -76,8 +76,8 @@ class ReviewIndex:
         return compute.index_in(wanted, value_set=self._table["image_id"]).to_pylist()
 
     def image(self, row: int) -> dict[str, Any]:
-        """Return the columns of one image."""
-        return self._table.slice(row, 1).to_pylist()[0]
+        """Return the columns of one image, and the index of its `shard`."""
+        return {**self._table.slice(row, 1).to_pylist()[0], "shard": self.marker(row).shard}
 
     def marker(self, row: int) -> ShardDone:
         """Return the shard that holds a row."""

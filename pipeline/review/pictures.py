@@ -18,10 +18,9 @@ from PIL import Image
 from ovseg_core.resize.nearest import SizeHW, to_size
 from ovseg_core.rle.encode import decode_rle
 from pipeline.collection.decoding.decode import DecodedImage
-from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import tinted
 from pipeline.review.index import ReviewIndex
-from schemas.config import ImageConfig
+from pipeline.run.images import RunImages
 from schemas.errors import ErrorCode, ImageError, UserError
 
 Size = Literal["small", "large"]
@@ -37,13 +36,13 @@ class Pictures:
 
     Args:
         index: the run's images; pictures are named by row, never by path.
-        config: limits of the job's reader.
+        images: reads them.
         kept_bytes: of all pictures in memory.
     """
 
-    def __init__(self, index: ReviewIndex, config: ImageConfig, kept_bytes: int = 96 << 20) -> None:
+    def __init__(self, index: ReviewIndex, images: RunImages, kept_bytes: int = 96 << 20) -> None:
         self._index = index
-        self._config = config
+        self._images = images
         self._decoders = BoundedSemaphore(_DECODERS)
         kept: LRUCache[tuple[int, Kind], bytes] = LRUCache(kept_bytes, len)
         self._made_once: Callable[[int, Kind], bytes] = cached(
@@ -79,7 +78,7 @@ class Pictures:
             return _png(tinted(labels, labels.shape))
 
     def _photo(self, image: dict[str, Any], size: Size) -> bytes:
-        decoded = read_image(ref_of(image), self._config, SIDE_PX[size])
+        decoded = self._images.read_image(image, SIDE_PX[size])
         now, then = (decoded.height, decoded.width), (image["height"], image["width"])
         if image["status"] == "ok" and now != then:
             raise UserError(

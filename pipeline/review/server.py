@@ -101,6 +101,7 @@ def listen(run: RunFolder, address: Address, weights: Sequence[str] = ()) -> Lis
     token = None if address.host in _LOOPBACK else new_token()
     everywhere = address.host in _EVERYWHERE
     session = ReviewSession(run)
+    session.images.tell_once()
     try_page = TryPage(session, weights)
     own_names = (socket.gethostname(), socket.getfqdn()) if everywhere else (address.host,)
     guard = Guard(

@@ -20,6 +20,7 @@ from pipeline.review.index import ReviewIndex, Rows
 from pipeline.review.pictures import Kind, Pictures
 from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.storage import uris
 from schemas.errors import StorageError, UserError
 from schemas.redact import redact
@@ -53,13 +54,14 @@ class RunSnapshot:
     Args:
         run: at any place.
         log: the run's decisions.
+        images: reads the run's images.
     """
 
-    def __init__(self, run: RunFolder, log: ReviewLog) -> None:
+    def __init__(self, run: RunFolder, log: ReviewLog, images: RunImages) -> None:
         self.read_at_s = time.monotonic()
         self.index = ReviewIndex(run)
         self.sort_orders = SortOrders(self.index)
-        self.pictures = Pictures(self.index, run.info.job().image)
+        self.pictures = Pictures(self.index, images)
         # Now and not at the first request, which would wait for it.
         self.images_by_label = self.index.segments.images_by_label(len(self.index.labels))
         self.import_names = import_names(run)
@@ -109,6 +111,7 @@ class ReviewSession:
 
     Attributes:
         key: names the run to the pages without its place.
+        images: reads the run's images.
     """
 
     def __init__(self, run: RunFolder, refresh_s: float = 10.0) -> None:
@@ -118,7 +121,8 @@ class ReviewSession:
         self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._log = ReviewLog(run)
         self._refreshing = Lock()
-        self.snapshot = RunSnapshot(run, self._log)
+        self.images = RunImages(run)
+        self.snapshot = RunSnapshot(run, self._log, self.images)
 
     def refresh(self) -> None:
         """Read decisions and imports of others, and images that were annotated since."""
@@ -130,7 +134,7 @@ class ReviewSession:
                 self._log.refresh()
                 # A decision that the old snapshot stores meanwhile is in the log, and counts from
                 # the next refresh on.
-                self.snapshot = RunSnapshot(self.run, self._log)
+                self.snapshot = RunSnapshot(self.run, self._log, self.images)
             else:
                 now.decisions.refresh()
 
@@ -152,6 +156,7 @@ class ReviewSession:
             "errors": now.index.errors,
             "compared": now.sort_orders.compared(),
             "num_left": now.index.num_left,
+            "images_notice": self.images.notice,
             "progress": now.decisions.progress(),
         }
 

@@ -11,7 +11,6 @@ from cachetools import LRUCache
 from pydantic import Field
 
 from pipeline.collection.decoding.decode import DecodedImage, decode
-from pipeline.collection.image_source import read_image, ref_of
 from pipeline.collection.overlay import hex_colour
 from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
@@ -208,7 +207,7 @@ class TryPage:
 
         if wanted.source == "upload":
             return TryImage(f"upload {wanted.id}", "upload", self._uploads.decoder(wanted.id))
-        index, config = self._session.snapshot.index, self._job.image
+        index, images = self._session.snapshot.index, self._session.images
         row = index.row(wanted.id)
         if row is None:
             raise UserError("the run has no image of this id")
@@ -216,7 +215,7 @@ class TryPage:
         return TryImage(
             f"run {wanted.id}",
             image["path"],
-            lambda side: read_image(ref_of(image), config, side),
+            lambda side: images.read_image(image, side),
         )
 
 

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from pipeline.collection import manifest
 from pipeline.run import markers, old_versions
+from pipeline.run.confirmed import Confirmed, remember_manifest
 from pipeline.run.identity import (
     RunIdentity,
     RunInfo,
@@ -63,27 +64,34 @@ class RunFolder:
 
     Args:
         folder: the place; `open` and `create_or_resume` check it as well.
+        confirmed: what the user says of its images, see `pipeline.run.images`.
 
     Attributes:
         is_first: `create_or_resume` began the run; no other driver can be at work yet.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, confirmed: Confirmed | None = None) -> None:
         self.folder = folder
+        self.confirmed = confirmed or Confirmed()
         self.is_first = False
 
-    def __getstate__(self) -> dict[str, Folder | bool]:
+    def __getstate__(self) -> dict[str, Folder | Confirmed | bool]:
         """Leave out what is cached."""
-        return {"folder": self.folder, "is_first": self.is_first}
+        names = ("folder", "confirmed", "is_first")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def open(cls, uri: str) -> "RunFolder":
+    def open(cls, uri: str, confirmed: Confirmed | None = None) -> "RunFolder":
         """Return an existing run.
+
+        Args:
+            uri: the run folder.
+            confirmed: what the user says of its images; None: nothing.
 
         Raises:
             RunFolderError: there is none, or one of another version.
         """
-        run = cls(_run_folder(uri))
+        run = cls(_run_folder(uri), confirmed)
         _ = run.info
         return run
 
@@ -436,6 +444,7 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
     check_free(folder)
     _protect_secrets(folder, images)
     data = manifest.write_manifest(images, identity.source)
+    remember_manifest(markers.bytes_sha256(data), identity.config)
     if not folder.create_once(MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.
         data = folder.read_bytes(MANIFEST_FILE)

@@ -19,8 +19,11 @@ from schemas.records import ImageResult, MaskRow, ShardDone
 
 Row = dict[str, Any]
 
-IMAGE_COLUMNS = tuple(name for name in ImageResult.model_fields if not name.endswith("_s"))
-"""Columns of the images table that readers get: all but the seconds by stage."""
+IMAGE_COLUMNS = tuple(
+    name for name in ImageResult.model_fields if name != "uri" and not name.endswith("_s")
+)
+"""Columns of the images table that readers get: all but the seconds by stage, and the URI: only the
+manifest says where an image lies, see `pipeline.run.images`."""
 MASK_COLUMNS = tuple(MaskRow.model_fields)
 """Columns of the annotations table that readers get, beside the score columns that they need."""
 
@@ -33,7 +36,7 @@ class FinishedShard:
     marker: ShardDone
     images: dict[str, Row]
     """Rows (`IMAGE_COLUMNS`) of the annotated images by `image_id`, in manifest order, each with
-    its `number`."""
+    its `number` and the index of its `shard`."""
 
     def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
         """Yield the shard's annotation rows, images in order.
@@ -90,7 +93,7 @@ class RunReader:
             for row in self.run.shard_table(marker, "images", IMAGE_COLUMNS).to_pylist():
                 if row["status"] == "ok":
                     number += 1
-                    images[row["image_id"]] = {**row, "number": number}
+                    images[row["image_id"]] = {**row, "number": number, "shard": marker.shard}
             yield FinishedShard(self.run, marker, images)
 
 

@@ -21,6 +21,7 @@ from pipeline.storage.local import (
     NotAFileError,
     read_regular_file,
 )
+from pipeline.storage.places import ImagePlaces
 from pipeline.storage.remote import RemoteFiles
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import waiting
@@ -222,11 +223,14 @@ def fetch(uri: str, target: str | os.PathLike[str]) -> None:
     _call("fetch", place, lambda store: store.fetch(place, os.fspath(target)))
 
 
-def read_image_file(uri: str, max_bytes: int = 0, size_bytes: int | None = None) -> bytes:
+def read_image_file(
+    uri: str, places: ImagePlaces, max_bytes: int = 0, size_bytes: int | None = None
+) -> bytes:
     """Return the content of an image file.
 
     Args:
         uri: local path or URL.
+        places: from where images may be read.
         max_bytes: larger files are refused before they are read; 0: no limit.
         size_bytes: the size as listed, which saves a request to a remote store.
 
@@ -235,7 +239,8 @@ def read_image_file(uri: str, max_bytes: int = 0, size_bytes: int | None = None)
             or `not_an_image` for a folder or pipe.
     """
     try:
-        data = _read_under_some_name(uris.normalise(uri), max_bytes, size_bytes)
+        read = partial(_read_limited, places=places, max_bytes=max_bytes)
+        data = _read_under_some_name(uris.normalise(uri), read, size_bytes)
     except NotAFileError as error:
         raise ImageError(ErrorCode.NOT_AN_IMAGE, str(error)) from error
     except FileTooLargeError as error:
@@ -254,16 +259,13 @@ def read_image_file(uri: str, max_bytes: int = 0, size_bytes: int | None = None)
     return data
 
 
-def _read_under_some_name(place: str, max_bytes: int, size_bytes: int | None) -> bytes:
+def _read_under_some_name(
+    place: str, read: Callable[[str, int | None], bytes], size_bytes: int | None
+) -> bytes:
     """Read a file; where there is none, one whose name is the same to a person.
 
     Lists write accents composed that a disk has decomposed, or the reverse, and backslashes.
     """
-
-    def read(place: str, size_bytes: int | None) -> bytes:
-        attempt = partial(_read_limited, place, max_bytes, size_bytes)
-        return retrying(attempt, "read", place, is_image=True)
-
     try:
         return read(place, size_bytes)
     except FileNotFoundError:
@@ -272,14 +274,21 @@ def _read_under_some_name(place: str, max_bytes: int, size_bytes: int | None) ->
         for other in dict.fromkeys(names):
             with suppress(FileNotFoundError):
                 if other != place:
-                    return read(other, None)
+                    return read(uris.normalise(other), None)
         raise
 
 
-def _read_limited(place: str, max_bytes: int, size_bytes: int | None, deadline: Deadline) -> bytes:
-    if not uris.scheme(place):
-        return read_regular_file(place, max_bytes)
-    return RemoteFiles(place, deadline).read(place, max_bytes, size_bytes)
+def _read_limited(
+    place: str, size_bytes: int | None, *, places: ImagePlaces, max_bytes: int
+) -> bytes:
+    allowed = places.checked(place)
+
+    def attempt(deadline: Deadline) -> bytes:
+        if not uris.scheme(allowed):
+            return read_regular_file(allowed, max_bytes)
+        return RemoteFiles(allowed, deadline).read_image(allowed, size_bytes, max_bytes, places)
+
+    return retrying(attempt, "read", place, is_image=True)
 
 
 def _call(doing: str, uri: str, operation: Callable[[_Store], T], root: str = "") -> T:

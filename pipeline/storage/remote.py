@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from pipeline.storage import uris
+from pipeline.storage import http, uris
 from pipeline.storage.failures import client_errors, s3_code
 from pipeline.storage.local import FileTooLargeError
+from pipeline.storage.places import WEB, ImagePlaces
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import is_ended, poll
 from schemas.errors import UserError
@@ -85,6 +86,22 @@ class RemoteFiles:
         self._allow(answer["ContentLength"])
         async with answer["Body"] as body:
             return await body.read()
+
+    def read_image(
+        self, path: str, size_bytes: int | None, max_bytes: int, places: ImagePlaces
+    ) -> bytes:
+        """Return the whole content of an image.
+
+        Raises:
+            FileTooLargeError: it has more than `max_bytes`.
+            ImageError: `permission_denied`, see `http.image_content`.
+        """
+        if uris.scheme(path) in WEB:
+            public = _file_system(path, get_client=http.public_session)
+            deadline = self._deadline or Deadline(float("inf"))
+            files = public, self._fs
+            return self._wait(http.image_content(files, path, max_bytes, places, deadline))
+        return self.read(path, max_bytes, size_bytes)
 
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""
@@ -212,7 +229,7 @@ class RemoteFiles:
             more = {"ContinuationToken": answer["NextContinuationToken"]}
 
 
-def _file_system(uri: str) -> Any:
+def _file_system(uri: str, **settings: Any) -> Any:
     protocol = uris.scheme(uri)
     try:
         kind = fsspec.get_filesystem_class(protocol)
@@ -226,7 +243,7 @@ def _file_system(uri: str) -> Any:
         raise UserError(
             f"unknown scheme {protocol}:// in {redact(uri)}; s3://, gs://, abfs:// are usual"
         ) from error
-    options = kind._get_kwargs_from_urls(uri) | _client_options(protocol)
+    options = kind._get_kwargs_from_urls(uri) | _client_options(protocol) | settings
     try:
         files = fsspec.filesystem(protocol, **options)
         if protocol in ("s3", "s3a"):

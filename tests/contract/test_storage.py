@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.storage.folder import Folder, fetch, read_image_file
 from schemas.errors import ErrorCode, ImageError
+from tests.helpers.places import ANYWHERE
 
 NAMES = [
     "plain.bin",
@@ -50,7 +51,7 @@ def test_names_are_kept_as_they_are(folder: Folder, name: str) -> None:
     assert folder.list() == [name]
     assert folder.exists(name)
     assert folder.size(name) == 7
-    assert read_image_file(f"{folder.uri}/{name}") == b"content"
+    assert read_image_file(f"{folder.uri}/{name}", ANYWHERE) == b"content"
     folder.delete(name)
     assert folder.list() == []
 
@@ -150,11 +151,11 @@ def test_reading_images_gives_codes(folder: Folder) -> None:
 
     def code(name: str, **limits: int) -> ErrorCode:
         with pytest.raises(ImageError) as caught:
-            read_image_file(f"{folder.uri}/{name}", **limits)
+            read_image_file(f"{folder.uri}/{name}", ANYWHERE, **limits)
         return caught.value.code
 
     assert code("missing.jpg") == ErrorCode.NOT_FOUND
     assert code("empty.jpg") == ErrorCode.EMPTY_FILE
     assert code("ten.jpg", max_bytes=9) == ErrorCode.TOO_LARGE
     assert code("ten.jpg", max_bytes=9, size_bytes=10) == ErrorCode.TOO_LARGE
-    assert read_image_file(f"{folder.uri}/ten.jpg", max_bytes=10) == b"0123456789"
+    assert read_image_file(f"{folder.uri}/ten.jpg", ANYWHERE, max_bytes=10) == b"0123456789"

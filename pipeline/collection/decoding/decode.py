@@ -136,15 +136,35 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
         raise
 
 
-def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
-    opened = _open(data)
-    image, name, data = opened.image, opened.name, opened.data
+def check_header(data: bytes, config: ImageConfig) -> None:
+    """Check that a file begins as an image that can be decoded and is not too large.
+
+    Raises:
+        ImageError: as `decode`, as far as the header tells.
+    """
+    try:
+        image = _open(data).image
+    except ImageError as error:
+        if error.code not in _OF_DAMAGE or not accepts("PNG", data):
+            raise
+        image = _open(without_texts(data)).image
+    _check_size(image, config)
+
+
+def _check_size(image: ImageFile.ImageFile, config: ImageConfig) -> None:
     width, height = image.size
     if width * height > config.max_pixels:
         raise ImageError(
             ErrorCode.TOO_LARGE,
             f"{width} x {height} pixels, more than image.max_pixels = {config.max_pixels}",
         )
+
+
+def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
+    opened = _open(data)
+    image, name, data = opened.image, opened.name, opened.data
+    _check_size(image, config)
+    width, height = image.size
     try:
         # Of a TIFF, EXIF is gone when Pillow has turned the pixels, which it does by itself.
         orientation = _tiff_orientation(image) if isinstance(image, TiffImageFile) else 1

@@ -19,22 +19,35 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.collection.image_source import read_bytes, ref_of
+from pipeline.collection.decoding.decode import check_header
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.corrected_run import CorrectedRun, MaskSource
 from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport
 from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.run.reader import Row
 from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
-from schemas.errors import ImageError
+from schemas.errors import ErrorCode, ImageError
+from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
 
 _WRITERS = 16
 """Files written at once: a bucket answers each put after tens of milliseconds."""
 _MAX_WAITING = 4 * _WRITERS
+_UNREADABLE = "photographs that cannot be read any more"
+_NO_IMAGE = "photographs whose file is no image that can be decoded"
+_WHY_LEFT_OUT = {
+    ErrorCode.PERMISSION_DENIED: "photographs that may not be read, or from a place that is not "
+    "confirmed (--images-root)",
+    ErrorCode.TOO_LARGE: "photographs that are too large",
+    **dict.fromkeys(
+        (ErrorCode.NOT_AN_IMAGE, ErrorCode.EMPTY_FILE, ErrorCode.TRUNCATED, ErrorCode.UNDECODABLE),
+        _NO_IMAGE,
+    ),
+}
 
 
 class ExportOptions(Frozen):
@@ -69,6 +82,7 @@ class Export:
         reader: the finished part of the run, with the corrections that the options ask for.
         losses: the counts for LOSSES.txt.
         folder: of the export.
+        photographs: reads the run's images.
         open_files: closes local files and helper processes, also after an error.
     """
 
@@ -88,12 +102,13 @@ class Export:
         for what, count in self.reader.num_left_out.items():
             self.losses.count_lost(what, count)
         self.folder = run.folder.child(folder)
+        self.photographs = RunImages(run)
         self.open_files = ExitStack()
         self._index = index
         self._has_begun = False
         self._pool = StorageThreads(_WRITERS)
         self._writes: deque[Future[None]] = deque()
-        self._unreadable: list[str] = []
+        self._unreadable: list[tuple[str, str]] = []
 
     def __enter__(self) -> "Export":
         """Return itself."""
@@ -110,9 +125,8 @@ class Export:
             self._pool.__exit__(kind, error, traceback)
             if error is None:
                 self._finish_writes()
-                if self._unreadable:
-                    lost = "photographs that cannot be read any more"
-                    self.losses.count_lost(lost, len(self._unreadable))
+                for name, what in sorted(self._unreadable):
+                    self.losses.name_lost(what, printable(name))
                 self.write(LOSSES_FILE, self.losses.text().encode())
 
     def images(
@@ -143,14 +157,25 @@ class Export:
         self._writes.append(self._pool.submit(self._write, name, data))
 
     def copy_image(self, name: str, image: Row) -> None:
-        """Copy an image of the collection; one that cannot be read any more is counted.
+        """Copy an image of the collection as it is.
+
+        One that cannot be read any more, and a file that is no image, is not copied and is counted.
 
         Args:
             name: of the copy, below the export's folder.
             image: its row, see `images`.
         """
-        ref, max_bytes = ref_of(image), self.reader.run.info.job().image.max_bytes
-        self.put(name, lambda: read_bytes(ref, max_bytes))
+
+        def content() -> bytes:
+            data = self.photographs.read_bytes(image)
+            check_header(data, self.photographs.config)
+            return data
+
+        self.put(name, content)
+
+    def count_unreadable(self, image: Row, error: ImageError) -> None:
+        """Count a photograph that is left out of the export, with the reason."""
+        self._unreadable.append((image["path"], _WHY_LEFT_OUT.get(error.code, _UNREADABLE)))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file after all that were given to `put`."""
@@ -193,8 +218,8 @@ class Export:
     def _write(self, name: str, data: bytes | Callable[[], bytes]) -> None:
         try:
             content = data if isinstance(data, bytes) else data()
-        except ImageError:
-            self._unreadable.append(name)
+        except ImageError as error:
+            self._unreadable.append((name, _WHY_LEFT_OUT.get(error.code, _UNREADABLE)))
         else:
             self.folder.atomic_write(name, content)
 

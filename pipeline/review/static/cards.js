@@ -25,7 +25,8 @@ export function cards(run, other) {
     const ok = item.status === "ok";
     const figure = make("figure", {}, badge(item.marks));
     const failed = () => figure.replaceChildren(make("p", {}, "cannot be shown any more"));
-    if (ok) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }), make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));
+    if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
+    if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));
     else figure.append(make("p", {}, item.error_code));
     const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", {}, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
     return make("article", { title: item.path }, figure, make("section", {},

@@ -39,7 +39,8 @@ function showRun() {
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
   byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
-  if (run.num_left) note(`${count(run.num_left)} images are not annotated yet.`);
+  const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice].filter(Boolean);
+  if (facts.length) note(facts.join(" "));
   showProgress(run.progress);
 }
 

@@ -12,6 +12,7 @@ from pipeline.annotate.rows import FailedImage
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef
+from tests.helpers.places import ANYWHERE
 
 
 def ref_of(path):
@@ -21,7 +22,7 @@ def ref_of(path):
 def test_load_image_returns_pixels_and_seconds(tmp_path):
     pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    loaded = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), side_px=0)
+    loaded = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0)
     tensor = to_tensor(loaded.image)
     assert tensor.shape == (3, 5, 7)
     assert tensor.is_contiguous()
@@ -37,7 +38,7 @@ def test_load_image_returns_pixels_and_seconds(tmp_path):
 def test_load_image_returns_failures(tmp_path, content, code):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    failed = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), side_px=0)
+    failed = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0)
     assert isinstance(failed, FailedImage)
     assert failed.error.code is code
 

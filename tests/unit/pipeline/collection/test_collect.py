@@ -18,6 +18,7 @@ from schemas.config import ImageConfig
 from schemas.errors import CollectionError, ConfigError, UserError
 from schemas.tables import MANIFEST
 from tests.helpers.image_files import write_image_files
+from tests.helpers.places import ANYWHERE
 
 CONFIG = ImageConfig()
 TREE = [
@@ -189,7 +190,7 @@ def test_a_name_that_is_not_utf8_has_a_form_of_its_own_and_opens(
     table = collect(str(tmp_path / folder), CONFIG)
     assert paths(table) == sorted(ODD_NAMES.values())
     found = dict(zip(paths(table), uris(table), strict=True))
-    assert {read_image_file(found[path]): path for path in found} == ODD_NAMES
+    assert {read_image_file(found[path], ANYWHERE): path for path in found} == ODD_NAMES
     assert paths(collect(f"{tmp_path / folder}/caf?.png", CONFIG)) == ["caf%E9.png"]
 
 
@@ -331,7 +332,7 @@ def test_folder_whose_name_looks_like_a_glob_is_a_folder(tree: str, name: str) -
     Folder(tree).atomic_write(f"{name}/x.png", b"x")
     table = collect(f"{tree}/{name}", CONFIG)
     assert paths(table) == ["x.png"]
-    assert read_image_file(uris(table)[0]) == b"x"
+    assert read_image_file(uris(table)[0], ANYWHERE) == b"x"
 
 
 def test_keys_with_an_empty_part_have_paths_of_their_own(s3_folder: str) -> None:
@@ -340,7 +341,7 @@ def test_keys_with_an_empty_part_have_paths_of_their_own(s3_folder: str) -> None
         store.pipe_file(f"{s3_folder}/{key}", key.encode())
     table = collect(s3_folder, CONFIG)
     assert paths(table) == ["%2Flead.png", "day1/%2Fb.png", "day1/b.png"]
-    contents = [read_image_file(uri) for uri in uris(table)]
+    contents = [read_image_file(uri, ANYWHERE) for uri in uris(table)]
     assert contents == [b"/lead.png", b"day1//b.png", b"day1/b.png"]
 
 
@@ -360,6 +361,6 @@ def test_names_in_another_unicode_form_or_with_backslashes_are_found(tmp_path: P
     (tmp_path / "sub" / decomposed).write_bytes(b"x")
     (tmp_path / "list.txt").write_text("sub/café.png\n")
     [uri] = uris(collect(str(tmp_path / "list.txt"), CONFIG))
-    assert read_image_file(uri) == b"x"
-    assert read_image_file(f"{tmp_path}/sub\\café.png") == b"x"
-    assert read_image_file((tmp_path / "sub" / decomposed).as_uri()) == b"x"
+    assert read_image_file(uri, ANYWHERE) == b"x"
+    assert read_image_file(f"{tmp_path}/sub\\café.png", ANYWHERE) == b"x"
+    assert read_image_file((tmp_path / "sub" / decomposed).as_uri(), ANYWHERE) == b"x"

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.collection.image_source import read_bytes, read_image, ref_of
+from pipeline.collection.image_source import read_bytes, read_image
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef
 from tests.helpers.image_files import encoded, picture, with_orientation
+from tests.helpers.places import ANYWHERE
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def ref(tmp_path: Path) -> ImageRef:
 
 
 def test_read_image_returns_upright_pixels(ref: ImageRef) -> None:
-    image = read_image(ref, ImageConfig())
+    image = read_image(ref, ImageConfig(), ANYWHERE)
     assert (image.height, image.width, image.exif_orientation) == (24, 40, 6)
     assert np.array_equal(image.rgb, picture())
 
@@ -30,13 +31,13 @@ def test_read_image_returns_upright_pixels(ref: ImageRef) -> None:
 def test_read_image_reduces_a_jpeg(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(picture(240, 400), "JPEG"))
     ref = ImageRef(image_id="a", path="a.jpg", uri=str(tmp_path / "a.jpg"))
-    image = read_image(ref, ImageConfig(), side_px=60)
+    image = read_image(ref, ImageConfig(), ANYWHERE, side_px=60)
     assert (image.height, image.width) == (240, 400)
     assert image.rgb.shape == (60, 100, 3)
 
 
 def test_read_bytes_returns_the_file(ref: ImageRef) -> None:
-    assert read_bytes(ref, max_bytes=0) == Path(ref.uri).read_bytes()
+    assert read_bytes(ref, 0, ANYWHERE) == Path(ref.uri).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,5 @@ def test_read_image_says_what_is_wrong(
         (tmp_path / "a.png").write_bytes(content)
     ref = ImageRef(image_id="a", path="a.png", uri=str(tmp_path / "a.png"))
     with pytest.raises(ImageError) as caught:
-        read_image(ref, ImageConfig(**limits))
+        read_image(ref, ImageConfig(**limits), ANYWHERE)
     assert caught.value.code == code
-
-
-def test_ref_of_takes_rows_of_images_and_manifest() -> None:
-    row = {"image_id": "a", "path": "x/a.png", "uri": "s3://b/x/a.png"}
-    assert ref_of({**row, "height": 4}) == ImageRef(**row)
-    assert ref_of({**row, "size_bytes": 7, "etag": ""}).size_bytes == 7

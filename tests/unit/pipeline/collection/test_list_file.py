@@ -132,3 +132,24 @@ def test_urls_that_differ_in_their_query_have_paths_of_their_own(tmp_path):
     assert sum(path.startswith("127.0.0.1:9/img.php?") for path in paths) == 2
     assert "h.test/b.png" in paths
     assert not [path for path in paths if "secret" in path]
+
+
+def test_a_list_at_a_url_names_no_files_of_this_machine(s3_folder, tmp_path):
+    rows = ["near.png", "s3://other/a.png", "https://h.test/a.png", f"{tmp_path}/a.png"]
+    Folder(s3_folder).atomic_write("list.txt", "\n".join(rows).encode())
+    with pytest.raises(CollectionError, match=r"files of this machine \(1 entries.*--images-root"):
+        collect(f"{s3_folder}/list.txt", CONFIG)
+    assert collect(f"{s3_folder}/list.txt", CONFIG, [str(tmp_path)]).num_rows == 4
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    assert collect(f"{tmp_path}/list.txt", CONFIG).num_rows == 4
+
+
+@pytest.mark.parametrize(
+    "store", ["sftp://h.test", "zip://x", "memory://x", "ftp://h.test", "trap:///x"]
+)
+def test_a_list_names_no_unusual_stores(tmp_path, store):
+    (tmp_path / "list.txt").write_text(f"a.png\n{store}/b.png\n")
+    with pytest.raises(CollectionError, match="an unusual kind of store") as caught:
+        collect(f"{tmp_path}/list.txt", CONFIG)
+    assert f"{store}/b.png" in str(caught.value)
+    assert collect(f"{tmp_path}/list.txt", CONFIG, [store]).num_rows == 2

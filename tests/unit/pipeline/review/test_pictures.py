@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.review.index import ReviewIndex
 from pipeline.review.pictures import Pictures, thumbnail_size
-from schemas.config import ImageConfig
+from pipeline.run.images import RunImages
 from schemas.errors import ImageError
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 
@@ -18,7 +18,7 @@ def index(tmp_path) -> ReviewIndex:
 
 
 def test_picture_is_made_once_for_all_requests(index):
-    pictures = Pictures(index, ImageConfig())
+    pictures = Pictures(index, RunImages(index.run))
     together = threading.Barrier(6)
 
     def get(_: int) -> bytes:
@@ -31,15 +31,15 @@ def test_picture_is_made_once_for_all_requests(index):
 
 
 def test_pictures_are_kept_up_to_a_limit(index, tmp_path):
-    sizes = [len(Pictures(index, ImageConfig()).get(row, "small")) for row in range(3)]
-    pictures = Pictures(index, ImageConfig(), kept_bytes=sum(sizes) - 1)
+    sizes = [len(Pictures(index, RunImages(index.run)).get(row, "small")) for row in range(3)]
+    pictures = Pictures(index, RunImages(index.run), kept_bytes=sum(sizes) - 1)
     _, second, third = (pictures.get(row, "small") for row in (0, 1, 2))
     for file in (tmp_path / "photos").iterdir():
         file.unlink()
     assert (pictures.get(1, "small"), pictures.get(2, "small")) == (second, third)
     with pytest.raises(ImageError, match=r"0\.png"):  # the oldest was dropped
         pictures.get(0, "small")
-    too_small = Pictures(index, ImageConfig(), kept_bytes=1)
+    too_small = Pictures(index, RunImages(index.run), kept_bytes=1)
     assert too_small.get(1, "segments") == too_small.get(1, "segments")
 
 

@@ -9,6 +9,7 @@ from schemas.errors import ConfigError, ImageError, StorageError, UserError
 from tests.helpers.failing_proxy import Rule
 from tests.helpers.fault_plan import Fault
 from tests.helpers.faulty_folder import FaultyFolder
+from tests.helpers.places import ANYWHERE
 from tests.unit.pipeline.storage.conftest import FailingBucket
 
 
@@ -46,7 +47,7 @@ def test_a_url_with_a_password_is_refused_and_not_repeated(uri: str) -> None:
         Folder(uri)
     assert "secret" not in str(caught.value)
     with pytest.raises(ImageError) as failed:
-        read_image_file(uri)
+        read_image_file(uri, ANYWHERE)
     assert "secret" not in str(failed.value)
 
 

@@ -13,6 +13,7 @@ from pipeline.storage.folder import Folder, read_image_file
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from schemas.errors import ErrorCode, ImageError, UserError
 from tests.helpers.fault_plan import Fault, fault_environment
+from tests.helpers.places import ANYWHERE
 from tests.helpers.python_process import run_python
 
 
@@ -70,7 +71,7 @@ def test_folders_and_pipes_are_not_images(tmp_path: Path) -> None:
     found = []
     for name in ("pipe.jpg", "folder.jpg"):
         with pytest.raises(ImageError) as caught:
-            read_image_file(str(tmp_path / name))
+            read_image_file(str(tmp_path / name), ANYWHERE)
         found.append(caught.value.code)
     assert found == [ErrorCode.NOT_AN_IMAGE, ErrorCode.NOT_AN_IMAGE]
     assert Folder(str(tmp_path)).walk() == []

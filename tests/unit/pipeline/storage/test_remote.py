@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.storage.folder import Folder, read_image_file
 from schemas.errors import ImageError, UserError
+from tests.helpers.places import ANYWHERE
 from tests.helpers.python_process import run_python
 
 
@@ -68,8 +69,11 @@ def test_image_files_are_read_over_http(tmp_path: Path, monkeypatch: pytest.Monk
         threading.Thread(target=server.serve_forever).start()
         base = f"http://127.0.0.1:{server.server_port}"
         try:
-            assert read_image_file(f"{base}/a%20b%23.jpg") == b"0123456789"
-            assert read_image_file(f"{base}/a%20b%23.jpg?token=1", max_bytes=10) == b"0123456789"
+            assert read_image_file(f"{base}/a%20b%23.jpg", ANYWHERE) == b"0123456789"
+            assert (
+                read_image_file(f"{base}/a%20b%23.jpg?token=1", ANYWHERE, max_bytes=10)
+                == b"0123456789"
+            )
             found = [code_of(f"{base}/a%20b%23.jpg", 9), code_of(f"{base}/b?token=SECRET")]
         finally:
             server.shutdown()
@@ -85,5 +89,5 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 def code_of(uri: str, max_bytes: int = 0) -> tuple[str, str]:
     with pytest.raises(ImageError) as caught:
-        read_image_file(uri, max_bytes)
+        read_image_file(uri, ANYWHERE, max_bytes)
     return str(caught.value.code), caught.value.message

@@ -12,6 +12,7 @@ from schemas.errors import ConfigError, ErrorCode, ImageError, StorageError, Use
 from tests.helpers.failing_proxy import Rule
 from tests.helpers.fault_plan import Fault
 from tests.helpers.faulty_folder import FaultyFolder
+from tests.helpers.places import ANYWHERE
 from tests.unit.pipeline.storage.conftest import FailingBucket
 
 
@@ -47,12 +48,12 @@ def test_read_image_file_gives_codes_after_the_retries(faulty: FaultyFolder) -> 
     faulty.folder.atomic_write("a.jpg", b"1")
     faulty.plan(Fault("read", r"a\.jpg", times=ATTEMPTS), Fault("read", r"b\.jpg", action="denied"))
     with pytest.raises(ImageError) as caught:
-        read_image_file(f"{faulty.folder.uri}/a.jpg")
+        read_image_file(f"{faulty.folder.uri}/a.jpg", ANYWHERE)
     assert caught.value.code == ErrorCode.STORAGE_ERROR
     with pytest.raises(ImageError) as caught:
-        read_image_file(f"{faulty.folder.uri}/b.jpg")
+        read_image_file(f"{faulty.folder.uri}/b.jpg", ANYWHERE)
     assert caught.value.code == ErrorCode.PERMISSION_DENIED
-    assert read_image_file(f"{faulty.folder.uri}/a.jpg") == b"1"
+    assert read_image_file(f"{faulty.folder.uri}/a.jpg", ANYWHERE) == b"1"
 
 
 OPERATIONS: dict[str, tuple[str, Callable[[Folder], object]]] = {

@@ -28,6 +28,7 @@ from tests.helpers.drawn_runs import (
     odd_scenes,
 )
 from tests.helpers.exported_masks import READERS
+from tests.helpers.image_files import png_bomb
 
 INDEX = {semantic_png: "classes.json", panoptic: "panoptic.json", yolo_seg: "data.yaml"}
 OTHER = {
@@ -116,6 +117,34 @@ def test_copy_images_counts_those_that_are_missing(exporter, tmp_path):
     text = _read(run, f"{exporter.FOLDER}/LOSSES.txt")
     assert "1  photographs that cannot be read any more" in text
     assert "1  of the images are turned by EXIF" in text
+
+
+NO_IMAGES = {
+    "a.png": b"<html><img src=x></html>",
+    "b.png": b"root:x:0:0:root:/root:/bin/bash\n",
+    "c.png": b"PK\x03\x04" + bytes(60),
+    "d.png": b"",
+    "e.png": b"\x89PNG\r\n\x1a\n" + bytes(60),
+    "f.png": b"%PDF-1.7\n",
+    "g.png": b"MZ" + bytes(200),
+}
+
+
+@pytest.mark.parametrize("exporter", [labelme, yolo_seg])
+def test_only_images_are_copied(exporter, tmp_path):
+    scenes = [Scene(name, label_map(1)) for name in (*NO_IMAGES, "huge.png", "plain.png")]
+    run = make_run(tmp_path, scenes)
+    for name, content in NO_IMAGES.items():
+        (tmp_path / "photos" / name).write_bytes(content)
+    (tmp_path / "photos/huge.png").write_bytes(png_bomb())
+    exporter.export(run, exporter.Options(copy_images=True))
+    folder = f"{exporter.FOLDER}/images/" if exporter is yolo_seg else f"{exporter.FOLDER}/"
+    copies = [scene.path for scene in scenes if run.folder.exists(f"{folder}{scene.path}")]
+    assert copies == ["plain.png"]
+    text = _read(run, f"{exporter.FOLDER}/LOSSES.txt")
+    assert "7  photographs whose file is no image that can be decoded" in text
+    assert "1  photographs that are too large" in text
+    assert all(name in text for name in NO_IMAGES)
 
 
 def _damage_shard(run: RunFolder, shard: int) -> tuple[Path, bytes]:

@@ -1,0 +1,191 @@
+"""The images of a run, read from the places that its opener has confirmed.
+
+The manifest alone says where an image lies: the tables of the shards are not asked. A run that
+this machine began is its user's own. Of any other run images are read only below the roots that
+its opener confirms; without one, pages and exports do without photographs.
+"""
+
+import logging
+import os.path
+import shlex
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.collection import image_source, list_file
+from pipeline.collection.collect import collect
+from pipeline.collection.decoding.decode import DecodedImage
+from pipeline.run.confirmed import confirmed, remember_manifest, remember_roots
+from pipeline.run.folder import RunFolder
+from pipeline.storage import uris
+from pipeline.storage.places import ImagePlaces, before_wildcard, outside, root_of
+from schemas.config import ImageConfig, JobConfig
+from schemas.errors import CollectionError, ErrorCode, ImageError, OvsegError, RunFolderError
+from schemas.records import ImageRef
+from schemas.redact import redact
+from schemas.untrusted import printable
+
+logger = logging.getLogger(__name__)
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
+_SHOWN_ROOTS = 3
+
+
+class RunImages:
+    """Reads the images of a run; safe for threads.
+
+    What the flags of the command confirm (`RunFolder.confirmed`) is remembered for the next time.
+
+    Args:
+        run: at any place.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        job = run.info.job()
+        self._shard_size = job.images_per_shard(run.info.num_images)
+        self._job = job
+        self._has_told = False
+
+    @cached_property
+    def places(self) -> ImagePlaces:
+        """From where the images are read."""
+        given, sha256 = self._run.confirmed, self._run.info.manifest_sha256
+        if given.roots or given.allow_private:
+            remember_roots(sha256, given)
+        return (confirmed(sha256, self._run.folder.uri) | given).places
+
+    @cached_property
+    def config(self) -> ImageConfig:
+        """The limits: the run's, for another machine's run no higher than the default ones."""
+        config, default = self._job.image, ImageConfig()
+        if self.places.roots is None:
+            return config
+        limits = {
+            "max_pixels": min(config.max_pixels, default.max_pixels),
+            "max_bytes": min(config.max_bytes, default.max_bytes),
+        }
+        return config.model_copy(update=limits)
+
+    @cached_property
+    def notice(self) -> str:
+        """One line on why no image is read, and what to do; empty: images are read."""
+        if self.places.roots != ():
+            return ""
+        roots = " ".join(f"--images-root {shlex.quote(root)}" for root in self._named_roots())
+        return (
+            "this run was not begun on this machine: its images are not read until you confirm "
+            f"where they lie; the run names {roots or 'no place'}"
+        )
+
+    def ref(self, row: Mapping[str, Any]) -> ImageRef:
+        """Return the reference of an image, as the manifest has it.
+
+        Args:
+            row: of the image, with its `shard` and `image_id`.
+
+        Raises:
+            ImageError: `not_found`, the manifest does not have it in this shard.
+        """
+        size = self._shard_size
+        part = self._run.manifest().slice(row["shard"] * size, size)
+        place = compute.index(part["image_id"], pa.scalar(row["image_id"], pa.string())).as_py()
+        if place < 0:
+            raise ImageError(ErrorCode.NOT_FOUND, "the run's manifest does not have this image")
+        known = part.slice(place, 1).to_pylist()[0]
+        if self.places.roots is not None:
+            known["size_bytes"] = None  # what a stranger's table says of sizes is not relied on
+        return ImageRef(**known)
+
+    def read_bytes(self, row: Mapping[str, Any]) -> bytes:
+        """Return an image of a row as the content of a file.
+
+        Raises:
+            ImageError: see `image_source.read_bytes`.
+        """
+        self.tell_once()
+        return image_source.read_bytes(self.ref(row), self.config.max_bytes, self.places)
+
+    def read_image(self, row: Mapping[str, Any], side_px: int = 0) -> DecodedImage:
+        """Return the pixels of an image.
+
+        Args:
+            row: of the image.
+            side_px: see `decode.decode`.
+
+        Raises:
+            ImageError: it may not be read, or cannot be read or decoded.
+        """
+        self.tell_once()
+        return image_source.read_image(self.ref(row), self.config, self.places, side_px)
+
+    def tell_once(self) -> None:
+        """Log the notice, if there is one and it was not logged."""
+        if self.notice and not self._has_told:
+            self._has_told = True
+            logger.warning("%s", self.notice)
+
+    def _named_roots(self) -> list[str]:
+        """Return the places that the run names, for people: not followed, and made printable."""
+        images = str(self._job.images)
+        if not list_file.is_list(images):
+            named = [_or_empty(images)]
+        else:
+            named = _common_folders(self._run.manifest()["uri"].to_pylist())
+        return [printable(redact(root)) for root in named[:_SHOWN_ROOTS] if root]
+
+
+def check_own(run: RunFolder, config: JobConfig) -> None:
+    """Check that the images of a run that is resumed are those that the job names.
+
+    A run that another machine has begun may have been changed since; the images of its manifest
+    must lie in the folder, or stand in the list, that this job is given.
+
+    Args:
+        run: of the same identity as the job.
+        config: the job.
+
+    Raises:
+        RunFolderError: some do not.
+    """
+    sha256 = run.info.manifest_sha256
+    if confirmed(sha256, "").is_own:
+        return
+    roots = [root_of(root) for root in config.run.images_roots]
+    column = run.manifest()["uri"]
+    if list_file.is_list(config.images):
+        with suppress(CollectionError):  # it is gone: only the roots count
+            listed = collect(config.images, config.image, roots)["uri"]
+            column = column.filter(compute.invert(compute.is_in(column, value_set=listed)))
+    else:
+        roots.append(root_of(config.images))
+    others = outside(column, roots)
+    if others:
+        raise RunFolderError(
+            f"{run.folder.uri}: another machine has begun this run, and {len(others):,} of its "
+            f"images are not in {redact(config.images)}, the first is {redact(others[0])!r}; "
+            "--images-root FOLDER_OR_URL confirms where they lie"
+        )
+    remember_manifest(sha256, config)
+
+
+def _or_empty(images: str) -> str:
+    try:
+        return before_wildcard(uris.normalise(images))  # nothing is looked up
+    except OvsegError:
+        return ""
+
+
+def _common_folders(places: Iterable[str]) -> list[str]:
+    """Return the folder that the images of each store have in common."""
+    by_store: dict[str, tuple[str, str]] = {}
+    for place in places:
+        store = uris.store(place)
+        low, high = by_store.get(store, (place, place))
+        by_store[store] = min(low, place), max(high, place)
+    pairs = by_store.values()
+    shared = [os.path.commonprefix(pair) for pair in pairs]  # noqa: RUF071 - a URL's `//` stays
+    return [prefix.rpartition("/")[0] or "/" for prefix in shared]
