@@ -122,7 +122,7 @@ def test_images_of_a_dead_store_cost_one_budget_although_it_takes_their_rows(
 
     def code() -> str:
         with pytest.raises(ImageError) as caught:
-            read_image_file(image)
+            read_image_file(image, ANYWHERE)
         return str(caught.value.code)
 
     began = time.monotonic()
@@ -134,7 +134,7 @@ def test_images_of_a_dead_store_cost_one_budget_although_it_takes_their_rows(
     assert failing_bucket.count("GET") - tries < 5
     assert time.monotonic() - began < 3 * 0.6
     failing_bucket.proxy.fail()
-    assert read_image_file(image) == b"1"
+    assert read_image_file(image, ANYWHERE) == b"1"
 
 
 def test_a_single_image_that_hangs_is_no_outage(
@@ -148,10 +148,10 @@ def test_a_single_image_that_hangs_is_no_outage(
         hanging = thread.submit(read_image_file, f"{uri}/a")
         while not failing_bucket.count("GET"):
             time.sleep(0.001)
-        assert read_image_file(f"{uri}/b") == b"2"
+        assert read_image_file(f"{uri}/b", ANYWHERE) == b"2"
         assert hanging.exception()
     failing_bucket.proxy.fail(Rule("GET", "503", times=3))
-    assert read_image_file(f"{uri}/b") == b"2"  # several tries, not one
+    assert read_image_file(f"{uri}/b", ANYWHERE) == b"2"  # several tries, not one
 
 
 def test_a_large_file_has_a_longer_budget() -> None:
