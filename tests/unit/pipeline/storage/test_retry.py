@@ -145,7 +145,7 @@ def test_a_single_image_that_hangs_is_no_outage(
     failing_bucket.proxy.fail(Rule("GET", "hang", path="/a"))
     uri = failing_bucket.folder.uri
     with ThreadPoolExecutor(1) as thread:
-        hanging = thread.submit(read_image_file, f"{uri}/a")
+        hanging = thread.submit(read_image_file, f"{uri}/a", ANYWHERE)
         while not failing_bucket.count("GET"):
             time.sleep(0.001)
         assert read_image_file(f"{uri}/b", ANYWHERE) == b"2"
