@@ -34,6 +34,8 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 
 _MEMORY = re.compile(
     r"Memory on the node \(IP: (?P<ip>[^,)]+)[^)]*\) was (?P<used>\S+) used / (?P<limit>\S+) limit"
 )
+NOTES = "notes"
+"""The group of an actor's methods that answer while another one runs."""
 MAX_RESTARTS = 5
 """How often Ray itself restarts a worker; then the driver learns why it dies, and replaces it."""
 
@@ -255,9 +257,10 @@ def start_actor(worker: type, setup: object, run: RunConfig, demand: dict[str, f
         "num_gpus": demand["GPU"],
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": 2,
+        "concurrency_groups": {NOTES: 1},
         "runtime_env": {"env_vars": worker_environment(run)},
     }
-    return ray.remote(worker).options(**options).remote(setup)
+    return ray.remote(**options)(worker).remote(setup)
 
 
 def _nodes() -> list[dict[str, float]]:

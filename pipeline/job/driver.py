@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 2.0
 """The loop updates the progress and the size of the pool at least this often."""
+ASK_AFTER_S = 40.0
+"""Workers are asked what they wait for when no shard has ended for so long."""
+ASK_EVERY_S = 30.0
 RETRIES_OF_ONE_IMAGE = 1
 """How often Ray repeats the call for a single image whose worker died."""
 MAX_LOST_IMAGES = 4
@@ -92,6 +96,7 @@ class Driver:
         self._idle: list[Actor] = []
         self._running: dict[ray.ObjectRef, tuple[Actor, WorkItem]] = {}
         self._split: dict[int, SplitShard] = {}
+        self._asked_s = float("-inf")
 
     def run(self, first: Actor) -> None:
         """Return when every shard is done or given up, or too many failed in a row.
@@ -110,6 +115,7 @@ class Driver:
                 self._distribute()
             self._collect()
             self._pool.head.wait_now_and_then()
+            self._say_waits()
             self._status.progress.tick()
 
     def _is_over(self) -> bool:
@@ -158,6 +164,26 @@ class Driver:
                 self._finish(ref)
             elif (worker := self._pool.admit(ref)) is not None:
                 self._idle.append(worker)
+
+    def _say_waits(self) -> None:
+        """Log what the workers wait for, such as a silent store, if no shard ends."""
+        now = time.monotonic()
+        is_idle = self._status.progress.idle_s >= ASK_AFTER_S
+        if not self._running or not is_idle or now - self._asked_s < ASK_EVERY_S:
+            return
+        self._asked_s = now
+        asked = {
+            worker.waits.options(concurrency_group=cluster.NOTES).remote(): item.shard.index
+            for worker, item in self._running.values()
+        }
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=TICK_S)
+        lines: dict[int, str] = {}
+        for ref in answered:
+            with suppress(RayError):  # the worker has died; its shard says so
+                if line := ray.get(ref):
+                    lines[asked[ref]] = line
+        for shard, line in sorted(lines.items())[:1]:
+            logger.info("%d of %d workers wait; shard %d: %s", len(lines), len(asked), shard, line)
 
     def _finish(self, ref: ray.ObjectRef) -> None:
         worker, item = self._running.pop(ref)

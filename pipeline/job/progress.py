@@ -82,6 +82,11 @@ class Progress:
         elapsed = 0.0 if self._began is None else self._clock() - self._began
         return self.finished / elapsed if elapsed > 0 else 0.0
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds since a shard has ended; 0 before `begin`."""
+        return 0.0 if self._began is None else self._clock() - self._changed
+
     def headline(self) -> str:
         """Return counts, speed and the time left."""
         done = self.resumed + self.finished
@@ -104,8 +109,7 @@ class Progress:
             parts.append(f"failed images: {codes}")
         if self.given_up:
             parts.append(f"images of failed shards: {self.given_up:,}")
-        idle_s = self._clock() - self._changed
-        if self._began is not None and idle_s >= IDLE_S:
+        if (idle_s := self.idle_s) >= IDLE_S:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
             parts.append(f"no shard has ended since {since} ({_duration(idle_s)})")
         return "; ".join(parts)

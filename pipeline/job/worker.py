@@ -15,6 +15,7 @@ from pipeline.annotate.rows import replaced_rows, tally_of
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
+from pipeline.storage.waiting import current_line
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, ErrorCode
 from schemas.records import Shard, ShardRows, ShardTally
@@ -79,6 +80,13 @@ class Worker:
         """Annotate without a commit, for a shard whose images are tried one by one."""
         rows, _ = self._annotator.annotate(shard)
         return rows
+
+    def waits(self) -> str:
+        """Return what this process waits for, as a log line; empty: for nothing for long.
+
+        Answers while a shard is annotated, if it is called in `cluster.NOTES`.
+        """
+        return current_line()
 
     @cached_property
     def _run(self) -> RunFolder:

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import time
 
 import pytest
 
@@ -75,18 +76,25 @@ def test_interrupted_write_to_a_local_folder_does_not_count(
 def test_job_killed_repeatedly_completes(images, undisturbed, forks, tmp_path):
     config = colour_config(images, tmp_path / "run", shard_size=2)
     slow = SegmenterFaults(seconds_per_image=0.05)
-    dice, kills, progress = random.Random(7), 0, []
-    while not progress or progress[-1] < 10:
+    dice, kills, progress = random.Random(7), 0, [0]
+
+    def num_done():
+        started = (tmp_path / "run" / "run.yaml").exists()
+        return len(RunFolder.open(config.out).done()) if started else 0
+
+    while progress[-1] < 10:
         process = forks.Process(target=run_job, args=(config, slow))
         process.start()
-        process.join(dice.uniform(0.3, 0.8))
+        wanted = progress[-1] + dice.randint(0, 2)
+        while process.is_alive() and len(list((tmp_path / "run" / "done").glob("*"))) < wanted:
+            time.sleep(0.005)
+        process.join(dice.uniform(0, 0.2))  # a shard takes 0.1 s
         kills += process.is_alive()
         process.kill()
         process.join()
-        started = (tmp_path / "run" / "run.yaml").exists()
-        progress.append(len(RunFolder.open(config.out).done()) if started else 0)
-        assert len(progress) < 200
+        progress.append(num_done())
+        assert len(progress) < 100
     assert progress == sorted(progress)  # what is committed stays
-    assert kills >= 2
+    assert kills >= 3
     assert finish(config).num_new == 0
     assert table_rows(config.out) == undisturbed

@@ -7,8 +7,10 @@ import pytest
 import ray
 
 from pipeline.annotate.build import Built
+from pipeline.job import cluster
 from pipeline.job.worker import WorkerSetup
 from pipeline.job.worker_pool import WorkerPool
+from schemas.config import RunConfig
 from schemas.errors import WeightsError
 from tests.helpers.colour_segmenter import BuildColourSegmenter, colour_config
 from tests.helpers.ray_cluster import ray_cluster
@@ -58,3 +60,25 @@ def test_build_error_of_the_first_worker_is_raised(tmp_path):
             pool.wait_for_first()
     finally:
         pool.stop_all()
+
+
+class Busy:
+    def __init__(self, setup):
+        pass
+
+    def work(self):
+        time.sleep(2)
+
+    def waits(self):
+        return "waiting: read s3://bucket/a.png"
+
+
+def test_a_worker_answers_while_it_works():
+    run = RunConfig(device="cpu")
+    actor = cluster.start_actor(Busy, None, run, cluster.worker_demand(run, "cpu"))
+    ray.get(actor.waits.options(concurrency_group=cluster.NOTES).remote())
+    work = actor.work.remote()
+    answer = actor.waits.options(concurrency_group=cluster.NOTES).remote()
+    assert ray.get(answer) == "waiting: read s3://bucket/a.png"
+    assert ray.wait([work], timeout=0) == ([], [work])
+    ray.kill(actor)
