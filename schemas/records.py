@@ -18,10 +18,13 @@ REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())
 
 Share = Annotated[float, Field(ge=0, le=1), pa.float32()]
 """A number in [0, 1]."""
-Seconds = Annotated[NonNegativeFloat, pa.float32()]
-Count = Annotated[NonNegativeInt, pa.int32()]
-CategoryId = Annotated[PositiveInt, pa.int32()]
-SidePx = Annotated[PositiveInt, pa.int32()]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), pa.float32()]
+Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Count = Annotated[Int32, pa.int32()]
+CategoryId = Annotated[int, Field(ge=1, le=2**31 - 1), pa.int32()]
+SidePx = Annotated[int, Field(ge=1, le=2**31 - 1), pa.int32()]
+UnixSeconds = Annotated[float, Field(ge=0, le=253_402_300_799, allow_inf_nan=False)]
+"""Until the year 9999."""
 RepeatedText = Annotated[str, REPEATED_TEXT]
 
 
@@ -104,7 +107,7 @@ class MaskRow(Frozen):
     image_id: RepeatedText
     label: RepeatedText
     category_id: CategoryId
-    segment_index: Annotated[NonNegativeInt | None, pa.int32()]
+    segment_index: Annotated[Int32 | None, pa.int32()]
     """Place among the image's segments."""
     height: SidePx
     """Pixels, in the frame that a person sees."""

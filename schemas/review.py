@@ -6,10 +6,19 @@ The predictions are never changed; corrections lie beside them, under `reviewed/
 from typing import Annotated, Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from schemas.base import Frozen
-from schemas.records import REPEATED_TEXT, Count, FileEntry, MaskRow, RepeatedText
+from schemas.records import (
+    REPEATED_TEXT,
+    Count,
+    FileEntry,
+    Int32,
+    MaskRow,
+    RepeatedText,
+    Seconds,
+    UnixSeconds,
+)
 from schemas.tables import arrow_schema
 
 Action = Literal["accept", "reject", "relabel", "skip", "undo"]
@@ -33,7 +42,7 @@ class DecisionContent(Frozen):
     image_id: RepeatedText
     label: Annotated[str | None, REPEATED_TEXT] = None
     """The predicted label; None: the whole image."""
-    segment_index: Annotated[NonNegativeInt | None, pa.int32()] = None
+    segment_index: Annotated[Int32 | None, pa.int32()] = None
     """Of the predicted segment; None: all segments of the label, or the whole image."""
     action: Annotated[Action, REPEATED_TEXT]
     """`undo` takes back the last decision of the same source on the key; `skip` leaves it open."""
@@ -59,7 +68,7 @@ class DecisionContent(Frozen):
 class ReviewDecision(DecisionContent):
     """One decision of a reviewer; it is never changed, a later one takes its place."""
 
-    at_s: Annotated[NonNegativeFloat, pa.float64()]
+    at_s: Annotated[UnixSeconds, pa.float64()]
     """When, in Unix seconds."""
     source: RepeatedText = ""
     """The person or tool that decided; for the review page with a random name of the browser."""
@@ -74,7 +83,7 @@ class ReviewEntry(Frozen):
 class ReviewedMask(MaskRow):
     """One mask as a person left it."""
 
-    segment_index: Annotated[NonNegativeInt | None, pa.int32()] = None
+    segment_index: Annotated[Int32 | None, pa.int32()] = None
     """Of the predicted segment that it came from; None: drawn by a person."""
     verdict: Annotated[Verdict, REPEATED_TEXT]
     """`accepted`: label and every pixel as predicted; `changed`; `added`: none was predicted."""
@@ -87,15 +96,15 @@ class ReviewedImage(Frozen):
     path: str
     source: RepeatedText
     """Tool or file that it was read from; `log`: decided mask by mask."""
-    seconds: Annotated[NonNegativeFloat | None, pa.float32()] = None
+    seconds: Annotated[Seconds | None, pa.float32()] = None
     """Time that it took, where the tool says so."""
     num_rejected: Count = 0
     """Predicted segments that are gone."""
-    told_at_s: Annotated[NonNegativeFloat | None, pa.float64()] = None
+    told_at_s: Annotated[UnixSeconds | None, pa.float64()] = None
     """When its masks were made, by the tool's own clock, in Unix seconds; None: it does not say."""
     num_unknown_masks: Count = 0
     """Masks with a label that the run does not have."""
-    unknown_segments: Annotated[tuple[NonNegativeInt, ...], pa.list_(pa.int32())] = ()
+    unknown_segments: Annotated[tuple[Int32, ...], pa.list_(pa.int32())] = ()
     """Predicted segments that these masks may stem from, or of labels that the file does not list:
     neither accepted nor rejected."""
 
@@ -116,7 +125,7 @@ class ReviewImport(Frozen):
     """The marker of an import, written last: readers follow it and nothing else."""
 
     source: str
-    at_s: NonNegativeFloat
+    at_s: UnixSeconds
     prefer: Prefer = "file"
     """What counts of an image that was decided on the review page before the import; imports of
     earlier versions do not say, and counted as newer than the page."""
@@ -139,13 +148,15 @@ def page_since_s(prefer: Prefer, image: ReviewedImage, at_s: float) -> float:
     """
     if prefer == "file":
         return at_s
-    return 0.0 if prefer == "page" or image.told_at_s is None else image.told_at_s
+    if prefer == "page" or image.told_at_s is None:
+        return 0.0
+    return min(image.told_at_s, at_s)  # nothing was made after it was imported
 
 
 class ReviewUndo(Frozen):
     """An import was taken back; lies beside its marker, nothing of the import is deleted."""
 
-    at_s: NonNegativeFloat
+    at_s: UnixSeconds
 
 
 DECISIONS = pa.schema(

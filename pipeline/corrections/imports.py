@@ -7,6 +7,7 @@
 A later import of an image replaces an earlier one, as long as it is not taken back.
 """
 
+import re
 import secrets
 import time
 from collections import Counter
@@ -18,12 +19,13 @@ from typing import NamedTuple
 import pyarrow as pa
 from pydantic import ValidationError
 
+from pipeline.corrections.log import Skipped, latest_us
 from pipeline.run.folder import RunFolder
 from pipeline.run.markers import bytes_sha256, marker_json
 from pipeline.run.reader import Row, grouped
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
-from schemas.base import Frozen, Model
+from schemas.base import Frozen, Model, problems
 from schemas.errors import RunFolderError, UserError
 from schemas.records import FileEntry
 from schemas.review import (
@@ -39,6 +41,8 @@ from schemas.review import (
 
 IMPORTS = "reviewed/imports"
 _UNDONE = ".undone.json"
+_NAME = re.compile(r"[0-9]{19}-[0-9a-f]{8}")
+_MAX_MARKER_BYTES = 16 << 20
 _IMAGES_PER_PART = 4096
 _ROW_GROUP = 4096
 _PARTS_IN_MEMORY = 4
@@ -92,7 +96,9 @@ def store_import(
     folder = run.folder.child(IMPORTS)
     at_s = time.time()
     identity = secrets.token_hex(4)
-    name = f"{round(at_s * 1e6):019d}-{identity}"
+    # Behind every import that counts now, whatever the clocks say.
+    last_us = max((_time_us(name) for name in Imports(run).markers), default=0)
+    name = f"{max(round(at_s * 1e6), last_us + 1):019d}-{identity}"
     by_image: dict[str, list[ReviewedMask]] = {}
     for mask in masks:
         by_image.setdefault(mask.image_id, []).append(mask)
@@ -197,7 +203,9 @@ class Imports:
         self._images: dict[str, ReviewedImage] = {}
         self._entries: dict[str, FileEntry] = {}
         self._read_masks = lru_cache(_PARTS_IN_MEMORY)(self._masks_of_part)
-        names = [name for name in self._folder.list() if name.endswith(".json")]
+        self._labels = run.info.job().vocabulary.names
+        self._skipped = Skipped(self._folder.uri)
+        names = [name for name in self._folder.list() if self._is_marker(name)]
         self.markers = {
             name.removesuffix(".json"): self._read(name, ReviewImport)
             for name in names
@@ -211,6 +219,25 @@ class Imports:
         for name, marker in self.markers.items():
             if name not in self.undone:
                 self._add(name, marker)
+        self._skipped.tell()
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why imports, and single rows of them, do not count, by name."""
+        return dict(self._skipped.reasons)
+
+    def _is_marker(self, file: str) -> bool:
+        """Return whether a file is the marker of an import until now; note others that look so."""
+        if not file.endswith(".json"):
+            return False
+        name = file.removesuffix(_UNDONE).removesuffix(".json")
+        if not _NAME.fullmatch(name):
+            self._skipped.add(file, "not the name of an import")
+            return False
+        if _time_us(name) > latest_us():
+            self._skipped.add(file, "its name is more than a day ahead of the clock")
+            return False
+        return True
 
     def state(self, image_id: str) -> ImportState:
         """Return what the import of an image means for the decisions on it."""
@@ -238,8 +265,25 @@ class Imports:
         """Return the imported masks of an image."""
         if image_id not in self._parts:
             return ()
-        rows = self._read_masks(self._parts[image_id][1].masks.name).get(image_id, ())
-        return tuple(ReviewedMask.model_validate(row) for row in rows)
+        name = self._parts[image_id][1].masks.name
+        rows = enumerate(self._read_masks(name).get(image_id, ()), 1)
+        masks = [self._mask(f"{name}, {image_id}, {place}", row) for place, row in rows]
+        self._skipped.tell()
+        return tuple(mask for mask in masks if mask is not None)
+
+    def _mask(self, name: str, row: Row) -> ReviewedMask | None:
+        """Return a stored mask; None: it cannot be one of the run, which is noted."""
+        try:
+            mask = ReviewedMask.model_validate(row)
+        except ValidationError as error:
+            self._skipped.add(name, problems(error)[0])
+            return None
+        labels = self._labels
+        if mask.category_id > len(labels) or labels[mask.category_id - 1] != mask.label:
+            shown = f"{mask.label[:80]!r}, category {mask.category_id}"
+            self._skipped.add(name, f"{shown} is not a label of the run")
+            return None
+        return mask
 
     def num_images_of_import(self) -> dict[str, int]:
         """Return the number of images whose last import it is, by the import's name."""
@@ -248,22 +292,40 @@ class Imports:
 
     def _read(self, name: str, kind: type[Model]) -> Model:
         try:
-            return kind.model_validate_json(self._folder.read_bytes(name))
+            return kind.model_validate_json(self._folder.read_bytes(name, _MAX_MARKER_BYTES))
         except ValidationError as error:
             raise RunFolderError(
                 f"{self._folder.uri}/{name} is damaged: delete it and import the review again"
             ) from error
 
     def _add(self, name: str, marker: ReviewImport) -> None:
-        for part in marker.parts:
+        if marker.at_s > latest_us() / 1e6:
+            self._skipped.add(name, "its time is more than a day ahead of the clock")
+            return
+        for place, part in enumerate(marker.parts):
+            expected = f"{name}-images-{place}.parquet", f"{name}-masks-{place}.parquet"
+            if (part.images.name, part.masks.name) != expected:
+                raise RunFolderError(
+                    f"{self._folder.uri}/{name}.json names files of another import: delete it and "
+                    "import the review again"
+                )
             self._entries[part.masks.name] = part.masks
-            for row in _read_table(self._folder, part.images).to_pylist():
-                image = ReviewedImage.model_validate(row)
+            rows = enumerate(_read_table(self._folder, part.images).to_pylist(), 1)
+            for number, row in rows:
+                try:
+                    image = ReviewedImage.model_validate(row)
+                except ValidationError as error:
+                    self._skipped.add(f"{part.images.name}, row {number}", problems(error)[0])
+                    continue
                 self._images[image.image_id] = image
                 self._parts[image.image_id] = name, part
 
     def _masks_of_part(self, name: str) -> dict[str, list[Row]]:
         return grouped(_read_table(self._folder, self._entries[name]).to_pylist(), "image_id")
+
+
+def _time_us(name: str) -> int:
+    return int(name.partition("-")[0])
 
 
 def _write(folder: Folder, name: str, records: Sequence[Frozen], schema: pa.Schema) -> FileEntry:
@@ -278,11 +340,11 @@ def _write(folder: Folder, name: str, records: Sequence[Frozen], schema: pa.Sche
 def _read_table(folder: Folder, entry: FileEntry) -> pa.Table:
     try:
         data = folder.read_bytes(entry.name)
-    except FileNotFoundError:
-        data = b""
-    if bytes_sha256(data) != entry.sha256:
-        raise RunFolderError(
-            f"{folder.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
-            "import the review again"
-        )
-    return parquet.read_table(data)
+        if bytes_sha256(data) == entry.sha256:
+            return parquet.read_table(data)
+    except (FileNotFoundError, OSError, ValueError, pa.ArrowException):
+        pass
+    raise RunFolderError(
+        f"{folder.uri}/{entry.name} is missing or damaged: delete the import's .json file and "
+        "import the review again"
+    )

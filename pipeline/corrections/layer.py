@@ -7,6 +7,7 @@ A decision of the review page replaces the imported mask of a segment by the pre
 removes it. Which decisions count beside an import, the import's marker says (`prefer`).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -17,6 +18,9 @@ from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row
 from schemas.base import Frozen
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask, ReviewKey
+from schemas.untrusted import printable
+
+logger = logging.getLogger(__name__)
 
 LOG_SOURCE = "log"
 """`ReviewedImage.source` of images that were reviewed on the review page."""
@@ -84,6 +88,16 @@ class ReviewedLayer:
         }
         images = complete | self._decided()
         self.images = {key: images[key] for key in self._predictions.in_order(images)}
+        self._tell_unknown_images()
+
+    def _tell_unknown_images(self) -> None:
+        reviewed = self._decisions.keys() | self._imports.images().keys()
+        unknown = sorted(reviewed - set(self._predictions.in_order(reviewed)))
+        if unknown:
+            logger.warning(
+                "the review has %d images that the run does not have, which do not count: %s",
+                len(unknown), ", ".join(map(printable, unknown[:3])),
+            )  # fmt: skip
 
     def masks(self, image_id: str) -> tuple[ReviewedMask, ...]:
         """Return the corrected masks of an image, also of one that is only partly reviewed."""

@@ -4,6 +4,7 @@ A segment's own decision counts before its label's, and that before the whole im
 reviewed layer; a skip decides nothing. The log is written first, then the marks in memory.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntFlag
 from threading import Lock
@@ -140,7 +141,7 @@ class Decisions:
                 return
             stored: list[ReviewDecision] = []
             known: dict[str, dict[ReviewKey, ReviewDecision]] = {}
-            for one in decisions:
+            for one in map(self._after_import, decisions):
                 current = known.setdefault(one.image_id, self.current(one.image_id))
                 new = [one]
                 if one.label is None and one.action in _UNCHANGED:
@@ -152,6 +153,16 @@ class Decisions:
                 current.update((each.key, each) for each in new)
                 stored += new
             self._append(stored, nonce)
+
+    def _after_import(self, decision: ReviewDecision) -> ReviewDecision:
+        """Return a decision with a time after the import that the reviewer saw.
+
+        Of an import that another machine, or a tool, has dated ahead it would not count otherwise.
+        """
+        imported = self._imported.get(decision.image_id)
+        if imported is None or decision.at_s > imported.since_s:
+            return decision
+        return decision.model_copy(update={"at_s": math.nextafter(imported.since_s, math.inf)})
 
     def undo(self, at_s: float, source: str, nonce: str = "") -> Undone | None:
         """Take back the last message of a source, with all its decisions.

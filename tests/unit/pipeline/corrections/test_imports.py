@@ -1,15 +1,23 @@
 """Imports of a run: stored whole, listed, taken back."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.corrections.imports import import_names, list_imports, store_import, undo_import
+from pipeline.corrections.imports import (
+    IMPORTS,
+    import_names,
+    list_imports,
+    store_import,
+    undo_import,
+)
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
-from schemas.errors import UserError
+from schemas.errors import RunFolderError, UserError
 from schemas.review import Prefer, ReviewDecision, ReviewedImage, ReviewedMask
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 
@@ -101,3 +109,61 @@ def test_image_with_masks_of_unknown_labels_is_reviewed_in_part(run):
     whole = {"image_id": "id-a.png", "action": "accept", "at_s": 4e9}
     ReviewLog(run).append([ReviewDecision.model_validate(whole)])
     assert list(ReviewedLayer(run).images) == ["id-a.png"]
+
+
+def _rename(run: RunFolder, name: str, **changes: object) -> None:
+    """Give the only import another name, and its marker other fields, as anybody could."""
+    (old,) = import_names(run)
+    for file in run.folder.list(IMPORTS):
+        content = run.folder.read_bytes(file)
+        renamed = file.replace(old.rpartition("/")[2].removesuffix(".json"), name)
+        if file == old:
+            content = content.replace(old.rpartition("/")[2][:-5].encode(), name.encode())
+            content = json.dumps(json.loads(content) | changes).encode()
+        run.folder.delete(file)
+        run.folder.atomic_write(renamed, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("9" * 19 + "-0123abcd", {}),
+        ("9" * 25 + "-0123abcd", {}),
+        ("zzz", {}),
+        ("0001763690000000000-0123abcd", {"at_s": 4e9}),
+    ],
+)
+def test_an_import_that_is_dated_ahead_hides_neither_imports_nor_decisions(
+    run, name, changes, caplog
+):
+    _import(run, "a.png", "d.png", seconds=1.0)
+    _rename(run, name, **changes)
+    second = _import(run, "a.png", seconds=2.0)
+    _reject_on_the_page(run, "d.png", time.time())
+    layer = ReviewedLayer(run)
+    assert layer.images["id-a.png"].seconds == 2.0
+    assert "id-d.png" not in layer.images or layer.images["id-d.png"].seconds is None
+    assert second in [entry.id for entry in list_imports(run)]
+    assert name in caplog.text
+
+
+def test_rows_of_an_import_that_are_not_of_the_run_are_skipped_and_named(run, caplog):
+    first = ReviewedImage(image_id="id-a.png", path="a.png", source="tool")
+    row = Predictions(run).segments("id-a.png")[0]
+    fields = {name: row[name] for name in row if name in ReviewedMask.model_fields}
+    good = ReviewedMask.model_validate({**fields, "verdict": "accepted"})
+    wrong = good.model_copy(update={"label": "cow"})
+    other = good.model_copy(update={"category_id": 77})
+    store_import(run, "tool: file", [first], [good, wrong, other])
+    assert ReviewedLayer(run).masks("id-a.png") == (good,)
+    assert "'cow'" in caplog.text
+
+
+def test_an_import_names_its_own_files_only(run):
+    _import(run, "a.png")
+    (name,) = import_names(run)
+    marker = json.loads(run.folder.read_bytes(name))
+    marker["parts"][0]["images"]["name"] = "../../manifest.parquet"
+    run.folder.atomic_write(name, json.dumps(marker).encode())
+    with pytest.raises(RunFolderError, match="files of another import"):
+        ReviewedLayer(run)

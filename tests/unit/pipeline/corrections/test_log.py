@@ -1,5 +1,6 @@
 """The correction log: decisions in order, none lost, with several writers and after kills."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from pipeline.corrections.log import FOLDER, ReviewLog
 from pipeline.run.folder import RunFolder
+from pipeline.storage import parquet
 from schemas.errors import RunFolderError, StorageError, UserError
-from schemas.review import ReviewDecision, ReviewKey
+from schemas.review import DECISIONS, ReviewDecision, ReviewKey
 from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment
 from tests.helpers.faulty_filesystem import FaultyFileSystem
 from tests.helpers.imageless_runs import begin_run
@@ -223,6 +226,82 @@ def test_relabel_to_an_unknown_label_is_refused(local_run):
     with pytest.raises(UserError, match="'cow' is not a label"):
         log.append([_accept("a"), _accept("b", action="relabel", new_label="cow")])
     assert _logged(local_run) == []
+
+
+def _entry(*decisions: dict[str, Any]) -> bytes:
+    base = {"image_id": "a", "label": "cat", "action": "accept", "at_s": 1.0}
+    return json.dumps({"decisions": [base | one for one in decisions]}).encode()
+
+
+@pytest.mark.parametrize("digits", ["9" * 19, "0001e9", "9" * 25, "1" + "0" * 18])
+def test_a_name_from_somebody_else_hides_no_later_decision(local_run, digits, caplog):
+    foreign = f"{FOLDER}/{digits}-0123abcd.json"
+    local_run.folder.atomic_write(foreign, _entry({"action": "reject", "segment_index": 0}))
+    log = ReviewLog(local_run, pack_at=2)
+    for _ in range(2):
+        log.append([_accept("a")])
+    again = ReviewLog(local_run)
+    assert len(again.decisions()) == 2
+    assert again.current()[ReviewKey("a", "cat", 0)].action == "accept"
+    assert list(again.skipped) == [f"{digits}-0123abcd"]
+    assert digits in caplog.text
+    assert local_run.folder.exists(foreign)
+
+
+def test_a_log_that_is_ahead_of_the_clock_is_not_extended(local_run, monkeypatch):
+    log = ReviewLog(local_run)
+    log.append([_accept("a")])
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns - 2 * 86400 * 10**9)
+    with pytest.raises(UserError, match="cannot be extended"):
+        log.append([_accept("b")])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"at_s": "yesterday"},
+        {"at_s": float("nan")},
+        {"at_s": 1e300},
+        {"label": "cow"},
+        {"action": "relabel", "new_label": "cow"},
+        {"segment_index": 10**30},
+        {"segment_index": "first"},
+        {"more": 1},
+        {"image_id": None},
+        {"image_id": [["a"]]},
+    ],
+)
+def test_one_decision_that_is_wrong_is_skipped_counted_and_named(local_run, wrong, caplog):
+    name = "0001763690000000000-0123abcd"
+    local_run.folder.atomic_write(f"{FOLDER}/{name}.json", _entry({}, wrong, {"image_id": "b"}))
+    log = ReviewLog(local_run, pack_at=1)
+    log.append([_accept("c")])
+    for read in (log, ReviewLog(local_run)):
+        assert [decision.image_id for decision in read.decisions()] == ["a", "b", "c"]
+        assert list(read.skipped) == [f"{name}, 2"]
+    assert "1 entries or decisions are skipped" in caplog.text
+    assert local_run.folder.exists(f"{FOLDER}/{name}.json"), "what was skipped is not packed away"
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"7", b'{"decisions": {"a": 1}}'])
+def test_an_entry_of_another_form_is_skipped(local_run, data):
+    local_run.folder.atomic_write(f"{FOLDER}/0001763690000000000-0123abcd.json", data)
+    log = ReviewLog(local_run)
+    log.append([_accept("c")])
+    assert len(ReviewLog(local_run).decisions()) == 1
+    assert list(log.skipped) == ["0001763690000000000-0123abcd"]
+
+
+def test_rows_of_a_pack_that_are_wrong_are_skipped(local_run):
+    good = _accept("a").model_dump() | {"entry": "0001763690000000000-0123abcd"}
+    wrong = [{"entry": "9" * 19 + "-0123abcd"}, {"entry": "zzz"}, {"label": "cow"}, {"at_s": -1.0}]
+    rows = [good, *(good | one for one in wrong)]
+    table = pa.Table.from_pylist(rows, schema=DECISIONS)
+    local_run.folder.atomic_write(f"{FOLDER}/pack-00.parquet", parquet.write_table(table))
+    log = ReviewLog(local_run)
+    assert log.decisions() == [_accept("a")]
+    assert len(log.skipped) >= len(wrong)
 
 
 def test_long_log_is_read_in_time(local_run):
