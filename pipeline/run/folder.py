@@ -33,6 +33,7 @@ from pipeline.run.identity import (
     other_versions,
     parse_run_file,
 )
+from pipeline.run.row_check import checked_rows
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
@@ -171,8 +172,7 @@ class RunFolder:
 
     def shards(self) -> Sequence[Shard]:
         """Return the run's shards; the records of each are made when it is indexed."""
-        size = self.info.job().images_per_shard(self.info.num_images)
-        return manifest.Shards(self._manifest, size)
+        return manifest.Shards(self._manifest, self._shard_size)
 
     def commit(
         self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
@@ -357,7 +357,8 @@ class RunFolder:
         """Return the rows of one finished shard.
 
         Raises:
-            RunFolderError: if its file was lost or damaged after the marker was read.
+            RunFolderError: if its file was lost or damaged after the marker was read, or holds rows
+            that cannot be of this run.
         """
         known = TABLES[name][0].names
         unknown = sorted(set(columns or ()) - set(known))
@@ -370,14 +371,28 @@ class RunFolder:
             stored = old_versions.stored_columns(name, list(columns), version)
         try:
             table = parquet.read_table(self.folder.read_bytes(file), stored)
-        except (pa.ArrowException, OSError) as error:
+            if is_old:
+                table = old_versions.with_new_columns(
+                    name, table, list(columns) if columns else None
+                )
+            wanted = table.select(list(columns or known))
+            return checked_rows(name, wanted, self._refs(marker.shard), self._labels)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise RunFolderError(
                 f"{self.folder.uri}/{file} is damaged: repeat the command that made the run to "
-                "restore it"
+                f"restore it ({error})"
             ) from error
-        if not is_old:
-            return table
-        return old_versions.with_new_columns(name, table, list(columns) if columns else None)
+
+    def _refs(self, shard: int) -> pa.Table:
+        return self._manifest.slice(shard * self._shard_size, self._shard_size)
+
+    @cached_property
+    def _shard_size(self) -> int:
+        return self.info.job().images_per_shard(self.info.num_images)
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        return self.info.job().vocabulary.names
 
     def orphans(self) -> list[str]:
         """Return the files that no marker names: left by killed or late workers.

@@ -1,0 +1,104 @@
+"""Whether the rows of a shard can be what ovseg wrote for its images.
+
+A run folder may come from somebody else: that a file has the SHA-256 of its marker says who wrote
+both, not what is in it. Columns are checked as a whole, so that no reader has to check rows.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.base import Frozen
+from schemas.errors import ErrorCode
+from schemas.records import ImageResult
+from schemas.tables import TABLES
+
+_OF_THE_MANIFEST = ("image_id", "path", "uri")
+_OF_A_MASK = ("segment_index", "height", "width", "area_px", "bbox_xywh")
+"""Checked row by row where masks are read: one that is damaged is left out and counted."""
+_TEXTS = {
+    "status": frozenset(get_args(ImageResult.model_fields["status"].annotation)),
+    "error_code": frozenset(map(str, ErrorCode)),
+}
+
+
+def checked_rows(name: str, table: pa.Table, refs: pa.Table, labels: Sequence[str]) -> pa.Table:
+    """Return the table with the types of its schema.
+
+    Args:
+        name: `images`, `scores` or `annotations`.
+        table: some columns of it, today's names.
+        refs: the shard's rows of the manifest.
+        labels: of the vocabulary, category 1 first.
+
+    Raises:
+        ValueError: says what cannot be ovseg's: a column of another type, numbers out of their
+            range, an image, path, address or label that is not the run's.
+        pyarrow.ArrowException: a column of another type.
+    """
+    schema, record = TABLES[name]
+    expected = pa.schema([schema.field(column) for column in table.column_names])
+    if not table.schema.equals(expected) or any(c.null_count for c in _required(table, expected)):
+        table = table.cast(expected)
+    for column in table.column_names:
+        values = table.column(column)
+        if column not in _OF_A_MASK:
+            _check_numbers(column, values, record)
+        if column in _TEXTS:
+            _check_among(column, values, _TEXTS[column])
+        if column in _OF_THE_MANIFEST and name == "images":
+            if not values.equals(refs.column(column)):
+                raise ValueError(f"{column} is not that of {refs.num_rows} images of the manifest")
+        elif column == "image_id":
+            _check_among(column, values, refs.column(column).to_pylist())
+        elif column == "label":
+            _check_among(column, values, labels)
+    if "category_id" in table.column_names:
+        _check_categories(table, labels)
+    return table
+
+
+def _required(table: pa.Table, expected: pa.Schema) -> list[pa.ChunkedArray]:
+    return [table.column(field.name) for field in expected if not field.nullable]
+
+
+def _check_numbers(name: str, column: pa.ChunkedArray, record: type[Frozen]) -> None:
+    """Check a column of numbers against the bounds that its field states."""
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        return
+    values = column.drop_null().to_numpy()
+    if not values.size:
+        return
+    low, high = values.min(), values.max()  # NaN where there is one
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} holds numbers that are not finite")
+    for bound in record.model_fields[name].metadata:
+        is_low = low < getattr(bound, "ge", low) or low <= getattr(bound, "gt", -math.inf)
+        if is_low or high > getattr(bound, "le", high):
+            raise ValueError(f"{name} holds numbers from {low} to {high}, out of its range")
+
+
+def _check_among(name: str, column: pa.ChunkedArray, known: Collection[object]) -> None:
+    """Check a column of texts that are stored in a dictionary."""
+    found = {value for chunk in column.chunks for value in chunk.dictionary.to_pylist()}
+    unknown = found.difference(known)
+    if unknown:
+        raise ValueError(f"{name} holds {min(map(repr, unknown))[:80]}, which is none of this run")
+
+
+def _check_categories(table: pa.Table, labels: Sequence[str]) -> None:
+    """Check that each row's category is a label's, and that of its own label."""
+    for batch in table.to_batches():
+        ids = batch.column("category_id").to_numpy()
+        if ids.size and not 1 <= ids.min() <= ids.max() <= len(labels):
+            raise ValueError(
+                f"category_id holds {ids.min()} to {ids.max()}, not 1 to {len(labels)}"
+            )
+        if "label" in table.column_names and ids.size:
+            names = batch.column("label")
+            places = np.array([labels.index(name) + 1 for name in names.dictionary.to_pylist()])
+            if (places[names.indices.to_numpy()] != ids).any():
+                raise ValueError("category_id is not the place of its label in the vocabulary")
