@@ -3,7 +3,6 @@
 The file of `a/b.jpg` is `FOLDER/a/b` with one of the suffixes that its reader supports.
 """
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -52,8 +51,8 @@ class PerImageFiles:
         suffixes: with their dots, in order of preference.
         kind: a noun for messages, such as `objectness map`.
         option: dotted option that names the folder, for messages.
-        load: reads one file; OSError, ValueError, KeyError, EOFError and BadZipFile mean that the
-            file is unreadable.
+        load: reads one file; OSError, ValueError, SyntaxError (Pillow's) and MemoryError mean that
+            the file is unreadable.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -97,7 +96,7 @@ class PerImageFiles:
     def _read(self, file: Path) -> Tensor:
         try:
             return self.load(file)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, SyntaxError, MemoryError) as error:
             raise ImageError(
                 ErrorCode.UNDECODABLE, f"unreadable {self.kind} {file}: {error}"
             ) from error

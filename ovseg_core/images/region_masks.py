@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 from torch import Tensor
 
+from ovseg_core.images.array_files import MAX_MASK_PIXELS, open_png, read_npz
 from ovseg_core.images.per_image_files import PerImageFiles
 
 _SUFFIXES = (".npz", ".png")
@@ -54,12 +54,9 @@ def smallest_on_top(masks: NDArray[Any]) -> NDArray[np.int32]:
 
 def _load(file: Path) -> Tensor:
     if file.suffix == ".png":
-        with PillowImage.open(file) as image:
+        with open_png(file) as image:
             if image.mode not in _INDEX_MODES:
                 raise ValueError(f"expected an index map, grey or with a palette, got {image.mode}")
             return torch.from_numpy(np.asarray(image).astype(np.int32) - 1)
-    with file.open("rb") as stream:  # opened here, as NumPy leaves a torn archive open
-        content = np.load(stream, allow_pickle=False)
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise ValueError("expected an NPZ archive")
-        return torch.from_numpy(smallest_on_top(content["masks"]))
+    (masks,) = read_npz(file, ("masks",), MAX_MASK_PIXELS)
+    return torch.from_numpy(smallest_on_top(masks))

@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
+from ovseg_core.images.array_files import (
+    MAX_MASK_PIXELS,
+    MAX_PIXELS,
+    open_png,
+    read_npy,
+    read_npz,
+)
 from ovseg_core.images.batch import Image
 from ovseg_core.images.per_image_files import LocalFolder, PerImageFiles
 from ovseg_core.segmenter import MethodOptions
@@ -94,18 +100,17 @@ def combine_scored(
 def _load(file: Path, min_score: float) -> NDArray[np.float32]:
     if file.suffix == ".png":
         return _load_png(file)
-    with file.open("rb") as stream:  # opened here, as NumPy leaves a torn archive open
-        content = np.load(stream, allow_pickle=False)
-        if file.suffix == ".npz":
-            return combine_scored(content["masks"], content["scores"], min_score)
-    values = np.ascontiguousarray(content, dtype=np.float32)
+    if file.suffix == ".npz":
+        masks, scores = read_npz(file, ("masks", "scores"), MAX_MASK_PIXELS)
+        return combine_scored(masks, scores, min_score)
+    values = np.array(read_npy(file, MAX_PIXELS), dtype=np.float32, order="C")
     if values.ndim != 2 or not values.size or not (values.min() >= 0 and values.max() <= 1):
         raise ValueError(f"expected (h, w) in [0, 1], got shape {values.shape}")
     return values
 
 
 def _load_png(file: Path) -> NDArray[np.float32]:
-    with PillowImage.open(file) as image:
+    with open_png(file) as image:
         deep = image.mode.startswith("I")
         values = np.asarray(image if deep else image.convert("L"), dtype=np.float32)
     return values / np.float32(65535 if deep else 255)
