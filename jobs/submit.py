@@ -221,4 +221,6 @@ def _exit_code(info: Any, job_id: str) -> int:
         return int(info.driver_exit_code)
     if info.status == "SUCCEEDED":
         return ExitCode.DONE
+    if info.status == "STOPPED":  # `ray job stop` sends SIGTERM, and keeps no exit code
+        return ExitCode.TERMINATED
     raise ResourceError(f"job {job_id}: {info.status}: {info.message}")
