@@ -1,4 +1,5 @@
-r"""What came from somebody else: where its names may lead, and how its text is shown.
+r"""What came from somebody else: where its names may lead, how large an image may be,
+and how its text is shown.
 
 A run folder, a list, a table of images and a tool's file are made by other programs and people. A
 name in them stays inside its folder, whatever system the reader of an export runs on.
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 _NO_PATH = r"\x00|^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])[.][.](?:[/\\]|{end})|(?:^|/)[.]?(?:/|{end})"
 _NO_PATH_FOR_ARROW = _NO_PATH.format(end=r"\z")
 _NO_PATH_FOR_PYTHON = re.compile(_NO_PATH.format(end=r"\Z"))
+
+MAX_PIXELS = 1 << 30
+"""Of one image. A file or table that states more would take all memory."""
+
 _HIDDEN = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f"  # controls, with newline and tab

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from ovseg_core.rle.check import check_counts
 from ovseg_core.rle.encode import decode_rle
 from ovseg_core.rle.runs import run_lengths
-
-_MAX_PIXELS = 1 << 30
-"""No image is larger; a file that says so would take all memory."""
+from schemas.untrusted import MAX_PIXELS
 
 
 def parse_size_hw(height: Any, width: Any) -> tuple[int, int]:
@@ -24,7 +23,7 @@ def parse_size_hw(height: Any, width: Any) -> tuple[int, int]:
         OverflowError, ValueError: they are not numbers of pixels, or the image is too large.
     """
     whole = all(isinstance(side, int | float) and side == int(side) for side in (height, width))
-    if not whole or min(height, width) < 1 or height * width > _MAX_PIXELS:
+    if not whole or min(height, width) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
     return int(height), int(width)
 
@@ -64,11 +63,8 @@ def compress_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> str:
         raise ValueError(
             f"expected a mask of the image's size {[height, width]}, got {segmentation['size']}"
         )
-    lengths = _lengths(segmentation["counts"])
-    if (lengths < 0).any() or lengths.sum() != height * width:
-        raise ValueError(
-            f"expected run lengths of {height * width} pixels in all, got {lengths.sum()}"
-        )
+    counts = segmentation["counts"]
+    lengths = _lengths(counts, size_hw) if isinstance(counts, list) else _unpacked(counts, size_hw)
     plain: Any = {"size": [height, width], "counts": _without_empty_runs(lengths)}
     rle: Any = coco_mask.frPyObjects(plain, height, width)
     return rle["counts"].decode("ascii")
@@ -91,13 +87,24 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
     return rle["counts"].decode("ascii")
 
 
-def _lengths(counts: Any) -> NDArray[np.int64]:
-    if not isinstance(counts, list):
-        return run_lengths(counts)
+def _unpacked(counts: Any, size_hw: tuple[int, int]) -> NDArray[np.int64]:
+    if not isinstance(counts, str):
+        raise ValueError(f"expected run lengths as a text or a list, got {str(counts)[:20]!r}")
+    check_counts(counts, size_hw)
+    return run_lengths(counts)
+
+
+def _lengths(counts: list[Any], size_hw: tuple[int, int]) -> NDArray[np.int64]:
     lengths = np.array(counts, np.float64)
-    whole = (lengths == np.floor(lengths)) & (np.abs(lengths) <= _MAX_PIXELS)
+    whole = (lengths == np.floor(lengths)) & (lengths >= 0) & (lengths <= MAX_PIXELS)
     if lengths.ndim != 1 or not whole.all():
         raise ValueError("expected run lengths in whole pixels")
+    # Each is so small that the sum of all that fit into memory is exact.
+    if lengths.sum() != size_hw[0] * size_hw[1]:
+        raise ValueError(
+            f"expected run lengths of {size_hw[0] * size_hw[1]} pixels in all, got "
+            f"{lengths.sum():.0f}"
+        )
     return lengths.astype(np.int64)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.resize.nearest import Scalar, SizeHW, nearest_counts
+from ovseg_core.rle.check import check_counts
 
 _BLOCK = 256
 """Side of the blocks of a transpose: the lines that are read and written stay in the cache."""
@@ -62,7 +63,12 @@ def encode_rle(
 
 
 def decode_rle(counts: str, size_hw: SizeHW) -> NDArray[np.uint8]:
-    """Return the mask (H, W) of 0 and 1 that compressed run lengths encode."""
+    """Return the mask (H, W) of 0 and 1 that compressed run lengths encode.
+
+    Raises:
+        ValueError: they are not those of a mask of this size.
+    """
+    check_counts(counts, size_hw)
     return coco_mask.decode({"counts": counts.encode("ascii"), "size": list(size_hw)})
 
 

@@ -1,6 +1,7 @@
 """COCO's compressed run lengths -> where the runs of many masks begin and end.
 
-All masks are read at once, because one by one small masks cost more in calls than in work.
+The texts were checked before (`rle.check`). All masks are read at once, because one by one small
+masks cost more in calls than in work.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,6 @@ GROUP_BITS = 5
 MORE_GROUPS = 32
 """Set in a character where another group of the same number follows."""
 _SIGN = 16
-_MAX_GROUPS = 11
-"""Of one number, without the last one."""
 
 
 class Edges(NamedTuple):
@@ -67,18 +66,9 @@ def run_edges(counts: Sequence[str], num_pixels: int, *, stacked: bool = False) 
 def run_lengths(counts: str) -> NDArray[np.int64]:
     """Return the lengths of a mask's runs as they are written, background first.
 
-    Raises:
-        ValueError: the text is not compressed run lengths, or ends early.
+    Args:
+        counts: compressed run lengths that were checked (`rle.check`).
     """
-    groups = np.frombuffer(counts.encode("ascii"), np.uint8)
-    if (
-        not len(groups)
-        or groups.min() < FIRST_CHARACTER
-        or groups.max() >= FIRST_CHARACTER + 2 * MORE_GROUPS
-    ):
-        raise ValueError("expected compressed run lengths as COCO writes them")
-    if (groups[-1] - FIRST_CHARACTER) & MORE_GROUPS:
-        raise ValueError("expected compressed run lengths, got a text that ends inside a number")
     lengths, _ = _numbers([counts], np.int64)
     for turn in (lengths[1::2], lengths[2::2]):
         np.cumsum(turn, out=turn)
@@ -96,24 +86,42 @@ def running_sums(values: NDArray) -> NDArray:
 
 
 def _numbers(counts: Sequence[str], kind: type) -> tuple[IntArray, list[int]]:
-    """Return the numbers in all texts, and where those of each text begin and end."""
-    groups = np.frombuffer("".join(counts).encode("ascii"), np.uint8) - np.uint8(FIRST_CHARACTER)
+    data = np.frombuffer("".join(counts).encode("ascii"), np.uint8)
+    numbers, bounds = numbers_of(data, np.cumsum([0, *map(len, counts)]), kind)
+    return numbers, bounds.tolist()
+
+
+def numbers_of(
+    data: NDArray[np.uint8], places: NDArray[np.integer], kind: type
+) -> tuple[IntArray, NDArray[np.int64]]:
+    """Return the numbers in many texts, and where those of each text begin and end.
+
+    Args:
+        data: the characters of all texts, one text after another; each ends with a whole number.
+        places: where each text begins and ends in it, one more than there are texts.
+        kind: of the numbers; it must have the bits that they need.
+    """
+    groups = data - np.uint8(FIRST_CHARACTER)
+    goes_on = groups >= MORE_GROUPS
+    low = groups & np.uint8(MORE_GROUPS - 1)
+    signed = (low ^ np.uint8(_SIGN)).view(np.int8) - np.int8(_SIGN)  # of groups that end a number
+    values = signed.astype(np.int16)
+    # Most numbers have one group or two: these come without looking for where they are.
+    values[1:] *= np.int16(1) + np.int16(MORE_GROUPS - 1) * goes_on[:-1].view(np.int8)
+    values[1:] += low[:-1] * goes_on[:-1]
     last = np.flatnonzero(groups < MORE_GROUPS)
-    signed = (groups ^ _SIGN).astype(np.int8) - np.int8(_SIGN)  # of groups that end a number
-    numbers = signed.take(last).astype(kind)
+    numbers = values.take(last).astype(kind)
     size = last.copy()
     size[1:] -= last[:-1]
     size[:1] += 1
-    longer, at = np.flatnonzero(size > 1), 1
+    longer, at = np.flatnonzero(size > 2), 1
+    numbers[longer] = signed.take(last.take(longer))
     while len(longer):
-        if at > _MAX_GROUPS:
-            raise ValueError("expected compressed run lengths, got a number of more than 60 bits")
-        group = groups.take(last.take(longer) - at) & (MORE_GROUPS - 1)
+        group = low.take(last.take(longer) - at)
         numbers[longer] = (numbers.take(longer) << GROUP_BITS) | group
         at += 1
         longer = longer[size.take(longer) > at]
-    ends = np.cumsum([0, *map(len, counts)])
-    return numbers, np.searchsorted(last, ends).tolist()
+    return numbers, np.searchsorted(last, places)
 
 
 def _undo_differences(pairs: IntArray, first: NDArray[np.int64]) -> None:
