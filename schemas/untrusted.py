@@ -1,5 +1,4 @@
-r"""What came from somebody else: where its names may lead, how large an image may be,
-and how its text is shown.
+r"""What came from somebody else: where its names lead, how large it may be, how its text is shown.
 
 A run folder, a list, a table of images and a tool's file are made by other programs and people. A
 name in them stays inside its folder, whatever system the reader of an export runs on.

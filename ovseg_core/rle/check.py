@@ -44,8 +44,7 @@ class MaskFacts(NamedTuple):
 
 
 def texts_of(counts: Sequence[str]) -> Texts:
-    """Return texts as `mask_facts` takes them; other characters than ASCII become such as no RLE
-    has."""
+    """Return texts as `mask_facts` takes them."""
     data = [text.encode("utf-8", "surrogatepass") for text in counts]
     places = np.cumsum([0, *map(len, data)])
     return np.frombuffer(b"".join(data), np.uint8), places
@@ -102,9 +101,9 @@ def _nothing(count: int) -> MaskFacts:
 
 def _facts(texts: Texts, sizes: NDArray[np.int64]) -> MaskFacts:
     height, width = sizes.T
-    has_size = (sizes >= 1).all(axis=1) & (sizes <= MAX_PIXELS).all(axis=1)
-    has_size[has_size] &= (height * width)[has_size] <= MAX_PIXELS
-    num_pixels = np.where(has_size, height * width, 0)
+    low, high = np.minimum(height, width), np.maximum(height, width)
+    has_size = (low >= 1) & (high <= MAX_PIXELS // np.maximum(low, 1))
+    num_pixels = np.where(has_size, low * high, 0)
     is_few = bool((num_pixels < _FEW_PIXELS).all())
     readable = has_size & _is_readable(texts, _MAX_GROUPS - is_few)
     if readable.all():

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import coco_file, segments
+from pipeline.exporters.shared.coco_records import CocoAnnotation
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.loss_report import GOOD_IOU, LOSSES_FILE
 from pipeline.exporters.shared.outlines import Simplification, Tolerance, coco_polygons
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "exports/coco"
 _OUR_FILES = re.compile(r"(instances|results_segm)(-[0-9]{5,})?[.]json")
-_RESULT = ("image_id", "category_id", "segmentation", "score")
 _END_BYTES = 32
 """No less than the end of a file takes."""
 
@@ -64,14 +64,16 @@ def export(run: RunFolder, options: Options) -> list[str]:
             for row, crop in zip_longest(rows, crops):
                 number += 1
                 entry = coco_file.annotation_entry(number, image["number"], row)
-                results.append(json.dumps({name: entry.get(name) for name in _RESULT}))
+                text = json.dumps(entry)
+                results.append(_result(text, entry))
                 if crop is not None:
                     polygons = coco_polygons(row, crop, simplification, export.losses)
                     entry["segmentation"] = polygons.corners
                     entry["area"], entry["bbox"] = polygons.area_px, polygons.bbox_xywh
                     attributes = entry.setdefault("attributes", {})
                     attributes["polygon_iou"] = round(polygons.iou, DIGITS)
-                annotations.append(json.dumps(entry))
+                    text = json.dumps(entry)
+                annotations.append(text)
             path = image["path"]
             image_entry = coco_file.image_entry(image, path)
             if options.flatten_names:
@@ -89,6 +91,20 @@ def export(run: RunFolder, options: Options) -> list[str]:
             export.losses.num_poor_outlines, GOOD_IOU, FOLDER, LOSSES_FILE,
         )  # fmt: skip
     return [f"{FOLDER}/{name}" for name in names]
+
+
+def _result(text: str, entry: CocoAnnotation) -> str:
+    """Return a segment's entry for COCOeval: what stands before its area, and its score.
+
+    Run lengths are long, and are written as JSON once.
+
+    Args:
+        text: the whole entry as JSON; neither numbers nor run lengths hold a quotation mark.
+        entry: the same.
+    """
+    begin = text.index('"image_id"')
+    end = text.index(', "area": ')
+    return f'{{{text[begin:end]}, "score": {json.dumps(entry.get("score"))}}}'
 
 
 class _SplitFiles:

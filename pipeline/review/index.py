@@ -136,8 +136,11 @@ class ReviewIndex:
         return {name: _joined(tables, name, np.float64)[order] for name in names}
 
     def segments_of(self, row: int) -> list[Row]:
-        """Return the annotation rows of an image in their order, with the scores of the viewer."""
-        return self._segment_reader.segments(self.marker(row), self.image(row)["image_id"])
+        """Return the annotation rows of an image in their order, with the scores of the viewer.
+
+        Each says in `damage` what is wrong with it, and has no mask then; empty: nothing is.
+        """
+        return self._segment_reader.segments(self.marker(row), self.image(row))
 
     def with_error(self, code: str) -> NDArray[np.bool_]:
         """Return which images failed with a code."""
@@ -201,7 +204,10 @@ def _rows_of(table: pa.Table, ids: pa.Array) -> NDArray[np.int64]:
 
 def _joined(tables: Sequence[pa.Table], column: str, kind: Any) -> NDArray[Any]:
     columns = (_numpy(table[column]).astype(kind, copy=False) for table in tables)
-    return np.concatenate([*columns, np.empty(0, kind)])
+    values = np.concatenate([*columns, np.empty(0, kind)])
+    if values.dtype.kind == "f" and not np.isfinite(values).all():  # of damaged rows
+        np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
+    return values
 
 
 def _numpy(column: Any) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from ovseg_core.rle.encode import decode_rle
 from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.overlay import tinted
 from pipeline.review.index import ReviewIndex
+from pipeline.run.damaged import is_image_size, size_problem
 from pipeline.run.images import RunImages
 from schemas.errors import ErrorCode, ImageError, UserError
 
@@ -70,6 +71,8 @@ class Pictures:
                 return self._photo(image, kind)
             if image["status"] != "ok":
                 raise ImageError(ErrorCode(image["error_code"]), image["error_message"])
+            if not is_image_size(image):
+                raise UserError(f"the image's row in the run is damaged: {size_problem(image)}")
             size_hw = image["height"], image["width"]
             segments = self._index.segments_of(row)
             if kind == "segments":
@@ -108,10 +111,15 @@ def photo_jpeg(decoded: DecodedImage, size: Size) -> bytes:
 def painted(
     segments: Sequence[dict[str, Any]], size_hw: SizeHW, size: Size, values: Sequence[int]
 ) -> NDArray[np.uint16]:
-    """Return a picture (h, w) with each segment's value, 0 elsewhere, no larger than `size`."""
+    """Return a picture (h, w) with each segment's value, 0 elsewhere, no larger than `size`.
+
+    Segments without run lengths (damaged ones) are not in it.
+    """
     small_hw = thumbnail_size(size_hw, SIDE_PX[size])
     canvas = np.zeros(small_hw, np.uint16)
     for segment, value in zip(segments, values, strict=True):
+        if not segment["rle_counts"]:
+            continue
         # Each mask is reduced before it is painted: large photographs have many masks.
         canvas[to_size(decode_rle(segment["rle_counts"], size_hw), small_hw) > 0] = value
     return canvas

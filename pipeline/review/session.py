@@ -229,6 +229,8 @@ class ReviewSession:
         segments = now.index.segments_of(row) if image["status"] == "ok" else []
         for segment in segments:
             del segment["image_id"], segment["rle_counts"]
+            if segment["damage"]:
+                segment |= {name: 0.0 for name, value in segment.items() if not _is_json(value)}
         if agreement is not None:
             ious = agreement.of_mask[now.index.segments.of(row)].tolist()
             for segment, iou in zip(segments, ious, strict=True):
@@ -287,6 +289,10 @@ class ReviewSession:
         found = zip(image_ids, now.index.rows(image_ids), strict=True)
         changed = _changed(now, {image_id: row for image_id, row in found if row is not None})
         return {"undone": undone.keys[0]._asdict(), "overruled": undone.overruled, **changed}
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _mark_names(now: RunSnapshot, row: int) -> list[str]:

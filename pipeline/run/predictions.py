@@ -11,10 +11,21 @@ import pyarrow.compute
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
+from pipeline.run.damaged import (
+    DAMAGED_IMAGES,
+    DAMAGED_MASKS,
+    DamagedRows,
+    Row,
+    check_masks,
+    is_image_size,
+    size_problem,
+)
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, Row
+from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS
 from schemas.records import ShardDone
 from schemas.score_columns import SCORE
+
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 _SHARDS_OF_IMAGES = 16
 _MAX_BYTES = 256 << 20
@@ -27,39 +38,54 @@ class _ShardTable(NamedTuple):
 
 
 class SegmentReader:
-    """Reads the segments of single images; keeps the shards that were read last.
+    """Reads the segments of single images, checked; keeps the shards that were read last.
 
     Safe for threads: each shard is read by one thread, and others that need it wait.
 
     Args:
         run: at any place.
-        columns: of the annotations table, beside `image_id`.
+        columns: of the annotations table, beside `image_id`; `rle_counts` is one of them.
         max_bytes: size of the tables that are kept.
     """
 
     def __init__(self, run: RunFolder, columns: Sequence[str], max_bytes: int = _MAX_BYTES) -> None:
         self._run = run
+        self._labels = tuple(run.info.job().vocabulary.names)
         self._columns = list(dict.fromkeys(("image_id", *columns)))
         cache: LRUCache[int, _ShardTable] = LRUCache(max_bytes, lambda shard: shard.table.nbytes)
         self._shard_table = cached(cache, key=lambda marker: marker.shard, condition=Condition())(
             self._read
         )
 
-    def segments(self, marker: ShardDone, image_id: str) -> list[Row]:
-        """Return the rows of an image in their order.
+    def segments(self, marker: ShardDone, image: Row) -> list[Row]:
+        """Return the rows of an image in their order; those that are damaged have no `rle_counts`.
 
         Args:
             marker: of the finished shard that holds the image.
-            image_id: an image without segments has none.
+            image: its row of `images`; an image without segments has none.
+
+        Returns:
+            Rows with a further column `damage`: what is wrong with the row, in words, or empty.
         """
         shard = self._shard_table(marker)
-        places = shard.places.get(image_id)
+        places = shard.places.get(image["image_id"])
         if places is None:
             return []
         first, count = int(places[0]), len(places)
         if places[-1] - first + 1 == count:  # as ovseg writes them; a slice copies nothing
-            return shard.table.slice(first, count).to_pylist()
-        return shard.table.take(pa.array(places)).to_pylist()
+            table = shard.table.slice(first, count)
+        else:
+            table = shard.table.take(pa.array(places))
+        table, problems = check_masks(table, {image["image_id"]: image}, self._labels)
+        if problems:  # what is no text could not be turned into one
+            number = table.schema.get_field_index("rle_counts")
+            is_sound = pa.array([place not in problems for place in range(count)])
+            texts = compute.if_else(is_sound, table["rle_counts"], "")
+            table = table.set_column(number, "rle_counts", texts)
+        rows = table.to_pylist()
+        for place, row in enumerate(rows):
+            row["damage"] = problems.get(place, "")
+        return rows
 
     def _read(self, marker: ShardDone) -> _ShardTable:
         table = self._run.shard_table(marker, "annotations", self._columns)
@@ -74,10 +100,19 @@ class SegmentReader:
 
 
 class Predictions:
-    """The predicted segments of a run by `image_id`, as they are finished at first use."""
+    """The predicted segments of a run by `image_id`, as they are finished at first use.
 
-    def __init__(self, run: RunFolder) -> None:
+    Args:
+        run: at any place.
+        damaged: counts the segments and images that are left out; None: a new one.
+
+    Attributes:
+        damaged: as far as images were read.
+    """
+
+    def __init__(self, run: RunFolder, damaged: DamagedRows | None = None) -> None:
         self._run = run
+        self.damaged = damaged or DamagedRows()
         self._done: dict[int, ShardDone] | None = None
         self._place: dict[str, int] = {}
         self._segments = SegmentReader(run, (*MASK_COLUMNS, SCORE))
@@ -97,7 +132,6 @@ class Predictions:
         if not new:
             return
         known = self._run.manifest().column("image_id").combine_chunks()
-        compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
         places = compute.index_in(pa.array(new, known.type), value_set=known).to_pylist()
         found = (-1 if place is None else place for place in places)
         self._place |= dict(zip(new, found, strict=True))
@@ -108,9 +142,19 @@ class Predictions:
         return None if marker is None else self._images(marker.shard).get(image_id)
 
     def segments(self, image_id: str) -> list[Row]:
-        """Return an image's segments (`MASK_COLUMNS` and the score) in order."""
-        marker = self._marker(image_id)
-        return [] if marker is None else self._segments.segments(marker, image_id)
+        """Return an image's segments (`MASK_COLUMNS` and the score) in order, none damaged."""
+        marker, image = self._marker(image_id), self.image(image_id)
+        if marker is None or image is None:
+            return []
+        rows = self._segments.segments(marker, image)
+        names = [
+            f"{image['path']}, segment {row['segment_index']}: {row['damage']}"
+            for row in rows
+            if row["damage"]
+        ]
+        if names:
+            self.damaged.add(DAMAGED_MASKS, {image_id: names})
+        return [row for row in rows if not row.pop("damage")]
 
     def _marker(self, image_id: str) -> ShardDone | None:
         if not self.in_order([image_id]):
@@ -127,4 +171,7 @@ class Predictions:
     def _read_images(self, shard: int) -> dict[str, Row]:
         assert self._done is not None
         table = self._run.shard_table(self._done[shard], "images", IMAGE_COLUMNS)
-        return {row["image_id"]: row for row in table.to_pylist() if row["status"] == "ok"}
+        rows = [row for row in table.to_pylist() if row["status"] == "ok"]
+        unusable = {row["image_id"]: [size_problem(row)] for row in rows if not is_image_size(row)}
+        self.damaged.add(DAMAGED_IMAGES, unusable)
+        return {row["image_id"]: row for row in rows if row["image_id"] not in unusable}

@@ -10,14 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
+from pipeline.run.damaged import (
+    DAMAGED_IMAGES,
+    DAMAGED_MASKS,
+    DamagedRows,
+    Row,
+    check_masks,
+    is_image_size,
+    size_problem,
+    without_damaged,
+)
 from pipeline.run.folder import RunFolder
 from schemas.records import ImageResult, MaskRow, ShardDone
 
-Row = dict[str, Any]
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 IMAGE_COLUMNS = tuple(
     name for name in ImageResult.model_fields if name != "uri" and not name.endswith("_s")
@@ -37,14 +49,28 @@ class FinishedShard:
     images: dict[str, Row]
     """Rows (`IMAGE_COLUMNS`) of the annotated images by `image_id`, in manifest order, each with
     its `number` and the index of its `shard`."""
+    damaged: DamagedRows
+    """Counts the rows that are left out."""
+    unusable: frozenset[str]
+    """Images whose row is damaged, by `image_id`; they are not in `images`."""
+    labels: tuple[str, ...]
+    """Of the run, in order."""
 
     def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
-        """Yield the shard's annotation rows, images in order.
+        """Yield the shard's annotation rows, images in order; damaged ones are left out.
 
         Args:
-            columns: those to read; None: all.
+            columns: those to read; None: all. Without `rle_counts` masks are not checked.
         """
         table = self.run.shard_table(self.marker, "annotations", columns)
+        if self.unusable:
+            ids = pa.array(sorted(self.unusable), pa.string())
+            of_unusable = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
+            table = table.filter(compute.invert(of_unusable))
+        if "rle_counts" in table.column_names:
+            table, problems = check_masks(table, self.images, self.labels)
+            table, names = without_damaged(table, problems, self.images)
+            self.damaged.add(DAMAGED_MASKS, names)
         for batch in table.to_batches(max_chunksize=1024):
             yield from batch.to_pylist()
 
@@ -54,17 +80,23 @@ class FinishedShard:
 
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
         """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k."""
-        masks = self.segments_by_image(["image_id", "category_id", "rle_counts"])
+        columns = ["image_id", "category_id", "segment_index", "rle_counts"]
+        masks = self.segments_by_image(columns)
         for image_id, image in self.images.items():
             yield image, paint_segments(masks.get(image_id, ()), (image["height"], image["width"]))
 
 
 class RunReader:
-    """The shards that were finished when it was made; a run that goes on does not disturb it."""
+    """The shards that were finished when it was made; a run that goes on does not disturb it.
+
+    Attributes:
+        damaged: rows that were left out of the shards, as far as they were read.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         """Read the done markers."""
         self.run = run
+        self.damaged = DamagedRows()
         self.markers = tuple(run.done().values())
 
     @property
@@ -87,14 +119,20 @@ class RunReader:
 
     def shards(self) -> Iterator[FinishedShard]:
         """Yield the shards in order."""
-        number = 0
+        number, labels = 0, tuple(self.run.info.job().vocabulary.names)
         for marker in self.markers:
             images: dict[str, Row] = {}
+            unusable: dict[str, list[str]] = {}
             for row in self.run.shard_table(marker, "images", IMAGE_COLUMNS).to_pylist():
-                if row["status"] == "ok":
-                    number += 1
+                if row["status"] != "ok":
+                    continue
+                number += 1
+                if is_image_size(row):
                     images[row["image_id"]] = {**row, "number": number, "shard": marker.shard}
-            yield FinishedShard(self.run, marker, images)
+                else:
+                    unusable[row["image_id"]] = [size_problem(row)]
+            self.damaged.add(DAMAGED_IMAGES, unusable)
+            yield FinishedShard(self.run, marker, images, self.damaged, frozenset(unusable), labels)
 
 
 def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:

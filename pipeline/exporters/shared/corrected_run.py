@@ -13,6 +13,7 @@ from typing import Literal
 
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.run.folder import RunFolder
+from pipeline.run.predictions import Predictions
 from pipeline.run.reader import FinishedShard, Row, RunReader
 from schemas.errors import UserError
 from schemas.review import ReviewedMask
@@ -61,8 +62,10 @@ class CorrectedShard(FinishedShard):
     def _corrected(self, image: Row, predicted: Iterable[Row]) -> Iterator[Row]:
         image_id = image["image_id"]
         outcomes = self.layer.outcomes(image_id) or {}
+        seen: set[int] = set()
         for row in predicted:
             index = row["segment_index"]
+            seen.add(index)
             if index not in outcomes:
                 if self.keeps_undecided:
                     yield row
@@ -76,7 +79,11 @@ class CorrectedShard(FinishedShard):
                 yield {**row, "verdict": mask.verdict}
             else:
                 yield _drawn_row(mask, index)
-        added = (mask for mask in self.layer.masks(image_id) if mask.segment_index is None)
+        masks = self.layer.masks(image_id)
+        for mask in masks:  # a person's mask in the place of a damaged one
+            if mask.segment_index is not None and mask.segment_index not in seen:
+                yield _drawn_row(mask, mask.segment_index)
+        added = (mask for mask in masks if mask.segment_index is None)
         for number, mask in enumerate(added, start=image["num_segments"]):
             yield _drawn_row(mask, number)
         unknown = self.layer.num_unknown_masks(image_id)
@@ -114,7 +121,10 @@ class CorrectedRun(RunReader):
     def __init__(self, run: RunFolder, masks: MaskSource | None = "predicted") -> None:
         super().__init__(run)
         self.num_left_out: dict[str, int] = {}
-        self._layer = None if masks == "predicted" else ReviewedLayer(run)
+        self._layer: ReviewedLayer | None = None
+        if masks != "predicted":
+            predictions = Predictions(run, self.damaged)
+            self._layer = ReviewedLayer(run, predictions=predictions)
         self._rejected: frozenset[str] = frozenset()
         self._touched: frozenset[str] = frozenset()
         if self._layer is None:
@@ -168,6 +178,9 @@ class CorrectedRun(RunReader):
                     for key, row in shard.images.items()
                     if key in kept
                 },
+                damaged=shard.damaged,
+                unusable=shard.unusable,
+                labels=shard.labels,
                 layer=self._layer,
                 keeps_undecided=self.masks == "merged",
                 all_images=tuple(shard.images),

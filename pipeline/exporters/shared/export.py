@@ -127,7 +127,16 @@ class Export:
                 self._finish_writes()
                 for name, what in sorted(self._unreadable):
                     self.losses.name_lost(what, printable(name))
+                self._count_damaged()
                 self.write(LOSSES_FILE, self.losses.text().encode())
+
+    def _count_damaged(self) -> None:
+        damaged = self.reader.damaged
+        for what, count in damaged.counts.items():
+            named = damaged.first[what]
+            for name in named:
+                self.losses.name_lost(what, name)
+            self.losses.count_lost(what, count - len(named))
 
     def images(
         self, kind: SegmentKind = "as_run", min_score: float = 0.0, min_area_px: int = 0

@@ -187,6 +187,7 @@ export class Viewer {
         decision ? make("span", { class: `said ${decision.action}` }, WORDS[decision.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
         make("div", { class: "numbers" }, bar(segment.mean_prob), ...this.captions(segment).map(([{ help }, text]) => make("span", { title: help }, text)), this.agreement(segment)),
         label === segment.label ? null : make("small", { class: "was" }, `was ${segment.label}`),
+        segment.damage ? make("small", { class: "was" }, `damaged, not shown: ${segment.damage}`) : null,
       );
       row.classList.toggle("rejected", decision?.action === "reject");
       row.classList.toggle("hidden-mask", !shown);

@@ -67,13 +67,14 @@ def test_images_of_a_shard_without_marker_have_no_predictions(tmp_path: Path) ->
 def test_segment_reader_reads_for_many_threads(run: RunFolder, max_bytes: int) -> None:
     reader = SegmentReader(run, tuple(Annotation.model_fields), max_bytes)
     wanted = [
-        (shard.marker, image_id, shard.segments_by_image().get(image_id, []))
+        (shard.marker, image, shard.segments_by_image().get(image_id, []))
         for shard in RunReader(run).shards()
-        for image_id in shard.images
+        for image_id, image in shard.images.items()
     ]
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda one: reader.segments(one[0], one[1]), wanted * 3)
-        assert list(found) == [segments for _, _, segments in wanted] * 3
+        sound = [[{**row, "damage": ""} for row in segments] for _, _, segments in wanted]
+        assert list(found) == sound * 3
 
 
 def test_segment_reader_finds_rows_that_are_not_together(tmp_path: Path) -> None:
@@ -84,6 +85,7 @@ def test_segment_reader_finds_rows_that_are_not_together(tmp_path: Path) -> None
     marker = run.commit(0, "a", mixed, make_tally(mixed))
     reader = SegmentReader(run, MASK_COLUMNS)
     for one in rows.annotations:
-        found = reader.segments(marker, one.image_id)
+        image = next(row for row in rows.images if row.image_id == one.image_id)
+        found = reader.segments(marker, image.model_dump())
         assert [row["segment_index"] for row in found] == [0, 1]
         assert {row["image_id"] for row in found} == {one.image_id}

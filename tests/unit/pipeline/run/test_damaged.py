@@ -1,0 +1,140 @@
+"""A run folder of somebody else: damaged rows are left out, counted and named, and nothing more."""
+
+import io
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ovseg_core.rle.runs import run_lengths
+from pipeline.run.damaged import DAMAGED_IMAGES, DAMAGED_MASKS, DamagedRows
+from pipeline.run.folder import RunFolder
+from pipeline.run.predictions import Predictions
+from pipeline.run.reader import RunReader
+from tests.helpers.drawn_runs import make_run, odd_scenes
+from tests.unit.ovseg_core.rle.test_check import packed
+
+Change = Callable[[Any], Any]
+HUGE = 2**31 - 1
+
+
+def tampered(run: RunFolder, table: str, changes: dict[str, Change]) -> RunFolder:
+    """Change columns of the first row of a table, with hashes that fit, as an owner could."""
+    folder = Path(run.folder.uri)
+    marker_file = folder / "done" / "00000.json"
+    marker = json.loads(marker_file.read_text())
+    entry = marker["files"][table]
+    rows = pq.ParquetFile(folder / entry["name"]).read()
+    for name, change in changes.items():
+        number = rows.schema.get_field_index(name)
+        field = rows.schema.field(number)
+        values = rows.column(number).to_pylist()
+        values[0] = change(values[0])
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        column = pa.array(values, kind)
+        if kind != field.type:
+            column = column.dictionary_encode().cast(field.type)
+        rows = rows.set_column(number, field.with_nullable(True), column)
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer)
+    data = buffer.getvalue()
+    (folder / entry["name"]).write_bytes(data)
+    marker["files"][table] |= {"sha256": sha256(data).hexdigest(), "size_bytes": len(data)}
+    marker_file.write_text(json.dumps(marker))
+    return RunFolder.open(run.folder.uri)
+
+
+def always(value: Any) -> Change:
+    return lambda _: value
+
+
+MASKS: dict[str, dict[str, Change]] = {
+    "counts that end early": {"rle_counts": always("11")},
+    "counts inside a number": {"rle_counts": lambda text: text[:-1] + "o"},
+    "a negative length": {"rle_counts": always("K`V2")},
+    "a number of many groups": {"rle_counts": always("o" * 40 + "0")},
+    "other letters": {"rle_counts": always("é\x00")},
+    "no letters": {"rle_counts": always("")},
+    "no value": {"rle_counts": always(None)},
+    "no pixel": {"rle_counts": always("PV2"), "area_px": always(0)},
+    "another size": {"height": always(41)},
+    "a huge size": {"height": always(HUGE), "width": always(HUGE)},
+    "another area": {"area_px": always(1)},
+    "another box": {"bbox_xywh": always([-5.0, 1e9, 3.0, float("nan")])},
+    "no box": {"bbox_xywh": always(None)},
+    "no label of the run": {"category_id": always(70000)},
+    "another label": {"label": always("stranger")},
+    "a score that is no number": {"mean_prob": always(float("nan"))},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("runs"), odd_scenes())
+
+
+@pytest.fixture
+def copy(run: RunFolder, tmp_path: Path) -> RunFolder:
+    shutil.copytree(run.folder.uri, tmp_path / "run")
+    return RunFolder.open(str(tmp_path / "run"))
+
+
+def segments(reader: RunReader) -> list[dict[str, Any]]:
+    return [row for shard in reader.shards() for row in shard.segments()]
+
+
+@pytest.mark.parametrize("changes", MASKS.values(), ids=MASKS)
+def test_damaged_mask_is_left_out_and_named_and_all_others_stay(copy, run, changes, caplog):
+    reader = RunReader(tampered(copy, "annotations", changes))
+    with caplog.at_level(logging.WARNING):
+        assert segments(reader) == segments(RunReader(run))[1:]
+    assert reader.damaged.counts == {DAMAGED_MASKS: 1}
+    ((name,),) = reader.damaged.first.values()
+    assert name.startswith("plain.jpg, segment 0: its ")
+    assert caplog.messages == [f"left out, {DAMAGED_MASKS}: {name}"]
+    segments(reader)
+    assert reader.damaged.counts == {DAMAGED_MASKS: 1}
+    predictions = Predictions(reader.run)
+    assert predictions.segments("id-plain.jpg") == Predictions(run).segments("id-plain.jpg")[1:]
+    assert predictions.damaged.counts == {DAMAGED_MASKS: 1}
+
+
+@pytest.mark.parametrize("sides", [(HUGE, HUGE), (0, 56), (None, None)])
+def test_image_of_a_size_that_no_image_has_is_left_out(copy, run, sides):
+    height, width = sides
+    changed = tampered(copy, "images", {"height": always(height), "width": always(width)})
+    reader = RunReader(changed)
+    others = [row for row in segments(RunReader(run)) if row["image_id"] != "id-plain.jpg"]
+    assert segments(reader) == others
+    assert reader.damaged.counts == {DAMAGED_IMAGES: 1}
+    predictions = Predictions(changed)
+    assert predictions.image("id-plain.jpg") is None
+    assert predictions.segments("id-plain.jpg") == []
+
+
+def test_runs_that_an_empty_run_divides_are_joined(copy, run):
+    first = segments(RunReader(run))[0]
+
+    def divided(text: str) -> str:
+        first, second, *others = run_lengths(text).tolist()
+        lengths = [first, second - 1, 0, 1, *others]
+        return packed(lengths[:3] + [b - a for a, b in zip(lengths[1:], lengths[3:], strict=False)])
+
+    changed = tampered(copy, "annotations", {"rle_counts": divided})
+    rows = segments(RunReader(changed))
+    assert rows[0] == first
+
+
+def test_damaged_rows_of_an_image_count_once_and_ten_are_named():
+    damaged = DamagedRows()
+    for _ in range(2):
+        damaged.add(DAMAGED_MASKS, {"a": [f"{n}" for n in range(8)], "b": ["x"] * 5, "c": []})
+    assert damaged.counts == {DAMAGED_MASKS: 13}
+    assert len(damaged.first[DAMAGED_MASKS]) == 10
