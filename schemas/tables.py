@@ -13,7 +13,7 @@ from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
 SCHEMA_VERSION = 3
 """Raised with every change of a column; stored in run.yaml and in each done marker."""
 READ_VERSIONS = (1, 2, 3)
-"""Versions that can be read: `pipeline.run.old_versions` maps the older ones on reading."""
+"""Versions that can be read: `pipeline.run.tables.old_versions` maps the older ones on reading."""
 
 
 def arrow_schema(record: type[Frozen]) -> pa.Schema:

@@ -20,8 +20,8 @@ from ovseg_core.rle.encode import decode_rle
 from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.overlay import tinted
 from pipeline.review.index import ReviewIndex
-from pipeline.run.damaged import is_image_size, size_problem
 from pipeline.run.images import RunImages
+from pipeline.run.tables.damaged import is_image_size, size_problem
 from schemas.errors import ErrorCode, ImageError, UserError
 
 Size = Literal["small", "large"]

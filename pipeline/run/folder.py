@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.collection import manifest
-from pipeline.run import markers, old_versions
+from pipeline.run import markers
 from pipeline.run.confirmed import Confirmed, remember_manifest
 from pipeline.run.identity import (
     RunIdentity,
@@ -34,6 +34,7 @@ from pipeline.run.identity import (
     parse_run_file,
 )
 from pipeline.run.row_check import checked_rows
+from pipeline.run.tables import old_versions
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private

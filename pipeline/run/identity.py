@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
-from pipeline.run import old_versions
+from pipeline.run.tables import old_versions
 from pipeline.run.versions import compared_versions, installed_versions
 from pipeline.storage import uris
 from pipeline.storage.yaml_file import parse_yaml

@@ -11,7 +11,9 @@ import pyarrow.compute
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
-from pipeline.run.damaged import (
+from pipeline.run.folder import RunFolder
+from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS
+from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
     DamagedRows,
@@ -20,8 +22,6 @@ from pipeline.run.damaged import (
     is_image_size,
     size_problem,
 )
-from pipeline.run.folder import RunFolder
-from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS
 from schemas.records import ShardDone
 from schemas.score_columns import SCORE
 

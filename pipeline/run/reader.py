@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
-from pipeline.run.damaged import (
+from pipeline.run.folder import RunFolder
+from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
     DamagedRows,
@@ -26,7 +27,6 @@ from pipeline.run.damaged import (
     size_problem,
     without_damaged,
 )
-from pipeline.run.folder import RunFolder
 from schemas.records import ImageResult, MaskRow, ShardDone
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers

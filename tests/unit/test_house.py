@@ -233,5 +233,5 @@ def test_score_columns_are_listed_once():
         "schemas/score_columns.py",
         "ovseg_core/decision/segment_scores.py",
         "ovseg_core/decision/review_priority.py",
-        "pipeline/run/old_versions.py",
+        "pipeline/run/tables/old_versions.py",
     }, "read schemas.score_columns in place of a list of column names"

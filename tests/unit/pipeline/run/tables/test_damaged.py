@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ovseg_core.rle.runs import run_lengths
-from pipeline.run.damaged import DAMAGED_IMAGES, DAMAGED_MASKS, DamagedRows
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import RunReader
+from pipeline.run.tables.damaged import DAMAGED_IMAGES, DAMAGED_MASKS, DamagedRows
 from tests.helpers.drawn_runs import make_run, odd_scenes
 from tests.unit.ovseg_core.rle.test_check import packed
 

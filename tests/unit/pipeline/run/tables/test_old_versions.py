@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from pipeline.run import old_versions
 from pipeline.run.identity import parse_run_file
+from pipeline.run.tables import old_versions
 from schemas import plugins
 from schemas.records import STAGES, ShardDone, ShardTally
 from schemas.tables import TABLES
