@@ -33,8 +33,8 @@ from pipeline.run.identity import (
     other_versions,
     parse_run_file,
 )
-from pipeline.run.row_check import checked_rows
 from pipeline.run.tables import old_versions
+from pipeline.run.tables.row_check import checked_rows
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private

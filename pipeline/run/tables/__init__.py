@@ -1,1 +1,1 @@
-"""The rows of a run's tables: those of older versions, and those that are damaged."""
+"""The rows of a run's tables: those of older versions, those that no run has, damaged masks."""
