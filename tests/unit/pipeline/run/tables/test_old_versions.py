@@ -13,7 +13,7 @@ from schemas.records import STAGES, ShardDone, ShardTally
 from schemas.tables import TABLES
 
 METHODS = "ovseg_core.methods"
-RUN_FILE = Path(__file__).parents[3] / "fixtures" / "run_v1" / "run" / "run.yaml"
+RUN_FILE = Path(__file__).parents[4] / "fixtures" / "run_v1" / "run" / "run.yaml"
 
 
 @pytest.mark.parametrize("name", sorted(old_versions.RENAMED_COLUMNS))
