@@ -3,6 +3,7 @@
 timm takes seconds to import and is not needed to check a job, so it is imported on use.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ from schemas.errors import WeightsError
 
 DIFFUSERS = "diffusers:"
 """Prefix of a UNet's name (`backbones/unet.py`), before its folder."""
+
+_MAX_DEPTH, _MAX_SIZE = 128, 16_384
+_MAX_VALUES_PER_BYTE = 4
+"""Numbers of a network by bytes of its file, whose position table may be of a smaller image."""
 
 Family = Literal["vit", "sam"]
 """`vit`: a plain ViT with class token and position table. `sam`: SAM's image encoder."""
@@ -97,7 +102,18 @@ def _load_folder(folder: Path) -> LoadedVit:
             f"{folder} is not a timm folder: expected config.json and model.safetensors; {ADVICE}"
         )
     try:
-        model = timm.create_model(f"{LOCAL_DIR}{folder}", pretrained=False)
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        _check_sizes(settings.get("model_args") or {})
+        name = f"{LOCAL_DIR}{folder}"
+        with torch.device("meta"):  # without memory, to compare sizes first
+            outline = timm.create_model(name, pretrained=False)
+        num_values = sum(parameter.numel() for parameter in outline.parameters())
+        if num_values > _MAX_VALUES_PER_BYTE * file.stat().st_size:
+            raise ValueError(
+                f"config.json describes {num_values:,} weights, {file.name} has "
+                f"{file.stat().st_size:,} bytes"
+            )
+        model = timm.create_model(name, pretrained=False)
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
@@ -105,6 +121,15 @@ def _load_folder(folder: Path) -> LoadedVit:
     loaded = _loaded(model, str(folder), str(file))
     _fill(loaded)
     return loaded
+
+
+def _check_sizes(arguments: dict[str, Any]) -> None:
+    """Refuse arguments with numbers that no network has, before time and memory go into them."""
+    for key, value in arguments.items():
+        limit = _MAX_DEPTH if key == "depth" else _MAX_SIZE
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int | float) and abs(one) > limit:
+                raise ValueError(f"model_args: {key} is {one}, expected at most {limit}")
 
 
 def _load_named(name: str, weights: str, option: str) -> LoadedVit:

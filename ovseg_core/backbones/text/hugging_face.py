@@ -87,6 +87,7 @@ def fetch_files(repository: str) -> dict[str, Path]:
         OSError: the hub cannot be reached and nothing is cached.
         ValueError: no name of a repository.
     """
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
     found: dict[str, Path] = {}
@@ -95,6 +96,10 @@ def fetch_files(repository: str) -> dict[str, Path]:
             found[name] = Path(hub_file(repository, name))
         except EntryNotFoundError:
             continue
+        except OSError:
+            # The cache also knows which files a repository does not have.
+            if try_to_load_from_cache(repository, name) is None:
+                raise
     return found
 
 

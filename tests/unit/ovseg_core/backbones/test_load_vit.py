@@ -15,10 +15,12 @@ from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 from tests.helpers.tiny_models import (
     TINY_SAM,
+    TINY_VISION,
     load_vision_of_job,
     tiny_backbones,
     tiny_folder,
     write_timm,
+    write_vision,
 )
 
 
@@ -126,3 +128,36 @@ def test_weights_are_downloaded_by_timms_file_name(monkeypatch: pytest.MonkeyPat
     with pytest.raises(WeightsError, match=r"no weights file at .*nothing\.safetensors"):
         load_vision_of_job("vit_small_patch8_224.dino")
     assert asked == [("timm/vit_small_patch8_224.dino", "model.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 10**9}, r"model_args: depth is 1000000000, expected at most 128"),
+        ({"img_size": [10**6, 10**6]}, r"model_args: img_size is 1000000, expected at most"),
+        ({"embed_dim": 16384, "depth": 128, "num_heads": 16}, r"describes \d[\d,]+ weights, model"),
+        ({"depth": "three"}, r"cannot be loaded: "),
+        ({"num_heads": 0}, r"cannot be loaded: "),
+        ({"harm": 1}, r"cannot be loaded: "),
+    ],
+)
+def test_impossible_sizes_of_a_folder_are_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """The third would take 1.6 TB."""
+    folder = write_vision(tmp_path, TINY_VISION)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"].update(change)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_vision_of_job(f"local-dir:{folder}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"\xff", b"[" * 100_000, b"{}"])
+def test_damaged_configuration_gives_one_line(content: bytes, tmp_path: Path) -> None:
+    folder = write_vision(tmp_path, TINY_VISION)
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(WeightsError, match="cannot be loaded: ") as caught:
+        load_vision_of_job(f"local-dir:{folder}")
+    assert "\n" not in str(caught.value)
