@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -129,9 +129,11 @@ def _read_set(text: str) -> Fields:
 
 def _with_files(layer: Fields) -> Fields:
     """Return the fields with the content of a vocabulary or calibration file for its name."""
+    from pipeline.storage import uris
+
     layer = dict(layer)
     words, calibration = layer.get("vocabulary"), layer.get("calibration")
-    if isinstance(words, str) and words.lower().endswith(_WORD_FILES):
+    if isinstance(words, str) and uris.without_query(words).lower().endswith(_WORD_FILES):
         layer["vocabulary"] = vocabulary_file(words)
     if isinstance(calibration, str):
         layer["calibration"] = _FromFile(load_yaml(calibration))
@@ -197,8 +199,10 @@ def vocabulary_file(path: str) -> Fields:
         ConfigError: no such file, or not readable as such.
         VocabularyError: a file without words.
     """
+    from pipeline.storage import uris
+
     text = _read_text(path)
-    if PurePosixPath(path).suffix.lower() == ".txt":
+    if uris.without_query(path).lower().endswith(".txt"):
         lines = (line.strip() for line in text.splitlines())
         value: Any = [line for line in lines if line and not line.startswith("#")]
     else:

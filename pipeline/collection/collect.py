@@ -95,6 +95,7 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str
         with suppress(FileNotFoundError, ValueError):
             size = Folder(parent).size(name)
     if size is not None:
+        name = uris.parent_and_name(uris.without_query(uri))[1]  # a query may hold a secret
         if list_file.is_list(name):
             return list_file.read_list(uri, roots), []
         _refuse_containers(name, uri)

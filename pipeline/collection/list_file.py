@@ -66,10 +66,11 @@ def read_list(uri: str, roots: Sequence[str] = ()) -> list[ListedImage]:
     shown = redact(uri)
     data = Folder(root).read_bytes(name)
     kinds = {".txt": _txt, ".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
-    plain = name.lower().removesuffix(_PACKED)
+    file_name = uris.parent_and_name(uris.without_query(uri))[1].lower()
+    plain = file_name.removesuffix(_PACKED)
     reader = kinds[plain[plain.rindex(".") :]]
     try:
-        if plain != name.lower():
+        if plain != file_name:
             data = _unpacked(data)
         entries = [_entry(row, root, shown) for row in reader(data)]
     except UnicodeDecodeError as error:
@@ -223,9 +224,8 @@ def _resolve(uri: str, root: str) -> str:
 
 def _path_of(uri: str, root: str) -> str:
     prefix = root if root.endswith("/") else f"{root}/"
-    if uri.startswith(prefix):
-        return uri[len(prefix) :]
-    place = uri.split("://", 1)[-1]
-    if uris.scheme(uri) in ("http", "https"):
-        place = place.split("?")[0].split("#")[0]
+    plain = uris.without_query(uri)
+    if plain.startswith(prefix):
+        return plain[len(prefix) :]
+    place = plain.split("://", 1)[-1]
     return "/".join(part for part in place.split("/") if part)

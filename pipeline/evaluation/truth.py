@@ -111,7 +111,7 @@ def open_truth(
     Raises:
         UserError: nothing is there, it is not COCO, or no category is in the vocabulary.
     """
-    if uri.lower().endswith(_COCO_ENDINGS):
+    if uris.without_query(uri).lower().endswith(_COCO_ENDINGS):
         return CocoTruth(_read_file(uri), wanted, crowd)
     return FolderTruth(uri, wanted, background)
 
@@ -242,7 +242,7 @@ def _label_numbers(
 
 
 def _read_file(uri: str) -> bytes:
-    folder, _, name = uris.normalise(uri).rpartition("/")
+    folder, name = uris.parent_and_name(uris.normalise(uri))
     try:
         return Folder(folder or "/").read_bytes(name)
     except FileNotFoundError as error:

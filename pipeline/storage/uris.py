@@ -19,6 +19,7 @@ from schemas.untrusted import is_relative_path
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _ODD_BYTES = re.compile("[%\udc80-\udcff]")
 _LOCALHOST = re.compile("^localhost/")
+_QUERY = re.compile("[?#]")
 _BYTES = "file+bytes"
 LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
 """Beginnings of URLs that are local paths."""
@@ -82,6 +83,11 @@ def as_text(uri: str) -> str:
     return uri if is_text(uri) else f"{_BYTES}://{percent_escaped(uri)}"
 
 
+def without_query(uri: str) -> str:
+    """Return a URL of http(s) without query and fragment; in other URIs these may be a name's."""
+    return _QUERY.split(uri, maxsplit=1)[0] if scheme(uri) in ("http", "https") else uri
+
+
 def join(folder: str, *names: str) -> str:
     """Return the URI of a name under a normalised folder URI."""
     for name in names:
@@ -91,8 +97,10 @@ def join(folder: str, *names: str) -> str:
 
 
 def parent_and_name(uri: str) -> tuple[str, str]:
-    """Split a normalised URI at its last slash."""
-    folder, _, name = uri.rpartition("/")
+    """Split a normalised URI at its last slash; the name keeps a query of http(s)."""
+    place = without_query(uri)
+    folder, _, name = place.rpartition("/")
+    name += uri[len(place) :]
     if folder.endswith(":/"):  # memory://name: the folder is the scheme's root
         folder += "/"
     return folder or "/", name

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -153,3 +156,31 @@ def test_a_list_names_no_unusual_stores(tmp_path, store):
         collect(f"{tmp_path}/list.txt", CONFIG)
     assert f"{store}/b.png" in str(caught.value)
     assert collect(f"{tmp_path}/list.txt", CONFIG, [store]).num_rows == 2
+
+
+class _Signed(SimpleHTTPRequestHandler):
+    """Serves its folder to requests with a signature; a file's name has no query."""
+
+    def send_head(self):
+        self.path, _, query = self.path.partition("?")
+        return super().send_head() if "sig=secret" in query else self.send_error(403)
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_a_signed_list_is_a_list_and_its_signatures_are_in_no_path(tmp_path):
+    serve = partial(_Signed, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "list.txt").write_text(
+            f"{root}/a.png?sig=secret/1\n{root}/sub/b.png?sig=secret2"
+        )
+        (tmp_path / "a.png").write_bytes(b"x")
+        listed = collect(f"{root}/list.txt?sig=secret/2", CONFIG)
+        alone = collect(f"{root}/a.png?sig=secret/2", CONFIG)
+        server.shutdown()
+    assert listed.column("path").to_pylist() == ["a.png", "sub/b.png"]
+    assert alone.column("path").to_pylist() == ["a.png"]
+    assert alone.column("uri").to_pylist() == [f"{root}/a.png?sig=secret/2"]

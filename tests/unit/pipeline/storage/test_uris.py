@@ -76,7 +76,7 @@ def test_join(folder: str, names: tuple[str, ...], expected: str) -> None:
         ("/a/b/c.jpg", ("/a/b", "c.jpg")),
         ("/c.jpg", ("/", "c.jpg")),
         ("memory://c.jpg", ("memory://", "c.jpg")),
-        ("https://h/x?sig=a/b", ("https://h/x?sig=a", "b")),
+        ("https://h/x?sig=a/b", ("https://h", "x?sig=a/b")),
     ],
 )
 def test_parent_and_name_give_back_the_uri(uri: str, expected: tuple[str, str]) -> None:
@@ -91,3 +91,22 @@ def test_as_text_can_be_stored_and_normalised_again() -> None:
     assert text == "file+bytes:///a/100%25 caf%E9"
     assert uris.normalise(text) == name
     assert uris.as_text("/a/100%") == "/a/100%"
+
+
+@pytest.mark.parametrize(
+    ("uri", "plain", "expected"),
+    [
+        (
+            "https://h/a/list.csv?sig=b/c#d",
+            "https://h/a/list.csv",
+            ("https://h/a", "list.csv?sig=b/c#d"),
+        ),
+        ("s3://b/a/what?.png", "s3://b/a/what?.png", ("s3://b/a", "what?.png")),
+        ("/data/a?b/c#d.png", "/data/a?b/c#d.png", ("/data/a?b", "c#d.png")),
+    ],
+)
+def test_a_query_belongs_to_the_name_of_http_urls_only(
+    uri: str, plain: str, expected: tuple[str, str]
+) -> None:
+    assert uris.without_query(uri) == plain
+    assert uris.parent_and_name(uri) == expected
