@@ -79,6 +79,18 @@ def test_only_the_console_prints():
     assert set(prints) == {"jobs/console.py"}
 
 
+def test_sentences_on_security_name_tests_that_exist():
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    cited = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(cited) > 40
+    missing = [
+        f"{file}::{name}"
+        for file, name in cited
+        if f"def {name}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert not missing
+
+
 def test_only_storage_imports_fsspec():
     importers = [
         str(path)
