@@ -1,16 +1,22 @@
 """The small JSON files that say what became of a shard: `done/00012.json`, `failed/00012.json`."""
 
 import hashlib
+import logging
 import re
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from pipeline.storage.folder import Folder
+from pipeline.storage.local import FileTooLargeError, NotAFileError
 from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
 from schemas.records import ShardDone
+from schemas.untrusted import printable
 
+logger = logging.getLogger(__name__)
+TABLES_OF_A_SHARD = {"images", "scores", "annotations"}
+_MAX_MARKER_BYTES = 1 << 20
 READERS = 16
 """Files read at once: a run of ten million images has ten thousand markers."""
 
@@ -37,10 +43,33 @@ def marked_shards(folder: Folder, kind: Kind) -> list[int]:
 
 def read_marker(folder: Folder, kind: Kind, shard: int, record: type[Marker]) -> Marker | None:
     """Return a marker; None where there is none or a torn one."""
+    path = marker_path(kind, shard)
     try:
-        return record.model_validate_json(folder.read_bytes(marker_path(kind, shard)))
+        marker = record.model_validate_json(folder.read_bytes(path, _MAX_MARKER_BYTES))
     except (FileNotFoundError, ValidationError):
         return None
+    except (NotAFileError, FileTooLargeError) as error:
+        logger.warning("%s, and does not count as a marker", error)
+        return None
+    wrong = _wrong_claim(marker, shard)
+    if wrong:
+        logger.warning("%s/%s does not count: %s", folder.uri, path, wrong)
+        return None
+    return marker
+
+
+def _wrong_claim(marker: Frozen, shard: int) -> str:
+    """Return what a marker says that no marker of its shard can say; empty: nothing."""
+    if not isinstance(marker, ShardDone):
+        return ""
+    if marker.shard != shard:
+        return f"it says that it is of shard {marker.shard}"
+    if marker.files.keys() != TABLES_OF_A_SHARD:
+        return "expected an entry for each of the three tables"
+    for table, entry in marker.files.items():
+        if not re.fullmatch(rf"{table}/{shard:05d}-[A-Za-z0-9_-]{{1,200}}[.]parquet", entry.name):
+            return f"it names {printable(entry.name[:80])} as its {table}"
+    return ""
 
 
 def read_markers(folder: Folder, kind: Kind, record: type[Marker]) -> dict[int, Marker]:

@@ -20,9 +20,10 @@ def make_marker(folder: Folder) -> ShardDone:
     """Write one file per table and return a marker that names them."""
     files = {}
     for name, data in TABLES.items():
-        folder.atomic_write(f"{name}/x", data)
+        file = f"{name}/00007-x.parquet"
+        folder.atomic_write(file, data)
         digest = markers.bytes_sha256(data)
-        files[name] = FileEntry(name=f"{name}/x", num_rows=1, sha256=digest, size_bytes=len(data))
+        files[name] = FileEntry(name=file, num_rows=1, sha256=digest, size_bytes=len(data))
     tally = ShardTally(num_images=1, num_segments=0)
     return ShardDone(
         schema_version=1, shard=7, attempt="a", fingerprint="f", files=files, tally=tally
@@ -52,7 +53,7 @@ def test_intact_marker_is_of_the_run_and_its_files_are_the_same_bytes(folder: Fo
     marker = make_marker(folder)
     assert markers.is_intact(folder, marker, "f")
     assert not markers.is_intact(folder, marker, "another run")
-    folder.atomic_write("scores/x", b"2?")
+    folder.atomic_write("scores/00007-x.parquet", b"2?")
     assert not markers.is_intact(folder, marker, "f")
-    folder.delete("scores/x")
+    folder.delete("scores/00007-x.parquet")
     assert not markers.is_intact(folder, marker, "f")

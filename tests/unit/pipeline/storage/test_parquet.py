@@ -1,6 +1,9 @@
 """Tables as Parquet files in memory."""
 
+import io
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage import parquet
@@ -33,3 +36,38 @@ def test_equal_tables_give_equal_bytes() -> None:
 def test_damaged_bytes_are_an_error(data: bytes) -> None:
     with pytest.raises((pa.ArrowInvalid, OSError)):
         parquet.read_table(data)
+
+
+def _packed(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=True, store_schema=False)
+    return buffer.getvalue()
+
+
+def _one_text_often() -> pa.Table:
+    """Return a column of one megabyte, 2,000 times, which is stored once."""
+    places = pa.array([0] * 2000, pa.int32())
+    return pa.table({"a": pa.DictionaryArray.from_arrays(places, pa.array(["x" * 1_000_000]))})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        _one_text_often(),
+        pa.table({"a": ["x" * 100_000_000]}),
+        pa.table({"a": pa.nulls(300_000_000)}),
+    ],
+    ids=["one text often", "one long text", "nothing often"],
+)
+def test_a_small_file_that_unpacks_to_much_is_refused_before(table: pa.Table) -> None:
+    data = _packed(table)
+    assert len(data) < 1_000_000
+    with pytest.raises(pa.ArrowInvalid, match="unpack"):
+        parquet.read_table(data)
+
+
+def test_repeated_texts_of_a_foreign_table_are_read_as_they_are() -> None:
+    table = pa.table({"a": ["x", None, "x"] * 1000, "b": range(3000)})
+    read = parquet.read_table(_packed(table))
+    assert read.equals(table)
+    assert parquet.read_table(_packed(table.slice(0, 0))).schema == table.schema
