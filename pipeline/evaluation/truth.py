@@ -4,14 +4,17 @@ A true label map is int32 (H, W): 0 background, k the vocabulary's label k, -1 n
 """
 
 import io
+import struct
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field, ValidationError
 
 from ovseg_core.rle.label_map import paint_label_map
@@ -27,6 +30,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.base import Frozen
+from schemas.config import ImageConfig
 from schemas.errors import UserError
 from schemas.protocol import (
     BenchmarkProtocol,
@@ -37,6 +41,7 @@ from schemas.protocol import (
     TruthMaps,
 )
 from schemas.redact import redact
+from schemas.untrusted import printable
 from schemas.vocabulary import is_background
 
 IGNORE = -1
@@ -47,6 +52,13 @@ _UNKNOWN = -2
 """In a table of pixel values: the protocol has no meaning for this one."""
 _ONE_BYTE_MODES = ("L", "P")
 """Pillow's modes of one channel whose values, or palette indices, are bytes."""
+_LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+_MAX_PIXELS = ImageConfig().max_pixels
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    EOFError, RuntimeError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises on damaged files."""
 _COCO_ENDINGS = (".json", ".json.gz", ".zip")
 _CLASSES = "classes.json"
 
@@ -308,11 +320,8 @@ class FolderTruth:
         name = self._name_of_path.get(path)
         if name is None:
             return None
-        try:
-            with Image.open(io.BytesIO(self._folder.read_bytes(name))) as image:
-                values = np.array(image)
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"the truth {name} cannot be read: {error}") from error
+        with _label_image(self._folder, name) as image:
+            values = np.array(image)
         table = self._tables[values.dtype != np.uint8]
         whole = values.astype(np.int64)
         is_grey = whole.ndim == 2 and whole.min() >= 0 and whole.max() < len(table)
@@ -326,6 +335,31 @@ class FolderTruth:
                 f"{values.max()}"
             )
         return painted
+
+
+@contextmanager
+def _label_image(folder: Folder, name: str) -> Iterator[Image.Image]:
+    """Open a label image, whose pixels are read in the block.
+
+    Raises:
+        UserError: it has too many pixels, is of another format, or is damaged.
+    """
+    place = printable(f"{redact(folder.uri)}/{name}")
+    try:
+        data = folder.read_bytes(name)
+        # Of other formats some would start a program on the file.
+        with Image.open(io.BytesIO(data), formats=_LABEL_FORMATS) as image:
+            width, height = image.size
+            if width * height > _MAX_PIXELS:
+                raise UserError(
+                    f"the truth {place} has {width} x {height} pixels: expected at most "
+                    f"{_MAX_PIXELS:,}"
+                )
+            yield image
+    except _DAMAGE as error:
+        raise UserError(
+            f"the truth {place} cannot be read: expected {', '.join(_LABEL_FORMATS)}: {error}"
+        ) from error
 
 
 _VALUES: dict[TruthBackground, str] = {
@@ -463,16 +497,13 @@ class ProtocolTruth:
         if name is None:
             return None
         place = f"{redact(self._folder.uri)}/{name}"
-        try:
-            with Image.open(io.BytesIO(self._folder.read_bytes(name))) as image:
-                if image.mode not in _ONE_BYTE_MODES:
-                    raise UserError(
-                        f"{place} is not a label image: expected one channel of bytes, or a "
-                        f"palette, got {image.mode}; colours as such are not read"
-                    )
-                values = np.array(image, np.uint8)
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{place} cannot be read: {error}") from error
+        with _label_image(self._folder, name) as image:
+            if image.mode not in _ONE_BYTE_MODES:
+                raise UserError(
+                    f"{place} is not a label image: expected one channel of bytes, or a "
+                    f"palette, got {image.mode}; colours as such are not read"
+                )
+            values = np.array(image, np.uint8)
         painted = self._labels_of_values[values]
         if (painted == _UNKNOWN).any():
             unknown = np.unique(values[painted == _UNKNOWN]).tolist()

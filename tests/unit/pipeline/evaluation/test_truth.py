@@ -8,11 +8,18 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.protocol import load_protocol
-from pipeline.evaluation.truth import ProtocolTruth, Truth, open_protocol_truth
+from pipeline.evaluation.truth import (
+    ProtocolTruth,
+    Truth,
+    Wanted,
+    open_protocol_truth,
+    open_truth,
+)
 from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import ImageFiles, PixelValues, TruthMaps
 from tests.helpers import public_datasets as layouts
+from tests.helpers.image_files import png_bomb
 from tests.helpers.public_datasets import Maps
 
 NO_SUCH_THING = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
@@ -194,3 +201,26 @@ def test_open_protocol_truth_missing_truth_is_one_line(
     with pytest.raises(UserError, match=expected) as caught:
         opened(name, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (png_bomb(40_000), "has 40000 x 40000 pixels: expected at most 100,000,000"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "cannot be read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "cannot be read"),
+        (b"<html>", "cannot be read"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_label_images_that_are_none_are_refused_by_their_header(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    values = PixelValues(labels=(1, 2), background=(0,), ignored=(255,))
+    files = TruthMaps(folder=(".",), ending=".png", values=values)
+    of_protocol = ProtocolTruth(Folder(str(tmp_path)), files, [], ["a.jpg"])
+    of_folder = open_truth(str(tmp_path), Wanted(["cat"], ["a.jpg"]))
+    for truth in (of_protocol, of_folder):
+        with pytest.raises(UserError, match=why):
+            truth.label_map("a.jpg")
