@@ -10,10 +10,9 @@ import os.path
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.collection import image_source, list_file
@@ -27,11 +26,13 @@ from schemas.config import ImageConfig, JobConfig
 from schemas.errors import CollectionError, ErrorCode, ImageError, OvsegError, RunFolderError
 from schemas.records import ImageRef
 from schemas.redact import redact
+from schemas.tables import to_records
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 _SHOWN_ROOTS = 3
+_SHARDS_KEPT = 16
 
 
 class RunImages:
@@ -49,6 +50,7 @@ class RunImages:
         self._shard_size = job.images_per_shard(run.info.num_images)
         self._job = job
         self._has_told = False
+        self._shard = lru_cache(_SHARDS_KEPT)(self._read_shard)
 
     @cached_property
     def places(self) -> ImagePlaces:
@@ -90,15 +92,17 @@ class RunImages:
         Raises:
             ImageError: `not_found`, the manifest does not have it in this shard.
         """
-        size = self._shard_size
-        part = self._run.manifest().slice(row["shard"] * size, size)
-        place = compute.index(part["image_id"], pa.scalar(row["image_id"], pa.string())).as_py()
-        if place < 0:
+        known = self._shard(row["shard"]).get(row["image_id"])
+        if known is None:
             raise ImageError(ErrorCode.NOT_FOUND, "the run's manifest does not have this image")
-        known = part.slice(place, 1).to_pylist()[0]
         if self.places.roots is not None:
-            known["size_bytes"] = None  # what a stranger's table says of sizes is not relied on
-        return ImageRef(**known)
+            # What a stranger's table says of sizes is not relied on.
+            return known.model_copy(update={"size_bytes": None})
+        return known
+
+    def _read_shard(self, shard: int) -> dict[str, ImageRef]:
+        part = self._run.manifest().slice(shard * self._shard_size, self._shard_size)
+        return {ref.image_id: ref for ref in to_records("manifest", part)}
 
     def read_bytes(self, row: Mapping[str, Any]) -> bytes:
         """Return an image of a row as the content of a file.
