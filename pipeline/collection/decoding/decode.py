@@ -136,7 +136,7 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
         raise
 
 
-def check_header(data: bytes, config: ImageConfig) -> None:
+def check_image_header(data: bytes, config: ImageConfig) -> None:
     """Check that a file begins as an image that can be decoded and is not too large.
 
     Raises:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.collection.decoding.decode import check_header
+from pipeline.collection.decoding.decode import check_image_header
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.corrected_run import CorrectedRun, MaskSource
 from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport
@@ -177,7 +177,7 @@ class Export:
 
         def content() -> bytes:
             data = self.photographs.read_bytes(image)
-            check_header(data, self.photographs.config)
+            check_image_header(data, self.photographs.config)
             return data
 
         self.put(name, content)
