@@ -15,6 +15,9 @@ from ovseg_core.rle.encode import decode_rle
 from ovseg_core.rle.runs import run_lengths
 from schemas.untrusted import MAX_PIXELS
 
+_MAX_OUTLINE_PX = 1 << 22
+"""Length of a polygon's outline: pycocotools takes some hundred bytes for each pixel of it."""
+
 
 def parse_size_hw(height: Any, width: Any) -> tuple[int, int]:
     """Return an image's size as integers.
@@ -116,6 +119,9 @@ def _corners(polygon: Any, size_hw: tuple[int, int]) -> list[float]:
     far = np.tile(size_hw[::-1], len(corners) // 2)
     if not ((corners >= -far) & (corners <= 2 * far)).all():
         raise ValueError("expected corners of a polygon in or near the image")
+    sides = np.abs(np.diff(corners.reshape(-1, 2), axis=0, append=corners[None, :2]))
+    if sides.max(axis=1, initial=0).sum() > _MAX_OUTLINE_PX:
+        raise ValueError(f"expected a polygon with an outline of at most {_MAX_OUTLINE_PX} pixels")
     return corners.tolist()
 
 

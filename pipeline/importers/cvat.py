@@ -109,10 +109,19 @@ def _pixels(shape: Element, size_hw: tuple[int, int]) -> Mask:
     top, left, height, width = (
         int(shape.attrib[key]) for key in ("top", "left", "height", "width")
     )
+    # Before sums: those of larger numbers wrap around, and the process would end.
     lengths = np.array(shape.attrib["rle"].split(","), np.int64)
-    if lengths.sum() != height * width or lengths.min() < 0:
+    if lengths.min() < 0 or lengths.max() > size_hw[0] * size_hw[1]:
+        raise ValueError(f"run lengths that are none of {size_hw[1]} x {size_hw[0]} pixels")
+    if lengths.sum() != height * width:
         raise ValueError(f"run lengths of {lengths.sum()} pixels in a box of {height * width}")
-    inside = top >= 0 and left >= 0 and top + height <= size_hw[0] and left + width <= size_hw[1]
+    inside = (
+        min(height, width) > 0
+        and top >= 0
+        and left >= 0
+        and top + height <= size_hw[0]
+        and left + width <= size_hw[1]
+    )
     if not inside:
         raise ValueError("a mask that reaches beyond its image")
     pixels = np.zeros(size_hw, bool)

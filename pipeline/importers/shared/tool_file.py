@@ -128,12 +128,20 @@ def unpack(data: bytes, suffix: str) -> bytes:
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return archive.read(_only_member(archive, suffix))
+            return _read_member(archive, _only_member(archive, suffix))
     except _ZIP_ERRORS as error:
         raise UserError(
             f"the archive is damaged, or compressed in a way that cannot be read: {error}; unpack "
             "it and give the file"
         ) from error
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Return a member's content, and no more of it in memory than its entry states."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError("neither stored nor deflated")  # others unpack without a limit
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def _gunzip(data: bytes) -> bytes:

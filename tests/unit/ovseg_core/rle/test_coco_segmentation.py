@@ -69,12 +69,13 @@ NO_MASKS = [
     [[1e9, 1, 2, 1e9, 3, 4]],
     [[1, 2, 3, 4, 5, 6, 7]],
     [1, 2, 3, 4, 5, 6],
+    [[0, 0, 56, 40] * 40_000],
     ["polygon"],
     [],
 ]
 
 
-@pytest.mark.parametrize("segmentation", NO_MASKS, ids=str)
+@pytest.mark.parametrize("segmentation", NO_MASKS, ids=lambda value: str(value)[:40])
 def test_damaged_segmentations_are_refused(segmentation):
     with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
         decode_segmentation(segmentation, SIZE)

@@ -35,6 +35,10 @@ def test_read_mask_polygon_and_box():
         '<mask label="cat" rle="0, 3" left="1" top="2" width="2" height="2"/>',
         '<mask label="cat" rle="0, 4" left="5" top="2" width="2" height="2"/>',
         '<mask label="cat" rle="-1, 5" left="1" top="2" width="2" height="2"/>',
+        f'<mask label="cat" rle="{2**62},{2**62},{2**62},{2**62},4" left="1" top="2" width="2" '
+        'height="2"/>',
+        f'<mask label="cat" rle="{2**64},4" left="1" top="2" width="2" height="2"/>',
+        '<mask label="cat" rle="0, 4" left="1" top="2" width="-2" height="-2"/>',
         '<mask label="cat" rle="x" left="1" top="2" width="2" height="2"/>',
         '<mask rle="0, 4" left="1" top="2" width="2" height="2"/>',
         '<polygon label="cat" points="1,2;3,4"/>',
