@@ -214,7 +214,7 @@ def _find(tensors: Mapping[str, Tensor], name: str, kind: HeadKind, path: str) -
     is_only = sum(other.rpartition(".")[2] == last for other in kind.tensors) == 1
     for key, tensor in tensors.items():
         if key == name or key.endswith(f".{name}") or (is_only and key == last):
-            return tensor.float()
+            return tensor.float().clone()  # not a view of the file, which may change
     raise WeightsError(
         f"{path} is not a head of the kind {kind.name!r}: it has no {name}, only "
         f"{', '.join(sorted(tensors)[:4])}"
