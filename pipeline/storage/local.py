@@ -165,29 +165,30 @@ class NotAFileError(UserError):
 
     def __init__(self, path: str, mode: int) -> None:
         """Say what it is: `kind`, with its article."""
-        super().__init__(path, mode)  # all in args: an exception must survive pickling
-        self.path = path
         self.kind = next((kind for is_it, kind in _KINDS if is_it(mode)), "no regular file")
+        super().__init__(f"{path} is {self.kind}, expected a file")
+        self._given = path, mode
 
-    def __str__(self) -> str:
-        """Return what was expected."""
-        return f"{self.path} is {self.kind}, expected a file"
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        """Survive pickling, on the way from a worker."""
+        return type(self), self._given
 
 
 class FileTooLargeError(UserError):
     """A file of more bytes than are read; `size_bytes` are its own."""
 
     def __init__(self, path: str, size_bytes: int, max_bytes: int) -> None:
-        """Keep the file, its size and the limit."""
-        super().__init__(path, size_bytes, max_bytes)
-        self.path, self.size_bytes, self.max_bytes = path, size_bytes, max_bytes
-
-    def __str__(self) -> str:
-        """Return what was expected."""
-        return (
-            f"{self.path} has {self.size_bytes:,} bytes, expected at most {self.max_bytes:,}: it "
-            "is damaged, or not what it is said to be"
+        """Name the file, its size and the limit."""
+        self.size_bytes = size_bytes
+        super().__init__(
+            f"{path} has {size_bytes:,} bytes, expected at most {max_bytes:,}: it is damaged, or "
+            "not what it is said to be"
         )
+        self._given = path, size_bytes, max_bytes
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, int]]:
+        """Survive pickling, on the way from a worker."""
+        return type(self), self._given
 
 
 _KINDS = (

@@ -96,6 +96,7 @@ def test_nothing_but_files_of_a_sensible_size_is_read_as_a_file(tmp_path: Path) 
     assert folder.read_bytes("fits", 5) == b"12345"
     error = pickle.loads(pickle.dumps(NotAFileError("x", (tmp_path / "pipe").stat().st_mode)))
     assert str(error) == "x is a pipe, expected a file"
+    assert error.args == ("x is a pipe, expected a file",), "the command line prints them"
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
