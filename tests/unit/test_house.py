@@ -19,7 +19,10 @@ PLUGIN_NAMES = {"Options", "build", "export", "read"}
 MAX_ENTRIES = 12
 SHARED_COLUMNS = {"mean_prob", "area_frac", "num_components"}
 """Score columns whose names other tables and records have as well."""
-OTHERS_PRIVATE_NAMES = {"_forward_hooks", "_forward_pre_hooks", "_asdict", "_strip_protocol"}
+OTHERS_PRIVATE_NAMES = {
+    *("_forward_hooks", "_forward_pre_hooks", "_utils", "_rebuild_tensor", "_asdict"),
+    "_strip_protocol",
+}
 """Of torch, namedtuple and fsspec, which have no public name for them."""
 
 
