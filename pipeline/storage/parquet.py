@@ -109,18 +109,23 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _unpacked(group: pa.Table, packed_texts: Sequence[str], most: int) -> pa.Table:
     """Return a row group with repeated texts written out, if they are not too long together."""
-    for name in packed_texts:
-        column = group.column(name)
-        length = 0
+    for field in group.schema:
+        # Columns of the schema's own kind count too: whoever reads them may write them out.
+        if not (pa.types.is_dictionary(field.type) and _is_text(field.type.value_type)):
+            continue
+        column, length = group.column(field.name), 0
         for chunk in column.chunks:
             lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
             indices = chunk.indices.drop_null().to_numpy()
             length += int(np.nan_to_num(lengths)[indices].sum()) if len(indices) else 0
         if length > most:
-            raise pa.ArrowInvalid(f"texts of {name[:80]!r} unpack to {length:,} bytes")
-        value_type = column.type.value_type
-        place = group.schema.get_field_index(name)
-        group = group.set_column(place, pa.field(name, value_type), column.cast(value_type))
+            raise pa.ArrowInvalid(f"texts of {field.name[:80]!r} unpack to {length:,} bytes")
+        if field.name in packed_texts:
+            value_type = field.type.value_type
+            place = group.schema.get_field_index(field.name)
+            group = group.set_column(
+                place, pa.field(field.name, value_type), column.cast(value_type)
+            )
     return group
 
 

@@ -66,6 +66,11 @@ def test_a_small_file_that_unpacks_to_much_is_refused_before(table: pa.Table) ->
         parquet.read_table(data)
 
 
+def test_a_dictionary_that_its_reader_would_write_out_is_refused() -> None:
+    with pytest.raises(pa.ArrowInvalid, match="unpack"):
+        parquet.read_table(parquet.write_table(_one_text_often()))
+
+
 def test_repeated_texts_of_a_foreign_table_are_read_as_they_are() -> None:
     table = pa.table({"a": ["x", None, "x"] * 1000, "b": range(3000)})
     read = parquet.read_table(_packed(table))
