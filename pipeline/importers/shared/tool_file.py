@@ -28,7 +28,7 @@ _STRUCTURE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, Overflo
 """Errors from reading a file that has a format's names but not its structure."""
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """Errors from reading a ZIP that is damaged, truncated, encrypted or compressed in another way."""
-_MAX_UNPACKED_BYTES, _MAX_RATIO = 1 << 30, 200
+_MAX_UNPACKED_BYTES, _MAX_RATIO = 1 << 28, 100
 """A member beyond both is refused as a ZIP bomb; reviews shrink to a fifth or a tenth."""
 _GZIP = b"\x1f\x8b"
 CHECKED_MARKS = ("checked", "reviewed", "verified", "empty")
