@@ -23,6 +23,7 @@ from pipeline.corrections.log import Skipped, latest_us
 from pipeline.run.folder import RunFolder
 from pipeline.run.markers import bytes_sha256, marker_json
 from pipeline.run.reader import Row, grouped
+from pipeline.run.tables.damaged import check_masks
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
 from schemas.base import Frozen, Model, problems
@@ -46,6 +47,8 @@ _MAX_MARKER_BYTES = 16 << 20
 _IMAGES_PER_PART = 4096
 _ROW_GROUP = 4096
 _PARTS_IN_MEMORY = 4
+_CHECKED = ["image_id", "height", "width", "rle_counts"]
+_CHECKED_SCHEMA = pa.schema([REVIEWED_MASKS.field(name) for name in _CHECKED])
 
 
 class ImportEntry(Frozen):
@@ -321,7 +324,27 @@ class Imports:
                 self._parts[image.image_id] = name, part
 
     def _masks_of_part(self, name: str) -> dict[str, list[Row]]:
-        return grouped(_read_table(self._folder, self._entries[name]).to_pylist(), "image_id")
+        """Return the rows of a file of masks by image; of damaged ones it is noted what is wrong.
+
+        Run lengths reach native code later, and anybody may have written the file.
+        """
+        table = _read_table(self._folder, self._entries[name])
+        try:
+            checked = table.select(_CHECKED).cast(_CHECKED_SCHEMA)
+        except (KeyError, pa.ArrowException) as error:
+            raise RunFolderError(
+                f"{self._folder.uri}/{name} is damaged: import the review again ({error})"
+            ) from error
+        # Whether it is also the size of its image, the layer knows.
+        sizes = {row["image_id"]: row for row in checked.drop_columns(["rle_counts"]).to_pylist()}
+        checked, damaged = check_masks(checked, sizes, self._labels)
+        rows = table.to_pylist()
+        for row, counts in zip(rows, checked.column("rle_counts").to_pylist(), strict=True):
+            row["rle_counts"] = counts
+        for place, problem in damaged.items():
+            self._skipped.add(f"{name}, row {place + 1}", problem)
+        sound = (row for place, row in enumerate(rows) if place not in damaged)
+        return grouped(sound, "image_id")
 
 
 def _time_us(name: str) -> int:

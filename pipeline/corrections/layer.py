@@ -101,12 +101,28 @@ class ReviewedLayer:
 
     def masks(self, image_id: str) -> tuple[ReviewedMask, ...]:
         """Return the corrected masks of an image, also of one that is only partly reviewed."""
-        imported = self._imports.masks(image_id)
+        imported = self._of_the_images_size(image_id, self._imports.masks(image_id))
         if image_id not in self._decisions:
             return imported
         decided = self._decided_masks(image_id, self._predictions.segments(image_id))
         kept = [mask for mask in imported if mask.segment_index not in decided]
         return (*kept, *(mask for mask in decided.values() if mask is not None))
+
+    def _of_the_images_size(
+        self, image_id: str, masks: tuple[ReviewedMask, ...]
+    ) -> tuple[ReviewedMask, ...]:
+        """Leave out imported masks of another size than their image, which no import stores."""
+        image = self._predictions.image(image_id)
+        if image is None:
+            return ()
+        size = image["height"], image["width"]
+        fitting = tuple(mask for mask in masks if (mask.height, mask.width) == size)
+        if len(fitting) < len(masks):
+            logger.warning(
+                "left out: %d imported masks of %s, whose image has another size",
+                len(masks) - len(fitting), printable(image["path"]),
+            )  # fmt: skip
+        return fitting
 
     def size_hw(self, image_id: str) -> tuple[int, int]:
         """Return the size of a reviewed image, as a person sees it."""

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.corrections.imports import (
@@ -16,9 +17,11 @@ from pipeline.corrections.imports import (
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
+from pipeline.run.markers import bytes_sha256
 from pipeline.run.predictions import Predictions
+from pipeline.storage import parquet
 from schemas.errors import RunFolderError, UserError
-from schemas.review import Prefer, ReviewDecision, ReviewedImage, ReviewedMask
+from schemas.review import REVIEWED_MASKS, Prefer, ReviewDecision, ReviewedImage, ReviewedMask
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 
 PATHS = ("a.png", "b/c.png", "d.png")
@@ -157,6 +160,32 @@ def test_rows_of_an_import_that_are_not_of_the_run_are_skipped_and_named(run, ca
     store_import(run, "tool: file", [first], [good, wrong, other])
     assert ReviewedLayer(run).masks("id-a.png") == (good,)
     assert "'cow'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rle_counts": "PPYo0"},
+        {"rle_counts": "o" * 5000},
+        {"height": 2**31 - 1},
+        {"height": 20, "width": 28, "rle_counts": "`a0`0"},
+        {"rle_counts": "\0\x7fé"},
+    ],
+)
+def test_masks_of_an_import_that_are_no_masks_of_their_image_are_left_out(run, change, caplog):
+    _import(run, *PATHS)
+    (file,) = Path(run.folder.uri, IMPORTS).glob("*-masks-0.parquet")
+    rows = parquet.read_table(file.read_bytes()).to_pylist()
+    rows[1] |= change
+    data = parquet.write_table(pa.Table.from_pylist(rows, REVIEWED_MASKS))
+    file.write_bytes(data)
+    (marker,) = Path(run.folder.uri, IMPORTS).glob("*.json")
+    content = json.loads(marker.read_text())
+    content["parts"][0]["masks"] |= {"sha256": bytes_sha256(data), "size_bytes": len(data)}
+    marker.write_text(json.dumps(content))
+    layer = ReviewedLayer(run)
+    assert [len(layer.masks(f"id-{path}")) for path in PATHS] == [1, 0, 1]
+    assert "masks-0.parquet, row 2: " in caplog.text or "left out: 1 imported masks" in caplog.text
 
 
 def test_an_import_names_its_own_files_only(run):
