@@ -76,8 +76,7 @@ def read_list(uri: str, roots: Sequence[str] = ()) -> list[ListedImage]:
     except UnicodeDecodeError as error:
         raise CollectionError(f"{shown} is not UTF-8 text: {error}") from error
     except (
-        csv.Error, json.JSONDecodeError, pa.ArrowException, OSError, EOFError, zlib.error,
-        _ColumnError,
+        csv.Error, ValueError, RecursionError, pa.ArrowException, OSError, EOFError, zlib.error,
     ) as error:  # fmt: skip
         raise CollectionError(f"{shown} cannot be read as a list of images: {error}") from error
     if not entries:
