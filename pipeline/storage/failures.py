@@ -23,9 +23,9 @@ _CLIENT_ERRORS = (
 )
 _PERMANENT_ERRNO = {
     errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EMSGSIZE, errno.ENOSYS, errno.EROFS,
-    errno.EFBIG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EREMCHG,
+    errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EREMCHG,
 }  # fmt: skip
-_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
+_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_STATUS = 507
 _FULL_CODE = re.compile("QuotaExceeded|StorageFull|InsufficientStorage|DiskFull")
 """In the code of a store that speaks S3: AWS has none for it; MinIO, Ceph and others do."""

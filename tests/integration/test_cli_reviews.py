@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from schemas.errors import ExitCode
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 SCORES = (0.2, 0.4, 0.6, 0.9)
@@ -137,7 +138,7 @@ def test_full_disk_is_one_line(folder: Path) -> None:
     )
     command = [sys.executable, "-c", script, "export", "run", "--to", "coco"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == ExitCode.OUTAGE
     masks, line = result.stderr.splitlines()
     assert "masks: predicted" in masks
     assert "set TMPDIR to a folder with more room" in line

@@ -189,11 +189,10 @@ def test_credentials_are_not_shown(tmp_path, run):
     image = next(iter(to_records("images", run.shard_table(marker, "images"))))
     image = image.model_copy(
         update={
-            "image_id": shard.refs[0].image_id,
+            **shard.refs[0].model_dump(include={"image_id", "path", "uri"}),
             "status": "error",
             "error_code": ErrorCode.STORAGE_ERROR,
             "error_message": f"cannot read {uri}",
-            "uri": uri,
         }
     )
     failed = ShardRows(images=(image,), scores=(), annotations=())

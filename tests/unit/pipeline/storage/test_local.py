@@ -41,7 +41,7 @@ def test_a_write_that_finds_no_room_leaves_the_old_file(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "Folder(sys.argv[1]).atomic_write('x', b'1' * 100_000)"
     )
-    assert "StorageError: cannot write" in run_python(code, str(tmp_path)).stderr
+    assert "BlockedStoreError: cannot write" in run_python(code, str(tmp_path)).stderr
     assert folder.list() == ["x"]
     assert folder.read_bytes("x") == b"old"
 
