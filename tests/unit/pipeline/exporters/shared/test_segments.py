@@ -9,15 +9,13 @@ from schemas.errors import RunFolderError
 from tests.helpers.drawn_runs import RunSpec, drawn_rows, make_run, odd_scenes
 
 
-def test_images_segment_without_an_image_in_its_shard_is_an_error(tmp_path):
-    run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(0,)))
-    shard = next(iter(run.shards()))
+def test_images_segments_of_an_image_that_was_not_annotated_are_an_error(tmp_path):
+    run = make_run(tmp_path, odd_scenes(), RunSpec(unfinished=(1,)))
+    shard = run.shards()[1]
     rows = drawn_rows(shard, odd_scenes(), run.info.job())
-    annotations = [
-        row.model_copy(update={"image_id": "stranger"}) if row.image_id == "id-plain.jpg" else row
-        for row in rows.annotations
-    ]
+    (failed,) = (image.image_id for image in rows.images if image.status == "error")
+    annotations = [row.model_copy(update={"image_id": failed}) for row in rows.annotations]
     rows = rows.model_copy(update={"annotations": tuple(annotations)})
     run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
-    with pytest.raises(RunFolderError, match="segments of stranger"):
+    with pytest.raises(RunFolderError, match=f"segments of {failed}"):
         list(segments.images(RunReader(run), LossReport("X", Frozen())))
