@@ -117,8 +117,9 @@ def _show_places(folder: DemoFolder) -> None:
     )
     config, other = shlex.quote(str(folder.config)), shlex.quote(str(folder.root / "shapes"))
     labels, ovseg = shlex.quote(",".join(SHAPES)), console.program()
+    console.line()
     console.line(
-        "\nnext: inspect the run, compare it label by label, annotate the scenes with other labels"
+        "next: inspect the run, compare it label by label, annotate the scenes with other labels"
     )
     console.line(f"  {ovseg} inspect {run}")
     console.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")

@@ -29,6 +29,7 @@ def test_the_demo_and_the_same_job_in_one_process(
     assert result.returncode == 0, result.stderr
     assert f"{NUM_SCENES} of {NUM_SCENES} images done" in result.stdout
     assert "phrases of pairs never seen" in result.stdout
+    assert "\\n" not in result.stdout, "an escaped line end"
     assert "Traceback" not in result.stderr
     last = result.stdout.splitlines()[-1]
     assert last.strip() == f"{script} review out/demo/run", "it can be typed as it stands"
