@@ -4,8 +4,6 @@ A true label map is int32 (H, W): 0 background, k the vocabulary's label k, -1 n
 """
 
 import io
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from ovseg_core.rle.label_map import paint_label_map
+from pipeline.collection.decoding.decode import PILLOW_DAMAGE
 from pipeline.corrections.matching import count_px
 from pipeline.corrections.names import LabelNames, match_names
 from pipeline.corrections.statements import best_statement, statements_by_path
@@ -54,11 +53,6 @@ _ONE_BYTE_MODES = ("L", "P")
 """Pillow's modes of one channel whose values, or palette indices, are bytes."""
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 _MAX_PIXELS = ImageConfig().max_pixels
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
-    EOFError, RuntimeError, MemoryError, struct.error, zlib.error,
-)  # fmt: skip
-"""What Pillow raises on damaged files."""
 _COCO_ENDINGS = (".json", ".json.gz", ".zip")
 _CLASSES = "classes.json"
 
@@ -356,7 +350,7 @@ def _label_image(folder: Folder, name: str) -> Iterator[Image.Image]:
                     f"{_MAX_PIXELS:,}"
                 )
             yield image
-    except _DAMAGE as error:
+    except (*PILLOW_DAMAGE, MemoryError) as error:
         raise UserError(
             f"the truth {place} cannot be read: expected {', '.join(_LABEL_FORMATS)}: {error}"
         ) from error

@@ -35,11 +35,11 @@ from pipeline.collection.decoding.tiff_pages import pages_of, with_first_page
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 
-# All that Pillow's plugins raise on damaged files.
-_DAMAGE = (
+PILLOW_DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
     EOFError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+"""All that Pillow's plugins raise on damaged files."""
 _OF_DAMAGE = (ErrorCode.TRUNCATED, ErrorCode.UNDECODABLE)
 _BACKDROP = (255, 255, 255)
 _TURNED_BY_EXIF = ("JPEG", "PNG", "AVIF")
@@ -182,7 +182,7 @@ def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
         pixels = np.array(rgb)
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{width} x {height} pixels in {name}") from error
-    except _DAMAGE as error:
+    except PILLOW_DAMAGE as error:
         raise _damaged(data, name, error, image.info.get("compression", "")) from error
     if name in _TURNED_BY_EXIF and swaps_sides(orientation):
         width, height = height, width
@@ -200,7 +200,7 @@ def _open(data: bytes) -> _Opened:
             if name == "TIFF":
                 return _open_tiff(data)
             image = Image.OPEN[name][0](io.BytesIO(data), "")
-        except _DAMAGE as error:
+        except PILLOW_DAMAGE as error:
             raise _damaged(data, name, error) from error
         return _Opened(image, name, data, _choose_frame(image))
     what = missing_decoder_of(data) or f"the content begins with {data[:8]!r}"
@@ -215,7 +215,7 @@ def _open_tiff(data: bytes) -> _Opened:
         paged = with_first_page(data, place)
         try:
             return _Opened(TiffImageFile(io.BytesIO(paged)), "TIFF", paged, max(1, pages.count))
-        except _DAMAGE as caught:
+        except PILLOW_DAMAGE as caught:
             error = error or caught
     if error:
         raise error
@@ -229,8 +229,8 @@ def _choose_frame(image: ImageFile.ImageFile) -> int:
         if getattr(image, "default_image", False) and num_frames > 1:
             image.seek(1)  # the first is for programs that know no animated PNG
             num_frames -= 1
-    except _DAMAGE:  # what follows the first frame is damaged
-        with suppress(*_DAMAGE):
+    except PILLOW_DAMAGE:  # what follows the first frame is damaged
+        with suppress(*PILLOW_DAMAGE):
             image.seek(0)
         return 1
     return num_frames
@@ -259,7 +259,7 @@ def _ends_early(data: bytes, name: str) -> bool:
 def _tiff_orientation(image: TiffImageFile) -> int:
     try:
         value = image.getexif().get(Tag.Orientation, 1)
-    except _DAMAGE:  # damaged metadata says nothing about the pixels
+    except PILLOW_DAMAGE:  # damaged metadata says nothing about the pixels
         return 1
     return int(value) if is_orientation(value) else 1
 
