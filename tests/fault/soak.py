@@ -31,6 +31,7 @@ from typing import Literal
 import psutil
 
 from jobs.demo.draw import draw_scenes
+from pipeline.job.worker import Worker
 from schemas.errors import ExitCode
 from tests.helpers.colour_segmenter import table_rows
 from tests.helpers.failing_proxy import FailingProxy, Rule
@@ -298,11 +299,14 @@ def _end_s(fault: Fault) -> float:
 
 
 def _ray_workers() -> list[psutil.Process]:
-    """Return the processes of this machine that hold a Ray worker of a job."""
+    """Return the processes of this machine that hold a Ray worker of a job.
+
+    Ray's own agents have titles like `ray::DashboardAgent`; without one of them a node ends.
+    """
     found = []
     for process in psutil.process_iter(["cmdline"]):
         title = " ".join(process.info["cmdline"] or ())
-        if title.startswith("ray::") and "IDLE" not in title:
+        if title.startswith(f"ray::{Worker.__name__}"):
             found.append(process)
     return found
 
