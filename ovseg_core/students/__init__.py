@@ -1,0 +1,175 @@
+"""Students: networks that learn a teacher's masks, one file each; its name is that in the config.
+
+Every file has `CARD`, `Options`, `build_network(options, text_width, pretrained)` and
+`build_task(options, seed)`. A student reads an image once, without windows, and classifies its
+features by the text rows of the labels, so that it can be asked for words that it never learned.
+
+Shapes: B images of a batch, K classes (0 is background), Q phrases, D text width, S side of a
+training view, h w cells of the finest feature map.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from ovseg_core.images.batch import Image
+from ovseg_core.segmenter import MethodOptions
+from schemas import plugins
+from schemas.config import NamedOptions
+
+PACKAGE = __name__
+
+IGNORED = -1
+"""Pixels that do not train: void, edges, masks that cleaning has taken out."""
+UNLABELLED = -2
+"""Pixels of which nobody has said anything: the teacher's labels or the student's own fill them."""
+
+Labels = NDArray[np.int16]
+"""(H, W): 0 background, k label k, IGNORED or UNLABELLED."""
+
+
+class StudentOptions(MethodOptions):
+    """Options of every student."""
+
+    steps: PositiveInt
+    """Training steps."""
+    batch: PositiveInt
+    """Images per step, over all workers."""
+    size_px: PositiveInt
+    """Side of a training view."""
+
+
+class View(NamedTuple):
+    """One image as one step sees it."""
+
+    pixels: Tensor
+    """uint8 or float32 0..255 (3, S, S)."""
+    labels: Tensor
+    """int64 (S, S): what the student learns; may hold IGNORED and UNLABELLED."""
+    teacher: Tensor
+    """int64 (S, S): the teacher's labels, for pixels that are UNLABELLED; never UNLABELLED."""
+
+
+class StudentNetwork(Protocol):
+    """The network, an `nn.Module`. The finest feature map may be smaller than the image.
+
+    Attributes:
+        text_width: D.
+        stride_px: pixels of one cell of the finest feature map.
+    """
+
+    text_width: int
+    stride_px: int
+
+    def encode(self, pixels_B3HW: Tensor) -> tuple[Tensor, ...]:
+        """Return feature maps that do not depend on the words, the finest first.
+
+        Args:
+            pixels_B3HW: 0..255, any size.
+        """
+        ...
+
+    def classify(self, features: tuple[Tensor, ...], rows_QD: Tensor) -> Tensor:
+        """Return the logits (B, Q, h, w) of phrases, given their unit text rows."""
+        ...
+
+    def forward(self, pixels_B3HW: Tensor, rows_QD: Tensor) -> Tensor:
+        """Return `classify(encode(pixels), rows)`; training calls it, also on several devices."""
+        ...
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are trained.
+
+    Attributes:
+        name: `sgd` (with `momentum`) or `adamw`.
+        learning_rate: of the first step after warm-up.
+        weight_decay: of both.
+        momentum: of SGD.
+        factor: factor of the learning rate at a step, counted from 0.
+    """
+
+    name: str
+    learning_rate: float
+    weight_decay: float
+    momentum: float
+    factor: Callable[[int], float]
+
+
+class StudentTask(Protocol):
+    """The training of one student, apart from its network.
+
+    Attributes:
+        optimisation: see there.
+    """
+
+    optimisation: Optimisation
+
+    def view(self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator) -> View:
+        """Return a random view of an image for one step.
+
+        Args:
+            image: uint8 (3, H, W).
+            labels: (H, W) what is to be learned.
+            teacher: (H, W) the teacher's labels.
+            rng: of this place in the training.
+        """
+        ...
+
+    def loss(
+        self, logits_BKhw: Tensor, labels_BSS: Tensor, teacher_BSS: Tensor, step: int
+    ) -> Tensor:
+        """Return the loss (a scalar; 0 with a gradient of 0 where every pixel is ignored).
+
+        Args:
+            logits_BKhw: float32, of the classes: the best phrase of each.
+            labels_BSS: int64, see `View`.
+            teacher_BSS: int64, see `View`.
+            step: counted from 0; self-training depends on it.
+        """
+        ...
+
+
+def check_student(part: NamedOptions) -> StudentOptions:
+    """Return a student's options, checked.
+
+    Raises:
+        ConfigError: an unknown student, an unknown option or a wrong value.
+    """
+    options = plugins.read_options(PACKAGE, part, "student")
+    if not isinstance(options, StudentOptions):
+        raise TypeError(f"{part.name}: Options is not a StudentOptions")
+    return options
+
+
+def build_network(part: NamedOptions, text_width: int, pretrained: str = "") -> nn.Module:
+    """Return a student's network (a `StudentNetwork`), with random first weights.
+
+    Args:
+        part: which one, with its options.
+        text_width: D.
+        pretrained: local weights file of its backbone; empty: random. The weights of a trained
+            student are loaded into the result, see `shared/student_file.py`.
+
+    Raises:
+        ConfigError: an unknown student, an unknown option or a wrong value.
+        WeightsError: the file does not fit the backbone.
+    """
+    return plugins.load(PACKAGE, part.name).build_network(
+        check_student(part), text_width, pretrained
+    )
+
+
+def build_task(part: NamedOptions, seed: int) -> StudentTask:
+    """Return a student's training.
+
+    Raises:
+        ConfigError: an unknown student, an unknown option or a wrong value.
+    """
+    return plugins.load(PACKAGE, part.name).build_task(check_student(part), seed)

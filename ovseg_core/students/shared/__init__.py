@@ -1,0 +1,1 @@
+"""What students share: backbones, views, the file of a trained student."""
