@@ -21,8 +21,8 @@ from jobs.demo.scenes import draw_scene
 from ovseg_core import embedded
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import build_objectness
-from pipeline.head_training import job
-from pipeline.head_training.progress import make_step_progress
+from pipeline.training.heads import job
+from pipeline.training.heads.progress import make_step_progress
 from schemas.config import EMBEDDED, ClipConfig, HeadConfig, NamedOptions
 
 NUM_SCENES = 1000

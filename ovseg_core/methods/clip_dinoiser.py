@@ -23,7 +23,11 @@ from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import Scoring, patch_probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
-from ovseg_core.heads.shared.dinoiser_model import (
+from ovseg_core.objectness import found
+from ovseg_core.objectness.found import FoundObjectness
+from ovseg_core.resize.position_embedding import PositionInterpolation
+from ovseg_core.segmenter import MethodCard, TextMatrix
+from ovseg_core.training.heads.shared.dinoiser_model import (
     DINO,
     TAP,
     DinoiserHeads,
@@ -31,10 +35,6 @@ from ovseg_core.heads.shared.dinoiser_model import (
     load_dinoiser_heads,
     tap_map,
 )
-from ovseg_core.objectness import found
-from ovseg_core.objectness.found import FoundObjectness
-from ovseg_core.resize.position_embedding import PositionInterpolation
-from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 
 CARD = MethodCard(

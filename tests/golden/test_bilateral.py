@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovseg_core.heads.shared import bilateral_solver
+from ovseg_core.training.heads.shared import bilateral_solver
 from tests.golden import reference
 
 FILE = "bilateral_solver"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads import HeadTask, build_head
+from ovseg_core.training.heads import HeadTask, build_head
 from schemas.config import NamedOptions
 from tests.helpers.tiny_models import random_image
 

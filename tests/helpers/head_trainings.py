@@ -5,8 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.head_training.job import HeadReport, train_head
-from pipeline.head_training.progress import StepProgress
+from pipeline.training.heads.job import HeadReport, train_head
+from pipeline.training.heads.progress import StepProgress
 from schemas.config import HeadConfig
 from tests.helpers.tiny_models import random_image, tiny_folder
 

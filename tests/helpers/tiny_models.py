@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads.shared import dinoiser_model
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness.found import RELEASED_HEAD
 from ovseg_core.resize.published_sizes import pad_br
+from ovseg_core.training.heads.shared import dinoiser_model
 from schemas.config import ClipConfig
 
 TINY_CLIP = {

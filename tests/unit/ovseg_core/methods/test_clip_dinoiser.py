@@ -13,9 +13,9 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.dense.encoder import DenseFeatures
-from ovseg_core.heads.shared.dinoiser_model import HEAD, TAP, load_dinoiser_heads, tap_map
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.segmenter import TextMatrix, encode_images
+from ovseg_core.training.heads.shared.dinoiser_model import HEAD, TAP, load_dinoiser_heads, tap_map
 from schemas.config import EMBEDDED, ClipConfig
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from ovseg_core.backbones.head_file import head_bytes
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads import HeadTask, build_head, check_head
-from ovseg_core.heads.shared.trainer import HeadTrainer, ImageSampler
+from ovseg_core.training.heads import HeadTask, build_head, check_head
+from ovseg_core.training.heads.shared.trainer import HeadTrainer, ImageSampler
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import map_ahead, to_tensor
 from pipeline.collection.collect import own_places
 from pipeline.collection.image_source import read_image
-from pipeline.head_training.store import Checkpoint, HeadStore
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.versions import compared_versions
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
+from pipeline.training.heads.store import Checkpoint, HeadStore
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
 from schemas.records import ImageRef

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ovseg_core.heads import check_head
+from ovseg_core.training.heads import check_head
 from pipeline.collection.collect import collect
-from pipeline.head_training.progress import StepProgress
-from pipeline.head_training.worker import HeadSetup, HeadWorker, TrainingTally
 from pipeline.job.termination import Termination
 from pipeline.job.worker_process import local_device, set_ray_environment
+from pipeline.training.heads.progress import StepProgress
+from pipeline.training.heads.worker import HeadSetup, HeadWorker, TrainingTally
 from schemas.config import HeadConfig
 from schemas.errors import ExitCode, ResourceError
 

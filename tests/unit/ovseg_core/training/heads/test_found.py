@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads.found import similarity_seeds
-from ovseg_core.heads.shared import bilateral_solver
 from ovseg_core.objectness import found, found_bkg
+from ovseg_core.training.heads.found import similarity_seeds
+from ovseg_core.training.heads.shared import bilateral_solver
 from tests.helpers.head_tasks import head_task, head_views
 from tests.helpers.tiny_models import tiny_backbones
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_core.heads.shared.trainer import ImageSampler
+from ovseg_core.training.heads.shared.trainer import ImageSampler
 
 
 def test_every_epoch_has_every_image_once_in_another_order() -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import TimmViT
 from ovseg_core.dense.affinity import cosine_affinity
-from ovseg_core.heads import HeadOptions
-from ovseg_core.heads.shared import bilateral_solver
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found_bkg
 from ovseg_core.resize.pillow_passes import BILINEAR, resize_in_passes
+from ovseg_core.training.heads import HeadOptions
+from ovseg_core.training.heads.shared import bilateral_solver
 
 _BLUR_SIGMA = (0.1, 2.0)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_core.heads.shared import bilateral_solver
+from ovseg_core.training.heads.shared import bilateral_solver
 
 
 def _square(height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray]:

@@ -17,10 +17,16 @@ from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.dense.affinity import cosine_affinity, threshold_affinity
-from ovseg_core.heads import HeadOptions
-from ovseg_core.heads.shared.dinoiser_model import DINO, TAP, DinoiserHeads, check_depth, tap_map
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found
+from ovseg_core.training.heads import HeadOptions
+from ovseg_core.training.heads.shared.dinoiser_model import (
+    DINO,
+    TAP,
+    DinoiserHeads,
+    check_depth,
+    tap_map,
+)
 from schemas.config import WeightsName
 
 _CHANNELS_PER_WIDTH = 256, 768

@@ -6,8 +6,8 @@ import torch
 
 from ovseg_core import heads
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.heads import build_head, check_head
-from ovseg_core.heads.shared.trainer import HeadTrainer
+from ovseg_core.training.heads import build_head, check_head
+from ovseg_core.training.heads.shared.trainer import HeadTrainer
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.errors import ConfigError

@@ -3,8 +3,8 @@
 import sys
 from typing import TextIO
 
-from pipeline.head_training.worker import TrainingTally
 from pipeline.job.progress import BarProgress, LineProgress, Progress
+from pipeline.training.heads.worker import TrainingTally
 
 
 class StepProgress(Progress):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg_core.heads import HeadTask
+from ovseg_core.training.heads import HeadTask
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """AdamW's state of a weight."""

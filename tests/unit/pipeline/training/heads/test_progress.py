@@ -3,9 +3,9 @@
 import io
 from pathlib import Path
 
-from pipeline.head_training.job import train_head
-from pipeline.head_training.progress import StepBar, StepLines, StepProgress, make_step_progress
-from pipeline.head_training.worker import TrainingTally
+from pipeline.training.heads.job import train_head
+from pipeline.training.heads.progress import StepBar, StepLines, StepProgress, make_step_progress
+from pipeline.training.heads.worker import TrainingTally
 from tests.helpers.head_trainings import STEPS, heads_config, write_images
 
 

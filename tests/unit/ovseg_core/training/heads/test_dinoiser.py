@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.affinity import cosine_affinity
-from ovseg_core.heads.shared.dinoiser_model import DinoiserHeads
 from ovseg_core.objectness import found
+from ovseg_core.training.heads.shared.dinoiser_model import DinoiserHeads
 from tests.helpers.head_tasks import head_task, head_views
 from tests.helpers.tiny_models import tiny_backbones, trunk_of_pixels
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.collection.collect import collect
-from pipeline.head_training.worker import HeadSetup, HeadWorker
+from pipeline.training.heads.worker import HeadSetup, HeadWorker
 from schemas.errors import CollectionError
 from tests.helpers.head_trainings import STEPS, heads_config, write_images
 

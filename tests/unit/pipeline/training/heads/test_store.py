@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ovseg_core.backbones.head_file import file_bytes
-from pipeline.head_training.store import Checkpoint, HeadStore
+from pipeline.training.heads.store import Checkpoint, HeadStore
 from schemas.errors import RunFolderError
 from tests.helpers.head_trainings import heads_config
 

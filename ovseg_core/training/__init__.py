@@ -1,0 +1,1 @@
+"""What can be trained: heads of frozen networks, and students."""

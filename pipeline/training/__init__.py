@@ -1,0 +1,1 @@
+"""Trainings as jobs with exact resume: of heads, and of students."""
