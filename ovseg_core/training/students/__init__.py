@@ -44,7 +44,7 @@ class StudentOptions(MethodOptions):
     """Side of a training view."""
 
 
-class View(NamedTuple):
+class TrainingView(NamedTuple):
     """One image as one step sees it."""
 
     pixels: Tensor
@@ -111,7 +111,7 @@ class StudentTask(Protocol):
 
     optimisation: Optimisation
 
-    def view(self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator) -> View:
+    def view(self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator) -> TrainingView:
         """Return a random view of an image for one step.
 
         Args:
@@ -129,8 +129,8 @@ class StudentTask(Protocol):
 
         Args:
             logits_BKhw: float32, of the classes: the best phrase of each.
-            labels_BSS: int64, see `View`.
-            teacher_BSS: int64, see `View`.
+            labels_BSS: int64, see `TrainingView`.
+            teacher_BSS: int64, see `TrainingView`.
             step: counted from 0; self-training depends on it.
         """
         ...
