@@ -111,7 +111,9 @@ class StudentTask(Protocol):
 
     optimisation: Optimisation
 
-    def view(self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator) -> TrainingView:
+    def view(
+        self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator
+    ) -> TrainingView:
         """Return a random view of an image for one step.
 
         Args:

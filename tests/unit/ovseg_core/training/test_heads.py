@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_core.training import heads
 from ovseg_core.backbones.registry import Backbones
+from ovseg_core.training import heads
 from ovseg_core.training.heads import build_head, check_head
 from ovseg_core.training.heads.shared.trainer import HeadTrainer
 from schemas import plugins
