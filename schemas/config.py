@@ -375,19 +375,25 @@ class CleaningConfig(Frozen):
 
 
 class StudentConfig(ConfigModel):
-    """One training of a student.
+    """One training of a student, from a teacher's run or from a public data set's truth.
 
     `out`, `run`, `checkpoint_every` and `validate_every` do not change the weights of a step.
     """
 
-    teacher: str
+    teacher: str = ""
     """The run folder whose images, vocabulary and masks are learned."""
+    protocol: str = ""
+    """In place of a teacher: a data set with a split for training, such as `camvid`, `cityscapes`,
+    or a .yaml file of your own; its classes are the vocabulary, its label images are learned."""
+    data: str = ""
+    """The data set's folder, with `protocol`."""
     out: str
     """Folder of the student: a path or any fsspec URL."""
     student: NamedOptions = NamedOptions(name="maskclip_plus")
     """`maskclip_plus` or `text_fusion`, with the options of its network and schedule."""
     clip: ClipConfig = ClipConfig()
-    """CLIP whose text encoder gives the rows of the labels; `auto`: that of the teacher's run."""
+    """CLIP whose text encoder gives the rows of the labels; `auto`: that of the teacher's run, or
+    the student's without one."""
     masks: Literal["auto", "predicted", "reviewed", "merged"] = "auto"
     """Whose masks are learned; `auto`: merged once people said anything of the run, else
     predicted."""
@@ -414,6 +420,16 @@ class StudentConfig(ConfigModel):
     """Steps from one checkpoint to the next."""
     run: RunConfig = RunConfig()
     """Workers, device, its share, threads, `local`; `batch_size` is that of validation."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "StudentConfig":
+        if bool(self.teacher) == bool(self.protocol):
+            raise ValueError("expected either teacher (a run folder) or protocol (a data set)")
+        if bool(self.protocol) != bool(self.data):
+            raise ValueError("protocol and data (the data set's folder) go together")
+        if self.protocol and (self.truth or self.masks != "auto"):
+            raise ValueError("truth and masks are of a teacher's run; a protocol has its own truth")
+        return self
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

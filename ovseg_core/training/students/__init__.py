@@ -1,8 +1,9 @@
 """Students: networks that learn a teacher's masks, one file each; its name is that in the config.
 
-Every file has `CARD`, `Options`, `build_network(options, text_width, pretrained)` and
+Every file has `CARD`, `Options`, `build_network(options, text, pretrained)` and
 `build_task(options, seed)`. A student reads an image once, without windows, and classifies its
-features by the text rows of the labels, so that it can be asked for words that it never learned.
+features by the text rows of the labels, so that it can be asked for words that it never learned;
+a closed-set student has an output for each phrase of its training, and knows no other words.
 
 Shapes: B images of a batch, K classes (0 is background), Q phrases, D text width, S side of a
 training view, h w cells of the finest feature map.
@@ -44,6 +45,15 @@ class StudentOptions(MethodOptions):
     """Side of a training view."""
 
 
+class TextShape(NamedTuple):
+    """Size of the text matrix that a student is trained with."""
+
+    num_phrases: int
+    """Q, with the background phrases."""
+    width: int
+    """D."""
+
+
 class TrainingView(NamedTuple):
     """One image as one step sees it."""
 
@@ -61,10 +71,12 @@ class StudentNetwork(Protocol):
     Attributes:
         text_width: D.
         stride_px: pixels of one cell of the finest feature map.
+        is_open: any phrases can be asked for; False: only those of the training, in their order.
     """
 
     text_width: int
     stride_px: int
+    is_open: bool
 
     def encode(self, pixels_B3HW: Tensor) -> tuple[Tensor, ...]:
         """Return feature maps that do not depend on the words, the finest first.
@@ -150,12 +162,12 @@ def check_student(part: NamedOptions) -> StudentOptions:
     return options
 
 
-def build_network(part: NamedOptions, text_width: int, pretrained: str = "") -> nn.Module:
+def build_network(part: NamedOptions, text: TextShape, pretrained: str = "") -> nn.Module:
     """Return a student's network (a `StudentNetwork`), with random first weights.
 
     Args:
         part: which one, with its options.
-        text_width: D.
+        text: of the vocabulary that it is trained with.
         pretrained: local weights file of its backbone; empty: random. The weights of a trained
             student are loaded into the result, see `shared/student_file.py`.
 
@@ -164,7 +176,7 @@ def build_network(part: NamedOptions, text_width: int, pretrained: str = "") -> 
         WeightsError: the file does not fit the backbone.
     """
     return plugins.load(PACKAGE, part.name).build_network(
-        check_student(part), text_width, pretrained
+        check_student(part), text, pretrained
     )
 
 

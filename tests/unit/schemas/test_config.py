@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.config import Calibration, JobConfig, RunConfig
+from schemas.config import Calibration, JobConfig, RunConfig, StudentConfig
 
 JOB = {"images": "photos", "out": "run", "labels": ["cat"]}
 
@@ -103,3 +103,24 @@ def test_damaged_calibration_is_refused(wrong):
 
 def test_labels_without_a_threshold_have_the_default():
     assert [CALIBRATION.threshold(label) for label in ("cat", "dog", "owl")] == [0.5, 0.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "either teacher"),
+        ({"teacher": "run", "protocol": "camvid", "data": "CamVid"}, "either teacher"),
+        ({"protocol": "camvid"}, "go together"),
+        ({"teacher": "run", "data": "CamVid"}, "go together"),
+        ({"protocol": "camvid", "data": "CamVid", "truth": "truth.json"}, "its own truth"),
+        ({"protocol": "camvid", "data": "CamVid", "masks": "reviewed"}, "its own truth"),
+    ],
+)
+def test_a_student_learns_from_a_run_or_from_a_data_set(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        StudentConfig.model_validate({"out": "student", **fields})
+
+
+@pytest.mark.parametrize("fields", [{"teacher": "run"}, {"protocol": "camvid", "data": "CamVid"}])
+def test_one_source_of_labels_is_enough_for_a_student(fields):
+    assert StudentConfig.model_validate({"out": "student", **fields}).student.name
