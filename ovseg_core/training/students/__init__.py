@@ -175,9 +175,7 @@ def build_network(part: NamedOptions, text: TextShape, pretrained: str = "") -> 
         ConfigError: an unknown student, an unknown option or a wrong value.
         WeightsError: the file does not fit the backbone.
     """
-    return plugins.load(PACKAGE, part.name).build_network(
-        check_student(part), text, pretrained
-    )
+    return plugins.load(PACKAGE, part.name).build_network(check_student(part), text, pretrained)
 
 
 def build_task(part: NamedOptions, seed: int) -> StudentTask:
