@@ -25,6 +25,8 @@ HEAD_ANSWERS_S = 10.0
 """A cluster's head that does not answer within this time is not there; Ray waits for minutes."""
 LOOK_EVERY_S = 5.0
 """How often a running job looks whether the head still answers."""
+ASK_FOR_NODE_EVERY_S = 20.0
+"""How often it asks the head whether this machine is still part of the cluster."""
 _RECONNECT_ENV = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _RECONNECT_S, _SHARE_OF_IT = 60.0, 0.6
 """So long Ray itself waits for a head that is gone, then it ends the process from C++, without an
@@ -82,17 +84,21 @@ class ClusterHead:
 
     Args:
         address: `HOST:PORT`; empty: not known, and not looked at.
+        node_id: Ray's name of this process's own node, through which it gives work to others;
+            empty: not known, and not looked at.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, node_id: str = "") -> None:
         self._address = address
-        self._looked_s = time.monotonic()
+        self._node_id = node_id
+        self._looked_s = self._asked_s = time.monotonic()
 
     @classmethod
     def joined(cls) -> "ClusterHead":
         """Return the head of the cluster that this process has joined."""
         try:
-            return cls(ray.get_runtime_context().gcs_address)
+            context = ray.get_runtime_context()
+            return cls(context.gcs_address, context.get_node_id())
         except (AttributeError, RuntimeError):  # a client, ray://, has errors of its own
             return cls("")
 
@@ -125,10 +131,28 @@ class ClusterHead:
         """Do what `wait` does, every few seconds; for loops.
 
         Raises:
-            ClusterError: see `wait`.
+            ClusterError: see `wait`; or the cluster has lost this machine.
         """
         if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
             self.wait()
+        if self._node_id and time.monotonic() - self._asked_s >= ASK_FOR_NODE_EVERY_S:
+            self._asked_s = time.monotonic()
+            self._check_own_node()
+
+    def _check_own_node(self) -> None:
+        """Check that Ray still counts on this machine; a node that was given up never comes back.
+
+        Raises:
+            ClusterError: without a word of Ray's, all work would stand still for ever.
+        """
+        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+        if not alive.get(self._node_id, True):
+            raise ClusterError(
+                "the Ray cluster has lost the machine on which this job was started (its raylet "
+                f"ended, or did not answer in time; {sum(alive.values())} of {len(alive)} machines "
+                "are left): what is committed stays, the same command goes on when the cluster is "
+                "started anew"
+            )
 
 
 def _check_head(address: str, limit_s: float) -> None:

@@ -166,12 +166,15 @@ class Driver:
                 self._idle.append(worker)
 
     def _say_waits(self) -> None:
-        """Log what the workers wait for, such as a silent store, if no shard ends."""
-        now = time.monotonic()
-        is_idle = self._status.progress.idle_s >= ASK_AFTER_S
-        if not self._running or not is_idle or now - self._asked_s < ASK_EVERY_S:
+        """Log what is waited for if no shard ends, such as a silent store, or a new machine."""
+        now, idle_s = time.monotonic(), self._status.progress.idle_s
+        if idle_s < ASK_AFTER_S or now - self._asked_s < ASK_EVERY_S:
             return
         self._asked_s = now
+        if not self._running:
+            if self._pool.starting:
+                self._pool.warn_of_slow_start(idle_s)
+            return
         asked = {
             worker.waits.options(concurrency_group=cluster.NOTES).remote(): item.shard.index
             for worker, item in self._running.values()

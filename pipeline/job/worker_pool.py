@@ -87,16 +87,20 @@ class WorkerPool:
             self.head.wait_now_and_then()
             if not refs and time.monotonic() - said_s >= WARN_AFTER_S:
                 said_s = time.monotonic()
-                logger.warning(
-                    "no worker is ready after %.0f s: %s; it is loading the models, or waits for "
-                    "other jobs or a new machine",
-                    time.monotonic() - began_s,
-                    cluster.free_resources(self._demand),
-                )
+                self.warn_of_slow_start(said_s - began_s)
             for ref in refs:
                 actor = self.admit(ref)
                 if actor is not None:
                     return actor
+
+    def warn_of_slow_start(self, waited_s: float) -> None:
+        """Log that no worker is ready, and what the cluster has for one."""
+        logger.warning(
+            "no worker is ready after %.0f s: %s; it is loading the models, or waits for other "
+            "jobs or a new machine",
+            waited_s,
+            cluster.free_resources(self._demand),
+        )
 
     def admit(self, ref: ray.ObjectRef) -> Actor | None:
         """Return the worker whose start has ended; None if it failed and others are left.

@@ -1,6 +1,8 @@
 """How many workers a node holds, and a Ray that does not start."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,9 @@ from pipeline.job import cluster
 from pipeline.job.cluster import worker_demand, workers_on
 from schemas.config import RunConfig
 from schemas.errors import ClusterError, ResourceError
+from tests.helpers.ray_cluster import ray_cluster
+
+__all__ = ["ray_cluster"]
 
 
 def fail_starts(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> list[dict]:
@@ -91,12 +96,43 @@ def test_a_lost_head_is_waited_for_then_an_outage(monkeypatch: pytest.MonkeyPatc
         back.join()
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_lost_machine_of_the_job_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ASK_FOR_NODE_EVERY_S", 0.0)
+    address = ray.get_runtime_context().gcs_address
+    before = {node["NodeID"] for node in ray.nodes()}
+    with ray_machine(address):
+        (joined,) = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before
+        head = cluster.ClusterHead(address, joined)
+        head.wait_now_and_then()
+    with pytest.raises(ClusterError, match=r"lost the machine .* the same command goes on"):
+        for _ in range(100):
+            head.wait_now_and_then()
+            time.sleep(0.2)
+
+
 def test_an_address_that_answers_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     starts = fail_starts(monkeypatch, SLOW, times=0)
     with serving(b"\0") as port:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         with cluster.connected():
             assert len(starts) == 1
+
+
+@contextmanager
+def ray_machine(address: str) -> Iterator[None]:
+    """Let a machine join a cluster, and end its raylet."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=0"]
+    process = subprocess.Popen([*command, f"--address={address}"], stdout=subprocess.DEVNULL)
+    num_nodes = len(ray.nodes())
+    try:
+        while len(ray.nodes()) == num_nodes:
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
