@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ovseg_core.backbones.checkpoint import check_finite_weights, read_tensors
+from ovseg_core.backbones.checkpoint import check_finite_weights, one_line, read_tensors
+from ovseg_core.backbones.file_formats.safetensors_header import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    check_header,
+)
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
 
-_HEADER_LENGTH_BYTES = 8
-"""The header's length stands in the first bytes of a safetensors file."""
-_MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
 _ENTRY = "ovseg"
 """The record is one metadata entry: the order of several would change from file to file."""
 
@@ -59,9 +61,12 @@ def read_record(file: str | Path) -> dict[str, str]:
         return {}
     try:
         with Path(file).open("rb") as content:
-            start = content.read(_HEADER_LENGTH_BYTES)
+            start = content.read(LENGTH_BYTES)
             length = int.from_bytes(start, "little")
-            return record_in(start + content.read(min(length, _MAX_HEADER_BYTES)))
+            if length > MAX_HEADER_BYTES:
+                limit = MAX_HEADER_BYTES >> 20
+                raise ValueError(f"its header is to have {length:,} bytes, the limit is {limit} MB")
+            return record_in(start + content.read(length))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{file} is not a weights file: {error}") from error
 
@@ -75,15 +80,29 @@ def record_in(data: bytes) -> dict[str, str]:
     Raises:
         ValueError: it is not a safetensors file.
     """
-    end = _HEADER_LENGTH_BYTES + int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
+    end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     try:
-        entries = json.loads(data[_HEADER_LENGTH_BYTES:end]).get("__metadata__", {})
+        entries = json.loads(data[LENGTH_BYTES:end]).get("__metadata__", {})
         record: object = json.loads(entries.get(_ENTRY, "{}"))
     except (AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"its header is not that of safetensors: {error}") from error
     if not isinstance(record, dict) or not all(isinstance(it, str) for it in record.values()):
         raise ValueError("its record is not that of a head")
     return record
+
+
+def tensors_in(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors in the content of a safetensors file.
+
+    Raises:
+        ValueError: it is damaged, or its header is beyond the limits.
+    """
+    end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+    check_header(data[LENGTH_BYTES:end])
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise ValueError(one_line(error)) from error
 
 
 def check_trained_for(file: str | Path, kind: str, network_file: str) -> None:

@@ -223,9 +223,12 @@ def read_regular_file(path: str, max_bytes: int = 0) -> bytes:
             raise NotAFileError(path, status.st_mode)
         if not max_bytes:
             return file.read()
-        data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
-        if (not data and status.st_size > max_bytes) or len(data) > max_bytes:
-            raise FileTooLargeError(path, max(status.st_size, len(data)), max_bytes)
+        size = status.st_size
+        data = file.read(size + 1) if size <= max_bytes else b""  # memory for what is there only
+        if len(data) > size:  # it has grown, or is one of the system's, which state no size
+            data += file.read(max_bytes + 1 - len(data))
+        if size > max_bytes or len(data) > max_bytes:
+            raise FileTooLargeError(path, max(size, len(data)), max_bytes)
         return data
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from safetensors.torch import load
 from torch import Tensor
 
-from ovseg_core.backbones.head_file import file_bytes, record_in
+from ovseg_core.backbones.head_file import file_bytes, record_in, tensors_in
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.config import HeadConfig
@@ -20,6 +19,8 @@ from schemas.errors import RunFolderError
 from schemas.redact import redact
 
 _MAX_DIFFERENCES = 3
+_MAX_BYTES = 1 << 30
+"""Of a checkpoint or head: a head has a few hundred thousand weights, a checkpoint four of each."""
 Identity = Mapping[str, Any]
 """All that can change the result, by dotted name."""
 
@@ -74,14 +75,27 @@ class HeadStore:
         """Return the checkpoint; None where there is none.
 
         Raises:
-            RunFolderError: the checkpoint is of another training.
+            RunFolderError: the checkpoint is of another training, or damaged.
         """
         data = self._read(self._checkpoint)
         if data is None:
             return None
         record = self._check_identity(data, self._checkpoint)
-        self._check_versions(json.loads(record.get("versions", "{}")))
-        return Checkpoint(int(record["step"]), load(data), json.loads(record["failed"]))
+        try:
+            versions = _texts(record.get("versions", "{}"))
+            failed, step = _texts(record["failed"]), int(record["step"])
+            state = tensors_in(data)
+        except KeyError as error:
+            raise self.damaged(f"its record has no {error}") from error
+        except ValueError as error:
+            raise self.damaged(str(error)) from error
+        self._check_versions(versions)
+        return Checkpoint(step, state, failed)
+
+    def damaged(self, why: str) -> RunFolderError:
+        """Return the error of a checkpoint that cannot be resumed."""
+        place = redact(uris.join(self._folder.uri, self._checkpoint))
+        return RunFolderError(f"{place} is damaged ({why}); delete it to begin the training anew")
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint, atomically."""
@@ -105,7 +119,7 @@ class HeadStore:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return self._folder.read_bytes(name)
+            return self._folder.read_bytes(name, _MAX_BYTES)
         except FileNotFoundError:
             return None
 
@@ -137,7 +151,7 @@ class HeadStore:
         place = redact(uris.join(self._folder.uri, name))
         try:
             record = record_in(data)
-            theirs = json.loads(record["identity"])
+            theirs = _table(record["identity"])
         except (ValueError, KeyError) as error:
             raise RunFolderError(
                 f"{place} exists and was not made by `ovseg train-heads`; give another --out"
@@ -156,3 +170,25 @@ class HeadStore:
                 "give another --out or delete it"
             )
         return record
+
+
+def _table(text: str) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its record is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("a part of its record is not a table")
+    return found
+
+
+def _texts(text: str) -> dict[str, str]:
+    found = _table(text)
+    if not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("a part of its record is not a table of texts")
+    return found

@@ -167,7 +167,13 @@ class HeadWorker:
         trainer = HeadTrainer(self._task)
         last = self._store.last()
         if last is not None:
-            trainer.restore(last.step, last.state)
+            steps = self._options.steps
+            if not 0 < last.step < steps:
+                raise self._store.damaged(f"step {last.step}, expected one before {steps}")
+            try:
+                trainer.restore(last.step, last.state)
+            except ValueError as error:
+                raise self._store.damaged(str(error)) from error
             self._failed = dict(last.failed)
         return trainer
 

@@ -62,7 +62,12 @@ class HeadTrainer:
 
     @torch.no_grad()
     def restore(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Continue from the result of `state` after `step` steps."""
+        """Continue from the result of `state` after `step` steps.
+
+        Raises:
+            ValueError: the state is not one of this task; it names the tensor at fault.
+        """
+        self._check_state(state)
         self.step = step
         for name, weight in self._task.weights.items():
             weight.copy_(state[f"weight.{name}"])
@@ -71,6 +76,21 @@ class HeadTrainer:
                 for moment in _MOMENTS
                 if f"{moment}.{name}" in state
             }
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, weight in self._task.weights.items():
+            for part in ("weight", *_MOMENTS):
+                value = state.get(f"{part}.{name}")
+                shape = () if part == "step" else tuple(weight.shape)
+                if value is None and part != "weight":
+                    continue
+                if value is None:
+                    raise ValueError(f"it has no tensor weight.{name}")
+                if tuple(value.shape) != shape or not value.is_floating_point():
+                    what = f"{tuple(value.shape)} of {value.dtype}"
+                    raise ValueError(f"{part}.{name} is {what}, expected {shape} of float32")
+                if not value.isfinite().all():
+                    raise ValueError(f"{part}.{name} holds NaN or infinity")
 
 
 class ImageSampler:

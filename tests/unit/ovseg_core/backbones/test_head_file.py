@@ -88,3 +88,12 @@ def test_record_of_another_shape_gives_one_line(record: str, tmp_path: Path, net
     save_file({"decoder.bias": torch.zeros(1)}, file, {"ovseg": record})
     with pytest.raises(WeightsError, match=r"head\.safetensors is not a (weights file|head)"):
         check_trained_for(file, "found", network)
+
+
+def test_a_header_of_many_bytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    with file.open("wb") as content:
+        content.write((99_000_000).to_bytes(8, "little"))
+        content.truncate(100_000_000)
+    with pytest.raises(WeightsError, match=r"header is to have 99,000,000 bytes, the limit is 8"):
+        read_record(file)

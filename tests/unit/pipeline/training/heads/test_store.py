@@ -1,5 +1,6 @@
 """The checkpoint and the head's file, each with the identity of its training."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from ovseg_core.backbones.head_file import file_bytes
 from pipeline.training.heads.store import Checkpoint, HeadStore
-from schemas.errors import RunFolderError
+from schemas.errors import RunFolderError, UserError
 from tests.helpers.head_trainings import heads_config
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3)}
@@ -40,6 +41,36 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     make_store(tmp_path, steps=7).save(Checkpoint(3, STATE))
     with pytest.raises(RunFolderError, match=r"another training \(steps was 7, now 9\)"):
         make_store(tmp_path, steps=9).last()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data: data[:-5], "not fully covered"),
+        (lambda data: data.replace(b'"F32"', b'"F3x"'), "header"),
+        (lambda data: data.replace(b"[2,3]", b"[9,9]"), "damaged"),
+        (lambda data: data.replace(rb"\"step\": \"3\"", rb"\"step\": \"x\""), "x"),
+        (lambda data: data.replace(rb"\"step\"", rb"\"stop\""), "no 'step'"),
+        (lambda data: data.replace(rb"\"failed\": \"{}\"", rb"\"failed\": \"[]\""), "table"),
+    ],
+)
+def test_damaged_checkpoint_is_refused_in_one_line(
+    change: Callable[[bytes], bytes], why: str, tmp_path: Path
+) -> None:
+    make_store(tmp_path).save(Checkpoint(3, STATE))
+    file = tmp_path / "h.checkpoint.safetensors"
+    changed = change(file.read_bytes())
+    assert changed != file.read_bytes()
+    file.write_bytes(changed)
+    with pytest.raises(RunFolderError, match=f"(?s)checkpoint.*{why}.*"):
+        make_store(tmp_path).last()
+
+
+def test_a_file_of_terabytes_in_the_place_of_a_checkpoint_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "h.checkpoint.safetensors").open("wb") as file:
+        file.truncate(1 << 40)  # takes no disk
+    with pytest.raises(UserError, match=r"1,099,511,627,776 bytes, expected at most"):
+        make_store(tmp_path).last()
 
 
 def test_checkpoint_of_other_libraries_is_refused_unless_accepted(tmp_path: Path) -> None:
