@@ -125,6 +125,8 @@ def run_trials(folder: Path, numbers: Sequence[int]) -> list[Trial]:
         how = "it took too long" if was_killed else f"it died: {lost.exit_code}"
         lost.problem = f"{how}: {text[-1500:]}"
         trials.append(lost)
+    child.join(MAX_S)
+    child.kill()  # a thread of a command may still run
     child.join()
     return trials
 
@@ -156,7 +158,6 @@ def _be_the_commands(folder: Path, numbers: Sequence[int], results: Connection) 
         watched.clear()
         trial.problem = _problem(trial, text, place)
         results.send((trial, True))
-    os._exit(0)
 
 
 def make_trial(folder: Path, files: Sequence[str], number: int) -> tuple[Trial, list[str]]:
