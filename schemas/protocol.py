@@ -5,6 +5,7 @@ instead of a name.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
@@ -133,6 +134,15 @@ class Figures(Frozen):
     iou: dict[str, float]
 
 
+class Split(Frozen):
+    """Images and truth of another part of a data set than the one that is evaluated."""
+
+    images: Annotated[tuple[ImageFiles, ...], Field(min_length=1)]
+    """Possible places of the images, in order of preference."""
+    truth: Annotated[tuple[TruthMaps, ...], Field(min_length=1)]
+    """Possible places of the truth, in order of preference."""
+
+
 class BenchmarkProtocol(Frozen):
     """One evaluation protocol."""
 
@@ -156,6 +166,10 @@ class BenchmarkProtocol(Frozen):
     """Published settings; other methods use the class names and their own defaults."""
     figures: tuple[Figures, ...] = ()
     """Published IoU by class, for comparison."""
+    training: Split | None = None
+    """What `ovseg train-student` learns; null: it learns nothing from this data set."""
+    validation: Split | None = None
+    """What chooses the best of its steps; null: a share of the training images."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "BenchmarkProtocol":
@@ -171,6 +185,8 @@ class BenchmarkProtocol(Frozen):
             owners |= set(recipe.methods)
         for figures in self.figures:
             _check_classes("figures", figures.iou, self.classes)
+        for split in (self.training, self.validation):
+            _check_truth(self, split.truth if split else ())
         return self
 
     @property
@@ -188,6 +204,10 @@ class BenchmarkProtocol(Frozen):
     def labels(self, recipe: Recipe) -> tuple[Label, ...]:
         """Return the labels of the vocabulary under a recipe, in the order of the classes."""
         return tuple(_label(name, recipe) for name in self.classes)
+
+    def with_files_of(self, split: Split) -> "BenchmarkProtocol":
+        """Return the protocol with the images and the truth of another part of the data set."""
+        return self.model_copy(update={"images": split.images, "truth": split.truth})
 
     def background_of(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the background phrases under a recipe."""
@@ -210,7 +230,7 @@ def _check_recipe(protocol: BenchmarkProtocol, recipe: Recipe) -> None:
         )
 
 
-def _check_truth(protocol: BenchmarkProtocol, files: tuple[TruthFiles, ...]) -> None:
+def _check_truth(protocol: BenchmarkProtocol, files: Sequence[TruthFiles]) -> None:
     for truth in files:
         if not isinstance(truth, TruthMaps):
             if not protocol.has_background:

@@ -481,13 +481,18 @@ class ProtocolTruth:
         endings = [ending for ending in self._image_endings if path.endswith(ending)]
         return path.removesuffix(endings[0]) if endings else without_suffix(path)
 
-    def label_map(self, path: str) -> LabelMap | None:
-        """Read the label image of one image."""
+    def file_of(self, path: str) -> str | None:
+        """Return the name of an image's label image; None if it has none."""
         stem = self._stem(path)
         base = PurePosixPath(stem).name
         name = self._by_stem.get(stem)
         if name is None and self._images[base] < 2:
             name = self._by_base_name.get(base)
+        return name
+
+    def label_map(self, path: str) -> LabelMap | None:
+        """Read the label image of one image."""
+        name = self.file_of(path)
         if name is None:
             return None
         place = f"{redact(self._folder.uri)}/{name}"

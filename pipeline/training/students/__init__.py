@@ -1,0 +1,1 @@
+"""Training a student as a job of its own: `ovseg train-student`."""
