@@ -56,15 +56,20 @@ def connected() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
+    answers = False
     try:
-        _check_head(address, HEAD_ANSWERS_S)
+        answers = _check_head(address, HEAD_ANSWERS_S)
         _start(address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         if address != "local":
-            raise ClusterError(
-                f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); "
-                "unset RAY_ADDRESS to run on this machine"
-            ) from error
+            problem = (
+                f"the Ray cluster at RAY_ADDRESS={address} does not let this process in ({error}): "
+                "it may ask for another token (RAY_AUTH_MODE, RAY_AUTH_TOKEN, ~/.ray/auth_token) "
+                "or have another version of Ray"
+                if answers
+                else f"no Ray cluster answers at RAY_ADDRESS={address} ({error})"
+            )
+            raise ClusterError(f"{problem}; unset RAY_ADDRESS to run on this machine") from error
         logger.warning("Ray did not start (%s); trying once more", error)
         ray.shutdown()
         try:
@@ -155,22 +160,25 @@ class ClusterHead:
             )
 
 
-def _check_head(address: str, limit_s: float) -> None:
-    """Check that a Ray head answers at `HOST:PORT` or `ray://HOST:PORT`; other forms pass.
+def _check_head(address: str, limit_s: float) -> bool:
+    """Check that a Ray head answers at `HOST:PORT` or `ray://HOST:PORT`.
 
     Args:
         address: of the head.
         limit_s: seconds until the connection is made, and until there is an answer.
+
+    Returns:
+        Whether the head was called; an address of another form, such as `auto`, is not.
 
     Raises:
         OSError: why not.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return
+        return False
     with socket.create_connection((host.strip("[]"), int(port)), limit_s) as connection:
         if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-            return
+            return True
         connection.sendall(_HTTP2_PREFACE)
         try:
             answer = connection.recv(1)
@@ -178,6 +186,7 @@ def _check_head(address: str, limit_s: float) -> None:
             raise TimeoutError(f"no answer within {limit_s:g} s") from None
         if not answer:
             raise ConnectionError("the connection was closed")
+    return True
 
 
 def _start(address: str) -> None:

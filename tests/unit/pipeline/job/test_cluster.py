@@ -119,6 +119,16 @@ def test_an_address_that_answers_is_joined(monkeypatch: pytest.MonkeyPatch) -> N
             assert len(starts) == 1
 
 
+def test_a_head_that_refuses_is_told_from_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_starts(monkeypatch, ConnectionError("Failed to connect"), times=1)
+    with serving(b"\0") as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(ClusterError, match="RAY_AUTH_TOKEN"), cluster.connected():
+            pass
+
+
 @contextmanager
 def ray_machine(address: str) -> Iterator[None]:
     """Let a machine join a cluster, and end its raylet."""
