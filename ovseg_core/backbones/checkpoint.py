@@ -1,7 +1,9 @@
 """Reading weights files (safetensors or PyTorch checkpoints), and looking up the hub."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +40,7 @@ LOAD_FAILURES = (
 )
 """Exceptions of the model libraries for a folder, file or network that is not as it should be."""
 
+_FETCHES_NOTHING = ContextVar("_FETCHES_NOTHING", default=False)
 _MAX_MESSAGE_CHARS = 200
 _MAX_NAMES = 3
 _MAX_VALUES = 10 * MAX_TENSORS
@@ -198,6 +201,16 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[:_MAX_MESSAGE_CHARS]}..."
 
 
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """Take files of the hub from this machine's cache only, in this thread, until the end."""
+    token = _FETCHES_NOTHING.set(True)
+    try:
+        yield
+    finally:
+        _FETCHES_NOTHING.reset(token)
+
+
 def hub_file(repo_id: str, *names: str) -> str:
     """Return the local path of a repository's file on the Hugging Face hub, fetched if need be.
 
@@ -217,7 +230,7 @@ def hub_file(repo_id: str, *names: str) -> str:
 
     try:
         _check_reachable()
-    except OSError:
+    except OSError:  # also where nothing may be fetched
         for name in names:
             cached = try_to_load_from_cache(repo_id, name)
             if isinstance(cached, str):
@@ -232,12 +245,14 @@ def hub_file(repo_id: str, *names: str) -> str:
 
 
 def _check_reachable() -> None:
-    """Raise OSError at once if the hub does not answer at its address.
+    """Raise OSError at once if nothing may be fetched, or the hub does not answer at its address.
 
     Behind a proxy the hub's name need not resolve on this machine, so nothing is checked there.
     """
     from huggingface_hub import constants
 
+    if _FETCHES_NOTHING.get():
+        raise OSError("it is not in the cache of this machine, and nothing is fetched here")
     if getproxies() or constants.HF_HUB_OFFLINE:
         return
     address = urlsplit(constants.ENDPOINT)

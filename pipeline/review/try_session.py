@@ -4,8 +4,10 @@ An image is encoded once per method; other words only score its features again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from threading import Condition, Event
 from typing import Any
 
@@ -14,7 +16,9 @@ from cachetools import LRUCache
 from pydantic import ValidationError
 
 from ovseg_core import methods
-from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.checkpoint import nothing_fetched
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.registry import Backbones, clip_names
 from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
@@ -104,11 +108,28 @@ class RunBackbones(Backbones):
         """Check that the run's weights of these names may be loaded."""
         (self.of_run or NamedWeights(())).check(*names)
 
+    @cached_property
+    def clip(self) -> Clip:
+        """The CLIP model, see `Backbones`."""
+        with self._fetching_what_was_given(*clip_names(self.clip_config)):
+            return super().clip
+
     def network(self, model: str, role: str = "network") -> DenseBackbone:
         """Return a network, see `Backbones`; raises WeightsError for one that the run lacks."""
         if self.restricted and model != self.vision_model:
             raise WeightsError(f"needs {model}; the run has {self.vision_model}")
-        return super().network(model, role)
+        with self._fetching_what_was_given(model):
+            return super().network(model, role)
+
+    def note_file(self, role: str, path: str | Path, *names: str) -> None:
+        """Record a weights file, see `Backbones`, once it is the one that the run had."""
+        if path and names and self.of_run is not None:
+            self.of_run.check_file(path, *names)
+        super().note_file(role, path, *names)
+
+    def _fetching_what_was_given(self, *names: str) -> AbstractContextManager[None]:
+        is_given = self.of_run is not None and self.of_run.are_given(*names)
+        return nullcontext() if is_given else nothing_fetched()
 
     def network_or(self, published: str) -> str:
         """Return the run's second network in place of a published one."""

@@ -8,16 +8,18 @@ content that the run recorded, or the user gave it on the command line.
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from ovseg_core import methods
 from ovseg_core.backbones.registry import clip_names
 from pipeline.run.folder import RunFolder
-from pipeline.storage.weights import is_known
+from pipeline.storage.weights import is_known, weights_sha256
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.config import EMBEDDED, NamesWeights
 from schemas.errors import WeightsError
 from schemas.redact import redact
+from schemas.untrusted import printable, shown_text
 
 _CLIP = "clip"
 """Role of CLIP's weights in a run's record."""
@@ -46,17 +48,36 @@ class NamedWeights:
             return
         more = [name for name in self._named if not self._is_allowed(name)]
         unique = list(dict.fromkeys([*more, *missing]))
-        listed = ", ".join(map(_shown, unique))
+        listed = ", ".join(map(shown_text, unique))
         message = (
             f"this run names weights that this machine has not used in a job of its own: {listed}. "
             "What a run folder names is not loaded unasked"
         )
-        if self._run is not None and all(name.isprintable() for name in unique):
+        if self._run is not None and all(printable(name) == name for name in unique):
             place = shlex.quote(redact(self._run.folder.uri))
             flags = " ".join(f"--weights {shlex.quote(redact(name))}" for name in unique)
             start = f"ovseg review {place} {flags}"
             message += f"; if you trust them, end this server and start: {start}"
         raise WeightsError(message)
+
+    def are_given(self, *names: str) -> bool:
+        """Return whether the user gave all these names, or they are embedded."""
+        return self._given.issuperset(names)
+
+    def check_file(self, file: str | Path, *names: str) -> None:
+        """Check that a file that was found by known names is one that the run was made with.
+
+        Raises:
+            WeightsError: it is another one, such as a later revision in the hub's cache.
+        """
+        if self._run is None or self.are_given(*names):
+            return
+        if weights_sha256(file) not in self._run.info.weights.values():
+            listed = ", ".join(map(shown_text, names))
+            raise WeightsError(
+                f"the weights of {listed} on this machine are not those that the run was made with "
+                f"(a later revision?): {shown_text(str(file))}"
+            )
 
     def _is_allowed(self, name: str) -> bool:
         if name in self._given:
@@ -83,7 +104,3 @@ def _weights_in(options: Frozen) -> Iterator[str]:
     for name, field in type(options).model_fields.items():
         if any(isinstance(mark, NamesWeights) for mark in field.metadata):
             yield getattr(options, name)
-
-
-def _shown(name: str) -> str:
-    return redact(name) if name.isprintable() else ascii(redact(name))

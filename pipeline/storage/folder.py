@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pipeline.storage import failures, uris
 from pipeline.storage.local import (
+    DownloadLimit,
     FileTooLargeError,
     LocalFiles,
     NotAFileError,
@@ -42,7 +44,7 @@ class _Store(Protocol):
     def put(self, path: str, source: str) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
     def remove(self, path: str) -> None: ...
-    def fetch(self, path: str, target: str) -> None: ...
+    def fetch(self, path: str, target: str, limit: DownloadLimit) -> None: ...
 
 
 class Folder:
@@ -218,9 +220,18 @@ class Folder:
 
 
 def fetch(uri: str, target: str | os.PathLike[str]) -> None:
-    """Copy a file at a path or URL to a local path, which is not written atomically."""
+    """Copy a file at a path or URL to a local path, which is not written atomically.
+
+    Raises:
+        UserError: it has more bytes than may be fetched, see `download_limit`.
+    """
     place = uris.normalise(uri)
-    _call("fetch", place, lambda store: store.fetch(place, os.fspath(target)))
+
+    def copy(store: _Store) -> None:
+        limit = DownloadLimit(redact(place), Path(target).parent)
+        store.fetch(place, os.fspath(target), limit)
+
+    _call("fetch", place, copy)
 
 
 def read_image_file(

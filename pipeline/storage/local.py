@@ -19,6 +19,12 @@ from schemas.errors import ConfigError, UserError
 
 TEMPORARY_SUFFIX = ".part"
 """End of the hidden names under which files are written."""
+DOWNLOAD_LIMIT_ENV = "OVSEG_MAX_DOWNLOAD_GB"
+"""Environment variable: GB (10^9 bytes) that one fetched file may have."""
+DEFAULT_DOWNLOAD_LIMIT_GB = 20.0
+"""The largest weights that open_clip names have 10 GB."""
+_KEPT_FREE_BYTES = 256 << 20
+_LOOK_EVERY_BYTES = 64 << 20
 
 
 class LocalFiles:
@@ -99,9 +105,10 @@ class LocalFiles:
         self._check_links(path)
         Path(path).unlink(missing_ok=True)
 
-    def fetch(self, path: str, target: str) -> None:
-        """Copy to another local path."""
+    def fetch(self, path: str, target: str, limit: "DownloadLimit") -> None:
+        """Copy to another local path, within a limit."""
         self._check_links(path)
+        limit.check(Path(path).stat().st_size)
         shutil.copyfile(path, target)
 
     def _check_links(self, path: str) -> None:
@@ -230,6 +237,59 @@ def read_regular_file(path: str, max_bytes: int = 0) -> bytes:
         if size > max_bytes or len(data) > max_bytes:
             raise FileTooLargeError(path, max(size, len(data)), max_bytes)
         return data
+
+
+class DownloadLimit:
+    """The limit of one file that is being fetched.
+
+    Args:
+        what: the file in words or as an address without secrets, for messages.
+        folder: where it goes.
+
+    Raises:
+        ConfigError: the environment variable is not a positive number.
+    """
+
+    def __init__(self, what: str, folder: Path) -> None:
+        self._what = what
+        self._folder = folder
+        self._limit_gb = _download_limit_gb()
+        self._looked_at = -_LOOK_EVERY_BYTES
+
+    def check(self, num_bytes: int, *, is_written: bool = False) -> None:
+        """Check the size of the file, or the part of it that has come.
+
+        Args:
+            num_bytes: as its store states, or come so far; 0: not known.
+            is_written: they lie on the disk already.
+
+        Raises:
+            UserError: more than the limit.
+            OSError: ENOSPC: the disk has no room for them.
+        """
+        if num_bytes > self._limit_gb * 1e9:
+            raise UserError(
+                f"{self._what} has more than {self._limit_gb:g} GB, the limit of a file that is "
+                f"fetched; if that is right, set {DOWNLOAD_LIMIT_ENV} to a higher one"
+            )
+        if is_written and num_bytes - self._looked_at < _LOOK_EVERY_BYTES:
+            return
+        self._looked_at = num_bytes
+        free = shutil.disk_usage(self._folder).free
+        if free < _KEPT_FREE_BYTES + (0 if is_written else num_bytes):
+            needs = f"{self._what} of {num_bytes:,} bytes for {free:,} free ones"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}", str(self._folder))
+
+
+def _download_limit_gb() -> float:
+    text = os.environ.get(DOWNLOAD_LIMIT_ENV, "")
+    try:
+        limit = float(text or DEFAULT_DOWNLOAD_LIMIT_GB)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise ConfigError(f"{DOWNLOAD_LIMIT_ENV}: expected GB, a positive number, but got {text!r}")
+    return limit
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import fsspec
 
 from pipeline.storage import http, uris
 from pipeline.storage.failures import client_errors, s3_code
-from pipeline.storage.local import FileTooLargeError
+from pipeline.storage.local import DownloadLimit, FileTooLargeError
 from pipeline.storage.places import WEB, ImagePlaces
 from pipeline.storage.retry import Deadline, retrying
 from pipeline.storage.waiting import is_ended, poll
@@ -150,10 +150,12 @@ class RemoteFiles:
         except FileNotFoundError:
             return
 
-    def fetch(self, path: str, target: str) -> None:
-        """Copy to a local path."""
-        self._allow(self._info(path).get("size") or _UNKNOWN_SIZE_BYTES)
-        self._call("get_file", self._path(path), target)
+    def fetch(self, path: str, target: str, limit: DownloadLimit) -> None:
+        """Copy to a local path, within a limit."""
+        size = self._info(path).get("size")
+        limit.check(size or 0)
+        self._allow(size or _UNKNOWN_SIZE_BYTES)
+        self._call("get_file", self._path(path), target, callback=_Counter(limit))
 
     def _info(self, path: str) -> dict[str, Any]:
         """Return what the client knows of a file.
@@ -227,6 +229,24 @@ class RemoteFiles:
             if not answer.get("IsTruncated"):
                 return
             more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+
+class _Counter(fsspec.Callback):
+    """Ends a copy whose bytes go beyond a limit, whatever size the server had stated."""
+
+    def __init__(self, limit: DownloadLimit) -> None:
+        super().__init__()
+        self._limit = limit
+        self._num_bytes = 0
+
+    def set_size(self, size: int | None) -> None:
+        """Take the size that the answer states."""
+        self._limit.check(size or 0)
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Take the number of bytes that were written now."""
+        self._num_bytes += inc
+        self._limit.check(self._num_bytes, is_written=True)
 
 
 def _file_system(uri: str, **settings: Any) -> Any:

@@ -162,6 +162,53 @@ def test_weights_of_a_job_of_this_machine_are_loaded_while_they_are_the_same(
     assert "--weights" in reason(run), "the file was changed since"
 
 
+def test_a_page_takes_no_newer_revision_of_a_known_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    def cached(commit: str, tensors: dict[str, torch.Tensor]) -> None:
+        folder = tmp_path / "hub/models--our--clip" / "snapshots" / commit
+        shutil.copytree(tiny_folder() / "clip", folder)
+        save_file(tensors, folder / "open_clip_model.safetensors")
+        (folder.parents[1] / "refs").mkdir(exist_ok=True)
+        (folder.parents[1] / "refs/main").write_text(commit)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    tensors = load_file(tiny_folder() / "clip/open_clip_model.safetensors")
+    cached("0" * 40, tensors)
+    fields = {"clip": {"model": "hf-hub:our/clip"}, "method": {"name": "maskclip"}}
+    words = {"images": "photos", "out": "run", "labels": ["cat", "dog"]}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run = run_of(tmp_path, build(JobConfig.model_validate(words | fields), "cpu").weights, **fields)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        assert reason(run) == "", "known, and in the cache"
+        cached("1" * 40, tensors | {"logit_scale": torch.tensor(3.0)})
+        assert "not those that the run was made with" in reason(run)
+        server.shutdown()
+    assert asked == []
+
+
+def test_a_name_with_joined_emoji_is_printed_with_what_to_type() -> None:
+    name = "/models/\U0001f469\u200d\U0001f52c/clip.pt"
+    with pytest.raises(WeightsError, match=name):
+        NamedWeights(()).check(name)
+
+
 def test_a_note_that_others_can_have_written_is_not_believed(
     tmp_path: Path, empty_cache: Path
 ) -> None:

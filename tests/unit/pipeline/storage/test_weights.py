@@ -1,18 +1,25 @@
 """A weights name or URI becomes a local file, once."""
 
+import gzip
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shutil import disk_usage
+from threading import Thread
 
 import pytest
 
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.storage import weights
 from pipeline.storage.folder import Folder
-from schemas.errors import ConfigError, StorageError, WeightsError
+from pipeline.storage.local import DOWNLOAD_LIMIT_ENV, DownloadLimit
+from schemas.errors import ConfigError, StorageError, UserError, WeightsError
 from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment, operations
 
 CONTENT = b"weights" * 1000
@@ -157,3 +164,64 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, xdg
     monkeypatch.setenv("HOME", str(tmp_path))
     expected = Path(xdg or tmp_path / ".cache") / "ovseg"
     assert weights.cache_folder() == expected
+
+
+class _Endless(BaseHTTPRequestHandler):
+    """A server that sends without end, and states no size or one that is a lie."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip" if "packed" in self.path else "identity")
+        self.end_headers()
+        packed = gzip.compress(bytes(1 << 26), 1)
+        with suppress(ConnectionError):
+            for _ in range(1 if "packed" in self.path else 10_000):
+                self.wfile.write(packed if "packed" in self.path else bytes(1 << 16))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endless() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Endless) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["endless.pt", "packed.pt"])
+def test_a_server_that_sends_without_end_is_left_at_the_limit(
+    name: str, endless: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DOWNLOAD_LIMIT_ENV, "0.02")
+    with pytest.raises(WeightsError, match=r"more than 0.02 GB, the limit .* set OVSEG_MAX_DOWN"):
+        weights.resolve(f"{endless}/{name}")
+    assert [file.suffix for file in (cache / "weights").iterdir()] == [".lock"]
+
+
+def test_a_file_that_says_it_is_too_large_is_not_fetched(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DOWNLOAD_LIMIT_ENV, "0.000006")
+    with pytest.raises(WeightsError, match=r"more than 6e-06 GB"):
+        weights.resolve(remote)
+    monkeypatch.setenv(DOWNLOAD_LIMIT_ENV, "0.000008")
+    assert Path(weights.resolve(remote)).read_bytes() == CONTENT
+    monkeypatch.setenv(DOWNLOAD_LIMIT_ENV, "much")
+    with pytest.raises(WeightsError, match=r"OVSEG_MAX_DOWNLOAD_GB: expected GB"):
+        weights.resolve(f"{remote}2")
+
+
+def test_a_file_for_which_the_disk_has_no_room_is_not_fetched(tmp_path: Path) -> None:
+    limit = DownloadLimit("x.pt", tmp_path)
+    free = disk_usage(tmp_path).free
+    limit.check(min(free // 2, 10**10))
+    with pytest.raises((OSError, UserError), match=r"No space left|more than 20 GB"):
+        limit.check(free)
