@@ -7,6 +7,7 @@ OvsegError
 │   ├── CollectionError  no images found, an unreadable list
 │   ├── RunFolderError   the output folder belongs to another run, or is damaged
 │   ├── WeightsError     weights that cannot be found, fetched, verified or used
+│   ├── TrainingError    a training that cannot go on, such as one with a loss of NaN
 │   └── ResourceError    a GPU or server that is not there
 ├── ImageError           one image among many: becomes a row with its code, never stops a shard
 └── OutageError          the world is at fault; the same command goes on later: exit code 4
@@ -112,6 +113,10 @@ class ConfigError(UserError):
 
 class VocabularyError(UserError):
     """An empty vocabulary or a label given twice."""
+
+
+class TrainingError(UserError):
+    """A training that cannot go on; what it has written so far stays."""
 
 
 class CollectionError(UserError):

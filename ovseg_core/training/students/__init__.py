@@ -65,6 +65,15 @@ class TrainingView(NamedTuple):
     """int64 (S, S): the teacher's labels, for pixels that are UNLABELLED; never UNLABELLED."""
 
 
+class TotalLoss(NamedTuple):
+    """A loss before the mean is taken, so that workers can take it over all of their pixels."""
+
+    total: Tensor
+    """Scalar: the sum over what counts; 0 with a gradient of 0 where nothing does."""
+    count: Tensor
+    """Scalar, int64: how much counts."""
+
+
 class StudentNetwork(Protocol):
     """The network, an `nn.Module`. The finest feature map may be smaller than the image.
 
@@ -137,15 +146,22 @@ class StudentTask(Protocol):
         ...
 
     def loss(
-        self, logits_BKhw: Tensor, labels_BSS: Tensor, teacher_BSS: Tensor, step: int
-    ) -> Tensor:
-        """Return the loss (a scalar; 0 with a gradient of 0 where every pixel is ignored).
+        self,
+        logits_BKhw: Tensor,
+        labels_BSS: Tensor,
+        teacher_BSS: Tensor,
+        step: int,
+        known_K: Tensor | None = None,
+    ) -> TotalLoss:
+        """Return the loss of a batch.
 
         Args:
             logits_BKhw: float32, of the classes: the best phrase of each.
             labels_BSS: int64, see `TrainingView`.
             teacher_BSS: int64, see `TrainingView`.
             step: counted from 0; self-training depends on it.
+            known_K: bool, the classes that people have labelled wherever they are, so that an
+                unlabelled pixel is none of them; None: there are none.
         """
         ...
 

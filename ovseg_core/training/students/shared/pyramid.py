@@ -1,0 +1,164 @@
+"""The backbone of a student: feature maps of a timm network at falling resolution.
+
+timm takes seconds to import and is not needed to check options, so it is imported on use.
+
+Shapes: B images, C_i channels of map i, h_i w_i its cells.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ovseg_core.backbones.checkpoint import (
+    ADVICE,
+    LOAD_FAILURES,
+    check_finite_weights,
+    hub_file,
+    load_fitting,
+    one_line,
+    read_checkpoint,
+    state_dict_in,
+)
+from ovseg_core.segmenter import MethodOptions
+from schemas.base import did_you_mean
+from schemas.config import WeightsName
+from schemas.errors import ConfigError, WeightsError
+
+RANDOM = "random"
+"""Value of `backbone_weights`: random first weights."""
+TIMMS_OWN = "timm"
+"""Value of `backbone_weights`: those that timm has for the architecture, trained on ImageNet."""
+_MAX_WEIGHTS = 1_000_000_000
+"""Of a backbone; the largest of timm that gives a pyramid has a third of it."""
+
+
+class PyramidOptions(MethodOptions):
+    """Options of a student's backbone."""
+
+    backbone: Annotated[str, Field(max_length=100)]
+    """timm architecture that gives a pyramid of feature maps, such as `convnext_nano`."""
+    backbone_weights: WeightsName
+    """Weights that the training starts from: `timm`: those of timm, trained on ImageNet; `random`;
+    or a file (path or URL). A trained student does not need them."""
+
+
+def check_architecture(name: str) -> None:
+    """Check a name before timm sees it; its prefixes would read folders and hubs.
+
+    Raises:
+        ConfigError: timm has no such architecture.
+    """
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = did_you_mean(architecture, timm.list_models())
+        raise ConfigError(f"student.options.backbone: timm has no model {name!r}. {near}")
+
+
+def weights_file(options: PyramidOptions, resolve: Callable[[str], str]) -> str:
+    """Return the local file of the first weights of a backbone; empty: random ones.
+
+    Args:
+        options: which.
+        resolve: returns the local path of a weights file (path or URL).
+
+    Raises:
+        ConfigError: timm has no such architecture.
+        WeightsError: timm has no weights for it, or they cannot be downloaded.
+    """
+    if options.backbone_weights == RANDOM:
+        return ""
+    if options.backbone_weights != TIMMS_OWN:
+        return resolve(options.backbone_weights)
+    import timm
+
+    check_architecture(options.backbone)
+    config = timm.get_pretrained_cfg(options.backbone, allow_unregistered=False)
+    advice = f"give a file as student.options.backbone_weights, or `{RANDOM}`"
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(f"timm has no weights for {options.backbone}: {advice}")
+    try:
+        return hub_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    except LOAD_FAILURES as error:
+        raise WeightsError(
+            f"the weights of {options.backbone} cannot be downloaded ({one_line(error)}): {advice}"
+        ) from error
+
+
+class Pyramid(nn.Module):
+    """A timm network without its classifier.
+
+    Args:
+        architecture: timm's name, checked here.
+        file: local weights file; empty: random.
+        levels: which of timm's maps; None: all.
+        output_stride: of the last map, reached by dilation; None: timm's own (32).
+
+    Attributes:
+        channels: C_i.
+        strides: pixels of a cell of each map.
+
+    Raises:
+        ConfigError: no such architecture, or one that has no pyramid.
+        WeightsError: the file does not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        architecture: str,
+        file: str = "",
+        levels: Sequence[int] | None = None,
+        output_stride: int | None = None,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        check_architecture(architecture)
+        wanted: dict[str, Any] = {"features_only": True, "pretrained": False}
+        wanted |= {} if levels is None else {"out_indices": tuple(levels)}
+        wanted |= {} if output_stride is None else {"output_stride": output_stride}
+        try:
+            with torch.device("meta"):  # without memory, to compare sizes first
+                outline = timm.create_model(architecture, **wanted)
+            if sum(parameter.numel() for parameter in outline.parameters()) > _MAX_WEIGHTS:
+                raise ValueError("it has over a thousand million weights")
+            self.network: Any = timm.create_model(architecture, **wanted)
+        except LOAD_FAILURES as error:
+            raise ConfigError(
+                f"student.options.backbone: {architecture!r} gives no pyramid of feature maps "
+                f"({one_line(error)}); for example `convnext_nano` and `mobilenetv4_conv_small` do"
+            ) from error
+        self.channels: list[int] = self.network.feature_info.channels()
+        self.strides: list[int] = self.network.feature_info.reduction()
+        config = timm.get_pretrained_cfg(architecture)
+        mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1))
+        if file:
+            self._load(file, architecture)
+
+    def forward(self, pixels_B3HW: Tensor) -> list[Tensor]:
+        """Return the maps (B, C_i, h_i, w_i), the finest first, of pixel values 0..255."""
+        return self.network((pixels_B3HW - self.mean) / self.std)
+
+    def _load(self, file: str, architecture: str) -> None:
+        """Load weights in timm's names; the classifier and maps that are not used stay out."""
+        tensors = state_dict_in(read_checkpoint(file))
+        check_finite_weights(tensors, file)
+        own = self.network.state_dict()
+        # Some families call `stages.0` by the name `stages_0` where they give a pyramid.
+        alike = {name.replace(".", "_"): value for name, value in tensors.items()}
+        found = {name: alike.get(name.replace(".", "_")) for name in own}
+        try:
+            load_fitting(self.network, {key: it for key, it in found.items() if it is not None})
+        except LOAD_FAILURES as error:
+            raise WeightsError(
+                f"{file} does not fit {architecture}: {one_line(error)}; {ADVICE}"
+            ) from error
