@@ -147,12 +147,30 @@ def read_comparison_columns(run: RunFolder, file: str, columns: list[str]) -> pa
     folder, place = f"{run.folder.uri}/", uris.normalise(file)
     inside = place.removeprefix(folder) if place.startswith(folder) else file
     try:
-        return parquet.read_table(run.folder.read_bytes(inside), columns).select(columns)
-    except (FileNotFoundError, ValueError, pa.ArrowException, KeyError) as error:
+        table = parquet.read_table(run.folder.read_bytes(inside), columns).select(columns)
+        table = table.cast(pa.schema([_SCHEMA.field(name) for name in columns]))
+        _check_values(table)
+        return table
+    except (OSError, ValueError, pa.ArrowException, KeyError) as error:
         known = ", ".join(comparison_files(run)) or "none"
         raise UserError(
             f"{file} is not a comparison of the run; it has {known} (`ovseg compare` makes them)"
         ) from error
+
+
+def _check_values(table: pa.Table) -> None:
+    """Check that no value is missing, and that shares are shares.
+
+    Raises:
+        ValueError: it names the column.
+    """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            raise ValueError(f"{name} has {column.null_count} empty values")
+        if pa.types.is_floating(column.type):
+            values = column.to_numpy()
+            if not ((values >= 0) & (values <= 1)).all():  # NaN is neither
+                raise ValueError(f"{name} has values beyond 0 to 1")
 
 
 def read_comparison(run: RunFolder, file: str) -> dict[str, dict[str, float]]:

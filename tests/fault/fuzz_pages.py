@@ -42,7 +42,7 @@ def visit_pages(listening: Listening) -> None:
             "source": "run",
             "id": identity,
             "words": ["cat"],
-            "method": method.get("name", "x"),
+            "method": method,
         }
         browser.send("/api/try/segment", words)
 

@@ -1,14 +1,19 @@
 """Agreement of two runs, by image and label."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ovseg_core.decision.review_priority import mask_priority
 from pipeline.evaluation.compare import compare, read_comparison
+from pipeline.review.filter import Filter
+from pipeline.review.session import ReviewSession
 from pipeline.run.folder import RunFolder
+from pipeline.storage import parquet
 from schemas.errors import UserError
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 from tests.helpers.exported_masks import label_studio_tasks
@@ -159,3 +164,36 @@ def test_mask_priority_halves_trust_without_agreement():
     alone = 1 - mask_priority(scores)
     assert 1 - mask_priority(scores, agreement=0.0) == pytest.approx(alone / 2)
     assert 1 - mask_priority(scores, agreement=0.5) == pytest.approx(0.75 * alone)
+
+
+def _with(name: str, values: list[object]) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        table = parquet.read_table(data)
+        whole = (values * table.num_rows)[: table.num_rows]
+        return parquet.write_table(table.drop_columns([name]).append_column(name, pa.array(whole)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: data[:-40] + b"\xff" * 32 + data[-8:], id="thrift"),
+        pytest.param(lambda data: data[:100], id="cut"),
+        pytest.param(_with("iou", ["much"]), id="text for a number"),
+        pytest.param(_with("iou", [float("nan")]), id="NaN"),
+        pytest.param(_with("iou", [1e308]), id="beyond 1"),
+        pytest.param(_with("image_agreement", [None, 0.5]), id="empty"),
+        pytest.param(_with("image_id", [None, "id-b.png"]), id="no id"),
+        pytest.param(_with("label", [7]), id="a number for a label"),
+    ],
+)
+def test_damaged_comparison_is_refused_by_the_page(
+    change: Callable[[bytes], bytes], runs: tuple[RunFolder, RunFolder]
+) -> None:
+    run, file = runs[0], compare(*runs).file
+    session = ReviewSession(run)
+    (order,) = session.facts()["compared"]
+    run.folder.atomic_write(file, change(run.folder.read_bytes(file)))
+    with pytest.raises(UserError, match="is not a comparison of the run"):
+        session.open_view(Filter(order=order))
