@@ -27,7 +27,6 @@ from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
-from pipeline.run.images import RunImages
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_segments
 from schemas.errors import ImageError
 from schemas.score_columns import SCORE
@@ -67,7 +66,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
                 cards[image["number"]] = _write_card(image, rows, export, options.side_px)
             export.losses.count_written("images", len(shown))
         in_order = [cards[number] for number in numbers]
-        export.write("index.html", _page(export.reader, in_order).encode())
+        notice = export.photographs.notice if in_order else ""
+        export.write("index.html", _page(export.reader, in_order, notice).encode())
         export.remove_matching(_ALL_PICTURES, {name for card in in_order for name in card.pictures})
     return [f"{FOLDER}/index.html"]
 
@@ -88,41 +88,37 @@ class _Card:
 
 
 def _write_card(image: Row, rows: list[Row], export: Export, side_px: int) -> _Card:
-    """Write an image's pictures, its photograph and its masks, and return its card."""
-    try:
-        pictures = _draw(image, rows, export.photographs, side_px)
-    except ImageError as error:
-        export.count_unreadable(image, error)
-        figure = f"<p>cannot be read any more: {escape(str(error.code))}</p>"
-        return _card(image, rows, figure, ())
-    names = []
-    for data, suffix in pictures:
-        names.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")
-        export.put(names[-1], data)
-    figure = "".join(
-        f'<img class="{kind}" src="{name}" alt="" loading="lazy">'
-        for kind, name in zip(("photo", "masks"), names, strict=True)
-    )
-    return _card(image, rows, figure, tuple(names))
+    """Write an image's pictures, its photograph and its masks, and return its card.
 
-
-def _draw(
-    image: Row, rows: list[Row], photographs: RunImages, side_px: int
-) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
-    """Return the reduced photograph and its masks as files with their suffixes."""
-    photo = Image.fromarray(photographs.read_image(image, side_px).rgb)
+    Where the photograph cannot be read, the masks are shown on a plain ground.
+    """
     scale = side_px / max(image["width"], image["height"])
     width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
+    pictures, caption = [], ""
+    try:
+        photo = Image.fromarray(export.photographs.read_image(image, side_px).rgb)
+        photo = photo.resize((width, height), Image.Resampling.LANCZOS)
+        pictures.append(("photo", _file(photo, "JPEG", quality=85), ".jpg"))
+    except ImageError as error:
+        export.count_unreadable(image, error)
+        is_known = bool(export.photographs.notice)
+        why = "is not read, see above" if is_known else f"cannot be read any more: {error.code}"
+        caption = f"<figcaption>masks only; the photograph {escape(why)}</figcaption>"
     label_map = paint_segments(rows, (image["height"], image["width"]))
-    masks = tinted(label_map, (height, width))
-    photo = photo.resize((width, height), Image.Resampling.LANCZOS)
-    return _file(photo, "JPEG", quality=85), _file(masks, "PNG")
+    masks = _file(tinted(label_map, (height, width)), "PNG")
+    pictures.append(("alone" if caption else "masks", masks, ".png"))
+    figure, names = "", []
+    for kind, data, suffix in pictures:
+        names.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")
+        export.put(names[-1], data)
+        figure += f'<img class="{kind}" src="{names[-1]}" alt="" loading="lazy">'
+    return _card(image, rows, figure + caption, tuple(names))
 
 
-def _file(picture: Image.Image, kind: str, **options: int) -> tuple[bytes, str]:
+def _file(picture: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind, optimize=True, **options)
-    return buffer.getvalue(), ".jpg" if kind == "JPEG" else ".png"
+    return buffer.getvalue()
 
 
 def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -> _Card:
@@ -155,7 +151,8 @@ def _swatch(label: int) -> str:
     return f'<i style="background:{hex_colour(label)}"></i>'
 
 
-def _page(reader: CorrectedRun, cards: list[_Card]) -> str:
+def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
+    """Return the page; the notice says why no photograph is read, and what to do."""
     job = reader.run.info.job()
     counts = Counter(label for card in cards for label in card.labels)
     chips = "\n".join(
@@ -169,10 +166,12 @@ def _page(reader: CorrectedRun, cards: list[_Card]) -> str:
     style = folder.parent / "review" / "static" / "look.css"
     script = (folder / "gallery.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    hint = f"{notice}. Add that to the command that wrote this page." if notice else ""
     return Template((folder / "gallery.html").read_text(encoding="utf-8")).substitute(
         title=f"Review of {escape(job.method.name)}",
         summary=f"{len(cards)} of {reader.num_images} images, the most doubtful first. "
         "Point at an image to see it without its masks; click a label to see only its images.",
+        hint=f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" if hint else "",
         chips=chips,
         cards="\n".join(card.html for card in cards),
         notes=" ".join(_notes(reader, len(cards))),

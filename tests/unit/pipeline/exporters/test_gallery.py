@@ -8,6 +8,7 @@ from PIL import Image
 
 from pipeline.exporters import gallery
 from pipeline.run.folder import RunFolder
+from pipeline.storage.weights import CACHE_ENV
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
 
 
@@ -107,7 +108,31 @@ def test_export_image_that_is_missing_is_shown_with_its_error(tmp_path):
     (tmp_path / "photos" / "a.png").unlink()
     page = _export(run)
     assert len(page.all("article")) == 2
-    assert "cannot be read any more: not_found" in page.texts
+    assert any("the photograph cannot be read any more: not_found" in text for text in page.texts)
+    assert sorted(str(image["class"]) for image in page.all("img")) == ["alone", "masks", "photo"]
+
+
+def test_export_of_another_machines_run_shows_masks_and_how_to_see_the_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted = label_map(1, 40, 90)
+    run = make_run(tmp_path, [Scene("<b>.png", painted), Scene("b.png", label_map(2))])
+    own = _export(run)
+    assert len(own.all("img")) == 4
+    assert "--images-root" not in "".join(own.texts)
+    monkeypatch.setenv(CACHE_ENV, str(tmp_path / "of somebody else"))
+    page = _export(RunFolder.open(run.folder.uri), side_px=90)
+    assert [image["class"] for image in page.all("img")] == ["alone", "alone"]
+    told = [text for text in page.texts if f"--images-root {tmp_path / 'photos'}" in text]
+    assert len(told) == 1, "one line says what to do"
+    sizes = set()
+    for image in page.all("img"):
+        with Image.open(Path(run.folder.uri, "exports/gallery", str(image["src"]))) as picture:
+            sizes.add(picture.size)
+            drawn = np.array(picture)[..., 3] > 0
+            if picture.size == (90, 40):
+                np.testing.assert_array_equal(drawn, painted > 0)
+    assert (90, 40) in sizes
 
 
 def test_export_components_of_a_label_are_one_chip(tmp_path):
