@@ -10,6 +10,7 @@ of pixels is four times as long in values.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ _WIDTHS = np.array([3, 4, 8, 16])
 _LONGEST = (1 << 16) // _CHANNELS
 """Pixels in one item."""
 _HEADER_BITS = 32 + 5 + 4 * 4
+_LONGEST_BYTES = (1 << 16) + 8
+"""Of one item: as many values of 8 bits as a run can have."""
+_PART = 1 << 14
+"""Bytes that are decoded at a time: some hundred bytes of memory are taken for each."""
 
 
 def encode_brushes(counts: Sequence[str], size_hw: SizeHW) -> list[NDArray[np.uint8]]:
@@ -169,13 +174,13 @@ def decode_brush(
 ) -> NDArray[np.uint8]:
     """Return the opacity (H, W), 0 to 255, of brush bytes that any encoder wrote.
 
+    It takes some bytes of memory for a pixel of the image, whatever the brush bytes say.
+
     Raises:
         ValueError: these are not brush bytes, or those of an image of another size.
     """
-    data = np.asarray(rle)
-    if data.ndim != 1 or len(data) < 7 or data.dtype.kind not in "iu" or data.max() > 255:
-        raise ValueError("expected a list of bytes as Label Studio's brush writes them")
-    windows = _windows(data.astype(np.uint64))
+    data = _bytes_of(rle)
+    windows = _windows(data[:8])
     num_values, word = int(_read(windows, 0, 32)), int(_read(windows, 32, 5)) + 1
     widths = [int(_read(windows, 37 + 4 * index, 4)) + 1 for index in range(4)]
     height, width = size_hw
@@ -184,39 +189,78 @@ def decode_brush(
             f"expected brush bytes of {height * width * _CHANNELS} values (4 channels of "
             f"{width} x {height} pixels), got {num_values} values of {word} bits"
         )
-    return _values(windows, num_values, word, widths)[3::_CHANNELS].reshape(size_hw)
+    return _values(data, num_values, word, widths)[3::_CHANNELS].reshape(size_hw)
+
+
+def _bytes_of(rle: Any) -> NDArray[np.uint8]:
+    try:
+        data = np.asarray(rle)
+    except (ValueError, OverflowError, RecursionError):  # lists of lists
+        data = np.empty(0)
+    is_list = data.ndim == 1 and data.dtype.kind in "iu" and len(data) > _HEADER_BITS // 8
+    if not is_list or data.min() < 0 or data.max() > 255:
+        raise ValueError("expected a list of bytes as Label Studio's brush writes them")
+    return data.astype(np.uint8)
 
 
 def _values(
-    windows: NDArray[np.uint64], num_values: int, word: int, widths: list[int]
+    data: NDArray[np.uint8], num_values: int, word: int, widths: list[int]
 ) -> NDArray[np.uint8]:
+    values, found = np.empty(num_values, np.uint8), 0
+    at = _HEADER_BITS
+    while found < num_values:  # each time the items that begin in the next bytes
+        part = data[at >> 3 : (at >> 3) + _PART + _LONGEST_BYTES]
+        some, num_bits = _values_of_part(part, at & 7, num_values - found, word, widths)
+        if not len(some):
+            raise ValueError(f"brush bytes end after {found} of {num_values} values")
+        values[found : found + len(some)] = some
+        found += len(some)
+        at += num_bits
+    return values
+
+
+def _values_of_part(
+    data: NDArray[np.uint8], first_bit: int, num_values: int, word: int, widths: list[int]
+) -> tuple[NDArray[np.uint8], int]:
+    """Return up to `num_values` values of the items that begin in `_PART` bytes, and their bits.
+
+    Args:
+        data: these bytes, and as many as the last item can have.
+        first_bit: where the first item begins.
+        num_values: left of the image.
+        word: bits of a value.
+        widths: bits of a run's length, of each kind of item.
+    """
     # Read an item at every bit; then the chain from the first one shows which of them exist.
-    place = np.arange(_HEADER_BITS, 8 * (len(windows) - 1))
+    windows = _windows(data)
+    place = np.arange(first_bit, 8 * min(len(data), _PART))
     repeat = _read(windows, place, 1) == 1
     kind = _read(windows, place + 1, 2)
     count = np.choose(kind, [_read(windows, place + 3, width) for width in widths]) + 1
     begin = place + 3 + np.array(widths)[kind]
-    following = (begin + np.where(repeat, 1, count) * word - _HEADER_BITS).tolist()
-    counts, items, at, found = count.tolist(), [], 0, 0
-    while found < num_values:
-        if at >= len(following):
-            raise ValueError(f"brush bytes end after {found} of {num_values} values")
-        items.append(at)
-        found += counts[at]
-        at = following[at]
-    chosen = np.array(items)
+    end = begin + np.where(repeat, 1, count) * word
+    ends, counts, items, found = end.tolist(), count.tolist(), [], 0
+    at, last = first_bit, first_bit + len(place)
+    while found < num_values and at < last:
+        item = at - first_bit
+        if ends[item] > 8 * len(data):
+            break
+        items.append(item)
+        found += counts[item]
+        at = ends[item]
+    chosen = np.array(items, np.int64)
     # Single values are read as repeats of length one.
     single = np.where(repeat[chosen], 1, count[chosen])
     first = np.repeat(np.cumsum(single) - single, single)
     offset = (np.arange(single.sum()) - first) * word
     values = _read(windows, np.repeat(begin[chosen], single) + offset, word)
     lengths = np.repeat(np.where(repeat[chosen], count[chosen], 1), single)
-    return np.repeat(values.astype(np.uint8), lengths)[:num_values]
+    return np.repeat(values.astype(np.uint8), lengths)[:num_values], at - first_bit
 
 
-def _windows(data: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _windows(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the 64 bits from each byte on, and a last one of zeros."""
-    padded = np.concatenate([data, np.zeros(8, np.uint64)])
+    padded = np.concatenate([data.astype(np.uint64), np.zeros(8, np.uint64)])
     windows = np.zeros(len(data) + 1, np.uint64)
     for place in range(8):
         windows |= padded[place : place + len(windows)] << np.uint64(56 - 8 * place)

@@ -1,5 +1,6 @@
 """Brush bytes: equal to a plain port of the published encoder, and the way back is exact."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -167,10 +168,7 @@ def test_other_widths_words_and_literal_runs_are_read(items):
     spare = -len(values) % 4
     text += "010" + f"{spare - 1:05b}" + "000" * spare if spare else ""
     values += [0] * spare
-    header = f"{len(values):032b}{2:05b}" + "".join(f"{w - 1:04b}" for w in (1, 2, 5, 9))
-    text = header + text
-    text += "0" * (-len(text) % 8)
-    data = [int(text[place : place + 8], 2) for place in range(0, len(text), 8)]
+    data = _as_bytes(_header(len(values), 3, [1, 2, 5, 9]) + text)
     assert (
         label_studio_brush.decode_brush(data, (1, len(values) // 4))[0] == np.array(values)[3::4]
     ).all()
@@ -188,3 +186,105 @@ def test_bytes_that_end_early_are_refused():
     written = label_studio_brush.encode_brush(np.random.default_rng(0).integers(0, 2, (20, 30)))
     with pytest.raises(ValueError, match="end after"):
         label_studio_brush.decode_brush(written[: len(written) // 2], (20, 30))
+
+
+def _plainly_decoded(data: list[int], num_pixels: int) -> list[int] | None:
+    """Decode as Label Studio's converter does, one value at a time; None: it cannot."""
+    text, place = "".join(f"{byte:08b}" for byte in data), 0
+
+    def read(width: int) -> int:
+        nonlocal place
+        place += width
+        if place > len(text):
+            raise EOFError
+        return int(text[place - width : place], 2)
+
+    values: list[int] = []
+    try:
+        num_values, word = read(32), read(5) + 1
+        if num_values != 4 * num_pixels or word > 8:
+            return None
+        widths = [read(4) + 1 for _ in range(4)]
+        while len(values) < num_values:
+            is_repeat, kind = read(1), read(2)
+            count = read(widths[kind]) + 1
+            values += [read(word)] * count if is_repeat else [read(word) for _ in range(count)]
+    except EOFError:
+        return None
+    return values[:num_values]
+
+
+def _header(num_values: int, word: int, widths: list[int]) -> str:
+    return f"{num_values:032b}{word - 1:05b}" + "".join(f"{width - 1:04b}" for width in widths)
+
+
+def _as_bytes(text: str) -> list[int]:
+    text += "0" * (-len(text) % 8)
+    return [int(text[place : place + 8], 2) for place in range(0, len(text), 8)]
+
+
+@given(
+    arrays(np.uint8, st.integers(1, 20).map(lambda n: 4 * n), elements=st.integers(0, 255)),
+    st.one_of(st.none(), st.sampled_from([0, 1, 2**31, 2**32 - 1]), st.integers(0, 200)),
+    st.one_of(st.just(8), st.integers(1, 32)),
+    st.one_of(st.just([3, 4, 8, 16]), st.lists(st.integers(1, 16), min_size=4, max_size=4)),
+    st.lists(st.tuples(st.integers(0, 199), st.integers(0, 255)), max_size=4),
+    st.one_of(st.none(), st.integers(0, 60)),
+)
+@settings(max_examples=300, deadline=None)
+def test_changed_brush_bytes_are_read_as_the_converter_does_or_refused(
+    values, num_values, word, widths, changes, length
+):
+    """Honest bytes with another header, other bytes in between, and an early end."""
+    size_hw = (1, len(values) // 4)
+    text = "".join(f"{byte:08b}" for byte in _plain(values))[32 + 5 + 16 :]
+    stated = len(values) if num_values is None else num_values
+    data = _as_bytes(_header(stated, word, widths) + text)
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    data = data[:length]
+    expected = _plainly_decoded(data, size_hw[1])
+    try:
+        found = label_studio_brush.decode_brush(data, size_hw)[0].tolist()
+    except ValueError:
+        found = None
+    assert found == (expected and expected[3::4])
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=9) | st.integers(-300, 2**70),
+        lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=3), inner),
+        max_leaves=20,
+    )
+)
+def test_what_is_no_list_of_bytes_is_refused(value):
+    with pytest.raises(ValueError, match="list of bytes"):
+        label_studio_brush.decode_brush(value, (3, 4))
+
+
+def test_single_values_over_several_parts_are_read():
+    rng = np.random.default_rng(0)
+    text, values = "", []
+    for count, is_repeat in ((65_536, 0), (40_000, 1), (65_000, 0), (3, 0), (65_536, 1), (9, 0)):
+        numbers = rng.integers(0, 256, count).tolist()
+        numbers = numbers[:1] * count if is_repeat else numbers
+        values += numbers
+        words = numbers[:1] if is_repeat else numbers
+        text += f"{is_repeat}11{count - 1:016b}" + "".join(f"{number:08b}" for number in words)
+    data = _as_bytes(_header(len(values), 8, [3, 4, 8, 16]) + text)
+    found = label_studio_brush.decode_brush(data, (1, len(values) // 4))
+    assert found[0].tolist() == values[3::4]
+    with pytest.raises(ValueError, match="end after"):
+        label_studio_brush.decode_brush(data[: 65_536 + 9], (1, len(values) // 4))
+
+
+def test_memory_follows_the_image_not_the_brush_bytes():
+    header = np.array(_as_bytes(_header(1 << 16, 1, [1, 1, 1, 1])), np.uint8)
+    many = np.concatenate([header, np.zeros(4 << 20, np.uint8)])  # items of single zeros
+    tracemalloc.start()
+    found = label_studio_brush.decode_brush(many, (128, 128))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not found.any()
+    assert peak < 32 << 20
