@@ -16,7 +16,8 @@ from ovseg_core.rle.runs import run_lengths
 from schemas.untrusted import MAX_PIXELS
 
 _MAX_OUTLINE_PX = 1 << 22
-"""Length of a polygon's outline: pycocotools takes some hundred bytes for each pixel of it."""
+"""Length of a mask's outlines, each side longer by one: pycocotools takes some hundred bytes for
+each pixel of them."""
 
 
 def parse_size_hw(height: Any, width: Any) -> tuple[int, int]:
@@ -25,7 +26,10 @@ def parse_size_hw(height: Any, width: Any) -> tuple[int, int]:
     Raises:
         OverflowError, ValueError: they are not numbers of pixels, or the image is too large.
     """
-    whole = all(isinstance(side, int | float) and side == int(side) for side in (height, width))
+    whole = all(
+        isinstance(side, int | float) and not isinstance(side, bool) and side == int(side)
+        for side in (height, width)
+    )
     if not whole or min(height, width) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
     return int(height), int(width)
@@ -61,7 +65,10 @@ def compress_segmentation(segmentation: Any, size_hw: tuple[int, int]) -> str:
     """
     height, width = size_hw
     if isinstance(segmentation, list):
-        return _drawn([_corners(polygon, size_hw) for polygon in segmentation], size_hw)
+        polygons = [_corners(polygon, size_hw) for polygon in segmentation]
+        if sum(map(_outline_px, polygons)) > _MAX_OUTLINE_PX:
+            raise ValueError(f"expected polygons with outlines of at most {_MAX_OUTLINE_PX} pixels")
+        return _drawn([corners.tolist() for corners in polygons], size_hw)
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(
             f"expected a mask of the image's size {[height, width]}, got {segmentation['size']}"
@@ -111,18 +118,20 @@ def _lengths(counts: list[Any], size_hw: tuple[int, int]) -> NDArray[np.int64]:
     return lengths.astype(np.int64)
 
 
-def _corners(polygon: Any, size_hw: tuple[int, int]) -> list[float]:
-    """Return x, y, x, y, ... unchanged; corners a little outside of the image are usual."""
+def _corners(polygon: Any, size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """Return x, y, x, y, ... (2 N,) unchanged; corners a little outside of the image are usual."""
     corners = np.array(polygon, np.float64)
     if corners.ndim != 1 or len(corners) % 2:
         raise ValueError("expected a polygon as a list x, y, x, y, ...")
     far = np.tile(size_hw[::-1], len(corners) // 2)
     if not ((corners >= -far) & (corners <= 2 * far)).all():
         raise ValueError("expected corners of a polygon in or near the image")
+    return corners
+
+
+def _outline_px(corners: NDArray[np.float64]) -> float:
     sides = np.abs(np.diff(corners.reshape(-1, 2), axis=0, append=corners[None, :2]))
-    if sides.max(axis=1, initial=0).sum() > _MAX_OUTLINE_PX:
-        raise ValueError(f"expected a polygon with an outline of at most {_MAX_OUTLINE_PX} pixels")
-    return corners.tolist()
+    return float(sides.max(axis=1, initial=0).sum()) + len(sides)
 
 
 def _drawn(polygons: list[list[float]], size_hw: tuple[int, int]) -> str:

@@ -10,32 +10,37 @@ from typing import Any
 
 from ovseg_core.rle import coco_segmentation
 from ovseg_core.rle.coco_segmentation import parse_id
+from pipeline.importers.shared.archives import unpack
 from pipeline.importers.shared.notes import NoteKind, Notes, in_words
 from pipeline.importers.shared.tool_file import (
     CHECKED_MARKS,
+    STRUCTURE_ERRORS,
     ToolImage,
     ToolMask,
     check_name,
     frame_of_polygons,
+    masks_to_read,
     noted,
+    objects,
     parse_json,
     problem_of,
     read_all,
     read_corners,
-    unpack,
 )
 from schemas.errors import UserError
+from schemas.untrusted import MAX_PIXELS
 
 Entry = dict[str, Any]
 _KEYS = ("images", "annotations", "categories")
 
 
-def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
+def read(data: bytes, notes: Notes, max_px: int = MAX_PIXELS) -> Iterator[ToolImage]:
     """Yield the file's images.
 
     Args:
         data: the file.
         notes: get the entries that cannot be read, and masks of images that the file lacks.
+        max_px: masks of larger images are not read.
 
     Raises:
         UserError: not a COCO file, or none of its masks belongs to one of its images.
@@ -50,22 +55,22 @@ def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
     wrong = [key for key in _KEYS if not isinstance(dataset[key], list)]
     if wrong:
         raise UserError(f"the COCO file cannot be read: expected a list of {wrong[0]}")
-    yield from read_dataset(dataset, notes)
+    yield from read_dataset(dataset, notes, max_px)
 
 
-def read_dataset(dataset: Entry, notes: Notes) -> Iterator[ToolImage]:
+def read_dataset(dataset: Entry, notes: Notes, max_px: int) -> Iterator[ToolImage]:
     """Yield the images of a parsed file; its lists are emptied on the way.
 
     Raises:
         UserError: none of its masks belongs to one of its images.
     """
     names: dict[str, str] = {}
-    for category in dataset["categories"]:
+    for category in objects(dataset["categories"], "categories", notes):
         with noted(notes, f"category {_id_of(category)}"):
             names[parse_id(category["id"])] = check_name(category["name"])
     notes.listed_labels |= set(names.values())
     images: list[tuple[str, Entry]] = []
-    for image in dataset["images"]:
+    for image in objects(dataset["images"], "images", notes):
         with noted(notes, f"image {_name_of(image)}"):
             images.append((parse_id(image["id"]), image))
     by_image = _annotations_by_image(dataset["annotations"], {key for key, _ in images}, notes)
@@ -76,17 +81,17 @@ def read_dataset(dataset: Entry, notes: Notes) -> Iterator[ToolImage]:
         with noted(notes, str(image.get("file_name", f"image {key}"))):
             if names_of_id[key] > 1:
                 raise ValueError(f"{names_of_id[key]} images have the id {key}")
-            yield _image(image, by_image.pop(key, []), names, notes)
+            yield _image(image, by_image.pop(key, []), names, notes, max_px)
 
 
 def _annotations_by_image(
     annotations: list[Any], known: set[str], notes: Notes
 ) -> dict[str, list[Entry]]:
     by_image: dict[str, list[Entry]] = {}
-    for annotation in annotations:
+    for annotation in objects(annotations, "annotations", notes):
         try:
             by_image.setdefault(parse_id(annotation["image_id"]), []).append(annotation)
-        except (LookupError, TypeError, ValueError) as error:
+        except STRUCTURE_ERRORS as error:
             notes.add(
                 NoteKind.DROPPED_MASKS, f"annotation {_id_of(annotation)}: {problem_of(error)}"
             )
@@ -107,14 +112,15 @@ def _annotations_by_image(
 
 
 def _image(
-    image: Entry, annotations: list[Entry], names: dict[str, str], notes: Notes
+    image: Entry, annotations: list[Entry], names: dict[str, str], notes: Notes, max_px: int
 ) -> ToolImage:
     stated_hw = coco_segmentation.parse_size_hw(image["height"], image["width"])
     extra = image.get("extra")
     original = extra.get("name") if isinstance(extra, dict) else None  # Roboflow's
     given = (image.get("path"), image["file_name"], original)
     file_names = tuple(dict.fromkeys(check_name(name) for name in given if name))
-    with_mask = [entry for entry in annotations if entry.get("segmentation")]
+    all_masks = [entry for entry in annotations if entry.get("segmentation")]
+    with_mask = masks_to_read(all_masks, stated_hw, max_px)
     drawn = read_all(_polygons, with_mask)
     size_hw = frame_of_polygons([one for polygons in drawn for one in polygons], stated_hw)
     pairs = list(zip(with_mask, drawn, strict=True))
@@ -125,7 +131,7 @@ def _image(
         names=file_names,
         size_hw=size_hw,
         masks=tuple(masks),
-        num_left_out=len(annotations) - len(with_mask),
+        num_left_out=len(annotations) - len(all_masks),
         is_checked=any(image.get(mark) is True for mark in CHECKED_MARKS),
         frame_note="" if size_hw == stated_hw else "its polygons lie in the turned frame",
     )
@@ -144,7 +150,7 @@ def _polygons(entry: Entry) -> list[Any]:
             raise ValueError("expected a list of polygons, got a flat list of numbers")
         parts = [part for part in entry["segmentation"] if not _is_flat(part)]
         return [read_corners(part) for part in parts or entry["segmentation"]]
-    except (TypeError, ValueError) as error:
+    except STRUCTURE_ERRORS as error:
         raise ValueError(f"annotation {_id_of(entry)}: {problem_of(error)}") from error
 
 
@@ -170,7 +176,7 @@ def _mask(
             raise ValueError(f"the file has no category with the id {key}")
         segmentation = [one.ravel().tolist() for one in polygons] or entry["segmentation"]
         counts = coco_segmentation.compress_segmentation(segmentation, size_hw)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except STRUCTURE_ERRORS as error:
         raise ValueError(f"annotation {_id_of(entry)}: {problem_of(error)}") from error
     is_crowd = bool(entry.get("iscrowd"))
     return ToolMask(names[key], size_hw, counts, _origin(entry), bool(polygons), is_crowd)
@@ -193,4 +199,5 @@ def _name_of(image: Any) -> str:
 
 
 def _id_of(entry: Any) -> str:
-    return str(entry.get("id", "without an id")) if isinstance(entry, dict) else str(entry)[:40]
+    given = entry.get("id", "without an id") if isinstance(entry, dict) else entry
+    return str(given) if isinstance(given, str | int | float) else f"a {type(given).__name__}"

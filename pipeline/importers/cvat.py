@@ -13,39 +13,47 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ovseg_core.rle import coco_segmentation
+from pipeline.importers.shared.archives import unpack
 from pipeline.importers.shared.notes import Notes
 from pipeline.importers.shared.tool_file import (
     CHECKED_MARKS,
+    STRUCTURE_ERRORS,
     Mask,
     ToolImage,
     ToolMask,
+    check_density,
+    check_name,
     frame_of_polygons,
+    masks_to_read,
     noted,
     polygon_pixels,
     problem_of,
     read_all,
     read_corners,
     tool_mask,
-    unpack,
 )
 from schemas.errors import UserError
+from schemas.untrusted import MAX_PIXELS
 
 Element = ElementTree.Element
 
 
-def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
+def read(data: bytes, notes: Notes, max_px: int = MAX_PIXELS) -> Iterator[ToolImage]:
     """Yield the file's images.
 
     Args:
         data: the file.
         notes: get the images that cannot be read.
+        max_px: masks of larger images are not read.
 
     Raises:
         UserError: not this XML.
     """
     has_images = False
+    data = unpack(data, ".xml")
+    check_density(data, b"<")
     try:
-        for _, element in ElementTree.iterparse(io.BytesIO(unpack(data, ".xml"))):
+        for _, element in ElementTree.iterparse(io.BytesIO(data)):
             if element.tag == "label" and element.findtext(
                 "name"
             ):  # of the task, before all images
@@ -54,7 +62,7 @@ def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
                 continue
             has_images = True
             with noted(notes, element.get("name", "an image without a name")):
-                yield _image(element)
+                yield _image(element, max_px)
             element.clear()
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter: its encoding
         raise UserError(
@@ -67,18 +75,19 @@ def read(data: bytes, notes: Notes) -> Iterator[ToolImage]:
         )
 
 
-def _image(element: Element) -> ToolImage:
+def _image(element: Element, max_px: int) -> ToolImage:
     height, width = (element.attrib[key] for key in ("height", "width"))
     if not (height.isdecimal() and width.isdecimal()):
         raise ValueError(f"expected a width and a height in pixels, got {width!r} and {height!r}")
     stated_hw = coco_segmentation.parse_size_hw(int(height), int(width))
-    shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
+    all_shapes = [shape for shape in element if shape.tag in ("mask", "polygon")]
+    shapes = masks_to_read(all_shapes, stated_hw, max_px)
     drawn = read_all(_polygons, shapes)
     size_hw = frame_of_polygons([one for polygons in drawn for one in polygons], stated_hw)
     pairs = list(zip(shapes, drawn, strict=True))
     tags = {shape.get("label", "").casefold() for shape in element if shape.tag == "tag"}
     return ToolImage(
-        names=(element.attrib["name"],),
+        names=(check_name(element.attrib["name"]),),
         size_hw=size_hw,
         masks=tuple(read_all(lambda pair: _mask(pair[0], pair[1], size_hw), pairs)),
         num_left_out=sum(shape.tag in _OTHERS for shape in element),
@@ -100,8 +109,8 @@ def _polygons(shape: Element) -> list[Any]:
 def _mask(shape: Element, polygons: list[Any], size_hw: tuple[int, int]) -> ToolMask:
     try:
         pixels = polygon_pixels(polygons, size_hw) if polygons else _pixels(shape, size_hw)
-        return tool_mask(shape.attrib["label"], pixels, _origin(shape), bool(polygons))
-    except (LookupError, ValueError) as error:
+        return tool_mask(check_name(shape.attrib["label"]), pixels, _origin(shape), bool(polygons))
+    except STRUCTURE_ERRORS as error:
         raise ValueError(f"{shape.tag} of {shape.get('label')!r}: {problem_of(error)}") from error
 
 

@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from schemas.base import Frozen
 
 _NUM_NAMED = 10
+_NAME_CHARACTERS = 300
 _NUM_IN_MESSAGE = 3
 
 
@@ -103,7 +104,8 @@ class Notes:
         self._counts[kind] = self._counts.get(kind, 0) + count
         first = self._first.setdefault(kind, {})
         if len(first) < _NUM_NAMED:
-            first[name] = None
+            is_long = len(name) > _NAME_CHARACTERS
+            first[f"{name[:_NAME_CHARACTERS]}..." if is_long else name] = None
 
     def __getitem__(self, kind: NoteKind) -> int:
         """Return how many entries of a kind were counted."""

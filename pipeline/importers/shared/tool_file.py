@@ -1,14 +1,11 @@
 """A tool's file as the run understands it: reviewed images with their masks.
 
-Here is also what reading such files needs: archives, JSON, polygons, and notes of entries that
-cannot be read.
+Here is also what reading such files needs: JSON, polygons, limits, and notes of entries that cannot
+be read.
 """
 
-import gzip
-import io
 import json
-import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,18 +21,22 @@ from schemas.errors import UserError
 
 Mask = NDArray[np.bool_]
 
-_STRUCTURE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+STRUCTURE_ERRORS = (
+    LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 """Errors from reading a file that has a format's names but not its structure."""
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""Errors from reading a ZIP that is damaged, truncated, encrypted or compressed in another way."""
-_MAX_UNPACKED_BYTES, _MAX_RATIO = 1 << 28, 100
-"""A member beyond both is refused as a ZIP bomb; reviews shrink to a fifth or a tenth."""
-_GZIP = b"\x1f\x8b"
 CHECKED_MARKS = ("checked", "reviewed", "verified", "empty")
 """Names by which a file says of an image that a person has looked at it, in any letter case."""
 _NEAR_PX, _NEAR_SHARE = 2, 0.05
 """How far outside of its image a polygon usually reaches, in pixels and as a share of the side."""
 _NAMED_PROBLEMS = 3
+MAX_NAME_CHARACTERS = 1 << 13
+"""Of an image, with a signed URL, or of a label."""
+MAX_MASKS = 10_000
+"""Of one image: each is compared with each of the run's segments."""
+_MANY_ENTRIES, _LEAST_BYTES = 1 << 20, 8
+"""A file of more entries has at least so many bytes for each: empty ones take much more memory than
+they take in the file."""
 
 
 @dataclass(frozen=True)
@@ -109,78 +110,15 @@ def check_name(value: Any) -> str:
     """Return a text or number as a name that can be written as UTF-8.
 
     Raises:
-        ValueError: another type.
+        ValueError: another type, or longer than any name.
     """
+    if isinstance(value, str) and len(value) > MAX_NAME_CHARACTERS:
+        raise ValueError(
+            f"a name of {len(value)} characters, more than {MAX_NAME_CHARACTERS}: {value[:40]!r}..."
+        )
     if isinstance(value, str | int):
         return str(value).encode(errors="replace").decode()  # JSON may hold half a character
     raise ValueError(f"expected a name, got {value!r}")
-
-
-def unpack(data: bytes, suffix: str) -> bytes:
-    """Return a file itself; unpacked by gzip; or of a ZIP archive its only member with a suffix.
-
-    Raises:
-        UserError: a damaged archive, or one without or with several such members.
-    """
-    if data.startswith(_GZIP):
-        data = _gunzip(data)
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return data
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _read_member(archive, _only_member(archive, suffix))
-    except _ZIP_ERRORS as error:
-        raise UserError(
-            f"the archive is damaged, or compressed in a way that cannot be read: {error}; unpack "
-            "it and give the file"
-        ) from error
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """Return a member's content, and no more of it in memory than its entry states."""
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError("neither stored nor deflated")  # others unpack without a limit
-    with archive.open(member) as file:
-        return file.read(member.file_size)
-
-
-def _gunzip(data: bytes) -> bytes:
-    most = max(_MAX_UNPACKED_BYTES, _MAX_RATIO * len(data))
-    try:
-        with gzip.open(io.BytesIO(data)) as packed:
-            content = packed.read(most + 1)
-    except (OSError, zlib.error, EOFError) as error:
-        raise UserError(
-            f"the file begins as gzip does and is damaged: {error}; unpack it and give the file"
-        ) from error
-    if len(content) > most:
-        raise UserError(
-            f"the file would grow from {len(data)} to over {most} bytes, more than a review does: "
-            "unpack it and give the file"
-        )
-    return content
-
-
-def _only_member(archive: zipfile.ZipFile, suffix: str) -> zipfile.ZipInfo:
-    members = [
-        member
-        for member in archive.infolist()
-        # macOS adds a second file for every one.
-        if member.filename.lower().endswith(suffix) and not member.filename.startswith("__MACOSX/")
-    ]
-    if len(members) != 1:
-        raise UserError(
-            f"expected one {suffix} file in the archive, got "
-            f"{', '.join(member.filename for member in members[:5]) or 'none'}: unpack it and "
-            "give the file"
-        )
-    size, packed = members[0].file_size, members[0].compress_size
-    if size > max(_MAX_UNPACKED_BYTES, _MAX_RATIO * packed):
-        raise UserError(
-            f"{members[0].filename} in the archive would grow from {packed} to {size} bytes, more "
-            "than a review does: unpack it and give the file"
-        )
-    return members[0]
 
 
 def parse_json(data: bytes, kind: type, expected: str) -> Any:
@@ -192,10 +130,12 @@ def parse_json(data: bytes, kind: type, expected: str) -> Any:
         expected: the format, for messages.
 
     Raises:
-        UserError: not JSON, or of another kind.
+        UserError: not JSON, of another kind, or one that no tool writes: with a key twice, or
+            hardly anything but empty lists.
     """
+    check_density(data, b"[{")
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_without_repetition)
     except UnicodeDecodeError as error:
         raise UserError(
             f"expected {expected}, but the file is neither text in UTF-8 nor packed by ZIP or gzip"
@@ -207,12 +147,72 @@ def parse_json(data: bytes, kind: type, expected: str) -> Any:
     return value
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (key, count), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"an object has the key {key[:40]!r} {count} times")
+    return found
+
+
+def check_density(data: bytes, begins: bytes) -> None:
+    """Refuse a file that would take much more memory than it has bytes.
+
+    Args:
+        data: the file.
+        begins: the characters that an entry begins with.
+
+    Raises:
+        UserError: it has a million entries of a few bytes.
+    """
+    count = sum(data.count(one) for one in begins)
+    if count > _MANY_ENTRIES and count * _LEAST_BYTES > len(data):
+        raise UserError(
+            f"the file has {count} entries in {len(data)} bytes: no tool writes so many empty ones"
+        )
+
+
+def objects(entries: Sequence[Any], kind: str, notes: Notes) -> list[dict[str, Any]]:
+    """Return the entries of a list that are JSON objects, and note the others."""
+    found = [entry for entry in entries if isinstance(entry, dict)]
+    if len(found) < len(entries):
+        first = next(entry for entry in entries if not isinstance(entry, dict))
+        text = f"{kind}: expected a JSON object, got a {type(first).__name__}"
+        notes.add(NoteKind.UNREADABLE, text, len(entries) - len(found))
+    return found
+
+
+def masks_to_read(entries: Sequence[Any], size_hw: tuple[int, int], max_px: int) -> Sequence[Any]:
+    """Return an image's entries of masks; none if the image is larger than those of the run.
+
+    Args:
+        entries: of the file.
+        size_hw: of the image as the file states it.
+        max_px: pixels of the run's largest image.
+
+    Raises:
+        ValueError: more masks than an image may have.
+    """
+    check_num_masks(len(entries))
+    return entries if size_hw[0] * size_hw[1] <= max_px else ()
+
+
+def check_num_masks(count: int) -> None:
+    """Refuse an image with more than `MAX_MASKS` masks.
+
+    Raises:
+        ValueError: it has more.
+    """
+    if count > MAX_MASKS:
+        raise ValueError(f"{count} masks, more than the {MAX_MASKS} that are read of one image")
+
+
 @contextmanager
 def noted(notes: Notes, entry: str) -> Iterator[None]:
     """Note an entry that does not have the format's structure, instead of raising."""
     try:
         yield
-    except _STRUCTURE_ERRORS as error:
+    except STRUCTURE_ERRORS as error:
         notes.add(NoteKind.UNREADABLE, f"{entry}: {problem_of(error)}")
 
 
@@ -233,7 +233,7 @@ def read_all(read: Callable[[Any], Any], entries: Sequence[Any]) -> list[Any]:
     for entry in entries:
         try:
             found.append(read(entry))
-        except _STRUCTURE_ERRORS as error:
+        except STRUCTURE_ERRORS as error:
             problems.append(problem_of(error))
     if problems:
         more = len(problems) - _NAMED_PROBLEMS
