@@ -149,7 +149,7 @@ def _regex(pattern: str) -> str:
     """
     parts = []
     place = 0
-    for match in re.finditer(r"\*\*/|\*\*$|\*|\?|\[[^/\]]+\]", pattern):
+    for match in re.finditer(r"\*\*/|\*\*$|\*|\?|\[[^/\]]{1,255}\]", pattern):
         parts.append(re.escape(pattern[place : match.start()]))
         parts.append(_wildcard(match[0]))
         place = match.end()

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 from pipeline.corrections.frames import Frame, fitting_frame, possible_frames
@@ -37,7 +38,7 @@ from pipeline.importers.shared.notes import WORDS, NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
-from pipeline.run.reader import Row
+from pipeline.run.reader import Row, RunReader
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas import plugins
@@ -57,6 +58,8 @@ PACKAGE = "pipeline.importers"
 _MAY_STEM = 0.1
 """Share of a predicted segment under masks of unknown labels from which it may be one of them."""
 _NAMED = 3
+_MAX_NEAR = 100
+"""Unknown labels for which a like one is looked for; each is compared with every label."""
 _EDITED = (
     NoteKind.UNREADABLE, NoteKind.DROPPED_MASKS, NoteKind.REPEATED, NoteKind.WRONG_SIZE,
 )  # fmt: skip
@@ -94,7 +97,8 @@ def import_review(
     """
     importer = plugins.load(PACKAGE, tool.replace("-", "_"))
     importing = _Import(run, f"{tool}: {redact(uri)}", rules or ImportRules())
-    importing.find(list(importer.read(_read_file(uri), importing.notes)))
+    max_px = RunReader(run).largest_px()
+    importing.find(list(importer.read(_read_file(uri), importing.notes, max_px)))
     return importing.finish()
 
 
@@ -375,7 +379,8 @@ class _Import:
 
     def _report(self, identity: str) -> ImportReport:
         seconds = [image.seconds for image in self._images if image.seconds is not None]
-        near = {label: self._labels.near(label) for label in self._unknown_labels}
+        some = islice(self._unknown_labels, _MAX_NEAR)
+        near = {label: self._labels.near(label) for label in some}
         return ImportReport(
             id=identity,
             source=self._source,

@@ -33,6 +33,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from os.path import commonprefix
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -41,6 +43,8 @@ from schemas.errors import UserError
 from schemas.untrusted import in_xml
 
 Form = Callable[[str], str]
+_MAX_FOLDERS = 64
+"""Folders in front of names that may be left out; each is compared with all names of a file."""
 Reading = tuple[str, str]
 """A name as it may be meant, and in words what was undone; empty: nothing."""
 
@@ -283,10 +287,10 @@ def _url_path(name: str) -> Iterator[str]:
 
 
 def _query_values(name: str, pages: tuple[str, ...], key: str) -> list[str]:
-    """Return the values of a key in the query of one of Label Studio's pages."""
+    """Return the first value of a key in the query of one of Label Studio's pages."""
     path, _, query = name.partition("?")
     is_page = path.rstrip("/").rpartition("/")[2] in pages
-    return parse_qs(query).get(key, []) if is_page else []
+    return parse_qs(query).get(key, [])[:1] if is_page else []
 
 
 def _unquoted(name: str) -> Iterator[str]:
@@ -408,15 +412,15 @@ def _shared_folder(paths: Sequence[str]) -> str:
     """Return the folders, with a slash at the end, that all paths begin with."""
     if not paths:
         return ""
-    first, last = min(paths), max(paths)  # what these two share, all share
-    return next((one for one in reversed([*_folders(first)]) if last.startswith(one)), "")
+    # What these two share, all share.
+    shared = commonprefix((min(paths), max(paths)))  # noqa: RUF071 - cut at a slash below
+    return shared[: shared.rfind("/") + 1]
 
 
-def _folders(name: str) -> Iterator[str]:
-    """Yield `a/` and `a/b/` of `a/b/c`."""
-    for place, letter in enumerate(name):
-        if letter == "/":
-            yield name[: place + 1]
+def _folders(name: str) -> list[str]:
+    """Return `a/` and `a/b/` of `a/b/c`, no more than names of files ever have."""
+    ends = islice(re.finditer("/", name), _MAX_FOLDERS)
+    return [name[: end.end()] for end in ends]
 
 
 def _words(*notes: str) -> str:

@@ -47,7 +47,8 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
         limit: greatest number of images.
     """
     images = RunImages(run)
-    truth = open_truth(truth_uri, Wanted.of_run(run)) if truth_uri else None
+    wanted = Wanted.of_run(run)
+    truth = open_truth(truth_uri, wanted) if truth_uri else None
 
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards():
@@ -57,6 +58,8 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
                 except ImageError:
                     continue
                 true_map = truth.label_map(image["path"]) if truth else None
+                if true_map is not None and true_map.size > wanted.max_px:
+                    true_map = None  # it was not read
                 yield SheetRow(image["path"], pixels, found, true_map)
 
     return list(islice(rows(), limit))

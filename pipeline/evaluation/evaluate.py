@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import NonNegativeInt, field_validator
 
-from pipeline.collection.decoding.exif import upright_image
+from pipeline.collection.decoding.exif import swaps_sides, upright_image
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.reference import Reference, clip_name, truth_reference
 from pipeline.evaluation.report import (
@@ -224,8 +224,8 @@ def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) ->
                 compared.num_without_truth += 1
                 continue
             turn = 1 if reference.source == REVIEWED else image["exif_orientation"]
-            turned = true_map if turn == 1 else _turned(true_map, turn)
-            if predicted.shape not in (true_map.shape, turned.shape):
+            either_way = {true_map.shape, _turned_size(true_map.shape, turn)}
+            if predicted.shape not in either_way:  # before it is turned: it may be of any size
                 compared.num_wrong_size += 1
                 logger.warning(
                     "%s left out: %s in the truth, %s in the run",
@@ -238,6 +238,7 @@ def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) ->
                 if turn == 1:
                     compared.matrix.add(predicted, true_map)
                 else:
+                    turned = _turned(true_map, turn)
                     frames.add(image["path"], predicted, true_map, turned)
     with_orientation, turned_paths = frames.result()
     compared.matrix += with_orientation
@@ -246,6 +247,10 @@ def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) ->
             NoteKind.FRAMES, f"{path}: the truth ignores its EXIF orientation, which was applied"
         )
     return compared
+
+
+def _turned_size(size_hw: tuple[int, ...], orientation: int) -> tuple[int, ...]:
+    return size_hw[::-1] if swaps_sides(orientation) else size_hw
 
 
 def _turned(true_map: LabelMap, orientation: int) -> LabelMap:

@@ -100,10 +100,10 @@ def protocol_reference(run: RunFolder, name: str, data: str) -> Reference:
     protocol, job = load_protocol(name), run.info.job()
     _check_order(name, protocol, job)
     recipe = protocol.recipe(job.method.name)
-    candidates, paths = recipe.truth or protocol.truth, Wanted.of_run(run).paths
+    candidates, wanted = recipe.truth or protocol.truth, Wanted.of_run(run)
     return Reference(
         source=f"{protocol.title}, in {redact(data)}",
-        truth=open_protocol_truth(name, protocol, candidates, data, paths),
+        truth=open_protocol_truth(name, protocol, candidates, data, wanted),
         names=protocol.classes,
         has_background=protocol.has_background,
         counting=recipe.counting or protocol.counting,

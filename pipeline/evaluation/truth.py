@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.label_map import paint_label_map
 from pipeline.collection.decoding.decode import PILLOW_DAMAGE
 from pipeline.corrections.matching import count_px
@@ -26,10 +27,10 @@ from pipeline.importers.shared.notes import NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.file_names import without_suffix
 from pipeline.run.folder import RunFolder
+from pipeline.run.reader import RunReader
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.base import Frozen
-from schemas.config import ImageConfig
 from schemas.errors import UserError
 from schemas.protocol import (
     BenchmarkProtocol,
@@ -40,7 +41,7 @@ from schemas.protocol import (
     TruthMaps,
 )
 from schemas.redact import redact
-from schemas.untrusted import printable
+from schemas.untrusted import MAX_PIXELS, printable
 from schemas.vocabulary import is_background
 
 IGNORE = -1
@@ -52,7 +53,6 @@ _UNKNOWN = -2
 _ONE_BYTE_MODES = ("L", "P")
 """Pillow's modes of one channel whose values, or palette indices, are bytes."""
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
-_MAX_PIXELS = ImageConfig().max_pixels
 _COCO_ENDINGS = (".json", ".json.gz", ".zip")
 _CLASSES = "classes.json"
 
@@ -91,16 +91,19 @@ class Wanted(NamedTuple):
     Attributes:
         labels: of the vocabulary in order, without background.
         paths: of all images, also of those that failed.
+        max_px: of the largest annotated image; larger truths are not read.
     """
 
     labels: Sequence[str]
     paths: Sequence[str]
+    max_px: int = MAX_PIXELS
 
     @classmethod
     def of_run(cls, run: RunFolder, labels: Sequence[str] = ()) -> "Wanted":
         """Return what a run wants; its labels may have other names."""
         names = labels or run.info.job().vocabulary.names
-        return cls(names, run.manifest().column("path").to_pylist())
+        paths = run.manifest().column("path").to_pylist()
+        return cls(names, paths, RunReader(run).largest_px())
 
 
 def open_truth(
@@ -127,7 +130,7 @@ def open_protocol_truth(
     protocol: BenchmarkProtocol,
     candidates: tuple[TruthFiles, ...],
     data: str,
-    paths: Sequence[str],
+    wanted: Wanted,
 ) -> Truth:
     """Open the truth of a public data set: the first of the candidates that is there.
 
@@ -136,7 +139,7 @@ def open_protocol_truth(
         protocol: has the names of images and classes.
         candidates: the protocol's truth, or a recipe's.
         data: the data set's folder.
-        paths: of the run's images.
+        wanted: images of the run; the labels are the protocol's.
 
     Raises:
         UserError: none is there; the message says what was expected.
@@ -147,12 +150,12 @@ def open_protocol_truth(
             expected.append(files.instances)
             if Folder(data).exists(files.instances):
                 uri = uris.join(data.rstrip("/"), files.instances)
-                return open_truth(uri, Wanted(protocol.classes, paths))
+                return open_truth(uri, wanted._replace(labels=protocol.classes))
             continue
         expected += [f"{folder}/*{files.ending}" for folder in files.folder]
         folder = first_folder_with(data, files.folder, files.ending)
         if folder:
-            return ProtocolTruth(Folder(data).child(folder), files, protocol.images, paths)
+            return ProtocolTruth(Folder(data).child(folder), files, protocol.images, wanted)
     raise missing_files(name, data, "truth", expected)
 
 
@@ -176,8 +179,9 @@ class CocoTruth:
     def __init__(self, data: bytes, wanted: Wanted, crowd: Crowd) -> None:
         self.notes = Notes()
         self._crowd = crowd
+        self._max_px = wanted.max_px
         try:
-            images = list(coco.read(data, self.notes))
+            images = list(coco.read(data, self.notes, wanted.max_px))
         except UserError as error:
             raise UserError(f"the truth cannot be used: {error}") from error
         self._label, self.unknown = _label_numbers(self.notes.listed_labels, wanted.labels)
@@ -215,6 +219,8 @@ class CocoTruth:
         image = self._images.get(path)
         if image is None or image.size_hw is None:
             return None
+        if image.size_hw[0] * image.size_hw[1] > self._max_px:
+            return _unread(image.size_hw)
         not_counted = 1 + max(self._label.values())
         values = [
             not_counted
@@ -292,6 +298,7 @@ class FolderTruth:
             )
         self.num_images = len(names)
         self._name_of_path = _find_label_images(names, wanted.paths, self.notes)
+        self._max_px = wanted.max_px
         num_labels = len(wanted.labels)
         if classes is None:
             meaning: TruthBackground = background or "0"
@@ -315,6 +322,8 @@ class FolderTruth:
         if name is None:
             return None
         with _label_image(self._folder, name) as image:
+            if image.width * image.height > self._max_px:
+                return _unread((image.height, image.width))
             values = np.array(image)
         table = self._tables[values.dtype != np.uint8]
         whole = values.astype(np.int64)
@@ -344,16 +353,24 @@ def _label_image(folder: Folder, name: str) -> Iterator[Image.Image]:
         # Of other formats some would start a program on the file.
         with Image.open(io.BytesIO(data), formats=_LABEL_FORMATS) as image:
             width, height = image.size
-            if width * height > _MAX_PIXELS:
+            if width * height > MAX_PIXELS:
                 raise UserError(
                     f"the truth {place} has {width} x {height} pixels: expected at most "
-                    f"{_MAX_PIXELS:,}"
+                    f"{MAX_PIXELS:,}"
                 )
             yield image
     except (*PILLOW_DAMAGE, MemoryError) as error:
         raise UserError(
             f"the truth {place} cannot be read: expected {', '.join(_LABEL_FORMATS)}: {error}"
         ) from error
+
+
+def _unread(size_hw: SizeHW) -> LabelMap:
+    """Return a map of the size of a truth that is larger than every image of the run.
+
+    It takes no memory; nothing is compared with it.
+    """
+    return np.broadcast_to(np.int32(IGNORE), size_hw)
 
 
 _VALUES: dict[TruthBackground, str] = {
@@ -448,7 +465,7 @@ class ProtocolTruth:
         folder: of the maps.
         maps: how they are named and what their pixels mean.
         images: how the images may be named.
-        paths: of the run's images.
+        wanted: images of the run; its labels are not asked.
     """
 
     values = ""
@@ -458,7 +475,7 @@ class ProtocolTruth:
         folder: Folder,
         maps: TruthMaps,
         images: Sequence[ImageFiles],
-        paths: Sequence[str],
+        wanted: Wanted,
     ) -> None:
         self._folder = folder
         self.notes = Notes()
@@ -472,7 +489,8 @@ class ProtocolTruth:
             for stem, name in self._by_stem.items()
             if base_names[PurePosixPath(stem).name] == 1
         }
-        stems = [self._stem(path) for path in paths]
+        stems = [self._stem(path) for path in wanted.paths]
+        self._max_px = wanted.max_px
         self._images = Counter(PurePosixPath(s).name for s in stems if s not in self._by_stem)
         self.num_images = len(names)
         self.unknown: tuple[str, ...] = ()
@@ -497,6 +515,8 @@ class ProtocolTruth:
             return None
         place = f"{redact(self._folder.uri)}/{name}"
         with _label_image(self._folder, name) as image:
+            if image.width * image.height > self._max_px:
+                return _unread((image.height, image.width))
             if image.mode not in _ONE_BYTE_MODES:
                 raise UserError(
                     f"{place} is not a label image: expected one channel of bytes, or a "

@@ -65,12 +65,12 @@ def read_dataset(dataset: Entry, notes: Notes, max_px: int) -> Iterator[ToolImag
         UserError: none of its masks belongs to one of its images.
     """
     names: dict[str, str] = {}
-    for category in objects(dataset["categories"], "categories", notes):
+    for category in objects(dataset["categories"], "category", notes):
         with noted(notes, f"category {_id_of(category)}"):
             names[parse_id(category["id"])] = check_name(category["name"])
     notes.listed_labels |= set(names.values())
     images: list[tuple[str, Entry]] = []
-    for image in objects(dataset["images"], "images", notes):
+    for image in objects(dataset["images"], "image", notes):
         with noted(notes, f"image {_name_of(image)}"):
             images.append((parse_id(image["id"]), image))
     by_image = _annotations_by_image(dataset["annotations"], {key for key, _ in images}, notes)
@@ -88,7 +88,7 @@ def _annotations_by_image(
     annotations: list[Any], known: set[str], notes: Notes
 ) -> dict[str, list[Entry]]:
     by_image: dict[str, list[Entry]] = {}
-    for annotation in objects(annotations, "annotations", notes):
+    for annotation in objects(annotations, "annotation", notes):
         try:
             by_image.setdefault(parse_id(annotation["image_id"]), []).append(annotation)
         except STRUCTURE_ERRORS as error:

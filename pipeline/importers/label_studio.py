@@ -60,7 +60,7 @@ def read(data: bytes, notes: Notes, max_px: int = MAX_PIXELS) -> Iterator[ToolIm
     """
     expected = "Label Studio's JSON export, a list of tasks"
     tasks = parse_json(unpack(data, ".json"), list, expected)
-    given = objects(tasks, "tasks", notes)
+    given = objects(tasks, "task", notes)
     if tasks and not any("annotations" in task for task in given):
         raise UserError(f"expected {expected}: {_NO_ANNOTATIONS}")
     for place, task in enumerate(given, start=1):

@@ -28,6 +28,7 @@ from pipeline.run.tables.damaged import (
     without_damaged,
 )
 from schemas.records import ImageResult, MaskRow, ShardDone
+from schemas.untrusted import MAX_PIXELS
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
@@ -116,6 +117,18 @@ class RunReader:
     def num_left(self) -> int:
         """Images of shards that are not finished."""
         return self.run.info.num_images - sum(marker.tally.num_images for marker in self.markers)
+
+    def largest_px(self) -> int:
+        """Return the pixels of the largest annotated image; 0: there is none."""
+        largest = 0
+        for marker in self.markers:
+            table = self.run.shard_table(marker, "images", ["status", "height", "width"])
+            annotated = table.filter(compute.equal(table["status"].cast(pa.string()), "ok"))
+            height, width = (annotated[side].cast(pa.int64()) for side in ("height", "width"))
+            sizes = compute.multiply(height, width)
+            possible = sizes.filter(compute.less_equal(sizes, MAX_PIXELS))
+            largest = max(largest, compute.max(possible).as_py() or 0)
+        return largest
 
     def shards(self) -> Iterator[FinishedShard]:
         """Yield the shards in order."""

@@ -34,8 +34,8 @@ WEB = ("http", "https")
 """Schemes whose URLs name a machine to call."""
 LISTED_SCHEMES = frozenset({*WEB, "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 """Schemes that any list may name; in the others a URL can hold settings of a client."""
-WILDCARD = re.compile(r"\*|\?|\[[^/\]]+\]")
-"""What makes a glob of a path."""
+WILDCARD = re.compile(r"\*|\?|\[[^/\]]{1,255}\]")
+"""What makes a glob of a path; no name is longer than brackets may be."""
 _PORTS = {"http": 80, "https": 443}
 _DOT_PARTS = r"(?i)[/\\](?:\.|%2e){1,2}(?:[/\\?#]|%2f|%5c|$)"
 _EMBEDDED_IPV4 = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::/96")]

@@ -177,7 +177,8 @@ def objects(entries: Sequence[Any], kind: str, notes: Notes) -> list[dict[str, A
     found = [entry for entry in entries if isinstance(entry, dict)]
     if len(found) < len(entries):
         first = next(entry for entry in entries if not isinstance(entry, dict))
-        text = f"{kind}: expected a JSON object, got a {type(first).__name__}"
+        shown = f" {first}" if isinstance(first, str | int | float) else ""
+        text = f"{kind}{shown}: expected a JSON object, got {type(first).__name__}"
         notes.add(NoteKind.UNREADABLE, text, len(entries) - len(found))
     return found
 

@@ -1,5 +1,7 @@
 """Masks of COCO files, sound and damaged; a damaged one must not become another mask."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,3 +90,19 @@ def test_damaged_sizes_are_refused(sides):
     with pytest.raises((ValueError, OverflowError)):
         parse_size_hw(*sides)
     assert parse_size_hw(40.0, 56) == SIZE
+
+
+def test_outlines_of_all_polygons_of_a_mask_count_together():
+    """Each takes memory at the same time, and so does each corner, however near the next one."""
+    zigzag = [x for place in range(300) for x in (0, 2 * place, 3999, 2 * place + 1)]
+    assert compress_segmentation([zigzag], (4000, 4000))
+    dot = [2.0, 2.0] * (1 << 22)
+    for polygons in ([zigzag] * 4, [[*dot, 3, 3]]):
+        with pytest.raises(ValueError, match="outlines of at most"):
+            compress_segmentation(polygons, (4000, 4000))
+
+
+@pytest.mark.parametrize("side", [True, "480", None, math.nan, 1e400, -4, 0, 2**31, [7], 4.5])
+def test_sides_that_are_no_numbers_of_pixels_are_refused(side):
+    with pytest.raises((ValueError, OverflowError)):
+        parse_size_hw(side, 4)

@@ -1,6 +1,7 @@
 """From a tool's file to the reviewed layer: masks accepted, changed, rejected and added."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.exporters import cvat
+from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from schemas.errors import ConfigError, UserError
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
@@ -185,3 +187,59 @@ def test_mistakes_are_reported(run, tmp_path):
 def test_file_that_is_not_coco_is_refused(run, tmp_path, content):
     with pytest.raises(UserError):
         import_review(run, "coco", _file(tmp_path, content))
+
+
+SIDE = 15_000
+"""Of an image that a file only states; the run's images are much smaller."""
+
+
+def _stated_by_label_studio(run: RunFolder) -> object:
+    tasks = _tasks(run)
+    for region in tasks[0]["annotations"][0]["result"]:
+        region |= {"original_width": SIDE, "original_height": SIDE}
+        region["value"]["rle"] = _brush_of_zeros(4 * SIDE * SIDE)
+    return tasks
+
+
+def _brush_of_zeros(num_values: int) -> list[int]:
+    text = f"{num_values:032b}{7:05b}" + "".join(f"{width - 1:04b}" for width in (3, 4, 8, 16))
+    text += f"111{2**16 - 1:016b}{0:08b}" * (num_values // 2**16 + 1)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _stated_by_coco(run: RunFolder) -> object:
+    dataset = _dataset(run)
+    image = dataset["images"][0]
+    image |= {"width": SIDE, "height": SIDE}
+    mine = [a for a in dataset["annotations"] if a["image_id"] == image["id"]]
+    for annotation in mine:
+        annotation["segmentation"] = [[0, 0, SIDE, 0, SIDE, SIDE, 0, SIDE]]
+    return dataset
+
+
+def _stated_by_cvat(run: RunFolder) -> object:
+    cvat.export(run, cvat.Options())
+    text = run.folder.read_bytes("exports/cvat/annotations.xml").decode()
+    return text.replace('width="56" height="40"', f'width="{SIDE}" height="{SIDE}"', 1)
+
+
+@pytest.mark.parametrize(
+    ("tool", "stated"),
+    [
+        ("label-studio", _stated_by_label_studio), ("coco", _stated_by_coco),
+        ("cvat", _stated_by_cvat),
+    ],
+)  # fmt: skip
+def test_masks_of_an_image_larger_than_the_runs_are_not_made(run, tmp_path, tool, stated):
+    content = stated(run)
+    file = tmp_path / "file"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    tracemalloc.start()
+    report = import_review(run, tool, str(file), CHECKED)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    note = report.notes[NoteKind.WRONG_SIZE]
+    assert (report.num_images, note.count) == (len(PATHS) - 1, 1)
+    assert note.first == (f"{PATHS[0]}: {SIDE} x {SIDE} in the file, 56 x 40 in the run",)
+    assert peak < 30 << 20

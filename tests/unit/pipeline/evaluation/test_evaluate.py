@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.exporters import coco
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.image_files import png_bomb
 
 TRUE = np.zeros((4, 6), np.uint16)
 TRUE[:2, :3] = 1
@@ -371,3 +373,30 @@ def test_evaluate_a_run_that_is_wrong_is_not_helped_by_a_turn(tmp_path):
     upside_down = evaluate(run, _save(tmp_path / "upright", a=found[::-1, ::-1], b=tall))
     assert not upside_down.notes
     assert upside_down.miou < 0.7
+
+
+@pytest.mark.parametrize("kind", ["coco", "label images"])
+def test_truth_larger_than_every_image_is_left_out_before_it_is_made(run, tmp_path, kind):
+    """A small file states 400 million pixels; the run's largest image has 24."""
+    scenes = [Scene("sub/a.png", FOUND), Scene("b.png", FOUND)]
+    run = make_run(tmp_path / "two", scenes)
+    if kind == "coco":
+        runs = {"size": [20_000, 20_000], "counts": [0, 20_000 * 20_000]}
+        images = [
+            {"id": 5, "file_name": "sub/a.png", "height": 20_000, "width": 20_000},
+            {"id": 6, "file_name": "b.png", "height": 4, "width": 6},
+        ]
+        huge = {"image_id": 5, "category_id": 7, "segmentation": runs}
+        segments = [huge, _segment(TRUE == 1, 7, image_id=6)]
+        truth = _write(tmp_path, images=images, annotations=segments)
+    else:
+        (tmp_path / "maps/sub").mkdir(parents=True)
+        (tmp_path / "maps/sub/a.png").write_bytes(png_bomb(20_000))
+        Image.fromarray(TRUE.astype(np.uint8)).save(tmp_path / "maps/b.png")
+        truth = str(tmp_path / "maps")
+    tracemalloc.start()
+    report = evaluate(run, truth)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (report.num_images, report.num_wrong_size) == (1, 1)
+    assert peak < 100 << 20

@@ -110,7 +110,7 @@ IDS = [f"{name}-{number}" for number, (name, *_) in enumerate(CASES)]
 
 def opened(name: str, data: Path, paths: Iterable[str] = ()) -> Truth:
     protocol = load_protocol(name)
-    return open_protocol_truth(name, protocol, protocol.truth, str(data), [*paths])
+    return open_protocol_truth(name, protocol, protocol.truth, str(data), Wanted([], [*paths]))
 
 
 @pytest.mark.parametrize(("name", "make", "rule"), CASES, ids=IDS)
@@ -148,7 +148,7 @@ def test_protocol_truth_finds_an_unambiguous_file_name_in_another_folder(tmp_pat
     for place, value in (("a/x", 0), ("b/x", 1), ("b/y", 1)):
         layouts.grey(tmp_path / f"{place}_t.png", np.full((4, 6), value, np.uint8))
     paths = ["other/y_i.png", "other/x_i.png", "a/x.jpeg"]
-    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images, paths)
+    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images, Wanted([], paths))
     found = truth.label_map("other/y_i.png")
     assert found is not None
     assert found.max() == found.min() == 2
@@ -160,7 +160,9 @@ def test_protocol_truth_is_not_used_for_two_images_of_one_file_name(tmp_path: Pa
     maps = TruthMaps(folder=("t",), ending="_t.png", values=PixelValues(labels=(0, 1)))
     layouts.grey(tmp_path / "x_t.png", np.full((4, 6), 1, np.uint8))
     images = (ImageFiles(folder=("i",), ending=".png"),)
-    truth = ProtocolTruth(Folder(str(tmp_path)), maps, images, ["cam1/x.png", "cam2/x.png"])
+    truth = ProtocolTruth(
+        Folder(str(tmp_path)), maps, images, Wanted([], ["cam1/x.png", "cam2/x.png"])
+    )
     assert truth.label_map("cam1/x.png") is None
     assert truth.label_map("cam2/x.png") is None
 
@@ -206,7 +208,7 @@ def test_open_protocol_truth_missing_truth_is_one_line(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (png_bomb(40_000), "has 40000 x 40000 pixels: expected at most 100,000,000"),
+        (png_bomb(40_000), "has 40000 x 40000 pixels: expected at most 1,073,741,824"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "cannot be read"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "cannot be read"),
         (b"<html>", "cannot be read"),
@@ -219,7 +221,7 @@ def test_label_images_that_are_none_are_refused_by_their_header(
     (tmp_path / "a.png").write_bytes(content)
     values = PixelValues(labels=(1, 2), background=(0,), ignored=(255,))
     files = TruthMaps(folder=(".",), ending=".png", values=values)
-    of_protocol = ProtocolTruth(Folder(str(tmp_path)), files, [], ["a.jpg"])
+    of_protocol = ProtocolTruth(Folder(str(tmp_path)), files, [], Wanted([], ["a.jpg"]))
     of_folder = open_truth(str(tmp_path), Wanted(["cat"], ["a.jpg"]))
     for truth in (of_protocol, of_folder):
         with pytest.raises(UserError, match=why):
