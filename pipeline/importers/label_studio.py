@@ -116,8 +116,9 @@ def _image(annotation: Entry, names: tuple[str, ...], max_px: int) -> ToolImage:
 def _seconds(annotation: Entry) -> float | None:
     """Return the time spent; None if it is not valid (a clock was set back)."""
     time = annotation.get("lead_time")
-    is_number = isinstance(time, int | float) and not isinstance(time, bool)
-    return float(time) if is_number and 0 < time < _MAX_SECONDS else None
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        return None
+    return float(time) if 0 < time < _MAX_SECONDS else None
 
 
 def _time(text: Any) -> float | None:
