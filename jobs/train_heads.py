@@ -20,7 +20,7 @@ def train_heads(config: HeadConfig) -> int:
         0 done; 3 done, but too many images could not be read; 130 interrupted.
     """
     from pipeline.training.heads.job import train_head
-    from pipeline.training.heads.progress import make_step_progress
+    from pipeline.training.progress import make_step_progress
 
     report = train_head(config, make_step_progress())
     failed = console.counts(report.failed) if report.failed else "none"

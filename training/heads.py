@@ -22,7 +22,7 @@ from ovseg_core import embedded
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.objectness import build_objectness
 from pipeline.training.heads import job
-from pipeline.training.heads.progress import make_step_progress
+from pipeline.training.progress import make_step_progress
 from schemas.config import EMBEDDED, ClipConfig, HeadConfig, NamedOptions
 
 NUM_SCENES = 1000

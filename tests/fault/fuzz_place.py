@@ -13,8 +13,7 @@ from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.log import ReviewLog
 from pipeline.exporters import coco, cvat, label_studio, semantic_png
 from pipeline.training.heads.job import train_head
-from pipeline.training.heads.progress import StepProgress
-from pipeline.training.heads.worker import TrainingTally
+from pipeline.training.progress import StepProgress, TrainingTally
 from schemas import plugins
 from schemas.config import HeadConfig
 from schemas.review import ReviewDecision

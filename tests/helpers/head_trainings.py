@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.training.heads.job import HeadReport, train_head
-from pipeline.training.heads.progress import StepProgress
+from pipeline.training.progress import StepProgress
 from schemas.config import HeadConfig
 from tests.helpers.tiny_models import random_image, tiny_folder
 

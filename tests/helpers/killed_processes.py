@@ -8,7 +8,7 @@ import torch
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.training.heads import job as heads
-from pipeline.training.heads.progress import StepProgress
+from pipeline.training.progress import StepProgress
 from schemas.config import HeadConfig, JobConfig
 from tests.helpers import fault_plan, trap_filesystem
 from tests.helpers.colour_segmenter import BuildColourSegmenter, SegmenterFaults

@@ -18,8 +18,8 @@ from ovseg_core.training.heads import check_head
 from pipeline.collection.collect import collect
 from pipeline.job.termination import Termination
 from pipeline.job.worker_process import local_device, set_ray_environment
-from pipeline.training.heads.progress import StepProgress
-from pipeline.training.heads.worker import HeadSetup, HeadWorker, TrainingTally
+from pipeline.training.heads.worker import HeadSetup, HeadWorker
+from pipeline.training.progress import StepProgress, TrainingTally
 from schemas.config import HeadConfig
 from schemas.errors import ExitCode, ResourceError
 

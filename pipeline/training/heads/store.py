@@ -1,194 +1,33 @@
-"""The files of a training: the checkpoint while it runs, the head at its end.
+"""The files of a head's training."""
 
-Both hold the identity of the training, so that neither is used by another one.
-"""
-
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from typing import Any
 
-from torch import Tensor
-
-from ovseg_core.backbones.head_file import file_bytes, record_in, tensors_in
 from pipeline.storage import uris
-from pipeline.storage.folder import Folder
+from pipeline.training.store import Identity, TrainingFiles, TrainingStore
 from schemas.config import HeadConfig
-from schemas.errors import RunFolderError
-from schemas.redact import redact
 
-_MAX_DIFFERENCES = 3
 _MAX_BYTES = 1 << 30
 """Of a checkpoint or head: a head has a few hundred thousand weights, a checkpoint four of each."""
-Identity = Mapping[str, Any]
-"""All that can change the result, by dotted name."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A training after a number of steps.
-
-    Attributes:
-        step: steps done; the order and augmentation of the images follow from it and the seed.
-        state: of weights and optimiser.
-        failed: error code of each image that could not be read so far, by path.
-    """
-
-    step: int
-    state: dict[str, Tensor]
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-class HeadStore:
+class HeadStore(TrainingStore):
     """Reads and writes both files.
 
     Args:
         config: says where they are.
         identity: of this training.
-        versions: of the libraries that can change its result. A checkpoint with others is refused
-            unless `run.accept_versions`; a finished head is finished.
+        versions: of the libraries that can change its result.
     """
 
     def __init__(self, config: HeadConfig, identity: Identity, versions: Mapping[str, str]) -> None:
-        parent, self._name = uris.parent_and_name(uris.normalise(config.out))
-        self._checkpoint = uris.parent_and_name(uris.normalise(config.checkpoint))[1]
-        self._folder = Folder(parent)
-        self._identity = json.loads(json.dumps(identity))
-        self._versions = dict(versions)
-        self._accepts_versions = config.run.accept_versions
-
-    def is_finished(self) -> bool:
-        """Return whether the head is there; then delete a checkpoint that is left.
-
-        Raises:
-            RunFolderError: the file is there, but of another training or not a head.
-        """
-        data = self._read(self._name)
-        if data is None:
-            return False
-        self._check_identity(data, self._name)
-        self._folder.discard(self._checkpoint)  # left by a process that died between the two
-        return True
-
-    def last(self) -> Checkpoint | None:
-        """Return the checkpoint; None where there is none.
-
-        Raises:
-            RunFolderError: the checkpoint is of another training, or damaged.
-        """
-        data = self._read(self._checkpoint)
-        if data is None:
-            return None
-        record = self._check_identity(data, self._checkpoint)
-        try:
-            versions = _texts(record.get("versions", "{}"))
-            failed, step = _texts(record["failed"]), int(record["step"])
-            state = tensors_in(data)
-        except KeyError as error:
-            raise self.damaged(f"its record has no {error}") from error
-        except ValueError as error:
-            raise self.damaged(str(error)) from error
-        self._check_versions(versions)
-        return Checkpoint(step, state, failed)
-
-    def damaged(self, why: str) -> RunFolderError:
-        """Return the error of a checkpoint that cannot be resumed."""
-        place = redact(uris.join(self._folder.uri, self._checkpoint))
-        return RunFolderError(f"{place} is damaged ({why}); delete it to begin the training anew")
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint, atomically."""
-        step = {"step": str(checkpoint.step), "failed": json.dumps(checkpoint.failed)}
-        data = file_bytes(checkpoint.state, {**self.record, **step})
-        self._folder.atomic_write(self._checkpoint, data)
-
-    def finish(self, head: bytes) -> None:
-        """Write the head and delete the checkpoint."""
-        self._folder.atomic_write(self._name, head)
-        self._folder.discard(self._checkpoint)
-
-    @property
-    def record(self) -> dict[str, str]:
-        """What the head's file records of its training."""
-        return {
-            "identity": json.dumps(self._identity),
-            "version": version("ovseg"),
-            "versions": json.dumps(self._versions),
-        }
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return self._folder.read_bytes(name, _MAX_BYTES)
-        except FileNotFoundError:
-            return None
-
-    def _check_versions(self, theirs: dict[str, str]) -> None:
-        """Check the versions that a checkpoint records.
-
-        Raises:
-            RunFolderError: names the libraries that differ.
-        """
-        differing = [
-            f"{library} was {theirs[library]}, now {self._versions.get(library)}"
-            for library in sorted(theirs)
-            if theirs[library] != self._versions.get(library)
-        ]
-        if differing and not self._accepts_versions:
-            place = redact(uris.join(self._folder.uri, self._checkpoint))
-            raise RunFolderError(
-                f"{place} was begun with other versions of libraries: {'; '.join(differing)}. "
-                "Install the old ones to resume it, or accept that its steps differ slightly from "
-                "here on (--set run.accept_versions=true), or delete it to begin anew"
-            )
-
-    def _check_identity(self, data: bytes, name: str) -> dict[str, str]:
-        """Return the record in a file, given its content.
-
-        Raises:
-            RunFolderError: it is of another training.
-        """
-        place = redact(uris.join(self._folder.uri, name))
-        try:
-            record = record_in(data)
-            theirs = _table(record["identity"])
-        except (ValueError, KeyError) as error:
-            raise RunFolderError(
-                f"{place} exists and was not made by `ovseg train-heads`; give another --out"
-            ) from error
-        differing = [
-            f"{key} was {theirs.get(key)!r}, now {self._identity.get(key)!r}"
-            for key in sorted(theirs.keys() | self._identity.keys())
-            if theirs.get(key) != self._identity.get(key)
-        ]
-        if differing:
-            shown = "; ".join(differing[:_MAX_DIFFERENCES])
-            hidden = len(differing) - _MAX_DIFFERENCES
-            more = f"; and {hidden} more" if hidden > 0 else ""
-            raise RunFolderError(
-                f"{place} belongs to another training ({shown}{more}); "
-                "give another --out or delete it"
-            )
-        return record
-
-
-def _table(text: str) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("its record is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError("a part of its record is not a table")
-    return found
-
-
-def _texts(text: str) -> dict[str, str]:
-    found = _table(text)
-    if not all(isinstance(value, str) for value in found.values()):
-        raise ValueError("a part of its record is not a table of texts")
-    return found
+        folder, name = uris.parent_and_name(uris.normalise(config.out))
+        files = TrainingFiles(
+            folder=folder,
+            result=name,
+            checkpoint=uris.parent_and_name(uris.normalise(config.checkpoint))[1],
+            command="ovseg train-heads",
+            out="--out",
+            max_bytes=_MAX_BYTES,
+            accepts_versions=config.run.accept_versions,
+        )
+        super().__init__(files, identity, versions)

@@ -28,7 +28,9 @@ from pipeline.collection.image_source import read_image
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.versions import compared_versions
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
-from pipeline.training.heads.store import Checkpoint, HeadStore
+from pipeline.training.heads.store import HeadStore
+from pipeline.training.progress import TrainingTally
+from pipeline.training.store import Checkpoint
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
 from schemas.records import ImageRef
@@ -55,21 +57,6 @@ class HeadSetup:
     images: pa.Table
     device: str
     folder: str = field(default_factory=os.getcwd)
-
-
-@dataclass(frozen=True)
-class TrainingTally:
-    """The state of a training.
-
-    Attributes:
-        step: steps done.
-        loss: mean over the steps since the last tally; None where there were none.
-        failed: images that could not be read, by error code.
-    """
-
-    step: int
-    loss: float | None
-    failed: dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ovseg_core.backbones.head_file import file_sha256, read_record
 from pipeline.storage.folder import Folder
 from pipeline.training.heads.job import train_head
-from pipeline.training.heads.progress import StepProgress, make_step_progress
+from pipeline.training.progress import StepProgress, make_step_progress
 from schemas.errors import CollectionError, ConfigError, RunFolderError, WeightsError
 from tests.helpers.head_trainings import STEPS, heads_config, train, write_images
 from tests.helpers.tiny_models import tiny_folder

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ovseg_core.backbones.head_file import file_bytes
-from pipeline.training.heads.store import Checkpoint, HeadStore
+from pipeline.training.heads.store import HeadStore
+from pipeline.training.store import Checkpoint
 from schemas.errors import RunFolderError, UserError
 from tests.helpers.head_trainings import heads_config
 

@@ -4,8 +4,13 @@ import io
 from pathlib import Path
 
 from pipeline.training.heads.job import train_head
-from pipeline.training.heads.progress import StepBar, StepLines, StepProgress, make_step_progress
-from pipeline.training.heads.worker import TrainingTally
+from pipeline.training.progress import (
+    StepBar,
+    StepLines,
+    StepProgress,
+    TrainingTally,
+    make_step_progress,
+)
 from tests.helpers.head_trainings import STEPS, heads_config, write_images
 
 
