@@ -30,6 +30,10 @@ IGNORED = -1
 UNLABELLED = -2
 """Pixels of which nobody has said anything: the teacher's labels or the student's own fill them."""
 
+ABSENT_LOGIT = -1e4
+"""Of a class without phrases: the background of a vocabulary without background phrases. It is
+finite, as logits are enlarged, and has the probability 0."""
+
 Labels = NDArray[np.int16]
 """(H, W): 0 background, k label k, IGNORED or UNLABELLED."""
 
@@ -156,7 +160,8 @@ class StudentTask(Protocol):
         """Return the loss of a batch.
 
         Args:
-            logits_BKhw: float32, of the classes: the best phrase of each.
+            logits_BKhw: float32, of the classes: the best phrase of each; `ABSENT_LOGIT` of one
+                that has none, which no pixel is labelled with.
             labels_BSS: int64, see `TrainingView`.
             teacher_BSS: int64, see `TrainingView`.
             step: counted from 0; self-training depends on it.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.training.students import StudentTask, TrainingView
+from ovseg_core.training.students import ABSENT_LOGIT, IGNORED, StudentTask, TrainingView
 from schemas.errors import TrainingError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -65,6 +65,7 @@ class StudentTrainer:
         self._text = text
         self._averaging = averaging or Averaging()
         self._known_K = known_K
+        self._has_background = bool((text.class_index_Q == 0).any())
         self._device = text.rows_QD.device
         self._optimiser = _optimiser(self._bare, task)
         on_gpu = self._device.type == "cuda"
@@ -96,12 +97,14 @@ class StudentTrainer:
             torch.stack(list(tensors)).to(self._device, non_blocking=True)
             for tensors in zip(*views, strict=True)
         )
+        if not self._has_background:  # then a pixel of no label is one that nobody has labelled
+            labels, teacher = (one.masked_fill(one == 0, IGNORED) for one in (labels, teacher))
         self._network.train()
         for group in self._optimiser.param_groups:
             group["lr"] = self.learning_rate
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             logits_BQhw = self._network(pixels.float(), self._text.rows_QD)
-        logits_BKhw = best_of_class(logits_BQhw.float(), self._text, absent=0.0)
+        logits_BKhw = best_of_class(logits_BQhw.float(), self._text, absent=ABSENT_LOGIT)
         loss = self._task.loss(logits_BKhw, labels, teacher, self.step, self._known_K)
         sums = torch.stack([loss.total.detach().double(), loss.count.double()])
         total, count = self._averaging.sum_over_workers(sums).tolist()
