@@ -111,7 +111,7 @@ def onnx_bytes(student: OnnxStudent, facts: Mapping[str, Any]) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def compare(student: OnnxStudent, data: bytes) -> float:
+def compare_with_onnxruntime(student: OnnxStudent, data: bytes) -> float:
     """Return the largest difference of a probability between onnxruntime and torch.
 
     Both compute random images of several sizes and batches.
