@@ -22,12 +22,18 @@ from schemas import plugins
 from schemas.config import ClipConfig, JobConfig, NamedOptions
 from schemas.errors import ConfigError, ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
+from tests.helpers.students import needed_options
 from tests.helpers.tiny_models import TINY_CLIP, random_image, tiny_backbones, write_clip
 
 WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
 NAMES = plugins.names(methods.PACKAGE)
-GATED = [(name, {"objectness": "found"}) for name in NAMES]
-BARE = [(name, {"objectness": "none"}) for name in NAMES]
+GATES = {
+    name: ("found", "none")
+    for name in NAMES
+    if "objectness" in plugins.load(methods.PACKAGE, name).Options.model_fields
+}
+GATED = [(name, {"objectness": gate}) for name, gates in GATES.items() for gate in gates]
+BARE = [(name, {}) for name in NAMES if name not in GATES]
 CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, options in GATED + BARE]
 
 
@@ -43,7 +49,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def segmenter(name: str, backbones: Backbones) -> Segmenter[Any]:
-    return build_segmenter(NamedOptions(name=name), backbones)
+    return build(name, {}, backbones)
+
+
+def build(name: str, options: dict[str, Any], backbones: Backbones) -> Segmenter[Any]:
+    options = needed_options(name, backbones) | options
+    return build_segmenter(NamedOptions(name=name, options=options), backbones)
 
 
 def mixed_batch() -> list[Image]:
@@ -98,10 +109,11 @@ def test_job_without_a_clip_gets_the_papers(name: str) -> None:
 
 
 def test_unknown_option_is_refused_with_a_near_name(name: str) -> None:
+    option = sorted(plugins.load(methods.PACKAGE, name).Options.model_fields)[-1]
     with pytest.raises(
-        ConfigError, match=r"templatse: unknown key; did you mean 'method\.options\.templates'"
+        ConfigError, match=rf"{option}e: unknown key; did you mean 'method\.options\.{option}'"
     ):
-        check_options(NamedOptions(name=name, options={"templatse": "plain"}))
+        check_options(NamedOptions(name=name, options={f"{option}e": "plain"}))
 
 
 def test_unknown_method_is_refused_with_a_near_name(name: str) -> None:
@@ -118,7 +130,7 @@ def test_every_option_has_a_description(name: str) -> None:
 def test_scores_of_a_batch_equal_those_of_single_images(
     name: str, options: dict, backbones: Backbones
 ) -> None:
-    segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)
+    segmenter = build(name, options, backbones)
     images = mixed_batch()
     together = maps_of(segmenter, images)
     assert len(together.levels) == len(images)
@@ -235,7 +247,7 @@ def test_all_options_beyond_the_papers_together(name: str, k: int, backbones: Ba
     known = plugins.load(methods.PACKAGE, name).Options.model_fields
     options = {key: value for key, value in beyond.items() if key in known}
     options |= {"top_k_labels": k} if "top_k_labels" in known else {}
-    segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)
+    segmenter = build(name, options, backbones)
     images = mixed_batch()
     together = maps_of(segmenter, images)
     for index, decision in enumerate(decide(together, sizes_of(images))):
@@ -252,7 +264,7 @@ def test_labels_that_clip_cannot_distinguish(
     """Names that differ after the end of CLIP's context only: a warning, and the first one wins."""
     long = "a very long name indeed that fills the whole context of the text tower with letters"
     words = Vocabulary.model_validate([f"{long} one", "dog", f"{long} two"])
-    segmenter = build_segmenter(NamedOptions(name=name), backbones)
+    segmenter = build(name, {}, backbones)
     with caplog.at_level("WARNING"):
         maps = maps_of(segmenter, mixed_batch()[:2], words)
     assert "this CLIP cannot distinguish" in caplog.text
@@ -350,8 +362,10 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
     return tiny_backbones(clip=ClipConfig(model=f"local-dir:{folder}"))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "student"])
 def test_features_that_are_not_finite_have_a_code(name: str, overflowing: Backbones) -> None:
-    segmenter = build_segmenter(NamedOptions(name=name), overflowing)
+    """A student reads images by its own network, not by CLIP: tests/unit, test_student.py."""
+    segmenter = build(name, {}, overflowing)
     with pytest.raises(ImageError, match="features of this image are not finite") as caught:
         encode_images(segmenter, mixed_batch()[:2])
     assert caught.value.code is ErrorCode.NOT_FINITE

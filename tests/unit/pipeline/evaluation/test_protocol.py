@@ -17,6 +17,7 @@ from schemas.config import NamedOptions
 from schemas.errors import ConfigError, UserError
 from schemas.protocol import BenchmarkProtocol, Recipe
 from schemas.vocabulary import Vocabulary
+from tests.helpers.students import needed_options
 from tests.helpers.tiny_models import random_image, tiny_backbones
 
 NUM_CLASSES = {
@@ -174,7 +175,9 @@ def test_recipe_thresholds_are_the_published_ones(name, method):
 def test_decision_has_no_background_where_it_is_not_a_class(method):
     protocol = ALL["voc20"]
     recipe = protocol.recipe(method)
-    segmenter = build_segmenter(NamedOptions(name=method, options=recipe.options), tiny_backbones())
+    backbones = tiny_backbones()
+    options = needed_options(method, backbones) | recipe.options
+    segmenter = build_segmenter(NamedOptions(name=method, options=options), backbones)
     images = [random_image(0, 60, 84), random_image(1, 71, 50)]
     images[1][:, :, :20] = 0
     text = segmenter.text_matrix(words(protocol, recipe))
