@@ -112,7 +112,8 @@ def test_recipe_phrases_of_the_methods():
 def test_recipe_every_method_under_every_protocol(name, method):
     protocol = ALL[name]
     recipe = protocol.recipe(method)
-    check_options(NamedOptions(name=method, options=recipe.options))
+    options = needed_options(method, tiny_backbones()) | recipe.options
+    check_options(NamedOptions(name=method, options=options))
     vocabulary = words(protocol, recipe)
     assert len(vocabulary.labels) == NUM_CLASSES[name]
     assert bool(vocabulary.background) == (name in WITH_BACKGROUND)
