@@ -21,6 +21,12 @@ def check_options(method: NamedOptions) -> None:
     plugins.read_options(PACKAGE, method, "method")
 
 
+def runs_by_name(name: str) -> bool:
+    """Return whether a method can be built from its name alone; a student needs its weights."""
+    fields = plugins.load(PACKAGE, name).Options.model_fields.values()
+    return not any(field.is_required() for field in fields)
+
+
 def option_folders(method: NamedOptions) -> dict[str, str]:
     """Return the folders of other tools' files that a method's options name, by dotted option.
 

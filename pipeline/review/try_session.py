@@ -209,8 +209,11 @@ class TrySession:
             return self._choice(self._job.method.name)
 
     def other_methods(self) -> Iterator[MethodChoice]:
-        """Yield all other methods, also those that cannot run on the run's backbones."""
-        for name in plugins.names(methods.PACKAGE):
+        """Yield all other methods, also those that cannot run on the run's backbones.
+
+        Those that need options of their own, such as a student's weights, are left out.
+        """
+        for name in filter(methods.runs_by_name, plugins.names(methods.PACKAGE)):
             if name != self._job.method.name and not self._ended.is_set():
                 with self._lock.background():
                     choice = self._choice(name)
