@@ -30,6 +30,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_segments
 from schemas.errors import ImageError
 from schemas.score_columns import SCORE
+from schemas.untrusted import printable
 
 FOLDER = "exports/gallery"
 _PICTURES = "pictures"
@@ -132,19 +133,23 @@ def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -
         highest = f"{max(values):.2f}"
         text = highest if len(values) == 1 else f"{len(values)} × ≤ {highest}"
         chips.append(
-            f'<span class="chip">{_swatch(label)}{escape(names[label])} '
-            f"<small>{text}</small></span>"
+            f'<span class="chip">{_swatch(label)}{_text(names[label])} <small>{text}</small></span>'
         )
     priority = image["review_priority"]
     html = (
         f'<article data-labels="{" ".join(map(str, sorted(scores)))}"><figure>{figure}</figure>'
-        f"<section><h2>{escape(image['path'])}</h2>"
+        f"<section><h2>{_text(image['path'])}</h2>"
         f'<div class="doubt">doubt <div class="bar"><span style="width:{priority:.0%}"></span>'
         f"</div> {priority:.2f}</div>"
         f'<div class="labels">{"".join(chips) or "<small>no masks</small>"}</div></section>'
         "</article>"
     )
     return _Card(html, frozenset(scores), pictures)
+
+
+def _text(name: str) -> str:
+    """Return a name as HTML: what turns the direction of text or shows nothing is an escape."""
+    return escape(printable(name))
 
 
 def _swatch(label: int) -> str:
@@ -156,7 +161,7 @@ def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
     job = reader.run.info.job()
     counts = Counter(label for card in cards for label in card.labels)
     chips = "\n".join(
-        f'<button data-label="{label}" aria-pressed="false">{_swatch(label)}{escape(name)} '
+        f'<button data-label="{label}" aria-pressed="false">{_swatch(label)}{_text(name)} '
         f"<small>{counts[label]}</small></button>"
         for label, name in enumerate(job.vocabulary.names, start=1)
         if counts[label]

@@ -2,6 +2,11 @@
 
 export const byId = (id) => document.getElementById(id);
 
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/g;
+
+// A name as it is shown: what turns the direction of text or shows nothing is an escape.
+export const shown = (name) => name.replace(UNSEEN, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 // An element with properties and children; texts are texts, never markup.
 export function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -10,9 +15,10 @@ export function make(tag, properties = {}, ...children) {
     else if (name === "data") Object.assign(node.dataset, value);
     else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name.startsWith("aria-") || name === "role") node.setAttribute(name, value);
-    else node[name] = value;
+    else node[name] = name === "title" ? shown(value) : value;
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  const given = children.filter((child) => child !== null && child !== undefined);
+  node.append(...given.map((child) => (typeof child === "string" ? shown(child) : child)));
   return node;
 }
 

@@ -1,5 +1,5 @@
 // One image of the run: its masks in a list and on the stage, with the decision on each.
-import { announce, bar, byId, eye, flash, make, swatch } from "./dom.js";
+import { announce, bar, byId, eye, flash, make, shown, swatch } from "./dom.js";
 import { ask, picture } from "./api.js";
 import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
@@ -117,8 +117,8 @@ export class Viewer {
     this.segments = image.segments;
     this.decisions = image.decisions;
     this.current = segment ?? this.firstUndecided(0);
-    byId("path").textContent = image.path;
-    byId("path").title = image.path;
+    byId("path").textContent = shown(image.path);
+    byId("path").title = shown(image.path);
     byId("doubt").textContent = image.review_priority.toFixed(2);
     byId("doubt-bar").style.width = `${Math.round(100 * image.review_priority)}%`;
     byId("agreement").hidden = image.agreement === undefined;

@@ -312,6 +312,21 @@ def test_reload_keeps_the_place_in_a_long_list(page, tmp_path: Path):
         page.locator('#viewer[data-ready="id-001.png"]').wait_for()
 
 
+def test_names_that_turn_the_direction_of_text_are_shown_as_escapes(page, tmp_path: Path):
+    scenes = [Scene("\u202egnp.exe", label_map(0))]
+    run = make_run(tmp_path, scenes, RunSpec(labels=("\u202etac", "dog", "كلب")))
+    with serving(run) as client:
+        page.goto(client.url)
+        page.wait_for_selector("article h2")
+        assert page.locator("article h2").text_content() == r"\u202egnp.exe"
+        chips = page.locator("#labels button").all_text_contents()
+        assert [chip.rstrip("1") for chip in chips] == [r"\u202etac", "dog", "كلب"]
+        page.locator("#labels button").first.click()
+        page.locator("article").click()
+        page.wait_for_selector("#path")
+        assert page.locator("#path").text_content() == r"\u202egnp.exe"
+
+
 def test_decisions_wait_while_another_run_is_served(page, tmp_path: Path):
     scenes = [Scene(f"{n}.png", label_map(n)) for n in range(3)]
     run, other = (make_run(tmp_path / name, scenes) for name in ("run", "other"))

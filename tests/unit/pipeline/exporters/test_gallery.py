@@ -69,6 +69,13 @@ def test_export_escapes_labels_and_offers_them_as_filters(tmp_path):
     assert set(labels) <= {text.strip() for text in page.texts}
 
 
+def test_export_shows_what_turns_the_direction_of_text_as_escapes(tmp_path: Path) -> None:
+    scenes = [Scene("\u202egnp.exe", label_map(0))]
+    page = _export(make_run(tmp_path, scenes, RunSpec(labels=("\u202etac", "dog", "كلب"))))
+    texts = {text.strip() for text in page.texts}
+    assert {"\\u202egnp.exe", "\\u202etac", "dog", "كلب"} <= texts
+
+
 def test_export_refers_to_its_own_pictures_only(run):
     page = _export(run)
     folder = Path(run.folder.uri, "exports/gallery")
