@@ -236,11 +236,18 @@ def _choose_frame(image: ImageFile.ImageFile) -> int:
     return num_frames
 
 
+_BIG_ENDIAN_BIGTIFF = b"MM\x00\x2b"
+
+
 def _damaged(data: bytes, name: str, error: Exception, compression: str = "") -> ImageError:
     reason = str(error) or type(error).__name__
     if name == "TIFF" and reason.isdigit():  # Pillow says no more of a compression than its number
         compression = _TIFF_COMPRESSIONS.get(int(reason), "")
         reason = f"compression {reason} is not known"
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow takes it for a TIFF without tags
+        reason = "BigTIFF in big-endian byte order is not read; convert it, for example to PNG"
+    elif compression == "webp":  # libtiff says why on stderr only
+        reason += "; Pillow's libtiff is usually built without WebP: convert it, for example to PNG"
     cut = "truncated" in reason.lower() or _ends_early(data, name)
     code = ErrorCode.TRUNCATED if cut else ErrorCode.UNDECODABLE
     packed = f" (packed as {compression})" if name == "TIFF" and compression else ""

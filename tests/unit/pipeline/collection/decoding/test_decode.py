@@ -379,3 +379,32 @@ def test_compression_of_a_tiff_that_is_not_decoded_is_named(capfd) -> None:
         with pytest.raises(ImageError, match=name):
             decode(changed, CONFIG)
     assert not capfd.readouterr().err
+
+
+def test_big_endian_bigtiff_is_refused_by_its_name():
+    header = b"MM" + struct.pack(">HHHQ", 43, 8, 0, 16)
+    tags = [(256, 4, 6), (257, 4, 4), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 16, 184)]
+    tags += [(277, 3, 1), (279, 16, 24)]
+    entries = b"".join(
+        struct.pack(">HHQ", tag, kind, 1)
+        + struct.pack({3: ">H", 4: ">I", 16: ">Q"}[kind], value).ljust(8, b"\0")
+        for tag, kind, value in tags
+    )
+    data = header + struct.pack(">Q", len(tags)) + entries + bytes(8) + bytes(24)
+    with pytest.raises(ImageError, match="BigTIFF in big-endian byte order is not read") as caught:
+        decode(data, CONFIG)
+    assert caught.value.code is ErrorCode.UNDECODABLE
+
+
+def test_tiff_packed_as_webp_says_what_to_do():
+    packed = io.BytesIO()
+    Image.new("RGB", (6, 4), "red").save(packed, "WEBP", lossless=True)
+    strip = packed.getvalue()
+    tags = [(256, 4, 6), (257, 4, 4), (258, 3, 8), (259, 3, 50001), (262, 3, 2), (273, 4, 122)]
+    tags += [(277, 3, 3), (278, 4, 4), (279, 4, len(strip))]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    data = b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4) + strip
+    with pytest.raises(ImageError, match="packed as webp") as caught:
+        decode(data, CONFIG)
+    assert caught.value.code is ErrorCode.UNDECODABLE
+    assert "convert it" in str(caught.value)
