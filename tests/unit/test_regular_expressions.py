@@ -38,6 +38,7 @@ def _expressions() -> Iterator[tuple[str, tuple[re.Pattern, frozenset[str]]]]:
                 called, given = ast.unparse(node.func), node.args[0]
                 if called not in FUNCTIONS or not isinstance(given, ast.Constant):
                     continue
+                assert isinstance(given.value, str | bytes)
                 used = {called[3:]}
                 if called == "re.compile":
                     name = re.escape(names.get(id(node), "?"))
@@ -55,7 +56,7 @@ def _texts(pattern: re.Pattern) -> Iterator[str]:
     text = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin1")
     letters = list(dict.fromkeys(char for char in text if not char.isalnum() or char in "a0Z"))[:6]
     letters = [*dict.fromkeys([*letters, "a", "0", "/", "."])]
-    words = [word for word in re.findall(r"[A-Za-z]{2,}", text)][:3]
+    words = re.findall(r"[A-Za-z]{2,}", text)[:3]
     pumps = [*letters, *map("".join, itertools.permutations(letters, 2)), *words]
     beginning = "".join(words[:1])
     for pump in pumps:
