@@ -88,7 +88,7 @@ def _annotations_by_image(
     annotations: list[Any], known: set[str], notes: Notes
 ) -> dict[str, list[Entry]]:
     by_image: dict[str, list[Entry]] = {}
-    for annotation in objects(annotations, "annotation", notes):
+    for annotation in objects(annotations, "annotation", notes, NoteKind.DROPPED_MASKS):
         try:
             by_image.setdefault(parse_id(annotation["image_id"]), []).append(annotation)
         except STRUCTURE_ERRORS as error:

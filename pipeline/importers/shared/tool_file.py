@@ -172,14 +172,16 @@ def check_density(data: bytes, begins: bytes) -> None:
         )
 
 
-def objects(entries: Sequence[Any], kind: str, notes: Notes) -> list[dict[str, Any]]:
+def objects(
+    entries: Sequence[Any], name: str, notes: Notes, kind: NoteKind = NoteKind.UNREADABLE
+) -> list[dict[str, Any]]:
     """Return the entries of a list that are JSON objects, and note the others."""
     found = [entry for entry in entries if isinstance(entry, dict)]
     if len(found) < len(entries):
         first = next(entry for entry in entries if not isinstance(entry, dict))
         shown = f" {first}" if isinstance(first, str | int | float) else ""
-        text = f"{kind}{shown}: expected a JSON object, got {type(first).__name__}"
-        notes.add(NoteKind.UNREADABLE, text, len(entries) - len(found))
+        text = f"{name}{shown}: expected a JSON object, got {type(first).__name__}"
+        notes.add(kind, text, len(entries) - len(found))
     return found
 
 

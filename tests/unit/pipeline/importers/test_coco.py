@@ -135,3 +135,14 @@ def test_read_further_names_and_marks(dataset):
 def test_read_other_file_is_refused(data):
     with pytest.raises(UserError, match=r"expected COCO|is not a COCO file"):
         list(coco.read(data, Notes()))
+
+
+def test_read_annotations_that_are_no_objects_are_counted_or_refused_in_one_line():
+    image = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}
+    dataset = {"images": [image], "annotations": [0, "a", [[]]], "categories": []}
+    with pytest.raises(UserError, match="annotation 0: expected a JSON object, got int"):
+        _read(dataset)
+    annotation = {"id": 1, "image_id": 1, "category_id": 1}
+    notes = Notes()
+    (found,) = _read({**dataset, "annotations": [0, annotation, None]}, notes)
+    assert (found.num_left_out, notes[NoteKind.DROPPED_MASKS]) == (1, 2)
