@@ -479,6 +479,25 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
     raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 
 
+@app.command("export-student")
+def export_student_command(
+    student: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a student, or its .safetensors: a path or any fsspec URL.",
+            metavar="STUDENT",
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="Format: onnx (needs the extra `onnx`).")] = "onnx",
+    out: Annotated[str, typer.Option(help="The file; default: beside the student's.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained student for other programs."""
+    from jobs.export_student import export_student
+
+    export_student(student, to, out, as_json)
+
+
 @app.command("submit")
 def submit_command(
     config: Annotated[
