@@ -463,7 +463,7 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
     The same command resumes where it stopped.
     """
     from jobs.config import load_config
-    from jobs.train_heads import train_heads as command
+    from jobs.training.train_heads import train_heads as command
     from schemas.config import HeadConfig
 
     flags = {
@@ -493,7 +493,7 @@ def export_student_command(
     as_json: AsJson = False,
 ) -> None:
     """Write a trained student for other programs."""
-    from jobs.export_student import export_student
+    from jobs.training.export_student import export_student
 
     export_student(student, to, out, as_json)
 

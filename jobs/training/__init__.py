@@ -1,0 +1,1 @@
+"""Commands of training: heads, students, and what is made of a trained student."""
