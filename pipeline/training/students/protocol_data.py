@@ -12,7 +12,7 @@ import pyarrow as pa
 from ovseg_core.training.students import IGNORED, Labels
 from pipeline.collection.collect import collect, image_id
 from pipeline.evaluation.protocol import find_images, load_protocol, protocol_names
-from pipeline.evaluation.truth import IGNORE, ProtocolTruth, Truth, open_protocol_truth
+from pipeline.evaluation.truth import IGNORE, ProtocolTruth, Truth, Wanted, open_protocol_truth
 from pipeline.storage import uris
 from schemas.config import ImageConfig
 from schemas.errors import UserError
@@ -114,7 +114,8 @@ def _open(name: str, protocol: BenchmarkProtocol, data: str, image: ImageConfig)
     place = uris.join(data.rstrip("/"), folder)
     images = collect(place, image.model_copy(update={"only": only}))
     paths = images.column("path").to_pylist()
-    return _Part(images, open_protocol_truth(name, protocol, protocol.truth, data, paths))
+    wanted = Wanted(protocol.classes, paths, image.max_pixels)
+    return _Part(images, open_protocol_truth(name, protocol, protocol.truth, data, wanted))
 
 
 def _with_prefix(part: str, images: pa.Table) -> pa.Table:
