@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ovseg_core.backbones.head_file import file_sha256
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.text.text_encoder import TextEncoder, best_of_class
+from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.images.batch import Image
 from ovseg_core.resize.published_sizes import limited_size
 from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.training.students import class_logits
 from ovseg_core.training.students.shared.student_file import Student, StudentRecord, load_student
 from schemas.base import did_you_mean
 from schemas.config import ClipConfig, WeightsName
@@ -140,7 +141,10 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
 
     @torch.inference_mode()
     def score(self, features: StudentFeatures, text: TextMatrix) -> ScoreMaps:
-        """Return the probabilities of the classes: softmax over the best phrase of each."""
+        """Return the probabilities of the classes: softmax over the best phrase of each.
+
+        A background without phrases has the probability 0.
+        """
         levels: dict[int, tuple[Tensor, ...]] = {}
         for places, maps, (height, width) in zip(
             features.places, features.maps, features.cells_hw, strict=True
@@ -148,7 +152,7 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
             for number, place in enumerate(places):
                 of_image = tuple(one[number : number + 1] for one in maps)
                 logits_1Qhw = self._network.classify(of_image, text.rows_QD)[:, :, :height, :width]
-                logits_1Khw = best_of_class(logits_1Qhw, text, absent=0.0)
+                logits_1Khw = class_logits(logits_1Qhw, text)
                 levels[place] = (logits_1Khw.softmax(dim=1)[0],)
         return ScoreMaps(
             levels=tuple(levels[place] for place in range(len(features))),

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.images.batch import Image
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import MethodOptions, TextMatrix
 from schemas import plugins
 from schemas.config import NamedOptions
 
@@ -169,6 +170,15 @@ class StudentTask(Protocol):
                 unlabelled pixel is none of them; None: there are none.
         """
         ...
+
+
+def class_logits(logits_BQhw: Tensor, text: TextMatrix) -> Tensor:
+    """Return the logits (B, K, h, w) of the classes: the best phrase of each, in float32.
+
+    Training, the method `student` and the ONNX file have this one rule; the softmax or sigmoid of
+    the result is what the loss trains.
+    """
+    return best_of_class(logits_BQhw.float(), text, absent=ABSENT_LOGIT)
 
 
 def check_student(part: NamedOptions) -> StudentOptions:

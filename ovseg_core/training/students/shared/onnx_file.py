@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.segmenter import TextMatrix
+from ovseg_core.training.students import class_logits
 from schemas.errors import ConfigError, WeightsError
 
 OPSET = 20
@@ -55,8 +55,8 @@ class OnnxStudent(nn.Module):
             pixels_B3HW: float32, sRGB 0..255.
         """
         text = TextMatrix(self.rows_QD, self.class_index_Q, self.num_classes)  # type: ignore[arg-type]
-        probabilities_BQhw = self.network(pixels_B3HW, text.rows_QD).softmax(dim=1)
-        probabilities_BKhw = best_of_class(probabilities_BQhw, text, absent=0.0)
+        logits_BKhw = class_logits(self.network(pixels_B3HW, text.rows_QD), text)
+        probabilities_BKhw = logits_BKhw.softmax(dim=1)
         enlarged_BKHW = F.interpolate(
             probabilities_BKhw, size=pixels_B3HW.shape[2:], mode="bilinear"
         )

@@ -10,9 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.training.students import ABSENT_LOGIT, IGNORED, StudentTask, TrainingView
+from ovseg_core.training.students import IGNORED, StudentTask, TrainingView, class_logits
 from schemas.errors import TrainingError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -104,7 +103,7 @@ class StudentTrainer:
             group["lr"] = self.learning_rate
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             logits_BQhw = self._network(pixels.float(), self._text.rows_QD)
-        logits_BKhw = best_of_class(logits_BQhw.float(), self._text, absent=ABSENT_LOGIT)
+        logits_BKhw = class_logits(logits_BQhw, self._text)
         loss = self._task.loss(logits_BKhw, labels, teacher, self.step, self._known_K)
         sums = torch.stack([loss.total.detach().double(), loss.count.double()])
         total, count = self._averaging.sum_over_workers(sums).tolist()
