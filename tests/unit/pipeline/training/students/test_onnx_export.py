@@ -73,10 +73,9 @@ def test_onnxruntime_computes_what_the_student_does_at_any_size(folder, shape):
     student = load_student(folder / "student.safetensors")
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(5)) * 255
     with torch.inference_mode():
-        phrases = student.network(pixels, student.text.rows_QD).softmax(dim=1)
-    expected = torch.stack(
-        [phrases[:, 0], phrases[:, 1:3].amax(dim=1), phrases[:, 3]], dim=1
-    )  # the best phrase of each class
+        phrases = student.network(pixels, student.text.rows_QD)
+    best = [phrases[:, 0], phrases[:, 1:3].amax(dim=1), phrases[:, 3]]  # of each class
+    expected = torch.stack(best, dim=1).softmax(dim=1)
     probabilities, labels = session.run(None, {"pixels": pixels.numpy()})
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=MAX_DIFFERENCE, rtol=0)
     enlarged = F.interpolate(expected, shape[2:], mode="bilinear", align_corners=False)
