@@ -21,7 +21,7 @@ from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.images.batch import Image
 from ovseg_core.resize.published_sizes import limited_size
 from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
-from ovseg_core.training.students import class_logits
+from ovseg_core.training.students import PAD_TO_PX, class_logits
 from ovseg_core.training.students.shared.student_file import Student, StudentRecord, load_student
 from schemas.base import did_you_mean
 from schemas.config import ClipConfig, WeightsName
@@ -37,9 +37,6 @@ CARD = MethodCard(
     weights="your own, of `ovseg train-student`",
     licence="that of the teacher's weights, see the student's MODEL_CARD.md",
 )
-
-_PAD_TO_PX = 32
-"""Stride of the coarsest map of all backbones: with sides of a multiple all maps are aligned."""
 
 Prompts = tuple[str, tuple[str, ...]]
 """A phrase with the templates around it."""
@@ -133,7 +130,7 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
                 pixels_B3HW = F.interpolate(
                     pixels_B3HW, size=read_hw, mode="bilinear", align_corners=False, antialias=True
                 )
-            below, right = (-side % _PAD_TO_PX for side in read_hw)
+            below, right = (-side % PAD_TO_PX for side in read_hw)
             padded = F.pad(pixels_B3HW, (0, right, 0, below), mode="replicate")
             maps.append(self._network.encode(padded))
             cells.append(cells_hw)

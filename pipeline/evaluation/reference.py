@@ -151,11 +151,13 @@ def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) ->
     found = [recipe.note] if recipe.note else []
     if job.method.name not in plugins.names(_METHODS):
         return found
+    own = _own_options(job.method)
     clip = plugins.load(_METHODS, job.method.name).CARD.clip
-    if clip != job.clip:
+    if clip != job.clip and not own:
         found.append(f"CLIP is {clip_name(job.clip)}, not {clip_name(clip)}")
     ours, theirs = (
-        _options(job.method.name, given) for given in (job.method.options, recipe.options)
+        _options(job.method.name, given)
+        for given in (job.method.options, {**own, **recipe.options})
     )
     found += [
         f"method.options.{key} is {ours[key]}, not {value}"
@@ -168,6 +170,16 @@ def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) ->
     if vocabulary.background != protocol.background_of(recipe):
         found.append("the background phrases are not the protocol's")
     return found
+
+
+def _own_options(method: NamedOptions) -> dict[str, Any]:
+    """Return the options that have no default, so that nobody could publish them: own weights."""
+    fields = plugins.load(_METHODS, method.name).Options.model_fields
+    return {
+        name: value
+        for name, value in method.options.items()
+        if name in fields and fields[name].is_required()
+    }
 
 
 def _options(method: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,9 @@ ABSENT_LOGIT = -1e4
 """Of a class without phrases: the background of a vocabulary without background phrases. It is
 finite, as logits are enlarged, and has the probability 0."""
 
+PAD_TO_PX = 32
+"""Stride of the coarsest map of all backbones: with sides of a multiple all maps are aligned."""
+
 Labels = NDArray[np.int16]
 """(H, W): 0 background, k label k, IGNORED or UNLABELLED."""
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg_core.segmenter import TextMatrix
-from ovseg_core.training.students import class_logits
+from ovseg_core.training.students import PAD_TO_PX, class_logits
 from schemas.errors import ConfigError, WeightsError
 
 OPSET = 20
@@ -43,7 +43,7 @@ class OnnxStudent(nn.Module):
 
     def __init__(self, network: nn.Module, text: TextMatrix) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
         self.num_classes = text.num_classes
         self.register_buffer("rows_QD", text.rows_QD)
         self.register_buffer("class_index_Q", text.class_index_Q)
@@ -51,16 +51,23 @@ class OnnxStudent(nn.Module):
     def forward(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the classes' probabilities (B, K, h, w) and the label maps (B, H, W).
 
+        As the method `student` computes them: padded so that the maps of all levels are aligned,
+        the best phrase of each class, softmax over classes.
+
         Args:
             pixels_B3HW: float32, sRGB 0..255.
         """
         text = TextMatrix(self.rows_QD, self.class_index_Q, self.num_classes)  # type: ignore[arg-type]
-        logits_BKhw = class_logits(self.network(pixels_B3HW, text.rows_QD), text)
-        probabilities_BKhw = logits_BKhw.softmax(dim=1)
-        enlarged_BKHW = F.interpolate(
-            probabilities_BKhw, size=pixels_B3HW.shape[2:], mode="bilinear"
-        )
-        return probabilities_BKhw, enlarged_BKHW.argmax(dim=1)
+        (height, width), stride = pixels_B3HW.shape[2:], self.network.stride_px
+        below, right = (-side % PAD_TO_PX for side in (height, width))
+        padded = F.pad(pixels_B3HW, (0, right, 0, below), mode="replicate")
+        logits_BQhw = self.network(padded, text.rows_QD)
+        classes_BKhw = class_logits(logits_BQhw, text).softmax(dim=1)
+        cells_h, cells_w = ((side + stride - 1) // stride for side in (height, width))
+        classes_BKhw = classes_BKhw[:, :, :cells_h, :cells_w]
+        size_hw = cells_h * stride, cells_w * stride
+        enlarged = F.interpolate(classes_BKhw, size=size_hw, mode="bilinear", align_corners=False)
+        return classes_BKhw, enlarged[:, :, :height, :width].argmax(dim=1)
 
 
 def check_can_export() -> None:

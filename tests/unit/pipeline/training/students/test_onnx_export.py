@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.decision.decide import decide_one
+from ovseg_core.methods.student import Options, StudentSegmenter
+from ovseg_core.segmenter import TextMatrix, encode_images
 from ovseg_core.training.students import TextShape, build_network
 from ovseg_core.training.students.shared.onnx_file import (
     MAX_DIFFERENCE,
@@ -28,6 +30,7 @@ from ovseg_core.training.students.shared.student_file import (
 from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import WeightsError
 from schemas.vocabulary import Label, Vocabulary
+from tests.helpers.tiny_models import random_image, tiny_backbones
 
 VOCABULARY = Vocabulary(
     labels=(Label(name="cat", synonyms=("kitten",)), Label(name="dög")), background=("background",)
@@ -36,8 +39,7 @@ VOCABULARY = Vocabulary(
 
 def write_student(folder: Path) -> Path:
     """Write an untrained student of a few thousand weights."""
-    options = {"backbone": "test_byobnet", "width": 16, "heads": 2, "hierarchy": False}
-    part = NamedOptions(name="text_fusion", options=options)
+    part = NamedOptions(name="maskclip_plus", options={"backbone": "test_byobnet", "channels": 16})
     torch.manual_seed(0)
     text = TextMatrix(F.normalize(torch.randn(4, 12), dim=1), torch.tensor([0, 1, 1, 2]), 3)
     network = build_network(part, TextShape(4, 12))
@@ -65,22 +67,36 @@ def folder(tmp_path_factory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 96, 128), (2, 3, 64, 75), (3, 3, 130, 33), (1, 3, 1, 1)])
-def test_onnxruntime_computes_what_the_student_does_at_any_size(folder, shape):
-    session = onnxruntime.InferenceSession(
-        folder / "student.onnx", providers=["CPUExecutionProvider"]
-    )
+@pytest.fixture(scope="module")
+def session(folder) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(folder / "student.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 96, 128), (1, 3, 64, 75), (3, 3, 130, 33), (1, 3, 1, 1)])
+def test_onnxruntime_computes_what_the_student_does_at_any_size(folder, session, shape):
     student = load_student(folder / "student.safetensors")
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(5)) * 255
     with torch.inference_mode():
-        phrases = student.network(pixels, student.text.rows_QD)
-    best = [phrases[:, 0], phrases[:, 1:3].amax(dim=1), phrases[:, 3]]  # of each class
-    expected = torch.stack(best, dim=1).softmax(dim=1)
+        expected, label_maps = OnnxStudent(student.network, student.text)(pixels)
     probabilities, labels = session.run(None, {"pixels": pixels.numpy()})
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=MAX_DIFFERENCE, rtol=0)
-    enlarged = F.interpolate(expected, shape[2:], mode="bilinear", align_corners=False)
     assert labels.shape == (shape[0], *shape[2:])
-    assert (labels == enlarged.argmax(dim=1).numpy()).mean() > 0.999
+    assert (labels == label_maps.numpy()).mean() > 0.999
+
+
+def test_the_model_computes_what_annotate_does(folder, session):
+    options = Options(weights=str(folder / "student.safetensors"))
+    method = StudentSegmenter(load_student(options.weights), options, tiny_backbones())
+    images = [random_image(seed, 64, 76) for seed in (1, 2)]
+    features = encode_images(method, images)
+    scores = method.score(features, method.text_matrix(VOCABULARY))
+    pixels = torch.stack(images).float().numpy()
+    probabilities, labels = session.run(None, {"pixels": pixels})
+    assert probabilities.std() > 1e-3  # else there would be nothing to compare
+    for image, (level,) in enumerate(scores.levels):
+        np.testing.assert_allclose(probabilities[image], level, atol=MAX_DIFFERENCE, rtol=0)
+        decided = decide_one(scores, image, (64, 76)).label_map
+        assert (labels[image] == np.asarray(decided)).mean() > 0.999
 
 
 def test_labels_and_input_are_told_beside_the_model_and_in_it(folder):
