@@ -1,12 +1,16 @@
 """The corrections of a run as a truth: `ovseg evaluate RUN --truth reviewed`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap
 from pipeline.importers.shared.notes import Notes
 from schemas.errors import UserError
+from schemas.review import ReviewedMask
 
 REVIEWED = "reviewed"
 """The value of `--truth`; a folder of that name is `./reviewed`."""
@@ -41,8 +45,11 @@ class ReviewedTruth:
         if path not in self._image_id:
             return None
         image_id = self._image_id[path]
-        masks = sorted(
-            self._layer.masks(image_id), key=lambda mask: (-mask.area_px, mask.category_id)
-        )
-        counts, values = [m.rle_counts for m in masks], [m.category_id for m in masks]
-        return paint_label_map(counts, values, self._layer.size_hw(image_id)).astype(np.int32)
+        return paint_masks(self._layer.masks(image_id), self._layer.size_hw(image_id))
+
+
+def paint_masks(masks: Sequence[ReviewedMask], size_hw: SizeHW) -> LabelMap:
+    """Paint people's masks; where two overlap the one with fewer pixels is on top."""
+    ordered = sorted(masks, key=lambda mask: (-mask.area_px, mask.category_id))
+    counts, values = [m.rle_counts for m in ordered], [m.category_id for m in ordered]
+    return paint_label_map(counts, values, size_hw).astype(np.int32)

@@ -85,6 +85,19 @@ class Truth(Protocol):
         ...
 
 
+class FileTruth(Truth, Protocol):
+    """A truth out of a user's own file or folder, which may say nothing of some labels.
+
+    Attributes:
+        covered: the labels, counted from 1, that it has a name for: pixels of other labels are
+            background in its maps.
+        paths: of the images that have a truth.
+    """
+
+    covered: frozenset[int]
+    paths: frozenset[str]
+
+
 class Wanted(NamedTuple):
     """The run that a truth is for.
 
@@ -108,7 +121,7 @@ class Wanted(NamedTuple):
 
 def open_truth(
     uri: str, wanted: Wanted, crowd: Crowd = "label", background: TruthBackground | None = None
-) -> Truth:
+) -> FileTruth:
     """Open a `.json` file (or that packed) as COCO and anything else as a folder of label images.
 
     Args:
@@ -185,12 +198,14 @@ class CocoTruth:
         except UserError as error:
             raise UserError(f"the truth cannot be used: {error}") from error
         self._label, self.unknown = _label_numbers(self.notes.listed_labels, wanted.labels)
+        self.covered = frozenset(self._label.values()) - {0}
         self.num_images = len(images)
         self._images: dict[str, ToolImage] = {}
         for path, statements in statements_by_path(wanted.paths, images, self.notes).items():
             image = self._choose(statements)
             if image is not None:
                 self._images[path] = image
+        self.paths = frozenset(self._images)
 
     def _choose(self, images: Sequence[ToolImage]) -> ToolImage | None:
         """Return the statement on an image that counts, and note what is left out."""
@@ -298,8 +313,10 @@ class FolderTruth:
             )
         self.num_images = len(names)
         self._name_of_path = _find_label_images(names, wanted.paths, self.notes)
+        self.paths = frozenset(self._name_of_path)
         self._max_px = wanted.max_px
         num_labels = len(wanted.labels)
+        self.covered = frozenset(range(1, num_labels + 1))
         if classes is None:
             meaning: TruthBackground = background or "0"
             self.values = _VALUES[meaning]
@@ -307,6 +324,7 @@ class FolderTruth:
         else:
             self.values = "as classes.json says"
             numbers, self.unknown = _label_numbers(classes.classes, wanted.labels)
+            self.covered = frozenset(numbers.values()) - {0}
             table = np.full(1 << 16, _UNKNOWN, np.int32)
             table[: len(classes.classes)] = [numbers[name] for name in classes.classes]
             if classes.ignore is not None:

@@ -20,7 +20,8 @@ from torch import Tensor
 from ovseg_core.backbones.head_file import head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.training.heads import HeadTask, build_head, check_head
-from ovseg_core.training.heads.shared.trainer import HeadTrainer, ImageSampler
+from ovseg_core.training.heads.shared.trainer import HeadTrainer
+from ovseg_core.training.sampler import ImageSampler
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import map_ahead, to_tensor
 from pipeline.collection.collect import own_places

@@ -32,7 +32,8 @@ from schemas.vocabulary import Vocabulary
 FORMAT = 1
 """Version of the file's layout."""
 _NETWORK, _ROWS, _CLASSES = "network.", "text.rows_QD", "text.class_index_Q"
-_ENTRY = "student"
+RECORD_ENTRY = "student"
+"""Name of the record in the file."""
 
 
 class StudentRecord(Frozen):
@@ -73,7 +74,7 @@ def student_bytes(weights: Mapping[str, Tensor], text: TextMatrix, record: Stude
     """Return a student as the content of a safetensors file."""
     tensors = {f"{_NETWORK}{name}": value for name, value in weights.items()}
     tensors |= {_ROWS: text.rows_QD, _CLASSES: text.class_index_Q}
-    return file_bytes(tensors, {_ENTRY: record.model_dump_json()})
+    return file_bytes(tensors, {RECORD_ENTRY: record.model_dump_json()})
 
 
 def read_student_record(file: str | Path) -> StudentRecord:
@@ -85,13 +86,13 @@ def read_student_record(file: str | Path) -> StudentRecord:
     if not Path(file).is_file():
         raise WeightsError(f"no student at {file}; `ovseg train-student` makes one")
     record = read_record(file)
-    if _ENTRY not in record:
+    if RECORD_ENTRY not in record:
         raise WeightsError(
             f"{file} is not a student: expected the student.safetensors that "
             "`ovseg train-student` writes"
         )
     try:
-        values = json.loads(record[_ENTRY])
+        values = json.loads(record[RECORD_ENTRY])
         if isinstance(values, dict) and values.get("version") != FORMAT:
             raise ValueError(
                 f"its layout has the version {values.get('version')!r}, expected {FORMAT}: "

@@ -47,6 +47,7 @@ class StudentTrainer:
 
     Attributes:
         step: steps done.
+        counted: what counted in the loss of the last step, over all workers; 0: all was ignored.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class StudentTrainer:
             else {}
         )
         self.step = 0
+        self.counted = 0
 
     @property
     def learning_rate(self) -> float:
@@ -108,6 +110,7 @@ class StudentTrainer:
         sums = torch.stack([loss.total.detach().double(), loss.count.double()])
         total, count = self._averaging.sum_over_workers(sums).tolist()
         mean = total / max(count, 1)
+        self.counted = int(count)
         if not torch.isfinite(torch.tensor(mean)):
             raise TrainingError(
                 f"the loss of step {self.step + 1} is {mean}: the training has diverged; use a "
