@@ -479,6 +479,79 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
     raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 
 
+@app.command("train-student")
+def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="Run folder whose images and masks are learned: a path or any fsspec URL; "
+            "without one, --protocol and --data, or `teacher` in the file.",
+            metavar="[RUN]",
+        ),
+    ] = "",
+    config: Annotated[
+        str, typer.Option("--config", metavar="CONFIG.yaml", help="Training file: a path or URL.")
+    ] = "",
+    student: Annotated[
+        str, typer.Option(help="What to train: maskclip_plus (default) or text_fusion.")
+    ] = "",
+    out: Annotated[str, typer.Option(help="The student's folder: a path or any fsspec URL.")] = "",
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="predicted, reviewed (only what people decided) or merged; default: merged once "
+            "a review exists, else predicted."
+        ),
+    ] = "",
+    truth: Annotated[
+        str,
+        typer.Option(
+            help="instances.json or a folder of label images, learned in place of the masks."
+        ),
+    ] = "",
+    protocol: Annotated[
+        str,
+        typer.Option(help="Data set with a training split: camvid, cityscapes or a .yaml file."),
+    ] = "",
+    data: DataFolder = "",
+    sets: TrainingFields = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per step; default: as published.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Workers that share a batch; 0: as many as fit.")
+    ] = None,
+    local: Local = False,
+    images_roots: ImagesRoots = None,
+    allow_private: AllowPrivate = False,
+) -> None:
+    """Train a fast network of your own on a run's masks.
+
+    The same command resumes where it stopped.
+    """
+    from jobs.config import load_config
+    from jobs.training.train_student import train_student as command
+    from schemas.config import StudentConfig
+
+    flags = {
+        "teacher": teacher,
+        "protocol": protocol,
+        "data": data,
+        "out": out,
+        "student.name": student,
+        "student.options.steps": steps,
+        "student.options.batch": batch,
+        "masks": masks,
+        "truth": truth,
+        "run.workers": workers,
+        "run.local": local or None,
+        "run.images_roots": images_roots or None,
+        "run.allow_private_addresses": allow_private or None,
+    }
+    raise typer.Exit(command(load_config(StudentConfig, config, flags, sets or ())))
+
+
 @app.command("export-student")
 def export_student_command(
     student: Annotated[

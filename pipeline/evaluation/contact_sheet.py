@@ -1,4 +1,4 @@
-"""A contact sheet: image, masks and truth side by side, with a legend."""
+"""A contact sheet: image, masks and truth side by side, with a legend; of a student its teacher too."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +36,8 @@ class SheetRow:
     """(H, W) label map."""
     truth: NDArray[np.integer] | None = None
     """(H, W) true label map; -1 is not counted."""
+    teacher: NDArray[np.integer] | None = None
+    """(H, W) label map of the teacher, where the masks are a student's."""
 
 
 def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
@@ -72,8 +74,11 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
         rows: the images, two beside each other.
         names: the vocabulary's labels in order, without background, for the legend.
     """
-    with_truth = any(row.truth is not None for row in rows)
-    columns = ("image", "masks", "truth") if with_truth else ("image", "masks")
+    columns = ["image", "masks"]
+    if any(row.teacher is not None for row in rows):
+        columns = ["image", "teacher", "student"]
+    if any(row.truth is not None for row in rows):
+        columns.append("truth")
     strip_px = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX
     width = 2 * _MARGIN_PX + _PER_LINE * strip_px + (_PER_LINE - 1) * 2 * _MARGIN_PX
     legend = _legend(rows, names, width - 2 * _MARGIN_PX)
@@ -90,18 +95,25 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
             for place, title in enumerate(columns):
                 left = x + place * (_TILE_PX + _GAP_PX)
                 draw.text((left, y - _LINE_PX), title, QUIET, font())
-        _draw_row(sheet, row, (x, y), with_truth)
+        _draw_row(sheet, row, (x, y), columns)
     return sheet
 
 
-def _draw_row(sheet: Image.Image, row: SheetRow, corner: tuple[int, int], with_truth: bool) -> None:
+def _draw_row(
+    sheet: Image.Image, row: SheetRow, corner: tuple[int, int], columns: Sequence[str]
+) -> None:
     x, y = corner
     picture = _fitted(row.image)
     pixels = np.asarray(picture)
-    tiles = [picture, overlay.overlay(pixels, row.found)]
-    if with_truth and row.truth is not None:
-        tiles.append(overlay.overlay(pixels, np.maximum(row.truth, 0)))
-    for place, tile in enumerate(tiles):
+    maps = {"teacher": row.teacher, "truth": row.truth, "masks": row.found, "student": row.found}
+    for place, column in enumerate(columns):
+        drawn = maps.get(column)
+        if drawn is not None:
+            tile = overlay.overlay(pixels, np.maximum(drawn, 0))
+        elif column == "image":
+            tile = picture
+        else:
+            continue
         sheet.paste(tile, (x + place * (_TILE_PX + _GAP_PX), y))
     ImageDraw.Draw(sheet).text((x, y + _TILE_HEIGHT_PX + 3), _caption(row), INK, font())
 
@@ -127,7 +139,7 @@ def _caption(row: SheetRow) -> str:
 
 def _legend(rows: Sequence[SheetRow], names: Sequence[str], width_px: int) -> Image.Image:
     """Draw the labels that occur, in as many lines as they need."""
-    maps = [m for row in rows for m in (row.found, row.truth) if m is not None]
+    maps = [m for row in rows for m in (row.found, row.truth, row.teacher) if m is not None]
     labels = sorted({int(label) for m in maps for label in np.unique(m) if label > 0})
     places: list[tuple[int, int, int]] = []
     x = y = 0

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ovseg_core.images.batch import Image
-from ovseg_core.training.students import IGNORED, UNLABELLED
+from ovseg_core.training.students import IGNORED
+from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import to_tensor
 from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.image_source import read_image
@@ -19,7 +20,7 @@ from pipeline.training.students.protocol_data import ProtocolData
 from pipeline.training.students.run_source import RunSource
 from pipeline.training.students.source import ImageLabels, Source
 from schemas.config import ImageConfig, StudentConfig
-from schemas.errors import CollectionError, ErrorCode, ImageError
+from schemas.errors import CollectionError, ErrorCode, ImageError, UserError
 from schemas.records import ImageRef
 from schemas.redact import redact
 from schemas.tables import to_records
@@ -92,15 +93,23 @@ class StudentData:
         classes = range(1 + len(self.source.vocabulary.labels))
         return torch.tensor([number in self.source.known for number in classes])
 
-    def example(self, number: int) -> Example:
-        """Read an image with its labels.
+    def example(self, number: int) -> Example | ImageError:
+        """Read an image with its labels; one that cannot be read is returned as its error.
 
         Raises:
-            ImageError: it cannot be read.
             UserError: a truth that is damaged.
         """
-        image = self.source.image(number)
-        labels = self.source.labels(number, image)
+        found = value_or_error(self._example_or_user_error, number)
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def _example_or_user_error(self, number: int) -> Example | UserError:
+        try:
+            image = self.source.image(number)
+            labels = self.source.labels(number, image)
+        except UserError as error:  # not of this image alone
+            return error
         return Example(self.source.path(number), to_tensor(image), labels)
 
 
@@ -158,13 +167,3 @@ class ProtocolSource:
 
     def _ref(self, number: int) -> ImageRef:
         return next(iter(to_records("manifest", self._data.images.slice(number, 1))))
-
-
-def counts_pixels(labels: Tensor, teacher: Tensor) -> bool:
-    """Return whether any pixel of a view can train.
-
-    Args:
-        labels: (S, S), see `TrainingView`.
-        teacher: (S, S), see `TrainingView`.
-    """
-    return bool(((labels >= 0) | ((labels == UNLABELLED) & (teacher >= 0))).any())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from ovseg_core.methods import with_published_clip
+from ovseg_core import methods
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.training.students import IGNORED, UNLABELLED, Labels
 from pipeline.collection.decoding.decode import DecodedImage
@@ -30,11 +30,9 @@ from pipeline.run.reader import RunReader
 from pipeline.training.students.cleaning import Cleaning, PaintedMasks
 from pipeline.training.students.source import ImageLabels
 from schemas import plugins
-from schemas.config import StudentConfig
+from schemas.config import ClipConfig, StudentConfig
 from schemas.errors import CollectionError, ErrorCode, ImageError, UserError
 from schemas.redact import redact
-
-_METHODS = "ovseg_core.methods"
 
 
 class RunSource:
@@ -76,6 +74,16 @@ class RunSource:
         self.known = self._known()
         self.identity = self._identity(config)
         self.facts = self._facts(config)
+
+    @property
+    def clip(self) -> ClipConfig:
+        """The CLIP of the teacher, `auto` resolved."""
+        clip = self.run.info.job().clip
+        return self._card.clip if clip.model == "auto" else clip
+
+    @property
+    def _card(self) -> MethodCard:
+        return plugins.load(methods.PACKAGE, self.run.info.job().method.name).CARD
 
     def path(self, number: int) -> str:
         """Return the path of an image in its collection."""
@@ -231,15 +239,14 @@ class RunSource:
         return found
 
     def _facts(self, config: StudentConfig) -> dict[str, Any]:
-        job = with_published_clip(self.run.info.job())
-        card: MethodCard = plugins.load(_METHODS, job.method.name).CARD
+        method = self.run.info.job().method.name
         truth = {"truth": redact(config.truth)} if config.truth else {}
         return {
-            "teacher": job.method.name,
+            "teacher": method,
             "teacher_fingerprint": self.run.fingerprint,
-            "teacher_clip": job.clip.model,
+            "teacher_clip": self.clip.model,
             "teacher_weights": dict(self.run.info.weights),
-            "licence": card.licence,
+            "licence": self._card.licence,
             "masks": self._people.masks,
             "reviewed_images": len(self._people.touched),
             **truth,

@@ -1,0 +1,155 @@
+"""The course of a training in numbers: a table, TensorBoard's event file, a picture of curves."""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from pipeline.evaluation.drawing import INK, PAPER, QUIET, font
+from pipeline.storage.folder import Folder
+
+logger = logging.getLogger(__name__)
+
+METRICS, EVENTS, CURVES = "metrics.parquet", "events/events.out.tfevents.student", "curves.png"
+_MAX_ROWS = 500
+"""Rows of a training without those of validations."""
+_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("miou", pa.float64()),
+        ("images_per_s", pa.float64()),
+        ("at_s", pa.float64()),
+    ]
+)
+_WIDTH, _HEIGHT, _MARGIN = 560, 220, 56
+_LINE, _GRID = (66, 133, 200), (222, 226, 230)
+
+
+class Metrics:
+    """Rows of a training: mean loss over the steps since the row before, and validations.
+
+    Args:
+        steps: of the whole training.
+        batch: images of a step, over all workers.
+    """
+
+    def __init__(self, steps: int, batch: int) -> None:
+        self._every = -(-steps // _MAX_ROWS)
+        self._batch = batch
+        self._rows: list[dict[str, Any]] = []
+        self._losses: list[float] = []
+        self._since_s = time.monotonic()
+
+    def add_step(self, step: int, loss: float, learning_rate: float) -> None:
+        """Count a step; a row is added now and then."""
+        self._losses.append(loss)
+        if step % self._every:
+            return
+        now_s = time.monotonic()
+        speed = self._batch * len(self._losses) / max(now_s - self._since_s, 1e-9)
+        row = {"loss": fmean(self._losses), "learning_rate": learning_rate, "images_per_s": speed}
+        self._rows.append({"step": step, **row, "at_s": time.time()})
+        self.restart_clock()
+
+    def add_validation(self, step: int, miou: float) -> None:
+        """Add the result of a validation; the time that it took is not counted as training."""
+        self._rows.append({"step": step, "miou": miou, "at_s": time.time()})
+        self._since_s = time.monotonic()
+
+    def restart_clock(self) -> None:
+        """Count the speed from now on; losses that are in no row yet are left out."""
+        self._losses = []
+        self._since_s = time.monotonic()
+
+    def to_json(self) -> str:
+        """Return the rows, and losses that are in none yet, for a checkpoint."""
+        return json.dumps([self._rows, self._losses])
+
+    def restore(self, text: str) -> None:
+        """Take the rows of a checkpoint.
+
+        Raises:
+            ValueError: they are none.
+        """
+        rows, losses = json.loads(text)
+        table = pa.Table.from_pylist(rows, _SCHEMA)
+        self._rows = [
+            {key: value for key, value in row.items() if value is not None}
+            for row in table.to_pylist()
+        ]
+        self._losses = [float(loss) for loss in losses]
+
+    def write(self, folder: Folder) -> None:
+        """Write the table and TensorBoard's events, each atomically."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(self._rows, _SCHEMA), sink)
+        folder.atomic_write(METRICS, sink.getvalue().to_pybytes())
+        events = self._events()
+        if events:
+            folder.atomic_write(EVENTS, events)
+
+    def _events(self) -> bytes:
+        """Return TensorBoard's event file; empty where tensorboardX is not installed."""
+        try:
+            from tensorboardX import FileWriter, summary
+        except ImportError:
+            logger.info("no TensorBoard events are written: tensorboardX is not installed")
+            return b""
+        place = tempfile.mkdtemp(prefix="ovseg-events-")
+        try:
+            writer = FileWriter(place)
+            for row in self._rows:
+                for name in ("loss", "learning_rate", "miou", "images_per_s"):
+                    if name in row:
+                        value = summary.scalar(name, row[name])
+                        writer.add_summary(value, row["step"], walltime=row["at_s"])
+            writer.close()
+            return next(iter(Path(place).iterdir())).read_bytes()
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def curves(self) -> Image.Image:
+        """Draw loss and mIoU over the steps."""
+        losses = [(row["step"], row["loss"]) for row in self._rows if "loss" in row]
+        mious = [(row["step"], row["miou"]) for row in self._rows if "miou" in row]
+        panels = [("loss", losses), ("mIoU of validation", mious)]
+        height = len(panels) * (_HEIGHT + 2 * _MARGIN)
+        picture = Image.new("RGB", (_WIDTH + 2 * _MARGIN, height), PAPER)
+        for place, (title, points) in enumerate(panels):
+            top = place * (_HEIGHT + 2 * _MARGIN) + _MARGIN
+            _panel(ImageDraw.Draw(picture), top, title, points)
+        return picture
+
+
+def _panel(
+    draw: ImageDraw.ImageDraw, top: int, title: str, points: list[tuple[int, float]]
+) -> None:
+    """Draw one curve from 0 to its highest value."""
+    left, right, bottom = _MARGIN, _MARGIN + _WIDTH, top + _HEIGHT
+    shown = title if points else f"{title}: none"
+    draw.text((left, top - 28), shown, INK, font(15))
+    draw.rectangle((left, top, right, bottom), outline=QUIET)
+    if not points:
+        return
+    most = max(value for _, value in points) or 1.0
+    last = points[-1][0]
+    for part in range(5):
+        y = bottom - part * _HEIGHT / 4
+        draw.line((left, y, right, y), _GRID)
+        draw.text((left - 6, y), f"{most * part / 4:.2f}", QUIET, font(12), anchor="rm")
+        at = left + part * _WIDTH / 4
+        draw.text((at, bottom + 6), f"{last * part // 4:,}", QUIET, font(12), anchor="mt")
+    line = [(left + _WIDTH * step / last, bottom - _HEIGHT * value / most) for step, value in points]
+    draw.line(line, _LINE, 2)
+    for x, y in line if len(line) < 30 else line[-1:]:
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), _LINE)
