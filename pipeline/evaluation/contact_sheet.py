@@ -1,4 +1,4 @@
-"""A contact sheet: image, masks and truth side by side, with a legend; of a student its teacher too."""
+"""A contact sheet: image, masks and truth side by side, of a student its teacher; with a legend."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -62,7 +62,7 @@ class StudentData:
         # The order is a function of the seed; so a limit takes others with another seed.
         rng = np.random.default_rng([config.seed, 3])
         own_split = source.num_training is not None
-        order = rng.permutation(source.num_images if not own_split else source.num_training)
+        order = rng.permutation(source.num_training or source.num_images)
         chosen = order[: config.limit or None].tolist()
         if own_split:
             held = []
@@ -86,7 +86,7 @@ class StudentData:
         }
 
     @property
-    def known_K(self) -> Tensor | None:
+    def known(self) -> Tensor | None:
         """Bool by class: those that people have labelled everywhere, see `StudentTask.loss`."""
         if not self.source.known:
             return None
@@ -141,7 +141,7 @@ class ProtocolSource:
             raise CollectionError(f"{redact(config.data)}: no images to learn from")
         self.identity: dict[str, Any] = {
             "protocol": config.protocol,
-            "images": data.images.column("path").to_pylist()[:1] + [self.num_images],
+            "images": [*data.images.column("path").to_pylist()[:1], self.num_images],
             "labels": list(data.vocabulary.names),
         }
         self.facts: dict[str, Any] = {"truth": config.protocol, "masks": "truth"}

@@ -99,7 +99,7 @@ def _num_workers(config: StudentConfig, demand: dict[str, float]) -> int:
 def _tallies(setup: StudentSetup, demand: dict[str, float]) -> Iterator[StudentTally]:
     """Start groups of workers until one comes to the end."""
     for attempt in range(1, _ATTEMPTS + 1):
-        board = ray.remote(num_cpus=0)(TrainingBoard).remote()
+        board: Any = ray.remote(num_cpus=0)(TrainingBoard).remote()
         group = _Group(setup, demand, board)
         try:
             yield from group.tallies()
@@ -146,7 +146,7 @@ class _Group:
             self._thread.join(_LOOK_EVERY_S)
             has_ended = not self._thread.is_alive()
             head.wait_now_and_then()
-            tally = ray.get(self._board.last.remote())
+            tally: StudentTally | None = ray.get(self._board.last.remote())
             if tally is not None and tally != shown:
                 shown = tally
                 yield tally
@@ -189,7 +189,7 @@ class _Group:
         )
         try:
             trainer.fit()
-        except BaseException as error:  # raised again in the other thread
+        except Exception as error:  # noqa: BLE001 - raised again in the other thread
             self._error = _cause(error)
 
 

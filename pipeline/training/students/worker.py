@@ -39,8 +39,8 @@ from pipeline.storage.folder import Folder
 from pipeline.training.progress import TrainingTally
 from pipeline.training.store import Checkpoint
 from pipeline.training.students.data import StudentData
-from pipeline.training.students.metrics import Metrics
-from pipeline.training.students.results import write_results
+from pipeline.training.students.results.metrics import Metrics
+from pipeline.training.students.results.write import write_results
 from pipeline.training.students.setup import Preparation, check_config
 from pipeline.training.students.store import StudentStore
 from pipeline.training.students.validation import Validator
@@ -320,7 +320,7 @@ class StudentWorker:
         network: nn.Module = self._network().to(setup.device)
         if setup.num_workers > 1:
             network = _shared(network, setup.device)
-        text, known = self._preparation.text, self._data.known_K
+        text, known = self._preparation.text, self._data.known
         device = torch.device(setup.device)
         on_device = TextMatrix(
             text.rows_QD.to(device), text.class_index_Q.to(device), text.num_classes

@@ -149,7 +149,8 @@ def _panel(
         draw.text((left - 6, y), f"{most * part / 4:.2f}", QUIET, font(12), anchor="rm")
         at = left + part * _WIDTH / 4
         draw.text((at, bottom + 6), f"{last * part // 4:,}", QUIET, font(12), anchor="mt")
-    line = [(left + _WIDTH * step / last, bottom - _HEIGHT * value / most) for step, value in points]
+    right_of, above = _WIDTH / last, _HEIGHT / most
+    line = [(left + step * right_of, bottom - value * above) for step, value in points]
     draw.line(line, _LINE, 2)
     for x, y in line if len(line) < 30 else line[-1:]:
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), _LINE)

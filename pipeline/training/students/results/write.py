@@ -13,7 +13,7 @@ from ovseg_core.training.students.shared.student_file import StudentRecord
 from pipeline.evaluation.contact_sheet import SheetRow, contact_sheet
 from pipeline.storage.folder import Folder
 from pipeline.training.students.data import StudentData
-from pipeline.training.students.metrics import CURVES, Metrics
+from pipeline.training.students.results.metrics import CURVES, Metrics
 from pipeline.training.students.store import STUDENT
 from pipeline.training.students.validation import Found, Validator
 from schemas.untrusted import printable

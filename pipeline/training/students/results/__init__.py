@@ -1,0 +1,1 @@
+"""What a training makes beside the student: metrics, pictures, a model card."""
