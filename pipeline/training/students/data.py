@@ -16,9 +16,9 @@ from pipeline.annotate.prefetch import to_tensor
 from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.image_source import read_image
 from pipeline.storage.places import ImagePlaces
-from pipeline.training.students.protocol_data import ProtocolData
-from pipeline.training.students.run_source import RunSource
-from pipeline.training.students.source import ImageLabels, Source
+from pipeline.training.students.sources.protocol_data import ProtocolData
+from pipeline.training.students.sources.run_source import RunSource
+from pipeline.training.students.sources.source import ImageLabels, Source
 from schemas.config import ImageConfig, StudentConfig
 from schemas.errors import CollectionError, ErrorCode, ImageError, UserError
 from schemas.records import ImageRef

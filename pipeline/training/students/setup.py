@@ -19,7 +19,7 @@ from pipeline.run.named_weights import NamedWeights
 from pipeline.run.versions import compared_versions
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
 from pipeline.training.students.data import StudentData
-from pipeline.training.students.run_source import RunSource
+from pipeline.training.students.sources.run_source import RunSource
 from schemas import plugins
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions, StudentConfig
 from schemas.errors import ConfigError, WeightsError
@@ -99,9 +99,7 @@ class Preparation:
         source = self.data.source
         if not isinstance(source, RunSource):
             return templates_of(_TEMPLATES)
-        options = plugins.read_options(
-            methods.PACKAGE, source.run.info.job().method, "method"
-        )
+        options = plugins.read_options(methods.PACKAGE, source.run.info.job().method, "method")
         return templates_of(getattr(options, "templates", _TEMPLATES))
 
     @cached_property

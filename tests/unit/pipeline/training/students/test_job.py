@@ -123,7 +123,8 @@ def test_moving_average_is_resumed_too(run: RunFolder, tmp_path: Path) -> None:
 
 
 def test_early_stop_keeps_the_best_weights(run: RunFolder, tmp_path: Path) -> None:
-    changes = {"validate_every": 1, "patience": 1, "options": {"learning_rate": 1e-9, "min_learning_rate": 0}}
+    standing = {"learning_rate": 1e-9, "min_learning_rate": 0}
+    changes = {"validate_every": 1, "patience": 1, "options": standing}
     report = train(student_config(run, tmp_path / "a", **changes))
     assert report.stopped_at == 2
     record = load_student(tmp_path / "a" / "student.safetensors").record

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ovseg_core.training.students import IGNORED
-from pipeline.training.students.protocol_data import ProtocolData
+from pipeline.training.students.sources.protocol_data import ProtocolData
 from schemas.config import ImageConfig
 from schemas.errors import UserError
 from tests.helpers.camvid import BICYCLIST, SPLITS, VOID, write_camvid

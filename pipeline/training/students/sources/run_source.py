@@ -27,8 +27,8 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import RunReader
-from pipeline.training.students.cleaning import Cleaning, PaintedMasks
-from pipeline.training.students.source import ImageLabels
+from pipeline.training.students.sources.cleaning import Cleaning, PaintedMasks
+from pipeline.training.students.sources.source import ImageLabels
 from schemas import plugins
 from schemas.config import ClipConfig, StudentConfig
 from schemas.errors import CollectionError, ErrorCode, ImageError, UserError
