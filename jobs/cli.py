@@ -531,7 +531,7 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
     The same command resumes where it stopped.
     """
     from jobs.config import load_config
-    from jobs.training.train_student import train_student as command
+    from jobs.training.train_student import run_training as command
     from schemas.config import StudentConfig
 
     flags = {

@@ -6,7 +6,7 @@ from jobs import console
 from schemas.config import StudentConfig
 
 
-def train_student(config: StudentConfig) -> int:
+def run_training(config: StudentConfig) -> int:
     """Train, and print counts and the next command.
 
     Returns:
@@ -14,10 +14,10 @@ def train_student(config: StudentConfig) -> int:
     """
     from pipeline.storage import uris
     from pipeline.training.progress import make_step_progress
-    from pipeline.training.students.job import train_student as train
+    from pipeline.training.students.job import train_student
     from pipeline.training.students.store import STUDENT
 
-    report = train(config, make_step_progress())
+    report = train_student(config, make_step_progress())
     left_out = {k: n for k, n in report.counts.items() if not k.startswith(("learned", "kept"))}
     steps = f"{report.steps:,}, {report.new_steps:,} of them now"
     if report.stopped_at is not None:
