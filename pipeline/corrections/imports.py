@@ -337,7 +337,7 @@ class Imports:
             ) from error
         # Whether it is also the size of its image, the layer knows.
         sizes = {row["image_id"]: row for row in checked.drop_columns(["rle_counts"]).to_pylist()}
-        checked, damaged = check_masks(checked, sizes, self._labels)
+        checked, damaged = check_masks(checked, sizes)
         rows = table.to_pylist()
         for row, counts in zip(rows, checked.column("rle_counts").to_pylist(), strict=True):
             row["rle_counts"] = counts

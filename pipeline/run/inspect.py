@@ -5,6 +5,7 @@ from collections import Counter
 
 from pipeline.collection.left_out import LeftOut, left_out_of
 from pipeline.run.folder import RunFolder
+from pipeline.run.tables.rows import rows_of
 from schemas.base import Frozen
 from schemas.errors import PASSING_CODES
 from schemas.records import STAGES, ShardFailed
@@ -120,7 +121,7 @@ def inspect_folder(run: RunFolder) -> Inspection:
     images = _ImageSummary()
     columns = ["path", "status", "error_code", "error_message", "height", "width", *_SECONDS]
     for batch in run.read_table("images", columns):
-        for row in batch.to_pylist():
+        for row in rows_of(batch):
             images.add(row)
     config = run.info.job()
     labels: Counter[str] = Counter(dict.fromkeys(config.vocabulary.names, 0))

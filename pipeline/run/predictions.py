@@ -17,11 +17,11 @@ from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
     DamagedRows,
-    Row,
     check_masks,
     is_image_size,
     size_problem,
 )
+from pipeline.run.tables.rows import Row, rows_of
 from schemas.records import ShardDone
 from schemas.score_columns import SCORE
 
@@ -50,7 +50,6 @@ class SegmentReader:
 
     def __init__(self, run: RunFolder, columns: Sequence[str], max_bytes: int = _MAX_BYTES) -> None:
         self._run = run
-        self._labels = tuple(run.info.job().vocabulary.names)
         self._columns = list(dict.fromkeys(("image_id", *columns)))
         cache: LRUCache[int, _ShardTable] = LRUCache(max_bytes, lambda shard: shard.table.nbytes)
         self._shard_table = cached(cache, key=lambda marker: marker.shard, condition=Condition())(
@@ -76,13 +75,13 @@ class SegmentReader:
             table = shard.table.slice(first, count)
         else:
             table = shard.table.take(pa.array(places))
-        table, problems = check_masks(table, {image["image_id"]: image}, self._labels)
+        table, problems = check_masks(table, {image["image_id"]: image})
         if problems:  # what is no text could not be turned into one
             number = table.schema.get_field_index("rle_counts")
             is_sound = pa.array([place not in problems for place in range(count)])
             texts = compute.if_else(is_sound, table["rle_counts"], "")
             table = table.set_column(number, "rle_counts", texts)
-        rows = table.to_pylist()
+        rows = rows_of(table)
         for place, row in enumerate(rows):
             row["damage"] = problems.get(place, "")
         return rows
@@ -171,7 +170,7 @@ class Predictions:
     def _read_images(self, shard: int) -> dict[str, Row]:
         assert self._done is not None
         table = self._run.shard_table(self._done[shard], "images", IMAGE_COLUMNS)
-        rows = [row for row in table.to_pylist() if row["status"] == "ok"]
+        rows = [row for row in rows_of(table) if row["status"] == "ok"]
         unusable = {row["image_id"]: [size_problem(row)] for row in rows if not is_image_size(row)}
         self.damaged.add(DAMAGED_IMAGES, unusable)
         return {row["image_id"]: row for row in rows if row["image_id"] not in unusable}

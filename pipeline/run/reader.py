@@ -21,12 +21,12 @@ from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
     DamagedRows,
-    Row,
     check_masks,
     is_image_size,
     size_problem,
     without_damaged,
 )
+from pipeline.run.tables.rows import Row, rows_of
 from schemas.records import ImageResult, MaskRow, ShardDone
 from schemas.untrusted import MAX_PIXELS
 
@@ -54,8 +54,6 @@ class FinishedShard:
     """Counts the rows that are left out."""
     unusable: frozenset[str]
     """Images whose row is damaged, by `image_id`; they are not in `images`."""
-    labels: tuple[str, ...]
-    """Of the run, in order."""
 
     def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
         """Yield the shard's annotation rows, images in order; damaged ones are left out.
@@ -69,11 +67,11 @@ class FinishedShard:
             of_unusable = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
             table = table.filter(compute.invert(of_unusable))
         if "rle_counts" in table.column_names:
-            table, problems = check_masks(table, self.images, self.labels)
+            table, problems = check_masks(table, self.images)
             table, names = without_damaged(table, problems, self.images)
             self.damaged.add(DAMAGED_MASKS, names)
         for batch in table.to_batches(max_chunksize=1024):
-            yield from batch.to_pylist()
+            yield from rows_of(batch)
 
     def segments_by_image(self, columns: list[str] | None = None) -> dict[str, list[Row]]:
         """Return the shard's annotation rows by `image_id`; images without any are absent."""
@@ -132,20 +130,21 @@ class RunReader:
 
     def shards(self) -> Iterator[FinishedShard]:
         """Yield the shards in order."""
-        number, labels = 0, tuple(self.run.info.job().vocabulary.names)
+        number = 0
         for marker in self.markers:
             images: dict[str, Row] = {}
             unusable: dict[str, list[str]] = {}
-            for row in self.run.shard_table(marker, "images", IMAGE_COLUMNS).to_pylist():
+            for row in rows_of(self.run.shard_table(marker, "images", IMAGE_COLUMNS)):
                 if row["status"] != "ok":
                     continue
                 number += 1
                 if is_image_size(row):
-                    images[row["image_id"]] = {**row, "number": number, "shard": marker.shard}
+                    row["number"], row["shard"] = number, marker.shard
+                    images[row["image_id"]] = row
                 else:
                     unusable[row["image_id"]] = [size_problem(row)]
             self.damaged.add(DAMAGED_IMAGES, unusable)
-            yield FinishedShard(self.run, marker, images, self.damaged, frozenset(unusable), labels)
+            yield FinishedShard(self.run, marker, images, self.damaged, frozenset(unusable))
 
 
 def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:

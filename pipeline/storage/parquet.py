@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from pipeline.storage.parquet_pages import unpacked_bytes
+
 pc: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 ROW_GROUP = 65536
@@ -18,6 +20,11 @@ _FREE_BYTES, _MAX_FIXED_BYTES = 64 << 20, 1 << 30
 _MAX_RATIO, _RATIO = 200, 20
 """A file may unpack to 64 MiB; to 200 times its size up to 1 GiB; and to 20 times its size."""
 _MAX_FOOTER_BYTES = 4 << 20
+_BOUNDED = {"UNCOMPRESSED", "SNAPPY", "GZIP", "LZ4", "LZ4_RAW", "ZSTD"}
+"""Compressions by which a file grows by 32,768 times at most: Zstandard's blocks of 128 KiB."""
+_FEW_BYTES = _FREE_BYTES >> 15
+_BATCH_ROWS = 1 << 16
+"""Rows that are unpacked before their bytes are counted."""
 _REPEATING = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
 """Encodings by which few bytes stand for many texts."""
 
@@ -54,19 +61,20 @@ def read_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     file = _open(data)
     wanted = list(columns) if columns is not None else list(file.schema_arrow.names)
     most = max(_MAX_FIXED_BYTES, _RATIO * len(data))
-    packed_texts = _check_sizes(file, len(data), wanted)
+    packed_texts = _check_sizes(file, data, wanted)
     if packed_texts:
         file = _open(data, packed_texts)
-    if file.num_row_groups < 2:
-        return _unpacked(file.read(columns=wanted, use_threads=False), packed_texts, most)
-    groups, size = [], 0
-    for place in range(file.num_row_groups):
-        group = file.read_row_group(place, columns=wanted, use_threads=False)
-        size += group.nbytes
+    parts, size, of_texts = [], 0, 0
+    for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+        size += batch.nbytes
         if size > 2 * most:
             raise pa.ArrowInvalid(f"it unpacks to more than {2 * most:,} bytes")
-        groups.append(_unpacked(group, packed_texts, most))
-    return pa.concat_tables(groups)
+        part = pa.Table.from_batches([batch])
+        of_texts += _check_texts(part, most, of_texts)
+        parts.append(_unpacked(part, packed_texts))
+    if not parts:  # no rows
+        return _unpacked(file.read(columns=wanted, use_threads=False), packed_texts)
+    return pa.concat_tables(parts) if len(parts) > 1 else parts[0]
 
 
 def _open(data: bytes, packed_texts: Sequence[str] = ()) -> pq.ParquetFile:
@@ -75,58 +83,107 @@ def _open(data: bytes, packed_texts: Sequence[str] = ()) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(packed_texts))
 
 
-def _check_sizes(file: pq.ParquetFile, size: int, wanted: Sequence[str]) -> list[str]:
+def _check_sizes(file: pq.ParquetFile, data: bytes, wanted: Sequence[str]) -> list[str]:
     """Check what a file says of its size; return the text columns that hold repeated texts."""
-    metadata, schema = file.metadata, file.schema_arrow
-    fixed = 4 * metadata.num_rows * len(wanted)
+    metadata, schema, size = file.metadata, file.schema_arrow, len(data)
     texts = {
         name
         for name in wanted
         if schema.get_field_index(name) >= 0 and _is_text(schema.field(name).type)
     }
+    chosen = set(wanted)
     names = [metadata.schema.column(n).path.partition(".")[0] for n in range(metadata.num_columns)]
-    places = [place for place, name in enumerate(names) if name in set(wanted)]
-    unpacked, packed_texts = 0, set()
+    places = [place for place, name in enumerate(names) if name in chosen]
+    unpacked, rows, packed_texts, chunks = 0, 0, set(), []
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
+        rows += row_group.num_rows
         for place in places:
             column = row_group.column(place)
             unpacked += column.total_uncompressed_size
+            chunks.append((column.total_compressed_size, column))
             if names[place] in texts and _REPEATING.intersection(column.encodings):
                 packed_texts.add(names[place])
     most = max(_FREE_BYTES, min(_MAX_RATIO * size, _MAX_FIXED_BYTES), _RATIO * size)
-    if unpacked > most or fixed > max(_MAX_FIXED_BYTES, _RATIO * size):
+    fixed = 4 * max(rows, metadata.num_rows) * len(wanted)
+    if unpacked <= most and fixed <= max(_MAX_FIXED_BYTES, _RATIO * size):
+        unpacked, fixed = _bytes_of_pages(data, chunks), 0
+    if unpacked > most or fixed:
         raise pa.ArrowInvalid(
             f"a file of {size:,} bytes that unpacks to {max(unpacked, fixed):,} or more, with "
-            f"{metadata.num_rows:,} rows: expected at most {most:,} bytes"
+            f"{max(rows, metadata.num_rows):,} rows: expected at most {most:,} bytes"
         )
     return sorted(packed_texts)
+
+
+def _bytes_of_pages(data: bytes, chunks: list[tuple[int, Any]]) -> int:
+    """Return what columns unpack to by the headers of their pages, which also bound the reader.
+
+    The list of columns at the end of a file may lie. Columns of so few bytes that they cannot
+    unpack to much are not looked at.
+
+    Args:
+        data: the file.
+        chunks: of each column and row group, the bytes that it has in the file, and what the
+            list of columns says of it.
+    """
+    chunks.sort(key=lambda chunk: chunk[0])
+    total, passed = 0, 0
+    for size, column in chunks:
+        if size < 0:
+            raise pa.ArrowInvalid(f"a column has {size:,} bytes")
+        if column.compression in _BOUNDED and passed + size <= _FEW_BYTES:
+            passed += size
+            continue
+        first = column.data_page_offset
+        if column.has_dictionary_page and 0 < column.dictionary_page_offset < first:
+            first = column.dictionary_page_offset
+        total += unpacked_bytes(data, first, first + size)
+    return total
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
 
 
-def _unpacked(group: pa.Table, packed_texts: Sequence[str], most: int) -> pa.Table:
-    """Return a row group with repeated texts written out, if they are not too long together."""
-    for field in group.schema:
-        # Columns of the schema's own kind count too: whoever reads them may write them out.
-        if not (pa.types.is_dictionary(field.type) and _is_text(field.type.value_type)):
+def _is_packed(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) and _is_text(kind.value_type)
+
+
+def _check_texts(part: pa.Table, most: int, before: int) -> int:
+    """Return how many bytes the repeated texts of some rows have when they are written out.
+
+    Columns of the schema's own kind count too: whoever reads them may write them out.
+
+    Raises:
+        pyarrow.ArrowInvalid: more than there may be, with those `before`.
+    """
+    total = 0
+    for place, field in enumerate(part.schema):
+        if not _is_packed(field.type):
             continue
-        column, length = group.column(field.name), 0
-        for chunk in column.chunks:
+        for chunk in part.column(place).chunks:
+            simple_bound = chunk.dictionary.nbytes * len(chunk)
+            if not before and simple_bound <= _FREE_BYTES:
+                total += simple_bound
+                continue
             lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
             indices = chunk.indices.drop_null().to_numpy()
-            length += int(np.nan_to_num(lengths)[indices].sum()) if len(indices) else 0
-        if length > most:
-            raise pa.ArrowInvalid(f"texts of {field.name[:80]!r} unpack to {length:,} bytes")
-        if field.name in packed_texts:
-            value_type = field.type.value_type
-            place = group.schema.get_field_index(field.name)
-            group = group.set_column(
-                place, pa.field(field.name, value_type), column.cast(value_type)
-            )
-    return group
+            total += int(np.nan_to_num(lengths)[indices].sum()) if len(indices) else 0
+        if total > most or before + total > 2 * most:
+            raise pa.ArrowInvalid(f"texts of {field.name[:80]!r} unpack to {total:,} bytes or more")
+    return total
+
+
+def _unpacked(part: pa.Table, packed_texts: Sequence[str]) -> pa.Table:
+    """Return rows with repeated texts written out."""
+    for name in packed_texts:
+        place = part.schema.get_field_index(name)
+        if _is_packed(part.schema.field(place).type):
+            value_type = part.schema.field(place).type.value_type
+            column = part.column(place).cast(value_type)
+            part = part.set_column(place, pa.field(name, value_type), column)
+    return part
 
 
 def column_names(data: bytes) -> list[str]:

@@ -180,7 +180,6 @@ class CorrectedRun(RunReader):
                 },
                 damaged=shard.damaged,
                 unusable=shard.unusable,
-                labels=shard.labels,
                 layer=self._layer,
                 keeps_undecided=self.masks == "merged",
                 all_images=tuple(shard.images),

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from ovseg_core.rle.check import MaskFacts, mask_facts
 from ovseg_core.rle.coco_segmentation import compress_segmentation
-from schemas.score_columns import SCORE_COLUMNS
+from pipeline.run.tables.rows import Row
 from schemas.untrusted import MAX_PIXELS, printable
 
 logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
-Row = dict[str, Any]
 DAMAGED_MASKS = "masks of the run that are damaged"
 DAMAGED_IMAGES = "images of the run whose row is damaged"
 _NUM_NAMED = 10
@@ -75,14 +74,14 @@ def size_problem(image: Row) -> str:
 
 
 def check_masks(
-    table: pa.Table, images: Mapping[str, Row], labels: Sequence[str]
+    table: pa.Table, images: Mapping[str, Row]
 ) -> tuple[pa.Table, dict[int, str]]:
     """Return rows of `annotations` with run lengths in canonical form, and which are damaged.
 
     Args:
-        table: rows with `image_id` and `rle_counts`; what other columns there are is checked too.
+        table: rows with `image_id` and `rle_counts`; what other columns of a mask there are is
+            checked too, all else was checked before (`row_check`).
         images: rows of the annotated images by `image_id`; rows of other images are not checked.
-        labels: of the run, in order.
 
     Returns:
         The table, and in words what is wrong with the rows that are damaged, by their place.
@@ -98,7 +97,7 @@ def check_masks(
     if len(unusual):
         table, facts = _in_canonical_form(table, unusual, sizes)
     found: dict[int, str] = {}
-    for wrong, problem in _problems(table, facts, sizes, labels):
+    for wrong, problem in _problems(table, facts, sizes):
         for place in np.flatnonzero(wrong & is_known).tolist():
             height, width = sizes[place].tolist()
             found.setdefault(place, problem.format(size=f"{width} x {height}"))
@@ -132,7 +131,7 @@ def without_damaged(
 
 
 def _problems(
-    table: pa.Table, facts: MaskFacts, sizes: NDArray[np.int64], labels: Sequence[str]
+    table: pa.Table, facts: MaskFacts, sizes: NDArray[np.int64]
 ) -> list[tuple[NDArray[np.bool_], str]]:
     """Return what can be wrong with rows, in words, and for each the rows (N,) that it is true of.
 
@@ -150,18 +149,6 @@ def _problems(
         found.append(((_boxes(table) != boxes).any(axis=1), "its bbox_xywh is not around it"))
     if "segment_index" in columns:
         found.append((_numbers(table, "segment_index") < 0, "its segment_index is no number"))
-    if "category_id" in columns:
-        numbers = _numbers(table, "category_id")
-        wrong = (numbers < 1) | (numbers > len(labels))
-        if "label" in columns:
-            codes, names = _codes(table["label"])
-            number_of = {name: number for number, name in enumerate(labels, start=1)}
-            wrong |= np.array([number_of.get(name, 0) for name in names] + [0])[codes] != numbers
-        found.append((wrong, "its label is not one of the run"))
-    for name in SCORE_COLUMNS:
-        if name in columns:
-            values = _filled(table[name], float("nan")).to_numpy()
-            found.append((~np.isfinite(values), f"its {name} is no number"))
     return found
 
 

@@ -6,12 +6,12 @@ both, not what is in it. Columns are checked as a whole, so that no reader has t
 
 import math
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 
-from schemas.base import Frozen
 from schemas.errors import ErrorCode
 from schemas.records import ImageResult
 from schemas.tables import TABLES
@@ -39,14 +39,13 @@ def checked_rows(name: str, table: pa.Table, refs: pa.Table, labels: Sequence[st
             range, an image, path, address or label that is not the run's.
         pyarrow.ArrowException: a column of another type.
     """
-    schema, record = TABLES[name]
-    expected = pa.schema([schema.field(column) for column in table.column_names])
+    expected, bounds = _expected(name, tuple(table.column_names))
     if not table.schema.equals(expected) or any(c.null_count for c in _required(table, expected)):
         table = table.cast(expected)
+    for column, (low, high) in bounds.items():
+        _check_numbers(column, table.column(column), low, high)
     for column in table.column_names:
         values = table.column(column)
-        if column not in _OF_A_MASK:
-            _check_numbers(column, values, record)
         if column in _TEXTS:
             _check_among(column, values, _TEXTS[column])
         if column in _OF_THE_MANIFEST and name == "images":
@@ -61,24 +60,42 @@ def checked_rows(name: str, table: pa.Table, refs: pa.Table, labels: Sequence[st
     return table
 
 
+@lru_cache
+def _expected(
+    name: str, columns: tuple[str, ...]
+) -> tuple[pa.Schema, dict[str, tuple[float, float]]]:
+    """Return the schema of some columns, and the lowest and the highest number of each."""
+    schema, record = TABLES[name]
+    bounds: dict[str, tuple[float, float]] = {}
+    for column in columns:
+        kind = schema.field(column).type
+        is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+        if column in _OF_A_MASK or not is_number:
+            continue
+        low, high = -math.inf, math.inf
+        for bound in record.model_fields[column].metadata:
+            above = getattr(bound, "gt", None)
+            low = max(low, getattr(bound, "ge", low))
+            low = low if above is None else max(low, math.nextafter(above, math.inf))
+            high = min(high, getattr(bound, "le", high))
+        bounds[column] = low, high
+    return pa.schema([schema.field(column) for column in columns]), bounds
+
+
 def _required(table: pa.Table, expected: pa.Schema) -> list[pa.ChunkedArray]:
     return [table.column(field.name) for field in expected if not field.nullable]
 
 
-def _check_numbers(name: str, column: pa.ChunkedArray, record: type[Frozen]) -> None:
+def _check_numbers(name: str, column: pa.ChunkedArray, low: float, high: float) -> None:
     """Check a column of numbers against the bounds that its field states."""
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+    values = (column.drop_null() if column.null_count else column).to_numpy()
+    if not len(values):
         return
-    values = column.drop_null().to_numpy()
-    if not values.size:
-        return
-    low, high = values.min(), values.max()  # NaN where there is one
-    if not (math.isfinite(low) and math.isfinite(high)):
+    lowest, highest = np.minimum.reduce(values), np.maximum.reduce(values)  # NaN if there is one
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError(f"{name} holds numbers that are not finite")
-    for bound in record.model_fields[name].metadata:
-        is_low = low < getattr(bound, "ge", low) or low <= getattr(bound, "gt", -math.inf)
-        if is_low or high > getattr(bound, "le", high):
-            raise ValueError(f"{name} holds numbers from {low} to {high}, out of its range")
+    if lowest < low or highest > high:
+        raise ValueError(f"{name} holds numbers from {lowest} to {highest}, out of its range")
 
 
 def _check_among(name: str, column: pa.ChunkedArray, known: Collection[object]) -> None:

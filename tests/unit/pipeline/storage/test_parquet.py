@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage import parquet
+from pipeline.storage.parquet_pages import unpacked_bytes
 
 TABLE = pa.table(
     {
@@ -76,3 +77,57 @@ def test_repeated_texts_of_a_foreign_table_are_read_as_they_are() -> None:
     read = parquet.read_table(_packed(table))
     assert read.equals(table)
     assert parquet.read_table(_packed(table.slice(0, 0))).schema == table.schema
+
+
+def _saying(data: bytes, said: dict[int, int]) -> bytes:
+    """Return a file whose list of columns has other numbers than the ones that it had."""
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    changed = data[footer:]
+    for true, lie in said.items():
+        numbers = _varint(true), _varint(lie)
+        length = len(numbers[0])
+        padded = bytes(byte | 128 for byte in numbers[1]).ljust(length - 1, b"\x80")
+        padded = padded[: length - 1] + (b"\0" if len(numbers[1]) < length else numbers[1][-1:])
+        assert numbers[0] in changed
+        changed = changed.replace(numbers[0], padded)
+    return data[:footer] + changed
+
+
+def _varint(number: int) -> bytes:
+    number, digits = number << 1, []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "brotli"])
+def test_a_list_of_columns_that_lies_is_not_believed(compression: str) -> None:
+    buffer = io.BytesIO()
+    table = pa.table({"a": ["x" * 200_000_000]})
+    pq.write_table(
+        table, buffer, compression=compression, use_dictionary=False, write_statistics=False
+    )
+    data = buffer.getvalue()
+    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
+    lying = _saying(data, {column.total_uncompressed_size: 1000})
+    column = pq.ParquetFile(io.BytesIO(lying)).metadata.row_group(0).column(0)
+    assert column.total_uncompressed_size == 1000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(pa.ArrowInvalid, match="unpacks to 200,000,"):
+        parquet.read_table(lying)
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+@pytest.mark.parametrize("offset", [-1, 3, 10**9], ids=["before", "no page", "behind"])
+def test_a_column_that_lies_elsewhere_is_an_error(offset: int) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        unpacked_bytes(b"PAR1" + b"\xff" * 4000, offset, offset + 100)
+
+
+def test_headers_of_pages_are_read_from_any_writer() -> None:
+    table = pa.table({"a": [f"{n}" * 40 for n in range(9000)], "b": [[n] for n in range(9000)]})
+    for settings in ({}, {"data_page_version": "2.0", "data_page_size": 1000}):
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="snappy", write_page_index=True, **settings)
+        assert parquet.read_table(buffer.getvalue()).to_pylist() == table.to_pylist()
