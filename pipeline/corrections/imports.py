@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from pipeline.corrections.log import Skipped, latest_us
 from pipeline.run.folder import RunFolder
-from pipeline.run.markers import bytes_sha256, marker_json
+from pipeline.run.markers import MAX_TABLE_BYTES, bytes_sha256, marker_json
 from pipeline.run.reader import Row, grouped
 from pipeline.run.tables.damaged import check_masks
 from pipeline.storage import parquet
@@ -362,7 +362,7 @@ def _write(folder: Folder, name: str, records: Sequence[Frozen], schema: pa.Sche
 
 def _read_table(folder: Folder, entry: FileEntry) -> pa.Table:
     try:
-        data = folder.read_bytes(entry.name)
+        data = folder.read_bytes(entry.name, MAX_TABLE_BYTES)
         if bytes_sha256(data) == entry.sha256:
             return parquet.read_table(data)
     except (FileNotFoundError, OSError, ValueError, pa.ArrowException):

@@ -67,6 +67,7 @@ _READERS = 16
 _LISTINGS = 5
 """How often the folder is listed when listed entries are packed before they are read."""
 _MAX_ENTRY_BYTES = 8 << 20
+_MAX_PACK_BYTES = 256 << 20
 _NAME = re.compile(r"([0-9]{19})-(?:[0-9a-f]{8}|[0-9a-f]{32})")
 _CLOCKS_DIFFER_US = 24 * 3600 * 10**6
 _PLAUSIBLE_US, _LAST_US = 1_735_689_600 * 10**6, 7_258_118_400 * 10**6
@@ -303,7 +304,7 @@ class ReviewLog:
 
     def _read_pack(self, name: str) -> dict[str, tuple[ReviewDecision, ...]]:
         try:
-            rows = parquet.read_table(self._folder.read_bytes(name)).to_pylist()
+            rows = parquet.read_table(self._folder.read_bytes(name, _MAX_PACK_BYTES)).to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _damaged(f"{self._folder.uri}/{name}") from error
         entries: dict[str, list[ReviewDecision]] = {}

@@ -14,6 +14,7 @@ from pydantic import NonNegativeInt
 
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
+from pipeline.run.markers import MAX_TABLE_BYTES
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row, RunReader, grouped
 from pipeline.storage import parquet, uris
@@ -147,7 +148,8 @@ def read_comparison_columns(run: RunFolder, file: str, columns: list[str]) -> pa
     folder, place = f"{run.folder.uri}/", uris.normalise(file)
     inside = place.removeprefix(folder) if place.startswith(folder) else file
     try:
-        table = parquet.read_table(run.folder.read_bytes(inside), columns).select(columns)
+        data = run.folder.read_bytes(inside, MAX_TABLE_BYTES)
+        table = parquet.read_table(data, columns).select(columns)
         table = table.cast(pa.schema([_SCHEMA.field(name) for name in columns]))
         _check_values(table)
         return table

@@ -52,6 +52,8 @@ MANIFEST_FILE = "manifest.parquet"
 TableName = Literal["images", "scores", "annotations"]
 TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
+_MAX_MANIFEST_BYTES = 2 << 30
+"""Ten million images take about 400 MB; it is read whole."""
 _MAY_HOLD_SECRETS = pc.MatchSubstringOptions("://.*[?#@]")
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
 _OUR_FILES = re.compile(
@@ -159,13 +161,19 @@ class RunFolder:
 
     @cached_property
     def _manifest(self) -> pa.Table:
-        data = self.folder.read_bytes(MANIFEST_FILE)
+        data = self.folder.read_bytes(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
         if markers.bytes_sha256(data) != self.info.manifest_sha256:
             raise RunFolderError(
                 f"{self.folder.uri}/{MANIFEST_FILE} is not the one that {RUN_FILE} names: "
                 "it was changed or damaged; restore it or begin another run"
             )
-        return manifest.read_manifest(data)
+        table = manifest.read_manifest(data)
+        if table.num_rows != self.info.num_images:
+            raise RunFolderError(
+                f"{self.folder.uri}/{MANIFEST_FILE} has {table.num_rows:,} images, {RUN_FILE} says "
+                f"{self.info.num_images:,}: restore both or begin another run"
+            )
+        return table
 
     def manifest(self) -> pa.Table:
         """Return the run's images: rows of the manifest's schema."""
@@ -275,7 +283,7 @@ class RunFolder:
         marker = markers.read_marker(self.folder, "done", shard, ShardDone)
         if marker is None or not markers.is_intact(self.folder, marker, self.fingerprint):
             return None
-        return marker
+        return marker if self._has_images_of_shard(marker) else None
 
     def fail(self, failed: ShardFailed) -> None:
         """Note that a shard was given up."""
@@ -300,7 +308,17 @@ class RunFolder:
             for shard, marker in found.items()
             if marker.fingerprint == self.fingerprint
             and all(sizes.get(entry.name) == entry.size_bytes for entry in marker.files.values())
+            and self._has_images_of_shard(marker)
         }
+
+    def _has_images_of_shard(self, marker: ShardDone) -> bool:
+        first, said = marker.shard * self._shard_size, marker.tally.num_images
+        expected = min(self._shard_size, self.info.num_images - first)
+        if said == expected:
+            return True
+        why = f"it says {said} images, the shard has {max(expected, 0)}"
+        markers.does_not_count(self.folder, markers.marker_path("done", marker.shard), why)
+        return False
 
     def marker(self, shard: int) -> ShardDone | None:
         """Return the marker of a shard as it is now; its files are not looked at."""
@@ -377,6 +395,10 @@ class RunFolder:
                     name, table, list(columns) if columns else None
                 )
             wanted = table.select(list(columns or known))
+            if wanted.num_rows != marker.files[name].num_rows:
+                raise ValueError(
+                    f"it has {wanted.num_rows} rows, its marker says {marker.files[name].num_rows}"
+                )
             return checked_rows(name, wanted, self._refs(marker.shard), self._labels)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise RunFolderError(
@@ -463,7 +485,7 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
     remember_manifest(markers.bytes_sha256(data), identity.config)
     if not folder.create_once(MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.
-        data = folder.read_bytes(MANIFEST_FILE)
+        data = folder.read_bytes(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
     table = manifest.read_manifest(data)
     if manifest.source_of(table) != identity.source:
         raise RunFolderError(

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import math
 import re
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
@@ -23,6 +25,9 @@ READERS = 16
 Kind = Literal["done", "failed"]
 Marker = TypeVar("Marker", bound=Frozen)
 _PATH = re.compile(r"^(?:done|failed)/(\d{5,})\.json$")
+_TABLE_FILE = re.compile(r"([a-z]+)/(\d{5,})-[A-Za-z0-9_-]{1,200}[.]parquet")
+MAX_TABLE_BYTES = 1 << 30
+"""Of one file of a shard; a worker holds more than that in memory before it writes it."""
 
 
 def marker_path(kind: Kind, shard: int) -> str:
@@ -49,13 +54,23 @@ def read_marker(folder: Folder, kind: Kind, shard: int, record: type[Marker]) ->
     except (FileNotFoundError, ValidationError):
         return None
     except (NotAFileError, FileTooLargeError) as error:
-        logger.warning("%s, and does not count as a marker", error)
+        _warn_once(f"{error}, and does not count as a marker")
         return None
     wrong = _wrong_claim(marker, shard)
     if wrong:
-        logger.warning("%s/%s does not count: %s", folder.uri, path, wrong)
+        does_not_count(folder, path, wrong)
         return None
     return marker
+
+
+def does_not_count(folder: Folder, path: str, why: str) -> None:
+    """Say, once for all reads, why a marker is as good as none."""
+    _warn_once(f"{folder.uri}/{path} does not count: {why}")
+
+
+@lru_cache(maxsize=4096)
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def _wrong_claim(marker: Frozen, shard: int) -> str:
@@ -67,8 +82,25 @@ def _wrong_claim(marker: Frozen, shard: int) -> str:
     if marker.files.keys() != TABLES_OF_A_SHARD:
         return "expected an entry for each of the three tables"
     for table, entry in marker.files.items():
-        if not re.fullmatch(rf"{table}/{shard:05d}-[A-Za-z0-9_-]{{1,200}}[.]parquet", entry.name):
+        match = _TABLE_FILE.fullmatch(entry.name)
+        if match is None or match.groups() != (table, f"{shard:05d}"):
             return f"it names {printable(entry.name[:80])} as its {table}"
+        if entry.size_bytes > MAX_TABLE_BYTES:
+            return f"its {table} have {entry.size_bytes:,} bytes, at most {MAX_TABLE_BYTES:,} can be"
+    return _wrong_tally(marker)
+
+
+def _wrong_tally(marker: ShardDone) -> str:
+    tally, rows = marker.tally, {table: entry.num_rows for table, entry in marker.files.items()}
+    if tally.num_images != rows["images"] or tally.num_segments != rows["annotations"]:
+        return (
+            f"it says {tally.num_images} images and {tally.num_segments} segments, and that its "
+            f"files have {rows['images']} and {rows['annotations']}"
+        )
+    if max(sum(tally.errors.values()), tally.num_multi_frame) > tally.num_images:
+        return f"it counts more failed images, or more of several frames, than {tally.num_images}"
+    if not all(map(math.isfinite, tally.seconds.values())):
+        return "it says that a stage took no finite time"
     return ""
 
 
@@ -86,10 +118,10 @@ def is_intact(folder: Folder, marker: ShardDone, fingerprint: str) -> bool:
         return False
     try:
         return all(
-            bytes_sha256(folder.read_bytes(entry.name)) == entry.sha256
+            bytes_sha256(folder.read_bytes(entry.name, max(entry.size_bytes, 1))) == entry.sha256
             for entry in marker.files.values()
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, FileTooLargeError):
         return False
 
 

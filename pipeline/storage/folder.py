@@ -176,7 +176,7 @@ class Folder:
             if not self.exists(path):
                 self.atomic_write(path, data)
                 return True
-        return self.read_bytes(path) == data
+        return self.size(path) == len(data) and self.read_bytes(path) == data
 
     def creates_once(self, path: str) -> bool:
         """Return whether the place honours `create_once`; if not, it is remembered.

@@ -27,6 +27,7 @@ from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.run.reader import Row
+from pipeline.storage.local import FileTooLargeError
 from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
 from schemas.errors import ErrorCode, ImageError
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 _WRITERS = 16
 """Files written at once: a bucket answers each put after tens of milliseconds."""
 _MAX_WAITING = 4 * _WRITERS
+_MAX_LOSSES_BYTES = 1 << 20
 _UNREADABLE = "photographs that cannot be read any more"
 _NO_IMAGE = "photographs whose file is no image that can be decoded"
 _WHY_LEFT_OUT = {
@@ -217,9 +219,12 @@ class Export:
             return
         self._has_begun = True
         try:
-            old = self.folder.read_bytes(LOSSES_FILE).decode(errors="replace").splitlines()
+            data = self.folder.read_bytes(LOSSES_FILE, _MAX_LOSSES_BYTES)
         except FileNotFoundError:
             return
+        except FileTooLargeError:  # ovseg did not write it
+            data = b""
+        old = data.decode(errors="replace").splitlines()
         if self.losses.options_line not in old:
             for name in filter(None, (self._index, LOSSES_FILE)):
                 self.folder.delete(name)

@@ -345,3 +345,13 @@ def test_killed_writer_keeps_every_reported_decision(local_run):
         )  # one may have been stored, not decisions
         assert logged == [f"{n}-{half}" for n in range(number) for half in "ab"]
         begin = number
+
+
+def test_pack_of_terabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    run = begin_run(str(tmp_path / "run"))
+    pack = Path(run.folder.uri, FOLDER, "pack-0123456789ab.parquet")
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    pack.touch()
+    os.truncate(pack, 2**41)
+    with pytest.raises(UserError, match="has 2,199,023,255,552 bytes, expected at most"):
+        ReviewLog(run)

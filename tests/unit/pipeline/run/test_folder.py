@@ -13,7 +13,7 @@ import pytest
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError, UserError
-from schemas.records import ShardFailed, ShardTally
+from schemas.records import ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.imageless_runs import begin_run, image_refs, make_identity, make_rows, make_tally
@@ -332,3 +332,53 @@ def test_nobody_else_looks_into_a_run_whose_images_have_signed_addresses(tmp_pat
         RunFolder.create_or_resume(str(out), identity, to_table("manifest", refs))
         modes.append(out.stat().st_mode & 0o777)
     assert modes == [0o700, 0o755]
+
+
+def _sparse(place: Path) -> None:
+    """Make a file of two terabytes that takes no room on the disk."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    os.truncate(place, 2**41)
+
+
+def test_files_of_terabytes_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = begin_run(str(out), num_images=8)
+    for shard in run.shards():
+        rows = make_rows(shard)
+        run.commit(shard.index, "a", rows, make_tally(rows))
+    whole = list(run.done())
+    marker = run.done()[0]
+    _sparse(out / marker.files["scores"].name)
+    assert list(RunFolder.open(str(out)).done()) == whole[1:]
+    done = out / "done" / "00001.json"
+    done.unlink()
+    _sparse(done)
+    assert run.done() == {}
+    assert not run.folder.create_once("done/00001.json", b"{}")
+    (out / "manifest.parquet").unlink()
+    _sparse(out / "manifest.parquet")
+    with pytest.raises(UserError, match="has 2,199,023,255,552 bytes, expected at most"):
+        RunFolder.open(str(out)).manifest()
+
+
+def test_marker_of_another_number_of_images_than_its_shard_is_done_again(tmp_path, caplog) -> None:
+    run = begin_run(str(tmp_path / "run"), num_images=8)
+    shard = run.shards()[1]
+    rows = make_rows(shard)
+    first = rows.images[:1], rows.scores[:1], rows.annotations[:1]
+    part = ShardRows(**dict(zip(("images", "scores", "annotations"), first, strict=True)))
+    run.commit(shard.index, "a", part, make_tally(part))
+    assert run.done() == run.done() == {}
+    (message,) = caplog.messages
+    assert message.endswith("00001.json does not count: it says 1 images, the shard has 4")
+    run.commit(shard.index, "b", rows, make_tally(rows))
+    assert list(run.done()) == [1]
+
+
+def test_run_file_that_says_another_number_of_images_is_refused(tmp_path: Path) -> None:
+    begin_run(str(tmp_path / "run"), num_images=8)
+    file = tmp_path / "run" / "run.yaml"
+    file.write_text(file.read_text().replace("num_images: 8", "num_images: 6"))
+    with pytest.raises(RunFolderError, match="has 8 images, run.yaml says 6"):
+        RunFolder.open(str(tmp_path / "run")).manifest()

@@ -1,5 +1,7 @@
 """Markers of shards: paths, torn files, and whether the files they name are intact."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ def make_marker(folder: Folder) -> ShardDone:
         folder.atomic_write(file, data)
         digest = markers.bytes_sha256(data)
         files[name] = FileEntry(name=file, num_rows=1, sha256=digest, size_bytes=len(data))
-    tally = ShardTally(num_images=1, num_segments=0)
+    tally = ShardTally(num_images=1, num_segments=1)
     return ShardDone(
         schema_version=1, shard=7, attempt="a", fingerprint="f", files=files, tally=tally
     )
@@ -56,4 +58,40 @@ def test_intact_marker_is_of_the_run_and_its_files_are_the_same_bytes(folder: Fo
     folder.atomic_write("scores/00007-x.parquet", b"2?")
     assert not markers.is_intact(folder, marker, "f")
     folder.delete("scores/00007-x.parquet")
+    assert not markers.is_intact(folder, marker, "f")
+
+
+LIES = {
+    "images": ("it says 10", {"tally": {"num_images": 10**12}}),
+    "segments": ("segments", {"tally": {"num_segments": 10**12}}),
+    "failures": ("failed", {"tally": {"errors": {"truncated": 2}}}),
+    "frames": ("frames", {"tally": {"num_multi_frame": 2}}),
+    "seconds": ("finite", {"tally": {"seconds": {"wall": float("inf")}}}),
+    "bytes": ("bytes", {"files": {"scores": {"size_bytes": 2**41}}}),
+}
+
+
+def _changed(value: dict, changes: dict) -> dict:
+    return {
+        **value,
+        **{k: _changed(value[k], c) if isinstance(c, dict) and k in value else c for k, c in changes.items()},
+    }
+
+
+@pytest.mark.parametrize(("words", "changes"), LIES.values(), ids=LIES)
+def test_marker_with_numbers_that_cannot_be_does_not_count_and_is_told_once(
+    folder: Folder, words: str, changes: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    lying = _changed(make_marker(folder).model_dump(), changes)
+    folder.atomic_write(markers.marker_path("done", 7), json.dumps(lying).encode())
+    for _ in range(3):
+        assert markers.read_markers(folder, "done", ShardDone) == {}
+    (message,) = caplog.messages
+    assert message.startswith(f"{folder.uri}/done/00007.json does not count: ")
+    assert words in message
+
+
+def test_a_file_that_has_grown_is_not_read_to_see_whether_it_is_intact(folder: Folder) -> None:
+    marker = make_marker(folder)
+    os.truncate(f"{folder.uri}/scores/00007-x.parquet", 2**41)
     assert not markers.is_intact(folder, marker, "f")
