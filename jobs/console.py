@@ -33,6 +33,7 @@ from schemas.untrusted import (
 
 if TYPE_CHECKING:
     from pipeline.importers.shared.notes import Note, NoteKind
+    from pipeline.run.tables.damaged import Damage
 
 _PLAIN_WIDTH = 160
 """Columns in a file or pipe; a terminal has its own width."""
@@ -78,6 +79,16 @@ def notes(found: "Mapping[NoteKind, Note]") -> None:
         for name in note.first:
             line(f"  {name}")
         if note.has_more:
+            line("  ...")
+
+
+def damaged(found: "Mapping[str, Damage]", where: str = "") -> None:
+    """Print what was left out because it cannot be what ovseg wrote."""
+    for what, damage in found.items():
+        line(f"left out{where}: {damage.count} {what}")
+        for name in damage.first:
+            line(f"  {name}")
+        if damage.count > len(damage.first):
             line("  ...")
 
 

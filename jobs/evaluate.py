@@ -93,6 +93,7 @@ def show_evaluation(report: "EvaluationReport") -> None:
     console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
     console.facts([*groups, *_means(report), *_published(report)])
+    console.damaged(report.damaged)
     console.notes(report.notes)
 
 

@@ -97,6 +97,7 @@ def show_inspection(found: "Inspection") -> None:
 
 def show_review(state: "ReviewState") -> None:
     """Print how far the run is reviewed; nothing if nobody has begun."""
+    console.damaged(state.left_out)
     if not (state.num_reviewed or state.num_partly_reviewed or state.num_imports):
         return
     console.line("")

@@ -156,6 +156,7 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
             ("spelled much like one of the run", near and f"import again with {near}"),
         ]
     )
+    console.damaged(report.damaged)
     console.notes(report.notes)
     console.facts(
         [("next", f"ovseg calibrate {quoted_run}; ovseg evaluate {quoted_run} --truth reviewed")]
@@ -252,6 +253,7 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
     console.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
     _print_number_hidden(len(rows))
     console.line("")
+    console.damaged(report.damaged)
     file = uris.join(place, name)
     return console.facts(
         [
@@ -294,6 +296,8 @@ def compare_runs(first: str, other: str, as_json: bool) -> None:
     worst = [(image.path, image.agreement) for image in report.worst]
     console.table("Images that the two agree on least", ("image", "agreement"), worst)
     console.line("")
+    console.damaged(report.damaged, " of the first run")
+    console.damaged(report.other_damaged, " of the other run")
     return console.facts(
         [
             ("mean agreement", report.mean_agreement),

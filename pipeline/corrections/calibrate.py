@@ -20,6 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
+from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.config import Calibration
 from schemas.errors import UserError
@@ -98,6 +99,8 @@ class CalibrationReport(Frozen):
     after: Reliability
     """Cross-validated, by image."""
     labels: tuple[LabelThreshold, ...]
+    damaged: dict[str, Damage]
+    """What of the run and its review was left out, as no ovseg wrote it, by what it is."""
 
 
 def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
@@ -137,6 +140,7 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
         before=reliability(reviewed.score, reviewed.right),
         after=reliability(_held_out(reviewed), reviewed.right),
         labels=tuple(_labels(calibrated, reviewed, calibration)),
+        damaged=layer.left_out(),
     )
 
 

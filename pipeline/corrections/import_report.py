@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pipeline.corrections.matching import overlap
 from pipeline.importers.shared.notes import Note, NoteKind
 from pipeline.run.reader import Row, grouped
+from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.review import ReviewedMask
 
@@ -55,6 +56,8 @@ class ImportReport(Frozen):
     """Number of masks by label that the run does not have."""
     near_labels: dict[str, str]
     """Of these labels, those that are spelled much like a label of the run."""
+    damaged: dict[str, Damage]
+    """What of the run and its review was left out, as no ovseg wrote it, by what it is."""
     notes: dict[NoteKind, Note]
     """What was left out, replaced or read in another way, with the first ten of each kind."""
 

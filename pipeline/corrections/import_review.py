@@ -391,6 +391,7 @@ class _Import:
             minutes=sum(seconds) / 60,
             unknown_labels=dict(self._unknown_labels),
             near_labels={label: name for label, name in near.items() if name is not None},
+            damaged=self._review.left_out(),
             notes=self.notes.report(),
         )
 

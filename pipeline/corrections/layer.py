@@ -16,6 +16,7 @@ from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row
+from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask, ReviewKey
 from schemas.untrusted import printable
@@ -26,9 +27,14 @@ LOG_SOURCE = "log"
 """`ReviewedImage.source` of images that were reviewed on the review page."""
 
 
+SKIPPED = "entries of the review that do not count"
+
+
 class ReviewState(Frozen):
     """How far a run is reviewed."""
 
+    left_out: dict[str, Damage]
+    """What of it cannot be what ovseg wrote, by what it is."""
     num_reviewed: int
     """Images that count as reviewed."""
     num_partly_reviewed: int
@@ -78,7 +84,8 @@ class ReviewedLayer:
         names = run.info.job().vocabulary.names
         self._category_id = {name: number for number, name in enumerate(names, start=1)}
         self._decisions: dict[str, dict[ReviewKey, ReviewDecision]] = {}
-        for key, decision in (log or ReviewLog(run)).current().items():
+        self._log = log or ReviewLog(run)
+        for key, decision in self._log.current().items():
             if decision.at_s > self._imports.state(key.image_id).since_s:
                 self._decisions.setdefault(key.image_id, {})[key] = decision
         complete = {
@@ -98,6 +105,16 @@ class ReviewedLayer:
                 "the review has %d images that the run does not have, which do not count: %s",
                 len(unknown), ", ".join(map(printable, unknown[:3])),
             )  # fmt: skip
+
+    def left_out(self) -> dict[str, Damage]:
+        """Return what of the review and of the predictions does not count, as far as it was read.
+
+        By what it is, in the plural.
+        """
+        reasons = self._log.skipped | self._imports.skipped
+        skipped = [f"{name}: {why}" for name, why in reasons.items()]
+        of_review = {SKIPPED: Damage.of(skipped)} if skipped else {}
+        return {**of_review, **self._predictions.damaged.report()}
 
     def masks(self, image_id: str) -> tuple[ReviewedMask, ...]:
         """Return the corrected masks of an image, also of one that is only partly reviewed."""
@@ -179,6 +196,7 @@ class ReviewedLayer:
             outcomes = self.outcomes(image_id) or {}
             num_rejected += sum(mask is None for mask in outcomes.values())
         return ReviewState(
+            left_out=self.left_out(),
             num_reviewed=len(self.images),
             num_partly_reviewed=len(partly),
             num_rejected_images=len(rejected),

@@ -17,6 +17,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.markers import MAX_TABLE_BYTES
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row, RunReader, grouped
+from pipeline.run.tables.damaged import Damage, DamagedRows
 from pipeline.storage import parquet, uris
 from schemas.base import Frozen
 from schemas.errors import UserError
@@ -85,6 +86,9 @@ class ComparisonReport(Frozen):
     """In both runs, without masks in either."""
     left_out: tuple[str, ...]
     """Labels of one vocabulary only."""
+    damaged: dict[str, Damage]
+    """What of the first run was left out, as no ovseg wrote it, by what it is."""
+    other_damaged: dict[str, Damage]
     file: str
     """The table, in the first run's folder."""
 
@@ -124,6 +128,8 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
         num_missing=comparison.num_missing,
         num_without_masks=comparison.num_without_masks,
         left_out=tuple(sorted(set(ours) ^ set(theirs))),
+        damaged=comparison.damaged[0].report(),
+        other_damaged=comparison.damaged[1].report(),
         file=file,
     )
 
@@ -212,12 +218,15 @@ class _Comparison:
         self.num_images = 0
         self.num_missing = 0
         self.num_without_masks = 0
+        self.damaged = DamagedRows(), DamagedRows()
+        """Of the first run and of the other, as far as they were read."""
 
     def add(self, first: RunFolder, other: RunFolder) -> None:
         """Compare every image of the first run."""
-        predictions = Predictions(other)
+        reader, predictions = RunReader(first), Predictions(other)
+        self.damaged = reader.damaged, predictions.damaged
         predictions.in_order(first.manifest().column("image_id").to_pylist())  # one look-up for all
-        for shard in RunReader(first).shards():
+        for shard in reader.shards():
             ours = shard.segments_by_image(["image_id", "label", "rle_counts", "area_px"])
             rows: list[Row] = []
             for image_id, image in shard.images.items():

@@ -19,11 +19,12 @@ from pipeline.evaluation.report import (
     label_reports,
     none_if_nan,
 )
-from pipeline.evaluation.reviewed_truth import REVIEWED
+from pipeline.evaluation.reviewed_truth import REVIEWED, ReviewedTruth
 from pipeline.evaluation.truth import IGNORE, Crowd, LabelMap, TruthBackground
 from pipeline.importers.shared.notes import NoteKind, in_words
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
+from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.protocol import Counting, MeanRule
@@ -152,9 +153,17 @@ def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRule
         num_left=reader.num_left,
         unknown_categories=reference.truth.unknown,
         truth_values=reference.truth.values,
+        damaged=_left_out(reference, reader),
         notes=reference.truth.notes.report(),
     )
     return Evaluation(report, names, matrix.counts)
+
+
+def _left_out(reference: Reference, reader: RunReader) -> dict[str, Damage]:
+    """Return what was left out; the run was read whole, for its review perhaps in part."""
+    truth = reference.truth
+    of_review = truth.left_out() if isinstance(truth, ReviewedTruth) else {}
+    return {**of_review, **reader.left_out()}
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.reference import PublishedScores
 from pipeline.importers.shared.notes import Note, NoteKind
+from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.protocol import MeanRule
 
@@ -84,6 +85,8 @@ class EvaluationReport(Frozen):
     """Categories of the truth that the vocabulary lacks; they count as background."""
     truth_values: str
     """What values of label images were taken for; empty: the truth is no such folder."""
+    damaged: dict[str, Damage]
+    """What of the run and its review was left out, as no ovseg wrote it, by what it is."""
     notes: dict[NoteKind, Note]
     """What of the truth was left out or read in another way, with the first ten of each kind."""
 

@@ -9,6 +9,7 @@ from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap
 from pipeline.importers.shared.notes import Notes
+from pipeline.run.tables.damaged import Damage
 from schemas.errors import UserError
 from schemas.review import ReviewedMask
 
@@ -39,6 +40,10 @@ class ReviewedTruth:
                 "no image of the run is reviewed: review it with `ovseg review`, or import another "
                 "tool's file with `ovseg import-review`"
             )
+
+    def left_out(self) -> dict[str, Damage]:
+        """Return what of the review does not count, as far as it was read."""
+        return self._layer.left_out()
 
     def label_map(self, path: str) -> LabelMap | None:
         """Paint the masks of one image."""

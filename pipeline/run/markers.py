@@ -86,7 +86,9 @@ def _wrong_claim(marker: Frozen, shard: int) -> str:
         if match is None or match.groups() != (table, f"{shard:05d}"):
             return f"it names {printable(entry.name[:80])} as its {table}"
         if entry.size_bytes > MAX_TABLE_BYTES:
-            return f"its {table} have {entry.size_bytes:,} bytes, at most {MAX_TABLE_BYTES:,} can be"
+            return (
+                f"its {table} have {entry.size_bytes:,} bytes, at most {MAX_TABLE_BYTES:,} can be"
+            )
     return _wrong_tally(marker)
 
 

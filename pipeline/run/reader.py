@@ -20,6 +20,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
+    Damage,
     DamagedRows,
     check_masks,
     is_image_size,
@@ -127,6 +128,10 @@ class RunReader:
             possible = sizes.filter(compute.less_equal(sizes, MAX_PIXELS))
             largest = max(largest, compute.max(possible).as_py() or 0)
         return largest
+
+    def left_out(self) -> dict[str, Damage]:
+        """Return what was left out of all that was read so far, by what it is, in the plural."""
+        return self.damaged.report()
 
     def shards(self) -> Iterator[FinishedShard]:
         """Yield the shards in order."""

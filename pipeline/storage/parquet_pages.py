@@ -7,7 +7,9 @@ say. They are structures of Thrift's compact protocol, of which pyarrow shows no
 import pyarrow as pa
 
 _BOOLEANS, _INTEGERS, _LISTS = (1, 2), (4, 5, 6), (9, 10)
-_BYTE, _DOUBLE, _TEXT, _STRUCT = 3, 7, 8, 12
+_TEXT, _STRUCT, _LONG_LIST = 8, 12, 15
+_SIZES = {**dict.fromkeys(_BOOLEANS, 0), 3: 1, 7: 8}
+"""Bytes of a Boolean of a structure, whose kind is its value, of a byte and of a number."""
 _MAX_DEPTH = 8
 _MAX_HEADERS = 1 << 20
 """Bytes of the headers of a column's pages together."""
@@ -75,34 +77,34 @@ def _integer(data: memoryview, place: int) -> tuple[int, int]:
 
 def _end(data: memoryview, place: int, kind: int, depth: int) -> int:
     """Return where a value ends that begins at a place."""
-    if kind in _BOOLEANS:  # of a structure: the kind is the value
-        return place
-    if kind == _BYTE:
-        return place + 1
     if kind in _INTEGERS:
         return _integer(data, place)[1]
-    if kind == _DOUBLE:
-        return place + 8
+    if kind in _SIZES:
+        return place + _SIZES[kind]
     if kind == _TEXT:
         length, place = _length(data, place)
         return place + length
-    if not depth:
+    if not depth or kind not in (*_LISTS, _STRUCT):
         raise ValueError("expected a page's header")
-    if kind == _STRUCT:
-        while data[place]:
-            kind, step = data[place] & 15, data[place] >> 4
-            place = place + 1 if step else _integer(data, place + 1)[1]
-            place = _end(data, place, kind, depth - 1)
-        return place + 1
-    if kind not in _LISTS:
-        raise ValueError("expected a page's header")
+    return (_end_of_struct if kind == _STRUCT else _end_of_list)(data, place, depth - 1)
+
+
+def _end_of_struct(data: memoryview, place: int, depth: int) -> int:
+    while data[place]:
+        kind, step = data[place] & 15, data[place] >> 4
+        place = place + 1 if step else _integer(data, place + 1)[1]
+        place = _end(data, place, kind, depth)
+    return place + 1
+
+
+def _end_of_list(data: memoryview, place: int, depth: int) -> int:
     kind, length = data[place] & 15, data[place] >> 4
     place += 1
-    if length == 15:
+    if length == _LONG_LIST:
         length, place = _length(data, place)
     for _ in range(length):
-        place = place + 1 if kind in _BOOLEANS else _end(data, place, kind, depth - 1)
-        _ = data[place]
+        place = place + 1 if kind in _BOOLEANS else _end(data, place, kind, depth)
+        _ = data[place]  # what has no end is an error at the file's end
     return place
 
 

@@ -15,6 +15,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import FinishedShard, Row, RunReader
+from pipeline.run.tables.damaged import Damage
 from schemas.errors import UserError
 from schemas.review import ReviewedMask
 from schemas.score_columns import SCORE
@@ -159,6 +160,11 @@ class CorrectedRun(RunReader):
         if self.masks == "reviewed":
             return f"masks: reviewed, only what people decided ({counts})"
         return f"masks: merged, what people decided over what was predicted ({counts})"
+
+    def left_out(self) -> dict[str, Damage]:
+        """Return what was left out so far, also of the review."""
+        found = super().left_out()
+        return found if self._layer is None else {**self._layer.left_out(), **found}
 
     def shards(self) -> Iterator[FinishedShard]:
         """Yield the shards in order; images keep the numbers that they have in the run."""

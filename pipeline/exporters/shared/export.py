@@ -133,12 +133,10 @@ class Export:
                 self.write(LOSSES_FILE, self.losses.text().encode())
 
     def _count_damaged(self) -> None:
-        damaged = self.reader.damaged
-        for what, count in damaged.counts.items():
-            named = damaged.first[what]
-            for name in named:
+        for what, damage in self.reader.left_out().items():
+            for name in damage.first:
                 self.losses.name_lost(what, name)
-            self.losses.count_lost(what, count - len(named))
+            self.losses.count_lost(what, damage.count - len(damage.first))
 
     def images(
         self, kind: SegmentKind = "as_run", min_score: float = 0.0, min_area_px: int = 0

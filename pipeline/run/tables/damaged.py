@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ovseg_core.rle.check import MaskFacts, mask_facts
 from ovseg_core.rle.coco_segmentation import compress_segmentation
 from pipeline.run.tables.rows import Row
+from schemas.base import Frozen
 from schemas.untrusted import MAX_PIXELS, printable
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,19 @@ compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 DAMAGED_MASKS = "masks of the run that are damaged"
 DAMAGED_IMAGES = "images of the run whose row is damaged"
 _NUM_NAMED = 10
+
+
+class Damage(Frozen):
+    """One kind of what was left out because it cannot be what ovseg wrote."""
+
+    count: int
+    first: tuple[str, ...]
+    """The first ten, with what is wrong."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], count: int = 0) -> "Damage":
+        """Return so many, or all of the names."""
+        return cls(count=count or len(names), first=tuple(names[:_NUM_NAMED]))
 
 
 class DamagedRows:
@@ -61,6 +75,11 @@ class DamagedRows:
             for name in new:
                 logger.warning("left out, %s: %s", what, printable(name))
 
+    def report(self) -> dict[str, Damage]:
+        """Return what was left out, by what it is, in the plural."""
+        with self._lock:
+            return {what: Damage.of(self.first[what], n) for what, n in self.counts.items() if n}
+
 
 def is_image_size(image: Row) -> bool:
     """Return whether a row of `images` states a size that an image can have."""
@@ -73,9 +92,7 @@ def size_problem(image: Row) -> str:
     return f"{image['path']}: no image is {image['width']} x {image['height']} pixels"
 
 
-def check_masks(
-    table: pa.Table, images: Mapping[str, Row]
-) -> tuple[pa.Table, dict[int, str]]:
+def check_masks(table: pa.Table, images: Mapping[str, Row]) -> tuple[pa.Table, dict[int, str]]:
     """Return rows of `annotations` with run lengths in canonical form, and which are damaged.
 
     Args:

@@ -24,6 +24,7 @@ def test_plot_shows_before_and_after():
         before=_reliability((0.25, 0.1, 9), (0.75, 0.95, 30)),
         after=_reliability((0.15, 0.1, 9), (0.95, 0.95, 30)),
         labels=(),
+        damaged={},
     )
     picture = np.asarray(draw(report))
     assert picture.shape[1] > 700

@@ -380,5 +380,5 @@ def test_run_file_that_says_another_number_of_images_is_refused(tmp_path: Path) 
     begin_run(str(tmp_path / "run"), num_images=8)
     file = tmp_path / "run" / "run.yaml"
     file.write_text(file.read_text().replace("num_images: 8", "num_images: 6"))
-    with pytest.raises(RunFolderError, match="has 8 images, run.yaml says 6"):
+    with pytest.raises(RunFolderError, match=r"has 8 images, run\.yaml says 6"):
         RunFolder.open(str(tmp_path / "run")).manifest()

@@ -74,7 +74,10 @@ LIES = {
 def _changed(value: dict, changes: dict) -> dict:
     return {
         **value,
-        **{k: _changed(value[k], c) if isinstance(c, dict) and k in value else c for k, c in changes.items()},
+        **{
+            k: _changed(value[k], c) if isinstance(c, dict) and k in value else c
+            for k, c in changes.items()
+        },
     }
 
 

@@ -9,16 +9,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from ovseg_core.rle.runs import run_lengths
+from pipeline.corrections.layer import SKIPPED, ReviewedLayer
+from pipeline.corrections.log import FOLDER
+from pipeline.evaluation.compare import compare
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.run.folder import RunFolder
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import RunReader
-from pipeline.run.tables.damaged import DAMAGED_IMAGES, DAMAGED_MASKS, DamagedRows
-from tests.helpers.drawn_runs import make_run, odd_scenes
+from pipeline.run.tables.damaged import DAMAGED_IMAGES, DAMAGED_MASKS, Damage, DamagedRows
+from tests.helpers.drawn_runs import RunSpec, make_run, odd_scenes
 from tests.unit.ovseg_core.rle.test_check import packed
 
 Change = Callable[[Any], Any]
@@ -133,3 +139,35 @@ def test_damaged_rows_of_an_image_count_once_and_ten_are_named():
         damaged.add(DAMAGED_MASKS, {"a": [f"{n}" for n in range(8)], "b": ["x"] * 5, "c": []})
     assert damaged.counts == {DAMAGED_MASKS: 13}
     assert len(damaged.first[DAMAGED_MASKS]) == 10
+
+
+def truth_of(run: RunFolder, folder: Path) -> str:
+    """Write a run's own label maps as a truth."""
+    for shard in RunReader(run).shards():
+        for image, labels in shard.label_maps():
+            file = (folder / image["path"]).with_suffix(".png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels.astype(np.uint8)).save(file)
+    return str(folder)
+
+
+def test_reports_count_and_name_damaged_masks(copy, run, tmp_path):
+    changed = tampered(copy, "annotations", {"rle_counts": always("11")})
+    other = make_run(tmp_path / "other", odd_scenes()[:2], RunSpec(shard_size=1))
+    name = "plain.jpg, segment 0: its run lengths are no mask of 56 x 40 pixels"
+    expected = {DAMAGED_MASKS: Damage(count=1, first=(name,))}
+    compared = compare(changed, other), compare(other, changed)
+    assert (compared[0].damaged, compared[0].other_damaged) == (expected, {})
+    assert (compared[1].damaged, compared[1].other_damaged) == ({}, expected)
+    truth = truth_of(run, tmp_path / "truth")
+    assert evaluate(changed, truth).damaged == expected
+    assert evaluate(run, truth).damaged == {}
+
+
+def test_entries_of_the_review_that_do_not_count_are_in_its_state(copy):
+    log = Path(copy.folder.uri, FOLDER)
+    log.mkdir(parents=True)
+    (log / f"{'9' * 19}-00000000.json").write_text("{}")
+    left_out = ReviewedLayer(copy).state().left_out
+    assert left_out[SKIPPED].count == 1
+    assert "ahead of the clock" in left_out[SKIPPED].first[0]
