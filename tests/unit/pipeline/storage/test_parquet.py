@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage import parquet
-from pipeline.storage.parquet_pages import unpacked_bytes
 
 TABLE = pa.table(
     {
@@ -122,7 +121,7 @@ def test_a_list_of_columns_that_lies_is_not_believed(compression: str) -> None:
 @pytest.mark.parametrize("offset", [-1, 3, 10**9], ids=["before", "no page", "behind"])
 def test_a_column_that_lies_elsewhere_is_an_error(offset: int) -> None:
     with pytest.raises(pa.ArrowInvalid):
-        unpacked_bytes(b"PAR1" + b"\xff" * 4000, offset, offset + 100)
+        parquet.unpacked_bytes(b"PAR1" + b"\xff" * 4000, offset, offset + 100)
 
 
 def test_headers_of_pages_are_read_from_any_writer() -> None:
