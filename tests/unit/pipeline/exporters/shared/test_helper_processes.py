@@ -1,6 +1,5 @@
 """Helper processes: the same results in the same order, whatever happens to one of them."""
 
-import json
 import operator
 import os
 import signal
@@ -13,12 +12,12 @@ import psutil
 import pytest
 
 from pipeline.exporters import cvat, label_studio
+from pipeline.exporters.shared import helper_processes
 from pipeline.exporters.shared.helper_processes import (
     MANY_SEGMENTS,
     HelperProcesses,
     num_processes,
 )
-from pipeline.run.folder import RunFolder
 from schemas.errors import ResourceError
 from tests.helpers.drawn_runs import make_run, odd_scenes
 
@@ -26,14 +25,6 @@ from tests.helpers.drawn_runs import make_run, odd_scenes
 def children() -> set[psutil.Process]:
     """Return the children of this process; other tests may have left some."""
     return set(psutil.Process().children())
-
-
-def claim_many_segments(run: RunFolder) -> None:
-    """Let a done marker say that its shard is large enough for helper processes."""
-    file = Path(run.folder.uri, "done/00000.json")
-    marker = json.loads(file.read_text())
-    marker["tally"]["num_segments"] = MANY_SEGMENTS
-    file.write_text(json.dumps(marker))
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
@@ -108,24 +99,24 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("exporter", [cvat, label_studio])
-def test_export_with_helper_processes_writes_the_same_bytes(exporter, tmp_path):
+def test_export_with_helper_processes_writes_the_same_bytes(exporter, tmp_path, monkeypatch):
     run = make_run(tmp_path, odd_scenes())
     exporter.export(run, exporter.Options())
     names = run.folder.list(exporter.FOLDER)
     alone = {name: run.folder.read_bytes(name) for name in names}
     for name in names:
         run.folder.delete(name)
-    claim_many_segments(run)
+    monkeypatch.setattr(helper_processes, "MANY_SEGMENTS", 1)
     exporter.export(run, exporter.Options())
     assert {name: run.folder.read_bytes(name) for name in names} == alone
 
 
 @pytest.mark.parametrize("exporter", [cvat, label_studio])
-def test_failed_export_leaves_no_helper_process(exporter, tmp_path):
+def test_failed_export_leaves_no_helper_process(exporter, tmp_path, monkeypatch):
     run = make_run(tmp_path, odd_scenes())
     part = run.done()[2].files["annotations"].name
     Path(run.folder.uri, part).write_bytes(b"x" * run.folder.size(part))
-    claim_many_segments(run)
+    monkeypatch.setattr(helper_processes, "MANY_SEGMENTS", 1)
     before = children()
     with pytest.raises(Exception, match=r"(?i)parquet") as error:
         exporter.export(run, exporter.Options())
