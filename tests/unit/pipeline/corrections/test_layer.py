@@ -197,6 +197,7 @@ def test_state_counts_images_and_masks(run):
         "num_rejected": 4,
         "num_unknown_masks": 2,
         "num_imports": 1,
+        "left_out": {},
     }
 
 
