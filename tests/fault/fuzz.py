@@ -34,7 +34,7 @@ from typing import Any
 
 from schemas.errors import ExitCode
 from tests.fault.fuzz_pages import visit_pages
-from tests.fault.fuzz_place import SECRET, command_for, inputs, make_place, type_command
+from tests.fault.fuzz_place import OWN_WORDS, SECRET, command_for, inputs, make_place, type_command
 from tests.fault.mutations import mutate
 
 MAX_S = 10
@@ -43,6 +43,7 @@ MAX_BYTES = 2 << 30
 """Of address space, above what the process had before the command."""
 TRIALS_OF_A_PROCESS = 500
 FORKS = multiprocessing.get_context("fork")
+DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/nvidia")
 MEMORY_DISK = Path("/dev/shm")
 
 
@@ -143,7 +144,14 @@ def _be_the_commands(folder: Path, numbers: Sequence[int], results: Connection) 
     Listening.serve = visit_pages  # the pages' requests come from this process
     place = folder / "place"
     os.environ.update(HOME=str(place / "outside"), OVSEG_CACHE=str(place / "cache"))
-    ours = (*sys.path, sys.prefix, sys.base_prefix, tempfile.gettempdir(), str(folder))
+    ours = (
+        *sys.path,
+        sys.prefix,
+        sys.base_prefix,
+        tempfile.gettempdir(),
+        f"{place}/",
+        str(folder / "log.txt"),
+    )
     watched = threading.Event()
     watch = _watcher(tuple(map(os.path.realpath, ours)), str(place / "outside"))
     sys.addaudithook(lambda event, details: watch(event, details) if watched.is_set() else None)
@@ -153,7 +161,8 @@ def _be_the_commands(folder: Path, numbers: Sequence[int], results: Connection) 
         shutil.rmtree(place, ignore_errors=True)
         trial, arguments = make_trial(folder, files, number)
         results.send((trial, False))
-        watched.set()
+        if trial.file not in OWN_WORDS:  # in those the user says himself what is opened
+            watched.set()
         text = run_trial(trial, arguments, folder)
         watched.clear()
         trial.problem = _problem(trial, text, place)
@@ -224,7 +233,7 @@ def _watcher(allowed: tuple[str, ...], outside: str) -> Callable[[str, tuple[Any
             os.write(2, f"FUZZ: it connects to {details[1]!r}\n".encode())
         elif event == "open" and isinstance(details[0], str | bytes):
             place = os.path.realpath(os.fsdecode(details[0]))
-            system = ("/proc/", "/sys/", "/dev/", "/usr/", "/lib", "/etc/ld", "/etc/mime")
+            system = ("/proc/", "/sys/", *DEVICES, "/usr/", "/lib", "/etc/ld", "/etc/mime")
             if place.startswith(outside) or not place.startswith((*allowed, *system)):
                 os.write(2, f"FUZZ: it opens {place!r}\n".encode(errors="replace"))
 

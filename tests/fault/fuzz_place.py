@@ -23,6 +23,8 @@ SECRET = "outside/secret.txt"
 EXPORTERS = plugins.names("pipeline.exporters")
 _NEVER_CHANGED = {"outside", "other", "cache"}
 _TRAINING = "training.yaml"
+OWN_WORDS = ("job.yaml", _TRAINING, "photos.txt")
+"""Files that say what their reader opens: opens are not watched where one of them was changed."""
 _CHECKPOINT = "head.checkpoint.safetensors"
 
 
