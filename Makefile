@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TEST_PROCESSES ?= 2
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
@@ -24,7 +25,7 @@ demo: $(INSTALLED) ## Annotate 24 drawn scenes with the embedded models and show
 	@$(BIN)/ovseg demo
 
 test: lint ## Check style, types and imports, then run the test suite; CI runs the same
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --no-loadscope-reorder
 
 .%/.installed: tests/external/%.txt
 	@echo "Setting up .$* for tests of other tools (1 to 2 GB, a few minutes) ..."

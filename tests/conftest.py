@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,41 @@ _DUMMY_AWS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Ray, real kills and waits: one process runs them all, so that none disturbs another
+_TOGETHER = (
+    "tests/fault/",
+    "tests/integration/test_job_ray.py",
+    "tests/integration/test_submit.py",
+    "tests/unit/pipeline/job/test_cluster.py",
+    "tests/unit/pipeline/job/test_worker_pool.py",
+)
+
+
+def pytest_configure() -> None:
+    """Share the cores between the processes of `make test`, before torch is imported.
+
+    Two processes with two threads each on two cores are many times slower than one.
+    """
+    if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, (os.cpu_count() or 1) // int(processes))
+        for name in _THREAD_VARIABLES:
+            os.environ.setdefault(name, str(threads))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to a process, so that no fixture of a module is made twice."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rooms(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return _TOGETHER[0] if file.startswith(_TOGETHER) else file
+
+    return Rooms(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
