@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from ovseg_core.backbones.head_file import file_sha256
@@ -21,7 +21,7 @@ from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.images.batch import Image
 from ovseg_core.resize.published_sizes import limited_size
 from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
-from ovseg_core.training.students import PAD_TO_PX, class_logits
+from ovseg_core.training.students import PAD_TO_PX, check_student, class_logits
 from ovseg_core.training.students.shared.student_file import Student, StudentRecord, load_student
 from schemas.base import did_you_mean
 from schemas.config import ClipConfig, WeightsName
@@ -47,8 +47,8 @@ class Options(MethodOptions):
 
     weights: Annotated[WeightsName, Field(min_length=1)]
     """The student.safetensors that `ovseg train-student` wrote (path or URL)."""
-    max_side_px: PositiveInt = 1024
-    """Images are reduced to this length of their longer side."""
+    max_side_px: NonNegativeInt = 0
+    """Images are reduced to this length of their longer side; 0: as in the student's training."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,11 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
         self._network: Any = student.network.to(backbones.device)
         self._rows = _rows_by_prompts(student)
         self._backbones = backbones
-        self._max_side_px = options.max_side_px
+        learned_px = check_student(student.record.student).max_side_px
+        self._max_side_px = options.max_side_px or learned_px
         self._encoder: TextEncoder | None = None
         self._known: dict[str, TextMatrix] = {}
-        self.decode_side_px = options.max_side_px
+        self.decode_side_px = self._max_side_px
 
     def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
         """Return the vocabulary's rows, those in the student's file where it has all of them.

@@ -11,11 +11,11 @@ training view, h w cells of the finest feature map.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ovseg_core.backbones.text.text_encoder import best_of_class
@@ -51,6 +51,9 @@ class StudentOptions(MethodOptions):
     """Images per step, over all workers."""
     size_px: PositiveInt
     """Side of a training view."""
+    max_side_px: Annotated[int, Field(ge=32, le=8192)] = 1024
+    """Images are reduced to this length of their longer side, when the student learns them and when
+    it annotates, so that it meets objects of the size that it has learned."""
 
 
 class TextShape(NamedTuple):

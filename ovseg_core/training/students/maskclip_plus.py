@@ -94,7 +94,7 @@ class MaskClipPlusNetwork(nn.Module):
         super().__init__()
         self.text_width = text_width
         if options.head == "aspp":
-            self.backbone = Pyramid(options.backbone, pretrained, (4,), output_stride=8)
+            self.backbone = Pyramid(options.backbone, pretrained, (-1,), output_stride=8)
             self.head: nn.Module = Aspp(self.backbone.channels[-1], text_width)
             self.stride_px = self.backbone.strides[-1]
         else:
@@ -174,7 +174,9 @@ class MaskClipPlusTask:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._view_steps = ViewSteps(options.size_px, options.scale, distort=options.distort)
+        self._view_steps = ViewSteps(
+            options.size_px, options.max_side_px, options.scale, distort=options.distort
+        )
         self.optimisation = Optimisation(
             options.optimiser,
             options.learning_rate,

@@ -215,7 +215,9 @@ class TextFusionTask:
 
     def __init__(self, options: Options) -> None:
         self._steps = options.steps
-        self._view_steps = ViewSteps(options.size_px, options.scale, distort=options.distort)
+        self._view_steps = ViewSteps(
+            options.size_px, options.max_side_px, options.scale, distort=options.distort
+        )
         self.optimisation = Optimisation(
             "adamw",
             options.learning_rate,

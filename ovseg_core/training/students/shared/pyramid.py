@@ -33,6 +33,8 @@ TIMMS_OWN = "timm"
 """Value of `backbone_weights`: those that timm has for the architecture, trained on ImageNet."""
 _MAX_WEIGHTS = 1_000_000_000
 """Of a backbone; the largest of timm that gives a pyramid has a third of it."""
+_PROBE_HW = 128, 192
+"""Size of the image by which a network is tried: not square, and not what it was trained with."""
 
 
 class PyramidOptions(MethodOptions):
@@ -95,7 +97,7 @@ class Pyramid(nn.Module):
     Args:
         architecture: timm's name, checked here.
         file: local weights file; empty: random.
-        levels: which of timm's maps; None: all.
+        levels: which of timm's maps, -1 is the last; None: all.
         output_stride: of the last map, reached by dilation; None: timm's own (32).
 
     Attributes:
@@ -126,15 +128,16 @@ class Pyramid(nn.Module):
         wanted |= {} if output_stride is None else {"output_stride": output_stride}
         try:
             with torch.device("meta"):  # without memory, to compare sizes first
-                outline = timm.create_model(architecture, **wanted)
-            if sum(parameter.numel() for parameter in outline.parameters()) > _MAX_WEIGHTS:
-                raise ValueError("it has over a thousand million weights")
+                _check_maps(timm.create_model(architecture, **wanted).eval())
             self.network: Any = timm.create_model(architecture, **wanted)
         except LOAD_FAILURES as error:
-            raise ConfigError(
-                f"student.options.backbone: {architecture!r} gives no pyramid of feature maps "
-                f"({one_line(error)}); for example `convnext_nano` and `mobilenetv4_conv_small` do"
-            ) from error
+            like = (
+                f"gives no map at stride {output_stride} ({one_line(error)}); `resnet101` does"
+                if output_stride
+                else f"gives no pyramid of feature maps ({one_line(error)}); for example "
+                "`convnext_nano` and `mobilenetv4_conv_small` do"
+            )
+            raise ConfigError(f"student.options.backbone: {architecture!r} {like}") from error
         self.channels: list[int] = self.network.feature_info.channels()
         self.strides: list[int] = self.network.feature_info.reduction()
         config = timm.get_pretrained_cfg(architecture)
@@ -162,3 +165,23 @@ class Pyramid(nn.Module):
             raise WeightsError(
                 f"{file} does not fit {architecture}: {one_line(error)}; {ADVICE}"
             ) from error
+
+
+def _check_maps(outline: Any) -> None:
+    """Check a network without memory.
+
+    Raises:
+        ValueError: it is too large, or its maps are not what it says of them at any image size.
+    """
+    if sum(parameter.numel() for parameter in outline.parameters()) > _MAX_WEIGHTS:
+        raise ValueError("it has over a thousand million weights")
+    height, width = _PROBE_HW
+    says = [
+        (1, channels, height // stride, width // stride)
+        for channels, stride in zip(
+            outline.feature_info.channels(), outline.feature_info.reduction(), strict=True
+        )
+    ]
+    found = [tuple(one.shape) for one in outline(torch.empty(1, 3, height, width))]
+    if found != says:
+        raise ValueError(f"of {width} x {height} pixels it makes {found}, and says {says}")

@@ -16,6 +16,8 @@ from schemas.errors import TrainingError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_MOMENTS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
+"""What the optimisers keep of each weight."""
 _WEIGHT, _AVERAGE, _STATE, _SCALE = "weight.", "average.", "state.", "loss_scale"
 
 
@@ -136,11 +138,14 @@ class StudentTrainer:
         state = {f"{_WEIGHT}{key}": value for key, value in self._bare.state_dict().items()}
         state |= {f"{_AVERAGE}{key}": value for key, value in self._average.items()}
         for name, weight in self._bare.named_parameters():
-            for key, value in self._optimiser.state[weight].items():
-                if isinstance(value, Tensor):
-                    state[f"{_STATE}{key}.{name}"] = value
+            for moment in _MOMENTS[self._task.optimisation.name]:
+                value = self._optimiser.state[weight].get(moment)
+                if value is not None:
+                    state[f"{_STATE}{moment}.{name}"] = value
         if self._scaler.is_enabled():
-            state[_SCALE] = torch.tensor(self._scaler.get_scale())
+            scaler = self._scaler.state_dict()
+            now = [scaler["scale"], scaler["_growth_tracker"]]
+            state[_SCALE] = torch.tensor(now, dtype=torch.float64)
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     @torch.no_grad()
@@ -148,21 +153,43 @@ class StudentTrainer:
         """Continue from the result of `state` after `step` steps.
 
         Raises:
-            ValueError: tensors are missing or have another shape.
+            ValueError: the state is not one of this training; it names the tensor at fault, and
+                nothing is changed.
         """
         own = self._bare.state_dict()
-        _copy_named(own, state, _WEIGHT)
-        self._bare.load_state_dict(own)
-        _copy_named(self._average, state, _AVERAGE)
+        stored = dict(self._stored(state, own))
+        for name, value in own.items():
+            value.copy_(state[f"{_WEIGHT}{name}"])
+        for name, value in self._average.items():
+            value.copy_(state[f"{_AVERAGE}{name}"])
         for name, weight in self._bare.named_parameters():
-            for key, value in _with_end(state, _STATE, f".{name}"):
-                on = "cpu" if key == "step" else weight.device
-                self._optimiser.state[weight][key] = value.to(on).clone()
+            on = {moment: "cpu" if moment == "step" else weight.device for moment in stored[name]}
+            self._optimiser.state[weight] = {
+                moment: value.to(on[moment]).clone() for moment, value in stored[name].items()
+            }
         if self._scaler.is_enabled() and _SCALE in state:
-            self._scaler.load_state_dict(
-                {**self._scaler.state_dict(), "scale": float(state[_SCALE])}
-            )
+            scale, growth = state[_SCALE].tolist()
+            changed = {"scale": scale, "_growth_tracker": int(growth)}
+            self._scaler.load_state_dict({**self._scaler.state_dict(), **changed})
         self.step = step
+
+    def _stored(
+        self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Yield each weight's part of the optimiser's state, having checked all of `state`."""
+        for prefix, tensors in ((_WEIGHT, own), (_AVERAGE, self._average)):
+            for name, value in tensors.items():
+                _check_like(f"{prefix}{name}", state.get(f"{prefix}{name}"), value)
+        for name, weight in self._bare.named_parameters():
+            moments: dict[str, Tensor] = {}
+            for moment in _MOMENTS[self._task.optimisation.name]:
+                key = f"{_STATE}{moment}.{name}"
+                if key in state:  # a weight without a gradient has none
+                    like = torch.zeros(()) if moment == "step" else weight
+                    moments[moment] = _check_like(key, state[key], like)
+            yield name, moments
+        if self._scaler.is_enabled() and _SCALE in state:
+            _check_like(_SCALE, state[_SCALE], torch.zeros(2, dtype=torch.float64))
 
     @torch.no_grad()
     def _add_to_average(self) -> None:
@@ -186,18 +213,17 @@ def _optimiser(network: nn.Module, task: StudentTask) -> torch.optim.Optimizer:
     return torch.optim.AdamW(weights, **common)
 
 
-def _copy_named(own: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str) -> None:
-    for name, value in own.items():
-        stored = state.get(f"{prefix}{name}")
-        if stored is None or stored.shape != value.shape:
-            shape = None if stored is None else tuple(stored.shape)
-            raise ValueError(f"{prefix}{name} has the shape {shape}, expected {tuple(value.shape)}")
-        value.copy_(stored)
+def _check_like(name: str, stored: Tensor | None, expected: Tensor) -> Tensor:
+    """Return a tensor of a state, having checked it against the one in use.
 
-
-def _with_end(state: Mapping[str, Tensor], prefix: str, end: str) -> Iterator[tuple[str, Tensor]]:
-    for name, value in state.items():
-        if name.startswith(prefix) and name.endswith(end):
-            key = name.removeprefix(prefix).removesuffix(end)
-            if "." not in key:
-                yield key, value
+    Raises:
+        ValueError: it is missing, of another shape or type, or not finite.
+    """
+    if stored is None:
+        raise ValueError(f"it has no tensor {name}")
+    if stored.shape != expected.shape or stored.dtype != expected.dtype:
+        is_, needed = (f"{tuple(one.shape)} of {one.dtype}" for one in (stored, expected))
+        raise ValueError(f"{name} is {is_}, expected {needed}")
+    if not stored.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return stored

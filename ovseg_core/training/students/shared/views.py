@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_core.images.batch import Image
+from ovseg_core.resize.published_sizes import limit_side
 from ovseg_core.training.students import IGNORED, UNLABELLED, Labels, TrainingView
 
 _CROP_TRIES = 10
@@ -29,6 +30,7 @@ class ViewSteps:
 
     Attributes:
         size_px: S.
+        max_side_px: longer side that an image is reduced to first.
         scale: range of the random factor of both sides.
         max_label_share: a crop in which one label has a larger share is drawn anew, up to ten
             times (`cat_max_ratio`).
@@ -36,6 +38,7 @@ class ViewSteps:
     """
 
     size_px: int
+    max_side_px: int
     scale: tuple[float, float] = (0.5, 2.0)
     max_label_share: float = 0.75
     distort: bool = True
@@ -53,7 +56,8 @@ def random_view(
         steps: what is done.
         rng: random numbers of this view.
     """
-    pixels: Any = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    # Large images by area average, as where a student annotates; then bilinear, as published.
+    pixels: Any = np.ascontiguousarray(limit_side(image, steps.max_side_px).permute(1, 2, 0))
     both: Any = np.stack([labels, teacher], axis=2).astype(np.int16)
     factor = float(rng.uniform(*steps.scale))
     height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])

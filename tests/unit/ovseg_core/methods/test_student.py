@@ -17,7 +17,7 @@ from ovseg_core.training.students.shared.student_file import load_student
 from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import ConfigError, ErrorCode, ImageError, VocabularyError
 from schemas.vocabulary import Vocabulary
-from tests.helpers.students import WORDS, write_student
+from tests.helpers.students import TINY_STUDENT, WORDS, write_student
 from tests.helpers.tiny_models import random_image, tiny_backbones
 
 CLOSED = NamedOptions(
@@ -104,6 +104,17 @@ def test_every_size_gets_a_label_map(file: Path, size_hw: tuple[int, int]) -> No
 def test_large_images_are_read_at_the_longest_side_that_is_allowed(file: Path) -> None:
     maps = scores(student(file, max_side_px=64), WORDS, (300, 150), (40, 20))
     assert [tuple(level.shape[1:]) for (level,) in maps.levels] == [(16, 8), (10, 5)]
+
+
+def test_without_another_limit_it_is_the_one_of_the_training(tmp_path: Path) -> None:
+    part = NamedOptions(
+        name=TINY_STUDENT.name, options={**TINY_STUDENT.options, "max_side_px": 128}
+    )
+    file = write_student(tmp_path / "small.safetensors", tiny_backbones(), part)
+    segmenter = student(file)
+    assert segmenter.decode_side_px == 128
+    (level,) = scores(segmenter, WORDS, (300, 150)).levels[0]
+    assert tuple(level.shape[1:]) == (32, 16)
 
 
 def test_features_that_are_not_finite_have_a_code(file: Path, tmp_path: Path) -> None:
