@@ -139,9 +139,10 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
 
     @torch.inference_mode()
     def score(self, features: StudentFeatures, text: TextMatrix) -> ScoreMaps:
-        """Return the probabilities of the classes: softmax over the best phrase of each.
+        """Return the logits of the classes: the best phrase of each.
 
-        A background without phrases has the probability 0.
+        They are enlarged before the softmax, as the loss does it; at the edges of thin objects that
+        decides. A background without phrases has the probability 0.
         """
         levels: dict[int, tuple[Tensor, ...]] = {}
         for places, maps, (height, width) in zip(
@@ -150,14 +151,13 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
             for number, place in enumerate(places):
                 of_image = tuple(one[number : number + 1] for one in maps)
                 logits_1Qhw = self._network.classify(of_image, text.rows_QD)[:, :, :height, :width]
-                logits_1Khw = class_logits(logits_1Qhw, text)
-                levels[place] = (logits_1Khw.softmax(dim=1)[0],)
+                levels[place] = (class_logits(logits_1Qhw, text)[0],)
         return ScoreMaps(
             levels=tuple(levels[place] for place in range(len(features))),
             canvas_hw=None,
             objectness=None,
             fusion="none",
-            domain="prob",
+            domain="score",
             logit_scale=1.0,
         )
 

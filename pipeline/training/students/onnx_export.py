@@ -89,9 +89,10 @@ def _facts(student: Student) -> dict[str, Any]:
             "training_view_px": record.student.options.get("size_px"),
         },
         "outputs": {
-            OUTPUTS[0]: f"float32 (B, K, h, w), of class k = labels[k], a cell is {stride_px} px",
-            OUTPUTS[1]: "int64 (B, H, W), the class of the highest probability, enlarged "
-            "bilinearly (align_corners false)",
+            OUTPUTS[0]: f"float32 (B, K, h, w), of class k = labels[k], a cell is {stride_px} px; "
+            "enlarged bilinearly (align_corners false), their softmax over the classes is the "
+            "probability",
+            OUTPUTS[1]: "int64 (B, H, W), the class of the largest enlarged logit",
         },
         "vocabulary": record.vocabulary.model_dump(mode="json"),
         "training": record.training,

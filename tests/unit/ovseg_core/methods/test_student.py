@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from ovseg_core.backbones.head_file import file_bytes, read_record
@@ -77,21 +78,26 @@ def test_a_background_without_phrases_never_wins(tmp_path: Path) -> None:
     words = Vocabulary.model_validate({"labels": ["cat", "dog"], "background": []})
     file = write_student(tmp_path / "two.safetensors", tiny_backbones(), words=words)
     maps = scores(student(file), words, (60, 90), (64, 48))
-    for (level,) in maps.levels:
-        assert (level[0] == 0).all()
-        torch.testing.assert_close(level.sum(dim=0), torch.ones_like(level[0]))
     for decision in decide(maps, [(60, 90), (64, 48)]):
         assert (decision.label_map > 0).all()
+        assert decision.class_mean_prob[0] == 0
+        assert decision.class_mean_prob.sum() == pytest.approx(1)
 
 
 def test_probabilities_are_those_that_the_loss_trains(file: Path) -> None:
-    """Softmax over the best phrase of each class, not over phrases: synonyms do not compete."""
+    """Enlarged logits of the best phrase of each class, then softmax: synonyms do not compete."""
     trained = load_student(file)
     maps = scores(student(file), WORDS, (64, 96), (64, 96))
     images = torch.stack([random_image(seed, 64, 96) for seed in range(2)]).float()
     background, cat, dog, puppy = trained.network(images, trained.text.rows_QD).unbind(1)
-    expected = torch.stack([background, cat, torch.maximum(dog, puppy)], 1).softmax(1)
-    torch.testing.assert_close(torch.stack([level for (level,) in maps.levels]), expected)
+    logits = torch.stack([background, cat, torch.maximum(dog, puppy)], 1)
+    enlarged = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)
+    for decision, expected in zip(
+        decide(maps, [(64, 96), (64, 96)]), enlarged.softmax(1), strict=True
+    ):
+        confidence = torch.from_numpy(decision.confidence)
+        torch.testing.assert_close(confidence, expected.amax(0), rtol=1e-4, atol=1e-5)
+        assert (decision.label_map == expected.argmax(0).numpy()).mean() > 0.999
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (33, 7), (97, 130)])

@@ -78,8 +78,8 @@ def test_onnxruntime_computes_what_the_student_does_at_any_size(folder, session,
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(5)) * 255
     with torch.inference_mode():
         expected, label_maps = OnnxStudent(student.network, student.text)(pixels)
-    probabilities, labels = session.run(None, {"pixels": pixels.numpy()})
-    np.testing.assert_allclose(probabilities, expected.numpy(), atol=MAX_DIFFERENCE, rtol=0)
+    logits, labels = session.run(None, {"pixels": pixels.numpy()})
+    np.testing.assert_allclose(logits, expected.numpy(), atol=MAX_DIFFERENCE, rtol=0)
     assert labels.shape == (shape[0], *shape[2:])
     assert (labels == label_maps.numpy()).mean() > 0.999
 
@@ -91,10 +91,10 @@ def test_the_model_computes_what_annotate_does(folder, session):
     features = encode_images(method, images)
     scores = method.score(features, method.text_matrix(VOCABULARY))
     pixels = torch.stack(images).float().numpy()
-    probabilities, labels = session.run(None, {"pixels": pixels})
-    assert probabilities.std() > 1e-3  # else there would be nothing to compare
+    logits, labels = session.run(None, {"pixels": pixels})
+    assert logits.std() > 1e-3  # else there would be nothing to compare
     for image, (level,) in enumerate(scores.levels):
-        np.testing.assert_allclose(probabilities[image], level, atol=MAX_DIFFERENCE, rtol=0)
+        np.testing.assert_allclose(logits[image], level, atol=MAX_DIFFERENCE, rtol=0)
         decided = decide_one(scores, image, (64, 76)).label_map
         assert (labels[image] == np.asarray(decided)).mean() > 0.999
 
