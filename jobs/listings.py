@@ -1,4 +1,4 @@
-"""`ovseg settings` and `ovseg methods`: what a job file may hold, and which methods there are."""
+"""`ovseg settings` and `ovseg methods`: fields of a job file; methods and students."""
 
 import json
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from schemas.base import dotted_fields
 from schemas.config import JobConfig
 
 _METHODS = "ovseg_core.methods"
+_STUDENTS = "ovseg_core.training.students"
 _NOTE = (
     "mIoU in percent as published by the authors with the weights named; "
     "not measured by this project."
@@ -41,28 +42,42 @@ def show_settings(method: str, as_json: bool) -> None:
 
 
 def show_methods(as_json: bool) -> None:
-    """Print the card of every method, then their published figures."""
-    cards = {name: plugins.load(_METHODS, name).CARD for name in plugins.names(_METHODS)}
+    """Print the card of every method and student, each followed by the published figures."""
+    kinds = {"methods": _METHODS, "students": _STUDENTS}
+    cards = {
+        kind: {name: plugins.load(package, name).CARD for name in plugins.names(package)}
+        for kind, package in kinds.items()
+    }
     if as_json:
-        rows = [
-            {"name": name, **asdict(card), "clip": card.clip.model_dump()}
-            for name, card in cards.items()
-        ]
-        console.print_json({"note": _NOTE, "methods": rows})
+        rows = {
+            kind: [
+                {"name": name, **asdict(card), "clip": card.clip.model_dump()}
+                for name, card in by_name.items()
+            ]
+            for kind, by_name in cards.items()
+        }
+        console.print_json({"note": _NOTE, **rows})
         return
+    _show_cards(cards["methods"], "Published mIoU")
+    console.line("Students, which `ovseg train-student` trains (--set student.name=NAME):")
+    console.line()
+    _show_cards(cards["students"], "Published mIoU of students")
+    console.line(_NOTE)
+
+
+def _show_cards(cards: dict[str, Any], title: str) -> None:
     for name, card in cards.items():
-        console.line(f"{name}: {card.paper} (arXiv {card.arxiv})")
-        console.facts(
-            [("  parts", card.parts), ("  weights", card.weights), ("  licence", card.licence)]
-        )
+        paper = f"{card.paper} (arXiv {card.arxiv})" if card.arxiv else card.paper
+        console.line(f"{name}: {paper}")
+        facts = [("  parts", card.parts), ("  weights", card.weights), ("  licence", card.licence)]
+        console.facts([*facts, ("  figures", card.figures)] if card.figures else facts)
         console.line("")
     figures = [
         (name, *(f"{card.published[b]:g}" if b in card.published else "-" for b in _BENCHMARKS))
         for name, card in cards.items()
     ]
-    console.table("Published mIoU", ("name", *_BENCHMARKS), figures)
+    console.table(title, ("name", *_BENCHMARKS), figures)
     console.line()
-    console.line(_NOTE)
 
 
 def _field_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:

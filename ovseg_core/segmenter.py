@@ -38,6 +38,7 @@ class MethodCard:
         weights: the backbones that it was published with.
         licence: of those weights.
         published: mean IoU in percent by benchmark, as published (not measured here).
+        figures: what stands in place of such figures, where there are none or others.
     """
 
     title: str
@@ -48,6 +49,7 @@ class MethodCard:
     weights: str
     licence: str
     published: dict[str, float] = field(default_factory=dict)
+    figures: str = ""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ CARD = MethodCard(
     clip=ClipConfig(model="ViT-B-16-quickgelu", pretrained="openai"),
     weights="your own, of `ovseg train-student`",
     licence="that of the teacher's weights, see the student's MODEL_CARD.md",
+    figures="those of your own validation, in its MODEL_CARD.md; the papers' are listed by student",
 )
 
 Prompts = tuple[str, tuple[str, ...]]

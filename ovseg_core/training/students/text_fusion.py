@@ -41,6 +41,9 @@ CARD = MethodCard(
     clip=ClipConfig(model="ViT-B-16", pretrained="openai"),
     weights="an ImageNet CNN that the paper does not name; its own weights were not published",
     licence="that of the backbone's weights",
+    figures="IoU of single classes only. CamVid: sky 91.6, fence 45.6, pole 35.7, tree 75.4, "
+    "sidewalk 81.9. Cityscapes: road 97.6, wall 48.5, fence 50.7, traffic light 65.4, "
+    "traffic sign 70.9",
 )
 
 NUM_LEVELS = 3

@@ -40,8 +40,19 @@ def test_methods_are_listed_with_papers_and_licences() -> None:
     assert shown.exit_code == 0, shown.output
     assert "clip_diy" in shown.stdout
     assert "not measured by this project" in shown.stdout
-    listed = json.loads(ovseg("methods", "--json").stdout)["methods"]
-    columns = ("paper", "parts", "weights", "licence", "published")
-    assert all(row[column] for row in listed for column in columns)
-    for row in listed:
+    listed = json.loads(ovseg("methods", "--json").stdout)
+    assert {"maskclip_plus", "text_fusion"} <= {row["name"] for row in listed["students"]}
+    rows = listed["methods"] + listed["students"]
+    assert all(row[column] for row in rows for column in ("paper", "parts", "weights", "licence"))
+    assert all(row["published"] or row["figures"] for row in rows)
+    for row in rows:
         assert all(row[column] in shown.stdout for column in ("name", "paper", "parts", "weights"))
+        assert row["figures"] in shown.stdout
+
+
+def test_students_have_a_table_of_their_own_with_the_papers_figures() -> None:
+    lines = ovseg("methods").stdout.splitlines()
+    (table,) = [n for n, line in enumerate(lines) if "Published mIoU of students" in line]
+    (figures,) = [line.split() for line in lines[table:] if line.startswith("maskclip_plus")]
+    assert "67.5" in figures
+    assert "arXiv )" not in "".join(lines)

@@ -146,6 +146,7 @@ def _text(tensors: Mapping[str, Tensor], vocabulary: Vocabulary, file: str | Pat
         rows_QD is not None
         and index_Q is not None
         and rows_QD.ndim == 2
+        and rows_QD.shape[1] > 0
         and rows_QD.dtype == torch.float32
         and index_Q.dtype == torch.int64
         and index_Q.tolist() == classes
