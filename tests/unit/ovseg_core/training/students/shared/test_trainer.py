@@ -81,7 +81,8 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(stop: int, options: dic
 def test_workers_that_share_a_batch_learn_what_one_learns_of_it() -> None:
     """Also where the workers' parts have different numbers of pixels that count."""
     batch = views(0)
-    batch[0] = batch[0]._replace(labels=torch.full((32, 32), IGNORED))
+    pixels, _, teacher = batch[0]
+    batch[0] = TrainingView(pixels, torch.full((32, 32), IGNORED), teacher)
     alone = trainer()
     loss = alone.advance(batch)
     parts = [batch[:2], batch[2:]]
@@ -133,7 +134,7 @@ def test_a_batch_in_which_all_is_ignored_has_no_loss() -> None:
     ours = trainer(weight_decay=0)
     before = ours.state()
     nothing = torch.full((32, 32), IGNORED)
-    view = views(0)[0]._replace(labels=nothing, teacher=nothing)
+    view = TrainingView(views(0)[0].pixels, nothing, nothing)
     assert ours.advance([view, view]) == 0
     after = ours.state()
     assert all(torch.equal(after[name], value) for name, value in before.items())
