@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from ovseg_core.training.students import check_student
 from ovseg_core.training.students.shared.onnx_file import (
     INPUT,
     OPSET,
@@ -74,6 +75,7 @@ def export_to_onnx(student: str, out: str = "") -> OnnxExport:
 def _facts(student: Student) -> dict[str, Any]:
     """Return what the model's user needs to know; also the model's own metadata."""
     record = student.record
+    options = check_student(record.student)
     stride_px = int(getattr(student.network, "stride_px"))  # noqa: B009 - of a StudentNetwork
     return {
         "student": record.student.name,
@@ -85,8 +87,8 @@ def _facts(student: Student) -> dict[str, Any]:
             "dtype": "float32",
             "shape": ["B", 3, "H", "W"],
             "pixels": "sRGB in the order red, green, blue, 0 to 255; the model normalises them",
-            "size": "any; best near the sizes that the student was trained with",
-            "training_view_px": record.student.options.get("size_px"),
+            "size": "any; `annotate` reduces larger images to this longer side, in pixels:",
+            "max_side_px": options.max_side_px,
         },
         "outputs": {
             OUTPUTS[0]: f"float32 (B, K, h, w), of class k = labels[k], a cell is {stride_px} px; "

@@ -62,7 +62,8 @@ def random_view(
     factor = float(rng.uniform(*steps.scale))
     height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
     pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    both = cv2.resize(both, (width, height), interpolation=cv2.INTER_NEAREST)
+    # Exact: by cell centres, as bilinear; OpenCV's other rule lies up to half a pixel beside.
+    both = cv2.resize(both, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     top, left = _corner(both, steps, rng)
     inside = np.s_[top : top + steps.size_px, left : left + steps.size_px]
     pixels, both = pixels[inside], both[inside]

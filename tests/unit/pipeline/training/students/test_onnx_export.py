@@ -104,6 +104,7 @@ def test_labels_and_input_are_told_beside_the_model_and_in_it(folder):
     assert facts["labels"] == ["background", "cat", "dög"]
     assert facts["opset"] == OPSET
     assert facts["training"] == {"licence": "Apache-2.0"}
+    assert facts["input"]["max_side_px"] == 1024
     assert facts["max_difference"] <= MAX_DIFFERENCE
     model = onnx.load(folder / "student.onnx")
     assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]

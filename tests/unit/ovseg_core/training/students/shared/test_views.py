@@ -116,3 +116,15 @@ def test_colours_change_within_the_published_bounds() -> None:
     assert max(greys) <= (128 + 32) * 1.5
     assert len(set(greys)) > 40
     assert greys.count(128) > 20  # neither of the two: a quarter
+
+
+@pytest.mark.parametrize("factor", [0.55, 0.8, 1.3, 1.95])
+def test_labels_of_thin_objects_lie_where_their_pixels_are(factor: float) -> None:
+    """Half a pixel beside them would be a quarter of a pole."""
+    labels = np.zeros((90, 130), np.int16)
+    labels[:, (np.arange(130) % 12) < 4] = 1
+    image = torch.from_numpy(np.repeat(240 * labels[None].astype(np.uint8), 3, axis=0))
+    steps = ViewSteps(48, 1024, scale=(factor, factor), distort=False)
+    view = random_view(image, labels, labels, steps, rng(1))
+    shown = view.labels != IGNORED
+    assert ((view.pixels[0] > 120) == (view.labels == 1))[shown].float().mean() > 0.97
