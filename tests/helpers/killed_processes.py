@@ -3,13 +3,15 @@
 import os
 import sys
 
+import timm  # noqa: F401 - it takes seconds
 import torch
 
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.training.heads import job as heads
 from pipeline.training.progress import StepProgress
-from schemas.config import HeadConfig, JobConfig
+from pipeline.training.students import job as students
+from schemas.config import HeadConfig, JobConfig, StudentConfig
 from tests.helpers import fault_plan, trap_filesystem
 from tests.helpers.colour_segmenter import BuildColourSegmenter, SegmenterFaults
 
@@ -34,10 +36,15 @@ def run_job(
     sys.exit(job.run(config, Progress(), BuildColourSegmenter(faults)).exit_code)
 
 
-def run_training(config: HeadConfig, environment: dict[str, str] | None = None) -> None:
-    """Train a head until its end or the end of this process; the environment may hold a plan."""
+def run_training(
+    config: HeadConfig | StudentConfig, environment: dict[str, str] | None = None
+) -> None:
+    """Train until the end or the end of this process; the environment may hold a plan."""
     if environment:
         os.environ.update(environment)
         fault_plan.install_hook()
     torch.set_num_threads(1)
-    heads.train_head(config, StepProgress())
+    if isinstance(config, StudentConfig):
+        students.train_student(config, StepProgress())
+    else:
+        heads.train_head(config, StepProgress())

@@ -195,15 +195,25 @@ class _Group:
 
 def _cause(error: BaseException) -> BaseException:
     """Return ovseg's own error where one of the workers has raised it."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        found: BaseException | None = failure
-        while found is not None:
-            if isinstance(found, OvsegError):
-                return found
-            found = getattr(found, "cause", None) or found.__cause__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _WorkersDiedError(lines[-1][:300])
+    from ray.train import TrainingFailedError
+
+    if not isinstance(error, TrainingFailedError):
+        return error
+    failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
+    for failure in failures:
+        if isinstance(failure, OvsegError):
+            return failure
+    for failure in failures:
+        # A worker whose neighbour has died gets a RuntimeError of torch's process group.
+        if not isinstance(failure, RuntimeError) and not _is_rays(failure):
+            return failure
+    first = failures[0] if failures else error
+    lines = str(first).strip().splitlines() or [""]
+    return _WorkersDiedError(f"{type(first).__name__}: {lines[0]}"[:300])
+
+
+def _is_rays(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "ray"
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
