@@ -77,6 +77,22 @@ def test_many_prompts_are_embedded_in_batches(backbones: Backbones) -> None:
     torch.testing.assert_close(text.rows_QD[[1, 300]], _embed(backbones, words[0], words[299]))
 
 
+def test_best_of_class_takes_rows_in_any_order_and_gives_their_gradients() -> None:
+    """Classes 1 and 4 have no rows."""
+    index_Q = torch.tensor([3, 0, 2, 3, 3, 2])
+    text = TextMatrix(torch.zeros(6, 1), index_Q, 5)
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 6, 3, 4, generator=random).requires_grad_()
+    best = best_of_class(rows, text, absent=-7.0)
+    plain = [rows[:, index_Q == k].amax(1) for k in (0, 2, 3)]
+    assert torch.equal(best[:, [0, 2, 3]], torch.stack(plain, dim=1))
+    assert (best[:, [1, 4]] == -7).all()
+    weights = torch.randn(2, 5, 3, 4, generator=random)
+    (ours,) = torch.autograd.grad((best * weights).sum(), rows)
+    expected = (torch.stack(plain, dim=1) * weights[:, [0, 2, 3]]).sum()
+    assert torch.equal(ours, torch.autograd.grad(expected, rows)[0])
+
+
 def test_best_of_class_is_the_maximum_over_phrases() -> None:
     text = TextMatrix(torch.zeros((4, 2)), torch.tensor([1, 1, 3, 3]), 4)
     rows = torch.tensor([0.1, 0.7, -0.9, -0.4]).view(1, 4, 1, 1).expand(2, 4, 2, 3)
