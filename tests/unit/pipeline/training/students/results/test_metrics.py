@@ -1,0 +1,40 @@
+"""The course of a training as table, events and curves."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.storage.folder import Folder
+from pipeline.training.students.results.metrics import EVENTS, METRICS, Metrics
+
+
+def test_rows_survive_a_checkpoint_and_are_written(tmp_path: Path) -> None:
+    first = Metrics(steps=1500, batch=2)  # a row for every three steps
+    for step in range(1, 5):
+        first.add_step(step, float(step), 0.1)
+    second = Metrics(steps=1500, batch=2)
+    second.restore(first.to_json())
+    second.add_step(5, 5.0, 0.1)
+    second.add_step(6, 9.0, 0.05)
+    second.add_validation(6, 0.25)
+    second.write(Folder(str(tmp_path)))
+    rows = pq.read_table(tmp_path / METRICS).to_pylist()
+    assert [(row["step"], row["loss"], row["miou"]) for row in rows] == [
+        (3, 2.0, None),
+        (6, 6.0, None),
+        (6, None, 0.25),
+    ]
+    events = (tmp_path / EVENTS).read_bytes()
+    assert events.count(b"miou") == 1
+    assert events.count(b"learning_rate") == 2
+    assert second.curves().height > 400
+
+
+def test_curves_without_a_row_can_be_drawn() -> None:
+    assert Metrics(steps=3, batch=1).curves().width > 400
+
+
+def test_rows_of_a_stranger_are_refused() -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any message; the store says which file
+        Metrics(steps=3, batch=1).restore('[[{"step": "x"}], []]')
