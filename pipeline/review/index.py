@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.markers import READERS
 from pipeline.run.predictions import SegmentReader
-from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, Row, RunReader
+from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, RunReader
+from pipeline.run.tables.rows import Row, rows_of
 from pipeline.storage.waiting import StorageThreads
 from schemas.records import ShardDone
 from schemas.score_columns import SCORE, SCORE_COLUMNS
@@ -50,11 +51,14 @@ class ReviewIndex:
         self.num_left = finished.num_left
         self.labels = run.info.job().vocabulary.names
         self._markers = finished.markers
+        self._places = {marker.shard: place for place, marker in enumerate(self._markers)}
         tables = self._read("images", IMAGE_COLUMNS)
         self._starts = np.array([0, *accumulate(table.num_rows for table in tables)], np.int64)
         empty = IMAGES.empty_table().select(list(IMAGE_COLUMNS))
         self._table = pa.concat_tables([*tables, empty]).unify_dictionaries().combine_chunks()
-        self._segment_reader = SegmentReader(run, (*MASK_COLUMNS, *_SCORES_SHOWN))
+        self._segment_reader = SegmentReader(
+            run, (*MASK_COLUMNS, *_SCORES_SHOWN), self._images_of
+        )
 
     def __len__(self) -> int:
         """Return the number of images, failed ones included."""
@@ -78,6 +82,12 @@ class ReviewIndex:
     def image(self, row: int) -> dict[str, Any]:
         """Return the columns of one image, and the index of its `shard`."""
         return {**self._table.slice(row, 1).to_pylist()[0], "shard": self.marker(row).shard}
+
+    def _images_of(self, marker: ShardDone) -> dict[str, Row]:
+        place = self._places[marker.shard]
+        start, stop = self._starts[place : place + 2].tolist()
+        sizes = self._table.slice(start, stop - start).select(["image_id", "height", "width"])
+        return {row["image_id"]: row for row in rows_of(sizes)}
 
     def marker(self, row: int) -> ShardDone:
         """Return the shard that holds a row."""
@@ -140,7 +150,8 @@ class ReviewIndex:
 
         Each says in `damage` what is wrong with it, and has no mask then; empty: nothing is.
         """
-        return self._segment_reader.segments(self.marker(row), self.image(row))
+        image_id = self._table["image_id"][row].as_py()
+        return self._segment_reader.segments(self.marker(row), image_id)
 
     def with_error(self, code: str) -> NDArray[np.bool_]:
         """Return which images failed with a code."""

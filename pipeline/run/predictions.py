@@ -1,6 +1,6 @@
 """Segments of single images of a finished run; `pipeline.run.reader` reads whole runs in order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from threading import Condition
 from typing import Any, NamedTuple
@@ -12,12 +12,11 @@ from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS
+from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, read_segments
 from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
     DamagedRows,
-    check_masks,
     is_image_size,
     size_problem,
 )
@@ -35,6 +34,8 @@ class _ShardTable(NamedTuple):
     table: pa.Table
     places: dict[str, NDArray[np.int64]]
     """Row numbers of the segments of each image."""
+    problems: dict[int, str]
+    """What is wrong with the rows that are damaged, by number."""
 
 
 class SegmentReader:
@@ -45,29 +46,38 @@ class SegmentReader:
     Args:
         run: at any place.
         columns: of the annotations table, beside `image_id`; `rle_counts` is one of them.
+        images: returns rows of a shard's images by `image_id`, with `height` and `width`: what its
+            masks must be of.
         max_bytes: size of the tables that are kept.
     """
 
-    def __init__(self, run: RunFolder, columns: Sequence[str], max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        columns: Sequence[str],
+        images: Callable[[ShardDone], Mapping[str, Row]],
+        max_bytes: int = _MAX_BYTES,
+    ) -> None:
         self._run = run
+        self._images = images
         self._columns = list(dict.fromkeys(("image_id", *columns)))
         cache: LRUCache[int, _ShardTable] = LRUCache(max_bytes, lambda shard: shard.table.nbytes)
         self._shard_table = cached(cache, key=lambda marker: marker.shard, condition=Condition())(
             self._read
         )
 
-    def segments(self, marker: ShardDone, image: Row) -> list[Row]:
+    def segments(self, marker: ShardDone, image_id: str) -> list[Row]:
         """Return the rows of an image in their order; those that are damaged have no `rle_counts`.
 
         Args:
             marker: of the finished shard that holds the image.
-            image: its row of `images`; an image without segments has none.
+            image_id: one of its images; an image without segments has none.
 
         Returns:
             Rows with a further column `damage`: what is wrong with the row, in words, or empty.
         """
         shard = self._shard_table(marker)
-        places = shard.places.get(image["image_id"])
+        places = shard.places.get(image_id)
         if places is None:
             return []
         first, count = int(places[0]), len(places)
@@ -75,19 +85,18 @@ class SegmentReader:
             table = shard.table.slice(first, count)
         else:
             table = shard.table.take(pa.array(places))
-        table, problems = check_masks(table, {image["image_id"]: image})
-        if problems:  # what is no text could not be turned into one
-            number = table.schema.get_field_index("rle_counts")
-            is_sound = pa.array([place not in problems for place in range(count)])
-            texts = compute.if_else(is_sound, table["rle_counts"], "")
-            table = table.set_column(number, "rle_counts", texts)
         rows = rows_of(table)
-        for place, row in enumerate(rows):
-            row["damage"] = problems.get(place, "")
+        for place, row in zip(places.tolist(), rows, strict=True):
+            row["damage"] = shard.problems.get(place, "")
         return rows
 
     def _read(self, marker: ShardDone) -> _ShardTable:
-        table = self._run.shard_table(marker, "annotations", self._columns)
+        table, problems = read_segments(self._run, marker, self._images(marker), self._columns)
+        if problems:  # what is no text could not be turned into one
+            number = table.schema.get_field_index("rle_counts")
+            is_sound = pa.array([place not in problems for place in range(table.num_rows)])
+            texts = compute.if_else(is_sound, table["rle_counts"], "")
+            table = table.set_column(number, "rle_counts", texts)
         table = table.unify_dictionaries().combine_chunks()
         ids: Any = table["image_id"].combine_chunks()
         codes = ids.indices.to_numpy()
@@ -95,7 +104,7 @@ class SegmentReader:
         bounds = np.searchsorted(codes[order], np.arange(len(ids.dictionary) + 1))
         names = ids.dictionary.to_pylist()
         places = zip(names, np.split(order, bounds[1:-1]), strict=True) if names else ()
-        return _ShardTable(table, dict(places))
+        return _ShardTable(table, dict(places), problems)
 
 
 class Predictions:
@@ -114,8 +123,10 @@ class Predictions:
         self.damaged = damaged or DamagedRows()
         self._done: dict[int, ShardDone] | None = None
         self._place: dict[str, int] = {}
-        self._segments = SegmentReader(run, (*MASK_COLUMNS, SCORE))
         self._images = lru_cache(_SHARDS_OF_IMAGES)(self._read_images)
+        self._segments = SegmentReader(
+            run, (*MASK_COLUMNS, SCORE), lambda marker: self._images(marker.shard)
+        )
 
     def in_order(self, image_ids: Iterable[str]) -> list[str]:
         """Return the images that the run has, in manifest order: so each shard is read once."""
@@ -145,7 +156,7 @@ class Predictions:
         marker, image = self._marker(image_id), self.image(image_id)
         if marker is None or image is None:
             return []
-        rows = self._segments.segments(marker, image)
+        rows = self._segments.segments(marker, image_id)
         names = [
             f"{image['path']}, segment {row['segment_index']}: {row['damage']}"
             for row in rows

@@ -5,7 +5,7 @@ committed rows alone, so every reader of a finished run gives an image the same 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +62,13 @@ class FinishedShard:
         Args:
             columns: those to read; None: all. Without `rle_counts` masks are not checked.
         """
-        table = self.run.shard_table(self.marker, "annotations", columns)
+        table, problems = read_segments(self.run, self.marker, self.images, columns)
+        table, names = without_damaged(table, problems, self.images)
+        self.damaged.add(DAMAGED_MASKS, names)
         if self.unusable:
             ids = pa.array(sorted(self.unusable), pa.string())
             of_unusable = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
             table = table.filter(compute.invert(of_unusable))
-        if "rle_counts" in table.column_names:
-            table, problems = check_masks(table, self.images)
-            table, names = without_damaged(table, problems, self.images)
-            self.damaged.add(DAMAGED_MASKS, names)
         for batch in table.to_batches(max_chunksize=1024):
             yield from rows_of(batch)
 
@@ -150,6 +148,27 @@ class RunReader:
                     unusable[row["image_id"]] = [size_problem(row)]
             self.damaged.add(DAMAGED_IMAGES, unusable)
             yield FinishedShard(self.run, marker, images, self.damaged, frozenset(unusable))
+
+
+def read_segments(
+    run: RunFolder,
+    marker: ShardDone,
+    images: Mapping[str, Row],
+    columns: Sequence[str] | None = None,
+) -> tuple[pa.Table, dict[int, str]]:
+    """Return a shard's table of annotations as it was read and checked, all masks at once.
+
+    Args:
+        run: at any place.
+        marker: of the finished shard.
+        images: rows of its images by `image_id`; masks of other images are not checked.
+        columns: those to read; None: all. Without `rle_counts` masks are not checked.
+
+    Returns:
+        The table, and in words what is wrong with its damaged rows, by their place.
+    """
+    table = run.shard_table(marker, "annotations", columns)
+    return check_masks(table, images) if "rle_counts" in table.column_names else (table, {})
 
 
 def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:

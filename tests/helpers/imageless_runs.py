@@ -72,8 +72,8 @@ def _cat(image_id: str) -> Annotation:
         segment_index=0,
         height=20,
         width=30,
-        rle_counts="d1X1",
+        rle_counts="V3?50000000^<",  # rows 2 to 16 of columns 5 to 9
         area_px=75,
-        bbox_xywh=(1.0, 2.0, 3.0, 4.0),
+        bbox_xywh=(5.0, 2.0, 5.0, 15.0),
         **{**dict.fromkeys(SCORE_COLUMNS, 0.5), "area_frac": 0.125, "num_components": 1},
     )

@@ -65,11 +65,13 @@ def test_images_of_a_shard_without_marker_have_no_predictions(tmp_path: Path) ->
 
 @pytest.mark.parametrize("max_bytes", [1 << 20, 0], ids=["kept", "never kept"])
 def test_segment_reader_reads_for_many_threads(run: RunFolder, max_bytes: int) -> None:
-    reader = SegmentReader(run, tuple(Annotation.model_fields), max_bytes)
+    shards = {shard.marker.shard: shard for shard in RunReader(run).shards()}
+    columns = tuple(Annotation.model_fields)
+    reader = SegmentReader(run, columns, lambda marker: shards[marker.shard].images, max_bytes)
     wanted = [
-        (shard.marker, image, shard.segments_by_image().get(image_id, []))
-        for shard in RunReader(run).shards()
-        for image_id, image in shard.images.items()
+        (shard.marker, image_id, shard.segments_by_image().get(image_id, []))
+        for shard in shards.values()
+        for image_id in shard.images
     ]
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda one: reader.segments(one[0], one[1]), wanted * 3)
@@ -83,9 +85,9 @@ def test_segment_reader_finds_rows_that_are_not_together(tmp_path: Path) -> None
     again = tuple(row.model_copy(update={"segment_index": 1}) for row in rows.annotations)
     mixed = rows.model_copy(update={"annotations": (*rows.annotations, *again)})
     marker = run.commit(0, "a", mixed, make_tally(mixed))
-    reader = SegmentReader(run, MASK_COLUMNS)
+    sizes = {row.image_id: row.model_dump() for row in rows.images}
+    reader = SegmentReader(run, MASK_COLUMNS, lambda _: sizes)
     for one in rows.annotations:
-        image = next(row for row in rows.images if row.image_id == one.image_id)
-        found = reader.segments(marker, image.model_dump())
+        found = reader.segments(marker, one.image_id)
         assert [row["segment_index"] for row in found] == [0, 1]
         assert {row["image_id"] for row in found} == {one.image_id}
