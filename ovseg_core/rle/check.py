@@ -6,6 +6,7 @@ process. So every text that this process did not write is checked here first, ma
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ _MAX_GROUPS = 7
 _LAST = 2 * MORE_GROUPS - 1
 _CHARACTERS = 1 << 17
 """Length of texts whose arrays fit into a processor's cache."""
+_FREED_BYTES = 16 << 20
+"""More than the arrays of one part take together."""
 
 
 class MaskFacts(NamedTuple):
@@ -74,12 +77,24 @@ def mask_facts(texts: Texts, sizes_hw: NDArray[np.integer]) -> MaskFacts:
         texts: compressed run lengths of N masks.
         sizes_hw: (N, 2) of the image of each; no mask is sound where they are no size of an image.
     """
+    _keep_freed_memory()
     sizes = sizes_hw.astype(np.int64, copy=False)
     parts = [_facts(part, sizes[begin:end]) for part, begin, end in _parts(texts)]
     if not parts:
         parts = [_nothing(0)]
     found = MaskFacts(*map(np.concatenate, zip(*parts, strict=True)))
     return found._replace(is_sound=found.is_sound & (found.area_px > 0))
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the process keep freed memory for the next part, where glibc allocates it.
+
+    It gives the arrays of each part back to the system otherwise, and to get and clear the pages
+    of the next ones takes as long as the check. Freeing one large block raises that limit; its
+    pages are never touched.
+    """
+    np.empty(_FREED_BYTES, np.uint8)
 
 
 def _parts(texts: Texts) -> Iterator[tuple[Texts, int, int]]:
@@ -165,7 +180,8 @@ def _facts_of_numbers(
         empty = lengths == 0
         empty[begin] = False
         is_canonical = ~np.logical_or.reduceat(empty, begin)
-    is_inside = np.arange(len(lengths)) & 1 == 1
+    is_inside = np.zeros(len(lengths), bool)
+    is_inside[1::2] = True
     is_inside ^= np.repeat((begin & 1).astype(bool), count)
     area = np.add.reduceat(lengths * is_inside, begin).astype(np.int64)
     side = height.astype(kind)

@@ -111,16 +111,16 @@ def numbers_of(
     values[1:] += low[:-1] * goes_on[:-1]
     last = np.flatnonzero(groups < MORE_GROUPS)
     numbers = values.take(last).astype(kind)
-    size = last.copy()
-    size[1:] -= last[:-1]
-    size[:1] += 1
-    longer, at = np.flatnonzero(size > 2), 1
+    inside = np.flatnonzero(goes_on[:-1] & goes_on[1:])  # of numbers of three groups or more
+    longer, at = np.searchsorted(last, inside), 1
+    longer = longer[np.diff(longer, prepend=-1) > 0]
+    size = last.take(longer) - np.where(longer > 0, last.take(longer - 1), -1)
     numbers[longer] = signed.take(last.take(longer))
     while len(longer):
         group = low.take(last.take(longer) - at)
         numbers[longer] = (numbers.take(longer) << GROUP_BITS) | group
         at += 1
-        longer = longer[size.take(longer) > at]
+        longer, size = longer[size > at], size[size > at]
     return numbers, np.searchsorted(last, places)
 
 

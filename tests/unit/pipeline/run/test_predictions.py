@@ -91,3 +91,19 @@ def test_segment_reader_finds_rows_that_are_not_together(tmp_path: Path) -> None
         found = reader.segments(marker, one.image_id)
         assert [row["segment_index"] for row in found] == [0, 1]
         assert {row["image_id"] for row in found} == {one.image_id}
+
+
+def test_segment_reader_names_the_damage_of_each_image_of_a_shard(tmp_path: Path) -> None:
+    run = begin_run(str(tmp_path / "run"), num_images=4)
+    rows = make_rows(run.shards()[0])
+    again = [row.model_copy(update={"segment_index": 1}) for row in rows.annotations]
+    again[1] = again[1].model_copy(update={"rle_counts": "06"})
+    mixed = rows.model_copy(update={"annotations": (*rows.annotations, *again)})
+    marker = run.commit(0, "a", mixed, make_tally(mixed))
+    sizes = {row.image_id: row.model_dump() for row in rows.images}
+    reader = SegmentReader(run, MASK_COLUMNS, lambda _: sizes)
+    for place, one in enumerate(rows.annotations):
+        first, second = reader.segments(marker, one.image_id)
+        assert (first["damage"], first["rle_counts"]) == ("", one.rle_counts)
+        assert ("no mask of 30 x 20" in second["damage"]) == (place == 1)
+        assert second["rle_counts"] == ("" if place == 1 else one.rle_counts)
