@@ -56,9 +56,7 @@ class ReviewIndex:
         self._starts = np.array([0, *accumulate(table.num_rows for table in tables)], np.int64)
         empty = IMAGES.empty_table().select(list(IMAGE_COLUMNS))
         self._table = pa.concat_tables([*tables, empty]).unify_dictionaries().combine_chunks()
-        self._segment_reader = SegmentReader(
-            run, (*MASK_COLUMNS, *_SCORES_SHOWN), self._images_of
-        )
+        self._segment_reader = SegmentReader(run, (*MASK_COLUMNS, *_SCORES_SHOWN), self._images_of)
 
     def __len__(self) -> int:
         """Return the number of images, failed ones included."""
