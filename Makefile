@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-quality embedded ci clean test-clients test-labelstudio test-lowest audit
+.PHONY: help install demo test lint bench bench-quality bench-students embedded ci clean test-clients test-labelstudio test-lowest audit
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: $(INSTALLED) ## Measure speed and memory as ratios against the plain way
 
 bench-quality: $(INSTALLED) ## Measure every method on drawn scenes; writes the README's tables
 	@$(BIN)/python -m benchmarks.quality
+
+bench-students: $(INSTALLED) ## Train students on drawn scenes and measure them; writes the tables of docs/students.md
+	@$(BIN)/python -m benchmarks.students
 
 embedded: $(INSTALLED) ## Retrain the embedded models from nothing (CPU, tens of minutes)
 	@$(BIN)/python -m training.embedded

@@ -1,0 +1,202 @@
+"""The trainings that `benchmarks.students` measures, and what one of them takes and gives."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.quality import embedded_backbones
+from benchmarks.students_world import SEEN, TrainingScene
+from ovseg_core.backbones.text.text_encoder import templates_of
+from ovseg_core.methods import build_segmenter
+from ovseg_core.segmenter import Segmenter, TextMatrix
+from ovseg_core.training.students import (
+    UNLABELLED,
+    Labels,
+    StudentOptions,
+    StudentTask,
+    TextShape,
+    TrainingView,
+    build_network,
+    build_task,
+    check_student,
+)
+from ovseg_core.training.students.shared.student_file import StudentRecord, student_bytes
+from ovseg_core.training.students.shared.trainer import Averaging, StudentTrainer
+from pipeline.training.students.sources.cleaning import Cleaning
+from schemas.config import EMBEDDED, Calibration, CleaningConfig, ClipConfig, NamedOptions
+from schemas.vocabulary import Vocabulary
+
+Options = dict[str, Any]
+
+VOCABULARY = Vocabulary.model_validate(SEEN)
+SEEDS = 0, 1, 2
+EMA_DECAY = 0.99
+TEMPLATES = "t85"
+"""The teacher's own."""
+MAX_SIDE_PX = 80
+"""The student reads images at half their size: the larger end of the views that it has learned."""
+
+LIGHT: Options = {
+    "backbone_weights": "random",
+    "backbone": "test_resnet",
+    "steps": 3000,
+    "batch": 16,
+    "size_px": 48,
+    "scale": (0.3, 0.55),
+    "distort": False,
+}
+MASKCLIP_PLUS: Options = {
+    **LIGHT,
+    "channels": 64,
+    "loss_px": 4,
+    "optimiser": "adamw",
+    "learning_rate": 1e-2,
+    "min_learning_rate": 1e-5,
+    "weight_decay": 0.05,
+}
+"""Chosen on other scenes; colour is a part of the labels, so the views are not distorted."""
+TEXT_FUSION: Options = {
+    **LIGHT,
+    "steps": 600,
+    "batch": 8,
+    "finest_px": 4,
+    "width": 64,
+    "heads": 4,
+    "learning_rate": 3e-3,
+}
+CLEANED = CleaningConfig(min_score=0.5)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training.
+
+    Attributes:
+        key: its name in the results.
+        seeds: of its repetitions.
+        options: of the student, beside those of `MASKCLIP_PLUS` or `TEXT_FUSION`.
+        student: which.
+        cleaning: of the teacher's masks; `thresholds` is "fitted" for the calibration.
+        share: of the scenes, those with the lowest numbers.
+        truth: the truth is learned in place of the teacher's masks.
+    """
+
+    key: str
+    seeds: tuple[int, ...] = (0,)
+    options: Options = field(default_factory=dict)
+    student: str = "maskclip_plus"
+    cleaning: CleaningConfig = CLEANED
+    share: float = 1.0
+    truth: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the student has a text head."""
+        return self.student == "maskclip_plus" or self.options.get("head") == "text"
+
+    def part(self) -> NamedOptions:
+        """Return the student with all of its options."""
+        base = MASKCLIP_PLUS if self.student == "maskclip_plus" else TEXT_FUSION
+        return NamedOptions(name=self.student, options=base | self.options)
+
+
+ROWS = (
+    Row("student", SEEDS),
+    Row("self-training", SEEDS, {"self_training_from": 0.5}),
+    Row("not cleaned", SEEDS, cleaning=CleaningConfig()),
+    Row("min_score 0.6", cleaning=CleaningConfig(min_score=0.6)),
+    Row("edge_px", cleaning=CleaningConfig(edge_px=2)),
+    Row("thresholds", cleaning=CleaningConfig(thresholds="fitted")),
+    Row("max_review_priority", cleaning=CleaningConfig(max_review_priority=0.8)),
+    Row("30 %", share=0.3),
+    Row("10 %", share=0.1),
+    Row("truth", truth=True),
+    Row("truth, 30 %", truth=True, share=0.3),
+    Row("truth, 10 %", truth=True, share=0.1),
+    Row("text_fusion", SEEDS, student="text_fusion", share=0.05, truth=True),
+    Row("text_fusion, no text", SEEDS, {"text": False}, "text_fusion", share=0.05, truth=True),
+)
+
+
+class Learned(NamedTuple):
+    """One scene as a training sees it: uint8 (3, H, W), and both maps (H, W)."""
+
+    image: torch.Tensor
+    labels: Labels
+    teacher: Labels
+
+
+def data_of(row: Row, scenes: Sequence[TrainingScene], calibration: Calibration) -> list[Learned]:
+    """Return what a row learns."""
+    used = scenes[: round(row.share * len(scenes))]
+    if row.truth:
+        return [Learned(scene.image, scene.truth, scene.truth) for scene in used]
+    fitted = calibration if row.cleaning.thresholds else None
+    cleaning = Cleaning(row.cleaning, fitted)
+    found = []
+    for scene in used:
+        if scene.masks.review_priority <= row.cleaning.max_review_priority:
+            size_hw = scene.truth.shape[0], scene.truth.shape[1]
+            cleaned = cleaning.paint(scene.rows, size_hw).cleaned
+            found.append(Learned(scene.image, np.full_like(cleaned, UNLABELLED), cleaned))
+    return found
+
+
+def trained(row: Row, seed: int, data: Sequence[Learned], text: TextMatrix) -> dict[str, Any]:
+    """Train a student; returns its weights as `weights`, CPU seconds and loss."""
+    torch.manual_seed(seed)
+    part = row.part()
+    options = check_student(part)
+    network = build_network(part, TextShape(*text.rows_QD.shape))
+    task = build_task(part, seed)
+    trainer = StudentTrainer(network, task, text, Averaging(EMA_DECAY))
+    began, losses = time.process_time(), []
+    for views in batches(task, options, data, seed):
+        losses.append(trainer.advance(views))
+    seconds = time.process_time() - began
+    return {
+        "weights": trainer.result(),
+        "loss": round(float(np.mean(losses[-50:])), 3),
+        "cpu_s": round(seconds, 1),
+        "training_images_per_s": round(options.steps * options.batch / seconds, 1),
+        "images": len(data),
+    }
+
+
+def batches(
+    task: StudentTask, options: StudentOptions, data: Sequence[Learned], seed: int
+) -> Iterator[list[TrainingView]]:
+    """Yield the views of every step: all scenes in random order, again and again."""
+    order: NDArray[np.int64] = np.zeros(0, np.int64)
+    rng = np.random.default_rng([seed, 1])
+    for step in range(options.steps):
+        while len(order) < options.batch:
+            order = np.concatenate([order, rng.permutation(len(data))])
+        now, order = order[: options.batch], order[options.batch :]
+        yield [
+            task.view(*data[place], np.random.default_rng([seed, 2, step, number]))
+            for number, place in enumerate(now.tolist())
+        ]
+
+
+def write_student(file: Path, row: Row, weights: dict[str, torch.Tensor], text: TextMatrix) -> None:
+    """Write a trained student as `ovseg train-student` does."""
+    record = StudentRecord(
+        student=row.part(),
+        vocabulary=VOCABULARY,
+        clip=ClipConfig(model=EMBEDDED),
+        templates=templates_of(TEMPLATES),
+    )
+    file.write_bytes(student_bytes(weights, text, record))
+
+
+def student_at(file: Path) -> Segmenter[Any]:
+    """Return a student as a method."""
+    part = NamedOptions(name="student", options={"weights": str(file), "max_side_px": MAX_SIDE_PX})
+    return build_segmenter(part, embedded_backbones())
