@@ -166,10 +166,14 @@ def _facts_of_numbers(
     begin, count = cuts[:-1], np.diff(cuts)
     of_several = begin[count > 2]
     numbers[of_several + 2] -= numbers[of_several]  # the third number is no difference
+    area = np.zeros(len(begin), np.int64)
     for turn in (0, 1):
         in_turn = begin + ((begin ^ turn) & 1)
-        ours = numbers[turn::2].copy()
-        numbers[turn::2] = _sums(ours, in_turn[in_turn < cuts[1:]] >> 1)
+        has_any = in_turn < cuts[1:]
+        first = in_turn[has_any] >> 1
+        ours = numbers[turn::2] = _sums(numbers[turn::2].copy(), first)
+        are_inside = (in_turn > begin)[has_any]
+        area[has_any & (in_turn > begin)] = np.add.reduceat(ours, first, 0, kind)[are_inside]
     lengths, places = numbers, _sums(numbers.copy(), begin)
     is_sound = places[cuts[1:] - 1] == num_pixels
     for values in (lengths, places):
@@ -183,7 +187,6 @@ def _facts_of_numbers(
     is_inside = np.zeros(len(lengths), bool)
     is_inside[1::2] = True
     is_inside ^= np.repeat((begin & 1).astype(bool), count)
-    area = np.add.reduceat(lengths * is_inside, begin).astype(np.int64)
     side = height.astype(kind)
     side = side[0] if (side == side[0]).all() else np.repeat(side, count)
     return MaskFacts(is_sound, is_canonical, area, _boxes(places, is_inside, cuts, side))
