@@ -154,7 +154,7 @@ def draw_picture(student: Segmenter[Any], file: Path) -> None:
         for column, tile in enumerate(line):
             canvas.paste(tile, (column * width, top))
         top += line[0].height + _GAP_PX
-    canvas.quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
+    canvas.quantize(160, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def _named(
