@@ -154,7 +154,8 @@ def draw_picture(student: Segmenter[Any], file: Path) -> None:
         for column, tile in enumerate(line):
             canvas.paste(tile, (column * width, top))
         top += line[0].height + _GAP_PX
-    canvas.quantize(160, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, optimize=True)
+    small = canvas.quantize(160, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
 
 
 def _named(
