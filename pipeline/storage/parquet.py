@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,24 +18,40 @@ _FREE_BYTES, _MAX_FIXED_BYTES = 64 << 20, 1 << 30
 _MAX_RATIO, _RATIO = 200, 20
 """A file may unpack to 64 MiB; to 200 times its size up to 1 GiB; and to 20 times its size."""
 _MAX_FOOTER_BYTES = 4 << 20
-_BOUNDED = {"UNCOMPRESSED", "SNAPPY", "GZIP", "LZ4", "LZ4_RAW", "ZSTD"}
-"""Compressions by which a file grows by 32,768 times at most: Zstandard's blocks of 128 KiB."""
+_BOUNDED = {0, 1, 2, 5, 6, 7}
+"""Compressions by which a file grows by 32,768 times at most: none, Snappy, gzip, both LZ4, and
+Zstandard with its blocks of 128 KiB."""
 _FEW_BYTES = _FREE_BYTES >> 15
 _BATCH_ROWS = 1 << 16
 """Rows that are unpacked before their bytes are counted."""
-_REPEATING = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
-"""Encodings by which few bytes stand for many texts."""
+_REPEATING = {2, 7, 8}
+"""Encodings by which few bytes stand for many texts: PLAIN_DICTIONARY, DELTA_BYTE_ARRAY,
+RLE_DICTIONARY."""
 
-# Thrift's compact protocol, in which the headers of pages are written; pyarrow shows none of them.
-_BOOLEANS, _INTEGERS, _LISTS = (1, 2), (4, 5, 6), (9, 10)
-_TEXT, _STRUCT, _LONG_LIST = 8, 12, 15
-_SIZES = {**dict.fromkeys(_BOOLEANS, 0), 3: 1, 7: 8}
-"""Bytes of a Boolean of a structure, whose kind is its value, of a byte and of a number."""
+# Thrift's compact protocol, in which the list of columns and the headers of pages are written.
+# pyarrow shows no headers, and its list of columns ends the process where a value is not as it
+# should be: an exception of C++ that reaches no Python.
+_TRUE, _BYTE, _DOUBLE, _TEXT, _STRUCT = 1, 3, 7, 8, 12
+_INTEGERS, _LISTS = (4, 5, 6), (9, 10)
+_LONG_LIST = 15
 _MAX_DEPTH = 8
 _MAX_HEADERS = 1 << 20
 """Bytes of the headers of a column's pages together."""
 _UNPACKED, _PACKED = 2, 3
 """Fields of a page's header, bytes; the page itself follows the header."""
+
+_Fields = dict[int, Any]
+"""A Thrift structure: integers, bytes, lists and structures by their field's number."""
+
+
+class _Chunk(NamedTuple):
+    """What the list of columns says of one column in one row group, all in bytes."""
+
+    encodings: frozenset[int]
+    compression: int
+    unpacked: int
+    packed: int
+    first_page: int
 
 
 def write_table(table: pa.Table, row_group: int = ROW_GROUP) -> bytes:
@@ -102,17 +118,17 @@ def _check_sizes(file: pq.ParquetFile, data: bytes, wanted: Sequence[str]) -> li
     }
     chosen = set(wanted)
     names = [metadata.schema.column(n).path.partition(".")[0] for n in range(metadata.num_columns)]
-    places = [place for place, name in enumerate(names) if name in chosen]
-    unpacked, rows, packed_texts, chunks = 0, 0, set(), []
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        rows += row_group.num_rows
-        for place in places:
-            column = row_group.column(place)
-            unpacked += column.total_uncompressed_size
-            chunks.append((column.total_compressed_size, column))
-            if names[place] in texts and _REPEATING.intersection(column.encodings):
-                packed_texts.add(names[place])
+    unpacked, packed_texts, chunks = 0, set(), []
+    rows, groups = _row_groups(data)
+    for group in groups:
+        if len(group) != len(names):
+            raise pa.ArrowInvalid(f"{len(group)} columns of rows, but {len(names)} in its schema")
+        for name, chunk in zip(names, group, strict=True):
+            if name in chosen:
+                unpacked += chunk.unpacked
+                chunks.append(chunk)
+                if name in texts and _REPEATING & chunk.encodings:
+                    packed_texts.add(name)
     most = max(_FREE_BYTES, min(_MAX_RATIO * size, _MAX_FIXED_BYTES), _RATIO * size)
     fixed = 4 * max(rows, metadata.num_rows) * len(wanted)
     if unpacked <= most and fixed <= max(_MAX_FIXED_BYTES, _RATIO * size):
@@ -125,29 +141,58 @@ def _check_sizes(file: pq.ParquetFile, data: bytes, wanted: Sequence[str]) -> li
     return sorted(packed_texts)
 
 
-def _bytes_of_pages(data: bytes, chunks: list[tuple[int, Any]]) -> int:
+def _row_groups(data: bytes) -> tuple[int, list[list[_Chunk]]]:
+    """Return the rows and the columns of the row groups, from the list at a file's end.
+
+    Raises:
+        pyarrow.ArrowInvalid: it is not as Parquet's format says.
+    """
+    length = int.from_bytes(data[-8:-4], "little")
+    try:
+        # Fields of FileMetaData, RowGroup, ColumnChunk: parquet-format, src/main/thrift.
+        fields, _ = _struct(data[-8 - length : -8], 0, _MAX_DEPTH)
+        groups = fields.get(4, [])
+        rows = sum(_number(group, 3) for group in groups)
+        return rows, [[_chunk(column[3]) for column in group[1]] for group in groups]
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise pa.ArrowInvalid(f"its list of columns is damaged: {error}") from error
+
+
+def _chunk(column: _Fields) -> _Chunk:
+    """Return what is needed of Parquet's ColumnMetaData."""
+    first = _number(column, 9)
+    dictionary = _number(column, 11) if 11 in column else 0
+    return _Chunk(
+        encodings=frozenset(column[2]),
+        compression=_number(column, 4),
+        unpacked=_number(column, 6),
+        packed=_number(column, 7),
+        first_page=dictionary if 0 < dictionary < first else first,
+    )
+
+
+def _number(fields: _Fields, field: int) -> int:
+    value = fields[field]
+    if type(value) is not int:
+        raise ValueError(f"field {field} is no number")
+    return value
+
+
+def _bytes_of_pages(data: bytes, chunks: list[_Chunk]) -> int:
     """Return what columns unpack to by the headers of their pages, which also bound the reader.
 
     The list of columns at the end of a file may lie. Columns of so few bytes that they cannot
     unpack to much are not looked at.
-
-    Args:
-        data: the file.
-        chunks: of each column and row group, the bytes that it has in the file, and what the
-            list of columns says of it.
     """
-    chunks.sort(key=lambda chunk: chunk[0])
+    chunks.sort(key=lambda chunk: chunk.packed)
     total, passed = 0, 0
-    for size, column in chunks:
-        if size < 0:
-            raise pa.ArrowInvalid(f"a column has {size:,} bytes")
-        if column.compression in _BOUNDED and passed + size <= _FEW_BYTES:
-            passed += size
+    for chunk in chunks:
+        if chunk.packed < 0:
+            raise pa.ArrowInvalid(f"a column has {chunk.packed:,} bytes")
+        if chunk.compression in _BOUNDED and passed + chunk.packed <= _FEW_BYTES:
+            passed += chunk.packed
             continue
-        first = column.data_page_offset
-        if column.has_dictionary_page and 0 < column.dictionary_page_offset < first:
-            first = column.dictionary_page_offset
-        total += unpacked_bytes(data, first, first + size)
+        total += unpacked_bytes(data, chunk.first_page, chunk.first_page + chunk.packed)
     return total
 
 
@@ -214,13 +259,12 @@ def unpacked_bytes(data: bytes, begin: int, end: int) -> int:
     if not 0 <= begin <= end <= len(data):
         raise pa.ArrowInvalid(f"a column lies at bytes {begin:,} to {end:,} of {len(data):,}")
     total, place, left = 0, begin, _MAX_HEADERS
-    content = memoryview(data)
     while place < end:
         try:
-            sizes, length = _header(content[place : min(place + left, end)], 0)
-        except (IndexError, ValueError) as error:
+            sizes, length = _struct(data[place : min(place + left, end)], 0, _MAX_DEPTH)
+            unpacked, packed = _number(sizes, _UNPACKED), _number(sizes, _PACKED)
+        except (IndexError, KeyError, ValueError) as error:
             raise pa.ArrowInvalid(f"no page of a column at byte {place:,}") from error
-        unpacked, packed = sizes.get(_UNPACKED, -1), sizes.get(_PACKED, -1)
         if min(unpacked, packed) < 0:
             raise pa.ArrowInvalid(f"the page at byte {place:,} has no size")
         total += unpacked
@@ -229,25 +273,77 @@ def unpacked_bytes(data: bytes, begin: int, end: int) -> int:
     return total
 
 
-def _header(data: memoryview, place: int) -> tuple[dict[int, int], int]:
-    """Return a structure's integers by field, and where it ends."""
-    numbers: dict[int, int] = {}
+def _struct(data: bytes, place: int, depth: int) -> tuple[_Fields, int]:
+    """Return a structure, and where it ends.
+
+    Raises:
+        IndexError, ValueError: it is none, or has no end.
+    """
+    if not depth:
+        raise ValueError("structures in structures, too deep")
+    fields: _Fields = {}
     field = 0
-    while data[place]:
-        kind, step = data[place] & 15, data[place] >> 4
-        place += 1
+    while head := data[place]:
+        kind, step, place = head & 15, head >> 4, place + 1
         if step:
             field += step
         else:
             field, place = _integer(data, place)
         if kind in _INTEGERS:
-            numbers[field], place = _integer(data, place)
+            number = data[place]
+            if number < 128:  # nearly all: a file has a thousand of them
+                fields[field], place = (number >> 1) ^ -(number & 1), place + 1
+            else:
+                fields[field], place = _integer(data, place)
+        elif kind == _TEXT and data[place] < 128:
+            end = place + 1 + data[place]
+            fields[field], place = data[place + 1 : end], end
+        elif kind <= _TRUE + 1:  # a Boolean's kind is its value
+            fields[field] = kind == _TRUE
         else:
-            place = _end(data, place, kind, _MAX_DEPTH)
-    return numbers, place + 1
+            fields[field], place = _value(data, place, kind, depth)
+    return fields, place + 1
 
 
-def _integer(data: memoryview, place: int) -> tuple[int, int]:
+def _value(data: bytes, place: int, kind: int, depth: int) -> tuple[Any, int]:
+    """Return a value of a kind, and where it ends; of a double, which is not needed, its bytes."""
+    if kind in _INTEGERS:
+        return _integer(data, place)
+    if kind in (_BYTE, _DOUBLE):
+        end = place + (1 if kind == _BYTE else 8)
+        return data[place:end], end
+    if kind == _TEXT:
+        length, place = _length(data, place)
+        return data[place : place + length], place + length
+    if kind == _STRUCT:
+        return _struct(data, place, depth - 1)
+    if kind in _LISTS:
+        return _list(data, place, depth)
+    raise ValueError(f"a value of kind {kind}")
+
+
+def _list(data: bytes, place: int, depth: int) -> tuple[list[Any], int]:
+    """Return a list, and where it ends."""
+    kind, length, place = data[place] & 15, data[place] >> 4, place + 1
+    if length == _LONG_LIST:
+        length, place = _length(data, place)
+    if length > len(data) - place:
+        raise ValueError("a list that is longer than the file")
+    values: list[Any] = []
+    for _ in range(length):
+        if kind == _STRUCT:
+            value, place = _struct(data, place, depth - 1)
+        elif kind in _INTEGERS:
+            value, place = _integer(data, place)
+        elif kind <= _TRUE + 1:
+            value, place = data[place] == _TRUE, place + 1
+        else:
+            value, place = _value(data, place, kind, depth - 1)
+        values.append(value)
+    return values, place
+
+
+def _integer(data: bytes, place: int) -> tuple[int, int]:
     value, shift = data[place] & 127, 7
     while data[place] > 127:
         place += 1
@@ -258,40 +354,7 @@ def _integer(data: memoryview, place: int) -> tuple[int, int]:
     return (value >> 1) ^ -(value & 1), place + 1
 
 
-def _end(data: memoryview, place: int, kind: int, depth: int) -> int:
-    """Return where a value ends that begins at a place."""
-    if kind in _INTEGERS:
-        return _integer(data, place)[1]
-    if kind in _SIZES:
-        return place + _SIZES[kind]
-    if kind == _TEXT:
-        length, place = _length(data, place)
-        return place + length
-    if not depth or kind not in (*_LISTS, _STRUCT):
-        raise ValueError("expected a page's header")
-    return (_end_of_struct if kind == _STRUCT else _end_of_list)(data, place, depth - 1)
-
-
-def _end_of_struct(data: memoryview, place: int, depth: int) -> int:
-    while data[place]:
-        kind, step = data[place] & 15, data[place] >> 4
-        place = place + 1 if step else _integer(data, place + 1)[1]
-        place = _end(data, place, kind, depth)
-    return place + 1
-
-
-def _end_of_list(data: memoryview, place: int, depth: int) -> int:
-    kind, length = data[place] & 15, data[place] >> 4
-    place += 1
-    if length == _LONG_LIST:
-        length, place = _length(data, place)
-    for _ in range(length):
-        place = place + 1 if kind in _BOOLEANS else _end(data, place, kind, depth)
-        _ = data[place]  # what has no end is an error at the file's end
-    return place
-
-
-def _length(data: memoryview, place: int) -> tuple[int, int]:
+def _length(data: bytes, place: int) -> tuple[int, int]:
     """Return a length, which is no signed number, and where it ends."""
     value, end = _integer(data, place)
     return (value << 1) ^ (value >> 63), end

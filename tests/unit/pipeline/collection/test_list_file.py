@@ -121,7 +121,9 @@ def test_packed_lists(tmp_path, kind):
     assert collect(str(tmp_path / f"list.{kind.upper()}.gz"), CONFIG).equals(plain)
 
 
-@pytest.mark.parametrize("data", [b"no gzip", gzip.compress(b"a.png\n" * 99)[:-9]])
+@pytest.mark.parametrize(
+    "data", [b"no gzip", gzip.compress(b"a.png\n" * 99)[:-9]], ids=["no gzip", "cut off"]
+)
 def test_damaged_packed_list_is_refused(tmp_path, data):
     (tmp_path / "list.txt.gz").write_bytes(data)
     with pytest.raises(CollectionError, match="cannot be read as a list of images"):

@@ -1,6 +1,8 @@
 """Tables as Parquet files in memory."""
 
 import io
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,3 +132,26 @@ def test_headers_of_pages_are_read_from_any_writer() -> None:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="snappy", write_page_index=True, **settings)
         assert parquet.read_table(buffer.getvalue()).to_pylist() == table.to_pylist()
+
+
+def test_no_byte_of_the_list_of_columns_ends_the_process() -> None:
+    """An unknown compression, or counts that do not fit, end pyarrow by an exception of C++."""
+    script = """
+import sys
+import pyarrow as pa
+from pipeline.storage import parquet
+data = parquet.write_table(pa.table({"a": [[1], [2, 3]], "b": ["x", "y"]}))
+begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+refused = 0
+for place in range(begin, len(data) - 8):
+    for value in (0, 1, 8, 16, 25, 44, 127, 255):
+        changed = data[:place] + bytes([value]) + data[place + 1:]
+        try:
+            parquet.read_table(changed)
+        except (pa.ArrowException, OSError, ValueError):
+            refused += 1
+print(refused)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert int(done.stdout) > 1000

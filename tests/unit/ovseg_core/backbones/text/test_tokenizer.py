@@ -244,6 +244,7 @@ def test_damaged_files_of_a_tokenizer_give_one_line(
         (gzip.compress(bytes(65_000_000)), r"bpe\.txt\.gz unpacks to more than 64,000,000 bytes"),
         (gzip.compress(b"\xff\xfe\xfd"), r"cannot be loaded"),
     ],
+    ids=["empty", "no gzip", "cut off", "too large", "no text"],
 )
 def test_damaged_vocabulary_gives_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "clip", TINY_CLIP)
