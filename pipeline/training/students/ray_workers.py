@@ -35,6 +35,7 @@ class TrainingBoard:
 
     def __init__(self) -> None:
         self._tally: StudentTally | None = None
+        self._begun: list[StudentTally] = []
         self._failed: dict[int, dict[str, int]] = {}
         self._is_stopped = False
 
@@ -42,15 +43,22 @@ class TrainingBoard:
         """Note the state of a worker; return whether it has to stop."""
         self._failed[rank] = tally.failed
         if rank == 0:
+            if self._tally is None:
+                self._begun = [tally]
             self._tally = tally
         return self._is_stopped
 
-    def last(self) -> StudentTally | None:
-        """Return the first worker's state with the unreadable images of all."""
+    def take(self) -> list[StudentTally]:
+        """Return the first worker's newest state, with the unreadable images of all.
+
+        The first call returns the state in which the training began as well: what is done by this
+        call of the command counts from there.
+        """
         if self._tally is None:
-            return None
+            return []
+        begun, self._begun = self._begun, []
         failed = sum(map(Counter, self._failed.values()), Counter())
-        return replace(self._tally, failed=dict(failed))
+        return [*begun, replace(self._tally, failed=dict(failed))]
 
     def stop(self) -> None:
         """Let the first worker end the training at its next report."""
@@ -146,10 +154,10 @@ class _Group:
             self._thread.join(_LOOK_EVERY_S)
             has_ended = not self._thread.is_alive()
             head.wait_now_and_then()
-            tally: StudentTally | None = ray.get(self._board.last.remote())
-            if tally is not None and tally != shown:
-                shown = tally
-                yield tally
+            for tally in ray.get(self._board.take.remote()):
+                if tally != shown:
+                    shown = tally
+                    yield tally
             if has_ended:
                 break
         if self._error is not None:
