@@ -11,7 +11,7 @@ from pipeline.collection.collect import collect
 from pipeline.run.folder import RunFolder
 from schemas import plugins
 from schemas.config import ImageConfig
-from schemas.untrusted import printable
+from schemas.untrusted import is_relative_path, printable
 from tests.helpers.drawn_runs import LABELS, Scene, label_map, make_run
 from tests.helpers.exported_masks import READERS, run_masks
 
@@ -32,7 +32,10 @@ def _fits(parts: tuple[str, str, str]) -> str:
 
 
 PATHS = st.lists(
-    st.tuples(SHORT, SHORT | LONG, ENDINGS).map(_fits), min_size=2, max_size=5, unique=True
+    st.tuples(SHORT, SHORT | LONG, ENDINGS).map(_fits).filter(is_relative_path),
+    min_size=2,
+    max_size=5,
+    unique=True,
 )
 
 
