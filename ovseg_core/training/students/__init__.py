@@ -9,7 +9,6 @@ Shapes: B images of a batch, K classes (0 is background), Q phrases, D text widt
 training view, h w cells of the finest feature map.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol
 
@@ -117,21 +116,29 @@ class StudentNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How the weights are trained.
+    """How the weights are trained: the rate falls by mmsegmentation's poly schedule, power 0.9.
 
     Attributes:
         name: `sgd` (with `momentum`) or `adamw`.
-        learning_rate: of the first step after warm-up.
+        steps: of the whole training.
+        learning_rate: of the first step.
         weight_decay: of both.
         momentum: of SGD.
-        factor: factor of the learning rate at a step, counted from 0.
+        min_learning_rate: at the end.
     """
 
     name: str
+    steps: int
     learning_rate: float
     weight_decay: float
-    momentum: float
-    factor: Callable[[int], float]
+    momentum: float = 0.9
+    min_learning_rate: float = 0.0
+
+    def factor(self, step: int) -> float:
+        """Return the factor of the learning rate at a step, counted from 0."""
+        least = self.min_learning_rate / self.learning_rate
+        left = max(1 - step / self.steps, 0.0)
+        return (1 - least) * left**0.9 + least
 
 
 class StudentTask(Protocol):

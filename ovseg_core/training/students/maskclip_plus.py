@@ -179,10 +179,10 @@ class MaskClipPlusTask:
         )
         self.optimisation = Optimisation(
             options.optimiser,
+            options.steps,
             options.learning_rate,
             options.weight_decay,
-            momentum=0.9,
-            factor=self._factor,
+            min_learning_rate=options.min_learning_rate,
         )
 
     def view(
@@ -216,12 +216,6 @@ class MaskClipPlusTask:
         targets_BSS = torch.where(labels_BSS == UNLABELLED, fill_BSS, labels_BSS)
         total = F.cross_entropy(logits, targets_BSS, ignore_index=IGNORED, reduction="sum")
         return TotalLoss(total, (targets_BSS != IGNORED).sum())
-
-    def _factor(self, step: int) -> float:
-        """Return the factor of the learning rate: mmsegmentation's poly schedule, power 0.9."""
-        least = self._options.min_learning_rate / self._options.learning_rate
-        left = max(1 - step / self._options.steps, 0.0)
-        return (1 - least) * left**0.9 + least
 
 
 def build_network(options: Options, text: TextShape, pretrained: str) -> MaskClipPlusNetwork:

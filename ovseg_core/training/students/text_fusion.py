@@ -49,8 +49,6 @@ CARD = MethodCard(
 NUM_LEVELS = 3
 _PROBE = 1, 3, 64, 96
 """Shape of an image that shows which weights are used."""
-_POWER = 0.9
-"""Of the learning rate's decay (ours)."""
 
 
 class Options(StudentOptions, PyramidOptions):
@@ -217,16 +215,12 @@ class TextFusionTask:
     """The training; see `StudentTask`. Unlabelled pixels always take the teacher's labels."""
 
     def __init__(self, options: Options) -> None:
-        self._steps = options.steps
         self._view_steps = ViewSteps(
             options.size_px, options.max_side_px, options.scale, distort=options.distort
         )
+        # The decay of the rate is ours, as the paper says nothing of it.
         self.optimisation = Optimisation(
-            "adamw",
-            options.learning_rate,
-            options.weight_decay,
-            momentum=0.0,
-            factor=self._factor,
+            "adamw", options.steps, options.learning_rate, options.weight_decay
         )
 
     def view(
@@ -246,10 +240,6 @@ class TextFusionTask:
         """Return equation (14) of the pixels that count, unlabelled ones filled."""
         targets_BSS = torch.where(labels_BSS == UNLABELLED, teacher_BSS, labels_BSS)
         return binary_cross_entropy(logits_BKhw, targets_BSS)
-
-    def _factor(self, step: int) -> float:
-        """Return the factor of the learning rate: polynomial decay to 0 (ours)."""
-        return max(1 - step / self._steps, 0.0) ** _POWER
 
 
 def build_network(options: Options, text: TextShape, pretrained: str) -> TextFusionNetwork:
