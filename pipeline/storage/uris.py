@@ -20,6 +20,8 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _ODD_BYTES = re.compile("[%\udc80-\udcff]")
 _LOCALHOST = re.compile("^localhost/")
 _QUERY = re.compile("[?#]")
+_IN_NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+"""NUL, and surrogates that stand for no byte."""
 _BYTES = "file+bytes"
 LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
 """Beginnings of URLs that are local paths."""
@@ -43,7 +45,8 @@ def normalise(uri: str) -> str:
     A leading `~` or `~/` is the home folder; write `./~name` for a name that begins so.
 
     Raises:
-        ConfigError: for an empty text or a URL that holds a password.
+        ConfigError: for an empty text, one with characters of no name, or a URL that holds a
+            password.
     """
     if not uri.strip():
         raise ConfigError("expected a path or URL, got an empty text")
@@ -52,6 +55,8 @@ def normalise(uri: str) -> str:
             f"{redact(uri)} holds a password; write the URL without it: credentials come from "
             "the environment only"
         )
+    if _IN_NO_NAME.search(uri) or ("%00" in uri and uri.startswith(LOCAL_URLS)):
+        raise ConfigError(f"expected a path or URL, got {uri!a}: no name has such characters")
     if scheme(uri):
         head, rest = uri.split("://", 1)
         return f"{head.lower()}://{rest.rstrip('/')}"

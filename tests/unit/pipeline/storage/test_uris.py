@@ -42,6 +42,12 @@ def test_normalise_makes_relative_and_home_paths_absolute(
         Folder(" ")
 
 
+@pytest.mark.parametrize("uri", ["/a/\0b", "s3://bucket/\0", "file:///a%00b", "/a/\ud83d"])
+def test_normalise_refuses_what_no_name_holds(uri: str) -> None:
+    with pytest.raises(ConfigError, match="no name has such characters"):
+        uris.normalise(uri)
+
+
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
