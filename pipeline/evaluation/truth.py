@@ -3,6 +3,7 @@
 A true label map is int32 (H, W): 0 background, k the vocabulary's label k, -1 not counted.
 """
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -97,6 +98,10 @@ class FileTruth(Truth, Protocol):
     covered: frozenset[int]
     paths: frozenset[str]
 
+    def sha256(self) -> str:
+        """Return a hash (hex) that changes with any label; label images are read for it."""
+        ...
+
 
 class Wanted(NamedTuple):
     """The run that a truth is for.
@@ -144,7 +149,7 @@ def open_protocol_truth(
     candidates: tuple[TruthFiles, ...],
     data: str,
     wanted: Wanted,
-) -> Truth:
+) -> "ProtocolTruth | FileTruth":
     """Open the truth of a public data set: the first of the candidates that is there.
 
     Args:
@@ -191,6 +196,7 @@ class CocoTruth:
 
     def __init__(self, data: bytes, wanted: Wanted, crowd: Crowd) -> None:
         self.notes = Notes()
+        self._sha256 = hashlib.sha256(data).hexdigest()
         self._crowd = crowd
         self._max_px = wanted.max_px
         try:
@@ -247,6 +253,10 @@ class CocoTruth:
         painted = paint_label_map(counts[::-1], values[::-1], image.size_hw).astype(np.int32)
         painted[painted == not_counted] = IGNORE
         return painted
+
+    def sha256(self) -> str:
+        """Return the hash of the file, see `FileTruth`."""
+        return self._sha256
 
 
 def _label_numbers(
@@ -356,6 +366,13 @@ class FolderTruth:
                 f"{values.max()}"
             )
         return painted
+
+    def sha256(self) -> str:
+        """Return the hash of the label images of the run and of their meaning."""
+        digest = hashlib.sha256(self._folder.sha256(self._name_of_path.values()).encode())
+        for table in self._tables:
+            digest.update(table.tobytes())
+        return digest.hexdigest()
 
 
 @contextmanager
@@ -496,6 +513,7 @@ class ProtocolTruth:
         wanted: Wanted,
     ) -> None:
         self._folder = folder
+        self._paths = wanted.paths
         self.notes = Notes()
         self._image_endings = tuple(files.ending for files in images)
         self._labels_of_values = _labels_of_values(maps.values)
@@ -549,6 +567,13 @@ class ProtocolTruth:
                 f"{', '.join(map(str, unknown[:8]))}; is it the data set's own label image?"
             )
         return painted
+
+    def sha256(self) -> str:
+        """Return the hash of the images' label images and of their meaning; they are read."""
+        digest = hashlib.sha256(self._labels_of_values.tobytes())
+        names = {name for path in self._paths if (name := self.file_of(path)) is not None}
+        digest.update(self._folder.sha256(names).encode())
+        return digest.hexdigest()
 
 
 def _labels_of_values(values: PixelValues) -> NDArray[np.int32]:

@@ -5,10 +5,11 @@ growing pauses; permanent errors (no file, no permission, full disk) are not. A 
 leaves nothing that a reader takes for a file: see `local` and `remote`.
 """
 
+import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -26,12 +27,13 @@ from pipeline.storage.local import (
 from pipeline.storage.places import ImagePlaces
 from pipeline.storage.remote import RemoteFiles
 from pipeline.storage.retry import Deadline, retrying
-from pipeline.storage.waiting import waiting
+from pipeline.storage.waiting import StorageThreads, waiting
 from schemas.errors import ErrorCode, ImageError, StorageError, UserError
 from schemas.redact import redact
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_HASHED_AT_ONCE = 8
 _OVERWRITING_STORES: set[str] = set()
 """Stores that do not create files only once."""
 
@@ -139,6 +141,25 @@ class Folder:
     def list(self, path: str = "") -> list[str]:
         """Return the sorted names of all files below `path`, relative to this folder."""
         return sorted(self.sizes(path))
+
+    def sha256(self, names: Collection[str]) -> str:
+        """Return the SHA-256 (hex) of the names and the content of some of the files below.
+
+        The content stands for itself, or the store's etag for it, so that nothing is read there.
+        Files that are not there any more are left out.
+        """
+        wanted = set(names)
+        etags = {name: etag for name, _, etag in self.walk() if name in wanted}
+
+        def content(name: str) -> str:
+            return etags[name] or hashlib.sha256(self.read_bytes(name)).hexdigest()
+
+        digest = hashlib.sha256()
+        with StorageThreads(_HASHED_AT_ONCE) as threads:
+            in_order = sorted(etags)
+            for name, text in zip(in_order, threads.map(content, in_order), strict=True):
+                digest.update(os.fsencode(f"{name}\0{text}\n"))
+        return digest.hexdigest()
 
     def atomic_write(self, path: str, data: bytes) -> None:
         """Write or replace a file: readers see the old content or the new one, never a part."""

@@ -3,12 +3,14 @@
 Both hold the identity of the training, so that neither is used by another one.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
 from torch import Tensor
 
 from ovseg_core.backbones.head_file import file_bytes, record_in, tensors_in
@@ -20,6 +22,19 @@ from schemas.redact import redact
 _MAX_DIFFERENCES = 3
 Identity = Mapping[str, Any]
 """All that can change the result, by dotted name."""
+
+
+def images_sha256(images: pa.Table) -> str:
+    """Return the SHA-256 (hex) of paths and sizes; etags change when a folder is copied.
+
+    Args:
+        images: rows of the manifest's schema.
+    """
+    digest = hashlib.sha256()
+    for name in ("path", "size_bytes"):
+        for value in images.column(name).to_pylist():
+            digest.update(f"{value}\0".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,23 @@ def test_writing_again_replaces(folder: Folder) -> None:
     assert folder.read_bytes("empty") == b""
 
 
+def test_the_hash_of_files_changes_with_names_and_content_of_those_alone(folder: Folder) -> None:
+    for name in ("a/1.png", "a/2.png", "other"):
+        folder.atomic_write(name, name.encode())
+    names = ["a/2.png", "a/1.png"]
+    first = folder.sha256(names)
+    folder.atomic_write("other", b"something else")
+    assert folder.sha256(sorted(names)) == first
+    assert folder.sha256(names[:1]) != first
+    folder.atomic_write("a/2.png", b"a/1.png")  # of the same size
+    second = folder.sha256(names)
+    assert second != first
+    folder.atomic_write("a/2.png", b"a/2.png")  # only the time of change is another
+    assert folder.sha256(names) == first
+    folder.delete("a/2.png")
+    assert folder.sha256(names) not in {first, second}
+
+
 def test_a_file_built_on_disk_is_put(folder: Folder, tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     for data in (b"old", content):

@@ -258,7 +258,7 @@ def build_network(options: Options, text: TextShape, pretrained: str) -> TextFus
             f"student.options.backbone: {options.backbone} has maps of "
             f"{', '.join(map(str, strides_px))} pixels a cell, expected {missing[0]} as well"
         )
-    levels = [strides_px.index(px) for px in wanted_px]
+    levels = tuple(strides_px.index(px) for px in wanted_px)
     levels = levels if options.hierarchy else levels[-1:]
     backbone = Pyramid(options.backbone, pretrained, levels)
     for name in _unused_weights(options.backbone, levels):
@@ -266,7 +266,7 @@ def build_network(options: Options, text: TextShape, pretrained: str) -> TextFus
     return TextFusionNetwork(backbone, backbone.channels, backbone.strides[0], text, options)
 
 
-def _unused_weights(architecture: str, levels: Sequence[int]) -> set[str]:
+def _unused_weights(architecture: str, levels: tuple[int, ...]) -> set[str]:
     """Return the weights that come after the last map; timm does not always cut them off.
 
     They are not trained: workers could not agree on a gradient that none of them has.

@@ -4,7 +4,6 @@ Threads read and augment the images of the next steps while a step is computed. 
 at the first call, so that an actor that Ray has restarted resumes from the checkpoint by itself.
 """
 
-import hashlib
 import itertools
 import os
 import time
@@ -31,7 +30,7 @@ from pipeline.run.versions import compared_versions
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
 from pipeline.training.heads.store import HeadStore
 from pipeline.training.progress import TrainingTally
-from pipeline.training.store import Checkpoint
+from pipeline.training.store import Checkpoint, images_sha256
 from schemas.config import HeadConfig
 from schemas.errors import CollectionError, ImageError
 from schemas.records import ImageRef
@@ -141,7 +140,7 @@ class HeadWorker:
             **{f"options.{k}": v for k, v in self._options.model_dump(mode="json").items()},
             "size_px": task.size_px,
             "seed": config.seed,
-            "images": _content_hash(self._setup.images),
+            "images": images_sha256(self._setup.images),
             "image.color_profiles": config.image.color_profiles,
             **{
                 f"weights.{role}": weights_sha256(path)
@@ -193,12 +192,3 @@ class HeadWorker:
 
     def _ref(self, index: int) -> ImageRef:
         return next(iter(to_records("manifest", self._setup.images.slice(index, 1))))
-
-
-def _content_hash(images: pa.Table) -> str:
-    """Return the SHA-256 of paths and sizes; etags change when a folder is copied."""
-    digest = hashlib.sha256()
-    for name in ("path", "size_bytes"):
-        for value in images.column(name).to_pylist():
-            digest.update(f"{value}\0".encode())
-    return digest.hexdigest()

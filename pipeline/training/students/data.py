@@ -16,6 +16,7 @@ from pipeline.annotate.prefetch import to_tensor
 from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.image_source import read_image
 from pipeline.storage.places import ImagePlaces
+from pipeline.training.store import images_sha256
 from pipeline.training.students.sources.protocol_data import ProtocolData
 from pipeline.training.students.sources.run_source import RunSource
 from pipeline.training.students.sources.source import ImageLabels, Source
@@ -141,8 +142,9 @@ class ProtocolSource:
             raise CollectionError(f"{redact(config.data)}: no images to learn from")
         self.identity: dict[str, Any] = {
             "protocol": config.protocol,
-            "images": [*data.images.column("path").to_pylist()[:1], self.num_images],
-            "labels": list(data.vocabulary.names),
+            "vocabulary": data.vocabulary.model_dump(mode="json", exclude_defaults=True),
+            "images": images_sha256(data.images),
+            "truth": data.truth_sha256(),
         }
         self.facts: dict[str, Any] = {"truth": config.protocol, "masks": "truth"}
 

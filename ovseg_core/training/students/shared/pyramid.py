@@ -5,7 +5,8 @@ timm takes seconds to import and is not needed to check options, so it is import
 Shapes: B images, C_i channels of map i, h_i w_i its cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any
 
 import torch
@@ -116,20 +117,16 @@ class Pyramid(nn.Module):
         self,
         architecture: str,
         file: str = "",
-        levels: Sequence[int] | None = None,
+        levels: tuple[int, ...] | None = None,
         output_stride: int | None = None,
     ) -> None:
         super().__init__()
         import timm
 
         check_architecture(architecture)
-        wanted: dict[str, Any] = {"features_only": True, "pretrained": False}
-        wanted |= {} if levels is None else {"out_indices": tuple(levels)}
-        wanted |= {} if output_stride is None else {"output_stride": output_stride}
         try:
-            with torch.device("meta"):  # without memory, to compare sizes first
-                _check_maps(timm.create_model(architecture, **wanted).eval())
-            self.network: Any = timm.create_model(architecture, **wanted)
+            _check_maps(architecture, levels, output_stride)
+            self.network = _created(architecture, levels, output_stride)
         except LOAD_FAILURES as error:
             like = (
                 f"gives no map at stride {output_stride} ({one_line(error)}); `resnet101` does"
@@ -167,21 +164,35 @@ class Pyramid(nn.Module):
             ) from error
 
 
-def _check_maps(outline: Any) -> None:
+def _created(architecture: str, levels: tuple[int, ...] | None, output_stride: int | None) -> Any:
+    import timm
+
+    wanted: dict[str, Any] = {"features_only": True, "pretrained": False}
+    wanted |= {} if levels is None else {"out_indices": levels}
+    wanted |= {} if output_stride is None else {"output_stride": output_stride}
+    return timm.create_model(architecture, **wanted)
+
+
+@lru_cache
+def _check_maps(
+    architecture: str, levels: tuple[int, ...] | None, output_stride: int | None
+) -> None:
     """Check a network without memory.
 
     Raises:
         ValueError: it is too large, or its maps are not what it says of them at any image size.
     """
-    if sum(parameter.numel() for parameter in outline.parameters()) > _MAX_WEIGHTS:
-        raise ValueError("it has over a thousand million weights")
-    height, width = _PROBE_HW
+    with torch.device("meta"):
+        outline = _created(architecture, levels, output_stride).eval()
+        if sum(parameter.numel() for parameter in outline.parameters()) > _MAX_WEIGHTS:
+            raise ValueError("it has over a thousand million weights")
+        height, width = _PROBE_HW
+        found = [tuple(one.shape) for one in outline(torch.empty(1, 3, height, width))]
     says = [
         (1, channels, height // stride, width // stride)
         for channels, stride in zip(
             outline.feature_info.channels(), outline.feature_info.reduction(), strict=True
         )
     ]
-    found = [tuple(one.shape) for one in outline(torch.empty(1, 3, height, width))]
     if found != says:
         raise ValueError(f"of {width} x {height} pixels it makes {found}, and says {says}")

@@ -4,6 +4,7 @@ A protocol says which folders a student learns from, see `schemas/protocol.py`. 
 the name of its split in front (`training/0001.png`): both splits may have a file of one name.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,13 @@ import pyarrow as pa
 from ovseg_core.training.students import IGNORED, Labels
 from pipeline.collection.collect import collect, image_id
 from pipeline.evaluation.protocol import find_images, load_protocol, protocol_names
-from pipeline.evaluation.truth import IGNORE, ProtocolTruth, Truth, Wanted, open_protocol_truth
+from pipeline.evaluation.truth import (
+    IGNORE,
+    FileTruth,
+    ProtocolTruth,
+    Wanted,
+    open_protocol_truth,
+)
 from pipeline.storage import uris
 from schemas.config import ImageConfig
 from schemas.errors import UserError
@@ -86,12 +93,17 @@ class ProtocolData:
             raise UserError(f"{path}: expected an image that has a label image")
         return np.where(painted == IGNORE, IGNORED, painted).astype(np.int16)
 
+    def truth_sha256(self) -> str:
+        """Return a hash (hex) that changes with any label; the label images are read for it."""
+        parts = (f"{part} {one.truth.sha256()}\n" for part, one in self._parts.items())
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
 
 class _Part(NamedTuple):
     """One split: its images, by their own paths, and its truth."""
 
     images: pa.Table
-    truth: Truth
+    truth: ProtocolTruth | FileTruth
 
     def has_truth(self, path: str) -> bool:
         return not isinstance(self.truth, ProtocolTruth) or self.truth.file_of(path) is not None

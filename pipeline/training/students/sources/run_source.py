@@ -235,7 +235,7 @@ class RunSource:
             assert self._layer is not None
             found["review"] = self._people.digest(self._layer)
         if self._truth is not None:
-            found["truth"] = [redact(config.truth), len(self._truth.paths)]
+            found["truth"] = [redact(config.truth), self._truth.sha256()]
         return found
 
     def _facts(self, config: StudentConfig) -> dict[str, Any]:

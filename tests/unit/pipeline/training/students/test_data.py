@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.run.folder import RunFolder
-from pipeline.training.students.data import StudentData
+from pipeline.training.students.data import ProtocolSource, StudentData
+from tests.helpers.camvid import write_camvid
 from tests.helpers.student_trainings import colour_run, student_config
 
 
@@ -42,3 +45,22 @@ def test_without_validation_everything_is_learned(run: RunFolder) -> None:
 def test_one_image_is_learned_and_none_validates(tmp_path: Path) -> None:
     data = data_of(colour_run(tmp_path, 1), validation_share=0.9)
     assert (data.training, data.validation) == ([0], [])
+
+
+def test_changed_images_and_labels_of_a_data_set_change_its_identity(tmp_path: Path) -> None:
+    data = write_camvid(tmp_path / "camvid")
+    config = student_config("", "unused", protocol="camvid", data=str(data))
+    identity = ProtocolSource(config).identity
+    for file, field in (
+        ("trainannot/0003.png", "truth"),
+        ("valannot/0001.png", "truth"),
+        ("train/0007.png", "images"),
+    ):
+        before = (data / file).read_bytes()
+        Image.fromarray(np.full((96, 128), 5, np.uint8)).save(data / file)
+        found = ProtocolSource(config).identity
+        assert [name for name in found if found[name] != identity[name]] == [field]
+        (data / file).write_bytes(before)  # at another time: the same labels
+        assert ProtocolSource(config).identity == identity
+    (data / "testannot" / "0000.png").unlink()  # neither learned nor asked
+    assert ProtocolSource(config).identity == identity

@@ -261,3 +261,6 @@ def test_public_data_set_is_learned_by_its_own_split(tmp_path: Path) -> None:
     assert len(record.vocabulary.names) == 11
     assert json.loads(json.dumps(record.training["identity"]))["protocol"] == "camvid"
     assert report.miou is not None
+    Image.fromarray(np.full((96, 128), 5, np.uint8)).save(data / "trainannot" / "0003.png")
+    with pytest.raises(RunFolderError, match=r"another training \(truth was '\w+', now '\w+'\)"):
+        train(config)

@@ -122,6 +122,21 @@ def test_truth_is_learned_and_images_without_one_are_the_teachers(
         labels_of(source, "a.png")
 
 
+def test_changed_truth_changes_the_identity(run: RunFolder, tmp_path: Path) -> None:
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    other = np.full((40, 56), 2, np.uint8)
+    Image.fromarray(other).save(truth / "a.png")
+    first = source_of(run, truth=str(truth)).identity["truth"]
+    assert source_of(run, truth=str(truth)).identity["truth"] == first
+    (truth / "classes.json").write_text(json.dumps({"classes": ["background", "dog", "cat"]}))
+    assert source_of(run, truth=str(truth)).identity["truth"] != first
+    (truth / "classes.json").unlink()
+    other[3, 4] = 1
+    Image.fromarray(other).save(truth / "a.png")
+    assert source_of(run, truth=str(truth)).identity["truth"] != first
+
+
 def test_truth_of_some_labels_leaves_the_others_to_the_teacher(
     run: RunFolder, tmp_path: Path
 ) -> None:
