@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from pipeline.job.quick_imports import import_quickly
 from schemas.errors import ExitCode, OutageError, OvsegError
 
 _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
@@ -596,6 +597,7 @@ def submit_command(
 
 def main() -> None:
     """Entry point of the `ovseg` script."""
+    import_quickly()
     try:
         app()
     except Exception as error:  # noqa: BLE001 - a bug: the whole traceback is shown
