@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.job.quick_imports import import_quickly
 from schemas.errors import ExitCode, OutageError, OvsegError
 
 _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
@@ -597,6 +596,8 @@ def submit_command(
 
 def main() -> None:
     """Entry point of the `ovseg` script."""
+    from pipeline.job.quick_imports import import_quickly
+
     import_quickly()
     try:
         app()

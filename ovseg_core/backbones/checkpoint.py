@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ovseg_core.backbones.file_formats.limits import MAX_TENSORS, check_names
 from ovseg_core.backbones.file_formats.safetensors_header import read_header
@@ -39,6 +40,14 @@ LOAD_FAILURES = (
     SafetensorError,
 )
 """Exceptions of the model libraries for a folder, file or network that is not as it should be."""
+
+_RANDOM = {
+    *("normal_", "uniform_", "erfinv_", "trunc_normal_", "xavier_normal_", "xavier_uniform_"),
+    *("kaiming_normal_", "kaiming_uniform_"),
+}
+_ONLY_VALUES = _RANDOM | {"add_", "clamp_", "copy_", "fill_", "mul_", "triu_", "zero_"}
+_SCALES = {"mul", "__mul__", "__rmul__"}
+"""Functions of torch, by name, that change no shape."""
 
 _FETCHES_NOTHING = ContextVar("_FETCHES_NOTHING", default=False)
 _MAX_MESSAGE_CHARS = 200
@@ -128,9 +137,49 @@ def state_dict_in(content: dict[str, Any]) -> dict[str, Tensor]:
 def load_fitting(
     model: torch.nn.Module, tensors: Mapping[str, Tensor], *, extra: bool = False
 ) -> None:
-    """Load weights that fit a network exactly; see `check_fit`."""
+    """Copy weights that fit a network exactly into it; see `check_fit`."""
     check_fit(model, tensors, extra=extra)
     model.load_state_dict(dict(tensors), strict=not extra)
+
+
+def take_fitting(
+    model: torch.nn.Module, tensors: Mapping[str, Tensor], *, extra: bool = False
+) -> None:
+    """Make weights that fit a frozen network exactly its own, without a copy; see `check_fit`.
+
+    Those of a safetensors file stay mapped from it, so the workers of a machine share them.
+    """
+    check_fit(model, tensors, extra=extra)
+    own = model.state_dict()
+    taken = {
+        name: value.to(own[name].dtype).contiguous()
+        for name, value in tensors.items()
+        if name in own
+    }
+    model.load_state_dict(taken, assign=True)
+
+
+class WithoutRandomWeights(TorchFunctionMode):
+    """Networks that are built inside have no defined weights: they are loaded afterwards.
+
+    Random numbers take longer than the loading. On the device `meta`, where there are no values at
+    all, torch would import its compiler, which takes seconds, to compute none.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leave the memory of new weights as it is."""
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name == "randn":
+            return torch.empty(*args, **kwargs)
+        tensor = args[0] if args else kwargs.get("tensor")
+        if isinstance(tensor, Tensor):
+            if name in (_ONLY_VALUES if tensor.is_meta else _RANDOM):
+                return tensor
+            if tensor.is_meta and name in _SCALES and isinstance(args[1], int | float):
+                return tensor
+        return func(*args, **kwargs)
 
 
 def check_fit(

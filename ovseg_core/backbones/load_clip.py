@@ -17,13 +17,14 @@ import torch
 from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
+    WithoutRandomWeights,
     check_finite_weights,
     check_fit,
     hub_file,
-    load_fitting,
     one_line,
     read_checkpoint,
     state_dict_in,
+    take_fitting,
 )
 from ovseg_core.backbones.clip_architecture import CONFIG, check_readable
 from ovseg_core.backbones.text.tokenizer import Tokenizer, load_tokenizer
@@ -262,7 +263,7 @@ def _network(
             )
     fields = {**deepcopy(architecture), "quick_gelu": quick_gelu}
     kind = open_clip.CustomTextCLIP if fields.pop("custom_text", False) else open_clip.CLIP
-    with torch.device("meta"):  # without memory, to compare sizes first
+    with torch.device("meta"), WithoutRandomWeights():  # without memory, to compare sizes first
         model: Any = kind(**deepcopy(fields))
     tensors = {
         key: value.float() if value.is_floating_point() else value
@@ -278,8 +279,9 @@ def _network(
         resize_pos_embed(tensors, model)
         resize_text_pos_embed(tensors, model)
     check_fit(model, tensors)
-    model = kind(**fields)
-    load_fitting(model, tensors)
+    with WithoutRandomWeights():
+        model = kind(**fields)
+    take_fitting(model, tensors)
     return model
 
 

@@ -14,12 +14,13 @@ import torch
 from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
+    WithoutRandomWeights,
     check_finite_weights,
     hub_file,
-    load_fitting,
     one_line,
     read_checkpoint,
     state_dict_in,
+    take_fitting,
 )
 from ovseg_core.backbones.load_clip import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
@@ -105,7 +106,7 @@ def _load_folder(folder: Path) -> LoadedVit:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         _check_sizes(settings.get("model_args") or {})
         name = f"{LOCAL_DIR}{folder}"
-        with torch.device("meta"):  # without memory, to compare sizes first
+        with torch.device("meta"), WithoutRandomWeights():  # without memory, to compare sizes first
             outline = timm.create_model(name, pretrained=False)
         num_values = sum(parameter.numel() for parameter in outline.parameters())
         if num_values > _MAX_VALUES_PER_BYTE * file.stat().st_size:
@@ -113,7 +114,8 @@ def _load_folder(folder: Path) -> LoadedVit:
                 f"config.json describes {num_values:,} weights, {file.name} has "
                 f"{file.stat().st_size:,} bytes"
             )
-        model = timm.create_model(name, pretrained=False)
+        with WithoutRandomWeights():
+            model = timm.create_model(name, pretrained=False)
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"the network in {folder} cannot be loaded: {one_line(error)}"
@@ -144,7 +146,8 @@ def _load_named(name: str, weights: str, option: str) -> LoadedVit:
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
         raise WeightsError(f"{option}: {name!r} is unknown. {did_you_mean(name, tagged)}")
-    model = timm.create_model(name, pretrained=False, num_classes=0)
+    with WithoutRandomWeights():
+        model = timm.create_model(name, pretrained=False, num_classes=0)
     _family(model, name)  # raises before a useless download
     loaded = _loaded(model, name, weights or _fetch(name, option))
     _fill(loaded)
@@ -160,7 +163,7 @@ def _fill(loaded: LoadedVit) -> None:
     tensors = state_dict_in(read_checkpoint(file))
     try:
         # The file may hold a classifier's head as well.
-        load_fitting(model, filters[loaded.family].checkpoint_filter_fn(tensors, model), extra=True)
+        take_fitting(model, filters[loaded.family].checkpoint_filter_fn(tensors, model), extra=True)
     except LOAD_FAILURES as error:
         raise WeightsError(f"vision: {file} does not fit {name}: {one_line(error)}") from error
 

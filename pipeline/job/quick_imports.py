@@ -1,9 +1,9 @@
 """Import the model libraries without what they load for purposes that ovseg does not have.
 
 open_clip and timm are needed; what half of their import time goes into is not: torch's compiler,
-which torchvision asks for one function and timm for one decorator, and transformers and timm, of
-which open_clip builds encoders that ovseg refuses. Only for processes that are ovseg's own, the
-command and its workers: in them nobody misses open_clip's optional parts.
+which torchvision asks for one function and timm for one decorator; transformers and timm, of which
+open_clip builds encoders that ovseg refuses; and pandas, to which pyarrow would convert tables.
+Only for processes that are ovseg's own, the command and its workers: in them nobody misses that.
 """
 
 import functools
@@ -19,8 +19,15 @@ from typing import Any
 
 _COMPILER = "torch._dynamo"
 _COMPILER_UTILS = "torch._dynamo.utils"
-_LEFT_OUT = {"open_clip": ("timm", "transformers"), "timm": (), "torchvision": ()}
+_LEFT_OUT = {
+    "open_clip": ("timm", "transformers"),
+    "pyarrow": ("pandas",),
+    "timm": (),
+    "torchvision": (),
+}
 """What a library tries to import, and does without where it is not installed."""
+_away: set[str] = set()
+"""What cannot be imported right now."""
 _YOUNG_OBJECTS = 50_000
 """New objects until Python looks for unused cycles. At its default of 700 it goes through the
 modules loaded so far again and again: a fifth of the time of all imports."""
@@ -39,6 +46,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname in _away:
+            raise ModuleNotFoundError(f"ovseg leaves {fullname} out here", name=fullname)
         if fullname not in _LEFT_OUT:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -61,18 +70,22 @@ class _Loader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # None makes an import fail as if the module were not installed.
-        instead: dict[str, ModuleType | None] = dict.fromkeys(self._left_out)
-        instead |= _compiler_on_use()
-        with _in_place(instead):
-            self._loader.exec_module(module)
+        before = set(_away)
+        _away.update(self._left_out)
+        try:
+            with _in_place(_compiler_on_use()):
+                self._loader.exec_module(module)
+                if module.__name__ == "pyarrow":
+                    module.array([])  # it looks for pandas at its first array
+        finally:
+            _away.intersection_update(before)
 
 
 @contextmanager
-def _in_place(modules: dict[str, ModuleType | None]) -> Iterator[None]:
+def _in_place(modules: dict[str, ModuleType]) -> Iterator[None]:
     """Let imports find these modules, where the true ones are not loaded already."""
     new = {name: module for name, module in modules.items() if name not in sys.modules}
-    sys.modules |= new  # type: ignore[arg-type] - None is allowed and documented
+    sys.modules |= new
     try:
         yield
     finally:

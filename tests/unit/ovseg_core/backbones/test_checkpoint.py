@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ovseg_core.backbones.checkpoint import (
+    WithoutRandomWeights,
     hub_file,
     read_checkpoint,
     read_tensors,
     state_dict_in,
+    take_fitting,
 )
 from ovseg_core.backbones.head_file import load_head
 from ovseg_core.backbones.text.text_encoder import TextEncoder
@@ -268,3 +270,22 @@ def test_damaged_checkpoints_of_pytorch_never_show_its_advice(tmp_path: Path) ->
             read_checkpoint(file)
         assert "Weights only load failed" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_weights_are_taken_without_a_copy_in_the_networks_own_type() -> None:
+    with WithoutRandomWeights():
+        network = torch.nn.Linear(3, 2)
+    weight, bias = torch.rand(2, 3), torch.rand(2).half()
+    take_fitting(network, {"weight": weight, "bias": bias})
+    assert network.weight.data_ptr() == weight.data_ptr()
+    assert torch.equal(network.bias, bias.float())
+    with pytest.raises(ValueError, match="2 tensors have another shape"):
+        take_fitting(network, {"weight": torch.rand(3, 2), "bias": torch.rand(3)})
+
+
+def test_tables_that_a_network_computes_are_right_without_random_weights() -> None:
+    with WithoutRandomWeights():
+        mask = torch.empty(3, 4).fill_(-1.0).triu_(1)
+        scaled = 0.5 * torch.ones(2, 3)
+    assert torch.equal(mask, torch.full((3, 4), -1.0).triu(1))
+    assert torch.equal(scaled, torch.full((2, 3), 0.5))
