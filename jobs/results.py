@@ -72,6 +72,7 @@ def show_inspection(found: "Inspection") -> None:
             ("frames", _frames(found.num_multi_frame)),
             ("waiting", _waiting(found.waiting)),
             ("seconds", console.seconds(found.seconds)),
+            ("limit", found.bottleneck.advice()),
             ("accepted", versions),
             ("orphans", orphans if found.orphans else ""),
             ("links", links if found.links else ""),

@@ -54,6 +54,11 @@ class Shard(Frozen):
 
 STAGES = ("read", "decode", "segment", "rle")
 """What an image goes through, in order; `ImageResult` has the seconds of each."""
+THREAD_TIMES = ("wall", "wait_images", "wait_masks", "write", "wait_shard")
+"""What else a tally has seconds of, all of the worker's compute thread. `wall`: the shard, until
+its rows are there; in it the thread computes (`segment`), waits for images that are being read and
+decoded (`wait_images`) and for masks (`wait_masks`). Beside it: the tables are written (`write`),
+and the worker waits for its next shard (`wait_shard`)."""
 
 
 class ImageResult(Frozen):
@@ -164,7 +169,7 @@ class ShardTally(Frozen):
     num_multi_frame: NonNegativeInt = 0
     """Images whose files have several frames or pages, of which one was annotated."""
     seconds: dict[str, NonNegativeFloat] = {}
-    """Summed over images by stage (`STAGES`); `wall` for the whole shard."""
+    """Summed over images by stage (`STAGES`), and of the compute thread (`THREAD_TIMES`)."""
 
     def num_failed(self, codes: Container[str]) -> int:
         """Return the number of images that failed with one of the codes."""
@@ -181,6 +186,11 @@ class ShardTally(Frozen):
         return self.model_copy(
             update={"num_images": self.num_images - self.num_waiting, "errors": errors}
         )
+
+    def with_seconds(self, **seconds: float) -> "ShardTally":
+        """Return the tally with further seconds, added to those that it has."""
+        sums = {name: self.seconds.get(name, 0.0) + added for name, added in seconds.items()}
+        return self.model_copy(update={"seconds": {**self.seconds, **sums}})
 
     def is_better_than(self, other: "ShardTally") -> bool:
         """Return whether these rows take the place of others of the same shard.

@@ -28,7 +28,7 @@ from pipeline.annotate.rows import (
     join_rows,
     tally_of,
 )
-from pipeline.annotate.stopwatch import stopwatch
+from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection.collect import own_places
 from pipeline.collection.decoding.decode import DecodedImage
 from schemas.config import JobConfig
@@ -86,13 +86,20 @@ class Annotator:
             places=own_places(self._config),
             side_px=self._segmenter.decode_side_px,
         )
-        with stopwatch() as watch:
+        images, masks = Stopwatch(), Stopwatch()
+        with Stopwatch() as wall:
             loaded = map_ahead(
-                load, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size
+                load, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size, images
             )
             scored = self._score_batches(loaded)
-            rows = join_rows(map_ahead(self._rows, scored, self._rle_threads, run.batch_size))
-        return rows, tally_of(rows, watch.seconds)
+            made = map_ahead(self._rows, scored, self._rle_threads, run.batch_size, masks)
+            rows = join_rows(made)
+        times = {
+            "wall": wall.seconds,
+            "wait_images": images.seconds,
+            "wait_masks": masks.seconds,
+        }
+        return rows, tally_of(rows, times)
 
     def _score_batches(
         self, images: Iterator[LoadedImage | FailedImage]
@@ -118,7 +125,7 @@ class Annotator:
             if len(part) > self._device_batch:
                 parts += [part[self._device_batch :], part[: self._device_batch]]
                 continue
-            with stopwatch() as watch:
+            with Stopwatch() as watch:
                 maps = value_or_error(self._score_maps, part)
             share_s = watch.seconds / len(part)
             if not isinstance(maps, ImageError):
@@ -167,7 +174,7 @@ class Annotator:
         """Return the rows of one image, its masks as RLE."""
         if isinstance(image, FailedImage):
             return failed_rows(image)
-        with stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._rle_stream):
+        with Stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._rle_stream):
             masks = value_or_error(self._masks, image)
         seconds = replace(image.seconds, rle_s=watch.seconds)
         if isinstance(masks, ImageError):

@@ -9,12 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.rows import FailedImage, StageSeconds
-from pipeline.annotate.stopwatch import stopwatch
+from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_bytes
 from pipeline.storage.places import ImagePlaces
@@ -43,11 +44,11 @@ def load_image(
 
     The same as `image_source.read_image`, with the seconds of each stage.
     """
-    with stopwatch() as read:
+    with Stopwatch() as read:
         data = value_or_error(read_bytes, ref, config.max_bytes, places)
     if isinstance(data, ImageError):
         return FailedImage(ref, StageSeconds(read.seconds), data)
-    with stopwatch() as decoding:
+    with Stopwatch() as decoding:
         image = value_or_error(_decode_planes, data, config, side_px)
     seconds = StageSeconds(read.seconds, decoding.seconds)
     if isinstance(image, ImageError):
@@ -57,22 +58,44 @@ def load_image(
 
 def to_tensor(image: DecodedImage) -> torch.Tensor:
     """Return an image's pixels as networks take them: uint8 (3, h, w), contiguous, on the CPU."""
-    return torch.from_numpy(np.ascontiguousarray(image.rgb.transpose(2, 0, 1)))
+    planes = image.rgb.transpose(2, 0, 1)
+    if not (planes.flags.c_contiguous and planes.flags.writeable):
+        planes = np.empty(planes.shape, np.uint8)
+        cv2.split(image.rgb, list(planes))  # a fifth of the time of NumPy's copy
+    return torch.from_numpy(planes)
 
 
 def map_ahead(
-    work: Callable[[In], Out], items: Iterable[In], threads: int, depth: int
+    work: Callable[[In], Out],
+    items: Iterable[In],
+    threads: int,
+    depth: int,
+    waited: Stopwatch | None = None,
 ) -> Iterator[Out]:
-    """Yield `work(item)` in the items' order, computed by threads, at most `depth` items ahead."""
+    """Yield `work(item)` in the items' order, computed by threads, at most `depth` items ahead.
+
+    Args:
+        work: what the threads do.
+        items: in order.
+        threads: their number.
+        depth: most items whose results have not been yielded.
+        waited: counts the seconds in which the caller waits for a result.
+    """
+    waited = waited or Stopwatch()
+
+    def first_result() -> Out:
+        with waited:
+            return pending.popleft().result()
+
     pending: deque[Future[Out]] = deque()
     with StorageThreads(threads, "prefetch") as pool:
         try:
             for item in items:
                 if len(pending) >= depth:
-                    yield pending.popleft().result()
+                    yield first_result()
                 pending.append(pool.submit(work, item))
             while pending:
-                yield pending.popleft().result()
+                yield first_result()
         finally:
             for future in pending:
                 future.cancel()

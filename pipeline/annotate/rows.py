@@ -1,7 +1,7 @@
 """The rows of an image in the tables of its shard, and their sums for the driver."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -108,12 +108,12 @@ def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
     )
 
 
-def tally_of(rows: ShardRows, wall_s: float) -> ShardTally:
+def tally_of(rows: ShardRows, times: Mapping[str, float]) -> ShardTally:
     """Return counts and summed seconds of a shard's rows.
 
     Args:
         rows: a whole shard.
-        wall_s: seconds the shard took; less than the sum of its stages, which overlap.
+        times: seconds of the compute thread, see `schemas.records.THREAD_TIMES`.
     """
     errors = Counter(str(row.error_code) for row in rows.images if row.error_code is not None)
     seconds = {stage: sum(getattr(row, f"{stage}_s") for row in rows.images) for stage in STAGES}
@@ -122,5 +122,5 @@ def tally_of(rows: ShardRows, wall_s: float) -> ShardTally:
         num_segments=len(rows.annotations),
         errors=dict(sorted(errors.items())),
         num_multi_frame=sum(row.num_frames > 1 for row in rows.images),
-        seconds={**seconds, "wall": wall_s},
+        seconds={**seconds, **times},
     )

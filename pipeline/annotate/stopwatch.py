@@ -1,21 +1,30 @@
-"""The seconds that a block takes, also when it fails."""
+"""The seconds that blocks of code take, also those that fail."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 
 class Stopwatch:
-    """The seconds of a block, once it has ended."""
+    """Measures the wall time of blocks, one after another, by one thread.
 
-    seconds: float = 0.0
+    Attributes:
+        seconds: of all blocks that have ended.
+    """
 
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
 
-@contextmanager
-def stopwatch() -> Iterator[Stopwatch]:
-    """Measure the wall time of a block."""
-    watch, start = Stopwatch(), time.perf_counter()
-    try:
-        yield watch
-    finally:
-        watch.seconds = time.perf_counter() - start
+    def __enter__(self) -> "Stopwatch":
+        """Begin a block."""
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the block."""
+        self.seconds += time.perf_counter() - self._start

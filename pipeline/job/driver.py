@@ -250,7 +250,7 @@ class Driver:
             return
         del self._split[shard.index]
         all_rows = split.rows()
-        tally = tally_of(all_rows, split.wall_s)
+        tally = tally_of(all_rows, {"wall": split.wall_s})
         try:
             commit(self._status.run, shard.index, all_rows, tally)
         except BlockedStoreError:

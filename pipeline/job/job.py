@@ -193,6 +193,7 @@ def run(
         failed_shards=job.failed,
         seconds=time.monotonic() - started,
         images_per_s=progress.images_per_s,
+        bottleneck=progress.bottleneck,
         interrupted=interrupted,
         terminated=termination.requested,
         stop_reason=job.stop_reason,

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from schemas.records import STAGES, ShardTally
+from pipeline.annotate.bottleneck import Bottleneck, bottleneck_of
+from schemas.records import STAGES, THREAD_TIMES, ShardTally
 
 LINE_EVERY_S = 30.0
 IDLE_S = 45.0
@@ -56,7 +57,8 @@ class Progress:
         self._changed = self._clock()
         self.finished += tally.num_images
         self.errors.update(tally.errors)
-        self.seconds.update({stage: tally.seconds.get(stage, 0.0) for stage in STAGES})
+        known = (name for name in (*STAGES, *THREAD_TIMES) if name in tally.seconds)
+        self.seconds.update({name: tally.seconds[name] for name in known})
         self.tick()
 
     def add_failed(self, num_images: int) -> None:
@@ -87,6 +89,11 @@ class Progress:
         """Seconds since a shard has ended; 0 before `begin`."""
         return 0.0 if self._began is None else self._clock() - self._changed
 
+    @property
+    def bottleneck(self) -> Bottleneck:
+        """What has limited this run so far."""
+        return bottleneck_of(self.seconds, self.finished)
+
     def headline(self) -> str:
         """Return counts, speed and the time left."""
         done = self.resumed + self.finished
@@ -99,11 +106,15 @@ class Progress:
         return ", ".join(parts)
 
     def details(self) -> str:
-        """Return milliseconds per image by stage, and failed images by code."""
+        """Return milliseconds per image by stage, what limits the run, and failed images by code."""
         parts = []
         if self.finished:
-            costs = (f"{s} {brief(1000 * self.seconds[s] / self.finished)}" for s in STAGES)
+            costs = (
+                f"{name} {brief(1000 * self.seconds[name] / self.finished)}"
+                for name in (*STAGES, "write")
+            )
             parts.append(f"ms/image: {', '.join(costs)}")
+            parts += filter(None, [self.bottleneck.words()])
         if self.errors:
             codes = ", ".join(f"{code} {count:,}" for code, count in self.errors.most_common(4))
             parts.append(f"failed images: {codes}")

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.annotate.bottleneck import Bottleneck
 from pipeline.job.progress import brief
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, ExitCode
@@ -28,6 +29,7 @@ class RunReport:
         images_per_s: speed of this run, start of workers left out.
         interrupted: stopped by Ctrl-C or SIGTERM.
         terminated: it was SIGTERM.
+        bottleneck: what limited this run.
         stop_reason: why the job stopped before its end; empty: it did not.
     """
 
@@ -42,6 +44,7 @@ class RunReport:
     failed_shards: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_s: float = 0.0
+    bottleneck: Bottleneck = Bottleneck()
     interrupted: bool = False
     terminated: bool = False
     stop_reason: str = ""
@@ -78,6 +81,8 @@ class RunReport:
             )
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
+        if self.bottleneck.suggestion:
+            lines.append(self.bottleneck.advice())
         if self.errors:
             share = 100 * self.num_errors / self.num_images
             lines.append(

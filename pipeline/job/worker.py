@@ -6,6 +6,7 @@ after Ray has restarted the process.
 """
 
 import os
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,7 +19,7 @@ from pipeline.run.identity import check_versions
 from pipeline.storage.waiting import current_line
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, ErrorCode
-from schemas.records import Shard, ShardRows, ShardTally
+from schemas.records import THREAD_TIMES, Shard, ShardRows, ShardTally
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
+        self._free_since: float | None = None  # monotonic seconds; None: it had no shard yet
         enter_worker_process(setup.config.run, setup.folder)
 
     def prepare(self) -> dict[str, str]:
@@ -62,10 +64,17 @@ class Worker:
         Returns:
             The tally of the images that were annotated now; none where another driver was first.
         """
+        try:
+            return self._annotate(shard)
+        finally:
+            self._free_since = time.monotonic()
+
+    def _annotate(self, shard: Shard) -> ShardTally:
+        free_s = 0.0 if self._free_since is None else time.monotonic() - self._free_since
         before = self._run.marker(shard.index)
         if before is None:
             rows, tally = self._annotator.annotate(shard)
-            return commit(self._run, shard.index, rows, tally)
+            return commit(self._run, shard.index, rows, tally.with_seconds(wait_shard=free_s))
         if not before.tally.num_failed(self._setup.retry):
             return ShardTally(num_images=0, num_segments=0)
         kept = self._run.shard_rows(before)
@@ -73,7 +82,13 @@ class Worker:
         refs = tuple(ref for ref in shard.refs if ref.image_id in again)
         rows, tally = self._annotator.annotate(Shard(index=shard.index, refs=refs))
         rows = replaced_rows(kept, rows)
-        commit(self._run, shard.index, rows, tally_of(rows, tally.seconds["wall"]))
+        # The stages are summed over all rows; so are the times of the compute threads.
+        tally = tally.with_seconds(wait_shard=free_s)
+        earlier, times = (
+            {name: one.seconds[name] for name in THREAD_TIMES if name in one.seconds}
+            for one in (before.tally, tally)
+        )
+        commit(self._run, shard.index, rows, tally_of(rows, earlier).with_seconds(**times))
         return tally
 
     def annotate_rows(self, shard: Shard) -> ShardRows:

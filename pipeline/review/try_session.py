@@ -25,7 +25,7 @@ from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import Features, Segmenter, encode_images
 from pipeline.annotate.prefetch import to_tensor
-from pipeline.annotate.stopwatch import stopwatch
+from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.run.named_weights import NamedWeights
 from pipeline.storage import weights
@@ -270,14 +270,14 @@ class TrySession:
         vocabulary = self._vocabulary(words)
         with self._lock.request(), torch.inference_mode():
             segmenter = self._segmenter(method)
-            with stopwatch() as whole:
+            with Stopwatch() as whole:
                 seconds = {"decode": 0.0, "encode": 0.0}
                 kept = self._encoded.get((image.key, method))
                 encoded = kept or self._encode(segmenter, image, seconds)
                 self._encoded[image.key, method] = encoded
-                with stopwatch() as scoring:
+                with Stopwatch() as scoring:
                     maps = segmenter.score(encoded.features, segmenter.text_matrix(vocabulary))
-                with stopwatch() as deciding:
+                with Stopwatch() as deciding:
                     decision = decide_one(maps, 0, encoded.size_hw)
                     masks = image_rows(decision, encoded.size_hw, vocabulary.names, MaskConfig())
             seconds |= {"score": scoring.seconds, "decide": deciding.seconds}
@@ -287,10 +287,10 @@ class TrySession:
     def _encode(
         self, segmenter: Segmenter[Any], image: TryImage, seconds: dict[str, float]
     ) -> EncodedImage:
-        with stopwatch() as decoding:
+        with Stopwatch() as decoding:
             decoded = image.decode(segmenter.decode_side_px)
             pixels = to_tensor(decoded)
-        with stopwatch() as encoding:
+        with Stopwatch() as encoding:
             features = encode_images(segmenter, ImageBatch((pixels,), (image.path,)))
         self.num_encoded += 1
         seconds |= {"decode": decoding.seconds, "encode": encoding.seconds}

@@ -22,6 +22,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection import manifest
 from pipeline.run import markers
 from pipeline.run.confirmed import Confirmed, remember_manifest
@@ -197,23 +198,24 @@ class RunFolder:
             shard_index: place of the shard.
             attempt: letters and digits that say who wrote it; made unique here.
             rows: all rows of the shard.
-            tally: for the driver.
+            tally: for the driver; the seconds of the writing are added.
 
         Returns:
             The marker that counts: another committer's, where one was first.
         """
-        committed = self._committed(shard_index)
-        if committed is not None and not tally.is_better_than(committed.tally):
-            return committed
-        unique = f"{attempt}-{secrets.token_hex(4)}"
-        files = self._write_tables(shard_index, unique, rows)
+        with Stopwatch() as writing:
+            committed = self._committed(shard_index)
+            if committed is not None and not tally.is_better_than(committed.tally):
+                return committed
+            unique = f"{attempt}-{secrets.token_hex(4)}"
+            files = self._write_tables(shard_index, unique, rows)
         ours = ShardDone(
             schema_version=SCHEMA_VERSION,
             shard=shard_index,
             attempt=unique,
             fingerprint=self.fingerprint,
             files=files,
-            tally=tally,
+            tally=tally.with_seconds(write=writing.seconds),
             other_versions=self._other_versions,
         )
         try:

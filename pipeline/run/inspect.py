@@ -3,14 +3,16 @@
 import heapq
 from collections import Counter
 
+from pipeline.annotate.bottleneck import Bottleneck, bottleneck_of
 from pipeline.collection.left_out import LeftOut, left_out_of
 from pipeline.run.folder import RunFolder
 from pipeline.run.tables.rows import rows_of
 from schemas.base import Frozen
 from schemas.errors import PASSING_CODES
-from schemas.records import STAGES, ShardFailed
+from schemas.records import STAGES, THREAD_TIMES, ShardFailed
 
 _SECONDS = tuple(f"{stage}_s" for stage in STAGES)
+_TIMES = (*STAGES, *THREAD_TIMES)
 _NUM_SLOWEST = 10
 _NUM_EXAMPLES = 3
 
@@ -64,7 +66,9 @@ class Inspection(Frozen):
     """The first few failed images of each code."""
     slowest: tuple[SlowImage, ...]
     seconds: dict[str, float]
-    """Summed over images by stage."""
+    """Summed over images by stage, and of the compute threads (`schemas.records.THREAD_TIMES`)."""
+    bottleneck: Bottleneck
+    """What limited the workers."""
     failed_shards: tuple[ShardFailed, ...]
     """Shards that were given up; the next run tries them again."""
     orphans: tuple[str, ...]
@@ -147,7 +151,8 @@ def inspect_folder(run: RunFolder) -> Inspection:
         waiting={code: n for code, n in images.errors.most_common() if code in PASSING_CODES},
         problems=tuple(images.problems),
         slowest=tuple(slow for _, _, slow in sorted(images.slowest, reverse=True)),
-        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        seconds={name: round(seconds[name], 3) for name in _TIMES if name in seconds},
+        bottleneck=bottleneck_of(seconds, num_done),
         failed_shards=tuple(run.failed().values()),
         orphans=tuple(run.orphans()),
         links=tuple(run.links()),

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import re
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -28,6 +27,9 @@ _PATH = re.compile(r"^(?:done|failed)/(\d{5,})\.json$")
 _TABLE_FILE = re.compile(r"([a-z]+)/(\d{5,})-[A-Za-z0-9_-]{1,200}[.]parquet")
 MAX_TABLE_BYTES = 1 << 30
 """Of one file of a shard; a worker holds more than that in memory before it writes it."""
+
+MAX_SECONDS = 1e9
+"""Of one stage of a shard: 30 years."""
 
 
 def marker_path(kind: Kind, shard: int) -> str:
@@ -101,8 +103,8 @@ def _wrong_tally(marker: ShardDone) -> str:
         )
     if max(sum(tally.errors.values()), tally.num_multi_frame) > tally.num_images:
         return f"it counts more failed images, or more of several frames, than {tally.num_images}"
-    if not all(map(math.isfinite, tally.seconds.values())):
-        return "it says that a stage took no finite time"
+    if not all(seconds <= MAX_SECONDS for seconds in tally.seconds.values()):
+        return f"it says that a stage took no finite time, or more than {MAX_SECONDS:,.0f} s"
     return ""
 
 

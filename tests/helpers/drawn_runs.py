@@ -119,7 +119,7 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
     for shard in run.shards():
         rows = drawn_rows(shard, scenes, config)
         if shard.index not in spec.unfinished:
-            run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
+            run.commit(shard.index, "test", rows, tally_of(rows, {"wall": 1.0}))
     return run
 
 

@@ -65,7 +65,7 @@ class DecodedImage:
     """The pixels of one image, in the frame that a person sees.
 
     Attributes:
-        rgb: uint8 (h, w, 3), upright; reduced where the decoder could save work.
+        rgb: uint8 (h, w, 3), upright, not to be written to; reduced where the decoder could save work.
         height: pixels of the full image, upright.
         width: pixels of the full image, upright.
         exif_orientation: 1 to 8, the turn that was applied; 1: none.
@@ -179,7 +179,7 @@ def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
         rgb = _opaque(rgb, is_bitmap=name in ("BMP", "DIB"))
         if name in _TURNED_BY_EXIF:
             rgb = upright_image(rgb, orientation)
-        pixels = np.array(rgb)
+        pixels = np.asarray(rgb)
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{width} x {height} pixels in {name}") from error
     except PILLOW_DAMAGE as error:

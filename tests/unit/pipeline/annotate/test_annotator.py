@@ -11,7 +11,7 @@ import pytest
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.prefetch import LoadedImage
 from schemas.errors import ErrorCode
-from schemas.records import ImageRef, Shard
+from schemas.records import STAGES, ImageRef, Shard
 from tests.helpers.colour_segmenter import (
     ColourSegmenter,
     SegmenterFaults,
@@ -66,9 +66,17 @@ def test_rows_are_in_manifest_order_and_consistent(config):
 
 def test_seconds_are_summed_by_stage(config):
     rows, tally = annotate(config)
-    assert set(tally.seconds) == {"read", "decode", "segment", "rle", "wall"}
+    assert set(tally.seconds) == {*STAGES, "wall", "wait_images", "wait_masks"}
     assert tally.seconds["decode"] == pytest.approx(sum(row.decode_s for row in rows.images))
     assert all(value > 0 for value in tally.seconds.values())
+
+
+def test_the_compute_thread_computes_or_waits(config):
+    _, tally = annotate(config, SegmenterFaults(seconds_per_image=0.02))
+    seconds = tally.seconds
+    assert seconds["segment"] >= 0.1  # of seven images
+    thread_s = seconds["segment"] + seconds["wait_images"] + seconds["wait_masks"]
+    assert 0.5 * seconds["wall"] < thread_s <= seconds["wall"]
 
 
 def test_broken_file_has_a_row_in_its_place(config, tmp_path):

@@ -33,7 +33,7 @@ def test_tally_counts_errors_by_code_and_sums_seconds():
     refs = image_refs(3)
     codes = (ErrorCode.TRUNCATED, ErrorCode.NOT_FOUND, ErrorCode.TRUNCATED)
     rows = join_rows(failed(ref, code) for ref, code in zip(refs, codes, strict=True))
-    tally = tally_of(rows, wall_s=0.5)
+    tally = tally_of(rows, {"wall": 0.5})
     assert (tally.num_images, tally.num_segments) == (3, 0)
     assert tally.errors == {"not_found": 1, "truncated": 2}
     assert list(tally.errors) == ["not_found", "truncated"]
@@ -47,4 +47,4 @@ def test_tally_counts_images_of_several_frames():
         for image, n in zip(images, (1, 2, 5), strict=True)
     )
     rows = ShardRows(images=paged, scores=(), annotations=())
-    assert tally_of(rows, wall_s=1).num_multi_frame == 2
+    assert tally_of(rows, {"wall": 1.0}).num_multi_frame == 2

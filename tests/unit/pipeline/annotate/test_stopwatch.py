@@ -1,11 +1,20 @@
 import contextlib
 import time
 
-from pipeline.annotate.stopwatch import stopwatch
+from pipeline.annotate.stopwatch import Stopwatch
 
 
 def test_stopwatch_measures_a_block_that_fails():
-    with contextlib.suppress(ValueError), stopwatch() as watch:
+    with contextlib.suppress(ValueError), Stopwatch() as watch:
         time.sleep(0.01)
         raise ValueError("no")
     assert watch.seconds >= 0.01
+
+
+def test_stopwatch_sums_its_blocks():
+    watch = Stopwatch()
+    for _ in range(3):
+        with watch:
+            time.sleep(0.005)
+    time.sleep(0.02)
+    assert 0.015 <= watch.seconds < 0.02 + 0.015

@@ -18,4 +18,4 @@ def test_split_shard_keeps_manifest_order():
     assert is_complete == [False] * 4 + [True]
     rows = split.rows()
     assert [row.path for row in rows.images] == [ref.path for ref in shard.refs]
-    assert tally_of(rows, split.wall_s).errors == {"worker_lost": 5}
+    assert tally_of(rows, {"wall": split.wall_s}).errors == {"worker_lost": 5}

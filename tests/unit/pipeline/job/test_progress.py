@@ -18,6 +18,7 @@ class Clock:
 
 def tally(num_images, **errors):
     seconds = {"read": 0.1, "decode": 0.4, "segment": 2.0, "rle": 0.2, "wall": 2.5}
+    seconds |= {"write": 0.02, "\x1b[31m": 1.0}
     return ShardTally(num_images=num_images, num_segments=3, errors=errors, seconds=seconds)
 
 
@@ -67,7 +68,7 @@ def test_lines_come_every_30_seconds_and_at_the_end():
     assert len(lines) == 1 + 2 + 1
     assert lines[-1] == (
         "400/1,200 images, 2.5 images/s, 5 min 20 s left; "
-        "ms/image: read 5, decode 20, segment 100, rle 10; failed images: truncated 10"
+        "ms/image: read 5, decode 20, segment 100, rle 10, write 1; compute busy 79 %; failed images: truncated 10"
     )
 
 

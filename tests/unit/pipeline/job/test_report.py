@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.annotate.bottleneck import bottleneck_of
 from pipeline.job.report import RunReport
 
 
@@ -30,6 +31,16 @@ def test_summary_of_a_complete_run_is_one_line():
     assert done.summary() == "200 of 200 images done, 1,234 masks; 200 in 20.0 s (12.3 images/s)"
     alone = RunReport("run", num_images=1, max_error_share=0, num_done=1, num_segments=1)
     assert alone.summary() == "1 of 1 image done, 1 mask; nothing was left to do"
+
+
+def test_summary_says_what_limited_the_run_where_there_is_something_to_change():
+    seconds = {"segment": 3.0, "decode": 9.0, "wall": 10.0, "wait_images": 6.5}
+    done = report(num_done=200, num_new=200, bottleneck=bottleneck_of(seconds, 200))
+    assert done.summary().splitlines()[1] == (
+        "compute busy 30 %, decode is the limit: raise run.cpus_per_worker or run.prefetch_threads"
+    )
+    busy = bottleneck_of({"segment": 9.0, "wall": 10.0}, 200)
+    assert len(report(num_done=200, num_new=200, bottleneck=busy).summary().splitlines()) == 1
 
 
 def test_images_that_wait_are_named_and_leave_something_to_do():

@@ -55,7 +55,7 @@ def test_finished_shard_resets_the_count_of_failures(status):
         status.give_up(shard(index), StorageError("no space"))
     error = ImageError(ErrorCode.WORKER_LOST, "gone")
     rows = failed_rows(FailedImage(shard(8, 1).refs[0], StageSeconds(), error))
-    status.finish(shard(8, 1), tally_of(rows, wall_s=1.0))
+    status.finish(shard(8, 1), tally_of(rows, {"wall": 1.0}))
     status.give_up(shard(9), StorageError("no space"))
     assert not status.must_stop
 

@@ -124,7 +124,8 @@ def test_inspect_half_finished_run(tmp_path: Path) -> None:
     assert [problem.path for problem in found.problems] == ["00.jpg", "10.jpg"]
     assert [slow.path for slow in found.slowest] == [f"{i:02d}.jpg" for i in (10, 9, 8, 3, 2, 1, 0)]
     assert found.slowest[1].seconds == pytest.approx(0.9)
-    assert found.seconds == {"read": 1.0, "wall": 4.0}
+    assert {name: found.seconds[name] for name in ("read", "wall")} == {"read": 1.0, "wall": 4.0}
+    assert found.seconds.keys() == {"read", "wall", "write"}
     assert [shard.message for shard in found.failed_shards] == ["disk full"]
     assert found.orphans == ()
     assert Inspection.model_validate_json(found.model_dump_json()) == found

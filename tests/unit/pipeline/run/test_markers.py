@@ -67,6 +67,7 @@ LIES = {
     "failures": ("failed", {"tally": {"errors": {"truncated": 2}}}),
     "frames": ("frames", {"tally": {"num_multi_frame": 2}}),
     "seconds": ("finite", {"tally": {"seconds": {"wall": float("inf")}}}),
+    "a wait": ("finite", {"tally": {"seconds": {"wait_images": 1e300}}}),
     "bytes": ("bytes", {"files": {"scores": {"size_bytes": 2**41}}}),
 }
 

@@ -16,6 +16,6 @@ def test_images_segments_of_an_image_that_was_not_annotated_are_an_error(tmp_pat
     (failed,) = (image.image_id for image in rows.images if image.status == "error")
     annotations = [row.model_copy(update={"image_id": failed}) for row in rows.annotations]
     rows = rows.model_copy(update={"annotations": tuple(annotations)})
-    run.commit(shard.index, "test", rows, tally_of(rows, 1.0))
+    run.commit(shard.index, "test", rows, tally_of(rows, {"wall": 1.0}))
     with pytest.raises(RunFolderError, match=f"segments of {failed}"):
         list(segments.images(RunReader(run), LossReport("X", Frozen())))

@@ -1,0 +1,87 @@
+"""What limits a run: how busy its compute threads are, and what they wait for."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import NonNegativeFloat
+
+from schemas.base import Frozen
+from schemas.records import STAGES, THREAD_TIMES, Share
+
+Limit = Literal["compute", "read", "decode", "masks", "write", "shards", ""]
+
+BUSY = 0.8
+"""From this share of their time on, the compute threads are the limit."""
+_MIN_IMAGES = 50
+"""With fewer images, what the first of them take decides."""
+_CAUSES: dict[str, Limit] = {
+    "wait_images": "decode", "wait_masks": "masks", "write": "write", "wait_shard": "shards",
+}  # fmt: skip
+_SUGGESTIONS: dict[Limit, str] = {
+    "read": "raise run.prefetch_threads",
+    "decode": "raise run.cpus_per_worker or run.prefetch_threads",
+    "masks": "raise run.cpus_per_worker",
+    "write": "a larger shard_size writes less often",
+    "shards": "a larger shard_size asks the driver less often",
+}
+
+
+class Bottleneck(Frozen):
+    """What a run spends its time on."""
+
+    busy: Share | None = None
+    """Share of the compute threads' time in which they compute; None: not known."""
+    waits: dict[str, Share] = {}
+    """Shares of the same time by what they wait for, see `schemas.records.THREAD_TIMES`."""
+    ms_per_image: dict[str, NonNegativeFloat] = {}
+    """By stage, and by what the compute threads wait for; stages of other threads overlap."""
+    limit: Limit = ""
+    """What is slowest: `compute` is from pixels to score maps, `shards` is the driver; empty: not
+    known."""
+    suggestion: str = ""
+    """What to change; empty where that is not plain."""
+
+    def words(self) -> str:
+        """Return `compute busy 34 %, decode is the limit`; empty: nothing is known."""
+        if self.busy is None:
+            return ""
+        limit = f", {self.limit} is the limit" if self.limit not in ("", "compute") else ""
+        return f"compute busy {100 * self.busy:.0f} %{limit}"
+
+    def advice(self) -> str:
+        """Return `words` and the suggestion."""
+        return ": ".join(filter(None, (self.words(), self.suggestion)))
+
+
+def bottleneck_of(seconds: Mapping[str, float], num_images: int) -> Bottleneck:
+    """Return what limits a run.
+
+    Args:
+        seconds: summed over its shards, as in `ShardTally.seconds`; older runs have no waits.
+        num_images: the images that these seconds were spent on.
+    """
+    total_s = sum(seconds.get(name, 0.0) for name in ("wall", "wait_shard", "write"))
+    if not num_images or total_s <= 0:
+        return Bottleneck()
+    busy = min(1.0, seconds.get("segment", 0.0) / total_s)
+    waits = {name: min(1.0, seconds[name] / total_s) for name in _CAUSES if name in seconds}
+    measured = (name for name in (*STAGES, *THREAD_TIMES) if name in seconds and name != "wall")
+    limit = _limit(busy, waits, seconds) if num_images >= _MIN_IMAGES else ""
+    return Bottleneck(
+        busy=busy,
+        waits=waits,
+        ms_per_image={name: 1000 * seconds[name] / num_images for name in measured},
+        limit=limit,
+        suggestion=_SUGGESTIONS.get(limit, ""),
+    )
+
+
+def _limit(busy: float, waits: Mapping[str, float], seconds: Mapping[str, float]) -> Limit:
+    if busy >= BUSY:
+        return "compute"
+    longest = max(waits, key=lambda name: waits[name], default="")
+    if not longest or waits[longest] < (1 - busy) / 2:
+        return ""
+    if longest == "wait_images" and seconds.get("read", 0.0) > seconds.get("decode", 0.0):
+        return "read"
+    return _CAUSES[longest]
