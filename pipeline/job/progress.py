@@ -106,7 +106,7 @@ class Progress:
         return ", ".join(parts)
 
     def details(self) -> str:
-        """Return milliseconds per image by stage, what limits the run, and failed images by code."""
+        """Return milliseconds per image by stage, the limit, and failed images by code."""
         parts = []
         if self.finished:
             costs = (

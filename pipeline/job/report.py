@@ -44,7 +44,7 @@ class RunReport:
     failed_shards: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_s: float = 0.0
-    bottleneck: Bottleneck = Bottleneck()
+    bottleneck: Bottleneck = field(default_factory=Bottleneck)
     interrupted: bool = False
     terminated: bool = False
     stop_reason: str = ""
@@ -89,11 +89,7 @@ class RunReport:
                 f"{_count(self.num_errors, 'image')} failed ({brief(share)} %; "
                 f"{100 * self.max_error_share:g} % are accepted): {_by_code(self.errors)}"
             )
-        if self.num_multi_frame:
-            lines.append(
-                f"{_count(self.num_multi_frame, 'image')} of several frames or pages: the first "
-                "frame, or the largest page, is annotated (column num_frames of images)"
-            )
+        lines += self._frames()
         for index, reason in list(self.failed_shards.items())[:3]:
             lines.append(f"shard {index} failed: {reason}")
         if len(self.failed_shards) > 3:
@@ -107,6 +103,14 @@ class RunReport:
         if self.num_done < self.num_images:
             lines.append("the same command does what is missing")
         return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line
+
+    def _frames(self) -> list[str]:
+        if not self.num_multi_frame:
+            return []
+        return [
+            f"{_count(self.num_multi_frame, 'image')} of several frames or pages: the first "
+            "frame, or the largest page, is annotated (column num_frames of images)"
+        ]
 
 
 def _by_code(counts: dict[str, int]) -> str:

@@ -68,7 +68,8 @@ def test_lines_come_every_30_seconds_and_at_the_end():
     assert len(lines) == 1 + 2 + 1
     assert lines[-1] == (
         "400/1,200 images, 2.5 images/s, 5 min 20 s left; "
-        "ms/image: read 5, decode 20, segment 100, rle 10, write 1; compute busy 79 %; failed images: truncated 10"
+        "ms/image: read 5, decode 20, segment 100, rle 10, write 1; compute busy 79 %; "
+        "failed images: truncated 10"
     )
 
 
