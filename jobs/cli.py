@@ -39,6 +39,8 @@ AllowPrivate = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Default: as published.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per step; default: as published.")]
 ProtocolName = Annotated[
     str,
     typer.Option("--protocol", help="Data set as published: voc21, ade20k, ... or a .yaml file."),
@@ -56,6 +58,14 @@ FormatOptions = Annotated[
     list[str] | None, _set("An option of the format, see docs/exports.md; a wrong key lists them")
 ]
 Rules = Annotated[list[str] | None, _set("A rule of the computation; a wrong key lists them")]
+
+
+def _run_flags(local: bool, images_roots: list[str] | None, allow_private: bool) -> dict[str, Any]:
+    return {
+        "run.local": local or None,
+        "run.images_roots": images_roots or None,
+        "run.allow_private_addresses": allow_private or None,
+    }
 
 
 @contextmanager
@@ -205,9 +215,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "out": out,
         "image.limit": limit,
         "run.workers": workers,
-        "run.local": local or None,
-        "run.images_roots": images_roots or None,
-        "run.allow_private_addresses": allow_private or None,
+        **_run_flags(local, images_roots, allow_private),
     }
     under = ProtocolFlags(protocol, data)
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
@@ -450,10 +458,8 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
     ] = "",
     out: Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")] = "",
     sets: TrainingFields = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per step; default: as published.")
-    ] = None,
+    steps: Steps = None,
+    batch: Batch = None,
     local: Local = False,
     images_roots: ImagesRoots = None,
     allow_private: AllowPrivate = False,
@@ -472,9 +478,7 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
         "out": out,
         "head.options.steps": steps,
         "head.options.batch": batch,
-        "run.local": local or None,
-        "run.images_roots": images_roots or None,
-        "run.allow_private_addresses": allow_private or None,
+        **_run_flags(local, images_roots, allow_private),
     }
     raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 
@@ -484,8 +488,9 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
     teacher: Annotated[
         str,
         typer.Argument(
-            help="Run folder whose images and masks are learned: a path or any fsspec URL; "
-            "without one, --protocol and --data, or `teacher` in the file.",
+            help="Run folder whose images and masks are learned: a path or any fsspec URL; or a "
+            "job file (.yaml), whose run is made first. Without one: --protocol and --data, or "
+            "`teacher` in the file.",
             metavar="[RUN]",
         ),
     ] = "",
@@ -515,10 +520,8 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
     ] = "",
     data: DataFolder = "",
     sets: TrainingFields = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: as published.")] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per step; default: as published.")
-    ] = None,
+    steps: Steps = None,
+    batch: Batch = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Workers that share a batch; 0: as many as fit.")
     ] = None,
@@ -545,9 +548,7 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
         "masks": masks,
         "truth": truth,
         "run.workers": workers,
-        "run.local": local or None,
-        "run.images_roots": images_roots or None,
-        "run.allow_private_addresses": allow_private or None,
+        **_run_flags(local, images_roots, allow_private),
     }
     raise typer.Exit(command(load_config(StudentConfig, config, flags, sets or ())))
 

@@ -381,7 +381,8 @@ class StudentConfig(ConfigModel):
     """
 
     teacher: str = ""
-    """The run folder whose images, vocabulary and masks are learned."""
+    """The run folder whose images, vocabulary and masks are learned. `ovseg train-student` takes a
+    job file (.yaml) as well and makes its run first, in `out`/teacher if the file has no `out`."""
     protocol: str = ""
     """In place of a teacher: a data set with a split for training, such as `camvid`, `cityscapes`,
     or a .yaml file of your own; its classes are the vocabulary, its label images are learned."""

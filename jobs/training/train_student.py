@@ -1,17 +1,88 @@
-"""`ovseg train-student`: train a student on a run's masks, and print how to use it."""
+"""`ovseg train-student`: train a student on a run's masks, and print how to use it.
+
+The run is there already, or a job file says how it is made: then it is made first. The teacher so
+reads an image once; labels that are made for each view of a step would be made many times.
+"""
 
 import shlex
+from typing import TYPE_CHECKING
 
 from jobs import console
-from schemas.config import StudentConfig
+from schemas.config import JobConfig, StudentConfig
+from schemas.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from pipeline.training.students.job import StudentReport
+
+TEACHER = "teacher"
+"""Folder of the teacher's run in the student's, where the job file names no `out`."""
+_JOB_FILES = (".yaml", ".yml")
 
 
 def run_training(config: StudentConfig) -> int:
-    """Train, and print counts and the next command.
+    """Train, after the teacher's run where a job file says it, and print counts and what is next.
 
     Returns:
         0 done; 3 done, but too many images could not be read; 130 interrupted.
+
+    Raises:
+        ConfigError: a wrong job file, or settings that do not go with one.
     """
+    from pipeline.storage import uris
+    from pipeline.training.students.setup import check_config
+
+    check_config(config)  # before hours of annotation
+    if uris.without_query(config.teacher).lower().endswith(_JOB_FILES):
+        job = _teachers_job(config)
+        code = _made_run(job)
+        if code:
+            return code
+        config = config.model_copy(update={"teacher": job.out})
+    return _trained(config)
+
+
+def _teachers_job(config: StudentConfig) -> JobConfig:
+    """Return the job of the teacher's run; what `--local` and the like say counts for it too."""
+    from jobs.config import load_config
+    from pipeline.storage import uris
+
+    if config.limit:
+        raise ConfigError(
+            f"limit is {config.limit}, but all images of a job file would be annotated for it: set "
+            f"image.limit or image.only in {config.teacher}, or learn from a run that is there"
+        )
+    if config.masks == "reviewed":
+        raise ConfigError(
+            f"masks: nobody has reviewed the run that {config.teacher} will make: annotate and "
+            "review it first, then name its folder in place of the job file"
+        )
+    run = config.run
+    flags = {
+        "run.local": run.local or None,
+        "run.images_roots": list(run.images_roots) or None,
+        "run.allow_private_addresses": run.allow_private_addresses or None,
+    }
+    out = {"out": uris.join(config.out, TEACHER)}
+    return load_config(JobConfig, config.teacher, flags, below=lambda _: out)
+
+
+def _made_run(job: JobConfig) -> int:
+    """Make the teacher's run, or what is left of it; return a code that ends the command, or 0."""
+    from jobs.annotate import show_report
+    from pipeline.job.job import run
+
+    report = run(job)
+    show_report(report)
+    console.line()
+    if report.exit_code == ExitCode.INCOMPLETE:
+        console.line(
+            "no student was trained, as the run is not whole; to learn from what is there: "
+            f"ovseg train-student {shlex.quote(job.out)}"
+        )
+    return report.exit_code
+
+
+def _trained(config: StudentConfig) -> int:
     from pipeline.storage import uris
     from pipeline.training.progress import make_step_progress
     from pipeline.training.students.job import train_student
@@ -30,6 +101,7 @@ def run_training(config: StudentConfig) -> int:
         ("steps", steps),
         ("mIoU of validation", "none" if report.miou is None else f"{report.miou:.3f}"),
         ("seconds", f"{report.seconds:.0f}"),
+        ("speed, memory", _costs(report)),
     ]  # fmt: skip
     if not report.interrupted:
         file = uris.join(config.out, STUDENT)
@@ -40,3 +112,12 @@ def run_training(config: StudentConfig) -> int:
         facts += [("student", file), ("use it", use)]
     console.facts(facts)
     return report.exit_code
+
+
+def _costs(report: "StudentReport") -> str:
+    if report.images_per_s is None:
+        return ""
+    from pipeline.job.progress import brief
+
+    speed = f"{brief(report.images_per_s)} images/s"
+    return f"{speed} without validations, at most {report.peak_bytes / 2**20:,.0f} MiB a worker"

@@ -260,6 +260,29 @@ def nothing_fetched() -> Iterator[None]:
         _FETCHES_NOTHING.reset(token)
 
 
+def timm_file(name: str, advice: str = ADVICE) -> str:
+    """Return the local path of timm's own weights of an architecture, fetched if need be.
+
+    Args:
+        name: timm's, with or without the tag of the weights.
+        advice: ends the message where there are none.
+
+    Raises:
+        WeightsError: timm has none, or they cannot be downloaded.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(f"timm has no weights for {name}; {advice}")
+    try:
+        return hub_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    except LOAD_FAILURES as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be downloaded ({one_line(error)}); {advice}"
+        ) from error
+
+
 def hub_file(repo_id: str, *names: str) -> str:
     """Return the local path of a repository's file on the Hugging Face hub, fetched if need be.
 

@@ -16,11 +16,11 @@ from ovseg_core.backbones.checkpoint import (
     LOAD_FAILURES,
     WithoutRandomWeights,
     check_finite_weights,
-    hub_file,
     one_line,
     read_checkpoint,
     state_dict_in,
     take_fitting,
+    timm_file,
 )
 from ovseg_core.backbones.load_clip import LOCAL_DIR
 from ovseg_core.embedded import VISION_FOLDER
@@ -149,7 +149,8 @@ def _load_named(name: str, weights: str, option: str) -> LoadedVit:
     with WithoutRandomWeights():
         model = timm.create_model(name, pretrained=False, num_classes=0)
     _family(model, name)  # raises before a useless download
-    loaded = _loaded(model, name, weights or _fetch(name, option))
+    advice = f"make it vision.model and give their file as vision.weights, or {ADVICE}"
+    loaded = _loaded(model, name, weights or timm_file(name, advice))
     _fill(loaded)
     return loaded
 
@@ -187,24 +188,6 @@ def _family(model: Any, name: str) -> Family:
             "SAM's image encoder (samvit_base_patch16.sa1b)"
         )
     return "vit"
-
-
-def _fetch(name: str, option: str) -> str:
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.hf_hub_id:
-        raise WeightsError(
-            f"{option}: timm has no weights for {name}; make it vision.model and give their file "
-            f"as vision.weights, or {ADVICE}"
-        )
-    file = config.hf_hub_filename or "model.safetensors"
-    try:
-        return hub_file(config.hf_hub_id, file)
-    except LOAD_FAILURES as error:
-        raise WeightsError(
-            f"the weights of {name} cannot be downloaded ({one_line(error)}); {ADVICE}"
-        ) from error
 
 
 def _loaded(model: Any, name: str, file: str) -> LoadedVit:

@@ -5,6 +5,8 @@ This module does not import Ray, so that a run in this process does without it.
 
 import logging
 import os
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -58,6 +60,24 @@ def enter_worker_process(run: RunConfig, folder: str) -> None:
     torch.set_num_threads(run.threads_per_worker)
     if Path(folder).is_dir():  # Ray starts workers elsewhere
         os.chdir(folder)
+
+
+def peak_memory(device: str) -> int:
+    """Return the most memory in bytes that this process has held at once.
+
+    Args:
+        device: `cpu`; `cuda`: the memory of the GPU that torch has reserved for it.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    try:
+        # getrusage's is inherited from the process that forked this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(peak.split()[1])
+    except (OSError, StopIteration):  # not Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def local_device(wanted: str) -> str:

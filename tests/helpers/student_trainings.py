@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pipeline.run.folder import RunFolder
 from pipeline.training.progress import StepProgress
 from pipeline.training.students.job import StudentReport, train_student
@@ -10,6 +12,10 @@ from schemas.config import StudentConfig
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 STEPS = 8
+_NETWORKS: dict[str, dict[str, Any]] = {
+    "maskclip_plus": {"backbone": "test_convnext", "channels": 16, "optimiser": "adamw"},
+    "text_fusion": {"backbone": "test_efficientnet_gn", "finest_px": 4, "width": 16, "heads": 2},
+}
 
 
 def colour_run(folder: Path, num_images: int = 6, **changes: Any) -> RunFolder:
@@ -21,14 +27,13 @@ def colour_run(folder: Path, num_images: int = 6, **changes: Any) -> RunFolder:
 def student_config(source: RunFolder | str, out: Path | str, **changes: Any) -> StudentConfig:
     """Four views of 32 px a step, a checkpoint every second step; `options`, `run` are added to."""
     teacher = source if isinstance(source, str) else source.folder.uri
+    student = changes.pop("student", "maskclip_plus")
     options = {
+        **_NETWORKS[student],
         "steps": STEPS,
         "batch": 4,
         "size_px": 32,
-        "backbone": "test_convnext",
         "backbone_weights": "random",
-        "channels": 16,
-        "optimiser": "adamw",
         "learning_rate": 3e-3,
         "scale": (0.8, 1.25),
     }
@@ -38,7 +43,7 @@ def student_config(source: RunFolder | str, out: Path | str, **changes: Any) -> 
             "teacher": teacher,
             "out": str(out),
             "student": {
-                "name": changes.pop("student", "maskclip_plus"),
+                "name": student,
                 "options": options | changes.pop("options", {}),
             },
             "clip": {"model": "embedded"},
@@ -53,3 +58,22 @@ def student_config(source: RunFolder | str, out: Path | str, **changes: Any) -> 
 
 def train(config: StudentConfig) -> StudentReport:
     return train_student(config, StepProgress())
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of each step of a training, from its metrics."""
+    rows = pq.read_table(out / "metrics.parquet").to_pylist()
+    return [row["loss"] for row in rows if row["loss"] is not None]
+
+
+class StopsAt(StepProgress):
+    """A person who presses Ctrl-C after a number of reports."""
+
+    def __init__(self, reports: int) -> None:
+        super().__init__()
+        self._left = reports
+
+    def tick(self) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt

@@ -10,26 +10,22 @@ channels of a map of the backbone.
 
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ovseg_core.images.batch import Image
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.training.students import (
     IGNORED,
     UNLABELLED,
-    Labels,
     Optimisation,
     StudentOptions,
     TextShape,
     TotalLoss,
-    TrainingView,
 )
 from ovseg_core.training.students.shared.pyramid import TIMMS_OWN, Pyramid, PyramidOptions
-from ovseg_core.training.students.shared.views import ViewSteps, random_view
+from ovseg_core.training.students.shared.views import RandomViews, ViewSteps
 from schemas.config import ClipConfig, WeightsName
 
 CARD = MethodCard(
@@ -169,14 +165,13 @@ class PyramidHead(nn.Module):
         return self.smooth(total)
 
 
-class MaskClipPlusTask:
+class MaskClipPlusTask(RandomViews):
     """The training; see `StudentTask`."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._view_steps = ViewSteps(
-            options.size_px, options.max_side_px, options.scale, distort=options.distort
-        )
+        scale, distort = options.scale, options.distort
+        super().__init__(ViewSteps(options.size_px, options.max_side_px, scale, distort=distort))
         self.optimisation = Optimisation(
             options.optimiser,
             options.steps,
@@ -184,12 +179,6 @@ class MaskClipPlusTask:
             options.weight_decay,
             min_learning_rate=options.min_learning_rate,
         )
-
-    def view(
-        self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator
-    ) -> TrainingView:
-        """Return a random view of an image for one step."""
-        return random_view(image, labels, teacher, self._view_steps, rng)
 
     def loss(
         self,

@@ -10,26 +10,22 @@ Shapes: T text rows (Q, D); r_i feature maps of level i = 1..3, the finest first
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from ovseg_core.images.batch import Image
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.training.students import (
     ABSENT_LOGIT,
     UNLABELLED,
-    Labels,
     Optimisation,
     StudentOptions,
     TextShape,
     TotalLoss,
-    TrainingView,
 )
 from ovseg_core.training.students.shared.pyramid import TIMMS_OWN, Pyramid, PyramidOptions
-from ovseg_core.training.students.shared.views import ViewSteps, random_view
+from ovseg_core.training.students.shared.views import RandomViews, ViewSteps
 from schemas.config import ClipConfig, WeightsName
 from schemas.errors import ConfigError
 
@@ -211,23 +207,16 @@ def binary_cross_entropy(logits_BKhw: Tensor, labels_BSS: Tensor) -> TotalLoss:
     return TotalLoss(total, counts_BSS.sum() * len(classes_K))
 
 
-class TextFusionTask:
+class TextFusionTask(RandomViews):
     """The training; see `StudentTask`. Unlabelled pixels always take the teacher's labels."""
 
     def __init__(self, options: Options) -> None:
-        self._view_steps = ViewSteps(
-            options.size_px, options.max_side_px, options.scale, distort=options.distort
-        )
+        scale, distort = options.scale, options.distort
+        super().__init__(ViewSteps(options.size_px, options.max_side_px, scale, distort=distort))
         # The decay of the rate is ours, as the paper says nothing of it.
         self.optimisation = Optimisation(
             "adamw", options.steps, options.learning_rate, options.weight_decay
         )
-
-    def view(
-        self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator
-    ) -> TrainingView:
-        """Return a random view of an image for one step."""
-        return random_view(image, labels, teacher, self._view_steps, rng)
 
     def loss(
         self,

@@ -20,36 +20,22 @@ from pipeline.job.termination import Termination
 from pipeline.job.worker_process import local_device, set_ray_environment
 from pipeline.training.heads.worker import HeadSetup, HeadWorker
 from pipeline.training.progress import StepProgress, TrainingTally
+from pipeline.training.report import TrainingReport, exit_code
 from schemas.config import HeadConfig
-from schemas.errors import ExitCode, ResourceError
+from schemas.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeadReport:
-    """The end of a training.
+class HeadReport(TrainingReport):
+    """The end of a head's training.
 
     Attributes:
-        out: the head's file.
         num_images: in the collection.
-        steps: of the whole training.
-        new_steps: done by this call.
-        failed: images that could not be read, by error code.
-        seconds: of this call.
-        interrupted: stopped by Ctrl-C.
-        exit_code: DONE; INCOMPLETE: more images than `run.max_error_share` could not be read;
-            INTERRUPTED or TERMINATED.
     """
 
-    out: str
     num_images: int
-    steps: int
-    new_steps: int
-    failed: dict[str, int]
-    seconds: float
-    interrupted: bool
-    exit_code: ExitCode
 
 
 class _Worker(Protocol):
@@ -83,11 +69,6 @@ def train_head(config: HeadConfig, progress: StepProgress) -> HeadReport:
         interrupted = True
     finally:
         progress.close()
-    exit_code = ExitCode.DONE
-    if interrupted:
-        exit_code = ExitCode.TERMINATED if termination.requested else ExitCode.INTERRUPTED
-    elif sum(progress.failed.values()) > config.run.max_error_share * images.num_rows:
-        exit_code = ExitCode.INCOMPLETE
     return HeadReport(
         out=config.out,
         num_images=images.num_rows,
@@ -96,7 +77,12 @@ def train_head(config: HeadConfig, progress: StepProgress) -> HeadReport:
         failed=progress.failed,
         seconds=time.monotonic() - started,
         interrupted=interrupted,
-        exit_code=exit_code,
+        exit_code=exit_code(
+            termination if interrupted else None,
+            progress.failed,
+            images.num_rows,
+            config.run.max_error_share,
+        ),
     )
 
 

@@ -14,42 +14,31 @@ from dataclasses import dataclass
 from pipeline.job.termination import Termination
 from pipeline.job.worker_process import local_device
 from pipeline.training.progress import StepProgress
+from pipeline.training.report import TrainingReport, exit_code
 from pipeline.training.students.setup import check_config
 from pipeline.training.students.worker import StudentSetup, StudentTally, StudentWorker
 from schemas.config import StudentConfig
-from schemas.errors import ExitCode
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StudentReport:
-    """The end of a training.
+class StudentReport(TrainingReport):
+    """The end of a student's training.
 
     Attributes:
-        out: the student's folder.
         counts: images by what became of them, in words.
-        steps: of the whole training.
-        new_steps: done by this call.
         stopped_at: step at which it ended for want of a better mIoU; None: it did not.
         miou: of the last validation; None: there was none, or the student was finished before.
-        failed: images that could not be read, by error code.
-        seconds: of this call.
-        interrupted: stopped by Ctrl-C.
-        exit_code: DONE; INCOMPLETE: more images than `run.max_error_share` could not be read;
-            INTERRUPTED or TERMINATED.
+        images_per_s: speed of training of this call, over all workers; None: it did no step.
+        peak_bytes: the most memory of the first worker's process, or of its GPU.
     """
 
-    out: str
     counts: dict[str, int]
-    steps: int
-    new_steps: int
     stopped_at: int | None
     miou: float | None
-    failed: dict[str, int]
-    seconds: float
-    interrupted: bool
-    exit_code: ExitCode
+    images_per_s: float | None
+    peak_bytes: int
 
 
 def train_student(config: StudentConfig, progress: StepProgress) -> StudentReport:
@@ -77,12 +66,6 @@ def train_student(config: StudentConfig, progress: StepProgress) -> StudentRepor
         interrupted = True
     finally:
         progress.close()
-    exit_code = ExitCode.DONE
-    learned = tally.counts.get("learned", 0)
-    if interrupted:
-        exit_code = ExitCode.TERMINATED if termination.requested else ExitCode.INTERRUPTED
-    elif sum(progress.failed.values()) > config.run.max_error_share * learned:
-        exit_code = ExitCode.INCOMPLETE
     return StudentReport(
         out=config.out,
         counts=tally.counts,
@@ -93,7 +76,14 @@ def train_student(config: StudentConfig, progress: StepProgress) -> StudentRepor
         failed=progress.failed,
         seconds=time.monotonic() - started,
         interrupted=interrupted,
-        exit_code=exit_code,
+        exit_code=exit_code(
+            termination if interrupted else None,
+            progress.failed,
+            tally.counts.get("learned", 0),
+            config.run.max_error_share,
+        ),
+        images_per_s=tally.images_per_s,
+        peak_bytes=tally.peak_bytes,
     )
 
 

@@ -81,9 +81,13 @@ class StudentTally(TrainingTally):
 
     Attributes:
         counts: images by what became of them, in words.
+        images_per_s: speed of training, over all workers; None: not known yet.
+        peak_bytes: the most memory of this worker's process, or of its GPU.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
+    images_per_s: float | None = None
+    peak_bytes: int = 0
 
 
 class _View(NamedTuple):
@@ -264,6 +268,8 @@ class StudentWorker:
             miou=self._best.last,
             is_finished=self._is_finished,
             counts=self._data.counts,
+            images_per_s=self._metrics.images_per_s,
+            peak_bytes=self._metrics.peak_bytes,
         )
 
     @cached_property
@@ -289,7 +295,7 @@ class StudentWorker:
 
     @cached_property
     def _metrics(self) -> Metrics:
-        return Metrics(self._options.steps, self._options.batch)
+        return Metrics(self._options.steps, self._options.batch, self._setup.device)
 
     @cached_property
     def _task(self) -> StudentTask:

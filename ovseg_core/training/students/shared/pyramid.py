@@ -17,11 +17,11 @@ from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
     check_finite_weights,
-    hub_file,
     load_fitting,
     one_line,
     read_checkpoint,
     state_dict_in,
+    timm_file,
 )
 from ovseg_core.segmenter import MethodOptions
 from schemas.base import did_you_mean
@@ -77,19 +77,9 @@ def weights_file(options: PyramidOptions, resolve: Callable[[str], str]) -> str:
         return ""
     if options.backbone_weights != TIMMS_OWN:
         return resolve(options.backbone_weights)
-    import timm
-
     check_architecture(options.backbone)
-    config = timm.get_pretrained_cfg(options.backbone, allow_unregistered=False)
     advice = f"give a file as student.options.backbone_weights, or `{RANDOM}`"
-    if config is None or not config.hf_hub_id:
-        raise WeightsError(f"timm has no weights for {options.backbone}: {advice}")
-    try:
-        return hub_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
-    except LOAD_FAILURES as error:
-        raise WeightsError(
-            f"the weights of {options.backbone} cannot be downloaded ({one_line(error)}): {advice}"
-        ) from error
+    return timm_file(options.backbone, advice)
 
 
 class Pyramid(nn.Module):

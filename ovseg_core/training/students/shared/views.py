@@ -44,6 +44,23 @@ class ViewSteps:
     distort: bool = True
 
 
+class RandomViews:
+    """The part of a student's task that makes the views, see `StudentTask.view`.
+
+    Args:
+        steps: what is done to an image.
+    """
+
+    def __init__(self, steps: ViewSteps) -> None:
+        self._view_steps = steps
+
+    def view(
+        self, image: Image, labels: Labels, teacher: Labels, rng: np.random.Generator
+    ) -> TrainingView:
+        """Return a random view of an image for one step."""
+        return random_view(image, labels, teacher, self._view_steps, rng)
+
+
 def random_view(
     image: Image, labels: Labels, teacher: Labels, steps: ViewSteps, rng: np.random.Generator
 ) -> TrainingView:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from pipeline.evaluation.drawing import INK, PAPER, QUIET, font
+from pipeline.job.worker_process import peak_memory
 from pipeline.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ _SCHEMA = pa.schema(
         ("learning_rate", pa.float64()),
         ("miou", pa.float64()),
         ("images_per_s", pa.float64()),
+        ("peak_bytes", pa.int64()),
         ("at_s", pa.float64()),
     ]
 )
@@ -41,11 +43,18 @@ class Metrics:
     Args:
         steps: of the whole training.
         batch: images of a step, over all workers.
+        device: whose memory is noted, `cpu` or `cuda`.
+
+    Attributes:
+        peak_bytes: the most memory that this process, or its GPU, has held so far.
     """
 
-    def __init__(self, steps: int, batch: int) -> None:
+    def __init__(self, steps: int, batch: int, device: str = "cpu") -> None:
         self._every = -(-steps // _MAX_ROWS)
         self._batch = batch
+        self._device = device
+        self._num_images, self._seconds = 0, 0.0
+        self.peak_bytes = 0
         self._rows: list[dict[str, Any]] = []
         self._losses: list[float] = []
         self._since_s = time.monotonic()
@@ -55,9 +64,12 @@ class Metrics:
         self._losses.append(loss)
         if step % self._every:
             return
-        now_s = time.monotonic()
-        speed = self._batch * len(self._losses) / max(now_s - self._since_s, 1e-9)
-        row = {"loss": fmean(self._losses), "learning_rate": learning_rate, "images_per_s": speed}
+        num_images = self._batch * len(self._losses)
+        seconds = max(time.monotonic() - self._since_s, 1e-9)
+        self._num_images, self._seconds = self._num_images + num_images, self._seconds + seconds
+        self.peak_bytes = peak_memory(self._device)
+        row = {"loss": fmean(self._losses), "learning_rate": learning_rate}
+        row |= {"images_per_s": num_images / seconds, "peak_bytes": self.peak_bytes}
         self._rows.append({"step": step, **row, "at_s": time.time()})
         self.restart_clock()
 
@@ -65,6 +77,11 @@ class Metrics:
         """Add the result of a validation; the time that it took is not counted as training."""
         self._rows.append({"step": step, "miou": miou, "at_s": time.time()})
         self._since_s = time.monotonic()
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Speed of training since this object was made, without validations; None: no row yet."""
+        return self._num_images / self._seconds if self._seconds else None
 
     def restart_clock(self) -> None:
         """Count the speed from now on; losses that are in no row yet are left out."""

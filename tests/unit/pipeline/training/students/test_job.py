@@ -1,7 +1,9 @@
 """Training a student in this process: files, repeats, resumes, bad input."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ovseg_core.backbones.head_file import file_bytes, record_in
 from ovseg_core.training.students.shared.student_file import load_student
 from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
-from pipeline.training.progress import StepProgress
 from pipeline.training.students.job import train_student
 from schemas.errors import (
     CollectionError,
@@ -22,12 +24,20 @@ from schemas.errors import (
     RunFolderError,
     TrainingError,
     UserError,
+    WeightsError,
 )
 from tests.helpers.camvid import write_camvid
 from tests.helpers.drawn_runs import RunSpec, Scene, make_run
 from tests.helpers.fault_plan import Fault
 from tests.helpers.faulty_folder import FaultyFolder
-from tests.helpers.student_trainings import STEPS, colour_run, student_config, train
+from tests.helpers.student_trainings import (
+    STEPS,
+    StopsAt,
+    colour_run,
+    losses,
+    student_config,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +76,7 @@ def test_training_writes_student_metrics_pictures_and_card(student: Path, run: R
     assert training["images"] == {"learned": 4, "kept for validation": 2, "failed in the run": 1}
     rows = pq.read_table(student / "metrics.parquet").to_pylist()
     assert [row["step"] for row in rows if row["loss"] is not None] == list(range(1, STEPS + 1))
+    assert all(row["peak_bytes"] > 10**8 for row in rows if row["loss"] is not None)
     mious = {row["step"]: row["miou"] for row in rows if row["miou"] is not None}
     assert list(mious) == [4, 8]
     assert training["validation_miou"] == max(mious.values())
@@ -83,20 +94,10 @@ def test_finished_training_is_not_repeated_and_a_repeat_gives_the_same_weights(
     assert (report.new_steps, report.exit_code) == (0, 0)
     report = train(student_config(run, tmp_path / "b"))
     assert report.counts["learned"] == 4
+    assert report.images_per_s is not None
+    assert 0 < report.images_per_s < 1e5
+    assert report.peak_bytes > 10**8
     assert_same_weights(student, tmp_path / "b")
-
-
-class StopsAt(StepProgress):
-    """A person who presses Ctrl-C after a number of reports."""
-
-    def __init__(self, reports: int) -> None:
-        super().__init__()
-        self._left = reports
-
-    def tick(self) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("reports", [2, 4])
@@ -110,8 +111,7 @@ def test_stopped_training_resumes_bit_by_bit(
     resumed = train(config)
     assert 0 < resumed.new_steps < STEPS
     assert_same_weights(student, tmp_path / "b")
-    rows = pq.read_table(tmp_path / "b" / "metrics.parquet").to_pylist()
-    assert sum(row["loss"] is not None for row in rows) == STEPS
+    assert len(losses(tmp_path / "b")) == STEPS
 
 
 def test_moving_average_is_resumed_too(run: RunFolder, tmp_path: Path) -> None:
@@ -200,6 +200,50 @@ def test_full_disk_leaves_the_last_checkpoint(
     report = train(config)
     assert report.new_steps == STEPS - 2
     assert_same_weights(student, faulty.disk)
+
+
+def test_pickled_weights_of_a_backbone_are_not_run(run: RunFolder, tmp_path: Path) -> None:
+    for name in ("backbone.pth", "backbone.safetensors"):
+        file, trace = tmp_path / name, tmp_path / "it-ran"
+        torch.save({"stem.weight": RunsCode(f"touch {trace}")}, file)
+        config = student_config(run, tmp_path / "a", options={"backbone_weights": str(file)})
+        with pytest.raises(WeightsError, match=name) as caught:
+            train(config)
+        assert len(str(caught.value).splitlines()) == 1
+        assert not trace.exists()
+    assert not (tmp_path / "a").exists()
+
+
+class RunsCode:
+    """An object whose unpickling runs a command of the shell."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (self._command,)
+
+
+@pytest.mark.parametrize("changed", ["another width", "other labels"])
+def test_checkpoint_of_another_network_or_labels_is_refused(
+    changed: str, run: RunFolder, tmp_path: Path
+) -> None:
+    config = student_config(run, tmp_path / "a")
+    train_student(config, StopsAt(2))
+    if changed == "another width":
+        other, field = student_config(run, tmp_path / "a", options={"channels": 24}), "channels"
+    else:
+        words = colour_run(tmp_path / "words", labels=("cat", "dog", "sofa"))
+        other, field = student_config(words, tmp_path / "a"), "teacher was"
+    with pytest.raises(RunFolderError, match=rf"belongs to another training \(.*{field}"):
+        train(other)
+    # The same, where the record was made to fit.
+    train_student(student_config(run, tmp_path / "b", options={"channels": 24}), StopsAt(2))
+    file = tmp_path / "b" / "checkpoint.safetensors"
+    record = record_in((tmp_path / "a" / "checkpoint.safetensors").read_bytes())
+    file.write_bytes(file_bytes(load_file(file), record))
+    with pytest.raises(RunFolderError, match=r"is damaged \(weight\.\S+ is \(.*expected"):
+        train(student_config(run, tmp_path / "b"))
 
 
 def test_all_pixels_ignored_is_an_error(run: RunFolder, tmp_path: Path) -> None:
