@@ -35,6 +35,10 @@ WeightsName = Annotated[str, NamesWeights()]
 """Type of such a field; a page that shows a stranger's run loads no such name unasked."""
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Number format of the products inside a network."""
+
+
 class NamedOptions(Frozen):
     """A plug-in by its file's name (method, objectness source, exporter) with its own options."""
 
@@ -146,6 +150,20 @@ class MaskConfig(Frozen):
     """Segments of fewer pixels are dropped."""
 
 
+class ComputeConfig(Frozen):
+    """How the networks are computed; other values round scores differently.
+
+    Text rows, similarities and the decision are float32 always (docs/methods.md 0.8).
+    """
+
+    precision: Precision = "fp32"
+    """Of the products inside the networks: `fp32` (on a GPU as TF32), `bf16`, or `fp16` (GPUs
+    only)."""
+    compile: bool = False
+    """Compile the networks' blocks by torch.compile: slower to begin, then faster, most on a GPU.
+    Needs a C++ compiler."""
+
+
 class RunConfig(Frozen):
     """How the work is spread; nothing here changes the masks.
 
@@ -252,6 +270,8 @@ class JobConfig(ConfigModel):
 
     Scores become the share of right segments; segments below the threshold of their label are
     dropped."""
+    compute: ComputeConfig = ComputeConfig()
+    """How the networks are computed."""
     shard_size: NonNegativeInt = 0
     """Images per shard: the unit of work, commit and loss.
 
@@ -283,6 +303,14 @@ class JobConfig(ConfigModel):
             raise ValueError(
                 f"the calibration is of the method {self.calibration.method!r}, the job's is "
                 f"{self.method.name!r}: their scores cannot be compared"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _precision_of_the_device(self) -> "JobConfig":
+        if self.compute.precision == "fp16" and self.run.device == "cpu":
+            raise ValueError(
+                "compute.precision: fp16 needs a GPU, and run.device is `cpu`; use bf16 or fp32"
             )
         return self
 
@@ -409,7 +437,7 @@ class StudentConfig(ConfigModel):
     """Learn from only so many images, drawn at random; 0: all."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that is validated and kept; 0: none."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Of the forward pass on a GPU; weights stay float32."""
     seed: NonNegativeInt = 0
     """Seed of the first weights, the order of the images and their augmentation."""

@@ -1,11 +1,11 @@
 """CLIP by open_clip, unmodified: image and text embeddings, and the trunk up to the last block.
 
 Nothing is patched and no hook is registered: the dense methods apply the last block's weights
-themselves (`dense/last_block.py`; docs/methods.md 1.6). Everything is float32 and on the network's
-device.
+themselves (`dense/last_block.py`; docs/methods.md 1.6). What is returned is float32 and on the
+network's device, whatever precision the blocks were computed in (`compute.py`).
 
 Shapes: B images, L tokens (class token first), C trunk width, D joint width, H W pixels, h w
-patches, R side of the square network input.
+patches, R side of the square network input, H heads in BHLd, d head width.
 """
 
 import copy
@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import LoadedClip
 from ovseg_core.resize.position_embedding import PositionInterpolation, PositionTable
 from schemas.errors import WeightsError
@@ -86,10 +88,11 @@ class Clip:
 
     Args:
         loaded: the open_clip model on `device`, with its tokenizer and normalisation.
-        device: where it runs.
+        compute: where and how it runs.
 
     Attributes:
         visual: the image encoder.
+        compute: where and how it runs.
         patch_px: side of a patch.
         input_px: side of the square input that it was trained with.
         dim: D.
@@ -101,13 +104,15 @@ class Clip:
         WeightsError: the image encoder is not a plain vision transformer.
     """
 
-    def __init__(self, loaded: LoadedClip, device: torch.device) -> None:
+    def __init__(self, loaded: LoadedClip, compute: Compute) -> None:
         # `Any`: a module's attributes are dynamic, and these are read one by one.
         self.visual: Any = _plain_vit(loaded.model)
         self.model: Any = loaded.model
         self.tokenizer = loaded.tokenizer
         self.weights_file = loaded.file
-        self.device = device
+        self.compute = compute
+        self._run_block = compute.compiled(run_block)
+        self.device = device = compute.device
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
         self.patch_px: int = self.visual.patch_size[0]
@@ -149,8 +154,8 @@ class Clip:
                 device.
         """
         size = images_per_forward or _IMAGES_PER_FORWARD.get(self.device.type, 128)
-        parts = [self.visual(self.normalise(part)) for part in pixels_B3RR.split(size)]
-        return torch.cat(parts)
+        parts = (self.normalise(part) for part in pixels_B3RR.split(size))
+        return torch.cat([self.pool_trunk(self.forward_trunk(part, "size")) for part in parts])
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Return the text embeddings (number of prompts, D), not normalised to unit length.
@@ -203,6 +208,16 @@ class Clip:
             return_blocks: blocks (from the start, before the last) whose output is returned as
                 well.
         """
+        with self.compute.forward():
+            return self._forward_trunk(input_B3HW, interpolation, return_ln2, return_blocks)
+
+    def _forward_trunk(
+        self,
+        input_B3HW: Tensor,
+        interpolation: PositionInterpolation,
+        return_ln2: Sequence[int],
+        return_blocks: Sequence[int],
+    ) -> TrunkFeatures:
         patches_BChw = self.visual.conv1(input_B3HW)
         grid_hw = (patches_BChw.shape[-2], patches_BChw.shape[-1])
         patches_BNC = patches_BChw.flatten(2).transpose(1, 2)
@@ -215,25 +230,30 @@ class Clip:
         outputs: dict[int, Tensor] = {}
         for number, block in enumerate(blocks[:-1]):
             if number in requested_ln2:
-                # The block by hand, as its `ln_2` output lies inside.
-                x = x + block.ls_1(block.attention(block.ln_1(x)))
+                x = attended(block, x)
                 normal = block.ln_2(x)
                 x = x + block.ls_2(block.mlp(normal))
                 ln2[requested_ln2[number]] = normal
             else:
-                x = block(x)
+                x = self._run_block(block, x)
             if number in return_blocks:
                 outputs[number] = x
         return TrunkFeatures(x, grid_hw, ln2, outputs)
 
     def pool_trunk(self, trunk: TrunkFeatures) -> Tensor:
-        """Return the image embeddings (B, D) of CLIP's own last block, not normalised."""
-        return self.pool(self.visual.transformer.resblocks[-1](trunk.tokens_BLC))
+        """Return the image embeddings (B, D) of CLIP's own last block, not normalised.
+
+        Where the class token is the embedding, the block runs for it alone.
+        """
+        num_needed = 1 if self.visual.pool_type == "tok" else trunk.tokens_BLC.shape[1]
+        block = self.visual.transformer.resblocks[-1]
+        return self.pool(self.compute.run(self._run_block, block, trunk.tokens_BLC, num_needed))
 
     def pool(self, tokens_BLC: Tensor) -> Tensor:
         """Pool tokens after the last block into image embeddings (B, D), not normalised.
 
-        Takes the class token or the mean of the patches, whichever the model was trained with.
+        Takes the class token or the mean of the patches, whichever the model was trained with. The
+        class token is enough where it is taken.
         """
         by_class_token = self.visual.pool_type == "tok"
         if self.visual.final_ln_after_pool:
@@ -245,6 +265,49 @@ class Clip:
     def project(self, tokens_BLC: Tensor) -> Tensor:
         """Project tokens after the last block to the joint space (B, L, D), not normalised."""
         return self.visual.ln_post(tokens_BLC) @ self.visual.proj
+
+
+def run_block(block: Any, x_BLC: Tensor, num_needed: int | None = None) -> Tensor:
+    """Return the output of one of CLIP's blocks, for all tokens or for the first ones (B, n, C).
+
+    By hand, as PyTorch's attention module copies its weights for every image under autocast.
+
+    Args:
+        block: of an image encoder.
+        x_BLC: its input, as all tokens are attended to.
+        num_needed: n; None: all.
+    """
+    x_BnC = attended(block, x_BLC, num_needed)
+    return x_BnC + block.ls_2(block.mlp(block.ln_2(x_BnC)))
+
+
+def attended(block: Any, x_BLC: Tensor, num_needed: int | None = None) -> Tensor:
+    """Return the tokens after a block's attention and skip connection; see `run_block`."""
+    q_BHnd, k_BHLd, v_BHLd = qkv(block, x_BLC, num_needed)
+    mixed_BnC = F.scaled_dot_product_attention(q_BHnd, k_BHLd, v_BHLd).transpose(1, 2).flatten(2)
+    return x_BLC[:, :num_needed] + block.ls_1(block.attn.out_proj(mixed_BnC))
+
+
+def qkv(block: Any, x_BLC: Tensor, num_needed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries (B, H, n, d), keys and values (B, H, L, d) of a block for its input tokens.
+
+    Args:
+        block: of an image encoder.
+        x_BLC: its input.
+        num_needed: n, how many tokens' queries are needed, from the first; None: all.
+    """
+    attention, normal_BLC = block.attn, block.ln_1(x_BLC)
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    if num_needed is None or num_needed == x_BLC.shape[1]:
+        parts = F.linear(normal_BLC, weight, bias).chunk(3, -1)
+    else:
+        width = x_BLC.shape[2]
+        queries_BnC = F.linear(normal_BLC[:, :num_needed], weight[:width], bias[:width])
+        parts = queries_BnC, *F.linear(normal_BLC, weight[width:], bias[width:]).chunk(2, -1)
+    q_BHnd, k_BHLd, v_BHLd = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts
+    )
+    return q_BHnd, k_BHLd, v_BHLd
 
 
 def _plain_vit(model: Any) -> Any:

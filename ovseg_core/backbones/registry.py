@@ -8,13 +8,16 @@ from typing import Protocol, Self
 import torch
 
 from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
 from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.sam import SamEncoder
 from ovseg_core.backbones.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vit import DenseBackbone, TimmViT
-from schemas.config import EMBEDDED, ClipConfig, VisionConfig
+from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig
 from schemas.errors import WeightsError
+
+_PLAIN = ComputeConfig()
 
 
 class BackboneConfig(Protocol):
@@ -48,6 +51,7 @@ class Backbones:
         device: where they run.
         resolve: returns the local path of a weights file (path or URL); the default takes it as a
             path.
+        compute: how they run.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class Backbones:
         vision_weights: str = "",
         device: torch.device | str = "cpu",
         resolve: Callable[[str], str] = str,
+        compute: ComputeConfig = _PLAIN,
     ) -> None:
         self.clip_config = clip
         self.vision_model = vision_model
         self.vision_weights = vision_weights
         self.device = torch.device(device)
         self.resolve = resolve
+        self._compute_config = compute
         self._files: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._settings: dict[str, str] = {}
@@ -70,7 +76,11 @@ class Backbones:
 
     @classmethod
     def from_config(
-        cls, config: BackboneConfig, device: torch.device | str, resolve: Callable[[str], str]
+        cls,
+        config: BackboneConfig,
+        device: torch.device | str,
+        resolve: Callable[[str], str],
+        compute: ComputeConfig = _PLAIN,
     ) -> Self:
         """Return the networks that a configuration names; nothing is loaded yet.
 
@@ -78,10 +88,20 @@ class Backbones:
             config: of a job or of a head's training.
             device: where they run.
             resolve: returns the local path of a weights file (path or URL).
+            compute: how they run.
         """
         vision = config.vision
         model = vision.model_beside(config.clip)
-        return cls(config.clip, model, vision.weights, device, resolve)
+        return cls(config.clip, model, vision.weights, device, resolve, compute)
+
+    @cached_property
+    def compute(self) -> Compute:
+        """Where and how all networks run.
+
+        Raises:
+            ConfigError: this machine cannot do it.
+        """
+        return Compute.from_config(self._compute_config, self.device)
 
     @cached_property
     def clip(self) -> Clip:
@@ -97,7 +117,7 @@ class Backbones:
         self._settings["clip.activation"] = loaded.activation
         if loaded.tokenizer.sha256 and self.clip_config.model != EMBEDDED:
             self._settings["clip.tokenizer"] = loaded.tokenizer.sha256
-        return Clip(loaded, self.device)
+        return Clip(loaded, self.compute)
 
     @property
     def vision(self) -> TimmViT:
@@ -141,12 +161,12 @@ class Backbones:
             loaded_unet = load_unet(folder, self.device)
             for suffix, file in loaded_unet.files.items():
                 self.note_file(role + suffix, file, model)
-            return UnetDecoder(loaded_unet)
+            return UnetDecoder(loaded_unet, self.compute)
         path = self.resolve(weights) if weights else ""
         loaded = load_vit(model, path, self.device, option)
         self.note_file(role, loaded.file, *names)
         kind = SamEncoder if loaded.family == "sam" else TimmViT
-        return kind(loaded, self.device)
+        return kind(loaded, self.compute)
 
     def network_or(self, published: str) -> str:
         """Return the name of the network that a method uses where its options name none.

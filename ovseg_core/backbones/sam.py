@@ -1,7 +1,7 @@
 """SAM's image encoder by timm, unmodified: its output after the neck, as ProxyCLIP uses it.
 
 Source: docs/methods.md 1.7, 6.2. Shapes: B images, H W pixels, g cells along a side of the grid
-(64), C channels after the neck (256). float32 on the network's device.
+(64), C channels after the neck (256). What is returned is float32 and on the network's device.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_vit import LoadedVit
 from ovseg_core.backbones.vit import FeatureKind, in_batches
 
@@ -22,15 +23,17 @@ class SamEncoder:
 
     Args:
         loaded: timm's VisionTransformerSAM on `device`, with its normalisation.
-        device: where it runs.
+        compute: where and how it runs.
     """
 
     feature_kinds: tuple[FeatureKind, ...] = ("tokens",)
     multiple_px = 1
 
-    def __init__(self, loaded: LoadedVit, device: torch.device) -> None:
+    def __init__(self, loaded: LoadedVit, compute: Compute) -> None:
         self.model: Any = loaded.model  # a module's attributes are dynamic
-        self.device = device
+        self._compute = compute
+        self._encode = compute.compiled(self.model.forward_features)
+        self.device = device = compute.device
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
         self.input_px: tuple[int, int] = self.model.patch_embed.img_size
@@ -45,4 +48,5 @@ class SamEncoder:
 
     def _forward(self, pixels_B3HW: Tensor) -> Tensor:
         normal = (pixels_B3HW.float() / 255 - self._mean_311) / self._std_311
-        return self.model.forward_features(F.interpolate(normal, self.input_px, mode="bilinear"))
+        squashed = F.interpolate(normal, self.input_px, mode="bilinear")
+        return self._compute.run(self._encode, squashed)

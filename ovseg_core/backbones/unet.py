@@ -2,9 +2,11 @@
 
 That is the decoder's features concatenated with the stage's skip connection, for a noiseless image
 (t = 0) and an empty text (docs/methods.md 6.4). A latent UNet gets the latents of the image at
-twice its size (6.2). Needs the extra `unet`.
+twice its size (6.2). Needs the extra `unet`. The autoencoder is computed in float32 always: that of
+Stable Diffusion XL overflows in fp16.
 
-Shapes: B images, H W pixels, C channels, I J cells. float32 on the network's device.
+Shapes: B images, H W pixels, C channels, I J cells. What is returned is float32 and on the
+network's device.
 """
 
 import inspect
@@ -26,6 +28,7 @@ from ovseg_core.backbones.checkpoint import (
     one_line,
     read_tensors,
 )
+from ovseg_core.backbones.compute import Compute, call
 from ovseg_core.backbones.load_vit import DIFFUSERS
 from ovseg_core.backbones.vit import FeatureKind, in_batches
 from schemas.errors import WeightsError
@@ -74,13 +77,16 @@ class UnetDecoder:
 
     Args:
         loaded: the networks.
+        compute: where and how they run.
     """
 
     feature_kinds: tuple[FeatureKind, ...] = ("tokens",)
     multiple_px = 1
 
-    def __init__(self, loaded: LoadedUnet) -> None:
-        self.unet: Any = loaded.unet
+    def __init__(self, loaded: LoadedUnet, compute: Compute) -> None:
+        self._compute = compute
+        self._run_block = compute.compiled(call)
+        self.unet: Any = compute.placed(loaded.unet)
         self.autoencoder: Any = loaded.autoencoder
         self._multiple_px: int = 2 ** (len(self.unet.down_blocks) - 1)
         if self.autoencoder is not None:
@@ -101,7 +107,7 @@ class UnetDecoder:
         if self.autoencoder is not None:
             mode = self.autoencoder.encode(signed).latent_dist.mode()
             signed = mode * self.autoencoder.config.scaling_factor
-        decoder_BCIJ = self.decoder_input(signed)
+        decoder_BCIJ = self._compute.run(self.decoder_input, signed)
         rows, columns = (min(side, MAX_CELLS) for side in decoder_BCIJ.shape[-2:])
         return F.adaptive_avg_pool2d(decoder_BCIJ, (rows, columns))
 
@@ -120,14 +126,17 @@ class UnetDecoder:
         x = unet.conv_in(sample)
         skips = [x]
         for block in unet.down_blocks:
-            x, of_block = block(hidden_states=x, temb=time, **_text_for(block, text))
+            x, of_block = self._run_block(
+                block, hidden_states=x, temb=time, **_text_for(block, text)
+            )
             skips.extend(of_block)
         if unet.mid_block is not None:
-            x = unet.mid_block(x, time, **_text_for(unet.mid_block, text))
+            x = self._run_block(unet.mid_block, x, time, **_text_for(unet.mid_block, text))
         for block in unet.up_blocks[:-2]:
             count = len(block.resnets)
             of_block, skips = tuple(skips[-count:]), skips[:-count]
-            x = block(
+            x = self._run_block(
+                block,
                 hidden_states=x,
                 temb=time,
                 res_hidden_states_tuple=of_block,

@@ -1,7 +1,8 @@
 """A timm vision transformer, unmodified: the last block's queries, keys, values, and final tokens.
 
 Reads DINO v1, DINOv2 (with registers or without) and MAE, each with its own interpolation of
-position embeddings (docs/methods.md 0.3, 1.7). Everything is float32 and on the network's device.
+position embeddings (docs/methods.md 0.3, 1.7). What is returned is float32 and on the network's
+device, whatever precision the blocks were computed in (`compute.py`).
 
 Shapes: B images, L tokens (prefix first), N patches = h * w, P prefix tokens (class, registers), C
 width, H heads in BHLd (elsewhere pixels: H W), d head width, h w patches, I J cells of any grid.
@@ -14,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ovseg_core.backbones.compute import Compute, call
 from ovseg_core.backbones.load_vit import LoadedVit
 from ovseg_core.resize.position_embedding import PositionInterpolation, PositionTable
 from ovseg_core.resize.published_sizes import pad_br
@@ -88,11 +90,13 @@ class TimmViT:
     def __init__(
         self,
         loaded: LoadedVit,
-        device: torch.device,
+        compute: Compute,
         interpolation: PositionInterpolation | None = None,
     ) -> None:
         self.model: Any = loaded.model  # a module's attributes are dynamic
-        self.device = device
+        self._compute = compute
+        self._run_block = compute.compiled(call)
+        self.device = device = compute.device
         self.interpolation = interpolation or _family_interpolation(self.model, loaded.tag)
         self._mean_311 = torch.tensor(loaded.mean, device=device).view(3, 1, 1)
         self._std_311 = torch.tensor(loaded.std, device=device).view(3, 1, 1)
@@ -125,14 +129,18 @@ class TimmViT:
                 with zeros (the mean colour) at the right and the bottom to whole patches.
         """
         normal = (pixels_B3HW.float() / 255 - self._mean_311) / self._std_311
-        patches_BChw = self.model.patch_embed.proj(pad_br(normal, self.patch_px))
+        with self._compute.forward():
+            return self._forward_trunk(pad_br(normal, self.patch_px))
+
+    def _forward_trunk(self, input_B3HW: Tensor) -> VitFeatures:
+        patches_BChw = self.model.patch_embed.proj(input_B3HW)
         grid_hw = (patches_BChw.shape[-2], patches_BChw.shape[-1])
         x = self._embed(patches_BChw.flatten(2).transpose(1, 2), grid_hw)
         x = self.model.norm_pre(x)
         for block in self.model.blocks[:-1]:
-            x = block(x)
+            x = self._run_block(block, x)
         last = self.model.blocks[-1]
-        qkv_BL3C = last.attn.qkv(last.norm1(x)).unflatten(-1, (3, -1))
+        qkv_BL3C = last.attn.qkv(last.norm1(x)).float().unflatten(-1, (3, -1))
         return VitFeatures(x, qkv_BL3C.permute(2, 0, 1, 3), grid_hw)
 
     def features_of(self, trunk: VitFeatures, kind: FeatureKind) -> Tensor:
@@ -144,7 +152,8 @@ class TimmViT:
                 tokens after the network's norm.
         """
         if kind == "tokens":
-            tokens_BLC = self.model.norm(self.model.blocks[-1](trunk.tokens_BLC))
+            last = self._compute.run(self._run_block, self.model.blocks[-1], trunk.tokens_BLC)
+            tokens_BLC = self.model.norm(last)
         else:
             tokens_BLC = trunk.qkv_3BLC["qkv".index(kind)]
         return tokens_BLC[:, self._num_prefix :].transpose(1, 2).unflatten(2, trunk.grid_hw)

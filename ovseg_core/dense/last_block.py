@@ -1,6 +1,7 @@
 """CLIP's last block by hand, with the attention that a method puts in place of softmax(q k^T).
 
-Equations: docs/methods.md 1.6 and 7. Everything is float32 and on the tokens' device.
+Equations: docs/methods.md 1.6 and 7. What goes in and out is float32 and on the tokens' device; the
+block is computed in the job's precision.
 
 Shapes: B images, L = 1 + N tokens (class token first), C trunk width, H heads, d head width, D
 joint width, h w patches, N = h * w.
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkFeatures
+from ovseg_core.backbones.clip import Clip, TrunkFeatures, qkv
 
 Pair = Literal["qk", "qq", "kk", "vv"]
 
@@ -127,20 +128,14 @@ def run_last_block(clip: Clip, x_BLC: Tensor, policy: AttentionPolicy, residual:
 
     Takes the arguments of `dense_patches`; `x_BLC` are the block's input tokens.
     """
-    block: Any = clip.visual.transformer.resblocks[-1]
+    return clip.compute.run(
+        _last_block, clip.visual.transformer.resblocks[-1], x_BLC, policy, residual
+    )
+
+
+def _last_block(block: Any, x_BLC: Tensor, policy: AttentionPolicy, residual: bool) -> Tensor:
     out_BLC = block.attn.out_proj(policy(*qkv(block, x_BLC)).transpose(1, 2).flatten(2))
     if not residual:
         return out_BLC
     z_BLC = x_BLC + block.ls_1(out_BLC)
     return z_BLC + block.ls_2(block.mlp(block.ln_2(z_BLC)))
-
-
-def qkv(block: Any, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values (B, H, L, d) of a block for its input tokens."""
-    attention = block.attn
-    qkv_BLC = F.linear(block.ln_1(x_BLC), attention.in_proj_weight, attention.in_proj_bias)
-    q_BHLd, k_BHLd, v_BHLd = (
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for part in qkv_BLC.chunk(3, -1)
-    )
-    return q_BHLd, k_BHLd, v_BHLd

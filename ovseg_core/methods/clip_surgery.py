@@ -95,7 +95,7 @@ class SurgeryEncoder(DenseEncoder[Options]):
         new_BLC = inputs[0]
         for block, ori_BLC in zip(blocks, inputs, strict=True):
             # 9.1: new <- new + out_proj(softmax(v v^T / sqrt d) v), v of the ordinary path
-            new_BLC = new_BLC + value_attention(block, ori_BLC)
+            new_BLC = new_BLC + self.clip.compute.run(value_attention, block, ori_BLC)
         patches_BND = self.clip.project(new_BLC[:, 1:])
         return DenseFeatures(
             patches_BND.transpose(1, 2).unflatten(2, trunk.grid_hw), self.clip.pool_trunk(trunk)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from ovseg_core.backbones.clip import TrunkFeatures
+from ovseg_core.backbones.clip import TrunkFeatures, qkv
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
-from ovseg_core.dense.last_block import SoftmaxSum, qkv, run_last_block
+from ovseg_core.dense.last_block import SoftmaxSum, run_last_block
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import COSINES, Scoring, class_token_cosines, cosines
 from ovseg_core.dense.segmenter import ImageFeatures, WindowFeatures, WindowSegmenter

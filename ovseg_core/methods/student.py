@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from ovseg_core.backbones.head_file import file_sha256
+from ovseg_core.backbones.file_formats.head_file import file_sha256
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.images.batch import Image
@@ -83,7 +83,9 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
 
     def __init__(self, student: Student, options: Options, backbones: Backbones) -> None:
         self._record = student.record
-        self._network: Any = student.network.to(backbones.device)
+        self._compute = backbones.compute
+        self._network: Any = backbones.compute.placed(student.network)
+        self._encode_maps = backbones.compute.compiled(self._network.encode)
         self._rows = _rows_by_prompts(student)
         self._backbones = backbones
         learned_px = check_student(student.record.student).max_side_px
@@ -134,7 +136,8 @@ class StudentSegmenter(Segmenter[StudentFeatures]):
                 )
             below, right = (-side % PAD_TO_PX for side in read_hw)
             padded = F.pad(pixels_B3HW, (0, right, 0, below), mode="replicate")
-            maps.append(self._network.encode(padded))
+            with self._compute.forward():
+                maps.append(tuple(one.float() for one in self._encode_maps(padded)))
             cells.append(cells_hw)
         return StudentFeatures(tuple(map(tuple, groups.values())), tuple(maps), tuple(cells))
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from ovseg_core.backbones.head_file import HeadKind, load_head
+from ovseg_core.backbones.file_formats.head_file import HeadKind, load_head
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import TimmViT, VitFeatures
 from ovseg_core.embedded import FOUND_HEAD

@@ -30,7 +30,7 @@ def build(config: JobConfig, device: str) -> Built:
     """Build the job's own method.
 
     Raises:
-        ConfigError: unknown method or option.
+        ConfigError: unknown method or option; a precision that the device does not have.
         WeightsError: weights that cannot be found, fetched or used.
     """
     # Here, because these import the model libraries, which takes seconds: only workers need them.
@@ -39,7 +39,7 @@ def build(config: JobConfig, device: str) -> Built:
     from pipeline.storage.weights import remember_names, resolve, weights_sha256
 
     config = with_published_clip(config)
-    backbones = Backbones.from_config(config, device, resolve)
+    backbones = Backbones.from_config(config, device, resolve, config.compute)
     segmenter = build_segmenter(config.method, backbones)
     folders = option_folders(config.method).values()
     remember_names(backbones.names() | {folder: folder for folder in folders})

@@ -16,7 +16,7 @@ from pipeline.run.versions import compared_versions, installed_versions
 from pipeline.storage import uris
 from pipeline.storage.yaml_file import parse_yaml
 from schemas.base import Frozen, problems
-from schemas.config import JobConfig
+from schemas.config import ComputeConfig, JobConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact, redact_all
 from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
@@ -26,6 +26,8 @@ _MAX_DIFFERENCES = 5
 _MAX_CHARACTERS = 60
 _ABSENT = "(none)"
 _VERSION = "versions."
+_ADDED = {f"compute.{key}": value for key, value in ComputeConfig().model_dump().items()}
+"""Settings that runs of earlier versions do not record; they were computed so."""
 NumImages = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
@@ -187,7 +189,7 @@ def check_same_run(
         )
     now = identity.fields(info.manifest_sha256)
     # Earlier versions hid fewer secrets in what they wrote.
-    before = _without_secrets(info.identity)
+    before = _ADDED | _without_secrets(info.identity)
     if _sha256_of(now) in (info.fingerprint, _sha256_of(before)):
         return
     if differences := list(_differences(_settings(before), _settings(now))):

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from ovseg_core.backbones.head_file import file_bytes, record_in, tensors_in
+from ovseg_core.backbones.file_formats.head_file import file_bytes, record_in, tensors_in
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError

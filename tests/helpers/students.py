@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ovseg_core.backbones.head_file import file_sha256
+from ovseg_core.backbones.file_formats.head_file import file_sha256
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
 from ovseg_core.training.students import TextShape, build_network

@@ -16,7 +16,7 @@ from statistics import fmean
 import pyarrow as pa
 from torch import Tensor
 
-from ovseg_core.backbones.head_file import head_bytes
+from ovseg_core.backbones.file_formats.head_file import head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.training.heads import HeadTask, build_head, check_head
 from ovseg_core.training.heads.shared.trainer import HeadTrainer

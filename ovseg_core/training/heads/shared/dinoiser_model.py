@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.backbones.head_file import HeadKind, load_head
+from ovseg_core.backbones.clip import Clip, TrunkFeatures, qkv
+from ovseg_core.backbones.file_formats.head_file import HeadKind, load_head
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.dense.last_block import qkv
 from ovseg_core.embedded import DINOISER_HEADS
 from schemas.errors import WeightsError
 

@@ -21,7 +21,7 @@ from ovseg_core.backbones.checkpoint import (
     one_line,
     read_tensors,
 )
-from ovseg_core.backbones.head_file import file_bytes, read_record
+from ovseg_core.backbones.file_formats.head_file import file_bytes, read_record
 from ovseg_core.segmenter import TextMatrix
 from ovseg_core.training.students import TextShape, build_network
 from schemas.base import Frozen, validated

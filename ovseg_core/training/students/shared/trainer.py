@@ -5,17 +5,17 @@ Shapes: B images of a worker's part of a batch, K classes, Q phrases, S side of 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ovseg_core.backbones.compute import DTYPES
 from ovseg_core.segmenter import TextMatrix
 from ovseg_core.training.students import IGNORED, StudentTask, TrainingView, class_logits
+from schemas.config import Precision
 from schemas.errors import TrainingError
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MOMENTS = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
 """What the optimisers keep of each weight."""
 _WEIGHT, _AVERAGE, _STATE, _SCALE = "weight.", "average.", "state.", "loss_scale"
@@ -71,7 +71,7 @@ class StudentTrainer:
         self._device = text.rows_QD.device
         self._optimiser = _optimiser(self._bare, task)
         on_gpu = self._device.type == "cuda"
-        self._dtype = _DTYPES.get(precision) if on_gpu else None
+        self._dtype = DTYPES[precision] if on_gpu else None
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._dtype is torch.float16)
         self._average = (
             {name: value.clone() for name, value in self._bare.state_dict().items()}

@@ -6,7 +6,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from jobs.demo.draw import draw_scenes
-from ovseg_core.backbones.head_file import read_record
+from ovseg_core.backbones.file_formats.head_file import read_record
 
 
 def ovseg(*args: str) -> Result:

@@ -19,7 +19,7 @@ from ovseg_core.backbones.checkpoint import (
     state_dict_in,
     take_fitting,
 )
-from ovseg_core.backbones.head_file import load_head
+from ovseg_core.backbones.file_formats.head_file import load_head
 from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.objectness.found import HEAD as FOUND
 from schemas.errors import WeightsError

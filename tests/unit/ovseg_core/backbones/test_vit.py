@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_vit import LoadedVit
 from ovseg_core.backbones.vit import TimmViT
 from tests.helpers.tiny_models import (
@@ -41,7 +42,7 @@ def plain_vit(tag: str = "", **arguments: object) -> TimmViT:
     for parameter in (model.cls_token, model.reg_token, model.pos_embed):
         if parameter is not None:
             torch.nn.init.normal_(parameter, std=0.5)
-    return TimmViT(LoadedVit(model, "tiny", MEAN, STD, "", tag), CPU)
+    return TimmViT(LoadedVit(model, "tiny", MEAN, STD, "", tag), Compute(CPU))
 
 
 def timms_patches(vision: TimmViT, pixels_B3HW: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jobs.demo.scenes import draw_scene
-from ovseg_core.backbones.head_file import file_sha256, head_bytes
+from ovseg_core.backbones.file_formats.head_file import file_sha256, head_bytes
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.affinity import cosine_affinity

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from ovseg_core.backbones.head_file import file_bytes, read_record
+from ovseg_core.backbones.file_formats.head_file import file_bytes, read_record
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
 from ovseg_core.decision.decide import decide

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ovseg_core.backbones.head_file import file_sha256, read_record
+from ovseg_core.backbones.file_formats.head_file import file_sha256, read_record
 from pipeline.storage.folder import Folder
 from pipeline.training.heads.job import train_head
 from pipeline.training.progress import StepProgress, make_step_progress

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovseg_core.backbones.head_file import file_bytes
+from ovseg_core.backbones.file_formats.head_file import file_bytes
 from pipeline.training.heads.store import HeadStore
 from pipeline.training.store import Checkpoint
 from schemas.errors import RunFolderError, UserError

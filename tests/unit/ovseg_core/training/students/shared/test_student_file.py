@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg_core.backbones.head_file import file_bytes, read_record
+from ovseg_core.backbones.file_formats.head_file import file_bytes, read_record
 from ovseg_core.training.students.shared.student_file import load_student, read_student_record
 from schemas.errors import WeightsError
 from tests.helpers.students import WORDS, write_student

@@ -6,7 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovseg_core.backbones.head_file import check_trained_for, file_sha256, head_bytes, read_record
+from ovseg_core.backbones.file_formats.head_file import (
+    check_trained_for,
+    file_sha256,
+    head_bytes,
+    read_record,
+)
 from ovseg_core.methods import clip_dinoiser
 from ovseg_core.objectness import found
 from schemas.errors import WeightsError
