@@ -166,8 +166,8 @@ class Segmenter(Protocol[FeaturesT]):
 def encode_images(segmenter: Segmenter[FeaturesT], images: Sequence[Image]) -> FeaturesT:
     """Return the features of a batch of images.
 
-    Every `encode` is called here, so this is where precision, batching and memory policy are set
-    for all methods. No gradients are recorded.
+    Every `encode` is called here, so this is where batching and memory policy are set for all
+    methods; networks run as their `Compute` says. No gradients are recorded.
 
     Args:
         segmenter: any method.
@@ -203,7 +203,8 @@ def check_finite(outputs: object, noun: str) -> None:
         raise ImageError(
             ErrorCode.NOT_FINITE,
             f"the network's {noun} of this image are not finite (NaN or infinity), while its "
-            "weights are: such weights overflow on some images; use others",
+            "weights are: such weights overflow on some images; use others, or "
+            "compute.precision=bf16 or fp32 if it is fp16",
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from jobs.demo.scenes import Scene, draw_scene
@@ -14,9 +15,10 @@ from ovseg_core.decision.decide import decide
 from ovseg_core.methods import build_segmenter
 from ovseg_core.resize.nearest import to_size
 from ovseg_core.segmenter import encode_images
+from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.job.job import run
 from schemas import plugins
-from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamedOptions
+from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, JobConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
 WORDS = Vocabulary.model_validate(["red star", "blue circle", "green house", "yellow fish"])
@@ -29,6 +31,11 @@ NAMES = [name for name in plugins.names(methods.PACKAGE) if methods.runs_by_name
 @pytest.fixture(scope="module")
 def backbones() -> Backbones:
     return Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def backbones_bf16() -> Backbones:
+    return Backbones(ClipConfig(model=EMBEDDED), EMBEDDED, compute=ComputeConfig(precision="bf16"))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,33 @@ def test_method_finds_and_names_drawn_objects(
             mine, true = ours == number, scene.label_map == number
             ious.append(float((mine & true).sum() / max((mine | true).sum(), 1)))
     assert np.mean(ious) > 0.3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_gives_the_labels_of_fp32(
+    name: str, backbones: Backbones, backbones_bf16: Backbones, scenes: list[Scene]
+) -> None:
+    """Of 99.5 % of the pixels at least, and the mean IoU is within .2 points of 100."""
+    part = NamedOptions(name=name, options={"objectness": "found"})
+    words = Vocabulary.model_validate(sorted({word for it in scenes for word in it.labels}))
+    decided: list[list[NDArray[np.integer]]] = []
+    ious: list[float] = []
+    for networks in (backbones, backbones_bf16):
+        segmenter = build_segmenter(part, networks)
+        features = encode_images(segmenter, pixels_of(scenes))
+        maps = segmenter.score(features, segmenter.text_matrix(words))
+        assert all(level.dtype is torch.float32 for image in maps.levels for level in image)
+        decisions = decide(maps, [scene.label_map.shape for scene in scenes])
+        decided.append([decision.label_map for decision in decisions])
+        matrix = ConfusionMatrix(1 + len(words.labels))
+        for decision, scene in zip(decisions, scenes, strict=True):
+            index = np.array([0, *(1 + words.names.index(word) for word in scene.labels)])
+            found = to_size(decision.label_map, scene.label_map.shape)
+            matrix.add(found, index[scene.label_map])
+        ious.append(matrix.mean_iou())
+    exact, rounded = (np.concatenate([it.ravel() for it in maps]) for maps in decided)
+    assert 0.995 <= np.mean(exact == rounded) < 1  # it was rounded
+    assert abs(ious[0] - ious[1]) <= 0.002
 
 
 @pytest.mark.parametrize("name", NAMES)

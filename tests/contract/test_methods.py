@@ -19,7 +19,7 @@ from ovseg_core.images.batch import Image
 from ovseg_core.methods import build_segmenter, check_options, with_published_clip
 from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix, encode_images
 from schemas import plugins
-from schemas.config import ClipConfig, JobConfig, NamedOptions
+from schemas.config import ClipConfig, ComputeConfig, JobConfig, NamedOptions
 from schemas.errors import ConfigError, ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
 from tests.helpers.students import needed_options
@@ -40,6 +40,11 @@ CASES = [pytest.param(name, options, id=f"{name}-{options}") for name, options i
 @pytest.fixture(scope="module")
 def backbones() -> Backbones:
     return tiny_backbones()
+
+
+@pytest.fixture(scope="module")
+def backbones_bf16() -> Backbones:
+    return tiny_backbones(compute=ComputeConfig(precision="bf16"))
 
 
 @pytest.fixture(params=NAMES)
@@ -163,6 +168,23 @@ def test_scores_are_deterministic(segmenter: Segmenter[Any]) -> None:
     first, second = maps_of(segmenter, images), maps_of(segmenter, images)
     for index in range(len(images)):
         assert_same(tensors_of(first, index), tensors_of(second, index), 0.0)
+
+
+def test_bf16_rounds_the_networks_alone(
+    name: str, backbones: Backbones, backbones_bf16: Backbones
+) -> None:
+    """Features and scores stay float32 and near; the text rows are the same to the last bit."""
+    images = mixed_batch()
+    exact, rounded = (build(name, {}, it) for it in (backbones, backbones_bf16))
+    before, after = maps_of(exact, images), maps_of(rounded, images)
+    assert torch.equal(exact.text_matrix(WORDS).rows_QD, rounded.text_matrix(WORDS).rows_QD)
+    largest = 0.0
+    for index in range(len(images)):
+        for one, other in zip(tensors_of(before, index), tensors_of(after, index), strict=True):
+            assert other.dtype is torch.float32
+            difference = (other - one).abs().max().item() / one.abs().max().item()
+            largest = max(largest, difference)
+    assert 0 < largest < 0.1
 
 
 def test_other_labels_need_no_new_encoding(segmenter: Segmenter[Any]) -> None:

@@ -41,6 +41,8 @@ def commit(run: RunFolder, shard: Shard) -> ShardDone:
         ({"masks": {"min_area_px": 7}}, "masks.min_area_px was 1, now 7"),
         ({"images": "/other"}, 'images was "/data", now "/other"'),
         ({"image": {"limit": 3}}, "image.limit was 0, now 3"),
+        ({"compute": {"precision": "bf16"}}, 'compute.precision was "fp32", now "bf16"'),
+        ({"compute": {"compile": True}}, "compute.compile was false, now true"),
         ({"image": {"only": "/val.txt"}}, 'image.only was (none), now "/val.txt"'),
         (
             {"method": {"name": "clip_diy", "options": {"x": 1}}},
@@ -54,6 +56,21 @@ def test_changed_setting_is_named(out: str, settings: dict, named: str) -> None:
         begin_run(out, **settings)
     assert named in str(caught.value)
     assert "another output folder" in str(caught.value)
+
+
+def test_run_of_a_version_without_precisions_was_computed_in_fp32(out: str) -> None:
+    """It goes on in fp32, and with no other precision."""
+    begin_run(out)
+    path = Path(out) / "run.yaml"
+    stored = yaml.safe_load(path.read_text())
+    del stored["config"]["compute"]
+    for key in ("precision", "compile"):
+        del stored["identity"][f"compute.{key}"]
+    stored["fingerprint"] = "0" * 64  # of other fields
+    path.write_text(yaml.safe_dump(stored))
+    begin_run(out)
+    with pytest.raises(RunFolderError, match=r'compute\.precision was "fp32", now "bf16"'):
+        begin_run(out, compute={"precision": "bf16"})
 
 
 def test_further_differences_are_counted(out: str) -> None:
