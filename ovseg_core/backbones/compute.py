@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg_core.backbones.checkpoint import one_line
 from schemas.config import ComputeConfig, Precision
@@ -83,14 +83,14 @@ class Compute:
         """Return the function, compiled at its first call if the job wants it."""
         return torch.compile(function) if self.compiles else function
 
-    def placed(self, network: nn.Module) -> Any:
-        """Return a network of convolutions on the device, in the order that a GPU reads fastest."""
+    def placed(self, network: Any) -> Any:
+        """Return a network (an `nn.Module`) of convolutions on the device, channels last on a GPU."""
         if self.device.type == "cuda":
             return network.to(self.device, memory_format=torch.channels_last)
         return network.to(self.device)
 
 
-def call(block: Callable[..., R], *inputs: Any, **named: Any) -> R:
+def call(block: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """Return `block(*inputs, **named)`: compiled once, it serves all blocks of a network."""
     return block(*inputs, **named)
 

@@ -112,7 +112,8 @@ class CliptraseEncoder(DenseEncoder[Options]):
     def token_correlation(self, trunk: TrunkFeatures) -> Tensor:
         """Return the correlation of tokens in the last block but one (B, L, L) (1)."""
         block = self.clip.visual.transformer.resblocks[-2]
-        return recovered_correlation(*qkv(block, *trunk.blocks.values()))
+        (input_BLC,) = trunk.blocks.values()
+        return recovered_correlation(*qkv(block, input_BLC))
 
 
 class Cliptrase(WindowSegmenter):
