@@ -84,7 +84,7 @@ class Compute:
         return torch.compile(function) if self.compiles else function
 
     def placed(self, network: Any) -> Any:
-        """Return a network (an `nn.Module`) of convolutions on the device, channels last on a GPU."""
+        """Return a network of convolutions (`nn.Module`) on the device; on a GPU channels last."""
         if self.device.type == "cuda":
             return network.to(self.device, memory_format=torch.channels_last)
         return network.to(self.device)
