@@ -1,11 +1,17 @@
-"""The batched resize equals Pillow's, to the grey level."""
+"""The batched resize equals Pillow's, to the grey level, by either way."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ovseg_core.resize.pillow_bicubic import bicubic_crops, crop_grid
+from ovseg_core.resize.pillow_bicubic import (
+    bicubic_crops,
+    bicubic_crops_by_products,
+    crop_grid,
+)
 from tests.helpers.tiny_models import random_image
 
 
@@ -24,6 +30,11 @@ def _by_pillow(image: torch.Tensor, crop_px: int, stride_px: int, out_px: int) -
     return np.stack([np.asarray(one) for one in resized]).transpose(0, 3, 1, 2)
 
 
+WAYS = pytest.mark.parametrize("crops", [bicubic_crops, bicubic_crops_by_products])
+Crops = Callable[[torch.Tensor, int, int, int], torch.Tensor]
+
+
+@WAYS
 @pytest.mark.parametrize(
     ("crop_px", "stride_px", "out_px"),
     [
@@ -35,11 +46,11 @@ def _by_pillow(image: torch.Tensor, crop_px: int, stride_px: int, out_px: int) -
         (1, 1, 3),  # one pixel
     ],
 )
-def test_crops_equal_pillows(crop_px: int, stride_px: int, out_px: int) -> None:
+def test_crops_equal_pillows(crops: Crops, crop_px: int, stride_px: int, out_px: int) -> None:
     side = 64 if crop_px > 1 else 4
     noise = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
     images = torch.stack([random_image(0, side, side), noise])
-    ours = bicubic_crops(images, crop_px, stride_px, out_px)
+    ours = crops(images, crop_px, stride_px, out_px)
     side_crops = crop_grid(side, crop_px, stride_px)
     assert ours.shape == (2, side_crops**2, 3, out_px, out_px)
     assert ours.dtype == torch.uint8
@@ -47,12 +58,13 @@ def test_crops_equal_pillows(crop_px: int, stride_px: int, out_px: int) -> None:
         np.testing.assert_array_equal(mine.numpy(), _by_pillow(image, crop_px, stride_px, out_px))
 
 
-def test_extreme_values_are_clamped_after_each_pass() -> None:
+@WAYS
+def test_extreme_values_are_clamped_after_each_pass(crops: Crops) -> None:
     """A cubic kernel overshoots at an edge; Pillow clamps between its passes."""
     image = torch.zeros((1, 3, 12, 12), dtype=torch.uint8)
     image[:, :, 4:9, 3:8] = 255
     np.testing.assert_array_equal(
-        bicubic_crops(image, 12, 12, 30)[0].numpy(), _by_pillow(image[0], 12, 12, 30)
+        crops(image, 12, 12, 30)[0].numpy(), _by_pillow(image[0], 12, 12, 30)
     )
 
 
