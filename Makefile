@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-quality bench-students embedded ci clean test-clients test-labelstudio test-lowest audit
+.PHONY: help install demo test lint bench bench-full bench-gpu bench-quality bench-students embedded ci clean test-clients test-labelstudio test-lowest audit
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,8 +58,14 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## Measure speed and memory as ratios against the plain way
+bench: $(INSTALLED) ## Measure the main speeds as ratios, against the plain way and an earlier commit (10 minutes)
 	@$(BIN)/python -m benchmarks
+
+bench-full: $(INSTALLED) ## Measure all speeds and memory as ratios (an hour or more)
+	@$(BIN)/python -m benchmarks --full
+
+bench-gpu: $(INSTALLED) ## Measure one GPU layer by layer (5 minutes); writes benchmarks/results/gpu-*.json
+	@$(BIN)/python -m benchmarks.gpu
 
 bench-quality: $(INSTALLED) ## Measure every method on drawn scenes; writes the README's tables
 	@$(BIN)/python -m benchmarks.quality

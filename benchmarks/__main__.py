@@ -1,65 +1,111 @@
 """Run every benchmark in a process of its own and write `benchmarks/results/latest.json`.
 
-    python -m benchmarks [NAME ...]
+    python -m benchmarks            the quick ones, within ten minutes
+    python -m benchmarks --full     all
+    python -m benchmarks NAME ...   these
 
-A ratio compares two ways in one process pair on one machine; the absolute figures beside it hold
+One that fails or takes too long is named at the end, and the others go on; its earlier results stay
+where only some are run. A ratio compares two ways in one process pair on one machine; the absolute figures beside it hold
 for this machine only.
 """
 
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-NAMES = (
-    "clip_diy",
-    "proxyclip",
-    "clip_dinoiser",
-    "dense",
-    "dense_memory",
+from benchmarks.old_commit import OLD_COMMIT
+
+QUICK = (
+    "decision",
+    "sleeping_gpu",
+    "first_image",
+    "ray_data",
+    "scaling",
     "job",
-    "memory",
+    "clip_diy",
     "encode",
-    "export",
-    "review",
     "color",
 )
+"""What `make bench` runs, together within `QUICK_S` on two quiet cores; the goals come first."""
+LONG = ("proxyclip", "clip_dinoiser", "dense", "dense_memory", "memory", "export", "review")
+"""What `make bench-full` runs as well."""
+QUICK_S = 570.0
+LONG_S = 3600.0
+"""Seconds for all of `QUICK` together, and for one of a full run."""
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
-def main(names: list[str]) -> int:
-    """Run the named benchmarks, or all; keep the earlier results of those not run."""
-    unknown = set(names) - set(NAMES)
+def main(arguments: list[str]) -> int:
+    """Run the named benchmarks, the quick ones or all; keep the earlier results of others."""
+    is_full = arguments == ["--full"]
+    names = [*QUICK, *LONG] if is_full else arguments or list(QUICK)
+    unknown = set(names) - {*QUICK, *LONG}
     if unknown:
-        print(f"unknown benchmark {sorted(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
+        known = ", ".join((*QUICK, *LONG))
+        print(f"unknown benchmark {sorted(unknown)}; there are {known}", file=sys.stderr)
         return 2
-    old = json.loads(RESULTS.read_text(encoding="utf-8")) if names and RESULTS.exists() else {}
+    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results: dict[str, Any] = {
         "machine": _machine(),
+        "compared_with": OLD_COMMIT,
         "ratios": old.get("ratios", {}),
         "figures": old.get("figures", {}),
+        "measured": old.get("measured", {}),
     }
-    for name in names or NAMES:
+    failed, end_s = [], time.monotonic() + QUICK_S
+    for name in names:
         print(f"{name} ...", flush=True)
-        found = _run(name)
+        began_s = time.monotonic()
+        limit_s = LONG_S if arguments else end_s - began_s
+        found = _run(name, limit_s) if limit_s > 0 else None
+        if found is None:
+            failed.append(name)
+            continue
         results["ratios"].update(found["ratios"])
         results["figures"].update(found["figures"])
+        # A figure of an earlier commit stays until its benchmark is run again: this says which.
+        results["measured"][name] = {
+            "commit": results["machine"]["commit"],
+            "date": results["machine"]["date"],
+            "seconds": round(time.monotonic() - began_s),
+        }
         print(json.dumps(found, indent=2), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {RESULTS.relative_to(Path.cwd())}")
-    return 0
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {RESULTS}")
+    if failed:
+        print(f"failed, or no time was left: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _run(name: str) -> dict[str, Any]:
+def _run(name: str, limit_s: float) -> dict[str, Any] | None:
+    """Return what a benchmark found; None: it failed, or took longer."""
     command = [sys.executable, "-m", f"benchmarks.{name}"]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    # In a session of its own, so that what it has started can be ended with it.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            print(f"{name} is ended after {limit_s:.0f} s", file=sys.stderr)
+            os.killpg(process.pid, signal.SIGTERM)
+            return None
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+    if process.returncode:
+        print(f"{name} ended with {process.returncode}", file=sys.stderr)
+        return None
     return json.loads(output.splitlines()[-1])
 
 

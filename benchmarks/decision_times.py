@@ -15,10 +15,10 @@ try:
 except ImportError:  # e384e9e
     from ovseg_core.decide import decide_one  # type: ignore[no-redef]
     from ovseg_core.quality import image_rows  # type: ignore[no-redef]
+from score_maps import smooth_cosines  # type: ignore[import-not-found] # beside this file
+
 from ovseg_core.segmenter import ScoreMaps
 from schemas.config import MaskConfig
-
-from score_maps import smooth_cosines  # type: ignore[import-not-found] # beside this file
 
 MAX_S = 6.0
 """A case is repeated for so long, or `MOST` times, and once at least."""

@@ -29,9 +29,7 @@ def seconds(checkout: Path, folder: Path, flags: list[str]) -> float:
             *("--out", f"{out}/run", *flags),
         ]
         start = time.perf_counter()
-        subprocess.run(
-            command, env=environment(checkout), cwd=out, capture_output=True, check=True
-        )
+        subprocess.run(command, env=environment(checkout), cwd=out, capture_output=True, check=True)
         return time.perf_counter() - start
 
 

@@ -33,8 +33,12 @@ def old_checkout() -> Iterator[Path]:
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """Return the environment of a Python process on the code of a checkout, with one thread."""
-    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    """Return the environment of a Python process on the code of a checkout, with one thread.
+
+    Ray starts a cluster of its own in it, whatever runs on this machine.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return inherited | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
 
 
 def _git(*args: str) -> subprocess.CompletedProcess[str]:

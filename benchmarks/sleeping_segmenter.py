@@ -60,9 +60,7 @@ class SleepingSegmenter:
         """Return the next maps."""
         first, self._num_done = self._num_done, self._num_done + len(features)
         return ScoreMaps(
-            levels=tuple(
-                (self._maps[place % NUM_MAPS],) for place in range(first, self._num_done)
-            ),
+            levels=tuple((self._maps[place % NUM_MAPS],) for place in range(first, self._num_done)),
             canvas_hw=None,
             objectness=None,
             fusion="none",

@@ -28,6 +28,7 @@ class WorkerPool:
     Args:
         setup: of each worker.
         max_useful: more workers than this would have nothing to do (the number of shards left).
+        worker: their class, made with `setup`; another one has the methods of `Worker`.
 
     Attributes:
         weights: SHA-256 by role, the same in all workers; empty until the first one is ready.
@@ -38,11 +39,12 @@ class WorkerPool:
         ResourceError: no node can hold a worker.
     """
 
-    def __init__(self, setup: WorkerSetup, max_useful: int) -> None:
+    def __init__(self, setup: WorkerSetup, max_useful: int, worker: type = Worker) -> None:
         run = setup.config.run
         self.weights: dict[str, str] = {}
         self.head = cluster.ClusterHead.joined()
         self._setup = setup
+        self._worker = worker
         self._demand = cluster.worker_demand(run, setup.device)
         self._max_size = min(max_useful, run.workers or max_useful)
         self._is_fixed = run.workers > 0
@@ -149,7 +151,7 @@ class WorkerPool:
 
     def _start(self) -> None:
         self.head.wait()
-        actor = cluster.start_actor(Worker, self._setup, self._setup.config.run, self._demand)
+        actor = cluster.start_actor(self._worker, self._setup, self._setup.config.run, self._demand)
         self._starting[actor.prepare.remote()] = actor
 
     def _handle_failed_start(self, error: RayTaskError | RayActorError | OutOfMemoryError) -> None:
