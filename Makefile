@@ -58,7 +58,7 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## Measure the main speeds as ratios, against the plain way and an earlier commit (10 minutes)
+bench: $(INSTALLED) ## Measure the main speeds as ratios, within ten minutes on two cores
 	@$(BIN)/python -m benchmarks
 
 bench-full: $(INSTALLED) ## Measure all speeds and memory as ratios (an hour or more)

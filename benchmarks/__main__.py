@@ -1,12 +1,12 @@
-"""Run every benchmark in a process of its own and write `benchmarks/results/latest.json`.
+"""Run benchmarks in processes of their own and write `benchmarks/results/latest.json`.
 
     python -m benchmarks            the quick ones, within ten minutes
     python -m benchmarks --full     all
     python -m benchmarks NAME ...   these
 
-One that fails or takes too long is named at the end, and the others go on; its earlier results stay
-where only some are run. A ratio compares two ways in one process pair on one machine; the absolute figures beside it hold
-for this machine only.
+One that fails or takes too long is named at the end, and the others go on; `measured` in the file
+says when and at which commit each was run. A ratio compares two ways in one process pair on one
+machine; the absolute figures beside it hold for this machine only.
 """
 
 import json
@@ -36,7 +36,16 @@ QUICK = (
     "color",
 )
 """What `make bench` runs, together within `QUICK_S` on two quiet cores; the goals come first."""
-LONG = ("proxyclip", "clip_dinoiser", "dense", "dense_memory", "memory", "export", "review")
+LONG = (
+    "planning",
+    "proxyclip",
+    "clip_dinoiser",
+    "dense",
+    "dense_memory",
+    "memory",
+    "export",
+    "review",
+)
 """What `make bench-full` runs as well."""
 QUICK_S = 570.0
 LONG_S = 3600.0
