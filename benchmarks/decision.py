@@ -1,7 +1,7 @@
 """Score maps -> label map -> rows, on one core, against the commit `old_commit.OLD_COMMIT`.
 
 Smooth random cosines at patch resolution, the canvas as large as the image. Both commits run in
-turns in processes of their own; a figure is the least CPU time of two turns of some repeats.
+turns in processes of their own; a figure is the least CPU time of some repeats.
 """
 
 import json
@@ -17,7 +17,7 @@ CASES = {
     "vga172": ((480, 640), 172),
     "12mp21": ((3000, 4000), 21),
 }
-TURNS = 2
+TURNS = 1
 
 Times = dict[str, dict[str, float]]
 

@@ -16,7 +16,7 @@ from benchmarks.old_commit import OLD_COMMIT, ROOT, environment, old_checkout
 from benchmarks.photographs import write_photographs
 
 WAYS = {"local": ["--local"], "ray": ["--workers", "2"]}
-TURNS = {"local": 3, "ray": 2}
+TURNS = {"local": 2, "ray": 1}
 OVSEG = "import sys; from jobs.cli import main; sys.exit(main())"
 
 

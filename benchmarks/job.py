@@ -25,8 +25,8 @@ from pipeline.job.progress import make_progress
 from pipeline.job.worker_process import KEEP_MEMORY
 from schemas.config import JobConfig
 
-NUM_IMAGES = 960
-NUM_BARE = 320
+NUM_IMAGES = 480
+NUM_BARE = 160
 SIZE_HW = (240, 320)
 NUM_WORKERS = 2
 BATCH_SIZE = 8

@@ -30,7 +30,7 @@ from schemas.config import JobConfig
 NUM_WORKERS = tuple(map(int, os.environ.get("OVSEG_BENCH_WORKERS", "1,8,64").split(",")))
 SHARD_SIZE = 50
 SECONDS_PER_IMAGE = 0.1
-ROUNDS = 3
+ROUNDS = 2
 """Shards for each worker."""
 
 
