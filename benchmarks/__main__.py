@@ -33,7 +33,6 @@ QUICK = (
     "job",
     "clip_diy",
     "encode",
-    "color",
 )
 """What `make bench` runs, together within `QUICK_S` on two quiet cores; the goals come first."""
 LONG = (
@@ -45,6 +44,7 @@ LONG = (
     "memory",
     "export",
     "review",
+    "color",
 )
 """What `make bench-full` runs as well."""
 QUICK_S = 570.0
