@@ -1,14 +1,13 @@
 """One shard, from image references to rows: the whole job without Ray and without a run folder.
 
 Threads read and decode the next images, the caller's thread scores a batch, and further threads
-turn the batch before it into masks. At most three batches of images are in memory.
+turn the batch before it into masks. How many images are in memory says `image_feed`.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
 from pipeline.annotate.image_errors import value_or_error
+from pipeline.annotate.image_feed import Batch, ImageFeed
 from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead, to_tensor
 from pipeline.annotate.rows import (
     FailedImage,
@@ -38,9 +38,6 @@ from schemas.records import ImageRef, Shard, ShardRows, ShardTally
 logger = logging.getLogger(__name__)
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
-
-BATCHES_AHEAD = 2
-"""Batches read and decoded while one is scored: three in memory at most."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +71,21 @@ class Annotator:
         # Without a GPU the cores are busy with the next batch.
         self._rle_threads = config.run.threads_per_worker if on_gpu else 1
 
-    def annotate(self, shard: Shard) -> tuple[ShardRows, ShardTally]:
+    def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> tuple[ShardRows, ShardTally]:
         """Return the rows of a shard and their tally.
 
         Rows are in manifest order; an image that failed has a row with its error code.
+
+        Args:
+            shard: what to annotate.
+            then: the first images of the shard that probably comes next, in its order: they are
+                read and decoded while the last masks of this one are made.
         """
-        run = self._config.run
-        load = partial(
-            load_image,
-            config=self._config.image,
-            places=own_places(self._config),
-            side_px=self._segmenter.decode_side_px,
-        )
         images, masks = Stopwatch(), Stopwatch()
         with Stopwatch() as wall:
-            loaded = map_ahead(
-                load, shard.refs, run.prefetch_threads, BATCHES_AHEAD * run.batch_size, images
-            )
-            scored = self._score_batches(loaded)
-            made = map_ahead(self._rows, scored, self._rle_threads, run.batch_size, masks)
+            scored = self._in_order(self._feed.batches(shard.refs, then, images))
+            num_ahead = self._config.run.batch_size
+            made = map_ahead(self._rows, scored, self._rle_threads, num_ahead, masks)
             rows = join_rows(made)
         times = {
             "wall": wall.seconds,
@@ -101,15 +94,33 @@ class Annotator:
         }
         return rows, tally_of(rows, times)
 
-    def _score_batches(
-        self, images: Iterator[LoadedImage | FailedImage]
-    ) -> Iterator[ScoredImage | FailedImage]:
-        """Yield images with their scores, in order; those that failed to load pass through."""
-        while batch := list(islice(images, self._config.run.batch_size)):
-            scored = iter(self._score([it for it in batch if isinstance(it, LoadedImage)]))
-            results = [it if isinstance(it, FailedImage) else next(scored) for it in batch]
-            del batch  # frees its pixels before the next batch is collected
-            yield from results
+    def close(self) -> None:
+        """End the threads that read images."""
+        self._feed.close()
+
+    @cached_property
+    def _feed(self) -> ImageFeed:
+        config = self._config
+        load = partial(
+            load_image,
+            config=config.image,
+            places=own_places(config),
+            side_px=self._segmenter.decode_side_px,
+        )
+        return ImageFeed(load, config.run.prefetch_threads, config.run.batch_size)
+
+    def _in_order(self, batches: Iterable[Batch]) -> Iterator[ScoredImage | FailedImage]:
+        """Yield images with their scores, in manifest order; those that failed pass through."""
+        results: dict[int, ScoredImage | FailedImage] = {}
+        number = 0
+        for batch in batches:
+            scored = iter(self._score([it for _, it in batch if isinstance(it, LoadedImage)]))
+            for place, it in batch:
+                results[place] = it if isinstance(it, FailedImage) else next(scored)
+            del batch, it  # frees their pixels before the next batch is collected
+            while number in results:
+                yield results.pop(number)
+                number += 1
 
     @torch.inference_mode()
     def _score(self, images: Sequence[LoadedImage]) -> list[ScoredImage | FailedImage]:

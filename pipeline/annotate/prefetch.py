@@ -1,7 +1,4 @@
-"""Read and decode the next images in threads while the current batch is computed.
-
-The queue is bounded by count, so a worker's memory does not depend on the size of its shard.
-"""
+"""What threads do beside the one that computes: load an image, and work ahead in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

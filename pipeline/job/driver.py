@@ -1,6 +1,7 @@
 """Distributes shards to workers until all are done or given up: one loop over `ray.wait`.
 
-One shard is in flight per worker, so that a lost worker names the shard at fault. A shard that
+One shard is in flight per worker, so that a lost worker names the shard at fault. Another one is
+reserved for it: it reads the first images of that one while it makes the last masks. A shard that
 kills its worker again and again is split: its images are tried one by one, by any worker. An image
 that still kills its worker gets the code `worker_lost`; the others keep their masks.
 """
@@ -20,7 +21,7 @@ from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_
 from pipeline.job import cluster
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.termination import Termination
-from pipeline.job.worker import commit
+from pipeline.job.worker import commit, first_images
 from pipeline.job.worker_pool import Actor, WorkerPool
 from schemas.errors import BlockedStoreError, ErrorCode, ImageError, StorageError, UserError
 from schemas.records import Shard, ShardRows
@@ -94,6 +95,7 @@ class Driver:
         self._retries: deque[WorkItem] = deque()
         self._next: WorkItem | None = None
         self._idle: list[Actor] = []
+        self._reserved: dict[Actor, WorkItem] = {}
         self._running: dict[ray.ObjectRef, tuple[Actor, WorkItem]] = {}
         self._split: dict[int, SplitShard] = {}
         self._asked_s = float("-inf")
@@ -119,8 +121,11 @@ class Driver:
             self._status.progress.tick()
 
     def _is_over(self) -> bool:
-        has_more = not self._termination.requested and self._next_item() is not None
+        has_more = not self._termination.requested and self._has_waiting()
         return not self._running and not has_more
+
+    def _has_waiting(self) -> bool:
+        return bool(self._reserved) or self._next_item() is not None
 
     def _next_item(self) -> WorkItem | None:
         """Return what is to be done next, without taking it: untried shards before retries."""
@@ -133,24 +138,50 @@ class Driver:
         return self._next
 
     def _distribute(self) -> None:
-        while self._idle and (item := self._next_item()):
-            self._next = None
+        while self._idle and (item := self._take_for(self._idle[-1])):
             worker = self._idle.pop()
             if item.position is None:
-                ref = worker.annotate.remote(item.shard)
+                following = first_images(self._reserve_for(worker), self._pool.config.run)
+                ref = worker.annotate.remote(item.shard, following)
             else:
                 image = item.shard.refs[item.position]
                 one = Shard(index=item.shard.index, refs=(image,))
                 call = worker.annotate_rows.options(max_task_retries=RETRIES_OF_ONE_IMAGE)
                 ref = call.remote(one)
             self._running[ref] = worker, item
-        if self._next_item():
+        if self._has_waiting():
             self._pool.grow()
             return
         # Nothing waits. A worker whose machine is gone holds a shard and may need this place.
         self._pool.cancel_starting()
         while self._idle:
             self._pool.stop(self._idle.pop())
+
+    def _take_for(self, worker: Actor) -> WorkItem | None:
+        """Take what is reserved for a worker, else what waits, else what is another's."""
+        own = self._reserved.pop(worker, None)
+        if own and own.shard.index not in self._status.failed:
+            return own
+        if item := self._next_item():
+            self._next = None
+            return item
+        while self._reserved:
+            _, item = self._reserved.popitem()
+            if item.shard.index not in self._status.failed:
+                return item
+        return None
+
+    def _reserve_for(self, worker: Actor) -> Shard | None:
+        """Keep the next whole shard for a worker, which begins to read it.
+
+        If an image of it kills the worker, the shard before is split for nothing: no image is lost.
+        """
+        item = self._next_item()
+        if item is None or item.position is not None:
+            return None
+        self._next = None
+        self._reserved[worker] = item
+        return item.shard
 
     def _collect(self) -> None:
         """Wait for one result, or for one worker that has started."""

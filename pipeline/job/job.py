@@ -3,11 +3,11 @@
 plan -> begin (once the weights are known) -> shards to workers -> report
 """
 
-import itertools
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.termination import Termination
-from pipeline.job.worker import Worker, WorkerSetup
+from pipeline.job.worker import Worker, WorkerSetup, first_images
 from pipeline.job.worker_process import local_device, set_ray_environment
 from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
@@ -31,7 +31,7 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, BlockedStoreError, ErrorCode, ResourceError, UserError
-from schemas.records import Shard, ShardDone
+from schemas.records import ImageRef, Shard, ShardDone
 
 logger = logging.getLogger(__name__)
 
@@ -233,12 +233,14 @@ class _RunningJob:
         worker = Worker(WorkerSetup(config, device, self._build, self._plan.retry))
         status, shards = self._begin(worker.prepare())
         again: list[Shard] = []
-        for shard in itertools.chain(shards, again):  # `again` grows meanwhile
-            if status.must_stop or self._termination.requested:
-                return
-            if _annotate_here(worker, shard, status):
-                again.append(shard)
-            time.sleep(status.pause_s)
+        with contextlib.closing(worker):
+            for shard, following in _with_following(shards, again):
+                if status.must_stop or self._termination.requested:
+                    return
+                then = first_images(following, config.run)
+                if _annotate_here(worker, shard, then, status):
+                    again.append(shard)
+                time.sleep(status.pause_s)
 
     def run_on_ray(self) -> None:
         """Distribute the shards to workers on a Ray cluster."""
@@ -293,11 +295,24 @@ class _RunningJob:
                 yield shards[index]
 
 
-def _annotate_here(worker: Worker, shard: Shard, status: ShardStatus) -> bool:
+def _with_following(
+    shards: Iterator[Shard], again: list[Shard]
+) -> Iterator[tuple[Shard, Shard | None]]:
+    """Yield each shard with the one after it, then those of `again`, which grows meanwhile."""
+    following = next(shards, None)
+    while following is not None:
+        shard, following = following, next(shards, None)
+        yield shard, following
+    yield from ((shard, None) for shard in again)
+
+
+def _annotate_here(
+    worker: Worker, shard: Shard, then: Sequence[ImageRef], status: ShardStatus
+) -> bool:
     """Annotate one shard, or try until it is given up; return whether images are tried again."""
     while True:
         try:
-            tally = worker.annotate(shard)
+            tally = worker.annotate(shard, then)
         except (UserError, BlockedStoreError):
             raise
         except BrokenDeviceError as error:

@@ -7,19 +7,21 @@ after Ray has restarted the process.
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
+from pipeline.annotate.image_feed import BATCHES_AHEAD
 from pipeline.annotate.rows import replaced_rows, tally_of
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
 from pipeline.storage.waiting import current_line
-from schemas.config import JobConfig
+from schemas.config import JobConfig, RunConfig
 from schemas.errors import PASSING_CODES, ErrorCode
-from schemas.records import THREAD_TIMES, Shard, ShardRows, ShardTally
+from schemas.records import THREAD_TIMES, ImageRef, Shard, ShardRows, ShardTally
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,26 @@ class Worker:
         _ = self._annotator
         return self._built.weights
 
-    def annotate(self, shard: Shard) -> ShardTally:
+    def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> ShardTally:
         """Annotate and commit a shard, or the images of a finished one that are tried again.
+
+        Args:
+            shard: what to annotate.
+            then: the first images of the shard that probably comes next, see `first_images`.
 
         Returns:
             The tally of the images that were annotated now; none where another driver was first.
         """
         try:
-            return self._annotate(shard)
+            return self._annotate(shard, then)
         finally:
             self._free_since = time.monotonic()
 
-    def _annotate(self, shard: Shard) -> ShardTally:
+    def _annotate(self, shard: Shard, then: Sequence[ImageRef]) -> ShardTally:
         free_s = 0.0 if self._free_since is None else time.monotonic() - self._free_since
         before = self._run.marker(shard.index)
         if before is None:
-            rows, tally = self._annotator.annotate(shard)
+            rows, tally = self._annotator.annotate(shard, then)
             return commit(self._run, shard.index, rows, tally.with_seconds(wait_shard=free_s))
         if not before.tally.num_failed(self._setup.retry):
             return ShardTally(num_images=0, num_segments=0)
@@ -95,6 +101,10 @@ class Worker:
         """Annotate without a commit, for a shard whose images are tried one by one."""
         rows, _ = self._annotator.annotate(shard)
         return rows
+
+    def close(self) -> None:
+        """End the threads of a worker that gets no more shards; its process may go on."""
+        self._annotator.close()
 
     def waits(self) -> str:
         """Return what this process waits for, as a log line; empty: for nothing for long.
@@ -118,6 +128,11 @@ class Worker:
     def _annotator(self) -> Annotator:
         config, segmenter = self._setup.config, self._built.segmenter
         return Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
+
+
+def first_images(shard: Shard | None, run: RunConfig) -> tuple[ImageRef, ...]:
+    """Return the images of a shard that a worker begins to load before the shard is its own."""
+    return () if shard is None else shard.refs[: BATCHES_AHEAD * run.batch_size]
 
 
 def commit(run: RunFolder, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:

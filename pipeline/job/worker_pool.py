@@ -33,6 +33,7 @@ class WorkerPool:
     Attributes:
         weights: SHA-256 by role, the same in all workers; empty until the first one is ready.
         head: of the cluster.
+        config: the job.
 
     Raises:
         ClusterError: from all that starts workers: the head is lost.
@@ -43,6 +44,7 @@ class WorkerPool:
         run = setup.config.run
         self.weights: dict[str, str] = {}
         self.head = cluster.ClusterHead.joined()
+        self.config = setup.config
         self._setup = setup
         self._worker = worker
         self._demand = cluster.worker_demand(run, setup.device)

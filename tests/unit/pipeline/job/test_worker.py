@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipeline.job import job
-from pipeline.job.worker import Worker, WorkerSetup, commit
+from pipeline.job.worker import Worker, WorkerSetup, commit, first_images
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError
 from tests.helpers.colour_segmenter import BuildColourSegmenter, colour_config, paint_collection
@@ -32,6 +32,26 @@ def test_annotate_commits_the_shard(config, worker):
     assert tally.num_images == 2
     assert list(run.done()) == [1]
     assert run.done()[1].tally == tally
+
+
+def test_images_announced_with_the_shard_before_change_nothing_but_the_waits(config, worker):
+    run = job.plan(config).begin(worker.prepare())
+    shards = run.shards()
+    first = worker.annotate(shards[0], first_images(shards[1], config.run))
+    second = worker.annotate(shards[1])
+    assert "wait_shard" in second.seconds
+    assert first.num_images + second.num_images == 6
+    apart = Worker(WorkerSetup(config, "cpu", BuildColourSegmenter()))
+    for shard in shards:
+        committed = run.shard_rows(run.marker(shard.index))
+        alone = apart.annotate_rows(shard)
+        assert [row.path for row in committed.images] == [ref.path for ref in shard.refs]
+        assert committed.scores == alone.scores
+        assert [r.rle_counts for r in committed.annotations] == [
+            r.rle_counts for r in alone.annotations
+        ]
+    apart.close()
+    worker.close()
 
 
 def test_a_worker_with_other_libraries_than_the_run_is_refused(config, worker):
