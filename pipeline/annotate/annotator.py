@@ -68,8 +68,7 @@ class Annotator:
         device = text.rows_QD.device
         on_gpu = device.type == "cuda"
         self._rle_stream = torch.cuda.Stream(device) if on_gpu else None
-        # Without a GPU the cores are busy with the next batch.
-        self._rle_threads = config.run.threads_per_worker if on_gpu else 1
+        self._rle_threads = config.run.threads_per_worker
 
     def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> tuple[ShardRows, ShardTally]:
         """Return the rows of a shard and their tally.

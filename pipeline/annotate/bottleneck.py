@@ -17,6 +17,11 @@ _MIN_IMAGES = 50
 _CAUSES: dict[str, Limit] = {
     "wait_images": "decode", "wait_masks": "masks", "write": "write", "wait_shard": "shards",
 }  # fmt: skip
+_LIMITS = {
+    "read": "reading is the limit", "decode": "decoding is the limit",
+    "masks": "masks are the limit", "write": "writing tables is the limit",
+    "shards": "the driver is the limit",
+}  # fmt: skip
 _SUGGESTIONS: dict[Limit, str] = {
     "read": "raise run.prefetch_threads",
     "decode": "raise run.cpus_per_worker or run.prefetch_threads",
@@ -42,11 +47,11 @@ class Bottleneck(Frozen):
     """What to change; empty where that is not plain."""
 
     def words(self) -> str:
-        """Return `compute busy 34 %, decode is the limit`; empty: nothing is known."""
+        """Return `compute busy 34 %, decoding is the limit`; empty: nothing is known."""
         if self.busy is None:
             return ""
-        limit = f", {self.limit} is the limit" if self.limit not in ("", "compute") else ""
-        return f"compute busy {100 * self.busy:.0f} %{limit}"
+        busy = f"compute busy {100 * self.busy:.0f} %"
+        return ", ".join(filter(None, (busy, _LIMITS.get(self.limit, ""))))
 
     def advice(self) -> str:
         """Return `words` and the suggestion."""

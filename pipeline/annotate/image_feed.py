@@ -20,7 +20,7 @@ Batch = list[tuple[int, Loaded]]
 
 BATCHES_AHEAD = 2
 """Batches read and decoded while one is computed: three in memory at most."""
-MAX_BYTES = 512 << 20
+MAX_BYTES = 256 << 20
 """Pixels that are loaded ahead, and pixels of one batch; a single image may have more."""
 
 

@@ -18,27 +18,27 @@ IDLE = {"read": 5.0, "decode": 160.0, "segment": 34.0, "rle": 9.0, "wall": 98.0,
     [
         (
             {"wait_images": 60.0},
-            "compute busy 34 %, decode is the limit",
+            "compute busy 34 %, decoding is the limit",
             "raise run.cpus_per_worker or run.prefetch_threads",
         ),
         (
             {"wait_images": 60.0, "read": 161.0},
-            "compute busy 34 %, read is the limit",
+            "compute busy 34 %, reading is the limit",
             "raise run.prefetch_threads",
         ),
         (
             {"wait_masks": 50.0, "wait_images": 10.0},
-            "compute busy 34 %, masks is the limit",
+            "compute busy 34 %, masks are the limit",
             "raise run.cpus_per_worker",
         ),
         (
             {"wall": 50.0, "write": 50.0},
-            "compute busy 34 %, write is the limit",
+            "compute busy 34 %, writing tables is the limit",
             "a larger shard_size writes less often",
         ),
         (
             {"wall": 38.0, "wait_shard": 60.0},
-            "compute busy 34 %, shards is the limit",
+            "compute busy 34 %, the driver is the limit",
             "a larger shard_size asks the driver less often",
         ),
         ({"wait_images": 20.0, "wait_masks": 20.0}, "compute busy 34 %", ""),  # no one cause
