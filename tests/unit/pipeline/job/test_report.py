@@ -37,7 +37,8 @@ def test_summary_says_what_limited_the_run_where_there_is_something_to_change():
     seconds = {"segment": 3.0, "decode": 9.0, "wall": 10.0, "wait_images": 6.5}
     done = report(num_done=200, num_new=200, bottleneck=bottleneck_of(seconds, 200))
     assert done.summary().splitlines()[1] == (
-        "compute busy 30 %, decoding is the limit: raise run.cpus_per_worker or run.prefetch_threads"
+        "compute busy 30 %, decoding is the limit: "
+        "raise run.cpus_per_worker or run.prefetch_threads"
     )
     busy = bottleneck_of({"segment": 9.0, "wall": 10.0}, 200)
     assert len(report(num_done=200, num_new=200, bottleneck=busy).summary().splitlines()) == 1
