@@ -43,7 +43,7 @@ TEMPLATES = "t85"
 LIGHT: Options = {
     "backbone_weights": "random",
     "backbone": "test_resnet",
-    "steps": 3000,
+    "steps": 5000,
     "batch": 16,
     "max_side_px": 80,  # half of the scenes' size: four times as many of them in a second
     "size_px": 48,
@@ -69,7 +69,7 @@ TEXT_FUSION: Options = {
     "heads": 4,
     "learning_rate": 3e-3,
 }
-CLEANED = CleaningConfig(min_score=0.5)
+BY_THRESHOLDS = CleaningConfig(thresholds="fitted")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     options: Options = field(default_factory=dict)
     student: str = "maskclip_plus"
-    cleaning: CleaningConfig = CLEANED
+    cleaning: CleaningConfig = CleaningConfig()
     share: float = 1.0
     truth: bool = False
 
@@ -108,16 +108,13 @@ class Row:
 ROWS = (
     Row("student", SEEDS),
     Row("self-training", SEEDS, {"self_training_from": 0.5}),
-    Row("not cleaned", SEEDS, cleaning=CleaningConfig()),
-    Row("min_score 0.6", cleaning=CleaningConfig(min_score=0.6)),
-    Row("edge_px", cleaning=CleaningConfig(edge_px=2)),
-    Row("thresholds", cleaning=CleaningConfig(thresholds="fitted")),
-    Row("max_review_priority", cleaning=CleaningConfig(max_review_priority=0.8)),
-    Row("30 %", share=0.3),
-    Row("10 %", share=0.1),
+    Row("thresholds", SEEDS, cleaning=BY_THRESHOLDS),
+    Row("min_score", cleaning=CleaningConfig(min_score=0.5)),
+    Row("edge_px", cleaning=CleaningConfig(edge_px=1)),
+    Row("max_review_priority", cleaning=CleaningConfig(max_review_priority=0.9)),
+    Row("thresholds, 30 %", cleaning=BY_THRESHOLDS, share=0.3),
+    Row("thresholds, 10 %", cleaning=BY_THRESHOLDS, share=0.1),
     Row("truth", truth=True),
-    Row("truth, 30 %", truth=True, share=0.3),
-    Row("truth, 10 %", truth=True, share=0.1),
     Row("text_fusion", SEEDS, student="text_fusion", share=0.05, truth=True),
     Row("text_fusion, no text", SEEDS, {"text": False}, "text_fusion", share=0.05, truth=True),
 )

@@ -25,18 +25,15 @@ from pipeline.collection.overlay import overlay
 
 BEGIN, END = "<!-- students:begin -->", "<!-- students:end -->"
 _TITLES = {
-    "student": "`maskclip_plus`: masks with `min_score` 0.5",
+    "student": "`maskclip_plus`: the teacher's masks as they are",
     "self-training": "the same, self-training in the second half",
-    "not cleaned": "no cleaning",
-    "min_score 0.6": "`min_score` 0.6",
-    "edge_px": "`edge_px` 2 alone",
-    "thresholds": "`thresholds` alone",
-    "max_review_priority": "`max_review_priority` 0.8 alone",
-    "30 %": "30 % of the images",
-    "10 %": "10 % of the images",
-    "truth": "truth, all images",
-    "truth, 30 %": "truth, 30 % of the images",
-    "truth, 10 %": "truth, 10 % of the images",
+    "thresholds": "cleaned by calibrated `thresholds`",
+    "min_score": "cleaned by `min_score` 0.5",
+    "edge_px": "cleaned by `edge_px` 1",
+    "max_review_priority": "cleaned by `max_review_priority` 0.9",
+    "thresholds, 30 %": "`thresholds`, 30 % of the images",
+    "thresholds, 10 %": "`thresholds`, 10 % of the images",
+    "truth": "truth in place of the teacher's masks",
     "text_fusion": "`text_fusion`, truth, 50 images",
     "text_fusion, no text": "the same without text",
 }
@@ -47,7 +44,7 @@ _GOALS = {
     "student_over_teacher_images_per_s_embedded": ("images/s over the embedded teacher", 3.0),
     "student_over_teacher_images_per_s_embedded_82_words": ("the same, 82 words", None),
     "self_training_gain_miou": ("self-training on minus off, mIoU", None),
-    "cleaning_gain_miou": ("cleaning minus none, mIoU", 1.0),
+    "cleaning_gain_miou": ("cleaned by `thresholds` minus not cleaned, mIoU", 1.0),
     "text_minus_no_text_50_images_miou": ("text minus no text, 50 images, mIoU", 1.0),
 }
 _SCENES = ((3, False), (16, False), (5, True))
