@@ -69,6 +69,7 @@ TEXT_FUSION: Options = {
     "heads": 4,
     "learning_rate": 3e-3,
 }
+NOT_CLEANED = CleaningConfig()
 BY_THRESHOLDS = CleaningConfig(thresholds="fitted")
 
 
@@ -90,7 +91,7 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     options: Options = field(default_factory=dict)
     student: str = "maskclip_plus"
-    cleaning: CleaningConfig = CleaningConfig()
+    cleaning: CleaningConfig = NOT_CLEANED
     share: float = 1.0
     truth: bool = False
 
