@@ -16,6 +16,7 @@ from ovseg_core.backbones.text.text_encoder import templates_of
 from ovseg_core.methods import build_segmenter
 from ovseg_core.segmenter import Segmenter, TextMatrix
 from ovseg_core.training.students import (
+    IGNORED,
     UNLABELLED,
     Labels,
     StudentOptions,
@@ -69,6 +70,9 @@ TEXT_FUSION: Options = {
     "heads": 4,
     "learning_rate": 3e-3,
 }
+SELF_TRAINING: Options = {"self_training_from": 0.5}
+LABELLED = torch.arange(1 + len(SEEN)) % 2 == 1
+"""Classes that people have labelled in the rows that are half labelled."""
 NOT_CLEANED = CleaningConfig()
 BY_THRESHOLDS = CleaningConfig(thresholds="fitted")
 
@@ -85,6 +89,8 @@ class Row:
         cleaning: of the teacher's masks; `thresholds` is "fitted" for the calibration.
         share: of the scenes, those with the lowest numbers.
         truth: the truth is learned in place of the teacher's masks.
+        half_labelled: people have labelled every second label of the vocabulary wherever it is;
+            all other pixels are the teacher's, or the student's own. Without cleaning.
     """
 
     key: str
@@ -94,6 +100,7 @@ class Row:
     cleaning: CleaningConfig = NOT_CLEANED
     share: float = 1.0
     truth: bool = False
+    half_labelled: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -108,7 +115,9 @@ class Row:
 
 ROWS = (
     Row("student", SEEDS),
-    Row("self-training", SEEDS, {"self_training_from": 0.5}),
+    Row("self-training", options=SELF_TRAINING),
+    Row("half labelled", SEEDS, half_labelled=True),
+    Row("half labelled, self-training", SEEDS, SELF_TRAINING, half_labelled=True),
     Row("thresholds", SEEDS, cleaning=BY_THRESHOLDS),
     Row("min_score", cleaning=CleaningConfig(min_score=0.5)),
     Row("edge_px", cleaning=CleaningConfig(edge_px=1)),
@@ -141,7 +150,12 @@ def data_of(row: Row, scenes: Sequence[TrainingScene], calibration: Calibration)
         if scene.masks.review_priority <= row.cleaning.max_review_priority:
             size_hw = scene.truth.shape[0], scene.truth.shape[1]
             cleaned = cleaning.paint(scene.rows, size_hw).cleaned
-            found.append(Learned(scene.image, np.full_like(cleaned, UNLABELLED), cleaned))
+            labels = np.full_like(cleaned, UNLABELLED)
+            if row.half_labelled:
+                is_labelled = LABELLED.numpy()[scene.truth]
+                labels[is_labelled] = scene.truth[is_labelled]
+                cleaned[LABELLED.numpy()[cleaned] & ~is_labelled] = IGNORED  # people contradict
+            found.append(Learned(scene.image, labels, cleaned))
     return found
 
 
@@ -152,7 +166,8 @@ def trained(row: Row, seed: int, data: Sequence[Learned], text: TextMatrix) -> d
     options = check_student(part)
     network = build_network(part, TextShape(*text.rows_QD.shape))
     task = build_task(part, seed)
-    trainer = StudentTrainer(network, task, text, Averaging(EMA_DECAY))
+    known = LABELLED if row.half_labelled else None
+    trainer = StudentTrainer(network, task, text, Averaging(EMA_DECAY), known_K=known)
     began, losses = time.process_time(), []
     for views in batches(task, options, data, seed):
         losses.append(trainer.advance(views))

@@ -26,7 +26,9 @@ from pipeline.collection.overlay import overlay
 BEGIN, END = "<!-- students:begin -->", "<!-- students:end -->"
 _TITLES = {
     "student": "`maskclip_plus`: the teacher's masks as they are",
-    "self-training": "the same, self-training in the second half",
+    "self-training": "the same, self-training in the second half of the steps",
+    "half labelled": "truth of every second label, the teacher's masks for the rest",
+    "half labelled, self-training": "the same, self-training in the second half of the steps",
     "thresholds": "cleaned by calibrated `thresholds`",
     "min_score": "cleaned by `min_score` 0.5",
     "edge_px": "cleaned by `edge_px` 1",
@@ -43,7 +45,7 @@ _GOALS = {
     "student_over_teacher_images_per_s_b16": ("images/s over a teacher of ViT-B/16's size", 10.0),
     "student_over_teacher_images_per_s_embedded": ("images/s over the embedded teacher", 3.0),
     "student_over_teacher_images_per_s_embedded_82_words": ("the same, 82 words", None),
-    "self_training_gain_miou": ("self-training on minus off, mIoU", None),
+    "self_training_gain_miou": ("self-training on minus off, half of the labels known, mIoU", None),
     "cleaning_gain_miou": ("cleaned by `thresholds` minus not cleaned, mIoU", 1.0),
     "text_minus_no_text_50_images_miou": ("text minus no text, 50 images, mIoU", 1.0),
 }
