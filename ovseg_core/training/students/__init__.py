@@ -54,6 +54,11 @@ class StudentOptions(MethodOptions):
     """Images are reduced to this length of their longer side, when the student learns them and when
     it annotates, so that it meets objects of the size that it has learned."""
 
+    @property
+    def trains_itself(self) -> bool:
+        """Whether it learns its own predictions at some step."""
+        return False
+
 
 class TextShape(NamedTuple):
     """Size of the text matrix that a student is trained with."""

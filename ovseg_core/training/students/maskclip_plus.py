@@ -80,6 +80,11 @@ class Options(StudentOptions, PyramidOptions):
     distort: bool = True
     """Change brightness, contrast, saturation and hue of the views at random."""
 
+    @property
+    def trains_itself(self) -> bool:
+        """Whether it learns its own predictions at some step."""
+        return self.self_training_from < 1
+
 
 class MaskClipPlusNetwork(nn.Module):
     """Backbone, head and text rows; see `StudentNetwork`."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.images.batch import Image
-from ovseg_core.training.students import IGNORED
+from ovseg_core.training.students import IGNORED, check_student
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import to_tensor
 from pipeline.collection.decoding.decode import DecodedImage
@@ -21,7 +21,7 @@ from pipeline.training.students.sources.protocol_data import ProtocolData
 from pipeline.training.students.sources.run_source import RunSource
 from pipeline.training.students.sources.source import ImageLabels, Source
 from schemas.config import ImageConfig, StudentConfig
-from schemas.errors import CollectionError, ErrorCode, ImageError, UserError
+from schemas.errors import CollectionError, ConfigError, ErrorCode, ImageError, UserError
 from schemas.records import ImageRef
 from schemas.redact import redact
 from schemas.tables import to_records
@@ -50,6 +50,7 @@ class StudentData:
         validation: numbers of those that validate.
 
     Raises:
+        ConfigError: self-training, where nobody has labelled anything.
         UserError: nothing to learn from, see the sources.
     """
 
@@ -60,6 +61,13 @@ class StudentData:
         else:
             self.source = RunSource(config)
         source = self.source
+        if check_student(config.student).trains_itself and not source.is_labelled:
+            raise ConfigError(
+                "student.options.self_training_from: nobody has labelled anything in what is "
+                "learned, so that the student would learn nothing but its own predictions, and end "
+                "with background everywhere (docs/students.md): review some images, give --truth, "
+                "or leave it at 1"
+            )
         # The order is a function of the seed; so a limit takes others with another seed.
         rng = np.random.default_rng([config.seed, 3])
         own_split = source.num_training is not None
@@ -125,6 +133,7 @@ class ProtocolSource:
     """
 
     known: frozenset[int] = frozenset()
+    is_labelled = True
 
     def __init__(self, config: StudentConfig) -> None:
         self._config = ImageConfig()

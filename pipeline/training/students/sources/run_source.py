@@ -72,6 +72,7 @@ class RunSource:
         self._predictions.in_order(self._ids)  # looks all of them up at once
         self._truth = self._open_truth(config.truth)
         self.known = self._known()
+        self.is_labelled = bool(self._people.touched) or self._truth is not None
         self.identity = self._identity(config)
         self.facts = self._facts(config)
 

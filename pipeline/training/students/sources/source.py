@@ -30,6 +30,7 @@ class Source(Protocol):
         left_out: images that cannot be used, by the reason.
         known: labels, counted from 1, that people have labelled wherever they are in the images
             that are learned; empty: none.
+        is_labelled: people have labelled some of their pixels.
         identity: all that can change a label, by dotted name.
         facts: what the model card says of it.
     """
@@ -39,6 +40,7 @@ class Source(Protocol):
     num_training: int | None
     left_out: dict[str, int]
     known: frozenset[int]
+    is_labelled: bool
     identity: dict[str, Any]
     facts: dict[str, Any]
 

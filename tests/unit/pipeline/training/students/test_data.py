@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline.run.folder import RunFolder
 from pipeline.training.students.data import ProtocolSource, StudentData
+from schemas.errors import ConfigError
 from tests.helpers.camvid import write_camvid
 from tests.helpers.student_trainings import colour_run, student_config
 
@@ -45,6 +46,20 @@ def test_without_validation_everything_is_learned(run: RunFolder) -> None:
 def test_one_image_is_learned_and_none_validates(tmp_path: Path) -> None:
     data = data_of(colour_run(tmp_path, 1), validation_share=0.9)
     assert (data.training, data.validation) == ([0], [])
+
+
+def test_a_student_does_not_train_itself_where_nobody_has_labelled_anything(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    options = {"self_training_from": 0.5}
+    with pytest.raises(ConfigError, match="self_training_from: nobody has labelled anything"):
+        data_of(run, options=dict(options))
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for number in range(10):
+        path = Path(data_of(run).source.path(number)).with_suffix(".png")
+        Image.fromarray(np.ones((24, 32), np.uint8)).save(truth / path.name)
+    assert data_of(run, options=options, truth=str(truth)).source.is_labelled
 
 
 def test_changed_images_and_labels_of_a_data_set_change_its_identity(tmp_path: Path) -> None:
