@@ -26,6 +26,7 @@ _TOGETHER = (
     "tests/integration/test_submit.py",
     "tests/unit/pipeline/job/test_cluster.py",
     "tests/unit/pipeline/job/test_worker_pool.py",
+    "tests/unit/pipeline/training/students/test_ray_workers.py",
 )
 
 

@@ -1,12 +1,11 @@
-"""SIGKILL of a student's training, of its process and of a worker on Ray: the same weights."""
+"""SIGKILL of a student's training at random points: the same weights.
+
+That of a worker on Ray: `tests/unit/pipeline/training/students/test_ray_workers.py`.
+"""
 
 import random
 import signal
-import threading
-import time
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +20,6 @@ POINTS = [
     *(("os.rename", r"student/.*", CHANCE.randrange(2, 3 * STEPS // 2)) for _ in range(2)),
 ]
 """System calls at which the process is killed: while it reads images ahead, and while it writes."""
-RAYS_OWN_WARNINGS = "ignore::DeprecationWarning:ray.data.context"
 CHANGES = {"ema_decay": 0.9, "run": {"prefetch_threads": 1}}
 
 
@@ -58,37 +56,3 @@ def test_training_killed_at_a_random_point(call, path, nth, run, undisturbed, fo
     assert train(config).exit_code == 0
     assert_same_weights(out, undisturbed)
     assert not (out / "checkpoint.safetensors").exists()
-
-
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings(RAYS_OWN_WARNINGS)
-@pytest.mark.timeout(600)  # workers take long to start on a busy machine
-def test_killed_worker_is_replaced_and_resumes(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    long = {"options": {"steps": 60}, "validate_every": 60, "checkpoint_every": 5}
-    # A relative path: new workers must find the checkpoint where the first ones wrote it.
-    config = student_config(run, "student", run={"local": False, "workers": 2}, **long)
-    killed = []
-    killer = threading.Thread(target=_kill_at_checkpoint, args=(tmp_path / "student", killed))
-    killer.start()
-    report = train(config)
-    killer.join()
-    assert killed
-    assert report.exit_code == 0
-    assert report.new_steps == 60
-    train(student_config(run, tmp_path / "alone", **long))
-    found = load_file(tmp_path / "student" / "student.safetensors")
-    alone = load_file(tmp_path / "alone" / "student.safetensors")
-    assert all(torch.allclose(found[name], alone[name], atol=1e-2) for name in alone)
-
-
-def _kill_at_checkpoint(out: Path, killed: list[int]) -> None:
-    """Kill one of Ray Train's workers as soon as there is a checkpoint."""
-    deadline = time.monotonic() + 300
-    while not (out / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for process in psutil.Process().children(recursive=True):
-        if "TrainWorker" in " ".join(process.cmdline()):
-            process.kill()
-            killed.append(process.pid)
-            return

@@ -43,7 +43,7 @@ def test_training_in_mixed_precision_learns_and_resumes(
     assert whole[0] == pytest.approx(exact[0], rel=0.05)
 
     stopped = config_of(run, tmp_path / "stopped", student, precision)
-    assert train_student(stopped, StopsAt(2)).interrupted
+    assert train_student(stopped, StopsAt(STEPS // 2)).interrupted
     checkpoint = load_file(tmp_path / "stopped" / "checkpoint.safetensors")
     assert ("loss_scale" in checkpoint) == (precision == "fp16")
     assert 0 < train(stopped).new_steps < STEPS

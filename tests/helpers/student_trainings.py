@@ -67,13 +67,12 @@ def losses(out: Path) -> list[float]:
 
 
 class StopsAt(StepProgress):
-    """A person who presses Ctrl-C after a number of reports."""
+    """A person who presses Ctrl-C when so many steps are done."""
 
-    def __init__(self, reports: int) -> None:
+    def __init__(self, steps: int) -> None:
         super().__init__()
-        self._left = reports
+        self._steps = steps
 
     def tick(self) -> None:
-        self._left -= 1
-        if not self._left:
+        if self.finished >= self._steps:
             raise KeyboardInterrupt

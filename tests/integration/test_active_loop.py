@@ -14,7 +14,7 @@ from ovseg_core.training.students.shared.student_file import read_student_record
 from pipeline.run.folder import RunFolder
 from tests.helpers.review_server import Client, serving
 
-NUM_SCENES = 24
+NUM_SCENES, NUM_LABELS = 24, 8
 SMALL = {
     "student": {
         "name": "maskclip_plus",
@@ -22,7 +22,7 @@ SMALL = {
             "backbone": "test_resnet",
             "backbone_weights": "random",
             "channels": 32,
-            "steps": 24,
+            "steps": 16,
             "batch": 8,
             "size_px": 96,
             "scale": [0.75, 1.5],
@@ -33,7 +33,7 @@ SMALL = {
         },
     },
     "ema_decay": 0.9,
-    "validate_every": 12,
+    "validate_every": 8,
 }
 """The `small.yaml` of the page, with fewer steps."""
 
@@ -52,7 +52,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenes = draw_scenes(folder / "scenes", NUM_SCENES, seed=0)
     job = {
         "images": f"{folder}/scenes/scene_*.png",
-        "labels": list(scenes.labels),
+        "labels": list(scenes.labels[:NUM_LABELS]),
         "method": "maskclip",
         "clip": {"model": "embedded"},
         "run": {"device": "cpu"},

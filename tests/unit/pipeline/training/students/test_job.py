@@ -100,12 +100,12 @@ def test_finished_training_is_not_repeated_and_a_repeat_gives_the_same_weights(
     assert_same_weights(student, tmp_path / "b")
 
 
-@pytest.mark.parametrize("reports", [2, 4])
+@pytest.mark.parametrize("steps", [2, 6])
 def test_stopped_training_resumes_bit_by_bit(
-    reports: int, student: Path, run: RunFolder, tmp_path: Path
+    steps: int, student: Path, run: RunFolder, tmp_path: Path
 ) -> None:
     config = student_config(run, tmp_path / "b")
-    report = train_student(config, StopsAt(reports))
+    report = train_student(config, StopsAt(steps))
     assert (report.exit_code, report.interrupted) == (130, True)
     assert not (tmp_path / "b" / "student.safetensors").exists()
     resumed = train(config)
