@@ -114,14 +114,14 @@ class ImageConfig(Frozen):
     suffixes: tuple[str, ...] = (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp"),
         *(".dib", ".tif", ".tiff", ".gif", ".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".jpf"),
-        *(".jpx", ".j2c", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga"),
-        *(".heic", ".heif", ".hif", ".jxl"),
+        *(".jpx", ".j2c", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".icb", ".vda", ".vst"),
+        *(".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"),
     )
     """File name endings (any case) that a folder listing keeps; `["*"]`: every file, its content
     decides. A list file is taken as it is. HEIC and JPEG XL need the extras `heif` and `jxl`."""
     exclude: tuple[str, ...] = (
-        *("@eaDir", "__MACOSX", "$RECYCLE.BIN", ".Trash*", "Thumbs.db", "lost+found"),
-        *("#recycle", "@Recycle", "System Volume Information", "desktop.ini"),
+        *("@eaDir", "__MACOSX", "$RECYCLE.BIN", "$Recycle.Bin", "RECYCLER", ".Trash*", "Thumbs.db"),
+        *("lost+found", "#recycle", "@Recycle", "System Volume Information", "desktop.ini"),
     )
     """Globs of files and folders that a listing leaves out: names, or paths if they have a `/`."""
     only: str = ""

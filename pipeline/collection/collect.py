@@ -15,7 +15,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -42,9 +42,12 @@ _WINDOWS = re.compile(r"\\|^[A-Za-z]:")
 _Listing = tuple[list[ListedImage], list[LeftOut]]
 _ANY_SUFFIX = "*"
 _ARCHIVES = (
-    *(".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar"),
-    *(".lmdb", ".tfrecord", ".h5"),
+    *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar", ".cbz", ".cbr"),
+    *(".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".iso", ".lmdb", ".tfrecord", ".tfrecords"),
+    *(".h5", ".hdf5", ".npz", ".mat"),
 )
+_MAX_ENDINGS_LEFT_OUT = 20
+"""Endings left out that are counted apart; names such as `scan.0001` have as many as files."""
 
 
 def own_places(config: JobConfig | HeadConfig) -> ImagePlaces:
@@ -197,10 +200,7 @@ def _select(
             why = PurePosixPath(path.rstrip()).suffix.lower() or "without ending"
         others[why] += 1
         examples.setdefault(why, path)
-    left_out = [
-        LeftOut(what=why, count=count, example=examples[why], hint=missing.get(why, ""))
-        for why, count in others.most_common()
-    ]
+    left_out = _left_out(others, examples, missing)
     if not found:
         what = "matching files" if all_endings else f"files ending in {' '.join(endings)}"
         found_instead = (
@@ -214,6 +214,37 @@ def _select(
             f"(hidden ones and runs left out) and found {found_instead}{rest}"
         )
     return found, left_out
+
+
+def _left_out(
+    counts: Counter[str], examples: Mapping[str, str], decoders: Mapping[str, str]
+) -> list[LeftOut]:
+    """Return what was left out by kind, the most frequent first.
+
+    Rare endings beyond 20 are counted as one kind, unless something can be done about them.
+    """
+
+    def hint(kind: str) -> str:
+        return decoders.get(kind) or (
+            "archives: unpack them" if kind.endswith(_ARCHIVES) else ""
+        )
+
+    kinds = [kind for kind, _ in counts.most_common()]
+    endings = [kind for kind in kinds if kind.startswith(".") and not hint(kind)]
+    rare = endings[_MAX_ENDINGS_LEFT_OUT:]
+    if len(rare) < 2:
+        rare = []
+    apart = set(kinds) - set(rare)
+    left_out = [
+        LeftOut(what=kind, count=counts[kind], example=examples[kind], hint=hint(kind))
+        for kind in kinds
+        if kind in apart
+    ]
+    if rare:
+        what = f"with {len(rare):,} other endings"
+        total = sum(counts[kind] for kind in rare)
+        left_out.append(LeftOut(what=what, count=total, example=examples[rare[0]]))
+    return left_out
 
 
 def _ending_test(endings: Sequence[str]) -> Callable[[str], bool]:

@@ -19,7 +19,7 @@ _FORMATS = {
 """Formats that Pillow decodes, in the order in which they are tried, with their plug-in."""
 
 _OPTIONAL = (
-    ("HEIF", "pillow_heif", "heif", (".heic", ".heif", ".hif")),
+    ("HEIF", "pillow_heif", "heif", (".heic", ".heics", ".heif", ".heifs", ".hif")),
     ("JXL", "pillow_jxl", "jxl", (".jxl",)),
 )
 """Format, package, ovseg's extra that brings it, endings."""

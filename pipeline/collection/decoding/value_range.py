@@ -3,7 +3,8 @@
 One rule for every format, first line that fits:
 
 1. Numbers that are not finite, that equal the file's nodata value (GDAL's tag), or that are beyond
-   1e30 do not count; they are shown black.
+   1e30 do not count; they are shown black. The same holds where the smallest number is one that
+   stands for nothing by custom, such as -9999, and the file states no range.
 2. A file that states its range (TIFF's SMinSampleValue and SMaxSampleValue, or MinSampleValue and
    MaxSampleValue): that range.
 3. Whole numbers, none negative: 0 to 2^k - 1, with the smallest usual depth k of 8, 10, 12, 14, 15,
@@ -11,6 +12,9 @@ One rule for every format, first line that fits:
 4. Other numbers from 0 to 1: 0 to 1; from 0 to 255: 0 to 255.
 5. Everything else: from the 0.5th to the 99.5th percentile.
 
+Of floats, and of whole numbers beyond 16 bits, none of them negative, the few that are more than 16
+times as large as all the others do not decide in lines 3 to 5: one number for nothing would leave
+the rest dark. Within 16 bits they do: a dark photograph with one lamp stays dark.
 Numbers outside of the range are black or white. A TIFF whose zero is white is inverted.
 """
 
@@ -26,6 +30,10 @@ _DEPTHS = (8, 10, 12, 14, 15, 16, 24, 32)
 _PERCENTILES = (0.5, 99.5)
 _BEYOND = 1e30
 """Larger numbers stand for nothing, whatever the file says: float32's largest is a common one."""
+_CUSTOMARY_NODATA = (-9999.0, -99999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0)
+_FEW = 1000
+"""At most one number in so many is left out of the range."""
+_FAR = 16
 _MID_GREY = 128
 
 
@@ -56,7 +64,7 @@ def to_8_bits(values: NDArray[Any], declared: DeclaredRange) -> tuple[NDArray[np
     Raises:
         ImageError: `undecodable`: no number counts.
     """
-    counts = _that_count(values, declared.nodata)
+    counts = _that_count(values, declared)
     valid = values if counts is None else values[counts]
     if not valid.size:
         raise ImageError(ErrorCode.UNDECODABLE, "no number in the image is finite and no nodata")
@@ -80,11 +88,17 @@ def white_of(largest: float) -> float:
     return next((2.0**k - 1 for k in _DEPTHS if largest < 2.0**k), largest)
 
 
-def _that_count(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
+def _that_count(values: NDArray[Any], declared: DeclaredRange) -> NDArray[np.bool_] | None:
     """Return which numbers count; None: all do."""
     counts = None
+    nodata = declared.nodata
     if values.dtype.kind == "f":
         counts = np.abs(values) < _BEYOND  # False for NaN
+    if nodata is None and declared.low is None and values.dtype.kind != "u":
+        smallest = float(values.min(where=True if counts is None else counts, initial=0))
+        nodata = smallest if smallest in _CUSTOMARY_NODATA else None
+        if nodata is not None and (values == nodata).all():
+            nodata = None
     if nodata is not None and not np.isnan(nodata):
         is_number = values != values.dtype.type(nodata) if _fits(values, nodata) else None
         if is_number is not None:
@@ -104,16 +118,29 @@ def _fits(values: NDArray[Any], number: float) -> bool:
 def _range_of(valid: NDArray[Any], declared: DeclaredRange) -> tuple[float, float, str]:
     if declared.low is not None and declared.high is not None and declared.high > declared.low:
         return declared.low, declared.high, _text(declared.low, declared.high, "stated")
-    bottom, top = float(valid.min()), float(valid.max())
-    if bottom >= 0:
+    if valid.min() >= 0:
+        top, num_far = _largest_of(valid)
         is_float = valid.dtype.kind == "f"
         high = next((high for high in (1.0, 255.0) if top <= high), None) if is_float else None
         if high is None and (not is_float or np.array_equal(valid, np.floor(valid))):
             high = white_of(top)
         if high is not None:
-            return 0.0, high, _text(0.0, high)
+            return 0.0, high, _text(0.0, high) + (f", {num_far} far above" if num_far else "")
     low, high = (float(value) for value in np.percentile(valid, _PERCENTILES))
     return low, high, _text(low, high, "percentiles 0.5 and 99.5")
+
+
+def _largest_of(valid: NDArray[Any]) -> tuple[float, int]:
+    """Return the largest of numbers, less the few that are far above all others, and how many."""
+    top = float(valid.max())
+    if top <= (1.0 if valid.dtype.kind == "f" else 65535.0):
+        return top, 0
+    is_far = valid > top / _FAR
+    num_far = int(np.count_nonzero(is_far))
+    if num_far > max(1, valid.size // _FEW):
+        return top, 0
+    rest = float(valid.max(where=~is_far, initial=0))
+    return (rest, num_far) if rest > 0 else (top, 0)
 
 
 def _text(low: float, high: float, how: str = "") -> str:

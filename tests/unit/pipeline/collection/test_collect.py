@@ -261,6 +261,18 @@ def test_what_a_listing_leaves_out_is_counted(tree: str) -> None:
     assert left_out(everything) == {"hidden or in a run folder": 3}
 
 
+def test_names_with_as_many_endings_as_files_are_counted_together(tmp_path: Path) -> None:
+    for name in ("a.png", "b.zip", *(f"scan.{number:04d}" for number in range(60)), "c.bak"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "d.bak").write_bytes(b"x")
+    entries = left_out_of(collect(str(tmp_path), CONFIG))
+    assert sum(entry.count for entry in entries) == 63
+    assert len(entries) == 22
+    assert (entries[0].what, entries[0].count) == (".bak", 2)
+    assert (entries[-1].what, entries[-1].count) == ("with 41 other endings", 41)
+    assert "1 .zip (archives: unpack them)" in describe(entries)
+
+
 def test_names_that_leave_their_folder_on_windows_are_left_out_and_counted(tmp_path: Path) -> None:
     for name in ("x.png", "..\\x.png", "a\\..\\..\\x.png", "\\x.png", "a\\b.png", "C:\\x.png"):
         (tmp_path / name).write_bytes(b"x")
@@ -276,19 +288,20 @@ def test_names_of_systems_and_own_globs_are_excluded(tree: str) -> None:
         "sub/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg",
         "__MACOSX/a.png",
         "Thumbs.db",
+        "sub/deep/$Recycle.Bin/S-1-5-21/$R1A2B3C.jpg",
         "x@eaDir.png",
     ):
         folder.atomic_write(name, b"1")
     table = collect(tree, CONFIG)
     assert paths(table) == sorted([*FOUND, "x@eaDir.png"])
-    assert left_out(table)["by image.exclude"] == 3
+    assert left_out(table)["by image.exclude"] == 4
     config = CONFIG.model_copy(update={"exclude": ("sub/deep", "*.JPG")})
     assert paths(collect(f"{tree}/", config))[:2] == ["__MACOSX/a.png", "a.png"]
     assert not [path for path in paths(collect(tree, config)) if "deep" in path or "JPG" in path]
 
 
 def test_common_endings_and_a_blank_at_the_end_are_taken(tmp_path: Path) -> None:
-    names = ("a.jfif", "b.JPE", "c.mpo", "d.jp2", "e.pgm", "f.tga", "g.dib", "h.apng", "i.jpg ")
+    names = ("a.jfif", "b.JPE", "c.mpo", "d.jp2", "e.pgm", "f.tga", "g.dib", "h.apng", "i.jpg ", "j.VDA")
     for name in names:
         (tmp_path / name).write_bytes(b"1")
     assert paths(collect(str(tmp_path), CONFIG)) == list(names)
@@ -347,7 +360,10 @@ def test_keys_with_an_empty_part_have_paths_of_their_own(s3_folder: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("photos.zip", "unpack it"), ("photos.tar.gz", "unpack it"), ("list.json", "expected .txt")],
+    [
+        *((name, "unpack it") for name in ("photos.zip", "photos.tar.gz", "a.PNG.gz", "l.csv.zst")),
+        ("list.json", "expected .txt"),
+    ],
 )
 def test_archives_and_other_lists_are_refused(tmp_path: Path, name: str, advice: str) -> None:
     (tmp_path / name).write_bytes(b"1")

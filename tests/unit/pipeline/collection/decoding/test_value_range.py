@@ -92,6 +92,49 @@ def test_a_number_for_nothing_does_not_darken_the_rest() -> None:
         assert np.abs(grey - expected).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("values", "spot"),
+    [
+        (GREY.astype(np.float32) / 255, 200.0),
+        (GREY.astype(np.float32), 1e20),
+        (GREY.astype(np.int32), 2147483647),
+        (GREY.astype(np.uint32), 2**32 - 1),
+    ],
+)
+def test_one_far_number_does_not_darken_the_rest(values: np.ndarray, spot: float) -> None:
+    values = values.copy()
+    values[5, 7] = spot
+    expected = GREY.copy()
+    expected[5, 7] = 255
+    levels, rule = to_8_bits(values, NOTHING)
+    np.testing.assert_array_equal(levels, expected)
+    assert rule.endswith(", 1 far above")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int16, np.int32])
+@pytest.mark.parametrize("nothing", [-9999, -32768])
+def test_a_customary_number_for_nothing_does_not_whiten_the_rest(
+    kind: type, nothing: int
+) -> None:
+    heights = (GREY.astype(kind) * 7 + 1200).astype(kind)
+    heights[:8] = nothing
+    levels, rule = to_8_bits(heights, NOTHING)
+    alone, same_rule = to_8_bits(heights[8:], NOTHING)
+    np.testing.assert_array_equal(levels[8:], alone)
+    assert (levels[:8] == 0).all()
+    assert rule == same_rule
+
+
+def test_a_picture_with_bright_parts_keeps_its_range() -> None:
+    values = np.full((40, 60), 900, np.float32)
+    values[:1] = 40000
+    assert to_8_bits(values, NOTHING)[1] == "0 to 65535"
+    spot = np.zeros((40, 60), np.uint32)
+    spot[3, 4] = 2**32 - 1
+    assert to_8_bits(spot, NOTHING)[0].max() == 255
+    assert to_8_bits(spot, NOTHING)[1] == "0 to 4294967295"
+
+
 def test_a_range_that_the_file_states_is_used() -> None:
     values = GREY.astype(np.uint16) + 1000
     data = tiff(values, _280=1000, _281=1255)
