@@ -169,5 +169,9 @@ class StorageError(OutageError):
     """A read or write that failed after all retries."""
 
 
+class UnreachableHubError(WeightsError, OutageError):
+    """The hub that has the weights does not answer."""
+
+
 class BlockedStoreError(StorageError):
     """A full store, or expired credentials: it fails until somebody does something about it."""

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ovseg_core.backbones.file_formats.limits import MAX_TENSORS, check_names
 from ovseg_core.backbones.file_formats.safetensors_header import read_header
 from ovseg_core.backbones.file_formats.torch_file import read_torch_file
-from schemas.errors import WeightsError
+from schemas.errors import UnreachableHubError, WeightsError
 
 ADVICE = (
     "use `embedded` for the models that come with the package (--set clip.model=embedded), "
@@ -278,9 +278,7 @@ def timm_file(name: str, advice: str = ADVICE) -> str:
     try:
         return hub_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
     except LOAD_FAILURES as error:
-        raise WeightsError(
-            f"the weights of {name} cannot be downloaded ({one_line(error)}); {advice}"
-        ) from error
+        raise not_downloaded(f"the weights of {name}", error, advice) from error
 
 
 def hub_file(repo_id: str, *names: str) -> str:
@@ -295,7 +293,8 @@ def hub_file(repo_id: str, *names: str) -> str:
         names: of the file, the first of them that the repository has.
 
     Raises:
-        OSError: the hub cannot be reached and nothing is cached, or it has no such file.
+        OSError: it has no such file; ConnectionError: the hub cannot be reached and nothing is
+            cached.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
@@ -334,7 +333,14 @@ def _check_reachable() -> None:
         socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except OSError as error:
         where = f"{host}:{port}" if address.port else host
-        raise OSError(f"{where} cannot be reached from here: {error.strerror or error}") from error
+        why = error.strerror or error
+        raise ConnectionError(f"{where} cannot be reached from here: {why}") from error
+
+
+def not_downloaded(what: str, error: Exception, advice: str = ADVICE) -> WeightsError:
+    """Return the error of weights that `hub_file` did not bring; of an outage if the hub is down."""
+    kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
+    return kind(f"{what} cannot be downloaded ({one_line(error)}); {advice}")
 
 
 def _flatten(content: object) -> list[tuple[str, Tensor]]:

@@ -21,6 +21,7 @@ from ovseg_core.backbones.checkpoint import (
     check_finite_weights,
     check_fit,
     hub_file,
+    not_downloaded,
     one_line,
     read_checkpoint,
     state_dict_in,
@@ -120,9 +121,7 @@ def _load_repository(config: ClipConfig) -> LoadedClip:
         check_readable(architecture, config.model)  # before a useless download
         hub_file(repository, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     except LOAD_FAILURES as error:
-        raise WeightsError(
-            f"the CLIP {config.model} cannot be downloaded ({one_line(error)}); {ADVICE}"
-        ) from error
+        raise not_downloaded(f"the CLIP {config.model}", error) from error
     return _load_folder(file.parent, config, is_local=False)
 
 
@@ -298,10 +297,8 @@ def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
             return hub_file(repository, safe, file)
         return str(download_pretrained(tag))
     except LOAD_FAILURES as error:
-        raise WeightsError(
-            f"the CLIP weights {config.model}/{config.pretrained} cannot be downloaded "
-            f"({one_line(error)}); {ADVICE}"
-        ) from error
+        what = f"the CLIP weights {config.model}/{config.pretrained}"
+        raise not_downloaded(what, error) from error
 
 
 def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:

@@ -22,7 +22,7 @@ from ovseg_core.backbones.checkpoint import (
 from ovseg_core.backbones.file_formats.head_file import load_head
 from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.objectness.found import HEAD as FOUND
-from schemas.errors import WeightsError
+from schemas.errors import OutageError, WeightsError
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_models import (
     TINY_CLIP,
@@ -55,10 +55,14 @@ def test_missing_network_gives_advice_at_once() -> None:
     advice = (
         r"cannot be downloaded \(huggingface\.co cannot be reached.*`embedded`.*`local-dir:FOLDER`"
     )
-    with pytest.raises(WeightsError, match=advice):
-        load_clip_of_job("ViT-B-32", "laion2b_s34b_b79k")
-    with pytest.raises(WeightsError, match=advice):
-        load_vision_of_job("vit_small_patch8_224.dino")
+    # An outage for the exit code, and still an error of weights.
+    for kind in (OutageError, WeightsError):
+        with pytest.raises(kind, match=advice):
+            load_clip_of_job("ViT-B-32", "laion2b_s34b_b79k")
+        with pytest.raises(kind, match=advice):
+            load_clip_of_job("hf-hub:some/model", "")
+        with pytest.raises(kind, match=advice):
+            load_vision_of_job("vit_small_patch8_224.dino")
 
 
 @pytest.mark.usefixtures("offline")
