@@ -338,7 +338,7 @@ def _check_reachable() -> None:
 
 
 def not_downloaded(what: str, error: Exception, advice: str = ADVICE) -> WeightsError:
-    """Return the error of weights that `hub_file` did not bring; of an outage if the hub is down."""
+    """Return the error of weights that did not come; one of an outage if the hub is down."""
     kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
     return kind(f"{what} cannot be downloaded ({one_line(error)}); {advice}")
 

@@ -225,9 +225,7 @@ def _left_out(
     """
 
     def hint(kind: str) -> str:
-        return decoders.get(kind) or (
-            "archives: unpack them" if kind.endswith(_ARCHIVES) else ""
-        )
+        return decoders.get(kind) or ("archives: unpack them" if kind.endswith(_ARCHIVES) else "")
 
     kinds = [kind for kind, _ in counts.most_common()]
     endings = [kind for kind in kinds if kind.startswith(".") and not hint(kind)]

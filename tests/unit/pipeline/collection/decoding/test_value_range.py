@@ -113,9 +113,7 @@ def test_one_far_number_does_not_darken_the_rest(values: np.ndarray, spot: float
 
 @pytest.mark.parametrize("kind", [np.float32, np.int16, np.int32])
 @pytest.mark.parametrize("nothing", [-9999, -32768])
-def test_a_customary_number_for_nothing_does_not_whiten_the_rest(
-    kind: type, nothing: int
-) -> None:
+def test_a_customary_number_for_nothing_does_not_whiten_the_rest(kind: type, nothing: int) -> None:
     heights = (GREY.astype(kind) * 7 + 1200).astype(kind)
     heights[:8] = nothing
     levels, rule = to_8_bits(heights, NOTHING)
