@@ -1,17 +1,20 @@
 """Score maps -> label map and the per-pixel numbers behind the score columns.
 
-The scores stay at patch resolution until here and are enlarged in bands of rows, so that no (K,
-H, W) array of a whole image ever exists. The label map is the argmax of the method's fused scores
-as published, after the vote of its regions if there are any: the confidence of a pixel is then the
-probability of the label that it was given, and its margin 0 where another label has more. The
-probabilities serve the score columns only; they never change a label, unless the method's own rule
-decides by them. Formulas and their order: docs/methods.md 14.1.
+The scores stay at patch resolution until here. A small canvas, and one of scores that are not
+bilinear between patches, is computed in bands of rows, so that no (K, H, W) array of a whole image
+ever exists; a large one in cells (`decision.cells`) and samples (`decision.samples`). The label map
+is the argmax of the method's fused scores as published, after the vote of its regions if there are
+any: the confidence of a pixel is then the probability of the label that it was given, and its
+margin 0 where another label has more. The probabilities serve the score columns only; they never
+change a label, unless the method's own rule decides by them. Formulas and their order:
+docs/methods.md 14.1.
 
 Shapes: Q phrases, K classes with background first, (Hc, Wc) the canvas, R rows of one band.
 """
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,45 +22,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovseg_core.refine.pamr import RefinedMap, RowsOfMaps
-from ovseg_core.refine.region_vote import vote_in_turn
-from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.decision.canvas import ScoredCanvas, kept_labels
+from ovseg_core.decision.large_canvas import decide_large
+from ovseg_core.decision.samples import MAX_BLOCKS, SampledColumns, Samples
+from ovseg_core.decision.values import columns_of, pixel_probabilities, winner
 from ovseg_core.resize.nearest import SizeHW, nearest_counts
-from ovseg_core.resize.stitching import StitchedMap
-from ovseg_core.segmenter import DecisionRule, ScoreMaps
+from ovseg_core.segmenter import ScoreMaps, check_finite
+
+logger = logging.getLogger(__name__)
 
 FloatMap = NDArray[np.float32]
 
-OBJECTNESS_THRESHOLD = 0.5
-"""Objectness at or under which `foreground_gate` says background."""
 _BAND_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Elements of one (K, R, Wc) band: it should stay in a CPU's cache, and fill a GPU."""
+_LEAST_ELEMENTS = 1 << 14
+"""A band of fewer that does not fit into memory is not the reason why there is none."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision on one image, on its canvas. All numbers but the labels are in [0, 1]."""
+    """The decision on one image, on its canvas. All numbers but the labels are in [0, 1].
+
+    Confidence, margin, entropy and objectness are (Hc, Wc), or (N,) where there are samples.
+    """
 
     label_map: NDArray[np.uint16]
     """(Hc, Wc); 0 is background, k the vocabulary's label k, counted from 1."""
     confidence: FloatMap
-    """(Hc, Wc) probability of the pixel's own label."""
+    """Probability of the pixel's own label."""
     margin: FloatMap
-    """(Hc, Wc) that probability minus the best other one; 0 where another is higher."""
+    """That probability minus the best other one; 0 where another is higher."""
     entropy: FloatMap
-    """(Hc, Wc) entropy of the probabilities, divided by log K."""
+    """Entropy of the probabilities, divided by log K."""
     objectness: FloatMap
-    """(Hc, Wc); ones where the method has none."""
+    """Ones where the method has none."""
     class_mean_prob: NDArray[np.float64]
     """(K,) mean over all pixels of the image at its own size."""
     class_max_prob: NDArray[np.float64]
     """(K,) highest value over those pixels."""
+    samples: Samples | None = None
+    """Which pixels the values are of; None: all of them, in order."""
 
 
 def decide(maps: ScoreMaps, sizes_hw: Sequence[SizeHW]) -> list[Decision]:
     """Decide every image of a batch; `sizes_hw` are the images' own sizes.
 
-    A decision on a large canvas holds 18 bytes a pixel: to keep one at a time, call `decide_one`.
+    A decision on a large canvas holds 2 to 18 bytes a pixel: to keep one at a time, call
+    `decide_one`.
 
     Raises:
         ValueError: as `decide_one`, or the number of sizes is not that of the images.
@@ -70,7 +81,14 @@ def decide(maps: ScoreMaps, sizes_hw: Sequence[SizeHW]) -> list[Decision]:
 
 
 @torch.inference_mode()
-def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW, *, band_elements: int = 0) -> Decision:
+def decide_one(
+    maps: ScoreMaps,
+    index: int,
+    size_hw: SizeHW,
+    *,
+    band_elements: int = 0,
+    sampled_from_px: int = MAX_BLOCKS,
+) -> Decision:
     """Decide one image of a batch.
 
     Args:
@@ -78,168 +96,71 @@ def decide_one(maps: ScoreMaps, index: int, size_hw: SizeHW, *, band_elements: i
         index: place of the image in the batch.
         size_hw: the image's own size.
         band_elements: largest number of elements of a (K, R, Wc) band; 0: what suits the device.
+        sampled_from_px: a canvas of more pixels is decided in cells, and sampled.
 
     Raises:
         ValueError: the image has no score map, or fewer than two classes, or its fusion needs
             objectness and there is none.
+        ImageError: `not_finite`, as `check_finite`.
     """
     levels = maps.levels[index]
     if not levels or levels[0].shape[0] < 2:
         raise ValueError(
             f"image {index}: expected maps (K, h, w) with K >= 2, got {[t.shape for t in levels]}"
         )
-    canvas_hw = maps.canvas_hw or size_hw
-    scores = score_map(maps, index, canvas_hw)
-    objectness = None
-    if maps.objectness is not None:
-        objectness = MeanMap([maps.objectness[index][None].to(levels[0].device)], canvas_hw)
-    bands = list(_bands(levels[0], canvas_hw, band_elements))
-    kept = kept_labels(maps, scores, bands)
+    check_finite((levels, () if maps.objectness is None else maps.objectness[index]), "scores")
+    elements = band_elements or _BAND_ELEMENTS.get(levels[0].device.type, _BAND_ELEMENTS["cpu"])
+    while True:
+        try:
+            canvas = ScoredCanvas(maps, index, maps.canvas_hw or size_hw, elements)
+            if math.prod(canvas.canvas_hw) > sampled_from_px and canvas.canvas_hw == size_hw:
+                found = decide_large(canvas)
+                if found is not None:
+                    return _sampled(canvas, *found)
+            return _banded(canvas, size_hw)
+        except (torch.OutOfMemoryError, MemoryError):
+            if elements <= _LEAST_ELEMENTS:
+                raise
+            elements //= 2
+            logger.warning("out of memory in a decision; again with bands of %d scores", elements)
+            if levels[0].is_cuda:
+                torch.cuda.empty_cache()
 
-    def decide_band(band: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        shown = None if objectness is None else objectness.rows(band)[0]
-        return *_decide_band(scores.rows(band), shown, maps, kept), shown
 
-    voted = None
-    if maps.regions is not None and maps.regions[index]:
-        # The scores are computed twice: the vote needs all labels, the columns the voted ones.
-        labels = torch.cat([decide_band(band)[0].int() for band in bands])
-        voters = None
-        if objectness is not None and maps.fusion == "foreground_gate":
-            rows = (objectness.rows(band)[0] for band in bands)
-            voters = torch.cat([row > OBJECTNESS_THRESHOLD for row in rows])
-        voted = vote_in_turn(labels, maps.regions[index], voters)
-    num_classes = levels[0].shape[0] if maps.rule is None else maps.rule.num_classes
-    buffer = _DecisionBuffer(
-        num_classes, levels[0].device, canvas_hw, size_hw, with_objectness=objectness is not None
+def _sampled(canvas: ScoredCanvas, labels_HW: Tensor, found: SampledColumns) -> Decision:
+    values = found.values.cpu().numpy()
+    ones = np.broadcast_to(np.float32(1), values.shape[1:])
+    return Decision(
+        label_map=labels_HW.cpu().numpy().astype(np.uint16),
+        confidence=values[0],
+        margin=values[1],
+        entropy=values[2],
+        objectness=values[3] if canvas.objectness is not None else ones,
+        class_mean_prob=found.class_mean_prob.clamp(0, 1).cpu().numpy(),
+        class_max_prob=found.class_max_prob.double().cpu().numpy(),
+        samples=found.samples,
     )
-    for band in bands:
-        winner, probs, shown = decide_band(band)
-        buffer.write(band, winner if voted is None else voted[band], probs, shown)
+
+
+def _banded(canvas: ScoredCanvas, size_hw: SizeHW) -> Decision:
+    maps = canvas.maps
+    kept = kept_labels(maps, canvas.scores, canvas.bands)
+    voted = None
+    if maps.regions is not None and maps.regions[canvas.index]:
+        # The scores are computed twice: the vote needs all labels, the columns the voted ones.
+        voted = canvas.voted(canvas.labels(kept))
+    buffer = _DecisionBuffer(
+        canvas.num_classes,
+        canvas.device,
+        canvas.canvas_hw,
+        size_hw,
+        with_objectness=canvas.objectness is not None,
+    )
+    for band in canvas.bands:
+        values, unsure, shown = canvas.values(band, kept)
+        won = winner(values, unsure, shown, maps) if voted is None else voted[band]
+        buffer.write(band, won, pixel_probabilities(values, shown, maps, kept), shown)
     return buffer.decision()
-
-
-def score_map(maps: ScoreMaps, index: int, canvas_hw: SizeHW) -> RowsOfMaps:
-    """Return the scores of image `index` on its canvas, computed by bands of rows."""
-    levels = maps.levels[index]
-    if maps.stitches is None:
-        scores = MeanMap(levels, canvas_hw)
-    else:
-        scores = StitchedMap(levels[0], maps.stitches[index], canvas_hw)
-    if maps.refinement is None:
-        return scores
-    return RefinedMap(scores, len(levels[0]), maps.refinement, index, canvas_hw)
-
-
-def kept_labels(maps: ScoreMaps, scores: RowsOfMaps, bands: Sequence[slice]) -> Tensor | None:
-    """Return 1 or 0 (K) for each class: whether it wins enough of the image; None: no such rule."""
-    if maps.rule is None or not maps.rule.area_threshold:
-        return None
-    won = torch.zeros(maps.rule.num_classes, dtype=torch.int64)
-    for band in bands:
-        probs = _class_scores(scores.rows(band), maps, maps.rule)
-        won += probs.max(0).indices.flatten().bincount(minlength=len(won)).cpu()
-    won[0] = 0
-    kept = won > maps.rule.area_threshold * won.sum()
-    kept[0] = True
-    return kept.float()
-
-
-def class_probabilities(logits: Tensor, rule: DecisionRule) -> Tensor:
-    """Return (K, R, W): the best probability of each class's phrases, not summing to one.
-
-    Args:
-        logits: scaled scores of the phrases (Q, R, W).
-        rule: which phrase is of which class.
-    """
-    probs = logits.softmax(0)
-    if _one_phrase_each(rule):
-        return probs
-    classes = probs.new_zeros(rule.num_classes, *probs.shape[1:])
-    index = rule.class_index_Q.to(probs.device)[:, None, None].expand_as(probs)
-    return classes.scatter_reduce(0, index, probs, "amax")
-
-
-def complement_product(scores: Tensor, objectness: Tensor) -> Tensor:
-    """Fuse scores M (K, R, Wc) with objectness T (R, Wc) in place: M_0 (1 - T), M_k T.
-
-    CLIP-DIY, docs/methods.md 2.
-    """
-    scores[0] *= 1 - objectness
-    scores[1:] *= objectness
-    return scores
-
-
-def _bands(level: Tensor, canvas_hw: SizeHW, band_elements: int) -> Iterator[slice]:
-    """Yield rows that fit the device's cache with all their scores."""
-    height, width = canvas_hw
-    elements = band_elements or _BAND_ELEMENTS.get(level.device.type, _BAND_ELEMENTS["cpu"])
-    step = max(1, elements // (level.shape[0] * width))
-    for start in range(0, height, step):
-        yield slice(start, min(start + step, height))
-
-
-def _decide_band(
-    scores: Tensor, objectness: Tensor | None, maps: ScoreMaps, kept: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the winner (R, Wc) and the probabilities (K, R, Wc) of one band.
-
-    Args:
-        scores: (K, R, Wc), or of phrases (Q, R, Wc) under a rule; used up.
-        objectness: (R, Wc) in [0, 1].
-        maps: how to decide.
-        kept: (K) of `kept_labels`.
-    """
-    rule, unsure = maps.rule, None
-    is_prob, sums_to_one = maps.domain == "prob", False
-    if rule is not None:
-        sums_to_one = not is_prob and _one_phrase_each(rule) and kept is None
-        scores, is_prob = _class_scores(scores, maps, rule), True
-        if kept is not None:
-            scores = scores * kept.to(scores.device)[:, None, None]
-        if rule.probability_threshold:
-            unsure = scores.max(0).values < rule.probability_threshold
-    # `max`, not `argmax`: several times faster on a CPU, and its ties go to the first by contract.
-    if maps.fusion == "none":
-        winner = scores.max(0).indices
-        probs = scores if sums_to_one else _normalised(scores, is_prob, maps.logit_scale)
-    elif objectness is None:
-        raise ValueError(f"fusion {maps.fusion!r} needs objectness maps, got None")
-    elif maps.fusion == "complement_product":
-        scores = complement_product(scores, objectness)
-        winner = scores.max(0).indices
-        probs = _normalised(scores, is_prob, maps.logit_scale)
-    else:
-        winner = scores[1:].max(0).indices.add_(1)
-        winner.masked_fill_(objectness <= OBJECTNESS_THRESHOLD, 0)
-        # The gate decides in two steps, and so do its probabilities: an object or not, which label.
-        labels = _normalised(scores[1:], is_prob, maps.logit_scale)
-        probs = torch.cat([(1 - objectness)[None], labels * objectness])
-    if unsure is not None:
-        winner.masked_fill_(unsure, 0)
-    return winner, probs
-
-
-def _class_scores(scores: Tensor, maps: ScoreMaps, rule: DecisionRule) -> Tensor:
-    """Return the scores of classes under a rule; in the domain `prob` they are that already."""
-    if maps.domain == "prob":
-        return scores
-    return class_probabilities(scores * maps.logit_scale, rule)
-
-
-def _one_phrase_each(rule: DecisionRule) -> bool:
-    # Without a phrase of background, Q equals K where one label has a synonym.
-    index_Q = rule.class_index_Q
-    return len(index_Q) == rule.num_classes and int(index_Q[0]) == 0
-
-
-def _normalised(scores: Tensor, is_prob: bool, logit_scale: float) -> Tensor:
-    """Return the probabilities of scores, which sum to one; probabilities are changed in place."""
-    if not is_prob:
-        return (scores * logit_scale).softmax(0)
-    # In place: else this is a third of the time that a decision takes.
-    total = scores.clamp_(min=0).sum(0)
-    return scores.div_(total.clamp(min=1e-12)).masked_fill_(total <= 0, 1 / len(scores))
 
 
 class _DecisionBuffer:
@@ -275,19 +196,13 @@ class _DecisionBuffer:
 
         The probabilities are used up.
         """
-        planes, chosen = self._planes[:, band], winner[None].long()
         self._labels[band] = winner
-        planes[0] = probs.gather(0, chosen)[0].clamp_(0, 1)
-        surprise = probs.clamp(min=1e-30).log_().mul_(probs).sum(0)
-        planes[2] = (surprise / -math.log(self._num_classes)).clamp_(0, 1)
-        if objectness is not None:
-            planes[3] = objectness.clamp(0, 1)
         self._sums += (probs @ self._column_counts).double() @ self._row_counts[band]
         used = probs if self._used_rows is None else probs[:, self._used_rows[band]]
         if used.shape[1]:
             peaks = used.amax(1)[:, self._used_columns].amax(1)
             torch.maximum(self._peaks, peaks, out=self._peaks)
-        planes[1] = (planes[0] - probs.scatter_(0, chosen, -1.0).amax(0)).clamp_(0, 1)
+        self._planes[:, band] = columns_of(probs, winner, objectness)
 
     def decision(self) -> Decision:
         """Return the decision on the CPU."""

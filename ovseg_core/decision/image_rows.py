@@ -12,10 +12,16 @@ import numpy as np
 
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.review_priority import image_priority
-from ovseg_core.decision.segment_scores import segment_scores, visible_decision
-from ovseg_core.decision.segments import cut_segments
+from ovseg_core.decision.segment_scores import (
+    Scores,
+    sampled_scores,
+    segment_scores,
+    visible_decision,
+)
+from ovseg_core.decision.segments import SegmentMap, cut_segments
 from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.rle.encode import encode_rle
+from ovseg_core.rle.encode import encode_runs
+from ovseg_core.rle.map_runs import runs_at_size
 from schemas.config import Calibration, MaskConfig
 from schemas.records import Annotation, ScoreRow
 from schemas.score_columns import SCORE
@@ -57,15 +63,14 @@ def image_rows(
         raise ValueError(
             f"expected the names of {num_labels} labels, without background, got {len(names)}"
         )
-    visible = visible_decision(decision, size_hw)
-    cut = cut_segments(visible.decision.label_map, masks.segments)
-    columns, numbers = segment_scores(visible, cut.numbers, len(cut.labels) - 1), cut.numbers
+    cut, columns = _cut_and_score(decision, size_hw, masks)
+    runs = runs_at_size(cut.runs, cut.canvas_hw, size_hw)
     if calibration is not None:
         columns[SCORE] = np.interp(columns[SCORE], calibration.scores, calibration.probabilities)
         thresholds = np.array([0.0, *map(calibration.threshold, names)])
-        dropped = columns[SCORE] < thresholds[cut.labels]
-        numbers = np.where(dropped[numbers], 0, numbers)
-    rles = encode_rle(numbers, size_hw, masks.min_area_px)
+        kept = columns[SCORE] >= thresholds[cut.labels]
+        runs = runs.select(kept[runs.value])
+    rles = encode_runs(runs, size_hw, masks.min_area_px)
     segments = tuple(
         Annotation(
             image_id=image_id,
@@ -86,6 +91,19 @@ def image_rows(
     scores = _label_scores(image_id, decision, segments, names)
     missed = max(score.max_prob for score in scores)
     return ImageMasks(segments, scores, image_priority(map(vars, segments), missed))
+
+
+def _cut_and_score(
+    decision: Decision, size_hw: SizeHW, masks: MaskConfig
+) -> tuple[SegmentMap, dict[str, Scores]]:
+    """Return the segments of the canvas that reach the image, and their columns by name."""
+    if (samples := decision.samples) is not None:
+        cut = cut_segments(decision.label_map, masks.segments)
+        segments = cut.at(samples.rows, samples.columns, decision.label_map)
+        return cut, sampled_scores(decision, samples, segments, len(cut.labels) - 1)
+    visible = visible_decision(decision, size_hw)
+    cut = cut_segments(visible.decision.label_map, masks.segments)
+    return cut, segment_scores(visible, cut.numbers, len(cut.labels) - 1)
 
 
 def _label_scores(

@@ -12,6 +12,7 @@ of all windows along an axis, R rows of a band, H W pixels of the result.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,16 +48,38 @@ class StitchedMap:
 
     def __init__(self, level_Qhw: Tensor, stitch: Stitch, size_hw: tuple[int, int]) -> None:
         device = level_Qhw.device
-        self._rows_HP = _resized(stitch.rows_SP, size_hw[0]).to(device)
+        rows_HP = _resized(stitch.rows_SP, size_hw[0])
+        columns_WP = _resized(stitch.columns_SP, size_hw[1])
+        self._level_Qhw, self._columns_WP = level_Qhw, columns_WP
+        self._rows_HP = rows_HP.to(device)
+
+    @cached_property
+    def _wide(self) -> Tensor:
         # Columns are resized once, for all bands.
-        self._wide_QPW = level_Qhw.float() @ _resized(stitch.columns_SP, size_hw[1]).to(device).T
+        level_Qhw = self._level_Qhw.float()
+        return level_Qhw @ self._columns_WP.to(level_Qhw.device).T
 
     def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
         """Return a band of rows of all maps or some, float32 (Q, R, W)."""
         weights_RP = self._rows_HP[band]
         used = weights_RP.any(dim=0).nonzero()
         near = slice(int(used[0]), int(used[-1]) + 1)
-        return weights_RP[:, near] @ self._wide_QPW[maps, near]
+        return weights_RP[:, near] @ self._wide[maps, near]
+
+    def few_rows(self, band: slice) -> Tensor:
+        """Return the same as `rows`."""
+        return self.rows(band)
+
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the maps where some rows and some columns cross, float64 (Q, rows, columns)."""
+        level_Qhw = self._level_Qhw.double()
+        rows_nP = self._rows_HP[rows.to(level_Qhw.device)].double()
+        columns_mP = self._columns_WP[columns].to(level_Qhw)
+        return rows_nP @ (level_Qhw @ columns_mP.T)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Return the weights of patches at the rows (H, P) and at the columns (W, P)."""
+        return self._rows_HP.cpu(), self._columns_WP
 
 
 def stitch_axis(spans: Sequence[Span], num_patches: int, margins: Span) -> Tensor:

@@ -1,21 +1,21 @@
 """Segment map on a canvas -> COCO RLE, area and box of every segment at the image's size.
 
-The canvas is enlarged along one axis only: with its columns repeated, one scan finds where the
-segment changes on the way down the columns, and every change is then moved to its row at full
-size. All segments come out of that one scan (to encode them one by one costs a scan of the whole
-image each). pycocotools packs the counts; the tests compare counts, area and box with its
-`encode`, `area` and `toBbox`.
+One scan of the canvas finds its runs (`rle.map_runs`); they are moved to the image's size and
+written for all segments at once (to encode them one by one costs a scan of the whole image each).
+The tests compare counts, area and box with pycocotools' `encode`, `area` and `toBbox`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.resize.nearest import Scalar, SizeHW, nearest_counts
+from ovseg_core.resize.nearest import Scalar, SizeHW
 from ovseg_core.rle.check import check_counts
+from ovseg_core.rle.map_runs import Ints, MapRuns, map_runs, runs_at_size
+from ovseg_core.rle.runs import FIRST_CHARACTER, GROUP_BITS, MORE_GROUPS
 
 _BLOCK = 256
 """Side of the blocks of a transpose: the lines that are read and written stay in the cache."""
@@ -32,15 +32,6 @@ class Rle:
     """Tight box, whole pixels."""
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """All runs of equal values of a map, column-major, sorted by value; `stop` is exclusive."""
-
-    value: NDArray[np.integer]
-    start: NDArray[np.int64]
-    stop: NDArray[np.int64]
-
-
 def encode_rle(
     segments: NDArray[np.integer], size_hw: SizeHW, min_area_px: int = 1
 ) -> dict[int, Rle]:
@@ -51,15 +42,30 @@ def encode_rle(
         size_hw: the image's size; the map goes there by nearest, `floor(i * in / out)`.
         min_area_px: segments of fewer image pixels are left out.
     """
-    runs = _find_runs(segments, size_hw)
-    values, first = np.unique(runs.value, return_index=True)
-    areas = np.add.reduceat(runs.stop - runs.start, first)
-    bounds = zip(first, [*first[1:], len(runs.value)], strict=True)
-    return {
-        int(value): _encode_runs(runs.start[begin:end], runs.stop[begin:end], size_hw)
-        for value, area, (begin, end) in zip(values, areas, bounds, strict=True)
-        if value and area >= min_area_px
-    }
+    canvas_hw = (segments.shape[0], segments.shape[1])
+    return encode_runs(runs_at_size(map_runs(segments), canvas_hw, size_hw), size_hw, min_area_px)
+
+
+def encode_runs(runs: MapRuns, size_hw: SizeHW, min_area_px: int = 1) -> dict[int, Rle]:
+    """Return the RLE of each segment, by segment number, ascending.
+
+    Args:
+        runs: of the segment numbers at the image's size, by place; 0 is no segment.
+        size_hw: the image's size.
+        min_area_px: segments of fewer pixels are left out.
+    """
+    runs = runs.select(np.flatnonzero(runs.value))
+    runs = runs.select(np.argsort(runs.value, kind="stable"))
+    if min_area_px > 1 and len(runs.value):
+        first = first_of_each(runs.value)
+        areas = np.add.reduceat(runs.stop - runs.start, first)
+        num_runs = np.diff(first, append=len(runs.value))
+        runs = runs.select(np.repeat(areas >= min_area_px, num_runs))
+    if not len(runs.value):
+        return {}
+    numbers = runs.value[first_of_each(runs.value)].tolist()
+    rles = encode_pieces(runs.start, runs.stop, runs.value, size_hw)
+    return dict(zip(numbers, rles, strict=True))
 
 
 def decode_rle(counts: str, size_hw: SizeHW) -> NDArray[np.uint8]:
@@ -83,41 +89,78 @@ def transpose(values: NDArray[Scalar]) -> NDArray[Scalar]:
     return out
 
 
-def _find_runs(segments: NDArray[np.integer], size_hw: SizeHW) -> _Runs:
-    height, width = size_hw
-    row_counts = nearest_counts(segments.shape[0], height)
-    rows = np.flatnonzero(row_counts)
-    by_column = transpose(segments if len(rows) == len(row_counts) else segments[rows])
-    flat = np.repeat(by_column, nearest_counts(segments.shape[1], width), axis=0).ravel()
-    change = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    begins = np.concatenate([[0], change])
-    column, row = np.divmod(begins, len(rows))
-    row_start = np.cumsum(row_counts[rows]) - row_counts[rows]
-    start = column * height + row_start[row]
-    stop = np.append(start[1:], height * width)
-    value = flat[begins]
-    order = np.argsort(value, kind="stable")
-    return _Runs(value[order], start[order], stop[order])
+def first_of_each(sorted_values: NDArray[np.integer]) -> Ints:
+    """Return the place of the first of each value, in values of which equal ones are neighbours."""
+    return np.concatenate([[0], np.flatnonzero(np.diff(sorted_values)) + 1])
 
 
-def _encode_runs(start: NDArray[np.int64], stop: NDArray[np.int64], size_hw: SizeHW) -> Rle:
+def encode_pieces(
+    start: Ints, stop: Ints, owner: NDArray[np.integer], size_hw: SizeHW
+) -> list[Rle]:
+    """Return the RLE of each owner of pieces, in their order.
+
+    Args:
+        start: first pixel of each piece, column-major.
+        stop: the pixel after its last one, in the same column.
+        owner: number of the mask that it belongs to; pieces are sorted by it, then by place.
+        size_hw: of the image.
+    """
     height, width = size_hw
-    edges = np.column_stack([start, stop]).ravel()
-    end = [height * width] if edges[-1] < height * width else []
-    counts = np.diff(edges, prepend=0, append=end)
-    plain: Any = {"counts": counts, "size": [height, width]}
-    packed = coco_mask.frPyObjects(plain, height, width)
-    first_column, first_row = np.divmod(start, height)
-    last_column, last_row = np.divmod(stop - 1, height)
-    x, right = int(first_column.min()), int(last_column.max())
-    if (
-        first_column != last_column
-    ).any():  # a run over a column's end covers the bottom row and the top row
-        y, bottom = 0, height - 1
-    else:
-        y, bottom = int(first_row.min()), int(last_row.max())
-    return Rle(
-        counts=packed["counts"].decode("ascii"),
-        area_px=int((stop - start).sum()),
-        bbox_xywh=(float(x), float(y), float(right - x + 1), float(bottom - y + 1)),
-    )
+    begin = first_of_each(owner)
+    left, right = (start // height)[begin], (start // height)[np.append(begin[1:], len(start)) - 1]
+    top = np.minimum.reduceat(start % height, begin)
+    bottom = np.maximum.reduceat((stop - 1) % height, begin)
+    area = np.add.reduceat(stop - start, begin)
+    texts = _texts(start, stop, owner, height * width)
+    boxes = np.column_stack([left, top, right - left + 1, bottom - top + 1]).astype(float).tolist()
+    return [
+        Rle(counts=text, area_px=pixels, bbox_xywh=(x, y, w, h))
+        for text, pixels, (x, y, w, h) in zip(texts, area.tolist(), boxes, strict=True)
+    ]
+
+
+def _texts(start: Ints, stop: Ints, owner: Ints, num_pixels: int) -> list[str]:
+    """Return compressed run lengths as pycocotools writes them, for all owners at once."""
+    goes_on = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
+    start, owner = start[np.append(True, ~goes_on)], owner[np.append(True, ~goes_on)]
+    stop = stop[np.append(~goes_on, True)]
+    begin = first_of_each(owner)
+    num_runs = np.diff(np.append(begin, len(start)))
+    previous = np.append(0, stop[:-1])
+    previous[begin] = 0
+    # Gap and length in turn, and after the last run the rest of the image, if there is any.
+    size = 2 * num_runs + 1
+    offset = np.cumsum(size) - size
+    place = 2 * np.arange(len(start)) + np.repeat(np.arange(len(begin)), num_runs)
+    lengths = np.zeros(int(size.sum()), np.int64)
+    lengths[place], lengths[place + 1] = start - previous, stop - start
+    rest = offset + size - 1
+    lengths[rest] = num_pixels - stop[begin + num_runs - 1]
+    within = np.arange(len(lengths)) - np.repeat(offset, size)
+    numbers = lengths.copy()
+    late = np.flatnonzero(within > 2)
+    numbers[late] -= lengths[late - 2]
+    kept = np.ones(len(lengths), bool)
+    kept[rest[lengths[rest] == 0]] = False
+    of_owner = np.repeat(np.arange(len(begin)), size)[kept]
+    return _packed(numbers[kept], of_owner, len(begin))
+
+
+def _packed(numbers: Ints, owner: Ints, num_owners: int) -> list[str]:
+    num_groups = np.ones(len(numbers), np.int64)
+    limit = 1 << (GROUP_BITS - 1)
+    while (longer := (numbers >= limit) | (numbers < -limit)).any():
+        num_groups += longer
+        limit <<= GROUP_BITS
+    ends = np.cumsum(num_groups)
+    begins = ends - num_groups
+    text = np.zeros(int(ends[-1]), np.uint8)
+    for group in range(int(num_groups.max())):
+        has = np.flatnonzero(num_groups > group)
+        bits = (numbers[has] >> (GROUP_BITS * group)) & (MORE_GROUPS - 1)
+        more = np.where(num_groups[has] > group + 1, MORE_GROUPS, 0)
+        text[begins[has] + group] = bits + more + FIRST_CHARACTER
+    whole = text.tobytes().decode("ascii")
+    last = np.searchsorted(owner, np.arange(num_owners), side="right")
+    cuts = [0, *ends[last - 1].tolist()]
+    return [whole[low:high] for low, high in pairwise(cuts)]

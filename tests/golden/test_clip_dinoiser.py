@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
-from ovseg_core.decision.decide import decide, score_map
+from ovseg_core.decision.canvas import score_map
+from ovseg_core.decision.decide import decide
 from ovseg_core.dense.affinity import cosine_affinity, threshold_affinity
 from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.last_block import dense_patches, identity

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip
-from ovseg_core.decision.decide import complement_product, decide
+from ovseg_core.decision.decide import decide
+from ovseg_core.decision.values import complement_product
 from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
 from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images

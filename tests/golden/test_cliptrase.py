@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.decision.decide import decide, score_map
+from ovseg_core.decision.canvas import score_map
+from ovseg_core.decision.decide import decide
 from ovseg_core.dense.last_block import run_last_block
 from ovseg_core.images.batch import Image
 from ovseg_core.methods import cliptrase

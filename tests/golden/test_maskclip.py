@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
-from ovseg_core.decision.decide import decide, score_map
+from ovseg_core.decision.canvas import score_map
+from ovseg_core.decision.decide import decide
 from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.last_block import identity, run_last_block
 from ovseg_core.dense.maskclip import KEYS, MaskClipEncoder, refined

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.decision.decide import score_map
+from ovseg_core.decision.canvas import score_map
 from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.scoring import cosines
 from ovseg_core.dense.segmenter import WindowSegmenter

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.decision.decide import class_probabilities, decide, kept_labels, score_map
+from ovseg_core.decision.canvas import kept_labels, score_map
+from ovseg_core.decision.decide import decide
+from ovseg_core.decision.values import class_probabilities
 from ovseg_core.dense.last_block import AttentionPolicy, dense_patches
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.resize.bilinear import MeanMap

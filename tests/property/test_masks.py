@@ -12,6 +12,7 @@ from ovseg_core.decision.segments import cut_segments
 from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.resize.nearest import nearest_counts, to_size
 from ovseg_core.rle.encode import decode_rle, encode_rle, transpose
+from tests.helpers import slow_segments
 
 SIDE = st.integers(1, 40)
 
@@ -60,13 +61,20 @@ def test_transpose_is_its_own_inverse(regions):
     st.integers(1, 90),
     st.integers(0, 2**31 - 1),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_bands_of_a_mean_map_equal_the_mean_of_interpolate(sizes, size, band, seed):
     generator = torch.Generator().manual_seed(seed)
     levels = [torch.rand((3, *hw), generator=generator) for hw in sizes]
     mean = MeanMap(levels, size)
     bands = [slice(start, min(start + band, size[0])) for start in range(0, size[0], band)]
     ours = torch.cat([mean.rows(rows) for rows in bands], dim=1)
+    alone = MeanMap(levels, size)
+    torch.testing.assert_close(
+        torch.cat([alone.few_rows(rows) for rows in bands], dim=1), ours, rtol=0, atol=0
+    )
+    rows, columns = torch.arange(0, size[0], 3), torch.arange(0, size[1], 2)
+    crossed = mean.at(rows, columns).float()
+    torch.testing.assert_close(crossed, ours[:, rows][:, :, columns], rtol=0, atol=2e-6)
     theirs = sum(functional.interpolate(level[None], size, mode="bilinear")[0] for level in levels)
     torch.testing.assert_close(ours, theirs / len(levels), rtol=0, atol=2e-6)
 
@@ -92,6 +100,17 @@ def test_component_counts_do_not_change_with_enlargement(regions, more_rows, mor
     for label, count in zip(large.labels[1:], large.num_components[1:], strict=True):
         found, _ = cv2.connectedComponents((full == label).astype(np.uint8), connectivity=8)
         assert count == found - 1
+
+
+@given(region_maps(), st.sampled_from(["class", "components"]))
+@settings(max_examples=200, deadline=None)
+def test_segments_equal_those_cut_label_by_label(regions, mode):
+    cut = cut_segments(regions, mode)
+    numbers, labels, num_components = slow_segments.cut_segments(regions, mode)
+    np.testing.assert_array_equal(cut.numbers, numbers)
+    assert (cut.labels.tolist(), cut.num_components.tolist()) == (labels, num_components)
+    rows, columns = np.indices(regions.shape).reshape(2, -1)
+    np.testing.assert_array_equal(cut.at(rows, columns, regions), numbers.ravel())
 
 
 @given(region_maps())

@@ -7,7 +7,11 @@ import torch
 from torch.nn import functional
 
 from ovseg_core.decision.decide import decide, decide_one
+from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
+from schemas.config import MaskConfig
+from schemas.errors import ErrorCode, ImageError
+from tests.helpers import slow_decision
 
 
 def _maps(seed=0, batch=2, classes=4, canvas=(24, 36), **changes):
@@ -193,3 +197,71 @@ def test_a_rule_of_probabilities_keeps_its_threshold() -> None:
     maps = ScoreMaps(((level,),), None, None, "none", "prob", 1.0, rule=rule)
     (decision,) = decide(maps, [(1, 2)])
     assert decision.label_map.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("where", ["levels", "objectness"])
+def test_scores_that_are_not_finite_are_an_error_of_the_image(where):
+    maps = _maps()
+    broken = maps.levels[1][1].clone() if where == "levels" else maps.objectness[1].clone()
+    broken[..., 2, 1] = torch.nan
+    change = (maps.levels[0], (broken,)) if where == "levels" else (maps.objectness[0], broken)
+    maps = replace(maps, **{where: change})
+    assert decide_one(maps, 0, (50, 70)).label_map.shape == (24, 36)
+    with pytest.raises(ImageError) as error:
+        decide_one(maps, 1, (50, 70))
+    assert error.value.code is ErrorCode.NOT_FINITE
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (3, 30_000)])
+def test_images_of_odd_shapes_are_decided(size):
+    changes = {"canvas": None, "fusion": "none", "objectness": None}
+    found = decide_one(_maps(**changes), 1, size)
+    expected = slow_decision.decide_one(_maps(**changes), 1, size)
+    np.testing.assert_array_equal(found.label_map, expected.label_map)
+    assert len(image_rows(found, size, "abc", MaskConfig()).segments) == len(
+        image_rows(expected, size, "abc", MaskConfig()).segments
+    )
+
+
+def test_two_thousand_labels_are_decided():
+    levels = ((torch.rand(2001, 3, 4),), (torch.rand(2001, 3, 4),))
+    maps = _maps(levels=levels, canvas=None, fusion="none", objectness=None)
+    found = decide_one(maps, 1, (240, 300))
+    np.testing.assert_array_equal(
+        found.label_map, slow_decision.decide_one(maps, 1, (240, 300)).label_map
+    )
+    assert found.samples is not None
+    names = [str(number) for number in range(2000)]
+    assert image_rows(found, (240, 300), names, MaskConfig()).segments
+
+
+class _OnSmallDevice(torch.Tensor):
+    """Scores on a device that cannot hold a product of more than so many numbers."""
+
+    largest = 0
+    refused = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.__matmul__ and result.numel() > cls.largest:
+            cls.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return result
+
+
+@pytest.mark.parametrize(("largest", "fits"), [(40_000, True), (100, False)])
+def test_out_of_memory_halves_the_bands(largest, fits):
+    plain = _maps(canvas=(256, 256), classes=9, fusion="none", objectness=None)
+    levels = tuple(
+        tuple(level.as_subclass(_OnSmallDevice) for level in one) for one in plain.levels
+    )
+    _OnSmallDevice.largest, _OnSmallDevice.refused = largest, 0
+    maps = replace(plain, levels=levels)
+    if not fits:
+        with pytest.raises(torch.OutOfMemoryError):
+            decide_one(maps, 1, (90, 70))
+        return
+    found = decide_one(maps, 1, (90, 70))
+    assert _OnSmallDevice.refused > 1
+    np.testing.assert_array_equal(found.label_map, decide_one(plain, 1, (90, 70)).label_map)

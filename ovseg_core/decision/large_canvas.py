@@ -1,0 +1,170 @@
+"""The decision on a canvas of many pixels: labels by cells, score columns by samples.
+
+The label map is that of the banded way, bit by bit; where cells cannot say it, it is computed in
+bands. What is neither (PAMR, a canvas that is resized to the image) keeps the banded way as a
+whole.
+
+Shapes: Q phrases, K classes with background first, (H, W) the canvas.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ovseg_core.decision.canvas import ScoredCanvas, kept_labels, large_enough
+from ovseg_core.decision.cells import Cells, cells_of, winners
+from ovseg_core.decision.samples import Field, SampledColumns, block_side, sample_columns
+from ovseg_core.decision.values import (
+    OBJECTNESS_THRESHOLD,
+    class_scores,
+    final_scores,
+    is_softmax,
+    pixel_probabilities,
+    softmax_and_entropy,
+    winner,
+)
+
+_CELL_PX = (8, 24)
+"""Smallest and largest side of a cell; a small canvas has more outlines for its size."""
+_CELLS_PER_SIDE = 64
+_LOG_RANGE = 80.0
+"""exp(-80) is a normal float32: a probability of that share of the best one is not rounded to 0."""
+_CLOSE_LOGITS = 1e-6
+"""Logits that differ by less may have the same probability."""
+_MANY_BANDS = 16
+
+
+def decide_large(canvas: ScoredCanvas) -> tuple[Tensor, SampledColumns] | None:
+    """Return the labels (H, W) and the samples of a canvas; None: it needs the banded way."""
+    maps = canvas.maps
+    if maps.refinement is not None:
+        return None
+    largest = max(float(level.abs().max()) for level in maps.levels[canvas.index])
+    nodes = cells_of(canvas.bilinear, canvas.canvas_hw, max(canvas.canvas_hw), largest)
+    shown = None
+    if canvas.objectness is not None:
+        shown = cells_of(canvas.objectness, canvas.canvas_hw, max(canvas.canvas_hw), 1.0)
+    if nodes is None or (shown is None and canvas.objectness is not None):
+        return None
+    found = _labels_by_cells(canvas, largest)
+    if found is None:
+        kept = kept_labels(canvas.maps, canvas.scores, canvas.bands)
+        found = canvas.labels(kept), kept
+    labels_HW, kept = found
+    labels_HW = canvas.voted(labels_HW)
+    side = block_side(labels_HW.numel())
+    return labels_HW, sample_columns(_field(canvas, nodes, shown, kept), labels_HW, side)
+
+
+def _field(canvas: ScoredCanvas, nodes: Cells, shown: Cells | None, kept: Tensor | None) -> Field:
+    maps = canvas.maps
+
+    def probs_and_surprise(
+        scores: Tensor, objectness: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if is_softmax(maps, kept):
+            return softmax_and_entropy(scores * maps.logit_scale)
+        values, _ = final_scores(scores, objectness, maps, kept)
+        return pixel_probabilities(values, objectness, maps, kept), None
+
+    return Field(nodes, shown, probs_and_surprise)
+
+
+def _label_cells(canvas: ScoredCanvas, largest: float) -> Cells | None:
+    """Return the cells that labels can be decided by; None: cells cannot say them."""
+    maps, rule = canvas.maps, canvas.maps.rule
+    if maps.fusion == "complement_product" or (rule is not None and rule.probability_threshold):
+        return None
+    if rule is not None:
+        drops = rule.area_threshold > 0
+        if maps.domain == "prob":
+            if drops:
+                return None  # values below zero would lose to the zeros of dropped labels
+        elif (drops or maps.fusion == "foreground_gate") and (
+            2 * largest * maps.logit_scale > _LOG_RANGE
+        ):
+            return None
+    low, high = _CELL_PX
+    side = round((canvas.canvas_hw[0] * canvas.canvas_hw[1]) ** 0.5 / _CELLS_PER_SIDE)
+    return cells_of(canvas.bilinear, canvas.canvas_hw, min(max(side, low), high), largest)
+
+
+def _labels_by_cells(canvas: ScoredCanvas, largest: float) -> tuple[Tensor, Tensor | None] | None:
+    """Return labels (H, W) and which classes are kept (K); None: cells cannot say it."""
+    cells = _label_cells(canvas, largest)
+    if cells is None:
+        return None
+    maps, rule = canvas.maps, canvas.maps.rule
+    of_phrases = rule is not None and maps.domain != "prob"
+    is_gated = maps.fusion == "foreground_gate"
+    slack = 2 * cells.error + (_CLOSE_LOGITS / maps.logit_scale if of_phrases else 0.0)
+    class_index_Q = torch.arange(canvas.num_phrases, device=canvas.device)
+    if rule is not None and of_phrases:
+        class_index_Q = rule.class_index_Q.to(canvas.device)
+
+    def decided(phrases: Tensor, kept: Tensor | None, *, is_final: bool) -> Tensor:
+        some, index = cells, class_index_Q
+        if not phrases.all():
+            some, index = replace(cells, scores_Qnm=cells.scores_Qnm[phrases]), index[phrases]
+        found = winners(some, index, slack, canvas.num_classes)
+        _decide_close(canvas, found.labels_HW, found.close, kept, is_final=is_final)
+        return found.labels_HW
+
+    kept, labels_HW = None, None
+    phrases = torch.ones_like(class_index_Q, dtype=torch.bool)
+    if rule is not None and rule.area_threshold:
+        labels_HW = decided(phrases, None, is_final=False)
+        won = torch.bincount(labels_HW.flatten(), minlength=canvas.num_classes).cpu()
+        kept = large_enough(won, rule)
+        phrases &= kept.to(canvas.device)[class_index_Q] > 0
+    if is_gated:
+        phrases &= class_index_Q > 0
+    if not phrases.any():
+        return None
+    if labels_HW is None or not phrases.all():
+        labels_HW = decided(phrases, kept, is_final=True)
+    if is_gated:
+        _close_gate(canvas, labels_HW)
+    return labels_HW, kept
+
+
+def _close_gate(canvas: ScoredCanvas, labels_HW: Tensor) -> None:
+    """Set labels to background, in place, where the objectness says so."""
+    for band in canvas.bands:
+        shown = canvas.shown(band)
+        if shown is not None:
+            labels_HW[band].masked_fill_(shown <= OBJECTNESS_THRESHOLD, 0)
+
+
+def _decide_close(
+    canvas: ScoredCanvas, labels_HW: Tensor, close: Tensor, kept: Tensor | None, *, is_final: bool
+) -> None:
+    """Decide pixels whose best two scores rounding tells apart, by the arithmetic of their bands.
+
+    Args:
+        canvas: the scores.
+        labels_HW: labels of the canvas, changed in place.
+        close: row-major places of the pixels.
+        kept: which classes are kept (K).
+        is_final: else labels are those before any is dropped and before the gate.
+    """
+    maps = canvas.maps
+    row, column = close // canvas.canvas_hw[1], close % canvas.canvas_hw[1]
+    number = row // canvas.band_rows
+    numbers = number.unique().tolist()
+    rows_of = canvas.bilinear.rows if len(numbers) > _MANY_BANDS else canvas.bilinear.few_rows
+    for one in numbers:
+        band, here = canvas.bands[one], number == one
+        places = row[here] - band.start, column[here]
+        scores, shown = rows_of(band), canvas.shown(band)
+        if maps.rule is None:
+            scores = scores[:, places[0], places[1]][:, None]
+            shown = None if shown is None else shown[places][None]
+        if maps.rule is None or is_final:
+            values, unsure = final_scores(scores, shown, maps, kept)
+            label = winner(values, unsure, shown, maps)
+        else:
+            label = class_scores(scores, maps, maps.rule).max(0).indices
+        label = label[0] if maps.rule is None else label[places]
+        labels_HW.view(-1)[close[here]] = label.to(labels_HW.dtype)

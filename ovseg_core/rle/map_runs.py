@@ -1,0 +1,71 @@
+"""A map of numbers -> its runs down the columns, on the canvas or at the image's size.
+
+One pass over the map finds where the number changes on the way down a column. Segments, components,
+areas, boxes and run lengths all follow from the runs, of which there are some thousand, and not
+from the pixels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovseg_core.resize.nearest import SizeHW, nearest_counts
+
+Ints = NDArray[np.int64]
+
+
+class MapRuns(NamedTuple):
+    """All runs of a map (H, W), each within one column, by column and row."""
+
+    value: NDArray[np.integer]
+    """The number in the map."""
+    start: Ints
+    """First pixel, counted down the columns: `column * H + row`."""
+    stop: Ints
+    """The pixel after the last one."""
+
+    def select(self, which: NDArray[np.bool_ | np.int64]) -> "MapRuns":
+        """Return some of the runs, by a mask or by their places."""
+        return MapRuns(self.value[which], self.start[which], self.stop[which])
+
+
+def map_runs(values: NDArray[np.integer]) -> MapRuns:
+    """Return the runs of a map (H, W) with at least one pixel."""
+    height, width = values.shape
+    changes = np.flatnonzero(values[1:] != values[:-1])
+    # Whole rows are compared, as they lie in memory; the few places found are sorted afterwards.
+    row, column = np.divmod(changes, width)
+    start = np.concatenate([np.arange(width) * height, column * height + row + 1])
+    start.sort()
+    column, row = np.divmod(start, height)
+    return MapRuns(values[row, column], start, np.append(start[1:], height * width))
+
+
+def runs_at_size(runs: MapRuns, canvas_hw: SizeHW, size_hw: SizeHW) -> MapRuns:
+    """Return the runs of a map after its nearest resize, `floor(i * in / out)`.
+
+    Args:
+        runs: of the map on its canvas.
+        canvas_hw: size of the canvas.
+        size_hw: size of the result.
+    """
+    if canvas_hw == size_hw:
+        return runs
+    height = canvas_hw[0]
+    row_counts, column_counts = (
+        nearest_counts(num_in, num_out) for num_in, num_out in zip(canvas_hw, size_hw, strict=True)
+    )
+    new_row = np.append(0, np.cumsum(row_counts))
+    new_column = np.append(0, np.cumsum(column_counts))
+    column = runs.start // height
+    first = new_row[runs.start - column * height]
+    last = new_row[runs.stop - column * height]
+    copies = np.where(last > first, column_counts[column], 0)
+    # Copies of a column lie column by column, not run by run: sorted by their new place.
+    of_run = np.repeat(np.arange(len(column)), copies)
+    copy = np.arange(len(of_run)) - np.repeat(np.cumsum(copies) - copies, copies)
+    top = (new_column[column[of_run]] + copy) * size_hw[0]
+    start, stop = top + first[of_run], top + last[of_run]
+    order = np.argsort(start, kind="stable")
+    return MapRuns(runs.value[of_run[order]], start[order], stop[order])

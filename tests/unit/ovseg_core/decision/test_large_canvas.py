@@ -1,0 +1,178 @@
+"""A large canvas: labels by cells equal those of every pixel, columns by samples are near."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from ovseg_core.decision.decide import decide_one
+from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.refine.pamr import Pamr, Refinement
+from ovseg_core.resize.stitching import Stitch, stitch_axis
+from ovseg_core.segmenter import DecisionRule, ScoreMaps
+from schemas.config import MaskConfig
+from tests.helpers import slow_decision
+
+MEANS = ("mean_prob", "margin_mean", "entropy_mean", "boundary_uncertainty", "objectness_mean")
+
+
+def _levels(draw: st.DrawFn, generator: torch.Generator, num_phrases: int) -> tuple:
+    """One map or two; rounded scores have exact ties, and so have phrases that occur twice."""
+    rounded = draw(st.sampled_from([0, 0, 8, 1000]))
+    levels = []
+    for _ in range(draw(st.integers(1, 2))):
+        size = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+        level = torch.randn((num_phrases, *size), generator=generator) / 8
+        if rounded:
+            level = (level * rounded).round() / rounded
+        if draw(st.booleans()):
+            level[-1] = level[0]
+        levels.append(level)
+    return tuple(levels)
+
+
+def _stitch(draw: st.DrawFn) -> Stitch:
+    rows, columns = (
+        stitch_axis([(0, 8), (offset, offset + 8)], 2, (0, 0))
+        for offset in (draw(st.integers(1, 8)), draw(st.integers(1, 8)))
+    )
+    return Stitch(rows, columns)
+
+
+@st.composite
+def score_maps(draw: st.DrawFn) -> ScoreMaps:
+    """All that can be set, in any combination."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31 - 1)))
+    num_classes = draw(st.integers(2, 9))
+    domain = draw(st.sampled_from(["cosine", "score", "prob"]))
+    num_phrases, rule = num_classes, None
+    if draw(st.booleans()):
+        if domain != "prob":
+            num_phrases = num_classes + draw(st.integers(0, 3))
+        owners = torch.randint(0, num_classes, (num_phrases,), generator=generator)
+        rule = DecisionRule(
+            class_index_Q=owners.sort().values,
+            num_classes=num_classes,
+            probability_threshold=draw(st.sampled_from([0.0, 0.0, 0.3])),
+            area_threshold=draw(st.sampled_from([0.0, 0.1, 0.3])),
+        )
+    levels, stitches = _levels(draw, generator, num_phrases), None
+    if draw(st.booleans()):
+        levels = (torch.randn((num_phrases, 4, 4), generator=generator) / 8,)
+        stitches = (_stitch(draw),) * 2
+    shown = (torch.rand((3, 4), generator=generator), torch.rand((5, 2), generator=generator))
+    fusion = draw(st.sampled_from(["none", "foreground_gate", "complement_product"]))
+    regions = torch.randint(-1, 5, (7, 6), generator=generator)
+    return ScoreMaps(
+        levels=(levels, levels),
+        canvas_hw=None,
+        objectness=shown if fusion != "none" or draw(st.booleans()) else None,
+        fusion=fusion,
+        domain=domain,
+        logit_scale=draw(st.sampled_from([1.0, 20.0, 100.0])),
+        stitches=stitches,
+        rule=rule,
+        regions=((regions,), (regions, regions.T)) if draw(st.booleans()) else None,
+    )
+
+
+@given(score_maps(), st.integers(1, 110), st.integers(1, 110), st.integers(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_labels_equal_those_of_every_pixel(maps, height, width, index):
+    expected = slow_decision.decide_one(maps, index, (height, width))
+    found = decide_one(maps, index, (height, width), sampled_from_px=0)
+    np.testing.assert_array_equal(found.label_map, expected.label_map)
+    assert found.label_map.dtype == np.uint16
+    for values in (found.confidence, found.margin, found.entropy, found.class_max_prob):
+        assert values.min() >= 0
+        assert values.max() <= 1
+    if found.samples is not None:
+        assert found.samples.weights.sum() == height * width
+        painted = np.bincount(
+            found.label_map[found.samples.rows, found.samples.columns], found.samples.weights
+        )
+        np.testing.assert_allclose(painted, np.bincount(expected.label_map.ravel()))
+
+
+def smooth_maps(num_classes: int, logit_scale: float, seed: int = 0, **changes) -> ScoreMaps:
+    """Scores as of a photograph: objects of some patches."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def smooth(channels: int) -> torch.Tensor:
+        coarse = torch.randn((channels, 5, 6), generator=generator)
+        return functional.interpolate(coarse[None], (18, 24), mode="bicubic")[0]
+
+    fields = {
+        "levels": tuple((smooth(num_classes) * 0.05,) for _ in range(2)),
+        "canvas_hw": None,
+        "objectness": tuple(smooth(1)[0].sigmoid() for _ in range(2)),
+        "fusion": "none",
+        "domain": "cosine",
+        "logit_scale": logit_scale,
+    }
+    return ScoreMaps(**{**fields, **changes})
+
+
+def _compare(maps: ScoreMaps, size_hw: tuple[int, int], num_labels: int) -> None:
+    names = [f"label {number}" for number in range(num_labels)]
+    for index in range(2):
+        expected = slow_decision.decide_one(maps, index, size_hw)
+        found = decide_one(maps, index, size_hw)
+        assert found.samples is not None
+        assert found.samples.weights.sum() == math.prod(size_hw)
+        for mode in ("class", "components"):
+            config = MaskConfig(segments=mode)
+            slow = image_rows(expected, size_hw, names, config)
+            fast = image_rows(found, size_hw, names, config)
+            assert len(fast.segments) == len(slow.segments)
+            for one, other in zip(fast.segments, slow.segments, strict=True):
+                for name in ("rle_counts", "area_px", "bbox_xywh", "num_components", "label"):
+                    assert getattr(one, name) == getattr(other, name)
+                for name in MEANS:
+                    assert abs(getattr(one, name) - getattr(other, name)) <= 1e-3, (mode, name)
+                assert abs(one.margin_p10 - other.margin_p10) <= 0.01
+            assert abs(fast.review_priority - slow.review_priority) <= 1e-4
+        np.testing.assert_allclose(found.class_mean_prob, expected.class_mean_prob, atol=1e-4)
+        np.testing.assert_allclose(found.class_max_prob, expected.class_max_prob, atol=2e-3)
+
+
+def test_columns_are_near_those_of_every_pixel():
+    _compare(smooth_maps(21, 40.0), (300, 400), 20)
+
+
+def test_columns_of_phrases_a_gate_and_a_vote_are_near():
+    owners = torch.tensor([0, 1, 1, 2, 3, 3, 3, 4])
+    regions = torch.arange(12).view(3, 4)
+    maps = smooth_maps(
+        8,
+        40.0,
+        fusion="foreground_gate",
+        rule=DecisionRule(owners, 5, area_threshold=0.05),
+        regions=((regions,), (regions,)),
+    )
+    _compare(maps, (277, 391), 4)
+
+
+def test_columns_of_probabilities_are_near():
+    maps = smooth_maps(6, 1.0, domain="prob")
+    levels = tuple(((level * 40).softmax(0),) for (level,) in maps.levels)
+    _compare(replace(maps, levels=levels), (391, 277), 5)
+
+
+def test_a_small_canvas_keeps_every_pixel():
+    assert decide_one(smooth_maps(5, 40.0), 1, (200, 300)).samples is None
+
+
+def test_scores_that_are_not_bilinear_keep_every_pixel():
+    guides = tuple(torch.rand(3, 20, 30) for _ in range(2))
+    maps = smooth_maps(3, 40.0, refinement=Refinement(Pamr(1, (1,)), guides))
+    assert decide_one(maps, 0, (300, 400)).samples is None
+
+
+def test_a_canvas_that_is_resized_to_the_image_keeps_every_pixel():
+    maps = smooth_maps(3, 40.0, canvas_hw=(300, 400))
+    assert decide_one(maps, 0, (150, 900)).samples is None
