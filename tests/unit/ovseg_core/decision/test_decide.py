@@ -212,7 +212,7 @@ def test_scores_that_are_not_finite_are_an_error_of_the_image(where):
     assert error.value.code is ErrorCode.NOT_FINITE
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (3, 30_000)])
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10)])
 def test_images_of_odd_shapes_are_decided(size):
     changes = {"canvas": None, "fusion": "none", "objectness": None}
     found = decide_one(_maps(**changes), 1, size)
@@ -226,13 +226,12 @@ def test_images_of_odd_shapes_are_decided(size):
 def test_two_thousand_labels_are_decided():
     levels = ((torch.rand(2001, 3, 4),), (torch.rand(2001, 3, 4),))
     maps = _maps(levels=levels, canvas=None, fusion="none", objectness=None)
-    found = decide_one(maps, 1, (240, 300))
-    np.testing.assert_array_equal(
-        found.label_map, slow_decision.decide_one(maps, 1, (240, 300)).label_map
-    )
+    found = decide_one(maps, 1, (64, 80), sampled_from_px=0)
+    expected = slow_decision.decide_one(maps, 1, (64, 80))
+    np.testing.assert_array_equal(found.label_map, expected.label_map)
     assert found.samples is not None
     names = [str(number) for number in range(2000)]
-    assert image_rows(found, (240, 300), names, MaskConfig()).segments
+    assert image_rows(found, (64, 80), names, MaskConfig()).segments
 
 
 class _OnSmallDevice(torch.Tensor):
@@ -244,7 +243,7 @@ class _OnSmallDevice(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         result = super().__torch_function__(func, types, args, kwargs or {})
-        if func is torch.Tensor.__matmul__ and result.numel() > cls.largest:
+        if "matmul" in func.__name__ and result.numel() > cls.largest:
             cls.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
         return result
