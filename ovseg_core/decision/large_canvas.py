@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels, large_enough
-from ovseg_core.decision.cells import Cells, cells_of, winners
+from ovseg_core.decision.cells import Axis, Cells, cells_of, winners
 from ovseg_core.decision.samples import Field, SampledColumns, block_side, sample_columns
 from ovseg_core.decision.values import (
     OBJECTNESS_THRESHOLD,
@@ -24,6 +24,7 @@ from ovseg_core.decision.values import (
     softmax_and_entropy,
     winner,
 )
+from ovseg_core.resize.bilinear import MeanMap
 
 _CELL_PX = (8, 24)
 """Smallest and largest side of a cell; a small canvas has more outlines for its size."""
@@ -43,10 +44,12 @@ def decide_large(canvas: ScoredCanvas) -> tuple[Tensor, SampledColumns] | None:
     largest = max(float(level.abs().max()) for level in maps.levels[canvas.index])
     nodes = cells_of(canvas.bilinear, canvas.canvas_hw, max(canvas.canvas_hw), largest)
     shown = None
+    if nodes is None:
+        return None
     if canvas.objectness is not None:
         shown = cells_of(canvas.objectness, canvas.canvas_hw, max(canvas.canvas_hw), 1.0)
-    if nodes is None or (shown is None and canvas.objectness is not None):
-        return None
+        if shown is None:
+            shown = _every_pixel(canvas, canvas.objectness)
     found = _labels_by_cells(canvas, largest)
     if found is None:
         kept = kept_labels(canvas.maps, canvas.scores, canvas.bands)
@@ -55,6 +58,16 @@ def decide_large(canvas: ScoredCanvas) -> tuple[Tensor, SampledColumns] | None:
     labels_HW = canvas.voted(labels_HW)
     side = block_side(labels_HW.numel())
     return labels_HW, sample_columns(_field(canvas, nodes, shown, kept), labels_HW, side)
+
+
+def _every_pixel(canvas: ScoredCanvas, objectness: MeanMap) -> Cells:
+    """Return a map with a node at every pixel: it has as many patches as the canvas has pixels."""
+    rows = torch.cat([objectness.rows(band) for band in canvas.bands], dim=1)
+    axes = (
+        Axis(torch.arange(side), torch.arange(side), torch.zeros(side, dtype=torch.float64), 0.0)
+        for side in canvas.canvas_hw
+    )
+    return Cells(*axes, scores_Qnm=rows, error=0.0)
 
 
 def _field(canvas: ScoredCanvas, nodes: Cells, shown: Cells | None, kept: Tensor | None) -> Field:

@@ -26,7 +26,7 @@ MAX_BLOCKS = 1 << 16
 """A canvas of more pixels is sampled, at first in at most this many blocks."""
 _CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Scores (Q, samples) computed at once: they should stay in a CPU's cache, and fill a GPU."""
-_MAX_BEND = 0.1
+_MAX_BEND = 0.06
 """Larger second differences of a block and its neighbours, in both directions, halve it."""
 _LOWEST_PEAK = 0.002
 """A class that is nowhere likelier is not searched for its highest probability."""

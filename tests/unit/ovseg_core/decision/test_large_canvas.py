@@ -157,6 +157,12 @@ def test_columns_of_phrases_a_gate_and_a_vote_are_near():
     _compare(maps, (277, 391), 4)
 
 
+def test_objectness_may_be_as_large_as_the_image():
+    shown = functional.interpolate(torch.rand(2, 1, 9, 7), (300, 250), mode="bilinear")[:, 0]
+    maps = smooth_maps(9, 40.0, fusion="foreground_gate", objectness=tuple(shown))
+    _compare(maps, (300, 250), 8)
+
+
 def test_columns_of_probabilities_are_near():
     maps = smooth_maps(6, 1.0, domain="prob")
     levels = tuple(((level * 40).softmax(0),) for (level,) in maps.levels)
