@@ -119,7 +119,7 @@ def encode_pieces(
     ]
 
 
-def _texts(start: Ints, stop: Ints, owner: Ints, num_pixels: int) -> list[str]:
+def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], num_pixels: int) -> list[str]:
     """Return compressed run lengths as pycocotools writes them, for all owners at once."""
     goes_on = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
     start, owner = start[np.append(True, ~goes_on)], owner[np.append(True, ~goes_on)]
