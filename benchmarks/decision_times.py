@@ -6,6 +6,7 @@ A script, not a module of the package: it takes `ovseg_core` from PYTHONPATH, of
 import json
 import sys
 import time
+from importlib import import_module
 
 import torch
 
@@ -13,8 +14,8 @@ try:
     from ovseg_core.decision.decide import decide_one
     from ovseg_core.decision.image_rows import image_rows
 except ImportError:  # e384e9e
-    from ovseg_core.decide import decide_one  # type: ignore[no-redef]
-    from ovseg_core.quality import image_rows  # type: ignore[no-redef]
+    decide_one = import_module("ovseg_core.decide").decide_one
+    image_rows = import_module("ovseg_core.quality").image_rows
 from score_maps import smooth_cosines  # type: ignore[import-not-found] # beside this file
 
 from ovseg_core.segmenter import ScoreMaps
