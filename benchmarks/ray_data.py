@@ -125,9 +125,7 @@ def run_ray_data(images: Path, out: Path) -> None:
 def run_job(images: Path, out: Path) -> None:
     """Annotate a folder as `ovseg annotate` does."""
     from pipeline.job import job
-    from pipeline.job.quick_imports import import_quickly
 
-    import_quickly()
     job.run(job_config(images, out))
 
 

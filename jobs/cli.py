@@ -1,5 +1,6 @@
 """The commands. Each imports what it needs when it runs: `--help` and mistakes answer at once."""
 
+import gc
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
 _EXPORT_FORMATS = ", ".join(
     sorted(module.name for module in pkgutil.iter_modules([str(_EXPORTERS)]) if not module.ispkg)
 )
+
+_NEW_OBJECTS = 50_000
+"""Until Python looks for unused cycles."""
 
 # Arguments and options that several commands take.
 Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
@@ -597,9 +601,8 @@ def submit_command(
 
 def main() -> None:
     """Entry point of the `ovseg` script."""
-    from pipeline.job.quick_imports import import_quickly
-
-    import_quickly()
+    # By default a fifth of the time of all imports goes into looking for unused cycles.
+    gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
     try:
         app()
     except Exception as error:  # noqa: BLE001 - a bug: the whole traceback is shown

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from pipeline.job.quick_imports import import_quickly
 from pipeline.storage.retry import RETRY_DELAY_ENV, TIMEOUT_ENV
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
@@ -43,7 +42,7 @@ def worker_environment(run: RunConfig) -> dict[str, str]:
 
 
 def enter_worker_process(run: RunConfig, folder: str) -> None:
-    """Set imports, log, threads and folder of a worker's process; nothing in a local run.
+    """Set log, threads and folder of a worker's process; nothing in a local run.
 
     To be called by the worker's constructor: when Ray restarts an actor, it calls nothing else.
 
@@ -53,7 +52,6 @@ def enter_worker_process(run: RunConfig, folder: str) -> None:
     """
     if run.local:
         return
-    import_quickly()
     handler = logging.StreamHandler()  # into Ray's files, which many may read
     handler.setFormatter(LogFormatter(LOG_LINE))
     logging.basicConfig(handlers=[handler])
