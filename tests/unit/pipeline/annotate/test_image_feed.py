@@ -92,9 +92,9 @@ def test_every_image_comes_once_and_the_oldest_is_always_in_the_next_batch(
         for batch in batches:
             assert min(waiting) in {place for place, _ in batch}
             assert all(it.ref == refs[place] for place, it in batch)
-            images = [it for _, it in batch if isinstance(it, LoadedImage)]
+            images = sorted((place, it.image) for place, it in batch if isinstance(it, LoadedImage))
             assert len(images) <= batch_size
-            assert sum(it.image.rgb.nbytes for it in images[:-1]) < max_bytes
+            assert sum(image.rgb.nbytes for _, image in images[:-1]) < max_bytes
             waiting -= {place for place, _ in batch}
         assert not waiting
     feed.close()
