@@ -137,9 +137,7 @@ def columns_of(
 
 
 def _one_phrase_each(rule: DecisionRule) -> bool:
-    # Without a phrase of background, Q equals K where one label has a synonym.
-    index_Q = rule.class_index_Q
-    return len(index_Q) == rule.num_classes and int(index_Q[0]) == 0
+    return rule.class_index_Q.tolist() == list(range(rule.num_classes))
 
 
 def _normalised(scores: Tensor, is_prob: bool, logit_scale: float) -> Tensor:

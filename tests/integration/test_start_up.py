@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.helpers.image_files import picture
 
-HEAVY = "torch", "torchvision", "timm", "open_clip", "ray", "sklearn", "matplotlib", "scipy"
+HEAVY = "torch", "torchvision", "timm", "open_clip", "ray", "sklearn", "matplotlib"
 WHAT_IT_IMPORTS = f"""
 import sys
 print(file=sys.stderr)

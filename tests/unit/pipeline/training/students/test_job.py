@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ovseg_core.backbones.head_file import file_bytes, record_in
 from PIL import Image
 from safetensors.torch import load_file
 
+from ovseg_core.backbones.file_formats.head_file import file_bytes, record_in
 from ovseg_core.training.students.shared.student_file import load_student
 from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
