@@ -28,7 +28,6 @@ QUICK = (
     "decision",
     "sleeping_gpu",
     "first_image",
-    "ray_data",
     "scaling",
     "job",
     "clip_diy",
@@ -37,6 +36,7 @@ QUICK = (
 """What `make bench` runs, together within `QUICK_S` on two quiet cores; the goals come first."""
 LONG = (
     "planning",
+    "ray_data",
     "proxyclip",
     "clip_dinoiser",
     "dense",
