@@ -115,7 +115,8 @@ def _run(name: str, limit_s: float) -> dict[str, Any] | None:
     if process.returncode:
         print(f"{name} ended with {process.returncode}", file=sys.stderr)
         return None
-    return json.loads(output.splitlines()[-1])
+    # Lines of Ray's workers may come after it.
+    return json.loads(next(it for it in reversed(output.splitlines()) if it.startswith("{")))
 
 
 def _machine() -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.run.folder import RunFolder
 from schemas.config import JobConfig
-from schemas.records import ImageResult, Shard, ShardRows, ShardTally
+from schemas.records import ImageRef, ImageResult, Shard, ShardRows, ShardTally
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class SleepingWorker:
         """Return no weights, as nothing is loaded."""
         return {}
 
-    def annotate(self, shard: Shard) -> ShardTally:
-        """Take the time of a shard, then commit it."""
+    def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> ShardTally:
+        """Take the time of a shard, then commit it; nothing is read ahead."""
         start = time.perf_counter()
         self._run = self._run or RunFolder.open(self._setup.config.out)
         time.sleep(self._setup.seconds_per_image * len(shard.refs))
@@ -47,6 +48,9 @@ class SleepingWorker:
         wall_s = time.perf_counter() - start
         tally = ShardTally(num_images=len(shard.refs), num_segments=0, seconds={"wall": wall_s})
         return self._run.commit(shard.index, f"pid{os.getpid()}", rows, tally).tally
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
 
     def waits(self) -> str:
         """Return that nothing is waited for."""
