@@ -64,14 +64,6 @@ FormatOptions = Annotated[
 Rules = Annotated[list[str] | None, _set("A rule of the computation; a wrong key lists them")]
 
 
-def _run_flags(local: bool, images_roots: list[str] | None, allow_private: bool) -> dict[str, Any]:
-    return {
-        "run.local": local or None,
-        "run.images_roots": images_roots or None,
-        "run.allow_private_addresses": allow_private or None,
-    }
-
-
 @contextmanager
 def _printable_usage() -> Iterator[None]:
     """Escape what an error of usage repeats: the shell may have put file names there."""
@@ -209,7 +201,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
 ) -> None:
     """Annotate a collection; the same command resumes."""
     from jobs.annotate import annotate as command
-    from jobs.config import ProtocolFlags, load_config, vocabulary_file
+    from jobs.config import ProtocolFlags, load_config, run_flags, vocabulary_file
     from schemas.config import JobConfig
 
     flags = {
@@ -219,7 +211,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "out": out,
         "image.limit": limit,
         "run.workers": workers,
-        **_run_flags(local, images_roots, allow_private),
+        **run_flags(local, images_roots, allow_private),
     }
     under = ProtocolFlags(protocol, data)
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
@@ -472,7 +464,7 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
 
     The same command resumes where it stopped.
     """
-    from jobs.config import load_config
+    from jobs.config import load_config, run_flags
     from jobs.training.train_heads import train_heads as command
     from schemas.config import HeadConfig
 
@@ -482,7 +474,7 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
         "out": out,
         "head.options.steps": steps,
         "head.options.batch": batch,
-        **_run_flags(local, images_roots, allow_private),
+        **run_flags(local, images_roots, allow_private),
     }
     raise typer.Exit(command(load_config(HeadConfig, config, flags, sets or ())))
 
@@ -537,7 +529,7 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
 
     The same command resumes where it stopped.
     """
-    from jobs.config import load_config
+    from jobs.config import load_config, run_flags
     from jobs.training.train_student import run_training as command
     from schemas.config import StudentConfig
 
@@ -552,7 +544,7 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
         "masks": masks,
         "truth": truth,
         "run.workers": workers,
-        **_run_flags(local, images_roots, allow_private),
+        **run_flags(local, images_roots, allow_private),
     }
     raise typer.Exit(command(load_config(StudentConfig, config, flags, sets or ())))
 

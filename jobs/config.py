@@ -39,6 +39,18 @@ class _FromFile(dict[str, Any]):
     """A mapping out of a file of its own: it replaces an earlier one instead of merging."""
 
 
+def run_flags(local: bool, images_roots: Sequence[str] | None, allow_private: bool) -> Fields:
+    """Return what the flags that annotation and training share set, by dotted field.
+
+    A flag that is not given sets nothing, so that the file's value stands.
+    """
+    return {
+        "run.local": local or None,
+        "run.images_roots": list(images_roots or ()) or None,
+        "run.allow_private_addresses": allow_private or None,
+    }
+
+
 def load_config(
     model: type[Model],
     path: str = "",

@@ -43,7 +43,7 @@ def run_training(config: StudentConfig) -> int:
 
 def _teachers_job(config: StudentConfig) -> JobConfig:
     """Return the job of the teacher's run; what `--local` and the like say counts for it too."""
-    from jobs.config import load_config
+    from jobs.config import load_config, run_flags
     from pipeline.storage import uris
 
     if config.limit:
@@ -57,11 +57,7 @@ def _teachers_job(config: StudentConfig) -> JobConfig:
             "review it first, then name its folder in place of the job file"
         )
     run = config.run
-    flags = {
-        "run.local": run.local or None,
-        "run.images_roots": list(run.images_roots) or None,
-        "run.allow_private_addresses": run.allow_private_addresses or None,
-    }
+    flags = run_flags(run.local, run.images_roots, run.allow_private_addresses)
     out = {"out": uris.join(config.out, TEACHER)}
     return load_config(JobConfig, config.teacher, flags, below=lambda _: out)
 

@@ -99,7 +99,7 @@ def sample_columns(field: Field, labels_HW: Tensor, side: int) -> SampledColumns
     mixed_rc |= is_steep_rc
     small = [
         _pixel_points(blocks, labels_HW, rim_HW) if size == 1 else _pairs(blocks, size, labels_HW)
-        for size, blocks in _cut_blocks(mixed_rc, rim_HW, side)
+        for size, blocks in _cut_blocks(mixed_rc, rim_HW, (rim_row, rim_column), side)
     ]
     small.reverse()  # the pixels first, and of these the rim
     whole = (~mixed_rc).nonzero()
@@ -160,10 +160,18 @@ def _holds(row: Tensor, column: Tensor, size: int, canvas_HW: Tensor) -> Tensor:
     return held
 
 
-def _cut_blocks(mixed_rc: Tensor, rim_HW: Tensor, side: int) -> Iterator[tuple[int, _Blocks]]:
-    """Yield the parts of some blocks, by size: halves, and halves of these that hold a rim."""
+def _cut_blocks(
+    mixed_rc: Tensor, rim_HW: Tensor, rim: tuple[Tensor, Tensor], side: int
+) -> Iterator[tuple[int, _Blocks]]:
+    """Yield the parts of some blocks, by size: halves, and halves of these that hold a rim.
+
+    Args:
+        mixed_rc: the blocks.
+        rim_HW: which pixels are at a rim.
+        rim: their rows and columns.
+        side: of the blocks.
+    """
     height, width = rim_HW.shape
-    rim_row, rim_column = rim_HW.nonzero().T
     row, column = mixed_rc.nonzero().T
     quarter = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]], device=rim_HW.device)
     size = side
@@ -177,7 +185,7 @@ def _cut_blocks(mixed_rc: Tensor, rim_HW: Tensor, side: int) -> Iterator[tuple[i
         if size == 1:
             yield size, _Blocks(row, column)
             return
-        mixed = _holds(rim_row, rim_column, size, rim_HW)[row, column]
+        mixed = _holds(*rim, size, rim_HW)[row, column]
         whole, halved = (~mixed).nonzero()[:, 0], mixed.nonzero()[:, 0]
         yield size, _Blocks(row[whole] * size, column[whole] * size)
         row, column = row[halved], column[halved]
