@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from pipeline.collection.decoding.color_profile import rgb_profile
-from pipeline.collection.decoding.decode import decode
+from ovseg_core.images.decoding.color_profile import rgb_profile
+from ovseg_core.images.decoding.decode import decode
 from schemas.config import ImageConfig
 
 SIZE_HW = (1200, 1600)

@@ -19,9 +19,9 @@ from benchmarks.students_world import (
     tensor_of,
     truth_of,
 )
+from ovseg_core.images.overlay import overlay
 from ovseg_core.methods import build_segmenter
 from ovseg_core.segmenter import Segmenter
-from pipeline.collection.overlay import overlay
 
 BEGIN, END = "<!-- students:begin -->", "<!-- students:end -->"
 _TITLES = {

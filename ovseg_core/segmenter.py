@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ovseg_core.decision.refine.pamr import Refinement
 from ovseg_core.images.batch import Image
-from ovseg_core.refine.pamr import Refinement
 from ovseg_core.resize.stitching import Stitch
 from schemas.config import ClipConfig, ConfigModel
 from schemas.errors import ErrorCode, ImageError

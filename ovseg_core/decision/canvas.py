@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ovseg_core.decision.refine.pamr import RefinedMap, RowsOfMaps
+from ovseg_core.decision.refine.region_vote import vote_in_turn
 from ovseg_core.decision.values import (
     OBJECTNESS_THRESHOLD,
     class_scores,
     final_scores,
     winner,
 )
-from ovseg_core.refine.pamr import RefinedMap, RowsOfMaps
-from ovseg_core.refine.region_vote import vote_in_turn
 from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.resize.stitching import StitchedMap

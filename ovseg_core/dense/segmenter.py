@@ -18,6 +18,7 @@ from torch import Tensor
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
+from ovseg_core.decision.refine.pamr import Pamr, Refinement
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.options import PublishedSizes
 from ovseg_core.dense.scoring import COSINES, Scoring, top_label_rows
@@ -26,7 +27,6 @@ from ovseg_core.dense.windows import SlidingWindows, WindowGrid, side_by_side
 from ovseg_core.images.batch import Image
 from ovseg_core.images.region_masks import region_masks
 from ovseg_core.objectness import build_objectness
-from ovseg_core.refine.pamr import Pamr, Refinement
 from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.resize.stitching import Stitch

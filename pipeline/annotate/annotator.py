@@ -16,6 +16,7 @@ import torch
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.image_feed import Batch, ImageFeed
@@ -30,7 +31,6 @@ from pipeline.annotate.rows import (
 )
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection.collect import own_places
-from pipeline.collection.decoding.decode import DecodedImage
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally

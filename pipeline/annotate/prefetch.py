@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ovseg_core.images.decoding.decode import DecodedImage, decode
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import Stopwatch
-from pipeline.collection.decoding.decode import DecodedImage, decode
 from pipeline.collection.image_source import read_bytes
 from pipeline.storage.places import ImagePlaces
 from pipeline.storage.waiting import StorageThreads

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from ovseg_core.decision.image_rows import ImageMasks
-from pipeline.collection.decoding.decode import DecodedImage
+from ovseg_core.images.decoding.decode import DecodedImage
 from schemas.errors import ImageError
 from schemas.records import (
     STAGES,

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from ovseg_core.images.decoding.formats import missing_decoders
 from pipeline.collection import list_file
-from pipeline.collection.decoding.formats import missing_decoders
 from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
 from pipeline.storage import uris

@@ -7,7 +7,7 @@ else looks into a URI, so the job, the review page, exports, contact sheets and 
 heads can use the source at once. Every reader says from which places it may read (`ImagePlaces`).
 """
 
-from pipeline.collection.decoding.decode import DecodedImage, decode
+from ovseg_core.images.decoding.decode import DecodedImage, decode
 from pipeline.storage.folder import read_image_file
 from pipeline.storage.places import ImagePlaces
 from schemas.config import ImageConfig

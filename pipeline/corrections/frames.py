@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ovseg_core.images.decoding.exif import inverse_orientation, swaps_sides, upright_mask
 from ovseg_core.rle.coco_segmentation import encode_mask
-from pipeline.collection.decoding.exif import inverse_orientation, swaps_sides, upright_mask
 from pipeline.corrections.matching import mean_best_iou
 from pipeline.importers.shared.tool_file import Mask, ToolImage, ToolMask
 from pipeline.run.reader import Row

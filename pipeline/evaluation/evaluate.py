@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import NonNegativeInt, field_validator
 
-from pipeline.collection.decoding.exif import swaps_sides, upright_image
+from ovseg_core.images.decoding.exif import swaps_sides, upright_image
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.reference import Reference, clip_name, truth_reference
 from pipeline.evaluation.report import (

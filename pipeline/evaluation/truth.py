@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from ovseg_core.images.decoding.decode import PILLOW_DAMAGE
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.label_map import paint_label_map
-from pipeline.collection.decoding.decode import PILLOW_DAMAGE
 from pipeline.corrections.matching import count_px
 from pipeline.corrections.names import LabelNames, match_names
 from pipeline.corrections.statements import best_statement, statements_by_path

@@ -18,8 +18,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
 
+from ovseg_core.images.overlay import hex_colour
 from ovseg_core.rle import number_lists
-from pipeline.collection.overlay import hex_colour
 from pipeline.corrections.names import short_labels
 from pipeline.exporters.shared import coco_file, mask_texts
 from pipeline.exporters.shared.corrected_run import CorrectedRun

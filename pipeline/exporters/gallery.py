@@ -22,7 +22,7 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field
 
-from pipeline.collection.overlay import hex_colour, tinted
+from ovseg_core.images.overlay import hex_colour, tinted
 from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened

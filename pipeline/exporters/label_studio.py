@@ -17,8 +17,8 @@ from xml.sax.saxutils import quoteattr
 
 from pydantic import Field
 
+from ovseg_core.images.overlay import hex_colour
 from ovseg_core.rle import number_lists
-from pipeline.collection.overlay import hex_colour
 from pipeline.exporters.shared import mask_texts
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.priorities import Priorities

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ovseg_core.images.overlay import colour
 from ovseg_core.rle import label_map
-from pipeline.collection.overlay import colour
 from pipeline.exporters.shared import coco_file
 from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind, flattened, resolve_kind

@@ -15,10 +15,10 @@ from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovseg_core.images.decoding.decode import DecodedImage
+from ovseg_core.images.overlay import tinted
 from ovseg_core.resize.nearest import SizeHW, to_size
 from ovseg_core.rle.encode import decode_rle
-from pipeline.collection.decoding.decode import DecodedImage
-from pipeline.collection.overlay import tinted
 from pipeline.review.index import ReviewIndex
 from pipeline.run.images import RunImages
 from pipeline.run.tables.damaged import is_image_size, size_problem

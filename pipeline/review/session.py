@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cachetools import LRUCache
 
-from pipeline.collection.overlay import hex_colour
+from ovseg_core.images.overlay import hex_colour
 from pipeline.corrections.imports import import_names, import_states
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.decisions import Decisions, Mark

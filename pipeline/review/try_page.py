@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cachetools import LRUCache
 from pydantic import Field
 
-from pipeline.collection.decoding.decode import DecodedImage, decode
-from pipeline.collection.overlay import hex_colour
+from ovseg_core.images.decoding.decode import DecodedImage, decode
+from ovseg_core.images.overlay import hex_colour
 from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
 from schemas.base import Frozen

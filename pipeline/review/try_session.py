@@ -23,10 +23,10 @@ from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import Features, Segmenter, encode_images
 from pipeline.annotate.prefetch import to_tensor
 from pipeline.annotate.stopwatch import Stopwatch
-from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.run.named_weights import NamedWeights
 from pipeline.storage import weights
 from schemas import plugins

@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow.compute
 
+from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.collection import image_source, list_file
 from pipeline.collection.collect import collect
-from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.run.confirmed import confirmed, remember_manifest, remember_roots
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
-from pipeline.collection.overlay import colour
+from ovseg_core.images.overlay import colour
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.run.folder import RunFolder

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovseg_core.refine.pamr import Pamr
+from ovseg_core.decision.refine.pamr import Pamr
 from tests.golden import reference
 
 STEP = slice(None, None, 4)

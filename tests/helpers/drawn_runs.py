@@ -11,6 +11,7 @@ from PIL import Image
 
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.annotate.rows import (
     FailedImage,
     StageSeconds,
@@ -19,7 +20,6 @@ from pipeline.annotate.rows import (
     join_rows,
     tally_of,
 )
-from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig

@@ -3,7 +3,7 @@
 import struct
 from itertools import product
 
-from pipeline.collection.decoding.color_profile import icc_file, rgb_profile
+from ovseg_core.images.decoding.color_profile import icc_file, rgb_profile
 
 _D65 = (0.3127, 0.3290)
 _RED, _GREEN, _BLUE = (0.64, 0.33), (0.30, 0.60), (0.15, 0.06)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ovseg_core.decision.decide import Decision
-from ovseg_core.refine.pamr import RefinedMap, RowsOfMaps
-from ovseg_core.refine.region_vote import vote_in_turn
+from ovseg_core.decision.refine.pamr import RefinedMap, RowsOfMaps
+from ovseg_core.decision.refine.region_vote import vote_in_turn
 from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.resize.nearest import SizeHW, nearest_counts
 from ovseg_core.resize.stitching import StitchedMap

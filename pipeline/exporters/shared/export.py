@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.collection.decoding.decode import check_image_header
+from ovseg_core.images.decoding.decode import check_image_header
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.corrected_run import CorrectedRun, MaskSource
 from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport

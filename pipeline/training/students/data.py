@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ovseg_core.images.batch import Image
+from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.training.students import IGNORED, check_student
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import to_tensor
-from pipeline.collection.decoding.decode import DecodedImage
 from pipeline.collection.image_source import read_image
 from pipeline.storage.places import ImagePlaces
 from pipeline.training.store import images_sha256

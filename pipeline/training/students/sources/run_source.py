@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from ovseg_core import methods
+from ovseg_core.images.decoding.decode import DecodedImage
+from ovseg_core.images.decoding.exif import upright_image
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.training.students import IGNORED, UNLABELLED, Labels
-from pipeline.collection.decoding.decode import DecodedImage
-from pipeline.collection.decoding.exif import upright_image
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.reviewed_truth import paint_masks
 from pipeline.evaluation.truth import FileTruth, Wanted, open_truth

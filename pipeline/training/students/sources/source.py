@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple, Protocol
 
+from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.training.students import Labels
-from pipeline.collection.decoding.decode import DecodedImage
 from schemas.vocabulary import Vocabulary
 
 

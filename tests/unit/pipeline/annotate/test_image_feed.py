@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.annotate.image_feed import ImageFeed
 from pipeline.annotate.prefetch import LoadedImage
 from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import Stopwatch
-from pipeline.collection.decoding.decode import DecodedImage
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef
 

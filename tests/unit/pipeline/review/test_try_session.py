@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from pipeline.collection.decoding.decode import DecodedImage
+from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.review.try_session import RequestsFirst, RunBackbones, TryImage, TrySession
 from schemas.config import ClipConfig, JobConfig
 from schemas.errors import UserError, WeightsError

@@ -21,18 +21,18 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.collection.decoding.color import to_srgb
-from pipeline.collection.decoding.color_profile import declared_colors
-from pipeline.collection.decoding.deep_numbers import with_8_bits
-from pipeline.collection.decoding.exif import (
+from ovseg_core.images.decoding.color import to_srgb
+from ovseg_core.images.decoding.color_profile import declared_colors
+from ovseg_core.images.decoding.deep_numbers import with_8_bits
+from ovseg_core.images.decoding.exif import (
     is_orientation,
     orientation_of,
     swaps_sides,
     upright_image,
 )
-from pipeline.collection.decoding.formats import KNOWN_FORMATS, accepts, missing_decoder_of
-from pipeline.collection.decoding.png_chunks import without_texts
-from pipeline.collection.decoding.tiff_pages import pages_of, with_first_page
+from ovseg_core.images.decoding.formats import KNOWN_FORMATS, accepts, missing_decoder_of
+from ovseg_core.images.decoding.png_chunks import without_texts
+from ovseg_core.images.decoding.tiff_pages import pages_of, with_first_page
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.collection.decoding.decode import decode
-from pipeline.collection.decoding.formats import KNOWN_FORMATS, accepts, missing_decoders
+from ovseg_core.images.decoding.decode import decode
+from ovseg_core.images.decoding.formats import KNOWN_FORMATS, accepts, missing_decoders
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
 

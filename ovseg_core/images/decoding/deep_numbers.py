@@ -17,9 +17,9 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.collection.decoding.exif import upright_image
-from pipeline.collection.decoding.png_chunks import without_chunks
-from pipeline.collection.decoding.value_range import DeclaredRange, to_8_bits, white_of
+from ovseg_core.images.decoding.exif import upright_image
+from ovseg_core.images.decoding.png_chunks import without_chunks
+from ovseg_core.images.decoding.value_range import DeclaredRange, to_8_bits, white_of
 from schemas.errors import ErrorCode, ImageError
 
 _STATED = (Tag.SMinSampleValue, Tag.SMaxSampleValue)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipeline.collection.overlay import colour, overlay, tinted
+from ovseg_core.images.overlay import colour, overlay, tinted
 from tests.helpers.drawn_runs import label_map
 
 

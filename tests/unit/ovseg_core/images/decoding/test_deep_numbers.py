@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.collection.decoding.decode import decode
+from ovseg_core.images.decoding.decode import decode
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 from tests.helpers.image_files import encoded, picture

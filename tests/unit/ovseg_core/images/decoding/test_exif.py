@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.collection.decoding.exif import (
+from ovseg_core.images.decoding.exif import (
     inverse_orientation,
     is_orientation,
     swaps_sides,

@@ -14,7 +14,7 @@ import numpy as np
 from cachetools import LRUCache, cached
 from PIL import Image, ImageCms
 
-from pipeline.collection.decoding.color_profile import DeclaredColors
+from ovseg_core.images.decoding.color_profile import DeclaredColors
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # As image editors do by default. Only of profiles with tables (CMYK) intents differ at all.

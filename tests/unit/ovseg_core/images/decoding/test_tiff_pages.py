@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.collection.decoding.decode import decode
-from pipeline.collection.decoding.tiff_pages import MAX_PAGES, pages_of, with_first_page
+from ovseg_core.images.decoding.decode import decode
+from ovseg_core.images.decoding.tiff_pages import MAX_PAGES, pages_of, with_first_page
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 from tests.helpers.image_files import picture

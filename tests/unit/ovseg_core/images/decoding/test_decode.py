@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from pipeline.collection.decoding.decode import decode
+from ovseg_core.images.decoding.decode import decode
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
@@ -179,7 +179,7 @@ def test_flipped_bytes_raise_nothing_but_image_errors(name: str) -> None:
 
 def test_no_warning_leaks_even_where_warnings_are_errors() -> None:
     code = (
-        "import sys; from pipeline.collection.decoding.decode import decode\n"
+        "import sys; from ovseg_core.images.decoding.decode import decode\n"
         "from schemas.config import ImageConfig\n"
         "print(decode(sys.stdin.buffer.read(), ImageConfig()).width)"
     )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from pipeline.collection.decoding.decode import DecodedImage, decode
+from ovseg_core.images.decoding.decode import DecodedImage, decode
 from schemas.config import ImageConfig
 from tests.helpers import icc_profiles as icc
 from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium

@@ -15,9 +15,9 @@ from PIL import Image
 from torch.nn import functional
 
 from ovseg_core.decision.decide import decide
+from ovseg_core.decision.refine.region_vote import majority_labels, vote_in_turn
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.methods import build_segmenter, check_options
-from ovseg_core.refine.region_vote import majority_labels, vote_in_turn
 from ovseg_core.resize.nearest import nearest_source
 from ovseg_core.segmenter import ScoreMaps, encode_images
 from schemas.config import NamedOptions

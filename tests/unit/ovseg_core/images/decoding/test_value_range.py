@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from pipeline.collection.decoding.decode import decode
-from pipeline.collection.decoding.value_range import DeclaredRange, to_8_bits
+from ovseg_core.images.decoding.decode import decode
+from ovseg_core.images.decoding.value_range import DeclaredRange, to_8_bits
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
 
