@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.collection import overlay
+from ovseg_core.images import overlay
 from pipeline.evaluation.drawing import INK, PAPER, QUIET, TEXT_PX, font, text_width
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.truth import IGNORE, Wanted, open_truth
