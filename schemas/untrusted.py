@@ -72,8 +72,8 @@ def first_not_relative(paths: "pa.ChunkedArray") -> str | None:
 
     options = pc.MatchSubstringOptions(_NO_PATH_FOR_ARROW)
     is_wrong = pc.call_function("match_substring_regex", [paths], options)
-    place = pc.index(is_wrong, True).as_py()
-    return None if place < 0 else paths[place].as_py()
+    wrong = paths.filter(is_wrong)
+    return wrong[0].as_py() if len(wrong) else None
 
 
 def printable(text: str) -> str:

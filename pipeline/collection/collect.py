@@ -32,7 +32,7 @@ from pipeline.storage.places import WILDCARD, ImagePlaces
 from schemas.config import HeadConfig, ImageConfig, JobConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
-from schemas.tables import MANIFEST
+from schemas.tables import MANIFEST, to_array
 from schemas.untrusted import is_relative_path
 
 logger = logging.getLogger(__name__)
@@ -381,7 +381,8 @@ def _batch(entries: list[ListedImage]) -> pa.RecordBatch:
             "size_bytes": [entry.size_bytes for entry in entries],
             "etag": [entry.etag for entry in entries],
         }
-        return pa.RecordBatch.from_pydict(columns, schema=MANIFEST)
+        arrays = [to_array(columns[field.name], field.type) for field in MANIFEST]
+        return pa.RecordBatch.from_arrays(arrays, schema=MANIFEST)
     except UnicodeEncodeError as error:
         raise CollectionError(f"no file can have the name {error.object!r}") from error
 

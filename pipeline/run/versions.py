@@ -6,7 +6,8 @@ are repairs. All versions are recorded in `run.yaml`, with all their numbers.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cache
 from importlib import metadata
 
 COMPARED = {
@@ -29,6 +30,11 @@ _CLIP_ROLE = "clip"
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of all libraries that `run.yaml` records, those that are installed."""
+    return dict(_installed_versions())
+
+
+@cache  # a worker asks twice, and each package has a file to parse
+def _installed_versions() -> Mapping[str, str]:
     # Here, as only a process that annotates needs them.
     import cv2
     from PIL import features

@@ -2,10 +2,12 @@
 
 import json
 
+import pyarrow as pa
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.storage.parquet import write_table
 from schemas.config import JobConfig
 from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
 from schemas.score_columns import SCORE_COLUMNS
@@ -81,3 +83,14 @@ def test_every_table_has_a_strategy():
 def test_records_come_back_from_their_table(data, name):
     rows = data.draw(st.lists(records[name], max_size=5))
     assert list(to_records(name, to_table(name, rows))) == rows
+
+
+@given(data=st.data(), name=st.sampled_from(sorted(records)))
+def test_a_table_built_by_columns_is_the_one_built_row_by_row(data, name):
+    rows = data.draw(st.lists(records[name], max_size=20))
+    schema, _ = TABLES[name]
+    slow = pa.Table.from_pylist([row.model_dump(mode="json") for row in rows], schema=schema)
+    table = to_table(name, rows)
+    table.validate(full=True)
+    assert table.schema == schema
+    assert write_table(table, 7) == write_table(slow, 7)
