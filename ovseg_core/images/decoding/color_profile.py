@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovseg_core.images.decoding.png_chunks import chunks_before_pixels
+
 Chromaticities = tuple[float, ...]
 """x and y of white, red, green and blue: eight numbers."""
 
@@ -40,6 +42,7 @@ _SRGB_TRANSFER = 13
 _VIDEO_TRANSFERS = (1, 6, 14, 15)
 _POWERS = {4: 2.2, 5: 2.8, 8: 1.0}
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_PNG_COLORS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def declared_colors(data: bytes, kind: str, info: Mapping[Any, Any]) -> Declared
     if kind in ("JPEG", "PNG") and not icc and "icc_profile" in info:  # parts of it are missing
         numbers = DeclaredColors(problem="a damaged profile")
     if kind == "PNG":
-        chunks = dict(_png_chunks(data))
+        chunks = dict(chunks_before_pixels(data, _PNG_COLORS))
         if b"cICP" in chunks:
             return _by_code_points(chunks[b"cICP"][:2], "cICP")
         if numbers is None and not icc and b"sRGB" not in chunks:
@@ -175,18 +178,6 @@ def _by_gamma(chunks: Mapping[bytes, bytes]) -> DeclaredColors | None:
         return DeclaredColors(rgb_profile(f"gAMA {gamma / 100_000:g}", points, 100_000 / gamma))
     except (ValueError, ArithmeticError, struct.error):
         return DeclaredColors(problem="gAMA and cHRM that span no colour space")
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the chunks of colours before the pixels."""
-    start = 8
-    while start + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, start)
-        if kind == b"IDAT":
-            return
-        if kind in (b"cICP", b"sRGB", b"gAMA", b"cHRM"):
-            yield kind, data[start + 8 : start + 8 + size]
-        start += 12 + size
 
 
 def _bmp_profile(data: bytes) -> bytes:

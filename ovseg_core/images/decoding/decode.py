@@ -31,7 +31,7 @@ from ovseg_core.images.decoding.exif import (
     upright_image,
 )
 from ovseg_core.images.decoding.formats import KNOWN_FORMATS, accepts, missing_decoder_of
-from ovseg_core.images.decoding.png_chunks import without_texts
+from ovseg_core.images.decoding.png_chunks import chunks_before_pixels, without_damage
 from ovseg_core.images.decoding.tiff_pages import pages_of, with_first_page
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError
@@ -50,6 +50,8 @@ _TIFF_COMPRESSIONS = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR",
     50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
+
+_CONVERT_NUMBERS = "convert it, for example to float32 with one channel, or to RGB of 8 bits"
 
 # Pillow warns about odd metadata of files that it decodes well: noise, over a whole collection.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -128,10 +130,10 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
     try:
         return _decode(data, config, side_px)
     except ImageError as error:
-        # Texts are found at both ends of a PNG; without them it is the file that browsers show.
+        # What describes a PNG may be damaged; without that it is the file that browsers show.
         if error.code not in _OF_DAMAGE or not accepts("PNG", data):
             raise
-        plain = without_texts(data)
+        plain = without_damage(data)
         if plain != data:
             with suppress(ImageError):
                 return _decode(plain, config, side_px)
@@ -149,7 +151,7 @@ def check_image_header(data: bytes, config: ImageConfig) -> None:
     except ImageError as error:
         if error.code not in _OF_DAMAGE or not accepts("PNG", data):
             raise
-        image = _open(without_texts(data)).image
+        image = _open(without_damage(data)).image
     _check_size(image, config)
 
 
@@ -173,8 +175,8 @@ def _decode(data: bytes, config: ImageConfig, side_px: int) -> DecodedImage:
         if side_px:
             image.draft("RGB", (side_px, side_px))
         image.load()
-        if name in _TURNED_BY_EXIF:  # a PNG's EXIF may come after its pixels
-            orientation = orientation_of(image.info.get("exif", b""))
+        if name in _TURNED_BY_EXIF:
+            orientation = orientation_of(_exif_of(image, name, data))
         levels, value_range = with_8_bits(image, name, data)
         is_wanted = config.color_profiles == "convert"
         rgb, color_profile = to_srgb(levels, declared_colors(data, name, image.info), is_wanted)
@@ -246,6 +248,8 @@ def _damaged(data: bytes, name: str, error: Exception, compression: str = "") ->
     if name == "TIFF" and reason.isdigit():  # Pillow says no more of a compression than its number
         compression = _TIFF_COMPRESSIONS.get(int(reason), "")
         reason = f"compression {reason} is not known"
+    elif name == "TIFF" and reason == "unknown pixel mode":
+        reason = "a kind or number of channels that Pillow does not read: " + _CONVERT_NUMBERS
     if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow takes it for a TIFF without tags
         reason = "BigTIFF in big-endian byte order is not read; convert it, for example to PNG"
     elif compression == "webp":  # libtiff says why on stderr only
@@ -263,6 +267,13 @@ def _ends_early(data: bytes, name: str) -> bool:
         return not data.endswith(b";")
     ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
     return name in ends and ends[name] not in data[-64:]
+
+
+def _exif_of(image: ImageFile.ImageFile, name: str, data: bytes) -> bytes:
+    """Return an image's EXIF; of a PNG the first before its pixels, while Pillow takes the last."""
+    if name != "PNG":
+        return image.info.get("exif", b"")
+    return next((b"Exif\0\0" + body for _, body in chunks_before_pixels(data, (b"eXIf",))), b"")
 
 
 def _tiff_orientation(image: TiffImageFile) -> int:

@@ -31,7 +31,7 @@ def orientation_of(exif: bytes) -> int:
     types, and XMP's orientation.
     """
     tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     try:
         if order is None:
             return 1

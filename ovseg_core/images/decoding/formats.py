@@ -29,14 +29,22 @@ _JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 _TGA_HEADER = struct.Struct("<BBBHHBHHHHBB")
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 
-_INSTALLED = {package for _, package, *_ in _OPTIONAL if find_spec(package)}
+_INSTALLED: set[str] = set()
+_BROKEN: dict[str, str] = {}
+"""Packages that are installed and cannot be loaded, with the reason."""
 
 for _module in _FORMATS.values():
     import_module(f"PIL.{_module}")
-if "pillow_heif" in _INSTALLED:
-    import_module("pillow_heif").register_heif_opener(thumbnails=False)
-if "pillow_jxl" in _INSTALLED:
-    import_module("pillow_jxl")  # registers itself
+for _, _package, *_ in _OPTIONAL:
+    if find_spec(_package) is None:
+        continue
+    try:
+        _plugin = import_module(_package)  # pillow_jxl registers itself
+        if _package == "pillow_heif":
+            _plugin.register_heif_opener(thumbnails=False)
+        _INSTALLED.add(_package)
+    except (ImportError, OSError, AttributeError, RuntimeError) as _error:
+        _BROKEN[_package] = f"{type(_error).__name__}: {_error}"
 
 KNOWN_FORMATS = (*_FORMATS, *(name for name, package, *_ in _OPTIONAL if package in _INSTALLED))
 """Formats that can be decoded here, in the order in which they are tried."""
@@ -44,12 +52,15 @@ KNOWN_FORMATS = (*_FORMATS, *(name for name, package, *_ in _OPTIONAL if package
 
 def missing_decoders() -> dict[str, str]:
     """Return how to get the decoder of each file name ending that lacks one here."""
-    return {
-        ending: f"pip install 'ovseg[{extra}]'"
-        for _, package, extra, endings in _OPTIONAL
-        if package not in _INSTALLED
-        for ending in endings
-    }
+    hints: dict[str, str] = {}
+    for _, package, extra, endings in _OPTIONAL:
+        if package in _INSTALLED:
+            continue
+        hint = f"pip install 'ovseg[{extra}]'"
+        if package in _BROKEN:
+            hint += f"; {package} is here but does not load: {_BROKEN[package]}"
+        hints |= dict.fromkeys(endings, hint)
+    return hints
 
 
 def missing_decoder_of(data: bytes) -> str:

@@ -7,8 +7,9 @@ One rule for every format, first line that fits:
    stands for nothing by custom, such as -9999, and the file states no range.
 2. A file that states its range (TIFF's SMinSampleValue and SMaxSampleValue, or MinSampleValue and
    MaxSampleValue): that range.
-3. Whole numbers, none negative: 0 to 2^k - 1, with the smallest usual depth k of 8, 10, 12, 14, 15,
-   16, 24 and 32 bits that holds the largest. A photograph of 16 bits is divided by 257.
+3. Whole numbers, none negative: 0 to 2^k - 1, with the smallest depth k that holds the largest, of
+   8, 10, 12, 14 and 15 bits, as cameras have them, and from 16 bits on of all. A photograph of 16
+   bits is divided by 257.
 4. Other numbers from 0 to 1: 0 to 1; from 0 to 255: 0 to 255.
 5. Everything else: from the 0.5th to the 99.5th percentile.
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ErrorCode, ImageError
 
-_DEPTHS = (8, 10, 12, 14, 15, 16, 24, 32)
+_DEPTHS = (8, 10, 12, 14, 15, *range(16, 33))
 _PERCENTILES = (0.5, 99.5)
 _BEYOND = 1e30
 """Larger numbers stand for nothing, whatever the file says: float32's largest is a common one."""
@@ -84,7 +85,7 @@ def to_8_bits(values: NDArray[Any], declared: DeclaredRange) -> tuple[NDArray[np
 
 
 def white_of(largest: float) -> float:
-    """Return 2^k - 1 with the smallest usual depth k of bits that holds a number."""
+    """Return 2^k - 1 with the smallest depth k of bits that holds a number."""
     return next((2.0**k - 1 for k in _DEPTHS if largest < 2.0**k), largest)
 
 

@@ -223,6 +223,20 @@ def exif(orientation: int, kind: int = 3) -> bytes:
     return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
 
 
+def png_with(
+    kind: bytes,
+    body: bytes,
+    checksum: int | None = None,
+    place: int = END_OF_HEADER,
+    data: bytes = b"",
+) -> bytes:
+    """Return a PNG, by default a plain one, with one more chunk at a place."""
+    data = data or encoded(picture())
+    crc = zlib.crc32(kind + body) if checksum is None else checksum
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
+    return data[:place] + chunk + data[place:]
+
+
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
     b'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
@@ -240,7 +254,24 @@ FRAMES = {
     }.items()
     if not (kind == "PNG" and "xmp" in options)  # Pillow writes no XMP there
 }
-TURNED = {"exif 3": 3, "exif 6": 6, "exif 8 and xmp 6": 8}
+TIFF_OF_EXIF = len(b"Exif\0\0")
+for _title, _kind, _bodies, _place in (
+    ("exif 6 before the pixels", b"eXIf", [exif(6)], END_OF_HEADER),
+    ("exif 6 behind the pixels", b"eXIf", [exif(6)], BEFORE_END),
+    ("exif 6, then 3", b"eXIf", [exif(3), exif(6)], END_OF_HEADER),
+):
+    _file = encoded(picture())
+    for _body in _bodies:
+        _file = png_with(_kind, _body[TIFF_OF_EXIF:], place=_place, data=_file)
+    FRAMES[f"{_title}.png"] = _file
+FRAMES["exif 6 with a wrong checksum.png"] = png_with(b"eXIf", exif(6)[TIFF_OF_EXIF:], checksum=7)
+TURNED = {
+    "exif 3": 3,
+    "exif 6": 6,
+    "exif 8 and xmp 6": 8,
+    "exif 6 before the pixels": 6,
+    "exif 6, then 3": 6,
+}
 """Orientation of the files whose frame a browser turns; of WebP none."""
 
 
@@ -272,7 +303,9 @@ def test_frames_are_those_that_chromium_shows() -> None:
     with api.sync_playwright() as session:
         browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page()
-        for name, data in FRAMES.items():
+        for name, data in (
+            FRAMES | {f"{name}.png": data for name, data in DAMAGED.items()}
+        ).items():
             kind = name.rpartition(".")[2]
             address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
             height, width, pixels = page.evaluate(script, address)
@@ -310,16 +343,6 @@ def test_default_image_that_an_animation_never_shows_is_not_taken() -> None:
     np.testing.assert_array_equal(decode(data, CONFIG).rgb, picture())
 
 
-def png_with(
-    kind: bytes, body: bytes, checksum: int | None = None, place: int = END_OF_HEADER
-) -> bytes:
-    """Return a PNG with one more chunk, at a place in the plain file."""
-    data = encoded(picture())
-    crc = zlib.crc32(kind + body) if checksum is None else checksum
-    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
-    return data[:place] + chunk + data[place:]
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -334,6 +357,40 @@ def png_with(
 )
 def test_long_or_damaged_texts_of_a_png_do_not_lose_it(data: bytes) -> None:
     np.testing.assert_array_equal(decode(data, CONFIG).rgb, picture())
+
+
+DAMAGED = {
+    **{
+        f"{kind} with a wrong checksum": png_with(kind.encode(), body, checksum=7)
+        for kind, body in {
+            "gAMA": struct.pack(">I", 100_000),
+            "pHYs": bytes(9),
+            "tRNS": bytes(6),
+            "iCCP": b"x\0\0" + zlib.compress(b"no profile"),
+            "cICP": bytes([12, 13, 0, 1]),
+            "acTL": struct.pack(">II", 1, 0),
+            "prVt": b"of nobody",
+        }.items()
+    },
+    **{
+        f"short {kind}": png_with(kind.encode(), b"x")
+        for kind in ("gAMA", "cHRM", "pHYs", "acTL", "iCCP")
+    },
+    "empty sRGB": png_with(b"sRGB", b""),
+    "empty tRNS": png_with(b"tRNS", b""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_describes_a_png_and_is_damaged_does_not_lose_it(name: str) -> None:
+    np.testing.assert_array_equal(decode(DAMAGED[name], CONFIG).rgb, picture())
+
+
+def test_pixels_of_a_png_that_are_damaged_are_not_passed_over() -> None:
+    data = encoded(picture())
+    place = data.index(b"IDAT") + 40
+    with pytest.raises(ImageError):
+        decode(data[:place] + bytes(30) + data[place + 30 :], CONFIG)
 
 
 def test_the_job_sets_the_limit_of_pixels_not_pillow() -> None:
@@ -394,6 +451,14 @@ def test_big_endian_bigtiff_is_refused_by_its_name():
     with pytest.raises(ImageError, match="BigTIFF in big-endian byte order is not read") as caught:
         decode(data, CONFIG)
     assert caught.value.code is ErrorCode.UNDECODABLE
+
+
+def test_numbers_of_a_tiff_that_are_not_read_say_what_to_do() -> None:
+    data = encoded(Image.fromarray(np.zeros((4, 6), np.float32)), "TIFF")
+    bits = struct.pack("<HHIHH", 258, 3, 1, 32, 0)
+    assert bits in data
+    with pytest.raises(ImageError, match=r"undecodable.*convert it, for example to float32"):
+        decode(data.replace(bits, struct.pack("<HHIHH", 258, 3, 1, 64, 0)), CONFIG)
 
 
 def test_tiff_packed_as_webp_says_what_to_do():

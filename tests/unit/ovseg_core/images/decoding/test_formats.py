@@ -1,6 +1,10 @@
 """A file's format is told by its content, whatever its name is."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +59,24 @@ def test_formats_of_the_extras(name: str, package: str) -> None:
     image = decode(data, ImageConfig())
     assert abs(image.rgb.astype(int) - np.asarray(picture())).mean() < 12
     assert not {".heic", ".jxl"} & missing_decoders().keys()
+
+
+def test_an_extra_that_does_not_load_is_a_hint_and_no_end(tmp_path: Path) -> None:
+    for package in ("pillow_heif", "pillow_jxl"):
+        (tmp_path / f"{package}.py").write_text("raise ImportError('libx.so is missing')")
+    code = (
+        "from ovseg_core.images.decoding import formats as f\n"
+        "print(f.KNOWN_FORMATS[-1], f.missing_decoders()['.heic'], f.missing_decoders()['.jxl'])"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for extra, package in (("heif", "pillow_heif"), ("jxl", "pillow_jxl")):
+        hint = f"pip install 'ovseg[{extra}]'; {package} is here but does not load: ImportError"
+        assert f"{hint}: libx.so is missing" in done.stdout, done.stderr
+    assert done.stdout.startswith("TGA")
 
 
 def test_heif_of_the_general_brand_is_not_taken_for_avif() -> None:

@@ -56,6 +56,15 @@ def test_fewer_bits_in_sixteen_are_not_dark(kind: str, bits: int) -> None:
     assert image.value_range == f"0 to {2**bits - 1}"
 
 
+@pytest.mark.parametrize("bits", [17, 18, 20, 22, 26, 31])
+@pytest.mark.parametrize("kind", [np.uint32, np.int32])
+def test_fewer_bits_in_thirty_two_are_not_dark(kind: type, bits: int) -> None:
+    values = np.round(GREY / 255.0 * (2.0**bits - 1)).astype(kind)
+    levels, rule = to_8_bits(values, NOTHING)
+    assert np.abs(levels.astype(int) - GREY).max() <= 1
+    assert rule == f"0 to {2**bits - 1}"
+
+
 def test_colours_of_twelve_bits_in_sixteen_are_not_dark() -> None:
     colours = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], 2)
     deep = np.round(colours / 255.0 * 4095).astype(np.uint16)
