@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.quality import embedded_backbones
@@ -53,8 +52,6 @@ _SCENES = ((3, False), (16, False), (5, True))
 """Number of a test scene, and whether it is of held-out pairs."""
 _TITLES_ABOVE = "image", "teacher", "student", "truth"
 _ZOOM, _GAP_PX, _HEAD_PX = 2, 6, 18
-_NAMED_PX = 200
-"""Masks with fewer pixels have no name in the picture."""
 
 
 def tables(results: Mapping[str, Any]) -> str:
@@ -138,8 +135,9 @@ def draw_picture(student: Segmenter[Any], file: Path) -> None:
         scene = drawn("test", number, held_out=held_out)
         maps = [predict(one, tensor_of(scene), labels) for one in (teacher, student)]
         maps.append(truth_of(scene, labels).astype(np.uint16))
-        masks = [_named(scene.image, one, labels) for one in maps]
-        lines.append([_enlarged(Image.fromarray(scene.image)), *masks])
+        image = _enlarged(Image.fromarray(scene.image))
+        pixels = np.asarray(image)
+        lines.append([image, *(overlay(pixels, one, labels, write_names=True) for one in maps)])
     width = max(tile.width for line in lines for tile in line) + _GAP_PX
     canvas = Image.new(
         "RGB",
@@ -155,21 +153,6 @@ def draw_picture(student: Segmenter[Any], file: Path) -> None:
         top += line[0].height + _GAP_PX
     small = canvas.quantize(160, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     small.save(file, optimize=True)
-
-
-def _named(
-    image: NDArray[np.uint8], label_map: NDArray[np.integer], labels: Sequence[str]
-) -> Image.Image:
-    """Return the masks over the image, the larger ones with their names."""
-    drawn_over = _enlarged(overlay(image, label_map))
-    draw = ImageDraw.Draw(drawn_over)
-    for label in np.unique(label_map[label_map > 0]).tolist():
-        rows, columns = np.nonzero(label_map == label)
-        if len(rows) >= _NAMED_PX:
-            middle = _ZOOM * float(columns.mean()), _ZOOM * float(rows.mean())
-            style: Any = {"anchor": "mm", "stroke_width": 2, "stroke_fill": "black"}
-            draw.text(middle, labels[label - 1], fill="white", **style)
-    return drawn_over
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

@@ -1,65 +1,99 @@
-"""Masks drawn over an image, each label in a colour of its own that is the same everywhere."""
+"""Masks drawn over an image, each label in its colour and with its name."""
 
-import colorsys
+from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from ovseg_core.images.label_colours import label_colours
+from ovseg_core.images.lettering import font, text_width
 from ovseg_core.resize.nearest import SizeHW, to_size
-
-Rgb = tuple[int, int, int]
 
 _OPACITY = 0.55
 _GREYED = 0.6
 """Share of its colour that the image gives up, so that the masks' colours can be told apart."""
-_FIRST_COLOURS: tuple[Rgb, ...] = (
-    (230, 25, 75), (0, 130, 200), (245, 165, 0), (60, 180, 75), (145, 30, 180), (0, 190, 190),
-    (240, 50, 230), (154, 99, 36), (128, 128, 0), (0, 0, 160), (250, 120, 90), (120, 200, 20),
-    (110, 80, 255), (0, 110, 90), (170, 0, 60), (255, 215, 30), (90, 160, 255), (200, 120, 200),
-)  # fmt: skip
-_GOLDEN_TURN = 0.618034
+_TEXT_SHARE = 1 / 14
+"""Height of a name beside the shorter side of the picture."""
+_MIN_TEXT_PX, _MAX_TEXT_PX = 10, 28
+_MIN_DEPTH_PX = 3
+"""A mask that is thinner everywhere has no name: it would be hidden by it."""
 
 
-def colour(label: int) -> Rgb:
-    """Return the colour of label `label`, counted from 1."""
-    if label <= len(_FIRST_COLOURS):
-        return _FIRST_COLOURS[label - 1]
-    value = (0.95, 0.6, 0.78)[label % 3]
-    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN_TURN % 1, 0.75, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def hex_colour(label: int) -> str:
-    """Return the colour of a label as CSS writes it."""
-    return "#{:02x}{:02x}{:02x}".format(*colour(label))
-
-
-def overlay(rgb: NDArray[np.uint8], label_map: NDArray[np.integer]) -> Image.Image:
+def overlay(
+    rgb: NDArray[np.uint8],
+    label_map: NDArray[np.integer],
+    names: Sequence[str],
+    *,
+    write_names: bool = False,
+) -> Image.Image:
     """Draw masks and their outlines over an image.
 
     Args:
         rgb: (h, w, 3).
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
+        names: of the labels in vocabulary order; their colours follow from them.
+        write_names: write each label on the largest of its regions.
     """
-    masks = np.asarray(tinted(label_map, (rgb.shape[0], rgb.shape[1]))).astype(np.float32)
+    labels = to_size(label_map, (rgb.shape[0], rgb.shape[1]))
+    masks = np.asarray(_painted(labels, names)).astype(np.float32)
     pixels = rgb.astype(np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     pixels += _GREYED * (grey[..., None] - pixels)
     pixels += masks[..., 3:] / 255 * _OPACITY * (masks[..., :3] - pixels)
-    return Image.fromarray(pixels.round().astype(np.uint8))
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    if write_names:
+        _write_names(picture, labels, names)
+    return picture
 
 
-def tinted(label_map: NDArray[np.integer], size_hw: SizeHW) -> Image.Image:
-    """Return the masks alone, RGBA at another size: opaque with dark rims, else transparent."""
-    labels = to_size(label_map, size_hw)
-    colours = np.zeros((int(labels.max()) + 1, 4), np.uint8)
-    for label in np.unique(labels[labels > 0]).tolist():
-        colours[label] = (*colour(label), 255)
-    pixels = colours[labels]
+def tinted(label_map: NDArray[np.integer], size_hw: SizeHW, names: Sequence[str]) -> Image.Image:
+    """Return the masks alone, RGBA at another size: opaque with dark rims, else transparent.
+
+    Args:
+        label_map: (H, W); 0 is transparent.
+        size_hw: of the picture.
+        names: of the labels in vocabulary order; their colours follow from them.
+    """
+    return _painted(to_size(label_map, size_hw), names)
+
+
+def _painted(labels: NDArray[np.integer], names: Sequence[str]) -> Image.Image:
+    num_nameless = int(labels.max(initial=0)) - len(names)  # of rows that somebody else wrote
+    colours = label_colours((*names, *[""] * num_nameless))
+    painted = np.zeros((len(colours) + 1, 4), np.uint8)
+    painted[1:] = [(*colour, 255) for colour in colours]
+    pixels = painted[labels]
     rim = _differs(labels)
     pixels[rim, :3] //= 2
     return Image.fromarray(pixels)
+
+
+def _write_names(picture: Image.Image, labels: NDArray[np.integer], names: Sequence[str]) -> None:
+    """Write each label where its mask is widest, moved so that the text stays in the picture."""
+    width, height = picture.size
+    text_px = round(min(max(min(width, height) * _TEXT_SHARE, _MIN_TEXT_PX), _MAX_TEXT_PX))
+    draw = ImageDraw.Draw(picture)
+    for label in np.unique(labels[labels > 0]).tolist():
+        mask = np.pad((labels == label).astype(np.uint8), 1)  # the picture's rim is a rim
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        if depth[y, x] < _MIN_DEPTH_PX:
+            continue
+        name = str(names[label - 1])
+        half = text_width(name, text_px) // 2 + 2
+        left = min(max(int(x) - 1, half), max(width - half, half))
+        top = min(max(int(y) - 1, text_px // 2 + 2), height - text_px // 2 - 2)
+        draw.text(
+            (left, top),
+            name,
+            (255, 255, 255),
+            font(text_px),
+            anchor="mm",
+            stroke_width=max(1, text_px // 8),
+            stroke_fill=(0, 0, 0),
+        )
 
 
 def _differs(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.evaluation.drawing import INK, PAPER, QUIET, font, text_width
+from ovseg_core.images.lettering import INK, PAPER, QUIET, font, text_width
 
 RIGHT, WRONG = (25, 113, 60), (190, 30, 45)
 """Colours of a share of 1 on the diagonal, and off it."""

@@ -1,4 +1,4 @@
-"""A contact sheet: image, masks and truth side by side, of a student its teacher; with a legend."""
+"""A contact sheet: image, masks and truth side by side, of a student its teacher."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ovseg_core.images import overlay
-from pipeline.evaluation.drawing import INK, PAPER, QUIET, TEXT_PX, font, text_width
+from ovseg_core.images.lettering import INK, PAPER, QUIET, font
+from ovseg_core.images.overlay import overlay
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.truth import IGNORE, Wanted, open_truth
 from pipeline.run.folder import RunFolder
@@ -72,7 +72,7 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
 
     Args:
         rows: the images, two beside each other.
-        names: the vocabulary's labels in order, without background, for the legend.
+        names: the vocabulary's labels in order, without background; written on the masks.
     """
     columns = ["image", "masks"]
     if any(row.teacher is not None for row in rows):
@@ -81,12 +81,10 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
         columns.append("truth")
     strip_px = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX
     width = 2 * _MARGIN_PX + _PER_LINE * strip_px + (_PER_LINE - 1) * 2 * _MARGIN_PX
-    legend = _legend(rows, names, width - 2 * _MARGIN_PX)
     cell_px = _TILE_HEIGHT_PX + _LINE_PX + _GAP_PX
     num_lines = -(-len(rows) // _PER_LINE)
-    top = 2 * _MARGIN_PX + legend.height + _LINE_PX
+    top = _MARGIN_PX + _LINE_PX
     sheet = Image.new("RGB", (width, top + num_lines * cell_px + _MARGIN_PX), PAPER)
-    sheet.paste(legend, (_MARGIN_PX, _MARGIN_PX))
     draw = ImageDraw.Draw(sheet)
     for index, row in enumerate(rows):
         x = _MARGIN_PX + index % _PER_LINE * (strip_px + 2 * _MARGIN_PX)
@@ -95,12 +93,16 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
             for place, title in enumerate(columns):
                 left = x + place * (_TILE_PX + _GAP_PX)
                 draw.text((left, y - _LINE_PX), title, QUIET, font())
-        _draw_row(sheet, row, (x, y), columns)
+        _draw_row(sheet, row, (x, y), columns, names)
     return sheet
 
 
 def _draw_row(
-    sheet: Image.Image, row: SheetRow, corner: tuple[int, int], columns: Sequence[str]
+    sheet: Image.Image,
+    row: SheetRow,
+    corner: tuple[int, int],
+    columns: Sequence[str],
+    names: Sequence[str],
 ) -> None:
     x, y = corner
     picture = _fitted(row.image)
@@ -109,7 +111,7 @@ def _draw_row(
     for place, column in enumerate(columns):
         drawn = maps.get(column)
         if drawn is not None:
-            tile = overlay.overlay(pixels, np.maximum(drawn, 0))
+            tile = overlay(pixels, np.maximum(drawn, 0), names, write_names=True)
         elif column == "image":
             tile = picture
         else:
@@ -135,24 +137,3 @@ def _caption(row: SheetRow) -> str:
     matrix = ConfusionMatrix(int(max(row.truth.max(), row.found.max())) + 1, IGNORE)
     matrix.add(row.found, row.truth)
     return f"{name}   mIoU {matrix.mean_iou():.2f}"
-
-
-def _legend(rows: Sequence[SheetRow], names: Sequence[str], width_px: int) -> Image.Image:
-    """Draw the labels that occur, in as many lines as they need."""
-    maps = [m for row in rows for m in (row.found, row.truth, row.teacher) if m is not None]
-    labels = sorted({int(label) for m in maps for label in np.unique(m) if label > 0})
-    places: list[tuple[int, int, int]] = []
-    x = y = 0
-    for label in labels:
-        entry_px = TEXT_PX + 8 + text_width(names[label - 1]) + 18
-        if x and x + entry_px > width_px:
-            x, y = 0, y + _LINE_PX
-        places.append((label, x, y))
-        x += entry_px
-    legend = Image.new("RGB", (width_px, y + _LINE_PX), PAPER)
-    draw = ImageDraw.Draw(legend)
-    for label, left, top in places:
-        box = (left, top + 3, left + TEXT_PX, top + 3 + TEXT_PX)
-        draw.rounded_rectangle(box, radius=3, fill=overlay.colour(label))
-        draw.text((left + TEXT_PX + 6, top + 1), names[label - 1], INK, font())
-    return legend

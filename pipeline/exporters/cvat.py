@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import NonNegativeInt
 
-from ovseg_core.images.overlay import hex_colour
+from ovseg_core.images.label_colours import css_colour, label_colours
 from ovseg_core.rle import number_lists
 from pipeline.corrections.names import short_labels
 from pipeline.exporters.shared import coco_file, mask_texts
@@ -182,8 +182,8 @@ def _labels(names: Sequence[str]) -> list[dict[str, object]]:
         for name in _DECLARED
     ]
     return [
-        {"name": name, "color": hex_colour(number), "type": "any", "attributes": attributes}
-        for number, name in enumerate(names, start=1)
+        {"name": name, "color": css_colour(colour), "type": "any", "attributes": attributes}
+        for name, colour in zip(names, label_colours(names), strict=True)
     ]
 
 
@@ -203,9 +203,9 @@ def _xml_head(reader: RunReader, names: Sequence[str]) -> str:
         for name in _DECLARED
     )
     labels = "\n".join(
-        f"<label><name>{escape(name)}</name><color>{hex_colour(number)}</color><type>any</type>"
+        f"<label><name>{escape(name)}</name><color>{css_colour(colour)}</color><type>any</type>"
         f"<attributes>{attributes}</attributes></label>"
-        for number, name in enumerate(names, start=1)
+        for name, colour in zip(names, label_colours(names), strict=True)
     )
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'

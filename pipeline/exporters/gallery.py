@@ -12,7 +12,7 @@ import heapq
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field
 
-from ovseg_core.images.overlay import hex_colour, tinted
+from ovseg_core.images.label_colours import Rgb, css_colour, label_colours
+from ovseg_core.images.overlay import tinted
 from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
@@ -59,12 +60,13 @@ def export(run: RunFolder, options: Options) -> list[str]:
         )
         numbers = [number for _, number in heapq.nsmallest(options.limit, by_priority)]
         wanted, cards = set(numbers), dict[int, _Card]()
+        names = export.reader.run.info.job().vocabulary.names
         for shard in export.reader.shards():
             shown = [row for row in shard.images.values() if row["number"] in wanted]
             segments = shard.segments_by_image(_SEGMENT_COLUMNS) if shown else {}
             for image in shown:
                 rows = flattened(segments.get(image["image_id"], []), export.losses)
-                cards[image["number"]] = _write_card(image, rows, export, options.side_px)
+                cards[image["number"]] = _write_card(image, rows, export, names, options.side_px)
             export.losses.count_written("images", len(shown))
         in_order = [cards[number] for number in numbers]
         notice = export.photographs.notice if in_order else ""
@@ -88,7 +90,9 @@ class _Card:
     pictures: tuple[str, ...]
 
 
-def _write_card(image: Row, rows: list[Row], export: Export, side_px: int) -> _Card:
+def _write_card(
+    image: Row, rows: list[Row], export: Export, names: Sequence[str], side_px: int
+) -> _Card:
     """Write an image's pictures, its photograph and its masks, and return its card.
 
     Where the photograph cannot be read, the masks are shown on a plain ground.
@@ -106,14 +110,15 @@ def _write_card(image: Row, rows: list[Row], export: Export, side_px: int) -> _C
         why = "is not read, see above" if is_known else f"cannot be read any more: {error.code}"
         caption = f"<figcaption>masks only; the photograph {escape(why)}</figcaption>"
     label_map = paint_segments(rows, (image["height"], image["width"]))
-    masks = _file(tinted(label_map, (height, width)), "PNG")
+    masks = _file(tinted(label_map, (height, width), names), "PNG")
     pictures.append(("alone" if caption else "masks", masks, ".png"))
-    figure, names = "", []
+    figure, files = "", []
     for kind, data, suffix in pictures:
-        names.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")
-        export.put(names[-1], data)
-        figure += f'<img class="{kind}" src="{names[-1]}" alt="" loading="lazy">'
-    return _card(image, rows, figure + caption, tuple(names))
+        files.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")
+        export.put(files[-1], data)
+        figure += f'<img class="{kind}" src="{files[-1]}" alt="" loading="lazy">'
+    html = _html(image, rows, figure + caption, label_colours(names))
+    return _Card(html, frozenset(row["category_id"] for row in rows), tuple(files))
 
 
 def _file(picture: Image.Image, kind: str, **options: int) -> bytes:
@@ -122,7 +127,7 @@ def _file(picture: Image.Image, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -> _Card:
+def _html(image: Row, rows: list[Row], figure: str, colours: Sequence[Rgb]) -> str:
     names = {row["category_id"]: row["label"] for row in rows}
     scores = {
         label: [row[SCORE] for row in of_label]
@@ -133,10 +138,11 @@ def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -
         highest = f"{max(values):.2f}"
         text = highest if len(values) == 1 else f"{len(values)} × ≤ {highest}"
         chips.append(
-            f'<span class="chip">{_swatch(label)}{_text(names[label])} <small>{text}</small></span>'
+            f'<span class="chip">{_swatch(colours[label - 1])}{_text(names[label])} '
+            f"<small>{text}</small></span>"
         )
     priority = image["review_priority"]
-    html = (
+    return (
         f'<article data-labels="{" ".join(map(str, sorted(scores)))}"><figure>{figure}</figure>'
         f"<section><h2>{_text(image['path'])}</h2>"
         f'<div class="doubt">doubt <div class="bar"><span style="width:{priority:.0%}"></span>'
@@ -144,7 +150,6 @@ def _card(image: Row, rows: list[Row], figure: str, pictures: tuple[str, ...]) -
         f'<div class="labels">{"".join(chips) or "<small>no masks</small>"}</div></section>'
         "</article>"
     )
-    return _Card(html, frozenset(scores), pictures)
 
 
 def _text(name: str) -> str:
@@ -152,18 +157,19 @@ def _text(name: str) -> str:
     return escape(printable(name))
 
 
-def _swatch(label: int) -> str:
-    return f'<i style="background:{hex_colour(label)}"></i>'
+def _swatch(colour: Rgb) -> str:
+    return f'<i style="background:{css_colour(colour)}"></i>'
 
 
 def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
     """Return the page; the notice says why no photograph is read, and what to do."""
     job = reader.run.info.job()
+    names = job.vocabulary.names
     counts = Counter(label for card in cards for label in card.labels)
     chips = "\n".join(
-        f'<button data-label="{label}" aria-pressed="false">{_swatch(label)}{_text(name)} '
+        f'<button data-label="{label}" aria-pressed="false">{_swatch(colour)}{_text(name)} '
         f"<small>{counts[label]}</small></button>"
-        for label, name in enumerate(job.vocabulary.names, start=1)
+        for label, (name, colour) in enumerate(zip(names, label_colours(names), strict=True), 1)
         if counts[label]
     )
     folder = Path(__file__).parent

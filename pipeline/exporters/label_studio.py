@@ -17,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 from pydantic import Field
 
-from ovseg_core.images.overlay import hex_colour
+from ovseg_core.images.label_colours import css_colour, label_colours
 from ovseg_core.rle import number_lists
 from pipeline.exporters.shared import mask_texts
 from pipeline.exporters.shared.export import Export, ExportOptions
@@ -112,8 +112,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
 def _config(names: tuple[str, ...]) -> str:
     """Return the labelling interface: brush and eraser with a colour for each label."""
     labels = "\n".join(
-        f"    <Label value={quoteattr(in_xml(name))} background={quoteattr(hex_colour(number))}/>"
-        for number, name in enumerate(names, start=1)
+        f"    <Label value={quoteattr(in_xml(name))} background={quoteattr(css_colour(colour))}/>"
+        for name, colour in zip(names, label_colours(names), strict=True)
     )
     return (
         f'<View>\n  <Image name="{_IMAGE}" value="$image" zoom="true"/>\n'

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ovseg_core.images.overlay import colour
+from ovseg_core.images.label_colours import label_colours
 from ovseg_core.rle import label_map
 from pipeline.exporters.shared import coco_file
 from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
@@ -67,9 +67,10 @@ def write(export: Export, options: Options) -> None:
 def _head(export: Export, options: Options) -> dict[str, Any]:
     is_thing = resolve_kind(export.reader, options.segments) == "components"
     head = coco_file.head(export.reader, options.segments, min_score=options.min_score)
+    colours = label_colours([category["name"] for category in head["categories"]])
     categories = [
-        {**category, "isthing": int(is_thing), "color": colour(category["id"])}
-        for category in head["categories"]
+        {**category, "isthing": int(is_thing), "color": colour}
+        for category, colour in zip(head["categories"], colours, strict=True)
     ]
     return {**head, "categories": categories}
 

@@ -78,7 +78,7 @@ class Pictures:
             if kind == "segments":
                 return number_png(segments, size_hw)
             labels = painted(segments, size_hw, "small", [one["category_id"] for one in segments])
-            return _png(tinted(labels, labels.shape))
+            return _png(tinted(labels, labels.shape, self._index.labels))
 
     def _photo(self, image: dict[str, Any], size: Size) -> bytes:
         decoded = self._images.read_image(image, SIDE_PX[size])

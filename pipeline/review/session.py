@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from cachetools import LRUCache
 
-from ovseg_core.images.overlay import hex_colour
+from ovseg_core.images.label_colours import css_colour, label_colours
 from pipeline.corrections.imports import import_names, import_states
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.decisions import Decisions, Mark
@@ -141,15 +141,16 @@ class ReviewSession:
     def facts(self) -> dict[str, Any]:
         """Return the facts of the run as a whole."""
         now = self.snapshot
+        labels = now.index.labels
         return {
             "name": uris.parent_and_name(self.run.folder.uri)[1],
             "place": redact(self.run.folder.uri),
             "method": self.run.info.job().method.name,
             "key": self.key,
             "labels": [
-                {"id": number, "name": name, "colour": hex_colour(number), "images": count}
-                for number, (name, count) in enumerate(
-                    zip(now.index.labels, now.images_by_label, strict=True), start=1
+                {"id": number, "name": name, "colour": css_colour(colour), "images": count}
+                for number, (name, colour, count) in enumerate(
+                    zip(labels, label_colours(labels), now.images_by_label, strict=True), start=1
                 )
             ],
             "score_columns": page_columns(),

@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from pydantic import Field
 
 from ovseg_core.images.decoding.decode import DecodedImage, decode
-from ovseg_core.images.overlay import hex_colour
+from ovseg_core.images.label_colours import css_colour, label_colours
 from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
 from schemas.base import Frozen
@@ -182,6 +182,10 @@ class TryPage:
         wanted = _TryRequest.model_validate(body)
         result = self._try_session.segment(self._image(wanted), wanted.words, wanted.method)
         segments = [vars(one) for one in result.masks.segments]
+        of_run = self._job.vocabulary.names
+        words = list(dict.fromkeys(name.casefold() for name in (*of_run, *wanted.words)))
+        # A label of the run has the colour that it has on the review page.
+        colours = dict(zip(words, label_colours(words), strict=True))
         return {
             "height": result.size_hw[0],
             "width": result.size_hw[1],
@@ -190,7 +194,7 @@ class TryPage:
                 {
                     "id": one.category_id,
                     "name": one.label,
-                    "colour": hex_colour(one.category_id),
+                    "colour": css_colour(colours[one.label.casefold()]),
                     "max_prob": one.max_prob,
                 }
                 for one in result.masks.label_scores

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from pipeline.evaluation.drawing import INK, PAPER, QUIET, font
+from ovseg_core.images.lettering import INK, PAPER, QUIET, font
 from pipeline.job.worker_process import peak_memory
 from pipeline.storage.folder import Folder
 

@@ -1,4 +1,4 @@
-"""Colours and fonts of the pictures of an evaluation."""
+"""Colours and fonts of texts in pictures."""
 
 from functools import cache
 

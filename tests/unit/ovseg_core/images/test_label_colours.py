@@ -1,0 +1,27 @@
+import colorsys
+
+import pytest
+
+from ovseg_core.images.label_colours import css_colour, label_colours
+
+
+def test_colours_are_distinct_and_stable():
+    names = [f"label {number}" for number in range(60)]
+    colours = label_colours(names)
+    assert len(set(colours)) == 60
+    assert colours[:7] == label_colours(names[:7]), "later labels change nothing"
+    assert css_colour(colours[0]) == "#e6194b"
+
+
+@pytest.mark.parametrize(
+    ("name", "hue"), [("purple solid star", 0.78), ("a Red car", 0.99), ("GREEN apple", 0.36)]
+)
+def test_a_colour_does_not_contradict_the_name(name, hue):
+    for _, colour in zip(range(3), label_colours(["cat", name, name + " 2"])[1:], strict=False):
+        assert colorsys.rgb_to_hsv(*(part / 255 for part in colour))[0] == pytest.approx(
+            hue, abs=0.04
+        )
+
+
+def test_labels_of_one_colour_have_shades():
+    assert len(set(label_colours(["red cross", "red heart", "red star", "red ring"]))) == 4
