@@ -15,8 +15,9 @@ from pipeline.job.termination import Termination
 from pipeline.job.worker_process import local_device
 from pipeline.training.progress import StepProgress
 from pipeline.training.report import TrainingReport, exit_code
+from pipeline.training.students.board import StudentTally
 from pipeline.training.students.setup import check_config
-from pipeline.training.students.worker import StudentSetup, StudentTally, StudentWorker
+from pipeline.training.students.worker import StudentSetup, StudentWorker
 from schemas.config import StudentConfig
 
 logger = logging.getLogger(__name__)

@@ -4,15 +4,15 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from pipeline.job.worker_process import set_ray_environment, worker_environment
+from pipeline.training.students.board import StudentTally, TrainingBoard
 from pipeline.training.students.setup import check_config
-from pipeline.training.students.worker import StudentSetup, StudentTally, StudentWorker
+from pipeline.training.students.worker import StudentSetup, StudentWorker
 from schemas.config import StudentConfig
 from schemas.errors import OvsegError, ResourceError
 
@@ -28,41 +28,6 @@ _ATTEMPTS = 3
 """Groups of workers that are started before the training is given up."""
 _LOOK_EVERY_S = 0.5
 _STOPS_WITHIN_S = 20.0
-
-
-class TrainingBoard:
-    """What the workers of one group tell the driver, and it tells them; an actor."""
-
-    def __init__(self) -> None:
-        self._tally: StudentTally | None = None
-        self._begun: list[StudentTally] = []
-        self._failed: dict[int, dict[str, int]] = {}
-        self._is_stopped = False
-
-    def put(self, rank: int, tally: StudentTally) -> bool:
-        """Note the state of a worker; return whether it has to stop."""
-        self._failed[rank] = tally.failed
-        if rank == 0:
-            if self._tally is None:
-                self._begun = [tally]
-            self._tally = tally
-        return self._is_stopped
-
-    def take(self) -> list[StudentTally]:
-        """Return the first worker's newest state, with the unreadable images of all.
-
-        The first call returns the state in which the training began as well: what is done by this
-        call of the command counts from there.
-        """
-        if self._tally is None:
-            return []
-        begun, self._begun = self._begun, []
-        failed = sum(map(Counter, self._failed.values()), Counter())
-        return [*begun, replace(self._tally, failed=dict(failed))]
-
-    def stop(self) -> None:
-        """Let the first worker end the training at its next report."""
-        self._is_stopped = True
 
 
 class _StoppedError(Exception):

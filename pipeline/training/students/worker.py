@@ -36,8 +36,8 @@ from pipeline.annotate.prefetch import map_ahead
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
-from pipeline.training.progress import TrainingTally
 from pipeline.training.store import Checkpoint
+from pipeline.training.students.board import StudentTally
 from pipeline.training.students.data import StudentData
 from pipeline.training.students.results.metrics import Metrics
 from pipeline.training.students.results.write import write_results
@@ -73,21 +73,6 @@ class StudentSetup:
     folder: str = field(default_factory=os.getcwd)
     rank: int = 0
     num_workers: int = 1
-
-
-@dataclass(frozen=True)
-class StudentTally(TrainingTally):
-    """The state of a student's training.
-
-    Attributes:
-        counts: images by what became of them, in words.
-        images_per_s: speed of training, over all workers; None: not known yet.
-        peak_bytes: the most memory of this worker's process, or of its GPU.
-    """
-
-    counts: dict[str, int] = field(default_factory=dict)
-    images_per_s: float | None = None
-    peak_bytes: int = 0
 
 
 class _View(NamedTuple):

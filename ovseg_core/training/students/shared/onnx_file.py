@@ -58,7 +58,10 @@ class OnnxStudent(nn.Module):
         """
         text = TextMatrix(self.rows_QD, self.class_index_Q, self.num_classes)  # type: ignore[arg-type]
         (height, width), stride = pixels_B3HW.shape[2:], self.network.stride_px
-        below, right = (-side % PAD_TO_PX for side in (height, width))
+        # Not -side % PAD_TO_PX: torch's exporter needs longer to follow sizes through a remainder.
+        below, right = (
+            (side + PAD_TO_PX - 1) // PAD_TO_PX * PAD_TO_PX - side for side in (height, width)
+        )
         padded = F.pad(pixels_B3HW, (0, right, 0, below), mode="replicate")
         logits_BKhw = class_logits(self.network(padded, text.rows_QD), text)
         cells_h, cells_w = ((side + stride - 1) // stride for side in (height, width))

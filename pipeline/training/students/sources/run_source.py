@@ -42,8 +42,8 @@ class RunSource:
         config: of the training; names the run.
 
     Raises:
-        UserError: the run has no images to learn from, they may not be read, or a review, truth or
-            calibration that is wanted is missing or damaged.
+        UserError: the run has no images or masks to learn from, they may not be read, or a review,
+            truth or calibration that is wanted is missing or damaged.
     """
 
     num_training: int | None = None
@@ -65,6 +65,7 @@ class RunSource:
         self._ids: list[str] = []
         self._paths: list[str] = []
         self._shards: list[int] = []
+        self._num_segments = 0
         self._find_usable(config.cleaning.max_review_priority)
         self.num_images = len(self._ids)
         if not self.num_images:
@@ -73,6 +74,12 @@ class RunSource:
         self._truth = self._open_truth(config.truth)
         self.known = self._known()
         self.is_labelled = bool(self._people.touched) or self._truth is not None
+        if not self._num_segments and not self.is_labelled:
+            raise CollectionError(
+                f"{redact(config.teacher)} has no masks, so that a student would learn nothing but "
+                "background: annotate with other labels or lower thresholds, review the run, or "
+                "give --truth"
+            )
         self.identity = self._identity(config)
         self.facts = self._facts(config)
 
@@ -189,6 +196,7 @@ class RunSource:
                     self._ids.append(image_id)
                     self._paths.append(row["path"])
                     self._shards.append(shard.marker.shard)
+                    self._num_segments += row["num_segments"]
         left["with a damaged row"] = sum(reader.damaged.counts.values())
         self.left_out = {reason: count for reason, count in left.items() if count}
         self._markers = _sha256(marker.model_dump_json() for marker in reader.markers)

@@ -100,26 +100,19 @@ def test_finished_training_is_not_repeated_and_a_repeat_gives_the_same_weights(
     assert_same_weights(student, tmp_path / "b")
 
 
-@pytest.mark.parametrize("steps", [2, 6])
-def test_stopped_training_resumes_bit_by_bit(
-    steps: int, student: Path, run: RunFolder, tmp_path: Path
+def test_training_stopped_twice_ends_with_the_same_weights(
+    student: Path, run: RunFolder, tmp_path: Path
 ) -> None:
+    """Before and after the first validation; with a moving average: `test_students_killed.py`."""
     config = student_config(run, tmp_path / "b")
-    report = train_student(config, StopsAt(steps))
-    assert (report.exit_code, report.interrupted) == (130, True)
-    assert not (tmp_path / "b" / "student.safetensors").exists()
+    for steps in (2, 4):
+        report = train_student(config, StopsAt(steps))
+        assert (report.exit_code, report.interrupted, report.new_steps) == (130, True, steps)
+        assert not (tmp_path / "b" / "student.safetensors").exists()
     resumed = train(config)
     assert 0 < resumed.new_steps < STEPS
     assert_same_weights(student, tmp_path / "b")
     assert len(losses(tmp_path / "b")) == STEPS
-
-
-def test_moving_average_is_resumed_too(run: RunFolder, tmp_path: Path) -> None:
-    whole, stopped = (student_config(run, tmp_path / name, ema_decay=0.9) for name in "ab")
-    train(whole)
-    train_student(stopped, StopsAt(2))
-    train(stopped)
-    assert_same_weights(tmp_path / "a", tmp_path / "b")
 
 
 def test_early_stop_keeps_the_best_weights(run: RunFolder, tmp_path: Path) -> None:
@@ -224,21 +217,19 @@ class RunsCode:
         return os.system, (self._command,)
 
 
-@pytest.mark.parametrize("changed", ["another width", "other labels"])
-def test_checkpoint_of_another_network_or_labels_is_refused(
-    changed: str, run: RunFolder, tmp_path: Path
-) -> None:
+def test_checkpoint_of_another_network_or_labels_is_refused(run: RunFolder, tmp_path: Path) -> None:
     config = student_config(run, tmp_path / "a")
+    wide = {"options": {"channels": 24}}
     train_student(config, StopsAt(2))
-    if changed == "another width":
-        other, field = student_config(run, tmp_path / "a", options={"channels": 24}), "channels"
-    else:
-        words = colour_run(tmp_path / "words", labels=("cat", "dog", "sofa"))
-        other, field = student_config(words, tmp_path / "a"), "teacher was"
-    with pytest.raises(RunFolderError, match=rf"belongs to another training \(.*{field}"):
-        train(other)
+    words = colour_run(tmp_path / "words", labels=("cat", "dog", "sofa"))
+    for other, field in (
+        (student_config(run, tmp_path / "a", **wide), "channels"),
+        (student_config(words, tmp_path / "a"), "teacher was"),
+    ):
+        with pytest.raises(RunFolderError, match=rf"belongs to another training \(.*{field}"):
+            train(other)
     # The same, where the record was made to fit.
-    train_student(student_config(run, tmp_path / "b", options={"channels": 24}), StopsAt(2))
+    train_student(student_config(run, tmp_path / "b", **wide), StopsAt(2))
     file = tmp_path / "b" / "checkpoint.safetensors"
     record = record_in((tmp_path / "a" / "checkpoint.safetensors").read_bytes())
     file.write_bytes(file_bytes(load_file(file), record))
@@ -298,7 +289,8 @@ def test_contradicting_settings_are_refused_before_anything_is_read(tmp_path: Pa
 
 def test_public_data_set_is_learned_by_its_own_split(tmp_path: Path) -> None:
     data = write_camvid(tmp_path / "camvid")
-    config = student_config("", tmp_path / "a", protocol="camvid", data=str(data))
+    short = {"options": {"steps": 2}, "validate_every": 2}
+    config = student_config("", tmp_path / "a", protocol="camvid", data=str(data), **short)
     report = train(config)
     assert report.counts == {"learned": 24, "kept for validation": 4}
     record = load_student(tmp_path / "a" / "student.safetensors").record

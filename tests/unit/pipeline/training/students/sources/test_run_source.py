@@ -14,7 +14,7 @@ from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
 from pipeline.training.students.sources.run_source import RunSource
 from pipeline.training.students.sources.source import ImageLabels
-from schemas.errors import UserError
+from schemas.errors import CollectionError, UserError
 from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
 from tests.helpers.student_trainings import student_config
@@ -164,6 +164,15 @@ def test_truth_of_other_images_is_an_error(run: RunFolder, tmp_path: Path) -> No
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(truth / "elsewhere.png")
     with pytest.raises(UserError, match="none of the 1 images"):
         source_of(run, truth=str(truth))
+
+
+def test_run_without_masks_teaches_only_what_people_said(tmp_path: Path) -> None:
+    empty = np.zeros((24, 32), np.uint16)
+    run = make_run(tmp_path, [Scene("a.png", empty), Scene("b.png", empty)])
+    with pytest.raises(CollectionError, match=r"has no masks.*nothing but background"):
+        source_of(run)
+    decide(run, "a.png", "accept")  # somebody has looked: there is nothing
+    assert (labels_of(source_of(run), "a.png").labels == 0).all()
 
 
 def test_doubtful_images_are_left_out_unless_people_went_through_them(run: RunFolder) -> None:
