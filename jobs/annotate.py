@@ -4,6 +4,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from jobs import console
+from pipeline.storage.waiting import waiting
 from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, JobConfig
 from schemas.errors import ConfigError, ErrorCode
@@ -36,7 +37,8 @@ def annotate(
         ConfigError: `retry_errors` has a code that does not exist.
     """
     retry = _error_codes(retry_errors)
-    from pipeline.job import job
+    with waiting("load the libraries"):  # from a slow disk they take minutes
+        from pipeline.job import job
 
     if dry_run:
         show_plan(job.plan(config, retry))

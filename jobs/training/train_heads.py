@@ -3,6 +3,7 @@
 import shlex
 
 from jobs import console
+from pipeline.storage.waiting import waiting
 from schemas.config import HeadConfig
 
 _USE = {
@@ -19,8 +20,9 @@ def train_heads(config: HeadConfig) -> int:
     Returns:
         0 done; 3 done, but too many images could not be read; 130 interrupted.
     """
-    from pipeline.training.heads.job import train_head
-    from pipeline.training.progress import make_step_progress
+    with waiting("load the libraries"):
+        from pipeline.training.heads.job import train_head
+        from pipeline.training.progress import make_step_progress
 
     report = train_head(config, make_step_progress())
     failed = console.counts(report.failed) if report.failed else "none"

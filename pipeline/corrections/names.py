@@ -78,7 +78,8 @@ class NameMatches:
 def match_names(paths: Iterable[str], files: Sequence[Sequence[str]]) -> NameMatches:
     """Find the image of the run of each image of a file.
 
-    Several images of the file may be the same image of the run only if their names are the same.
+    Several images of the file may be the same image of the run only if their names are the same,
+    and none of them can be another image of that base name: see `_Matcher.take_exact`.
 
     Args:
         paths: of all images of the run.
@@ -102,21 +103,40 @@ class _Matcher:
         self._identity = [tuple(map(_composed, names)) for names in files]
         self._readings: list[list[Reading]] = []
         self._level: dict[str, _Level] = {}
+        self._unclear: set[int] = set()
 
     @property
     def is_complete(self) -> bool:
         return None not in self.found
 
     def take_exact(self) -> None:
+        """Take names that are paths of the run, but for those that a tool has cut.
+
+        A file of a tool that drops folders names `cam1/1.png`, `cam2/1.png` and the root's `1.png`
+        alike: `1.png` more than once, in a file without folders, could be any of the three.
+        """
         paths = {path: path for path in self._paths}
         # Tools add names; the first is what it is, however many others share the second.
         self.found = [
             NameMatch(names[0], "") if names and names[0] in paths else None
             for names in self._files
         ]
+        self._unclear = self._cut_names()
+        for place in self._unclear:
+            self.found[place] = None
         self._take([[(name, "") for name in names] for names in self._files], paths)
         if not self.is_complete:
             self._readings = [list(readings(names)) for names in self._files]
+
+    def _cut_names(self) -> set[int]:
+        """Return the places of exact names that could be several images, as a tool cut them."""
+        counts = Counter(match.path for match in self.found if match is not None)
+        repeated = {path for path, count in counts.items() if count > 1}
+        if not repeated or any("/" in name for names in self._files for name in names):
+            return set()
+        base_names = Counter(_base(path) for path in self._paths)
+        cut = {path for path in repeated if base_names[path] > 1}
+        return {place for place, match in enumerate(self.found) if match and match.path in cut}
 
     def take_full(self) -> None:
         for shared in self._shared_folders():
@@ -196,7 +216,8 @@ class _Matcher:
             if one is not None:
                 users.setdefault(one[0], set()).add(identity)
         for place, one in enumerate(chosen):
-            if one is not None and self.found[place] is None and len(users[one[0]]) == 1:
+            is_free = self.found[place] is None and place not in self._unclear
+            if one is not None and is_free and len(users[one[0]]) == 1:
                 path = table[one[0]]
                 if path not in closed:
                     self.found[place] = NameMatch(path, _words(one[1], *notes))

@@ -29,6 +29,7 @@ from pipeline.run.images import check_own
 from pipeline.run.markers import marked_shards
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
+from pipeline.storage.waiting import waiting
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, BlockedStoreError, ErrorCode, ResourceError, UserError
 from schemas.records import ImageRef, Shard, ShardDone
@@ -231,7 +232,9 @@ class _RunningJob:
         config = self._plan.config
         device = local_device(config.run.device)
         worker = Worker(WorkerSetup(config, device, self._build, self._plan.retry))
-        status, shards = self._begin(worker.prepare())
+        with waiting("load the networks"):
+            weights = worker.prepare()
+        status, shards = self._begin(weights)
         again: list[Shard] = []
         with contextlib.closing(worker):
             for shard, following in _with_following(shards, again):

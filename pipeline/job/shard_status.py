@@ -8,8 +8,9 @@ from pipeline.annotate.image_errors import error_summary
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
 from pipeline.storage.retry import retry_delay_s
-from schemas.errors import ErrorCode, StorageError
+from schemas.errors import ErrorCode, OvsegError, StorageError
 from schemas.records import Shard, ShardFailed, ShardTally
+from schemas.untrusted import shown_text
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class ShardStatus:
             self.stop_reason = (
                 f"images cannot be read ({codes}): whole shards have failed, also after "
                 f"{MAX_PAUSES} pauses; see that their store can be reached, then the same command "
-                "goes on"
+                f"goes on{self._example(shard)}"
             )
             logger.error("the job stops here: %s", self.stop_reason)
             return
@@ -100,6 +101,17 @@ class ShardStatus:
         logger.warning(
             "no image of shard %d can be read (%s): a pause of %.3g s", shard.index, codes, pause_s
         )
+
+    def _example(self, shard: Shard) -> str:
+        """Return why the first image of a committed shard failed; empty: it cannot be told."""
+        try:
+            marker = self.run.marker(shard.index)
+            rows = self.run.shard_table(marker, "images", ["error_message"]) if marker else None
+        except OvsegError:
+            return ""
+        messages = rows["error_message"].to_pylist() if rows is not None else []
+        first = next(filter(None, messages), "")
+        return f" (for example: {shown_text(first)})" if first else ""
 
     def retry(self, shard: Shard, error: BaseException) -> bool:
         """Count a failed attempt; return whether the shard is to be tried again in this run."""

@@ -323,6 +323,9 @@ def _read_limited(
     return retrying(attempt, "read", place, is_image=True)
 
 
+_WRITES = ("write", "create", "delete")
+
+
 def _call(doing: str, uri: str, operation: Callable[[_Store], T], root: str = "") -> T:
     """Return the result of an operation on the store of a normalised URI, with retries.
 
@@ -337,7 +340,7 @@ def _call(doing: str, uri: str, operation: Callable[[_Store], T], root: str = ""
         return operation(RemoteFiles(uri, deadline) if uris.scheme(uri) else LocalFiles(root))
 
     with _as_user_errors():
-        return retrying(attempt, doing, uri)
+        return retrying(attempt, doing, uri, is_write=doing in _WRITES)
 
 
 @contextmanager

@@ -140,20 +140,27 @@ _OUTAGES = _Outages()
 
 
 def retrying(
-    operation: Callable[[Deadline], T], doing: str, uri: str, *, is_image: bool = False
+    operation: Callable[[Deadline], T],
+    doing: str,
+    uri: str,
+    *,
+    is_image: bool = False,
+    is_write: bool = False,
 ) -> T:
     """Return the operation's result; retry it after a temporary error.
 
     On a store that has failed for a whole budget, an operation has a single short try until one
     succeeds. Images are an account of their own, in which one image at a time is tried and the
     others fail at once: a thousand images of a dead store do not take a thousand budgets, also
-    where the store takes their rows.
+    where the store takes their rows. So are writes: where they hang and small reads succeed, not
+    each shard takes a budget.
 
     Args:
         operation: repeatable; ends a try itself at the deadline, where it can.
         doing: the words between "cannot" and the URI in messages.
         uri: of the file or folder.
         is_image: one of many files that a job can do without for a while.
+        is_write: it makes, replaces or deletes a file.
 
     Raises:
         FileNotFoundError, FileExistsError, PermissionError, UserError: at once.
@@ -161,7 +168,8 @@ def retrying(
         StorageError: a permanent error, or the tries or the budget are used up.
     """
     store = uris.store(uri)
-    account = f"images of {store}" if is_image and store else store
+    kind = "images of " if is_image else "writes to " if is_write else ""
+    account = kind + store if store else ""
     if not _OUTAGES.is_out(account, timeout_s()):
         return _tried(operation, doing, uri, account)
     with _OUTAGES.probe(account) as is_only:

@@ -1,16 +1,43 @@
 """What `ovseg annotate` prints of a plan and of a report."""
 
+import importlib.abc
+import sys
+
 import pytest
 
-from jobs.annotate import show_plan, show_report
+from jobs.annotate import annotate, show_plan, show_report
 from pipeline.job.job import JobPlan
 from pipeline.job.report import RunReport
+from pipeline.storage import waiting
 from schemas.config import JobConfig
 
 
 def config(**fields: object) -> JobConfig:
     labels = [f"word {number}" for number in range(1, 15)]
     return JobConfig.model_validate({"images": "in", "out": "o", "labels": labels, **fields})
+
+
+class _Listener(importlib.abc.MetaPathFinder):
+    """Keeps what the process says that it waits for when the job's module is looked for."""
+
+    heard = ""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        del path, target
+        if fullname == "pipeline.job.job":
+            self.heard = waiting.current_line()
+            raise ImportError("heard enough")
+
+
+def test_libraries_that_take_long_to_load_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = _Listener()
+    monkeypatch.setattr(waiting, "FIRST_S", 0.0)
+    monkeypatch.delattr("pipeline.job.job")
+    monkeypatch.delitem(sys.modules, "pipeline.job.job")
+    monkeypatch.setattr(sys, "meta_path", [listener, *sys.meta_path])
+    with pytest.raises(ImportError, match="heard enough"):
+        annotate(config(), dry_run=True)
+    assert "waiting: load the libraries since" in listener.heard
 
 
 def test_plan_names_labels_weights_and_workers(capsys: pytest.CaptureFixture[str]) -> None:

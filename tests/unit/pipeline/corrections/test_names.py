@@ -73,6 +73,16 @@ def test_base_name_counts_only_if_unique_on_both_sides():
     assert match_names(CAMERAS, [("cam9/1.png",), ("new.png",)]).ambiguous == (0,)
 
 
+def test_a_name_that_a_tool_has_cut_is_not_taken_for_the_image_in_the_root():
+    cut = ("1.png", "1.png", "1.png", "2.png")  # of a tool that drops folders
+    assert _found(CAMERAS, *cut) == [None, None, None, "cam1/2.png"]
+    assert match_names(CAMERAS, [(name,) for name in cut]).ambiguous == (0, 1, 2)
+    # Folders in the file, one such name, or one such image: the name is what it says.
+    assert _found(CAMERAS, "1.png", "1.png", "cam1/2.png") == ["1.png", "1.png", "cam1/2.png"]
+    assert _found(CAMERAS, "1.png") == ["1.png"]
+    assert _found(("1.png", "a/2.png"), "1.png", "1.png") == ["1.png", "1.png"]
+
+
 def test_folders_are_stripped_only_if_the_strip_fits_the_whole_file():
     whole = [f"set/a/{path}" for path in CAMERAS]
     assert _found(CAMERAS, *whole) == list(CAMERAS)

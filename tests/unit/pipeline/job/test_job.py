@@ -13,6 +13,7 @@ import torch
 from pipeline.annotate.build import Built
 from pipeline.job import job
 from pipeline.job.progress import LineProgress
+from pipeline.storage import waiting
 from schemas.config import NamedOptions
 from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
 from tests.helpers.colour_segmenter import (
@@ -38,6 +39,24 @@ class BuildNothing:
 class BuildWithOtherWeights(BuildColourSegmenter):
     def __call__(self, config, device):
         return Built(super().__call__(config, device).segmenter, {"colours": "1" * 64})
+
+
+@dataclass(frozen=True)
+class BuildAndLoseImages(BuildColourSegmenter):
+    def __call__(self, config, device):
+        shutil.rmtree(config.images)
+        return super().__call__(config, device)
+
+
+@dataclass(frozen=True)
+class BuildAndListen(BuildColourSegmenter):
+    """Keeps what the process says that it waits for, in a file."""
+
+    heard: str = ""
+
+    def __call__(self, config, device):
+        Path(self.heard).write_text(waiting.current_line())
+        return super().__call__(config, device)
 
 
 @pytest.fixture
@@ -230,3 +249,16 @@ def test_interrupted_job_is_resumed_later(config, tmp_path):
     plain = colour_config(config.images, tmp_path / "plain")
     run(plain)
     assert table_rows(config.out) == table_rows(plain.out)
+
+
+def test_a_job_that_can_read_no_image_says_why(config):
+    report, _ = run(config, BuildAndLoseImages())
+    assert report.exit_code == 3
+    assert "not_found" in report.stop_reason
+    assert f"for example: cannot read {config.images}" in report.stop_reason
+
+
+def test_networks_that_take_long_to_load_are_said(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "FIRST_S", 0.0)
+    run(config, BuildAndListen(heard=str(tmp_path / "heard")))
+    assert "waiting: load the networks since" in (tmp_path / "heard").read_text()

@@ -113,6 +113,24 @@ def test_after_a_whole_budget_a_dead_store_has_one_try_until_it_answers(
     assert folder.read_bytes("a") == b"1"
 
 
+def test_writes_that_hang_cost_one_budget_although_reads_succeed(
+    failing_bucket: FailingBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TIMEOUT_ENV, "0.6")
+    folder = failing_bucket.folder
+    failing_bucket.proxy.fail(Rule("PUT", "hang", times=1), Rule("PUT", "503"))
+    with pytest.raises(StorageError):
+        folder.atomic_write("b", b"2")
+    for name in ("c", "d"):
+        assert folder.read_bytes("a") == b"1"
+        tries = failing_bucket.count("PUT")
+        with pytest.raises(StorageError):
+            folder.create_once(name, b"3")
+        assert failing_bucket.count("PUT") == tries + 1
+    failing_bucket.proxy.fail()
+    folder.atomic_write("b", b"2")
+
+
 def test_images_of_a_dead_store_cost_one_budget_although_it_takes_their_rows(
     failing_bucket: FailingBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
