@@ -397,5 +397,6 @@ def _check_ids(table: pa.Table) -> None:
         if other != path:
             raise CollectionError(
                 f"two files have names that differ only in how accents are written: {other!r} and "
-                f"{path!r} ({other.encode()!r} and {path.encode()!r}); rename one of them"
+                f"{path!r} ({other.encode()!r} and {path.encode()!r}); rename one of them, "
+                "or list one of them only"
             )

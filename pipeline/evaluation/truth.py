@@ -26,7 +26,7 @@ from pipeline.evaluation.protocol import first_folder_with, missing_files
 from pipeline.importers import coco
 from pipeline.importers.shared.notes import NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
-from pipeline.run.file_names import without_suffix
+from pipeline.run.file_names import shortened, without_suffix
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from pipeline.storage import uris
@@ -456,11 +456,17 @@ def _read_classes(uri: str) -> _Classes | None:
 def _find_label_images(names: Sequence[str], paths: Sequence[str], notes: Notes) -> dict[str, str]:
     """Return the label image of each image that has one, and note the others.
 
-    A label image with the image's whole name counts first, then one of the same stem if no other
-    image could be meant, then what the importers' matching of names finds.
+    A label image with the image's whole name counts first, or with the one that exports give to an
+    image of a very long name, then one of the same stem if no other image could be meant, then what
+    the importers' matching of names finds.
     """
     by_lower = {name[:-4] + ".png": name for name in names}
-    found = {path: by_lower[f"{path}.png"] for path in paths if f"{path}.png" in by_lower}
+    found = {
+        path: by_lower[f"{name}.png"]
+        for path in paths
+        for name in _own_names(path)
+        if f"{name}.png" in by_lower
+    }
     stems = Counter(without_suffix(path) for path in paths if path not in found)
     taken, ambiguous = set(found.values()), set()
     for path in paths:
@@ -488,6 +494,15 @@ def _find_label_images(names: Sequence[str], paths: Sequence[str], notes: Notes)
     for name in sorted(ambiguous):
         notes.add(NoteKind.AMBIGUOUS_NAMES, name)
     return found
+
+
+def _own_names(path: str) -> Iterator[str]:
+    """Yield what names a label image of no other image, the best last."""
+    for name in (without_suffix(path), path):
+        short = shortened(name, path)
+        if short != name:
+            yield short
+    yield path
 
 
 class ProtocolTruth:

@@ -59,10 +59,11 @@ class FileNames:
     def _name(self, path: str) -> str:
         stem = without_suffix(path)
         is_free = self._stems[stem] == 1 and (stem not in self._paths or stem == path)
-        return _shortened(stem if is_free else path, path)
+        return shortened(stem if is_free else path, path)
 
 
-def _shortened(name: str, path: str) -> str:
+def shortened(name: str, path: str) -> str:
+    """Return an image's path or stem, shortened where it leaves no room for another suffix."""
     folder, slash, last = name.rpartition("/")
     if len(last.encode()) <= _MAX_STEM_BYTES:
         return name

@@ -15,10 +15,12 @@ from pipeline.evaluation.truth import (
     open_protocol_truth,
     open_truth,
 )
+from pipeline.run.file_names import FileNames
 from pipeline.storage.folder import Folder
 from schemas.errors import UserError
 from schemas.protocol import ImageFiles, PixelValues, TruthMaps
 from tests.helpers import public_datasets as layouts
+from tests.helpers.drawn_runs import Scene, make_run
 from tests.helpers.image_files import png_bomb
 from tests.helpers.public_datasets import Maps
 
@@ -203,6 +205,28 @@ def test_open_protocol_truth_missing_truth_is_one_line(
     with pytest.raises(UserError, match=expected) as caught:
         opened(name, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_label_images_of_our_own_exports_are_found_by_names_of_any_length(tmp_path: Path) -> None:
+    paths = [
+        "n" * 248 + ".jpg",
+        "ü" * 124 + ".png",
+        "m" * 245 + ".jpg",
+        "m" * 245 + ".png",
+        "a.jpg",
+    ]
+    run = make_run(tmp_path / "run", [Scene(path, np.ones((4, 5), np.uint16)) for path in paths])
+    names = FileNames(run, lambda what, name: None)
+    for number, path in enumerate(paths):
+        drawn = np.zeros((4, 5), np.uint8)
+        drawn[:, :number] = 1
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        Image.fromarray(drawn).save(tmp_path / "labels" / f"{names.of_image(path)}.png")
+    truth = open_truth(str(tmp_path / "labels"), Wanted(["cat"], paths))
+    for number, path in enumerate(paths):
+        found = truth.label_map(path)
+        assert found is not None
+        assert int((found == 1).sum()) == 4 * number
 
 
 @pytest.mark.parametrize(
