@@ -9,13 +9,10 @@ A file name that is not UTF-8 stands there with its odd bytes, and `%`, as in a 
 so does the second slash of a bucket's key `day1//b.png`: `day1/%2Fb.png`.
 """
 
-import hashlib
-import itertools
 import logging
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -23,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from ovseg_core.images.decoding.formats import missing_decoders
-from pipeline.collection import list_file
+from pipeline.collection import list_file, rows
 from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
 from pipeline.storage import uris
@@ -32,14 +29,13 @@ from pipeline.storage.places import WILDCARD, ImagePlaces
 from schemas.config import HeadConfig, ImageConfig, JobConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
-from schemas.tables import MANIFEST, to_array
 from schemas.untrusted import is_relative_path
 
 logger = logging.getLogger(__name__)
 _CHUNK = 65536
 _EMPTY_PART = re.compile("(?:(?<=/)|^)/")
 _WINDOWS = re.compile(r"\\|^[A-Za-z]:")
-_Listing = tuple[list[ListedImage], list[LeftOut]]
+_Listing = tuple[pa.Table | list[ListedImage], list[LeftOut]]
 _ANY_SUFFIX = "*"
 _ARCHIVES = (
     *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar", ".cbz", ".cbr"),
@@ -78,17 +74,12 @@ def collect(images: str, config: ImageConfig, roots: Sequence[str] = ()) -> pa.T
         entries, left_out = _entries(uri, images.endswith("/"), config, roots)
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
-    unique = _without_repeats(sorted(_as_paths(entries)), uri)
+    listed = entries if isinstance(entries, pa.Table) else rows.to_columns(_as_paths(entries))
+    listed = rows.each_once(listed, redact(uri))
     if config.only:
-        unique = _named(unique, config.only)
-    table = _table(unique[: config.limit] if config.limit else unique)
-    _check_ids(table)
+        listed = _named(listed, config.only)
+    table = rows.with_ids(listed.slice(0, config.limit) if config.limit else listed)
     return with_left_out(table, left_out)
-
-
-def image_id(path: str) -> str:
-    """Return the id of a path: 16 hex digits, the same for composed and decomposed accents."""
-    return hashlib.sha256(unicodedata.normalize("NFC", path).encode()).hexdigest()[:16]
 
 
 def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str]) -> _Listing:
@@ -336,26 +327,10 @@ def _free_path(path: str, taken: set[str]) -> str:
     return free
 
 
-def _without_repeats(entries: list[ListedImage], uri: str) -> list[ListedImage]:
-    unique: list[ListedImage] = []
-    for entry in entries:
-        if not unique or unique[-1].path != entry.path:
-            unique.append(entry)
-        elif unique[-1].uri != entry.uri:
-            raise CollectionError(
-                f"{redact(uri)} gives the path {entry.path!r} to two files, "
-                f"{redact(unique[-1].uri)} and {redact(entry.uri)}: expected one"
-            )
-    if len(unique) < len(entries):
-        repeats = len(entries) - len(unique)
-        logger.warning("%s: %d images are listed more than once", redact(uri), repeats)
-    return unique
-
-
-def _named(entries: list[ListedImage], only: str) -> list[ListedImage]:
+def _named(listed: pa.Table, only: str) -> pa.Table:
     """Return the images that a split file names; it may name no others."""
     wanted = set(list_file.read_names(only))
-    stems = [str(PurePosixPath(entry.path).with_suffix("")) for entry in entries]
+    stems = [str(PurePosixPath(path).with_suffix("")) for path in listed["path"].to_pylist()]
     missing = sorted(wanted - set(stems))
     if missing:
         raise CollectionError(
@@ -363,40 +338,4 @@ def _named(entries: list[ListedImage], only: str) -> list[ListedImage]:
             f"there, for example {missing[0]!r}; expected names such as {stems[0]!r}: paths "
             "without ending"
         )
-    return [entry for entry, stem in zip(entries, stems, strict=True) if stem in wanted]
-
-
-def _table(entries: Iterable[ListedImage]) -> pa.Table:
-    stream = iter(entries)
-    batches: Iterator[list[ListedImage]] = iter(lambda: list(itertools.islice(stream, _CHUNK)), [])
-    return pa.Table.from_batches([_batch(batch) for batch in batches], schema=MANIFEST)
-
-
-def _batch(entries: list[ListedImage]) -> pa.RecordBatch:
-    try:
-        columns = {
-            "image_id": [image_id(entry.path) for entry in entries],
-            "path": [entry.path for entry in entries],
-            "uri": [entry.uri for entry in entries],
-            "size_bytes": [entry.size_bytes for entry in entries],
-            "etag": [entry.etag for entry in entries],
-        }
-        arrays = [to_array(columns[field.name], field.type) for field in MANIFEST]
-        return pa.RecordBatch.from_arrays(arrays, schema=MANIFEST)
-    except UnicodeEncodeError as error:
-        raise CollectionError(f"no file can have the name {error.object!r}") from error
-
-
-def _check_ids(table: pa.Table) -> None:
-    ids = table.column("image_id")
-    if len(ids.unique()) == len(ids):
-        return
-    first: dict[str, str] = {}
-    for number, path in zip(ids.to_pylist(), table.column("path").to_pylist(), strict=True):
-        other = first.setdefault(number, path)
-        if other != path:
-            raise CollectionError(
-                f"two files have names that differ only in how accents are written: {other!r} and "
-                f"{path!r} ({other.encode()!r} and {path.encode()!r}); rename one of them, "
-                "or list one of them only"
-            )
+    return listed.filter(pa.array([stem in wanted for stem in stems]))

@@ -16,10 +16,12 @@ import json
 import posixpath
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipeline.collection import plain_list
 from pipeline.storage import parquet, places, uris
 from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError
@@ -52,8 +54,8 @@ def is_list(name: str) -> bool:
     return name.lower().removesuffix(_PACKED).endswith(SUFFIXES)
 
 
-def read_list(uri: str, roots: Sequence[str] = ()) -> list[ListedImage]:
-    """Return the images of a list file, in its order.
+def read_list(uri: str, roots: Sequence[str] = ()) -> pa.Table | list[ListedImage]:
+    """Return the images of a list file, in its order; as columns `uri` and `path` if it can.
 
     Args:
         uri: normalised.
@@ -72,6 +74,11 @@ def read_list(uri: str, roots: Sequence[str] = ()) -> list[ListedImage]:
     try:
         if plain != file_name:
             data = _unpacked(data)
+        if plain.endswith((".txt", ".parquet")):
+            with suppress(plain_list.NotPlainError):
+                parts = plain_list.lines if plain.endswith(".txt") else plain_list.columns
+                if (table := plain_list.read_plain(parts(data), root)).num_rows:
+                    return table
         entries = [_entry(row, root, shown) for row in reader(data)]
     except UnicodeDecodeError as error:
         raise CollectionError(f"{shown} is not UTF-8 text: {error}") from error

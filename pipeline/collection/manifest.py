@@ -5,9 +5,12 @@ ten million images never exist as Python objects at once.
 """
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
 
 from pipeline.storage import parquet
 from schemas.errors import RunFolderError
@@ -15,6 +18,7 @@ from schemas.records import Shard
 from schemas.tables import MANIFEST, to_records
 from schemas.untrusted import first_not_relative
 
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 _SOURCE_KEY = b"ovseg.source"
 
 
@@ -25,9 +29,13 @@ def write_manifest(table: pa.Table, source: str = "") -> bytes:
         table: rows of the manifest's schema, in their final order.
         source: what the list was made from; kept in the file, see `source_of`.
     """
+    return parquet.write_table(with_source(table, source))
+
+
+def with_source(table: pa.Table, source: str) -> pa.Table:
+    """Return a manifest as `read_manifest` returns it, see `source_of`."""
     metadata = {**(table.schema.metadata or {}), _SOURCE_KEY: source.encode()}
-    marked = table.cast(MANIFEST.with_metadata(metadata))
-    return parquet.write_table(marked)
+    return table.cast(MANIFEST.with_metadata(metadata))
 
 
 def read_manifest(data: bytes) -> pa.Table:
@@ -49,8 +57,8 @@ def read_manifest(data: bytes) -> pa.Table:
 def _check(table: pa.Table) -> None:
     """Check what a person who shares a run folder could have written into the columns."""
     for name in ("image_id", "path"):
-        num_different = len(table.column(name).unique())
-        if num_different < table.num_rows:
+        if has_repeats(table.column(name)):
+            num_different = len(table.column(name).unique())
             raise RunFolderError(
                 f"manifest.parquet: {table.num_rows - num_different:,} rows repeat the {name} of "
                 "another: expected each once"
@@ -61,6 +69,40 @@ def _check(table: pa.Table) -> None:
             f"manifest.parquet: the path {path!r} leaves the collection's folder; "
             "nothing of this run is read. Whoever made it can list the images again"
         )
+
+
+def ascends(texts: pa.ChunkedArray) -> bool:
+    """Return whether each text of a column comes after the one before, by code points."""
+    is_after = compute.greater(texts.slice(1), texts.slice(0, max(0, len(texts) - 1)))
+    return bool(compute.all(is_after).as_py())
+
+
+def has_repeats(texts: pa.ChunkedArray) -> bool:
+    """Return whether a column has a text twice; of ascending texts and of ids known at once."""
+    if ascends(texts):
+        return False
+    hashes = _hashes_of_ids(texts)
+    if hashes is not None:
+        hashes.sort()
+        if (hashes[1:] != hashes[:-1]).all():
+            return False
+    return len(texts.unique()) < len(texts)
+
+
+def _hashes_of_ids(texts: pa.ChunkedArray) -> NDArray[np.uint64] | None:
+    """Return a hash of each text; None: not all have 16 bytes."""
+    hashes, done = np.empty(len(texts), np.uint64), 0
+    chunks: list[Any] = texts.chunks
+    for chunk in filter(len, chunks):
+        if compute.min_max(compute.binary_length(chunk)).as_py() != {"min": 16, "max": 16}:
+            return None
+        _, places, data = chunk.buffers()
+        begin = np.frombuffer(places, np.int32)[chunk.offset]
+        halves = np.frombuffer(data, np.uint64, 2 * len(chunk), begin).reshape(-1, 2)
+        mixed = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) + halves[:, 1]
+        hashes[done : done + len(chunk)] = mixed
+        done += len(chunk)
+    return hashes
 
 
 def source_of(table: pa.Table) -> str:

@@ -115,9 +115,12 @@ class RunFolder:
             RunFolderError: the folder holds something else, another run, or a damaged manifest.
         """
         folder = _run_folder(uri)
-        is_first = not folder.exists(RUN_FILE) and _begin(folder, identity, images)
+        is_new = not folder.exists(RUN_FILE)
+        is_first, sha256 = _begin(folder, identity, images) if is_new else (False, "")
         run = cls.open(uri)
         run.is_first = is_first
+        if sha256 == run.info.manifest_sha256:  # ours: millions of images are not read again
+            run._manifest = manifest.with_source(images, identity.source)
         run.check_same(identity)
         run.repair()
         return run
@@ -472,11 +475,11 @@ def check_free(folder: Folder) -> None:
         )
 
 
-def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
+def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> tuple[bool, str]:
     """Freeze the manifest, then write run.yaml, each created once; two drivers may do so at once.
 
     Returns:
-        Whether this driver was first.
+        Whether this driver was first, and the SHA-256 of the manifest that it would write.
 
     Raises:
         RunFolderError: the folder holds something else, or another collection's manifest.
@@ -484,18 +487,21 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> bool:
     check_free(folder)
     _protect_secrets(folder, images)
     data = manifest.write_manifest(images, identity.source)
-    remember_manifest(markers.bytes_sha256(data), identity.config)
+    ours, num_images = markers.bytes_sha256(data), images.num_rows
+    remember_manifest(ours, identity.config)
+    sha256 = ours
     if not folder.create_once(MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.
         data = folder.read_bytes(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
-    table = manifest.read_manifest(data)
-    if manifest.source_of(table) != identity.source:
-        raise RunFolderError(
-            f"{folder.uri} holds the manifest of another collection (a run that was never begun): "
-            f"delete {MANIFEST_FILE} there or choose another output folder"
-        )
-    info = describe_run(identity, markers.bytes_sha256(data), table.num_rows)
-    return folder.create_once(RUN_FILE, info.to_yaml())
+        table = manifest.read_manifest(data)
+        if manifest.source_of(table) != identity.source:
+            raise RunFolderError(
+                f"{folder.uri} holds the manifest of another collection (a run that was never "
+                f"begun): delete {MANIFEST_FILE} there or choose another output folder"
+            )
+        sha256, num_images = markers.bytes_sha256(data), table.num_rows
+    info = describe_run(identity, sha256, num_images)
+    return folder.create_once(RUN_FILE, info.to_yaml()), ours
 
 
 def _protect_secrets(folder: Folder, images: pa.Table) -> None:

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.collection import manifest
-from pipeline.collection.collect import collect, image_id
+from pipeline.collection.collect import collect
+from pipeline.collection.rows import image_id
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from ovseg_core.training.students import IGNORED, Labels
-from pipeline.collection.collect import collect, image_id
+from pipeline.collection.collect import collect
+from pipeline.collection.rows import image_id
 from pipeline.evaluation.protocol import find_images, load_protocol, protocol_names
 from pipeline.evaluation.truth import (
     IGNORE,

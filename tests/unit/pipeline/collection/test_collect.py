@@ -11,8 +11,9 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from pipeline.collection.collect import collect, image_id
+from pipeline.collection.collect import collect
 from pipeline.collection.left_out import describe, left_out_of
+from pipeline.collection.rows import image_id
 from pipeline.storage.folder import Folder, read_image_file
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError, ConfigError, UserError
