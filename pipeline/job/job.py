@@ -6,6 +6,7 @@ plan -> begin (once the weights are known) -> shards to workers -> report
 import contextlib
 import logging
 import random
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 from ovseg_core.methods import check_options, option_folders, with_published_clip
 from pipeline.annotate.build import Build, build
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
+from pipeline.annotate.shared_text import forget_text
 from pipeline.collection.collect import collect
 from pipeline.collection.left_out import LeftOut, describe, left_out_of
 from pipeline.job.progress import Progress, make_progress
@@ -257,7 +259,8 @@ class _RunningJob:
         with cluster.connected():
             self._termination.listen()
             device = cluster.cluster_device(config.run)
-            setup = WorkerSetup(config, device, self._build, self._plan.retry)
+            name = secrets.token_hex(16)
+            setup = WorkerSetup(config, device, self._build, self._plan.retry, job=name)
             pool = WorkerPool(setup, max_useful=self._plan.num_shards_left)
             try:
                 first = pool.wait_for_first()
@@ -265,6 +268,7 @@ class _RunningJob:
                 Driver(pool, status, shards, self._termination).run(first)
             finally:
                 pool.stop_all()
+                forget_text(name)
 
     def _begin(self, weights: dict[str, str]) -> tuple[ShardStatus, Iterator[Shard]]:
         """Create or check the run folder, now that the weights are known; return what is left."""

@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
 from pipeline.annotate.image_feed import BATCHES_AHEAD
 from pipeline.annotate.rows import replaced_rows, tally_of
+from pipeline.annotate.shared_text import shared_text
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
@@ -34,6 +35,7 @@ class WorkerSetup:
         build: makes the segmenter, in the worker.
         retry: images of finished shards that failed with these codes are tried again.
         folder: relative paths in the config start here; the current folder of the driver.
+        job: a name that its workers share and no other job has; empty: there is one worker.
     """
 
     config: JobConfig
@@ -41,6 +43,7 @@ class WorkerSetup:
     build: Build
     retry: frozenset[ErrorCode] = PASSING_CODES
     folder: str = field(default_factory=os.getcwd)
+    job: str = ""
 
 
 class Worker:
@@ -127,7 +130,8 @@ class Worker:
     @cached_property
     def _annotator(self) -> Annotator:
         config, segmenter = self._setup.config, self._built.segmenter
-        return Annotator(segmenter, segmenter.text_matrix(config.vocabulary), config)
+        embed = partial(segmenter.text_matrix, config.vocabulary)
+        return Annotator(segmenter, shared_text(embed, self._setup.job, self._setup.device), config)
 
 
 def first_images(shard: Shard | None, run: RunConfig) -> tuple[ImageRef, ...]:
