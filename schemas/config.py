@@ -7,7 +7,7 @@ is part of the run's fingerprint.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -244,8 +244,8 @@ class Calibration(Frozen):
         return self.thresholds.get(label, self.default_threshold)
 
 
-class JobConfig(ConfigModel):
-    """A whole job; the YAML file and the command line both end here."""
+class TaskConfig(ConfigModel):
+    """What a job annotates, with which labels, and into which folder."""
 
     images: str
     """Folder, glob, bucket prefix (any fsspec URL), or a list file.
@@ -255,12 +255,18 @@ class JobConfig(ConfigModel):
     """Run folder: a path or any fsspec URL."""
     vocabulary: Vocabulary
     """The labels, with synonyms, templates and background phrases."""
+
+
+class SegmenterConfig(ConfigModel):
+    """How an image becomes masks: what `ovseg_core.load` takes, and the larger part of a job."""
+
     method: NamedOptions = NamedOptions(name="clip_diy")
     """The published method; `ovseg methods` lists them."""
     clip: ClipConfig = ClipConfig()
-    """CLIP backbone; the default is that of the method's paper."""
+    """CLIP backbone; the default is that of the method's paper. A name alone is its `model`."""
     vision: VisionConfig = VisionConfig()
-    """Second backbone, for methods and objectness sources that use one."""
+    """Second backbone, for methods and objectness sources that use one. A name alone is its
+    `model`."""
     image: ImageConfig = ImageConfig()
     """Which files are taken."""
     masks: MaskConfig = MaskConfig()
@@ -272,6 +278,31 @@ class JobConfig(ConfigModel):
     dropped."""
     compute: ComputeConfig = ComputeConfig()
     """How the networks are computed."""
+
+    @classmethod
+    def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields with the name of a backbone alone written as its `model`."""
+        names = {key: values.get(key) for key in ("clip", "vision")}
+        return values | {key: {"model": it} for key, it in names.items() if isinstance(it, str)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        return cls.spelled_out(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _calibration_of_this_method(self) -> Self:
+        if self.calibration is not None and self.calibration.method != self.method.name:
+            raise ValueError(
+                f"the calibration is of the method {self.calibration.method!r}, the job's is "
+                f"{self.method.name!r}: their scores cannot be compared"
+            )
+        return self
+
+
+class JobConfig(SegmenterConfig, TaskConfig):
+    """A whole job; the YAML file and the command line both end here."""
+
     shard_size: NonNegativeInt = 0
     """Images per shard: the unit of work, commit and loss.
 
@@ -282,8 +313,8 @@ class JobConfig(ConfigModel):
 
     @classmethod
     def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields with `labels` and short vocabularies written as `vocabulary`."""
-        values = dict(values)
+        """Return the fields with short forms in full, `labels` written as `vocabulary`."""
+        values = super().spelled_out(dict(values))
         if "labels" in values:
             if "vocabulary" in values:
                 raise ValueError("give either `labels` or `vocabulary`, not both")
@@ -291,20 +322,6 @@ class JobConfig(ConfigModel):
         if "vocabulary" in values:
             values["vocabulary"] = spelled_out_vocabulary(values["vocabulary"])
         return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        return cls.spelled_out(value) if isinstance(value, dict) else value
-
-    @model_validator(mode="after")
-    def _calibration_of_this_method(self) -> "JobConfig":
-        if self.calibration is not None and self.calibration.method != self.method.name:
-            raise ValueError(
-                f"the calibration is of the method {self.calibration.method!r}, the job's is "
-                f"{self.method.name!r}: their scores cannot be compared"
-            )
-        return self
 
     @model_validator(mode="after")
     def _precision_of_the_device(self) -> "JobConfig":

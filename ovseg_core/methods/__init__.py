@@ -1,15 +1,17 @@
 """The published methods, one file each; the file's name is the name in the configuration."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.segmenter import MethodCard, Segmenter
 from schemas import plugins
-from schemas.config import JobConfig, NamedOptions
+from schemas.config import NamedOptions, SegmenterConfig
 from schemas.errors import ConfigError
 
 PACKAGE = __name__
+
+Config = TypeVar("Config", bound=SegmenterConfig)
 
 
 def check_options(method: NamedOptions) -> None:
@@ -39,8 +41,8 @@ def option_folders(method: NamedOptions) -> dict[str, str]:
     return folders
 
 
-def with_published_clip(config: JobConfig) -> JobConfig:
-    """Return the job with `clip.model: auto` replaced by the CLIP that its method names.
+def with_published_clip(config: Config) -> Config:
+    """Return a configuration with `clip.model: auto` replaced by the CLIP that its method names.
 
     Raises:
         ConfigError: an unknown method, or weights given without their architecture.

@@ -140,6 +140,39 @@ def decode(data: bytes, config: ImageConfig, side_px: int = 0) -> DecodedImage:
         raise
 
 
+def from_pillow(image: Image.Image, config: ImageConfig) -> DecodedImage:
+    """Return the pixels of an image that Pillow has opened, by the rules of `decode`.
+
+    EXIF's orientation counts as long as Pillow has it, profiles too; transparency is laid on white.
+
+    Args:
+        image: with at most 8 bits per channel, which `decode` reduces by what the file says.
+        config: limits.
+
+    Raises:
+        ImageError: `too_large`, `truncated` or `undecodable`.
+    """
+    _check_size(image, config)
+    try:
+        image.load()
+    except PILLOW_DAMAGE as error:
+        raise _damaged(b"", image.format or "", error) from error
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ImageError(
+            ErrorCode.UNDECODABLE,
+            f"expected a Pillow image of 8 bits per channel, got the mode {image.mode}; give the "
+            "file's path, so that its numbers are scaled as in a job",
+        )
+    is_turned = image.format is None or image.format in _TURNED_BY_EXIF
+    exif = image.info.get("exif")
+    orientation = orientation_of(exif) if is_turned and isinstance(exif, bytes) else 1
+    declared = declared_colors(b"", "", image.info)
+    rgb, color_profile = to_srgb(image, declared, config.color_profiles == "convert")
+    pixels = _planes(upright_image(_opaque(rgb, is_bitmap=False), orientation))
+    height, width = pixels.shape[:2]
+    return DecodedImage(pixels, height, width, orientation, color_profile)
+
+
 def check_image_header(data: bytes, config: ImageConfig) -> None:
     """Check that a file begins as an image that can be decoded and is not too large.
 
@@ -155,7 +188,7 @@ def check_image_header(data: bytes, config: ImageConfig) -> None:
     _check_size(image, config)
 
 
-def _check_size(image: ImageFile.ImageFile, config: ImageConfig) -> None:
+def _check_size(image: Image.Image, config: ImageConfig) -> None:
     width, height = image.size
     if width * height > config.max_pixels:
         raise ImageError(

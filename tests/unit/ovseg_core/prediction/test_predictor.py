@@ -1,0 +1,127 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ovseg_core as ov
+from pipeline.annotate.annotator import Annotator
+from pipeline.annotate.build import build
+from schemas.config import JobConfig
+from schemas.errors import ConfigError, ImageError, UserError, WeightsError
+from schemas.records import ImageRef, Shard
+
+
+def test_masks_and_scores_are_those_of_a_job(segmenter, scenes):
+    paths, labels = scenes
+    job = JobConfig.model_validate(
+        {"images": ".", "out": ".", "labels": labels, "clip": "embedded", "run": {"batch_size": 2}}
+    )
+    built = build(job, "cpu").segmenter
+    annotator = Annotator(built, built.text_matrix(job.vocabulary), job)
+    refs = [ImageRef(image_id=path.name, path=path.name, uri=str(path)) for path in paths]
+    rows, _ = annotator.annotate(Shard(index=0, refs=tuple(refs)))
+    annotator.close()
+    results = segmenter(paths, labels)
+    assert [result.size_hw for result in results] == [(r.height, r.width) for r in rows.images]
+    assert rows.annotations
+    for path, result in zip(paths, results, strict=True):
+        expected = [row for row in rows.annotations if row.image_id == path.name]
+        found = result.image_masks.segments
+        assert [row.model_copy(update={"image_id": path.name}) for row in found] == expected
+
+
+def test_one_image_in_every_form_gives_the_same_masks(segmenter, scenes):
+    paths, labels = scenes
+    picture = Image.open(paths[1])
+    pixels = np.asarray(picture.convert("RGB"))
+    tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    forms = [str(paths[1]), paths[1], picture, pixels, tensor]
+    first, *others = segmenter(forms, labels)
+    assert first.segments
+    for other in (*others, segmenter(paths[1], labels)):
+        assert [one.rle for one in other.segments] == [one.rle for one in first.segments]
+        # The last digits depend on what else is in a batch.
+        assert other.scores == pytest.approx(first.scores, abs=1e-5)
+
+
+def test_other_words_are_scored_on_the_features_that_are_known(segmenter, scenes, tmp_path):
+    path = tmp_path / "scene.png"
+    path.write_bytes(scenes[0][0].read_bytes())
+    [label, *_] = segmenter(path, scenes[1]).segments
+    only = segmenter(path, [label.label])
+    assert only.labels == (label.label,)
+    path.unlink()
+    path.write_bytes(scenes[0][1].read_bytes())
+    assert segmenter(path, scenes[1]).size_hw != only.size_hw, "another image by the same name"
+
+
+def test_settings_are_those_of_a_job_file(scenes, tmp_path):
+    paths, labels = scenes
+    calibration = {"method": "sclip", "scores": [0.0], "probabilities": [0.25]}
+    (tmp_path / "calibration.json").write_text(json.dumps(calibration))
+    segmenter = ov.load(
+        {"name": "sclip", "options": {"pamr_steps": 2, "objectness": "found"}},
+        clip={"model": "embedded"},
+        masks={"segments": "components", "min_area_px": 30},
+        calibration=tmp_path / "calibration.json",
+        device="cpu",
+    )
+    segments = segmenter(paths[2], {"labels": labels, "background": ["ground"]}).segments
+    assert {segment.score for segment in segments} == {0.25}
+    assert min(segment.area_px for segment in segments) >= 30
+    assert {segment.columns["num_components"] for segment in segments} == {1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "nclip"}, "Did you mean 'naclip'"),
+        ({"clp": "embedded"}, "clp: unknown key; did you mean 'clip'?"),
+        ({"method": {"name": "naclip", "options": {"pamr": 3}}}, "pamr"),
+        ({"clip": {"model": 3}}, "clip.model"),
+        ({"batch_size": 0}, "batch_size: expected 1 or more"),
+        ({"device": "tpu"}, "device: expected auto, cpu or cuda"),
+        ({"calibration": "nowhere.json"}, "calibration: nowhere.json cannot be read"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words(settings, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        ov.load(**{"clip": "embedded", **settings})
+
+
+def test_a_store_for_weights_that_python_does_not_read_is_refused():
+    options = {"objectness": {"name": "found", "options": {"head": "s3://bucket/head.pt"}}}
+    with pytest.raises(WeightsError, match="expected a path or an http"):
+        ov.load({"name": "clip_diy", "options": options}, clip="embedded")
+
+
+def test_what_is_no_image_is_refused_in_words(segmenter, tmp_path):
+    for wrong, message in [
+        ("s3://bucket/photo.jpg", "a file of this machine"),
+        (tmp_path, "is a folder, expected an image"),
+        (tmp_path / "none.jpg", "cannot be read: No such file"),
+        (np.zeros((4, 6, 3)), "got an array (4, 6, 3) of float64"),
+        (torch.zeros(4, 6, 3, dtype=torch.uint8), "got a tensor (4, 6, 3) of uint8"),
+        (np.zeros((0, 6, 3), np.uint8), "got an array (0, 6, 3)"),
+        (None, "got NoneType"),
+    ]:
+        with pytest.raises(UserError) as error:
+            segmenter(wrong, ["cat"])
+        assert message in str(error.value)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        segmenter([tmp_path / "bad.png"], ["cat"])
+    with pytest.raises(ConfigError, match="words.labels: no labels"):
+        segmenter(np.zeros((9, 7, 3), np.uint8), [])
+
+
+def test_no_images_give_no_results(segmenter):
+    assert segmenter([], ["cat"]) == []
+
+
+def test_a_list_of_paths_may_be_a_tuple_of_one(segmenter, scenes):
+    [only] = segmenter((Path(scenes[0][0]),), scenes[1])
+    assert only.path == scenes[0][0].as_posix()
