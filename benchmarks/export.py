@@ -70,7 +70,7 @@ SCORES = [name for name in SCORE_COLUMNS if name != "num_components"]
 
 def export_to(name: str, options: dict[str, Any], run: str) -> int:
     """Export as the product does; return the bytes written."""
-    part = plugins.load("pipeline.exporters", name)
+    part = plugins.load_plugin("pipeline.exporters", name)
     folder = RunFolder.open(run)
     part.export(folder, part.Options.model_validate(options))
     return sum(folder.folder.sizes(part.FOLDER).values())

@@ -114,6 +114,6 @@ def _beyond() -> list[QualityRow]:
 
 def _can_gate(method: str) -> bool:
     """Return whether the method takes an objectness source and is not published with this one."""
-    published = plugins.load(methods.PACKAGE, method).Options()
+    published = plugins.load_plugin(methods.PACKAGE, method).Options()
     own = getattr(published, "objectness", None)
     return own is not None and own.name != FOUND["objectness"]["name"]

@@ -45,7 +45,7 @@ def show_methods(as_json: bool) -> None:
     """Print the card of every method and student, each followed by the published figures."""
     kinds = {"methods": _METHODS, "students": _STUDENTS}
     cards = {
-        kind: {name: plugins.load(package, name).CARD for name in plugins.names(package)}
+        kind: {name: plugins.load_plugin(package, name).CARD for name in plugins.names(package)}
         for kind, package in kinds.items()
     }
     if as_json:

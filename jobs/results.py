@@ -142,7 +142,7 @@ def export_run(
     from pipeline.storage.failures import is_full
     from schemas import plugins
 
-    exporter = plugins.load(_EXPORTERS, to.replace("-", "_"))
+    exporter = plugins.load_plugin(_EXPORTERS, to.replace("-", "_"))
     options = load_config(exporter.Options, flags={"masks": masks, "segments": segments}, sets=sets)
     folder = RunFolder.open(run, confirmed)
     try:

@@ -51,7 +51,7 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in files if not name.startswith("_")))
 
 
-def load(package: str, name: str) -> ModuleType:
+def load_plugin(package: str, name: str) -> ModuleType:
     """Return the plug-in's module.
 
     Raises:
@@ -85,7 +85,7 @@ def read_nested_options(package: str, part: NamedOptions, where: str) -> list[Ch
 
     Takes the arguments of `read_options` and raises the same errors.
     """
-    model: type[Frozen] = load(package, part.name).Options
+    model: type[Frozen] = load_plugin(package, part.name).Options
     options = validated(model, part.options, f"{where}.options")
     found = [CheckedOptions(where, options)]
     for name, inner_package in nested_packages(model).items():
@@ -115,7 +115,7 @@ def option_models(package: str, name: str, where: str) -> Iterator[tuple[str, st
     Yields:
         Dotted path in a job file, name of the plug-in, its model; the outermost first.
     """
-    model: type[Frozen] = load(package, name).Options
+    model: type[Frozen] = load_plugin(package, name).Options
     yield where, name, model
     for option, inner_package in nested_packages(model).items():
         for inner in names(inner_package):

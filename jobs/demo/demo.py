@@ -94,7 +94,7 @@ def _make_pictures(folder: DemoFolder) -> None:
 
     run = RunFolder.open(str(folder.run))
     for name in ("coco", "gallery"):
-        exporter = plugins.load("pipeline.exporters", name)
+        exporter = plugins.load_plugin("pipeline.exporters", name)
         exporter.export(run, exporter.Options())
     rows = sheet_rows(run, str(folder.truth), limit=_SHEET_ROWS)
     contact_sheet(rows, run.info.job().vocabulary.names).save(folder.sheet, optimize=True)

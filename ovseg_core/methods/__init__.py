@@ -25,7 +25,7 @@ def check_options(method: NamedOptions) -> None:
 
 def runs_by_name(name: str) -> bool:
     """Return whether a method can be built from its name alone; a student needs its weights."""
-    fields = plugins.load(PACKAGE, name).Options.model_fields.values()
+    fields = plugins.load_plugin(PACKAGE, name).Options.model_fields.values()
     return not any(field.is_required() for field in fields)
 
 
@@ -49,7 +49,7 @@ def with_published_clip(config: Config) -> Config:
     """
     if config.clip.model != "auto":
         return config
-    card: MethodCard = plugins.load(PACKAGE, config.method.name).CARD
+    card: MethodCard = plugins.load_plugin(PACKAGE, config.method.name).CARD
     given = config.clip.model_fields_set - {"model"}
     if given:
         raise ConfigError(
@@ -67,4 +67,4 @@ def build_segmenter(method: NamedOptions, backbones: Backbones) -> Segmenter[Any
         WeightsError: the backbones lack something that the method needs.
     """
     options = plugins.read_options(PACKAGE, method, "method")
-    return plugins.load(PACKAGE, method.name).build(options, backbones)
+    return plugins.load_plugin(PACKAGE, method.name).build(options, backbones)

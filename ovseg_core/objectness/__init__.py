@@ -46,7 +46,7 @@ def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
         WeightsError: weights that cannot be found or do not fit.
     """
     options = plugins.read_options(PACKAGE, part, WHERE)
-    return plugins.load(PACKAGE, part.name).build(options, backbones)
+    return plugins.load_plugin(PACKAGE, part.name).build(options, backbones)
 
 
 def squashed_maps(maps: tuple[Tensor, ...] | None, side_px: int) -> tuple[Tensor, ...] | None:

@@ -95,7 +95,7 @@ def import_review(
         UserError: the file is missing, has another format, has no reviewed image of the run, or
             nothing in it differs from the predictions.
     """
-    importer = plugins.load(PACKAGE, tool.replace("-", "_"))
+    importer = plugins.load_plugin(PACKAGE, tool.replace("-", "_"))
     importing = _Import(run, f"{tool}: {redact(uri)}", rules or ImportRules())
     max_px = RunReader(run).largest_px()
     importing.find(list(importer.read(_read_file(uri), importing.notes, max_px)))

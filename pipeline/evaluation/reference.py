@@ -139,7 +139,7 @@ def _plain(name: str) -> str:
 def _published(protocol: BenchmarkProtocol, method: str) -> PublishedScores | None:
     if method not in plugins.names(_METHODS):
         return None
-    card = plugins.load(_METHODS, method).CARD
+    card = plugins.load_plugin(_METHODS, method).CARD
     miou = card.published.get(protocol.benchmark)
     return PublishedScores(
         miou=miou, method=card.title, weights=card.weights, classes=protocol.figures
@@ -152,7 +152,7 @@ def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) ->
     if job.method.name not in plugins.names(_METHODS):
         return found
     own = _own_options(job.method)
-    clip = plugins.load(_METHODS, job.method.name).CARD.clip
+    clip = plugins.load_plugin(_METHODS, job.method.name).CARD.clip
     if clip != job.clip and not own:
         found.append(f"CLIP is {clip_name(job.clip)}, not {clip_name(clip)}")
     ours, theirs = (
@@ -174,7 +174,7 @@ def _differences(protocol: BenchmarkProtocol, recipe: Recipe, job: JobConfig) ->
 
 def _own_options(method: NamedOptions) -> dict[str, Any]:
     """Return the options that have no default, so that nobody could publish them: own weights."""
-    fields = plugins.load(_METHODS, method.name).Options.model_fields
+    fields = plugins.load_plugin(_METHODS, method.name).Options.model_fields
     return {
         name: value
         for name, value in method.options.items()

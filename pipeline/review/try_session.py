@@ -297,7 +297,7 @@ class TrySession:
         return EncodedImage(features, (decoded.height, decoded.width))
 
     def _choice(self, name: str) -> MethodChoice:
-        title = plugins.load(methods.PACKAGE, name).CARD.title
+        title = plugins.load_plugin(methods.PACKAGE, name).CARD.title
         if name not in self._reasons:
             try:
                 self._segmenter(name)

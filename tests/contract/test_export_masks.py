@@ -101,19 +101,19 @@ def run(tmp_path_factory) -> RunFolder:
 
 
 def _export(name: str, run: RunFolder, **options: object) -> str:
-    exporter = plugins.load(PACKAGE, name)
+    exporter = plugins.load_plugin(PACKAGE, name)
     exporter.export(run, exporter.Options.model_validate(options))
     return run.folder.read_bytes(f"{exporter.FOLDER}/LOSSES.txt").decode()
 
 
 def _files(name: str, run: RunFolder) -> dict[str, bytes]:
-    names = run.folder.list(plugins.load(PACKAGE, name).FOLDER)
+    names = run.folder.list(plugins.load_plugin(PACKAGE, name).FOLDER)
     return {file: run.folder.read_bytes(file) for file in names}
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_options_have_the_choice_of_masks(name):
-    assert issubclass(plugins.load(PACKAGE, name).Options, ExportOptions)
+    assert issubclass(plugins.load_plugin(PACKAGE, name).Options, ExportOptions)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -141,7 +141,7 @@ def test_review_is_the_default_and_is_told(name, run):
 def test_export_of_other_masks_replaces_the_earlier_one(name, run, tmp_path):
     _export(name, run, masks="predicted")
     _export(name, run, masks="reviewed")
-    folder = plugins.load(PACKAGE, name).FOLDER
+    folder = plugins.load_plugin(PACKAGE, name).FOLDER
     after_predicted = _files(name, run)
     for file in run.folder.list(folder):
         run.folder.delete(file)

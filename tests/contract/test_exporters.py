@@ -21,7 +21,7 @@ EXPORTERS = plugins.names(PACKAGE)
 
 
 def _export(name: str, run: RunFolder) -> list[str]:
-    part = plugins.load(PACKAGE, name)
+    part = plugins.load_plugin(PACKAGE, name)
     return part.export(run, part.Options())
 
 
@@ -30,7 +30,7 @@ def _digests(run: RunFolder, name: str) -> dict[str, str]:
 
     The fingerprint depends on the collection's address.
     """
-    files = run.folder.list(plugins.load(PACKAGE, name).FOLDER)
+    files = run.folder.list(plugins.load_plugin(PACKAGE, name).FOLDER)
     return {file: _digest(run.folder.read_bytes(file), run.fingerprint) for file in files}
 
 
@@ -59,7 +59,7 @@ def test_docs_list_every_exporter(name):
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_options_are_a_closed_model_with_defaults(name):
-    options = plugins.load(PACKAGE, name).Options
+    options = plugins.load_plugin(PACKAGE, name).Options
     assert issubclass(options, Frozen)
     assert all(field.description for field in options.model_fields.values())
     options()
@@ -84,7 +84,7 @@ def test_export_returns_files_that_it_wrote_into_its_folder(name, scenes, spec, 
     written = _export(name, run)
     after = set(run.folder.list())
     assert set(written) <= after - before
-    folder = plugins.load(PACKAGE, name).FOLDER
+    folder = plugins.load_plugin(PACKAGE, name).FOLDER
     assert all(new.startswith(f"{folder}/") for new in after - before), "a file elsewhere"
     assert not [new for new in after if "tmp" in new], "a temporary file was left"
 
@@ -118,7 +118,7 @@ def test_export_through_a_link_is_refused_and_changes_nothing(name, tmp_path):
     """A run folder is shared: whoever made it may have put a link where exports are written."""
     run = make_run(tmp_path, odd_scenes()[:2])
     _export(name, run)
-    folder = Path(run.folder.uri, plugins.load(PACKAGE, name).FOLDER)
+    folder = Path(run.folder.uri, plugins.load_plugin(PACKAGE, name).FOLDER)
     places = {folder.parent, folder, *(file.parent for file in folder.rglob("*"))}
     elsewhere = tmp_path / "elsewhere"
     for place in sorted(places):

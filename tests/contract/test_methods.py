@@ -30,7 +30,7 @@ NAMES = plugins.names(methods.PACKAGE)
 GATES = {
     name: ("found", "none")
     for name in NAMES
-    if "objectness" in plugins.load(methods.PACKAGE, name).Options.model_fields
+    if "objectness" in plugins.load_plugin(methods.PACKAGE, name).Options.model_fields
 }
 GATED = [(name, {"objectness": gate}) for name, gates in GATES.items() for gate in gates]
 BARE = [(name, {}) for name in NAMES if name not in GATES]
@@ -96,7 +96,7 @@ def assert_same(left: list[Tensor], right: list[Tensor], tolerance: float) -> No
 
 
 def test_card_is_complete(name: str) -> None:
-    card = plugins.load(methods.PACKAGE, name).CARD
+    card = plugins.load_plugin(methods.PACKAGE, name).CARD
     assert isinstance(card, MethodCard)
     assert all((card.title, card.paper, card.arxiv, card.parts, card.weights, card.licence))
     assert all(0 < value < 100 for value in card.published.values())
@@ -114,7 +114,7 @@ def test_job_without_a_clip_gets_the_papers(name: str) -> None:
 
 
 def test_unknown_option_is_refused_with_a_near_name(name: str) -> None:
-    option = sorted(plugins.load(methods.PACKAGE, name).Options.model_fields)[-1]
+    option = sorted(plugins.load_plugin(methods.PACKAGE, name).Options.model_fields)[-1]
     with pytest.raises(
         ConfigError, match=rf"{option}e: unknown key; did you mean 'method\.options\.{option}'"
     ):
@@ -127,7 +127,7 @@ def test_unknown_method_is_refused_with_a_near_name(name: str) -> None:
 
 
 def test_every_option_has_a_description(name: str) -> None:
-    fields = plugins.load(methods.PACKAGE, name).Options.model_fields
+    fields = plugins.load_plugin(methods.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())
 
 
@@ -266,7 +266,7 @@ def test_scores_keep_to_their_domain(segmenter: Segmenter[Any]) -> None:
 def test_all_options_beyond_the_papers_together(name: str, k: int, backbones: Backbones) -> None:
     """The options of any window method work for all of them, in batches and alone."""
     beyond = {"outlier_repair": True, "global_attention": True, "pamr_steps": 2}
-    known = plugins.load(methods.PACKAGE, name).Options.model_fields
+    known = plugins.load_plugin(methods.PACKAGE, name).Options.model_fields
     options = {key: value for key, value in beyond.items() if key in known}
     options |= {"top_k_labels": k} if "top_k_labels" in known else {}
     segmenter = build(name, options, backbones)

@@ -85,5 +85,5 @@ def test_unknown_options_are_refused(name: str) -> None:
 
 
 def test_every_option_has_a_description(name: str) -> None:
-    fields = plugins.load(objectness.PACKAGE, name).Options.model_fields
+    fields = plugins.load_plugin(objectness.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())

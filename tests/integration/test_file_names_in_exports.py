@@ -48,7 +48,7 @@ def test_every_exporter_holds_every_mask_under_its_image(paths):
         assert sorted(listed) == sorted(paths)
         masks = run_masks(run)
         for name in plugins.names(PACKAGE):
-            exporter = plugins.load(PACKAGE, name)
+            exporter = plugins.load_plugin(PACKAGE, name)
             exporter.export(run, exporter.Options.model_validate(OPTIONS.get(name, {})))
             if name in READERS:
                 assert sorted(READERS[name](run)) == masks, name

@@ -79,4 +79,4 @@ def build_head(part: NamedOptions, backbones: Backbones, seed: int) -> HeadTask:
         ConfigError: an unknown head, an unknown option or a wrong value.
         WeightsError: networks that cannot be found or do not fit.
     """
-    return plugins.load(PACKAGE, part.name).build(check_head(part), backbones, seed)
+    return plugins.load_plugin(PACKAGE, part.name).build(check_head(part), backbones, seed)

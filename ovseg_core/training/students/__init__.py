@@ -224,7 +224,9 @@ def build_network(part: NamedOptions, text: TextShape, pretrained: str = "") -> 
         ConfigError: an unknown student, an unknown option or a wrong value.
         WeightsError: the file does not fit the backbone.
     """
-    return plugins.load(PACKAGE, part.name).build_network(check_student(part), text, pretrained)
+    return plugins.load_plugin(PACKAGE, part.name).build_network(
+        check_student(part), text, pretrained
+    )
 
 
 def build_task(part: NamedOptions, seed: int) -> StudentTask:
@@ -233,4 +235,4 @@ def build_task(part: NamedOptions, seed: int) -> StudentTask:
     Raises:
         ConfigError: an unknown student, an unknown option or a wrong value.
     """
-    return plugins.load(PACKAGE, part.name).build_task(check_student(part), seed)
+    return plugins.load_plugin(PACKAGE, part.name).build_task(check_student(part), seed)

@@ -78,7 +78,7 @@ class Preparation:
             raise ConfigError("clip.model: name the architecture as well; it is `auto`")
         source = self.data.source
         if not isinstance(source, RunSource):
-            card: MethodCard = plugins.load(students.PACKAGE, self.config.student.name).CARD
+            card: MethodCard = plugins.load_plugin(students.PACKAGE, self.config.student.name).CARD
             return card.clip
         clip = source.clip
         names = clip_names(clip)

@@ -34,19 +34,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_names_are_those_of_public_files(package: str) -> None:
     assert plugins.names(package) == ("round", "square")
-    assert plugins.load(package, "round").__name__ == f"{package}.round"
+    assert plugins.load_plugin(package, "round").__name__ == f"{package}.round"
 
 
 def test_load_of_an_unknown_name_suggests_a_near_one(package: str) -> None:
     with pytest.raises(ConfigError, match=r"no 'sqare' among the .*Did you mean 'square'\?"):
-        plugins.load(package, "sqare")
+        plugins.load_plugin(package, "sqare")
     with pytest.raises(ConfigError, match=r"known: round, square"):
-        plugins.load(package, "zzz")
+        plugins.load_plugin(package, "zzz")
 
 
 def test_load_refuses_a_private_file(package: str) -> None:
     with pytest.raises(ConfigError, match="no '_shared'"):
-        plugins.load(package, "_shared")
+        plugins.load_plugin(package, "_shared")
 
 
 def test_read_options_checks_by_the_plug_ins_model(package: str) -> None:

@@ -91,7 +91,7 @@ class RunSource:
 
     @property
     def _card(self) -> MethodCard:
-        return plugins.load(methods.PACKAGE, self.run.info.job().method.name).CARD
+        return plugins.load_plugin(methods.PACKAGE, self.run.info.job().method.name).CARD
 
     def path(self, number: int) -> str:
         """Return the path of an image in its collection."""

@@ -88,5 +88,5 @@ def test_options_are_checked_and_described(name: str) -> None:
         check_head(NamedOptions(name=name, options={"stesp": 3}))
     with pytest.raises(ConfigError, match="Did you mean"):
         check_head(NamedOptions(name=f"{name}s"))
-    fields = plugins.load(heads.PACKAGE, name).Options.model_fields
+    fields = plugins.load_plugin(heads.PACKAGE, name).Options.model_fields
     assert all(field.description for field in fields.values())

@@ -126,7 +126,7 @@ def test_recipes_name_known_methods_and_cards_name_known_benchmarks():
     assert named <= set(METHODS)
     benchmarks = {one.benchmark for one in ALL.values()}
     for method in METHODS:
-        assert set(plugins.load(methods.PACKAGE, method).CARD.published) <= benchmarks
+        assert set(plugins.load_plugin(methods.PACKAGE, method).CARD.published) <= benchmarks
 
 
 SIZES_PX = {
@@ -144,7 +144,7 @@ SIZES_PX = {
 @pytest.mark.parametrize("name", NUM_CLASSES)
 def test_recipe_sizes_are_the_published_ones(name, method):
     recipe = ALL[name].recipe(method)
-    published = plugins.load(methods.PACKAGE, method).PUBLISHED
+    published = plugins.load_plugin(methods.PACKAGE, method).PUBLISHED
     found = {
         "short_side_px": round(published.short * 224),
         "window_px": round(published.window * 224),

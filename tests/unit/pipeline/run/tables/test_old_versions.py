@@ -73,7 +73,7 @@ def test_options_of_a_job_are_renamed(method, options):
 
 def test_no_method_has_an_option_of_an_old_name():
     for method in plugins.names(METHODS):
-        known = plugins.load(METHODS, method).Options.model_fields
+        known = plugins.load_plugin(METHODS, method).Options.model_fields
         assert not known.keys() & old_versions.RENAMED_OPTIONS.keys()
 
 
