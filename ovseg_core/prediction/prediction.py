@@ -32,7 +32,7 @@ class Segment:
         bbox_xywh: tight box of the mask: left, top, width, height in pixels.
         area_px: pixels in the mask.
         rle: the mask as COCO's compressed run lengths: `size` [height, width] and text `counts`.
-        columns: all score columns by name; what they mean: docs/columns.md.
+        columns: all score columns by name; their meaning: `schemas.records.Annotation`.
     """
 
     label: str
