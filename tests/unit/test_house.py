@@ -21,9 +21,9 @@ SHARED_COLUMNS = {"mean_prob", "area_frac", "num_components"}
 """Score columns whose names other tables and records have as well."""
 OTHERS_PRIVATE_NAMES = {
     *("_forward_hooks", "_forward_pre_hooks", "_utils", "_rebuild_tensor"),
-    *("_asdict", "_replace", "_strip_protocol", "_split_scope"),
+    *("_asdict", "_replace", "_strip_protocol", "_split_scope", "_repr_png_"),
 }
-"""Of torch, namedtuple, fsspec and xdist, which have no public name for them."""
+"""Of torch, namedtuple, fsspec, xdist and IPython, which have no public name for them."""
 
 
 def tracked(*suffixes: str) -> list[Path]:
