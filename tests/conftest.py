@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pipeline.storage.retry import RETRY_DELAY_ENV
 
@@ -17,6 +18,9 @@ _DUMMY_AWS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
+# Machines are shared: no test is judged by its time.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Ray, real kills and waits: one process runs them all, so that none disturbs another

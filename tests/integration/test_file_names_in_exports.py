@@ -39,7 +39,7 @@ PATHS = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(paths=PATHS)
 def test_every_exporter_holds_every_mask_under_its_image(paths):
     with tempfile.TemporaryDirectory() as folder:

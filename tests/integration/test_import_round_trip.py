@@ -64,7 +64,7 @@ def _label_studio(run: RunFolder, random: Random) -> bytes:
 @pytest.mark.parametrize(
     ("tool", "write"), [("coco", _coco), ("cvat", _cvat), ("label-studio", _label_studio)]
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(paths=PATHS, labels=LABELS, random=st.randoms(use_true_random=False))
 def test_every_mask_comes_back_or_is_named(tool, write, paths, labels, random):
     with tempfile.TemporaryDirectory() as folder:

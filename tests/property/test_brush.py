@@ -82,7 +82,7 @@ def test_same_bytes_as_the_plain_encoder_and_back(mask):
 
 
 @given(images())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_brushes_of_all_masks_are_those_of_each(image):
     found, size_hw = image
     written = label_studio_brush.encode_brushes([_text(mask) for mask in found], size_hw)
@@ -90,7 +90,7 @@ def test_brushes_of_all_masks_are_those_of_each(image):
 
 
 @given(images(), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_run_lengths_by_rows_without_painting(image, in_boxes):
     found, size_hw = image
     boxes = [_box(mask) if in_boxes else (0, 0, *size_hw) for mask in found]
@@ -231,7 +231,7 @@ def _as_bytes(text: str) -> list[int]:
     st.lists(st.tuples(st.integers(0, 199), st.integers(0, 255)), max_size=4),
     st.one_of(st.none(), st.integers(0, 60)),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_changed_brush_bytes_are_read_as_the_converter_does_or_refused(
     values, num_values, word, widths, changes, length
 ):

@@ -36,7 +36,7 @@ def _pycocotools(mask: np.ndarray) -> tuple[str, int, tuple[float, ...]]:
 
 
 @given(region_maps(), SIDE, SIDE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_run_lengths_equal_pycocotools_at_any_size(regions, height, width):
     full = to_size(regions, (height, width))
     found = encode_rle(regions, (height, width))
@@ -48,7 +48,7 @@ def test_run_lengths_equal_pycocotools_at_any_size(regions, height, width):
 
 
 @given(region_maps())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_transpose_is_its_own_inverse(regions):
     turned = transpose(regions)
     assert turned.flags.c_contiguous
@@ -61,7 +61,7 @@ def test_transpose_is_its_own_inverse(regions):
     st.integers(1, 90),
     st.integers(0, 2**31 - 1),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bands_of_a_mean_map_equal_the_mean_of_interpolate(sizes, size, band, seed):
     generator = torch.Generator().manual_seed(seed)
     levels = [torch.rand((3, *hw), generator=generator) for hw in sizes]
@@ -80,7 +80,7 @@ def test_bands_of_a_mean_map_equal_the_mean_of_interpolate(sizes, size, band, se
 
 
 @given(SIDE, SIDE, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nearest_counts_make_canvas_means_full_size_means(
     height, width, out_height, out_width, seed
 ):
@@ -91,7 +91,7 @@ def test_nearest_counts_make_canvas_means_full_size_means(
 
 
 @given(region_maps(), st.integers(0, 30), st.integers(0, 30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_component_counts_do_not_change_with_enlargement(regions, more_rows, more_columns):
     height, width = regions.shape
     full = to_size(regions, (height + more_rows, width + more_columns))
@@ -103,7 +103,7 @@ def test_component_counts_do_not_change_with_enlargement(regions, more_rows, mor
 
 
 @given(region_maps(), st.sampled_from(["class", "components"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_segments_equal_those_cut_label_by_label(regions, mode):
     cut = cut_segments(regions, mode)
     numbers, labels, num_components = slow_segments.cut_segments(regions, mode)
@@ -114,7 +114,7 @@ def test_segments_equal_those_cut_label_by_label(regions, mode):
 
 
 @given(region_maps())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_components_partition_their_labels(regions):
     whole = cut_segments(regions, "components")
     np.testing.assert_array_equal(whole.labels[whole.numbers], regions)

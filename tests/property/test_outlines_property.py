@@ -25,7 +25,7 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
 
 
 @given(region_maps())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_run_lengths_paint_the_map_they_came_from(regions):
     found = encode_rle(regions, regions.shape)
     counts = [rle.counts for rle in found.values()]
@@ -36,7 +36,7 @@ def test_run_lengths_paint_the_map_they_came_from(regions):
 
 
 @given(st.lists(region_maps(), min_size=1, max_size=3), st.integers(1, 30), st.integers(1, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_where_masks_overlap_the_later_stays(maps, height, width):
     masks = [np.resize(regions > 0, (height, width)) for regions in maps]
     counts = [_text(mask) for mask in masks]
@@ -48,7 +48,7 @@ def test_where_masks_overlap_the_later_stays(maps, height, width):
 
 
 @given(region_maps(), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_run_lengths_are_split_as_the_decoded_map_is(regions, inverted):
     labels = (regions.max() + 1 - regions if inverted else regions).astype(np.uint16)
     whole = encode_rle(labels, labels.shape)
@@ -71,7 +71,7 @@ def test_no_mask_paints_nothing():
 
 
 @given(region_maps())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
     mask = (regions == regions.max()).astype(np.uint8)
     height, width = mask.shape
@@ -86,7 +86,7 @@ def test_edges_fill_to_the_mask_without_holes_in_pycocotools(regions):
 
 
 @given(region_maps())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_centres_fill_to_the_mask_without_holes_in_opencv(regions):
     mask = (regions == regions.max()).astype(np.uint8)
     drawn = np.zeros_like(mask)

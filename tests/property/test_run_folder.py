@@ -27,7 +27,7 @@ NAME = st.text(
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 60)
 # But a name that leaves its folder on another system is no path of a run.
 PATH = st.lists(NAME, min_size=1, max_size=3).map("/".join).filter(is_relative_path)
-SEVERAL = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SEVERAL = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @SEVERAL
@@ -169,6 +169,5 @@ class TestRunFolder(RunFolderMachine.TestCase):
     settings = settings(
         max_examples=25,
         stateful_step_count=15,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )

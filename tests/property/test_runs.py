@@ -26,7 +26,7 @@ def _edges(mask: np.ndarray) -> list[int]:
 
 
 @given(MASKS, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_edges_are_those_of_the_pixels(masks, stacked):
     found = run_edges(list(map(_text, masks)), masks[0].size, stacked=stacked)
     expected = [_edges(mask) for mask in masks]

@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.storage.parquet import write_table
@@ -19,7 +19,6 @@ vocabularies = st.lists(words, min_size=1, max_size=5, unique_by=str.casefold)
 shares = st.floats(0, 1, width=32)
 
 
-@settings(deadline=None)
 @given(labels=vocabularies, shard_size=st.integers(1, 10_000), limit=st.integers(0, 10**9))
 def test_a_job_comes_back_from_yaml(labels, shard_size, limit):
     job = JobConfig.model_validate(
@@ -80,14 +79,12 @@ def test_every_table_has_a_strategy():
     assert set(records) == set(TABLES)
 
 
-@settings(deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(records)))
 def test_records_come_back_from_their_table(data, name):
     rows = data.draw(st.lists(records[name], max_size=5))
     assert list(to_records(name, to_table(name, rows))) == rows
 
 
-@settings(deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(records)))
 def test_a_table_built_by_columns_is_the_one_built_row_by_row(data, name):
     rows = data.draw(st.lists(records[name], max_size=20))

@@ -81,7 +81,7 @@ def score_maps(draw: st.DrawFn) -> ScoreMaps:
 
 
 @given(score_maps(), st.integers(1, 110), st.integers(1, 110), st.integers(0, 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_labels_equal_those_of_every_pixel(maps, height, width, index):
     expected = slow_decision.decide_one(maps, index, (height, width))
     found = decide_one(maps, index, (height, width), sampled_from_px=0)

@@ -36,7 +36,7 @@ def test_deep_numbers_of_an_opened_image_are_left_to_the_file():
 
 
 def test_max_pixels_counts_for_opened_images_too():
-    with pytest.raises(ImageError, match="more than image.max_pixels"):
+    with pytest.raises(ImageError, match=r"more than image\.max_pixels"):
         pixels_of(Image.new("RGB", (40, 60)), ImageConfig(max_pixels=2000), side_px=0)
 
 

@@ -114,7 +114,7 @@ def test_what_is_no_image_is_refused_in_words(segmenter, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.png"):
         segmenter([tmp_path / "bad.png"], ["cat"])
-    with pytest.raises(ConfigError, match="words.labels: no labels"):
+    with pytest.raises(ConfigError, match=r"words\.labels: no labels"):
         segmenter(np.zeros((9, 7, 3), np.uint8), [])
 
 

@@ -55,7 +55,7 @@ def _by_the_rule(
     return pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sides, sides, sides, sides, st.booleans(), st.integers(0, 2**32))
 def test_any_size_to_any_size_is_the_stated_rule(
     height: int, width: int, to_height: int, to_width: int, is_cubic: bool, seed: int

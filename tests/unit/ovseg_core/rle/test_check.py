@@ -57,7 +57,7 @@ TEXTS = st.text(max_size=12) | st.text("0123456789PQRSTo", max_size=9) | NUMBERS
 
 
 @given(TEXTS, SIZES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_a_mask_of_the_size_or_an_error(text, size):
     expected = true_mask(text, size)
     try:
@@ -71,7 +71,7 @@ def test_any_text_is_a_mask_of_the_size_or_an_error(text, size):
 
 
 @given(st.lists(st.tuples(arrays(bool, SIZES), st.booleans(), TEXTS), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_facts_of_many_masks_are_those_of_each(given_masks):
     counts = [text if is_other else encode_mask(mask) for mask, is_other, text in given_masks]
     sizes = [mask.shape for mask, _, _ in given_masks]

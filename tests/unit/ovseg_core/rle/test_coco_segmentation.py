@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
@@ -20,7 +20,6 @@ SIZE = (40, 56)
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-@settings(deadline=None)
 def test_compressed_and_plain_run_lengths_give_the_same_mask(mask):
     size = list(mask.shape)
     text = encode_mask(mask)
@@ -37,7 +36,6 @@ def test_compressed_and_plain_run_lengths_give_the_same_mask(mask):
 
 
 @given(arrays(bool, (4, 5)), st.lists(st.integers(0, 20), max_size=4))
-@settings(deadline=None)
 def test_empty_runs_change_nothing(mask, places):
     flat = mask.ravel(order="F").astype(int)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()

@@ -77,7 +77,7 @@ def test_sixty_four_shapes_make_full_batches(feed):
 sizes = st.lists(st.sampled_from([None, (1, 1), (4, 6), (6, 4), (40, 60)]), max_size=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes, sizes, st.integers(1, 5), st.sampled_from([1, 80, 20_000, 1 << 30]))
 def test_every_image_comes_once_and_the_oldest_is_always_in_the_next_batch(
     first, second, batch_size, max_bytes

@@ -274,7 +274,7 @@ def test_threads_share_transforms() -> None:
         np.testing.assert_array_equal(rgb, alone[index % 9])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["cHRM", "profile", "inks", "cICP"]),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), min_size=1, max_size=12),
