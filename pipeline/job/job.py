@@ -38,7 +38,7 @@ from schemas.records import ImageRef, Shard, ShardDone
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S = 4.0
 """The driver looks this often, or seldomer, for shards that another driver has finished."""
 
 
@@ -188,7 +188,9 @@ def run(
             interrupted = True
         finally:
             progress.close()
-    if interrupted:
+    if not interrupted:
+        job.check_present()
+    else:
         logger.warning("stopped; the same command goes on from here")
     return replace(
         sum_up(config, planned.num_images, job.done()),
@@ -228,6 +230,11 @@ class _RunningJob:
     def done(self) -> dict[int, ShardDone]:
         """Return the markers of all finished shards, earlier runs included."""
         return self._status.run.done() if self._status else self._plan.done
+
+    def check_present(self) -> None:
+        """Check that the run folder is still there; see `RunFolder.check_present`."""
+        if self._status:
+            self._status.run.check_present()
 
     def run_here(self) -> None:
         """Annotate the shards one after another in this process."""
@@ -283,13 +290,14 @@ class _RunningJob:
     def _left(self, run: RunFolder) -> Iterator[Shard]:
         """Yield the shards that are left, without those that another driver has finished.
 
-        A driver that did not begin the run starts anywhere, so that two drivers share the work.
+        A driver that did not begin the run starts anywhere and goes backwards, so that two drivers
+        share the work: in one direction they could do the same shards from one look to the next.
         """
         shards, to_retry = run.shards(), self._plan.num_to_retry
         left = [i for i in range(len(shards)) if i not in self._plan.done or i in to_retry]
         if not run.is_first and left:
             start = random.randrange(len(left))
-            left = left[start:] + left[:start]
+            left = left[start::-1] + left[:start:-1]
         others: set[int] = set()
         look_at = time.monotonic() + LOOK_EVERY_S
         for index in left:

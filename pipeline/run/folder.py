@@ -147,6 +147,19 @@ class RunFolder:
                 self.folder.uri,
             )
 
+    def check_present(self) -> None:
+        """Check that nobody has deleted or moved the run while shards were written into it.
+
+        Raises:
+            RunFolderError: `run.yaml` is gone: what lies there now is not a run.
+        """
+        if not self.folder.exists(RUN_FILE):
+            raise RunFolderError(
+                f"{self.folder.uri}: {RUN_FILE} is gone: the run folder was deleted or moved while "
+                "the job ran, and holds only what was written since then; move it back, or delete "
+                "the folder and give the command again"
+            )
+
     @cached_property
     def info(self) -> RunInfo:
         """The content of `run.yaml`."""
@@ -165,7 +178,13 @@ class RunFolder:
 
     @cached_property
     def _manifest(self) -> pa.Table:
-        data = self.folder.read_bytes(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+        try:
+            data = self.folder.read_bytes(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+        except FileNotFoundError as error:
+            raise RunFolderError(
+                f"{self.folder.uri}/{MANIFEST_FILE} is gone: the file was lost, or the run folder "
+                "deleted or moved: put it back, or delete the folder and give the command again"
+            ) from error
         if markers.bytes_sha256(data) != self.info.manifest_sha256:
             raise RunFolderError(
                 f"{self.folder.uri}/{MANIFEST_FILE} is not the one that {RUN_FILE} names: "

@@ -1,7 +1,10 @@
 """SIGTERM ends a job in order; two drivers on one run folder share its work."""
 
+import itertools
 import shutil
 import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from pipeline.run.folder import RunFolder
 from schemas.errors import ExitCode, RunFolderError
 from tests.helpers.colour_segmenter import (
     BuildColourSegmenter,
+    ColourSegmenter,
     SegmenterFaults,
     colour_config,
     table_rows,
@@ -81,18 +85,30 @@ def test_two_drivers_share_the_work(images, undisturbed, forks, tmp_path):
     assert time.monotonic() - started < 20
 
 
-def test_run_folder_that_is_deleted_in_mid_run(images, undisturbed, tmp_path):
+@dataclass(frozen=True)
+class BuildAndDelete(BuildColourSegmenter):
+    """A segmenter that moves the run folder away when it gets its n-th batch, counted from 0."""
+
+    batch: int = 0
+
+    def __call__(self, config, device):
+        built = super().__call__(config, device)
+        run, batches, deletes_at = Path(config.out), itertools.count(), self.batch
+
+        class Deleting(ColourSegmenter):
+            def encode(self, images):
+                if next(batches) == deletes_at:
+                    run.rename(run.with_name("deleted"))
+                return super().encode(images)
+
+        return replace(built, segmenter=Deleting(**vars(built.segmenter)))
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+def test_run_folder_that_is_deleted_in_mid_run(images, undisturbed, tmp_path, batch):
     config = colour_config(images, tmp_path / "run", shard_size=2)
-
-    class Delete(Progress):
-        """Deletes the run folder after the second shard."""
-
-        def tick(self):
-            if self.finished == 4:
-                (tmp_path / "run").rename(tmp_path / "deleted")
-
-    report = job.run(config, Delete(), BuildColourSegmenter())
-    assert report.exit_code == ExitCode.INCOMPLETE
+    with pytest.raises(RunFolderError, match="was deleted or moved while the job ran"):
+        job.run(config, Progress(), BuildAndDelete(batch=batch))
     with pytest.raises(RunFolderError, match="delete the folder and give the command again"):
         job.run(config, Progress(), BuildColourSegmenter())
     shutil.rmtree(tmp_path / "run")

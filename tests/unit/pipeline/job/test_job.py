@@ -251,6 +251,17 @@ def test_interrupted_job_is_resumed_later(config, tmp_path):
     assert table_rows(config.out) == table_rows(plain.out)
 
 
+def test_a_second_driver_goes_against_the_direction_of_the_first(config, monkeypatch):
+    config = config.model_copy(update={"shard_size": 2})
+    planned = job.plan(config)
+    planned.begin(BuildColourSegmenter()(config, torch.device("cpu")).weights)
+    monkeypatch.setattr("random.randrange", lambda stop: stop // 2)
+    run(config)
+    markers = Path(config.out, "done").glob("*.json")
+    order = [int(marker.stem) for marker in sorted(markers, key=lambda one: one.stat().st_mtime_ns)]
+    assert order == [2, 1, 0, 4, 3]
+
+
 def test_a_job_that_can_read_no_image_says_why(config):
     report, _ = run(config, BuildAndLoseImages())
     assert report.exit_code == 3
