@@ -12,6 +12,7 @@ from ovseg_core.decision.refine.pamr import RefinedMap, RowsOfMaps
 from ovseg_core.decision.refine.region_vote import vote_in_turn
 from ovseg_core.decision.values import (
     OBJECTNESS_THRESHOLD,
+    behind_best,
     class_scores,
     final_scores,
     winner,
@@ -34,6 +35,7 @@ class ScoredCanvas:
     Attributes:
         scores: all scores, enlarged and refined.
         objectness: one map, enlarged; None where there is none.
+        band_elements: as given.
         bands: rows that are computed at once.
         band_rows: rows of each band, but for the last.
         num_classes: K.
@@ -41,6 +43,7 @@ class ScoredCanvas:
 
     def __init__(self, maps: ScoreMaps, index: int, canvas_hw: SizeHW, band_elements: int) -> None:
         self.maps, self.index, self.canvas_hw = maps, index, canvas_hw
+        self.band_elements = band_elements
         level = maps.levels[index][0]
         self.device, self.num_phrases = level.device, level.shape[0]
         self.num_classes = self.num_phrases if maps.rule is None else maps.rule.num_classes
@@ -68,7 +71,7 @@ class ScoredCanvas:
         found = []
         for band in self.bands:
             values, unsure, shown = self.values(band, kept)
-            found.append(winner(values, unsure, shown, self.maps).int())
+            found.append(winner(behind_best(values, self.maps), unsure, shown, self.maps))
         return torch.cat(found)
 
     def voted(self, labels_HW: Tensor) -> Tensor:

@@ -25,7 +25,12 @@ from torch import Tensor
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels
 from ovseg_core.decision.large_canvas import decide_large
 from ovseg_core.decision.samples import MAX_BLOCKS, SampledColumns, Samples
-from ovseg_core.decision.values import columns_of, pixel_probabilities, winner
+from ovseg_core.decision.values import (
+    behind_best,
+    columns_of,
+    probabilities_and_entropy,
+    winner,
+)
 from ovseg_core.resize.nearest import SizeHW, nearest_counts
 from ovseg_core.segmenter import ScoreMaps, check_finite
 
@@ -158,8 +163,10 @@ def _banded(canvas: ScoredCanvas, size_hw: SizeHW) -> Decision:
     )
     for band in canvas.bands:
         values, unsure, shown = canvas.values(band, kept)
-        won = winner(values, unsure, shown, maps) if voted is None else voted[band]
-        buffer.write(band, won, pixel_probabilities(values, shown, maps, kept), shown)
+        behind = behind_best(values, maps)
+        won = winner(behind, unsure, shown, maps) if voted is None else voted[band]
+        probs, entropy = probabilities_and_entropy(values, behind, shown, maps, kept)
+        buffer.write(band, won, probs, entropy, shown)
     return buffer.decision()
 
 
@@ -188,21 +195,27 @@ class _DecisionBuffer:
         self._num_pixels = size_hw[0] * size_hw[1]
         self._row_counts, self._column_counts = rows.double().to(device), columns.float().to(device)
         # A reduction to the image's size skips some rows and columns: they do not count.
-        self._used_rows = None if bool(rows.all()) else (rows > 0).to(device)
-        self._used_columns = (columns > 0).to(device)
+        self._is_used_HW = None
+        if not (rows.all() and columns.all()):
+            self._is_used_HW = ((rows > 0)[:, None] & (columns > 0)).to(device)
 
-    def write(self, band: slice, winner: Tensor, probs: Tensor, objectness: Tensor | None) -> None:
-        """Take the winner (R, Wc), probabilities (K, R, Wc) and objectness (R, Wc) of a band.
+    def write(
+        self,
+        band: slice,
+        winner: Tensor,
+        probs: Tensor,
+        entropy: Tensor,
+        objectness: Tensor | None,
+    ) -> None:
+        """Take winner, entropy, objectness (R, Wc) and the probabilities (K, R, Wc) of a band.
 
         The probabilities are used up.
         """
         self._labels[band] = winner
         self._sums += (probs @ self._column_counts).double() @ self._row_counts[band]
-        used = probs if self._used_rows is None else probs[:, self._used_rows[band]]
-        if used.shape[1]:
-            peaks = used.amax(1)[:, self._used_columns].amax(1)
-            torch.maximum(self._peaks, peaks, out=self._peaks)
-        self._planes[:, band] = columns_of(probs, winner, objectness)
+        used = probs if self._is_used_HW is None else probs * self._is_used_HW[band]
+        torch.maximum(self._peaks, used.flatten(1).amax(1), out=self._peaks)
+        self._planes[:, band] = columns_of(probs, entropy, winner, objectness)
 
     def decision(self) -> Decision:
         """Return the decision on the CPU."""

@@ -99,11 +99,10 @@ def _cut_and_score(
     """Return the segments of the canvas that reach the image, and their columns by name."""
     if (samples := decision.samples) is not None:
         cut = cut_segments(decision.label_map, masks.segments)
-        segments = cut.at(samples.rows, samples.columns, decision.label_map)
-        return cut, sampled_scores(decision, samples, segments, len(cut.labels) - 1)
+        return cut, sampled_scores(decision, samples, cut)
     visible = visible_decision(decision, size_hw)
     cut = cut_segments(visible.decision.label_map, masks.segments)
-    return cut, segment_scores(visible, cut.numbers, len(cut.labels) - 1)
+    return cut, segment_scores(visible, cut)
 
 
 def _label_scores(

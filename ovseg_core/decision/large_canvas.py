@@ -17,11 +17,10 @@ from ovseg_core.decision.cells import Axis, Cells, cells_of, winners
 from ovseg_core.decision.samples import Field, SampledColumns, block_side, sample_columns
 from ovseg_core.decision.values import (
     OBJECTNESS_THRESHOLD,
+    behind_best,
     class_scores,
     final_scores,
-    is_softmax,
-    pixel_probabilities,
-    softmax_and_entropy,
+    probabilities_and_entropy,
     winner,
 )
 from ovseg_core.resize.bilinear import MeanMap
@@ -73,15 +72,12 @@ def _every_pixel(canvas: ScoredCanvas, objectness: MeanMap) -> Cells:
 def _field(canvas: ScoredCanvas, nodes: Cells, shown: Cells | None, kept: Tensor | None) -> Field:
     maps = canvas.maps
 
-    def probs_and_surprise(
-        scores: Tensor, objectness: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if is_softmax(maps, kept):
-            return softmax_and_entropy(scores * maps.logit_scale)
+    def probabilities(scores: Tensor, objectness: Tensor | None) -> tuple[Tensor, Tensor]:
         values, _ = final_scores(scores, objectness, maps, kept)
-        return pixel_probabilities(values, objectness, maps, kept), None
+        behind = behind_best(values, maps)
+        return probabilities_and_entropy(values, behind, objectness, maps, kept)
 
-    return Field(nodes, shown, probs_and_surprise)
+    return Field(nodes, shown, probabilities, canvas.band_elements)
 
 
 def _label_cells(canvas: ScoredCanvas, largest: float) -> Cells | None:
@@ -164,11 +160,14 @@ def _decide_close(
     """
     maps = canvas.maps
     row, column = close // canvas.canvas_hw[1], close % canvas.canvas_hw[1]
-    number = row // canvas.band_rows
+    # Scores of a row are the same in any band; what a softmax makes of them may not be.
+    step = 1 if maps.rule is None else canvas.band_rows
+    number = row // step
     numbers = number.unique().tolist()
     rows_of = canvas.bilinear.rows if len(numbers) > _MANY_BANDS else canvas.bilinear.few_rows
     for one in numbers:
-        band, here = canvas.bands[one], number == one
+        here = number == one
+        band = slice(one * step, min((one + 1) * step, canvas.canvas_hw[0]))
         places = row[here] - band.start, column[here]
         scores, shown = rows_of(band), canvas.shown(band)
         if maps.rule is None:
@@ -176,7 +175,7 @@ def _decide_close(
             shown = None if shown is None else shown[places][None]
         if maps.rule is None or is_final:
             values, unsure = final_scores(scores, shown, maps, kept)
-            label = winner(values, unsure, shown, maps)
+            label = winner(behind_best(values, maps), unsure, shown, maps)
         else:
             label = class_scores(scores, maps, maps.rule).max(0).indices
         label = label[0] if maps.rule is None else label[places]

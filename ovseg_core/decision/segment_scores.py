@@ -1,9 +1,10 @@
 """The score columns of every segment of a decision, as they would be at the image's own size.
 
 Everything is summed on the canvas, each pixel weighted by the number of image pixels that it
-becomes, and block of rows by block of rows, so that memory does not grow with the image; on a large
-canvas a bounded number of samples is summed instead (`decision.samples`). What each column holds is
-documented in `schemas.records.Annotation`; formulas: docs/methods.md 14.2.
+becomes: first along runs of one label in a row, then the runs of each segment; and block of rows by
+block of rows, so that memory does not grow with the image. On a large canvas a bounded number of
+samples is summed instead (`decision.samples`). What each column holds is documented in
+`schemas.records.Annotation`; formulas: docs/methods.md 14.2.
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.decision.decide import Decision
+from ovseg_core.decision.decide import Decision, FloatMap
 from ovseg_core.decision.samples import Samples
+from ovseg_core.decision.segments import SegmentMap
 from ovseg_core.resize.nearest import SizeHW, nearest_counts
 
 Scores = NDArray[np.float64]
@@ -58,41 +60,37 @@ def visible_decision(decision: Decision, size_hw: SizeHW) -> VisibleDecision:
 
 
 def segment_scores(
-    visible: VisibleDecision,
-    segments: NDArray[np.integer],
-    num_segments: int,
-    block_pixels: int = _BLOCK_PIXELS,
+    visible: VisibleDecision, cut: SegmentMap, block_pixels: int = _BLOCK_PIXELS
 ) -> dict[str, Scores]:
     """Return the score columns of all segments by name, from the maps of all pixels.
 
     Args:
         visible: the decision.
-        segments: (Hc, Wc) segment numbers from 1; 0 is no segment.
-        num_segments: N.
+        cut: its segments.
         block_pixels: pixels that are worked on at once.
     """
-    sums = _Sums(num_segments + 1)
+    sums = _Sums(len(cut.labels))
     for rows in _blocks(visible, block_pixels):
-        _add_block(sums, visible, segments, rows)
+        segments = _add_runs(sums, visible, cut, rows)
         _add_rim(sums, visible, segments, rows)
     return sums.columns()
 
 
-def sampled_scores(
-    decision: Decision, samples: Samples, segments: NDArray[np.integer], num_segments: int
-) -> dict[str, Scores]:
+def sampled_scores(decision: Decision, samples: Samples, cut: SegmentMap) -> dict[str, Scores]:
     """Return the score columns of all segments by name, from the samples of a large canvas.
 
     Args:
         decision: with the values of the samples.
         samples: which pixels they are.
-        segments: (N,) segment number of each sample; 0 is no segment.
-        num_segments: number of segments.
+        cut: segments of the decision.
     """
-    sums = _Sums(num_segments + 1)
-    sums.add(segments, samples.weights, *(getattr(decision, name) for name in _MAPS))
-    rim = slice(samples.num_rim)
-    sums.add_rim(segments[rim], samples.weights[rim], decision.entropy[rim])
+    segments = cut.at(samples.rows, samples.columns, decision.label_map)
+    weights = samples.weights
+    sums = _Sums(len(cut.labels))
+    sums.add(segments, weights, *(weights * getattr(decision, name) for name in _MAPS))
+    sums.add_margins(segments, decision.margin, weights)
+    rim = np.flatnonzero(samples.is_rim)
+    sums.add_rim(segments[rim], weights[rim], decision.entropy[rim])
     return sums.columns()
 
 
@@ -103,18 +101,49 @@ def _blocks(visible: VisibleDecision, block_pixels: int) -> Iterator[slice]:
         yield slice(start, min(start + step, height))
 
 
-def _add_block(
-    sums: "_Sums", visible: VisibleDecision, segments: NDArray[np.integer], rows: slice
-) -> None:
-    """Take a block's pixels."""
-    block = segments[rows].ravel()
-    pixels = np.flatnonzero(block)
-    weight = None  # one image pixel each
-    if visible.row_counts.max() > 1 or visible.column_counts.max() > 1:
-        row, column = np.divmod(pixels, len(visible.column_counts))
-        weight = visible.row_counts[rows][row] * visible.column_counts[column]
-    maps = (getattr(visible.decision, name)[rows].ravel()[pixels] for name in _MAPS)
-    sums.add(block[pixels], weight, *maps)
+def _add_runs(
+    sums: "_Sums", visible: VisibleDecision, cut: SegmentMap, rows: slice
+) -> NDArray[np.integer]:
+    """Take a block's pixels, and return the segment of each (R, Wc)."""
+    labels, column_counts = visible.decision.label_map, visible.column_counts
+    block = labels[rows]
+    start, length = _runs(block)
+    row, column = np.divmod(start, block.shape[1])
+    segment = cut.at(rows.start + row, column, labels)
+    row_count, weight = visible.row_counts[rows][row], None  # one image pixel each
+    if visible.row_counts.max() > 1 or column_counts.max() > 1:
+        weight = np.outer(visible.row_counts[rows], column_counts).ravel()
+    images = np.append(0, np.cumsum(column_counts))
+    totals = (
+        _sums_of_runs(getattr(visible.decision, name)[rows], start, length, column_counts)
+        for name in _MAPS
+    )
+    area = row_count * (images[column + length] - images[column])
+    sums.add(segment, area, *(row_count * total for total in totals))
+    segments = np.repeat(segment, length)
+    sums.add_margins(segments, visible.decision.margin[rows].ravel(), weight)
+    return segments.reshape(block.shape)
+
+
+def _runs(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first pixel of each run of one label in a row, row-major, and its length."""
+    flat = labels.ravel()
+    is_first = np.empty(len(flat), bool)
+    np.not_equal(flat[1:], flat[:-1], out=is_first[1:])
+    is_first[:: labels.shape[1]] = True
+    start = np.flatnonzero(is_first)
+    return start, np.diff(start, append=len(flat))
+
+
+def _sums_of_runs(
+    values: FloatMap, start: NDArray[np.int64], length: NDArray[np.int64], counts: Weights
+) -> NDArray[np.floating]:
+    """Return the sums of values (R, Wc) along runs, each column weighted by its count."""
+    if counts.max() > 1:
+        values = values * counts.astype(np.float32)
+    elif not any(values.strides):
+        return values[0, 0] * length  # one number everywhere
+    return np.add.reduceat(values.ravel(), start)
 
 
 def _add_rim(
@@ -124,21 +153,22 @@ def _add_rim(
 
     A canvas pixel that becomes h x w image pixels and borders another segment on v of its upper
     and lower sides and on u of the others gives `h * w - max(h - v, 0) * max(w - u, 0)` of
-    them to the rim.
+    them to the rim. Neighbours of one label are always of one segment.
     """
-    block = segments[rows]
-    above, below = max(rows.start - 1, 0), min(rows.stop + 1, len(segments))
-    near = segments[above:below]  # with the neighbours of the first and the last row
+    labels = visible.decision.label_map
+    block = labels[rows]
+    above, below = max(rows.start - 1, 0), min(rows.stop + 1, len(labels))
+    near = labels[above:below]  # with the neighbours of the first and the last row
     missing = (1 if above == rows.start else 0, 1 if below == rows.stop else 0)
     across = np.pad(near[1:] != near[:-1], (missing, (0, 0)))
     along = np.pad(block[:, 1:] != block[:, :-1], ((0, 0), (1, 1)))
     touched = across[1:] | across[:-1] | along[:, 1:] | along[:, :-1]
-    row, column = np.nonzero(touched & (block != 0))
+    row, column = np.divmod(np.flatnonzero(touched), block.shape[1])
     height, width = visible.row_counts[rows][row], visible.column_counts[column]
     sides_v = across[row, column].astype(np.intp) + across[row + 1, column]
     sides_h = along[row, column].astype(np.intp) + along[row, column + 1]
     weight = height * width - np.maximum(height - sides_v, 0) * np.maximum(width - sides_h, 0)
-    sums.add_rim(block[row, column], weight, visible.decision.entropy[rows][row, column])
+    sums.add_rim(segments[row, column], weight, visible.decision.entropy[rows][row, column])
 
 
 class _Sums:
@@ -152,20 +182,24 @@ class _Sums:
         self._histogram = np.zeros(size * self._bins)
 
     def add(
-        self, segment: NDArray[np.integer], weight: Weights | None, *maps: NDArray[np.float32]
+        self, segment: NDArray[np.integer], area: Weights, *totals: NDArray[np.floating]
     ) -> None:
-        """Take pixels: their segments, image pixels of each and values of the decision's maps."""
+        """Take runs or samples: the segment and image pixels of each, and sums of `_MAPS`."""
         segment = segment.astype(np.intp)
-        self._area += np.bincount(segment, weight, self._size)
-        for total, values in zip(self._weighted, maps, strict=True):
-            weighted = values if weight is None else weight * values
-            total += np.bincount(segment, weighted, self._size)
-        margin = maps[_MAPS.index("margin")]
-        cell = segment * self._bins + np.rint(margin * (self._bins - 1)).astype(np.intp)
+        self._area += np.bincount(segment, area, self._size)
+        for mine, values in zip(self._weighted, totals, strict=True):
+            mine += np.bincount(segment, values, self._size)
+
+    def add_margins(
+        self, segment: NDArray[np.integer], margin: FloatMap, weight: Weights | None
+    ) -> None:
+        """Take margins of pixels: the segment and image pixels of each; None: one."""
+        cell = (margin * np.float32(self._bins - 1) + np.float32(0.5)).astype(np.int32)
+        cell += segment * np.int32(self._bins)
         self._histogram += np.bincount(cell, weight, len(self._histogram))
 
     def add_rim(
-        self, segment: NDArray[np.integer], weight: Weights, entropy: NDArray[np.float32]
+        self, segment: NDArray[np.integer], weight: Weights, entropy: FloatMap
     ) -> None:
         """Take pixels with a 4-neighbour outside their segment."""
         segment = segment.astype(np.intp)

@@ -120,7 +120,8 @@ class MeanMap:
 
 def _mean(matrices: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
     matrix = torch.cat(list(matrices), dim=1) / len(parts)
-    return matrix.to(parts[0].device) @ torch.cat(list(parts), dim=1)
+    together = parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+    return matrix.to(parts[0].device) @ together
 
 
 def _at_columns(maps: Tensor, taps: Taps) -> Tensor:

@@ -20,10 +20,10 @@ def _decision(canvas=(20, 30), cell=4) -> Decision:
 @pytest.mark.parametrize("size", [(20, 30), (53, 41), (11, 13)])
 def test_scores_do_not_depend_on_the_blocks(size):
     visible = visible_decision(_decision(), size)
-    segments = cut_segments(visible.decision.label_map, "components")
-    num_segments = len(segments.labels) - 1
-    whole = segment_scores(visible, segments.numbers, num_segments)
-    blocks = segment_scores(visible, segments.numbers, num_segments, block_pixels=1)
+    cut = cut_segments(visible.decision.label_map, "components")
+    num_segments = len(cut.labels) - 1
+    whole = segment_scores(visible, cut)
+    blocks = segment_scores(visible, cut, block_pixels=1)
     assert set(whole) == set(blocks) == set(SCORE_COLUMNS) - {"area_frac", "num_components"}
     for name, values in whole.items():
         assert values.shape == (num_segments + 1,)
@@ -39,5 +39,6 @@ def test_rows_and_columns_that_a_reduction_skips_are_dropped():
 
 def test_no_segments_have_no_scores():
     visible = visible_decision(_decision(), (20, 30))
-    scores = segment_scores(visible, np.zeros((20, 30), np.int32), 0)
+    nothing = cut_segments(np.zeros((20, 30), np.uint16), "class")
+    scores = segment_scores(visible, nothing)
     assert all(values.shape == (1,) for values in scores.values())
