@@ -17,7 +17,7 @@ from ovseg_core.decision.values import (
     final_scores,
     winner,
 )
-from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.resize.bilinear import MeanMap, Rows
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.resize.stitching import StitchedMap
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
@@ -55,7 +55,7 @@ class ScoredCanvas:
         self.band_rows = max(1, band_elements // (self.num_phrases * canvas_hw[1]))
         self.bands = list(_bands(canvas_hw[0], self.band_rows))
 
-    def shown(self, band: slice) -> Tensor | None:
+    def shown(self, band: Rows) -> Tensor | None:
         """Return the objectness of a band (R, W)."""
         return None if self.objectness is None else self.objectness.rows(band)[0]
 

@@ -1,8 +1,9 @@
 """Score maps -> label map and the per-pixel numbers behind the score columns.
 
-The scores stay at patch resolution until here. A small canvas, and one of scores that are not
-bilinear between patches, is computed in bands of rows, so that no (K, H, W) array of a whole image
-ever exists; a large one in cells (`decision.cells`) and samples (`decision.samples`). The label map
+The scores stay at patch resolution until here. A canvas of up to a megapixel, and one of scores
+that are not bilinear between patches, is computed at every pixel, in bands of rows, so that no
+(K, H, W) array of a whole image ever exists; a larger one in cells (`decision.cells`), and its
+columns from samples (`decision.samples`). The label map
 is the argmax of the method's fused scores as published, after the vote of its regions if there are
 any: the confidence of a pixel is then the probability of the label that it was given, and its
 margin 0 where another label has more. The probabilities serve the score columns only; they never
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels
 from ovseg_core.decision.large_canvas import decide_large
-from ovseg_core.decision.samples import MAX_BLOCKS, SampledColumns, Samples
+from ovseg_core.decision.samples import SAMPLED_FROM_PX, SampledColumns, Samples
 from ovseg_core.decision.values import (
     behind_best,
     columns_of,
@@ -92,7 +93,7 @@ def decide_one(
     size_hw: SizeHW,
     *,
     band_elements: int = 0,
-    sampled_from_px: int = MAX_BLOCKS,
+    sampled_from_px: int = SAMPLED_FROM_PX,
 ) -> Decision:
     """Decide one image of a batch.
 

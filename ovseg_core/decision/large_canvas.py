@@ -7,6 +7,7 @@ whole.
 Shapes: Q phrases, K classes with background first, (H, W) the canvas.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -32,7 +33,8 @@ _LOG_RANGE = 80.0
 """exp(-80) is a normal float32: a probability of that share of the best one is not rounded to 0."""
 _CLOSE_LOGITS = 1e-6
 """Logits that differ by less may have the same probability."""
-_MANY_BANDS = 16
+_MANY_GROUPS = 16
+_ALIKE_ROWS = 4
 
 
 def decide_large(canvas: ScoredCanvas) -> tuple[Tensor, SampledColumns] | None:
@@ -159,17 +161,13 @@ def _decide_close(
         is_final: else labels are those before any is dropped and before the gate.
     """
     maps = canvas.maps
-    row, column = close // canvas.canvas_hw[1], close % canvas.canvas_hw[1]
-    # Scores of a row are the same in any band; what a softmax makes of them may not be.
-    step = 1 if maps.rule is None else canvas.band_rows
-    number = row // step
-    numbers = number.unique().tolist()
-    rows_of = canvas.bilinear.rows if len(numbers) > _MANY_BANDS else canvas.bilinear.few_rows
-    for one in numbers:
-        here = number == one
-        band = slice(one * step, min((one + 1) * step, canvas.canvas_hw[0]))
-        places = row[here] - band.start, column[here]
-        scores, shown = rows_of(band), canvas.shown(band)
+    row, column = close.cpu() // canvas.canvas_hw[1], close.cpu() % canvas.canvas_hw[1]
+    groups = list(_rows_at_once(canvas, row.unique()))
+    rows_of = canvas.bilinear.rows if len(groups) > _MANY_GROUPS else canvas.bilinear.few_rows
+    for rows in groups:
+        here = ((row >= rows[0]) & (row <= rows[-1])).nonzero()[:, 0]
+        places = torch.searchsorted(rows, row[here]), column[here]
+        scores, shown = rows_of(rows), canvas.shown(rows)
         if maps.rule is None:
             scores = scores[:, places[0], places[1]][:, None]
             shown = None if shown is None else shown[places][None]
@@ -179,4 +177,21 @@ def _decide_close(
         else:
             label = class_scores(scores, maps, maps.rule).max(0).indices
         label = label[0] if maps.rule is None else label[places]
-        labels_HW.view(-1)[close[here]] = label.to(labels_HW.dtype)
+        labels_HW.view(-1)[close[here.to(close.device)]] = label.to(labels_HW.dtype)
+
+
+def _rows_at_once(canvas: ScoredCanvas, rows: Tensor) -> Iterator[Tensor]:
+    """Yield rows, ascending, that hold some rows and whose scores are those of their bands.
+
+    A matrix product of 4 rows or more gives each of them the same, bit by bit; one of fewer may
+    round in another way, and so may a softmax of another shape: then the whole band is taken.
+    """
+    last = canvas.bands[-1]
+    if canvas.maps.rule is None and canvas.band_rows >= _ALIKE_ROWS:
+        end = last.stop if last.stop - last.start >= _ALIKE_ROWS else last.start
+        alike, rows = rows[rows < end], rows[rows >= end]
+        for group in alike.split(2 * _ALIKE_ROWS) if len(alike) else ():
+            yield torch.cat([group, group[-1:].expand(max(_ALIKE_ROWS - len(group), 0))])
+    for number in (rows // canvas.band_rows).unique().tolist():
+        band = canvas.bands[number]
+        yield torch.arange(band.start, band.stop)

@@ -1,10 +1,10 @@
 """Score columns of a large canvas from a bounded number of its pixels.
 
 The canvas is cut into square blocks. Blocks that hold rim pixels (those with a 4-neighbour of
-another label), and their neighbours, are halved; so are, down to single pixels, the parts that hold
-rim pixels. What is not halved is sampled at the pixel in its middle. So rims and small segments are
-computed at their own pixels, and a sample stands for as many pixels of its segment as its block has
-(docs/methods.md 14.2).
+another label), their neighbours, and blocks whose values differ much from those of the next one are
+halved; so are, down to single pixels, the parts that hold rim pixels. What is not halved is sampled
+at the pixel in its middle. So rims and what is small are computed at their own pixels, and a sample
+stands for as many pixels of its segment as its block has (docs/methods.md 14.2).
 
 Shapes: Q phrases, K classes, H W pixels, n m nodes, r c blocks along the rows and the columns, N
 samples, V columns.
@@ -21,10 +21,13 @@ from torch import Tensor
 
 from ovseg_core.decision.cells import Cells
 from ovseg_core.decision.values import columns_of
-from ovseg_core.resize.nearest import SizeHW
 
-MAX_BLOCKS = 1 << 20
-"""A canvas of more pixels is sampled, at first in at most this many blocks."""
+SAMPLED_FROM_PX = 1 << 20
+"""A canvas of no more pixels is computed at all of them."""
+_MAX_BLOCKS = 1 << 19
+"""Before any is halved."""
+_MAX_STEP = 0.05
+"""Blocks whose values differ by more from those of the next one are halved."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class SampledColumns:
 def block_side(num_pixels: int) -> int:
     """Return the side of the blocks of a canvas, a power of two from 2 on."""
     side = 2
-    while side * side * MAX_BLOCKS < num_pixels:
+    while side * side * _MAX_BLOCKS < num_pixels:
         side *= 2
     return side
 
@@ -88,8 +91,8 @@ def sample_columns(field: Field, labels_HW: Tensor, side: int) -> SampledColumns
     maps = _Maps(field)
     rim_HW = _rim(labels_HW)
     rim = _Places(*rim_HW.nonzero().T)
-    is_cut_rc = _with_neighbours(_holds(rim, side, labels_HW))
     values_Vrc, mean_prob, max_prob = _at_middles(maps, labels_HW, side)
+    is_cut_rc = _with_neighbours(_holds(rim, side, labels_HW)) | _are_steep(values_Vrc)
     whole = _Places(*(~is_cut_rc).nonzero().T)
     blocks = _cut_blocks(_Places(*is_cut_rc.nonzero().T), rim, side, labels_HW)
     parts = [_middles(*one, labels_HW) for one in [(whole, side), *blocks]]
@@ -148,6 +151,17 @@ def _with_neighbours(is_block_rc: Tensor) -> Tensor:
     return is_block_rc
 
 
+def _are_steep(values_Vrc: Tensor) -> Tensor:
+    """Return which blocks (r, c) differ much from the next one in any value."""
+    steep_rc = torch.zeros_like(values_Vrc[0], dtype=torch.bool)
+    for axis in (0, 1):
+        steps = values_Vrc.diff(dim=axis + 1).abs_().amax(0) > _MAX_STEP
+        count = steps.shape[axis]
+        steep_rc.narrow(axis, 0, count).logical_or_(steps)
+        steep_rc.narrow(axis, 1, count).logical_or_(steps)
+    return steep_rc
+
+
 def _cut_blocks(
     blocks: _Places, rim: _Places, side: int, canvas_HW: Tensor
 ) -> Iterator[tuple[_Places, int]]:
@@ -180,7 +194,7 @@ def _cut_blocks(
 def _middles(blocks: _Places, side: int, canvas_HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return row and column of the middle of each block, and how many pixels it has."""
     if side == 1:
-        return *blocks, torch.ones(len(blocks.row), device=canvas_HW.device)
+        return blocks.row, blocks.column, torch.ones(len(blocks.row), device=canvas_HW.device)
     (row, tall), (column, wide) = (
         _middle(block, side, num_pixels)
         for block, num_pixels in zip(blocks, canvas_HW.shape, strict=True)
@@ -207,9 +221,10 @@ def _at_middles(maps: "_Maps", labels_HW: Tensor, side: int) -> tuple[Tensor, Te
     # A class is likeliest between the samples where a score has its kink: at a node.
     node_rows, node_columns = (torch.cat(nodes).unique() for nodes in zip(*maps.nodes, strict=True))
     all_rows, all_columns = torch.cat([rows, node_rows]), torch.cat([columns, node_columns])
-    parts, total, most = [], 0.0, torch.zeros(())
+    parts, most = [], torch.zeros((), device=labels_HW.device)
+    total = torch.zeros((), dtype=torch.float64, device=labels_HW.device)
     for start, probs, entropy, objectness in maps.grid(all_rows, all_columns):
-        most = torch.maximum(most.to(probs.device), probs.flatten(1).amax(1))
+        most = torch.maximum(most, probs.flatten(1).amax(1))
         some = slice(start, min(start + probs.shape[1], len(rows)))
         if some.start >= some.stop:
             continue

@@ -198,9 +198,7 @@ class _Sums:
         cell += segment * np.int32(self._bins)
         self._histogram += np.bincount(cell, weight, len(self._histogram))
 
-    def add_rim(
-        self, segment: NDArray[np.integer], weight: Weights, entropy: FloatMap
-    ) -> None:
+    def add_rim(self, segment: NDArray[np.integer], weight: Weights, entropy: FloatMap) -> None:
         """Take pixels with a 4-neighbour outside their segment."""
         segment = segment.astype(np.intp)
         self._rim += np.bincount(segment, weight, self._size)

@@ -133,9 +133,11 @@ def probabilities_and_entropy(
     if maps.fusion != "foreground_gate" or objectness is None:
         return probs, entropy
     # The gate decides in two steps, and so do its probabilities: an object or not, which label.
-    is_open = torch.stack([1 - objectness, objectness])
-    entropy = entropy * objectness + torch.special.entr(is_open.clamp(0, 1)).sum(0)
-    return torch.cat([is_open[:1], probs * objectness]), entropy
+    closed = 1 - objectness
+    of_closed, of_open = torch.special.entr(torch.stack([closed, objectness]).clamp_(0, 1))
+    # Where labels have next to nothing, `_normalised` does not bring their sum to one.
+    entropy = entropy * objectness + of_closed + of_open * probs.sum(0)
+    return torch.cat([closed[None], probs * objectness]), entropy
 
 
 def is_softmax(maps: ScoreMaps, kept: Tensor | None) -> bool:
@@ -145,9 +147,7 @@ def is_softmax(maps: ScoreMaps, kept: Tensor | None) -> bool:
     return maps.rule is None or _one_phrase_each(maps.rule)
 
 
-def columns_of(
-    probs: Tensor, entropy: Tensor, labels: Tensor, objectness: Tensor | None
-) -> Tensor:
+def columns_of(probs: Tensor, entropy: Tensor, labels: Tensor, objectness: Tensor | None) -> Tensor:
     """Return confidence, margin, entropy and, if there is one, objectness (3 or 4, R, W) in [0, 1].
 
     Args:

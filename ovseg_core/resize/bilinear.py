@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Rows = slice | Tensor
+"""A band of rows, or int64 (R,) some rows, ascending."""
+
 
 class Taps(NamedTuple):
     """The resize of one axis: `out[i] = lerp(x[low[i]], x[high[i]], weight[i])`.
@@ -27,7 +30,7 @@ class Taps(NamedTuple):
     high: Tensor
     weight: Tensor
 
-    def matrix(self, band: slice) -> tuple[slice, Tensor]:
+    def matrix(self, band: Rows) -> tuple[slice, Tensor]:
         """Return the source pixels of a band of target pixels, and the band's matrix over them."""
         low, high, weight = self.low[band], self.high[band], self.weight[band]
         source = slice(int(low[0]), int(high[-1]) + 1)
@@ -81,13 +84,13 @@ class MeanMap:
             for level, taps in zip(self._levels, self._columns, strict=True)
         ]
 
-    def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
+    def rows(self, band: Rows, maps: slice = slice(None)) -> Tensor:
         """Return a band of rows of all maps or some, float32 (K, R, W)."""
         products = [taps.matrix(band) for taps in self._rows]
         parts = [wide[maps, rows] for wide, (rows, _) in zip(self._wide, products, strict=True)]
         return _mean([matrix for _, matrix in products], parts)
 
-    def few_rows(self, band: slice) -> Tensor:
+    def few_rows(self, band: Rows) -> Tensor:
         """Return the same as `rows`, bit by bit; cheaper where few bands are needed."""
         products = [taps.matrix(band) for taps in self._rows]
         parts = [

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ovseg_core.resize.bilinear import bilinear_taps
+from ovseg_core.resize.bilinear import Rows, bilinear_taps
 
 Span = tuple[int, int]
 """First pixel and the one after the last."""
@@ -59,14 +59,14 @@ class StitchedMap:
         level_Qhw = self._level_Qhw.float()
         return level_Qhw @ self._columns_WP.to(level_Qhw.device).T
 
-    def rows(self, band: slice, maps: slice = slice(None)) -> Tensor:
+    def rows(self, band: Rows, maps: slice = slice(None)) -> Tensor:
         """Return a band of rows of all maps or some, float32 (Q, R, W)."""
         weights_RP = self._rows_HP[band]
         used = weights_RP.any(dim=0).nonzero()
         near = slice(int(used[0]), int(used[-1]) + 1)
         return weights_RP[:, near] @ self._wide[maps, near]
 
-    def few_rows(self, band: slice) -> Tensor:
+    def few_rows(self, band: Rows) -> Tensor:
         """Return the same as `rows`."""
         return self.rows(band)
 

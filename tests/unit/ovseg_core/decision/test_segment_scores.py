@@ -1,5 +1,7 @@
 """Scores of segments, summed by blocks of rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,8 @@ def test_rows_and_columns_that_a_reduction_skips_are_dropped():
 
 
 def test_no_segments_have_no_scores():
-    visible = visible_decision(_decision(), (20, 30))
-    nothing = cut_segments(np.zeros((20, 30), np.uint16), "class")
-    scores = segment_scores(visible, nothing)
+    empty = replace(_decision(), label_map=np.zeros((20, 30), np.uint16))
+    scores = segment_scores(
+        visible_decision(empty, (20, 30)), cut_segments(empty.label_map, "class")
+    )
     assert all(values.shape == (1,) for values in scores.values())
