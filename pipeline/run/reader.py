@@ -5,7 +5,7 @@ committed rows alone, so every reader of a finished run gives an image the same 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,11 @@ class FinishedShard:
         Args:
             columns: those to read; None: all. Without `rle_counts` masks are not checked.
         """
+        for batch in self.predicted_table(columns).to_batches(max_chunksize=1024):
+            yield from rows_of(batch)
+
+    def predicted_table(self, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows of the run's own segments; damaged ones are left out."""
         table, problems = read_segments(self.run, self.marker, self.images, columns)
         table, names = without_damaged(table, problems, self.images)
         self.damaged.add(DAMAGED_MASKS, names)
@@ -69,8 +74,7 @@ class FinishedShard:
             ids = pa.array(sorted(self.unusable), pa.string())
             of_unusable = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
             table = table.filter(compute.invert(of_unusable))
-        for batch in table.to_batches(max_chunksize=1024):
-            yield from rows_of(batch)
+        return table
 
     def segments_by_image(self, columns: list[str] | None = None) -> dict[str, list[Row]]:
         """Return the shard's annotation rows by `image_id`; images without any are absent."""
@@ -131,10 +135,17 @@ class RunReader:
         """Return what was left out of all that was read so far, by what it is, in the plural."""
         return self.damaged.report()
 
-    def shards(self) -> Iterator[FinishedShard]:
-        """Yield the shards in order."""
+    def shards(self, only: Container[int] | None = None) -> Iterator[FinishedShard]:
+        """Yield the shards in order.
+
+        Args:
+            only: their indices; None: all.
+        """
         number = 0
         for marker in self.markers:
+            if only is not None and marker.shard not in only:
+                number += marker.tally.num_images - sum(marker.tally.errors.values())
+                continue
             images: dict[str, Row] = {}
             unusable: dict[str, list[str]] = {}
             for row in rows_of(self.run.shard_table(marker, "images", IMAGE_COLUMNS)):

@@ -7,7 +7,7 @@ no predicted segment of the image has. Reviewed images have the review priority 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,7 +43,7 @@ class CorrectedShard(FinishedShard):
     def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
         """Yield the masks of the shard's images, images in order, see the module."""
         wanted = None if columns is None else list(dict.fromkeys([*columns, "segment_index"]))
-        predicted = FinishedShard.segments(self, wanted)
+        predicted = super().segments(wanted)
         row = next(predicted, None)
         for image_id in self.all_images:
             rows: list[Row] = []
@@ -166,12 +166,12 @@ class CorrectedRun(RunReader):
         found = super().left_out()
         return found if self._layer is None else {**self._layer.left_out(), **found}
 
-    def shards(self) -> Iterator[FinishedShard]:
+    def shards(self, only: Container[int] | None = None) -> Iterator[FinishedShard]:
         """Yield the shards in order; images keep the numbers that they have in the run."""
         if self._layer is None:
-            yield from super().shards()
+            yield from super().shards(only)
             return
-        for shard in super().shards():
+        for shard in super().shards(only):
             touched = self._touched & shard.images.keys()
             kept = shard.images.keys() - self._rejected
             if self.masks == "reviewed":

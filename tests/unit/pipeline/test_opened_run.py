@@ -1,0 +1,116 @@
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline import open_run
+from pipeline.corrections.log import ReviewLog
+from pipeline.run.folder import RunFolder
+from schemas.errors import RunFolderError, UserError
+from schemas.review import ReviewDecision
+from schemas.tables import ANNOTATIONS, SCORES
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+
+SCENES = [Scene(f"day {i}/{i}.png", label_map(i, 30 + i, 44)) for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("run")
+    return make_run(folder, [*SCENES, Scene("broken.png", None)], RunSpec(shard_size=2))
+
+
+@pytest.fixture
+def opened(run: RunFolder) -> pipeline.OpenedRun:
+    return open_run(run.folder.uri)
+
+
+def test_tables_have_all_rows_and_columns(opened):
+    images, scores, annotations = opened.images(), opened.scores(), opened.annotations()
+    assert images.num_rows == 6
+    assert images.filter(pa_equal(images["status"], "error"))["path"].to_pylist() == ["broken.png"]
+    assert "uri" not in images.column_names
+    assert scores.num_rows == 5 * len(LABELS)
+    assert scores.column_names == SCORES.names
+    assert annotations.column_names == ANNOTATIONS.names
+    expected = sum(len(np.unique(one.label_map[one.label_map > 0])) for one in SCENES)
+    assert annotations.num_rows == expected
+    assert opened.labels == tuple(LABELS)
+
+
+def pa_equal(column, value):
+    return [one == value for one in column.to_pylist()]
+
+
+def test_masks_of_an_image_are_those_that_were_drawn(opened):
+    for scene in (SCENES[3], SCENES[0], SCENES[1]):
+        np.testing.assert_array_equal(opened.label_map(scene.path), scene.label_map)
+        masks, rows = opened.masks(scene.path), opened.segments(scene.path)
+        assert masks.shape == (len(rows), *scene.label_map.shape)
+        for mask, row in zip(masks, rows, strict=True):
+            np.testing.assert_array_equal(mask, scene.label_map == row["category_id"])
+    maps = dict(opened.label_maps())
+    assert list(maps) == [scene.path for scene in SCENES]
+
+
+def test_only_some_columns_in_the_order_asked_for(opened):
+    table = opened.annotations(["label", "area_px"])
+    assert table.column_names == ["label", "area_px"]
+    assert opened.images(["path"]).column_names == ["path"]
+    with pytest.raises(UserError, match="no column colour; there are image_id"):
+        opened.scores(["colour"])
+
+
+def test_other_libraries(opened, monkeypatch):
+    frame = opened.annotations(["label", "mean_prob"], to="pandas")
+    assert list(frame.columns) == ["label", "mean_prob"]
+    assert len(frame) == opened.annotations().num_rows
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(UserError, match="pip install polars"):
+        opened.images(to="polars")
+    with pytest.raises(UserError, match="expected arrow, pandas or polars"):
+        opened.images(to="excel")
+
+
+def test_corrections_are_merged(tmp_path):
+    run = make_run(tmp_path, SCENES[:3], RunSpec(shard_size=2))
+    first = open_run(run.folder.uri)
+    row = first.segments(SCENES[0].path)[0]
+    common = {"image_id": row["image_id"], "at_s": time.time()}
+    relabel = {
+        **common, "action": "relabel", "segment_index": 0, "label": row["label"],
+        "new_label": LABELS[1],
+    }  # fmt: skip
+    rejected = first.segments(SCENES[1].path)[0]["image_id"]
+    reject = {"image_id": rejected, "at_s": time.time(), "action": "reject"}
+    ReviewLog(run).append([ReviewDecision.model_validate(one) for one in (relabel, reject)])
+    merged = open_run(run.folder.uri)
+    table = merged.annotations(["label", "verdict"][:1])
+    assert table.column_names == ["label", "verdict"]
+    assert table["verdict"].to_pylist().count("changed") == 1
+    assert merged.segments(SCENES[0].path)[0]["label"] == LABELS[1]
+    with pytest.raises(UserError, match="was rejected"):
+        merged.label_map(SCENES[1].path)
+    predicted = open_run(run.folder.uri, masks="predicted")
+    assert predicted.annotations().equals(first.annotations())
+    assert "predicted" in repr(predicted)
+
+
+def test_what_is_not_there_is_said(opened, tmp_path):
+    with pytest.raises(UserError, match="not among the finished images"):
+        opened.label_map("day 9/9.png")
+    with pytest.raises(UserError, match="failed in the run"):
+        opened.masks("broken.png")
+    with pytest.raises(RunFolderError):
+        open_run(tmp_path)
+    with pytest.raises(UserError, match="expected predicted, reviewed or merged"):
+        open_run(tmp_path, masks="mine")
+    assert opened.left_out == {}
+
+
+def test_public_names_are_listed():
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+    with pytest.raises(AttributeError, match="no attribute 'close_run'"):
+        _ = pipeline.close_run
