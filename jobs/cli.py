@@ -1,67 +1,19 @@
 """The commands. Each imports what it needs when it runs: `--help` and mistakes answer at once."""
 
 import gc
-import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from jobs import options as opt
 from schemas.errors import ExitCode, OutageError, OvsegError
-
-_EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
-_EXPORT_FORMATS = ", ".join(
-    sorted(module.name for module in pkgutil.iter_modules([str(_EXPORTERS)]) if not module.ispkg)
-)
 
 _NEW_OBJECTS = 50_000
 """Until Python looks for unused cycles."""
-
-# Arguments and options that several commands take.
-Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
-Images = Annotated[str, typer.Option("--images", help="Folder, glob, bucket prefix or list file.")]
-ImagesRoots = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--images-root",
-        metavar="FOLDER_OR_URL",
-        help="Read images from below here, for a run that another machine began; remembered; "
-        "repeatable.",
-    ),
-]
-AllowPrivate = Annotated[
-    bool,
-    typer.Option(
-        "--allow-private-addresses",
-        help="Call loopback, link-local and private addresses that a list, a run or a redirect "
-        "names.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Default: as published.")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Images per step; default: as published.")]
-ProtocolName = Annotated[
-    str,
-    typer.Option("--protocol", help="Data set as published: voc21, ade20k, ... or a .yaml file."),
-]
-DataFolder = Annotated[str, typer.Option("--data", help="The data set's folder, with --protocol.")]
-
-
-def _set(what: str) -> typer.models.OptionInfo:
-    return typer.Option("--set", metavar="KEY=VALUE", help=f"{what}; repeatable.")
-
-
-JobFields = Annotated[list[str] | None, _set("Override any field that `ovseg settings` lists")]
-TrainingFields = Annotated[list[str] | None, _set("Override any field of the training file")]
-FormatOptions = Annotated[
-    list[str] | None, _set("An option of the format, see docs/exports.md; a wrong key lists them")
-]
-Rules = Annotated[list[str] | None, _set("A rule of the computation; a wrong key lists them")]
 
 
 @contextmanager
@@ -165,39 +117,22 @@ def root(
 
 @app.command("annotate", cls=_WithOptionalCodes)
 def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
-    config: Annotated[
-        str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
-    ] = "",
-    images: Images = "",
-    labels: Annotated[str, typer.Option(help='Words to look for: "cat,dog,sofa".')] = "",
-    vocabulary: Annotated[
-        str, typer.Option(help="File of words: .txt, one per line; .yaml, .json with synonyms.")
-    ] = "",
-    protocol: ProtocolName = "",
-    data: DataFolder = "",
-    out: Annotated[str, typer.Option(help="Run folder: a path or any fsspec URL.")] = "",
-    sets: JobFields = None,
-    limit: Annotated[
-        int | None, typer.Option(min=0, help="Only the first N images; 0 (default): all.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="At most N workers; 0 (default): as resources allow.")
-    ] = None,
-    local: Local = False,
-    retry_errors: Annotated[
-        str,
-        typer.Option(
-            "--retry-errors",
-            metavar="[CODES]",
-            help="Try failed images again, all or those of these codes (with commas between); "
-            "images that a store or mount did not give are tried again anyway.",
-        ),
-    ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")
-    ] = False,
-    images_roots: ImagesRoots = None,
-    allow_private: AllowPrivate = False,
+    config: opt.JobFile = "",
+    images: opt.Images = "",
+    labels: opt.Labels = "",
+    vocabulary: opt.VocabularyFile = "",
+    method: opt.Method = "",
+    protocol: opt.ProtocolName = "",
+    data: opt.DataFolder = "",
+    out: opt.OutRun = "",
+    sets: opt.JobFields = None,
+    limit: opt.Limit = None,
+    workers: opt.Workers = None,
+    local: opt.Local = False,
+    retry_errors: opt.RetryErrors = "",
+    dry_run: opt.DryRun = False,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Annotate a collection; the same command resumes."""
     from jobs.annotate import annotate as command
@@ -208,6 +143,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "images": images,
         "labels": labels,
         "vocabulary": vocabulary_file(vocabulary) if vocabulary else None,
+        "method.name": method,
         "out": out,
         "image.limit": limit,
         "run.workers": workers,
@@ -220,45 +156,32 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("inspect")
 def inspect_command(
-    run: Run,
-    as_json: AsJson = False,
-    orphans: Annotated[
-        bool, typer.Option("--orphans", help="List files that no done marker names.")
-    ] = False,
-    clean: Annotated[
-        bool, typer.Option("--clean", help="Delete those files; not while the run goes on.")
-    ] = False,
+    run: opt.Run,
+    as_json: opt.AsJson = False,
+    orphans: opt.Orphans = False,
+    clean: opt.Clean = False,
 ) -> None:
     """Show what a run folder holds.
 
     Counts, errors by code, the slowest images, and what is left to do.
     """
-    from jobs.results import show_run
+    from jobs.runs.results import show_run
 
     show_run(run, as_json=as_json, orphans=orphans, clean=clean)
 
 
 @app.command("export")
 def export_command(  # noqa: PLR0913 - typer's flags are parameters
-    run: Run,
-    to: Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")] = "coco",
-    masks: Annotated[
-        str,
-        typer.Option(
-            help="predicted, reviewed (only what people decided) or merged (theirs over the "
-            "predicted); default: merged once a review exists, else predicted."
-        ),
-    ] = "",
-    segments: Annotated[
-        str,
-        typer.Option(help="class, or components (connected regions); default: as in the run."),
-    ] = "",
-    sets: FormatOptions = None,
-    images_roots: ImagesRoots = None,
-    allow_private: AllowPrivate = False,
+    run: opt.Run,
+    to: opt.Format = "coco",
+    masks: opt.Masks = "",
+    segments: opt.Segments = "",
+    sets: opt.FormatOptions = None,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Write a run's masks as a dataset for other tools."""
-    from jobs.results import export_run
+    from jobs.runs.results import export_run
     from pipeline.run.confirmed import Confirmed
 
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
@@ -267,23 +190,13 @@ def export_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("evaluate")
 def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
-    run: Run,
-    truth: Annotated[
-        str,
-        typer.Option(help="True masks: instances.json, a folder of label images, or `reviewed`."),
-    ] = "",
-    truth_background: Annotated[
-        str,
-        typer.Option(
-            help="Values of label images: 0 (0 is background, labels count from 1), 255 (labels "
-            "count from 0, 255 is background) or none (255 is not counted); default: as "
-            "classes.json says, else 0."
-        ),
-    ] = "",
-    protocol: ProtocolName = "",
-    data: DataFolder = "",
-    sets: Rules = None,
-    as_json: AsJson = False,
+    run: opt.Run,
+    truth: opt.Truth = "",
+    truth_background: opt.TruthBackground = "",
+    protocol: opt.ProtocolName = "",
+    data: opt.DataFolder = "",
+    sets: opt.Rules = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Compare a run's masks with true ones.
 
@@ -291,7 +204,7 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
     published protocol (--protocol and --data).
     """
     from jobs.config import ProtocolFlags
-    from jobs.evaluate import TruthFlags, evaluate_run
+    from jobs.runs.evaluate import TruthFlags, evaluate_run
 
     if bool(truth) == bool(protocol) or bool(protocol) != bool(data):
         raise typer.BadParameter("give either --truth, or --protocol and --data")
@@ -301,26 +214,13 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("review")
 def review_command(  # noqa: PLR0913 - typer's flags are parameters
-    run: Run,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; other than loopback, the URL has a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8420,
-    names: Annotated[
-        list[str] | None,
-        typer.Option("--name", help="A further host name that browsers may use; repeatable."),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--weights",
-            metavar="NAME",
-            help='Weights that the run names and this machine has not used: "Try words" may load '
-            "them; repeatable.",
-        ),
-    ] = None,
-    images_roots: ImagesRoots = None,
-    allow_private: AllowPrivate = False,
+    run: opt.Run,
+    host: opt.Host = "127.0.0.1",
+    port: opt.Port = 8420,
+    names: opt.HostNames = None,
+    weights: opt.OwnWeights = None,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Go through the masks in a browser.
 
@@ -335,33 +235,16 @@ def review_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("import-review")
 def import_review_command(  # noqa: PLR0913 - typer's flags are parameters
-    run: Run,
-    file: Annotated[
-        str, typer.Argument(help="The tool's export: a path or URL.", metavar="[FILE]")
-    ] = "",
-    tool: Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")] = "",
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--label", help="A label of the tool and the run's: THEIRS=OURS; repeatable."),
-    ] = None,
-    empty_means: Annotated[
-        str,
-        typer.Option(help="An image without an entry: unannotated (default) or reviewed."),
-    ] = "",
-    unchanged_means: Annotated[
-        str,
-        typer.Option(help="A file that equals the predictions: predictions (default) or reviewed."),
-    ] = "",
-    prefer: Annotated[
-        str,
-        typer.Option(
-            help="Where the review page says otherwise: newer (default; the page's, if the file "
-            "has no times), file or page."
-        ),
-    ] = "",
-    is_list: Annotated[bool, typer.Option("--list", help="List the imports of the run.")] = False,
-    undo: Annotated[str, typer.Option(help="Take the import with this id back.")] = "",
-    as_json: AsJson = False,
+    run: opt.Run,
+    file: opt.ToolFile = "",
+    tool: opt.Tool = "",
+    labels: opt.ToolLabels = None,
+    empty_means: opt.EmptyMeans = "",
+    unchanged_means: opt.UnchangedMeans = "",
+    prefer: opt.Prefer = "",
+    is_list: opt.ListImports = False,
+    undo: opt.Undo = "",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Bring corrected masks back from another tool, or undo it."""
     from jobs.review import ImportFlags, import_review_file, show_imports, take_import_back
@@ -379,10 +262,10 @@ def import_review_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("calibrate")
 def calibrate_command(
-    run: Run,
-    out: Annotated[str, typer.Option(help="The file; default: in the run folder.")] = "",
-    sets: Rules = None,
-    as_json: AsJson = False,
+    run: opt.Run,
+    out: opt.CalibrationFile = "",
+    sets: opt.Rules = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Learn scores and thresholds from reviewed masks."""
     from jobs.review import calibrate_run as command
@@ -391,11 +274,7 @@ def calibrate_command(
 
 
 @app.command("compare")
-def compare_command(
-    run: Run,
-    other: Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")],
-    as_json: AsJson = False,
-) -> None:
+def compare_command(run: opt.Run, other: opt.OtherRun, as_json: opt.AsJson = False) -> None:
     """Compare two runs of one collection.
 
     Agreement by label, and the images where it is lowest.
@@ -406,7 +285,7 @@ def compare_command(
 
 
 @app.command("methods")
-def methods_command(as_json: AsJson = False) -> None:
+def methods_command(as_json: opt.AsJson = False) -> None:
     """List the methods with paper, weights and licence."""
     from jobs.listings import show_methods
 
@@ -414,12 +293,7 @@ def methods_command(as_json: AsJson = False) -> None:
 
 
 @app.command("settings")
-def settings_command(
-    method: Annotated[str, typer.Option(help="Show this method's options as well.")] = "clip_diy",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the JSON schema of a job file, for editors.")
-    ] = False,
-) -> None:
+def settings_command(method: opt.MethodShown = "clip_diy", as_json: opt.JsonSchema = False) -> None:
     """List the fields of a job file with their defaults."""
     from jobs.listings import show_settings
 
@@ -428,11 +302,7 @@ def settings_command(
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[
-        str, typer.Option(help="Folder of the demo; an earlier demo in it is replaced.")
-    ] = "out/demo",
-    scenes: Annotated[int, typer.Option(min=2, max=1000, help="Number of scenes.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other scenes.")] = 0,
+    out: opt.DemoFolder = "out/demo", scenes: opt.NumScenes = 24, seed: opt.Seed = 0
 ) -> None:
     """Draw scenes, annotate them, show the masks.
 
@@ -445,20 +315,16 @@ def demo_command(
 
 @app.command("train-heads")
 def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
-    config: Annotated[
-        str, typer.Argument(help="Training file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
-    ] = "",
-    images: Images = "",
-    head: Annotated[
-        str, typer.Option("--head", "--heads", help="What to train: found or dinoiser.")
-    ] = "",
-    out: Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")] = "",
-    sets: TrainingFields = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    local: Local = False,
-    images_roots: ImagesRoots = None,
-    allow_private: AllowPrivate = False,
+    config: opt.TrainingFile = "",
+    images: opt.Images = "",
+    head: opt.Head = "",
+    out: opt.HeadFile = "",
+    sets: opt.TrainingFields = None,
+    steps: opt.Steps = None,
+    batch: opt.Batch = None,
+    local: opt.Local = False,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Train a head on images without labels.
 
@@ -481,49 +347,21 @@ def train_heads_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("train-student")
 def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
-    teacher: Annotated[
-        str,
-        typer.Argument(
-            help="Run folder whose images and masks are learned: a path or any fsspec URL; or a "
-            "job file (.yaml), whose run is made first. Without one: --protocol and --data, or "
-            "`teacher` in the file.",
-            metavar="[RUN]",
-        ),
-    ] = "",
-    config: Annotated[
-        str, typer.Option("--config", metavar="CONFIG.yaml", help="Training file: a path or URL.")
-    ] = "",
-    student: Annotated[
-        str, typer.Option(help="What to train: maskclip_plus (default) or text_fusion.")
-    ] = "",
-    out: Annotated[str, typer.Option(help="The student's folder: a path or any fsspec URL.")] = "",
-    masks: Annotated[
-        str,
-        typer.Option(
-            help="predicted, reviewed (only what people decided) or merged; default: merged once "
-            "a review exists, else predicted."
-        ),
-    ] = "",
-    truth: Annotated[
-        str,
-        typer.Option(
-            help="instances.json or a folder of label images, learned in place of the masks."
-        ),
-    ] = "",
-    protocol: Annotated[
-        str,
-        typer.Option(help="Data set with a training split: camvid, cityscapes or a .yaml file."),
-    ] = "",
-    data: DataFolder = "",
-    sets: TrainingFields = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Workers that share a batch; 0: as many as fit.")
-    ] = None,
-    local: Local = False,
-    images_roots: ImagesRoots = None,
-    allow_private: AllowPrivate = False,
+    teacher: opt.Teacher = "",
+    config: opt.StudentTrainingFile = "",
+    student: opt.Student = "",
+    out: opt.OutStudent = "",
+    masks: opt.LearnedMasks = "",
+    truth: opt.LearnedTruth = "",
+    protocol: opt.TrainingProtocol = "",
+    data: opt.DataFolder = "",
+    sets: opt.TrainingFields = None,
+    steps: opt.Steps = None,
+    batch: opt.Batch = None,
+    workers: opt.TrainingWorkers = None,
+    local: opt.Local = False,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Train a fast network of your own on a run's masks.
 
@@ -551,16 +389,10 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
 
 @app.command("export-student")
 def export_student_command(
-    student: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of a student, or its .safetensors: a path or any fsspec URL.",
-            metavar="STUDENT",
-        ),
-    ],
-    to: Annotated[str, typer.Option(help="Format: onnx (needs the extra `onnx`).")] = "onnx",
-    out: Annotated[str, typer.Option(help="The file; default: beside the student's.")] = "",
-    as_json: AsJson = False,
+    student: opt.StudentFile,
+    to: opt.StudentFormat = "onnx",
+    out: opt.OutModel = "",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write a trained student for other programs."""
     from jobs.training.export_student import export_student
@@ -570,13 +402,12 @@ def export_student_command(
 
 @app.command("submit")
 def submit_command(
-    config: Annotated[
-        str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
-    ],
-    address: Annotated[str, typer.Option(help="Ray's job server, http://HEAD:8265.")],
-    protocol: ProtocolName = "",
-    data: DataFolder = "",
-    sets: JobFields = None,
+    config: opt.SubmittedFile,
+    address: opt.Address,
+    method: opt.Method = "",
+    protocol: opt.ProtocolName = "",
+    data: opt.DataFolder = "",
+    sets: opt.JobFields = None,
 ) -> None:
     """Run a job file on a Ray cluster.
 
@@ -587,7 +418,7 @@ def submit_command(
     from schemas.config import JobConfig
 
     under = ProtocolFlags(protocol, data)
-    job = load_config(JobConfig, config, sets=sets or (), below=under.fields)
+    job = load_config(JobConfig, config, {"method.name": method}, sets or (), under.fields)
     raise typer.Exit(command(job, address))
 
 

@@ -35,7 +35,7 @@ def show_settings(method: str, as_json: bool) -> None:
     option_models = list(plugins.option_models(_METHODS, method, "method"))
     columns = ("field", "default", "meaning")
     rows = _field_rows(JobConfig)
-    console.table("Fields of a job file; any of them by --set FIELD=VALUE", columns, rows)
+    console.table("Fields of a job file; set any of them by --set FIELD=VALUE", columns, rows)
     for where, name, options in option_models:
         rows = _field_rows(options, f"{where}.options.")
         console.table(f"Options of {where}={name}", columns, rows)

@@ -119,11 +119,19 @@ def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
 
 def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str:
     """Return a question with the nearest known names, or the list where none is near."""
-    near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    plain = {_plain_name(word): word for word in reversed(known)}
+    close = difflib.get_close_matches(_plain_name(name), list(plain), n=limit, cutoff=0.5)
+    near = [plain[word] for word in close]
+    near = near[:1] if near and _plain_name(name) == _plain_name(near[0]) else near
     if near:
         return f"Did you mean {' or '.join(repr(word) for word in near)}?"
     more = ", ..." if len(known) > _MAX_SHOWN_NAMES else ""
     return f"known: {', '.join(known[:_MAX_SHOWN_NAMES])}{more}"
+
+
+def _plain_name(name: str) -> str:
+    """Return a name as people recall it: without case and separators."""
+    return name.casefold().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def _meant(path: str, known: tuple[str, ...]) -> str:
@@ -134,7 +142,7 @@ def _meant(path: str, known: tuple[str, ...]) -> str:
     today = RENAMED_OPTIONS.get(leaf, "")
     if today in map(leaf_of.get, siblings):
         return f"it is called {today!r} now"
-    near = [name for name in known if leaf_of[name] == leaf]
+    near = [name for name in known if _plain_name(leaf_of[name]) == _plain_name(leaf)]
     for among in (siblings, known):  # by the last name alone: long paths are always alike
         close = difflib.get_close_matches(leaf, [leaf_of[name] for name in among], n=1, cutoff=0.6)
         near += [name for name in among if leaf_of[name] in close]

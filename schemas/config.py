@@ -43,7 +43,7 @@ class NamedOptions(Frozen):
     """A plug-in by its file's name (method, objectness source, exporter) with its own options."""
 
     name: str
-    """Which one; for a wrong name the message lists those that exist."""
+    """Its name; an invalid name prints the valid ones."""
     options: dict[str, Any] = {}
     """Its own; checked before any worker starts."""
 

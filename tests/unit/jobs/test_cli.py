@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
@@ -108,6 +109,9 @@ GOOD = "images: in\nout: out\nlabels: [cat]\n"
         (GOOD, ["--set", "masks.min_area"], ["--set expects key=value"]),
         (GOOD, ["--set", "masks.min_area=3"], ["masks.min_area: unknown key; did you mean"]),
         (GOOD, ["--set", "method=clip_dyi"], ["'clip_dyi'"]),
+        (GOOD, ["--method", "NACLIP"], ["no 'NACLIP' among the methods: Did you mean 'naclip'?"]),
+        (GOOD, ["--method", "Clip-DIY"], ["Did you mean 'clip_diy'?"]),
+        (GOOD, ["--set", "masks.Min-Area-PX=3"], ["did you mean 'masks.min_area_px'?"]),
         (GOOD, ["--set", "method.options.scalez=3"], ["method.options.scalez"]),
         (GOOD, ["--images", "no/such/folder", "--set", "clip.model=embedded"], ["no/such/folder"]),
     ],
@@ -143,6 +147,19 @@ def test_missing_fields_are_listed_together() -> None:
         "out:",
         "vocabulary:",
     ]
+
+
+def test_method_is_a_flag_that_stands_over_the_file_and_its_options(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"images: {tmp_path}\nout: {tmp_path}/run\nlabels: [cat]\n"
+        "method: {name: clip_diy, options: {side_px: 9}}\n"
+    )
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    result = ovseg("annotate", str(job), "--method", "naclip", "--dry-run", "--local")
+    assert result.exit_code == 0, result.output
+    (shown,) = [line.split() for line in result.stdout.splitlines() if line.startswith("method")]
+    assert shown == ["method", "naclip"]
 
 
 def test_missing_job_file() -> None:

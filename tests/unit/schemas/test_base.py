@@ -108,3 +108,17 @@ def test_former_name_of_an_option_is_answered_by_todays():
         validated(Options, {"presence_top": 3}, "o")
     with pytest.raises(ConfigError, match=r"^o\.sure: unknown key; known here: side_px, top_k"):
         validated(Options, {"sure": 3}, "o")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NACLIP", "Did you mean 'naclip'?"),
+        ("Clip-DIY", "Did you mean 'clip_diy'?"),
+        ("clipdiy", "Did you mean 'clip_diy'?"),
+        ("clip_dyi", "Did you mean 'clip_diy' or"),
+        ("zzz", "known: clip_diy, naclip"),
+    ],
+)
+def test_names_are_suggested_in_any_case_and_spelling(name: str, expected: str) -> None:
+    assert did_you_mean(name, ["clip_diy", "naclip"]).startswith(expected)

@@ -1,0 +1,243 @@
+"""Arguments and options of the commands, with their help; `cli.py` says which command has which."""
+
+import pkgutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
+_EXPORT_FORMATS = ", ".join(
+    sorted(module.name for module in pkgutil.iter_modules([str(_EXPORTERS)]) if not module.ispkg)
+)
+
+
+def _set(what: str) -> typer.models.OptionInfo:
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"{what}; repeatable.")
+
+
+# Of several commands
+Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
+Images = Annotated[str, typer.Option("--images", help="Folder, glob, bucket prefix or list file.")]
+ImagesRoots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--images-root",
+        metavar="FOLDER_OR_URL",
+        help="Read images from below here, for a run that another machine began; remembered; "
+        "repeatable.",
+    ),
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private-addresses",
+        help="Call loopback, link-local and private addresses that a list, a run or a redirect "
+        "names.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Method; `ovseg methods` lists them; the same as --set method.name=NAME.",
+    ),
+]
+JobFields = Annotated[list[str] | None, _set("Set any field that `ovseg settings` lists")]
+ProtocolName = Annotated[
+    str,
+    typer.Option("--protocol", help="Data set as published: voc21, ade20k, ... or a .yaml file."),
+]
+DataFolder = Annotated[str, typer.Option("--data", help="The data set's folder, with --protocol.")]
+
+# annotate
+JobFile = Annotated[
+    str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
+]
+Labels = Annotated[str, typer.Option(help='Words to look for: "cat,dog,sofa".')]
+VocabularyFile = Annotated[
+    str, typer.Option(help="File of words: .txt, one per line; .yaml, .json with synonyms.")
+]
+OutRun = Annotated[str, typer.Option(help="Run folder: a path or any fsspec URL.")]
+Limit = Annotated[
+    int | None, typer.Option(min=0, help="Annotate only the first N images; 0 (default): all.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="At most N workers; 0 (default): as resources allow.")
+]
+RetryErrors = Annotated[
+    str,
+    typer.Option(
+        "--retry-errors",
+        metavar="[CODES]",
+        help="Try failed images again, all or those of these codes (with commas between); "
+        "images that a store or mount did not give are tried again anyway.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the plan, look at weights files; run and write nothing."),
+]
+
+# inspect, export, evaluate, sheet, delete
+Orphans = Annotated[
+    bool, typer.Option("--orphans", help="List leftover files of interrupted writes.")
+]
+Clean = Annotated[
+    bool, typer.Option("--clean", help="Delete those files; not while the run goes on.")
+]
+Format = Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")]
+Masks = Annotated[
+    str,
+    typer.Option(
+        help="predicted, reviewed (only what people decided) or merged (theirs over the "
+        "predicted); default: merged once a review exists, else predicted."
+    ),
+]
+Segments = Annotated[
+    str,
+    typer.Option(help="class, or components (connected regions); default: as in the run."),
+]
+FormatOptions = Annotated[
+    list[str] | None,
+    _set("Option of the format, see docs/exports.md; an invalid one prints the valid ones"),
+]
+Truth = Annotated[
+    str,
+    typer.Option(help="True masks: instances.json, a folder of label images, or `reviewed`."),
+]
+TruthBackground = Annotated[
+    str,
+    typer.Option(
+        help="Values of label images: 0 (0 is background, labels count from 1), 255 (labels "
+        "count from 0, 255 is background) or none (255 is not counted); default: as "
+        "classes.json says, else 0."
+    ),
+]
+Rules = Annotated[
+    list[str] | None, _set("Option of the computation; an invalid one prints the valid ones")
+]
+
+# review, import-review, calibrate, compare
+Host = Annotated[
+    str,
+    typer.Option(help="Address to listen on; if other computers can connect, the URL has a token."),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
+HostNames = Annotated[
+    list[str] | None,
+    typer.Option("--name", help="A further host name that browsers may use; repeatable."),
+]
+OwnWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help='Weights that the run names and this machine has not used: "Try words" may load '
+        "them; repeatable.",
+    ),
+]
+ToolFile = Annotated[
+    str, typer.Argument(help="The tool's export: a path or URL.", metavar="[FILE]")
+]
+Tool = Annotated[str, typer.Option("--from", help="label-studio, coco or cvat.")]
+ToolLabels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A label of the tool and the run's: THEIRS=OURS; repeatable."),
+]
+EmptyMeans = Annotated[
+    str,
+    typer.Option(help="An image without an entry: unannotated (default) or reviewed."),
+]
+UnchangedMeans = Annotated[
+    str,
+    typer.Option(help="A file that equals the predictions: predictions (default) or reviewed."),
+]
+Prefer = Annotated[
+    str,
+    typer.Option(
+        help="Where the review page says otherwise: newer (default; the page's, if the file "
+        "has no times), file or page."
+    ),
+]
+ListImports = Annotated[bool, typer.Option("--list", help="List the imports of the run.")]
+Undo = Annotated[str, typer.Option(help="Take the import with this id back.")]
+CalibrationFile = Annotated[str, typer.Option(help="The file; default: in the run folder.")]
+OtherRun = Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")]
+
+# settings, demo
+MethodShown = Annotated[str, typer.Option(help="Show this method's options as well.")]
+JsonSchema = Annotated[
+    bool, typer.Option("--json", help="Print the JSON schema of a job file, for editors.")
+]
+DemoFolder = Annotated[
+    str, typer.Option(help="Folder of the demo; an earlier demo in it is overwritten.")
+]
+NumScenes = Annotated[int, typer.Option(min=2, max=1000, help="Number of scenes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Another seed draws other scenes.")]
+
+# train-heads, train-student, export-student, submit
+TrainingFile = Annotated[
+    str, typer.Argument(help="Training file (YAML): a path or URL.", metavar="[CONFIG.yaml]")
+]
+TrainingFields = Annotated[list[str] | None, _set("Set any field of the training file")]
+Head = Annotated[str, typer.Option("--head", "--heads", help="What to train: found or dinoiser.")]
+HeadFile = Annotated[str, typer.Option(help="The head's file, .safetensors: a path or URL.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Default: as published.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per step; default: as published.")]
+Teacher = Annotated[
+    str,
+    typer.Argument(
+        help="Run folder whose images and masks are learned: a path or any fsspec URL; or a "
+        "job file (.yaml), whose run is made first. Without one: --protocol and --data, or "
+        "`teacher` in the file.",
+        metavar="[RUN]",
+    ),
+]
+StudentTrainingFile = Annotated[
+    str, typer.Option("--config", metavar="CONFIG.yaml", help="Training file: a path or URL.")
+]
+Student = Annotated[
+    str, typer.Option(help="What to train: maskclip_plus (default) or text_fusion.")
+]
+OutStudent = Annotated[str, typer.Option(help="The student's folder: a path or any fsspec URL.")]
+LearnedMasks = Annotated[
+    str,
+    typer.Option(
+        help="predicted, reviewed (only what people decided) or merged; default: merged once "
+        "a review exists, else predicted."
+    ),
+]
+LearnedTruth = Annotated[
+    str,
+    typer.Option(help="instances.json or a folder of label images, learned in place of the masks."),
+]
+TrainingProtocol = Annotated[
+    str,
+    typer.Option(help="Data set with a training split: camvid, cityscapes or a .yaml file."),
+]
+TrainingWorkers = Annotated[
+    int | None, typer.Option(min=0, help="Workers that share a batch; 0: as many as fit.")
+]
+StudentFile = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of a student, or its .safetensors: a path or any fsspec URL.",
+        metavar="STUDENT",
+    ),
+]
+StudentFormat = Annotated[str, typer.Option(help="Format: onnx (needs the extra `onnx`).")]
+OutModel = Annotated[str, typer.Option(help="The file; default: beside the student's.")]
+SubmittedFile = Annotated[
+    str, typer.Argument(help="Job file (YAML): a path or URL.", metavar="CONFIG.yaml")
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        help="Address of the cluster's head: http://HEAD:8265, or HEAD:8265. `ray start --head` "
+        "prints it; ovseg must be installed on every node."
+    ),
+]

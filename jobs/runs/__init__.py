@@ -1,0 +1,1 @@
+"""What is done with a run folder: look, export, evaluate, draw a sheet, delete."""
