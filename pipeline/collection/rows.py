@@ -94,15 +94,18 @@ def with_ids(listed: pa.Table) -> pa.Table:
     Raises:
         CollectionError: two paths have one id.
     """
+    # What is the same in all parts is in memory once.
+    most = min(_CHUNK, listed.num_rows)
+    places = pa.py_buffer(np.arange(most + 1, dtype=np.int32) * 2 * _ID_BYTES)
+    no_sizes, no_etags = pa.nulls(most, pa.int64()), to_array([""] * most, pa.string())
     batches = []
     for part in listed.to_batches(max_chunksize=_CHUNK):
         count = part.num_rows
         ids = b"".join(map(_id_bytes, part["path"].to_pylist())).hex().encode()
-        places = np.arange(count + 1, dtype=np.int32) * 2 * _ID_BYTES
         columns: dict[str, pa.Array] = {
-            "image_id": pa.StringArray.from_buffers(count, pa.py_buffer(places), pa.py_buffer(ids)),
-            "size_bytes": pa.nulls(count, pa.int64()),
-            "etag": pa.StringArray.from_buffers(count, pa.py_buffer(0 * places), pa.py_buffer(b"")),
+            "image_id": pa.StringArray.from_buffers(count, places, pa.py_buffer(ids)),
+            "size_bytes": no_sizes.slice(0, count),
+            "etag": no_etags.slice(0, count),
         }
         columns |= dict(zip(part.schema.names, part.columns, strict=True))
         arrays = [columns[name] for name in MANIFEST.names]
