@@ -125,42 +125,54 @@ def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], num_pixels: int)
     start, owner = start[np.append(True, ~goes_on)], owner[np.append(True, ~goes_on)]
     stop = stop[np.append(~goes_on, True)]
     begin = first_of_each(owner)
-    num_runs = np.diff(np.append(begin, len(start)))
+    end = np.append(begin[1:], len(start))
     previous = np.append(0, stop[:-1])
     previous[begin] = 0
     # Gap and length in turn, and after the last run the rest of the image, if there is any.
-    size = 2 * num_runs + 1
-    offset = np.cumsum(size) - size
-    place = 2 * np.arange(len(start)) + np.repeat(np.arange(len(begin)), num_runs)
-    lengths = np.zeros(int(size.sum()), np.int64)
+    rest = num_pixels - stop[end - 1]
+    has_rest = rest > 0
+    size = 2 * (end - begin) + has_rest
+    stops = np.cumsum(size)
+    offset = stops - size
+    place = 2 * np.arange(len(start)) + np.repeat(offset - 2 * begin, end - begin)
+    lengths = np.empty(int(stops[-1]), np.int64)
     lengths[place], lengths[place + 1] = start - previous, stop - start
-    rest = offset + size - 1
-    lengths[rest] = num_pixels - stop[begin + num_runs - 1]
-    within = np.arange(len(lengths)) - np.repeat(offset, size)
+    lengths[stops[has_rest] - 1] = rest[has_rest]
+    # From the fourth on, each is written as the difference from the one two before it.
     numbers = lengths.copy()
-    late = np.flatnonzero(within > 2)
-    numbers[late] -= lengths[late - 2]
-    kept = np.ones(len(lengths), bool)
-    kept[rest[lengths[rest] == 0]] = False
-    of_owner = np.repeat(np.arange(len(begin)), size)[kept]
-    return _packed(numbers[kept], of_owner, len(begin))
+    numbers[2:] -= lengths[:-2]
+    for turn in range(3):
+        first = offset[size > turn] + turn
+        numbers[first] = lengths[first]
+    text, ends = _packed(numbers)
+    return [text[low:high] for low, high in pairwise([0, *ends[stops - 1].tolist()])]
 
 
-def _packed(numbers: Ints, owner: Ints, num_owners: int) -> list[str]:
+def _packed(numbers: Ints) -> tuple[str, Ints]:
+    """Return numbers as characters, and where each ends; a character holds 5 bits, lowest first."""
+    half = 1 << (GROUP_BITS - 1)
+
+    def go_on(values: Ints) -> NDArray[np.bool_]:
+        return (values < -half) | (values >= half)
+
     num_groups = np.ones(len(numbers), np.int64)
-    limit = 1 << (GROUP_BITS - 1)
-    while (longer := (numbers >= limit) | (numbers < -limit)).any():
-        num_groups += longer
-        limit <<= GROUP_BITS
+    longer = np.flatnonzero(go_on(numbers))
+    which, values = longer, numbers[longer]
+    while len(which):
+        num_groups[which] += 1
+        values = values >> GROUP_BITS
+        more = go_on(values)
+        which, values = which[more], values[more]
     ends = np.cumsum(num_groups)
-    begins = ends - num_groups
-    text = np.zeros(int(ends[-1]), np.uint8)
-    for group in range(int(num_groups.max())):
-        has = np.flatnonzero(num_groups > group)
-        bits = (numbers[has] >> (GROUP_BITS * group)) & (MORE_GROUPS - 1)
-        more = np.where(num_groups[has] > group + 1, MORE_GROUPS, 0)
-        text[begins[has] + group] = bits + more + FIRST_CHARACTER
-    whole = text.tobytes().decode("ascii")
-    last = np.searchsorted(owner, np.arange(num_owners), side="right")
-    cuts = [0, *ends[last - 1].tolist()]
-    return [whole[low:high] for low, high in pairwise(cuts)]
+    text = np.empty(int(ends[-1]), np.uint8)
+    place = ends - num_groups
+    text[place] = (numbers & (MORE_GROUPS - 1)) + FIRST_CHARACTER
+    # Most numbers have one group: only the others are gone through again.
+    place, values = place[longer], numbers[longer]
+    while len(place):
+        text[place] += MORE_GROUPS
+        place, values = place + 1, values >> GROUP_BITS
+        text[place] = (values & (MORE_GROUPS - 1)) + FIRST_CHARACTER
+        more = go_on(values)
+        place, values = place[more], values[more]
+    return text.tobytes().decode("ascii"), ends

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW, nearest_counts
+from ovseg_core.resize.nearest import SizeHW, nearest_counts, nearest_source
 
 Ints = NDArray[np.int64]
 
@@ -52,20 +52,20 @@ def runs_at_size(runs: MapRuns, canvas_hw: SizeHW, size_hw: SizeHW) -> MapRuns:
     """
     if canvas_hw == size_hw:
         return runs
-    height = canvas_hw[0]
-    row_counts, column_counts = (
-        nearest_counts(num_in, num_out) for num_in, num_out in zip(canvas_hw, size_hw, strict=True)
-    )
+    row_counts = nearest_counts(canvas_hw[0], size_hw[0])
     new_row = np.append(0, np.cumsum(row_counts))
-    new_column = np.append(0, np.cumsum(column_counts))
-    column = runs.start // height
-    first = new_row[runs.start - column * height]
-    last = new_row[runs.stop - column * height]
-    copies = np.where(last > first, column_counts[column], 0)
-    # Copies of a column lie column by column, not run by run: sorted by their new place.
-    of_run = np.repeat(np.arange(len(column)), copies)
-    copy = np.arange(len(of_run)) - np.repeat(np.cumsum(copies) - copies, copies)
-    top = (new_column[column[of_run]] + copy) * size_hw[0]
-    start, stop = top + first[of_run], top + last[of_run]
-    order = np.argsort(start, kind="stable")
-    return MapRuns(runs.value[of_run[order]], start[order], stop[order])
+    column = runs.start // canvas_hw[0]
+    top = column * canvas_hw[0]
+    first, last = new_row[runs.start - top], new_row[runs.stop - top]
+    if not row_counts.all():
+        left = np.flatnonzero(last > first)
+        runs, column, first, last = runs.select(left), column[left], first[left], last[left]
+    # Each new column has the runs of the one that it repeats.
+    num_runs = np.bincount(column, minlength=canvas_hw[1])
+    source = nearest_source(canvas_hw[1], size_hw[1])
+    copies = num_runs[source]
+    before = np.cumsum(copies) - copies
+    begin = (np.cumsum(num_runs) - num_runs)[source]
+    of_run = np.repeat(begin - before, copies) + np.arange(int(copies.sum()))
+    top = np.repeat(np.arange(size_hw[1]) * size_hw[0], copies)
+    return MapRuns(runs.value[of_run], top + first[of_run], top + last[of_run])
