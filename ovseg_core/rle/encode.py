@@ -7,6 +7,7 @@ The tests compare counts, area and box with pycocotools' `encode`, `area` and `t
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from ovseg_core.rle.check import check_counts
 from ovseg_core.rle.map_runs import Ints, MapRuns, map_runs, runs_at_size
 from ovseg_core.rle.runs import FIRST_CHARACTER, GROUP_BITS, MORE_GROUPS
 
+_LONG_TEXT = 256
+"""Masks of more run lengths on average are written by pycocotools, one by one; shorter ones, of
+which there may be thousands, all at once."""
 _BLOCK = 256
 """Side of the blocks of a transpose: the lines that are read and written stay in the cache."""
 
@@ -111,7 +115,7 @@ def encode_pieces(
     top = np.minimum.reduceat(start % height, begin)
     bottom = np.maximum.reduceat((stop - 1) % height, begin)
     area = np.add.reduceat(stop - start, begin)
-    texts = _texts(start, stop, owner, height * width)
+    texts = _texts(start, stop, owner, size_hw)
     boxes = np.column_stack([left, top, right - left + 1, bottom - top + 1]).astype(float).tolist()
     return [
         Rle(counts=text, area_px=pixels, bbox_xywh=(x, y, w, h))
@@ -119,8 +123,8 @@ def encode_pieces(
     ]
 
 
-def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], num_pixels: int) -> list[str]:
-    """Return compressed run lengths as pycocotools writes them, for all owners at once."""
+def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], size_hw: SizeHW) -> list[str]:
+    """Return the compressed run lengths of each owner as pycocotools writes them."""
     goes_on = (start[1:] == stop[:-1]) & (owner[1:] == owner[:-1])
     start, owner = start[np.append(True, ~goes_on)], owner[np.append(True, ~goes_on)]
     stop = stop[np.append(~goes_on, True)]
@@ -129,7 +133,7 @@ def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], num_pixels: int)
     previous = np.append(0, stop[:-1])
     previous[begin] = 0
     # Gap and length in turn, and after the last run the rest of the image, if there is any.
-    rest = num_pixels - stop[end - 1]
+    rest = size_hw[0] * size_hw[1] - stop[end - 1]
     has_rest = rest > 0
     size = 2 * (end - begin) + has_rest
     stops = np.cumsum(size)
@@ -138,6 +142,8 @@ def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], num_pixels: int)
     lengths = np.empty(int(stops[-1]), np.int64)
     lengths[place], lengths[place + 1] = start - previous, stop - start
     lengths[stops[has_rest] - 1] = rest[has_rest]
+    if len(lengths) > _LONG_TEXT * len(begin):
+        return [_text(lengths[low:high], size_hw) for low, high in pairwise([0, *stops.tolist()])]
     # From the fourth on, each is written as the difference from the one two before it.
     numbers = lengths.copy()
     numbers[2:] -= lengths[:-2]
@@ -146,6 +152,12 @@ def _texts(start: Ints, stop: Ints, owner: NDArray[np.integer], num_pixels: int)
         numbers[first] = lengths[first]
     text, ends = _packed(numbers)
     return [text[low:high] for low, high in pairwise([0, *ends[stops - 1].tolist()])]
+
+
+def _text(lengths: Ints, size_hw: SizeHW) -> str:
+    """Return the compressed run lengths of one mask, by pycocotools."""
+    plain: Any = {"counts": lengths, "size": list(size_hw)}
+    return coco_mask.frPyObjects(plain, *size_hw)["counts"].decode("ascii")
 
 
 def _packed(numbers: Ints) -> tuple[str, Ints]:
