@@ -109,7 +109,7 @@ def encode_pieces(
         owner: number of the mask that it belongs to; pieces are sorted by it, then by place.
         size_hw: of the image.
     """
-    height, width = size_hw
+    height = size_hw[0]
     begin = first_of_each(owner)
     left, right = (start // height)[begin], (start // height)[np.append(begin[1:], len(start)) - 1]
     top = np.minimum.reduceat(start % height, begin)

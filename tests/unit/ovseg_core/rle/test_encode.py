@@ -1,4 +1,4 @@
-"""Run lengths of a map's masks; those of small maps of any size are in tests/property/test_masks.py."""
+"""Run lengths of masks with many runs; small maps of any size: tests/property/test_masks.py."""
 
 import numpy as np
 import pytest
