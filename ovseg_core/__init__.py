@@ -8,8 +8,9 @@ Knows no Ray, no storage, no command line. From Python, `load` is the way in:
     result = segmenter("photo.jpg", ["cat", "dog"])
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from schemas import lazy_names
 
 if TYPE_CHECKING:
     from ovseg_core.prediction.prediction import Prediction, Segment
@@ -17,20 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "Predictor", "Segment", "load"]
 
-_HOMES = {
-    "Prediction": "prediction",
-    "Predictor": "predictor",
-    "Segment": "prediction",
-    "load": "predictor",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: torch takes seconds."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.prediction.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    dict.fromkeys(("Prediction", "Segment"), "ovseg_core.prediction.prediction")
+    | dict.fromkeys(("Predictor", "load"), "ovseg_core.prediction.predictor")
+)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,20 @@ def test_light_modules_import_neither_torch_nor_ray(module):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["schemas", "ovseg_core", "pipeline"])
+def test_public_names_are_sorted_there_and_cheap_to_import(package):
+    module = import_module(package)
+    assert module.__all__ == sorted(module.__all__) == dir(module)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no public name 'nothing'; there are"):
+        _ = module.nothing
+    code = (
+        f"import sys, {package}; print([m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
+    )
+    started = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert started.stdout.strip() == "[]"
 
 
 def test_only_the_console_prints():

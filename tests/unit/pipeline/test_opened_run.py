@@ -4,8 +4,7 @@ import time
 import numpy as np
 import pytest
 
-import pipeline
-from pipeline import open_run
+from pipeline import OpenedRun, open_run
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError, UserError
@@ -23,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.fixture
-def opened(run: RunFolder) -> pipeline.OpenedRun:
+def opened(run: RunFolder) -> OpenedRun:
     return open_run(run.folder.uri)
 
 
@@ -108,9 +107,3 @@ def test_what_is_not_there_is_said(opened, tmp_path):
     with pytest.raises(UserError, match="expected predicted, reviewed or merged"):
         open_run(tmp_path, masks="mine")
     assert opened.left_out == {}
-
-
-def test_public_names_are_listed():
-    assert set(pipeline.__all__) <= set(dir(pipeline))
-    with pytest.raises(AttributeError, match="no attribute 'close_run'"):
-        _ = pipeline.close_run
