@@ -46,7 +46,9 @@ def annotate(
     report = job.run(config, retry=retry)
     show_report(report)
     if evaluate_flags and not report.exit_code:
-        console.line(f"then         ovseg evaluate {shlex.quote(report.out)} {evaluate_flags}")
+        console.line(
+            f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
+        )
     return report.exit_code
 
 
@@ -104,12 +106,19 @@ def show_plan(plan: "JobPlan") -> None:
 
 
 def show_report(report: "RunReport") -> None:
-    """Print counts, errors by code, the run folder and the next command."""
-    out = shlex.quote(report.out)
+    """Print counts, errors by code, the run folder and the next commands.
+
+    Of an interrupted run the summary names the next command alone: the same one.
+    """
+    ovseg, out = console.program(), shlex.quote(report.out)
     for text in report.summary().split("\n"):
         console.line(text)
     console.line(f"run folder   {report.out}")
+    if report.interrupted:
+        return
     if report.errors or report.failed_shards:
-        console.line(f"what failed  ovseg inspect {out}")
+        console.line(f"what failed  {ovseg} inspect {out}")
     if report.num_segments:
-        console.line(f"next         ovseg export {out} --to coco")
+        console.line(f"next         {ovseg} review {out}   # look at the masks in a browser")
+        console.line(f"             {ovseg} inspect {out}  # counts, failures, times")
+        console.line(f"then         {ovseg} export {out} --to coco")

@@ -193,6 +193,7 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
     run: opt.Run,
     truth: opt.Truth = "",
     truth_background: opt.TruthBackground = "",
+    labels: opt.TruthLabels = None,
     protocol: opt.ProtocolName = "",
     data: opt.DataFolder = "",
     sets: opt.Rules = None,
@@ -208,7 +209,9 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
 
     if bool(truth) == bool(protocol) or bool(protocol) != bool(data):
         raise typer.BadParameter("give either --truth, or --protocol and --data")
-    given = TruthFlags(truth, truth_background)
+    if protocol and labels:
+        raise typer.BadParameter("--label goes with --truth: a protocol has its own names")
+    given = TruthFlags(truth, truth_background, labels or ())
     evaluate_run(run, given, ProtocolFlags(protocol, data), sets or (), as_json)
 
 

@@ -109,6 +109,13 @@ Truth = Annotated[
     str,
     typer.Option(help="True masks: instances.json, a folder of label images, or `reviewed`."),
 ]
+TruthLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        help="A label of the truth and the run's, if their names differ: THEIRS=OURS; repeatable.",
+    ),
+]
 TruthBackground = Annotated[
     str,
     typer.Option(

@@ -99,7 +99,7 @@ def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_js
         "empty_means": flags.empty_means,
         "unchanged_means": flags.unchanged_means,
         "prefer": flags.prefer,
-        "labels": dict(_renamed(text, names) for text in flags.labels),
+        "labels": dict(renamed_label(text, names) for text in flags.labels),
     }
     rules = validated(ImportRules, {key: value for key, value in given.items() if value})
     report = read(folder, tool, file, rules)
@@ -108,8 +108,10 @@ def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_js
     return _print_import(report, shlex.quote(run))
 
 
-def _renamed(text: str, names: Sequence[str]) -> tuple[str, str]:
+def renamed_label(text: str, names: Sequence[str]) -> tuple[str, str]:
     """Return the two labels of `THEIRS=OURS`; both may hold a `=`.
+
+    `OURS=THEIRS` is taken as well where it can only be that.
 
     Raises:
         ConfigError: it has not this form.
@@ -122,7 +124,8 @@ def _renamed(text: str, names: Sequence[str]) -> tuple[str, str]:
             f"--label {text}: expected THEIRS=OURS, the tool's label and the run's, for example "
             f"{shlex.quote(f'objects={names[0]}')}"
         )
-    return next((pair for pair in pairs if pair[1] in names), pairs[0])
+    swapped = ((ours, theirs) for theirs, ours in pairs)
+    return next((pair for pair in (*pairs, *swapped) if pair[1] in names), pairs[0])
 
 
 def _print_import(report: "ImportReport", quoted_run: str) -> None:

@@ -2,11 +2,13 @@
 
 import io
 import logging
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
+from jobs.review import renamed_label
 from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
 
@@ -20,13 +22,15 @@ logger = logging.getLogger(__name__)
 REPORT, PICTURE = "evaluation.json", "confusion.png"
 """Files that are written into the run folder."""
 _SHOWN_CONFUSIONS = 10
+_SHOWN_NAMES = 10
 
 
 class TruthFlags(NamedTuple):
-    """`--truth` and `--truth-background` of the command line."""
+    """`--truth`, `--truth-background` and `--label` of the command line."""
 
     uri: str
     background: str = ""
+    labels: Sequence[str] = ()
 
 
 def evaluate_run(
@@ -58,7 +62,10 @@ def evaluate_run(
     if protocol.name:
         reference = protocol_reference(folder, protocol.name, protocol.data)
     else:
-        reference = truth_reference(folder, truth.uri, rules.crowd, rules.truth_background)
+        names = folder.info.job().vocabulary.names
+        renamed = dict(renamed_label(text, names) for text in truth.labels)
+        background = rules.truth_background
+        reference = truth_reference(folder, truth.uri, rules.crowd, background, renamed)
     evaluation = evaluate_against(folder, reference, rules)
     report = evaluation.report.model_dump(mode="json")
     written = _write(folder, evaluation, report)
@@ -93,8 +100,33 @@ def show_evaluation(report: "EvaluationReport") -> None:
     console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
     console.facts([*groups, *_means(report), *_published(report)])
+    _show_missing(report)
     console.damaged(report.damaged)
     console.notes(report.notes)
+
+
+def _show_missing(report: "EvaluationReport") -> None:
+    """Say which labels the truth has no name for, and how to give one."""
+    for label, meant in list(report.missing_labels.items())[:_SHOWN_NAMES]:
+        line = f"the truth has no {label!r}: it counts as found nowhere (IoU 0, or none)"
+        if meant:
+            flag = shlex.quote(f"{meant[0]}={label}")
+            line += f"; its nearest names are {', '.join(meant)}: --label {flag}"
+        elif report.unknown_categories:
+            line += "; --label THEIRS=OURS says which of its names is the same"
+        console.line(line)
+    hidden = len(report.missing_labels) - _SHOWN_NAMES
+    if hidden > 0:
+        console.line(f"and {hidden} more labels that the truth does not have (--json lists them)")
+
+
+def _unknown(names: Sequence[str]) -> str:
+    """Return the first names, their number, and what it means that the run does not have them."""
+    if not names:
+        return ""
+    hidden = len(names) - _SHOWN_NAMES
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")
+    return f"{len(names)} of the truth that the run was not asked for, taken as background: {shown}"
 
 
 def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
@@ -119,7 +151,7 @@ def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     yield "of another size", report.num_wrong_size or ""
     yield "failed", report.num_failed or ""
     yield "not annotated yet", report.num_left or ""
-    yield "unknown categories", ", ".join(report.unknown_categories)
+    yield "other categories", _unknown(report.unknown_categories)
     yield "values of label images", report.truth_values
 
 

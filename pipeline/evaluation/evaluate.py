@@ -17,10 +17,18 @@ from pipeline.evaluation.report import (
     MeanIou,
     confused_pairs,
     label_reports,
+    missing_labels,
     none_if_nan,
 )
 from pipeline.evaluation.reviewed_truth import REVIEWED, ReviewedTruth
-from pipeline.evaluation.truth import IGNORE, Crowd, LabelMap, TruthBackground
+from pipeline.evaluation.truth import (
+    IGNORE,
+    CocoTruth,
+    Crowd,
+    FolderTruth,
+    LabelMap,
+    TruthBackground,
+)
 from pipeline.importers.shared.notes import NoteKind, in_words
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
@@ -152,6 +160,7 @@ def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRule
         num_failed=sum(reader.errors.values()),
         num_left=reader.num_left,
         unknown_categories=reference.truth.unknown,
+        missing_labels=_missing_labels(reference),
         truth_values=reference.truth.values,
         damaged=_left_out(reference, reader),
         notes=reference.truth.notes.report(),
@@ -220,6 +229,13 @@ def _share_right(matrix: ConfusionMatrix) -> float:
     """Return the share of right pixels among those with a label in truth or prediction."""
     labelled = matrix.counts.sum() - matrix.counts[0, 0]
     return float(np.trace(matrix.counts[1:, 1:]) / max(labelled, 1))
+
+
+def _missing_labels(reference: Reference) -> dict[str, tuple[str, ...]]:
+    truth = reference.truth
+    if not isinstance(truth, CocoTruth | FolderTruth):
+        return {}
+    return missing_labels(reference.names, truth.covered, truth.unknown)
 
 
 def _compare(reader: RunReader, reference: Reference, min_foreground_px: int) -> _Compared:

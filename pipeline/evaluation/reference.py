@@ -1,5 +1,6 @@
 """What a run is compared with: a truth, the names of its classes, and a way of counting."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +67,11 @@ class Reference:
 
 
 def truth_reference(
-    run: RunFolder, uri: str, crowd: Crowd, background: TruthBackground | None = None
+    run: RunFolder,
+    uri: str,
+    crowd: Crowd,
+    background: TruthBackground | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Reference:
     """Return the reference for a truth of the user's own.
 
@@ -75,6 +80,7 @@ def truth_reference(
         uri: of the truth, see `open_truth`; `reviewed`: the corrections of the run.
         crowd: what COCO's crowd regions are.
         background: what values of label images mean; None: as their `classes.json` says, else `0`.
+        renamed: labels of the run by the truth's names for them.
 
     Raises:
         UserError: no usable truth.
@@ -82,7 +88,8 @@ def truth_reference(
     names = run.info.job().vocabulary.names
     if uri == REVIEWED:
         return Reference(uri, ReviewedTruth(ReviewedLayer(run)), names)
-    truth = open_truth(uri, Wanted.of_run(run), crowd, background)
+    wanted = Wanted.of_run(run)._replace(renamed=renamed or {})
+    truth = open_truth(uri, wanted, crowd, background)
     return Reference(redact(uri), truth, names)
 
 

@@ -1,7 +1,8 @@
 """The report of an evaluation: what follows from its confusion matrix."""
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,20 @@ from schemas.base import Frozen
 from schemas.protocol import MeanRule
 
 _MAX_CONFUSED_PAIRS = 20
+_MAX_MEANT = 3
+_SAME_THING = (
+    ("sofa", "couch"),
+    ("tv", "television", "tv monitor", "tvmonitor", "monitor"),
+    ("airplane", "aeroplane", "plane"),
+    ("motorcycle", "motorbike"),
+    ("bicycle", "bike"),
+    ("car", "automobile"),
+    ("person", "people", "human", "pedestrian"),
+    ("cell phone", "mobile phone", "smartphone"),
+    ("rug", "carpet"),
+    ("trash can", "garbage can", "waste bin"),
+)
+"""Names by which data sets call the same thing."""
 
 
 class LabelReport(Frozen):
@@ -83,6 +98,9 @@ class EvaluationReport(Frozen):
     """Images of the run that are not annotated yet."""
     unknown_categories: tuple[str, ...]
     """Categories of the truth that the vocabulary lacks; they count as background."""
+    missing_labels: dict[str, tuple[str, ...]]
+    """Labels of the run that the truth has no name for, each with those of the unknown categories
+    that may be the same."""
     truth_values: str
     """What values of label images were taken for; empty: the truth is no such folder."""
     damaged: dict[str, Damage]
@@ -132,6 +150,30 @@ def confused_pairs(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[Confu
         for row, column in pairs
         if wrong[row, column]
     )
+
+
+def missing_labels(
+    names: Sequence[str], covered: Container[int], unknown: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the labels that a truth has no name for, each with names that may mean it.
+
+    Args:
+        names: of the run's labels, in order.
+        covered: the labels, counted from 1, that the truth has a name for.
+        unknown: the truth's other names.
+    """
+    plain = {name.casefold(): name for name in unknown}
+    missing: dict[str, tuple[str, ...]] = {}
+    for number, name in enumerate(names, start=1):
+        if number in covered:
+            continue
+        ours = name.casefold()
+        alike = [theirs for group in _SAME_THING if ours in group for theirs in group]
+        alike += [theirs for theirs in plain if set(theirs.split()) & set(ours.split())]
+        alike += difflib.get_close_matches(ours, list(plain), _MAX_MEANT, 0.7)
+        meant = [plain[theirs] for theirs in dict.fromkeys(alike) if theirs in plain]
+        missing[name] = tuple(meant[:_MAX_MEANT])
+    return missing
 
 
 def label_reports(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[LabelReport, ...]:

@@ -6,9 +6,10 @@ A true label map is int32 (H, W): 0 background, k the vocabulary's label k, -1 n
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
-from schemas.base import Frozen
+from schemas.base import Frozen, did_you_mean
 from schemas.errors import UserError
 from schemas.protocol import (
     BenchmarkProtocol,
@@ -110,11 +111,13 @@ class Wanted(NamedTuple):
         labels: of the vocabulary in order, without background.
         paths: of all images, also of those that failed.
         max_px: of the largest annotated image; larger truths are not read.
+        renamed: labels of the run by the truth's names for them.
     """
 
     labels: Sequence[str]
     paths: Sequence[str]
     max_px: int = MAX_PIXELS
+    renamed: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def of_run(cls, run: RunFolder, labels: Sequence[str] = ()) -> "Wanted":
@@ -203,7 +206,7 @@ class CocoTruth:
             images = list(coco.read(data, self.notes, wanted.max_px))
         except UserError as error:
             raise UserError(f"the truth cannot be used: {error}") from error
-        self._label, self.unknown = _label_numbers(self.notes.listed_labels, wanted.labels)
+        self._label, self.unknown = _label_numbers(self.notes.listed_labels, wanted)
         self.covered = frozenset(self._label.values()) - {0}
         self.num_images = len(images)
         self._images: dict[str, ToolImage] = {}
@@ -259,21 +262,25 @@ class CocoTruth:
         return self._sha256
 
 
-def _label_numbers(
-    theirs: Iterable[str], labels: Sequence[str]
-) -> tuple[dict[str, int], tuple[str, ...]]:
+def _label_numbers(theirs: Iterable[str], wanted: Wanted) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return the number of each name that is a label, 0 for background, and the other names.
 
     Raises:
-        UserError: no name is a label.
+        UserError: no name is a label; a renamed label is none of the run, or is not in the truth.
     """
-    found = LabelNames(labels)
+    labels = wanted.labels
+    found = LabelNames(labels, wanted.renamed)
     numbers = {name: found.find(name) or 0 for name in theirs}
     unknown = sorted(name for name, k in numbers.items() if not k and not is_background(name))
     if not any(numbers.values()):
         raise UserError(
             f"no category of the truth is a label of the run: the truth has "
-            f"{', '.join(unknown[:8]) or 'none'}; the run has {', '.join(labels[:8])}"
+            f"{', '.join(unknown[:8]) or 'none'}; the run has {', '.join(labels[:8])}; "
+            "--label THEIRS=OURS says which are the same, such as --label couch=sofa"
+        )
+    if unused := sorted(wanted.renamed.keys() - found.used):
+        raise UserError(
+            f"--label: the truth has no {unused[0]!r}: {did_you_mean(unused[0], list(numbers))}"
         )
     return numbers, tuple(unknown)
 
@@ -333,7 +340,7 @@ class FolderTruth:
             self._tables = [_table(num_labels, meaning, bits) for bits in (8, 16)]
         else:
             self.values = "as classes.json says"
-            numbers, self.unknown = _label_numbers(classes.classes, wanted.labels)
+            numbers, self.unknown = _label_numbers(classes.classes, wanted)
             self.covered = frozenset(numbers.values()) - {0}
             table = np.full(1 << 16, _UNKNOWN, np.int32)
             table[: len(classes.classes)] = [numbers[name] for name in classes.classes]

@@ -191,7 +191,7 @@ def run(
     if not interrupted:
         job.check_present()
     else:
-        logger.warning("stopped; the same command goes on from here")
+        logger.warning("stopped by %s", "SIGTERM" if termination.requested else "Ctrl-C")
     return replace(
         sum_up(config, planned.num_images, job.done()),
         num_new=progress.finished,

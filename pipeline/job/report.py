@@ -81,6 +81,10 @@ class RunReport:
             )
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
+            lines.append(
+                "the images of a run are fixed when it begins: give another --out for those that "
+                "were added since"
+            )
         if self.bottleneck.suggestion:
             lines.append(self.bottleneck.advice())
         if self.errors:
@@ -101,7 +105,7 @@ class RunReport:
             codes = _by_code(self.waiting)
             lines.append(f"to be tried again by the same command: {waiting} ({codes})")
         if self.num_done < self.num_images:
-            lines.append("the same command does what is missing")
+            lines.append("the same command goes on from here")
         return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line
 
     def _frames(self) -> list[str]:

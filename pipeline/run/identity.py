@@ -20,11 +20,15 @@ from schemas.config import ComputeConfig, JobConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact, redact_all
 from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
+from schemas.untrusted import printable
 from schemas.vocabulary import AS_STORED
 
 _MAX_DIFFERENCES = 5
 _MAX_CHARACTERS = 60
+_MAX_WORDS = 12
 _ABSENT = "(none)"
+_LABELS, _LIMIT = "vocabulary.labels", "image.limit"
+"""Fields of the identity whose change is said in words of its own."""
 _VERSION = "versions."
 _ADDED = {f"compute.{key}": value for key, value in ComputeConfig().model_dump().items()}
 """Settings that runs of earlier versions do not record; they were computed so."""
@@ -192,10 +196,10 @@ def check_same_run(
     before = _ADDED | _without_secrets(info.identity)
     if _sha256_of(now) in (info.fingerprint, _sha256_of(before)):
         return
-    if differences := list(_differences(_settings(before), _settings(now))):
+    if differences := list(_changes(_settings(before), _settings(now))):
         raise RunFolderError(
-            f"{uri} was begun with other settings: {_listed(differences)}. "
-            "Give the old settings to resume it, or choose another output folder"
+            f"{uri} was begun with other settings: {_listed(differences)}. Give the old settings "
+            f"to resume it, or another output folder (--out) for a new run{_advice(before, now)}"
         )
     if not (is_finished or identity.config.run.accept_versions):
         check_versions(info, uri)
@@ -245,11 +249,51 @@ def _listed(differences: list[str]) -> str:
     return f"{shown}; and {hidden} more" if hidden > 0 else shown
 
 
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each setting that differs; labels and the limit in a person's words."""
+    before, now = _words(old), _words(new)
+    if before != now:
+        yield f"the words were: {_shown_words(before)}; now: {_shown_words(now)}"
+    elif before:
+        for label, other in zip(old[_LABELS], new[_LABELS], strict=True):
+            yield from _differences(label, other, f"label {label['name']!r}:")
+    if old.get(_LIMIT) != new.get(_LIMIT):
+        yield f"it takes {_number(old.get(_LIMIT))} (image.limit), now {_number(new.get(_LIMIT))}"
+    said = {_LABELS, _LIMIT}
+    yield from _differences(
+        *({key: value for key, value in side.items() if key not in said} for side in (old, new))
+    )
+
+
+def _advice(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return what else can be done about a change that people often want."""
+    advice = ""
+    if old.get(_LIMIT) != new.get(_LIMIT):
+        advice += "; a run's images are fixed when it begins, so it does not grow"
+    if _words(old) != _words(new):
+        advice += "; `ovseg review` tries other words on single images of it (page `Try words`)"
+    return advice
+
+
+def _words(fields: dict[str, Any]) -> list[str]:
+    labels = fields.get(_LABELS)
+    return [str(label["name"]) for label in labels] if isinstance(labels, list) else []
+
+
+def _shown_words(words: list[str]) -> str:
+    more = f" and {len(words) - _MAX_WORDS:,} more" if len(words) > _MAX_WORDS else ""
+    return f"{', '.join(map(printable, words[:_MAX_WORDS]))}{more}"
+
+
+def _number(limit: Any) -> str:
+    return f"the first {limit} images" if limit else "all images"
+
+
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
     """Yield a sentence for each leaf that differs between two nested values."""
     if old == new:
         return
-    prefix = f"{key}." if key else ""
+    prefix = f"{key} " if key.endswith(":") else f"{key}." if key else ""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             yield from _differences(

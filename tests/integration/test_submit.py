@@ -211,7 +211,7 @@ def test_a_job_that_is_stopped_itself_is_not_to_be_followed_again(
             driver.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == code, out + err
-    assert "the same command does what is missing" in out
+    assert "the same command goes on from here" in out
     assert err == ""
 
 

@@ -64,8 +64,17 @@ def test_report_suggests_the_next_command(capsys: pytest.CaptureFixture[str]) ->
     done = RunReport("a b", num_images=1, max_error_share=0, num_done=1, num_segments=2)
     show_report(done)
     shown = capsys.readouterr().out
-    assert "ovseg export 'a b' --to coco" in shown
-    assert "ovseg inspect" not in shown
+    places = [shown.index(f"ovseg {name} 'a b'") for name in ("review", "inspect", "export")]
+    assert places == sorted(places)
+    assert "what failed" not in shown
+
+
+def test_report_of_a_stopped_job_suggests_the_same_command_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_report(RunReport("run", 2, 0, num_done=1, num_segments=2, interrupted=True))
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1:] == ["the same command goes on from here", "run folder   run"]
 
 
 def test_report_of_failed_images_suggests_inspect(capsys: pytest.CaptureFixture[str]) -> None:

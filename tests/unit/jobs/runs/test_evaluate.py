@@ -1,5 +1,6 @@
 """`ovseg evaluate`: mistakes before anything is compared."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 
 def ovseg(*args: str) -> Result:
@@ -41,3 +42,41 @@ def test_convention_of_label_images_is_a_flag_and_is_told(tmp_path: Path) -> Non
     result = ovseg(*given, "--truth-background", "7")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: truth_background: expected '0', '255' or 'none'")
+
+
+def test_names_that_only_the_truth_has_are_counted_and_can_be_mapped(tmp_path: Path) -> None:
+    labels = np.ones((6, 9), np.uint16)
+    spec = RunSpec(labels=("sofa", "dog"))
+    run = make_run(tmp_path, [Scene("a.png", labels), Scene("b.png", labels)], spec)
+    names = ["couch", "dog", *(f"thing {number:02}" for number in range(30))]
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    (truth / "classes.json").write_text(json.dumps({"classes": ["background", *names]}))
+    Image.fromarray(labels.astype(np.uint8)).save(truth / "a.png")
+    given = ("evaluate", run.folder.uri, "--truth", str(truth))
+    shown = ovseg(*given)
+    assert "31 of the truth that the run was not asked for, taken as background" in shown.stdout
+    assert "couch, thing 00" in shown.stdout
+    assert "and 21 more" in shown.stdout
+    assert "the truth has no 'sofa'" in shown.stdout
+    assert "nearest names are couch: --label couch=sofa" in shown.stdout
+    assert "mIoU                     0.000" in shown.stdout
+    for pair in ("couch=sofa", "sofa=couch"):
+        mapped = ovseg(*given, "--label", pair).stdout
+        assert "mIoU                     1.000" in mapped
+        assert "the truth has no" not in mapped
+    wrong = ovseg(*given, "--label", "coach=sofa")
+    assert wrong.exit_code == 1
+    assert "the truth has no 'coach': Did you mean 'couch'" in wrong.stderr
+
+
+def test_a_truth_of_other_names_altogether_says_how_to_map_them(tmp_path: Path) -> None:
+    labels = np.ones((6, 9), np.uint16)
+    run = make_run(tmp_path, [Scene("a.png", labels)], RunSpec(labels=("sofa",)))
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    (truth / "classes.json").write_text(json.dumps({"classes": ["background", "couch"]}))
+    Image.fromarray(labels.astype(np.uint8)).save(truth / "a.png")
+    result = ovseg("evaluate", run.folder.uri, "--truth", str(truth))
+    assert result.exit_code == 1
+    assert "the truth has couch; the run has sofa; --label THEIRS=OURS" in result.stderr

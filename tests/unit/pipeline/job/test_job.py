@@ -181,7 +181,7 @@ def test_output_folder_with_other_files_is_refused_by_the_plan(config, tmp_path,
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"labels": ["red", "green"]}, "vocabulary"),
+        ({"labels": ["red", "green"]}, "the words were: red"),
         ({"masks": {"min_area_px": 9}}, "masks.min_area_px"),
         ({"shard_size": 5}, "shard_size"),
     ],

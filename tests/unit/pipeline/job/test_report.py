@@ -30,7 +30,9 @@ def test_summary_of_a_complete_run_is_one_line():
     done = report(num_done=200, num_new=200, num_segments=1234, seconds=20.04, images_per_s=12.345)
     assert done.summary() == "200 of 200 images done, 1,234 masks; 200 in 20.0 s (12.3 images/s)"
     alone = RunReport("run", num_images=1, max_error_share=0, num_done=1, num_segments=1)
-    assert alone.summary() == "1 of 1 image done, 1 mask; nothing was left to do"
+    counts, added = alone.summary().split("\n")
+    assert counts == "1 of 1 image done, 1 mask; nothing was left to do"
+    assert "give another --out for those that were added since" in added
 
 
 def test_summary_says_what_limited_the_run_where_there_is_something_to_change():
@@ -55,7 +57,7 @@ def test_images_that_wait_are_named_and_leave_something_to_do():
 
 
 def test_images_of_several_frames_are_said_once():
-    [_, line] = report(num_done=200, num_multi_frame=31).summary().splitlines()
+    [*_, line] = report(num_done=200, num_multi_frame=31).summary().splitlines()
     assert line.startswith("31 images of several frames or pages: the first frame, or the largest")
 
 
@@ -71,4 +73,4 @@ def test_summary_says_what_is_missing_and_what_to_do():
     lines = ended.summary().splitlines()
     assert lines[1] == "1 image failed (0.5 %; 5 % are accepted): undecodable 1"
     assert lines[2] == "shard 0 failed: StorageError: no space 0"
-    assert lines[-2:] == ["2 more shards failed", "the same command does what is missing"]
+    assert lines[-2:] == ["2 more shards failed", "the same command goes on from here"]

@@ -35,12 +35,25 @@ def commit(run: RunFolder, shard: Shard) -> ShardDone:
     ("settings", "named"),
     [
         ({"method": "maskclip"}, 'method.name was "clip_diy", now "maskclip"'),
-        ({"labels": ["cat", "cow"]}, 'vocabulary.labels.1.name was "dog", now "cow"'),
-        ({"labels": ["cat"]}, "vocabulary.labels.1 was {"),
+        ({"labels": ["cat", "cow"]}, "the words were: cat, dog; now: cat, cow. Give"),
+        ({"labels": ["cat"]}, "the words were: cat, dog; now: cat. Give"),
+        ({"labels": ["dog", "cat"]}, "`ovseg review` tries other words on single images"),
+        (
+            {"labels": [str(n) for n in range(99)]},
+            "now: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 87 more.",
+        ),
+        (
+            {"labels": ["cat", {"name": "dog", "synonyms": ["hound"]}]},
+            "label 'dog': synonyms.0 was (none), now \"hound\"",
+        ),
         ({"shard_size": 5}, "shard_size was 4, now 5"),
         ({"masks": {"min_area_px": 7}}, "masks.min_area_px was 1, now 7"),
         ({"images": "/other"}, 'images was "/data", now "/other"'),
-        ({"image": {"limit": 3}}, "image.limit was 0, now 3"),
+        (
+            {"image": {"limit": 3}},
+            "it takes all images (image.limit), now the first 3 images. Give",
+        ),
+        ({"image": {"limit": 3}}, "a run's images are fixed when it begins"),
         ({"compute": {"precision": "bf16"}}, 'compute.precision was "fp32", now "bf16"'),
         ({"compute": {"compile": True}}, "compute.compile was false, now true"),
         ({"image": {"only": "/val.txt"}}, 'image.only was (none), now "/val.txt"'),
@@ -74,9 +87,10 @@ def test_run_of_a_version_without_precisions_was_computed_in_fp32(out: str) -> N
 
 
 def test_further_differences_are_counted(out: str) -> None:
-    begin_run(out, labels=[f"a{i}" for i in range(50)])
+    labels = [f"a{i}" for i in range(50)]
+    begin_run(out, labels=labels)
     with pytest.raises(RunFolderError, match="and 45 more"):
-        begin_run(out, labels=[f"b{i}" for i in range(50)])
+        begin_run(out, labels=[{"name": name, "synonyms": [f"{name}s"]} for name in labels])
 
 
 def test_run_settings_do_not_change_the_fingerprint(out: str) -> None:
