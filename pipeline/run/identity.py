@@ -259,10 +259,8 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
             yield from _differences(label, other, f"label {label['name']!r}:")
     if old.get(_LIMIT) != new.get(_LIMIT):
         yield f"it takes {_number(old.get(_LIMIT))} (image.limit), now {_number(new.get(_LIMIT))}"
-    said = {_LABELS, _LIMIT}
-    yield from _differences(
-        *({key: value for key, value in side.items() if key not in said} for side in (old, new))
-    )
+    rest = [{k: v for k, v in side.items() if k not in (_LABELS, _LIMIT)} for side in (old, new)]
+    yield from _differences(rest[0], rest[1])
 
 
 def _advice(old: dict[str, Any], new: dict[str, Any]) -> str:
