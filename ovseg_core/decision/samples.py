@@ -219,8 +219,9 @@ def _at_middles(maps: "_Maps", labels_HW: Tensor, side: int) -> tuple[Tensor, Te
     )
     labels_rc = labels_HW[rows][:, columns]
     # A class is likeliest between the samples where a score has its kink: at a node.
-    node_rows, node_columns = (torch.cat(nodes).unique() for nodes in zip(*maps.nodes, strict=True))
-    all_rows, all_columns = torch.cat([rows, node_rows]), torch.cat([columns, node_columns])
+    all_rows, all_columns = (
+        torch.cat(pixels) for pixels in zip((rows, columns), maps.nodes, strict=True)
+    )
     parts, most = [], torch.zeros((), device=labels_HW.device)
     total = torch.zeros((), dtype=torch.float64, device=labels_HW.device)
     for start, probs, entropy, objectness in maps.grid(all_rows, all_columns):
@@ -254,9 +255,9 @@ class _Maps:
         self.num_values = 2 + len(self._maps)
 
     @property
-    def nodes(self) -> list[tuple[Tensor, Tensor]]:
-        """Pixels at the nodes along the rows and the columns, of each map."""
-        return [nodes.pixels for nodes in self._maps]
+    def nodes(self) -> tuple[Tensor, Tensor]:
+        """Pixels at the nodes of the scores along the rows and the columns."""
+        return self._maps[0].pixels
 
     def grid(
         self, rows: Tensor, columns: Tensor

@@ -188,7 +188,9 @@ def test_columns_of_a_larger_canvas_are_near(maps, size_hw):
     found = decide_one(maps, 1, size_hw)
     assert found.samples is not None
     assert found.samples.weights.sum() == math.prod(size_hw)
-    compare(found, expected, size_hw, p10=5e-3)
+    # Where a fine objectness map has its kinks is not known: a peak may lie beside the samples.
+    is_fine = maps.objectness[1].shape == size_hw
+    compare(found, expected, size_hw, p10=5e-3, highest=5e-3 if is_fine else 1e-3)
 
 
 @pytest.mark.parametrize("size_hw", [(37, 401), (1, 300), (301, 2)])
