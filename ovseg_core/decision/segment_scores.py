@@ -165,9 +165,11 @@ def _add_rim(
     touched = across[1:] | across[:-1] | along[:, 1:] | along[:, :-1]
     row, column = np.divmod(np.flatnonzero(touched), block.shape[1])
     height, width = visible.row_counts[rows][row], visible.column_counts[column]
-    sides_v = across[row, column].astype(np.intp) + across[row + 1, column]
-    sides_h = along[row, column].astype(np.intp) + along[row, column + 1]
-    weight = height * width - np.maximum(height - sides_v, 0) * np.maximum(width - sides_h, 0)
+    weight = np.ones(len(row), np.intp)
+    if (height * width).max(initial=1) > 1:
+        sides_v = across[row, column].astype(np.intp) + across[row + 1, column]
+        sides_h = along[row, column].astype(np.intp) + along[row, column + 1]
+        weight = height * width - np.maximum(height - sides_v, 0) * np.maximum(width - sides_h, 0)
     sums.add_rim(segments[row, column], weight, visible.decision.entropy[rows][row, column])
 
 
