@@ -215,6 +215,34 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
     evaluate_run(run, given, ProtocolFlags(protocol, data), sets or (), as_json)
 
 
+@app.command("sheet")
+def sheet_command(
+    run: opt.Run,
+    out: opt.Sheet = "",
+    limit: opt.SheetLimit = 24,
+    truth: opt.Truth = "",
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
+) -> None:
+    """Draw images and their masks in one picture."""
+    from jobs.runs.sheet import draw_sheet
+    from pipeline.run.confirmed import Confirmed
+
+    confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
+    draw_sheet(run, out, limit, truth, confirmed)
+
+
+@app.command("delete")
+def delete_command(run: opt.Run, yes: opt.Yes = False) -> None:
+    """Delete a run folder; images stay.
+
+    Only files that ovseg wrote are deleted, after a question; others are named and kept.
+    """
+    from jobs.runs.delete import delete_run
+
+    delete_run(run, is_confirmed=yes)
+
+
 @app.command("review")
 def review_command(  # noqa: PLR0913 - typer's flags are parameters
     run: opt.Run,

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from schemas.errors import OvsegError
+from schemas.errors import OvsegError, UserError
 from schemas.redact import holds_secret
 from schemas.untrusted import (
     LOG_LINE,
@@ -110,6 +110,20 @@ def print_json(value: Any) -> None:
 def error_line(text: str) -> None:
     """Print one line on stderr."""
     print(shown_text(text), file=sys.stderr, flush=True)
+
+
+def confirm(question: str) -> bool:
+    """Ask a question that is answered by yes or no.
+
+    Raises:
+        UserError: nobody answers: standard input has ended, or it is Ctrl-C.
+    """
+    import typer
+
+    try:
+        return typer.confirm(shown_text(question))
+    except typer.Abort as error:
+        raise UserError("nobody answered, so nothing was done; --yes answers before") from error
 
 
 def mistakes(error: OvsegError) -> None:

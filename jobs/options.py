@@ -128,6 +128,16 @@ Rules = Annotated[
     list[str] | None, _set("Option of the computation; an invalid one prints the valid ones")
 ]
 
+Sheet = Annotated[
+    str,
+    typer.Option(
+        help="The picture, .png or .jpg; default: in the run folder, or in this folder for a run "
+        "at a URL."
+    ),
+]
+SheetLimit = Annotated[int, typer.Option(min=1, max=1000, help="Show the first N images.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask no question.")]
+
 # review, import-review, calibrate, compare
 Host = Annotated[
     str,

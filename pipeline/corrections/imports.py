@@ -42,6 +42,8 @@ from schemas.review import (
 
 IMPORTS = "reviewed/imports"
 _UNDONE = ".undone.json"
+FILES = r"[0-9]{19}-[0-9a-f]{8}(?:\.json|\.undone\.json|-(?:images|masks)-\d+\.parquet)"
+"""Pattern of the names in the folder."""
 _NAME = re.compile(r"[0-9]{19}-[0-9a-f]{8}")
 _MAX_MARKER_BYTES = 16 << 20
 _IMAGES_PER_PART = 4096

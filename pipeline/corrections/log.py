@@ -68,6 +68,8 @@ _LISTINGS = 5
 """How often the folder is listed when listed entries are packed before they are read."""
 _MAX_ENTRY_BYTES = 8 << 20
 _MAX_PACK_BYTES = 256 << 20
+FILES = r"[0-9]{19}-[0-9a-f]{8,32}\.json|pack-[0-9a-f]{12}\.parquet"
+"""Pattern of the names in the folder."""
 _NAME = re.compile(r"([0-9]{19})-(?:[0-9a-f]{8}|[0-9a-f]{32})")
 _CLOCKS_DIFFER_US = 24 * 3600 * 10**6
 _PLAUSIBLE_US, _LAST_US = 1_735_689_600 * 10**6, 7_258_118_400 * 10**6

@@ -25,6 +25,8 @@ from schemas.records import RepeatedText, Share
 from schemas.tables import arrow_schema
 
 FOLDER = "exports/compare"
+FILES = r"\w+-[0-9a-f]{12}\.parquet"
+"""Pattern of the names in the folder."""
 _WORST = 10
 
 

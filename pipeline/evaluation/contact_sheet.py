@@ -1,5 +1,6 @@
 """A contact sheet: image, masks and truth side by side, of a student its teacher."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,10 +18,14 @@ from pipeline.run.images import RunImages
 from pipeline.run.reader import RunReader
 from schemas.errors import ImageError
 
+logger = logging.getLogger(__name__)
+
 _TILE_PX = 208
 """Greatest width of a tile: an image, its masks or its truth."""
 _TILE_HEIGHT_PX = 166
 _GAP_PX, _MARGIN_PX, _LINE_PX = 6, 24, 22
+_MAX_LEFT_OUT = 200
+"""Images that cannot be read, after which no more are tried."""
 _PER_LINE = 2
 """Rows of tiles (image, masks, truth) beside each other."""
 
@@ -41,7 +46,7 @@ class SheetRow:
 
 
 def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
-    """Return the first images of a run; those that cannot be read are left out.
+    """Return the first images of a run; those that cannot be read are left out, and named.
 
     Args:
         run: the run.
@@ -52,19 +57,29 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
     wanted = Wanted.of_run(run)
     truth = open_truth(truth_uri, wanted) if truth_uri else None
 
+    left_out: list[str] = []
+
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards():
             for image, found in shard.label_maps():
                 try:
                     pixels = images.read_image(image, _TILE_PX).rgb
-                except ImageError:
+                except ImageError as error:
+                    left_out.append(f"{image['path']}: {error}")
+                    if len(left_out) >= _MAX_LEFT_OUT:  # a collection that was moved
+                        return
                     continue
                 true_map = truth.label_map(image["path"]) if truth else None
                 if true_map is not None and true_map.size > wanted.max_px:
                     true_map = None  # it was not read
                 yield SheetRow(image["path"], pixels, found, true_map)
 
-    return list(islice(rows(), limit))
+    shown = list(islice(rows(), limit))
+    if left_out:
+        logger.warning(
+            "%d images cannot be read and are left out, the first is %s", len(left_out), left_out[0]
+        )
+    return shown
 
 
 def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image:

@@ -25,6 +25,7 @@ from schemas.records import Share
 logger = logging.getLogger(__name__)
 
 FOLDER = "exports/coco"
+FILES = r"(?:instances|results_segm)(?:-\d{5})?\.json"
 _OUR_FILES = re.compile(r"(instances|results_segm)(-[0-9]{5,})?[.]json")
 _END_BYTES = 32
 """No less than the end of a file takes."""

@@ -34,6 +34,7 @@ from schemas.score_columns import SCORE
 from schemas.untrusted import in_xml
 
 FOLDER = "exports/cvat"
+FILES = r"labels\.json|coco\.zip|annotations\.xml"
 _LABELS, _ARCHIVE, _XML = "labels.json", "coco.zip", "annotations.xml"
 _DECLARED = ("score", "review_priority", "segment_index")
 _NOT_HELD = (

@@ -13,6 +13,7 @@ from pipeline.run.folder import RunFolder
 from schemas.records import Share
 
 FOLDER = "exports/fiftyone"
+FILES = r"labels\.json|load\.py"
 _JSON, _LOADER_FILE = "labels.json", "load.py"
 _NOT_HELD = (
     "writing back: FiftyOne exports COCO as simplified polygons; correct masks in another tool",

@@ -34,6 +34,7 @@ from schemas.score_columns import SCORE
 from schemas.untrusted import printable
 
 FOLDER = "exports/gallery"
+FILES = r"index\.html|pictures/[0-9a-f]{24}\.(?:png|jpg)"
 _PICTURES = "pictures"
 _ALL_PICTURES = re.compile(rf"{_PICTURES}/[0-9a-f]{{24}}[.]\w+")
 _NOT_HELD = ("images beyond the limit, scores other than the mean probability, sizes of masks",)

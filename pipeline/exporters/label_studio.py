@@ -30,6 +30,7 @@ from schemas.score_columns import SCORE
 from schemas.untrusted import in_xml
 
 FOLDER = "exports/label_studio"
+FILES = r"config\.xml|tasks(?:-\d{5})?\.json"
 _CONFIG = "config.xml"
 _TASK_FILES = re.compile(r"tasks(-[0-9]{5,})?[.]json")
 _TAG, _IMAGE = "tag", "image"

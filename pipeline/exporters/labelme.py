@@ -21,6 +21,7 @@ from schemas.records import Share
 from schemas.score_columns import SCORE
 
 FOLDER = "exports/labelme"
+FILES = r".+\.json"
 _VERSION = "6.3.1"
 """The version of labelme that opened these files."""
 _DECIDED = {"changed": "changed by a person", "added": "added by a person"}

@@ -22,6 +22,7 @@ from schemas.records import Share
 from schemas.score_columns import SCORE
 
 FOLDER = "exports/panoptic"
+FILES = r"panoptic\.json|panoptic/.+\.png"
 _PICTURES = "panoptic"
 _JSON = "panoptic.json"
 _NOT_HELD = ("score columns except `score` of each segment and `review_priority` of each image",)

@@ -19,6 +19,7 @@ from schemas.records import Share
 from schemas.vocabulary import BACKGROUND
 
 FOLDER = "exports/semantic_png"
+FILES = r"classes\.json|labels/.+\.png"
 _LABELS, _CLASSES = "labels", "classes.json"
 _NOT_HELD = (
     "scores and review priorities",

@@ -20,6 +20,7 @@ from pipeline.run.reader import Row, RunReader
 from schemas.records import Share
 
 FOLDER = "exports/yolo_seg"
+FILES = r"data\.yaml|labels/.+\.txt"
 _INDEX = "data.yaml"
 _CENTRE = 0.4
 """Added to pixel numbers, so that readers that truncate and that round find the same pixel."""

@@ -6,7 +6,8 @@
     done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
                         when images that failed were tried again
     failed/NNNNN.json   a shard that was given up
-    evaluation.json confusion.png   the last `ovseg evaluate`; no part of the run
+    evaluation.json confusion.png contact_sheet.png   of `ovseg evaluate` and `sheet`; no part of
+                        the run
 
 Readers follow done markers and nothing else, so a killed worker leaves garbage but never a lie.
 """
@@ -62,6 +63,8 @@ _OUR_FILES = re.compile(
     rf"|(?:.+/)?[.][^/]+[.][0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
 """Names that ovseg itself can have made, and a killed process can have left."""
+_MARKERS = re.compile(r"(?:done|failed)/\d{5,}[.]json")
+_TOP_FILES = (RUN_FILE, MANIFEST_FILE)
 
 
 class RunFolder:
@@ -457,6 +460,10 @@ class RunFolder:
             return []  # stores have none
         found = self.folder.walk()
         return sorted(name for name, size, _ in found if size is None and not name.endswith("/"))
+
+    def is_own(self, name: str) -> bool:
+        """Return whether ovseg gives a file of a run this name: a table, marker or leftover."""
+        return bool(_OUR_FILES.fullmatch(name) or _MARKERS.fullmatch(name)) or name in _TOP_FILES
 
     def clean(self) -> list[str]:
         """Delete the orphans and return their names; not while a run is going on."""

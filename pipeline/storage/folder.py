@@ -226,6 +226,20 @@ class Folder:
         uri = self._at(path)
         self._call("delete", uri, lambda store: store.remove(uri))
 
+    def delete_empty_folders(self, names: Collection[str]) -> None:
+        """Remove folders of these names, and this one, if nothing is in them; no link is followed.
+
+        Stores have no folders, so that nothing is done there.
+        """
+        if uris.scheme(self.uri):
+            return
+        for name in names:
+            for folder, _, _ in os.walk(self._at(name), topdown=False, followlinks=False):
+                with suppress(OSError):
+                    Path(folder).rmdir()
+        with suppress(OSError):
+            Path(self.uri).rmdir()
+
     def discard(self, path: str) -> None:
         """Remove a file that nobody reads any more; it stays where people may not delete."""
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -171,3 +172,16 @@ def test_export_of_a_run_in_a_bucket_has_the_same_files(name, tmp_path, s3_folde
 
 def test_label_map_of_the_helper_has_all_labels():
     assert set(np.unique(label_map(0))) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_every_file_has_a_name_that_the_exporter_states(name, tmp_path):
+    """By these names `ovseg delete` knows what ovseg wrote."""
+    run = make_run(tmp_path, odd_scenes())
+    _export(name, run)
+    exporter = plugins.load_plugin(PACKAGE, name)
+    folder = f"{exporter.FOLDER}/"
+    written = [file.removeprefix(folder) for file in run.folder.list(exporter.FOLDER)]
+    copies = {f"images/{scene.path}" for scene in odd_scenes()}
+    unknown = [file for file in written if not re.fullmatch(exporter.FILES, file)]
+    assert {*unknown} - copies <= {"LOSSES.txt"}

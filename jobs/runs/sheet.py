@@ -1,0 +1,56 @@
+"""`ovseg sheet`: the first images of a run with their masks in one picture."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import console
+from schemas.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.run.confirmed import Confirmed
+
+FILE = "contact_sheet.png"
+"""The sheet in a local run folder."""
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed") -> None:
+    """Draw the contact sheet of a run, and print where it lies.
+
+    Args:
+        run: the run folder.
+        out: the picture, a path or URL; empty: in a local run folder, and for a run at a URL in the
+            current folder.
+        limit: greatest number of images.
+        truth: true masks to show beside, as `ovseg evaluate` takes them; empty: none.
+        confirmed: from where the run's images are read.
+
+    Raises:
+        ConfigError: a name that is no picture's.
+        UserError: no such run or truth, or no image can be shown.
+    """
+    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
+    from pipeline.run.folder import RunFolder
+    from pipeline.storage import uris
+    from pipeline.storage.folder import Folder
+
+    ending = uris.without_query(out or FILE).lower()
+    kind = next((name for suffix, name in _FORMATS.items() if ending.endswith(suffix)), "")
+    if not kind:
+        raise ConfigError(f"--out {out}: expected a name that ends in {', '.join(_FORMATS)}")
+    folder = RunFolder.open(run, confirmed)
+    rows = sheet_rows(folder, truth, limit)
+    if not rows:
+        raise UserError(
+            f"{folder.folder.uri} has no image to show: none is annotated yet, or none can be "
+            f"read; {console.program()} inspect tells which"
+        )
+    picture = io.BytesIO()
+    contact_sheet(rows, folder.info.job().vocabulary.names).save(picture, kind, optimize=True)
+    is_remote = bool(uris.scheme(folder.folder.uri))
+    own_name = f"{uris.parent_and_name(folder.folder.uri)[1] or 'run'}-{FILE}"
+    beside = str(Path.cwd() / own_name) if is_remote else uris.join(folder.folder.uri, FILE)
+    place, name = uris.parent_and_name(uris.normalise(out or beside))
+    Folder(place).atomic_write(name, picture.getvalue())
+    console.line(f"{len(rows):,} of {folder.info.num_images:,} images: {uris.join(place, name)}")
