@@ -190,20 +190,28 @@ def _calibration(path: str | os.PathLike[str]) -> Any:
 
 
 def _local_weights(name: str) -> str:
-    """Return the local path of weights; a URL is fetched once into torch.hub's folder."""
+    """Return the local path of weights; a URL is fetched once into torch.hub's folder.
+
+    Args:
+        name: a path or any other name, returned as it is, or an http(s) URL, at whose end
+            `#sha256=<64 hex digits>` pins the content.
+    """
     if "://" not in name:
         return str(Path(name).expanduser()) if name.startswith("~") else name
     address = urlsplit(name)
     if address.scheme not in ("http", "https"):
         raise WeightsError(f"{name}: expected a path or an http(s) URL; fetch it, give its path")
-    folder = hashlib.sha256(address._replace(fragment="").geturl().encode()).hexdigest()[:16]
-    file = Path(torch.hub.get_dir()) / "ovseg" / folder / (Path(address.path).name or "weights")
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+    file_name = Path(address.path).name or "weights"
+    folder = Path(torch.hub.get_dir()) / "ovseg" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    if not (folder / file_name).exists():
+        url, digest = address._replace(fragment="").geturl(), address.fragment
         try:
-            torch.hub.download_url_to_file(name, str(file), progress=False)
-        except OSError as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(
+                url, str(folder / file_name), digest.removeprefix("sha256=") or None, progress=False
+            )
+        except (OSError, RuntimeError) as error:  # RuntimeError: another SHA-256
             raise WeightsError(
-                f"cannot fetch weights {name}: {error}; fetch the file elsewhere and give its path"
+                f"cannot fetch weights {url}: {error}; fetch the file elsewhere and give its path"
             ) from error
-    return str(file)
+    return str(folder / file_name)

@@ -1,5 +1,10 @@
+import hashlib
 import json
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -7,6 +12,7 @@ import torch
 from PIL import Image
 
 import ovseg_core as ov
+from ovseg_core.embedded import FOUND_HEAD
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import build
 from schemas.config import JobConfig
@@ -96,6 +102,37 @@ def test_a_store_for_weights_that_python_does_not_read_is_refused():
     options = {"objectness": {"name": "found", "options": {"head": "s3://bucket/head.pt"}}}
     with pytest.raises(WeightsError, match="expected a path or an http"):
         ov.load({"name": "clip_diy", "options": options}, clip="embedded")
+
+
+@pytest.fixture
+def head_url(tmp_path: Path) -> Iterator[str]:
+    """URL of the embedded FOUND head."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(FOUND_HEAD.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{FOUND_HEAD.name}"
+        server.shutdown()
+
+
+def test_weights_at_a_url_are_fetched_once_and_checked(head_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def load(head: str) -> ov.Predictor:
+        options = {"objectness": {"name": "found", "options": {"head": head}}}
+        method = {"name": "clip_diy", "options": options}
+        return ov.load(method, clip="embedded", device="cpu")
+
+    digest = hashlib.sha256(FOUND_HEAD.read_bytes()).hexdigest()
+    load(f"{head_url}#sha256={digest}")
+    [kept] = tmp_path.rglob(FOUND_HEAD.name)
+    fetched = kept.stat()
+    load(f"{head_url}#sha256={digest}")
+    assert kept.stat().st_ino == fetched.st_ino, "not fetched again"
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        load(f"{head_url}#sha256={digest[::-1]}")
+    with pytest.raises(WeightsError, match="fetch the file elsewhere"):
+        load(f"{head_url}.gone")
+    assert [kept] == list(tmp_path.rglob("*.safetensors")), "nothing else is kept"
 
 
 def test_what_is_no_image_is_refused_in_words(segmenter, tmp_path):
