@@ -32,13 +32,13 @@ class ImageRef(Frozen):
     """One image of a collection: a row of `manifest.parquet`."""
 
     image_id: str
-    """Hash of `path`, so that it survives a move of the collection."""
+    """Key of the image in all tables: 16 hex digits, a hash of `path`."""
     path: str
     """Relative to the collection's root, `/` between parts; COCO's `file_name`."""
     uri: str
-    """Where the bytes are."""
+    """Where the bytes are: a path or URL."""
     size_bytes: Annotated[NonNegativeInt | None, pa.int64()] = None
-    """As listed; None where the listing does not have it."""
+    """Of the file, as listed; null where the listing does not have it."""
     etag: str = ""
     """The store's version of the content; empty where it has none."""
 
@@ -65,14 +65,21 @@ class ImageResult(Frozen):
     """What became of one image: a row of `images/*.parquet`."""
 
     image_id: str
+    """Key of the image in all tables: 16 hex digits, a hash of `path`."""
     path: str
+    """Relative to the collection's root, `/` between parts; COCO's `file_name`."""
     uri: str
+    """Where the bytes were: a path or URL."""
     status: Annotated[Literal["ok", "error"], REPEATED_TEXT] = "ok"
+    """`ok`: annotated; `error`: not annotated, see `error_code`."""
     error_code: Annotated[ErrorCode | None, REPEATED_TEXT] = None
+    """Why the image was not annotated; null where it was."""
     error_message: str = ""
+    """The same in a sentence; empty where it was annotated."""
     height: Count = 0
     """Pixels, in the frame that a person sees (EXIF orientation applied); 0 where unknown."""
     width: Count = 0
+    """As `height`."""
     exif_orientation: Annotated[int, Field(ge=1, le=8), pa.int8()] = 1
     """The orientation that was applied, in EXIF's numbers; 1: none."""
     num_frames: Count = 1
@@ -82,47 +89,57 @@ class ImageResult(Frozen):
     color_profile: RepeatedText = ""
     """What was done to the colours; empty: the file says nothing about them."""
     num_segments: Count = 0
+    """Segments of the image: its rows in the annotations table."""
     review_priority: Share = 0.0
-    """1: look at this image first."""
+    """High: look at this image first, its masks are doubtful."""
     read_s: Seconds = 0.0
+    """Seconds to fetch the file."""
     decode_s: Seconds = 0.0
+    """Seconds from the file's bytes to pixels."""
     segment_s: Seconds = 0.0
-    """From pixels to score maps; the image's share of its batch."""
+    """Seconds from pixels to score maps; the image's share of its batch."""
     rle_s: Seconds = 0.0
-    """From score maps to segments in RLE."""
+    """Seconds from score maps to segments in RLE."""
 
 
 class ScoreRow(Frozen):
     """One label in one image, found or not: a row of `scores/*.parquet`."""
 
     image_id: RepeatedText
+    """Key of the image in all tables."""
     label: RepeatedText
+    """Name of the label, as in the vocabulary."""
     category_id: CategoryId
+    """Place of the label in the vocabulary, from 1; COCO's `category_id`."""
     max_prob: Share
-    """Highest probability of the label over the image."""
+    """Highest probability of the label at any pixel. High: the model sees it somewhere."""
     mean_prob: Share
-    """Mean probability of the label over the whole image."""
+    """Mean probability of the label over all pixels. High: the model sees it nearly everywhere."""
     area_frac: Share
-    """Share of the image's pixels that carry the label."""
+    """Share of the image's pixels that carry the label; 0: not found."""
 
 
 class MaskRow(Frozen):
     """One mask of a label in an image: the columns of predicted and of reviewed masks."""
 
     image_id: RepeatedText
+    """Key of the image in all tables."""
     label: RepeatedText
+    """Name of the label, as in the vocabulary."""
     category_id: CategoryId
+    """Place of the label in the vocabulary, from 1; COCO's `category_id`."""
     segment_index: Annotated[Int32 | None, pa.int32()]
     """Place among the image's segments."""
     height: SidePx
-    """Pixels, in the frame that a person sees."""
+    """Pixels of the image, in the frame that a person sees (EXIF orientation applied)."""
     width: SidePx
+    """As `height`."""
     rle_counts: str
-    """COCO compressed RLE (column-major), ASCII."""
+    """The mask: COCO's compressed RLE (column-major), ASCII."""
     area_px: Annotated[PositiveInt, pa.int64()]
     """Pixels in the mask, not in the box."""
     bbox_xywh: Annotated[tuple[float, float, float, float], pa.list_(pa.float32(), 4)]
-    """Tight box of the mask, pixels."""
+    """Tight box of the mask in pixels: left, top, width, height."""
 
 
 class Annotation(MaskRow):
@@ -132,23 +149,23 @@ class Annotation(MaskRow):
     """
 
     segment_index: Count
-    """Place among the image's segments, by label, then by component."""
+    """Place among the image's segments from 0, by label, then by component."""
     mean_prob: Share
-    """Mean probability of the segment's label over its pixels."""
+    """Mean probability of the label over the segment's pixels. High: the model is sure."""
     margin_mean: Share
-    """Mean difference between the best and the second-best probability."""
+    """Mean lead of the label over the second-best one. High: no other label comes near."""
     margin_p10: Share
-    """10th percentile of that difference."""
+    """10th percentile of that lead over the pixels. High: hardly a pixel is disputed."""
     entropy_mean: Share
-    """Mean entropy of the probabilities, divided by log(number of classes)."""
+    """Mean entropy over the labels, as a share of its maximum. High: the model is unsure."""
     objectness_mean: Share
-    """Mean objectness under the mask; 1 where the method has none."""
+    """Mean objectness of the pixels. High: surely an object; 1 where the method has none."""
     boundary_uncertainty: Share
-    """Mean entropy at the segment's rim."""
+    """Mean entropy, as `entropy_mean`, at the segment's rim. High: the outline is unsure."""
     area_frac: Share
-    """Share of the image's pixels that are in the mask."""
+    """Share of the image's pixels that are in the mask. High: a large mask."""
     num_components: Annotated[PositiveInt, pa.int32()]
-    """Connected regions of the mask (8-neighbourhood)."""
+    """Connected regions of the mask (8-neighbourhood). High: it is scattered."""
 
 
 class ShardRows(Frozen):

@@ -40,14 +40,15 @@ class DecisionContent(Frozen):
     """What a reviewer decided, without the time and the source."""
 
     image_id: RepeatedText
+    """Key of the image in all tables."""
     label: Annotated[str | None, REPEATED_TEXT] = None
-    """The predicted label; None: the whole image."""
+    """The predicted label; null: the whole image."""
     segment_index: Annotated[Int32 | None, pa.int32()] = None
-    """Of the predicted segment; None: all segments of the label, or the whole image."""
+    """Of the predicted segment; null: all segments of the label, or the whole image."""
     action: Annotated[Action, REPEATED_TEXT]
     """`undo` takes back the last decision of the same source on the key; `skip` leaves it open."""
     new_label: RepeatedText = ""
-    """The segment's label after a `relabel`."""
+    """The segment's label after a `relabel`; else empty."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DecisionContent":
@@ -84,7 +85,7 @@ class ReviewedMask(MaskRow):
     """One mask as a person left it."""
 
     segment_index: Annotated[Int32 | None, pa.int32()] = None
-    """Of the predicted segment that it came from; None: drawn by a person."""
+    """Of the predicted segment that it came from; null: drawn by a person."""
     verdict: Annotated[Verdict, REPEATED_TEXT]
     """`accepted`: label and every pixel as predicted; `changed`; `added`: none was predicted."""
 
@@ -93,15 +94,17 @@ class ReviewedImage(Frozen):
     """One image that a person has gone through."""
 
     image_id: str
+    """Key of the image in all tables: 16 hex digits, a hash of `path`."""
     path: str
+    """Relative to the collection's root, `/` between parts; COCO's `file_name`."""
     source: RepeatedText
     """Tool or file that it was read from; `log`: decided mask by mask."""
     seconds: Annotated[Seconds | None, pa.float32()] = None
-    """Time that it took, where the tool says so."""
+    """Seconds that a person took; null: the tool does not say."""
     num_rejected: Count = 0
     """Predicted segments that are gone."""
     told_at_s: Annotated[UnixSeconds | None, pa.float64()] = None
-    """When its masks were made, by the tool's own clock, in Unix seconds; None: it does not say."""
+    """When its masks were made, by the tool's own clock, in Unix seconds; null: it does not say."""
     num_unknown_masks: Count = 0
     """Masks with a label that the run does not have."""
     unknown_segments: Annotated[tuple[Int32, ...], pa.list_(pa.int32())] = ()
@@ -159,9 +162,8 @@ class ReviewUndo(Frozen):
     at_s: UnixSeconds
 
 
-DECISIONS = pa.schema(
-    [pa.field("entry", REPEATED_TEXT, nullable=False), *arrow_schema(ReviewDecision)]
-)
+_ENTRY = pa.field("entry", REPEATED_TEXT, False, {"description": "The write it came with."})
+DECISIONS = pa.schema([_ENTRY, *arrow_schema(ReviewDecision)])
 """Of one correction log: each decision with the name of the entry that holds it."""
 REVIEWED_IMAGES = arrow_schema(ReviewedImage)
 REVIEWED_MASKS = arrow_schema(ReviewedMask)

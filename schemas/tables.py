@@ -22,12 +22,18 @@ READ_VERSIONS = (1, 2, 3)
 def arrow_schema(record: type[Frozen]) -> pa.Schema:
     """Return the schema of a record's table: one column for each field, in the fields' order.
 
-    A column has the Arrow type that stands in the field's `Annotated`, else that of plain text.
-    Only fields that may be None are nullable.
+    A column has the Arrow type that stands in the field's `Annotated`, else that of plain text, and
+    the field's docstring as metadata `description`, which goes into the Parquet files. Only fields
+    that may be None are nullable.
     """
     return pa.schema(
         [
-            pa.field(name, _arrow_type(name, field), NoneType in get_args(field.annotation))
+            pa.field(
+                name,
+                _arrow_type(name, field),
+                NoneType in get_args(field.annotation),
+                {"description": field.description} if field.description else None,
+            )
             for name, field in record.model_fields.items()
         ]
     )

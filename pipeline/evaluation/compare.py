@@ -34,13 +34,19 @@ class ComparisonRow(Frozen):
     """One label in one image, for each label that either run has there."""
 
     image_id: RepeatedText
+    """Key of the image in all tables."""
     path: RepeatedText
+    """Relative to the collection's root, `/` between parts; COCO's `file_name`."""
     label: RepeatedText
+    """Name of the label, as in the vocabulary."""
     iou: Share
+    """IoU of the label's pixels in the two runs. High: they agree; 0: no pixel in common."""
     area_px: Annotated[NonNegativeInt, pa.int64()]
+    """Pixels of the label in the run; 0: not found."""
     other_area_px: Annotated[NonNegativeInt, pa.int64()]
+    """Pixels of the label in the other run; 0: not found."""
     image_agreement: Share
-    """Mean IoU of the image's labels."""
+    """Mean IoU of the image's labels, the same in all its rows. High: the runs agree."""
 
 
 _SCHEMA = arrow_schema(ComparisonRow)

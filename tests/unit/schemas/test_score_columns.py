@@ -36,7 +36,7 @@ def test_a_score_column_agrees_with_its_field(name):
 def test_page_columns_are_json():
     columns = json.loads(json.dumps(page_columns()))
     assert [column["name"] for column in columns] == list(SCORE_COLUMNS)
-    assert columns[0]["help"] == "Mean probability of the segment's label over its pixels."
+    assert columns[0]["help"].startswith("Mean probability of the label over the segment's pixels.")
     assert columns[0]["pages"] == ["viewer", "try"]
 
 

@@ -1,10 +1,13 @@
 """The Arrow schemas, derived from the records."""
 
+import io
 from typing import Annotated
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.storage.parquet import write_table
 from schemas.base import Frozen
 from schemas.records import REPEATED_TEXT, Annotation, Count
 from schemas.review import DECISIONS, REVIEWED_MASKS, ReviewDecision
@@ -39,6 +42,15 @@ def test_table_columns_are_the_fields_of_its_record(name):
     schema, record = TABLES[name]
     assert schema.names == list(record.model_fields)
     assert to_table(name, []).schema == schema
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_every_column_is_described_in_its_file(name):
+    read = pq.read_schema(io.BytesIO(write_table(to_table(name, []))))
+    _, record = TABLES[name]
+    assert read.equals(to_table(name, []).schema)
+    described = {field.name: field.metadata[b"description"].decode() for field in read}
+    assert described == {name: field.description for name, field in record.model_fields.items()}
 
 
 def test_annotation_columns_keep_their_types():
