@@ -91,7 +91,8 @@ class ImageResult(Frozen):
     num_segments: Count = 0
     """Segments of the image: its rows in the annotations table."""
     review_priority: Share = 0.0
-    """High: look at this image first, its masks are doubtful."""
+    """High: look at this image first. It grows with every mask that is improbable, near to another
+    label, spread over many labels or a speck."""
     read_s: Seconds = 0.0
     """Seconds to fetch the file."""
     decode_s: Seconds = 0.0

@@ -9,7 +9,7 @@ of the record, an entry here, and the code that computes it.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from schemas.records import Annotation
+from schemas.records import Annotation, ImageResult
 
 Join = Literal["mean", "sum", "drop"]
 Page = Literal["viewer", "try"]
@@ -47,8 +47,15 @@ class ScoreColumn:
     @property
     def help(self) -> str:
         """What the column holds, as the record documents it."""
-        return Annotation.model_fields[self.name].description or ""
+        return " ".join((Annotation.model_fields[self.name].description or "").split())
 
+
+_PRIORITY = ImageResult.model_fields["review_priority"].description or ""
+DOUBT_HELP = (
+    "Doubt: the share of the run's images that have a lower review priority. "
+    + " ".join(_PRIORITY.split())
+)
+"""What the pages say of an image's doubt."""
 
 SCORE = "mean_prob"
 """The score column that exporters write as a segment's score and that `min_score` limits."""

@@ -8,7 +8,6 @@ script.
 
 import base64
 import hashlib
-import heapq
 import io
 import re
 from collections import Counter
@@ -19,9 +18,11 @@ from pathlib import Path
 from string import Template
 from typing import Annotated
 
+import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from ovseg_core.decision.review_priority import share_less_doubtful
 from ovseg_core.images.label_colours import Rgb, css_colour, label_colours
 from ovseg_core.images.overlay import tinted
 from pipeline.exporters.shared.corrected_run import CorrectedRun
@@ -29,8 +30,9 @@ from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_segments
+from pipeline.storage import uris
 from schemas.errors import ImageError
-from schemas.score_columns import SCORE
+from schemas.score_columns import DOUBT_HELP, SCORE, SCORE_COLUMNS
 from schemas.untrusted import printable
 
 FOLDER = "exports/gallery"
@@ -54,26 +56,35 @@ def export(run: RunFolder, options: Options) -> list[str]:
     """Write pictures and page; return the page's path in the run folder."""
     title = "Gallery: what it does not show of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD) as export:
-        by_priority = (
-            (-row["review_priority"], row["number"])
-            for shard in export.reader.shards()
-            for row in shard.images.values()
-        )
-        numbers = [number for _, number in heapq.nsmallest(options.limit, by_priority)]
-        wanted, cards = set(numbers), dict[int, _Card]()
+        doubts = _most_doubtful(export.reader, options.limit)
+        cards = dict[int, _Card]()
         names = export.reader.run.info.job().vocabulary.names
         for shard in export.reader.shards():
-            shown = [row for row in shard.images.values() if row["number"] in wanted]
+            shown = [row for row in shard.images.values() if row["number"] in doubts]
             segments = shard.segments_by_image(_SEGMENT_COLUMNS) if shown else {}
             for image in shown:
                 rows = flattened(segments.get(image["image_id"], []), export.losses)
-                cards[image["number"]] = _write_card(image, rows, export, names, options.side_px)
+                number, side_px = image["number"], options.side_px
+                cards[number] = _write_card(image, rows, doubts[number], export, names, side_px)
             export.losses.count_written("images", len(shown))
-        in_order = [cards[number] for number in numbers]
+        in_order = [cards[number] for number in doubts]
         notice = export.photographs.notice if in_order else ""
         export.write("index.html", _page(export.reader, in_order, notice).encode())
         export.remove_matching(_ALL_PICTURES, {name for card in in_order for name in card.pictures})
     return [f"{FOLDER}/index.html"]
+
+
+def _most_doubtful(reader: CorrectedRun, limit: int) -> dict[int, float]:
+    """Return the doubt of the images to show, the most doubtful first, by their number."""
+    pairs = (
+        (row["number"], row["review_priority"])
+        for shard in reader.shards()
+        for row in shard.images.values()
+    )
+    images = np.fromiter(pairs, [("number", np.int64), ("priority", np.float64)])
+    order = np.lexsort((images["number"], -images["priority"]))[:limit]
+    shares = share_less_doubtful(images["priority"])
+    return dict(zip(images["number"][order].tolist(), shares[order].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,12 @@ class _Card:
 
 
 def _write_card(
-    image: Row, rows: list[Row], export: Export, names: Sequence[str], side_px: int
+    image: Row,
+    rows: list[Row],
+    doubt: float,
+    export: Export,
+    names: Sequence[str],
+    side_px: int,
 ) -> _Card:
     """Write an image's pictures, its photograph and its masks, and return its card.
 
@@ -118,7 +134,7 @@ def _write_card(
         files.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")
         export.put(files[-1], data)
         figure += f'<img class="{kind}" src="{files[-1]}" alt="" loading="lazy">'
-    html = _html(image, rows, figure + caption, label_colours(names))
+    html = _html(image, rows, doubt, figure + caption, label_colours(names))
     return _Card(html, frozenset(row["category_id"] for row in rows), tuple(files))
 
 
@@ -128,7 +144,7 @@ def _file(picture: Image.Image, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _html(image: Row, rows: list[Row], figure: str, colours: Sequence[Rgb]) -> str:
+def _html(image: Row, rows: list[Row], doubt: float, figure: str, colours: Sequence[Rgb]) -> str:
     names = {row["category_id"]: row["label"] for row in rows}
     scores = {
         label: [row[SCORE] for row in of_label]
@@ -140,14 +156,13 @@ def _html(image: Row, rows: list[Row], figure: str, colours: Sequence[Rgb]) -> s
         text = highest if len(values) == 1 else f"{len(values)} × ≤ {highest}"
         chips.append(
             f'<span class="chip">{_swatch(colours[label - 1])}{_text(names[label])} '
-            f"<small>{text}</small></span>"
+            f'<small title="{escape(SCORE_COLUMNS[SCORE].help)}">{text}</small></span>'
         )
-    priority = image["review_priority"]
     return (
         f'<article data-labels="{" ".join(map(str, sorted(scores)))}"><figure>{figure}</figure>'
         f"<section><h2>{_text(image['path'])}</h2>"
-        f'<div class="doubt">doubt <div class="bar"><span style="width:{priority:.0%}"></span>'
-        f"</div> {priority:.2f}</div>"
+        f'<div class="doubt" title="{escape(DOUBT_HELP)}">doubt <div class="bar">'
+        f'<span style="width:{doubt:.0%}"></span></div> above {int(100 * doubt + 1e-9)} %</div>'
         f'<div class="labels">{"".join(chips) or "<small>no masks</small>"}</div></section>'
         "</article>"
     )
@@ -180,8 +195,8 @@ def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     hint = f"{notice}. Add that to the command that wrote this page." if notice else ""
     return Template((folder / "gallery.html").read_text(encoding="utf-8")).substitute(
-        title=f"Review of {escape(job.method.name)}",
-        summary=f"{len(cards)} of {reader.num_images} images, the most doubtful first. "
+        title=_text(uris.parent_and_name(reader.run.folder.uri)[1]),
+        summary=f"{escape(job.method.name)}: {len(cards)} of {reader.num_images} images, the most doubtful first. "
         "Point at an image to see it without its masks; click a label to see only its images.",
         hint=f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" if hint else "",
         chips=chips,
@@ -195,11 +210,7 @@ def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
 
 def _notes(reader: CorrectedRun, num_shown: int) -> Iterator[str]:
     yield f"{escape(reader.summary.capitalize())}."
-    yield (
-        "Doubt grows with every mask that is probably bad: improbable, near to another label, "
-        "spread over many or a speck; without masks, with the highest probability that any label "
-        "reached. The number at a label is its mean probability under the mask."
-    )
+    yield (f"{escape(DOUBT_HELP)} The number at a label is its mean probability under the mask.")
     if num_shown < reader.num_images:
         yield f"{reader.num_images - num_shown} less doubtful images are left out."
     if reader.errors:

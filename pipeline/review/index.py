@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from ovseg_core.decision.review_priority import share_less_doubtful
 from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.markers import READERS
 from pipeline.run.predictions import SegmentReader
@@ -100,6 +101,11 @@ class ReviewIndex:
     def by_priority(self) -> Rows:
         """All rows: highest review priority first, in manifest order where equal, failed last."""
         return np.lexsort((-self.priority, self.failed)).astype(np.int32)
+
+    @cached_property
+    def doubt(self) -> NDArray[np.float64]:
+        """Share of the images that are less doubtful; NaN: the image failed."""
+        return doubt_of(self.priority, self.failed)
 
     @property
     def priority(self) -> NDArray[np.float32]:
@@ -200,6 +206,13 @@ class SegmentIndex:
         first[1:] = pairs[1:] != pairs[:-1]
         labels = pairs[first] % (num_labels + 1)
         return np.bincount(labels, minlength=num_labels + 1)[1:].tolist()
+
+
+def doubt_of(priority: NDArray[Any], failed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of the images that are less doubtful; NaN for failed images."""
+    shares = np.full(len(priority), np.nan)
+    shares[~failed] = share_less_doubtful(priority[~failed])
+    return shares
 
 
 def _rows_of(table: pa.Table, ids: pa.Array) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
+from numpy.typing import NDArray
 
 from ovseg_core.images.label_colours import css_colour, label_colours
 from pipeline.corrections.imports import import_names, import_states
@@ -22,14 +23,18 @@ from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.storage import uris
+from schemas.config import EMBEDDED
 from schemas.errors import StorageError, UserError
 from schemas.redact import redact
 from schemas.review import ReviewDecision, ReviewKey
-from schemas.score_columns import page_columns
+from schemas.score_columns import DOUBT_HELP, page_columns
 
 _MAX_SHOWN = 200_000
 """Images in one list: a browser cannot scroll through many more."""
 _VIEWS_KEPT = 32
+_EMBEDDED_NOTICE = (
+    "The small embedded models know drawn shapes, such as “red circle”, and nothing of photographs."
+)
 _IMAGE_FACTS = ("image_id", "path", "status", "error_code", "height", "width", "review_priority")
 
 
@@ -142,6 +147,7 @@ class ReviewSession:
         """Return the facts of the run as a whole."""
         now = self.snapshot
         labels = now.index.labels
+        is_embedded = self.run.info.job().clip.model == EMBEDDED
         return {
             "name": uris.parent_and_name(self.run.folder.uri)[1],
             "place": redact(self.run.folder.uri),
@@ -154,10 +160,12 @@ class ReviewSession:
                 )
             ],
             "score_columns": page_columns(),
+            "doubt_help": DOUBT_HELP,
             "errors": now.index.errors,
             "compared": now.sort_orders.compared(),
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
+            "models_notice": _EMBEDDED_NOTICE if is_embedded else "",
             "progress": now.decisions.progress(),
         }
 
@@ -196,6 +204,7 @@ class ReviewSession:
                     **{name: image[name] for name in _IMAGE_FACTS},
                     "labels": [[label, max(values), len(values)] for label, values in ordered],
                     "marks": _mark_names(now, row),
+                    "doubt": _known(now.index.doubt, row),
                     **_agreement_facts(row, found.agreement),
                 }
             )
@@ -240,6 +249,7 @@ class ReviewSession:
             **{name: image[name] for name in _IMAGE_FACTS},
             "error_message": redact(image["error_message"]),
             "segments": segments,
+            "doubt": _known(now.index.doubt, row),
             **_agreement_facts(row, agreement),
             **_review_state(now, image_id, row),
         }
@@ -320,11 +330,17 @@ def _agreement_facts(row: int, agreement: Agreement | None) -> dict[str, Any]:
     """Return the facts of an image that an order of a comparison changes or adds."""
     if agreement is None:
         return {}
-    iou = float(agreement.of_image[row])
     return {
         "review_priority": float(agreement.priority[row]),
-        "agreement": None if math.isnan(iou) else iou,
+        "doubt": _known(agreement.doubt, row),
+        "agreement": _known(agreement.of_image, row),
     }
+
+
+def _known(values: NDArray[Any], row: int) -> float | None:
+    """Return an image's value; None: it has none."""
+    value = float(values[row])
+    return None if math.isnan(value) else value
 
 
 def _is_known(index: ReviewIndex, key: ReviewKey, row: int) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ovseg_core.decision.review_priority import PRIORITY_COLUMNS, combined_by_image, mask_priority
 from pipeline.evaluation.compare import comparison_files, read_comparison_columns
-from pipeline.review.index import ReviewIndex, Rows
+from pipeline.review.index import ReviewIndex, Rows, doubt_of
 from schemas.errors import UserError
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
@@ -36,12 +36,14 @@ class Agreement:
         of_mask: (N,) per segment, the IoU of its label with the other run's in the same image.
         of_image: (I,) mean IoU of the labels that either run has in an image.
         priority: (I,) review priority with the disagreement taken into account.
+        doubt: (I,) share of the images that have a lower `priority`; NaN: failed.
         order: (I,) rows by falling `priority`, failed images last.
     """
 
     of_mask: NDArray[np.float32]
     of_image: NDArray[np.float32]
     priority: NDArray[np.float64]
+    doubt: NDArray[np.float64]
     order: Rows
 
 
@@ -138,7 +140,8 @@ class SortOrders:
         of_masks = mask_priority(scores, np.nan_to_num(of_mask.astype(np.float64), nan=1.0))
         both = combined_by_image(of_masks, segments.row, len(index))
         priority = np.where(index.num_segments > 0, both, index.priority)
-        return Agreement(of_mask, of_image, priority, _failed_last(index, -priority))
+        doubt = doubt_of(priority, index.failed)
+        return Agreement(of_mask, of_image, priority, doubt, _failed_last(index, -priority))
 
 
 def _failed_last(index: ReviewIndex, value: NDArray[Any]) -> Rows:

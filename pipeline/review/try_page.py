@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ovseg_core.images.decoding.decode import DecodedImage, decode
 from ovseg_core.images.label_colours import css_colour, label_colours
+from pipeline.review import new_run
 from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
 from schemas.base import Frozen
@@ -136,7 +137,6 @@ class TryPage:
         return {
             "max_bytes": MAX_UPLOAD_BYTES,
             "method": _choice_facts(self._try_session.own_method()),
-            "embedded": self._job.clip.model == "embedded",
         }
 
     def other_methods(self) -> dict[str, Any]:
@@ -203,6 +203,8 @@ class TryPage:
             "segments_png": base64.b64encode(number_png(segments, result.size_hw)).decode(),
             "seconds": {f"{stage}_s": seconds for stage, seconds in result.seconds.items()},
             "encoded": result.encoded,
+            "command": new_run.command(self._job, wanted.words, wanted.method),
+            "command_lacks": new_run.lacks(self._job),
             "num_encoded": self._try_session.num_encoded,
         }
 

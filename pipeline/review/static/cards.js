@@ -1,14 +1,14 @@
 // One image in the grid: picture, masks, doubt, labels, and the state of its review.
-import { bar, make, swatch } from "./dom.js";
+import { bar, doubtText, make, swatch } from "./dom.js";
 import { picture } from "./api.js";
 
-const BADGES = [["rejected", "rejected"], ["relabelled", "relabelled"], ["imported", "reviewed elsewhere"], ["done", "accepted"], ["skipped", "skipped"], ["begun", "begun"]];
+const BADGES = [["rejected", "✕ rejected"], ["relabelled", "⇄ relabelled"], ["imported", "✓ reviewed elsewhere"], ["done", "✓ accepted"], ["skipped", "skipped"], ["begun", "begun"]];
 
 function badge(marks) {
   const found = BADGES.find(([mark]) => marks.includes(mark));
   if (!found) return null;
   const [mark, word] = found;
-  return make("span", { class: `badge ${mark}` }, ["rejected", "relabelled"].includes(mark) && marks.includes("done") ? `✓ ${word}` : word);
+  return make("span", { class: `badge ${mark}` }, ["rejected", "relabelled"].includes(mark) && !marks.includes("done") ? `${word}, not all decided` : word);
 }
 
 function agreement(item, other) {
@@ -20,18 +20,19 @@ function agreement(item, other) {
 // run: facts of the run; other(): short name of the run that the order compares with.
 export function cards(run, other) {
   const labels = new Map(run.labels.map((label) => [label.id, label]));
+  const scoreHelp = run.score_columns.find(({ name }) => name === "mean_prob").help;
 
   return function card(item) {
     const ok = item.status === "ok";
     const figure = make("figure", {}, badge(item.marks));
-    const failed = () => figure.replaceChildren(make("p", {}, "cannot be shown any more"));
+    const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more: open it to see where it was looked for"));
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
     if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));
     else figure.append(make("p", {}, item.error_code));
-    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", {}, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
+    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", { title: scoreHelp }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
     return make("article", { title: item.path }, figure, make("section", {},
       make("h2", {}, item.path),
-      ok ? make("div", { class: "doubt" }, "doubt", bar(item.review_priority), item.review_priority.toFixed(2), agreement(item, other())) : null,
+      ok ? make("div", { class: "doubt", title: run.doubt_help }, "doubt", bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,
       make("div", { class: "labels" }, ...(chips.length ? chips : [make("small", {}, ok ? "no masks" : "failed")])),
     ));
   };

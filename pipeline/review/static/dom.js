@@ -48,6 +48,8 @@ export function eye(shown, label, onclick) {
 }
 
 export const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
+// How doubtful an image is among those of its run, in words.
+export const doubtText = (share) => (share === null ? "–" : `above ${Math.floor(100 * share + 1e-9)} %`);
 export const count = (number) => number.toLocaleString("en");
 
 // Gives a text to screen readers.

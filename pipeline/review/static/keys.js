@@ -19,7 +19,7 @@ export function listenToKeys({ viewer, acts, inViewer, inGrid }) {
       if (key === "Escape") target.blur();
       return;
     }
-    if (target.matches("button, input") && (key === "Enter" || key === " " || (target.type === "range" && key.startsWith("Arrow")))) return;
+    if (target.matches("a, button, input") && (key === "Enter" || key === " " || (target.type === "range" && key.startsWith("Arrow")))) return;
     const digit = viewer.open && /^[1-9]$/.test(key) ? Number(key) : 0;
     const act = digit && digit <= viewer.segments.length ? () => viewer.choose(digit - 1) : (viewer.open ? inViewer : inGrid)[key] ?? acts[key];
     if (!act) return;

@@ -39,7 +39,7 @@ function showRun() {
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
   byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
-  const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice].filter(Boolean);
+  const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice, run.models_notice].filter(Boolean);
   if (facts.length) note(facts.join(" "));
   showProgress(run.progress);
 }
@@ -76,6 +76,8 @@ function listed(problem) {
 }
 
 async function filter(current = 0, opened = ask("/api/view", wanted)) {
+  const set = Object.entries(wanted).filter(([name, value]) => name !== "order" && value !== (DEFAULTS[name] ?? "")).length;
+  byId("filters-button").textContent = set ? `Filters (${set})` : "Filters";
   for (const button of byId("labels").children) button.setAttribute("aria-pressed", String(button.dataset.label === wanted.label));
   for (const button of byId("state").children) button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
   viewer.orderBy(wanted.order, run.compared[wanted.order] ?? "");
@@ -133,6 +135,13 @@ byId("state").addEventListener("click", ({ target }) => {
   wanted.state = target.dataset.state;
   filter();
 });
+// On a narrow screen the filters are behind a button.
+byId("filters-button").onclick = ({ target }) => target.setAttribute("aria-expanded", String(byId("filters").classList.toggle("open")));
+// Not a plain link: what follows # in the address is the filters.
+byId("skip").onclick = (event) => {
+  event.preventDefault();
+  byId("grid").focus();
+};
 byId("opacity").addEventListener("input", ({ target }) => document.documentElement.style.setProperty("--masks", target.value));
 
 // Shows the new state of some images, as the server answers a decision or an undo.

@@ -12,7 +12,7 @@ export function scoreFields(columns) {
 // Tells whether a name of a filter is that of such a field.
 export const isScoreField = (name) => /_(low|high)$/.test(name);
 
-const text = (column, mask) => (column.percent ? percent(mask[column.name]) : `${column.title} ${mask[column.name].toFixed(2)}`);
+const text = (column, mask) => (`${column.title} ${column.percent ? percent(mask[column.name]) : mask[column.name].toFixed(2)}`);
 
 // The captions of a mask on a page, viewer or try: [column, text] of each column that it shows.
 export const captions = (columns, page, mask) => columns.filter(({ pages }) => pages.includes(page)).map((column) => [column, text(column, mask)]);

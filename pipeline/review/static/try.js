@@ -33,9 +33,9 @@ function fail(text) {
 async function load(url) {
   try {
     const response = await fetch(url);
-    return response.ok ? await createImageBitmap(await response.blob()) : null;
-  } catch {
-    return null;
+    return response.ok ? await createImageBitmap(await response.blob()) : { why: (await response.json()).error };
+  } catch (error) {
+    return { why: error.message };
   }
 }
 
@@ -49,9 +49,9 @@ async function showPhoto(source, id, url) {
   const slow = setTimeout(() => image.id === id && hint("loading …"), 400);
   const photo = await load(url).finally(() => clearTimeout(slow));
   if (image.id !== id) return;
-  if (!photo) {
+  if (photo.why) {
     stage.clear();
-    hint("This image cannot be read.");
+    hint(`This image cannot be read. ${photo.why}`);
     return;
   }
   ready = true;
@@ -133,7 +133,7 @@ async function segment() {
 }
 
 // The scores of a mask; percentages stand apart, beside the word.
-const texts = (mask, percentages) => captions(run.score_columns, "try", mask).filter(([column]) => column.percent === percentages).map(([, text]) => text).join(", ");
+const texts = (mask, percentages) => captions(run.score_columns, "try", mask).filter(([column]) => column.percent === percentages).map(([{ help }, text]) => make("span", { title: help }, text));
 
 function show() {
   const largest = new Map(answer.segments.map((one) => [one.category_id, one]));
@@ -145,13 +145,16 @@ function show() {
     const row = make("div", { class: "mask", data: { word: word.name }, onclick: () => toggle(word.name) },
       found ? eye(shown, word.name, (event) => { event.stopPropagation(); toggle(word.name); }) : make("span"),
       make("div", { class: "name" }, swatch(word.colour), make("span", {}, word.name)),
-      make("small", {}, found ? texts(found, true) : "not found"),
-      make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), make("span", {}, found ? texts(found, false) : `at most ${word.max_prob.toFixed(2)} anywhere`)));
+      make("small", {}, ...(found ? texts(found, true) : ["not found"])),
+      make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), ...(found ? texts(found, false) : [make("span", { title: "the highest probability of this word at any pixel" }, `at most ${word.max_prob.toFixed(2)} anywhere`)])));
     row.classList.toggle("hidden-mask", !found || !shown);
     return row;
   }));
   if (held) [...byId("found").children].find((row) => row.dataset.word === held)?.querySelector(".eye")?.focus();
   colour();
+  byId("command").textContent = answer.command;
+  byId("command-lacks").textContent = answer.command_lacks;
+  byId("copy").disabled = false;
   const { seconds } = answer;
   byId("times").replaceChildren(...STAGES.flatMap(([name, text]) => [make("span", {}, text), bar(seconds.total_s ? seconds[name] / seconds.total_s : 0), make("b", {}, time(seconds[name]))]),
     make("span", {}, "in all"), make("span"), make("b", {}, time(seconds.total_s)));
@@ -178,6 +181,18 @@ function toggle(word) {
 
 const time = (seconds) => (seconds === 0 ? "–" : seconds < 0.0095 ? `${(1000 * seconds).toFixed(1)} ms` : seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(2)} s`);
 
+// Browsers copy by themselves only on the loopback and with https; elsewhere the text is marked.
+byId("copy").onclick = async ({ target }) => {
+  try {
+    await navigator.clipboard.writeText(byId("command").textContent);
+    target.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(byId("command"));
+    target.textContent = "Marked";
+  }
+  setTimeout(() => { target.textContent = "Copy"; }, 2000);
+};
+
 const segmentSoon = debounce(segment, 300);
 byId("words").oninput = segmentSoon;
 byId("method").onchange = segment;
@@ -191,9 +206,8 @@ byId("zoom-fit").onclick = () => stage.fit();
 const option = ({ name, title }) => new Option(title === name ? name : `${name} · ${title}`, name);
 
 async function offerOwnMethod() {
-  const { method, embedded, max_bytes: most } = await ask("/api/try");
+  const { method, max_bytes: most } = await ask("/api/try");
   maxBytes = most;
-  if (embedded) byId("words-note").replaceChildren(make("small", {}, "Separate them by commas. The small embedded models know drawn shapes, such as “red circle”, and nothing of photographs."));
   if (method.reason) throw new Error(method.reason);
   byId("method").replaceChildren(option(method));
 }
@@ -212,6 +226,7 @@ run = await ask("/api/run");
 showing(run);
 document.title = `${run.name} · try words`;
 byId("run").textContent = `${run.name} · ${run.method}`;
+if (run.models_notice) byId("words-note").replaceChildren(make("small", {}, `Separate them by commas. ${run.models_notice}`));
 const present = run.labels.toSorted((one, other) => other.images - one.images);
 byId("words").value = present.slice(0, 6).map((label) => label.name).join(", ");
 const { view } = await ask("/api/view");

@@ -1,5 +1,5 @@
 // One image of the run: its masks in a list and on the stage, with the decision on each.
-import { announce, bar, byId, eye, flash, make, shown, swatch } from "./dom.js";
+import { announce, bar, byId, doubtText, eye, flash, make, shown, swatch } from "./dom.js";
 import { ask, picture } from "./api.js";
 import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
@@ -80,7 +80,7 @@ export class Viewer {
   reveal(open) {
     byId("viewer").hidden = !open;
     document.body.classList.toggle("viewing", open);
-    for (const behind of document.querySelectorAll(".top, #filters, #scroller")) behind.inert = open;
+    for (const behind of document.querySelectorAll(".skip, .top, #filters, #scroller")) behind.inert = open;
     if (open && !byId("viewer").contains(document.activeElement)) byId("viewer").focus();
   }
 
@@ -119,8 +119,9 @@ export class Viewer {
     this.current = segment ?? this.firstUndecided(0);
     byId("path").textContent = shown(image.path);
     byId("path").title = shown(image.path);
-    byId("doubt").textContent = image.review_priority.toFixed(2);
-    byId("doubt-bar").style.width = `${Math.round(100 * image.review_priority)}%`;
+    byId("doubt").textContent = doubtText(image.doubt);
+    byId("doubt-bar").style.width = `${Math.round(100 * (image.doubt ?? 0))}%`;
+    byId("doubt-line").title = this.run.doubt_help;
     byId("agreement").hidden = image.agreement === undefined;
     byId("agreement").textContent = image.agreement === null ? `not compared with ${this.other}` : `mean mask IoU with ${this.other}: ${image.agreement?.toFixed(2)}`;
     this.list();
@@ -131,7 +132,7 @@ export class Viewer {
     const { image } = this;
     const size = { width: image.width, height: image.height };
     this.hint(image.status === "error" ? `${image.error_code}: ${image.error_message}` : "");
-    if (photo.why && image.status !== "error") this.hint(`The image cannot be shown any more. ${photo.why}`);
+    if (photo.why && image.status !== "error") this.hint(`The image cannot be read any more. ${photo.why}`);
     const bitmap = photo.why ? null : photo;
     this.stage.show(bitmap, numbers, bitmap || numbers ? size : null);
     this.colour();

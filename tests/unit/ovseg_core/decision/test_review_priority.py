@@ -9,6 +9,7 @@ from ovseg_core.decision.review_priority import (
     combined_by_image,
     image_priority,
     mask_priority,
+    share_less_doubtful,
 )
 from schemas.score_columns import SCORE_COLUMNS
 
@@ -34,3 +35,10 @@ def test_priorities_of_images_are_those_of_their_masks():
 
 def test_an_image_without_masks_has_the_priority_of_what_was_missed():
     assert image_priority([], missed=0.7) == combined([0.7])
+
+
+def test_doubt_of_an_image_is_the_share_of_images_that_are_less_doubtful():
+    shares = share_less_doubtful(np.array([0.3, 0.9, 0.3, 0.1]))
+    assert shares.tolist() == [0.25, 0.75, 0.25, 0.0]
+    assert share_less_doubtful(np.array([0.7])).tolist() == [0.0]
+    assert share_less_doubtful(np.array([])).tolist() == []

@@ -46,9 +46,11 @@ def test_export_every_image_once_highest_priority_first(run):
     paths = [scene.path for scene in odd_scenes() if scene.label_map is not None]
     shown = [text for text in page.texts if text in paths]
     assert sorted(shown) == sorted(paths)
-    doubt = [float(text) for text in page.texts if re.fullmatch(r" [01]\.\d\d", text)]
-    assert doubt == sorted(doubt, reverse=True)
+    told = [re.fullmatch(r" above (\d+) %", text) for text in page.texts]
+    doubt = [int(match[1]) for match in told if match]
+    assert doubt == [100 * place // 9 for place in range(8, -1, -1)]
     assert len(doubt) == len(paths)
+    assert page.texts.count("run") == 2, "the page is called as the run, in its tab and above"
 
 
 def test_export_escapes_names_and_has_one_script(run):

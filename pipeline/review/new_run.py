@@ -1,0 +1,47 @@
+"""The command that uses the words of the try page in a new run."""
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from pipeline.storage import uris
+from schemas.config import JobConfig
+from schemas.redact import redact
+
+_NOT_SET = ("images", "method.name", "vocabulary.", "calibration")
+"""Fields that the command has options for, or that only a file can give (see `lacks`)."""
+
+
+def command(job: JobConfig, words: Sequence[str], method: str) -> str:
+    """Return a command that annotates the run's images with other words; secrets are hidden.
+
+    Args:
+        job: of the run; what it sets is kept, apart from its vocabulary, and from the options of
+            its method where another one is asked.
+        words: the labels.
+        method: its name.
+    """
+    parent, name = uris.parent_and_name(uris.normalise(job.out))
+    parts = ["ovseg", "annotate", "--images", job.images, "--labels", ",".join(words)]
+    parts += ["--out", uris.join(parent, f"{name}-words"), "--method", method]
+    parts += ["--local"] if job.run.local else []
+    left_out = _NOT_SET + (() if method == job.method.name else ("method.",))
+    usual = JobConfig.model_validate({"images": "", "out": "", "labels": ["x"]}).output_fields()
+    for field, value in job.output_fields().items():
+        if value != usual.get(field) and not field.startswith(left_out):
+            parts += ["--set", f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(map(redact, parts))
+
+
+def lacks(job: JobConfig) -> str:
+    """Return sentences on what of the run's job the command does not have; empty: it has all."""
+    of_run = job.vocabulary
+    sentences = []
+    if of_run != type(of_run).model_validate({"labels": of_run.names}):
+        sentences.append(
+            "The run's vocabulary also has synonyms, templates or background phrases, which this "
+            "page uses and the command does not: give them in a file (--vocabulary FILE)."
+        )
+    if job.calibration is not None:
+        sentences.append("The run was calibrated, for its labels: the command has no calibration.")
+    return " ".join(sentences)

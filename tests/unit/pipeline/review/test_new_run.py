@@ -1,0 +1,44 @@
+import shlex
+
+import pytest
+
+from pipeline.review import new_run
+from schemas.config import JobConfig
+
+
+def _job(**fields) -> JobConfig:
+    return JobConfig.model_validate(
+        {"images": "photos", "out": "/data/pets", "labels": ["cat"], **fields}
+    )
+
+
+def _words(job: JobConfig, words: tuple[str, ...] = ("dog",), method: str = "clip_diy") -> list:
+    return shlex.split(new_run.command(job, words, method))
+
+
+def test_command_keeps_what_the_run_sets_and_names_a_new_folder() -> None:
+    job = _job(clip="embedded", masks={"segments": "components"}, run={"local": True})
+    assert _words(job, ("it's", "$(dög)"), "naclip") == [
+        "ovseg", "annotate", "--images", "photos", "--labels", "it's,$(dög)",
+        "--out", "/data/pets-words", "--method", "naclip", "--local",
+        "--set", "clip.model=embedded", "--set", "masks.segments=components",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "is_kept"), [("maskclip", True), ("naclip", False)])
+def test_options_of_a_method_go_with_no_other(method: str, is_kept: bool) -> None:
+    method_and_options = {"name": "maskclip", "options": {"objectness": {"name": "found"}}}
+    command = _words(_job(method=method_and_options), method=method)
+    assert any(word.startswith("method.options") for word in command) == is_kept
+
+
+def test_command_hides_secrets() -> None:
+    command = new_run.command(_job(images="s3://key:SECRET@bucket/photos"), ("cat",), "clip_diy")
+    assert "SECRET" not in command
+
+
+def test_what_the_command_lacks_of_the_vocabulary_is_said() -> None:
+    assert new_run.lacks(_job()) == ""
+    vocabulary = {"labels": [{"name": "cat", "synonyms": ["kitten"]}]}
+    job = JobConfig.model_validate({"images": "p", "out": "/o", "vocabulary": vocabulary})
+    assert "--vocabulary FILE" in new_run.lacks(job)
