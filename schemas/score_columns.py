@@ -51,9 +51,8 @@ class ScoreColumn:
 
 
 _PRIORITY = ImageResult.model_fields["review_priority"].description or ""
-DOUBT_HELP = (
-    "Doubt: the share of the run's images that have a lower review priority. "
-    + " ".join(_PRIORITY.split())
+DOUBT_HELP = "Doubt: the share of the run's images that have a lower review priority. " + " ".join(
+    _PRIORITY.split()
 )
 """What the pages say of an image's doubt."""
 
