@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-full bench-gpu bench-quality bench-students embedded ci clean test-clients test-labelstudio test-lowest audit
+.PHONY: help install demo docs test lint bench bench-full bench-gpu bench-quality bench-students embedded ci clean test-clients test-labelstudio test-lowest audit
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,6 +58,11 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 
+docs: $(INSTALLED) ## Build the documentation as a site, in site/
+	@$(BIN)/python -m docs.columns
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+	@echo "site/index.html"
+
 bench: $(INSTALLED) ## Measure the main speeds as ratios, within ten minutes on two cores
 	@$(BIN)/python -m benchmarks
 
@@ -80,4 +85,4 @@ ci: ## What CI runs
 	@bash .ci/run
 
 clean: ## Remove what the other targets made, but not your runs
-	rm -rf $(VENV) .clients .labelstudio .lowest .audit .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .clients .labelstudio .lowest .audit .pytest_cache .ruff_cache .hypothesis site *.egg-info
