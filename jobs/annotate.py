@@ -45,6 +45,12 @@ def annotate(
         return 0
     report = job.run(config, retry=retry)
     show_report(report)
+    if config.uses_embedded_models and report.num_done:
+        from pipeline.run.folder import RunFolder
+        from pipeline.run.images import RunImages
+
+        if note := RunImages(RunFolder.open(report.out)).note_on_models:
+            console.line(f"caution      {note}")
     if evaluate_flags and not report.exit_code:
         console.line(
             f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
@@ -71,6 +77,7 @@ def _error_codes(text: str) -> list[ErrorCode]:
 def show_plan(plan: "JobPlan") -> None:
     """Print what a run would do."""
     from pipeline.collection.left_out import describe
+    from pipeline.run.images import EMBEDDED_NOTE
 
     config = plan.config
     names, clip, run = config.vocabulary.names, config.clip, config.run
@@ -97,6 +104,7 @@ def show_plan(plan: "JobPlan") -> None:
             ("done", f"{done:,} shards ({plan.num_images_done:,} images)"),
             ("left", f"{plan.num_shards_left:,} shards"),
             ("tried again", _failed_images(sum(plan.num_to_retry.values()))),
+            ("caution", EMBEDDED_NOTE if config.uses_embedded_models else ""),
             ("workers", workers),
             ("run folder", config.out),
         ]

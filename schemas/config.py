@@ -344,6 +344,11 @@ class JobConfig(SegmenterConfig, TaskConfig):
         return -(-num_images // self.images_per_shard(num_images))
 
     @property
+    def uses_embedded_models(self) -> bool:
+        """Whether a network of the job is one of the tiny models in the package."""
+        return EMBEDDED in (self.clip.model, self.vision.model)
+
+    @property
     def vision_model(self) -> str:
         """The second backbone with `auto` resolved."""
         return self.vision.model_beside(self.clip)

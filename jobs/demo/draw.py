@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_mask
 
 from jobs.demo.scenes import Scene, all_phrases, draw_scene
 from pipeline.exporters.shared.coco_records import CocoAnnotation, CocoDataset, CocoImage
+from pipeline.run.images import SCENE_MARK
 
 _SIZES_HW = ((128, 160), (160, 128), (128, 176), (144, 160))
 """None is square, so that a confusion of height and width shows."""
@@ -58,8 +60,10 @@ def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
     present = {phrase for scene in drawn.values() for phrase in scene.labels}
     seen = tuple(phrase for phrase in all_phrases(held_out=False) if phrase in present)
     held_out = tuple(phrase for phrase in all_phrases(held_out=True) if phrase in present)
+    mark = PngInfo()
+    mark.add_text(SCENE_MARK, "drawn by ovseg demo")
     for name, scene in drawn.items():
-        Image.fromarray(scene.image).save(folder / name)
+        Image.fromarray(scene.image).save(folder / name, pnginfo=mark)
     truth = folder / "instances.json"
     truth.write_text(json.dumps(_truth(drawn, seen + held_out), indent=1), encoding="utf-8")
     return Scenes(seen, held_out, (*(folder / name for name in drawn), truth))

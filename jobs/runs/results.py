@@ -64,6 +64,7 @@ def show_inspection(found: "Inspection") -> None:
         [
             ("run folder", found.run),
             ("method", found.method),
+            ("caution", found.note_on_models),
             ("fingerprint", found.fingerprint[:16]),
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),

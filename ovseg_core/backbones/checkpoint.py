@@ -20,9 +20,12 @@ from ovseg_core.backbones.file_formats.safetensors_header import read_header
 from ovseg_core.backbones.file_formats.torch_file import read_torch_file
 from schemas.errors import UnreachableHubError, WeightsError
 
+_REPOSITORY = "ORG/REPO"
 ADVICE = (
-    "use `embedded` for the models that come with the package (--set clip.model=embedded), "
-    "or `local-dir:FOLDER` for a folder that you have"
+    "without network: on another computer `pip install huggingface_hub` and `hf download "
+    f"{_REPOSITORY} --local-dir FOLDER`, copy FOLDER here and name it `local-dir:FOLDER` "
+    "(--set clip.model=local-dir:FOLDER, --set vision.model=...); the models named `embedded` are "
+    "for drawn scenes only, to try the program"
 )
 """Ends every message about weights that are missing or cannot be downloaded."""
 
@@ -72,7 +75,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"no weights file at {path}; {ADVICE}")
+        raise WeightsError(f"no weights file at {path}: give a path or URL that exists")
     try:
         return _read(path)
     except SafetensorError as error:
@@ -278,7 +281,8 @@ def timm_file(name: str, advice: str = ADVICE) -> str:
     try:
         return hub_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
     except LOAD_FAILURES as error:
-        raise not_downloaded(f"the weights of {name}", error, advice) from error
+        what = f"the weights of {name}"
+        raise not_downloaded(what, error, advice, config.hf_hub_id) from error
 
 
 def hub_file(repo_id: str, *names: str) -> str:
@@ -337,9 +341,20 @@ def _check_reachable() -> None:
         raise ConnectionError(f"{where} cannot be reached from here: {why}") from error
 
 
-def not_downloaded(what: str, error: Exception, advice: str = ADVICE) -> WeightsError:
-    """Return the error of weights that did not come; one of an outage if the hub is down."""
+def not_downloaded(
+    what: str, error: Exception, advice: str = ADVICE, repository: str = ""
+) -> WeightsError:
+    """Return the error of weights that did not come; one of an outage if the hub is down.
+
+    Args:
+        what: the weights.
+        error: why they did not come.
+        advice: what to do.
+        repository: of the hub that has them, for the advice; empty: not known.
+    """
     kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
+    if repository:
+        advice = advice.replace(_REPOSITORY, repository)
     return kind(f"{what} cannot be downloaded ({one_line(error)}); {advice}")
 
 

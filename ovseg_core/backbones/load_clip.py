@@ -121,7 +121,8 @@ def _load_repository(config: ClipConfig) -> LoadedClip:
         check_readable(architecture, config.model)  # before a useless download
         hub_file(repository, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     except LOAD_FAILURES as error:
-        raise not_downloaded(f"the CLIP {config.model}", error) from error
+        what = f"the CLIP {config.model}"
+        raise not_downloaded(what, error, repository=repository) from error
     return _load_folder(file.parent, config, is_local=False)
 
 
@@ -196,7 +197,7 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     if config.model not in known:
         raise WeightsError(
             f"clip.model: open_clip has no model {config.model!r}. "
-            f"{did_you_mean(config.model, [EMBEDDED, *known])}"
+            f"{did_you_mean(config.model, [*known, EMBEDDED])}"
         )
     architecture: Any = open_clip.get_model_config(config.model)
     check_readable(architecture, f"clip.model: {config.model}")  # before a useless download
@@ -298,7 +299,8 @@ def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
         return str(download_pretrained(tag))
     except LOAD_FAILURES as error:
         what = f"the CLIP weights {config.model}/{config.pretrained}"
-        raise not_downloaded(what, error) from error
+        repository = str(tag.get("hf_hub") or "").rpartition("/")[0]
+        raise not_downloaded(what, error, repository=repository) from error
 
 
 def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
@@ -317,5 +319,8 @@ def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
         )
     path = resolve(config.pretrained)
     if not Path(path).is_file():
-        raise WeightsError(f"clip.pretrained: no weights file at {config.pretrained}; {ADVICE}")
+        raise WeightsError(
+            f"clip.pretrained: no weights file at {config.pretrained}: give a path or URL that "
+            f"exists, or one of the weights of {config.model}: {', '.join(tags)}"
+        )
     return path

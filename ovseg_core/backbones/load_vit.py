@@ -139,9 +139,9 @@ def _load_named(name: str, weights: str, option: str) -> LoadedVit:
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        known = [EMBEDDED, *timm.list_models()]
         raise WeightsError(
-            f"{option}: timm has no model {name!r}. {did_you_mean(architecture, known)}"
+            f"{option}: timm has no model {name!r}. "
+            f"{did_you_mean(architecture, [*timm.list_models(), EMBEDDED])}"
         )
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
@@ -149,7 +149,7 @@ def _load_named(name: str, weights: str, option: str) -> LoadedVit:
     with WithoutRandomWeights():
         model = timm.create_model(name, pretrained=False, num_classes=0)
     _family(model, name)  # raises before a useless download
-    advice = f"make it vision.model and give their file as vision.weights, or {ADVICE}"
+    advice = f"make it vision.model and give their file as vision.weights; {ADVICE}"
     loaded = _loaded(model, name, weights or timm_file(name, advice))
     _fill(loaded)
     return loaded

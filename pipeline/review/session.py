@@ -166,6 +166,7 @@ class ReviewSession:
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
             "models_notice": _EMBEDDED_NOTICE if is_embedded else "",
+            "models_caution": self.images.note_on_models,
             "progress": now.decisions.progress(),
         }
 

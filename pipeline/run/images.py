@@ -34,6 +34,15 @@ compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 _SHOWN_ROOTS = 3
 _SHARDS_KEPT = 16
 
+SCENE_MARK = "ovseg-scene"
+"""Key of a text in the PNG files of drawn scenes."""
+_SCENE_NAMES = r"(?:^|/)scene_\d{3,}[.]png$"
+_SCENES_READ, _HEAD_BYTES = 3, 1024
+EMBEDDED_NOTE = (
+    "embedded models: the masks mean something on drawn scenes only, as `ovseg demo` draws them, "
+    "and nothing on photographs; without clip.model=embedded the method's own weights are used"
+)
+
 
 class RunImages:
     """Reads the images of a run; safe for threads.
@@ -125,6 +134,30 @@ class RunImages:
         """
         self.tell_once()
         return image_source.read_image(self.ref(row), self.config, self.places, side_px)
+
+    @property
+    def note_on_models(self) -> str:
+        """One line on models that do not fit the images; empty: there is nothing to say."""
+        if not self._job.uses_embedded_models or self._are_drawn_scenes():
+            return ""
+        return EMBEDDED_NOTE
+
+    def _are_drawn_scenes(self) -> bool:
+        """Return whether `ovseg demo` drew the images: by all names and the first few contents."""
+        images = self._run.manifest()
+        names = pyarrow.compute.MatchSubstringOptions(_SCENE_NAMES)
+        if not compute.all(compute.match_substring_regex(images["path"], options=names)).as_py():
+            return False
+        try:
+            return not self.notice and all(
+                SCENE_MARK.encode() in self.read_bytes(row)[:_HEAD_BYTES]
+                for row in (
+                    {"shard": place // self._shard_size, "image_id": image_id}
+                    for place, image_id in enumerate(images["image_id"][:_SCENES_READ].to_pylist())
+                )
+            )
+        except ImageError:
+            return False
 
     def tell_once(self) -> None:
         """Log the notice, if there is one and it was not logged."""

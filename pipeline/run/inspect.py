@@ -6,6 +6,7 @@ from collections import Counter
 from pipeline.annotate.bottleneck import Bottleneck, bottleneck_of
 from pipeline.collection.left_out import LeftOut, left_out_of
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.run.tables.rows import rows_of
 from schemas.base import Frozen
 from schemas.errors import PASSING_CODES
@@ -42,6 +43,8 @@ class Inspection(Frozen):
     run: str
     fingerprint: str
     method: str
+    note_on_models: str
+    """That the models do not fit the images; empty: there is nothing to say."""
     num_images: int
     """In the manifest."""
     left_out: tuple[LeftOut, ...]
@@ -137,6 +140,7 @@ def inspect_folder(run: RunFolder) -> Inspection:
         run=run.folder.uri,
         fingerprint=run.fingerprint,
         method=config.method.name,
+        note_on_models=RunImages(run).note_on_models,
         num_images=run.info.num_images,
         left_out=left_out_of(run.manifest()),
         num_ok=images.num_ok,

@@ -124,9 +124,12 @@ def _fetched(place: str, digest: str) -> Path:
                 _remember(note, {"sha256": weights_sha256(target)})
     except (StorageError, UserError, OSError) as error:
         kind = type(error) if isinstance(error, StorageError) else WeightsError
+        # The address stands before it already.
+        why = redact(str(error)).removeprefix(f"cannot fetch {redact(place)}: ")
         raise kind(
-            f"cannot fetch weights {redact(place)}: {redact(str(error))}; "
-            "give a local file, or `embedded` for the models that ship with ovseg"
+            f"cannot fetch weights {redact(place)}: {why}; without network: fetch the file on "
+            "another computer, copy it here and give its path in place of this address, in the "
+            "same option"
         ) from error
     return target
 

@@ -61,6 +61,8 @@ class RunSpec:
     masks: dict = field(default_factory=dict)
     unfinished: tuple[int, ...] = ()
     """Shards that are not committed."""
+    job: dict = field(default_factory=dict)
+    """Further fields of the job."""
 
 
 def label_map(seed: int, height: int = 40, width: int = 56, num_labels: int = 3) -> np.ndarray:
@@ -108,6 +110,7 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
             "labels": list(spec.labels),
             "shard_size": spec.shard_size,
             "masks": spec.masks,
+            **spec.job,
         }
     )
     refs = [

@@ -23,7 +23,7 @@ from ovseg_core.backbones.file_formats.safetensors_header import (
 )
 from ovseg_core.backbones.registry import Backbones
 from schemas.config import EMBEDDED
-from schemas.errors import WeightsError
+from schemas.errors import StorageError, WeightsError
 
 _ENTRY = "ovseg"
 """The record is one metadata entry: the order of several would change from file to file."""
@@ -220,7 +220,10 @@ def _locate(kind: HeadKind, file: str, backbones: Backbones) -> str:
         is_embedded = backbones.vision_is_embedded
     if is_embedded:
         return str(kind.embedded)
-    path = backbones.locate(kind.released)
+    try:
+        path = backbones.locate(kind.released)
+    except (WeightsError, StorageError) as error:
+        raise type(error)(f"{error}: --set {kind.option}=FILE") from error
     if kind.not_released and not Path(path).is_file():
         raise WeightsError(kind.not_released)
     return path

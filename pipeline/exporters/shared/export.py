@@ -100,11 +100,14 @@ class Export:
         self.reader = CorrectedRun(run, options.masks)
         logger.info("%s", self.reader.summary)
         resolved = options.model_copy(update={"masks": self.reader.masks})
-        self.losses = LossReport(title, resolved, not_held, self.reader.summary)
+        self.photographs = RunImages(run)
+        note = self.photographs.note_on_models
+        if note:
+            logger.warning("%s", note)
+        self.losses = LossReport(title, resolved, not_held, self.reader.summary, note)
         for what, count in self.reader.num_left_out.items():
             self.losses.count_lost(what, count)
         self.folder = run.folder.child(folder)
-        self.photographs = RunImages(run)
         self.open_files = ExitStack()
         self._index = index
         self._has_begun = False

@@ -26,16 +26,23 @@ class LossReport:
         options: of the exporter, for the second line.
         not_held: what the format has no place for in any run, one phrase each.
         source: one line about what was read; empty: none.
+        note: one line about how far the masks can be trusted; empty: none.
     """
 
     def __init__(
-        self, title: str, options: Frozen, not_held: Sequence[str] = (), source: str = ""
+        self,
+        title: str,
+        options: Frozen,
+        not_held: Sequence[str] = (),
+        source: str = "",
+        note: str = "",
     ) -> None:
         given = options.model_dump(mode="json").items()
         values = (f"{key}={value}" for key, value in given)
         self.options_line = shown_text(f"Options: {', '.join(values)}")
         self._title = title
         self._source = source
+        self._note = note
         self._not_held = tuple(not_held)
         self._written: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
@@ -89,7 +96,7 @@ class LossReport:
 
     def text(self) -> str:
         """Return the content of the file."""
-        lines = [self._title, self.options_line, *filter(None, [self._source])]
+        lines = [self._title, self.options_line, *filter(None, [self._source, self._note])]
         lines += ["", "Written:", *_count_lines(self._written, {})]
         lines += ["", "Lost in this export:", *_count_lines(self._lost, self._named)]
         num_outlines = sum(self._iou_histogram)

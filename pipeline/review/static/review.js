@@ -39,7 +39,7 @@ function showRun() {
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
   byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
-  const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice, run.models_notice].filter(Boolean);
+  const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice, run.models_caution].filter(Boolean);
   if (facts.length) note(facts.join(" "));
   showProgress(run.progress);
 }

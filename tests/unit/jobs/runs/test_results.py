@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from jobs.cli import app
 from pipeline.corrections.log import ReviewLog
 from schemas.review import ReviewDecision
-from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 
 def ovseg(*args: str) -> Result:
@@ -57,3 +57,13 @@ def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
         assert f"masks={expected}," in losses[1]
         assert losses[2].startswith(f"masks: {expected}")
         assert result.stderr.count(losses[2]) == 1
+
+
+def test_embedded_models_on_photographs_are_said_by_inspect_and_exports(tmp_path: Path) -> None:
+    spec = RunSpec(job={"clip": {"model": "embedded"}})
+    run = make_run(tmp_path, [Scene("a.png", label_map(0))], spec)
+    said = "embedded models: the masks mean something on drawn scenes only"
+    assert said in ovseg("inspect", run.folder.uri).stdout
+    assert said in json.loads(ovseg("inspect", run.folder.uri, "--json").stdout)["note_on_models"]
+    assert said in ovseg("export", run.folder.uri, "--to", "coco").stderr
+    assert said in run.folder.read_bytes("exports/coco/LOSSES.txt").decode()

@@ -28,7 +28,11 @@ from tests.helpers.tiny_models import (
         ("embeded", "", r"open_clip has no model 'embeded'\. Did you mean 'embedded'"),
         ("ViT-B-32", "", r"clip\.pretrained: give the weights of ViT-B-32: openai, .*, or a file"),
         ("ViT-B-32", "laion2b", r"no weights 'laion2b'\. Did you mean 'laion2b_e16'"),
-        ("ViT-B-32", "no/file.pt", r"no weights file at no/file\.pt.*`embedded`.*`local-dir:"),
+        (
+            "ViT-B-32",
+            "no/file.pt",
+            r"no weights file at no/file\.pt: give a path or URL .*, laion2b_s34b_b79k",
+        ),
         ("local-dir:nowhere", "", r"nowhere is not a CLIP folder: expected open_clip_config\.json"),
     ],
 )

@@ -30,7 +30,11 @@ from tests.helpers.tiny_models import (
         ("vit_smal_patch8_224", "", r"timm has no model .*Did you mean 'vit_small_patch8_224'"),
         ("embeded", "", r"timm has no model 'embeded'\. Did you mean 'embedded'"),
         ("vit_small_patch8_224.dinoo", "", r"Did you mean 'vit_small_patch8_224\.dino'"),
-        ("test_vit", "nowhere.pth", r"no weights file at nowhere\.pth.*`embedded`"),
+        (
+            "test_vit",
+            "nowhere.pth",
+            r"no weights file at nowhere\.pth: give a path or URL that exists",
+        ),
         ("local-dir:nowhere", "", r"nowhere is not a timm folder: expected config\.json"),
         ("embedded", "dino.pth", r"'embedded', which has its own: leave vision\.weights out"),
     ],

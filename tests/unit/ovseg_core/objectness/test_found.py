@@ -44,5 +44,7 @@ def test_head_without_a_decoder_is_refused(tmp_path: Path) -> None:
 def test_released_head_is_resolved_by_its_url() -> None:
     folder = tiny_folder()
     vision = f"local-dir:{folder / 'vision'}"
-    with pytest.raises(WeightsError, match=r"no weights file at https.*FOUND.*`embedded`"):
+    with pytest.raises(
+        WeightsError, match=r"no weights file at https.*FOUND.*give a path or URL that exists"
+    ):
         source("found", tiny_backbones(vision_model=vision, resolve=str))

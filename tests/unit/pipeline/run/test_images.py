@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.demo.draw import draw_scenes
 from pipeline.run.confirmed import Confirmed
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages, check_own
@@ -151,3 +152,26 @@ def test_a_list_is_read_again_for_a_resume_elsewhere(run: RunFolder, tmp_path: P
         check_own(run, job(run, str(given)))
     given.write_text("".join(f"photos/{place}.png\n" for place in range(4)))
     check_own(run, job(run, str(given)))
+
+
+def test_embedded_models_are_said_unless_all_images_are_drawn_scenes(tmp_path: Path) -> None:
+    spec = RunSpec(shard_size=1, job={"clip": {"model": "embedded"}})
+    scenes = [Scene(f"scenes/scene_{place:03}.png", label_map(place)) for place in range(4)]
+    run = make_run(tmp_path, scenes, spec)  # photographs of such names
+    assert "nothing on photographs" in RunImages(run).note_on_models
+    draw_scenes(tmp_path / "photos" / "scenes", 4, seed=1)
+    assert RunImages(run).note_on_models == ""
+    mixed = make_run(tmp_path / "mixed", [*scenes, Scene("holiday.png", label_map(0))], spec)
+    draw_scenes(tmp_path / "mixed" / "photos" / "scenes", 4, seed=1)
+    assert "nothing on photographs" in RunImages(mixed).note_on_models
+    assert RunImages(make_run(tmp_path / "other", SCENES)).note_on_models == ""
+
+
+def test_images_of_a_stranger_are_not_read_to_tell_whether_they_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = RunSpec(job={"clip": {"model": "embedded"}})
+    run = make_run(tmp_path, [Scene("scene_000.png", label_map(0))], spec)
+    draw_scenes(tmp_path / "photos", 2, seed=1)
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "another cache"))
+    assert "nothing on photographs" in again(run).note_on_models
