@@ -53,8 +53,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_missing_network_gives_advice_at_once() -> None:
     advice = (
-        r"cannot be downloaded X
-        r"FOLDER`.*`local-dir:FOLDER`.*named `embedded` are for drawn scenes only"
+        r"cannot be downloaded \(huggingface\.co cannot be reached.*hf download \w+/\S+ "
+        r"--local-dir FOLDER`.*`local-dir:FOLDER`.*named `embedded` are for drawn scenes only"
     )
     # An outage for the exit code, and still an error of weights.
     for kind in (OutageError, WeightsError):

@@ -31,7 +31,7 @@ from tests.helpers.tiny_models import (
         (
             "ViT-B-32",
             "no/file.pt",
-            r"no weights file at no/file\.pt: give a path or URL .*, laion2b_s34b_b79k",
+            r"no weights file at no/file\.pt: give a path .*, laion2b_s34b_b79k",
         ),
         ("local-dir:nowhere", "", r"nowhere is not a CLIP folder: expected open_clip_config\.json"),
     ],

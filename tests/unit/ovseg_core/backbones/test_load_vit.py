@@ -33,7 +33,7 @@ from tests.helpers.tiny_models import (
         (
             "test_vit",
             "nowhere.pth",
-            r"no weights file at nowhere\.pth: give a path or URL that exists",
+            r"no weights file at nowhere\.pth: give a path or URL",
         ),
         ("local-dir:nowhere", "", r"nowhere is not a timm folder: expected config\.json"),
         ("embedded", "dino.pth", r"'embedded', which has its own: leave vision\.weights out"),
