@@ -72,7 +72,7 @@ bench-full: $(INSTALLED) ## Measure all speeds and memory as ratios (an hour or 
 bench-gpu: $(INSTALLED) ## Measure one GPU layer by layer (5 minutes); writes benchmarks/results/gpu-*.json
 	@$(BIN)/python -m benchmarks.gpu
 
-bench-quality: $(INSTALLED) ## Measure every method on drawn scenes; writes the README's tables
+bench-quality: $(INSTALLED) ## Measure every method on drawn scenes; writes the tables of docs/quality.md
 	@$(BIN)/python -m benchmarks.quality
 
 bench-students: $(INSTALLED) ## Train students on drawn scenes and measure them; writes the tables of docs/students.md

@@ -5,7 +5,7 @@
 Every method at its published defaults, each once more behind the embedded objectness head, and the
 options that no paper has, on 200 scenes of `benchmarks.world` with the embedded models: tiny models
 on made scenes, which rank nothing in the real world. The words of a scene are its own vocabulary.
-Writes `benchmarks/results/quality.json` and the tables between the markers in README.md.
+Writes `benchmarks/results/quality.json` and the tables between the markers in docs/quality.md.
 
 Three figures, in percent:
 
@@ -42,7 +42,7 @@ from schemas.config import EMBEDDED, ClipConfig, NamedOptions
 from schemas.vocabulary import Vocabulary
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 PHRASES = {phrase: number for number, phrase in enumerate(all_phrases(), start=1)}
 """Class of each phrase in a group's confusion matrix; 0 is background."""
 
@@ -151,8 +151,8 @@ def main(again: Sequence[str]) -> int:
         "confirmation": confirm(rows, backbones),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_tables(results, README)
-    print(f"written: {RESULTS.name} and README.md, {time.perf_counter() - start:.0f} s")
+    write_tables(results, PAGE)
+    print(f"written: {RESULTS.name} and docs/quality.md, {time.perf_counter() - start:.0f} s")
     return 0
 
 

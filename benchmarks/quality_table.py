@@ -1,4 +1,4 @@
-"""The results of `make bench-quality` as the README's tables, and into the README."""
+"""The results of `make bench-quality` as the tables of docs/quality.md, and into it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Drawn scenes in five groups of difficulty, on which `make bench-quality` measures.
 
 Every scene is a pure function of its group, its number and its split. The split `committed` is the
-200 scenes of the README's table; `development` is for choosing settings, so that nothing is fitted
+200 scenes of docs/quality.md; `development` is for choosing settings, so that nothing is fitted
 to the table; `confirmation` is measured when the settings are final. Half of the scenes have
 colour-shape pairs that are in no training picture.
 """

@@ -1,4 +1,4 @@
-"""The table of `make bench-quality`: how it counts, and that the README shows what was measured."""
+"""The table of `make bench-quality`: how it counts, and that the page shows what was measured."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.quality import (
-    README,
+    PAGE,
     RESULTS,
     embedded_backbones,
     figures,
@@ -89,9 +89,9 @@ def test_results_have_every_row_with_its_current_options():
         assert {name: rows[key][name] for name in described} == json.loads(json.dumps(described))
 
 
-def test_readme_shows_the_committed_results():
+def test_page_shows_the_committed_results():
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     assert text.partition(BEGIN)[2].partition(END)[0].strip() == tables(results)
 
 

@@ -79,7 +79,7 @@ def test_draw_crop_shows_one_object():
 def test_scenes_equal_those_of_earlier_versions(
     seed: int, arguments: dict, digest: str, mean_grey: float
 ):
-    """Figures in the model card and the README are of these scenes."""
+    """Figures in the model card and in docs/quality.md are of these scenes."""
     scene = draw_scene(seed, **arguments)
     assert hashlib.sha256(scene.label_map.tobytes()).hexdigest()[:16] == digest
     assert scene.image.mean() == pytest.approx(mean_grey, abs=0.01)
