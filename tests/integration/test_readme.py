@@ -16,16 +16,15 @@ def test_it_is_short() -> None:
 
 
 def test_its_python_runs_offline_as_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     [block] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    online, offline = re.search(
-        r"(ov\.load\(.*?\)) +# offline.*: (ov\.load\(.*?\))\n", block
-    ).groups()
+    [(online, offline)] = re.findall(r"(ov\.load\(.*?\)) +# offline.*: (ov\.load\(.*?\))\n", block)
     monkeypatch.chdir(tmp_path)
     draw_scenes(tmp_path, 2, seed=0)
-    Image.open("scene_000.png").save("photo.jpg")
-    exec(block.replace(online, offline, 1), {})
-    width, height = Image.open("photo.jpg").size
-    assert f"({height}, {width})" in capsys.readouterr().out
-    assert Image.open("masks.png").size == (width, height)
+    with Image.open("scene_000.png") as scene:
+        scene.save("photo.jpg")
+        exec(block.replace(online, offline, 1), {})
+        assert f"({scene.height}, {scene.width})" in capsys.readouterr().out
+        with Image.open("masks.png") as masks:
+            assert masks.size == scene.size

@@ -41,8 +41,8 @@ def test_masks_and_scores_are_those_of_a_job(segmenter, scenes):
 
 def test_one_image_in_every_form_gives_the_same_masks(segmenter, scenes):
     paths, labels = scenes
-    picture = Image.open(paths[1])
-    pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(paths[1]) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
     tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     forms = [str(paths[1]), paths[1], picture, pixels, tensor]
     first, *others = segmenter(forms, labels)
