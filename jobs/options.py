@@ -24,8 +24,8 @@ ImagesRoots = Annotated[
     typer.Option(
         "--images-root",
         metavar="FOLDER_OR_URL",
-        help="Read images from below here, for a run that another machine began; remembered; "
-        "repeatable.",
+        help="Read images from below here: for a run that another machine began, or if they have "
+        "moved; remembered; repeatable.",
     ),
 ]
 AllowPrivate = Annotated[

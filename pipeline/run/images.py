@@ -2,23 +2,25 @@
 
 The manifest alone says where an image lies: the tables of the shards are not asked. A run that
 this machine began is its user's own. Of any other run images are read only below the roots that
-its opener confirms; without one, pages and exports do without photographs.
+its opener confirms; without one, pages and exports do without photographs. An image that is not at
+its place any more is looked for below the roots, by its path in the collection.
 """
 
 import logging
 import os.path
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.compute
 
 from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.collection import image_source, list_file
 from pipeline.collection.collect import collect
-from pipeline.run.confirmed import confirmed, remember_manifest, remember_roots
+from pipeline.run.confirmed import Confirmed, confirmed, remember_manifest, remember_roots
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from pipeline.storage.places import ImagePlaces, before_wildcard, outside, root_of
@@ -33,6 +35,11 @@ logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 _SHOWN_ROOTS = 3
 _SHARDS_KEPT = 16
+_WHAT_TO_DO = (
+    ". If the images have moved, give the folder where they lie now: the same command with "
+    "--images-root FOLDER_OR_URL"
+)
+_Content = TypeVar("_Content", bytes, DecodedImage)
 
 SCENE_MARK = "ovseg-scene"
 """Key of a text in the PNG files of drawn scenes."""
@@ -62,12 +69,16 @@ class RunImages:
         self._shard = lru_cache(_SHARDS_KEPT)(self._read_shard)
 
     @cached_property
-    def places(self) -> ImagePlaces:
-        """From where the images are read."""
+    def _confirmed(self) -> Confirmed:
         given, sha256 = self._run.confirmed, self._run.info.manifest_sha256
         if given.roots or given.allow_private:
             remember_roots(sha256, given)
-        return (confirmed(sha256, self._run.folder.uri) | given).places
+        return confirmed(sha256, self._run.folder.uri) | given
+
+    @cached_property
+    def places(self) -> ImagePlaces:
+        """From where the images are read."""
+        return self._confirmed.places
 
     @cached_property
     def config(self) -> ImageConfig:
@@ -119,8 +130,8 @@ class RunImages:
         Raises:
             ImageError: see `image_source.read_bytes`.
         """
-        self.tell_once()
-        return image_source.read_bytes(self.ref(row), self.config.max_bytes, self.places)
+        max_bytes = self.config.max_bytes
+        return self._read(row, lambda ref, at: image_source.read_bytes(ref, max_bytes, at))
 
     def read_image(self, row: Mapping[str, Any], side_px: int = 0) -> DecodedImage:
         """Return the pixels of an image.
@@ -132,8 +143,31 @@ class RunImages:
         Raises:
             ImageError: it may not be read, or cannot be read or decoded.
         """
+        config = self.config
+        return self._read(row, lambda ref, at: image_source.read_image(ref, config, at, side_px))
+
+    def _read(
+        self, row: Mapping[str, Any], read: Callable[[ImageRef, ImagePlaces], _Content]
+    ) -> _Content:
+        """Read an image at its place, or where it is below a root that was confirmed."""
         self.tell_once()
-        return image_source.read_image(self.ref(row), self.config, self.places, side_px)
+        ref, roots = self.ref(row), self._confirmed.roots
+        try:
+            return read(ref, self.places)
+        except ImageError as error:
+            if error.code is not ErrorCode.NOT_FOUND:
+                raise
+            failure = error
+        below_roots = replace(self.places, roots=roots)
+        for root in roots:
+            moved = {"uri": uris.join(root, ref.path), "size_bytes": None}
+            try:
+                return read(ref.model_copy(update=moved), below_roots)
+            except ImageError as error:
+                if error.code not in (ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED):
+                    raise
+        nor = f", nor as {redact(ref.path)} below {', '.join(map(redact, roots))}" if roots else ""
+        raise ImageError(failure.code, f"{failure}{nor}{_WHAT_TO_DO}") from failure
 
     @property
     def note_on_models(self) -> str:

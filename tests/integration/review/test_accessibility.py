@@ -131,6 +131,19 @@ def test_skip_link_leads_to_the_images(browser, client: Client, run: RunFolder):
         assert page.title() == "run"
 
 
+def test_image_that_has_moved_says_where_it_was_looked_for_and_how_to_go_on(
+    browser, client: Client, run: RunFolder
+) -> None:
+    place = Path(run.folder.uri).with_name("photos") / "3.png"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{client.url}#image=id-3.png")
+        page.locator("#hint", has_text=str(place)).wait_for()
+        page.locator("#hint", has_text="--images-root FOLDER").wait_for()
+        page.goto(f"{client.url}try?image=id-3.png")
+        page.locator("#hint", has_text=str(place)).wait_for()
+
+
 def test_numbers_and_decisions_are_named(browser, client: Client):
     with browser.new_context() as context:
         page = context.new_page()

@@ -175,3 +175,32 @@ def test_images_of_a_stranger_are_not_read_to_tell_whether_they_are_drawn(
     draw_scenes(tmp_path / "photos", 2, seed=1)
     monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "another cache"))
     assert "nothing on photographs" in again(run).note_on_models
+
+
+def test_images_that_have_moved_are_found_below_a_root_and_where_not_it_is_said(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    row = rows(run)[3]
+    content = (tmp_path / "photos/3.png").read_bytes()
+    shutil.move(tmp_path / "photos", tmp_path / "moved")
+    failure = refusal(RunImages(run), row)
+    assert failure.code is ErrorCode.NOT_FOUND
+    assert f"{tmp_path}/photos/3.png" in str(failure)
+    assert "--images-root" in str(failure)
+    wrong = refusal(again(run, f"{tmp_path}/run"), row)
+    assert f"nor as 3.png below {tmp_path}/run" in str(wrong)
+    assert again(run, f"{tmp_path}/moved").read_bytes(row) == content
+    assert again(run).read_bytes(row) == content, "it is remembered"
+    assert again(run).read_image(row).rgb.shape[:2] == (row["height"], row["width"])
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_link_at_the_new_place_of_another_machines_images_is_not_followed(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    shutil.move(tmp_path / "photos", tmp_path / "here")
+    shutil.move(tmp_path / "here/3.png", tmp_path / "secret.png")
+    (tmp_path / "here/3.png").symlink_to(tmp_path / "secret.png")
+    images = again(run, f"{tmp_path}/photos", f"{tmp_path}/here")
+    assert images.read_bytes(rows(run)[2])
+    assert refusal(images, rows(run)[3]).code is ErrorCode.NOT_FOUND
