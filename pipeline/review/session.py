@@ -5,6 +5,7 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.storage import uris
-from schemas.config import EMBEDDED
 from schemas.errors import StorageError, UserError
 from schemas.redact import redact
 from schemas.review import ReviewDecision, ReviewKey
@@ -32,9 +32,6 @@ from schemas.score_columns import DOUBT_HELP, page_columns
 _MAX_SHOWN = 200_000
 """Images in one list: a browser cannot scroll through many more."""
 _VIEWS_KEPT = 32
-_EMBEDDED_NOTICE = (
-    "The small embedded models know drawn shapes, such as “red circle”, and nothing of photographs."
-)
 _IMAGE_FACTS = ("image_id", "path", "status", "error_code", "height", "width", "review_priority")
 
 
@@ -143,11 +140,15 @@ class ReviewSession:
             else:
                 now.decisions.refresh()
 
+    @cached_property
+    def _models_caution(self) -> str:
+        note = self.images.note_on_models
+        return f"{note[:1].upper()}{note[1:]}." if note else ""
+
     def facts(self) -> dict[str, Any]:
         """Return the facts of the run as a whole."""
         now = self.snapshot
         labels = now.index.labels
-        is_embedded = self.run.info.job().clip.model == EMBEDDED
         return {
             "name": uris.parent_and_name(self.run.folder.uri)[1],
             "place": redact(self.run.folder.uri),
@@ -165,8 +166,7 @@ class ReviewSession:
             "compared": now.sort_orders.compared(),
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
-            "models_notice": _EMBEDDED_NOTICE if is_embedded else "",
-            "models_caution": self.images.note_on_models,
+            "models_caution": self._models_caution,
             "progress": now.decisions.progress(),
         }
 

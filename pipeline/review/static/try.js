@@ -226,7 +226,7 @@ run = await ask("/api/run");
 showing(run);
 document.title = `${run.name} · try words`;
 byId("run").textContent = `${run.name} · ${run.method}`;
-if (run.models_notice) byId("words-note").replaceChildren(make("small", {}, `Separate them by commas. ${run.models_notice}`));
+if (run.models_caution) byId("words-note").replaceChildren(make("small", {}, `Separate them by commas. ${run.models_caution}`));
 const present = run.labels.toSorted((one, other) => other.images - one.images);
 byId("words").value = present.slice(0, 6).map((label) => label.name).join(", ");
 const { view } = await ask("/api/view");
