@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -42,6 +44,9 @@ _PLAIN_WIDTH = 160
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table, unless it has no rows; columns of numbers are right-aligned.
 
+    A word is never broken: where the columns do not fit beside each other, each row becomes a
+    block of lines.
+
     Args:
         title: heading of the table.
         columns: headings of the columns; an empty one is allowed.
@@ -50,16 +55,48 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     body = list(rows)
     if not body:
         return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float | None) for row in body)
-        shown.add_column(shown_text(name), justify="right" if numeric else "left", overflow="fold")
-    for row in body:
-        shown.add_row(*(Text(shown_text(_cell(value))) for value in row))
+    cells = [[shown_text(_cell(value)) for value in row] for row in body]
+    heads = [shown_text(name) for name in columns]
     out = _console()
     line()
     out.print(shown_text(title), style="italic", soft_wrap=True)  # may be wider than its table
+    widths = _widths(heads, cells, out.width)
+    if not widths:
+        _print_blocks(out, heads, cells)
+        return
+    gap = 2 if sum(widths) + 2 * len(widths) <= out.width else 1
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
+    for index, (name, width) in enumerate(zip(heads, widths, strict=True)):
+        numeric = all(isinstance(row[index], int | float | None) for row in body)
+        align: Any = "right" if numeric else "left"
+        shown.add_column(name, justify=align, width=width, overflow="fold")
+    for row in cells:
+        shown.add_row(*map(Text, row))
     out.print(shown)
+
+
+def _widths(heads: Sequence[str], cells: Sequence[Sequence[str]], available: int) -> list[int]:
+    """Return the width of each column so that no word is broken; empty: they do not fit."""
+    columns = list(zip(*[heads, *cells], strict=True))
+    widths = [max(max(map(cell_len, text.split()), default=0) for text in c) for c in columns]
+    spare = available - len(columns) - sum(widths)
+    if spare < 0:
+        return []
+    missing = [max(map(cell_len, c)) - width for c, width in zip(columns, widths, strict=True)]
+    for place, index in enumerate(sorted(range(len(columns)), key=missing.__getitem__)):
+        given = min(missing[index], spare // (len(columns) - place))
+        widths[index] += given
+        spare -= given
+    return widths
+
+
+def _print_blocks(out: Console, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print each row as a line with its first cell, and its other cells below it."""
+    for row in cells:
+        out.print(Text(row[0], style="bold"), soft_wrap=True)
+        for name, cell in list(zip(heads, row, strict=True))[1:]:
+            text = Text(f"{name}: {cell}" if name else cell)
+            out.print(Padding(text, (0, 0, 0, 4)), overflow="fold")
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -206,7 +243,8 @@ def _warning_text(
 
 
 def _console() -> Console:
-    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    is_known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = None if is_known else _PLAIN_WIDTH
     return Console(width=width, highlight=False, markup=False)
 
 

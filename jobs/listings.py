@@ -42,7 +42,7 @@ def show_settings(method: str, as_json: bool) -> None:
 
 
 def show_methods(as_json: bool) -> None:
-    """Print the card of every method and student, each followed by the published figures."""
+    """Print the published figures of methods and students, then the card of each."""
     kinds = {"methods": _METHODS, "students": _STUDENTS}
     cards = {
         kind: {name: plugins.load_plugin(package, name).CARD for name in plugins.names(package)}
@@ -58,26 +58,32 @@ def show_methods(as_json: bool) -> None:
         }
         console.print_json({"note": _NOTE, **rows})
         return
-    _show_cards(cards["methods"], "Published mIoU")
+    _show_figures(cards["methods"], "Published mIoU")
+    _show_figures(cards["students"], "Published mIoU of students")
+    console.line()
+    console.line(_NOTE)
+    console.line()
+    _show_cards(cards["methods"])
     console.line("Students, which `ovseg train-student` trains (--set student.name=NAME):")
     console.line()
-    _show_cards(cards["students"], "Published mIoU of students")
-    console.line(_NOTE)
+    _show_cards(cards["students"])
 
 
-def _show_cards(cards: dict[str, Any], title: str) -> None:
+def _show_figures(cards: dict[str, Any], title: str) -> None:
+    figures = [
+        (name, *(f"{card.published[b]:.1f}" if b in card.published else "-" for b in _BENCHMARKS))
+        for name, card in cards.items()
+    ]
+    console.table(title, ("name", *_BENCHMARKS), figures)
+
+
+def _show_cards(cards: dict[str, Any]) -> None:
     for name, card in cards.items():
         paper = f"{card.paper} (arXiv {card.arxiv})" if card.arxiv else card.paper
         console.line(f"{name}: {paper}")
         facts = [("  parts", card.parts), ("  weights", card.weights), ("  licence", card.licence)]
         console.facts([*facts, ("  figures", card.figures)] if card.figures else facts)
         console.line("")
-    figures = [
-        (name, *(f"{card.published[b]:g}" if b in card.published else "-" for b in _BENCHMARKS))
-        for name, card in cards.items()
-    ]
-    console.table(title, ("name", *_BENCHMARKS), figures)
-    console.line()
 
 
 def _field_rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import shlex
+import sys
 import tempfile
 import time
 from functools import partial
@@ -19,6 +21,7 @@ from pipeline.job.job_server import (
     connect_to_server,
     joined_lines,
     lost_errors,
+    server_address,
 )
 from pipeline.job.termination import Termination
 from pipeline.run.confirmed import remember_folder
@@ -32,8 +35,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENTRYPOINT = "python -m jobs annotate job.yaml"
-"""Command that the cluster runs in the uploaded folder, which holds only `job.yaml`."""
+ENTRYPOINT = "sh annotate.sh"
+"""Command that the cluster runs in the uploaded folder: `job.yaml` and the script below."""
+_SCRIPT = """\
+# Annotates by the first interpreter of this node that has ovseg.
+for python in python python3 {own}; do
+  if "$python" -c 'import jobs.cli, ovseg_core, pipeline' 2>/dev/null; then
+    exec "$python" -m jobs annotate job.yaml
+  fi
+done
+echo "error: ovseg is not installed on the cluster's nodes: none of python and python3 on the" \\
+  "PATH of $(hostname), and" {own} "has it. Install the same version on every node, and start" \\
+  "Ray from that environment: activate it, then \\`ray start\\`" >&2
+exit 1
+"""
 PATIENCE_ENV = "OVSEG_SUBMIT_PATIENCE_S"
 """Environment variable: seconds for which a job server that does not answer is tried again."""
 DEFAULT_PATIENCE_S = 300.0
@@ -52,7 +67,8 @@ def submit(config: JobConfig, address: str) -> int:
         The job's own exit code; 130 or 143 if following was stopped; 5 if the job server was lost.
 
     Raises:
-        ConfigError: relative paths, which do not exist on another machine; a wrong setting.
+        ConfigError: relative paths, which do not exist on another machine; a wrong setting; an
+            address that is no job server's.
         ClusterError: nothing answers at the address.
         ResourceError: no job server at the address, or one that refuses.
     """
@@ -74,6 +90,7 @@ def submit(config: JobConfig, address: str) -> int:
             )
         )
     patience_s = _patience_s()
+    address = server_address(address)
     client = connect_to_server(address)
     job_id = f"ovseg-{secrets.token_hex(6)}"  # ours, so that a lost answer loses no job
     state, code = "may have begun", None
@@ -106,12 +123,24 @@ def _patience_s() -> float:
         raise ConfigError(f"{PATIENCE_ENV}: expected seconds, but got {text!r}") from error
 
 
+def cluster_script(own_python: str) -> str:
+    """Return the shell script that finds the cluster's ovseg and runs `job.yaml` by it.
+
+    Args:
+        own_python: the interpreter of this machine, tried after those on the node's PATH: the head
+            may run on this machine, or share its disk.
+    """
+    return _SCRIPT.format(own=shlex.quote(own_python))
+
+
 def _submit(client: "JobSubmissionClient", config: JobConfig, address: str, job_id: str) -> None:
     """Upload and start the job."""
     with tempfile.TemporaryDirectory() as folder:
         job = config.model_dump(mode="json")
         text = yaml.safe_dump(job, sort_keys=False, allow_unicode=True)
         (Path(folder) / "job.yaml").write_text(text, encoding="utf-8")
+        script = cluster_script(sys.executable or "python")
+        (Path(folder) / "annotate.sh").write_text(script, encoding="utf-8")
         runtime_env: dict[str, Any] = {"working_dir": folder}
         if TIMEOUT_ENV in os.environ:
             runtime_env["env_vars"] = {TIMEOUT_ENV: os.environ[TIMEOUT_ENV]}

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from schemas.errors import ClusterError, ConfigError, ResourceError
 
@@ -23,6 +24,21 @@ _LINE_END = re.compile(r"\r\n|\n|\r(?=[^\n])")
 """A bar of progress ends its line by CR alone."""
 _HEADERS_ENV = "RAY_JOB_HEADERS"
 _LOGGERS = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+
+
+def server_address(text: str) -> str:
+    """Return the URL of a job server; `HOST:8265` is short for `http://HOST:8265`.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    address = text if "://" in text else f"http://{text}"
+    if not address.startswith(("http://", "https://")) or not urlsplit(address).hostname:
+        raise ConfigError(
+            f"--address {text}: expected the address of the head's dashboard, such as "
+            "http://head:8265 (`ray start --head` prints it)"
+        )
+    return address
 
 
 def connect_to_server(address: str) -> "JobSubmissionClient":
@@ -47,13 +63,24 @@ def connect_to_server(address: str) -> "JobSubmissionClient":
     try:
         return answer_of(JobSubmissionClient, address, headers=headers)
     except AuthenticationError as error:
-        raise ResourceError(f"{address}: {joined_lines(error)}") from error
+        raise _not_accepted(address, error) from error
     except lost_errors() as error:
+        if "authentication" in str(error).lower():
+            raise _not_accepted(address, error) from error
         kind = ClusterError if isinstance(error, OSError) else ResourceError
         raise kind(
             f"{address}: no Ray job server answers ({joined_lines(error)}); "
             "expected the address of the head's dashboard, such as http://head:8265"
         ) from error
+
+
+def _not_accepted(address: str, error: Exception) -> ResourceError:
+    given = "does not accept the token that was given" if _has_token() else "wants a token"
+    return ResourceError(
+        f"{address}: the cluster {given}. Set RAY_AUTH_TOKEN to the one that it was started with, "
+        "or RAY_AUTH_TOKEN_PATH to a file that holds it (on the head's machine it is usually "
+        f"~/.ray/auth_token); Ray says: {joined_lines(error)}"
+    )
 
 
 def _has_token() -> bool:

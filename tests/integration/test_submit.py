@@ -115,7 +115,8 @@ def wait_for_shard(folder: Path) -> None:
 def test_submit_returns_3_for_broken_images(tmp_path: Path, head: Head) -> None:
     job = write_job(tmp_path)
     (tmp_path / "scenes" / "scene_002.png").write_bytes(b"")
-    result = submit(job, head)
+    without_http = replace(head, address=head.address.removeprefix("http://"))
+    result = submit(job, without_http)
     assert result.returncode == 3, result.stdout + result.stderr
     assert "4 of 4 images done" in result.stdout
     assert "empty_file 1" in result.stdout
@@ -225,4 +226,9 @@ def test_missing_server_and_wrong_token_are_one_line_errors(tmp_path: Path, head
     assert wrong.returncode == 1
     assert len(wrong.stderr.splitlines()) == 1
     assert "Authentication failed" in wrong.stderr
-    assert "RAY_AUTH_TOKEN" in wrong.stderr  # Ray's hint, from its last lines
+    assert "does not accept the token that was given. Set RAY_AUTH_TOKEN" in wrong.stderr
+    bare = {key: value for key, value in head.env.items() if not key.startswith("RAY_AUTH")}
+    none = submit(job, replace(head, env=bare | {"HOME": str(tmp_path)}))
+    assert none.returncode == 1
+    assert "the cluster wants a token. Set RAY_AUTH_TOKEN" in none.stderr
+    assert len(none.stderr.splitlines()) == 1

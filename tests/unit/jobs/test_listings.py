@@ -1,10 +1,14 @@
 """`ovseg settings` and `ovseg methods`."""
 
 import json
+import re
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from schemas.base import dotted_fields
+from schemas.config import JobConfig
 
 
 def ovseg(*args: str) -> Result:
@@ -53,6 +57,31 @@ def test_methods_are_listed_with_papers_and_licences() -> None:
 def test_students_have_a_table_of_their_own_with_the_papers_figures() -> None:
     lines = ovseg("methods").stdout.splitlines()
     (table,) = [n for n, line in enumerate(lines) if "Published mIoU of students" in line]
-    (figures,) = [line.split() for line in lines[table:] if line.startswith("maskclip_plus")]
+    (figures,) = [line.split() for line in lines[table:] if line.startswith("maskclip_plus ")]
     assert "67.5" in figures
     assert "arXiv )" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_name_is_broken_by_a_narrow_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    fields = [path for path, _ in dotted_fields(JobConfig)]
+    shown = ovseg("settings", "--method", "proxyclip").stdout
+    words = set(shown.split())
+    assert not [field for field in fields if field not in words]
+    assert "method.options.objectness.options.folder" in words
+    shown = ovseg("methods").stdout
+    assert {"clip_dinoiser", "maskclip_original", "Cityscapes"} <= {
+        word.removesuffix(":") for word in shown.split()
+    }
+    if width >= 80:
+        assert "ADE" in shown.splitlines()[2].split()
+
+
+def test_methods_begin_with_the_table_of_figures_of_one_form() -> None:
+    lines = ovseg("methods").stdout.splitlines()
+    assert lines[1].strip() == "Published mIoU"
+    figures = [line.split()[1:] for line in lines[3:10]]
+    assert all(re.fullmatch(r"-|\d+\.\d", cell) for row in figures for cell in row)
