@@ -74,7 +74,7 @@ def _check(table: pa.Table) -> None:
 def ascends(texts: pa.ChunkedArray) -> bool:
     """Return whether each text of a column comes after the one before, by code points."""
     is_after = compute.greater(texts.slice(1), texts.slice(0, max(0, len(texts) - 1)))
-    return bool(compute.all(is_after).as_py())
+    return bool(compute.all(is_after, min_count=0).as_py())
 
 
 def has_repeats(texts: pa.ChunkedArray) -> bool:

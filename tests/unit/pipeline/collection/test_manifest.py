@@ -33,6 +33,16 @@ def test_a_frozen_manifest_comes_back_whole() -> None:
     assert manifest.write_manifest(table, source='{"images": "ü"}') == data
 
 
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [([], True), (["b"], True), (["a", "b"], True), (["b", "a"], False), (["a", "a"], False)],
+)
+def test_one_text_ascends(texts: list[str], expected: bool) -> None:
+    column = pa.chunked_array([texts], pa.string())
+    assert manifest.ascends(column) is expected
+    assert manifest.has_repeats(column) is (len(set(texts)) < len(texts))
+
+
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"nonsense" * 99])
 def test_damaged_bytes_are_a_run_folder_error(data: bytes) -> None:
     with pytest.raises(RunFolderError, match=r"manifest\.parquet"):
