@@ -198,7 +198,8 @@ def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
         title=_text(uris.parent_and_name(reader.run.folder.uri)[1]),
         summary=f"{escape(job.method.name)}: {len(cards)} of {reader.num_images} images, "
         "the most doubtful first. "
-        "Point at an image to see it without its masks; click a label to see only its images.",
+        "Point at an image, or tap on it, to see it without its masks; click a label to see only "
+        "its images.",
         hint=f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" if hint else "",
         chips=chips,
         cards="\n".join(card.html for card in cards),

@@ -116,6 +116,10 @@ def test_on_a_phone_all_is_within_reach_of_a_finger(browser, client: Client, run
             small = [text for text, box in sizes if min(box["width"], box["height"]) < 44]
             assert len(sizes) > 3
             assert not small, name
+            if name == "gallery":
+                page.locator("figure").first.tap()
+                masks = page.locator("figure .masks").first
+                assert masks.evaluate("(one) => getComputedStyle(one).opacity") == "0"
             page.close()
 
 
