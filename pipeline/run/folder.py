@@ -170,7 +170,8 @@ class RunFolder:
             data = self.folder.read_bytes(RUN_FILE, MAX_BYTES)
         except FileNotFoundError as error:
             raise RunFolderError(
-                f"{self.folder.uri} is not a run folder ({RUN_FILE} is missing)"
+                f"{self.folder.uri} is not a run folder ({RUN_FILE} is missing): expected one that "
+                "`ovseg annotate --out` has begun"
             ) from error
         return parse_run_file(data, self.folder.uri)
 
