@@ -104,7 +104,7 @@ def test_busy_port_and_missing_run_are_one_line_errors(run, tmp_path):
     assert busy.stderr.count("\n") == 1
     none = review(str(tmp_path))
     assert none.returncode == 1
-    assert none.stderr.endswith("is not a run folder (run.yaml is missing)\n")
+    assert "is not a run folder (run.yaml is missing): expected one" in none.stderr
     nowhere = review(run.folder.uri, "--host", "no-such-host.invalid", "--port", "0")
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (1, 1)
 

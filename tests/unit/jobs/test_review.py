@@ -24,7 +24,7 @@ def ovseg(*args: str) -> Result:
 def test_folder_that_is_not_a_run(tmp_path: Path, command: str, more: list[str]) -> None:
     result = ovseg(command, str(tmp_path / "nowhere"), *more)
     assert result.exit_code == 1
-    assert result.stderr.endswith("nowhere is not a run folder (run.yaml is missing)\n")
+    assert "nowhere is not a run folder (run.yaml is missing): expected one" in result.stderr
 
 
 def test_wrong_rule_of_a_calibration(tmp_path: Path) -> None:

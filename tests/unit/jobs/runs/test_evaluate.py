@@ -24,7 +24,7 @@ def test_wrong_rule_of_an_evaluation(tmp_path: Path) -> None:
 def test_folder_that_is_not_a_run(tmp_path: Path) -> None:
     result = ovseg("evaluate", str(tmp_path / "nowhere"), "--truth", "t.json")
     assert result.exit_code == 1
-    assert result.stderr.endswith("nowhere is not a run folder (run.yaml is missing)\n")
+    assert "nowhere is not a run folder (run.yaml is missing): expected one" in result.stderr
 
 
 def test_convention_of_label_images_is_a_flag_and_is_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_folder_that_is_not_a_run(tmp_path: Path, command: str) -> None:
     truth = ["--truth", "t.json"] if command == "evaluate" else []
     result = ovseg(command, str(tmp_path / "nowhere"), *truth)
     assert result.exit_code == 1
-    assert result.stderr.endswith("nowhere is not a run folder (run.yaml is missing)\n")
+    assert "nowhere is not a run folder (run.yaml is missing): expected one" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
