@@ -41,7 +41,11 @@ def annotate(
         from pipeline.job import job
 
     if dry_run:
-        show_plan(job.plan(config, retry))
+        from pipeline.run.named_weights import check_local_weights
+
+        planned = job.plan(config, retry)
+        check_local_weights(planned.config)
+        show_plan(planned)
         return 0
     report = job.run(config, retry=retry)
     show_report(report)

@@ -1,11 +1,11 @@
 """Reading weights files (safetensors or PyTorch checkpoints), and looking up the hub."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -19,6 +19,8 @@ from ovseg_core.backbones.file_formats.limits import MAX_TENSORS, check_names
 from ovseg_core.backbones.file_formats.safetensors_header import read_header
 from ovseg_core.backbones.file_formats.torch_file import read_torch_file
 from schemas.errors import UnreachableHubError, WeightsError
+
+T = TypeVar("T")
 
 _REPOSITORY = "ORG/REPO"
 ADVICE = (
@@ -73,11 +75,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: the file is missing, empty, cut off, or is not a weights file.
     """
-    path = Path(path)
+    return _readable(Path(path), _read)
+
+
+def check_weights_file(path: str | Path) -> None:
+    """Check that a file is one of weights by its first bytes, without loading it.
+
+    Raises:
+        WeightsError: the file is missing, empty, or is not a weights file.
+    """
+    _readable(Path(path), _start_of)
+
+
+def _readable(path: Path, read: Callable[[Path], T]) -> T:
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}: give a path or URL that exists")
     try:
-        return _read(path)
+        return read(path)
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is not a weights file, or is cut off: fetch it again ({one_line(error)})"
@@ -86,11 +100,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is not a weights file: {one_line(error)}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a file.
+def _start_of(path: Path) -> bytes:
+    """Return the first bytes of a file.
 
     Raises:
-        ValueError: it is no weights file, or holds no tensors.
+        ValueError: they are those of no weights file.
     """
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
@@ -98,12 +112,27 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError("it is empty (0 bytes): fetch it again")
     if start.startswith(b"version https://"):
         raise ValueError("it is a pointer of Git LFS: `git lfs pull` fetches the file itself")
-    is_archive = start.startswith(b"PK")
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
+    if _is_safetensors(path, start):
         read_header(path)
+    elif not start.startswith((b"PK", b"\x80")):
+        raise ValueError("expected safetensors or what torch.save writes (.safetensors, .pt, .bin)")
+    return start
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    return start[8:9] == b"{" or path.suffix == ".safetensors"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file.
+
+    Raises:
+        ValueError: it is no weights file, or holds no tensors.
+    """
+    start = _start_of(path)
+    if _is_safetensors(path, start):
         return load_file(path)
-    if not is_archive and not start.startswith(b"\x80"):
-        raise ValueError("expected safetensors or what torch.save writes")
+    is_archive = start.startswith(b"PK")
     content = read_torch_file(path, is_archive=is_archive)
     tensors = _flatten(content)
     check_names([name for name, _ in tensors])

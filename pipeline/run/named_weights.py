@@ -11,12 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 from ovseg_core import methods
+from ovseg_core.backbones.checkpoint import check_weights_file
+from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
 from ovseg_core.backbones.registry import clip_names
 from pipeline.run.folder import RunFolder
-from pipeline.storage.weights import is_known, weights_sha256
+from pipeline.storage import uris
+from pipeline.storage.weights import WEIGHTS_ENDINGS, is_known, weights_sha256
 from schemas import plugins
 from schemas.base import Frozen
-from schemas.config import EMBEDDED, NamesWeights
+from schemas.config import EMBEDDED, JobConfig, NamesWeights
 from schemas.errors import WeightsError
 from schemas.redact import redact
 from schemas.untrusted import printable, shown_text
@@ -90,13 +93,40 @@ class NamedWeights:
         if self._run is None:
             return ()
         job = methods.with_published_clip(self._run.info.job())
-        names = [*clip_names(job.clip)]
-        if any(role.partition(".")[0] != _CLIP for role in self._run.info.weights):
-            names += [job.vision_model, job.vision.weights]
-        for part in plugins.read_nested_options(methods.PACKAGE, job.method, "method"):
-            names += _weights_in(part.options)
+        has_vision = any(role.partition(".")[0] != _CLIP for role in self._run.info.weights)
+        names = [*weights_names(job, with_vision=has_vision)]
         names += methods.option_folders(job.method).values()
         return tuple(filter(None, names))
+
+
+def weights_names(job: JobConfig, *, with_vision: bool = True) -> Iterator[str]:
+    """Yield the names of networks and weights files of a job; some may be empty."""
+    yield from clip_names(job.clip)
+    if with_vision:
+        yield from (job.vision_model, job.vision.weights)
+    for part in plugins.read_nested_options(methods.PACKAGE, job.method, "method"):
+        yield from _weights_in(part.options)
+
+
+def check_local_weights(job: JobConfig) -> None:
+    """Check the weights files of a job that lie on this machine; no network is loaded.
+
+    Raises:
+        WeightsError: one is missing, empty or no weights file.
+    """
+    for name in weights_names(job):
+        place = name.partition("#sha256=")[0]
+        if "://" in place or place.startswith(HF_HUB):
+            continue
+        if place.startswith(LOCAL_DIR):
+            folder = Path(place.removeprefix(LOCAL_DIR)).expanduser()
+            files = [file for file in sorted(folder.glob("*")) if file.suffix in WEIGHTS_ENDINGS]
+            if not files:
+                raise WeightsError(f"{folder} has no weights file ({', '.join(WEIGHTS_ENDINGS)})")
+            for file in files:
+                check_weights_file(file)
+        elif ":" not in place and ("/" in place or place.endswith(WEIGHTS_ENDINGS)):
+            check_weights_file(uris.normalise(place))
 
 
 def _weights_in(options: Frozen) -> Iterator[str]:

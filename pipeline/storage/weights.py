@@ -30,7 +30,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _AS_IT_IS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 """Flags of opening: no link is followed, and no pipe waited for."""
 _FOLDERS = ("local-dir:", "diffusers:")
-_WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
+WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 _PIN = re.compile(r"^(.*)#sha256=([0-9a-fA-F]{64})$")
 
 
@@ -183,7 +183,7 @@ def is_known(name: str, digests: Collection[str]) -> bool:
 
 def _note_of_name(name: str) -> Path:
     prefix, colon, place = name.rpartition(":") if name.startswith(_FOLDERS) else ("", "", name)
-    is_path = bool(colon) or "/" in place or place.endswith(_WEIGHTS_ENDINGS)
+    is_path = bool(colon) or "/" in place or place.endswith(WEIGHTS_ENDINGS)
     if is_path and "://" not in place and not name.startswith("hf-hub:"):
         place = uris.normalise(place)  # a relative path is another one in another folder
     return cache_folder() / "names" / f"{_key(f'{prefix}{colon}{place}')}.json"

@@ -16,7 +16,7 @@ from pipeline.review.session import ReviewSession
 from pipeline.review.try_page import TryPage
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
-from pipeline.run.named_weights import NamedWeights
+from pipeline.run.named_weights import NamedWeights, check_local_weights
 from pipeline.storage.weights import CACHE_ENV
 from schemas import plugins
 from schemas.config import JobConfig, NamesWeights
@@ -231,3 +231,40 @@ def test_odd_names_are_refused_without_a_command_to_paste(name: str) -> None:
     with pytest.raises(WeightsError, match="not used in a job of its own") as caught:
         NamedWeights(()).check(name)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"clip": {"model": "ViT-B-32", "pretrained": "empty.pt"}}, "it is empty"),
+        ({"clip": {"model": "ViT-B-32", "pretrained": "text.pt"}}, "not a weights file"),
+        ({"clip": {"model": "ViT-B-32", "pretrained": "gone.pt"}}, "no weights file at"),
+        ({"clip": {"model": "local-dir:folder"}}, "folder has no weights file"),
+        ({"vision": {"model": "vit_small_patch8_224", "weights": "empty.pt"}}, "it is empty"),
+        (
+            {"method": {"name": "clip_diy", "options": {"objectness": {"name": "found",
+             "options": {"head": "text.pt"}}}}},
+            "not a weights file",
+        ),
+        ({"clip": {"model": "ViT-B-32", "pretrained": "openai"}}, ""),
+        ({"clip": {"model": "ViT-B-32", "pretrained": "https://host/w.pt"}}, ""),
+        ({"clip": {"model": "hf-hub:a/b"}}, ""),
+        ({"clip": {"model": "embedded"}}, ""),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_local_weights_files_are_checked_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.pt").touch()
+    Path("text.pt").write_text("nothing of the kind, but long enough")
+    Path("folder").mkdir()
+    job = methods.with_published_clip(
+        JobConfig.model_validate({"images": "in", "out": "out", "labels": ["cat"], **fields})
+    )
+    if not expected:
+        check_local_weights(job)
+        return
+    with pytest.raises(WeightsError, match=expected):
+        check_local_weights(job)
