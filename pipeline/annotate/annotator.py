@@ -5,7 +5,7 @@ turn the batch before it into masks. How many images are in memory says `image_f
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -51,6 +51,10 @@ class ScoredImage:
     index: int
 
 
+def _nothing() -> None:
+    """Do nothing, where nobody counts images."""
+
+
 class Annotator:
     """Annotates shards with one segmenter and one vocabulary.
 
@@ -58,12 +62,16 @@ class Annotator:
         segmenter: the method, built.
         text: the job's vocabulary, embedded by the same segmenter.
         config: the job.
+
+    Attributes:
+        on_image: called in the thread of `annotate` when the rows of an image are made.
     """
 
     def __init__(self, segmenter: Segmenter[Any], text: TextMatrix, config: JobConfig) -> None:
         self._segmenter = segmenter
         self._text = text
         self._config = config
+        self.on_image: Callable[[], None] = _nothing
         self._device_batch = config.run.batch_size
         device = text.rows_QD.device
         on_gpu = device.type == "cuda"
@@ -85,13 +93,18 @@ class Annotator:
             scored = self._in_order(self._feed.batches(shard.refs, then, images))
             num_ahead = self._config.run.batch_size
             made = map_ahead(self._rows, scored, self._rle_threads, num_ahead, masks)
-            rows = join_rows(made)
+            rows = join_rows(self._counted(made))
         times = {
             "wall": wall.seconds,
             "wait_images": images.seconds,
             "wait_masks": masks.seconds,
         }
         return rows, tally_of(rows, times)
+
+    def _counted(self, made: Iterator[ShardRows]) -> Iterator[ShardRows]:
+        for rows in made:
+            yield rows
+            self.on_image()
 
     def close(self) -> None:
         """End the threads that read images."""

@@ -240,7 +240,8 @@ class _RunningJob:
         """Annotate the shards one after another in this process."""
         config = self._plan.config
         device = local_device(config.run.device)
-        worker = Worker(WorkerSetup(config, device, self._build, self._plan.retry))
+        setup = WorkerSetup(config, device, self._build, self._plan.retry)
+        worker = Worker(setup, self._progress.add_image)
         with waiting("load the networks"):
             weights = worker.prepare()
         status, shards = self._begin(weights)
@@ -336,6 +337,7 @@ def _annotate_here(
                 "the same command goes on; without `run.local` such a worker is replaced"
             ) from error
         except Exception as error:  # noqa: BLE001 - a failed shard must not stop the job
+            status.progress.drop_begun()
             if not status.retry(shard, error):
                 return False
         else:

@@ -3,6 +3,7 @@
 Computed from the tallies that workers return, never by reading the run folder.
 """
 
+import logging
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from pipeline.annotate.bottleneck import Bottleneck, bottleneck_of
 from schemas.records import STAGES, THREAD_TIMES, ShardTally
+
+logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 30.0
 IDLE_S = 45.0
@@ -40,6 +43,8 @@ class Progress:
         self.resumed = 0
         self.finished = 0
         self.given_up = 0
+        self.begun = 0
+        """Images that are done of shards that are not."""
         self.errors: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
 
@@ -52,9 +57,19 @@ class Progress:
         self._began = self._changed = self._clock()
         self.show()
 
+    def add_image(self) -> None:
+        """Count an image of a shard that is being annotated in this process."""
+        self.begun += 1
+        self.tick()
+
+    def drop_begun(self) -> None:
+        """Count the images of the shard in this process from zero again: it is over, or failed."""
+        self.begun = 0
+
     def add(self, tally: ShardTally) -> None:
         """Count a finished shard."""
         self._changed = self._clock()
+        self.begun = 0
         self.finished += tally.num_images
         self.errors.update(tally.errors)
         known = (name for name in (*STAGES, *THREAD_TIMES) if name in tally.seconds)
@@ -75,6 +90,7 @@ class Progress:
 
     def close(self) -> None:
         """Show the counts for the last time, unless the job never began."""
+        self.begun = 0  # of a shard that was broken off
         if self._began is not None:
             self.show()
 
@@ -82,7 +98,12 @@ class Progress:
     def images_per_s(self) -> float:
         """Speed of this run since `begin`; in `unit`s per second."""
         elapsed = 0.0 if self._began is None else self._clock() - self._began
-        return self.finished / elapsed if elapsed > 0 else 0.0
+        return (self.finished + self.begun) / elapsed if elapsed > 0 else 0.0
+
+    @property
+    def done(self) -> int:
+        """Images that are done, in earlier runs, in finished shards and in the one that goes on."""
+        return min(self.total, self.resumed + self.finished + self.begun)
 
     @property
     def idle_s(self) -> float:
@@ -96,9 +117,9 @@ class Progress:
 
     def headline(self) -> str:
         """Return counts, speed and the time left."""
-        done = self.resumed + self.finished
+        done = self.done
         parts = [f"{done:,}/{self.total:,} {self.unit}"]
-        if self.finished:
+        if self.finished or self.begun:
             parts.append(f"{brief(self.images_per_s)} {self.unit}/s")
         left = self.total - done - self.given_up
         if self.images_per_s and left:
@@ -106,23 +127,29 @@ class Progress:
         return ", ".join(parts)
 
     def details(self) -> str:
-        """Return milliseconds per image by stage, the limit, and failed images by code."""
+        """Return the limit and what is waited for; under `-v` milliseconds per image by stage."""
         parts = []
-        if self.finished:
+        if self.finished and logger.isEnabledFor(logging.DEBUG):
             costs = (
                 f"{name} {brief(1000 * self.seconds[name] / self.finished)}"
                 for name in (*STAGES, "write")
             )
             parts.append(f"ms/image: {', '.join(costs)}")
+        if self.finished:
             parts += filter(None, [self.bottleneck.words()])
+        if (idle_s := self.idle_s) >= IDLE_S:
+            since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
+            parts.append(f"no shard has ended since {since} ({_duration(idle_s)})")
+        return "; ".join(parts)
+
+    def failures(self) -> str:
+        """Return the failed images by code, and those of failed shards; empty: there are none."""
+        parts = []
         if self.errors:
             codes = ", ".join(f"{code} {count:,}" for code, count in self.errors.most_common(4))
             parts.append(f"failed images: {codes}")
         if self.given_up:
             parts.append(f"images of failed shards: {self.given_up:,}")
-        if (idle_s := self.idle_s) >= IDLE_S:
-            since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
-            parts.append(f"no shard has ended since {since} ({_duration(idle_s)})")
         return "; ".join(parts)
 
 
@@ -148,7 +175,8 @@ class LineProgress(Progress):
     def show(self) -> None:
         """Write a line, unless it is the same as the last one."""
         self._shown = self._clock()
-        line = "; ".join(part for part in (self.headline(), self.details()) if part)
+        parts = (self.headline(), self.details(), self.failures())
+        line = "; ".join(part for part in parts if part)
         if line != self._last:
             self._stream.write(f"{line}\n")
             self._stream.flush()
@@ -159,10 +187,13 @@ class _TwoLines(RichProgress):
     """A bar with a line of details under it."""
 
     details_line = ""
+    failures = ""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.details_line, style="dim")
+        between = "; " if self.details_line and self.failures else ""
+        details = (f"{self.details_line}{between}", "dim")
+        yield Text.assemble(details, (self.failures, "bold red"))
 
 
 class BarProgress(Progress):
@@ -186,8 +217,8 @@ class BarProgress(Progress):
     def start(self, total: int, resumed: int) -> None:
         """Draw the bar already while the models are loaded."""
         super().start(total, resumed)
+        self.show()  # before the first frame, which has the true total then
         self._bar.start()
-        self.show()
 
     def tick(self) -> None:
         """Draw the counts; rich limits how often it draws."""
@@ -196,11 +227,9 @@ class BarProgress(Progress):
     def show(self) -> None:
         """Draw the counts."""
         _, _, words = self.headline().partition(", ")
-        self._bar.details_line = self.details()
-        done = self.resumed + self.finished
-        self._bar.update(
-            self._task, completed=done, total=self.total, description=words or "starting"
-        )
+        self._bar.details_line, self._bar.failures = self.details(), self.failures()
+        described = words or ("" if self._began else "starting")
+        self._bar.update(self._task, completed=self.done, total=self.total, description=described)
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen, unless the job never began."""

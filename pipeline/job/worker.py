@@ -7,7 +7,7 @@ after Ray has restarted the process.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -47,9 +47,15 @@ class WorkerSetup:
 
 
 class Worker:
-    """One segmenter and the shards that are given to it, one after another."""
+    """One segmenter and the shards that are given to it, one after another.
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    Args:
+        setup: the job.
+        on_image: called when an image is annotated, before its shard is; None: nobody counts.
+    """
+
+    def __init__(self, setup: WorkerSetup, on_image: Callable[[], None] | None = None) -> None:
+        self._on_image = on_image
         self._setup = setup
         self._free_since: float | None = None  # monotonic seconds; None: it had no shard yet
         enter_worker_process(setup.config.run, setup.folder)
@@ -131,7 +137,11 @@ class Worker:
     def _annotator(self) -> Annotator:
         config, segmenter = self._setup.config, self._built.segmenter
         embed = partial(segmenter.text_matrix, config.vocabulary)
-        return Annotator(segmenter, shared_text(embed, self._setup.job, self._setup.device), config)
+        text = shared_text(embed, self._setup.job, self._setup.device)
+        annotator = Annotator(segmenter, text, config)
+        if self._on_image is not None:
+            annotator.on_image = self._on_image
+        return annotator
 
 
 def first_images(shard: Shard | None, run: RunConfig) -> tuple[ImageRef, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.annotate.build import Built
 from pipeline.job import job
-from pipeline.job.progress import LineProgress
+from pipeline.job.progress import LineProgress, Progress
 from pipeline.storage import waiting
 from schemas.config import NamedOptions
 from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
@@ -81,6 +81,24 @@ def test_run_writes_every_image_and_reports_it(config):
     assert [row["path"] for row in table_rows(config.out)["images"]] == [
         f"{index:03d}.png" for index in range(10)
     ]
+
+
+class _Watched(Progress):
+    """Keeps the number of done images after each change."""
+
+    def start(self, total, resumed):
+        super().start(total, resumed)
+        self.seen = []
+
+    def tick(self):
+        self.seen.append(self.done)
+
+
+def test_images_of_a_job_in_this_process_count_one_by_one(config):
+    progress = _Watched()
+    job.run(config, progress, BuildColourSegmenter())
+    assert sorted(set(progress.seen)) == list(range(1, 11))
+    assert progress.seen == sorted(progress.seen)
 
 
 def test_names_that_are_not_utf8_have_rows(config, tmp_path):

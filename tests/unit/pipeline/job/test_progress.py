@@ -1,6 +1,7 @@
 """Progress: the counts, the lines every 30 seconds, the bar."""
 
 import io
+import logging
 
 import pytest
 
@@ -14,6 +15,14 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    return io.StringIO()
 
 
 def tally(num_images, **errors):
@@ -68,9 +77,56 @@ def test_lines_come_every_30_seconds_and_at_the_end():
     assert len(lines) == 1 + 2 + 1
     assert lines[-1] == (
         "400/1,200 images, 2.5 images/s, 5 min 20 s left; "
-        "ms/image: read 5, decode 20, segment 100, rle 10, write 1; compute busy 79 %; "
-        "failed images: truncated 10"
+        "compute busy 79 %; failed images: truncated 10"
     )
+
+
+def test_times_of_the_stages_are_shown_under_v_only(caplog):
+    clock = Clock()
+    progress = begun(Progress(clock), clock)
+    clock.now += 10
+    progress.add(tally(20))
+    caplog.set_level(logging.INFO, "pipeline")
+    assert "ms/image" not in progress.details()
+    caplog.set_level(logging.DEBUG, "pipeline")
+    assert "ms/image: read 5, decode 20, segment 100, rle 10, write 1" in progress.details()
+
+
+def test_images_count_before_their_shard_ends_and_not_twice():
+    clock = Clock()
+    progress = begun(Progress(clock), clock)
+    clock.now += 10
+    for _ in range(20):
+        progress.add_image()
+    assert progress.headline().startswith("220/1,200 images, 2 images/s")
+    progress.add(tally(20))
+    assert progress.headline().startswith("220/1,200 images, 2 images/s")
+    progress.add_image()
+    progress.drop_begun()  # the shard failed
+    assert progress.headline().startswith("220/1,200 images")
+    progress.add_image()
+    progress.close()  # the shard was broken off
+    assert progress.headline().startswith("220/1,200 images")
+    assert progress.finished == 20
+
+
+def test_first_frame_of_the_bar_has_the_true_total(terminal):
+    progress = BarProgress(terminal, Clock())
+    progress.start(total=24, resumed=0)
+    progress.close()
+    assert "0/24" in terminal.getvalue()
+    assert "/100" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("errors", [{}, {"truncated": 2}])
+def test_failed_images_are_red_in_the_bar(terminal, errors):
+    clock = Clock()
+    progress = begun(BarProgress(terminal, clock), clock)
+    clock.now += 10
+    progress.add(tally(1000, **errors))
+    progress.close()
+    red = "\x1b[1;31mfailed images: truncated 2"
+    assert (red in terminal.getvalue()) == bool(errors)
 
 
 def test_time_left_ignores_images_of_failed_shards():
@@ -80,7 +136,7 @@ def test_time_left_ignores_images_of_failed_shards():
     progress.add(tally(500))
     progress.add_failed(500)
     assert progress.headline() == "700/1,200 images, 50 images/s"
-    assert "images of failed shards: 500" in progress.details()
+    assert "images of failed shards: 500" in progress.failures()
 
 
 @pytest.mark.parametrize(
