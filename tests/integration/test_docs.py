@@ -9,21 +9,27 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
 
 from jobs.cli import app
+from jobs.config import load_config
 from ovseg_core import methods
+from pipeline import exporters
+from schemas.config import JobConfig, NamedOptions, StudentConfig
 from schemas.errors import ErrorCode, ExitCode
-from schemas.plugins import load_plugin, names
+from schemas.plugins import load_plugin, names, read_options
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 OVSEG = typer.main.get_command(app)
 ENDS = {"&&", "||", "|", ";", ">", "2>", "&"}
+NEEDED = {"images": "photos", "out": "out", "vocabulary": ["cat"]}
+"""What a command may leave to its job file."""
 PACKAGES = {"schemas", "ovseg_core", "pipeline", "jobs", "training", "benchmarks"}
 
 
@@ -65,12 +71,37 @@ def parse(args: list[str]) -> None:
     """Let click read a command line without running it."""
     name, *rest = args
     with suppress(typer.Exit):  # of `--help`
-        OVSEG.commands[name].make_context(name, rest)
+        given = OVSEG.commands[name].make_context(name, rest).params
+        check_settings(name, given, given.get("sets") or [])
 
 
-def test_a_wrong_option_would_be_found():
-    with pytest.raises(Exception, match="No such option"):
-        parse(["annotate", "--imagse", "photos"])
+def check_settings(command: str, given: dict[str, Any], sets: list[str]) -> None:
+    """Check what `--set` names, where it is no placeholder in capitals and no file to read."""
+    sets = [one for one in sets if not one.isupper() and not one.startswith("calibration=")]
+    if command in ("annotate", "submit"):
+        flags = NEEDED | {"method.name": given["method"]}
+        config = load_config(JobConfig, "", flags, sets)
+        read_options(methods.__name__, config.method, "method")
+    elif command == "export" and not given["to"].isupper():
+        options = {key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in sets)}
+        part = NamedOptions(name=given["to"].replace("-", "_"), options=options)
+        read_options(exporters.__name__, part, "export")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "annotate --imagse photos",
+        "annotate --set run.wrokers=8",
+        "annotate --method nacilp",
+        "annotate --method naclip --set method.options.scales=[256]",
+        "export RUN --to coco --set polygon=true",
+        "anotate",
+    ],
+)
+def test_a_wrong_word_would_be_found(wrong):
+    with pytest.raises(Exception, match=r"No such option|unknown key|no 'nacilp'|anotate"):
+        parse(wrong.split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -95,9 +126,8 @@ def test_commands_in_the_text_exist_with_their_options(page):
         if not re.fullmatch(r"[a-z][a-z-]+", name):
             continue
         command = OVSEG.commands.get(name)
-        known = (
-            {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)} if command else ()
-        )
+        params = command.params if command else ()
+        known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
         given = re.findall(r"(?<!\S)\[?(--[a-z-]+)", " ".join(words))
         if command is None or not set(given) <= {*known, "--help"}:
             wrong.append(f"{page.name}:{line}: ovseg {' '.join(words)}")
@@ -130,6 +160,19 @@ def test_python_blocks_compile_and_import_names_that_exist(page):
                     missing += [f"{page.name}:{line}: {module}.{name}"
                                 for name in wanted if not hasattr(home, name)]  # fmt: skip
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_job_files_in_blocks_are_valid(page, tmp_path):
+    for language, _, block in fences(page):
+        if language == "yaml":
+            file = tmp_path / "job.yaml"
+            file.write_text(block, encoding="utf-8")
+            if "student" in yaml.safe_load(block):
+                load_config(StudentConfig, str(file), {"out": "out", "teacher": "run"})
+            else:
+                config = load_config(JobConfig, str(file), below=lambda given: NEEDED | given)
+                read_options(methods.__name__, config.method, "method")
 
 
 def table_keys(page: str, heading: str) -> list[str]:
