@@ -1,4 +1,4 @@
-"""The README: short, and its Python runs."""
+"""The README is short and its Python runs; the page on methods has their published figures."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 from jobs.demo.draw import draw_scenes
+from ovseg_core import methods
+from schemas import plugins
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_it_is_short() -> None:
@@ -28,3 +31,14 @@ def test_its_python_runs_offline_as_it_says(
         assert f"({scene.height}, {scene.width})" in capsys.readouterr().out
         with Image.open("masks.png") as masks:
             assert masks.size == scene.size
+
+
+def test_the_page_on_methods_shows_the_figures_of_the_cards() -> None:
+    page = (ROOT / "docs" / "choosing_a_method.md").read_text(encoding="utf-8")
+    [header] = re.findall(r"^\| method \| (VOC21.*) \|$", page, re.MULTILINE)
+    benchmarks = header.split(" | ")
+    for name in filter(methods.runs_by_name, plugins.names(methods.PACKAGE)):
+        card = plugins.load_plugin(methods.PACKAGE, name).CARD
+        figures = (card.published.get(benchmark) for benchmark in benchmarks)
+        row = " | ".join("–" if figure is None else f"{figure:.1f}" for figure in figures)
+        assert f"| `{name}` | {row} |" in page
