@@ -264,9 +264,19 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
             ("segments", f"{report.calibration.num_segments}, {report.num_right} of them right"),
             ("mean error of the score", f"{report.before.expected_error:.3f} before"),
             ("", f"{report.after.expected_error:.3f} after, on held-out images"),
+            ("caution", _without_effect(sum(label.num_dropped for label in report.labels))),
             ("plot", uris.join(folder.folder.uri, PICTURE)),
             ("use", f"ovseg annotate ... --set {shlex.quote(f'calibration={file}')}"),
         ]
+    )
+
+
+def _without_effect(num_dropped: int) -> str:
+    if num_dropped:
+        return ""
+    return (
+        "the thresholds drop no segment: only the scores change; reviewing more images, with "
+        "wrong segments among them, makes them sharper"
     )
 
 

@@ -156,9 +156,9 @@ class Vocabulary(Frozen):
             for phrase in label.phrases:
                 owner = owners.get(phrase.casefold())
                 if owner is not None:
-                    raise ValueError(
-                        f"{phrase!r} is given twice (for {owner!r} and for {label.name!r})"
-                    )
+                    owned = f" (for {owner!r} and for {label.name!r})"
+                    where = owned if owner != label.name else ""
+                    raise ValueError(f"{phrase!r} is given twice{where}: leave one of them out")
                 owners[phrase.casefold()] = label.name
         return self
 

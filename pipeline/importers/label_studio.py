@@ -44,6 +44,10 @@ _MAX_NAMES = 32
 _MAX_LABELS = 100
 """Of one region; each is a mask of its own."""
 _SIZE = ("original_height", "original_width")
+_NOT_REVIEWED = (
+    "this is the file with predictions that goes to Label Studio (`ovseg export --to "
+    "label-studio`); import it there, correct the masks, and give the project's JSON export"
+)
 _NO_ANNOTATIONS = "annotations are missing; export the project as JSON, not as JSON-MIN"
 
 
@@ -62,6 +66,8 @@ def read(data: bytes, notes: Notes, max_px: int = MAX_PIXELS) -> Iterator[ToolIm
     tasks = parse_json(unpack(data, ".json"), list, expected)
     given = objects(tasks, "task", notes)
     if tasks and not any("annotations" in task for task in given):
+        if any("predictions" in task for task in given):
+            raise UserError(f"expected {expected}: {_NOT_REVIEWED}")
         raise UserError(f"expected {expected}: {_NO_ANNOTATIONS}")
     for place, task in enumerate(given, start=1):
         number = task.get("id", place)

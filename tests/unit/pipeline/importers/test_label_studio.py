@@ -144,6 +144,9 @@ def test_read_impossible_time_is_unknown(run, time):
 
 
 def test_read_json_min_is_refused():
+    sent = [{"data": {"image": "a.jpg"}, "predictions": []}]
+    with pytest.raises(UserError, match="this is the file with predictions that goes to Label St"):
+        list(label_studio.read(json.dumps(sent).encode(), Notes()))
     with pytest.raises(UserError, match="JSON-MIN"):
         _read([{"image": "a.png", "tag": []}])
 
