@@ -167,7 +167,7 @@ class RunImages:
                 if error.code not in (ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED):
                     raise
         nor = f", nor as {redact(ref.path)} below {', '.join(map(redact, roots))}" if roots else ""
-        raise ImageError(failure.code, f"{failure}{nor}{_WHAT_TO_DO}") from failure
+        raise ImageError(failure.code, f"{failure.message}{nor}{_WHAT_TO_DO}") from failure
 
     @property
     def note_on_models(self) -> str:

@@ -29,7 +29,7 @@ export function cards(run, other) {
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
     if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));
     else figure.append(make("p", {}, item.error_code));
-    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip" }, swatch(labels.get(id).colour), labels.get(id).name, make("small", { title: scoreHelp }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
+    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip", title: labels.get(id).name }, swatch(labels.get(id).colour), make("span", {}, labels.get(id).name), make("small", { title: scoreHelp }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
     return make("article", { title: item.path }, figure, make("section", {},
       make("h2", {}, item.path),
       ok ? make("div", { class: "doubt", title: run.doubt_help }, "doubt", bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,
