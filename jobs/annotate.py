@@ -48,18 +48,22 @@ def annotate(
         show_plan(planned)
         return 0
     report = job.run(config, retry=retry)
-    show_report(report)
-    if config.uses_embedded_models and report.num_done:
-        from pipeline.run.folder import RunFolder
-        from pipeline.run.images import RunImages
-
-        if note := RunImages(RunFolder.open(report.out)).note_on_models:
-            console.line(f"caution      {note}")
+    show_report(report, _caution(config, report))
     if evaluate_flags and not report.exit_code:
         console.line(
             f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
         )
     return report.exit_code
+
+
+def _caution(config: JobConfig, report: "RunReport") -> str:
+    """Return what to know before the masks are used; empty: nothing."""
+    if not (config.uses_embedded_models and report.num_done):
+        return ""
+    from pipeline.run.folder import RunFolder
+    from pipeline.run.images import RunImages
+
+    return RunImages(RunFolder.open(report.out)).note_on_models
 
 
 def _failed_images(number: int) -> str:
@@ -117,15 +121,21 @@ def show_plan(plan: "JobPlan") -> None:
     console.line("Nothing was run or written (--dry-run).")
 
 
-def show_report(report: "RunReport") -> None:
+def show_report(report: "RunReport", caution: str = "") -> None:
     """Print counts, errors by code, the run folder and the next commands.
 
     Of an interrupted run the summary names the next command alone: the same one.
+
+    Args:
+        report: of the job.
+        caution: what to know before the masks are used; empty: nothing.
     """
     ovseg, out = console.program(), shlex.quote(report.out)
     for text in report.summary().split("\n"):
         console.line(text)
     console.line(f"run folder   {report.out}")
+    if caution:
+        console.line(f"caution      {caution}")
     if report.interrupted:
         return
     if report.errors or report.failed_shards:

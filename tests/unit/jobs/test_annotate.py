@@ -1,9 +1,12 @@
 """What `ovseg annotate` prints of a plan and of a report."""
 
 import importlib.abc
+import re
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs.annotate import annotate, show_plan, show_report
 from pipeline.job.job import JobPlan
@@ -82,3 +85,20 @@ def test_report_of_failed_images_suggests_inspect(capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "ovseg inspect run" in shown
     assert "ovseg export" not in shown
+
+
+def test_embedded_models_on_photographs_are_said_before_the_next_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
+    job = config(
+        images=str(tmp_path), out=str(tmp_path / "run"), clip={"model": "embedded"},
+        run={"local": True}, method="maskclip",
+    )  # fmt: skip
+    assert annotate(job, dry_run=False) == 0
+    shown = capsys.readouterr().out
+    assert "caution      embedded models: the masks mean something on drawn scenes only" in shown
+    assert "next" not in shown.partition("caution")[0]
+    assert annotate(job, dry_run=True) == 0
+    assert re.search("caution +embedded models", capsys.readouterr().out)
