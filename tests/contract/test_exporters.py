@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -162,9 +162,10 @@ def test_exact_format_returns_every_mask_to_the_pixel(name, segments, tmp_path):
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_export_of_a_run_in_a_bucket_has_the_same_files(name, tmp_path, s3_folder):
     local = make_run(tmp_path, odd_scenes())
+    there = Folder(s3_folder).child(PurePosixPath(local.folder.uri).name)  # pages show the name
     for file in local.folder.list():
-        Folder(s3_folder).atomic_write(file, local.folder.read_bytes(file))
-    bucket = RunFolder.open(s3_folder)
+        there.atomic_write(file, local.folder.read_bytes(file))
+    bucket = RunFolder.open(there.uri)
     written = _export(name, local)
     assert _export(name, bucket) == written
     assert _digests(bucket, name) == _digests(local, name)

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
-from ovseg_core.images.overlay import colour
+from ovseg_core.images.label_colours import label_colours
 from pipeline.corrections.import_review import import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.run.folder import RunFolder
 from tests.external.label_studio import USER, Server, opt_in
 from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
-from tests.helpers.drawn_runs import EXIF_ORIENTATION, Scene, make_run
+from tests.helpers.drawn_runs import EXIF_ORIENTATION, LABELS, Scene, make_run
 from tests.helpers.exported_masks import run_masks
 
 pytestmark = [*opt_in, needs_chromium]
@@ -141,7 +141,7 @@ def _labels(pixels: np.ndarray) -> np.ndarray:
     over = pixels - GREY
     labels = np.where(np.abs(over).max(-1) < 4, 0, -1)
     for label in (1, 2):
-        full = np.array(colour(label), float) - GREY
+        full = np.array(label_colours(LABELS)[label - 1], float) - GREY
         opacity = over @ full / (full @ full)
         away = np.abs(over - opacity[..., None] * full).max(-1)
         labels[(opacity > 0.2) & (opacity <= 1) & (away < 12)] = label
