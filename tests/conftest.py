@@ -66,6 +66,7 @@ def quick_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.setenv(RETRY_DELAY_ENV, "0.002")
         patch.setenv("OVSEG_CACHE", str(cache))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("COLUMNS", raising=False)  # a terminal's width, which tables follow
         yield
 
 

@@ -270,11 +270,11 @@ def test_failed_image_cannot_be_decided(page, client: Client):
 
 
 def test_keys_do_nothing_while_an_image_loads(page, client: Client, tmp_path: Path):
+    asked = []
+    page.route("**/segments?id=id-1.png*", lambda route: asked.append(route))
     page.goto(client.url)
     paths(page)
 
-    asked = []
-    page.route("**/segments?id=id-1.png*", lambda route: asked.append(route))
     page.keyboard.press("Enter")
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
     page.keyboard.press("n")
