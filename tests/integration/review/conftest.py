@@ -1,10 +1,11 @@
-"""Runs under review, and a server of one of them."""
+"""Runs under review, a server of one of them, and a browser."""
 
 from pathlib import Path
 
 import pytest
 
 from pipeline.run.folder import RunFolder
+from tests.helpers.browser import CHROMIUM, FLAGS
 from tests.helpers.drawn_runs import Scene, label_map, make_run, odd_scenes
 from tests.helpers.review_server import serving
 
@@ -19,6 +20,17 @@ def read_run(tmp_path_factory) -> RunFolder:
 def client(read_run):
     with serving(read_run) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
+    )
+    with playwright.sync_playwright() as session:
+        browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

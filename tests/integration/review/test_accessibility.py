@@ -7,13 +7,10 @@ import pytest
 
 from pipeline.exporters import gallery
 from pipeline.run.folder import RunFolder
-from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
+from tests.helpers.browser import needs_chromium
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 from tests.helpers.review_server import Client, serving
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
-)
 axe = pytest.importorskip(
     "axe_playwright_python", reason="axe-core is not installed: pip install -e '.[dev]'"
 )
@@ -38,14 +35,6 @@ def client(run: RunFolder):
         client.decide(image_id="id-0.png", action="reject")
         client.decide(image_id="id-1.png", action="accept")
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as session:
-        browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def _pages(client: Client, run: RunFolder) -> dict[str, tuple[str, str]]:

@@ -16,23 +16,12 @@ from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
 from pipeline.run.folder import RunFolder
-from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
+from tests.helpers.browser import needs_chromium
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run, odd_scenes
 from tests.helpers.review_server import Client, serving
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
-)
 pytestmark = needs_chromium
 NUM_MANY = 3000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as session:
-        browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
