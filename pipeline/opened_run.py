@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ovseg_core.rle.encode import decode_rle
 from pipeline.exporters.shared.corrected_run import CorrectedRun, CorrectedShard, MaskSource
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import FinishedShard, Row, paint_segments
 from pipeline.run.tables.damaged import Damage
 from schemas.errors import UserError
 from schemas.records import REPEATED_TEXT
-from schemas.tables import ANNOTATIONS, IMAGES, SCORES
+from schemas.tables import ANNOTATIONS, IMAGES, SCORES, TABLES
 
 TableLibrary = Literal["arrow", "pandas", "polars"]
 
@@ -142,7 +143,7 @@ class OpenedRun:
         """
         image, rows = self._found(path)
         size_hw = image["height"], image["width"]
-        masks = [paint_segments([row | {"category_id": 1}], size_hw) > 0 for row in rows]
+        masks = [decode_rle(row["rle_counts"], size_hw).astype(bool) for row in rows]
         return np.stack(masks) if masks else np.zeros((0, *size_hw), bool)
 
     def label_maps(self) -> Iterator[tuple[str, NDArray[np.uint16]]]:
@@ -152,7 +153,7 @@ class OpenedRun:
                 yield image["path"], label_map
 
     def _stored(self, name: Literal["images", "scores"], columns: list[str]) -> pa.Table:
-        run, schema = self._reader.run, {"images": IMAGES, "scores": SCORES}[name]
+        run, (schema, _) = self._reader.run, TABLES[name]
         tables = [run.shard_table(marker, name, columns) for marker in self._reader.markers]
         empty = pa.schema([schema.field(column) for column in columns]).empty_table()
         return pa.concat_tables(tables or [empty], promote_options="permissive")

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Image = torch.Tensor
 """uint8 RGB (3, H, W) on the CPU, of any size; a batch is a sequence of them."""
@@ -48,6 +50,14 @@ class ImageBatch(Sequence[Image]):
         if isinstance(index, slice):
             return ImageBatch(self.images[index], self.paths[index])
         return self.images[index]
+
+
+def to_tensor(rgb: NDArray[np.uint8]) -> Image:
+    """Return decoded pixels (h, w, 3) as networks take them: uint8 (3, h, w), contiguous.
+
+    What `decode` returns lies plane by plane already, so that nothing is copied.
+    """
+    return torch.from_numpy(np.require(rgb.transpose(2, 0, 1), requirements=("C", "W")))
 
 
 def with_images(images: Sequence[Image], pixels: Sequence[Image]) -> Sequence[Image]:

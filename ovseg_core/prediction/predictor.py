@@ -24,7 +24,7 @@ from cachetools import LRUCache
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import image_rows
-from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.methods import build_segmenter, with_published_clip
 from ovseg_core.prediction.inputs import ImageInput, content_key, name_of, pixels_of
@@ -166,7 +166,7 @@ class Predictor:
             return self._encoded[key]
         side_px = self._segmenter.decode_side_px
         images = tuple(pixels_of(image, self.config.image, side_px) for image in batch)
-        pixels = [torch.from_numpy(image.rgb.transpose(2, 0, 1).copy()) for image in images]
+        pixels = [to_tensor(image.rgb) for image in images]
         paths = [name_of(image) for image in batch]
         features = encode_images(self._segmenter, ImageBatch(tuple(pixels), tuple(paths)))
         self._encoded[key] = _Encoded(images, features)

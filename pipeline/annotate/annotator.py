@@ -15,12 +15,12 @@ import torch
 
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
-from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.image_feed import Batch, ImageFeed
-from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead, to_tensor
+from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead
 from pipeline.annotate.rows import (
     FailedImage,
     StageSeconds,
@@ -185,7 +185,7 @@ class Annotator:
         return results
 
     def _score_maps(self, images: Sequence[LoadedImage]) -> ScoreMaps:
-        pixels = tuple(to_tensor(image.image) for image in images)
+        pixels = tuple(to_tensor(image.image.rgb) for image in images)
         batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
         maps = self._segmenter.score(encode_images(self._segmenter, batch), self._text)
         check_finite((maps.levels, maps.objectness), "scores")

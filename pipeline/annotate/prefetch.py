@@ -6,9 +6,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-import torch
-
 from ovseg_core.images.decoding.decode import DecodedImage, decode
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.rows import FailedImage, StageSeconds
@@ -50,11 +47,6 @@ def load_image(
     if isinstance(image, ImageError):
         return FailedImage(ref, seconds, image)
     return LoadedImage(ref, seconds, image)
-
-
-def to_tensor(image: DecodedImage) -> torch.Tensor:
-    """Return an image's pixels as networks take them: uint8 (3, h, w), contiguous, on the CPU."""
-    return torch.from_numpy(np.ascontiguousarray(image.rgb.transpose(2, 0, 1)))
 
 
 def map_ahead(

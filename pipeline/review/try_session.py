@@ -22,10 +22,9 @@ from ovseg_core.backbones.registry import Backbones, clip_names
 from ovseg_core.backbones.vit import DenseBackbone
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
-from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import Features, Segmenter, encode_images
-from pipeline.annotate.prefetch import to_tensor
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.run.named_weights import NamedWeights
 from pipeline.storage import weights
@@ -289,7 +288,7 @@ class TrySession:
     ) -> EncodedImage:
         with Stopwatch() as decoding:
             decoded = image.decode(segmenter.decode_side_px)
-            pixels = to_tensor(decoded)
+            pixels = to_tensor(decoded.rgb)
         with Stopwatch() as encoding:
             features = encode_images(segmenter, ImageBatch((pixels,), (image.path,)))
         self.num_encoded += 1

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ovseg_core.backbones.file_formats.head_file import head_bytes
 from ovseg_core.backbones.registry import Backbones
+from ovseg_core.images.batch import to_tensor
 from ovseg_core.training.heads import HeadTask, build_head, check_head
 from ovseg_core.training.heads.shared.trainer import HeadTrainer
 from ovseg_core.training.sampler import ImageSampler
 from pipeline.annotate.image_errors import value_or_error
-from pipeline.annotate.prefetch import map_ahead, to_tensor
+from pipeline.annotate.prefetch import map_ahead
 from pipeline.collection.collect import own_places
 from pipeline.collection.image_source import read_image
 from pipeline.job.worker_process import enter_worker_process
@@ -185,7 +186,7 @@ class HeadWorker:
             ref = self._ref(index)
             image = value_or_error(read_image, ref, config.image, places, side_px)
             if not isinstance(image, ImageError):
-                return _View(self._task.view(to_tensor(image), rng), failed)
+                return _View(self._task.view(to_tensor(image.rgb), rng), failed)
             failed[ref.path] = str(image.code)
             index, last = self._sampler.substitute(rng), f"{ref.path}: {image}"
         raise CollectionError(f"{_MAX_UNREADABLE} images in a row cannot be read, the last {last}")

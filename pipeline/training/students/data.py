@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg_core.images.batch import Image
+from ovseg_core.images.batch import Image, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.training.students import IGNORED, check_student
 from pipeline.annotate.image_errors import value_or_error
-from pipeline.annotate.prefetch import to_tensor
 from pipeline.collection.image_source import read_image
 from pipeline.storage.places import ImagePlaces
 from pipeline.training.store import images_sha256
@@ -119,7 +118,7 @@ class StudentData:
             labels = self.source.labels(number, image)
         except UserError as error:  # not of this image alone
             return error
-        return Example(self.source.path(number), to_tensor(image), labels)
+        return Example(self.source.path(number), to_tensor(image.rgb), labels)
 
 
 class ProtocolSource:

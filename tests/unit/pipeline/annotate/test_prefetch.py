@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.annotate.prefetch import load_image, map_ahead, to_tensor
+from ovseg_core.images.batch import to_tensor
+from pipeline.annotate.prefetch import load_image, map_ahead
 from pipeline.annotate.rows import FailedImage
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode
@@ -23,7 +24,7 @@ def test_load_image_returns_pixels_and_seconds(tmp_path):
     pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     loaded = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0)
-    tensor = to_tensor(loaded.image)
+    tensor = to_tensor(loaded.image.rgb)
     assert tensor.shape == (3, 5, 7)
     assert tensor.is_contiguous()
     np.testing.assert_array_equal(tensor.permute(1, 2, 0).numpy(), pixels)
