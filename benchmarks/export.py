@@ -191,6 +191,7 @@ def annotation_rows(seed: int) -> list[dict[str, Any]]:
             "label": LABELS[number - 1],
             "category_id": number,
             "segment_index": number - 1,
+            "kind": "class",
             "height": SIZE_HW[0],
             "width": SIZE_HW[1],
             "rle_counts": rle.counts,

@@ -155,7 +155,8 @@ def _uses(column: ScoreColumn) -> Iterator[str]:
     if column.name == SCORE:
         yield "`score` and `min_score` of exports"
     if column.attribute:
-        yield "attribute in COCO files"
+        whose = " of instances" if column.of_instances else ""
+        yield f"attribute{whose} in COCO files"
     if "viewer" in column.pages:
         yield "review page"
     if "try" in column.pages:

@@ -27,6 +27,14 @@ UnixSeconds = Annotated[float, Field(ge=0, le=253_402_300_799, allow_inf_nan=Fal
 """Until the year 9999."""
 RepeatedText = Annotated[str, REPEATED_TEXT]
 
+MaskKind = Literal["class", "component", "instance"]
+MASK_KINDS: dict[str, MaskKind] = {
+    "class": "class",
+    "components": "component",
+    "instances": "instance",
+}
+"""What a run's segments are, by its `masks.segments`."""
+
 
 class ImageRef(Frozen):
     """One image of a collection: a row of `manifest.parquet`."""
@@ -151,6 +159,9 @@ class Annotation(MaskRow):
 
     segment_index: Count
     """Place among the image's segments from 0, by label, then by component."""
+    kind: Annotated[MaskKind, REPEATED_TEXT]
+    """What the mask is: all of the label in the image, one connected region of it, or one object.
+    Only instances may overlap other segments."""
     mean_prob: Share
     """Mean probability of the label over the segment's pixels. High: the model is sure."""
     margin_mean: Share
@@ -163,6 +174,8 @@ class Annotation(MaskRow):
     """Mean objectness of the pixels. High: surely an object; 1 where the method has none."""
     boundary_uncertainty: Share
     """Mean entropy, as `entropy_mean`, at the segment's rim. High: the outline is unsure."""
+    proposal_score: Share = 1.0
+    """Quality of the outline, as its proposal's source predicts it; 1 without a proposal."""
     area_frac: Share
     """Share of the image's pixels that are in the mask. High: a large mask."""
     num_components: Annotated[PositiveInt, pa.int32()]

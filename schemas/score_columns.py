@@ -27,6 +27,7 @@ class ScoreColumn:
             column is left out. A component that an exporter cuts out of a mask keeps the scores of
             the whole mask, apart from `area_frac` and `num_components`.
         attribute: written as an attribute of annotations in COCO files.
+        of_instances: says something of instances only; exports leave it out of other segments.
         pages: the pages that show it beside a mask, in this order of columns.
         percent: shown as a percentage instead of two decimals.
         filterable: the review page offers it as a filter, and the review index keeps it in memory.
@@ -38,6 +39,7 @@ class ScoreColumn:
     title: str
     join: Join
     attribute: bool = True
+    of_instances: bool = False
     pages: tuple[Page, ...] = ()
     percent: bool = False
     filterable: bool = False
@@ -75,6 +77,7 @@ SCORE_COLUMNS: dict[str, ScoreColumn] = {
         ScoreColumn(name="entropy_mean", title="entropy", join="mean"),
         ScoreColumn(name="objectness_mean", title="objectness", join="mean"),
         ScoreColumn(name="boundary_uncertainty", title="uncertainty of the rim", join="drop"),
+        ScoreColumn(name="proposal_score", title="outline", join="mean", of_instances=True),
         ScoreColumn(
             name="area_frac", title="area", join="sum", pages=("viewer", "try"), percent=True
         ),

@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 from schemas.base import Frozen
 from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised with every change of a column; stored in run.yaml and in each done marker."""
-READ_VERSIONS = (1, 2, 3)
+READ_VERSIONS = (1, 2, 3, 4)
 """Versions that can be read: `pipeline.run.tables.old_versions` maps the older ones on reading."""
 
 

@@ -23,7 +23,7 @@ from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import encode_runs
 from ovseg_core.rle.map_runs import runs_at_size
 from schemas.config import Calibration, MaskConfig
-from schemas.records import Annotation, ScoreRow
+from schemas.records import MASK_KINDS, Annotation, ScoreRow
 from schemas.score_columns import SCORE
 
 
@@ -77,6 +77,7 @@ def image_rows(
             label=names[int(cut.labels[number]) - 1],
             category_id=int(cut.labels[number]),
             segment_index=index,
+            kind=MASK_KINDS[masks.segments],
             height=size_hw[0],
             width=size_hw[1],
             rle_counts=rle.counts,

@@ -43,7 +43,16 @@ from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
 from pipeline.storage.yaml_file import MAX_BYTES
 from schemas.errors import BlockedStoreError, OutageError, OvsegError, RunFolderError
-from schemas.records import FileEntry, Shard, ShardDone, ShardFailed, ShardRows, ShardTally
+from schemas.records import (
+    MASK_KINDS,
+    FileEntry,
+    MaskKind,
+    Shard,
+    ShardDone,
+    ShardFailed,
+    ShardRows,
+    ShardTally,
+)
 from schemas.redact import holds_secret, redact
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 
@@ -420,7 +429,7 @@ class RunFolder:
             table = parquet.read_table(self.folder.read_bytes(file), stored)
             if is_old:
                 table = old_versions.with_new_columns(
-                    name, table, list(columns) if columns else None
+                    name, table, version, {"kind": self.mask_kind}, list(columns) if columns else None
                 )
             wanted = table.select(list(columns or known))
             if wanted.num_rows != marker.files[name].num_rows:
@@ -440,6 +449,11 @@ class RunFolder:
     @cached_property
     def _shard_size(self) -> int:
         return self.info.job().images_per_shard(self.info.num_images)
+
+    @cached_property
+    def mask_kind(self) -> MaskKind:
+        """What the run's segments are."""
+        return MASK_KINDS[self.info.job().masks.segments]
 
     @cached_property
     def _labels(self) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ def _cat(image_id: str) -> Annotation:
         label="cat",
         category_id=1,
         segment_index=0,
+        kind="class",
         height=20,
         width=30,
         rle_counts="V3?50000000^<",  # rows 2 to 16 of columns 5 to 9

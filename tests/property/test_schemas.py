@@ -1,6 +1,7 @@
 """Configuration and records come back from their files as they went."""
 
 import json
+from typing import get_args
 
 import pyarrow as pa
 import yaml
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.storage.parquet import write_table
 from schemas.config import JobConfig
-from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
+from schemas.records import Annotation, ImageRef, ImageResult, MaskKind, ScoreRow
 from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import TABLES, to_records, to_table
 
@@ -64,6 +65,7 @@ records = {
         label=words,
         category_id=st.integers(1, 2000),
         segment_index=st.integers(0, 2000),
+        kind=st.sampled_from(get_args(MaskKind)),
         height=st.integers(1, 2**31 - 1),
         width=st.integers(1, 2**31 - 1),
         rle_counts=words,

@@ -23,6 +23,7 @@ _ATTRIBUTES = (
     "verdict",
     *(name for name, column in SCORE_COLUMNS.items() if column.attribute),
 )
+_OF_INSTANCES = frozenset(name for name, column in SCORE_COLUMNS.items() if column.of_instances)
 _MASKS = {
     "class": "semantic masks: one for each label and image; they are not instances, touching or "
     "scattered objects of one label share a mask",
@@ -122,7 +123,7 @@ def annotation_entry(number: int, image_number: int, row: Row) -> CocoAnnotation
         "attributes": {
             name: round(row[name], DIGITS) if isinstance(row[name], float) else row[name]
             for name in _ATTRIBUTES
-            if name in row
+            if name in row and (name not in _OF_INSTANCES or row["kind"] == "instance")
         },
     }
 

@@ -4,16 +4,18 @@ Such a run opens, exports, evaluates and is reviewed like any other: its tables,
 given today's names and columns here, as they are read. No shard is added to it, because its tables
 would then be of two versions.
 
-Version 1 had other names for columns, stages and options. Version 2 lacks three columns of images.
+Version 1 had other names for columns, stages and options. Versions 1 and 2 lack three columns of
+images; versions 1 to 3 lack two of annotations.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from schemas.base import RENAMED_OPTIONS
 from schemas.records import ShardDone
-from schemas.tables import TABLES
+from schemas.tables import TABLES, to_array
 
 RENAMED_COLUMNS = {
     "images": {"encode_s": "rle_s"},
@@ -21,8 +23,11 @@ RENAMED_COLUMNS = {
     "annotations": {"saliency_mean": "objectness_mean"},
 }
 """By table: name in version 1 -> name today."""
-ADDED_COLUMNS = {"images": ("num_frames", "value_range", "color_profile")}
-"""By table: columns that versions 1 and 2 lack; they read as the record's defaults."""
+ADDED_COLUMNS = {
+    "images": dict.fromkeys(("num_frames", "value_range", "color_profile"), 3),
+    "annotations": dict.fromkeys(("kind", "proposal_score"), 4),
+}
+"""By table: columns that older versions lack, with the first version that has them."""
 RENAMED_STAGES = {"encode": "rle"}
 """The same of the stages whose seconds a tally sums."""
 
@@ -31,27 +36,39 @@ def stored_columns(table_name: str, columns: list[str], version: int) -> list[st
     """Return the names that a file of an older version has for today's columns."""
     renamed = RENAMED_COLUMNS[table_name] if version == 1 else {}
     stored = {new: old for old, new in renamed.items()}
-    added = ADDED_COLUMNS.get(table_name, ())
+    added = _added_columns(table_name, version)
     return [stored.get(name, name) for name in columns if name not in added]
 
 
+def _added_columns(table_name: str, version: int) -> list[str]:
+    added = ADDED_COLUMNS.get(table_name, {})
+    return [name for name, first_version in added.items() if version < first_version]
+
+
 def with_new_columns(
-    table_name: str, table: pa.Table, columns: list[str] | None = None
+    table_name: str,
+    table: pa.Table,
+    version: int,
+    values: Mapping[str, Any],
+    columns: list[str] | None = None,
 ) -> pa.Table:
     """Return a table of an older version under today's names, with the columns that it lacks.
 
     Args:
         table_name: `images`, `scores` or `annotations`.
         table: as it is stored.
+        version: of the table.
+        values: of columns that it lacks, the same for every row; others have the record's default.
         columns: today's names of those that were read; None: all.
     """
     renamed = RENAMED_COLUMNS[table_name]
     table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
     schema, record = TABLES[table_name]
-    for name in ADDED_COLUMNS.get(table_name, ()):
+    for name in _added_columns(table_name, version):
         if columns is None or name in columns:
-            default = pa.scalar(record.model_fields[name].default, schema.field(name).type)
-            table = table.append_column(schema.field(name), pa.repeat(default, table.num_rows))
+            value = values.get(name, record.model_fields[name].default)
+            column = to_array([value] * table.num_rows, schema.field(name).type)
+            table = table.append_column(schema.field(name), column)
     return table.select(columns or schema.names)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.errors import ErrorCode
-from schemas.records import ImageResult
+from schemas.records import ImageResult, MaskKind
 from schemas.tables import TABLES
 
 _OF_THE_MANIFEST = ("image_id", "path", "uri")
@@ -22,6 +22,7 @@ _OF_A_MASK = ("segment_index", "height", "width", "area_px", "bbox_xywh")
 _TEXTS = {
     "status": frozenset(get_args(ImageResult.model_fields["status"].annotation)),
     "error_code": frozenset(map(str, ErrorCode)),
+    "kind": frozenset(get_args(MaskKind)),
 }
 
 

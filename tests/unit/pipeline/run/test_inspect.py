@@ -64,6 +64,7 @@ def segment(ref: ImageRef) -> Annotation:
         label="cat",
         category_id=1,
         segment_index=0,
+        kind="class",
         height=48,
         width=64,
         rle_counts="PP",

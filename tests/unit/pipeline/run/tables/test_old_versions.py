@@ -21,7 +21,8 @@ def test_stored_columns_are_renamed_back(name):
     columns = TABLES[name][0].names
     stored = old_versions.stored_columns(name, columns, version=1)
     table = pa.table({column: [1] for column in stored})
-    assert old_versions.with_new_columns(name, table).column_names == columns
+    found = old_versions.with_new_columns(name, table, 1, {"kind": "class"})
+    assert found.column_names == columns
     assert set(stored) - set(columns) == set(old_versions.RENAMED_COLUMNS[name])
 
 
@@ -31,11 +32,31 @@ def test_columns_that_version_2_lacks_read_as_their_defaults(columns):
     stored = old_versions.stored_columns("images", wanted, version=2)
     assert "num_frames" not in stored
     table = old_versions.with_new_columns(
-        "images", pa.table({column: ["x", "y"] for column in stored}), columns
+        "images", pa.table({column: ["x", "y"] for column in stored}), 2, {}, columns
     )
     assert table.column_names == wanted
     assert table.column("num_frames").to_pylist() == [1, 1]
     assert table.column("color_profile").to_pylist() == ["", ""]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_segments_of_older_versions_are_of_the_runs_kind_and_have_no_proposal(version):
+    stored = old_versions.stored_columns("annotations", ["kind", "proposal_score", "label"], version)
+    assert stored == ["label"]
+    table = old_versions.with_new_columns(
+        "annotations",
+        pa.table({"label": ["cat", "dog"]}),
+        version,
+        {"kind": "component"},
+        ["label", "proposal_score", "kind"],
+    )
+    assert table.column("kind").to_pylist() == ["component", "component"]
+    assert table.column("proposal_score").to_pylist() == [1.0, 1.0]
+    assert table.schema.field("kind").type == TABLES["annotations"][0].field("kind").type
+
+
+def test_a_column_that_version_3_has_is_read_from_its_file():
+    assert old_versions.stored_columns("images", ["num_frames"], version=3) == ["num_frames"]
 
 
 def test_stages_of_a_marker_are_renamed():

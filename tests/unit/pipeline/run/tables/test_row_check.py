@@ -43,6 +43,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         ("annotations", {"label": lambda _: "lynx"}, "label holds 'lynx'"),
         ("annotations", {"category_id": lambda _: 77}, "category_id holds 77 to 77, not 1 to 3"),
         ("annotations", {"category_id": lambda old: old % 3 + 1}, "not the place of its label"),
+        ("annotations", {"kind": lambda _: "blob"}, "kind holds 'blob'"),
         ("annotations", {"mean_prob": lambda _: 1.5}, "mean_prob holds numbers"),
         ("scores", {"max_prob": lambda _: float("inf")}, "not finite"),
         ("scores", {"label": lambda _: None}, "null"),
