@@ -428,9 +428,9 @@ class RunFolder:
         try:
             table = parquet.read_table(self.folder.read_bytes(file), stored)
             if is_old:
-                table = old_versions.with_new_columns(
-                    name, table, version, {"kind": self.mask_kind}, list(columns) if columns else None
-                )
+                wished = list(columns) if columns else None
+                values = {"kind": self.mask_kind}
+                table = old_versions.with_new_columns(name, table, version, values, wished)
             wanted = table.select(list(columns or known))
             if wanted.num_rows != marker.files[name].num_rows:
                 raise ValueError(

@@ -41,14 +41,15 @@ def test_columns_that_version_2_lacks_read_as_their_defaults(columns):
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_segments_of_older_versions_are_of_the_runs_kind_and_have_no_proposal(version):
-    stored = old_versions.stored_columns("annotations", ["kind", "proposal_score", "label"], version)
+    columns = ["label", "proposal_score", "kind"]
+    stored = old_versions.stored_columns("annotations", columns, version)
     assert stored == ["label"]
     table = old_versions.with_new_columns(
         "annotations",
         pa.table({"label": ["cat", "dog"]}),
         version,
         {"kind": "component"},
-        ["label", "proposal_score", "kind"],
+        columns,
     )
     assert table.column("kind").to_pylist() == ["component", "component"]
     assert table.column("proposal_score").to_pylist() == [1.0, 1.0]
