@@ -121,8 +121,8 @@ class Many:
         }
         return Annotation(
             image_id=image_id, label=LABELS[label - 1], category_id=label, segment_index=index,
-            kind="class", height=SIZE_HW[0], width=SIZE_HW[1], rle_counts=rle.counts, area_px=rle.area_px,
-            bbox_xywh=rle.bbox_xywh, **scores,
+            kind="class", height=SIZE_HW[0], width=SIZE_HW[1], rle_counts=rle.counts,
+            area_px=rle.area_px, bbox_xywh=rle.bbox_xywh, **scores,
         )  # fmt: skip
 
 
