@@ -8,21 +8,35 @@ Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W p
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ovseg_core.decision.refine.pamr import Refinement
 from ovseg_core.images.batch import Image
+from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.resize.stitching import Stitch
-from schemas.config import ClipConfig, ConfigModel
+from schemas import plugins
+from schemas.config import ClipConfig, ConfigModel, NamedOptions
 from schemas.errors import ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
 
 
-class MethodOptions(ConfigModel):
+class PluginOptions(ConfigModel):
     """Base of the `Options` of methods and of the plug-ins nested in them."""
+
+
+class MethodOptions(PluginOptions):
+    """Base of the `Options` of methods."""
+
+    proposals: Annotated[NamedOptions, plugins.Nested("ovseg_core.proposals")] = NamedOptions(
+        name="none"
+    )
+    """Where regions of the image come from that are found without words, such as `sam`."""
+    region_vote: bool = True
+    """In each proposal the label of most of its pixels wins; where proposals overlap, the smallest
+    counts. Without effect if there are none."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class ScoreMaps:
             canvas by nearest. After the decision every region takes the label of most of its
             pixels, map by map; pixels that `foreground_gate` closes neither vote nor change.
             None: no vote.
+        proposals: of each image, the proposals that become its instances; None: no instances.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]
@@ -124,6 +139,7 @@ class ScoreMaps:
     rule: DecisionRule | None = None
     refinement: Refinement | None = None
     regions: tuple[tuple[Tensor, ...], ...] | None = None
+    proposals: tuple[Proposals, ...] | None = None
 
 
 class Features(Protocol):

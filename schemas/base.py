@@ -20,6 +20,7 @@ RENAMED_OPTIONS = {
     "class_weight": "class_token_weight",
     "denoise_below": "prompt_denoising_threshold",
     "smooth_below": "key_smoothing_threshold",
+    "region_folder": "proposals",
 }
 """Options of methods: name in earlier versions -> name today; no method has an option of another's
 old name."""

@@ -142,10 +142,10 @@ class ImageConfig(Frozen):
 class MaskConfig(Frozen):
     """How a label map is cut into segments."""
 
-    segments: Literal["class", "components"] = "class"
-    """`class`: one mask per label and image; `components`: one per connected region.
-
-    Connected regions are not instances: touching objects of one label stay one."""
+    segments: Literal["class", "components", "instances"] = "class"
+    """`class`: one mask per label and image; `components`: one per connected region, where touching
+    objects of one label stay one; `instances`: one per object, which may overlap. Instances need
+    `method.options.proposals`."""
     min_area_px: PositiveInt = 1
     """Segments of fewer pixels are dropped."""
 

@@ -16,7 +16,7 @@ Shapes: Q phrases, K classes with background first, (Hc, Wc) the canvas, R rows 
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels
+from ovseg_core.decision.instances.instances import Instances, instances_of
 from ovseg_core.decision.large_canvas import decide_large
 from ovseg_core.decision.samples import SAMPLED_FROM_PX, SampledColumns, Samples
 from ovseg_core.decision.values import (
@@ -68,6 +69,8 @@ class Decision:
     """(K,) highest value over those pixels."""
     samples: Samples | None = None
     """Which pixels the values are of; None: all of them, in order."""
+    instances: Instances | None = None
+    """Objects, from the proposals; None where the score maps have none."""
 
 
 def decide(maps: ScoreMaps, sizes_hw: Sequence[SizeHW]) -> list[Decision]:
@@ -119,11 +122,12 @@ def decide_one(
     while True:
         try:
             canvas = ScoredCanvas(maps, index, maps.canvas_hw or size_hw, elements)
-            if math.prod(canvas.canvas_hw) > sampled_from_px and canvas.canvas_hw == size_hw:
-                found = decide_large(canvas)
-                if found is not None:
-                    return _sampled(canvas, *found)
-            return _banded(canvas, size_hw)
+            is_large = math.prod(canvas.canvas_hw) > sampled_from_px
+            found = decide_large(canvas) if is_large and canvas.canvas_hw == size_hw else None
+            decision = _banded(canvas, size_hw) if found is None else _sampled(canvas, *found)
+            if maps.proposals is None:
+                return decision
+            return replace(decision, instances=instances_of(maps, index, size_hw, elements))
         except (torch.OutOfMemoryError, MemoryError):
             if elements <= _LEAST_ELEMENTS:
                 raise

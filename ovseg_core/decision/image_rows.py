@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.review_priority import image_priority
@@ -32,7 +33,7 @@ class ImageMasks:
     """The rows of one image in the tables `annotations` and `scores`."""
 
     segments: tuple[Annotation, ...]
-    """By label, then by component."""
+    """By label, then by component, or by falling score of instances."""
     label_scores: tuple[ScoreRow, ...]
     """One for each label, found or not, in vocabulary order."""
     review_priority: float
@@ -63,28 +64,35 @@ def image_rows(
         raise ValueError(
             f"expected the names of {num_labels} labels, without background, got {len(names)}"
         )
-    cut, columns = _cut_and_score(decision, size_hw, masks)
-    runs = runs_at_size(cut.runs, cut.canvas_hw, size_hw)
-    if calibration is not None:
-        columns[SCORE] = np.interp(columns[SCORE], calibration.scores, calibration.probabilities)
-        thresholds = np.array([0.0, *map(calibration.threshold, names)])
-        kept = columns[SCORE] >= thresholds[cut.labels]
-        runs = runs.select(kept[runs.value])
-    rles = encode_runs(runs, size_hw, masks.min_area_px)
+    if (instances := decision.instances) is not None:
+        labels, num_components = instances.labels, instances.num_components
+        columns = dict(instances.columns)
+        kept = _calibrated(columns, labels, names, calibration)
+        rles = {
+            number: rle
+            for number, rle in enumerate(instances.rles)
+            if kept[number] and rle.area_px >= masks.min_area_px
+        }
+    else:
+        cut, columns = _cut_and_score(decision, size_hw, masks)
+        labels, num_components = cut.labels, cut.num_components
+        kept = _calibrated(columns, labels, names, calibration)
+        runs = runs_at_size(cut.runs, cut.canvas_hw, size_hw)
+        rles = encode_runs(runs.select(kept[runs.value]), size_hw, masks.min_area_px)
     segments = tuple(
         Annotation(
             image_id=image_id,
-            label=names[int(cut.labels[number]) - 1],
-            category_id=int(cut.labels[number]),
+            label=names[int(labels[number]) - 1],
+            category_id=int(labels[number]),
             segment_index=index,
-            kind=MASK_KINDS[masks.segments],
             height=size_hw[0],
             width=size_hw[1],
             rle_counts=rle.counts,
             area_px=rle.area_px,
             bbox_xywh=rle.bbox_xywh,
+            kind=MASK_KINDS[masks.segments],
             area_frac=rle.area_px / (size_hw[0] * size_hw[1]),
-            num_components=int(cut.num_components[number]),
+            num_components=int(num_components[number]),
             **{name: float(values[number]) for name, values in columns.items()},
         )
         for index, (number, rle) in enumerate(rles.items())
@@ -94,10 +102,26 @@ def image_rows(
     return ImageMasks(segments, scores, image_priority(map(vars, segments), missed))
 
 
+def _calibrated(
+    columns: dict[str, Scores],
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+    calibration: Calibration | None,
+) -> NDArray[np.bool_]:
+    """Calibrate the scores in place; return which segments reach the threshold of their label."""
+    if calibration is None:
+        return np.ones(len(labels), bool)
+    columns[SCORE] = np.interp(columns[SCORE], calibration.scores, calibration.probabilities)
+    thresholds = np.array([0.0, *map(calibration.threshold, names)])
+    return columns[SCORE] >= thresholds[labels]
+
+
 def _cut_and_score(
     decision: Decision, size_hw: SizeHW, masks: MaskConfig
 ) -> tuple[SegmentMap, dict[str, Scores]]:
     """Return the segments of the canvas that reach the image, and their columns by name."""
+    if masks.segments == "instances":
+        raise ValueError("expected a decision with instances, got one without proposals")
     if (samples := decision.samples) is not None:
         cut = cut_segments(decision.label_map, masks.segments)
         return cut, sampled_scores(decision, samples, cut)

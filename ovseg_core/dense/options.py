@@ -7,7 +7,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ovseg_core.backbones.text.text_encoder import TemplateSet
 from ovseg_core.dense.windows import Padding
-from ovseg_core.images.per_image_files import LocalFolder
 from ovseg_core.objectness import ObjectnessPart
 from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodOptions
@@ -47,10 +46,6 @@ class WindowOptions(MethodOptions):
     global_attention: bool = False
     """The last block attends over the whole image: the windows' patches are merged on one grid
     before it."""
-    region_folder: LocalFolder = ""
-    """Local folder of masks from another tool, such as SAM's, one file for each image (see
-    `images.region_masks`); in each mask the majority label wins. A run can be resumed only while
-    these files stay as they are. Empty: none."""
     top_k_labels: NonNegativeInt = 0
     """Number of labels that compete in an image: those with the highest probability in any window
     by CLIP's embedding of the whole window; 0: all."""

@@ -25,7 +25,6 @@ from ovseg_core.dense.scoring import COSINES, Scoring, top_label_rows
 from ovseg_core.dense.whole_image import merge_windows
 from ovseg_core.dense.windows import SlidingWindows, WindowGrid, side_by_side
 from ovseg_core.images.batch import Image
-from ovseg_core.images.region_masks import region_masks
 from ovseg_core.objectness import build_objectness
 from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
@@ -85,7 +84,7 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
         area_threshold: share of all foreground pixels that a label must exceed to stay.
 
     Raises:
-        ConfigError: a stride that leaves gaps between the windows; no such `region_folder`.
+        ConfigError: a stride that leaves gaps between the windows.
         WeightsError: weights of the objectness source that cannot be found, fetched or used.
     """
 
@@ -105,8 +104,6 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
         self._scoring = scoring
         self._area_threshold = area_threshold
         self._objectness = build_objectness(options.objectness, backbones)
-        folder = options.region_folder
-        self._masks = region_masks(folder, "method.options.region_folder") if folder else None
         self._text = TextEncoder(clip, templates_of(options.templates))
         self.decode_side_px, window_px, stride_px = (
             round(sides * clip.input_px) if given is None else given
@@ -141,13 +138,11 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
         grids = [self.windows.cut(self._clip.normalise(image)) for image in resized]
         encode_grids = self._encode_merged if options.global_attention else self._encode_windows
         features = encode_grids(grids)
-        refinement = regions = None
+        refinement = None
         if options.pamr_steps:
             pamr = Pamr(options.pamr_steps, options.pamr_dilations)
             refinement = Refinement(pamr, tuple(resized))
-        if self._masks is not None:
-            regions = tuple((masks,) for masks in self._masks.read(images))
-        return WindowFeatures(features, self._objectness.maps(images), refinement, regions)
+        return WindowFeatures(features, self._objectness.maps(images), refinement)
 
     def _encode_windows(self, grids: Sequence[WindowGrid]) -> tuple[ImageFeatures, ...]:
         """Encode each window by itself."""

@@ -35,13 +35,26 @@ def read_npy(file: Path, max_values: int) -> NDArray[Any]:
         return _read_array(stream, max_values, file.stat().st_size)
 
 
-def read_npz(file: Path, names: Sequence[str], max_values: int) -> list[NDArray[Any]]:
-    """Return the named arrays in an NPZ archive; see `read_npy`."""
+def read_npz(
+    file: Path, names: Sequence[str], max_values: int, optional: Sequence[str] = ()
+) -> list[NDArray[Any]]:
+    """Return the named arrays in an NPZ archive; see `read_npy`.
+
+    Args:
+        file: the archive.
+        names: of the arrays.
+        max_values: of each array.
+        optional: those of the names that are left out where the archive lacks them.
+    """
     with file.open("rb") as stream:
         _check_entries(stream, file.stat().st_size)
         try:
             with zipfile.ZipFile(stream) as archive:
-                return [_read_entry(archive, name, max_values) for name in names]
+                return [
+                    _read_entry(archive, name, max_values)
+                    for name in names
+                    if name not in optional or f"{name}.npy" in archive.NameToInfo
+                ]
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise ValueError(f"expected an NPZ archive, got a damaged one: {error}") from error
 

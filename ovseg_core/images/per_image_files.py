@@ -6,10 +6,9 @@ The file of `a/b.jpg` is `FOLDER/a/b` with one of the suffixes that its reader s
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator
-from torch import Tensor
 
 from ovseg_core.images.batch import Image, ImageBatch
 from schemas.base import Frozen
@@ -42,8 +41,11 @@ def folders_in(options: Frozen, where: str) -> dict[str, str]:
     return {option: folder for option, folder in folders.items() if folder}
 
 
+Content = TypeVar("Content")
+
+
 @dataclass(frozen=True)
-class PerImageFiles:
+class PerImageFiles(Generic[Content]):
     """The files of one kind.
 
     Attributes:
@@ -62,26 +64,27 @@ class PerImageFiles:
     suffixes: tuple[str, ...]
     kind: str
     option: str
-    load: Callable[[Path], Tensor]
+    load: Callable[[Path], Content]
 
     def __post_init__(self) -> None:
         """Check that the folder exists."""
         if not Path(self.folder).is_dir():
             raise ConfigError(f"{self.option}: no folder at {self.folder}")
 
-    def read(self, images: Sequence[Image]) -> tuple[Tensor, ...]:
+    def read(self, images: Sequence[Image]) -> tuple[Content, ...]:
         """Return the content of each image's file.
 
         Raises:
             ConfigError: the batch has no paths.
             ImageError: the file of an image is missing or unreadable.
         """
-        if not isinstance(images, ImageBatch):
+        paths = images.paths if isinstance(images, ImageBatch) else None
+        if paths is None:
             raise ConfigError(
                 f"{self.option} finds files by the images' paths: give the images as an "
-                "ovseg_core.images.batch.ImageBatch"
+                "ovseg_core.images.batch.ImageBatch with paths"
             )
-        return tuple(self._read(self._file(path)) for path in images.paths)
+        return tuple(self._read(self._file(path)) for path in paths)
 
     def _file(self, path: str) -> Path:
         stem = Path(self.folder) / PurePosixPath(path).with_suffix("")
@@ -93,7 +96,7 @@ class PerImageFiles:
         wanted = f"{stem.name}{', '.join(first)} or {last} in {stem.parent}"
         raise ImageError(ErrorCode.NOT_FOUND, f"no {self.kind}: expected {wanted}")
 
-    def _read(self, file: Path) -> Tensor:
+    def _read(self, file: Path) -> Content:
         try:
             return self.load(file)
         except (OSError, ValueError, SyntaxError, MemoryError) as error:

@@ -4,23 +4,28 @@ from typing import Any, TypeVar
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.per_image_files import folders_in
-from ovseg_core.segmenter import MethodCard, Segmenter
+from ovseg_core.proposals import build_proposer
+from ovseg_core.proposals.shared.with_proposals import WithProposals, check_instances
+from ovseg_core.segmenter import MethodCard, MethodOptions, Segmenter
 from schemas import plugins
-from schemas.config import NamedOptions, SegmenterConfig
+from schemas.config import MaskConfig, NamedOptions, SegmenterConfig
 from schemas.errors import ConfigError
 
 PACKAGE = __name__
+DEFAULT_MASKS = MaskConfig()
 
 Config = TypeVar("Config", bound=SegmenterConfig)
 
 
-def check_options(method: NamedOptions) -> None:
+def check_options(method: NamedOptions, masks: MaskConfig = DEFAULT_MASKS) -> None:
     """Check a method's name and options, those of nested plug-ins included; loads no weights.
 
     Raises:
-        ConfigError: an unknown method, an unknown option or a wrong value.
+        ConfigError: an unknown method, an unknown option or a wrong value; instances without
+            anything that they could come from.
     """
-    plugins.read_options(PACKAGE, method, "method")
+    options = _options(method)
+    check_instances(masks, has_proposals=options.proposals.name != "none")
 
 
 def runs_by_name(name: str) -> bool:
@@ -59,12 +64,31 @@ def with_published_clip(config: Config) -> Config:
     return config.model_copy(update={"clip": card.clip})
 
 
-def build_segmenter(method: NamedOptions, backbones: Backbones) -> Segmenter[Any]:
-    """Return the method, ready to use.
+def build_segmenter(
+    method: NamedOptions, backbones: Backbones, masks: MaskConfig = DEFAULT_MASKS
+) -> Segmenter[Any]:
+    """Return the method, ready to use, with its proposals if it has any.
+
+    Args:
+        method: name and options.
+        backbones: its networks.
+        masks: how masks will be cut: instances need the proposals.
 
     Raises:
-        ConfigError: an unknown method, an unknown option or a wrong value.
+        ConfigError: as `check_options`.
         WeightsError: the backbones lack something that the method needs.
     """
+    check_options(method, masks)
+    options = _options(method)
+    segmenter = plugins.load_plugin(PACKAGE, method.name).build(options, backbones)
+    proposer = build_proposer(options.proposals, backbones)
+    if proposer is None:
+        return segmenter
+    instances = masks.segments == "instances"
+    return WithProposals(segmenter, proposer, vote=options.region_vote, instances=instances)
+
+
+def _options(method: NamedOptions) -> MethodOptions:
     options = plugins.read_options(PACKAGE, method, "method")
-    return plugins.load_plugin(PACKAGE, method.name).build(options, backbones)
+    assert isinstance(options, MethodOptions)  # those of every method are
+    return options

@@ -4,7 +4,7 @@ The correlation of patches that CLIP lost in training is recovered from a block'
 values; DBSCAN clusters it into regions, in each of which the majority label wins. Numbers in
 comments are the steps of docs/methods.md 8. The authors label the centre square of an image; here
 the whole image goes through, the same on a square one. SAM's masks, a variant that the paper
-mentions and its repository lacks, are ours: `region_folder`, a vote after that of the clusters.
+mentions and its repository lacks, are ours: `proposals`, a vote after that of the clusters.
 
 Shapes: B images (one window each), L = 1 + N tokens (class token first), H heads, d head width, C =
 H * d, D joint width, Q text rows, N = M = h * w patches, G clusters.
@@ -120,17 +120,15 @@ class Cliptrase(WindowSegmenter):
     """The method; see the module."""
 
     def encode(self, images: Sequence[Image]) -> WindowFeatures:
-        """Return the features with the clusters' region maps; masks of a folder vote after them."""
+        """Return the features with the clusters' region maps."""
         features = super().encode(images)
-        clusters = [self.cluster_regions(image) for image in features.images]
-        masks = features.regions or ((),) * len(features)
         return replace(
             features,
             # The correlation has N x N elements and is not needed for the scores.
             images=tuple(
                 replace(image, dense=replace(image.dense, extra={})) for image in features.images
             ),
-            regions=tuple((*own, *given) for own, given in zip(clusters, masks, strict=True)),
+            regions=tuple(self.cluster_regions(image) for image in features.images),
         )
 
     def cluster_regions(self, image: ImageFeatures) -> tuple[Tensor, ...]:

@@ -24,12 +24,12 @@ from ovseg_core.images.array_files import (
 )
 from ovseg_core.images.batch import Image
 from ovseg_core.images.per_image_files import LocalFolder, PerImageFiles
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import PluginOptions
 
 SUFFIXES = (".png", ".npy", ".npz")
 
 
-class Options(MethodOptions):
+class Options(PluginOptions):
     """Options of the source `external`."""
 
     folder: LocalFolder

@@ -21,7 +21,7 @@ from ovseg_core.embedded import FOUND_HEAD
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import by_shape
 from ovseg_core.resize.published_sizes import limit_side
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import PluginOptions
 from schemas.config import WeightsName
 
 RELEASED_HEAD = (
@@ -39,7 +39,7 @@ HEAD = HeadKind(
 )
 
 
-class Options(MethodOptions):
+class Options(PluginOptions):
     """Options of the source `found`."""
 
     head: WeightsName = ""

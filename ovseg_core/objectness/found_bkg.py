@@ -19,10 +19,10 @@ from ovseg_core.backbones.vit import TimmViT, VitFeatures
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import by_shape
 from ovseg_core.resize.published_sizes import limit_side
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import PluginOptions
 
 
-class Options(MethodOptions):
+class Options(PluginOptions):
     """Options of the source `found_bkg`."""
 
     threshold: float = 0.3

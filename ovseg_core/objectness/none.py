@@ -6,10 +6,10 @@ from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.batch import Image
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import PluginOptions
 
 
-class Options(MethodOptions):
+class Options(PluginOptions):
     """No options."""
 
 

@@ -77,7 +77,7 @@ def load(
     elif device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: no GPU is visible to torch here; use `auto` or `cpu`")
     backbones = Backbones.from_config(config, device, _local_weights, config.compute)
-    return Predictor(build_segmenter(config.method, backbones), config, batch_size)
+    return Predictor(build_segmenter(config.method, backbones, config.masks), config, batch_size)
 
 
 @dataclass(frozen=True)

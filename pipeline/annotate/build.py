@@ -40,7 +40,7 @@ def build(config: JobConfig, device: str) -> Built:
 
     config = with_published_clip(config)
     backbones = Backbones.from_config(config, device, resolve, config.compute)
-    segmenter = build_segmenter(config.method, backbones)
+    segmenter = build_segmenter(config.method, backbones, config.masks)
     folders = option_folders(config.method).values()
     remember_names(backbones.names() | {folder: folder for folder in folders})
     digests = {role: weights_sha256(path) for role, path in backbones.files().items()}

@@ -126,7 +126,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     Raises:
         UserError: a wrong option, no images, or a folder that belongs to another run.
     """
-    check_options(config.method)
+    check_options(config.method, config.masks)
     named = option_folders(config.method).items()
     folders = {option: folder_state(folder, option) for option, folder in named}
     config = with_published_clip(config)

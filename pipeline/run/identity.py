@@ -165,7 +165,7 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
         raise RunFolderError(
             f"{uri}/run.yaml is damaged ({reason}): choose another folder"
         ) from error
-    if info.schema_version == 1:
+    if info.schema_version < SCHEMA_VERSION:
         return info.model_copy(update={"config": old_versions.with_new_options(info.config)})
     return info
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.batch import Image
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import PluginOptions
 from schemas import plugins
 from schemas.config import NamedOptions
 
 PACKAGE = __name__
 
 
-class HeadOptions(MethodOptions):
+class HeadOptions(PluginOptions):
     """Options of every head; the defaults are the published schedule."""
 
     steps: PositiveInt

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ovseg_core.backbones.text.text_encoder import best_of_class
 from ovseg_core.images.batch import Image
-from ovseg_core.segmenter import MethodOptions, TextMatrix
+from ovseg_core.segmenter import PluginOptions, TextMatrix
 from schemas import plugins
 from schemas.config import NamedOptions
 
@@ -41,7 +41,7 @@ Labels = NDArray[np.int16]
 """(H, W): 0 background, k label k, IGNORED or UNLABELLED."""
 
 
-class StudentOptions(MethodOptions):
+class StudentOptions(PluginOptions):
     """Options of every student."""
 
     steps: PositiveInt

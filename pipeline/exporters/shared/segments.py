@@ -30,7 +30,9 @@ DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
 
 
-def resolve_kind(reader: RunReader, kind: SegmentKind) -> Literal["class", "components"]:
+def resolve_kind(
+    reader: RunReader, kind: SegmentKind
+) -> Literal["class", "components", "instances"]:
     """Return what the exported segments are; `as_run` becomes what the run has."""
     return reader.run.info.job().masks.segments if kind == "as_run" else kind
 
@@ -94,7 +96,9 @@ def images(
         _count_left_out(shard, losses)
 
 
-def _cut(rows: list[Row], kind: Literal["class", "components"], is_changed: bool) -> list[Row]:
+def _cut(
+    rows: list[Row], kind: Literal["class", "components", "instances"], is_changed: bool
+) -> list[Row]:
     """Return one image's masks as the wanted kind: all of them, or those that people left."""
     is_split = kind == "components"
     if rows and is_changed:

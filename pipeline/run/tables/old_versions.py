@@ -80,10 +80,14 @@ def with_new_stages(marker: ShardDone) -> ShardDone:
 
 
 def with_new_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the job of a run of version 1 with today's names of its method's options."""
+    """Return the job of an older run with today's names of its method's options."""
     method = config.get("method")
     options = method.get("options") if isinstance(method, dict) else None
     if not isinstance(method, dict) or not isinstance(options, dict):
         return config
+    options = dict(options)
+    folder = options.pop("region_folder", "")
     renamed = {RENAMED_OPTIONS.get(name, name): value for name, value in options.items()}
+    if folder:
+        renamed["proposals"] = {"name": "folder", "options": {"folder": folder}}
     return {**config, "method": {**method, "options": renamed}}

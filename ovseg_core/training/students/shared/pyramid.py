@@ -23,7 +23,7 @@ from ovseg_core.backbones.checkpoint import (
     state_dict_in,
     timm_file,
 )
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import PluginOptions
 from schemas.base import did_you_mean
 from schemas.config import WeightsName
 from schemas.errors import ConfigError, WeightsError
@@ -38,7 +38,7 @@ _PROBE_HW = 128, 192
 """Size of the image by which a network is tried: not square, and not what it was trained with."""
 
 
-class PyramidOptions(MethodOptions):
+class PyramidOptions(PluginOptions):
     """Options of a student's backbone."""
 
     backbone: Annotated[str, Field(max_length=100)]

@@ -26,7 +26,8 @@ def test_scores_do_not_depend_on_the_blocks(size):
     num_segments = len(cut.labels) - 1
     whole = segment_scores(visible, cut)
     blocks = segment_scores(visible, cut, block_pixels=1)
-    assert set(whole) == set(blocks) == set(SCORE_COLUMNS) - {"area_frac", "num_components"}
+    of_the_mask = {"area_frac", "num_components", "proposal_score"}
+    assert set(whole) == set(blocks) == set(SCORE_COLUMNS) - of_the_mask
     for name, values in whole.items():
         assert values.shape == (num_segments + 1,)
         np.testing.assert_allclose(blocks[name], values, rtol=1e-6, err_msg=name)

@@ -13,8 +13,8 @@ import torch
 
 from ovseg_core.images.array_files import MAX_PIXELS, open_png, read_npy, read_npz
 from ovseg_core.images.batch import ImageBatch
-from ovseg_core.images.region_masks import region_masks
 from ovseg_core.objectness.external import ExternalMaps, Options
+from ovseg_core.proposals.folder import MaskFiles
 from schemas.errors import ErrorCode, ImageError
 
 
@@ -86,7 +86,7 @@ def test_hostile_map_is_an_unreadable_file_of_one_image(wrong: str, tmp_path: Pa
     assert caught.value.code is ErrorCode.UNDECODABLE
     if not name.endswith(".npy"):
         with pytest.raises(ImageError, match=r"unreadable region masks .*/a"):
-            region_masks(str(tmp_path), "folder").read(batch)
+            MaskFiles(str(tmp_path), torch.device("cpu")).proposals(batch)
 
 
 def test_honest_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Batches that know their images' names."""
 
 import pytest
+import torch
 
 from ovseg_core.images.batch import ImageBatch, with_images
+from ovseg_core.images.proposal_masks import Proposals
 from tests.helpers.tiny_models import random_image
 
 PATHS = ("a.jpg", "b/c.jpg", "d.png")
@@ -26,5 +28,13 @@ def test_other_pixels_keep_the_paths() -> None:
 
 
 def test_a_name_too_few_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 3 images, 2 paths"):
+    with pytest.raises(ValueError, match="a path for each of the 3 images, got 2"):
         ImageBatch(IMAGES, PATHS[:2])
+
+
+def test_proposals_belong_to_images() -> None:
+    none = Proposals(torch.zeros(0, 2, 2), torch.ones(0))
+    one = Proposals(torch.ones(1, 2, 2), torch.ones(1))
+    assert ImageBatch(IMAGES, proposals=(none, one, none))[1:].proposals == (one, none)
+    with pytest.raises(ValueError, match="a set of proposals for each of the 3 images, got 1"):
+        ImageBatch(IMAGES, PATHS, (none,))

@@ -144,7 +144,8 @@ def test_regions_cover_the_whole_image_with_global_attention(size: tuple[int, in
 
 def test_masks_of_a_folder_vote_after_the_clusters(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1, 1]], np.uint8)).save(tmp_path / "a.png")
-    options = {"region_folder": str(tmp_path), "eps": 9.0, "min_samples": 1}
+    folder = {"name": "folder", "options": {"folder": str(tmp_path)}}
+    options = {"proposals": folder, "eps": 9.0, "min_samples": 1}
     method = build_segmenter(NamedOptions(name="cliptrase", options=options), tiny_backbones())
     batch = ImageBatch((random_image(0, 45, 61),), ("a.jpg",))
     maps = method.score(encode_images(method, batch), method.text_matrix(WORDS))

@@ -128,7 +128,11 @@ def test_names_that_are_not_utf8_have_rows(config, tmp_path):
             {"objectness": {"name": "external", "options": {"folder": "{}"}}},
             "objectness.options.folder",
         ),
-        ("sclip", {"region_folder": "{}"}, "region_folder"),
+        (
+            "sclip",
+            {"proposals": {"name": "folder", "options": {"folder": "{}"}}},
+            "proposals.options.folder",
+        ),
     ],
 )
 def test_changed_files_of_an_option_are_another_run(config, tmp_path, name, option, key):

@@ -1,7 +1,6 @@
 """The majority vote of regions over a label map."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn import functional
 
 from ovseg_core.decision.decide import decide
 from ovseg_core.decision.refine.region_vote import majority_labels, vote_in_turn
-from ovseg_core.images.batch import ImageBatch
-from ovseg_core.methods import build_segmenter, check_options
 from ovseg_core.resize.nearest import nearest_source
-from ovseg_core.segmenter import ScoreMaps, encode_images
-from schemas.config import NamedOptions
-from schemas.errors import ConfigError
-from schemas.vocabulary import Vocabulary
-from tests.helpers.tiny_models import random_image, tiny_backbones
+from ovseg_core.segmenter import ScoreMaps
 
 SHAPE = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 
@@ -99,30 +91,3 @@ def test_score_columns_are_those_of_the_voted_label(gated: bool) -> None:
     assert not voted[0].margin[lost].any()
     np.testing.assert_array_equal(voted[0].class_mean_prob, plain[0].class_mean_prob)
     np.testing.assert_array_equal(voted[1].label_map, plain[1].label_map)
-
-
-def test_region_folder_of_any_window_method(tmp_path: Path) -> None:
-    images = tuple(random_image(seed, 30, 45) for seed in range(2))
-    batch = ImageBatch(images, ("a.jpg", "b/c.jpg"))
-    (tmp_path / "b").mkdir()
-    whole = np.ones((1, 2), np.uint8)
-    Image.fromarray(whole).save(tmp_path / "a.png")
-    Image.fromarray(whole * np.array([0, 1], np.uint8)).save(tmp_path / "b" / "c.png")
-    words = Vocabulary.model_validate(["cat", "dog", "sofa"])
-    found = []
-    for folder in ("", str(tmp_path)):
-        part = NamedOptions(name="sclip", options={"region_folder": folder})
-        segmenter = build_segmenter(part, tiny_backbones())
-        maps = segmenter.score(encode_images(segmenter, batch), segmenter.text_matrix(words))
-        found.append([one.label_map for one in decide(maps, [(30, 45)] * 2)])
-    (plain_a, plain_b), (voted_a, voted_b) = found
-    assert (voted_a == np.bincount(plain_a.ravel()).argmax()).all()
-    half = (plain_b.shape[1] + 1) // 2
-    np.testing.assert_array_equal(voted_b[:, :half], plain_b[:, :half])
-    assert (voted_b[:, half:] == np.bincount(plain_b[:, half:].ravel()).argmax()).all()
-    assert len(np.unique(plain_a)) > 1
-
-
-def test_region_folder_refuses_a_url() -> None:
-    with pytest.raises(ConfigError, match=r"region_folder: expected a local folder"):
-        check_options(NamedOptions(name="sclip", options={"region_folder": "s3://bucket/masks"}))

@@ -93,6 +93,15 @@ def test_options_of_a_job_are_renamed(method, options):
     plugins.read_options(METHODS, job.method, "method")  # knows every name
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_folder_of_regions_is_one_of_proposals(version):
+    stored = yaml.safe_load(RUN_FILE.read_text())
+    stored["config"]["method"] = {"name": "sclip", "options": {"region_folder": "/masks"}}
+    stored["schema_version"] = version
+    job = parse_run_file(yaml.safe_dump(stored, sort_keys=False).encode(), "run").job()
+    assert job.method.options == {"proposals": {"name": "folder", "options": {"folder": "/masks"}}}
+
+
 def test_no_method_has_an_option_of_an_old_name():
     for method in plugins.names(METHODS):
         known = plugins.load_plugin(METHODS, method).Options.model_fields

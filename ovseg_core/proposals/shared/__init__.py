@@ -1,0 +1,1 @@
+"""What proposers share, and the methods with proposals."""

@@ -1,0 +1,86 @@
+"""Any method with proposals: they are found beside its features, and used where it is decided.
+
+Shapes: h w pixels of a region map.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ovseg_core.images.batch import Image, ImageBatch
+from ovseg_core.images.proposal_masks import Proposals
+from ovseg_core.proposals import WHERE, Proposer
+from ovseg_core.segmenter import Features, ScoreMaps, Segmenter, TextMatrix
+from schemas.config import MaskConfig
+from schemas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FeaturesWithProposals:
+    """Features of a batch with the proposals of each image."""
+
+    features: Features
+    proposals: tuple[Proposals, ...]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.proposals)
+
+
+class WithProposals(Segmenter[FeaturesWithProposals]):
+    """A method with proposals.
+
+    Args:
+        segmenter: the method; its `encode` finds the proposals in the `ImageBatch`.
+        proposer: finds them.
+        vote: whether the majority label wins in each region of an image.
+        instances: whether the proposals become instances.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter[Any], proposer: Proposer, *, vote: bool, instances: bool
+    ) -> None:
+        self.segmenter = segmenter
+        self._proposer = proposer
+        self._vote = vote
+        self._instances = instances
+        sides = segmenter.decode_side_px, proposer.decode_side_px
+        self.decode_side_px = max(sides) if all(sides) else 0
+
+    def text_matrix(self, vocabulary: Any) -> TextMatrix:
+        """Return the vocabulary's text matrix, the method's own."""
+        return self.segmenter.text_matrix(vocabulary)
+
+    def encode(self, images: Sequence[Image]) -> FeaturesWithProposals:
+        """Return the method's features and the proposals of a batch."""
+        proposals = self._proposer.proposals(images)
+        paths = images.paths if isinstance(images, ImageBatch) else None
+        batch = ImageBatch(tuple(images), paths, proposals)
+        return FeaturesWithProposals(self.segmenter.encode(batch), proposals)
+
+    @torch.inference_mode()
+    def score(self, features: FeaturesWithProposals, text: TextMatrix) -> ScoreMaps:
+        """Return the method's score maps with what the proposals add."""
+        maps = self.segmenter.score(features.features, text)
+        regions = maps.regions
+        if self._vote:
+            own = regions or ((),) * len(features)
+            added = [(one.region_map(),) if len(one) else () for one in features.proposals]
+            regions = tuple((*first, *last) for first, last in zip(own, added, strict=True))
+        proposals = features.proposals if self._instances else None
+        return replace(maps, regions=regions, proposals=proposals)
+
+
+def check_instances(masks: MaskConfig, *, has_proposals: bool) -> None:
+    """Check that instances have something to come from.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    if masks.segments == "instances" and not has_proposals:
+        raise ConfigError(
+            "masks.segments: `instances` needs proposals, which become the instances; add for "
+            f"example --set {WHERE}=sam, or take `components`"
+        )

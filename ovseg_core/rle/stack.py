@@ -1,0 +1,89 @@
+"""Masks that may overlap -> COCO RLE, area and box of each.
+
+Each mask comes as a cut-out of the image, so that the work grows with the masks and not with the
+image; runs are found on the masks' device, and only their ends come back. The tests compare with
+pycocotools.
+
+Shapes: N masks, r c rows and columns of a cut-out, H W pixels of the image.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.rle.encode import Rle, encode_pieces
+from ovseg_core.rle.map_runs import Ints
+
+
+class CutOut(NamedTuple):
+    """The part of a mask that may be inside; all around it is outside.
+
+    Attributes:
+        mask_rc: bool.
+        top: row of the image where it begins.
+        left: column of the image where it begins.
+    """
+
+    mask_rc: Tensor
+    top: int
+    left: int
+
+
+class Pieces(NamedTuple):
+    """Runs of several masks, cut where a column ends; by mask, then by place.
+
+    Attributes:
+        start: first pixel of each, column-major.
+        stop: the pixel after its last one, in the same column.
+        owner: number of its mask.
+    """
+
+    start: Ints
+    stop: Ints
+    owner: Ints
+
+
+def pieces_of(masks: Iterable[CutOut], size_hw: SizeHW) -> Pieces:
+    """Return the runs of masks; an empty mask has none.
+
+    Args:
+        masks: one at a time is held.
+        size_hw: of the image.
+    """
+    parts = [_pieces(mask, size_hw[0]) for mask in masks]
+    none = np.zeros(0, np.int64)
+    owner = np.repeat(np.arange(len(parts)), [len(start) for start, _ in parts])
+    start, stop = (np.concatenate([none, *(part[side] for part in parts)]) for side in (0, 1))
+    return Pieces(start, stop, owner)
+
+
+def encode_stack(masks: Iterable[CutOut], size_hw: SizeHW) -> dict[int, Rle]:
+    """Return the RLE of each mask by its number; empty ones are left out."""
+    pieces = pieces_of(masks, size_hw)
+    if not len(pieces.owner):
+        return {}
+    rles = encode_pieces(*pieces, size_hw)
+    return dict(zip(np.unique(pieces.owner).tolist(), rles, strict=True))
+
+
+def whole(mask_HW: Tensor) -> CutOut:
+    """Return the smallest cut-out of a mask of the whole image."""
+    rows, columns = mask_HW.any(1).nonzero(), mask_HW.any(0).nonzero()
+    if not len(rows):
+        return CutOut(mask_HW[:0, :0], 0, 0)
+    top, left = int(rows[0]), int(columns[0])
+    return CutOut(mask_HW[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1], top, left)
+
+
+def _pieces(mask: CutOut, height: int) -> tuple[Ints, Ints]:
+    rows = mask.mask_rc.shape[0]
+    # One pixel outside ends each column, so that no run goes on in the next one.
+    by_column = F.pad(mask.mask_rc.T, (1, 1)).flatten()
+    ends = (by_column[1:] != by_column[:-1]).nonzero()[:, 0].cpu().numpy()
+    column, row = np.divmod(ends, rows + 2)
+    places = (column + mask.left) * height + row + mask.top
+    return places[::2], places[1::2]

@@ -1,0 +1,82 @@
+"""Methods with proposals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_core.decision.decide import decide
+from ovseg_core.images.batch import ImageBatch
+from ovseg_core.methods import build_segmenter, check_options
+from ovseg_core.segmenter import ScoreMaps, encode_images
+from schemas.config import MaskConfig, NamedOptions
+from schemas.errors import ConfigError
+from schemas.vocabulary import Vocabulary
+from tests.helpers.tiny_models import random_image, tiny_backbones
+
+SIZE_HW = (30, 45)
+WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> dict[str, Any]:
+    """Return the proposer of two images: one region everywhere, one in the right half."""
+    (tmp_path / "b").mkdir()
+    whole = np.ones((1, 2), np.uint8)
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    Image.fromarray(whole * np.array([0, 1], np.uint8)).save(tmp_path / "b" / "c.png")
+    return {"name": "folder", "options": {"folder": str(tmp_path)}}
+
+
+def maps_of(method: str, masks: MaskConfig | None = None, **options: Any) -> ScoreMaps:
+    part = NamedOptions(name=method, options=options)
+    segmenter = build_segmenter(part, tiny_backbones(), masks or MaskConfig())
+    images = tuple(random_image(seed, *SIZE_HW) for seed in range(2))
+    batch = ImageBatch(images, ("a.jpg", "b/c.jpg"))
+    return segmenter.score(encode_images(segmenter, batch), segmenter.text_matrix(WORDS))
+
+
+def label_maps(maps: ScoreMaps) -> list[np.ndarray]:
+    return [one.label_map for one in decide(maps, [SIZE_HW] * 2)]
+
+
+@pytest.mark.parametrize("method", ["sclip", "clip_diy", "clip_surgery"])
+def test_majority_label_wins_in_each_proposal_of_any_method(
+    method: str, folder: dict[str, Any]
+) -> None:
+    plain_a, plain_b = label_maps(maps_of(method))
+    voted_a, voted_b = label_maps(maps_of(method, proposals=folder))
+    assert len(np.unique(plain_a)) > 1
+    assert (voted_a == np.bincount(plain_a.ravel()).argmax()).all()
+    half = (plain_b.shape[1] + 1) // 2
+    np.testing.assert_array_equal(voted_b[:, :half], plain_b[:, :half])
+    assert (voted_b[:, half:] == np.bincount(plain_b[:, half:].ravel()).argmax()).all()
+
+
+def test_the_vote_can_be_left_out(folder: dict[str, Any]) -> None:
+    plain = label_maps(maps_of("sclip"))
+    unvoted = label_maps(maps_of("sclip", proposals=folder, region_vote=False))
+    np.testing.assert_array_equal(plain, unvoted)
+
+
+def test_proposals_reach_the_decision_only_for_instances(folder: dict[str, Any]) -> None:
+    assert maps_of("sclip", proposals=folder).proposals is None
+    found = maps_of("sclip", MaskConfig(segments="instances"), proposals=folder).proposals
+    assert found is not None
+    assert [len(one) for one in found] == [1, 1]
+    assert (found[0].masks_Nhw > 0).all()
+
+
+def test_instances_without_proposals_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--set method\.options\.proposals=sam"):
+        check_options(NamedOptions(name="sclip"), MaskConfig(segments="instances"))
+    with pytest.raises(ConfigError, match="needs proposals"):
+        maps_of("sclip", MaskConfig(segments="instances"))
+
+
+def test_a_folder_of_masks_is_not_a_url() -> None:
+    part = {"name": "folder", "options": {"folder": "s3://bucket/masks"}}
+    with pytest.raises(ConfigError, match=r"folder: expected a local folder"):
+        check_options(NamedOptions(name="sclip", options={"proposals": part}))
