@@ -280,11 +280,8 @@ def import_review_command(  # noqa: PLR0913 - typer's flags are parameters
     """Bring corrected masks back from another tool, or undo it."""
     from jobs.review import ImportFlags, import_review_file, show_imports, take_import_back
 
-    if sum(map(bool, (file or tool, is_list, undo))) != 1 or bool(file) != bool(tool):
-        raise typer.BadParameter(
-            "expected FILE and --from label-studio, coco or cvat (the tool that wrote it); or "
-            "--list; or --undo ID"
-        )
+    if sum(map(bool, (file or tool, is_list, undo))) != 1 or (tool and not file):
+        raise typer.BadParameter("expected the FILE that the tool wrote; or --list; or --undo ID")
     if is_list:
         show_imports(run, as_json)
     elif undo:

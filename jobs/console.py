@@ -37,8 +37,14 @@ if TYPE_CHECKING:
     from pipeline.importers.shared.notes import Note, NoteKind
     from pipeline.run.tables.damaged import Damage
 
+_LOG_LINE = "%(asctime)s %(levelname)s %(message)s"
+"""A record on standard error that is no terminal; under `-v` it also names the module."""
 _PLAIN_WIDTH = 160
 """Columns in a file or pipe; a terminal has its own width."""
+
+
+class Bold(str):
+    """A cell of a table that a terminal shows in bold."""
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -70,8 +76,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         numeric = all(isinstance(row[index], int | float | None) for row in body)
         align: Any = "right" if numeric else "left"
         shown.add_column(name, justify=align, width=width, overflow="fold")
-    for row in cells:
-        shown.add_row(*map(Text, row))
+    for row, values in zip(cells, body, strict=True):
+        styles = ("bold" if isinstance(value, Bold) else "" for value in values)
+        shown.add_row(*map(Text, row, styles))
     out.print(shown)
 
 
@@ -216,7 +223,7 @@ def set_up_logging(verbose: bool = False) -> None:
         handler.setFormatter(LogFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(LogFormatter(LOG_LINE))
+        handler.setFormatter(LogFormatter(LOG_LINE if verbose else _LOG_LINE))
     logging.captureWarnings(True)
     warnings.formatwarning = _warning_text
     # huggingface_hub logs every failed attempt twice; our own error at the end says it once.

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from jobs import console
 from schemas import plugins
 from schemas.base import dotted_fields
-from schemas.config import JobConfig
+from schemas.config import JobConfig, SegmenterConfig
 
 _METHODS = "ovseg_core.methods"
 _STUDENTS = "ovseg_core.training.students"
@@ -61,6 +61,8 @@ def show_methods(as_json: bool) -> None:
     _show_figures(cards["methods"], "Published mIoU")
     _show_figures(cards["students"], "Published mIoU of students")
     console.line()
+    default = SegmenterConfig.model_fields["method"].default.name
+    console.line(f"Without --method it is {default}. Which one when: docs/choosing_a_method.md")
     console.line(_NOTE)
     console.line()
     _show_cards(cards["methods"])
@@ -70,11 +72,20 @@ def show_methods(as_json: bool) -> None:
 
 
 def _show_figures(cards: dict[str, Any], title: str) -> None:
-    figures = [
-        (name, *(f"{card.published[b]:.1f}" if b in card.published else "-" for b in _BENCHMARKS))
-        for name, card in cards.items()
-    ]
-    console.table(title, ("name", *_BENCHMARKS), figures)
+    best = {
+        benchmark: max((card.published.get(benchmark, 0.0) for card in cards.values()), default=0.0)
+        for benchmark in _BENCHMARKS
+    }
+
+    def cell(card: Any, benchmark: str) -> str | console.Bold:
+        figure = card.published.get(benchmark)
+        if figure is None:
+            return "-"
+        text = f"{figure:.1f}"
+        return console.Bold(text) if figure == best[benchmark] else text
+
+    rows = [(name, *(cell(card, b) for b in _BENCHMARKS)) for name, card in cards.items()]
+    console.table(title, ("name", *_BENCHMARKS), rows)
 
 
 def _show_cards(cards: dict[str, Any]) -> None:

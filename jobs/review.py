@@ -264,10 +264,20 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
             ("segments", f"{report.calibration.num_segments}, {report.num_right} of them right"),
             ("mean error of the score", f"{report.before.expected_error:.3f} before"),
             ("", f"{report.after.expected_error:.3f} after, on held-out images"),
+            ("caution", _worse(report.before.expected_error, report.after.expected_error)),
             ("caution", _without_effect(sum(label.num_dropped for label in report.labels))),
             ("plot", uris.join(folder.folder.uri, PICTURE)),
             ("use", f"ovseg annotate ... --set {shlex.quote(f'calibration={file}')}"),
         ]
+    )
+
+
+def _worse(before: float, after: float) -> str:
+    if after <= before:
+        return ""
+    return (
+        "on images that it has not seen the calibrated score is further from the truth than the "
+        "score that you have: review more images before you use it"
     )
 
 

@@ -48,7 +48,11 @@ def _waiting(waiting: dict[str, int]) -> str:
 
 
 def _frames(number: int) -> str:
-    return f"{number:,} images of several frames or pages, one of each annotated" if number else ""
+    return f"{_images(number)} of several frames or pages, one of each annotated" if number else ""
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number:,} images"
 
 
 def show_inspection(found: "Inspection") -> None:
@@ -69,7 +73,7 @@ def show_inspection(found: "Inspection") -> None:
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
-            ("not taken", describe(found.left_out)),
+            ("not taken", describe(found.left_out).removeprefix("left out: ")),
             ("frames", _frames(found.num_multi_frame)),
             ("waiting", _waiting(found.waiting)),
             ("seconds", console.seconds(found.seconds)),
@@ -107,7 +111,7 @@ def show_review(state: "ReviewState") -> None:
         [
             (
                 "review",
-                f"{state.num_reviewed} images reviewed ({state.num_rejected_images} rejected as a "
+                f"{_images(state.num_reviewed)} reviewed ({state.num_rejected_images} rejected as a "
                 f"whole, {state.num_empty} found empty), {state.num_partly_reviewed} in part",
             ),
             (

@@ -26,7 +26,8 @@ _REPOSITORY = "ORG/REPO"
 ADVICE = (
     "without network: on another computer `pip install huggingface_hub` and `hf download "
     f"{_REPOSITORY} --local-dir FOLDER`, copy FOLDER here and name it `local-dir:FOLDER` "
-    "(--set clip.model=local-dir:FOLDER, --set vision.model=...); the models named `embedded` are "
+    "(--set clip.model=local-dir:FOLDER, --set vision.model=local-dir:...); docs/weights.md tells "
+    "which files are enough; the models named `embedded` are "
     "for drawn scenes only, to try the program"
 )
 """Ends every message about weights that are missing or cannot be downloaded."""

@@ -1,7 +1,7 @@
 """The masks of some words on one image."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -40,8 +40,8 @@ class Segment:
     score: float
     bbox_xywh: tuple[float, float, float, float]
     area_px: int
-    rle: dict[str, Any]
-    columns: dict[str, float]
+    rle: dict[str, Any] = field(repr=False)
+    columns: dict[str, float] = field(repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:

@@ -192,6 +192,11 @@ def _select(
         others[why] += 1
         examples.setdefault(why, path)
     left_out = _left_out(others, examples, missing)
+    if not files and not pattern.pattern:
+        raise CollectionError(
+            f"no images under {redact(root)}: there is no such folder, or no file in it; check the "
+            "spelling"
+        )
     if not found:
         what = "matching files" if all_endings else f"files ending in {' '.join(endings)}"
         found_instead = (

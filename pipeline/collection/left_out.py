@@ -54,4 +54,5 @@ def describe(left_out: Sequence[LeftOut]) -> str:
 
 
 def _plural(entry: LeftOut) -> str:
-    return "s" if entry.count > 1 and entry.what == "dangling link" else ""
+    noun = " file" if entry.what.startswith(".") else ""
+    return f"{noun}s" if entry.count > 1 and (noun or entry.what == "dangling link") else noun

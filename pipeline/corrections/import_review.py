@@ -6,6 +6,7 @@ without a mask was rejected, unless a mask of a label that the run does not have
 nothing is known of it. The predictions are not changed.
 """
 
+import logging
 import shlex
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ from pipeline.corrections.statements import (
     silence_of,
     statements_by_path,
 )
+from pipeline.importers.shared.guess import guess_tool
 from pipeline.importers.shared.notes import WORDS, NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.folder import RunFolder
@@ -43,7 +45,7 @@ from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.base import Frozen
-from schemas.errors import UserError
+from schemas.errors import ConfigError, UserError
 from schemas.redact import redact
 from schemas.review import (
     Prefer,
@@ -54,6 +56,7 @@ from schemas.review import (
     page_since_s,
 )
 
+logger = logging.getLogger(__name__)
 PACKAGE = "pipeline.importers"
 _MAY_STEM = 0.1
 """Share of a predicted segment under masks of unknown labels from which it may be one of them."""
@@ -86,20 +89,35 @@ def import_review(
 
     Args:
         run: the run that was exported to the tool.
-        tool: an importer's name.
+        tool: an importer's name; empty: the file's content tells.
         uri: the file, a path or URL.
         rules: how the file is understood.
 
     Raises:
-        ConfigError: no such importer.
+        ConfigError: no such importer, or the content does not tell which.
         UserError: the file is missing, has another format, has no reviewed image of the run, or
             nothing in it differs from the predictions.
     """
+    data = b""
+    if not tool:
+        data = _read_file(uri)
+        tool = _guessed(data, uri)
     importer = plugins.load_plugin(PACKAGE, tool.replace("-", "_"))
     importing = _Import(run, f"{tool}: {redact(uri)}", rules or ImportRules())
     max_px = RunReader(run).largest_px()
-    importing.find(list(importer.read(_read_file(uri), importing.notes, max_px)))
+    importing.find(list(importer.read(data or _read_file(uri), importing.notes, max_px)))
     return importing.finish()
+
+
+def _guessed(data: bytes, uri: str) -> str:
+    tool = guess_tool(data).replace("_", "-")
+    if not tool:
+        raise ConfigError(
+            f"{redact(uri)}: expected the JSON of Label Studio or COCO, or CVAT's XML, alone or "
+            "packed, and cannot tell which this is: give --from label-studio, coco or cvat"
+        )
+    logger.info("%s is read as --from %s, which its content looks like", redact(uri), tool)
+    return tool
 
 
 class _Import:

@@ -6,6 +6,7 @@ comes first. Files stay below the server's limit on an upload; import one after 
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ from schemas.records import Share
 from schemas.score_columns import SCORE
 from schemas.untrusted import in_xml
 
+logger = logging.getLogger(__name__)
 FOLDER = "exports/label_studio"
 FILES = r"config\.xml|tasks(?:-\d{5})?\.json"
 _CONFIG = "config.xml"
@@ -107,6 +109,11 @@ def export(run: RunFolder, options: Options) -> list[str]:
         export.upload(written)
         names = [file.name for file in written]
         export.remove_matching(_TASK_FILES, keep=names)
+    logger.info(
+        "Label Studio will look for the images at %s... (--set url=); docs/reviews.md, Label "
+        "Studio, tells how it finds them",
+        options.url,
+    )
     return [f"{FOLDER}/{name}" for name in (_CONFIG, *names)]
 
 

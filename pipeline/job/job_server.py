@@ -8,10 +8,10 @@ import queue
 import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.job.worker_process import has_ray_token, send_ray_token
 from schemas.errors import ClusterError, ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def connect_to_server(address: str) -> "JobSubmissionClient":
         ClusterError: nothing answers.
         ResourceError: no job server answers, or it does not accept the token.
     """
-    if "RAY_AUTH_MODE" not in os.environ and _has_token():
-        os.environ["RAY_AUTH_MODE"] = "token"  # before Ray is imported; its client asks no file
+    send_ray_token()
     headers = _headers()
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -75,21 +74,12 @@ def connect_to_server(address: str) -> "JobSubmissionClient":
 
 
 def _not_accepted(address: str, error: Exception) -> ResourceError:
-    given = "does not accept the token that was given" if _has_token() else "wants a token"
+    given = "does not accept the token that was given" if has_ray_token() else "wants a token"
     return ResourceError(
         f"{address}: the cluster {given}. Set RAY_AUTH_TOKEN to the one that it was started with, "
         "or RAY_AUTH_TOKEN_PATH to a file that holds it (on the head's machine it is usually "
         f"~/.ray/auth_token); Ray says: {joined_lines(error)}"
     )
-
-
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return True
-    try:
-        return (Path.home() / ".ray" / "auth_token").is_file()
-    except (OSError, RuntimeError):  # no home
-        return False
 
 
 def _headers() -> dict[str, str] | None:

@@ -28,9 +28,33 @@ that keep it are 9 % faster (CLIP-DIY, embedded models). 32 MiB is the largest v
 
 
 def set_ray_environment() -> None:
-    """Set `RAY_SETTINGS` where the user has not; to be called before Ray is imported."""
+    """Set `RAY_SETTINGS` where the user has not; to be called before Ray is imported.
+
+    A cluster that `RAY_ADDRESS` names gets the token of this machine, if there is one.
+    """
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS"):
+        send_ray_token()
+
+
+def send_ray_token() -> None:
+    """Make Ray send its token, which it does not by itself; to be called before Ray is imported.
+
+    Nothing where there is no token, or the user has said by RAY_AUTH_MODE whether one is sent.
+    """
+    if has_ray_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def has_ray_token() -> bool:
+    """Return whether Ray has a token here: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or its file."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    try:
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    except (OSError, RuntimeError):  # no home
+        return False
 
 
 def worker_environment(run: RunConfig) -> dict[str, str]:

@@ -47,7 +47,7 @@ _SCENE_NAMES = r"(?:^|/)scene_\d{3,}[.]png$"
 _SCENES_READ, _HEAD_BYTES = 3, 1024
 EMBEDDED_NOTE = (
     "embedded models: the masks mean something on drawn scenes only, as `ovseg demo` draws them, "
-    "and nothing on photographs; without clip.model=embedded the method's own weights are used"
+    "and nothing on photographs; without `embedded` the method's own weights are used"
 )
 
 

@@ -41,9 +41,9 @@ def test_review_to_calibrated_job(folder: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "share accepted" in shown.stdout
     assert "1.6 for 16 images" in shown.stdout
-    report = json.loads(
-        ovseg("import-review", "run", "--from", "label_studio", "review.json", "--json").stdout
-    )
+    guessed = ovseg("import-review", "run", "review.json", "--json")
+    assert "review.json is read as --from label-studio" in guessed.stderr
+    report = json.loads(guessed.stdout)
     labels = {label["name"]: label for label in report["labels"]}
     assert labels["cat"]["accepted"] == labels["cat"]["predicted"] == 16
     assert (labels["dog"]["accepted"], labels["dog"]["rejected"]) == (8, 8)
@@ -56,6 +56,9 @@ def test_review_to_calibrated_job(folder: Path) -> None:
 
     fitted = ovseg("calibrate", "run", "--set", "min_segments=10")
     assert fitted.exit_code == 0, fitted.output
+    numbers = json.loads(ovseg("calibrate", "run", "--set", "min_segments=10", "--json").stdout)
+    is_worse = numbers["after"]["expected_error"] > numbers["before"]["expected_error"]
+    assert ("further from the truth than the score that you have" in fitted.stdout) == is_worse
     assert Path("run/reviewed/reliability.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads(Path("run/reviewed/calibration.json").read_text())
     assert content["thresholds"]["cat"] == 0
@@ -101,6 +104,7 @@ def test_long_tables_name_the_number_of_hidden_labels(folder: Path) -> None:
         (["import-review", "run", "--from", "labelstudio", "review.json"], "label_studio"),
         (["import-review", "run", "--from", "coco", "review.json"], "COCO"),
         (["import-review", "run", "--from", "cvat", "review.json"], "not XML"),
+        (["import-review", "run", "photos/00.png"], "cannot tell which this is: give --from"),
         (["import-review", "run", "--from", "coco", "nowhere.json"], "no such file"),
         (["import-review", "nowhere", "--from", "coco", "review.json"], "is not a run folder"),
         (["calibrate", "run"], "0 segments of 0 images are reviewed"),

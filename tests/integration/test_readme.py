@@ -28,7 +28,7 @@ def test_its_python_runs_offline_as_it_says(
     with Image.open("scene_000.png") as scene:
         scene.save("photo.jpg")
         exec(block.replace(online, offline, 1), {})
-        assert f"({scene.height}, {scene.width})" in capsys.readouterr().out
+        assert f"photo.jpg, {scene.width} x {scene.height}" in capsys.readouterr().out
         with Image.open("masks.png") as masks:
             assert masks.size == scene.size
 

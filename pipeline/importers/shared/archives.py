@@ -7,11 +7,13 @@ import zlib
 
 from schemas.errors import UserError
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """Errors from reading a ZIP that is damaged, truncated, encrypted or compressed in another way."""
+READ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Others unpack without a limit."""
 _MAX_UNPACKED_BYTES, _MAX_RATIO = 1 << 26, 100
 """A member beyond both is refused as a ZIP bomb; reviews shrink to a fifth or a tenth."""
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _SHOWN_CHARACTERS = 80
 
 
@@ -21,14 +23,14 @@ def unpack(data: bytes, suffix: str) -> bytes:
     Raises:
         UserError: a damaged archive, or one without or with several such members.
     """
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         data = _gunzip(data)
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _read_member(archive, _only_member(archive, suffix))
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise UserError(
             f"the archive is damaged, or compressed in a way that cannot be read: {error}; unpack "
             "it and give the file"
@@ -37,8 +39,8 @@ def unpack(data: bytes, suffix: str) -> bytes:
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     """Return a member's content, and no more of it in memory than its entry states."""
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError("neither stored nor deflated")  # others unpack without a limit
+    if member.compress_type not in READ_COMPRESSIONS:
+        raise NotImplementedError("neither stored nor deflated")
     with archive.open(member) as file:
         return file.read(member.file_size)
 

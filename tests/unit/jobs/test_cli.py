@@ -81,7 +81,7 @@ def test_version() -> None:
         (["annotate", "--wrokers", "3"], "--workers"),
         (["annotate", "--limit", "-1"], "--limit"),
         (["evaluate", "run"], "--truth"),
-        (["import-review", "run", "file.json"], "label-studio, coco or cvat"),
+        (["import-review", "run", "--from", "coco"], "the FILE that the tool wrote"),
         (["inspect"], "RUN"),
         (["demo", "--scenes", "1"], "--scenes"),
     ],

@@ -22,7 +22,7 @@ def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str
     except OSError:
         logger.exception("reading %s failed", "s3://k:topsecret@bucket/x")
     err = capsys.readouterr().err
-    assert "pipeline.storage.folder" in err
+    assert "ERROR reading s3://***@bucket/x failed" in err
     assert "hunter2" not in err
     assert "topsecret" not in err
     set_up_logging()
@@ -83,6 +83,19 @@ def test_names_are_escaped_in_log_warnings_and_tracebacks(
     assert err.count(first) == 4
     assert not set(err) & set("\x1b\x07\r\x9b\u202e\u200b")
     set_up_logging()
+
+
+def test_a_terminal_shows_cells_in_bold_and_a_file_does_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    rows = [("naclip", "64.1"), ("sc_clip", console.Bold("64.6"))]
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        console.table("Figures", ("name", "VOC21"), rows)
+        out = capsys.readouterr().out
+        assert "64.1" in out
+        assert ("\x1b[1m64.6" in out) == is_terminal
 
 
 def test_a_secret_on_the_command_line_is_told(

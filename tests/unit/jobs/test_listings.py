@@ -44,6 +44,7 @@ def test_methods_are_listed_with_papers_and_licences() -> None:
     assert shown.exit_code == 0, shown.output
     assert "clip_diy" in shown.stdout
     assert "not measured by this project" in shown.stdout
+    assert "Without --method it is clip_diy" in shown.stdout
     listed = json.loads(ovseg("methods", "--json").stdout)
     assert {"maskclip_plus", "text_fusion"} <= {row["name"] for row in listed["students"]}
     rows = listed["methods"] + listed["students"]

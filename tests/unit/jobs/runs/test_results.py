@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from jobs.runs.results import show_inspection
 from pipeline.corrections.log import ReviewLog
+from pipeline.run.inspect import inspect_folder
 from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
@@ -47,7 +49,7 @@ def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
     assert "review" not in ovseg("inspect", run.folder.uri).stdout
     decision = {"image_id": "id-a.png", "action": "reject", "at_s": time.time()}
     ReviewLog(run).append([ReviewDecision.model_validate(decision)])
-    assert "1 images reviewed (1 rejected as a whole" in ovseg("inspect", run.folder.uri).stdout
+    assert "1 image reviewed (1 rejected as a whole" in ovseg("inspect", run.folder.uri).stdout
     state = json.loads(ovseg("inspect", run.folder.uri, "--json").stdout)["review"]
     assert (state["num_reviewed"], state["num_rejected"], state["num_accepted"]) == (1, 3, 0)
     for flags, expected in (([], "merged"), (["--masks", "predicted"], "predicted")):
@@ -57,6 +59,15 @@ def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
         assert f"masks={expected}," in losses[1]
         assert losses[2].startswith(f"masks: {expected}")
         assert result.stderr.count(losses[2]) == 1
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 image of"), (2345, "2,345 images of")])
+def test_images_of_several_frames_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, said: str
+) -> None:
+    found = inspect_folder(make_run(tmp_path, [Scene("a.png", label_map(0))]))
+    show_inspection(found.model_copy(update={"num_multi_frame": number}))
+    assert f"{said} several frames or pages, one of each annotated" in capsys.readouterr().out
 
 
 def test_embedded_models_on_photographs_are_said_by_inspect_and_exports(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def test_a_notebook_shows_the_masks_over_the_image(result):
         assert np.asarray(shown).tolist() == np.asarray(result.plot()).tolist()
     assert max(result.plot(max_side_px=50).size) == 50
     assert f"{width} x {height}" in repr(result)
+    assert "score=" in repr(result.segments[0])
+    assert "rle" not in repr(result.segments[0])  # a wall of text
 
 
 def test_an_image_without_masks(segmenter):

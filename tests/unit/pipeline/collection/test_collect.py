@@ -271,7 +271,7 @@ def test_names_with_as_many_endings_as_files_are_counted_together(tmp_path: Path
     assert len(entries) == 22
     assert (entries[0].what, entries[0].count) == (".bak", 2)
     assert (entries[-1].what, entries[-1].count) == ("with 41 other endings", 41)
-    assert "1 .zip (archives: unpack them)" in describe(entries)
+    assert "1 .zip file (archives: unpack them)" in describe(entries)
 
 
 def test_names_that_leave_their_folder_on_windows_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -68,6 +68,26 @@ def test_ray_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ == RAY_SETTINGS | {"RAY_USAGE_STATS_ENABLED": "1"}
 
 
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ({"RAY_ADDRESS": "head:6379"}, "token"),
+        ({"RAY_ADDRESS": "head:6379", "RAY_AUTH_MODE": "disabled"}, "disabled"),
+        ({}, None),  # a Ray of this machine alone
+    ],
+)
+def test_a_cluster_gets_the_token_that_lies_where_ray_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], mode: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **given})
+    set_ray_environment()
+    assert os.environ.get("RAY_AUTH_MODE") == given.get("RAY_AUTH_MODE")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 32)
+    set_ray_environment()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
 def test_local_device_is_what_torch_has() -> None:
     assert local_device("cpu") == "cpu"
     assert local_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")

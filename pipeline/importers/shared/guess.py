@@ -1,0 +1,44 @@
+"""Which tool wrote a file, by its first character: each of the tools' formats has another one."""
+
+import gzip
+import io
+import zipfile
+
+from pipeline.importers.shared.archives import GZIP, READ_COMPRESSIONS, ZIP_ERRORS
+
+_TOOL_OF = {b"[": "label_studio", b"{": "coco", b"<": "cvat"}
+"""A list of tasks, an object with images and annotations, XML."""
+_MARK = b"\xef\xbb\xbf"
+_START_BYTES = 4096
+
+
+def guess_tool(data: bytes) -> str:
+    """Return the name of the importer for a file; empty: its content does not tell.
+
+    Args:
+        data: the file, perhaps packed by gzip, or an archive with one JSON or XML file.
+    """
+    start = _start_of(data).removeprefix(_MARK).lstrip()
+    return _TOOL_OF.get(start[:1], "")
+
+
+def _start_of(data: bytes) -> bytes:
+    try:
+        if data.startswith(GZIP):
+            with gzip.open(io.BytesIO(data)) as packed:
+                return packed.read(_START_BYTES)
+        if not zipfile.is_zipfile(io.BytesIO(data)):
+            return data[:_START_BYTES]
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [
+                member
+                for member in archive.infolist()
+                if member.filename.lower().endswith((".json", ".xml"))
+                and not member.filename.startswith("__MACOSX/")
+            ]
+            if len(members) != 1 or members[0].compress_type not in READ_COMPRESSIONS:
+                return b""
+            with archive.open(members[0]) as file:
+                return file.read(_START_BYTES)
+    except (*ZIP_ERRORS, OSError):  # the importer says what is wrong with it
+        return b""
