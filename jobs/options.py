@@ -160,7 +160,9 @@ OwnWeights = Annotated[
 ToolFile = Annotated[
     str, typer.Argument(help="The tool's export: a path or URL.", metavar="[FILE]")
 ]
-Tool = Annotated[str, typer.Option("--from", help="label-studio, coco or cvat; by default what FILE looks like.")]
+Tool = Annotated[
+    str, typer.Option("--from", help="label-studio, coco or cvat; by default what FILE looks like.")
+]
 ToolLabels = Annotated[
     list[str] | None,
     typer.Option("--label", help="A label of the tool and the run's: THEIRS=OURS; repeatable."),

@@ -111,8 +111,8 @@ def show_review(state: "ReviewState") -> None:
         [
             (
                 "review",
-                f"{_images(state.num_reviewed)} reviewed ({state.num_rejected_images} rejected as a "
-                f"whole, {state.num_empty} found empty), {state.num_partly_reviewed} in part",
+                f"{_images(state.num_reviewed)} reviewed ({state.num_rejected_images} rejected as "
+                f"a whole, {state.num_empty} found empty), {state.num_partly_reviewed} in part",
             ),
             (
                 "masks",

@@ -82,8 +82,8 @@ class RunReport:
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
             lines.append(
-                "the images of a run are fixed when it begins: if some were added since, give another "
-                "--out for them"
+                "the images of a run are fixed when it begins: if some were added since, give "
+                "another --out for them"
             )
         if self.bottleneck.suggestion:
             lines.append(self.bottleneck.advice())

@@ -16,7 +16,8 @@ LINK = LeftOut(what="dangling link", count=1, example="c.png")
 
 def test_counts_are_said_with_what_to_do():
     assert describe([HEIC, LINK]) == (
-        "left out: 31 .heic files (pip install 'ovseg[heif]'), 1 dangling link; for example a/b.heic"
+        "left out: 31 .heic files (pip install 'ovseg[heif]'), 1 dangling link; "
+        "for example a/b.heic"
     )
     assert not describe([])
 
