@@ -29,6 +29,7 @@ from pipeline.run.tables.damaged import (
 )
 from pipeline.run.tables.rows import Row, rows_of
 from schemas.records import ImageResult, MaskRow, ShardDone
+from schemas.score_columns import SCORE
 from schemas.untrusted import MAX_PIXELS
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
@@ -81,8 +82,10 @@ class FinishedShard:
         return grouped(self.segments(columns), "image_id")
 
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
-        """Yield every image with its label map (H, W): 0 background, k the vocabulary's label k."""
+        """Yield every image with its label map (H, W), see `paint_segments`."""
         columns = ["image_id", "category_id", "segment_index", "rle_counts"]
+        if self.run.mask_kind == "instance":  # others do not overlap: any order gives the same map
+            columns += ["kind", "area_px", SCORE]
         masks = self.segments_by_image(columns)
         for image_id, image in self.images.items():
             yield image, paint_segments(masks.get(image_id, ()), (image["height"], image["width"]))
@@ -190,8 +193,30 @@ def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:
     return found
 
 
+def bottom_first(rows: Iterable[Row]) -> list[Row]:
+    """Return one image's annotation rows so that each may be painted over those before it.
+
+    Instances are in order of rising score, those that people decided on over predicted ones,
+    smaller ones over larger ones where the scores are equal. Others stay in their order, below.
+
+    Args:
+        rows: with `kind`, and instances with their score and area; without `kind` none is one.
+    """
+
+    def place(row: Row) -> tuple[bool, bool, float, int]:
+        if row.get("kind") != "instance":
+            return False, False, 0.0, 0
+        return True, "verdict" in row, row[SCORE], -row["area_px"]
+
+    return sorted(rows, key=place)
+
+
 def paint_segments(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
-    """Return the label map (H, W) of one image's annotation rows."""
-    rows = list(segments)
+    """Return the label map (H, W) of one image's annotation rows, see `bottom_first`.
+
+    Returns:
+        0 is background, k the vocabulary's label k.
+    """
+    rows = bottom_first(segments)
     counts = [row["rle_counts"] for row in rows]
     return label_map.paint_label_map(counts, [row["category_id"] for row in rows], size_hw)

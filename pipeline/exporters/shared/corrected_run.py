@@ -2,7 +2,7 @@
 
 A row of a mask that people decided on has a further column `verdict` (`schemas.review.Verdict`). An
 accepted one keeps its scores. One that was changed or added has no score of a model: its score is
-1, and of the other score columns it has `area_frac` only. An added mask has a `segment_index` that
+1, and of the other score columns it has `area_frac` only; it is of the run's kind. An added mask has a `segment_index` that
 no predicted segment of the image has. Reviewed images have the review priority 0.
 """
 
@@ -79,28 +79,29 @@ class CorrectedShard(FinishedShard):
             elif mask.verdict == "accepted":
                 yield {**row, "verdict": mask.verdict}
             else:
-                yield _drawn_row(mask, index)
+                yield self._drawn_row(mask, index)
         masks = self.layer.masks(image_id)
         for mask in masks:  # a person's mask in the place of a damaged one
             if mask.segment_index is not None and mask.segment_index not in seen:
-                yield _drawn_row(mask, mask.segment_index)
+                yield self._drawn_row(mask, mask.segment_index)
         added = (mask for mask in masks if mask.segment_index is None)
         for number, mask in enumerate(added, start=image["num_segments"]):
-            yield _drawn_row(mask, number)
+            yield self._drawn_row(mask, number)
         unknown = self.layer.num_unknown_masks(image_id)
         if unknown:
             self.num_left_out["imported masks of labels that the run does not have"] += unknown
 
 
-def _drawn_row(mask: ReviewedMask, segment_index: int) -> Row:
-    """Return the row of a mask as a person left it: without a model's scores, see the module."""
-    return {
-        **mask.model_dump(),
-        "segment_index": segment_index,
-        "bbox_xywh": list(mask.bbox_xywh),
-        SCORE: 1.0,
-        "area_frac": mask.area_px / (mask.height * mask.width),
-    }
+    def _drawn_row(self, mask: ReviewedMask, segment_index: int) -> Row:
+        """Return the row of a mask as a person left it: without a model's scores, see the module."""
+        return {
+            **mask.model_dump(),
+            "segment_index": segment_index,
+            "kind": self.run.mask_kind,
+            "bbox_xywh": list(mask.bbox_xywh),
+            SCORE: 1.0,
+            "area_frac": mask.area_px / (mask.height * mask.width),
+        }
 
 
 class CorrectedRun(RunReader):
