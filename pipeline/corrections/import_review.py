@@ -129,7 +129,7 @@ class _Import:
         self._run = run
         self._source = source
         self._rules = rules
-        self._one_per_label = job.masks.segments == "class"
+        self._kind = run.mask_kind
         self._labels = LabelNames(job.vocabulary.names, rules.labels)
         self._predictions = Predictions(run)
         self._earlier = Imports(run)
@@ -235,9 +235,9 @@ class _Import:
         if self._is_older(image_id, image):
             return
         self._has_known |= bool(known or not unknown)
-        if self._one_per_label:
+        if self._kind == "class":
             known = merge_by_label(known, size_hw)
-        else:
+        elif self._kind == "component":
             known = split_into_components(known, predicted, size_hw)
         masks = match(row, predicted, known, self._labels.names)
         kept = {mask.segment_index for mask in masks}
@@ -287,7 +287,7 @@ class _Import:
             CorrectedMask(mask.category_id, mask.rle_counts)
             for mask in self._review.masks(image_id)
         ]
-        if self._one_per_label:
+        if self._kind == "class":
             masks = merge_by_label(masks, (row["height"], row["width"]))
         return {(mask.category_id, mask.rle_counts) for mask in masks}
 

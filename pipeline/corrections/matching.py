@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ovseg_core.rle import components
 from pipeline.run.reader import Row
@@ -58,7 +61,7 @@ def split_into_components(
     found: list[CorrectedMask] = []
     for mask in corrected:
         same = [row["rle_counts"] for row in predicted if row["category_id"] == mask.category_id]
-        if np.count_nonzero(_ious([mask.rle_counts], same, size_hw)) < 2:
+        if np.count_nonzero(pairwise_ious([mask.rle_counts], same, size_hw)) < 2:
             found.append(mask)
             continue
         parts = components.split_components([mask.rle_counts], size_hw)[0]
@@ -118,30 +121,46 @@ def _verdict(row: Row | None, mask: CorrectedMask) -> Verdict:
 def _origins(predicted: Sequence[Row], corrected: Sequence[CorrectedMask]) -> list[Row | None]:
     """Return the predicted segment of each mask, or None; no two masks get the same one.
 
-    The best pairs are fixed first: the same label and named by the tool's file, the same label,
-    another label but named by the file, another label at nearly the same place. Among equals the
-    higher IoU counts.
+    The best pairs are fixed first: the same label and named by the tool's file, the same label and
+    the same pixels, the same label, another label but named by the file, another label at nearly
+    the same place. Among equals the pairs have the largest sum of IoUs.
     """
     if not predicted or not corrected:
         return [None] * len(corrected)
     size_hw = predicted[0]["height"], predicted[0]["width"]
     counts = [row["rle_counts"] for row in predicted]
-    ious = _ious([mask.rle_counts for mask in corrected], counts, size_hw)
-    pairs: list[tuple[int, float, int, int]] = []
-    for mask, row in zip(*(axis.tolist() for axis in np.nonzero(ious)), strict=True):
-        iou = float(ious[mask, row])
-        is_named = corrected[mask].segment_index == predicted[row]["segment_index"]
-        if corrected[mask].category_id == predicted[row]["category_id"]:
-            pairs.append((0 if is_named else 1, -iou, mask, row))
-        elif is_named or iou >= RELABELLED_IOU:
-            pairs.append((2 if is_named else 3, -iou, mask, row))
+    ious = pairwise_ious([mask.rle_counts for mask in corrected], counts, size_hw)
+    indices = [-1 if mask.segment_index is None else mask.segment_index for mask in corrected]
+    named = np.equal.outer(indices, [row["segment_index"] for row in predicted])
+    labels = [mask.category_id for mask in corrected]
+    same = np.equal.outer(labels, [row["category_id"] for row in predicted])
     origins: list[Row | None] = [None] * len(corrected)
-    taken: set[int] = set()
-    for _, _, mask, row in sorted(pairs):
-        if origins[mask] is None and row not in taken:
+    for allowed in (same & named, same & (ious == 1), same, named, ious >= RELABELLED_IOU):
+        for mask, row in best_pairs(np.where(allowed, ious, 0)):
             origins[mask] = predicted[row]
-            taken.add(row)
+            ious[mask], ious[:, row] = 0, 0
     return origins
+
+
+def best_pairs(ious: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Return pairs of a row and a column, each in one pair at most, with the largest sum of IoUs.
+
+    Args:
+        ious: (N, M); pairs with an IoU of 0 are left out.
+    """
+    ones, others = np.nonzero(ious)
+    num_ones = len(ious)
+    size = num_ones + ious.shape[1]
+    touching = coo_array((np.ones(len(ones)), (ones, num_ones + others)), shape=(size, size))
+    group = connected_components(touching, directed=False)[1]
+    order = np.argsort(group[ones], kind="stable")
+    ones, others = ones[order], others[order]
+    pairs: list[tuple[int, int]] = []
+    for places in np.split(np.arange(len(ones)), np.flatnonzero(np.diff(group[ones])) + 1):
+        rows, columns = np.unique(ones[places]), np.unique(others[places])
+        found = linear_sum_assignment(ious[np.ix_(rows, columns)], maximize=True)
+        pairs += zip(rows[found[0]].tolist(), columns[found[1]].tolist(), strict=True)
+    return [(one, other) for one, other in pairs if ious[one, other] > 0]
 
 
 def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -159,7 +178,7 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
 
 def mean_best_iou(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> float:
     """Return the mean over the first masks (RLE counts) of the IoU with the best of the others."""
-    ious = _ious(one, other, size_hw)
+    ious = pairwise_ious(one, other, size_hw)
     return float(ious.max(axis=1).mean()) if ious.size else 0.0
 
 
@@ -185,7 +204,7 @@ def covered_segments(
     return found & {row["segment_index"] for row in predicted}
 
 
-def _ious(
+def pairwise_ious(
     one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Return the IoU (N, M) of every pair of masks."""

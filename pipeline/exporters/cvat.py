@@ -25,7 +25,7 @@ from pipeline.exporters.shared import coco_file, mask_texts
 from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.priorities import Priorities
-from pipeline.exporters.shared.segments import DIGITS, SegmentKind
+from pipeline.exporters.shared.segments import DIGITS, SegmentKind, z_orders
 from pipeline.run.file_names import without_suffix
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
@@ -227,7 +227,7 @@ def _xml_image(
         f'width="{image["width"]}" height="{image["height"]}">\n'
     )
     labels = [names[row["label"]] for row in rows]
-    masks = map(_xml_mask, rows, labels, attributes, runs, range(len(rows)))
+    masks = map(_xml_mask, rows, labels, attributes, runs, z_orders(rows))
     return b"".join([head.encode(), *masks, b"</image>\n"])
 
 
@@ -235,14 +235,14 @@ _quoted = cache(quoteattr)
 """Of labels, which are few."""
 
 
-def _xml_mask(row: Row, label: str, attributes: Row, runs: bytes, place: int) -> bytes:
+def _xml_mask(row: Row, label: str, attributes: Row, runs: bytes, z_order: int) -> bytes:
     left, top, width, height = map(int, row["bbox_xywh"])
     inside = "".join(
         f'<attribute name="{name}">{value}</attribute>' for name, value in attributes.items()
     )
     head = f'<mask label={_quoted(label)} source="auto" occluded="0" rle="'
     tail = (
-        f'" left="{left}" top="{top}" width="{width}" height="{height}" z_order="{place}">'
+        f'" left="{left}" top="{top}" width="{width}" height="{height}" z_order="{z_order}">'
         f"{inside}</mask>\n"
     )
     return b"%b%b%b" % (head.encode(), runs, tail.encode())

@@ -40,7 +40,7 @@ FILES = r"index\.html|pictures/[0-9a-f]{24}\.(?:png|jpg)"
 _PICTURES = "pictures"
 _ALL_PICTURES = re.compile(rf"{_PICTURES}/[0-9a-f]{{24}}[.]\w+")
 _NOT_HELD = ("images beyond the limit, scores other than the mean probability, sizes of masks",)
-_SEGMENT_COLUMNS = [*MASK_COLUMNS, SCORE]
+_SEGMENT_COLUMNS = [*MASK_COLUMNS, "kind", SCORE]
 
 
 class Options(ExportOptions):

@@ -1,7 +1,8 @@
 """COCO panoptic: `panoptic.json` and a picture of segment numbers for each image.
 
-A pixel's number is red + 256 green + 65536 blue, 0 where nothing was found. Masks of a run never
-overlap; where masks that people drew do, the smaller is on top, and what it hides is counted.
+A pixel's number is red + 256 green + 65536 blue, 0 where nothing was found. Of instances that
+overlap the one with the higher score is on top, of masks that people drew the smaller one; what
+they hide is counted.
 """
 
 from functools import partial
@@ -34,8 +35,9 @@ class Options(ExportOptions):
     min_score: Share = 0.0
     """Segments with a lower score are left out: their pixels count as not found."""
     segments: SegmentKind = "as_run"
-    """What a segment is: `as_run`, `class` (one for each label and image: stuff) or `components`
-    (connected regions, written as things, although objects that touch are one)."""
+    """What a segment is: `as_run` (instances are things), `class` (one for each label and image:
+    stuff) or `components` (connected regions, written as things, although objects that touch are
+    one)."""
 
 
 def export(run: RunFolder, options: Options) -> list[str]:
@@ -66,7 +68,7 @@ def write(export: Export, options: Options) -> None:
 
 
 def _head(export: Export, options: Options) -> dict[str, Any]:
-    is_thing = resolve_kind(export.reader, options.segments) == "components"
+    is_thing = resolve_kind(export.reader, options.segments) != "class"
     head = coco_file.head(export.reader, options.segments, min_score=options.min_score)
     colours = label_colours([category["name"] for category in head["categories"]])
     categories = [

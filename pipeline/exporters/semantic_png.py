@@ -23,7 +23,7 @@ FILES = r"classes\.json|labels/.+\.png"
 _LABELS, _CLASSES = "labels", "classes.json"
 _NOT_HELD = (
     "scores and review priorities",
-    "components: all pixels of a label are one mask",
+    "components and instances: all pixels of a label are one mask",
 )
 
 

@@ -1,10 +1,11 @@
 """YOLO segmentation, as Ultralytics reads it: `data.yaml` and `labels/a/b.txt` for each image.
 
-A line is one connected region: the label's number from 0, then the corners of its outline as
-shares of width and height. Holes fill up; an image without segments has an empty file.
+A line is one connected region, or one instance, whose regions are joined by lines without area:
+the label's number from 0, then the corners of its outline as shares of width and height. Holes fill
+up; an image without segments has an empty file.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ _PIXEL = ((0.1, 0.1), (0.4, 0.1), (0.4, 0.4))
 _NOT_HELD = (
     "scores and review priorities",
     "holes: the outline of a region is filled",
-    "which regions are of one mask: each is a line of its own",
+    "which regions are of one mask, unless it is an instance: each is a line of its own",
     "a division into training and validation: data.yaml names all images for both",
     "images that are left out (rejected, failed): one that lies in `images` without a label file "
     "counts as an image of nothing",
@@ -68,13 +69,13 @@ def export(run: RunFolder, options: Options) -> list[str]:
         export.losses.count_lost("masks with holes filled", 0)
         names, copied = FileNames(run, export.losses.name_lost), set[str]()
         for image, rows in export.images(min_score=options.min_score):
-            lines = [
-                _line(row, contour)
-                for row, crop in zip(rows, segments.crops(rows), strict=True)
-                for contour in opencv_contours(
-                    crop, simplification, export.losses, options.min_area_px
-                )
-            ]
+            lines: list[str] = []
+            for row, crop in zip(rows, segments.crops(rows), strict=True):
+                contours = opencv_contours(crop, simplification, export.losses, options.min_area_px)
+                if row["kind"] == "instance" and len(contours) > 1:
+                    export.losses.count_lost("instances of several regions: joined by thin lines")
+                    contours = [_joined(contours)]
+                lines += [_line(row, contour) for contour in contours]
             export.losses.count_written("regions", len(lines))
             path, name = image["path"], names.of_image(image["path"])
             export.put(_label_file(name), "".join(lines).encode("ascii"))
@@ -120,6 +121,17 @@ def _data_yaml(reader: RunReader) -> str:
     labels = reader.run.info.job().vocabulary.names
     content = {"train": "images", "val": "images", "names": dict(enumerate(labels))}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _joined(contours: Sequence[Contour]) -> Contour:
+    """Return one contour that goes to each of several and back, where they are nearest."""
+    joined = contours[0]
+    for contour in contours[1:]:
+        distances = np.linalg.norm(joined[:, None] - contour[None], axis=2)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        around = np.roll(contour, -int(there), axis=0)
+        joined = np.concatenate([joined[: here + 1], around, around[:1], joined[here:]])
+    return joined
 
 
 def _line(row: Row, contour: Contour) -> str:

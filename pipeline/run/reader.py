@@ -193,30 +193,33 @@ def grouped(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:
     return found
 
 
-def bottom_first(rows: Iterable[Row]) -> list[Row]:
-    """Return one image's annotation rows so that each may be painted over those before it.
+def bottom_first(rows: Sequence[Row]) -> list[int]:
+    """Return the places of one image's annotation rows in the order in which they are painted.
 
-    Instances are in order of rising score, those that people decided on over predicted ones,
-    smaller ones over larger ones where the scores are equal. Others stay in their order, below.
+    What people decided on lies over predicted masks, instances of a higher score over those of a
+    lower one, smaller masks over larger ones.
 
     Args:
-        rows: with `kind`, and instances with their score and area; without `kind` none is one.
+        rows: with `area_px`, and instances with `kind` and their score.
     """
 
-    def place(row: Row) -> tuple[bool, bool, float, int]:
-        if row.get("kind") != "instance":
-            return False, False, 0.0, 0
-        return True, "verdict" in row, row[SCORE], -row["area_px"]
+    def rank(row: Row) -> tuple[bool, float, int]:
+        score = row[SCORE] if row.get("kind") == "instance" else 0.0
+        return "verdict" in row, score, -row["area_px"]
 
-    return sorted(rows, key=place)
+    return sorted(range(len(rows)), key=lambda place: rank(rows[place]))
 
 
 def paint_segments(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
-    """Return the label map (H, W) of one image's annotation rows, see `bottom_first`.
+    """Return the label map (H, W) of one image's annotation rows.
+
+    Instances lie over each other as `bottom_first` says; of other masks later rows are on top.
 
     Returns:
         0 is background, k the vocabulary's label k.
     """
-    rows = bottom_first(segments)
+    rows = list(segments)
+    if any(row.get("kind") == "instance" for row in rows):
+        rows = [rows[place] for place in bottom_first(rows)]
     counts = [row["rle_counts"] for row in rows]
     return label_map.paint_label_map(counts, [row["category_id"] for row in rows], size_hw)

@@ -14,7 +14,15 @@ from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.errors import ConfigError, UserError
-from tests.helpers.drawn_runs import RunSpec, Scene, awkward_scenes, label_map, make_run, odd_scenes
+from tests.helpers.drawn_runs import (
+    RunSpec,
+    Scene,
+    awkward_scenes,
+    crowded_run,
+    label_map,
+    make_run,
+    odd_scenes,
+)
 from tests.helpers.exported_masks import READERS, run_masks
 
 PACKAGE = "pipeline.exporters"
@@ -157,6 +165,15 @@ def test_exact_format_returns_every_mask_to_the_pixel(name, segments, tmp_path):
     expected = run_masks(make_run(tmp_path / "whole", awkward_scenes()) if whole else run)
     assert len(expected) > 9
     assert sorted(READERS[name](run)) == expected
+
+
+@pytest.mark.parametrize("name", sorted(READERS.keys() - {"panoptic", "semantic_png"}))
+def test_format_of_single_masks_keeps_instances_that_touch_and_overlap_apart(name, tmp_path):
+    run = crowded_run(tmp_path)
+    _export(name, run)
+    assert sorted(READERS[name](run)) == run_masks(run)
+    losses = run.folder.read_bytes(f"exports/{name}/LOSSES.txt").decode()
+    assert "lie in part" not in losses
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

@@ -3,7 +3,7 @@
 For runs without image files see `imageless_runs`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from PIL import Image
 
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.decision.instances.instances import Instances
 from ovseg_core.images.decoding.decode import DecodedImage
+from ovseg_core.rle.encode import encode_rle
 from pipeline.annotate.rows import (
     FailedImage,
     StageSeconds,
@@ -25,6 +27,7 @@ from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows
+from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import to_table
 
 EXIF_ORIENTATION = 0x0112
@@ -50,6 +53,8 @@ class Scene:
     confidence: float = 0.75
     orientation: int = 1
     """EXIF's; 6: the file is stored turned to the left. The label map is as displayed."""
+    instances: tuple[tuple[int, float, np.ndarray], ...] | None = None
+    """Label number, score and mask (H, W) of each, by label; they may overlap."""
 
 
 @dataclass(frozen=True)
@@ -159,4 +164,45 @@ def _photograph(scene: Scene, file: Path) -> None:
 def _decision(scene: Scene, num_labels: int) -> Decision:
     plane = np.full(scene.label_map.shape, scene.confidence, np.float32)
     probs = np.linspace(0.1, 0.6, num_labels + 1)
-    return Decision(scene.label_map, plane, plane * 0.5, 1 - plane, plane, probs / 2, probs)
+    maps = plane * 0.5, 1 - plane, plane
+    return Decision(
+        scene.label_map, plane, *maps, probs / 2, probs, instances=_instances(scene.instances)
+    )
+
+
+def _instances(drawn: tuple[tuple[int, float, np.ndarray], ...] | None) -> Instances | None:
+    if drawn is None:
+        return None
+    score = np.array([score for _, score, _ in drawn], np.float64)
+    names = SCORE_COLUMNS.keys() - {"area_frac", "num_components"}
+    return Instances(
+        labels=np.array([label for label, _, _ in drawn], np.int64),
+        columns=dict.fromkeys(names, score),
+        num_components=np.ones(len(drawn), np.int64),
+        rles=tuple(encode_rle(mask.astype(np.uint8), mask.shape)[1] for _, _, mask in drawn),
+    )
+
+
+def crowded_scene(path: str, orientation: int = 1) -> Scene:
+    """A scene of instances (30 x 44): two cats that touch, a dog over one of them, a plant in it.
+
+    By segment index: the left cat (score .9), the right cat (.6), the dog (.7), the plant (.4).
+    """
+    masks = np.zeros((4, 30, 44), bool)
+    masks[0, 4:20, 3:18] = True
+    masks[1, 4:20, 18:36] = True
+    masks[2, 12:27, 12:30] = True  # over both cats: the right one has the lower score
+    masks[3, 14:18, 20:24] = True  # in the dog, with a lower score
+    drawn = tuple(zip((1, 1, 2, 3), (0.9, 0.6, 0.7, 0.4), masks, strict=True))
+    painted = np.zeros(masks.shape[1:], np.uint16)
+    for label, _, mask in drawn:
+        painted[mask] = label
+    return Scene(path, painted, orientation=orientation, instances=drawn)
+
+
+def crowded_run(folder: Path, spec: RunSpec | None = None) -> RunFolder:
+    """Return a run of two crowded scenes, one turned by EXIF, and one without any instance."""
+    nothing = Scene("nothing.png", np.zeros((12, 20), np.uint16), instances=())
+    scenes = [crowded_scene("a/one.png"), crowded_scene("turned.jpg", orientation=6), nothing]
+    spec = spec or RunSpec()
+    return make_run(folder, scenes, replace(spec, masks={"segments": "instances"}))

@@ -29,6 +29,7 @@ _MASKS = {
     "scattered objects of one label share a mask",
     "components": "connected regions of semantic masks; they are not instances, touching objects "
     "of one label share a region and a divided object has several",
+    "instances": "instances: one mask for each object that was found; they may overlap",
 }
 _DESCRIPTION = {
     "predicted": "Pseudo-labels of a model, not checked by a person",
@@ -78,15 +79,16 @@ def head(reader: CorrectedRun, kind: SegmentKind, **more: Any) -> dict[str, Any]
     return {
         "info": info(reader, kind, **more),
         "licenses": [],
-        "categories": categories(reader),
+        "categories": categories(reader, kind),
     }
 
 
-def categories(reader: RunReader) -> list[CocoCategory]:
-    """Return the run's labels, ids from 1 in vocabulary order."""
+def categories(reader: RunReader, kind: SegmentKind = "as_run") -> list[CocoCategory]:
+    """Return the run's labels, ids from 1 in vocabulary order; of instances they are things."""
     names = reader.run.info.job().vocabulary.names
+    things: Any = {"isthing": 1} if resolve_kind(reader, kind) == "instances" else {}
     return [
-        {"id": number, "name": name, "supercategory": ""}
+        {"id": number, "name": name, "supercategory": "", **things}
         for number, name in enumerate(names, start=1)
     ]
 

@@ -29,11 +29,12 @@ class CocoImage(TypedDict):
 
 
 class CocoCategory(TypedDict):
-    """One label; ids from 1 in vocabulary order."""
+    """One label; ids from 1 in vocabulary order; `isthing` is 1 where segments are instances."""
 
     id: int
     name: str
     supercategory: str
+    isthing: NotRequired[int]
 
 
 class CocoAnnotation(TypedDict):

@@ -2,8 +2,9 @@
 
 A row of a mask that people decided on has a further column `verdict` (`schemas.review.Verdict`). An
 accepted one keeps its scores. One that was changed or added has no score of a model: its score is
-1, and of the other score columns it has `area_frac` only; it is of the run's kind. An added mask has a `segment_index` that
-no predicted segment of the image has. Reviewed images have the review priority 0.
+1, and of the other score columns it has `area_frac` only; its kind is the run's. An added mask has
+a `segment_index` that no predicted segment of the image has. Reviewed images have the review
+priority 0.
 """
 
 from collections import Counter
@@ -91,9 +92,8 @@ class CorrectedShard(FinishedShard):
         if unknown:
             self.num_left_out["imported masks of labels that the run does not have"] += unknown
 
-
     def _drawn_row(self, mask: ReviewedMask, segment_index: int) -> Row:
-        """Return the row of a mask as a person left it: without a model's scores, see the module."""
+        """Return the row of a mask as a person left it, see the module."""
         return {
             **mask.model_dump(),
             "segment_index": segment_index,

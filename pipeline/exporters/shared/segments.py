@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.rle import components, label_map
-from ovseg_core.rle.coco_segmentation import encode_mask
-from ovseg_core.rle.encode import decode_rle
+from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.exporters.shared.corrected_run import CorrectedShard
 from pipeline.exporters.shared.loss_report import LossReport
-from pipeline.run.reader import FinishedShard, Row, RunReader, grouped
+from pipeline.run.reader import FinishedShard, Row, RunReader, bottom_first, grouped
 from schemas.errors import RunFolderError
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 
@@ -25,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 SegmentKind = Literal["as_run", "class", "components"]
 """What a segment is: as in the run, one mask for each label and image, or a connected component."""
+ResolvedKind = Literal["class", "components", "instances"]
+"""The same, as `masks.segments` names it."""
 
 DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
 
 
-def resolve_kind(
-    reader: RunReader, kind: SegmentKind
-) -> Literal["class", "components", "instances"]:
+def resolve_kind(reader: RunReader, kind: SegmentKind) -> ResolvedKind:
     """Return what the exported segments are; `as_run` becomes what the run has."""
     return reader.run.info.job().masks.segments if kind == "as_run" else kind
 
@@ -54,7 +52,8 @@ def images(
     Components that are cut out of class masks here have a further column `part_of`, the
     `segment_index` of the class mask, whose scores they keep. Class masks that are joined from
     components have the `segment_index` of the first one and only the score columns that follow
-    from those of their components.
+    from those of their components. Instances are cut and joined like class masks and components;
+    `kind` stays what it was in the run, so that masks that may overlap can be told.
 
     Args:
         reader: of the run.
@@ -96,14 +95,12 @@ def images(
         _count_left_out(shard, losses)
 
 
-def _cut(
-    rows: list[Row], kind: Literal["class", "components", "instances"], is_changed: bool
-) -> list[Row]:
+def _cut(rows: list[Row], kind: ResolvedKind, is_changed: bool) -> list[Row]:
     """Return one image's masks as the wanted kind: all of them, or those that people left."""
     is_split = kind == "components"
     if rows and is_changed:
         return _split(rows) if is_split else _join(rows)
-    if any("verdict" in row for row in rows):
+    if kind != "instances" and any("verdict" in row for row in rows):
         return _split_drawn(rows) if is_split else _join_repeated(rows)
     return rows
 
@@ -178,7 +175,7 @@ def _split_drawn(rows: Sequence[Row]) -> list[Row]:
 
 
 def _join(rows: Sequence[Row]) -> list[Row]:
-    """Join one image's components, one mask for each label."""
+    """Join one image's components or instances, one mask for each label."""
     return [_join_label(parts) for _, parts in sorted(grouped(rows, "category_id").items())]
 
 
@@ -208,8 +205,13 @@ def _join_label(parts: list[Row]) -> Row:
         else:
             joined[name] = sum(row[name] for row in parts)
     verdicts = {row.get("verdict") for row in parts}
-    if verdicts != {None}:  # masks that people left may overlap
+    is_of_instances = any(row.get("kind") == "instance" for row in parts)
+    if is_of_instances or verdicts != {None}:  # instances and what people left may overlap
         joined["area_frac"] = area / (size[0] * size[1])
+    if is_of_instances and "num_components" in joined:
+        regions = components.split_components([joined["rle_counts"]], (size[0], size[1]))
+        joined["num_components"] = len(regions[0])
+    if verdicts != {None}:
         joined["verdict"] = verdicts.pop() if len(verdicts) == 1 else "changed"
     return joined
 
@@ -217,37 +219,42 @@ def _join_label(parts: list[Row]) -> Row:
 def flattened(rows: Sequence[Row], losses: LossReport) -> list[Row]:
     """Return one image's masks without overlaps, for formats that are one picture.
 
-    Only masks that people left may overlap: theirs lie over predicted ones, smaller ones over
-    larger ones. Hidden pixels and masks are counted.
+    Only instances and masks that people left may overlap, see `bottom_first` for which is on top.
+    Hidden pixels and masks are counted.
     """
-    if not any("verdict" in row for row in rows):
+    if not any("verdict" in row or row.get("kind") == "instance" for row in rows):
         return list(rows)
     size_hw = rows[0]["height"], rows[0]["width"]
-    order = sorted(range(len(rows)), key=lambda k: ("verdict" in rows[k], -rows[k]["area_px"]))
-    counts = [rows[place]["rle_counts"] for place in order]
-    numbers = label_map.paint_label_map(counts, [k + 1 for k in order], size_hw, np.uint32)
+    places = bottom_first(rows)
+    counts = [rows[place]["rle_counts"] for place in places]
+    numbers = label_map.paint_label_map(counts, [k + 1 for k in places], size_hw, np.uint32)
     if np.count_nonzero(numbers) == sum(row["area_px"] for row in rows):
         return list(rows)
-    visible = []
+    seen, visible = encode_rle(numbers, size_hw), []
     for number, row in enumerate(rows, start=1):
-        mask = numbers == number
-        area = int(np.count_nonzero(mask))
-        if area == row["area_px"]:
-            visible.append(row)
-        elif not area:
+        rle = seen.get(number)
+        if rle is None:
             losses.count_lost("masks that lie wholly under others")
+        elif rle.area_px == row["area_px"]:
+            visible.append(row)
         else:
             losses.count_lost("masks that lie in part under others: hidden pixels are lost")
-            rle_counts = encode_mask(mask)
-            visible.append(
-                {**row, "rle_counts": rle_counts, "area_px": area, "bbox_xywh": _box(mask)}
-            )
+            mask = {"rle_counts": rle.counts, "area_px": rle.area_px}
+            visible.append({**row, **mask, "bbox_xywh": list(rle.bbox_xywh)})
     return visible
 
 
-def _box(mask: NDArray[np.bool_]) -> list[float]:
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return [float(left), float(top), float(width), float(height)]
+def z_orders(rows: Sequence[Row]) -> list[int]:
+    """Return how high each of one image's masks lies, from 0, for tools in which people edit them.
+
+    Smaller instances lie over larger ones, so that all can be seen and picked.
+    """
+    places = range(len(rows))
+    if not any(row.get("kind") == "instance" for row in rows):
+        return list(places)
+    order = sorted(places, key=lambda place: -rows[place]["area_px"])
+    heights = {place: height for height, place in enumerate(order)}
+    return [heights[place] for place in places]
 
 
 @dataclass(frozen=True)

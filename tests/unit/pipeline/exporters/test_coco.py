@@ -18,6 +18,7 @@ from tests.helpers.drawn_runs import (
     RunSpec,
     Scene,
     awkward_scenes,
+    crowded_run,
     make_run,
     odd_scenes,
 )
@@ -289,3 +290,22 @@ def test_export_image_larger_than_max_bytes_has_its_own_file(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     written = coco.export(run, coco.Options(max_bytes=1))
     assert len(written) == 2 * RunReader(run).num_images
+
+
+def test_instances_are_things_of_single_objects_with_their_proposal_score(tmp_path):
+    run = crowded_run(tmp_path)
+    coco.export(run, coco.Options())
+    dataset = _load(run)
+    assert {category["isthing"] for category in dataset["categories"]} == {1}
+    assert "one mask for each object" in dataset["info"]["masks"]
+    first = [entry for entry in dataset["annotations"] if entry["image_id"] == 1]
+    assert [entry["category_id"] for entry in first] == [1, 1, 2, 3]
+    assert {entry["iscrowd"] for entry in first} == {0}
+    assert [entry["attributes"]["proposal_score"] for entry in first] == [0.9, 0.6, 0.7, 0.4]
+
+
+def test_masks_that_are_no_instances_have_no_proposal_score(run):
+    coco.export(run, coco.Options())
+    dataset = _load(run)
+    assert not any("isthing" in category for category in dataset["categories"])
+    assert not any("proposal_score" in entry["attributes"] for entry in dataset["annotations"])

@@ -8,7 +8,7 @@ import yaml
 from pipeline.exporters import yolo_seg
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
-from tests.helpers.drawn_runs import LABELS, Scene, awkward_scenes, make_run
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, make_run
 from tests.helpers.exported_masks import stem_file
 
 
@@ -134,3 +134,23 @@ def test_photographs_of_an_earlier_export_do_not_stay(tmp_path):
     assert kept == {"a.png", "x.jpg.jpg", "x.png.png", "mine.png"}
     yolo_seg.export(run, yolo_seg.Options())
     assert "2  images whose labels Ultralytics" in _read(run, "exports/yolo_seg/LOSSES.txt")
+
+
+def test_an_instance_is_one_line_even_in_several_regions(tmp_path):
+    size = (40, 60)
+    parts, other = np.zeros(size, bool), np.zeros(size, bool)
+    parts[4:14, 5:20] = parts[25:36, 30:50] = parts[30:34, 2:9] = True
+    other[10:20, 15:28] = True
+    drawn = ((1, 0.8, parts), (1, 0.7, other))
+    scenes = [Scene(f"{name}.png", np.zeros(size, np.uint16), instances=drawn) for name in "ab"]
+    run = make_run(tmp_path, scenes, RunSpec(masks={"segments": "instances"}))
+    yolo_seg.export(run, yolo_seg.Options(tolerance_px=0))
+    first, second = _read(run, _label_file(run, "a.png")).splitlines()
+    for line, mask, least in ((first, parts, 0.9), (second, other, 1.0)):
+        painted = np.zeros(size, np.uint8)
+        corners = np.array(line.split()[1:], float).reshape(-1, 2) * size[::-1]
+        cv2.fillPoly(painted, [np.trunc(corners).astype(np.int32)], 1)
+        assert not (mask & ~painted.astype(bool)).any()
+        assert mask.sum() / painted.sum() >= least
+    losses = _read(run, "exports/yolo_seg/LOSSES.txt")
+    assert "2  instances of several regions: joined by thin lines" in losses
