@@ -19,6 +19,7 @@ from pipeline.run.reader import Row
 from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask, ReviewKey
+from schemas.score_columns import SCORE
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class ReviewedLayer:
         predictions: Predictions | None = None,
     ) -> None:
         self._imports = Imports(run)
+        self._is_of_instances = run.mask_kind == "instance"
         self._predictions = predictions or Predictions(run)
         names = run.info.job().vocabulary.names
         self._category_id = {name: number for number, name in enumerate(names, start=1)}
@@ -124,6 +126,23 @@ class ReviewedLayer:
         decided = self._decided_masks(image_id, self._predictions.segments(image_id))
         kept = [mask for mask in imported if mask.segment_index not in decided]
         return (*kept, *(mask for mask in decided.values() if mask is not None))
+
+    def bottom_first(self, image_id: str) -> list[ReviewedMask]:
+        """Return the corrected masks of an image in the order in which they are painted.
+
+        Smaller ones lie over larger ones; instances of a higher score lie over those of a lower
+        one first, as predicted instances do: those that people changed or added have the score 1.
+        """
+        scores: dict[int | None, float] = {}
+        if self._is_of_instances:
+            rows = self._predictions.segments(image_id)
+            scores = {row["segment_index"]: row[SCORE] for row in rows}
+
+        def rank(mask: ReviewedMask) -> tuple[float, int, int]:
+            score = scores.get(mask.segment_index, 1.0) if mask.verdict == "accepted" else 1.0
+            return score, -mask.area_px, mask.category_id
+
+        return sorted(self.masks(image_id), key=rank)
 
     def _of_the_images_size(
         self, image_id: str, masks: tuple[ReviewedMask, ...]

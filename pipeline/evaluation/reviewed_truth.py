@@ -20,8 +20,8 @@ REVIEWED = "reviewed"
 class ReviewedTruth:
     """Label maps of the images that were reviewed; see `truth.Truth`.
 
-    Where masks overlap the one with fewer pixels is on top. Pixels without a mask are background,
-    also where a predicted mask was rejected.
+    Where masks overlap the one with fewer pixels is on top, of instances first that of the higher
+    score. Pixels without a mask are background, also where a predicted mask was rejected.
 
     Raises:
         UserError: nothing is reviewed.
@@ -50,11 +50,10 @@ class ReviewedTruth:
         if path not in self._image_id:
             return None
         image_id = self._image_id[path]
-        return paint_masks(self._layer.masks(image_id), self._layer.size_hw(image_id))
+        return paint_masks(self._layer.bottom_first(image_id), self._layer.size_hw(image_id))
 
 
 def paint_masks(masks: Sequence[ReviewedMask], size_hw: SizeHW) -> LabelMap:
-    """Paint people's masks; where two overlap the one with fewer pixels is on top."""
-    ordered = sorted(masks, key=lambda mask: (-mask.area_px, mask.category_id))
-    counts, values = [m.rle_counts for m in ordered], [m.category_id for m in ordered]
+    """Paint people's masks; of two that overlap the later one is on top."""
+    counts, values = [m.rle_counts for m in masks], [m.category_id for m in masks]
     return paint_label_map(counts, values, size_hw).astype(np.int32)

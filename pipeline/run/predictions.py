@@ -124,9 +124,9 @@ class Predictions:
         self._done: dict[int, ShardDone] | None = None
         self._place: dict[str, int] = {}
         self._images = lru_cache(_SHARDS_OF_IMAGES)(self._read_images)
-        self._segments = SegmentReader(
-            run, (*MASK_COLUMNS, SCORE), lambda marker: self._images(marker.shard)
-        )
+        kind = ("kind",) if run.mask_kind == "instance" else ()
+        columns = (*MASK_COLUMNS, *kind, SCORE)
+        self._segments = SegmentReader(run, columns, lambda marker: self._images(marker.shard))
 
     def in_order(self, image_ids: Iterable[str]) -> list[str]:
         """Return the images that the run has, in manifest order: so each shard is read once."""

@@ -84,8 +84,8 @@ class FinishedShard:
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
         """Yield every image with its label map (H, W), see `paint_segments`."""
         columns = ["image_id", "category_id", "segment_index", "rle_counts"]
-        if self.run.mask_kind == "instance":  # others do not overlap: any order gives the same map
-            columns += ["kind", "area_px", SCORE]
+        if self.run.mask_kind == "instance":
+            columns += ["kind", "area_px", SCORE]  # what `bottom_first` needs
         masks = self.segments_by_image(columns)
         for image_id, image in self.images.items():
             yield image, paint_segments(masks.get(image_id, ()), (image["height"], image["width"]))
@@ -211,15 +211,27 @@ def bottom_first(rows: Sequence[Row]) -> list[int]:
 
 
 def paint_segments(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint16]:
-    """Return the label map (H, W) of one image's annotation rows.
-
-    Instances lie over each other as `bottom_first` says; of other masks later rows are on top.
+    """Return the label map (H, W) of one image's annotation rows; the order is `paint_places`'s.
 
     Returns:
         0 is background, k the vocabulary's label k.
     """
     rows = list(segments)
+    labels = np.array([0, *(row["category_id"] for row in rows)], np.uint16)
     if any(row.get("kind") == "instance" for row in rows):
-        rows = [rows[place] for place in bottom_first(rows)]
-    counts = [row["rle_counts"] for row in rows]
-    return label_map.paint_label_map(counts, [row["category_id"] for row in rows], size_hw)
+        return labels[paint_places(rows, size_hw)]
+    return label_map.paint_label_map([row["rle_counts"] for row in rows], labels[1:], size_hw)
+
+
+def paint_places(rows: Sequence[Row], size_hw: SizeHW) -> NDArray[np.uint32]:
+    """Return the place, from 1, of the annotation row that each pixel of an image belongs to.
+
+    Instances lie over each other as `bottom_first` says; of other masks later rows are on top.
+
+    Returns:
+        (H, W); 0 where there is no mask.
+    """
+    is_of_instances = any(row.get("kind") == "instance" for row in rows)
+    order = bottom_first(rows) if is_of_instances else range(len(rows))
+    counts = [rows[place]["rle_counts"] for place in order]
+    return label_map.paint_label_map(counts, [k + 1 for k in order], size_hw, np.uint32)

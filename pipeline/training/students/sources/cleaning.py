@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.rle.label_map import paint_label_map
 from ovseg_core.training.students import IGNORED, Labels
 from pipeline.run.folder import RunFolder
+from pipeline.run.reader import paint_places
 from pipeline.run.tables.damaged import Row
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
@@ -85,8 +85,7 @@ class Cleaning:
             rows: its segments, none damaged.
             size_hw: of the image.
         """
-        counts = [row["rle_counts"] for row in rows]
-        place = paint_label_map(counts, range(1, len(rows) + 1), size_hw, np.uint32)
+        place = paint_places(rows, size_hw)
         categories = [row["category_id"] for row in rows]
         kept = [row["category_id"] if self.keeps(row) else IGNORED for row in rows]
         painted = np.array([0, *categories], np.int16)[place]

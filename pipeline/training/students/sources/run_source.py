@@ -163,7 +163,7 @@ class RunSource:
         """Return the labels of a review; `places` are those of segments by their index."""
         assert self._layer is not None
         with self._layer_lock:
-            corrected = self._layer.masks(image_id)
+            corrected = self._layer.bottom_first(image_id)
             is_complete = image_id in self._layer.images
             outcomes = {} if is_complete else self._layer.outcomes(image_id) or {}
         size_hw = masks.painted.shape[0], masks.painted.shape[1]

@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,11 +12,19 @@ from ovseg_core.rle import label_studio_brush
 from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.exporters import cvat
+from pipeline.exporters import coco, cvat
 from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from schemas.errors import ConfigError, UserError
-from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, awkward_scenes, label_map, make_run
+from tests.helpers.drawn_runs import (
+    LABELS,
+    RunSpec,
+    Scene,
+    awkward_scenes,
+    crowded_run,
+    label_map,
+    make_run,
+)
 from tests.helpers.exported_masks import coco_dataset, counts_of, label_studio_tasks, run_masks
 
 PATHS = ("photos/a.png", "b c/ü.png", "d.png")
@@ -243,3 +252,100 @@ def test_masks_of_an_image_larger_than_the_runs_are_not_made(run, tmp_path, tool
     assert (report.num_images, note.count) == (len(PATHS) - 1, 1)
     assert note.first == (f"{PATHS[0]}: {SIDE} x {SIDE} in the file, 56 x 40 in the run",)
     assert peak < 30 << 20
+
+
+def _file_of(run: RunFolder, tool: str, tmp_path: Path) -> str:
+    """Export to a tool; return the file that it would give back unchanged."""
+    if tool == "label-studio":
+        return _file(tmp_path, _tasks(run))
+    if tool == "coco":
+        return _file(tmp_path, _dataset(run))
+    cvat.export(run, cvat.Options())
+    return f"{run.folder.uri}/exports/cvat/annotations.xml"
+
+
+def _edit(tool: str, file: str, shrunk: np.ndarray, new: np.ndarray) -> None:
+    """Edit each image of a file by hand: the first cat gets another mask and the dog is deleted;
+    a new cat is drawn. The plant's name of its segment is lost."""
+    content = Path(file).read_text(encoding="utf-8")
+    if tool == "coco":
+        dataset = json.loads(content)
+        dataset["annotations"] = [one for one in dataset["annotations"] if one["category_id"] != 2]
+        for image in {one["image_id"] for one in dataset["annotations"]}:
+            first, _, plant = (one for one in dataset["annotations"] if one["image_id"] == image)
+            first["segmentation"]["counts"] = counts_of(shrunk)
+            del first["attributes"], plant["attributes"]
+            drawn = {"size": [30, 44], "counts": counts_of(new)}
+            more = {"id": 99 + image, "segmentation": drawn}
+            dataset["annotations"].append({**first, **more})
+        content = json.dumps(dataset)
+    elif tool == "label-studio":
+        tasks = json.loads(content)
+        for result in (task["annotations"][0]["result"] for task in tasks[:2]):
+            del result[2]
+            first, _, plant = result
+            plant["id"] = "a-new-name"
+            result.append(json.loads(json.dumps({**first, "id": "drawn"})))
+            for entry, mask in ((first, shrunk), (result[-1], new)):
+                entry["value"]["rle"] = label_studio_brush.encode_brush(mask).tolist()
+        content = json.dumps(tasks)
+    else:
+        root = ElementTree.fromstring(content)
+        for image in root.findall("image")[:2]:
+            first, _, dog, plant = image.findall("mask")
+            image.remove(dog)
+            for attribute in plant.findall("attribute"):
+                plant.remove(attribute)
+            drawn = ElementTree.SubElement(image, "mask", {"label": "cat"})
+            for element, mask in ((first, shrunk), (drawn, new)):
+                rows, columns = np.nonzero(mask)
+                top, left = rows.min(), columns.min()
+                height, width = rows.max() - top + 1, columns.max() - left + 1
+                assert mask.sum() == height * width
+                box = {"top": top, "left": left, "height": height, "width": width}
+                for name, value in {**box, "rle": f"0,{height * width}"}.items():
+                    element.set(name, str(value))
+        content = ElementTree.tostring(root, encoding="unicode")
+    Path(file).write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize("tool", ["coco", "cvat", "label-studio"])
+def test_instances_that_touch_stay_apart_when_they_come_back_edited(tool, tmp_path):
+    run = crowded_run(tmp_path)
+    file = _file_of(run, tool, tmp_path)
+    shrunk, new = np.zeros((30, 44), bool), np.zeros((30, 44), bool)
+    shrunk[4:20, 3:20] = True  # over the right cat
+    new[20:28, 30:42] = True  # touches the right cat
+    _edit(tool, file, shrunk, new)
+    report = import_review(run, tool, file)
+    cats = _by_name(report)["cat"]
+    assert (cats.predicted, cats.changed, cats.accepted, cats.added) == (4, 2, 2, 2)
+    layer = ReviewedLayer(run)
+    for path in ("a/one.png", "turned.jpg"):
+        found = {
+            (mask.segment_index, mask.label, mask.verdict, mask.area_px)
+            for mask in layer.masks(f"id-{path}")
+        }
+        assert found == {
+            (0, "cat", "changed", shrunk.sum()),
+            (1, "cat", "accepted", 288),
+            (3, "potted plant", "accepted", 16),
+            (None, "cat", "added", new.sum()),
+        }
+    coco.export(run, coco.Options(masks="reviewed"))
+    again = json.loads(run.folder.read_bytes("exports/coco/instances.json"))
+    assert [(one["category_id"], one["iscrowd"]) for one in again["annotations"]] == [
+        (1, 0), (1, 0), (3, 0), (1, 0),
+    ] * 2  # fmt: skip
+    assert len({one["id"] for one in again["annotations"]}) == 8
+
+
+@pytest.mark.parametrize("tool", ["coco", "cvat", "label-studio"])
+def test_unchanged_instances_are_accepted_one_by_one(tool, tmp_path):
+    run = crowded_run(tmp_path)
+    import_review(run, tool, _file_of(run, tool, tmp_path), CHECKED)
+    layer = ReviewedLayer(run)
+    masks = [mask for image_id in layer.images for mask in layer.masks(image_id)]
+    assert [mask.segment_index for mask in masks] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert {mask.verdict for mask in masks} == {"accepted"}
+    assert evaluate(run, "reviewed").miou == 1.0

@@ -6,12 +6,14 @@ import pytest
 from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.corrections.matching import (
     CorrectedMask,
+    best_pairs,
     count_px,
     covered_segments,
     match,
     mean_best_iou,
     merge_by_label,
     overlap,
+    pairwise_ious,
     split_into_components,
 )
 
@@ -106,3 +108,26 @@ def test_mean_best_iou_is_that_of_the_first_masks():
     assert mean_best_iou([_counts((0, 4)), _counts((0, 2))], other, SIZE_HW) == 0.75
     assert mean_best_iou([], other, SIZE_HW) == mean_best_iou(other, [], SIZE_HW) == 0.0
     assert count_px(other[0], SIZE_HW) == 24
+
+
+def test_overlapping_instances_of_a_label_go_to_the_segments_that_fit_together_best():
+    predicted = [_row(0, 1, (0, 6)), _row(1, 1, (2, 10))]
+    # The second mask is a little nearer to segment 0 than the first one, which fits nothing else.
+    first, second = CorrectedMask(1, _counts((0, 3))), CorrectedMask(1, _counts((1, 7)))
+    ious = pairwise_ious(
+        [first.rle_counts, second.rle_counts], [r["rle_counts"] for r in predicted], SIZE_HW
+    )
+    assert ious[1, 0] == ious.max()
+    assert _matched(predicted, first, second) == [("cat", 0, "changed"), ("cat", 1, "changed")]
+
+
+def test_mask_with_the_very_pixels_of_a_segment_is_accepted_whatever_else_fits():
+    predicted = [_row(0, 1, (0, 8)), _row(1, 1, (4, 10))]
+    moved, equal = CorrectedMask(1, _counts((1, 8))), CorrectedMask(1, _counts((0, 8)))
+    assert _matched(predicted, moved, equal) == [("cat", 1, "changed"), ("cat", 0, "accepted")]
+
+
+def test_best_pairs_have_the_largest_sum_and_leave_out_what_does_not_touch():
+    ious = np.array([[0.6, 0.5, 0], [0.7, 0, 0], [0, 0, 0], [0, 0, 0.2]])
+    assert sorted(best_pairs(ious)) == [(0, 1), (1, 0), (3, 2)]
+    assert best_pairs(np.zeros((2, 3))) == []
