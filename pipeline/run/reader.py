@@ -217,10 +217,10 @@ def paint_segments(segments: Iterable[Row], size_hw: SizeHW) -> NDArray[np.uint1
         0 is background, k the vocabulary's label k.
     """
     rows = list(segments)
-    labels = np.array([0, *(row["category_id"] for row in rows)], np.uint16)
+    labels = [row["category_id"] for row in rows]
     if any(row.get("kind") == "instance" for row in rows):
-        return labels[paint_places(rows, size_hw)]
-    return label_map.paint_label_map([row["rle_counts"] for row in rows], labels[1:], size_hw)
+        return np.array([0, *labels], np.uint16)[paint_places(rows, size_hw)]
+    return label_map.paint_label_map([row["rle_counts"] for row in rows], labels, size_hw)
 
 
 def paint_places(rows: Sequence[Row], size_hw: SizeHW) -> NDArray[np.uint32]:

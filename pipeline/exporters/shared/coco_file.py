@@ -86,11 +86,14 @@ def head(reader: CorrectedRun, kind: SegmentKind, **more: Any) -> dict[str, Any]
 def categories(reader: RunReader, kind: SegmentKind = "as_run") -> list[CocoCategory]:
     """Return the run's labels, ids from 1 in vocabulary order; of instances they are things."""
     names = reader.run.info.job().vocabulary.names
-    things: Any = {"isthing": 1} if resolve_kind(reader, kind) == "instances" else {}
-    return [
-        {"id": number, "name": name, "supercategory": "", **things}
+    found: list[CocoCategory] = [
+        {"id": number, "name": name, "supercategory": ""}
         for number, name in enumerate(names, start=1)
     ]
+    if resolve_kind(reader, kind) == "instances":
+        for category in found:
+            category["isthing"] = 1
+    return found
 
 
 def image_entry(row: Row, file_name: str) -> CocoImage:
