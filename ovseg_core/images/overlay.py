@@ -27,6 +27,7 @@ def overlay(
     names: Sequence[str],
     *,
     write_names: bool = False,
+    segments: NDArray[np.integer] | None = None,
 ) -> Image.Image:
     """Draw masks and their outlines over an image.
 
@@ -35,9 +36,12 @@ def overlay(
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
         names: of the labels in vocabulary order; their colours follow from them.
         write_names: write each label on the largest of its regions.
+        segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
+            instances of a label are told apart; None: of the labels.
     """
-    labels = to_size(label_map, (rgb.shape[0], rgb.shape[1]))
-    masks = np.asarray(_painted(labels, names)).astype(np.float32)
+    size_hw = rgb.shape[0], rgb.shape[1]
+    labels = to_size(label_map, size_hw)
+    masks = np.asarray(tinted(label_map, size_hw, names, segments)).astype(np.float32)
     pixels = rgb.astype(np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     pixels += _GREYED * (grey[..., None] - pixels)
@@ -48,24 +52,27 @@ def overlay(
     return picture
 
 
-def tinted(label_map: NDArray[np.integer], size_hw: SizeHW, names: Sequence[str]) -> Image.Image:
+def tinted(
+    label_map: NDArray[np.integer],
+    size_hw: SizeHW,
+    names: Sequence[str],
+    segments: NDArray[np.integer] | None = None,
+) -> Image.Image:
     """Return the masks alone, RGBA at another size: opaque with dark rims, else transparent.
 
     Args:
         label_map: (H, W); 0 is transparent.
         size_hw: of the picture.
         names: of the labels in vocabulary order; their colours follow from them.
+        segments: see `overlay`.
     """
-    return _painted(to_size(label_map, size_hw), names)
-
-
-def _painted(labels: NDArray[np.integer], names: Sequence[str]) -> Image.Image:
+    labels = to_size(label_map, size_hw)
     num_nameless = int(labels.max(initial=0)) - len(names)  # of rows that somebody else wrote
     colours = label_colours((*names, *[""] * num_nameless))
     painted = np.zeros((len(colours) + 1, 4), np.uint8)
     painted[1:] = [(*colour, 255) for colour in colours]
     pixels = painted[labels]
-    rim = _differs(labels)
+    rim = _differs(labels if segments is None else to_size(segments, size_hw))
     pixels[rim, :3] //= 2
     return Image.fromarray(pixels)
 

@@ -43,6 +43,9 @@ class ReviewIndex:
 
     Args:
         run: at any place.
+
+    Attributes:
+        may_overlap: whether the segments are instances; their rows have a `kind` then.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -51,13 +54,16 @@ class ReviewIndex:
         self.errors = finished.errors
         self.num_left = finished.num_left
         self.labels = run.info.job().vocabulary.names
+        self.may_overlap = run.mask_kind == "instance"
         self._markers = finished.markers
         self._places = {marker.shard: place for place, marker in enumerate(self._markers)}
         tables = self._read("images", IMAGE_COLUMNS)
         self._starts = np.array([0, *accumulate(table.num_rows for table in tables)], np.int64)
         empty = IMAGES.empty_table().select(list(IMAGE_COLUMNS))
         self._table = pa.concat_tables([*tables, empty]).unify_dictionaries().combine_chunks()
-        self._segment_reader = SegmentReader(run, (*MASK_COLUMNS, *_SCORES_SHOWN), self._images_of)
+        kind = ("kind",) if self.may_overlap else ()
+        columns = (*MASK_COLUMNS, *kind, *_SCORES_SHOWN)
+        self._segment_reader = SegmentReader(run, columns, self._images_of)
 
     def __len__(self) -> int:
         """Return the number of images, failed ones included."""

@@ -28,6 +28,8 @@ Size = Literal["small", "large"]
 Kind = Literal["small", "large", "tint", "segments"]
 SIDE_PX: dict[Size, int] = {"small": 360, "large": 2048}
 """Longer side of a picture: in the grid, and of a single image."""
+MAX_LAYERS = 8
+"""Masks at one pixel that the page can show and pick; more are in its list only."""
 _DECODERS = max(2, os.cpu_count() or 2)
 """Images decoded at the same time: each may take a few hundred megabytes."""
 
@@ -76,9 +78,13 @@ class Pictures:
             size_hw = image["height"], image["width"]
             segments = self._index.segments_of(row)
             if kind == "segments":
-                return number_png(segments, size_hw)
-            labels = painted(segments, size_hw, "small", [one["category_id"] for one in segments])
-            return _png(tinted(labels, labels.shape, self._index.labels))
+                return number_png(segments, size_hw, self._index.may_overlap)
+            if self._index.may_overlap:
+                segments.sort(key=lambda one: -one["area_px"])  # smaller ones on top
+            places = painted(segments, size_hw, "small", range(1, 1 + len(segments)))
+            labels = np.array([0, *(one["category_id"] for one in segments)], np.uint16)[places]
+            rims = places if self._index.may_overlap else None
+            return _png(tinted(labels, labels.shape, self._index.labels, rims))
 
     def _photo(self, image: dict[str, Any], size: Size) -> bytes:
         decoded = self._images.read_image(image, SIDE_PX[size])
@@ -125,15 +131,49 @@ def painted(
     return canvas
 
 
-def number_png(segments: Sequence[dict[str, Any]], size_hw: SizeHW) -> bytes:
-    """Return a PNG, as large as the large picture, whose pixels number the segments.
+def number_png(
+    segments: Sequence[dict[str, Any]], size_hw: SizeHW, may_overlap: bool = False
+) -> bytes:
+    """Return a PNG, as wide as the large picture, whose pixels number the segments.
 
-    Red + 256 x green is the place of the segment in the list, from 1; 0 is none. There is no alpha
+    Red + 256 x green is the place of the segment in the list, from 1; 0 is none. Blue + 1 is the
+    number of layers, which lie below each other in the file: see `layers`. There is no alpha
     channel, because browsers change the colours of pixels that have one.
+
+    Args:
+        segments: of the image.
+        size_hw: of the image.
+        may_overlap: whether they are instances; others have one layer.
     """
-    small = painted(segments, size_hw, "large", range(1, 1 + len(segments)))
-    rgb = np.stack([small & 255, small >> 8, np.zeros_like(small)], axis=-1).astype(np.uint8)
-    return _png(Image.fromarray(rgb))
+    if may_overlap:
+        stack = layers(segments, size_hw)
+    else:
+        stack = painted(segments, size_hw, "large", range(1, 1 + len(segments)))[None]
+    rows = stack.reshape(-1, stack.shape[2])
+    blue = np.full_like(rows, len(stack) - 1)
+    return _png(Image.fromarray(np.stack([rows & 255, rows >> 8, blue], axis=-1).astype(np.uint8)))
+
+
+def layers(segments: Sequence[dict[str, Any]], size_hw: SizeHW) -> NDArray[np.uint16]:
+    """Return the segments (L, h, w) that lie over each other at every pixel, the smallest first.
+
+    Their places in the list count from 1; 0 is none. Of more than `MAX_LAYERS` the largest are not
+    in it.
+    """
+    small_hw = thumbnail_size(size_hw, SIDE_PX["large"])
+    depth = np.zeros(small_hw, np.uint8)
+    found = [np.zeros(small_hw, np.uint16)]
+    for place in sorted(range(len(segments)), key=lambda place: segments[place]["area_px"]):
+        if not segments[place]["rle_counts"]:
+            continue
+        inside = to_size(decode_rle(segments[place]["rle_counts"], size_hw), small_hw) > 0
+        inside &= depth < MAX_LAYERS
+        for level in np.unique(depth[inside]).tolist():
+            if level == len(found):
+                found.append(np.zeros(small_hw, np.uint16))
+            found[level][inside & (depth == level)] = place + 1
+        depth[inside] += 1
+    return np.stack(found)
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -28,6 +28,16 @@ export function swatch(colour) {
   return node;
 }
 
+const SHADES = [0, 0.42, -0.36, 0.7];
+
+// A label's colour for its first, second, ... mask: towards white, or below 0 towards black.
+export function shade(colour, number) {
+  const towards = SHADES[number % SHADES.length];
+  const parts = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
+  const mixed = parts.map((part) => Math.round(part + Math.abs(towards) * ((towards > 0 ? 255 : 0) - part)));
+  return `#${mixed.map((part) => part.toString(16).padStart(2, "0")).join("")}`;
+}
+
 export function bar(share) {
   const filled = make("span");
   filled.style.width = `${Math.round(100 * Math.min(1, Math.max(0, share)))}%`;

@@ -2,18 +2,27 @@
 
 const HATCH = 6;
 
-// Reads a picture whose pixels are numbers: red + 256 x green.
+// Reads a picture whose pixels are numbers: red + 256 x green. Its layers lie below each other: the
+// masks at a pixel, the smallest first; blue + 1 is how many there are.
 export async function readNumbers(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-  const { width, height } = bitmap;
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const { width } = bitmap;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height: bitmap.height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, width, height);
-  const numbers = new Uint16Array(width * height);
+  const { data } = context.getImageData(0, 0, width, bitmap.height);
+  const layers = data[2] + 1;
+  const numbers = new Uint16Array(width * bitmap.height);
   for (let pixel = 0; pixel < numbers.length; pixel += 1) numbers[pixel] = data[4 * pixel] | (data[4 * pixel + 1] << 8);
+  const height = bitmap.height / layers;
   bitmap.close();
-  return { width, height, numbers };
+  return { width, height, layers, numbers };
+}
+
+function canvasOf(pixels, canvas = document.createElement("canvas")) {
+  Object.assign(canvas, { width: pixels.width, height: pixels.height });
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  return canvas;
 }
 
 function rgb(colour) {
@@ -22,8 +31,9 @@ function rgb(colour) {
 }
 
 export class Stage {
-  constructor(stage, canvas, { onpick, onzoom } = {}) {
-    Object.assign(this, { stage, canvas, onpick, onzoom });
+  // onpick(number) and onhover(number) get the mask under the pointer, 0: none.
+  constructor(stage, canvas, { onpick, onhover, onzoom } = {}) {
+    Object.assign(this, { stage, canvas, onpick, onhover, onzoom });
     this.context = canvas.getContext("2d");
     this.opacity = 0.6;
     this.scale = 1;
@@ -38,7 +48,9 @@ export class Stage {
   // photo: bitmap or null; numbers: of readNumbers or null; size: of the image in its own pixels.
   show(photo, numbers, size, { keep = false } = {}) {
     Object.assign(this, { photo, numbers, size });
-    this.overlay = null;
+    this.overlay = this.glow = null;
+    this.hovered = 0;
+    this.picked = null;
     this.styles = [];
     if (!keep) this.fit();
     else this.draw();
@@ -52,7 +64,7 @@ export class Stage {
   paint(styles) {
     this.styles = styles;
     if (!this.numbers) return;
-    const { width, height, numbers } = this.numbers;
+    const { width, height } = this.numbers;
     const pixels = new ImageData(width, height);
     const out = new Uint32Array(pixels.data.buffer);
     const some = styles.some((style) => style?.current && style.shown);
@@ -67,7 +79,8 @@ export class Stage {
       rim[number] = style.current ? 0xffffffff : ((255 << 24) | ((blue >> 1) << 16) | ((green >> 1) << 8) | (red >> 1)) >>> 0;
       hatched[number] = style.rejected ? 1 : 0;
     });
-    const wide = Math.max(1, Math.round(Math.max(width, height) / 700));
+    const numbers = this.topmost(fill);
+    const { wide } = this;
     for (let y = 0, pixel = 0; y < height; y += 1) {
       for (let x = 0; x < width; x += 1, pixel += 1) {
         const number = numbers[pixel];
@@ -77,9 +90,59 @@ export class Stage {
         else if (!hatched[number] || (x + y) % HATCH < HATCH / 3) out[pixel] = fill[number];
       }
     }
-    this.overlay ??= document.createElement("canvas");
-    Object.assign(this.overlay, { width, height });
-    this.overlay.getContext("2d").putImageData(pixels, 0, 0);
+    const current = styles.findIndex((style) => style?.current && style.shown);
+    if (this.numbers.layers > 1 && current > 0) this.outline(current, out); // also where others lie over it
+    this.overlay = canvasOf(pixels, this.overlay ?? undefined);
+    this.hovered = 0;
+    this.glow = null;
+    this.draw();
+  }
+
+  // Width of outlines in pixels of the numbers.
+  get wide() {
+    return Math.max(1, Math.round(Math.max(this.numbers.width, this.numbers.height) / 700));
+  }
+
+  // The smallest mask at every pixel that is shown; fill: 0 at the numbers of hidden ones.
+  topmost(fill) {
+    const { width, height, layers, numbers } = this.numbers;
+    const size = width * height;
+    if (layers === 1) return numbers;
+    const top = numbers.slice(0, size);
+    for (let pixel = 0; pixel < size; pixel += 1) {
+      for (let layer = 1; layer < layers && numbers[pixel] && !fill[top[pixel]]; layer += 1) top[pixel] = numbers[layer * size + pixel];
+    }
+    return top;
+  }
+
+  // Draws the outline of a whole mask in white.
+  outline(number, out) {
+    const { width, height, layers, numbers } = this.numbers;
+    const size = width * height;
+    const inside = new Uint8Array(size);
+    for (let layer = 0, place = 0; layer < layers; layer += 1) {
+      for (let pixel = 0; pixel < size; pixel += 1, place += 1) if (numbers[place] === number) inside[pixel] = 1;
+    }
+    const { wide } = this;
+    for (let y = 0, pixel = 0; y < height; y += 1) {
+      for (let x = 0; x < width; x += 1, pixel += 1) {
+        if (!inside[pixel]) continue;
+        const edge = x < wide || y < wide || x >= width - wide || y >= height - wide || !(inside[pixel - wide] && inside[pixel + wide] && inside[pixel - wide * width] && inside[pixel + wide * width]);
+        if (edge) out[pixel] = 0xffffffff;
+      }
+    }
+  }
+
+  // Highlights a mask until another one is hovered; 0: none.
+  hover(number) {
+    if (!this.numbers || number === this.hovered) return;
+    this.hovered = number;
+    this.glow = null;
+    if (number && this.styles[number]?.shown) {
+      const pixels = new ImageData(this.numbers.width, this.numbers.height);
+      this.outline(number, new Uint32Array(pixels.data.buffer));
+      this.glow = canvasOf(pixels);
+    }
     this.draw();
   }
 
@@ -161,17 +224,28 @@ export class Stage {
       context.globalAlpha = this.opacity;
       context.drawImage(this.overlay, ...box);
       context.globalAlpha = 1;
+      if (this.glow) context.drawImage(this.glow, ...box);
     }
     this.onzoom?.(this.scale);
   }
 
-  // The number of the mask under a point of the stage; 0: none.
+  // The masks that are shown under a point of the stage, the smallest first.
   at(x, y) {
-    if (!this.numbers || !this.size) return 0;
-    const column = Math.floor(((x - this.left) / this.scale / this.size.width) * this.numbers.width);
-    const row = Math.floor(((y - this.top) / this.scale / this.size.height) * this.numbers.height);
-    if (column < 0 || row < 0 || column >= this.numbers.width || row >= this.numbers.height) return 0;
-    return this.numbers.numbers[row * this.numbers.width + column];
+    if (!this.numbers || !this.size) return [];
+    const { width, height, layers, numbers } = this.numbers;
+    const column = Math.floor(((x - this.left) / this.scale / this.size.width) * width);
+    const row = Math.floor(((y - this.top) / this.scale / this.size.height) * height);
+    if (column < 0 || row < 0 || column >= width || row >= height) return [];
+    const found = Array.from({ length: layers }, (_, layer) => numbers[(layer * height + row) * width + column]);
+    return found.filter((number) => number && this.styles[number]?.shown !== false);
+  }
+
+  // Picks the smallest mask under a point, with the next click at the same place the next one.
+  pick(x, y) {
+    const found = this.at(x, y);
+    const again = this.picked && Math.hypot(x - this.picked.x, y - this.picked.y) < 4;
+    this.picked = again ? { ...this.picked, turn: this.picked.turn + 1 } : { x, y, turn: 0 };
+    this.onpick?.(found.length ? found[this.picked.turn % found.length] : 0);
   }
 
   listen() {
@@ -187,7 +261,10 @@ export class Stage {
       from = { x: event.offsetX, y: event.offsetY, left: this.left, top: this.top, moved: false };
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!from) return;
+      if (!from) {
+        this.onhover?.(this.at(event.offsetX, event.offsetY)[0] ?? 0);
+        return;
+      }
       const [x, y] = [event.offsetX - from.x, event.offsetY - from.y];
       if (!from.moved && Math.hypot(x, y) < 4) return;
       from.moved = true;
@@ -199,10 +276,13 @@ export class Stage {
     });
     canvas.addEventListener("pointerup", (event) => {
       canvas.classList.remove("dragged");
-      if (from && !from.moved) this.onpick?.(this.at(event.offsetX, event.offsetY));
+      if (from && !from.moved) this.pick(event.offsetX, event.offsetY);
       from = null;
     });
     canvas.addEventListener("pointercancel", () => { from = null; });
-    canvas.addEventListener("dblclick", () => this.fit());
+    canvas.addEventListener("pointerleave", () => this.onhover?.(0));
+    canvas.addEventListener("dblclick", (event) => {
+      if (this.at(event.offsetX, event.offsetY).length < 2) this.fit(); // else two clicks pick two masks
+    });
   }
 }

@@ -1,5 +1,5 @@
 // One image of the run: its masks in a list and on the stage, with the decision on each.
-import { announce, bar, byId, doubtText, eye, flash, make, shown, swatch } from "./dom.js";
+import { announce, bar, byId, doubtText, eye, flash, make, shade, shown, swatch } from "./dom.js";
 import { ask, picture } from "./api.js";
 import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
@@ -21,6 +21,7 @@ export class Viewer {
     this.held = false; // an image is loading: nothing is decided before it is shown
     this.stage = new Stage(byId("stage"), byId("canvas"), {
       onpick: (number) => number && this.choose(number - 1),
+      onhover: (number) => this.hover(number - 1),
       onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; },
     });
     byId("zoom-in").onclick = () => this.stage.zoom(1.4);
@@ -176,13 +177,32 @@ export class Viewer {
     return this.segments.every((segment) => this.decisionOn(segment));
   }
 
+  // The label that each mask has now, its colour, and of several instances of a label a number and a
+  // shade of the colour.
+  looks() {
+    const labels = this.segments.map((segment) => {
+      const decision = this.decisionOn(segment);
+      return decision?.action === "relabel" ? decision.new_label : segment.label;
+    });
+    const all = new Map();
+    for (const label of labels) all.set(label, (all.get(label) ?? 0) + 1);
+    const seen = new Map();
+    return labels.map((label, place) => {
+      const colour = this.colours.get(label);
+      if (this.segments[place].kind !== "instance" || all.get(label) === 1) return { label, colour, name: label };
+      seen.set(label, (seen.get(label) ?? 0) + 1);
+      return { label, colour: shade(colour, seen.get(label) - 1), name: `${label} ${seen.get(label)}` };
+    });
+  }
+
   list() {
+    const looks = this.looks();
     const rows = this.segments.slice(0, 500).map((segment, place) => {
       const decision = this.decisionOn(segment);
       const shown = !this.hidden.has(segment.label);
-      const label = decision?.action === "relabel" ? decision.new_label : segment.label;
-      const name = make("div", { class: "name" }, swatch(this.colours.get(label)), make("span", {}, label));
-      const row = make("div", { class: "mask", role: "listitem", data: { place }, onclick: () => this.choose(place) },
+      const { label, colour, name: text } = looks[place];
+      const name = make("div", { class: "name" }, swatch(colour), make("span", {}, text));
+      const row = make("div", { class: "mask", role: "listitem", data: { place }, onclick: () => this.choose(place), onpointerenter: () => this.hover(place), onpointerleave: () => this.hover(-1) },
         eye(shown, segment.label, (event) => { event.stopPropagation(); this.toggle(segment.label); }),
         name,
         decision ? make("span", { class: `said ${decision.action}` }, WORDS[decision.action]) : make("small", {}, place < 9 ? make("kbd", {}, String(place + 1)) : ""),
@@ -214,7 +234,7 @@ export class Viewer {
     }
     const { segment } = this;
     const decision = segment && this.decisionOn(segment);
-    announce(segment ? `mask ${this.current + 1} of ${this.segments.length}: ${segment.label}, ${this.captions(segment)[0][1]}, ${decision ? WORDS[decision.action] : "undecided"}` : "no masks");
+    announce(segment ? `mask ${this.current + 1} of ${this.segments.length}: ${this.looks()[this.current].name}, ${this.captions(segment)[0][1]}, ${decision ? WORDS[decision.action] : "undecided"}` : "no masks");
     byId("masks").querySelector(".current")?.scrollIntoView({ block: "nearest" });
   }
 
@@ -230,15 +250,21 @@ export class Viewer {
 
   colour() {
     const styles = [];
+    const looks = this.looks();
     this.segments.forEach((segment, place) => {
-      const decision = this.decisionOn(segment);
-      const label = decision?.action === "relabel" ? decision.new_label : segment.label;
       styles[place + 1] = {
-        colour: this.colours.get(label), shown: !this.hidden.has(segment.label),
-        current: place === this.current, rejected: decision?.action === "reject",
+        colour: looks[place].colour, shown: !this.hidden.has(segment.label),
+        current: place === this.current, rejected: this.decisionOn(segment)?.action === "reject",
       };
     });
     this.stage.paint(styles);
+  }
+
+  // Highlights a mask on the stage and in the list; -1: none.
+  hover(place) {
+    this.stage.hover(place + 1);
+    byId("masks").querySelector(".hovered")?.classList.remove("hovered");
+    byId("masks").querySelector(`[data-place="${place}"]`)?.classList.add("hovered");
   }
 
   choose(place) {

@@ -17,7 +17,14 @@ from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
 from pipeline.run.folder import RunFolder
 from tests.helpers.browser import needs_chromium
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.drawn_runs import (
+    RunSpec,
+    Scene,
+    crowded_run,
+    label_map,
+    make_run,
+    odd_scenes,
+)
 from tests.helpers.review_server import Client, serving
 
 pytestmark = needs_chromium
@@ -549,6 +556,56 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
     assert said[0]["seconds"]["encode_s"] > 0
     assert said[1]["seconds"]["encode_s"] == said[1]["seconds"]["decode_s"] == 0
     assert (said[4]["height"], said[4]["width"]) == (120, 176)
+
+
+def test_instances_are_told_apart_and_decided_one_by_one(page, tmp_path: Path):
+    run = crowded_run(tmp_path)
+    with serving(run) as client:
+        page.goto(client.url)
+        page.locator("article", has_text="one.png").click()
+        page.locator('#viewer[data-ready="id-a/one.png"]').wait_for()
+        masks = page.locator("#masks .mask")
+        assert masks.locator(".name").all_inner_texts() == ["cat 1", "cat 2", "dog", "potted plant"]
+        swatches = masks.locator(".name i").evaluate_all(
+            "all => all.map((i) => i.style.background)"
+        )
+        assert len(set(swatches)) == 4
+        stage = page.locator("#canvas").bounding_box()
+        margin = min(24, stage["width"] / 20)
+        sides = (stage["width"] - 2 * margin) / 44, (stage["height"] - 2 * margin) / 30
+        scale = min(sides)
+        left, top = ((stage[s] - scale * n) / 2 for s, n in (("width", 44), ("height", 30)))
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            return stage["x"] + left + scale * x, stage["y"] + top + scale * y
+
+        def current() -> str:
+            return page.locator("#masks .mask.current .name").inner_text()
+
+        for expected in ("potted plant", "dog", "cat 2", "potted plant"):
+            page.mouse.click(*at(21.5, 15.5))
+            assert current() == expected
+        page.mouse.click(*at(8, 8))
+        assert current() == "cat 1"
+        before = canvas(page)
+        page.mouse.move(*at(33, 8))
+        assert page.locator("#masks .mask.hovered .name").inner_text() == "cat 2"
+        assert differing(before, canvas(page)) > 0.001  # its outline
+        page.mouse.click(*at(33, 8))
+        page.keyboard.press("r")
+        masks.nth(1).locator(".said.reject").wait_for()
+        masks.nth(0).click()
+        page.keyboard.press("a")
+        masks.nth(0).locator(".said.accept").wait_for()
+        masks.nth(2).click()
+        page.keyboard.press("l")
+        page.keyboard.type("cat")
+        page.keyboard.press("Enter")
+        masks.nth(2).locator(".said.relabel").wait_for()
+        assert masks.nth(2).locator(".name").inner_text() == "cat 3"
+        saved(page)
+    decided = {one.segment_index: one.action for one in ReviewLog(run).current().values()}
+    assert decided == {0: "accept", 1: "reject", 2: "relabel"}
 
 
 def canvas(page) -> np.ndarray:

@@ -1,15 +1,25 @@
 """Pictures for the browser: their size, and how long they are kept."""
 
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.review.index import ReviewIndex
-from pipeline.review.pictures import Pictures, thumbnail_size
+from pipeline.review.pictures import MAX_LAYERS, Pictures, layers, thumbnail_size
 from pipeline.run.images import RunImages
 from schemas.errors import ImageError
-from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.drawn_runs import (
+    RunSpec,
+    Scene,
+    crowded_run,
+    crowded_scene,
+    label_map,
+    make_run,
+)
 
 
 @pytest.fixture
@@ -54,3 +64,37 @@ def test_pictures_are_kept_up_to_a_limit(index, tmp_path):
 )
 def test_thumbnail_size_never_enlarges(size_hw, expected):
     assert thumbnail_size(size_hw, 360) == expected
+
+
+def test_layers_hold_every_pixel_of_instances_the_smallest_first(tmp_path):
+    index = ReviewIndex(crowded_run(tmp_path))
+    masks = [mask for _, _, mask in crowded_scene("").instances]
+    for row in range(2):
+        found = layers(index.segments_of(row), (30, 44))
+        assert found.shape == (3, 30, 44)
+        for number, mask in enumerate(masks, start=1):
+            np.testing.assert_array_equal((found == number).any(axis=0), mask)
+        np.testing.assert_array_equal(
+            found[:, 15, 21], [4, 3, 2]
+        )  # plant, dog, right cat
+        np.testing.assert_array_equal(found[:, 5, 5], [1, 0, 0])
+    with Image.open(
+        io.BytesIO(Pictures(index, RunImages(index.run)).get(0, "segments"))
+    ) as picture:
+        pixels = np.array(picture).astype(int)
+    assert pixels.shape == (3 * 30, 44, 3)
+    assert (pixels[..., 2] == 2).all()  # one less than the layers
+    np.testing.assert_array_equal(pixels[..., 0].reshape(3, 30, 44), found)
+    assert layers(index.segments_of(2), (12, 20)).shape == (1, 12, 20)
+
+
+def test_more_instances_at_a_pixel_than_there_are_layers_are_left_out(tmp_path):
+    masks = np.zeros((12, 16, 20), bool)
+    for number in range(12):
+        masks[number, : 4 + number] = True
+    drawn = tuple((1, 0.5, mask) for mask in masks)
+    scene = Scene("a.png", np.zeros((16, 20), np.uint16), instances=drawn)
+    index = ReviewIndex(make_run(tmp_path, [scene], RunSpec(masks={"segments": "instances"})))
+    found = layers(index.segments_of(0), (16, 20))
+    assert found[:, 0, 0].tolist() == list(range(1, MAX_LAYERS + 1))
+    assert found[:, 14, 0].tolist() == [12, *[0] * (MAX_LAYERS - 1)]
