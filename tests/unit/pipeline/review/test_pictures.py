@@ -74,9 +74,7 @@ def test_layers_hold_every_pixel_of_instances_the_smallest_first(tmp_path):
         assert found.shape == (3, 30, 44)
         for number, mask in enumerate(masks, start=1):
             np.testing.assert_array_equal((found == number).any(axis=0), mask)
-        np.testing.assert_array_equal(
-            found[:, 15, 21], [4, 3, 2]
-        )  # plant, dog, right cat
+        np.testing.assert_array_equal(found[:, 15, 21], [4, 3, 2])  # plant, dog, right cat
         np.testing.assert_array_equal(found[:, 5, 5], [1, 0, 0])
     with Image.open(
         io.BytesIO(Pictures(index, RunImages(index.run)).get(0, "segments"))
