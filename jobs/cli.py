@@ -196,23 +196,28 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
     labels: opt.TruthLabels = None,
     protocol: opt.ProtocolName = "",
     data: opt.DataFolder = "",
+    instances: opt.Instances = False,
     sets: opt.Rules = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Compare a run's masks with true ones.
 
     IoU by label, mIoU and pixel accuracy, against masks of your own (--truth), or under a
-    published protocol (--protocol and --data).
+    published protocol (--protocol and --data). With --instances average precision, panoptic
+    quality and presence of single objects.
     """
     from jobs.config import ProtocolFlags
-    from jobs.runs.evaluate import TruthFlags, evaluate_run
+    from jobs.runs.evaluate import TruthFlags, evaluate_run, evaluate_run_instances
 
     if bool(truth) == bool(protocol) or bool(protocol) != bool(data):
         raise typer.BadParameter("give either --truth, or --protocol and --data")
     if protocol and labels:
         raise typer.BadParameter("--label goes with --truth: a protocol has its own names")
+    if instances and truth_background:
+        raise typer.BadParameter("--truth-background is of label images, which hold no instances")
     given = TruthFlags(truth, truth_background, labels or ())
-    evaluate_run(run, given, ProtocolFlags(protocol, data), sets or (), as_json)
+    evaluate = evaluate_run_instances if instances else evaluate_run
+    evaluate(run, given, ProtocolFlags(protocol, data), sets or (), as_json)
 
 
 @app.command("sheet")

@@ -124,6 +124,13 @@ TruthBackground = Annotated[
         "classes.json says, else 0."
     ),
 ]
+Instances = Annotated[
+    bool,
+    typer.Option(
+        "--instances",
+        help="Compare single objects: AP, PQ and cgF1 against a COCO file or `reviewed`.",
+    ),
+]
 Rules = Annotated[
     list[str] | None, _set("Option of the computation; an invalid one prints the valid ones")
 ]

@@ -29,7 +29,7 @@ from schemas.untrusted import printable
 _EXPORTERS = "pipeline.exporters"
 _FOLDERS = (*TABLE_NAMES, "done", "failed", "reviewed", "exports")
 _FILES = (
-    *(evaluate.REPORT, evaluate.PICTURE, sheet.FILE),
+    *(evaluate.REPORT, evaluate.PICTURE, evaluate.INSTANCES_REPORT, sheet.FILE),
     *(calibrate.FILE, calibrate.PICTURE),
 )
 _LAST = (MANIFEST_FILE, RUN_FILE)

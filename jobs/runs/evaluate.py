@@ -13,13 +13,15 @@ from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.evaluation.evaluate import EvaluationRules
+    from pipeline.evaluation.instances.report import InstanceReport
+    from pipeline.evaluation.reference import Reference
     from pipeline.evaluation.report import EvaluationReport
     from pipeline.run.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-REPORT, PICTURE = "evaluation.json", "confusion.png"
+REPORT, PICTURE, INSTANCES_REPORT = "evaluation.json", "confusion.png", "evaluation_instances.json"
 """Files that are written into the run folder."""
 _SHOWN_CONFUSIONS = 10
 _SHOWN_NAMES = 10
@@ -40,7 +42,7 @@ def evaluate_run(
     sets: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Compare a run with the truth, write the report into the run folder, print it.
+    """Compare a run's label maps with the truth, write the report into the run folder, print it.
 
     Args:
         run: the run folder.
@@ -52,29 +54,59 @@ def evaluate_run(
     Raises:
         UserError: a wrong rule, no usable truth, or nothing to compare.
     """
+    from pipeline.evaluation.confusion_picture import draw_confusion
     from pipeline.evaluation.evaluate import EvaluationRules, evaluate_against
-    from pipeline.evaluation.reference import protocol_reference, truth_reference
     from pipeline.run.folder import RunFolder
 
     given = {"truth_background": truth.background or None}
     rules = load_config(EvaluationRules, flags=given, sets=sets)
     folder = RunFolder.open(run)
-    if protocol.name:
-        reference = protocol_reference(folder, protocol.name, protocol.data)
-    else:
-        names = folder.info.job().vocabulary.names
-        renamed = dict(renamed_label(text, names) for text in truth.labels)
-        background = rules.truth_background
-        reference = truth_reference(folder, truth.uri, rules.crowd, background, renamed)
+    reference = _reference(folder, truth, protocol, rules)
     evaluation = evaluate_against(folder, reference, rules)
     report = evaluation.report.model_dump(mode="json")
-    written = _write(folder, evaluation, report)
+    picture = io.BytesIO()
+    draw_confusion(evaluation.names, evaluation.counts).save(picture, "PNG")
+    written = _write(folder, {REPORT: _as_text(report), PICTURE: picture.getvalue()})
     if as_json:
         console.print_json(report)
         return
     show_evaluation(evaluation.report)
     for name in written:
         console.line(f"{folder.folder.uri}/{name}")
+
+
+def evaluate_run_instances(
+    run: str, truth: TruthFlags, protocol: ProtocolFlags, sets: Sequence[str], as_json: bool
+) -> None:
+    """Compare a run's segments with true objects; else as `evaluate_run`, without a picture."""
+    from pipeline.evaluation.evaluate import EvaluationRules
+    from pipeline.evaluation.instances.evaluate import InstanceRules, evaluate_instances
+    from pipeline.run.folder import RunFolder
+
+    rules = load_config(InstanceRules, sets=sets)
+    folder = RunFolder.open(run)
+    reference = _reference(folder, truth, protocol, EvaluationRules())
+    found = evaluate_instances(folder, reference, rules)
+    report = found.model_dump(mode="json")
+    written = _write(folder, {INSTANCES_REPORT: _as_text(report)})
+    if as_json:
+        console.print_json(report)
+        return
+    show_instances(found)
+    for name in written:
+        console.line(f"{folder.folder.uri}/{name}")
+
+
+def _reference(
+    run: "RunFolder", truth: TruthFlags, protocol: ProtocolFlags, rules: "EvaluationRules"
+) -> "Reference":
+    from pipeline.evaluation.reference import protocol_reference, truth_reference
+
+    if protocol.name:
+        return protocol_reference(run, protocol.name, protocol.data)
+    names = run.info.job().vocabulary.names
+    renamed = dict(renamed_label(text, names) for text in truth.labels)
+    return truth_reference(run, truth.uri, rules.crowd, rules.truth_background, renamed)
 
 
 def show_evaluation(report: "EvaluationReport") -> None:
@@ -100,15 +132,84 @@ def show_evaluation(report: "EvaluationReport") -> None:
     console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
     console.facts([*groups, *_means(report), *_published(report)])
-    _show_missing(report)
+    _show_missing(report, "it counts as found nowhere (IoU 0, or none)")
     console.damaged(report.damaged)
     console.notes(report.notes)
 
 
-def _show_missing(report: "EvaluationReport") -> None:
-    """Say which labels the truth has no name for, and how to give one."""
+_FIGURES = (
+    ("AP", "ap"),
+    ("AP50", "ap50"),
+    ("AP75", "ap75"),
+    ("AP of small objects", "ap_small"),
+    ("AP of medium objects", "ap_medium"),
+    ("AP of large objects", "ap_large"),
+    ("AR, 1 segment", "ar1"),
+    ("AR, 10 segments", "ar10"),
+    ("AR, 100 segments", "ar100"),
+    ("PQ", "pq"),
+    ("SQ", "sq"),
+    ("RQ", "rq"),
+    ("cgF1", "cgf1"),
+    ("pmF1", "pmf1"),
+    ("IL_MCC", "il_mcc"),
+)
+"""Figures of instances by their names in the papers; `cgF1` in percent."""
+_OF_A_LABEL = ("AP", "AP50", "AR, 100 segments", "PQ", "cgF1", "pmF1", "IL_MCC")
+
+
+def show_instances(report: "InstanceReport") -> None:
+    """Print the figures by label and of all labels, and what could not be compared."""
+    shown = [(name, field) for name, field in _FIGURES if name in _OF_A_LABEL]
+    rows = [
+        (
+            label.name,
+            *(getattr(label.figures, field) for _, field in shown),
+            label.num_true,
+            label.num_found,
+        )
+        for label in report.labels
+        if label.num_true or label.num_found
+    ]
+    heads = ("label", *(name for name, _ in shown), "true", "found")
+    console.table("Instances by label", heads, rows)
+    console.line("")
+    nowhere = len(report.labels) - len(rows)
+    console.facts(
+        [
+            *((name, getattr(report.all_labels, field)) for name, field in _FIGURES),
+            ("labels in neither truth nor run", nowhere or ""),
+            ("segments of the run are", _SEGMENTS[report.segments]),
+            ("images compared", report.num_images),
+            ("without true masks", report.num_without_truth or ""),
+            ("of another size", report.num_wrong_size or ""),
+            ("failed", report.num_failed or ""),
+            ("not annotated yet", report.num_left or ""),
+            (f"segments under {report.min_score:g}", report.num_low_score or ""),
+            ("segments of labels not in the truth", report.num_not_compared or ""),
+            ("crowd regions", report.num_crowds or ""),
+            ("segments under others, not in PQ", report.num_hidden_found or ""),
+            ("objects under others, not in PQ", report.num_hidden_true or ""),
+            ("other categories", _unknown(report.unknown_categories, "left out")),
+        ]
+    )
+    _show_missing(report, "its segments are not compared")
+    console.damaged(report.damaged)
+    console.notes(report.notes)
+
+
+_SEGMENTS = {
+    "class": "masks of a label, in which all its objects are one (--set masks.segments=instances "
+    "of ovseg annotate tells them apart)",
+    "components": "connected regions of a label: objects that touch are one",
+    "instances": "instances",
+}
+
+
+def _show_missing(report: "EvaluationReport | InstanceReport", effect: str) -> None:
+    """Say which labels the truth has no name for, what that does, and how to give one."""
     for label, meant in list(report.missing_labels.items())[:_SHOWN_NAMES]:
-        line = f"the truth has no {label!r}: it counts as found nowhere (IoU 0, or none)"
+        line = f"the truth has no {label!r}: {effect}"
         if meant:
             flag = shlex.quote(f"{meant[0]}={label}")
             line += f"; its nearest names are {', '.join(meant)}: --label {flag}"
@@ -120,13 +221,13 @@ def _show_missing(report: "EvaluationReport") -> None:
         console.line(f"and {hidden} more labels that the truth does not have (--json lists them)")
 
 
-def _unknown(names: Sequence[str]) -> str:
+def _unknown(names: Sequence[str], taken_as: str = "taken as background") -> str:
     """Return the first names, their number, and what it means that the run does not have them."""
     if not names:
         return ""
     hidden = len(names) - _SHOWN_NAMES
     shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")
-    return f"{len(names)} of the truth that the run was not asked for, taken as background: {shown}"
+    return f"{len(names)} of the truth that the run was not asked for, {taken_as}: {shown}"
 
 
 def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
@@ -168,17 +269,17 @@ def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
         yield "differs", line
 
 
-def _write(run: "RunFolder", evaluation: "Evaluation", report: dict[str, Any]) -> list[str]:
-    """Write report and picture and return their names; only warn if they cannot be written."""
-    from pipeline.evaluation.confusion_picture import draw_confusion
+def _as_text(report: dict[str, Any]) -> bytes:
+    """Return a report as the content of its file."""
+    return (printable_json(report) + "\n").encode()
 
-    picture = io.BytesIO()
-    draw_confusion(evaluation.names, evaluation.counts).save(picture, "PNG")
-    text = printable_json(report) + "\n"
+
+def _write(run: "RunFolder", files: dict[str, bytes]) -> list[str]:
+    """Write files and return their names; only warn if they cannot be written."""
     try:
-        run.folder.atomic_write(REPORT, text.encode())
-        run.folder.atomic_write(PICTURE, picture.getvalue())
+        for name, content in files.items():
+            run.folder.atomic_write(name, content)
     except (UserError, StorageError) as error:
         logger.warning("the evaluation is not kept in the run folder: %s", error)
         return []
-    return [REPORT, PICTURE]
+    return list(files)

@@ -160,15 +160,15 @@ def evaluate_against(run: RunFolder, reference: Reference, rules: EvaluationRule
         num_failed=sum(reader.errors.values()),
         num_left=reader.num_left,
         unknown_categories=reference.truth.unknown,
-        missing_labels=_missing_labels(reference),
+        missing_labels=labels_without_truth(reference),
         truth_values=reference.truth.values,
-        damaged=_left_out(reference, reader),
+        damaged=damage_of(reference, reader),
         notes=reference.truth.notes.report(),
     )
     return Evaluation(report, names, matrix.counts)
 
 
-def _left_out(reference: Reference, reader: RunReader) -> dict[str, Damage]:
+def damage_of(reference: Reference, reader: RunReader) -> dict[str, Damage]:
     """Return what was left out; the run was read whole, for its review perhaps in part."""
     truth = reference.truth
     of_review = truth.left_out() if isinstance(truth, ReviewedTruth) else {}
@@ -231,7 +231,8 @@ def _share_right(matrix: ConfusionMatrix) -> float:
     return float(np.trace(matrix.counts[1:, 1:]) / max(labelled, 1))
 
 
-def _missing_labels(reference: Reference) -> dict[str, tuple[str, ...]]:
+def labels_without_truth(reference: Reference) -> dict[str, tuple[str, ...]]:
+    """Return the labels that a user's own truth has no name for, see `missing_labels`."""
     truth = reference.truth
     if not isinstance(truth, CocoTruth | FolderTruth):
         return {}

@@ -45,6 +45,11 @@ class ReviewedTruth:
         """Return what of the review does not count, as far as it was read."""
         return self._layer.left_out()
 
+    def masks(self, path: str) -> Sequence[ReviewedMask] | None:
+        """Return the masks of one image; None: it is not reviewed."""
+        image_id = self._image_id.get(path)
+        return None if image_id is None else self._layer.masks(image_id)
+
     def label_map(self, path: str) -> LabelMap | None:
         """Paint the masks of one image."""
         if path not in self._image_id:

@@ -238,6 +238,14 @@ class CocoTruth:
                 self.notes.add(NoteKind.DROPPED_MASKS, f"{best.name}: {mask.label}, empty")
         return best
 
+    def statement(self, path: str) -> ToolImage | None:
+        """Return what the file says of an image, in its own frame; None: it has no truth."""
+        return self._images.get(path)
+
+    def label_number(self, name: str) -> int:
+        """Return the label k of a category; 0: it is none of the run's labels."""
+        return self._label.get(name, 0)
+
     def label_map(self, path: str) -> LabelMap | None:
         """Paint one image."""
         image = self._images.get(path)
@@ -249,7 +257,7 @@ class CocoTruth:
         values = [
             not_counted
             if mask.is_crowd and self._crowd == "ignore"
-            else self._label.get(mask.label, 0)
+            else self.label_number(mask.label)
             for mask in image.masks
         ]
         counts = [mask.rle_counts for mask in image.masks]

@@ -179,7 +179,14 @@ def _mask(
     except STRUCTURE_ERRORS as error:
         raise ValueError(f"annotation {_id_of(entry)}: {problem_of(error)}") from error
     is_crowd = bool(entry.get("iscrowd"))
-    return ToolMask(names[key], size_hw, counts, _origin(entry), bool(polygons), is_crowd)
+    area_px = _area(entry.get("area"))
+    return ToolMask(names[key], size_hw, counts, _origin(entry), bool(polygons), is_crowd, area_px)
+
+
+def _area(value: Any) -> float | None:
+    """Return an annotation's own number of pixels; None: it has none that can be used."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value <= MAX_PIXELS else None
 
 
 def _origin(entry: Entry) -> int | None:

@@ -6,8 +6,8 @@
     done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
                         when images that failed were tried again
     failed/NNNNN.json   a shard that was given up
-    evaluation.json confusion.png contact_sheet.png   of `ovseg evaluate` and `sheet`; no part of
-                        the run
+    evaluation.json evaluation_instances.json confusion.png contact_sheet.png   of `ovseg
+                        evaluate` and `sheet`; no part of the run
 
 Readers follow done markers and nothing else, so a killed worker leaves garbage but never a lie.
 """

@@ -50,6 +50,7 @@ class ToolMask:
         segment_index: of the run's segment that it comes from; None: the file does not say.
         is_polygon: drawn from corners, so that its frame need not be that of the size.
         is_crowd: COCO's mark of a group of objects.
+        area_px: as the file says it, which need not be the number of pixels; None: it does not.
     """
 
     label: str
@@ -58,6 +59,7 @@ class ToolMask:
     segment_index: int | None = None
     is_polygon: bool = field(default=False, compare=False)
     is_crowd: bool = field(default=False, compare=False)
+    area_px: float | None = field(default=None, compare=False)
 
     @property
     def pixels(self) -> Mask:

@@ -1,0 +1,1 @@
+"""Segments as single objects: average precision, panoptic quality, presence of labels."""

@@ -1,0 +1,127 @@
+"""Which labels an image shows: the figures of SA-Co (SAM 3, arXiv 2511.16719).
+
+A question is an image with a label. IL_MCC is Matthews' correlation of "the run has a segment of
+the label in this image" with the truth, over all questions. pmF1 looks at the questions whose
+answer is yes: segments and objects are assigned one to one by the highest sum of IoUs; at an IoU
+threshold the pairs that reach it are hits, F1 = 2 hits / (segments + objects), both summed over all
+of these questions, and pmF1 is the mean over the thresholds 0.5, 0.55, ... 0.95. cgF1 is
+100 x pmF1 x IL_MCC.
+
+COCO's crowd regions, which SA-Co does not have, say that a label is present. A segment that lies by
+more than half in one, and fits no object by an IoU of 0.5, is not counted in pmF1.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+
+from ovseg_core.resize.nearest import SizeHW
+from pipeline.evaluation.instances.average_precision import IOU_THRESHOLDS
+from pipeline.evaluation.instances.image_pair import (
+    FoundInstance,
+    ImagePair,
+    TrueInstance,
+    by_label,
+    coco_rle,
+)
+
+
+class PresenceFigures(NamedTuple):
+    """SA-Co's figures; NaN: the truth has no such label, of IL_MCC: it has it in every image."""
+
+    cgf1: float
+    """-100 to 100."""
+    pmf1: float
+    """0 to 1."""
+    il_mcc: float
+    """-1 to 1; 0: no better than guessing."""
+
+
+class PresenceCounts:
+    """SA-Co's figures of labels 1 to `num_labels`.
+
+    Args:
+        num_labels: of the run.
+        asked: the labels of which the truth says whether an image shows them.
+    """
+
+    def __init__(self, num_labels: int, asked: Collection[int]) -> None:
+        self._asked = sorted(asked)
+        self._num_images = 0
+        self._both, self._only_found, self._only_true = np.zeros((3, num_labels + 1), np.int64)
+        self._hits = np.zeros((num_labels + 1, len(IOU_THRESHOLDS)), np.int64)
+        self._masks = np.zeros(num_labels + 1, np.int64)
+
+    def add(self, pair: ImagePair) -> None:
+        """Count one image."""
+        self._num_images += 1
+        truth, found = by_label(pair.truth), by_label(pair.found)
+        for label in truth.keys() | found.keys():
+            if label not in truth:
+                self._only_found[label] += 1
+                continue
+            self._both[label] += label in found
+            self._only_true[label] += label not in found
+            objects = [one for one in truth[label] if not one.is_crowd]
+            if objects:
+                crowds = [one for one in truth[label] if one.is_crowd]
+                ious, num_found = _ious(objects, crowds, found.get(label, ()), pair.size_hw)
+                pairs = ious[linear_sum_assignment(ious, maximize=True)]
+                self._hits[label] += (pairs[:, None] >= IOU_THRESHOLDS).sum(axis=0)
+                self._masks[label] += len(objects) + num_found
+
+    def figures(self) -> list[PresenceFigures]:
+        """Return the figures of each label, in order; those of labels not asked are NaN."""
+        asked = set(self._asked)
+        nothing = PresenceFigures(np.nan, np.nan, np.nan)
+        labels = range(1, len(self._both))
+        return [self._of([label]) if label in asked else nothing for label in labels]
+
+    def total(self) -> PresenceFigures:
+        """Return the figures of all questions together."""
+        return self._of(self._asked)
+
+    def _of(self, labels: Sequence[int]) -> PresenceFigures:
+        hits, masks = self._hits[labels].sum(axis=0), int(self._masks[labels].sum())
+        pmf1 = float((2 * hits / masks).mean()) if masks else np.nan
+        both, only_found, only_true = (
+            int(kind[labels].sum()) for kind in (self._both, self._only_found, self._only_true)
+        )
+        neither = self._num_images * len(labels) - both - only_found - only_true
+        il_mcc = _correlation(both, only_found, only_true, neither)
+        return PresenceFigures(100 * pmf1 * il_mcc, pmf1, il_mcc)
+
+
+def _ious(
+    objects: Sequence[TrueInstance],
+    crowds: Sequence[TrueInstance],
+    found: Sequence[FoundInstance],
+    size_hw: SizeHW,
+) -> tuple[NDArray[np.float64], int]:
+    """Return the IoU of each segment with each object, and how many segments count."""
+    if not found:
+        return np.zeros((0, len(objects))), 0
+    true: Any = [coco_rle(one.rle_counts, size_hw) for one in objects]
+    ours: Any = [coco_rle(one.rle_counts, size_hw) for one in found]
+    ious = np.asarray(coco_mask.iou(ours, true, [0] * len(true)))
+    if not crowds:
+        return ious, len(found)
+    regions: Any = [coco_rle(one.rle_counts, size_hw) for one in crowds]
+    shares = np.asarray(coco_mask.iou(ours, regions, [1] * len(regions)))
+    counts = (shares.max(axis=1) <= 0.5) | (ious.max(axis=1) >= IOU_THRESHOLDS[0])
+    return ious[counts], int(counts.sum())
+
+
+def _correlation(both: int, only_found: int, only_true: int, neither: int) -> float:
+    """Return Matthews' correlation; NaN where all true answers are the same."""
+    yes, no = both + only_true, neither + only_found
+    if not yes or not no:
+        return np.nan
+    said = (both + only_found) * (neither + only_true)
+    if not said:  # the run says the same of every image
+        return 0.0
+    return (both * neither - only_found * only_true) / (yes * no * said) ** 0.5
