@@ -6,6 +6,7 @@ Arrow schema, the exporters, the review index and the pages follow. A new score 
 of the record, an entry here, and the code that computes it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -60,6 +61,8 @@ DOUBT_HELP = "Doubt: the share of the run's images that have a lower review prio
 
 SCORE = "mean_prob"
 """The score column that exporters write as a segment's score and that `min_score` limits."""
+PROPOSAL_SCORE = "proposal_score"
+"""The score column that says how good the outline of an instance is."""
 
 SCORE_COLUMNS: dict[str, ScoreColumn] = {
     column.name: column
@@ -77,7 +80,7 @@ SCORE_COLUMNS: dict[str, ScoreColumn] = {
         ScoreColumn(name="entropy_mean", title="entropy", join="mean"),
         ScoreColumn(name="objectness_mean", title="objectness", join="mean"),
         ScoreColumn(name="boundary_uncertainty", title="uncertainty of the rim", join="drop"),
-        ScoreColumn(name="proposal_score", title="outline", join="mean", of_instances=True),
+        ScoreColumn(name=PROPOSAL_SCORE, title="outline", join="mean", of_instances=True),
         ScoreColumn(
             name="area_frac", title="area", join="sum", pages=("viewer", "try"), percent=True
         ),
@@ -90,3 +93,12 @@ SCORE_COLUMNS: dict[str, ScoreColumn] = {
 def page_columns() -> list[dict[str, Any]]:
     """Return the table as JSON values for the pages: each column's attributes and its help."""
     return [asdict(column) | {"help": column.help} for column in SCORE_COLUMNS.values()]
+
+
+def ranking_score(row: Mapping[str, Any]) -> float:
+    """Return by what a segment is ranked among others: its score times that of its proposal.
+
+    Args:
+        row: of the annotations table; without a proposal its proposal score is 1.
+    """
+    return row[SCORE] * row[PROPOSAL_SCORE]

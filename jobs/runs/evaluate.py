@@ -188,8 +188,6 @@ def show_instances(report: "InstanceReport") -> None:
             (f"segments under {report.min_score:g}", report.num_low_score or ""),
             ("segments of labels not in the truth", report.num_not_compared or ""),
             ("crowd regions", report.num_crowds or ""),
-            ("segments under others, not in PQ", report.num_hidden_found or ""),
-            ("objects under others, not in PQ", report.num_hidden_true or ""),
             ("other categories", _unknown(report.unknown_categories, "left out")),
         ]
     )

@@ -17,8 +17,8 @@ from pipeline.evaluation.instances.image_pair import (
     FoundInstance,
     ImagePair,
     TrueInstance,
-    ranking_score,
 )
+from pipeline.evaluation.instances.matching import matchings
 from pipeline.evaluation.instances.panoptic_quality import PanopticQuality, mean_panoptic
 from pipeline.evaluation.instances.presence import PresenceCounts
 from pipeline.evaluation.instances.report import (
@@ -39,6 +39,7 @@ from pipeline.run.reader import Row, RunReader
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.records import Share
+from schemas.score_columns import ranking_score
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,10 @@ class _Compared:
         ]
         found = [one for one in scored if one.score >= self.min_score]
         pair = ImagePair(row["number"], (row["height"], row["width"]), truth, found)
-        for figures in (self.precision, self.panoptic, self.presence):
-            figures.add(pair)
+        self.precision.add(pair)
+        matched = list(matchings(pair))
+        self.panoptic.add(matched)
+        self.presence.add(matched)
         self.num_images += 1
         self.num_not_compared += len(segments) - len(known)
         self.num_low_score += len(scored) - len(found)
@@ -194,8 +197,6 @@ def _report(
         num_low_score=compared.num_low_score,
         num_not_compared=compared.num_not_compared,
         num_crowds=compared.num_crowds,
-        num_hidden_found=compared.panoptic.num_hidden_found,
-        num_hidden_true=compared.panoptic.num_hidden_true,
         unknown_categories=reference.truth.unknown,
         missing_labels=labels_without_truth(reference),
         damaged=damage_of(reference, reader),

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ovseg_core.resize.nearest import SizeHW
-from pipeline.run.reader import Row
-from schemas.score_columns import SCORE
+from schemas.score_columns import PROPOSAL_SCORE, SCORE
 
-PROPOSAL_SCORE = "proposal_score"
 FOUND_COLUMNS = ["image_id", "category_id", "rle_counts", "area_px", SCORE, PROPOSAL_SCORE]
 """Columns of the annotations table that a comparison reads."""
 
@@ -32,7 +30,7 @@ class FoundInstance(NamedTuple):
     rle_counts: str
     area_px: float
     score: float
-    """See `ranking_score`."""
+    """See `schemas.score_columns.ranking_score`."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,6 @@ class ImagePair:
     size_hw: SizeHW
     truth: Sequence[TrueInstance]
     found: Sequence[FoundInstance]
-
-
-def ranking_score(row: Row) -> float:
-    """Return by what a segment is ranked among others: its score times that of its proposal.
-
-    A segment that does not come from a proposal has the proposal score 1.
-    """
-    return row[SCORE] * row[PROPOSAL_SCORE]
 
 
 def coco_rle(counts: str, size_hw: SizeHW) -> dict[str, Any]:

@@ -7,27 +7,18 @@ threshold the pairs that reach it are hits, F1 = 2 hits / (segments + objects), 
 of these questions, and pmF1 is the mean over the thresholds 0.5, 0.55, ... 0.95. cgF1 is
 100 x pmF1 x IL_MCC.
 
-COCO's crowd regions, which SA-Co does not have, say that a label is present. A segment that lies by
-more than half in one, and fits no object by an IoU of 0.5, is not counted in pmF1.
+COCO's crowd regions, which SA-Co does not have, say that a label is present, and hide the segments
+in them (`matching`).
 """
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
-from ovseg_core.resize.nearest import SizeHW
 from pipeline.evaluation.instances.average_precision import IOU_THRESHOLDS
-from pipeline.evaluation.instances.image_pair import (
-    FoundInstance,
-    ImagePair,
-    TrueInstance,
-    by_label,
-    coco_rle,
-)
+from pipeline.evaluation.instances.matching import LabelMatching
 
 
 class PresenceFigures(NamedTuple):
@@ -56,23 +47,18 @@ class PresenceCounts:
         self._hits = np.zeros((num_labels + 1, len(IOU_THRESHOLDS)), np.int64)
         self._masks = np.zeros(num_labels + 1, np.int64)
 
-    def add(self, pair: ImagePair) -> None:
+    def add(self, image: Iterable[LabelMatching]) -> None:
         """Count one image."""
         self._num_images += 1
-        truth, found = by_label(pair.truth), by_label(pair.found)
-        for label in truth.keys() | found.keys():
-            if label not in truth:
-                self._only_found[label] += 1
-                continue
-            self._both[label] += label in found
-            self._only_true[label] += label not in found
-            objects = [one for one in truth[label] if not one.is_crowd]
-            if objects:
-                crowds = [one for one in truth[label] if one.is_crowd]
-                ious, num_found = _ious(objects, crowds, found.get(label, ()), pair.size_hw)
+        for matching in image:
+            label, ious = matching.label, matching.ious
+            self._both[label] += matching.is_shown and matching.is_found
+            self._only_found[label] += not matching.is_shown
+            self._only_true[label] += not matching.is_found
+            if ious.shape[1]:
                 pairs = ious[linear_sum_assignment(ious, maximize=True)]
                 self._hits[label] += (pairs[:, None] >= IOU_THRESHOLDS).sum(axis=0)
-                self._masks[label] += len(objects) + num_found
+                self._masks[label] += sum(ious.shape)
 
     def figures(self) -> list[PresenceFigures]:
         """Return the figures of each label, in order; those of labels not asked are NaN."""
@@ -94,26 +80,6 @@ class PresenceCounts:
         neither = self._num_images * len(labels) - both - only_found - only_true
         il_mcc = _correlation(both, only_found, only_true, neither)
         return PresenceFigures(100 * pmf1 * il_mcc, pmf1, il_mcc)
-
-
-def _ious(
-    objects: Sequence[TrueInstance],
-    crowds: Sequence[TrueInstance],
-    found: Sequence[FoundInstance],
-    size_hw: SizeHW,
-) -> tuple[NDArray[np.float64], int]:
-    """Return the IoU of each segment with each object, and how many segments count."""
-    if not found:
-        return np.zeros((0, len(objects))), 0
-    true: Any = [coco_rle(one.rle_counts, size_hw) for one in objects]
-    ours: Any = [coco_rle(one.rle_counts, size_hw) for one in found]
-    ious = np.asarray(coco_mask.iou(ours, true, [0] * len(true)))
-    if not crowds:
-        return ious, len(found)
-    regions: Any = [coco_rle(one.rle_counts, size_hw) for one in crowds]
-    shares = np.asarray(coco_mask.iou(ours, regions, [1] * len(regions)))
-    counts = (shares.max(axis=1) <= 0.5) | (ious.max(axis=1) >= IOU_THRESHOLDS[0])
-    return ious[counts], int(counts.sum())
 
 
 def _correlation(both: int, only_found: int, only_true: int, neither: int) -> float:

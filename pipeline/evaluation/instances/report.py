@@ -90,10 +90,6 @@ class InstanceReport(Frozen):
     """Segments of labels that the truth has no name for."""
     num_crowds: int
     """Crowd regions of the truth: segments in them are neither right nor wrong."""
-    num_hidden_found: int
-    """Segments that lie wholly under others of a higher score: not in PQ."""
-    num_hidden_true: int
-    """True objects that lie wholly under smaller ones: not in PQ."""
     unknown_categories: tuple[str, ...]
     """Categories of the truth that the vocabulary lacks; their masks do not count."""
     missing_labels: dict[str, tuple[str, ...]]

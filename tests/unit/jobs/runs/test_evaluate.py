@@ -8,7 +8,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from pipeline.exporters import coco
+from tests.helpers.drawn_runs import RunSpec, Scene, crowded_run, label_map, make_run
 
 
 def ovseg(*args: str) -> Result:
@@ -80,3 +81,33 @@ def test_a_truth_of_other_names_altogether_says_how_to_map_them(tmp_path: Path) 
     result = ovseg("evaluate", run.folder.uri, "--truth", str(truth))
     assert result.exit_code == 1
     assert "the truth has couch; the run has sofa; --label THEIRS=OURS" in result.stderr
+
+
+def test_instances_are_printed_by_label_and_kept_in_the_run_folder(tmp_path: Path) -> None:
+    run = crowded_run(tmp_path, RunSpec(labels=("cat", "dog", "potted plant", "axolotl")))
+    truth = f"{run.folder.uri}/{coco.export(run, coco.Options())[0]}"
+    given = ("evaluate", run.folder.uri, "--truth", truth, "--instances")
+    shown = ovseg(*given).stdout
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
+    assert lines["cat"] == [*["1.000"] * 4, "100.000", "1.000", "1.000", "4", "4"]
+    assert lines["cgF1"] == ["100.000"]
+    assert "axolotl" not in lines
+    assert "labels in neither truth nor run  1" in shown
+    assert "segments of the run are          instances" in shown
+    assert shown.splitlines()[-1] == f"{run.folder.uri}/evaluation_instances.json"
+    printed = json.loads(ovseg(*given, "--json", "--set", "min_score=0.5").stdout)
+    assert printed == json.loads(run.folder.read_bytes("evaluation_instances.json"))
+    assert (printed["num_low_score"], printed["labels"][0]["figures"]["ar100"]) == (6, 0.5)
+
+
+def test_wrong_flags_beside_instances_are_refused(tmp_path: Path) -> None:
+    run = crowded_run(tmp_path)
+    given = ("evaluate", run.folder.uri, "--instances")
+    label_images = ovseg(*given, "--truth", "maps", "--truth-background", "255")
+    assert label_images.exit_code == 2
+    assert "which hold no instances" in label_images.stderr
+    wrong = ovseg(*given, "--truth", "t.json", "--set", "min_score=2")
+    assert wrong.exit_code == 1
+    assert wrong.stderr.startswith("error: min_score: ")
+    none = ovseg(*given, "--truth", str(tmp_path / "photos"))
+    assert none.exit_code == 1

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef
 
 from pipeline.evaluation.instances.image_pair import ImagePair
+from pipeline.evaluation.instances.matching import matchings
 from pipeline.evaluation.instances.presence import PresenceCounts, PresenceFigures
 from tests.helpers.instance_pairs import box, drawn_pairs, found, true
 
@@ -17,7 +18,7 @@ HERE, THERE = box(SIZE, 2, 3, 10, 20), box(SIZE, 20, 30, 10, 20)
 def counts_of(pairs: list[ImagePair], num_labels: int, asked: set[int] | None = None):
     counts = PresenceCounts(num_labels, asked or set(range(1, num_labels + 1)))
     for pair in pairs:
-        counts.add(pair)
+        counts.add(matchings(pair))
     return counts
 
 
