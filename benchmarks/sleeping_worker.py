@@ -55,3 +55,7 @@ class SleepingWorker:
     def waits(self) -> str:
         """Return that nothing is waited for."""
         return ""
+
+    def images_done(self) -> tuple[int, int]:
+        """Return that it does not count."""
+        return -1, 0

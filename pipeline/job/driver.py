@@ -33,6 +33,8 @@ TICK_S = 2.0
 ASK_AFTER_S = 40.0
 """Workers are asked what they wait for when no shard has ended for so long."""
 ASK_EVERY_S = 30.0
+COUNT_EVERY_S = 2.0
+"""Workers are asked so often how many images of their shards are done."""
 RETRIES_OF_ONE_IMAGE = 1
 """How often Ray repeats the call for a single image whose worker died."""
 MAX_LOST_IMAGES = 4
@@ -98,7 +100,9 @@ class Driver:
         self._reserved: dict[Actor, WorkItem] = {}
         self._running: dict[ray.ObjectRef, tuple[Actor, WorkItem]] = {}
         self._split: dict[int, SplitShard] = {}
-        self._asked_s = float("-inf")
+        self._asked_s = self._counted_s = float("-inf")
+        self._counts: list[ray.ObjectRef] = []
+        self._begun: dict[int, int] = {}  # images done, by index of the shard
 
     def run(self, first: Actor) -> None:
         """Return when every shard is done or given up, or too many failed in a row.
@@ -118,6 +122,7 @@ class Driver:
             self._collect()
             self._pool.head.wait_now_and_then()
             self._say_waits()
+            self._count_images()
             self._status.progress.tick()
 
     def _is_over(self) -> bool:
@@ -219,8 +224,32 @@ class Driver:
         for shard, line in sorted(lines.items())[:1]:
             logger.info("%d of %d workers wait; shard %d: %s", len(lines), len(asked), shard, line)
 
+    def _count_images(self) -> None:
+        """Count the images of shards that go on, by the answers that are there; wait for none."""
+        if self._counts:
+            answered, self._counts = ray.wait(
+                self._counts, num_returns=len(self._counts), timeout=0
+            )
+            in_hand = {item.shard.index for _, item in self._running.values()}
+            for ref in answered:
+                with suppress(RayError):  # the worker has died; its shard says so
+                    index, num_done = ray.get(ref)
+                    if index in in_hand:
+                        self._begun[index] = num_done
+            self._status.progress.set_begun(sum(self._begun.values()))
+        now = time.monotonic()
+        if not self._counts and now - self._counted_s >= COUNT_EVERY_S:
+            self._counted_s = now
+            self._counts = [
+                worker.images_done.options(concurrency_group=cluster.NOTES).remote()
+                for worker, item in self._running.values()
+                if item.position is None
+            ]
+
     def _finish(self, ref: ray.ObjectRef) -> None:
         worker, item = self._running.pop(ref)
+        self._begun.pop(item.shard.index, None)
+        self._status.progress.set_begun(sum(self._begun.values()))
         try:
             result = ray.get(ref)
         except RayTaskError as error:

@@ -337,8 +337,9 @@ def _annotate_here(
                 "the same command goes on; without `run.local` such a worker is replaced"
             ) from error
         except Exception as error:  # noqa: BLE001 - a failed shard must not stop the job
-            status.progress.drop_begun()
+            status.progress.set_begun(0)
             if not status.retry(shard, error):
                 return False
         else:
+            status.progress.set_begun(0)
             return status.finish(shard, tally)

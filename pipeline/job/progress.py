@@ -62,14 +62,13 @@ class Progress:
         self.begun += 1
         self.tick()
 
-    def drop_begun(self) -> None:
-        """Count the images of the shard in this process from zero again: it is over, or failed."""
-        self.begun = 0
+    def set_begun(self, num_images: int) -> None:
+        """Note how many images are done of shards that are not; shown with the next count."""
+        self.begun = num_images
 
     def add(self, tally: ShardTally) -> None:
-        """Count a finished shard."""
+        """Count a finished shard; before that, `set_begun` without its images."""
         self._changed = self._clock()
-        self.begun = 0
         self.finished += tally.num_images
         self.errors.update(tally.errors)
         known = (name for name in (*STAGES, *THREAD_TIMES) if name in tally.seconds)
@@ -102,7 +101,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Images that are done, in earlier runs, in finished shards and in the one that goes on."""
+        """Images that are done, in earlier runs, in finished shards and in those that go on."""
         return min(self.total, self.resumed + self.finished + self.begun)
 
     @property

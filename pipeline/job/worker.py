@@ -57,6 +57,7 @@ class Worker:
     def __init__(self, setup: WorkerSetup, on_image: Callable[[], None] | None = None) -> None:
         self._on_image = on_image
         self._setup = setup
+        self._in_hand = (-1, 0)
         self._free_since: float | None = None  # monotonic seconds; None: it had no shard yet
         enter_worker_process(setup.config.run, setup.folder)
 
@@ -85,6 +86,7 @@ class Worker:
             self._free_since = time.monotonic()
 
     def _annotate(self, shard: Shard, then: Sequence[ImageRef]) -> ShardTally:
+        self._in_hand = (shard.index, 0)
         free_s = 0.0 if self._free_since is None else time.monotonic() - self._free_since
         before = self._run.marker(shard.index)
         if before is None:
@@ -122,6 +124,19 @@ class Worker:
         """
         return current_line()
 
+    def images_done(self) -> tuple[int, int]:
+        """Return the index of the shard in hand, and how many of its images are done.
+
+        Answers while a shard is annotated, if it is called in `cluster.NOTES`.
+        """
+        return self._in_hand
+
+    def _count_image(self) -> None:
+        index, num_done = self._in_hand
+        self._in_hand = (index, num_done + 1)
+        if self._on_image is not None:
+            self._on_image()
+
     @cached_property
     def _run(self) -> RunFolder:
         run = RunFolder.open(self._setup.config.out)
@@ -139,8 +154,7 @@ class Worker:
         embed = partial(segmenter.text_matrix, config.vocabulary)
         text = shared_text(embed, self._setup.job, self._setup.device)
         annotator = Annotator(segmenter, text, config)
-        if self._on_image is not None:
-            annotator.on_image = self._on_image
+        annotator.on_image = self._count_image
         return annotator
 
 

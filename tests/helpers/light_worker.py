@@ -49,3 +49,6 @@ class LightWorker:
 
     def waits(self) -> str:
         return ""
+
+    def images_done(self) -> tuple[int, int]:
+        return -1, 0

@@ -72,6 +72,27 @@ def test_ray_and_local_run_give_the_same_tables(images, tmp_path, monkeypatch):
     assert (again.exit_code, again.num_new) == (0, 0)
 
 
+class Counts(Progress):
+    """Keeps what a person would have seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def tick(self):
+        self.seen.append(self.done)
+
+
+def test_images_count_before_their_shard_ends(images, tmp_path):
+    slow = BuildColourSegmenter(SegmenterFaults(seconds_per_image=0.15))
+    config = colour_config(images, tmp_path / "run", shard_size=21, run={**ON_RAY, "batch_size": 2})
+    counts = Counts()
+    job.run(config, counts, slow)
+    assert counts.seen == sorted(counts.seen)
+    assert any(0 < done < 21 for done in counts.seen)
+    assert counts.done == 21
+
+
 def test_missing_weights_end_the_job_with_the_message_of_the_build(images, tmp_path):
     config = colour_config(images, tmp_path / "run", run=ON_RAY)
     with pytest.raises(WeightsError, match=r"^clip\.pretrained: no such weights"):

@@ -4,11 +4,13 @@ import { picture } from "./api.js";
 
 const BADGES = [["rejected", "✕ rejected"], ["relabelled", "⇄ relabelled"], ["imported", "✓ reviewed elsewhere"], ["done", "✓ accepted"], ["skipped", "skipped"], ["begun", "begun"]];
 
+const BADGE_HELP = { rejected: "at least one of its masks was rejected", relabelled: "at least one of its masks has another label now" };
+
 function badge(marks) {
   const found = BADGES.find(([mark]) => marks.includes(mark));
   if (!found) return null;
   const [mark, word] = found;
-  return make("span", { class: `badge ${mark}` }, ["rejected", "relabelled"].includes(mark) && !marks.includes("done") ? `${word}, not all decided` : word);
+  return make("span", { class: `badge ${mark}`, title: BADGE_HELP[mark] ?? "" }, ["rejected", "relabelled"].includes(mark) && !marks.includes("done") ? `${word}, not all decided` : word);
 }
 
 function agreement(item, other) {

@@ -108,25 +108,35 @@ class _Group:
         self._demand = demand
         self._board = board
         self._error: BaseException | None = None
+        self._shown: StudentTally | None = None
         self._folder = tempfile.mkdtemp(prefix="ovseg-train-")
         self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
 
     def tallies(self) -> Iterator[StudentTally]:
-        """Yield the state of the training as it changes; raise what ends it too early."""
-        head, shown = cluster.ClusterHead.joined(), None
+        """Yield the state of the training as it changes; raise what ends it too early.
+
+        After Ctrl-C or SIGTERM the last state comes before the exception.
+        """
+        head = cluster.ClusterHead.joined()
         self._thread.start()
-        while True:
-            self._thread.join(_LOOK_EVERY_S)
-            has_ended = not self._thread.is_alive()
-            head.wait_now_and_then()
-            for tally in ray.get(self._board.take.remote()):
-                if tally != shown:
-                    shown = tally
-                    yield tally
-            if has_ended:
-                break
+        try:
+            while self._thread.is_alive():
+                self._thread.join(_LOOK_EVERY_S)
+                head.wait_now_and_then()
+                yield from self._changes()
+        except KeyboardInterrupt:
+            self.end()  # the first worker tells the steps since its last report, then it stops
+            yield from self._changes()
+            raise
+        yield from self._changes()
         if self._error is not None:
             raise self._error
+
+    def _changes(self) -> Iterator[StudentTally]:
+        for tally in ray.get(self._board.take.remote()):
+            if tally != self._shown:
+                self._shown = tally
+                yield tally
 
     def end(self) -> None:
         """Stop the workers if they run, and remove what Ray Train has written."""

@@ -99,10 +99,12 @@ def test_images_count_before_their_shard_ends_and_not_twice():
     for _ in range(20):
         progress.add_image()
     assert progress.headline().startswith("220/1,200 images, 2 images/s")
+    progress.set_begun(0)
     progress.add(tally(20))
     assert progress.headline().startswith("220/1,200 images, 2 images/s")
-    progress.add_image()
-    progress.drop_begun()  # the shard failed
+    progress.set_begun(3)  # of several workers
+    assert progress.headline().startswith("223/1,200 images")
+    progress.set_begun(0)  # their shards failed
     assert progress.headline().startswith("220/1,200 images")
     progress.add_image()
     progress.close()  # the shard was broken off
