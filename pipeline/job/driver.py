@@ -101,7 +101,7 @@ class Driver:
         self._running: dict[ray.ObjectRef, tuple[Actor, WorkItem]] = {}
         self._split: dict[int, SplitShard] = {}
         self._asked_s = self._counted_s = float("-inf")
-        self._counts: list[ray.ObjectRef] = []
+        self._counts: set[ray.ObjectRef] = set()
         self._begun: dict[int, int] = {}  # images done, by index of the shard
 
     def run(self, first: Actor) -> None:
@@ -122,7 +122,7 @@ class Driver:
             self._collect()
             self._pool.head.wait_now_and_then()
             self._say_waits()
-            self._count_images()
+            self._ask_for_counts()
             self._status.progress.tick()
 
     def _is_over(self) -> bool:
@@ -190,7 +190,7 @@ class Driver:
 
     def _collect(self) -> None:
         """Wait for one result, or for one worker that has started."""
-        pending = [*self._running, *self._pool.starting]
+        pending = [*self._running, *self._pool.starting, *self._counts]
         if not pending:
             time.sleep(min(TICK_S, self._status.pause_s))
             return
@@ -198,6 +198,8 @@ class Driver:
         for ref in finished:
             if ref in self._running:
                 self._finish(ref)
+            elif ref in self._counts:
+                self._count(ref)
             elif (worker := self._pool.admit(ref)) is not None:
                 self._idle.append(worker)
 
@@ -224,27 +226,25 @@ class Driver:
         for shard, line in sorted(lines.items())[:1]:
             logger.info("%d of %d workers wait; shard %d: %s", len(lines), len(asked), shard, line)
 
-    def _count_images(self) -> None:
-        """Count the images of shards that go on, by the answers that are there; wait for none."""
-        if self._counts:
-            answered, self._counts = ray.wait(
-                self._counts, num_returns=len(self._counts), timeout=0
-            )
-            in_hand = {item.shard.index for _, item in self._running.values()}
-            for ref in answered:
-                with suppress(RayError):  # the worker has died; its shard says so
-                    index, num_done = ray.get(ref)
-                    if index in in_hand:
-                        self._begun[index] = num_done
-            self._status.progress.set_begun(sum(self._begun.values()))
+    def _ask_for_counts(self) -> None:
+        """Ask the workers how many images of their shards are done; `_collect` has the answers."""
         now = time.monotonic()
-        if not self._counts and now - self._counted_s >= COUNT_EVERY_S:
-            self._counted_s = now
-            self._counts = [
-                worker.images_done.options(concurrency_group=cluster.NOTES).remote()
-                for worker, item in self._running.values()
-                if item.position is None
-            ]
+        if self._counts or now - self._counted_s < COUNT_EVERY_S:
+            return
+        self._counted_s = now
+        self._counts = {
+            worker.images_done.options(concurrency_group=cluster.NOTES).remote()
+            for worker, item in self._running.values()
+            if item.position is None
+        }
+
+    def _count(self, ref: ray.ObjectRef) -> None:
+        self._counts.remove(ref)
+        with suppress(RayError):  # the worker has died; its shard says so
+            index, num_done = ray.get(ref)
+            if any(item.shard.index == index for _, item in self._running.values()):
+                self._begun[index] = num_done
+                self._status.progress.set_begun(sum(self._begun.values()))
 
     def _finish(self, ref: ray.ObjectRef) -> None:
         worker, item = self._running.pop(ref)

@@ -84,7 +84,7 @@ class Counts(Progress):
 
 
 def test_images_count_before_their_shard_ends(images, tmp_path):
-    slow = BuildColourSegmenter(SegmenterFaults(seconds_per_image=0.15))
+    slow = BuildColourSegmenter(SegmenterFaults(seconds_per_image=0.2))
     config = colour_config(images, tmp_path / "run", shard_size=21, run={**ON_RAY, "batch_size": 2})
     counts = Counts()
     job.run(config, counts, slow)
