@@ -10,7 +10,9 @@ import torch
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
+from ovseg_core.backbones.load_sam import load_sam
 from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
+from ovseg_core.backbones.prompted_sam import PromptedSam
 from ovseg_core.backbones.sam import SamEncoder
 from ovseg_core.backbones.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vit import DenseBackbone, TimmViT
@@ -73,6 +75,7 @@ class Backbones:
         self._names: dict[str, str] = {}
         self._settings: dict[str, str] = {}
         self._networks: dict[str, DenseBackbone] = {}
+        self._sams: dict[str, PromptedSam] = {}
 
     @classmethod
     def from_config(
@@ -168,6 +171,24 @@ class Backbones:
         kind = SamEncoder if loaded.family == "sam" else TimmViT
         return kind(loaded, self.compute)
 
+    def prompted_sam(self, name: str, option: str) -> PromptedSam:
+        """Return a SAM that is prompted; each is loaded once.
+
+        Args:
+            name: `local-dir:FOLDER`, `hf-hub:ORG/REPO` or `embedded`.
+            option: dotted option that gave the name, for messages.
+
+        Raises:
+            ConfigError: transformers is missing or too old.
+            WeightsError: unknown, missing or unusable weights.
+        """
+        if name not in self._sams:
+            self.check_names(name)
+            loaded = load_sam(name, self.device, option)
+            self.note_file("sam", loaded.file, name)
+            self._sams[name] = PromptedSam(loaded, self.compute)
+        return self._sams[name]
+
     def network_or(self, published: str) -> str:
         """Return the name of the network that a method uses where its options name none.
 
@@ -176,6 +197,10 @@ class Backbones:
         """
         if self.vision_model.startswith((LOCAL_DIR, DIFFUSERS)):
             return self.vision_model
+        return self.embedded_or(published)
+
+    def embedded_or(self, published: str) -> str:
+        """Return `embedded` in a job with embedded models, else the published name."""
         embedded = EMBEDDED in (self.vision_model, self.clip_config.model)
         return EMBEDDED if embedded else published
 

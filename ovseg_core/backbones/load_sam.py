@@ -1,0 +1,162 @@
+"""Load a promptable SAM or SAM 2 by transformers, from a folder, the hub or the package.
+
+transformers takes seconds to import and is an extra (`sam`), so it is imported on use.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovseg_core.backbones.checkpoint import (
+    ADVICE,
+    LOAD_FAILURES,
+    WithoutRandomWeights,
+    check_finite_weights,
+    hub_file,
+    not_downloaded,
+    one_line,
+)
+from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
+from ovseg_core.embedded import SAM_FOLDER
+from schemas.config import EMBEDDED
+from schemas.errors import ConfigError, WeightsError
+
+_CLASSES = {
+    "sam": ("SamModel", "SamImageProcessor"),
+    "sam2": ("Sam2Model", "Sam2ImageProcessor"),
+    "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
+}
+"""By the `model_type` of a folder's config.json: the network's class and that of its processor."""
+_WEIGHTS = "model.safetensors"
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_MAX_VALUES_PER_BYTE = 4
+_OLDEST_MAJOR = 5
+
+
+@dataclass(frozen=True)
+class LoadedSam:
+    """A network of transformers with its image processor.
+
+    Attributes:
+        model: a SamModel or Sam2Model in evaluation mode, float32, on its device.
+        processor: its image processor.
+        file: the local weights file.
+    """
+
+    model: Any
+    processor: Any
+    file: str
+
+
+def load_sam(name: str, device: torch.device, option: str) -> LoadedSam:
+    """Load a network.
+
+    Args:
+        name: `local-dir:FOLDER`, `hf-hub:ORG/REPO` or `embedded`.
+        device: where it runs.
+        option: dotted option that gave the name, for messages.
+
+    Raises:
+        ConfigError: transformers is missing or too old.
+        WeightsError: a name of another form, weights that cannot be downloaded, a folder without
+            such a network, or weights that are not finite.
+    """
+    _check_transformers()
+    if name == EMBEDDED:
+        folder = SAM_FOLDER
+    elif name.startswith(LOCAL_DIR):
+        folder = Path(name.removeprefix(LOCAL_DIR)).expanduser()
+    elif name.startswith(HF_HUB):
+        folder = _fetched(name.removeprefix(HF_HUB))
+    else:
+        raise WeightsError(
+            f"{option}: expected hf-hub:ORG/REPO (such as hf-hub:facebook/sam2.1-hiera-tiny), "
+            f"local-dir:FOLDER or `embedded`, got {name!r}"
+        )
+    try:
+        with _without_progress_bars():
+            loaded = _load_folder(folder, option)
+    except LOAD_FAILURES as error:
+        raise WeightsError(
+            f"{option}: the network in {folder} cannot be loaded: {one_line(error)}"
+        ) from error
+    check_finite_weights(loaded.model.state_dict(), loaded.file)
+    loaded.model.eval().requires_grad_(False).to(device)
+    return loaded
+
+
+def _check_transformers() -> None:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError('SAM needs transformers: pip install "ovseg[sam]"') from error
+    if int(transformers.__version__.partition(".")[0]) < _OLDEST_MAJOR:
+        raise ConfigError(
+            f"SAM needs transformers {_OLDEST_MAJOR} or newer, this is {transformers.__version__}: "
+            'pip install "ovseg[sam]"'
+        )
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def _fetched(repository: str) -> Path:
+    """Return the folder with a repository's configuration and weights, fetched if need be."""
+    try:
+        hub_file(repository, "config.json")
+        hub_file(repository, *_PROCESSORS)
+        return Path(hub_file(repository, _WEIGHTS)).parent
+    except LOAD_FAILURES as error:
+        raise not_downloaded(f"the network {repository}", error, ADVICE, repository) from error
+
+
+def _load_folder(folder: Path, option: str) -> LoadedSam:
+    import transformers
+
+    file, config_file = folder / _WEIGHTS, folder / "config.json"
+    if not config_file.is_file() or not file.is_file():
+        raise WeightsError(
+            f"{option}: {folder} is no folder of transformers: expected config.json, {_WEIGHTS} "
+            f"and {_PROCESSORS[0]}; {ADVICE}"
+        )
+    settings = json.loads(config_file.read_text(encoding="utf-8"))
+    kind = settings.get("model_type") if isinstance(settings, dict) else None
+    if kind not in _CLASSES:
+        raise WeightsError(
+            f"{option}: the network in {folder} is of the kind {kind!r}, expected SAM or SAM 2 "
+            f"({', '.join(_CLASSES)})"
+        )
+    model_class, processor_class = (getattr(transformers, name) for name in _CLASSES[kind])
+    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"), WithoutRandomWeights():  # without memory, to compare sizes first
+        num_values = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if num_values > _MAX_VALUES_PER_BYTE * file.stat().st_size:
+        raise ValueError(
+            f"config.json describes {num_values:,} weights, {file.name} has "
+            f"{file.stat().st_size:,} bytes"
+        )
+    model, report = model_class.from_pretrained(
+        folder,
+        config=config,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} of its tensors are missing, such as {missing[0]}")
+    processor = processor_class.from_pretrained(folder, local_files_only=True)
+    return LoadedSam(model, processor, str(file))

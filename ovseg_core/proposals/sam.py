@@ -1,0 +1,148 @@
+"""Proposals of SAM or SAM 2: masks for a grid of points (Kirillov et al., ICCV 2023, section D).
+
+As the authors' automatic mask generator without crops: three masks for each point; of them those
+that the network thinks good and that do not depend on the threshold; of masks with nearly the same
+box the best. All of it is done on the device at the masks' own resolution, for several images and
+points at once, and only the masks that stay are enlarged later.
+
+Shapes: B images, P points at once, N masks, M side of the network's masks, h w the part of them
+that shows the image.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ovseg_core.backbones.prompted_sam import EmbeddedImages, PromptedSam
+from ovseg_core.backbones.registry import Backbones
+from ovseg_core.images.batch import Image
+from ovseg_core.images.proposal_masks import Proposals
+from ovseg_core.proposals import WHERE
+from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.segmenter import PluginOptions
+from schemas.config import WeightsName
+from schemas.records import Share
+
+PUBLISHED = "hf-hub:facebook/sam2.1-hiera-tiny"
+"""SAM 2.1 tiny: Apache-2.0, not gated, 156 MB."""
+_PROMPTS_AT_ONCE = {"cpu": 64, "cuda": 1024}
+
+
+class Options(PluginOptions):
+    """Options of the proposer `sam`; the defaults are the authors'."""
+
+    weights: WeightsName = ""
+    """A SAM or SAM 2 of transformers: `hf-hub:ORG/REPO`, `local-dir:FOLDER` or `embedded`; empty:
+    the embedded one in a job with embedded models, else SAM 2.1 tiny."""
+    points_per_side: Annotated[PositiveInt, Field(le=128)] | None = None
+    """The grid has so many points a side; small objects need more. Null: the published 32, or
+    fewer for a network whose input has less than 320 pixels a side: one every 10 pixels."""
+    min_predicted_iou: Share = 0.8
+    """Masks of which the network predicts a lower IoU are dropped."""
+    min_stability: Share = 0.92
+    """Masks are dropped that change more than so when the threshold moves by `stability_offset`:
+    the IoU of the mask above and below it."""
+    stability_offset: PositiveFloat = 1.0
+    """In logits."""
+    max_box_iou: Share = 0.7
+    """Of two masks whose boxes have a larger IoU the one of the lower predicted IoU is dropped."""
+    max_proposals: PositiveInt = 300
+    """Of more masks those with the highest predicted IoU stay."""
+
+
+class SamProposer:
+    """The proposer; see the module.
+
+    Args:
+        sam: the network.
+        options: the proposer's.
+    """
+
+    def __init__(self, sam: PromptedSam, options: Options) -> None:
+        self._sam = sam
+        self._options = options
+        self.decode_side_px = sam.input_px
+
+    @torch.inference_mode()
+    def proposals(self, images: Sequence[Image]) -> tuple[Proposals, ...]:
+        """Return the proposals of each image, by falling predicted IoU."""
+        embedded = self._sam.embed(images)
+        found = self._masks(embedded)
+        return tuple(self._best(*one) for one in found)
+
+    def _masks(self, images: EmbeddedImages) -> list[tuple[Tensor, Tensor]]:
+        """Return the masks (N, h, w) of each image that are good enough, and their scores."""
+        device = self._sam.device
+        num_per_side = self._options.points_per_side or min(32, max(self._sam.input_px // 10, 1))
+        grid_P2 = point_grid(num_per_side).to(device)
+        sizes_B2 = torch.tensor([size[::-1] for size in images.sizes_hw], device=device)
+        at_once = max(1, _PROMPTS_AT_ONCE.get(device.type, 64) // len(images))
+        kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(images))]
+        for points_P2 in grid_P2.split(at_once):
+            points_BPn2 = (points_P2[None] * sizes_B2[:, None])[:, :, None]
+            logits, ious = self._sam.masks(images, points_BPn2, multimask=True)
+            for index, input_hw in enumerate(images.inputs_hw):
+                kept[index].append(self._good(logits[index], ious[index], input_hw))
+        return [(torch.cat(masks), torch.cat(scores)) for masks, scores in map(_unzip, kept)]
+
+    def _good(self, logits: Tensor, ious: Tensor, input_hw: SizeHW) -> tuple[Tensor, Tensor]:
+        """Return those of the masks (P, R, M, M) that pass the two thresholds."""
+        options = self._options
+        logits_NMM, ious_N = logits.flatten(0, 1), ious.flatten()
+        likely = ious_N > options.min_predicted_iou
+        masks_Nhw, ious_N = self._sam.of_image(logits_NMM[likely], input_hw), ious_N[likely]
+        stable = stability(masks_Nhw, options.stability_offset) > options.min_stability
+        return masks_Nhw[stable].half(), ious_N[stable]
+
+    def _best(self, masks_Nhw: Tensor, ious_N: Tensor) -> Proposals:
+        from torchvision.ops import nms
+
+        kept = nms(mask_boxes(masks_Nhw > 0), ious_N, self._options.max_box_iou)
+        kept = kept[: self._options.max_proposals]
+        return Proposals(masks_Nhw[kept], ious_N[kept].clamp(0, 1))
+
+
+def build(options: Options, backbones: Backbones) -> SamProposer:
+    """Load the network.
+
+    Raises:
+        ConfigError: transformers is missing or too old.
+        WeightsError: weights that cannot be found, fetched or used.
+    """
+    name = options.weights or backbones.embedded_or(PUBLISHED)
+    return SamProposer(backbones.prompted_sam(name, f"{WHERE}.options.weights"), options)
+
+
+def point_grid(num_per_side: int) -> Tensor:
+    """Return x and y (P, 2) of the centres of a grid's cells, as shares of the image, by row."""
+    place = (torch.arange(num_per_side) + 0.5) / num_per_side
+    y, x = torch.meshgrid(place, place, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def stability(masks_Nhw: Tensor, offset: float) -> Tensor:
+    """Return the IoU (N) of each mask above `offset` and above `-offset`; 0 of an empty one."""
+    inner = (masks_Nhw > offset).flatten(1).sum(1)
+    outer = (masks_Nhw > -offset).flatten(1).sum(1)
+    return inner / outer.clamp(min=1)
+
+
+def mask_boxes(masks_Nhw: Tensor) -> Tensor:
+    """Return float32 boxes (N, 4) of masks: left, top, right, bottom; zeros of an empty one."""
+    rows, columns = masks_Nhw.any(2), masks_Nhw.any(1)
+    ends = []
+    for line in (columns, rows):
+        size = line.shape[1]
+        place = torch.arange(size, device=line.device)
+        first = torch.where(line, place, size).amin(1) if size else place
+        last = torch.where(line, place + 1, 0).amax(1)
+        ends.append((torch.minimum(first, last), last))
+    (left, right), (top, bottom) = ends
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def _unzip(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [masks for masks, _ in pairs], [scores for _, scores in pairs]
