@@ -112,7 +112,8 @@ class PromptedSam:
             prompts["input_boxes"] = boxes_BP4 * self._scales(images).repeat(1, 2)[:, None]
         if coarse_BMM is not None:
             prompts["input_masks"] = coarse_BMM[:, None]
-        maps = list(images.maps) if len(images.maps) > 1 else images.maps[0]
+        *finer, last = images.maps
+        maps = [*finer, last] if finer else last
         with self._compute.forward():
             found = self._model(image_embeddings=maps, multimask_output=multimask, **prompts)
         return found.pred_masks.float(), found.iou_scores.float()
