@@ -14,7 +14,7 @@ from ovseg_core.images.overlay import overlay
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import decode_rle
 from ovseg_core.rle.label_map import paint_label_map
-from schemas.records import Annotation
+from schemas.records import Annotation, MaskKind
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 
 _NOTEBOOK_PX = 1024
@@ -23,10 +23,11 @@ _NOTEBOOK_PX = 1024
 
 @dataclass(frozen=True)
 class Segment:
-    """The mask of one label in one image (or one of its connected components).
+    """The mask of one label in one image, of one of its connected components or of one object.
 
     Attributes:
         label: name of the label.
+        kind: what the mask is; only instances may overlap.
         category_id: its number, from 1 in vocabulary order.
         score: mean probability of the label under the mask, 0 to 1.
         bbox_xywh: tight box of the mask: left, top, width, height in pixels.
@@ -36,6 +37,7 @@ class Segment:
     """
 
     label: str
+    kind: MaskKind
     category_id: int
     score: float
     bbox_xywh: tuple[float, float, float, float]
@@ -90,10 +92,17 @@ class Prediction:
 
     @cached_property
     def label_map(self) -> NDArray[np.uint16]:
-        """(H, W): 0 is background, k the label `labels[k - 1]`."""
+        """(H, W): 0 is background, k the label `labels[k - 1]`; the highest score is on top."""
+        numbers = [row.category_id for row in self.image_masks.segments]
+        return np.array([0, *numbers], np.uint16)[self._places]
+
+    @cached_property
+    def _places(self) -> NDArray[np.uint32]:
+        """(H, W): the place of each pixel's segment from 1; 0: none."""
         rows = self.image_masks.segments
-        numbers = [row.category_id for row in rows]
-        return paint_label_map([row.rle_counts for row in rows], numbers, self.size_hw)
+        order = sorted(range(len(rows)), key=lambda k: (getattr(rows[k], SCORE), -rows[k].area_px))
+        counts = [rows[k].rle_counts for k in order]
+        return paint_label_map(counts, [k + 1 for k in order], self.size_hw, np.uint32)
 
     @property
     def masks(self) -> NDArray[np.bool_]:
@@ -108,10 +117,11 @@ class Prediction:
             image_id: number of the image; those of its annotations count from 1.
         """
         height, width = self.size_hw
+        thing = {"isthing": 1} if self._are_instances else {}
         return {
             "images": [{"id": image_id, "file_name": self.path, "width": width, "height": height}],
             "categories": [
-                {"id": number, "name": name, "supercategory": ""}
+                {"id": number, "name": name, "supercategory": "", **thing}
                 for number, name in enumerate(self.labels, start=1)
             ],
             "annotations": [
@@ -141,7 +151,12 @@ class Prediction:
             height, width = (max(1, side * max_side_px // longest) for side in pixels.shape[:2])
             small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(small)
-        return overlay(pixels, self.label_map, self.labels, write_names=True)
+        outlined = self._places if self._are_instances else None
+        return overlay(pixels, self.label_map, self.labels, write_names=True, segments=outlined)
+
+    @property
+    def _are_instances(self) -> bool:
+        return any(row.kind == "instance" for row in self.image_masks.segments)
 
     def _repr_png_(self) -> bytes:
         """Return `plot` for a notebook."""
@@ -153,6 +168,7 @@ class Prediction:
 def _segment(row: Annotation) -> Segment:
     return Segment(
         label=row.label,
+        kind=row.kind,
         category_id=row.category_id,
         score=getattr(row, SCORE),
         bbox_xywh=row.bbox_xywh,

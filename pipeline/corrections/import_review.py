@@ -27,6 +27,7 @@ from pipeline.corrections.matching import (
     match,
     merge_by_label,
     split_into_components,
+    split_into_instances,
 )
 from pipeline.corrections.names import LabelNames
 from pipeline.corrections.statements import (
@@ -239,6 +240,8 @@ class _Import:
             known = merge_by_label(known, size_hw)
         elif self._kind == "component":
             known = split_into_components(known, predicted, size_hw)
+        else:
+            known = split_into_instances(known, predicted, size_hw)
         masks = match(row, predicted, known, self._labels.names)
         kept = {mask.segment_index for mask in masks}
         least = _MAY_STEM if known else 0.0  # of an image without known masks nothing is known

@@ -69,6 +69,25 @@ def split_into_components(
     return found
 
 
+def split_into_instances(
+    corrected: Sequence[CorrectedMask], predicted: Sequence[Row], size_hw: tuple[int, int]
+) -> list[CorrectedMask]:
+    """Return the masks; one that is all predicted instances of its label together becomes these.
+
+    This undoes an export with one mask per label of a run with `masks.segments: instances`, for
+    masks that nobody has changed.
+    """
+    found: list[CorrectedMask] = []
+    for mask in corrected:
+        same = [row["rle_counts"] for row in predicted if row["category_id"] == mask.category_id]
+        together = _union(same, size_hw)["counts"].decode("ascii") if len(same) > 1 else ""
+        if together and pairwise_ious([mask.rle_counts], [together], size_hw)[0, 0] == 1:
+            found += [CorrectedMask(mask.category_id, counts) for counts in same]
+        else:
+            found.append(mask)
+    return found
+
+
 def match(
     image: Row,
     predicted: Sequence[Row],
@@ -174,6 +193,22 @@ def overlap(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) 
         return 0, sum(areas)
     shared = int(coco_mask.area(coco_mask.merge(sets, intersect=True)))
     return shared, sum(areas) - shared
+
+
+def union_px(counts: Sequence[str], size_hw: tuple[int, int]) -> int:
+    """Return the pixels that are in any of some masks (RLE counts)."""
+    return int(coco_mask.area(_union(counts, size_hw))) if counts else 0
+
+
+def instance_agreement(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> float:
+    """Return how far two sets of instances (RLE counts) agree, 0 to 1.
+
+    The IoUs of instances that are matched one to one, summed and divided by the mean number of
+    instances: panoptic quality without its threshold.
+    """
+    ious = pairwise_ious(one, other, size_hw)
+    total = sum(float(ious[pair]) for pair in best_pairs(ious))
+    return total / max((len(one) + len(other)) / 2, 1)
 
 
 def mean_best_iou(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, int]) -> float:

@@ -12,7 +12,8 @@ from typing import Annotated
 import pyarrow as pa
 from pydantic import NonNegativeInt
 
-from pipeline.corrections.matching import overlap
+from ovseg_core.resize.nearest import SizeHW
+from pipeline.corrections.matching import instance_agreement, overlap, union_px
 from pipeline.run.folder import RunFolder
 from pipeline.run.markers import MAX_TABLE_BYTES
 from pipeline.run.predictions import Predictions
@@ -40,7 +41,9 @@ class ComparisonRow(Frozen):
     label: RepeatedText
     """Name of the label, as in the vocabulary."""
     iou: Share
-    """IoU of the label's pixels in the two runs. High: they agree; 0: no pixel in common."""
+    """IoU of the label's pixels in the two runs; of two runs of instances the IoUs of those matched
+    one to one, summed and divided by the mean number of them. High: they agree; 0: no pixel in
+    common."""
     area_px: Annotated[NonNegativeInt, pa.int64()]
     """Pixels of the label in the run; 0: not found."""
     other_area_px: Annotated[NonNegativeInt, pa.int64()]
@@ -226,12 +229,15 @@ class _Comparison:
         self.num_images = 0
         self.num_missing = 0
         self.num_without_masks = 0
+        self._may_overlap = self._are_instances = False
         self.damaged = DamagedRows(), DamagedRows()
         """Of the first run and of the other, as far as they were read."""
 
     def add(self, first: RunFolder, other: RunFolder) -> None:
         """Compare every image of the first run."""
         reader, predictions = RunReader(first), Predictions(other)
+        kinds = {first.mask_kind, other.mask_kind}
+        self._may_overlap, self._are_instances = "instance" in kinds, kinds == {"instance"}
         self.damaged = reader.damaged, predictions.damaged
         predictions.in_order(first.manifest().column("image_id").to_pylist())  # one look-up for all
         for shard in reader.shards():
@@ -260,11 +266,14 @@ class _Comparison:
         for label in sorted((by_label[0].keys() | by_label[1].keys()) & self._labels):
             first, other = (segments.get(label, []) for segments in by_label)
             one, two = ([row["rle_counts"] for row in rows] for rows in (first, other))
-            shared_px, union_px = overlap(one, two, size_hw)
+            shared_px, all_px = overlap(one, two, size_hw)
+            iou = shared_px / all_px
+            if self._are_instances:
+                iou = instance_agreement(one, two, size_hw)
             sums = self._sums.setdefault(label, _LabelSums())
-            sums.ious += shared_px / union_px
+            sums.ious += iou
             sums.shared_px += shared_px
-            sums.union_px += union_px
+            sums.union_px += all_px
             sums.num_images += 1
             sums.num_only_first += not other
             sums.num_only_other += not first
@@ -272,10 +281,16 @@ class _Comparison:
                 "image_id": image["image_id"],
                 "path": image["path"],
                 "label": label,
-                "iou": shared_px / union_px,
-                "area_px": sum(row["area_px"] for row in first),
-                "other_area_px": sum(row["area_px"] for row in other),
+                "iou": iou,
+                "area_px": self._area_px(first, size_hw),
+                "other_area_px": self._area_px(other, size_hw),
             }
+
+    def _area_px(self, rows: list[Row], size_hw: SizeHW) -> int:
+        """Return the pixels of a label: instances may share some."""
+        if self._may_overlap:
+            return union_px([row["rle_counts"] for row in rows], size_hw)
+        return sum(row["area_px"] for row in rows)
 
     def table(self) -> pa.Table:
         """Return a `ComparisonRow` for each label of each image."""

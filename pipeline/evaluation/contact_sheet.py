@@ -15,7 +15,7 @@ from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.evaluation.truth import IGNORE, Wanted, open_truth
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
-from pipeline.run.reader import RunReader
+from pipeline.run.reader import RunReader, paint_places, paint_segments
 from schemas.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class SheetRow:
     """(H, W) true label map; -1 is not counted."""
     teacher: NDArray[np.integer] | None = None
     """(H, W) label map of the teacher, where the masks are a student's."""
+    instances: NDArray[np.integer] | None = None
+    """(H, W) number of each pixel's instance, for outlines of the masks; None: they are none."""
 
 
 def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
@@ -61,7 +63,7 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
 
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run).shards():
-            for image, found in shard.label_maps():
+            for image, segments in shard.images_to_paint():
                 try:
                     pixels = images.read_image(image, _TILE_PX).rgb
                 except ImageError as error:
@@ -72,7 +74,11 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
                 true_map = truth.label_map(image["path"]) if truth else None
                 if true_map is not None and true_map.size > wanted.max_px:
                     true_map = None  # it was not read
-                yield SheetRow(image["path"], pixels, found, true_map)
+                size_hw = image["height"], image["width"]
+                found, instances = paint_segments(segments, size_hw), None
+                if run.mask_kind == "instance":
+                    instances = paint_places(segments, size_hw)
+                yield SheetRow(image["path"], pixels, found, true_map, instances=instances)
 
     shown = list(islice(rows(), limit))
     if left_out:
@@ -126,7 +132,9 @@ def _draw_row(
     for place, column in enumerate(columns):
         drawn = maps.get(column)
         if drawn is not None:
-            tile = overlay(pixels, np.maximum(drawn, 0), names, write_names=True)
+            outlined = row.instances if drawn is row.found else None
+            labels = np.maximum(drawn, 0)
+            tile = overlay(pixels, labels, names, write_names=True, segments=outlined)
         elif column == "image":
             tile = picture
         else:

@@ -29,7 +29,7 @@ from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
-from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_segments
+from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_places, paint_segments
 from pipeline.storage import uris
 from schemas.errors import ImageError
 from schemas.score_columns import DOUBT_HELP, SCORE, SCORE_COLUMNS
@@ -126,9 +126,11 @@ def _write_card(
         is_known = bool(export.photographs.notice)
         why = "is not read, see above" if is_known else f"cannot be read any more: {error.code}"
         caption = f"<figcaption>masks only; the photograph {escape(why)}</figcaption>"
-    label_map = paint_segments(rows, (image["height"], image["width"]))
-    masks = _file(tinted(label_map, (height, width), names), "PNG")
-    pictures.append(("alone" if caption else "masks", masks, ".png"))
+    size_hw = image["height"], image["width"]
+    has_instances = any(row["kind"] == "instance" for row in rows)
+    outlined = paint_places(rows, size_hw) if has_instances else None
+    masks = tinted(paint_segments(rows, size_hw), (height, width), names, outlined)
+    pictures.append(("alone" if caption else "masks", _file(masks, "PNG"), ".png"))
     figure, files = "", []
     for kind, data, suffix in pictures:
         files.append(f"{_PICTURES}/{hashlib.sha256(data).hexdigest()[:24]}{suffix}")

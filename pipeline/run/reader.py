@@ -83,12 +83,17 @@ class FinishedShard:
 
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
         """Yield every image with its label map (H, W), see `paint_segments`."""
+        for image, rows in self.images_to_paint():
+            yield image, paint_segments(rows, (image["height"], image["width"]))
+
+    def images_to_paint(self) -> Iterator[tuple[Row, list[Row]]]:
+        """Yield every image with its annotation rows, of the columns that painting them needs."""
         columns = ["image_id", "category_id", "segment_index", "rle_counts"]
         if self.run.mask_kind == "instance":
             columns += ["kind", "area_px", SCORE]  # what `bottom_first` needs
         masks = self.segments_by_image(columns)
         for image_id, image in self.images.items():
-            yield image, paint_segments(masks.get(image_id, ()), (image["height"], image["width"]))
+            yield image, masks.get(image_id, [])
 
 
 class RunReader:

@@ -7,6 +7,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import ovseg_core as ov
+from ovseg_core.decision.image_rows import ImageMasks
+from ovseg_core.rle.encode import encode_rle
+from schemas.records import Annotation
+from schemas.score_columns import SCORE_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,30 @@ def test_an_image_without_masks(segmenter):
     assert empty.to_coco()["annotations"] == []
     assert empty.plot().size == (31, 20)
     assert "no masks" in repr(empty)
+
+
+def _instance(index: int, score: float, mask: np.ndarray) -> Annotation:
+    rle = encode_rle(mask.astype(np.uint8), mask.shape)[1]
+    place = {"label": "cat", "category_id": 1, "segment_index": index, "kind": "instance"}
+    size = {"height": mask.shape[0], "width": mask.shape[1]}
+    facts = {"rle_counts": rle.counts, "area_px": rle.area_px, "bbox_xywh": rle.bbox_xywh}
+    columns = {**dict.fromkeys(SCORE_COLUMNS, score), "num_components": 1}
+    return Annotation(image_id="", **place, **size, **facts, **columns)
+
+
+def test_instances_of_a_label_are_outlined_one_by_one_and_things_in_coco():
+    left, right = np.zeros((24, 36), bool), np.zeros((24, 36), bool)
+    left[4:20, 4:20], right[4:20, 18:32] = True, True  # they overlap
+    rows = _instance(0, 0.9, left), _instance(1, 0.4, right)
+    masks = ImageMasks(rows, (), 0.5)
+    pixels = np.full((240, 360, 3), 200, np.uint8)
+    shown = ov.Prediction("", ("cat",), (24, 36), masks, pixels)
+    np.testing.assert_array_equal(shown.label_map, (left | right).astype(np.uint16))
+    np.testing.assert_array_equal(shown.masks, [left, right])
+    assert {segment.kind for segment in shown.segments} == {"instance"}
+    assert shown.to_coco()["categories"] == [
+        {"id": 1, "name": "cat", "supercategory": "", "isthing": 1}
+    ]
+    picture = np.asarray(shown.plot()).astype(int)
+    # The border of the upper one, in the other, is darker than both.
+    assert picture[50, 199].sum() < min(picture[50, 150].sum(), picture[50, 250].sum())

@@ -26,7 +26,15 @@ from tests.helpers.colour_segmenter import (
     colour_config,
     paint_collection,
 )
-from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, _decision, label_map, make_run
+from tests.helpers.drawn_runs import (
+    LABELS,
+    RunSpec,
+    Scene,
+    _decision,
+    crowded_scene,
+    label_map,
+    make_run,
+)
 from tests.helpers.exported_masks import counts_of
 
 SCORES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -297,3 +305,21 @@ def test_one_image_is_refused_and_two_are_enough(tmp_path):
     assert report.after.brier == pytest.approx(
         (len(rows[0]) * wrong + len(rows[1]) * wrong**2) / (len(rows[0]) + len(rows[1]))
     )
+
+
+def test_instances_are_right_one_by_one_also_where_they_overlap(tmp_path):
+    scenes = [crowded_scene(f"{n}.png") for n in range(6)]
+    run = make_run(tmp_path, scenes, RunSpec(masks={"segments": "instances"}))
+    labels = ("cat", "cat", "dog", "potted plant")
+    ReviewLog(run).append(
+        ReviewDecision(
+            image_id=f"id-{scene.path}", label=label, segment_index=index, at_s=1,
+            action="reject" if index == 1 else "accept",
+        )
+        for scene in scenes
+        for index, label in enumerate(labels)
+    )  # fmt: skip
+    report = calibrate(run)
+    assert (report.calibration.num_segments, report.num_right) == (24, 18)
+    found = {label.name: (label.num_segments, label.num_right) for label in report.labels}
+    assert found == {"cat": (12, 6), "dog": (6, 6), "potted plant": (6, 6)}

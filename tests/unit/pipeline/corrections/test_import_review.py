@@ -340,10 +340,15 @@ def test_instances_that_touch_stay_apart_when_they_come_back_edited(tool, tmp_pa
     assert len({one["id"] for one in again["annotations"]}) == 8
 
 
-@pytest.mark.parametrize("tool", ["coco", "cvat", "label-studio"])
+@pytest.mark.parametrize("tool", ["coco", "cvat", "label-studio", "coco, one mask per label"])
 def test_unchanged_instances_are_accepted_one_by_one(tool, tmp_path):
     run = crowded_run(tmp_path)
-    import_review(run, tool, _file_of(run, tool, tmp_path), CHECKED)
+    if tool.endswith("per label"):
+        tool, options = "coco", coco.Options(segments="class")
+        file = f"{run.folder.uri}/{coco.export(run, options)[0]}"
+    else:
+        file = _file_of(run, tool, tmp_path)
+    import_review(run, tool, file, CHECKED)
     layer = ReviewedLayer(run)
     masks = [mask for image_id in layer.images for mask in layer.masks(image_id)]
     assert [mask.segment_index for mask in masks] == [0, 1, 2, 3, 0, 1, 2, 3]

@@ -1,6 +1,7 @@
 """Agreement of two runs, by image and label."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,14 @@ from pipeline.review.session import ReviewSession
 from pipeline.run.folder import RunFolder
 from pipeline.storage import parquet
 from schemas.errors import UserError
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import (
+    RunSpec,
+    Scene,
+    crowded_run,
+    crowded_scene,
+    label_map,
+    make_run,
+)
 from tests.helpers.exported_masks import label_studio_tasks
 
 HALF = label_map(0).copy()
@@ -197,3 +205,41 @@ def test_damaged_comparison_is_refused_by_the_page(
     run.folder.atomic_write(file, change(run.folder.read_bytes(file)))
     with pytest.raises(UserError, match="is not a comparison of the run"):
         session.open_view(Filter(order=order))
+
+
+def test_compare_matches_instances_one_to_one(tmp_path):
+    left, right = np.zeros((20, 40), bool), np.zeros((20, 40), bool)
+    left[2:18, 2:20], right[2:18, 18:38] = True, True  # they overlap
+    whole = left | right
+    empty = np.zeros((20, 40), np.uint16)
+
+    def run(name: str, *masks: np.ndarray) -> RunFolder:
+        drawn = tuple((1, 0.8, mask) for mask in masks)
+        scenes = [Scene(f"{n}.png", empty, instances=drawn) for n in "ab"]
+        job = {"method": name}
+        spec = RunSpec(masks={"segments": "instances"}, job=job)
+        return make_run(tmp_path / f"{name}{len(masks)}", scenes, spec)
+
+    both, one, swapped = run("naclip", left, right), run("naclip", whole), run("sclip", right, left)
+    same = compare(both, swapped)
+    assert same.mean_agreement == 1.0
+    assert (same.labels[0].mean_iou, same.labels[0].iou) == (1.0, 1.0)
+    report = compare(both, one)
+    best = max(left.sum(), right.sum()) / whole.sum()
+    assert report.mean_agreement == pytest.approx(best / 1.5)
+    assert report.labels[0].iou == 1.0  # the same pixels, but not the same objects
+    table = pq.read_table(f"{both.folder.uri}/{report.file}").to_pylist()
+    assert {row["area_px"] for row in table} == {whole.sum()}
+    assert {row["other_area_px"] for row in table} == {whole.sum()}
+
+
+def test_compare_of_instances_with_class_masks_is_of_pixels(tmp_path):
+    instances = crowded_run(tmp_path / "instances")
+    scenes = [crowded_scene("a/one.png"), crowded_scene("turned.jpg", 6)]
+    scenes = [replace(scene, instances=None) for scene in scenes]
+    classes = make_run(tmp_path / "classes", scenes)
+    report = compare(instances, classes)
+    (cat,) = (label for label in report.labels if label.name == "cat")
+    left, right, *over = (mask for _, _, mask in crowded_scene("").instances)
+    cats = left | right
+    assert cat.iou == pytest.approx((cats & ~over[0]).sum() / cats.sum())

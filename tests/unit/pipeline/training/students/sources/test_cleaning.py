@@ -89,3 +89,14 @@ def test_calibration_files_are_checked(tmp_path: Path) -> None:
     file.write_text(good.model_copy(update={"method": "maskclip"}).model_dump_json())
     with pytest.raises(UserError, match="calibration is of the method 'maskclip'"):
         Cleaning.of_run(config, run)
+
+
+def test_instances_are_painted_by_score_and_a_hidden_one_of_low_score_hides_nothing() -> None:
+    left, right = np.zeros(SIZE_HW, np.uint8), np.zeros(SIZE_HW, np.uint8)
+    left[:, :12], right[:, 8:18] = 1, 1
+    rows = [row("cat", 1, 0.8, left), row("dog", 2, 0.4, right)]
+    rows = [{**one, "kind": "instance", "area_px": 144} for one in rows]
+    found = cleaned(rows, min_score=0.5)
+    assert (found[:, :12] == 1).all()
+    assert (found[:, 12:18] == IGNORED).all()
+    assert (found[:, 18:] == 0).all()

@@ -16,7 +16,15 @@ from pipeline.training.students.sources.run_source import RunSource
 from pipeline.training.students.sources.source import ImageLabels
 from schemas.errors import CollectionError, UserError
 from schemas.review import ReviewDecision
-from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import (
+    LABELS,
+    RunSpec,
+    Scene,
+    crowded_run,
+    crowded_scene,
+    label_map,
+    make_run,
+)
 from tests.helpers.student_trainings import student_config
 
 PATHS = ("a.png", "b.png", "c.png", "d.png")
@@ -180,3 +188,12 @@ def test_doubtful_images_are_left_out_unless_people_went_through_them(run: RunFo
     source = source_of(run, cleaning={"max_review_priority": 0.0})
     assert [source.path(number) for number in range(source.num_images)] == ["a.png"]
     assert source.left_out["above cleaning.max_review_priority"] == 3
+
+
+def test_instances_teach_by_score(tmp_path: Path) -> None:
+    found = labels_of(source_of(crowded_run(tmp_path)), "turned.jpg")
+    left, right, dog, _ = (mask for _, _, mask in crowded_scene("").instances)
+    expected = np.zeros(left.shape, np.int16)
+    expected[right], expected[dog], expected[left] = 1, 2, 1
+    np.testing.assert_array_equal(found.teacher, expected)
+    np.testing.assert_array_equal(found.reference, expected)
