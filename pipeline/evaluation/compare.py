@@ -41,9 +41,8 @@ class ComparisonRow(Frozen):
     label: RepeatedText
     """Name of the label, as in the vocabulary."""
     iou: Share
-    """IoU of the label's pixels in the two runs; of two runs of instances the IoUs of those matched
-    one to one, summed and divided by the mean number of them. High: they agree; 0: no pixel in
-    common."""
+    """IoU of the label's pixels in the two runs; of instances that of pairs, see `docs/reviews.md`.
+    High: they agree; 0: no pixel in common."""
     area_px: Annotated[NonNegativeInt, pa.int64()]
     """Pixels of the label in the run; 0: not found."""
     other_area_px: Annotated[NonNegativeInt, pa.int64()]
