@@ -1,8 +1,9 @@
 """Train a tiny SAM on drawn scenes: masks of objects from a point, a box or a coarse mask.
 
 The network is `transformers.SamModel` with a small configuration, so that it loads as any other SAM
-does; its image encoder begins as the embedded ViT, which learned without labels. It learns from the exact masks of the drawn objects, without their words: a point on the
-background stands for the background. Of three masks for a point only the best one is corrected, as
+does; its image encoder begins as the embedded ViT, which learned without labels. It learns from the
+exact masks of the drawn objects, without their words: a point on the background stands for the
+background. Of three masks for a point only the best one is corrected, as
 published (Kirillov et al., ICCV 2023, section 3); each mask's IoU is learned beside it.
 
 Shapes: B scenes, P prompts of a scene, 3 masks for a prompt, S side of the input in pixels, M side
@@ -11,6 +12,8 @@ of the masks (S / 2).
 
 from __future__ import annotations
 
+import copy
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import (
     SamConfig,
     SamImageProcessor,
@@ -29,24 +33,28 @@ from transformers import (
 )
 
 from training import optim
-from training.data import SCENE_HW, Scenes, channel_mix, light_and_noise
+from training.data import MAX_OBJECTS, SCENE_HW, Scenes, channel_mix, light_and_noise
 from training.readouts import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE_PX = 160
 PATCH_PX = 8
 MASK_PX = SIDE_PX // 2
 _WIDTH, _DECODER_WIDTH = 128, 64
+_POSITION_SCALE = 2.0
+"""Points closer than about a patch have similar positions (1.0: two patches, as published)."""
+_MIN_AREA_PX = 12
+"""Of an object with fewer visible pixels no masks are asked for."""
 _DEGRADED_CELLS = 10
-"""Side of the grid that coarse masks are made on: the scores of a dense method are about as coarse."""
+"""Side of the grid that coarse masks are made on, about as coarse as a dense method's scores."""
 
 
 @dataclass(frozen=True)
 class SamPlan:
     """The schedule."""
 
-    steps: int = 3000
+    steps: int = 1600
     batch: int = 8
-    prompts: int = 6
+    prompts: int = 5
     rate: float = 1.2e-3
     mixed: float = 0.25
 
@@ -65,8 +73,8 @@ def new_sam() -> SamModel:
             patch_size=PATCH_PX,
             initializer_range=0.02,
             use_rel_pos=False,
-            window_size=0,
-            global_attn_indexes=[0, 1, 2, 3],
+            window_size=10,  # the ViT learned on windows of 10 x 10 patches
+            global_attn_indexes=[1, 3],
             num_pos_feats=_DECODER_WIDTH // 2,
         ).to_dict(),
         prompt_encoder_config=SamPromptEncoderConfig(
@@ -80,7 +88,16 @@ def new_sam() -> SamModel:
             **decoder, num_attention_heads=4, iou_head_hidden_dim=_DECODER_WIDTH
         ).to_dict(),
     )
-    return SamModel(config)
+    sam = SamModel(config)
+    # The initial values of the published code. Those of transformers are meant for loading: its
+    # positions of neighbouring points would be unrelated (a scale of 64 instead of 1), and a
+    # prompt could not be found in the image.
+    for part in [*sam.prompt_encoder.modules(), *sam.mask_decoder.modules()]:
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    nn.init.normal_(sam.shared_image_embedding.positional_embedding, std=_POSITION_SCALE)
+    sam.tie_weights()
+    return sam
 
 
 def take_vit(sam: SamModel, vit: nn.Module) -> None:
@@ -118,12 +135,13 @@ def train_sam(
         vit: the embedded ViT.
         seed: of the weights, the windows and the prompts.
         plan: the schedule.
-        keep: called with the network every 500 steps.
+        keep: called with the network's moving average every 200 steps.
     """
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
     sam = new_sam().train()
     take_vit(sam, vit)
+    average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     matrices = [*sam.vision_encoder.layers, sam.mask_decoder.transformer]
     optimisers = optim.optimisers(matrices, [sam], plan.rate)
     began = time.perf_counter()
@@ -137,56 +155,66 @@ def train_sam(
         torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
         for one in optimisers:
             one.step()
-        if step % 100 == 0:
-            seconds = time.perf_counter() - began
-            print(f"sam {step}/{plan.steps} loss {loss:.3f} IoU {iou:.3f} {seconds:.0f} s", flush=True)
-        if keep is not None and step and step % 500 == 0:
-            keep(sam)
-    return sam.eval()
+        average.update_parameters(sam)
+        if step % 50 == 0:
+            spent = time.perf_counter() - began
+            print(f"sam {step} loss {loss.item():.3f} IoU {iou:.3f} {spent:.0f} s", flush=True)
+        if keep is not None and step and step % 200 == 0:
+            keep(average.module)
+    return average.module.eval()
 
 
 def save_sam(sam: SamModel, folder: Path) -> None:
-    """Save the network in half precision with its image processor, as `from_pretrained` reads them."""
-    sam.half().save_pretrained(folder)
+    """Save the network with its image processor, as `from_pretrained` reads them.
+
+    The file has float16; config.json says float32, which is what the network is loaded as.
+    """
+    copy.deepcopy(sam).half().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=1) + "\n")
     SamImageProcessor(
         size={"longest_edge": SIDE_PX},
         mask_size={"longest_edge": MASK_PX},
         pad_size={"height": SIDE_PX, "width": SIDE_PX},
         mask_pad_size={"height": MASK_PX, "width": MASK_PX},
     ).save_pretrained(folder)
-    sam.float()
 
 
 def draw_batch(scenes: Scenes, plan: SamPlan, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return normalised squares (B, 3, S, S) and instance maps (B, S, S); -1 is padding."""
     index = torch.randint(len(scenes.images), (plan.batch,), generator=rng)
-    grid = _windows(plan.batch, rng)
+    height = PATCH_PX * int(torch.randint(10, SIDE_PX // PATCH_PX + 1, (1,), generator=rng))
+    grid = _windows(plan.batch, height, rng)
     images = scenes.images[index].float() / 255
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     maps = scenes.instances[index][:, None].float()
-    maps = F.grid_sample(maps, grid, mode="nearest", padding_mode="border", align_corners=False)[:, 0]
+    maps = F.grid_sample(maps, grid, mode="nearest", padding_mode="border", align_corners=False)
     is_mixed = torch.rand(plan.batch, generator=rng) < plan.mixed
     images = light_and_noise(channel_mix(images, is_mixed, rng), rng)
-    padding = SIDE_PX - SCENE_HW[0]
-    images = F.pad((images - IMAGENET_MEAN) / IMAGENET_STD, (0, 0, 0, padding))
-    maps = F.pad(maps, (0, 0, 0, padding), value=-1)
+    padding = (0, 0, 0, SIDE_PX - height)
+    images = F.pad((images - IMAGENET_MEAN) / IMAGENET_STD, padding)
+    maps = F.pad(maps[:, 0], padding, value=-1)
     is_tall = torch.rand(plan.batch, generator=rng) < 0.5
     images = torch.where(is_tall[:, None, None, None], images.transpose(2, 3), images)
     return images, torch.where(is_tall[:, None, None], maps.transpose(1, 2), maps)
 
 
-def _windows(count: int, rng: torch.Generator) -> Tensor:
-    """Return sampling grids (B, 128, 160, 2) of windows of 60 to 100 % of a scene, half mirrored."""
-    height, width = SCENE_HW
-    share = 0.6 + 0.4 * torch.rand(count, 1, generator=rng)
-    centre = (1 - share)[:, None] * (2 * torch.rand(count, 1, 2, generator=rng) - 1)
+def _windows(count: int, height: int, rng: torch.Generator) -> Tensor:
+    """Return sampling grids (B, height, S, 2) of windows of scenes, half of them mirrored.
+
+    A window has 60 to 100 % of the scene's width, less where it would be higher than the scene.
+    """
+    aspect = height / SCENE_HW[0]
+    share = (0.6 + 0.4 * torch.rand(count, 1, generator=rng)) * min(1, 1 / aspect)
+    shares = torch.cat([share, share * aspect], dim=1)
+    centre = (1 - shares) * (2 * torch.rand(count, 2, generator=rng) - 1)
     side = torch.where(torch.rand(count, 1, generator=rng) < 0.5, -share, share)
     rows = (torch.arange(height) + 0.5) / height * 2 - 1
-    columns = (torch.arange(width) + 0.5) / width * 2 - 1
-    y = rows * share + centre[..., 0]
-    x = columns * side + centre[..., 1]
+    columns = (torch.arange(SIDE_PX) + 0.5) / SIDE_PX * 2 - 1
+    y = rows * shares[:, 1:] + centre[:, 1:]
+    x = columns * side + centre[:, :1]
     return torch.stack(
-        [x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1
+        [x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, SIDE_PX)], dim=-1
     )
 
 
@@ -205,15 +233,17 @@ def _loss(
     boxes = boxes_of(wanted, rng)
     by_box = sam(image_embeddings=embeddings, input_boxes=boxes, multimask_output=False)
     loss = loss + _mask_loss(by_box.pred_masks, by_box.iou_scores, targets)[0]
-    first = torch.randint(plan.prompts, (1,), generator=rng)
-    coarse = coarse_masks(targets[:, first], rng)
+    # A coarse mask comes with the point, the box or both; one prompt of each scene has one.
+    kind = int(torch.randint(3, (1,), generator=rng))
     by_mask = sam(
         image_embeddings=embeddings,
-        input_boxes=boxes[:, first],
-        input_masks=coarse,
+        input_points=None if kind == 0 else points[:, :1, None].float(),
+        input_labels=None if kind == 0 else labels[:, :1],
+        input_boxes=None if kind == 1 else boxes[:, :1],
+        input_masks=coarse_masks(targets[:, :1], rng),
         multimask_output=False,
     )
-    loss = loss + 0.5 * _mask_loss(by_mask.pred_masks, by_mask.iou_scores, targets[:, first])[0]
+    loss = loss + 0.5 * _mask_loss(by_mask.pred_masks, by_mask.iou_scores, targets[:, :1])[0]
     return loss, iou
 
 
@@ -224,18 +254,20 @@ def draw_points(maps: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor,
     """
     batch, side = len(maps), maps.shape[-1]
     flat = maps.flatten(1).long()
-    areas = torch.zeros(batch, 8).scatter_add_(1, flat.clamp(min=0) + (flat < 0) * 7, torch.ones(flat.shape))
-    chances = (areas[:, :7] >= 12).float()
-    num_objects = chances[:, 1:].sum(1).clamp(min=1)
-    chances[:, 0] = num_objects / 7
+    padding = MAX_OBJECTS + 1
+    numbers = torch.where(flat < 0, padding, flat)
+    areas = torch.zeros(batch, padding + 1).scatter_add_(1, numbers, torch.ones(flat.shape))
+    chances = (areas[:, :padding] >= _MIN_AREA_PX).float()
+    chances[:, 0] = chances[:, 1:].sum(1).clamp(min=1) / 7
     numbers = torch.multinomial(chances + 1e-6, count, replacement=True, generator=rng)
     wanted = maps[:, None] == numbers[..., None, None]
-    place = torch.multinomial(wanted.flatten(0, 1).flatten(1).float() + 1e-9, 1, generator=rng)[:, 0]
+    inside = wanted.flatten(0, 1).flatten(1).float()
+    place = torch.multinomial(inside + 1e-9, 1, generator=rng)[:, 0]
     points = torch.stack([place % side, place // side], dim=-1).view(batch, count, 2)
     return points, wanted
 
 
-def boxes_of(wanted: Tensor, rng: torch.Generator) -> Tensor:
+def boxes_of(wanted: Tensor, rng: torch.Generator, jitter_px: float = 2) -> Tensor:
     """Return boxes (B, P, 4) as x0, y0, x1, y1 around masks (B, P, S, S), a few pixels off."""
     side = wanted.shape[-1]
     place = torch.arange(side)
@@ -243,7 +275,7 @@ def boxes_of(wanted: Tensor, rng: torch.Generator) -> Tensor:
     first = [torch.where(it, place, side).amin(-1) for it in (columns, rows)]
     last = [torch.where(it, place + 1, 0).amax(-1) for it in (columns, rows)]
     boxes = torch.stack([*first, *last], dim=-1).float()
-    return (boxes + 2 * torch.randn(boxes.shape, generator=rng)).clamp(0, side)
+    return (boxes + jitter_px * torch.randn(boxes.shape, generator=rng)).clamp(0, side)
 
 
 def coarse_masks(targets: Tensor, rng: torch.Generator) -> Tensor:
@@ -266,7 +298,7 @@ def _mask_loss(logits: Tensor, predicted_iou: Tensor, targets: Tensor) -> tuple[
     masks, truth = logits.flatten(3) > 0, soft > 0.5
     union = (masks | truth).sum(3)
     iou = ((masks & truth).sum(3) / union.clamp(min=1)).detach()
-    best = 20 * focal + dice
+    best = 10 * focal + dice
     chosen = best.argmin(2, keepdim=True)
     loss = best.gather(2, chosen).mean() + F.mse_loss(predicted_iou, iou)
     return loss, float(iou.gather(2, chosen).mean())
