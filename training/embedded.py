@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 
 from ovseg_core import embedded
-from training import heads, train_clip, train_found, train_vit
+from training import heads, train_clip, train_found, train_sam, train_vit
 from training.data import make_crops, make_scenes
 from training.measure import load_vit, measure
 
 NUM_CROPS = 30_000
 NUM_SCENES = 6_000
-STAGES = ("clip", "vit", "found", "dinoiser", "measure")
+STAGES = ("clip", "vit", "found", "sam", "dinoiser", "measure")
 
 
 def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
     """Run the stages in order; each writes its files to `out`."""
-    if {"clip", "vit", "found"} & set(stages):
+    if {"clip", "vit", "found", "sam"} & set(stages):
         make_networks(seed, out, stages)
     if "dinoiser" in stages:
         heads.make_dinoiser(out.absolute())
@@ -37,12 +37,13 @@ def make(seed: int, out: Path, stages: tuple[str, ...]) -> None:
 
 
 def make_networks(seed: int, out: Path, stages: tuple[str, ...]) -> None:
-    """Train CLIP, the ViT and FOUND's head on images drawn for it."""
-    crops, scenes = make_crops(seed, NUM_CROPS), make_scenes(seed, NUM_SCENES)
+    """Train CLIP, the ViT, FOUND's head and SAM on images drawn for it."""
+    scenes = make_scenes(seed, NUM_SCENES)
     if "clip" in stages:
+        crops = make_crops(seed, NUM_CROPS)
         train_clip.compile_hot_paths()
         train_clip.train_clip(crops, scenes, out / "clip", seed, train_clip.ClipPlan())
-    del crops
+        del crops
     if "vit" in stages or "found" in stages:
         train_vit.compile_hot_paths()
     if "vit" in stages:
@@ -52,6 +53,10 @@ def make_networks(seed: int, out: Path, stages: tuple[str, ...]) -> None:
         head = train_found.train_found(vit, scenes, seed, train_found.FoundPlan())
         train_found.save_head(head, out / "found")
         train_vit.save_vit(vit, out / "vit")
+    if "sam" in stages:
+        vit = load_vit(out / "vit")
+        sam = train_sam.train_sam(scenes, vit, seed, train_sam.SamPlan())
+        train_sam.save_sam(sam, out / "sam")
 
 
 def main() -> None:

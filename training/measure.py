@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from jobs.demo.scenes import Scene, all_phrases, draw_crop, draw_scene
 from jobs.demo.shapes import SHAPES
 from training import readouts
+from training.measure_sam import sam_figures
 from training.networks import CLIP_MEAN, CLIP_STD, IMAGE_PX
 
 EVALUATION_SEED = 900_000_000
@@ -173,6 +174,8 @@ def measure(folder: Path, crops: int = 1500, scenes: int = 200) -> dict[str, flo
         found = (load_vit(folder / "vit"), load_file(folder / "found" / "head.safetensors"))
     figures = crop_figures(clip, tokenizer, crops)
     figures |= dense_figures(clip, tokenizer, found, scenes)
+    if (folder / "sam").exists():
+        figures |= sam_figures(folder / "sam", scenes)
     return {name: round(value, 4) for name, value in figures.items()}
 
 
