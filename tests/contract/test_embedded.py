@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -12,7 +13,9 @@ from jobs.demo.scenes import Scene, draw_scene
 from ovseg_core import methods
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
+from ovseg_core.images.batch import ImageBatch
 from ovseg_core.methods import build_segmenter
+from ovseg_core.proposals import build_proposer
 from ovseg_core.resize.nearest import to_size
 from ovseg_core.segmenter import encode_images
 from pipeline.evaluation.metrics import ConfusionMatrix
@@ -122,3 +125,21 @@ def test_embedded_clip_separates_its_words() -> None:
     cosines = rows @ rows.T - torch.eye(len(rows))
     assert cosines.max() < 0.9
     assert set(backbones.files()) == {"clip", "vision", "found"}
+
+
+def test_sam_proposes_most_drawn_objects(backbones: Backbones, scenes: list[Scene]) -> None:
+    """From a grid of points, without a word; a guess of everything or of nothing finds none."""
+    options = {"weights": EMBEDDED, "min_predicted_iou": 0.3, "min_stability": 0.5}
+    proposer = build_proposer(NamedOptions(name="sam", options=options), backbones)
+    assert proposer is not None
+    paths = tuple(f"{number}.png" for number in range(len(scenes)))
+    found = proposer.proposals(ImageBatch(tuple(pixels_of(scenes)), paths))
+    best: list[float] = []
+    for scene, proposals in zip(scenes, found, strict=True):
+        size = scene.label_map.shape
+        masks = F.interpolate(proposals.masks_Nhw[:, None].float(), size, mode="bilinear")[:, 0] > 0
+        for number in range(1, len(scene.labels) + 1):
+            true = torch.from_numpy(scene.label_map == number)
+            ious = (masks & true).sum((1, 2)) / (masks | true).sum((1, 2))
+            best.append(float(ious.max()))
+    assert np.mean(np.array(best) >= 0.5) > 0.6
