@@ -240,6 +240,10 @@ class Backbones:
             self._files[role] = str(path)
             self._names |= dict.fromkeys(names, str(path))
 
+    def note_setting(self, name: str, value: str) -> None:
+        """Record something else than weights that can change an output, for the run's record."""
+        self._settings[name] = value
+
     def files(self) -> dict[str, str]:
         """Return the local weights files loaded so far, by role; empty paths are left out."""
         return dict(self._files)
@@ -249,5 +253,5 @@ class Backbones:
         return dict(self._names)
 
     def settings(self) -> dict[str, str]:
-        """Return what was found out about the networks loaded so far, such as `clip.activation`."""
+        """Return what else was recorded, such as `clip.activation` of a loaded network."""
         return dict(self._settings)

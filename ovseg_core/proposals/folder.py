@@ -5,10 +5,9 @@ which may overlap, and may hold `scores` (n,) in [0, 1], else all are 1. A PNG i
 of 8 or 16 bits or with a palette: 0 is no region, each other value is one. Maps may have any size.
 
 Votes are held at the size in the file; everything else sees masks that are reduced until those of
-an image have `MAX_VALUES`. Shapes: n or N masks, h w pixels.
+an image have `shared.index_map.MAX_VALUES`. Shapes: n or N masks, h w pixels.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +23,9 @@ from ovseg_core.images.batch import Image
 from ovseg_core.images.per_image_files import LocalFolder, PerImageFiles
 from ovseg_core.images.proposal_masks import INSIDE, OUTSIDE, Proposals, smallest_on_top
 from ovseg_core.proposals import WHERE
+from ovseg_core.proposals.shared.index_map import of_index_map, reduced_size
 from ovseg_core.segmenter import PluginOptions
 
-MAX_VALUES = 1 << 25
-"""Of the reduced masks of one image: 64 MB."""
-_LEAST_PIXELS = 16 * 16
 _SUFFIXES = (".npz", ".png")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
@@ -93,7 +90,7 @@ def _load(file: Path) -> Proposals:
         with open_png(file) as image:
             if image.mode not in _INDEX_MODES:
                 raise ValueError(f"expected an index map, grey or with a palette, got {image.mode}")
-            return _of_index_map(torch.from_numpy(np.asarray(image).astype(np.int32)))
+            return of_index_map(torch.from_numpy(np.asarray(image).astype(np.int32)))
     masks, *scores = read_npz(file, ("masks", "scores"), MAX_MASK_PIXELS, optional=("scores",))
     if masks.ndim != 3 or 0 in masks.shape[1:]:
         raise ValueError(f"expected masks (n, h, w), got {masks.shape}")
@@ -103,32 +100,9 @@ def _load(file: Path) -> Proposals:
     return _of_masks(torch.from_numpy(masks.astype(bool)), torch.from_numpy(given))
 
 
-def _of_index_map(index_hw: Tensor) -> Proposals:
-    """Return a proposal for each value of an index map but 0, in the order of the values."""
-    values, number_hw = index_hw.unique(return_inverse=True)
-    regions_hw = (number_hw - int((values == 0).any())).int()
-    num = int((values != 0).sum())
-    small_hw = F.interpolate(
-        regions_hw[None, None].float(), _reduced_size(num, regions_hw.shape), mode="nearest"
-    )[0, 0]
-    inside_Nhw = small_hw == torch.arange(num)[:, None, None]
-    return Proposals(_signed(inside_Nhw), torch.ones(num), regions_hw)
-
-
 def _of_masks(masks_Nhw: Tensor, scores_N: Tensor) -> Proposals:
-    size_hw = _reduced_size(len(masks_Nhw), masks_Nhw.shape[1:])
+    size_hw = reduced_size(len(masks_Nhw), masks_Nhw.shape[1:])
     small = [F.adaptive_avg_pool2d(mask[None].float(), size_hw)[0] for mask in masks_Nhw]
     shares_Nhw = torch.stack(small) if small else torch.zeros(0, *size_hw)
     values_Nhw = (shares_Nhw * (INSIDE - OUTSIDE) + OUTSIDE).half()
     return Proposals(values_Nhw, scores_N, smallest_on_top(masks_Nhw))
-
-
-def _signed(inside_Nhw: Tensor) -> Tensor:
-    return torch.where(inside_Nhw, INSIDE, OUTSIDE).half()
-
-
-def _reduced_size(num_masks: int, size_hw: Sequence[int]) -> tuple[int, int]:
-    """Return the size (h, w), at most the given one, at which the masks have `MAX_VALUES`."""
-    pixels = max(MAX_VALUES / max(num_masks, 1), _LEAST_PIXELS)
-    factor = min(1.0, math.sqrt(pixels / math.prod(size_hw)))
-    return max(1, int(size_hw[0] * factor)), max(1, int(size_hw[1] * factor))

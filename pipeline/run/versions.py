@@ -12,7 +12,7 @@ from importlib import metadata
 
 COMPARED = {
     "ovseg": 2, "pillow": 2, "opencv-python-headless": 2, "torch": 2, "open_clip_torch": 2,
-    "timm": 3, "diffusers": 2,
+    "timm": 3, "diffusers": 2, "scikit-image": 2,
     "libjpeg": 2, "libwebp": 2, "libavif": 2, "openjpeg": 2, "littlecms2": 2,
 }  # fmt: skip
 """Numbers of a version that are compared. timm has released everything as 1.0.x since 2024."""
@@ -26,6 +26,8 @@ _IN_PILLOW = {
 }  # fmt: skip
 """Libraries that Pillow is built with, by the name that `PIL.features` has for them."""
 _CLIP_ROLE = "clip"
+_ONLY_WITH = {"scikit-image": "superpixels"}
+"""The role of a part without which a library counts for nothing."""
 
 
 def installed_versions() -> dict[str, str]:
@@ -58,13 +60,16 @@ def compared_versions(roles: Collection[str]) -> dict[str, str]:
 
     Args:
         roles: of the weights in use, also of their settings (`clip.activation`); timm and
-            diffusers count only where a second network is.
+            diffusers count only where a second network is, others only where their part is.
     """
-    only_clip = {role.partition(".")[0] for role in roles} <= {_CLIP_ROLE}
+    parts = {role.partition(".")[0] for role in roles}
+    unused = {package for package, part in _ONLY_WITH.items() if part not in parts}
+    if parts <= {_CLIP_ROLE, *_ONLY_WITH.values()}:
+        unused |= {"timm", "diffusers"}
     return {
         package: _first_numbers(version, COMPARED[package])
         for package, version in installed_versions().items()
-        if package in COMPARED and not (only_clip and package in ("timm", "diffusers"))
+        if package in COMPARED and package not in unused
     }
 
 

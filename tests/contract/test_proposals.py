@@ -21,7 +21,7 @@ PATHS = ("a.jpg", "b/c.jpg", "b/d.x.png", "e.webp")
 SIZES = ((45, 60), (60, 45), (45, 60), (1, 3))
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NAMES, scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -31,11 +31,13 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_sam(tmp_path_factory.mktemp("sam"))
 
 
-@pytest.fixture
-def proposer(name: str, sam: str, tmp_path: Path) -> Proposer:
+@pytest.fixture(scope="module")
+def proposer(name: str, sam: str, tmp_path_factory: pytest.TempPathFactory) -> Proposer:
     options = {}
     if name == "folder":
-        options = {"folder": str(_write_maps(tmp_path))}
+        options = {"folder": str(_write_maps(tmp_path_factory.mktemp("folder")))}
+    elif name == "superpixels":
+        pytest.importorskip("skimage", reason="the extra `superpixels` is not installed")
     elif name == "sam":
         options = {"weights": sam, "min_predicted_iou": 0.0, "stability_offset": 1e-4}
     built = build_proposer(NamedOptions(name=name, options=options), tiny_backbones())
@@ -58,12 +60,14 @@ def _batch() -> ImageBatch:
     return ImageBatch(tuple(random_image(n, *size) for n, size in enumerate(SIZES)), PATHS)
 
 
-def test_proposals_have_masks_and_scores(proposer: Proposer) -> None:
+def test_proposals_have_masks_of_the_images_aspect_and_scores(proposer: Proposer) -> None:
     images = _batch()
     found = proposer.proposals(images)
     assert len(found) == len(images)
     assert any(len(one) for one in found)
-    for one in found:
+    for one, image in zip(found, images, strict=True):
+        height, width = one.masks_Nhw.shape[1:]
+        assert abs(height / width - image.shape[1] / image.shape[2]) < 0.1
         assert one.masks_Nhw.is_floating_point()
         assert one.masks_Nhw.isfinite().all()
         assert one.scores_N.dtype == torch.float32
@@ -87,6 +91,13 @@ def test_proposals_are_deterministic(proposer: Proposer) -> None:
     for one, other in pairs:
         assert torch.equal(one.masks_Nhw, other.masks_Nhw)
         assert torch.equal(one.scores_N, other.scores_N)
+
+
+def test_a_plain_image_has_finite_masks_or_none(proposer: Proposer) -> None:
+    plain = tuple(torch.full((3, *size), 128, dtype=torch.uint8) for size in SIZES[:2])
+    for one in proposer.proposals(ImageBatch(plain, PATHS[:2])):
+        assert one.masks_Nhw.isfinite().all()
+        assert one.enlarged((7, 9)).shape == (len(one), 7, 9)
 
 
 def test_unknown_options_are_refused(name: str) -> None:

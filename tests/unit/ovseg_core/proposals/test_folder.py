@@ -11,7 +11,8 @@ from PIL import Image
 from ovseg_core.images.batch import ImageBatch
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.proposals import WHERE
-from ovseg_core.proposals.folder import MAX_VALUES, MaskFiles
+from ovseg_core.proposals.folder import MaskFiles
+from ovseg_core.proposals.shared.index_map import MAX_VALUES
 from schemas.errors import ConfigError, ErrorCode, ImageError
 from tests.helpers.tiny_models import random_image
 

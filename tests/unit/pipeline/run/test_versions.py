@@ -6,8 +6,8 @@ from pipeline.run.versions import COMPARED, compared_versions, installed_version
 from tests.golden.lowest import ALSO, lower_bounds, requirements
 
 OF_PILLOW = {"libjpeg", "libwebp", "libavif", "openjpeg", "littlecms2"}
-WITHOUT_BOUND = {"ovseg", "diffusers"}
-"""Ourselves, and an extra that no golden test needs."""
+WITHOUT_BOUND = {"ovseg", "diffusers", "scikit-image"}
+"""Ourselves, and extras that no golden test needs."""
 
 
 @pytest.mark.parametrize("name", sorted({*COMPARED, *ALSO} - OF_PILLOW - WITHOUT_BOUND))
@@ -18,7 +18,7 @@ def test_make_test_lowest_installs_the_lower_bound_of_every_compared_library(nam
 def test_every_compared_library_is_recorded_in_full() -> None:
     installed = installed_versions()
     assert installed.keys() >= OF_PILLOW
-    compared = compared_versions({"clip", "vision"})
+    compared = compared_versions({"clip", "vision", "superpixels"})
     assert compared.keys() == COMPARED.keys() & installed.keys()
     assert all(installed[name].startswith(version) for name, version in compared.items())
 
@@ -34,3 +34,10 @@ def test_timm_counts_only_beside_a_second_network() -> None:
     assert "timm" not in compared_versions({"clip"})
     assert "timm" not in compared_versions({"clip", "clip.activation"})
     assert compared_versions({"clip", "vision"})["timm"].count(".") == 2
+
+
+def test_the_library_of_superpixels_counts_only_beside_superpixels() -> None:
+    assert "scikit-image" not in compared_versions({"clip", "vision"})
+    beside = compared_versions({"clip", "superpixels"})
+    assert ("scikit-image" in beside) == ("scikit-image" in installed_versions())
+    assert "timm" not in beside
