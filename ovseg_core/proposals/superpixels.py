@@ -28,7 +28,7 @@ from ovseg_core.segmenter import PluginOptions
 from schemas.errors import ConfigError
 
 MAX_REGIONS = 5000
-"""Of an image, before large ones are divided; `min_area` and `num_regions` ask for at most so many."""
+"""What `min_area` and `num_regions` can ask for; dividing large ones adds to them."""
 _LIBRARY = "skimage.segmentation"
 
 
