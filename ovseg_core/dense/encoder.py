@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
-from ovseg_core.dense.last_block import AttentionPolicy, dense_patches
-from ovseg_core.dense.options import WindowOptions
+from ovseg_core.dense.last_block import AttentionPolicy, dense_patches, same_region
+from ovseg_core.dense.options import AttentionOptions, WindowOptions
 from ovseg_core.dense.outliers import repair_outliers
 from ovseg_core.segmenter import check_finite
 
@@ -131,21 +131,26 @@ class DenseEncoder(ABC, Generic[OptionsT]):
         return repair_outliers(trunk) if options.outlier_repair else trunk
 
 
-class LastBlockEncoder(DenseEncoder[WindowOptions]):
+REGIONS = "regions"
+"""Name of the map of patches' regions (B, 1, h, w) among a trunk's; 0 is none."""
+
+
+class LastBlockEncoder(DenseEncoder[AttentionOptions]):
     """Encoder of the methods that change nothing but the last block's attention.
 
     Args:
         clip: the model.
         options: the method's.
-        policy: returns the attention for the trunk's features.
+        policy: returns the attention for the trunk's features and the keys that each token attends
+            to, bool (B, 1, L, L); None: to all.
         residual: keep the last block's skip connections and its MLP.
     """
 
     def __init__(
         self,
         clip: Clip,
-        options: WindowOptions,
-        policy: Callable[[TrunkFeatures], AttentionPolicy],
+        options: AttentionOptions,
+        policy: Callable[[TrunkFeatures, Tensor | None], AttentionPolicy],
         residual: bool,
     ) -> None:
         super().__init__(clip, options)
@@ -154,4 +159,7 @@ class LastBlockEncoder(DenseEncoder[WindowOptions]):
 
     def encode_dense(self, trunk: TrunkFeatures) -> DenseFeatures:
         """Return the patches after the last block."""
-        return DenseFeatures(dense_patches(self.clip, trunk, self._policy(trunk), self._residual))
+        regions_B1hw = trunk.extra_maps.get(REGIONS)
+        limit = None if regions_B1hw is None else same_region(regions_B1hw[:, 0])
+        policy = self._policy(trunk, limit)
+        return DenseFeatures(dense_patches(self.clip, trunk, policy, self._residual))

@@ -41,9 +41,11 @@ class SoftmaxSum:
     Attributes:
         pairs: `qk` alone is CLIP's own attention, `qq` ClearCLIP's, `qq` + `kk` SCLIP's, with
             `vv` CLIPtrase's.
+        limit_B1LL: which keys each token attends to, bool; None: to all.
     """
 
     pairs: tuple[Pair, ...]
+    limit_B1LL: Tensor | None = None
 
     def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
         """Return the values after attention."""
@@ -51,7 +53,7 @@ class SoftmaxSum:
         out_BHLd = torch.zeros_like(v_BHLd)
         for left, right in self.pairs:
             out_BHLd = out_BHLd + F.scaled_dot_product_attention(
-                by_name[left], by_name[right], v_BHLd
+                by_name[left], by_name[right], v_BHLd, attn_mask=self.limit_B1LL
             )
         return out_BHLd
 
@@ -63,16 +65,23 @@ class Neighbourhood:
         grid_hw: rows and columns of patches.
         sigma_patches: standard deviation of the Gaussian G in patches.
         device: where the tokens are.
+        limit_B1LL: which keys each token attends to, bool; None: to all.
     """
 
     def __init__(
-        self, grid_hw: tuple[int, int], sigma_patches: float, device: torch.device
+        self,
+        grid_hw: tuple[int, int],
+        sigma_patches: float,
+        device: torch.device,
+        limit_B1LL: Tensor | None = None,
     ) -> None:
-        self.bias_LL = gaussian_bias(grid_hw, sigma_patches).to(device)
+        self.bias = gaussian_bias(grid_hw, sigma_patches).to(device)
+        if limit_B1LL is not None:
+            self.bias = self.bias.masked_fill(~limit_B1LL, -torch.inf)
 
     def __call__(self, q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor) -> Tensor:
         """Return the values after attention; the queries are not used."""
-        bias = self.bias_LL.to(k_BHLd.dtype)
+        bias = self.bias.to(k_BHLd.dtype)
         return F.scaled_dot_product_attention(k_BHLd, k_BHLd, v_BHLd, attn_mask=bias)
 
 
@@ -92,6 +101,27 @@ class SelfAdjusted:
         by_similarity_BHLd = self.bias_B1NN.softmax(dim=-1) @ v_BHLd
         by_keys_BHLd = F.scaled_dot_product_attention(k_BHLd, k_BHLd, v_BHLd)
         return (by_similarity_BHLd + by_keys_BHLd) / 2
+
+
+def same_region(regions_Bhw: Tensor) -> Tensor:
+    """Return which keys each token attends to if patches stay within their region.
+
+    CorrCLIP (arXiv 2411.10086), with regions of SAM. That a patch of no region
+    attends to all tokens, and the class token to all, is ours.
+
+    Args:
+        regions_Bhw: number of each patch's region; 0: none.
+
+    Returns:
+        bool (B, 1, L, L), class token first.
+    """
+    regions_BN = regions_Bhw.flatten(1)
+    same_BNN = regions_BN[:, :, None] == regions_BN[:, None]
+    free_BN = regions_BN == 0
+    allowed_BLL = F.pad(same_BNN | free_BN[:, :, None], (1, 0, 1, 0))
+    allowed_BLL[:, 0] = True
+    allowed_BLL[:, 1:, 0] = free_BN
+    return allowed_BLL[:, None]
 
 
 def gaussian_bias(grid_hw: tuple[int, int], sigma_patches: float) -> Tensor:

@@ -1,9 +1,9 @@
 """Options and published sizes of the sliding-window methods."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ovseg_core.backbones.text.text_encoder import TemplateSet
 from ovseg_core.dense.windows import Padding
@@ -49,6 +49,22 @@ class WindowOptions(MethodOptions):
     top_k_labels: NonNegativeInt = 0
     """Number of labels that compete in an image: those with the highest probability in any window
     by CLIP's embedding of the whole window; 0: all."""
+
+
+class AttentionOptions(WindowOptions):
+    """Options of the methods that change nothing but the last block's attention."""
+
+    limited_attention: bool = False
+    """In the last block a patch attends only to patches of its own proposal (CorrCLIP); those of no
+    proposal attend to all. Needs `proposals`."""
+
+    @model_validator(mode="after")
+    def _has_proposals(self) -> Self:
+        if self.limited_attention and self.proposals.name == "none":
+            raise ValueError("limited_attention: needs `proposals`, for example proposals=sam")
+        if self.limited_attention and self.global_attention:
+            raise ValueError("limited_attention: expected global_attention=false beside it")
+        return self
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,23 @@ patches of a window, n_y n_x rows and columns of windows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
 from ovseg_core.decision.refine.pamr import Pamr, Refinement
-from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
-from ovseg_core.dense.options import PublishedSizes
+from ovseg_core.dense.encoder import REGIONS, DenseEncoder, DenseFeatures
+from ovseg_core.dense.options import AttentionOptions, PublishedSizes
 from ovseg_core.dense.scoring import COSINES, Scoring, top_label_rows
 from ovseg_core.dense.whole_image import merge_windows
 from ovseg_core.dense.windows import SlidingWindows, WindowGrid, side_by_side
-from ovseg_core.images.batch import Image
+from ovseg_core.images.batch import Image, ImageBatch
 from ovseg_core.objectness import build_objectness
 from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
@@ -135,7 +136,10 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
         """Return the features of a batch; windows of one size share forward passes."""
         options = self._options
         resized = [self.resize(image).to(self._clip.device) for image in images]
-        grids = [self.windows.cut(self._clip.normalise(image)) for image in resized]
+        inputs = [self._clip.normalise(image) for image in resized]
+        if isinstance(options, AttentionOptions) and options.limited_attention:
+            inputs = with_regions(inputs, images)
+        grids = [self.windows.cut(one) for one in inputs]
         encode_grids = self._encode_merged if options.global_attention else self._encode_windows
         features = encode_grids(grids)
         refinement = None
@@ -147,8 +151,12 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
     def _encode_windows(self, grids: Sequence[WindowGrid]) -> tuple[ImageFeatures, ...]:
         """Encode each window by itself."""
 
-        def encode(windows_B3HW: Tensor) -> list[tuple[DenseFeatures, Tensor]]:
-            trunk = self.encoder.encode_trunk(windows_B3HW)
+        def encode(windows_BEHW: Tensor) -> list[tuple[DenseFeatures, Tensor]]:
+            trunk = self.encoder.encode_trunk(windows_BEHW[:, :3])
+            if windows_BEHW.shape[1] > 3:
+                # The region at each patch's centre.
+                regions = F.interpolate(windows_BEHW[:, 3:], trunk.grid_hw, mode="nearest-exact")
+                trunk = replace(trunk, extra_maps={**trunk.extra_maps, REGIONS: regions})
             embeddings_BD = self._embeddings(trunk)
             dense = self.encoder.encode_dense(trunk).unit()
             return list(zip(dense.unbind(), embeddings_BD, strict=True))
@@ -231,3 +239,25 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
         if self._published.kernel == "linear":
             return resize_linear(image, size_hw)
         return resize_in_passes(image, size_hw, BICUBIC)
+
+
+def with_regions(inputs: Sequence[Tensor], images: Sequence[Image]) -> list[Tensor]:
+    """Return network inputs (3, H, W) with the number of each pixel's region as a fourth channel.
+
+    Numbers are from 1; 0 is no region.
+
+    Raises:
+        ConfigError: the batch has no proposals.
+    """
+    proposals = images.proposals if isinstance(images, ImageBatch) else None
+    if proposals is None:
+        raise ConfigError(
+            "method.options.limited_attention needs the images' proposals: give the images as an "
+            "ovseg_core.images.batch.ImageBatch with proposals"
+        )
+    with_numbers = []
+    for one, found in zip(inputs, proposals, strict=True):
+        numbers_11hw = (found.region_map()[None, None] + 1).to(one)
+        numbers_11HW = F.interpolate(numbers_11hw, one.shape[1:], mode="nearest-exact")
+        with_numbers.append(torch.cat([one, numbers_11HW[0]]))
+    return with_numbers

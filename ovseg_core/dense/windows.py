@@ -51,7 +51,10 @@ class SlidingWindows:
     patches_per_forward: int = 0
 
     def cut(self, image: Tensor) -> "WindowGrid":
-        """Return the windows of a network input (3, H, W), whole patches each, all of one size."""
+        """Return the windows of a network input (3, H, W), whole patches each, all of one size.
+
+        Further channels, such as a map of regions, are cut with it; their padding is 0.
+        """
         rows, columns = (
             axis_spans(side, self.window_px or side, self.stride_px or self.window_px or side)
             for side in image.shape[1:]
@@ -105,9 +108,9 @@ class SlidingWindows:
             return window
         (top, bottom), (left, right) = paddings
         height, width = window.shape[1:]
-        padded = window.new_zeros(3, top + height + bottom, left + width + right)
+        padded = window.new_zeros(len(window), top + height + bottom, left + width + right)
         if self.padding == "black" and self.black is not None:
-            padded += self.black[:, None, None]
+            padded[:3] += self.black[:, None, None]
         padded[:, top : top + height, left : left + width] = window
         return padded
 

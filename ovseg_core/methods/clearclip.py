@@ -8,8 +8,8 @@ from pydantic import PositiveFloat
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.encoder import LastBlockEncoder
-from ovseg_core.dense.last_block import SoftmaxSum
-from ovseg_core.dense.options import PublishedSizes, WindowOptions
+from ovseg_core.dense.last_block import Pair, SoftmaxSum
+from ovseg_core.dense.options import AttentionOptions, PublishedSizes
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -37,11 +37,11 @@ CARD = MethodCard(
 PUBLISHED = PublishedSizes(short=2, window=2, stride=1, padding="middle")
 """448 px, windows of 448 px, 224 px apart."""
 
-ATTENTION = SoftmaxSum(("qq",))
+PAIRS: tuple[Pair, ...] = ("qq",)
 """softmax(q q^T / sqrt d)."""
 
 
-class Options(WindowOptions):
+class Options(AttentionOptions):
     """Options of the method `clearclip`."""
 
     logit_scale: PositiveFloat = 50.0
@@ -57,5 +57,7 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
         WeightsError: weights that cannot be found, fetched or used.
     """
     # X_dense = LN(Proj(softmax(q q^T / sqrt d) v)) W: no X_res, no FFN
-    encoder = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, options.residual)
+    encoder = LastBlockEncoder(
+        backbones.clip, options, lambda _, limit: SoftmaxSum(PAIRS, limit), options.residual
+    )
     return WindowSegmenter(backbones, encoder, PUBLISHED)

@@ -7,12 +7,13 @@ connection and MLP of the last block are dropped, and PAMR refines the scores (d
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat
+from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.encoder import LastBlockEncoder
 from ovseg_core.dense.last_block import Neighbourhood
-from ovseg_core.dense.options import PublishedSizes, WindowOptions
+from ovseg_core.dense.options import AttentionOptions, PublishedSizes
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -41,7 +42,7 @@ PUBLISHED = PublishedSizes(short=1.5, window=1, stride=0.5, padding="drop")
 """336 px, windows of 224 px, 112 px apart."""
 
 
-class Options(WindowOptions):
+class Options(AttentionOptions):
     """Options of the method `naclip`."""
 
     pamr_steps: NonNegativeInt = 10
@@ -60,9 +61,9 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     """
     clip = backbones.clip
 
-    def attention(trunk: TrunkFeatures) -> Neighbourhood:
+    def attention(trunk: TrunkFeatures, limit: Tensor | None) -> Neighbourhood:
         # softmax(k k^T / sqrt d + G), G_pq = exp(-|p - q|^2 / (2 sigma^2))
-        return Neighbourhood(trunk.grid_hw, options.sigma_patches, clip.device)
+        return Neighbourhood(trunk.grid_hw, options.sigma_patches, clip.device, limit)
 
     encoder = LastBlockEncoder(clip, options, attention, options.architecture == "vanilla")
     return WindowSegmenter(backbones, encoder, PUBLISHED)

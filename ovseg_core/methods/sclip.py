@@ -10,8 +10,8 @@ from pydantic import Field
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.encoder import LastBlockEncoder
-from ovseg_core.dense.last_block import SoftmaxSum
-from ovseg_core.dense.options import PublishedSizes, WindowOptions
+from ovseg_core.dense.last_block import Pair, SoftmaxSum
+from ovseg_core.dense.options import AttentionOptions, PublishedSizes
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.segmenter import MethodCard
 from schemas.config import ClipConfig
@@ -39,11 +39,11 @@ CARD = MethodCard(
 PUBLISHED = PublishedSizes(short=1.5, window=1, stride=0.5, padding="drop")
 """336 px, windows of 224 px, 112 px apart."""
 
-ATTENTION = SoftmaxSum(("qq", "kk"))
+PAIRS: tuple[Pair, ...] = ("qq", "kk")
 """softmax(q q^T / sqrt d) + softmax(k k^T / sqrt d): rows sum to 2, as published."""
 
 
-class Options(WindowOptions):
+class Options(AttentionOptions):
     """Options of the method `sclip`.
 
     Published for VOC21: logit scale 65, both thresholds 0.1; for Context60 and COCO-Object: logit
@@ -61,5 +61,7 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
     Raises:
         WeightsError: weights that cannot be found, fetched or used.
     """
-    encoder = LastBlockEncoder(backbones.clip, options, lambda _: ATTENTION, residual=True)
+    encoder = LastBlockEncoder(
+        backbones.clip, options, lambda _, limit: SoftmaxSum(PAIRS, limit), residual=True
+    )
     return WindowSegmenter(backbones, encoder, PUBLISHED, area_threshold=options.area_threshold)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ovseg_core.decision.decide import decide
@@ -80,3 +81,24 @@ def test_a_folder_of_masks_is_not_a_url() -> None:
     part = {"name": "folder", "options": {"folder": "s3://bucket/masks"}}
     with pytest.raises(ConfigError, match=r"folder: expected a local folder"):
         check_options(NamedOptions(name="sclip", options={"proposals": part}))
+
+
+@pytest.mark.parametrize("method", ["clearclip", "naclip", "sclip"])
+def test_limited_attention_changes_patches_of_proposals_only(method: str, tmp_path: Path) -> None:
+    index = np.zeros((2, 15), np.uint8)
+    Image.fromarray(index).save(tmp_path / "a.png")
+    index[:, :4], index[:, 4:] = 1, 2
+    (tmp_path / "b").mkdir()
+    Image.fromarray(index).save(tmp_path / "b" / "c.png")
+    folder = {"name": "folder", "options": {"folder": str(tmp_path)}}
+    plain = maps_of(method).levels
+    limited = maps_of(method, proposals=folder, limited_attention=True, region_vote=False).levels
+    torch.testing.assert_close(limited[0][0], plain[0][0])
+    assert not torch.allclose(limited[1][0], plain[1][0])
+
+
+def test_limited_attention_needs_proposals() -> None:
+    with pytest.raises(ConfigError, match="limited_attention: needs `proposals`"):
+        check_options(NamedOptions(name="sclip", options={"limited_attention": True}))
+    with pytest.raises(ConfigError, match="limited_attention: unknown"):
+        check_options(NamedOptions(name="maskclip", options={"limited_attention": True}))
