@@ -5,6 +5,7 @@ This module does not import Ray, so that a run in this process does without it.
 
 import logging
 import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ RAY_SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": r"^Task Worker\.",  # tracebacks on stdout; the driver logs them
 }
 """Environment of Ray, where the user has not set it; read when Ray is imported."""
+_ANY_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_ANSWERS_WITHIN_S = 5.0
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
 """glibc returns every large block to the system and requests it again for the next batch. Workers
 that keep it are 9 % faster (CLIP-DIY, embedded models). 32 MiB is the largest value it accepts."""
@@ -30,12 +33,31 @@ that keep it are 9 % faster (CLIP-DIY, embedded models). 32 MiB is the largest v
 def set_ray_environment() -> None:
     """Set `RAY_SETTINGS` where the user has not; to be called before Ray is imported.
 
-    A cluster that `RAY_ADDRESS` names gets the token of this machine, if there is one.
+    A cluster that `RAY_ADDRESS` names gets the token of this machine, if it wants one.
     """
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
-    if os.environ.get("RAY_ADDRESS"):
+    # Not where it wants none: the workers of a cluster without tokens die of one.
+    if has_ray_token() and _wants_token(os.environ.get("RAY_ADDRESS", "")):
         send_ray_token()
+
+
+def _wants_token(address: str) -> bool:
+    """Return whether the head at `HOST:PORT` refuses a call without a token; False: unknown, too.
+
+    Asked apart from Ray, which would repeat the call for 20 s and has no exception for it.
+    """
+    has_tls = os.environ.get("RAY_USE_TLS", "0") not in ("", "0")
+    if has_tls or not re.fullmatch(r"[^/]+:\d+", address):
+        return False
+    import grpc  # Ray's own; here, as hardly anybody needs it
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(_ANY_CALL)(b"", timeout=_ANSWERS_WITHIN_S)
+        except grpc.RpcError as error:
+            return error.code() == grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+    return False
 
 
 def send_ray_token() -> None:

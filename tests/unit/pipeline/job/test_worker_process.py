@@ -3,8 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 
@@ -68,24 +72,58 @@ def test_ray_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ == RAY_SETTINGS | {"RAY_USAGE_STATS_ENABLED": "1"}
 
 
+@contextmanager
+def ray_head(wants_token: bool) -> Iterator[str]:
+    """A server that answers Ray's first call as a head does; give its address."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if wants_token:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return request
+
+    calls = {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", calls),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None)
+
+
 @pytest.mark.parametrize(
-    ("given", "mode"),
-    [
-        ({"RAY_ADDRESS": "head:6379"}, "token"),
-        ({"RAY_ADDRESS": "head:6379", "RAY_AUTH_MODE": "disabled"}, "disabled"),
-        ({}, None),  # a Ray of this machine alone
-    ],
+    ("wants_token", "given", "mode"),
+    [(True, {}, "token"), (False, {}, None), (True, {"RAY_AUTH_MODE": "disabled"}, "disabled")],
 )
-def test_a_cluster_gets_the_token_that_lies_where_ray_keeps_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], mode: str | None
+def test_a_cluster_that_wants_a_token_gets_the_one_that_ray_keeps_here(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wants_token: bool,
+    given: dict[str, str],
+    mode: str | None,
 ) -> None:
-    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **given})
-    set_ray_environment()
-    assert os.environ.get("RAY_AUTH_MODE") == given.get("RAY_AUTH_MODE")
+    with ray_head(wants_token) as address:
+        variables = {"HOME": str(tmp_path), "RAY_ADDRESS": address, **given}
+        monkeypatch.setattr(os, "environ", variables)
+        set_ray_environment()
+        assert os.environ.get("RAY_AUTH_MODE") == given.get("RAY_AUTH_MODE")
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("0" * 32)
+        set_ray_environment()
+        assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+def test_a_ray_of_this_machine_alone_is_asked_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("0" * 32)
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
     set_ray_environment()
-    assert os.environ.get("RAY_AUTH_MODE") == mode
+    assert "RAY_AUTH_MODE" not in os.environ
 
 
 def test_local_device_is_what_torch_has() -> None:
