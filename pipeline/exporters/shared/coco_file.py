@@ -17,13 +17,17 @@ from pipeline.exporters.shared.segments import DIGITS, SegmentKind, is_changed, 
 from pipeline.run.reader import Row, RunReader
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 
-_ATTRIBUTES = (
+_ATTRIBUTES_OF_INSTANCES = (
     "segment_index",
     "part_of",
     "verdict",
     *(name for name, column in SCORE_COLUMNS.items() if column.attribute),
 )
-_OF_INSTANCES = frozenset(name for name, column in SCORE_COLUMNS.items() if column.of_instances)
+_ATTRIBUTES = tuple(
+    name
+    for name in _ATTRIBUTES_OF_INSTANCES
+    if name not in SCORE_COLUMNS or not SCORE_COLUMNS[name].of_instances
+)
 _MASKS = {
     "class": "semantic masks: one for each label and image; they are not instances, touching or "
     "scattered objects of one label share a mask",
@@ -116,6 +120,7 @@ def annotation_entry(number: int, image_number: int, row: Row) -> CocoAnnotation
         image_number: the image's id.
         row: of `annotations`.
     """
+    attributes = _ATTRIBUTES_OF_INSTANCES if row["kind"] == "instance" else _ATTRIBUTES
     return {
         "id": number,
         "image_id": image_number,
@@ -127,8 +132,8 @@ def annotation_entry(number: int, image_number: int, row: Row) -> CocoAnnotation
         "score": round(row[SCORE], DIGITS),
         "attributes": {
             name: round(row[name], DIGITS) if isinstance(row[name], float) else row[name]
-            for name in _ATTRIBUTES
-            if name in row and (name not in _OF_INSTANCES or row["kind"] == "instance")
+            for name in attributes
+            if name in row
         },
     }
 
