@@ -5,14 +5,15 @@ them; here the runs of all masks are read from the texts and merged in one pass.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.rle.encode import decode_rle, transpose
-from ovseg_core.rle.runs import run_edges
+from ovseg_core.rle.encode import transpose
+from ovseg_core.rle.runs import Edges, run_edges
 
 Unsigned = TypeVar("Unsigned", np.uint8, np.uint16, np.uint32)
 
@@ -41,17 +42,26 @@ def paint_label_map(
     bounds = np.zeros(2 * len(order) + 2, np.int64)
     bounds[1:-1:2], bounds[2:-1:2], bounds[-1] = starts[order], stops[order], height * width
     lengths = np.diff(bounds)
-    if (lengths < 0).any():
-        return _paint_in_turn(counts, values, size_hw, kind)
+    if (lengths < 0).any():  # masks overlap
+        return _paint_in_turn(edges, values, size_hw, kind)
     painted = np.zeros(len(lengths), kind)
     painted[1::2] = np.repeat(np.asarray(values, kind), edges.num_runs)[order]
     return transpose(np.repeat(painted, lengths).reshape(width, height))
 
 
 def _paint_in_turn(
-    counts: Sequence[str], values: Sequence[int], size_hw: SizeHW, kind: type[Unsigned]
+    edges: Edges, values: Sequence[int], size_hw: SizeHW, kind: type[Unsigned]
 ) -> NDArray[Unsigned]:
-    painted = np.zeros(size_hw, kind)
-    for text, value in zip(counts, values, strict=True):
-        painted[decode_rle(text, size_hw) > 0] = value
-    return painted
+    """Paint mask after mask: the work grows with the pixels of the masks, not of the image."""
+    height, width = size_hw
+    painted = np.zeros(height * width, kind)
+    starts, stops = edges.places[0::2].astype(np.int64), edges.places[1::2].astype(np.int64)
+    all_lengths = stops - starts
+    if (starts < 0).any() or (all_lengths < 0).any() or (stops > height * width).any():
+        raise ValueError(f"expected run lengths of masks of {width} x {height} pixels, got others")
+    for value, (begin, end) in zip(values, pairwise(edges.bounds), strict=True):
+        runs = slice(begin // 2, end // 2)
+        first, lengths = starts[runs], all_lengths[runs]
+        before = np.cumsum(lengths) - lengths
+        painted[np.arange(lengths.sum()) + np.repeat(first - before, lengths)] = value
+    return transpose(painted.reshape(width, height))

@@ -80,7 +80,7 @@ class Pictures:
             if kind == "segments":
                 return number_png(segments, size_hw, self._index.may_overlap)
             if self._index.may_overlap:
-                segments.sort(key=lambda one: -one["area_px"])  # smaller ones on top
+                segments.sort(key=lambda one: -(one["area_px"] or 0))  # smaller ones on top
             places = painted(segments, size_hw, "small", range(1, 1 + len(segments)))
             labels = np.array([0, *(one["category_id"] for one in segments)], np.uint16)[places]
             rims = places if self._index.may_overlap else None
@@ -163,17 +163,32 @@ def layers(segments: Sequence[dict[str, Any]], size_hw: SizeHW) -> NDArray[np.ui
     small_hw = thumbnail_size(size_hw, SIDE_PX["large"])
     depth = np.zeros(small_hw, np.uint8)
     found = [np.zeros(small_hw, np.uint16)]
-    for place in sorted(range(len(segments)), key=lambda place: segments[place]["area_px"]):
+    for place in sorted(range(len(segments)), key=lambda place: segments[place]["area_px"] or 0):
         if not segments[place]["rle_counts"]:
             continue
-        inside = to_size(decode_rle(segments[place]["rle_counts"], size_hw), small_hw) > 0
-        inside &= depth < MAX_LAYERS
-        for level in np.unique(depth[inside]).tolist():
+        box = _small_box(segments[place]["bbox_xywh"], size_hw, small_hw)
+        inside = to_size(decode_rle(segments[place]["rle_counts"], size_hw), small_hw)[box] > 0
+        depth_inside = depth[box]
+        inside &= depth_inside < MAX_LAYERS
+        for level in range(int(depth_inside.max(initial=0, where=inside)) + 1):
             if level == len(found):
                 found.append(np.zeros(small_hw, np.uint16))
-            found[level][inside & (depth == level)] = place + 1
-        depth[inside] += 1
+            found[level][box][inside & (depth_inside == level)] = place + 1
+        depth_inside[inside] += 1
     return np.stack(found)
+
+
+def _small_box(
+    bbox_xywh: Sequence[float], size_hw: SizeHW, small_hw: SizeHW
+) -> tuple[slice, slice]:
+    """Return where a box of an image lies in a picture of it, with a pixel all round."""
+    left, top, width, height = bbox_xywh
+    sides = ((top, height, size_hw[0], small_hw[0]), (left, width, size_hw[1], small_hw[1]))
+    rows, columns = (
+        slice(max(0, int(begin * small / full) - 1), int((begin + length) * small / full) + 2)
+        for begin, length, full, small in sides
+    )
+    return rows, columns
 
 
 def _png(picture: Image.Image) -> bytes:
