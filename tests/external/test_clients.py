@@ -20,7 +20,7 @@ import pytest
 from pipeline.exporters import coco, cvat, fiftyone, labelme, panoptic
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
-from tests.helpers.drawn_runs import awkward_scenes, make_run
+from tests.helpers.drawn_runs import awkward_scenes, crowded_run, make_run
 
 WANTED = os.environ.get("OVSEG_CLIENTS", "")
 SCRIPT = Path(__file__).with_name("read_with.py")
@@ -74,14 +74,21 @@ def _photos(run: RunFolder) -> Path:
     return Path(run.folder.uri).parent / "photos"
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return make_run(tmp_path, awkward_scenes())
+@pytest.fixture(params=["class", "instances"])
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
+    return (
+        make_run(tmp_path, awkward_scenes()) if request.param == "class" else crowded_run(tmp_path)
+    )
 
 
-@pytest.fixture
-def distinct(tmp_path: Path) -> RunFolder:
-    """A run that datumaro can hold: its images have no suffix, so no two may have the same stem."""
+@pytest.fixture(params=["class", "instances"])
+def distinct(tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
+    """A run that datumaro can hold."""
+    return _distinct(tmp_path) if request.param == "class" else crowded_run(tmp_path)
+
+
+def _distinct(tmp_path: Path) -> RunFolder:
+    """Its images have no suffix in datumaro, so no two may have the same stem."""
     return make_run(tmp_path, [scene for scene in awkward_scenes() if scene.path[-5:] != "1.png"])
 
 
@@ -122,7 +129,8 @@ def test_datumaro_reads_the_files_for_cvat(distinct: RunFolder, tmp_path: Path, 
     assert all(0 <= float(attributes["review_priority"]) <= 1 for attributes in found.values())
 
 
-def test_datumaro_reads_the_panoptic_pictures(distinct: RunFolder, tmp_path: Path) -> None:
+def test_datumaro_reads_the_panoptic_pictures(tmp_path: Path) -> None:
+    distinct = _distinct(tmp_path)
     panoptic.export(distinct, panoptic.Options())
     source, folder = Path(f"{distinct.folder.uri}/exports/panoptic"), tmp_path / "dataset"
     (folder / "images").mkdir(parents=True)
