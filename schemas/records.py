@@ -158,7 +158,8 @@ class Annotation(MaskRow):
     """
 
     segment_index: Count
-    """Place among the image's segments from 0, by label, then by component."""
+    """Place among the image's segments from 0, by label, then by component, or by falling score of
+    instances."""
     kind: Annotated[MaskKind, REPEATED_TEXT]
     """What the mask is: all of the label in the image, one connected region of it, or one object.
     Only instances may overlap other segments."""
