@@ -20,7 +20,9 @@ from ovseg_core.backbones.prompted_sam import EmbeddedImages, PromptedSam
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.proposals import WHERE
+from ovseg_core.proposals import WHERE, Proposer
+from ovseg_core.proposals.shared.overlaps import best_by_box, mask_boxes
+from ovseg_core.proposals.shared.tiles import TiledProposer
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.segmenter import PluginOptions
 from schemas.config import WeightsName
@@ -51,6 +53,10 @@ class Options(PluginOptions):
     """Of two masks whose boxes have a larger IoU the one of the lower predicted IoU is dropped."""
     max_proposals: PositiveInt = 300
     """Of more masks those with the highest predicted IoU stay."""
+    tile_px: Annotated[int, Field(ge=64)] | None = None
+    """Larger images are looked at as a whole and in overlapping tiles of this side, for objects
+    that are too small in the whole; an object that a tile's border cuts stays one. Of a tile
+    four times its share of `max_proposals` are looked at, at least 16. Null: only as a whole."""
 
 
 class SamProposer:
@@ -98,14 +104,12 @@ class SamProposer:
         return masks_Nhw[stable].half(), ious_N[stable]
 
     def _best(self, masks_Nhw: Tensor, ious_N: Tensor) -> Proposals:
-        from torchvision.ops import nms
-
-        kept = nms(mask_boxes(masks_Nhw > 0), ious_N, self._options.max_box_iou)
+        kept = best_by_box(mask_boxes(masks_Nhw > 0), ious_N, self._options.max_box_iou)
         kept = kept[: self._options.max_proposals]
         return Proposals(masks_Nhw[kept], ious_N[kept].clamp(0, 1))
 
 
-def build(options: Options, backbones: Backbones) -> SamProposer:
+def build(options: Options, backbones: Backbones) -> Proposer:
     """Load the network.
 
     Raises:
@@ -113,7 +117,10 @@ def build(options: Options, backbones: Backbones) -> SamProposer:
         WeightsError: weights that cannot be found, fetched or used.
     """
     name = options.weights or backbones.embedded_or(PUBLISHED)
-    return SamProposer(backbones.prompted_sam(name, f"{WHERE}.options.weights"), options)
+    proposer = SamProposer(backbones.prompted_sam(name, f"{WHERE}.options.weights"), options)
+    if options.tile_px is None:
+        return proposer
+    return TiledProposer(proposer, options.tile_px, options.max_proposals, options.max_box_iou)
 
 
 def point_grid(num_per_side: int) -> Tensor:
@@ -128,20 +135,6 @@ def stability(masks_Nhw: Tensor, offset: float) -> Tensor:
     inner = (masks_Nhw > offset).flatten(1).sum(1)
     outer = (masks_Nhw > -offset).flatten(1).sum(1)
     return inner / outer.clamp(min=1)
-
-
-def mask_boxes(masks_Nhw: Tensor) -> Tensor:
-    """Return float32 boxes (N, 4) of masks: left, top, right, bottom; zeros of an empty one."""
-    rows, columns = masks_Nhw.any(2), masks_Nhw.any(1)
-    ends = []
-    for line in (columns, rows):
-        size = line.shape[1]
-        place = torch.arange(size, device=line.device)
-        first = torch.where(line, place, size).amin(1) if size else place
-        last = torch.where(line, place + 1, 0).amax(1)
-        ends.append((torch.minimum(first, last), last))
-    (left, right), (top, bottom) = ends
-    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def _unzip(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:

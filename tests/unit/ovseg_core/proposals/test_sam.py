@@ -7,7 +7,8 @@ import torch
 
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.proposals import Proposer, build_proposer
-from ovseg_core.proposals.sam import mask_boxes, point_grid, stability
+from ovseg_core.proposals.sam import point_grid, stability
+from ovseg_core.proposals.shared.overlaps import mask_boxes
 from schemas.config import NamedOptions
 from tests.helpers.tiny_models import random_image, tiny_backbones
 from tests.helpers.tiny_sams import write_sam
@@ -90,8 +91,12 @@ def test_stability_is_the_iou_of_a_mask_at_two_thresholds() -> None:
     assert stability(masks, 1.0).tolist() == pytest.approx([1 / 3, 1, 0])
 
 
-def test_boxes_of_masks() -> None:
-    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
-    masks[0, 1:3, 2:6] = True
-    assert mask_boxes(masks).tolist() == [[2, 1, 6, 3], [0, 0, 0, 0]]
-    assert mask_boxes(masks[:0]).shape == (0, 4)
+def test_large_images_are_looked_at_in_tiles_as_well(weights: str) -> None:
+    images = [random_image(0, 100, 150), random_image(1, 60, 64)]
+    plain = proposer(weights, min_predicted_iou=0.0).proposals(images)
+    tiled = proposer(weights, min_predicted_iou=0.0, tile_px=64, max_proposals=40)
+    assert tiled.decode_side_px == 0
+    large, small = tiled.proposals(images)
+    assert len(large) > len(plain[0])
+    assert len(large) <= 40
+    assert torch.equal(small.masks_Nhw, plain[1].masks_Nhw)
