@@ -73,6 +73,7 @@ def show_inspection(found: "Inspection") -> None:
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
+            ("image x label", console.counts(found.answers)),
             ("not taken", describe(found.left_out).removeprefix("left out: ")),
             ("frames", _frames(found.num_multi_frame)),
             ("waiting", _waiting(found.waiting)),

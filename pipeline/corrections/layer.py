@@ -244,6 +244,10 @@ class ReviewedLayer:
         decided = self._decided_masks(image_id, rows) if image_id in self._decisions else {}
         return frozenset(unknown.union(image.unknown_segments) - decided.keys())
 
+    def unlisted_labels(self, image_id: str) -> frozenset[str]:
+        """Return the labels that the imported file of an image does not list: it tells nothing."""
+        return frozenset(self._imports.unlisted_labels(image_id))
+
     def outcomes(self, image_id: str) -> dict[int, ReviewedMask | None] | None:
         """Return the corrected mask of each predicted segment, by its index; None: rejected.
 

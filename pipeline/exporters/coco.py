@@ -14,12 +14,15 @@ from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import coco_file, segments
 from pipeline.exporters.shared.coco_records import CocoAnnotation
+from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
+from pipeline.exporters.shared.label_answers import AnswerReader
 from pipeline.exporters.shared.loss_report import GOOD_IOU, LOSSES_FILE
 from pipeline.exporters.shared.outlines import Simplification, Tolerance, coco_polygons
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind
 from pipeline.run.file_names import flat_name
 from pipeline.run.folder import RunFolder
+from pipeline.run.tables.answers import UNSURE_FROM
 from schemas.records import Share
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "exports/coco"
 FILES = r"(?:instances|results_segm)(?:-\d{5})?\.json"
 _OUR_FILES = re.compile(r"(instances|results_segm)(-[0-9]{5,})?[.]json")
+_MAX_LABELS = 100
+"""Of a run whose answers are written without being asked for: 2,000 labels are 9 kB an image."""
 _END_BYTES = 32
 """No less than the end of a file takes."""
 
@@ -49,6 +54,13 @@ class Options(ExportOptions):
     """Polygons whose IoU with their mask (without holes) would be lower get more corners."""
     flatten_names: bool = False
     """Names without folders, `a/b.jpg` as `a__b.jpg`, for tools that know only base names."""
+    label_answers: bool | None = None
+    """LVIS's `neg_category_ids` (labels that an image does not show) and
+    `not_exhaustive_category_ids` (labels with masks left out) of each image; null: for at most 100
+    labels."""
+    unsure_from: Share = UNSURE_FROM
+    """A label without a segment is not among the absent ones if it has this probability at any
+    pixel."""
     max_bytes: NonNegativeInt = 0
     """Start another file before this size is exceeded; 0: one file."""
 
@@ -58,6 +70,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
     simplification = Simplification(options.tolerance_px, options.min_iou)
     with Export(run, FOLDER, options, "COCO: what it does not hold of this run") as export:
         files, number = _SplitFiles(export, options), 0
+        answers = _answer_reader(export.reader, options)
         images = export.images(options.segments, options.min_score, options.min_area_px)
         for image, rows in images:
             annotations, results = [], []
@@ -79,6 +92,10 @@ def export(run: RunFolder, options: Options) -> list[str]:
             image_entry = coco_file.image_entry(image, path)
             if options.flatten_names:
                 image_entry["file_name"], image_entry["path"] = flat_name(path), path
+            if answers is not None:
+                told = answers.of(image, rows)
+                image_entry["neg_category_ids"] = told.absent
+                image_entry["not_exhaustive_category_ids"] = told.not_exhaustive
             files.add(json.dumps(image_entry), annotations, results)
         written = files.close()
         export.upload(written)
@@ -92,6 +109,13 @@ def export(run: RunFolder, options: Options) -> list[str]:
             export.losses.num_poor_outlines, GOOD_IOU, FOLDER, LOSSES_FILE,
         )  # fmt: skip
     return [f"{FOLDER}/{name}" for name in names]
+
+
+def _answer_reader(reader: CorrectedRun, options: Options) -> AnswerReader | None:
+    wanted = options.label_answers
+    if wanted is None:
+        wanted = len(reader.run.info.job().vocabulary.names) <= _MAX_LABELS
+    return AnswerReader(reader, options.unsure_from) if wanted else None
 
 
 def _result(text: str, entry: CocoAnnotation) -> str:

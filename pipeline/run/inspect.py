@@ -3,10 +3,14 @@
 import heapq
 from collections import Counter
 
+import numpy as np
+import pyarrow as pa
+
 from pipeline.annotate.bottleneck import Bottleneck, bottleneck_of
 from pipeline.collection.left_out import LeftOut, left_out_of
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
+from pipeline.run.tables.answers import ANSWERS, FAILED, NOT_ASKED, Answer, scored_answers
 from pipeline.run.tables.rows import rows_of
 from schemas.base import Frozen
 from schemas.errors import PASSING_CODES
@@ -58,6 +62,9 @@ class Inspection(Frozen):
     num_segments: int
     segments_by_label: dict[str, int]
     """Labels without segments are included, with 0."""
+    answers: dict[Answer, int]
+    """Answers to "does this image show this label?", one for each image and label, see
+    `pipeline.run.tables.answers`."""
     errors: dict[str, int]
     """Failed images by code."""
     num_multi_frame: int
@@ -135,7 +142,15 @@ def inspect_folder(run: RunFolder) -> Inspection:
     for batch in run.read_table("annotations", ["label"]):
         for pair in batch.column(0).value_counts().to_pylist():
             labels[pair["values"]] += pair["counts"]
+    answers = np.zeros(len(ANSWERS), np.int64)
+    for batch in run.read_table("scores", ["max_prob", "area_frac"]):
+        scored = scored_answers(pa.Table.from_batches([batch]))
+        answers += np.bincount(scored, minlength=len(ANSWERS))
+    num_labels = len(config.vocabulary.names)
     num_done = sum(marker.tally.num_images for marker in done.values())
+    num_failed = sum(images.errors.values())
+    answers[FAILED] = num_failed * num_labels
+    answers[NOT_ASKED] = run.info.num_images * num_labels - answers.sum()
     return Inspection(
         run=run.folder.uri,
         fingerprint=run.fingerprint,
@@ -144,12 +159,13 @@ def inspect_folder(run: RunFolder) -> Inspection:
         num_images=run.info.num_images,
         left_out=left_out_of(run.manifest()),
         num_ok=images.num_ok,
-        num_errors=sum(images.errors.values()),
+        num_errors=num_failed,
         num_left=run.info.num_images - num_done,
         num_shards=run.info.num_shards,
         num_shards_done=len(done),
         num_segments=sum(labels.values()),
         segments_by_label=dict(labels),
+        answers=dict(zip(ANSWERS, answers.tolist(), strict=True)),
         errors=dict(images.errors.most_common()),
         num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
         waiting={code: n for code, n in images.errors.most_common() if code in PASSING_CODES},

@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
 from pipeline.run.folder import RunFolder
+from pipeline.run.tables.answers import (
+    ANSWER_COLUMNS,
+    UNSURE_FROM,
+    Answers,
+    answers_by_image,
+)
 from pipeline.run.tables.damaged import (
     DAMAGED_IMAGES,
     DAMAGED_MASKS,
@@ -80,6 +86,16 @@ class FinishedShard:
     def segments_by_image(self, columns: list[str] | None = None) -> dict[str, list[Row]]:
         """Return the shard's annotation rows by `image_id`; images without any are absent."""
         return grouped(self.segments(columns), "image_id")
+
+    def answers(self, unsure_from: float = UNSURE_FROM) -> Answers:
+        """Return (images, labels) whether each image shows each label, see `tables.answers`.
+
+        Args:
+            unsure_from: see `UNSURE_FROM`.
+        """
+        scores = self.run.shard_table(self.marker, "scores", ANSWER_COLUMNS)
+        num_labels = len(self.run.info.job().vocabulary.names)
+        return answers_by_image(scores, list(self.images), num_labels, unsure_from)
 
     def label_maps(self) -> Iterator[tuple[Row, NDArray[np.uint16]]]:
         """Yield every image with its label map (H, W), see `paint_segments`."""

@@ -16,7 +16,7 @@ class CocoRle(TypedDict):
 class CocoImage(TypedDict):
     """One image; `file_name` is relative with `/`; sizes in the frame that a person sees.
 
-    `path` is the image's own where `file_name` is another.
+    `path` is the image's own where `file_name` is another. The last two are LVIS's.
     """
 
     id: int
@@ -26,6 +26,8 @@ class CocoImage(TypedDict):
     path: NotRequired[str]
     exif_orientation: NotRequired[int]
     review_priority: NotRequired[float]
+    neg_category_ids: NotRequired[list[int]]
+    not_exhaustive_category_ids: NotRequired[list[int]]
 
 
 class CocoCategory(TypedDict):

@@ -162,6 +162,14 @@ class CorrectedRun(RunReader):
             return f"masks: reviewed, only what people decided ({counts})"
         return f"masks: merged, what people decided over what was predicted ({counts})"
 
+    def is_reviewed(self, image_id: str) -> bool:
+        """Return whether people went through the whole image, and their masks are wanted."""
+        return self._layer is not None and image_id in self._layer.images
+
+    def labels_not_reviewed(self, image_id: str) -> frozenset[str]:
+        """Return the labels that the tool in which an image was reviewed does not know."""
+        return frozenset() if self._layer is None else self._layer.unlisted_labels(image_id)
+
     def left_out(self) -> dict[str, Damage]:
         """Return what was left out so far, also of the review."""
         found = super().left_out()

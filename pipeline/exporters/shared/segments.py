@@ -49,6 +49,9 @@ def images(
 ) -> Iterator[tuple[Row, list[Row]]]:
     """Yield every annotated image with its segments, in order, one shard in memory.
 
+    An image has a further entry `left_out`: the labels (category ids) of which a segment is left
+    out by its score or size.
+
     Components that are cut out of class masks here have a further column `part_of`, the
     `segment_index` of the class mask, whose scores they keep. Class masks that are joined from
     components have the `segment_index` of the first one and only the score columns that follow
@@ -82,9 +85,12 @@ def images(
             changed = cut(likely)
             _count_decided(changed, losses)
             kept = [row for row in changed if row["area_px"] >= min_area_px]
+            image["left_out"] = frozenset()
             if len(likely) < len(rows):
+                image["left_out"] |= _labels_left_out(rows, likely)
                 losses.count_lost("segments left out by score", len(rows) - len(likely))
             if len(kept) < len(changed):
+                image["left_out"] |= _labels_left_out(changed, kept)
                 losses.count_lost("segments left out by size", len(changed) - len(kept))
             if image["exif_orientation"] != 1:
                 turned = "of the images are turned by EXIF: masks fit them as displayed"
@@ -93,6 +99,12 @@ def images(
             losses.count_written("segments", len(kept))
             yield image, kept
         _count_left_out(shard, losses)
+
+
+def _labels_left_out(rows: Sequence[Row], kept: Sequence[Row]) -> frozenset[int]:
+    """Return the labels that have a row which was not kept."""
+    stayed = set(map(id, kept))
+    return frozenset(row["category_id"] for row in rows if id(row) not in stayed)
 
 
 def _cut(rows: list[Row], kind: ResolvedKind, is_changed: bool) -> list[Row]:

@@ -122,6 +122,8 @@ def test_inspect_half_finished_run(tmp_path: Path) -> None:
     assert found.errors == {"truncated": 2}
     assert found.segments_by_label == {"cat": 5, "dog": 0}
     assert found.num_segments == 5
+    counts = {"present": 5, "absent": 0, "unsure": 0, "failed": 4, "not_asked": 13}
+    assert found.answers == counts, "11 images x 2 labels; there are no scores of dogs"
     assert [problem.path for problem in found.problems] == ["00.jpg", "10.jpg"]
     assert [slow.path for slow in found.slowest] == [f"{i:02d}.jpg" for i in (10, 9, 8, 3, 2, 1, 0)]
     assert found.slowest[1].seconds == pytest.approx(0.9)
