@@ -45,9 +45,9 @@ TABLES = (
         "Scores",
         ScoreRow,
         "`scores/*.parquet`, one row per image and label, found or not",
-        "Whether an image shows a label (`ovseg inspect`, the lists of absent labels in COCO files, "
-        "see [exports](exports.md)), and your own search and statistics. A probability depends on "
-        "the other labels asked.",
+        "Whether an image shows a label (`ovseg inspect`; the absent labels of COCO files, "
+        "see [exports](exports.md)), and your own search. A probability depends on the other "
+        "labels asked.",
     ),
     _Table(
         "Annotations",
