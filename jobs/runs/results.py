@@ -73,7 +73,10 @@ def show_inspection(found: "Inspection") -> None:
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
-            ("image x label", console.counts(found.answers)),
+            (
+                "image x label",
+                console.counts({str(answer): n for answer, n in found.answers.items()}),
+            ),
             ("not taken", describe(found.left_out).removeprefix("left out: ")),
             ("frames", _frames(found.num_multi_frame)),
             ("waiting", _waiting(found.waiting)),
