@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ovseg_core.decision.refine.pamr import Refinement
+from ovseg_core.decision.refine.promptable import PromptedRefinement
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.resize.stitching import Stitch
 from schemas import plugins
 from schemas.config import ClipConfig, ConfigModel, NamedOptions
 from schemas.errors import ErrorCode, ImageError
+from schemas.records import Share
 from schemas.vocabulary import Vocabulary
 
 
@@ -37,6 +39,12 @@ class MethodOptions(PluginOptions):
     region_vote: bool = True
     """In each proposal the label of most of its pixels wins; where proposals overlap, the smallest
     counts. Without effect if there are none."""
+    refine_masks: bool = False
+    """SAM redraws every connected component of the label map, prompted by its box, its surest point
+    and its coarse mask. Needs `proposals=sam`, whose encoded images (4 MB each with a published
+    SAM) are then kept with the features until the images are decided."""
+    refine_min_iou: Share = 0.4
+    """A redrawn mask is taken where its IoU with the component is at least this."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,7 @@ class ScoreMaps:
             pixels, map by map; pixels that `foreground_gate` closes neither vote nor change.
             None: no vote.
         proposals: of each image, the proposals that become its instances; None: no instances.
+        prompted: what redraws the components of the label map, after the vote; None: nothing.
     """
 
     levels: tuple[tuple[Tensor, ...], ...]
@@ -140,6 +149,7 @@ class ScoreMaps:
     refinement: Refinement | None = None
     regions: tuple[tuple[Tensor, ...], ...] | None = None
     proposals: tuple[Proposals, ...] | None = None
+    prompted: PromptedRefinement | None = None
 
 
 class Features(Protocol):

@@ -118,10 +118,15 @@ class PromptedSam:
             found = self._model(image_embeddings=maps, multimask_output=multimask, **prompts)
         return found.pred_masks.float(), found.iou_scores.float()
 
+    def mask_hw(self, input_hw: SizeHW) -> SizeHW:
+        """Return the size of the part of masks that shows an image."""
+        rows, columns = (max(1, round(side * self.mask_px / self.input_px)) for side in input_hw)
+        return rows, columns
+
     def of_image(self, logits_NMM: Tensor, input_hw: SizeHW) -> Tensor:
         """Return the part of masks that shows the image (N, h, w), without the padding."""
         rows, columns = (side * self.mask_px / self.input_px for side in input_hw)
-        size = max(1, round(rows)), max(1, round(columns))
+        size = self.mask_hw(input_hw)
         if (rows, columns) == size:
             return logits_NMM[:, : size[0], : size[1]]
         ys, xs = (
@@ -143,3 +148,45 @@ class PromptedSam:
         pairs = zip(images.sizes_hw, images.inputs_hw, strict=True)
         factors = [(new[1] / old[1], new[0] / old[0]) for old, new in pairs]
         return torch.tensor(factors, device=self.device)
+
+
+@dataclass(frozen=True)
+class PromptedImages:
+    """Encoded images with the network that answers; see `decision.refine.promptable`.
+
+    Attributes:
+        sam: the network.
+        images: the batch.
+    """
+
+    sam: PromptedSam
+    images: EmbeddedImages
+
+    def mask_hw(self, index: int) -> SizeHW:
+        """Return the size of the masks of an image, of about its aspect."""
+        return self.sam.mask_hw(self.images.inputs_hw[index])
+
+    def refine(
+        self, index: int, boxes_P4: Tensor, points_P2: Tensor, coarse_Phw: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return one mask (P, h, w) for each prompt, and its predicted IoU (P)."""
+        num, (height, width) = coarse_Phw.shape[0], coarse_Phw.shape[1:]
+        one = self.images.image(index)
+        # One coarse mask goes with one image: the image is repeated, not copied.
+        repeated = EmbeddedImages(
+            tuple(maps.expand(num, *maps.shape[1:]) for maps in one.maps),
+            one.sizes_hw * num,
+            one.inputs_hw * num,
+        )
+        scale_2 = boxes_P4.new_tensor(one.sizes_hw[0][::-1])
+        padding = (0, self.sam.mask_px - width, 0, self.sam.mask_px - height)
+        coarse_PMM = F.pad(coarse_Phw, padding, value=float(coarse_Phw.min()))
+        logits, ious = self.sam.masks(
+            repeated,
+            (points_P2 * scale_2)[:, None, None],
+            (boxes_P4 * scale_2.repeat(2))[:, None],
+            coarse_PMM,
+            multimask=False,
+        )
+        masks_Phw = self.sam.of_image(logits[:, 0, 0], one.inputs_hw[0])
+        return masks_Phw, ious[:, 0, 0].clamp(0, 1)

@@ -26,6 +26,7 @@ from torch import Tensor
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels
 from ovseg_core.decision.instances.instances import Instances, instances_of
 from ovseg_core.decision.large_canvas import decide_large
+from ovseg_core.decision.refine.components import refined_labels
 from ovseg_core.decision.samples import SAMPLED_FROM_PX, SampledColumns, Samples
 from ovseg_core.decision.values import (
     behind_best,
@@ -155,10 +156,11 @@ def _sampled(canvas: ScoredCanvas, labels_HW: Tensor, found: SampledColumns) -> 
 def _banded(canvas: ScoredCanvas, size_hw: SizeHW) -> Decision:
     maps = canvas.maps
     kept = kept_labels(maps, canvas.scores, canvas.bands)
-    voted = None
-    if maps.regions is not None and maps.regions[canvas.index]:
-        # The scores are computed twice: the vote needs all labels, the columns the voted ones.
-        voted = canvas.voted(canvas.labels(kept))
+    changed = None
+    if maps.prompted is not None or (maps.regions is not None and maps.regions[canvas.index]):
+        # The scores are computed twice: vote and refinement need all labels, the columns the
+        # changed ones.
+        changed = refined_labels(canvas, canvas.voted(canvas.labels(kept)), kept)
     buffer = _DecisionBuffer(
         canvas.num_classes,
         canvas.device,
@@ -169,7 +171,7 @@ def _banded(canvas: ScoredCanvas, size_hw: SizeHW) -> Decision:
     for band in canvas.bands:
         values, unsure, shown = canvas.values(band, kept)
         behind = behind_best(values, maps)
-        won = winner(behind, unsure, shown, maps) if voted is None else voted[band]
+        won = winner(behind, unsure, shown, maps) if changed is None else changed[band]
         probs, entropy = probabilities_and_entropy(values, behind, shown, maps, kept)
         buffer.write(band, won, probs, entropy, shown)
     return buffer.decision()

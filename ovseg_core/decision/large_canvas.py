@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels, large_enough
 from ovseg_core.decision.cells import Axis, Cells, cells_of, winners
+from ovseg_core.decision.refine.components import refined_labels
 from ovseg_core.decision.samples import Field, SampledColumns, block_side, sample_columns
 from ovseg_core.decision.values import (
     OBJECTNESS_THRESHOLD,
@@ -56,7 +57,7 @@ def decide_large(canvas: ScoredCanvas) -> tuple[Tensor, SampledColumns] | None:
         kept = kept_labels(canvas.maps, canvas.scores, canvas.bands)
         found = canvas.labels(kept), kept
     labels_HW, kept = found
-    labels_HW = canvas.voted(labels_HW)
+    labels_HW = refined_labels(canvas, canvas.voted(labels_HW), kept)
     side = block_side(labels_HW.numel())
     return labels_HW, sample_columns(_field(canvas, nodes, shown, kept), labels_HW, side)
 

@@ -5,7 +5,11 @@ from typing import Any, TypeVar
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.proposals import build_proposer
-from ovseg_core.proposals.shared.with_proposals import WithProposals, check_instances
+from ovseg_core.proposals.shared.with_proposals import (
+    WithProposals,
+    check_instances,
+    check_refinement,
+)
 from ovseg_core.segmenter import MethodCard, MethodOptions, Segmenter
 from schemas import plugins
 from schemas.config import MaskConfig, NamedOptions, SegmenterConfig
@@ -22,10 +26,11 @@ def check_options(method: NamedOptions, masks: MaskConfig = DEFAULT_MASKS) -> No
 
     Raises:
         ConfigError: an unknown method, an unknown option or a wrong value; instances without
-            anything that they could come from.
+            anything that they could come from; a refinement without what redraws the masks.
     """
     options = _options(method)
     check_instances(masks, has_proposals=options.proposals.name != "none")
+    check_refinement(options)
 
 
 def runs_by_name(name: str) -> bool:
@@ -84,8 +89,7 @@ def build_segmenter(
     proposer = build_proposer(options.proposals, backbones)
     if proposer is None:
         return segmenter
-    instances = masks.segments == "instances"
-    return WithProposals(segmenter, proposer, vote=options.region_vote, instances=instances)
+    return WithProposals(segmenter, proposer, options, instances=masks.segments == "instances")
 
 
 def _options(method: NamedOptions) -> MethodOptions:

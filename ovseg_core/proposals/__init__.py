@@ -1,14 +1,16 @@
 """Proposers, one file each: where the proposals of an image come from.
 
 The file's name is the name in the configuration, `method.options.proposals`. Every file has
-`Options` and `build(options, backbones) -> Proposer`. Proposals are found without any words, so
-they are computed once an image, whatever is searched for. What proposers share is in `shared/`.
+`Options` and `build(options, backbones) -> Proposer`; where that is a `PromptableProposer` also
+`PROMPTABLE = True`. Proposals are found without any words, so they are computed once an image,
+whatever is searched for. What proposers share is in `shared/`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ovseg_core.backbones.registry import Backbones
+from ovseg_core.decision.refine.promptable import PromptableImages
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from schemas import plugins
@@ -30,6 +32,17 @@ class Proposer(Protocol):
 
     def proposals(self, images: Sequence[Image]) -> tuple[Proposals, ...]:
         """Return the proposals of each image of a batch; an image may have none."""
+        ...
+
+
+@runtime_checkable
+class PromptableProposer(Proposer, Protocol):
+    """A proposer whose network can be asked for more masks of the images that it has encoded."""
+
+    def prompted_proposals(
+        self, images: Sequence[Image]
+    ) -> tuple[tuple[Proposals, ...], PromptableImages]:
+        """Return the proposals of a batch, and its encoded images."""
         ...
 
 

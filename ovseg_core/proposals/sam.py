@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.backbones.prompted_sam import EmbeddedImages, PromptedSam
+from ovseg_core.backbones.prompted_sam import EmbeddedImages, PromptedImages, PromptedSam
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
@@ -30,6 +30,7 @@ from schemas.records import Share
 
 PUBLISHED = "hf-hub:facebook/sam2.1-hiera-tiny"
 """SAM 2.1 tiny: Apache-2.0, not gated, 156 MB."""
+PROMPTABLE = True
 _PROMPTS_AT_ONCE = {"cpu": 64, "cuda": 1024}
 
 
@@ -75,9 +76,16 @@ class SamProposer:
     @torch.inference_mode()
     def proposals(self, images: Sequence[Image]) -> tuple[Proposals, ...]:
         """Return the proposals of each image, by falling predicted IoU."""
+        return self.prompted_proposals(images)[0]
+
+    @torch.inference_mode()
+    def prompted_proposals(
+        self, images: Sequence[Image]
+    ) -> tuple[tuple[Proposals, ...], PromptedImages]:
+        """Return the proposals, and the encoded images, which can be asked for more masks."""
         embedded = self._sam.embed(images)
-        found = self._masks(embedded)
-        return tuple(self._best(*one) for one in found)
+        found = tuple(self._best(*one) for one in self._masks(embedded))
+        return found, PromptedImages(self._sam, embedded)
 
     def _masks(self, images: EmbeddedImages) -> list[tuple[Tensor, Tensor]]:
         """Return the masks (N, h, w) of each image that are good enough, and their scores."""

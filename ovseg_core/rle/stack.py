@@ -7,13 +7,14 @@ pycocotools.
 Shapes: N masks, r c rows and columns of a cut-out, H W pixels of the image.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.resize.bilinear import bilinear_taps
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.rle.encode import Rle, encode_pieces
 from ovseg_core.rle.map_runs import Ints
@@ -68,6 +69,33 @@ def encode_stack(masks: Iterable[CutOut], size_hw: SizeHW) -> dict[int, Rle]:
         return {}
     rles = encode_pieces(*pieces, size_hw)
     return dict(zip(np.unique(pieces.owner).tolist(), rles, strict=True))
+
+
+def cut_outs(masks_Nhw: Tensor, size_hw: SizeHW) -> Iterator[CutOut]:
+    """Yield small masks at the image's size: only the part around its box of each is enlarged.
+
+    Args:
+        masks_Nhw: floating point; inside is where the value, enlarged bilinearly (align_corners
+            False), is above 0.
+        size_hw: of the image.
+    """
+    height, width = masks_Nhw.shape[1:]
+    rows, columns = bilinear_taps(height, size_hw[0]), bilinear_taps(width, size_hw[1])
+    for mask_hw in masks_Nhw.float():
+        inside = mask_hw > 0
+        down, across = inside.any(1).cpu(), inside.any(0).cpu()
+        # A pixel between two cells is inside only if one of them is.
+        down_px = (down[rows.low] | down[rows.high]).nonzero()[:, 0]
+        across_px = (across[columns.low] | across[columns.high]).nonzero()[:, 0]
+        if not len(down_px) or not len(across_px):
+            yield CutOut(inside[:0, :0], 0, 0)
+            continue
+        top, left = int(down_px[0]), int(across_px[0])
+        source_h, down_matrix = rows.matrix(slice(top, int(down_px[-1]) + 1))
+        source_w, across_matrix = columns.matrix(slice(left, int(across_px[-1]) + 1))
+        part = mask_hw[source_h, source_w]
+        enlarged = down_matrix.to(part.device) @ part @ across_matrix.to(part.device).T
+        yield CutOut(enlarged > 0, top, left)
 
 
 def whole(mask_HW: Tensor) -> CutOut:

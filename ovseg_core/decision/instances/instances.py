@@ -4,7 +4,6 @@ Shapes: N proposals, M instances, K classes with background first, h w pixels of
 masks, (H, W) a canvas.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,11 @@ from ovseg_core.decision.canvas import ScoredCanvas
 from ovseg_core.decision.instances.pooling import PooledScores
 from ovseg_core.decision.instances.suppression import kept_masks
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.resize.bilinear import bilinear_taps
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.resize.published_sizes import limited_size
 from ovseg_core.rle.components import component_numbers
 from ovseg_core.rle.encode import Rle, encode_pieces
-from ovseg_core.rle.stack import CutOut, pieces_of
+from ovseg_core.rle.stack import cut_outs, pieces_of
 from ovseg_core.segmenter import ScoreMaps
 
 _CANVAS_PX = 512
@@ -87,7 +85,7 @@ def _described(
 ) -> Instances:
     """Return the instances of kept proposals, without those that have no pixel in the image."""
     chosen = Proposals(proposals.masks_Nhw[kept], proposals.scores_N[kept])
-    pieces = pieces_of(_cut_outs(chosen, size_hw), size_hw)
+    pieces = pieces_of(cut_outs(chosen.masks_Nhw, size_hw), size_hw)
     found = np.unique(pieces.owner)
     rles = encode_pieces(*pieces, size_hw) if len(found) else []
     _, component_owner = component_numbers(*pieces, size_hw)
@@ -100,24 +98,3 @@ def _described(
         num_components=np.bincount(component_owner, minlength=len(kept))[found],
         rles=tuple(rles),
     )
-
-
-def _cut_outs(proposals: Proposals, size_hw: SizeHW) -> Iterator[CutOut]:
-    """Yield each mask at the image's size: only the part around its box is enlarged."""
-    height, width = proposals.masks_Nhw.shape[1:]
-    rows, columns = bilinear_taps(height, size_hw[0]), bilinear_taps(width, size_hw[1])
-    for mask_hw in proposals.masks_Nhw.float():
-        inside = mask_hw > 0
-        down, across = inside.any(1).cpu(), inside.any(0).cpu()
-        # A pixel between two cells is inside only if one of them is.
-        down_px = (down[rows.low] | down[rows.high]).nonzero()[:, 0]
-        across_px = (across[columns.low] | across[columns.high]).nonzero()[:, 0]
-        if not len(down_px) or not len(across_px):
-            yield CutOut(inside[:0, :0], 0, 0)
-            continue
-        top, left = int(down_px[0]), int(across_px[0])
-        source_h, down_matrix = rows.matrix(slice(top, int(down_px[-1]) + 1))
-        source_w, across_matrix = columns.matrix(slice(left, int(across_px[-1]) + 1))
-        part = mask_hw[source_h, source_w]
-        enlarged = down_matrix.to(part.device) @ part @ across_matrix.to(part.device).T
-        yield CutOut(enlarged > 0, top, left)

@@ -9,20 +9,30 @@ from typing import Any
 
 import torch
 
+from ovseg_core.decision.refine.promptable import PromptableImages, PromptedRefinement
 from ovseg_core.images.batch import Image, ImageBatch
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.proposals import WHERE, Proposer
-from ovseg_core.segmenter import Features, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.proposals import PACKAGE, WHERE, PromptableProposer, Proposer
+from ovseg_core.segmenter import Features, MethodOptions, ScoreMaps, Segmenter, TextMatrix
+from schemas import plugins
 from schemas.config import MaskConfig
 from schemas.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class FeaturesWithProposals:
-    """Features of a batch with the proposals of each image."""
+    """Features of a batch with the proposals of each image.
+
+    Attributes:
+        features: the method's own.
+        proposals: of each image.
+        prompted: the encoded images of a proposer that can be asked for more masks; None: not
+            needed.
+    """
 
     features: Features
     proposals: tuple[Proposals, ...]
+    prompted: PromptableImages | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -35,16 +45,22 @@ class WithProposals(Segmenter[FeaturesWithProposals]):
     Args:
         segmenter: the method; its `encode` finds the proposals in the `ImageBatch`.
         proposer: finds them.
-        vote: whether the majority label wins in each region of an image.
+        options: the method's: whether the majority label wins in each region of an image, and
+            whether components are refined.
         instances: whether the proposals become instances.
     """
 
     def __init__(
-        self, segmenter: Segmenter[Any], proposer: Proposer, *, vote: bool, instances: bool
+        self,
+        segmenter: Segmenter[Any],
+        proposer: Proposer,
+        options: MethodOptions,
+        *,
+        instances: bool,
     ) -> None:
         self.segmenter = segmenter
         self._proposer = proposer
-        self._vote = vote
+        self._options = options
         self._instances = instances
         sides = segmenter.decode_side_px, proposer.decode_side_px
         self.decode_side_px = max(sides) if all(sides) else 0
@@ -55,22 +71,28 @@ class WithProposals(Segmenter[FeaturesWithProposals]):
 
     def encode(self, images: Sequence[Image]) -> FeaturesWithProposals:
         """Return the method's features and the proposals of a batch."""
-        proposals = self._proposer.proposals(images)
+        if self._options.refine_masks and isinstance(self._proposer, PromptableProposer):
+            proposals, prompted = self._proposer.prompted_proposals(images)
+        else:
+            proposals, prompted = self._proposer.proposals(images), None
         paths = images.paths if isinstance(images, ImageBatch) else None
         batch = ImageBatch(tuple(images), paths, proposals)
-        return FeaturesWithProposals(self.segmenter.encode(batch), proposals)
+        return FeaturesWithProposals(self.segmenter.encode(batch), proposals, prompted)
 
     @torch.inference_mode()
     def score(self, features: FeaturesWithProposals, text: TextMatrix) -> ScoreMaps:
         """Return the method's score maps with what the proposals add."""
         maps = self.segmenter.score(features.features, text)
         regions = maps.regions
-        if self._vote:
+        if self._options.region_vote:
             own = regions or ((),) * len(features)
             added = [(one.region_map(),) if len(one) else () for one in features.proposals]
             regions = tuple((*first, *last) for first, last in zip(own, added, strict=True))
         proposals = features.proposals if self._instances else None
-        return replace(maps, regions=regions, proposals=proposals)
+        prompted = None
+        if features.prompted is not None:
+            prompted = PromptedRefinement(features.prompted, self._options.refine_min_iou)
+        return replace(maps, regions=regions, proposals=proposals, prompted=prompted)
 
 
 def check_instances(masks: MaskConfig, *, has_proposals: bool) -> None:
@@ -83,4 +105,18 @@ def check_instances(masks: MaskConfig, *, has_proposals: bool) -> None:
         raise ConfigError(
             "masks.segments: `instances` needs proposals, which become the instances; add for "
             f"example --set {WHERE}=sam, or take `components`"
+        )
+
+
+def check_refinement(options: MethodOptions) -> None:
+    """Check that a refinement has a proposer that can be asked for masks.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    name = options.proposals.name
+    if options.refine_masks and not getattr(plugins.load_plugin(PACKAGE, name), "PROMPTABLE", 0):
+        raise ConfigError(
+            f"method.options.refine_masks: SAM redraws the masks, but {WHERE} is `{name}`; add "
+            f"--set {WHERE}=sam, or leave refine_masks out"
         )
