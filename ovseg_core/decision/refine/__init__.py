@@ -1,1 +1,1 @@
-"""Refinements of a whole image's scores and labels: PAMR, and votes of regions."""
+"""Refinements of an image's scores and labels: PAMR, votes of regions, masks redrawn by SAM."""

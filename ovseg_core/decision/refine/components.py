@@ -1,9 +1,9 @@
 """Masks of a promptable network in place of the coarse components of a label map.
 
-As Trident does (Shi et al., arXiv 2411.09219, section 3.3) and RADSeg+: every connected component
-of a label becomes a prompt, and the network's mask is taken where it agrees enough with the
-component (docs/methods.md 14.5). All but the painting is done at the size of the network's masks,
-so that it does not grow with the image.
+As in Trident (Shi et al., arXiv 2411.09219) and RADSeg+ every connected component of a label
+becomes a prompt, and the network's mask is taken where it agrees enough with the component
+(docs/methods.md 14.5). All but the painting is done at the size of the network's masks, so that it
+does not grow with the image.
 
 Shapes: C components, P prompts at once, K classes with background first, h w pixels of the
 network's masks, H W pixels of the canvas, R rows of one band.
@@ -12,10 +12,12 @@ network's masks, H W pixels of the canvas, R rows of one band.
 import logging
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -112,34 +114,41 @@ def at_centres(labels_HW: Tensor, size_hw: SizeHW) -> Tensor:
     return labels_HW[rows][:, columns]
 
 
+class _Found(NamedTuple):
+    area: int
+    label: int
+    place: tuple[slice, ...]
+    mask: NDArray[np.bool_]
+
+
 def components_of(labels_hw: Tensor) -> Components:
     """Return the connected components (8-neighbourhood) of all labels but background.
 
     Those of a few pixels are left out, and of more than `MAX_COMPONENTS` the smallest.
     """
     label_map = labels_hw.cpu().numpy().astype(np.int64)
-    found = []
+    found: list[_Found] = []
     for label, place in enumerate(ndimage.find_objects(label_map), start=1):
-        if place is None:
-            continue
-        parts, num_parts = ndimage.label(label_map[place] == label, _EIGHT_NEIGHBOURS)
-        areas = np.bincount(parts.ravel(), minlength=num_parts + 1)
-        for part, inside in enumerate(ndimage.find_objects(parts), start=1):
-            if areas[part] >= _MIN_AREA:
-                found.append((int(areas[part]), label, place, parts, part, inside))
+        if place is not None:
+            parts = np.zeros(label_map[place].shape, np.int32)
+            ndimage.label(label_map[place] == label, _EIGHT_NEIGHBOURS, output=parts)
+            areas = np.bincount(parts.ravel())
+            numbers = np.flatnonzero(areas >= _MIN_AREA)
+            found += [_Found(int(areas[n]), label, place, parts == n) for n in numbers if n]
     if len(found) > MAX_COMPONENTS:
         _report_many()
-        found = sorted(found, key=lambda one: -one[0])[:MAX_COMPONENTS]
+        found = sorted(found, key=lambda one: -one.area)[:MAX_COMPONENTS]
     numbers_hw, boxes = np.full(label_map.shape, -1), []
-    for number, (_, _, place, parts, part, (rows, columns)) in enumerate(found):
-        numbers_hw[place][parts == part] = number
-        top, left = place[0].start, place[1].start
-        edges = columns.start + left, rows.start + top, columns.stop + left, rows.stop + top
-        boxes.append(edges)
+    for number, one in enumerate(found):
+        numbers_hw[one.place][one.mask] = number
+        corner = one.place[1].start, one.place[0].start
+        rows, columns = (np.flatnonzero(one.mask.any(axis)) for axis in (1, 0))
+        ends = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        boxes.append([int(end) + shift for end, shift in zip(ends, 2 * corner, strict=True)])
     device = labels_hw.device
     return Components(
         torch.from_numpy(numbers_hw).to(device),
-        torch.tensor([one[1] for one in found], dtype=torch.int64, device=device),
+        torch.tensor([one.label for one in found], dtype=torch.int64, device=device),
         torch.tensor(boxes, dtype=torch.float32, device=device).view(-1, 4),
     )
 

@@ -77,6 +77,16 @@ def test_instances_without_proposals_are_refused() -> None:
         maps_of("sclip", MaskConfig(segments="instances"))
 
 
+def test_a_refinement_without_a_proposer_that_takes_prompts_is_refused(
+    folder: dict[str, Any],
+) -> None:
+    for proposals, name in (({"name": "none"}, "none"), (folder, "folder")):
+        options = {"refine_masks": True, "proposals": proposals}
+        message = rf"refine_masks: .* is `{name}`; add --set method\.options\.proposals=sam"
+        with pytest.raises(ConfigError, match=message):
+            check_options(NamedOptions(name="sclip", options=options))
+
+
 def test_a_folder_of_masks_is_not_a_url() -> None:
     part = {"name": "folder", "options": {"folder": "s3://bucket/masks"}}
     with pytest.raises(ConfigError, match=r"folder: expected a local folder"):
