@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module", params=["sam", "sam2"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(f"{request.param}-")
     write_sam(folder, request.param)
     return folder
 

@@ -18,7 +18,7 @@ IMAGES = [random_image(0, 60, 90), random_image(1, 48, 33)]
 
 @pytest.fixture(scope="module", params=["sam", "sam2"])
 def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_sam(tmp_path_factory.mktemp(request.param), request.param)
+    return write_sam(tmp_path_factory.mktemp(f"{request.param}-"), request.param)
 
 
 def proposer(weights: str, **options: object) -> Proposer:

@@ -163,7 +163,7 @@ def test_a_canvas_that_is_no_multiple_of_the_masks_leaves_no_slivers() -> None:
 
 @pytest.fixture(scope="module", params=["sam", "sam2"])
 def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_sam(tmp_path_factory.mktemp(request.param), request.param)
+    return write_sam(tmp_path_factory.mktemp(f"{request.param}-"), request.param)
 
 
 def refined_maps(method: str, weights: str, seeds: tuple[int, ...], min_iou: float) -> ScoreMaps:
