@@ -102,7 +102,7 @@ def refined_labels(canvas: ScoredCanvas, labels_HW: Tensor, kept: Tensor | None)
     small = ScoredCanvas(canvas.maps, canvas.index, small_hw, canvas.band_elements)
     evidence = evidence_of(small, components, kept)
     answers = ask(refinement, canvas.index, components, evidence.own_hw, canvas.band_elements)
-    return painted(labels_HW, components, answers, evidence.best_2hw)
+    return with_masks(labels_HW, components, answers, evidence.best_2hw)
 
 
 def at_centres(labels_HW: Tensor, size_hw: SizeHW) -> Tensor:
@@ -236,7 +236,7 @@ def _iou(first_Phw: Tensor, second_Phw: Tensor) -> Tensor:
     return both.flatten(1).sum(1) / either.flatten(1).sum(1).clamp(min=1)
 
 
-def painted(
+def with_masks(
     labels_HW: Tensor, components: Components, answers: Answers, best_2hw: Tensor | None
 ) -> Tensor:
     """Return the labels with the masks that agree in place of their components.

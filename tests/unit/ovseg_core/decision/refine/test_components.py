@@ -18,7 +18,7 @@ from ovseg_core.decision.refine.components import (
     at_centres,
     coarse_logits,
     components_of,
-    painted,
+    with_masks,
 )
 from ovseg_core.methods import build_segmenter
 from ovseg_core.segmenter import ScoreMaps, encode_images
@@ -110,7 +110,7 @@ def test_a_mask_that_agrees_takes_the_place_of_its_component() -> None:
         torch.tensor([True, False]),
         torch.tensor([0.5, 0.9]),
     )
-    found = painted(labels, components, answers, None)
+    found = with_masks(labels, components, answers, None)
     expected = labels.clone()
     expected[labels == 1] = 0
     expected[8:24, 8:24] = 1
@@ -123,7 +123,7 @@ def test_the_surer_mask_is_on_top() -> None:
     masks = masks_of((2, 2, 14, 18), (5, 10, 18, 28))
     for sureness, on_top in (([0.9, 0.2], 1), ([0.2, 0.9], 2)):
         answers = Answers(masks, torch.tensor([True, True]), torch.tensor(sureness))
-        found = painted(labels, components, answers, None)
+        found = with_masks(labels, components, answers, None)
         assert (found[12:26, 22:34] == on_top).all()
 
 
@@ -131,7 +131,7 @@ def test_a_component_that_keeps_its_mask_is_not_painted_over_by_a_less_sure_one(
     labels, components = scene()
     masks = masks_of((2, 2, 14, 20), (0, 0, 1, 1))
     answers = Answers(masks, torch.tensor([True, False]), torch.tensor([0.2, 0.9]))
-    found = painted(labels, components, answers, None)
+    found = with_masks(labels, components, answers, None)
     assert torch.equal(found == 2, labels == 2)
 
 
@@ -143,7 +143,7 @@ def test_where_there_is_no_background_a_lost_pixel_takes_its_next_best_label() -
         torch.tensor([0.5, 0.9]),
     )
     best = torch.stack([torch.full((20, 30), 1), torch.full((20, 30), 3)])
-    found = painted(labels, components, answers, best)
+    found = with_masks(labels, components, answers, best)
     assert (found[4:8, 4:28] == 3).all()
     assert (found[8:24, 8:24] == 1).all()
     assert (found[labels == 0] == 0).all()
@@ -155,7 +155,7 @@ def test_a_canvas_that_is_no_multiple_of_the_masks_leaves_no_slivers() -> None:
     components = components_of(at_centres(labels, (20, 30)))
     logits = torch.full((1, 20, 30), -3.0)
     logits[0, 7:12, 9:20] = 3.0
-    found = painted(labels, components, Answers(logits, torch.ones(1) > 0, torch.ones(1)), None)
+    found = with_masks(labels, components, Answers(logits, torch.ones(1) > 0, torch.ones(1)), None)
     expected = functional.interpolate(logits[None], (67, 91), mode="bilinear")[0, 0] > 0
     assert torch.equal(found == 4, expected)
     assert found.dtype == labels.dtype
