@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_core.decision.refine.promptable import PromptableImages
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.proposals import Proposer
+from ovseg_core.proposals import PromptableProposer
 from ovseg_core.proposals.shared.index_map import reduced_size
 from ovseg_core.proposals.shared.overlaps import best_by_box, mask_boxes
 from ovseg_core.resize.nearest import SizeHW
@@ -84,7 +85,7 @@ class TiledProposer:
     """Every pixel."""
 
     def __init__(
-        self, proposer: Proposer, tile_px: int, max_proposals: int, max_box_iou: float
+        self, proposer: PromptableProposer, tile_px: int, max_proposals: int, max_box_iou: float
     ) -> None:
         self._proposer = proposer
         self._tile_px = tile_px
@@ -94,7 +95,17 @@ class TiledProposer:
     @torch.inference_mode()
     def proposals(self, images: Sequence[Image]) -> tuple[Proposals, ...]:
         """Return the proposals of each image, by falling score."""
-        whole = self._proposer.proposals(images)
+        return self._joined(images, self._proposer.proposals(images))
+
+    @torch.inference_mode()
+    def prompted_proposals(
+        self, images: Sequence[Image]
+    ) -> tuple[tuple[Proposals, ...], PromptableImages]:
+        """Return the proposals, and the whole images as encoded: tiles are not asked again."""
+        whole, prompted = self._proposer.prompted_proposals(images)
+        return self._joined(images, whole), prompted
+
+    def _joined(self, images: Sequence[Image], whole: Sequence[Proposals]) -> tuple[Proposals, ...]:
         pairs = zip(images, whole, strict=True)
         return tuple(self._with_tiles(image, found) for image, found in pairs)
 

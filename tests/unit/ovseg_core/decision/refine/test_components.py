@@ -215,3 +215,17 @@ def test_a_large_image_is_refined_too_and_bands_make_no_difference(weights: str)
     assert (whole.label_map == large.label_map).mean() > 0.99
     assert large.samples is not None
     np.testing.assert_allclose(whole.class_mean_prob, large.class_mean_prob, atol=1e-2)
+
+
+def test_with_tiles_the_whole_image_is_asked(weights: str) -> None:
+    options = {"weights": weights, "points_per_side": 1, "tile_px": 64}
+    named = {"proposals": {"name": "sam", "options": options}, "refine_masks": True}
+    segmenter = build_segmenter(NamedOptions(name="sclip", options=named), tiny_backbones())
+    features = encode_images(segmenter, [random_image(seed, *SIZES[seed]) for seed in range(2)])
+    prompted = segmenter.score(features, segmenter.text_matrix(WORDS)).prompted
+    expected = refined_maps("sclip", weights, (0, 1), 0.0).prompted
+    assert prompted is not None
+    assert expected is not None
+    assert [prompted.images.mask_hw(i) for i in (0, 1)] == [
+        expected.images.mask_hw(i) for i in (0, 1)
+    ]
