@@ -186,7 +186,8 @@ def show_instances(report: "InstanceReport") -> None:
             ("failed", report.num_failed or ""),
             ("not annotated yet", report.num_left or ""),
             (f"segments under {report.min_score:g}", report.num_low_score or ""),
-            ("segments of labels not in the truth", report.num_not_compared or ""),
+            ("segments that no truth tells of", report.num_not_compared or ""),
+            *_answers(report),
             ("crowd regions", report.num_crowds or ""),
             ("other categories", _unknown(report.unknown_categories, "left out")),
         ]
@@ -194,6 +195,12 @@ def show_instances(report: "InstanceReport") -> None:
     _show_missing(report, "its segments are not compared")
     console.damaged(report.damaged)
     console.notes(report.notes)
+
+
+def _answers(report: "InstanceReport") -> Iterable[tuple[str, str]]:
+    """Yield how often each answer was given, and how often the truth shows the label then."""
+    for answer, check in report.answers.items():
+        yield f"answered {answer}", f"{check.num:,} times, {check.num_shown:,} shown in the truth"
 
 
 _SEGMENTS = {

@@ -134,7 +134,17 @@ def _image(
         num_left_out=len(annotations) - len(all_masks),
         is_checked=any(image.get(mark) is True for mark in CHECKED_MARKS),
         frame_note="" if size_hw == stated_hw else "its polygons lie in the turned frame",
+        absent=_labels_of(image.get("neg_category_ids"), names),
+        not_exhaustive=_labels_of(image.get("not_exhaustive_category_ids"), names) or frozenset(),
     )
+
+
+def _labels_of(ids: Any, names: dict[str, str]) -> frozenset[str] | None:
+    """Return the labels of one of LVIS's lists; None: the image has no such list."""
+    if not isinstance(ids, list):
+        return None
+    keys = [parse_id(key) for key in ids if isinstance(key, int | str)]
+    return frozenset(names[key] for key in keys if key in names)
 
 
 def _polygons(entry: Entry) -> list[Any]:

@@ -9,6 +9,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.corrections.frames import Frame
 from pipeline.evaluation.evaluate import damage_of, labels_without_truth
 from pipeline.evaluation.instances.average_precision import AveragePrecision, mean_figures
@@ -22,20 +25,21 @@ from pipeline.evaluation.instances.matching import matchings
 from pipeline.evaluation.instances.panoptic_quality import PanopticQuality, mean_panoptic
 from pipeline.evaluation.instances.presence import PresenceCounts
 from pipeline.evaluation.instances.report import (
+    AnswerCheck,
     InstanceLabelReport,
     InstanceReport,
     instance_figures,
 )
 from pipeline.evaluation.instances.true_instances import (
+    ComparedImage,
     FramesOfTruth,
-    TrueImage,
     TrueInstances,
-    UntoldImage,
 )
 from pipeline.evaluation.reference import Reference, clip_name
 from pipeline.importers.shared.notes import in_words
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import Row, RunReader
+from pipeline.run.tables.answers import ANSWERS, Answers
 from schemas.base import Frozen
 from schemas.errors import UserError
 from schemas.records import Share
@@ -57,7 +61,6 @@ class _Compared:
     """What was seen, and the figures as they grow."""
 
     num_labels: int
-    covered: frozenset[int]
     min_score: float
     num_images: int = 0
     num_without_truth: int = 0
@@ -68,18 +71,22 @@ class _Compared:
     precision: AveragePrecision = field(init=False)
     panoptic: PanopticQuality = field(init=False)
     presence: PresenceCounts = field(init=False)
+    answers: NDArray[np.int64] = field(init=False)
+    answers_shown: NDArray[np.int64] = field(init=False)
     num_true: list[int] = field(init=False)
     num_found: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.precision = AveragePrecision(self.num_labels)
         self.panoptic = PanopticQuality(self.num_labels)
-        self.presence = PresenceCounts(self.num_labels, self.covered)
+        self.presence = PresenceCounts(self.num_labels)
+        self.answers, self.answers_shown = np.zeros((2, len(ANSWERS)), np.int64)
         self.num_true, self.num_found = ([0] * (self.num_labels + 1) for _ in range(2))
 
-    def add(self, row: Row, truth: Sequence[TrueInstance], segments: Sequence[Row]) -> None:
+    def add(self, row: Row, truth: Sequence[TrueInstance], told: "_Told") -> None:
         """Count one image."""
-        known = [segment for segment in segments if segment["category_id"] in self.covered]
+        segments, asked = told.segments, told.asked
+        known = [segment for segment in segments if segment["category_id"] in asked]
         scored = [
             FoundInstance(one["category_id"], one["rle_counts"], one["area_px"], ranking_score(one))
             for one in known
@@ -89,7 +96,8 @@ class _Compared:
         self.precision.add(pair)
         matched = list(matchings(pair))
         self.panoptic.add(matched)
-        self.presence.add(matched)
+        self.presence.add(matched, asked)
+        self._add_answers(told, {one.label for one in truth})
         self.num_images += 1
         self.num_not_compared += len(segments) - len(known)
         self.num_low_score += len(scored) - len(found)
@@ -98,6 +106,20 @@ class _Compared:
         for one in truth:
             self.num_crowds += one.is_crowd
             self.num_true[one.label] += not one.is_crowd
+
+    def _add_answers(self, told: "_Told", shown: set[int]) -> None:
+        for counts, labels in ((self.answers, told.asked), (self.answers_shown, shown)):
+            places = np.array(sorted(labels), np.int64) - 1
+            counts += np.bincount(told.answers[places], minlength=len(ANSWERS))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the run says of an image, and of which labels the truth says something."""
+
+    segments: Sequence[Row]
+    answers: Answers
+    asked: frozenset[int]
 
 
 def evaluate_instances(
@@ -116,7 +138,7 @@ def evaluate_instances(
     rules = rules or InstanceRules()
     truth = TrueInstances(reference.truth, len(reference.names))
     reader = RunReader(run)
-    compared = _Compared(len(reference.names), truth.covered, rules.min_score)
+    compared = _Compared(len(reference.names), rules.min_score)
     _compare(reader, reference, truth, compared)
     if not compared.num_images:
         raise UserError(
@@ -125,7 +147,7 @@ def evaluate_instances(
             f"images in the truth, matched by path) and {compared.num_wrong_size} have another "
             f"size{in_words(reference.truth.notes)}"
         )
-    return _report(run, reader, reference, rules, compared)
+    return _report(reader, reference, truth.covered, rules, compared)
 
 
 def _compare(
@@ -133,13 +155,15 @@ def _compare(
 ) -> None:
     frames = FramesOfTruth(reference.truth)
 
-    def add(row: Row, image: TrueImage, frame: Frame, segments: Sequence[Row]) -> None:
-        objects = truth.objects(image, frame, (row["height"], row["width"]))
-        compared.add(row, objects, segments)
+    def add(image: ComparedImage, frame: Frame) -> None:
+        row, asked = image.row, truth.asked(image.truth)
+        objects = truth.objects(image.truth, frame, (row["height"], row["width"]))
+        told = _Told(image.segments, image.answers, asked)
+        compared.add(row, [one for one in objects if one.label in asked], told)
 
     for shard in reader.shards():
         segments = shard.segments_by_image(FOUND_COLUMNS)
-        for image_id, row in shard.images.items():
+        for answers, (image_id, row) in zip(shard.answers(), shard.images.items(), strict=True):
             image, found = truth.image(row), segments.get(image_id, ())
             if image is None:
                 compared.num_without_truth += 1
@@ -151,28 +175,29 @@ def _compare(
                     row["path"], *stated[::-1], row["width"], row["height"],
                 )  # fmt: skip
             elif len(image.frames) == 1:
-                add(row, image, frames.told(row, image), found)
+                add(ComparedImage(row, image, found, answers), frames.told(row, image))
             else:
-                frames.keep(UntoldImage(row, image, found))
+                frames.keep(ComparedImage(row, image, found, answers))
     for untold, frame in frames.settled():
-        add(untold.row, untold.truth, frame, untold.segments)
+        add(untold, frame)
 
 
 def _report(
-    run: RunFolder,
     reader: RunReader,
     reference: Reference,
+    covered: frozenset[int],
     rules: InstanceRules,
     compared: _Compared,
 ) -> InstanceReport:
     coco, panoptic = compared.precision.figures(), compared.panoptic.figures()
-    presence, job = compared.presence.figures(), run.info.job()
-    places = [label - 1 for label in sorted(compared.covered)]
+    presence, run = compared.presence.figures(), reader.run.info
+    job = run.job()
+    places = [label - 1 for label in sorted(covered)]
     return InstanceReport(
         truth=reference.source,
         method=job.method.name,
         backbone=clip_name(job.clip),
-        weights=run.info.weights,
+        weights=run.weights,
         segments=job.masks.segments,
         min_score=rules.min_score,
         labels=tuple(
@@ -196,6 +221,13 @@ def _report(
         num_left=reader.num_left,
         num_low_score=compared.num_low_score,
         num_not_compared=compared.num_not_compared,
+        answers={
+            answer: AnswerCheck(num=num, num_shown=shown)
+            for answer, num, shown in zip(
+                ANSWERS, compared.answers.tolist(), compared.answers_shown.tolist(), strict=True
+            )
+            if num
+        },
         num_crowds=compared.num_crowds,
         unknown_categories=reference.truth.unknown,
         missing_labels=labels_without_truth(reference),

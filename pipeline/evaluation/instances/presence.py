@@ -33,23 +33,22 @@ class PresenceFigures(NamedTuple):
 
 
 class PresenceCounts:
-    """SA-Co's figures of labels 1 to `num_labels`.
+    """SA-Co's figures of labels 1 to `num_labels`."""
 
-    Args:
-        num_labels: of the run.
-        asked: the labels of which the truth says whether an image shows them.
-    """
-
-    def __init__(self, num_labels: int, asked: Collection[int]) -> None:
-        self._asked = sorted(asked)
-        self._num_images = 0
+    def __init__(self, num_labels: int) -> None:
+        self._questions = np.zeros(num_labels + 1, np.int64)
         self._both, self._only_found, self._only_true = np.zeros((3, num_labels + 1), np.int64)
         self._hits = np.zeros((num_labels + 1, len(IOU_THRESHOLDS)), np.int64)
         self._masks = np.zeros(num_labels + 1, np.int64)
 
-    def add(self, image: Iterable[LabelMatching]) -> None:
-        """Count one image."""
-        self._num_images += 1
+    def add(self, image: Iterable[LabelMatching], asked: Collection[int]) -> None:
+        """Count one image.
+
+        Args:
+            image: its labels.
+            asked: the labels of which the truth says whether the image shows them.
+        """
+        self._questions[list(asked)] += 1
         for matching in image:
             label, ious = matching.label, matching.ious
             self._both[label] += matching.is_shown and matching.is_found
@@ -62,14 +61,11 @@ class PresenceCounts:
 
     def figures(self) -> list[PresenceFigures]:
         """Return the figures of each label, in order; those of labels not asked are NaN."""
-        asked = set(self._asked)
-        nothing = PresenceFigures(np.nan, np.nan, np.nan)
-        labels = range(1, len(self._both))
-        return [self._of([label]) if label in asked else nothing for label in labels]
+        return [self._of([label]) for label in range(1, len(self._questions))]
 
     def total(self) -> PresenceFigures:
         """Return the figures of all questions together."""
-        return self._of(self._asked)
+        return self._of(range(1, len(self._questions)))
 
     def _of(self, labels: Sequence[int]) -> PresenceFigures:
         hits, masks = self._hits[labels].sum(axis=0), int(self._masks[labels].sum())
@@ -77,9 +73,9 @@ class PresenceCounts:
         both, only_found, only_true = (
             int(kind[labels].sum()) for kind in (self._both, self._only_found, self._only_true)
         )
-        neither = self._num_images * len(labels) - both - only_found - only_true
+        neither = int(self._questions[labels].sum()) - both - only_found - only_true
         il_mcc = _correlation(both, only_found, only_true, neither)
-        return PresenceFigures(100 * pmf1 * il_mcc, pmf1, il_mcc)
+        return PresenceFigures(100 * pmf1 * il_mcc + 0.0, pmf1, il_mcc)  # never -0
 
 
 def _correlation(both: int, only_found: int, only_true: int, neither: int) -> float:

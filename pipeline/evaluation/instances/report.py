@@ -6,6 +6,7 @@ from pipeline.evaluation.instances.average_precision import CocoFigures
 from pipeline.evaluation.instances.panoptic_quality import PanopticFigures
 from pipeline.evaluation.instances.presence import PresenceFigures
 from pipeline.importers.shared.notes import Note, NoteKind
+from pipeline.run.tables.answers import Answer
 from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.records import Share
@@ -44,6 +45,15 @@ class InstanceFigures(Frozen):
     il_mcc: float | None
     """-1 to 1: correlation of the label's presence in images; None also where every image shows
     the label."""
+
+
+class AnswerCheck(Frozen):
+    """How often the run gave one answer, and was wrong or right to."""
+
+    num: int
+    """Images and labels with this answer."""
+    num_shown: int
+    """Those of them where the truth has an object of the label in the image."""
 
 
 class InstanceLabelReport(Frozen):
@@ -87,7 +97,11 @@ class InstanceReport(Frozen):
     num_low_score: int
     """Segments that `min_score` left out."""
     num_not_compared: int
-    """Segments of labels that the truth has no name for."""
+    """Segments of labels of which the truth says nothing: it has no name for them, or does not list
+    them for the image (LVIS)."""
+    answers: dict[Answer, AnswerCheck]
+    """Answers of the run to "does this image show this label?", see `pipeline.run.tables.answers`,
+    of all images and labels of which the truth tells it."""
     num_crowds: int
     """Crowd regions of the truth: segments in them are neither right nor wrong."""
     unknown_categories: tuple[str, ...]

@@ -13,6 +13,7 @@ from pipeline.evaluation.truth import CocoTruth, FolderTruth, ProtocolTruth, Tru
 from pipeline.importers.shared.notes import NoteKind
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.reader import Row
+from pipeline.run.tables.answers import Answers
 from schemas.errors import UserError
 
 _CLEARLY = 0.1
@@ -78,6 +79,19 @@ class TrueInstances:
         wanted = [frame for frame in frames if frame.kind in ("same", "ignored")]
         return TrueImage(statement.size_hw, wanted, statement)
 
+    def asked(self, image: TrueImage) -> frozenset[int]:
+        """Return the labels of which the truth says where all their objects in an image are.
+
+        LVIS says it of labels with masks and of those in `neg_category_ids`, but not of those in
+        `not_exhaustive_category_ids`; other files say it of all labels.
+        """
+        statement = image.statement
+        if statement is None or statement.absent is None or not isinstance(self._truth, CocoTruth):
+            return self.covered
+        told = statement.absent.union(mask.label for mask in statement.masks)
+        numbers = {self._truth.label_number(name) for name in told - statement.not_exhaustive}
+        return frozenset(numbers - {0})
+
     def objects(self, image: TrueImage, frame: Frame, size_hw: SizeHW) -> list[TrueInstance]:
         """Return the objects of an image that have a label of the run and a pixel."""
         if image.statement is None or not isinstance(self._truth, CocoTruth):
@@ -95,12 +109,13 @@ class TrueInstances:
 
 
 @dataclass(frozen=True)
-class UntoldImage:
-    """An image whose truth may lie in two frames, with the run's segments."""
+class ComparedImage:
+    """An image whose truth may lie in two frames, with what the run says of it."""
 
     row: Row
     truth: TrueImage
     segments: Sequence[Row]
+    answers: Answers
 
 
 class FramesOfTruth:
@@ -116,7 +131,7 @@ class FramesOfTruth:
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
         self._told: Counter[str] = Counter()
-        self._untold: list[UntoldImage] = []
+        self._untold: list[ComparedImage] = []
 
     def told(self, row: Row, truth: TrueImage) -> Frame:
         """Note an image whose frame is clear, and return it."""
@@ -126,11 +141,11 @@ class FramesOfTruth:
             self._note(row, frame)
         return frame
 
-    def keep(self, image: UntoldImage) -> None:
+    def keep(self, image: ComparedImage) -> None:
         """Keep an image until all were seen."""
         self._untold.append(image)
 
-    def settled(self) -> Iterator[tuple[UntoldImage, Frame]]:
+    def settled(self) -> Iterator[tuple[ComparedImage, Frame]]:
         """Yield the images that were kept, each with its frame."""
         if len(self._told) == 1:
             [kind] = self._told

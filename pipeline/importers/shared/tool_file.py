@@ -81,6 +81,9 @@ class ToolImage:
         is_ground_truth: the tool marks it as the truth among several statements.
         told_at_s: when it was made, by the tool's clock, in Unix seconds; None: it does not say.
         frame_note: in words, if its size was found to be another than the stated one.
+        absent: labels that it does not show, by LVIS's `neg_category_ids`; None: the file does not
+            say, so that every label without a mask is absent.
+        not_exhaustive: labels of which only some objects have a mask, by LVIS.
     """
 
     names: tuple[str, ...]
@@ -92,6 +95,8 @@ class ToolImage:
     is_ground_truth: bool = False
     told_at_s: float | None = None
     frame_note: str = ""
+    absent: frozenset[str] | None = field(default=None, compare=False)
+    not_exhaustive: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def name(self) -> str:

@@ -85,7 +85,7 @@ def test_a_truth_of_other_names_altogether_says_how_to_map_them(tmp_path: Path) 
 
 def test_instances_are_printed_by_label_and_kept_in_the_run_folder(tmp_path: Path) -> None:
     run = crowded_run(tmp_path, RunSpec(labels=("cat", "dog", "potted plant", "axolotl")))
-    truth = f"{run.folder.uri}/{coco.export(run, coco.Options())[0]}"
+    truth = f"{run.folder.uri}/{coco.export(run, coco.Options(label_answers=False))[0]}"
     given = ("evaluate", run.folder.uri, "--truth", truth, "--instances")
     shown = ovseg(*given).stdout
     lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}

@@ -36,7 +36,7 @@ def report_of(run: RunFolder, truth: str | Path, **rules: float) -> InstanceRepo
 
 def own_truth(run: RunFolder, folder: Path, **changes: Any) -> Path:
     """Write the run's own export as a truth, with changed lists."""
-    (file, _) = coco.export(run, coco.Options())
+    (file, _) = coco.export(run, coco.Options(label_answers=False))
     dataset = json.loads(run.folder.read_bytes(file)) | changes
     path = folder / "truth.json"
     path.write_text(json.dumps(dataset))
@@ -211,3 +211,33 @@ def test_label_images_hold_no_objects(run, tmp_path):
     Image.fromarray(np.ones((12, 20), np.uint8)).save(tmp_path / "nothing.png")
     with pytest.raises(UserError, match=r"do not tell touching objects apart: .*instances\.json"):
         report_of(run, tmp_path)
+
+
+def test_a_truth_may_say_for_each_image_which_labels_it_was_checked_for(run, tmp_path):
+    """LVIS's lists: of the first image nothing is told of plants, and cats are not all drawn."""
+    dataset = json.loads(own_truth(run, tmp_path).read_text())
+    without = [one for one in dataset["annotations"] if one["id"] != 4]  # a plant
+    lists = [([], [CAT]), ([], []), ([CAT, 77], [])]
+    images = [
+        image | {"neg_category_ids": negative, "not_exhaustive_category_ids": partial}
+        for image, (negative, partial) in zip(dataset["images"], lists, strict=True)
+    ]
+    report = report_of(run, own_truth(run, tmp_path, images=images, annotations=without))
+    assert [(one.name, one.num_true, one.num_found) for one in report.labels] == [
+        ("cat", 2, 2),
+        ("dog", 2, 2),
+        ("potted plant", 1, 1),
+    ]
+    assert report.num_not_compared == 3
+    cat, dog, _ = (label.figures for label in report.labels)
+    assert (cat.il_mcc, dog.il_mcc, dog.pmf1) == (1, None, 1), "no image is told to be without dogs"
+
+
+def test_answers_are_counted_with_what_the_truth_shows(tmp_path):
+    """Labels without a segment have the highest probabilities .27 (cat), .43 (dog) and .6."""
+    run = crowded_run(tmp_path)
+    dataset = json.loads(own_truth(run, tmp_path).read_text())
+    dog = {"id": 99, "image_id": 3, "category_id": DOG, "segmentation": [[0, 0, 9, 0, 9, 3, 0, 3]]}
+    report = report_of(run, own_truth(run, tmp_path, annotations=[*dataset["annotations"], dog]))
+    counts = {answer: (check.num, check.num_shown) for answer, check in report.answers.items()}
+    assert counts == {"present": (6, 6), "unsure": (3, 1)}

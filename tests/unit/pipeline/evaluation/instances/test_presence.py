@@ -16,9 +16,9 @@ HERE, THERE = box(SIZE, 2, 3, 10, 20), box(SIZE, 20, 30, 10, 20)
 
 
 def counts_of(pairs: list[ImagePair], num_labels: int, asked: set[int] | None = None):
-    counts = PresenceCounts(num_labels, asked or set(range(1, num_labels + 1)))
+    counts = PresenceCounts(num_labels)
     for pair in pairs:
-        counts.add(matchings(pair))
+        counts.add(matchings(pair), asked or set(range(1, num_labels + 1)))
     return counts
 
 
