@@ -68,11 +68,13 @@ class Scene:
         image: (H, W, 3), uint8 RGB.
         label_map: (H, W), int16; 0 is background, k the phrase `labels[k - 1]`.
         labels: the phrases of visible objects, each once, in drawing order.
+        instances: (H, W), uint8; 0 is background, k the k-th object, in drawing order.
     """
 
     image: NDArray[np.uint8]
     label_map: NDArray[np.int16]
     labels: tuple[str, ...]
+    instances: NDArray[np.uint8]
 
 
 def all_phrases(held_out: bool | None = None) -> tuple[str, ...]:
@@ -260,7 +262,7 @@ def draw_scene(
     for k, drawn in enumerate(objects, start=1):
         if k in shown:
             table[k] = labels.setdefault(drawn.phrase, len(labels) + 1)
-    return Scene(image, table[instances], tuple(labels))
+    return Scene(image, table[instances], tuple(labels), instances)
 
 
 def draw_crop(
