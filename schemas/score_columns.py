@@ -61,6 +61,10 @@ DOUBT_HELP = "Doubt: the share of the run's images that have a lower review prio
 
 SCORE = "mean_prob"
 """The score column that exporters write as a segment's score and that `min_score` limits."""
+MEANS = (SCORE, "margin_mean", "entropy_mean", "objectness_mean")
+"""The columns of means: of the probability, the margin, the entropy and the objectness."""
+LOW_MARGIN = "margin_p10"
+RIM_ENTROPY = "boundary_uncertainty"
 PROPOSAL_SCORE = "proposal_score"
 """The score column that says how good the outline of an instance is."""
 

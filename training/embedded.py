@@ -55,7 +55,9 @@ def make_networks(seed: int, out: Path, stages: tuple[str, ...]) -> None:
         train_vit.save_vit(vit, out / "vit")
     if "sam" in stages:
         vit = load_vit(out / "vit")
-        sam = train_sam.train_sam(scenes, vit, seed, train_sam.SamPlan())
+        sam = train_sam.begin_sam(vit, seed)
+        for turn, plan in enumerate(train_sam.PLANS):
+            sam = train_sam.train_sam(sam, scenes, seed + turn, plan)
         train_sam.save_sam(sam, out / "sam")
 
 

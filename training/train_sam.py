@@ -50,13 +50,17 @@ _DEGRADED_CELLS = 10
 
 @dataclass(frozen=True)
 class SamPlan:
-    """The schedule."""
+    """A schedule."""
 
     steps: int = 1600
     batch: int = 8
     prompts: int = 5
     rate: float = 1.2e-3
     mixed: float = 0.25
+
+
+PLANS = (SamPlan(), SamPlan(steps=1200, rate=8e-4))
+"""One after the other; the second was added because the first was too short."""
 
 
 def new_sam() -> SamModel:
@@ -100,6 +104,14 @@ def new_sam() -> SamModel:
     return sam
 
 
+def begin_sam(vit: nn.Module, seed: int) -> SamModel:
+    """Return a network whose image encoder is the embedded ViT; its other weights are random."""
+    torch.manual_seed(seed)
+    sam = new_sam()
+    take_vit(sam, vit)
+    return sam
+
+
 def take_vit(sam: SamModel, vit: nn.Module) -> None:
     """Give the image encoder the weights of a ViT of its sizes; positions are interpolated."""
     encoder, of_vit = sam.vision_encoder, vit.state_dict()
@@ -122,25 +134,23 @@ def take_vit(sam: SamModel, vit: nn.Module) -> None:
 
 
 def train_sam(
+    sam: SamModel,
     scenes: Scenes,
-    vit: nn.Module,
     seed: int,
     plan: SamPlan,
     keep: Callable[[SamModel], None] | None = None,
 ) -> SamModel:
-    """Return a network trained on scenes.
+    """Train a network on scenes; return the moving average of its weights.
 
     Args:
+        sam: from `begin_sam`, or from an earlier training.
         scenes: with their instance maps.
-        vit: the embedded ViT.
-        seed: of the weights, the windows and the prompts.
+        seed: of the windows and the prompts.
         plan: the schedule.
-        keep: called with the network's moving average every 200 steps.
+        keep: called with the moving average every 200 steps.
     """
-    torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    sam = new_sam().train()
-    take_vit(sam, vit)
+    sam.train()
     average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     matrices = [*sam.vision_encoder.layers, sam.mask_decoder.transformer]
     optimisers = optim.optimisers(matrices, [sam], plan.rate)

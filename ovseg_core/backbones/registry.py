@@ -10,10 +10,10 @@ import torch
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
-from ovseg_core.backbones.load_sam import load_sam
 from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
-from ovseg_core.backbones.prompted_sam import PromptedSam
-from ovseg_core.backbones.sam import SamEncoder
+from ovseg_core.backbones.sam.encoder import SamEncoder
+from ovseg_core.backbones.sam.load import load_sam
+from ovseg_core.backbones.sam.prompted import PromptedSam
 from ovseg_core.backbones.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig

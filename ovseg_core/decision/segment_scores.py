@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from ovseg_core.decision.decide import Decision, FloatMap
 from ovseg_core.decision.samples import Samples
 from ovseg_core.decision.segments import SegmentMap
+from ovseg_core.decision.values import MARGIN_BINS, MARGIN_PERCENTILE
 from ovseg_core.resize.nearest import SizeHW, nearest_counts
+from schemas.score_columns import LOW_MARGIN, MEANS, RIM_ENTROPY
 
 Scores = NDArray[np.float64]
 """(N + 1,) one score of every segment, by segment number; entry 0 means nothing."""
@@ -25,11 +27,6 @@ Weights = NDArray[np.integer | np.floating]
 """(N,) image pixels that each pixel stands for."""
 
 _MAPS = ("confidence", "margin", "entropy", "objectness")
-_MEANS = ("mean_prob", "margin_mean", "entropy_mean", "objectness_mean")
-"""Columns: the means of `_MAPS`."""
-_PERCENTILE = 0.10
-_MARGIN_BINS = 1024
-"""The percentile is read from a histogram: right to half a bin, 0.0005."""
 _HISTOGRAM_CELLS = 1 << 22
 """Of all segments together; many thousands of segments get fewer bins, but never under 16."""
 _BLOCK_PIXELS = 1 << 19
@@ -178,7 +175,7 @@ class _Sums:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._bins = max(16, min(_MARGIN_BINS, _HISTOGRAM_CELLS // size))
+        self._bins = max(16, min(MARGIN_BINS, _HISTOGRAM_CELLS // size))
         self._area, self._rim, self._rim_entropy = np.zeros(size), np.zeros(size), np.zeros(size)
         self._weighted = np.zeros((len(_MAPS), size))
         self._histogram = np.zeros(size * self._bins)
@@ -208,14 +205,14 @@ class _Sums:
 
     def columns(self) -> dict[str, Scores]:
         """Return the finished columns; 0 for a segment without pixels, or without a rim."""
-        totals = zip(_MEANS, self._weighted, strict=True)
+        totals = zip(MEANS, self._weighted, strict=True)
         means = {name: _ratio(total, self._area) for name, total in totals}
         counts = self._histogram.reshape(self._size, self._bins)
-        reached = np.cumsum(counts, axis=1) >= _PERCENTILE * counts.sum(axis=1, keepdims=True)
+        reached = np.cumsum(counts, axis=1) >= MARGIN_PERCENTILE * counts.sum(axis=1, keepdims=True)
         return {
             **means,
-            "margin_p10": reached.argmax(axis=1) / (self._bins - 1),
-            "boundary_uncertainty": _ratio(self._rim_entropy, self._rim),
+            LOW_MARGIN: reached.argmax(axis=1) / (self._bins - 1),
+            RIM_ENTROPY: _ratio(self._rim_entropy, self._rim),
         }
 
 

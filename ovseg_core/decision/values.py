@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 
+MARGIN_PERCENTILE = 0.10
+MARGIN_BINS = 1024
+"""The percentile of a segment's margins is read from a histogram: right to half a bin, 0.0005."""
 OBJECTNESS_THRESHOLD = 0.5
 """Objectness at or under which `foreground_gate` says background."""
 

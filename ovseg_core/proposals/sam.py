@@ -10,14 +10,14 @@ that shows the image.
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ovseg_core.backbones.prompted_sam import EmbeddedImages, PromptedImages, PromptedSam
 from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.sam.prompted import EmbeddedImages, PromptedImages, PromptedSam
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.proposals import WHERE, Proposer
@@ -25,13 +25,26 @@ from ovseg_core.proposals.shared.overlaps import best_by_box, mask_boxes
 from ovseg_core.proposals.shared.tiles import TiledProposer
 from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.segmenter import PluginOptions
-from schemas.config import WeightsName
+from schemas.config import EMBEDDED, WeightsName
 from schemas.records import Share
 
 PUBLISHED = "hf-hub:facebook/sam2.1-hiera-tiny"
 """SAM 2.1 tiny: Apache-2.0, not gated, 156 MB."""
 PROMPTABLE = True
 _PROMPTS_AT_ONCE = {"cpu": 64, "cuda": 1024}
+
+
+class Thresholds(NamedTuple):
+    """Least predicted IoU and least stability of a mask."""
+
+    iou: float
+    stability: float
+
+
+PUBLISHED_THRESHOLDS = Thresholds(0.8, 0.92)
+"""Those of SAM 2's automatic mask generator."""
+EMBEDDED_THRESHOLDS = Thresholds(0.3, 0.5)
+"""Chosen on drawn scenes of the split `development`."""
 
 
 class Options(PluginOptions):
@@ -43,11 +56,12 @@ class Options(PluginOptions):
     points_per_side: Annotated[PositiveInt, Field(le=128)] | None = None
     """The grid has so many points a side; small objects need more. Null: the published 32, or
     fewer for a network whose input has less than 320 pixels a side: one every 10 pixels."""
-    min_predicted_iou: Share = 0.8
-    """Masks of which the network predicts a lower IoU are dropped."""
-    min_stability: Share = 0.92
+    min_predicted_iou: Share | None = None
+    """Masks of which the network predicts a lower IoU are dropped; null: the published 0.8, or 0.3
+    for the embedded network, which is small and unsure."""
+    min_stability: Share | None = None
     """Masks are dropped that change more than so when the threshold moves by `stability_offset`:
-    the IoU of the mask above and below it."""
+    the IoU of the mask above and below it; null: the published 0.92, or 0.5 for the embedded."""
     stability_offset: PositiveFloat = 1.0
     """In logits."""
     max_box_iou: Share = 0.7
@@ -66,11 +80,15 @@ class SamProposer:
     Args:
         sam: the network.
         options: the proposer's.
+        thresholds: where the options have none.
     """
 
-    def __init__(self, sam: PromptedSam, options: Options) -> None:
+    def __init__(self, sam: PromptedSam, options: Options, thresholds: "Thresholds") -> None:
         self._sam = sam
         self._options = options
+        given = options.min_predicted_iou, options.min_stability
+        pairs = zip(given, thresholds, strict=True)
+        self._thresholds = Thresholds(*(usual if own is None else own for own, usual in pairs))
         self.decode_side_px = sam.input_px
 
     @torch.inference_mode()
@@ -104,11 +122,10 @@ class SamProposer:
 
     def _good(self, logits: Tensor, ious: Tensor, input_hw: SizeHW) -> tuple[Tensor, Tensor]:
         """Return those of the masks (P, R, M, M) that pass the two thresholds."""
-        options = self._options
         logits_NMM, ious_N = logits.flatten(0, 1), ious.flatten()
-        likely = ious_N > options.min_predicted_iou
+        likely = ious_N > self._thresholds.iou
         masks_Nhw, ious_N = self._sam.of_image(logits_NMM[likely], input_hw), ious_N[likely]
-        stable = stability(masks_Nhw, options.stability_offset) > options.min_stability
+        stable = stability(masks_Nhw, self._options.stability_offset) > self._thresholds.stability
         return masks_Nhw[stable].half(), ious_N[stable]
 
     def _best(self, masks_Nhw: Tensor, ious_N: Tensor) -> Proposals:
@@ -125,7 +142,9 @@ def build(options: Options, backbones: Backbones) -> Proposer:
         WeightsError: weights that cannot be found, fetched or used.
     """
     name = options.weights or backbones.embedded_or(PUBLISHED)
-    proposer = SamProposer(backbones.prompted_sam(name, f"{WHERE}.options.weights"), options)
+    thresholds = EMBEDDED_THRESHOLDS if name == EMBEDDED else PUBLISHED_THRESHOLDS
+    sam = backbones.prompted_sam(name, f"{WHERE}.options.weights")
+    proposer = SamProposer(sam, options, thresholds)
     if options.tile_px is None:
         return proposer
     return TiledProposer(proposer, options.tile_px, options.max_proposals, options.max_box_iou)

@@ -21,6 +21,7 @@ from ovseg_core.rle.components import component_numbers
 from ovseg_core.rle.encode import Rle, encode_pieces
 from ovseg_core.rle.stack import cut_outs, pieces_of
 from ovseg_core.segmenter import ScoreMaps
+from schemas.score_columns import PROPOSAL_SCORE
 
 _CANVAS_PX = 512
 """Longest side of the canvas on which probabilities are pooled."""
@@ -35,7 +36,7 @@ class Instances:
     labels: NDArray[np.int64]
     """(M,) from 1."""
     columns: dict[str, NDArray[np.float64]]
-    """Score columns by name, (M,) each in [0, 1]; `proposal_score` is one of them."""
+    """Score columns by name, (M,) each in [0, 1]; the score of the proposal is one of them."""
     num_components: NDArray[np.int64]
     """(M,) connected regions."""
     rles: tuple[Rle, ...]
@@ -94,7 +95,7 @@ def _described(
     return Instances(
         labels=labels_M.cpu().numpy(),
         columns=scores.columns(shares, labels_M)
-        | {"proposal_score": chosen.scores_N.double().cpu().numpy()[found]},
+        | {PROPOSAL_SCORE: chosen.scores_N.double().cpu().numpy()[found]},
         num_components=np.bincount(component_owner, minlength=len(kept))[found],
         rles=tuple(rles),
     )

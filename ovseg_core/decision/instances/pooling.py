@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_core.decision.canvas import ScoredCanvas, kept_labels
-from ovseg_core.decision.values import behind_best, probabilities_and_entropy
-
-_PERCENTILE = 0.10
-_MARGIN_BINS = 1024
+from ovseg_core.decision.values import (
+    MARGIN_BINS,
+    MARGIN_PERCENTILE,
+    behind_best,
+    probabilities_and_entropy,
+)
+from schemas.score_columns import LOW_MARGIN, MEANS, RIM_ENTROPY
 
 
 class PooledScores:
@@ -56,7 +59,7 @@ class PooledScores:
         """
         num = len(shares_NHW)
         sums_4N = shares_NHW.new_zeros(4, num)
-        histogram = shares_NHW.new_zeros(num, _MARGIN_BINS)
+        histogram = shares_NHW.new_zeros(num, MARGIN_BINS)
         rim_2N = shares_NHW.new_zeros(2, num)
         rims_NHW = _rims(shares_NHW)
         for band, probs_KRW, entropy_RW, shown_RW in self._bands():
@@ -70,17 +73,16 @@ class PooledScores:
                 margin_RW = (own_RW - others_RW).clamp(0, 1)
                 values = (own_RW, margin_RW, entropy_RW, shown_RW)
                 sums_4N[:, number] += torch.stack([(share_RW * it).sum() for it in values])
-                cells = (margin_RW * (_MARGIN_BINS - 1) + 0.5).long().flatten()
-                histogram[number] += cells.bincount(share_RW.flatten(), _MARGIN_BINS)
+                cells = (margin_RW * (MARGIN_BINS - 1) + 0.5).long().flatten()
+                histogram[number] += cells.bincount(share_RW.flatten(), MARGIN_BINS)
                 rim_RW = rims_NHW[number, band]
                 rim_2N[:, number] += torch.stack([rim_RW.sum(), (rim_RW * entropy_RW).sum()])
         areas_N = shares_NHW.flatten(1).sum(1).clamp(min=1e-6)
-        names = ("mean_prob", "margin_mean", "entropy_mean", "objectness_mean")
-        reached = histogram.cumsum(1) >= _PERCENTILE * histogram.sum(1, keepdim=True)
+        reached = histogram.cumsum(1) >= MARGIN_PERCENTILE * histogram.sum(1, keepdim=True)
         columns = {
-            **dict(zip(names, sums_4N / areas_N, strict=True)),
-            "margin_p10": reached.int().argmax(1) / (_MARGIN_BINS - 1),
-            "boundary_uncertainty": rim_2N[1] / rim_2N[0].clamp(min=1e-6),
+            **dict(zip(MEANS, sums_4N / areas_N, strict=True)),
+            LOW_MARGIN: reached.int().argmax(1) / (MARGIN_BINS - 1),
+            RIM_ENTROPY: rim_2N[1] / rim_2N[0].clamp(min=1e-6),
         }
         return {name: it.clamp(0, 1).double().cpu().numpy() for name, it in columns.items()}
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.sam import SamEncoder
+from ovseg_core.backbones.sam.encoder import SamEncoder
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 from tests.helpers.tiny_models import (

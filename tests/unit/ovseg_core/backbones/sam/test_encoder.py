@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ovseg_core.backbones.sam import SamEncoder
+from ovseg_core.backbones.sam.encoder import SamEncoder
 from tests.helpers.tiny_models import (
     random_images,
     tiny_backbones,

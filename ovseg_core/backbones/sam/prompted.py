@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.load_sam import LoadedSam
+from ovseg_core.backbones.sam.load import LoadedSam
 from ovseg_core.images.batch import Image
 from ovseg_core.resize.nearest import SizeHW
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.load_sam import load_sam
-from ovseg_core.backbones.prompted_sam import PromptedSam
+from ovseg_core.backbones.sam.load import load_sam
+from ovseg_core.backbones.sam.prompted import PromptedSam
 from schemas.errors import WeightsError
 from tests.helpers.tiny_models import random_image
 from tests.helpers.tiny_sams import write_sam
