@@ -1,0 +1,171 @@
+"""What proposals do on the drawn world: `python -m benchmarks.instances`.
+
+The embedded models and the embedded SAM on the 200 scenes of `benchmarks.world` (tiny models on
+made scenes, which rank nothing in the real world). The words of a scene are its own vocabulary.
+Writes `benchmarks/results/instances.json`:
+
+- mIoU in percent as in docs/quality.md, of SCLIP without and with each use of proposals;
+- boundary F-score in percent: of the pixels on an outline between two labels, those with one of the
+  other map's outlines within 2 px; harmonic mean of both directions, mean over scenes;
+- AP and AP50 of instances by pooled classification, every phrase a label, as COCO counts them.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.quality import PHRASES, embedded_backbones, figures, predict, text_of, text_of_world
+from benchmarks.quality_rows import COMPOSITIONS, FOUND
+from benchmarks.world import LabelledScene, labelled_scenes
+from ovseg_core.decision.decide import decide_one
+from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.methods import build_segmenter
+from ovseg_core.rle.encode import encode_rle
+from ovseg_core.segmenter import Segmenter, encode_images
+from pipeline.evaluation.instances.average_precision import AveragePrecision, mean_figures
+from pipeline.evaluation.instances.image_pair import FoundInstance, ImagePair, TrueInstance
+from schemas.config import MaskConfig, NamedOptions
+from schemas.score_columns import PROPOSAL_SCORE, SCORE
+
+RESULTS = Path(__file__).parent / "results" / "instances.json"
+NEAR_PX = 2
+Scenes = Mapping[str, Sequence[LabelledScene]]
+Options = dict[str, Any]
+
+_METHOD, _BEST = COMPOSITIONS["sclip, closer"]
+_WITHOUT_PAMR: Options = {
+    key: value for key, value in _BEST.items() if not key.startswith(("pamr", "top_k"))
+}
+_SAM: Options = {"proposals": "sam", "region_vote": False}
+ROWS: dict[str, Options] = {
+    "gated": dict(FOUND),
+    "gated, vote": {**FOUND, "proposals": "sam"},
+    "gated, limited attention": {**FOUND, **_SAM, "limited_attention": True},
+    "closer": dict(_BEST),
+    "closer, vote": {**_BEST, "proposals": "sam"},
+    "closer, vote, limited attention": {**_BEST, "proposals": "sam", "limited_attention": True},
+}
+"""Options of SCLIP by title: its published sizes behind the embedded objectness head, and the best
+composition of docs/quality.md, each without proposals and with."""
+
+
+def segmenter_of(options: Options, masks: MaskConfig | None = None) -> Segmenter[Any]:
+    """Return SCLIP with the embedded models."""
+    part = NamedOptions(name=_METHOD, options=options)
+    return build_segmenter(part, embedded_backbones(), masks or MaskConfig())
+
+
+def measure_row(options: Options, scenes: Scenes) -> dict[str, Any]:
+    """Return mIoU and boundary F-score of label maps, in percent."""
+    segmenter = segmenter_of(options)
+    world = text_of_world(segmenter)
+    boundary: list[float] = []
+    held_out: dict[str, list[LabelledScene]] = {name: group[1::2] for name, group in scenes.items()}
+    known: dict[int, NDArray[np.integer]] = {}
+
+    def predicted(scene: LabelledScene) -> NDArray[np.integer]:
+        if id(scene) not in known:
+            known[id(scene)] = predict(segmenter, scene, world)
+            boundary.append(boundary_f(known[id(scene)], scene.truth))
+        return known[id(scene)]
+
+    whole = figures(predicted, scenes)
+    return {
+        "all": whole["all"],
+        "crowded": whole["crowded"],
+        "held_out": figures(predicted, held_out)["all"],
+        "boundary_f": round(100 * fmean(boundary), 1),
+    }
+
+
+def boundary_f(found: NDArray[np.integer], truth: NDArray[np.integer]) -> float:
+    """Return the boundary F-score of a label map (H, W): 0 to 1."""
+    ours, theirs = outlines(found), outlines(truth)
+    if not ours.any() or not theirs.any():
+        return float(ours.any() == theirs.any())
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * NEAR_PX + 1, 2 * NEAR_PX + 1))
+    precision = cv2.dilate(theirs, disc)[ours > 0].mean()
+    recall = cv2.dilate(ours, disc)[theirs > 0].mean()
+    return float(2 * precision * recall / max(precision + recall, 1e-9))
+
+
+def outlines(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Return 1 where a pixel's right or lower neighbour has another label, else 0."""
+    edges = np.zeros(labels.shape, np.uint8)
+    edges[:, :-1] |= labels[:, 1:] != labels[:, :-1]
+    edges[:-1] |= labels[1:] != labels[:-1]
+    return edges
+
+
+def measure_instances(options: Options, scenes: Scenes) -> dict[str, float]:
+    """Return AP and AP50 of instances by pooled classification."""
+    masks = MaskConfig(segments="instances")
+    segmenter = segmenter_of({**options, "proposals": "sam"}, masks)
+    world, precision = text_of_world(segmenter), AveragePrecision(len(PHRASES))
+    drawn = [scene for group in scenes.values() for scene in group]
+    for number, scene in enumerate(drawn):
+        image = torch.from_numpy(scene.scene.image).permute(2, 0, 1).contiguous()
+        maps = segmenter.score(encode_images(segmenter, [image]), text_of(scene.labels, world))
+        size_hw = (scene.truth.shape[0], scene.truth.shape[1])
+        rows = image_rows(decide_one(maps, 0, size_hw), size_hw, scene.labels, masks).segments
+        found = [
+            FoundInstance(
+                PHRASES[row.label],
+                row.rle_counts,
+                row.area_px,
+                getattr(row, SCORE) * getattr(row, PROPOSAL_SCORE),
+            )
+            for row in rows
+        ]
+        precision.add(ImagePair(number, size_hw, true_instances(scene), found))
+    mean = mean_figures(precision.figures())
+    return {"ap": round(mean.ap, 3), "ap50": round(mean.ap50, 3), "ap75": round(mean.ap75, 3)}
+
+
+def true_instances(scene: LabelledScene) -> list[TrueInstance]:
+    """Return the visible part of every drawn object."""
+    instances = scene.scene.instances
+    objects = encode_rle(instances, (instances.shape[0], instances.shape[1]))
+    return [
+        TrueInstance(
+            PHRASES[scene.labels[scene.truth[instances == number][0] - 1]], rle.counts, rle.area_px
+        )
+        for number, rle in objects.items()
+    ]
+
+
+def main() -> None:
+    """Measure all rows and write the results."""
+    scenes, rows = labelled_scenes(), {}
+    for title, options in ROWS.items():
+        began = time.perf_counter()
+        rows[title] = measure_row(options, scenes)
+        print(f"{title}: {rows[title]} ({time.perf_counter() - began:.0f} s)", flush=True)
+    instances = measure_instances(_WITHOUT_PAMR, scenes)
+    print(f"instances: {instances}", flush=True)
+
+    def gain(name: str) -> float:
+        return round(rows[f"gated, {name}"]["crowded"] - rows["gated"]["crowded"], 1)
+
+    results = {
+        "instances_ap50": instances["ap50"],
+        "instances_ap": instances["ap"],
+        "vote_gain_miou": gain("vote"),
+        "limited_attention_gain_miou": gain("limited attention"),
+        "best_composition_held_out_miou": max(row["held_out"] for row in rows.values()),
+        "rows": rows,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
