@@ -129,8 +129,7 @@ def test_embedded_clip_separates_its_words() -> None:
 
 def test_sam_proposes_most_drawn_objects(backbones: Backbones, scenes: list[Scene]) -> None:
     """From a grid of points, without a word; a guess of everything or of nothing finds none."""
-    options = {"weights": EMBEDDED, "min_predicted_iou": 0.3, "min_stability": 0.5}
-    proposer = build_proposer(NamedOptions(name="sam", options=options), backbones)
+    proposer = build_proposer(NamedOptions(name="sam"), backbones)
     assert proposer is not None
     paths = tuple(f"{number}.png" for number in range(len(scenes)))
     found = proposer.proposals(ImageBatch(tuple(pixels_of(scenes)), paths))
