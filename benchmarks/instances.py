@@ -5,8 +5,7 @@ made scenes, which rank nothing in the real world). The words of a scene are its
 Writes `benchmarks/results/instances.json`:
 
 - mIoU in percent as in docs/quality.md, of SCLIP without and with each use of proposals;
-- boundary F-score in percent: of the pixels on an outline between two labels, those with one of the
-  other map's outlines within 2 px; harmonic mean of both directions, mean over scenes;
+- boundary F-score (2 px) in percent, mean over scenes, see `refine_gain`;
 - AP and AP50 of instances by pooled classification, every phrase a label, as COCO counts them.
 """
 
@@ -17,13 +16,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality import PHRASES, embedded_backbones, figures, predict, text_of, text_of_world
 from benchmarks.quality_rows import COMPOSITIONS, FOUND
+from benchmarks.refine_gain import boundary_f
 from benchmarks.world import LabelledScene, labelled_scenes
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import image_rows
@@ -36,7 +35,6 @@ from schemas.config import MaskConfig, NamedOptions
 from schemas.score_columns import PROPOSAL_SCORE, SCORE
 
 RESULTS = Path(__file__).parent / "results" / "instances.json"
-NEAR_PX = 2
 Scenes = Mapping[str, Sequence[LabelledScene]]
 Options = dict[str, Any]
 
@@ -49,9 +47,16 @@ ROWS: dict[str, Options] = {
     "gated": dict(FOUND),
     "gated, vote": {**FOUND, "proposals": "sam"},
     "gated, limited attention": {**FOUND, **_SAM, "limited_attention": True},
+    "gated, refinement": {**FOUND, **_SAM, "refine_masks": True},
     "closer": dict(_BEST),
     "closer, vote": {**_BEST, "proposals": "sam"},
-    "closer, vote, limited attention": {**_BEST, "proposals": "sam", "limited_attention": True},
+    "closer, refinement": {**_BEST, **_SAM, "refine_masks": True},
+    "closer, limited attention, refinement": {
+        **_BEST,
+        **_SAM,
+        "limited_attention": True,
+        "refine_masks": True,
+    },
 }
 """Options of SCLIP by title: its published sizes behind the embedded objectness head, and the best
 composition of docs/quality.md, each without proposals and with."""
@@ -84,25 +89,6 @@ def measure_row(options: Options, scenes: Scenes) -> dict[str, Any]:
         "held_out": figures(predicted, held_out)["all"],
         "boundary_f": round(100 * fmean(boundary), 1),
     }
-
-
-def boundary_f(found: NDArray[np.integer], truth: NDArray[np.integer]) -> float:
-    """Return the boundary F-score of a label map (H, W): 0 to 1."""
-    ours, theirs = outlines(found), outlines(truth)
-    if not ours.any() or not theirs.any():
-        return float(ours.any() == theirs.any())
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * NEAR_PX + 1, 2 * NEAR_PX + 1))
-    precision = cv2.dilate(theirs, disc)[ours > 0].mean()
-    recall = cv2.dilate(ours, disc)[theirs > 0].mean()
-    return float(2 * precision * recall / max(precision + recall, 1e-9))
-
-
-def outlines(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Return 1 where a pixel's right or lower neighbour has another label, else 0."""
-    edges = np.zeros(labels.shape, np.uint8)
-    edges[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-    edges[:-1] |= labels[1:] != labels[:-1]
-    return edges
 
 
 def measure_instances(options: Options, scenes: Scenes) -> dict[str, float]:
@@ -152,14 +138,16 @@ def main() -> None:
     instances = measure_instances(_WITHOUT_PAMR, scenes)
     print(f"instances: {instances}", flush=True)
 
-    def gain(name: str) -> float:
-        return round(rows[f"gated, {name}"]["crowded"] - rows["gated"]["crowded"], 1)
+    def gain(name: str, figure: str = "crowded") -> float:
+        return round(rows[f"gated, {name}"][figure] - rows["gated"][figure], 1)
 
     results = {
         "instances_ap50": instances["ap50"],
         "instances_ap": instances["ap"],
         "vote_gain_miou": gain("vote"),
         "limited_attention_gain_miou": gain("limited attention"),
+        "refine_gain_miou": gain("refinement"),
+        "refine_gain_boundary_f": gain("refinement", "boundary_f"),
         "best_composition_held_out_miou": max(row["held_out"] for row in rows.values()),
         "rows": rows,
     }
