@@ -44,7 +44,7 @@ test-lowest: $(INSTALLED) ## Run the golden tests with the oldest allowed librar
 	@rm -rf .lowest && $(PYTHON) -m venv .lowest
 	@$(BIN)/python -m tests.golden.lowest > .lowest/requirements.txt
 	@.lowest/bin/pip install -qq --disable-pip-version-check -r .lowest/requirements.txt
-	@.lowest/bin/python -m pytest tests/golden tests/unit/ovseg_core/resize tests/unit/ovseg_core/images/decoding
+	@.lowest/bin/python -m pytest tests/golden tests/unit/ovseg_core/images/resize tests/unit/ovseg_core/images/decoding
 	@rm -rf .lowest
 
 audit: ## Check the locked versions against known advisories; says so where it cannot

@@ -20,8 +20,8 @@ from benchmarks.proxyclip import LARGE_HW, SMALL_HW, against_port, drawn, random
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.windows import window_boxes
+from ovseg_core.images.resize.published_sizes import mmseg_size, pad_br, resize_linear
 from ovseg_core.methods import clip_dinoiser
-from ovseg_core.resize.published_sizes import mmseg_size, pad_br, resize_linear
 from ovseg_core.segmenter import TextMatrix
 from ovseg_core.training.heads.shared.dinoiser_model import TAP, load_dinoiser_heads, tap_map
 from schemas.config import ClipConfig

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.resize.nearest import to_size
+from ovseg_core.images.resize.nearest import to_size
 from ovseg_core.rle.encode import encode_rle
 
 NUM_LABELS = 10

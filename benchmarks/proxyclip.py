@@ -27,8 +27,8 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.dense.windows import window_boxes
+from ovseg_core.images.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.methods import proxyclip
-from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.segmenter import TextMatrix, encode_images
 from schemas.config import ClipConfig
 from schemas.vocabulary import Vocabulary

@@ -34,8 +34,8 @@ from benchmarks.world import CROWDED, GROUPS, SCENES_PER_GROUP, LabelledScene, l
 from jobs.demo.scenes import all_phrases
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
+from ovseg_core.images.resize.nearest import to_size
 from ovseg_core.methods import build_segmenter
-from ovseg_core.resize.nearest import to_size
 from ovseg_core.segmenter import Segmenter, TextMatrix, encode_images
 from pipeline.evaluation.metrics import ConfusionMatrix
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions

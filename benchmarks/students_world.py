@@ -22,8 +22,8 @@ from jobs.demo.scenes import HELD_OUT_PAIRS, Scene, draw_scene
 from jobs.demo.shapes import SHAPES
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
+from ovseg_core.images.resize.nearest import to_size
 from ovseg_core.methods import build_segmenter
-from ovseg_core.resize.nearest import to_size
 from ovseg_core.rle.label_map import paint_label_map
 from ovseg_core.segmenter import Segmenter, encode_images
 from ovseg_core.training.students import Labels

@@ -17,7 +17,7 @@ from ovseg_core.decision.refine.pamr import Refinement
 from ovseg_core.decision.refine.promptable import PromptedRefinement
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.resize.stitching import Stitch
+from ovseg_core.images.resize.stitching import Stitch
 from schemas import plugins
 from schemas.config import ClipConfig, ConfigModel, NamedOptions
 from schemas.errors import ErrorCode, ImageError

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import LoadedClip
-from ovseg_core.resize.position_embedding import PositionInterpolation, PositionTable
+from ovseg_core.images.resize.position_embedding import PositionInterpolation, PositionTable
 from schemas.errors import WeightsError
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from ovseg_core.decision.values import (
     final_scores,
     winner,
 )
-from ovseg_core.resize.bilinear import MeanMap, Rows
-from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.resize.stitching import StitchedMap
+from ovseg_core.images.resize.bilinear import MeanMap, Rows
+from ovseg_core.images.resize.nearest import SizeHW
+from ovseg_core.images.resize.stitching import StitchedMap
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 
 

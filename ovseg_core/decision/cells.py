@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovseg_core.resize.bilinear import MeanMap
-from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.resize.stitching import StitchedMap
+from ovseg_core.images.resize.bilinear import MeanMap
+from ovseg_core.images.resize.nearest import SizeHW
+from ovseg_core.images.resize.stitching import StitchedMap
 
 _KINK = 2e-5
 """A larger second difference of weights ends a straight piece; below lies rounding of positions."""

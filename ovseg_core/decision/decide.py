@@ -34,7 +34,7 @@ from ovseg_core.decision.values import (
     probabilities_and_entropy,
     winner,
 )
-from ovseg_core.resize.nearest import SizeHW, nearest_counts
+from ovseg_core.images.resize.nearest import SizeHW, nearest_counts
 from ovseg_core.segmenter import ScoreMaps, check_finite
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from ovseg_core.decision.segment_scores import (
     visible_decision,
 )
 from ovseg_core.decision.segments import SegmentMap, cut_segments
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.encode import encode_runs
 from ovseg_core.rle.map_runs import runs_at_size
 from schemas.config import Calibration, MaskConfig

@@ -25,7 +25,7 @@ from ovseg_core.decision.values import (
     probabilities_and_entropy,
     winner,
 )
-from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.images.resize.bilinear import MeanMap
 
 _CELL_PX = (8, 24)
 """Smallest and largest side of a cell; a small canvas has more outlines for its size."""

@@ -17,7 +17,7 @@ from ovseg_core.decision.decide import Decision, FloatMap
 from ovseg_core.decision.samples import Samples
 from ovseg_core.decision.segments import SegmentMap
 from ovseg_core.decision.values import MARGIN_BINS, MARGIN_PERCENTILE
-from ovseg_core.resize.nearest import SizeHW, nearest_counts
+from ovseg_core.images.resize.nearest import SizeHW, nearest_counts
 from schemas.score_columns import LOW_MARGIN, MEANS, RIM_ENTROPY
 
 Scores = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.components import component_numbers
 from ovseg_core.rle.encode import transpose
 from ovseg_core.rle.map_runs import Ints, MapRuns, map_runs

@@ -20,7 +20,7 @@ from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.options import WindowOptions
 from ovseg_core.dense.scoring import Scoring, cosines
-from ovseg_core.resize.position_embedding import PositionInterpolation
+from ovseg_core.images.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import TextMatrix
 
 Probability = Annotated[float, Field(ge=0, le=1)]

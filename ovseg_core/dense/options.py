@@ -7,8 +7,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from ovseg_core.backbones.text.text_encoder import TemplateSet
 from ovseg_core.dense.windows import Padding
+from ovseg_core.images.resize.position_embedding import PositionInterpolation
 from ovseg_core.objectness import ObjectnessPart
-from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodOptions
 from schemas.config import NamedOptions
 

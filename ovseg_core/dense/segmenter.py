@@ -26,10 +26,10 @@ from ovseg_core.dense.scoring import COSINES, Scoring, top_label_rows
 from ovseg_core.dense.whole_image import merge_windows
 from ovseg_core.dense.windows import SlidingWindows, WindowGrid, side_by_side
 from ovseg_core.images.batch import Image, ImageBatch
+from ovseg_core.images.resize.pillow_passes import BICUBIC, resize_in_passes
+from ovseg_core.images.resize.published_sizes import mmseg_size, resize_linear
+from ovseg_core.images.resize.stitching import Stitch
 from ovseg_core.objectness import build_objectness
-from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
-from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
-from ovseg_core.resize.stitching import Stitch
 from ovseg_core.segmenter import DecisionRule, ScoreMaps, Segmenter, TextMatrix
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary

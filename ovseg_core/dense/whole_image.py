@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import TrunkFeatures
 from ovseg_core.dense.windows import WindowGrid, side_by_side
-from ovseg_core.resize.stitching import Span
+from ovseg_core.images.resize.stitching import Span
 
 
 def merge_windows(

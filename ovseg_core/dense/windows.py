@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ovseg_core.resize.stitching import Span, Stitch, stitch_axis
+from ovseg_core.images.resize.stitching import Span, Stitch, stitch_axis
 
 T = TypeVar("T")
 

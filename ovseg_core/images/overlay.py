@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from ovseg_core.images.label_colours import label_colours
 from ovseg_core.images.lettering import font, text_width
-from ovseg_core.resize.nearest import SizeHW, to_size
+from ovseg_core.images.resize.nearest import SizeHW, to_size
 
 _OPACITY = 0.55
 _GREYED = 0.6

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 
 INSIDE, OUTSIDE = 1.0, -1.0
 """Values of a mask of a source that knows only inside and outside."""

@@ -23,9 +23,9 @@ from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import Scoring, patch_probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.images.resize.position_embedding import PositionInterpolation
 from ovseg_core.objectness import found
 from ovseg_core.objectness.found import FoundObjectness
-from ovseg_core.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from ovseg_core.training.heads.shared.dinoiser_model import (
     DINO,

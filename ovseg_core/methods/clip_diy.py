@@ -26,9 +26,9 @@ from ovseg_core.backbones.text.text_encoder import (
     templates_of,
 )
 from ovseg_core.images.batch import Image, with_images
+from ovseg_core.images.resize.pillow_bicubic import bicubic_crops, crop_grid
+from ovseg_core.images.resize.published_sizes import resize_linear, squash_nearest
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
-from ovseg_core.resize.pillow_bicubic import bicubic_crops, crop_grid
-from ovseg_core.resize.published_sizes import resize_linear, squash_nearest
 from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import VocabularyError

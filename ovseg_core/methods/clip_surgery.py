@@ -27,7 +27,7 @@ from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import SURGERY, Scoring
 from ovseg_core.dense.segmenter import WindowSegmenter
-from ovseg_core.resize.position_embedding import PositionInterpolation
+from ovseg_core.images.resize.position_embedding import PositionInterpolation
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import ConfigError

@@ -30,7 +30,7 @@ from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import COSINES, Scoring, class_token_cosines, cosines
 from ovseg_core.dense.segmenter import ImageFeatures, WindowFeatures, WindowSegmenter
 from ovseg_core.images.batch import Image
-from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.images.resize.bilinear import MeanMap
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError

@@ -19,7 +19,7 @@ from ovseg_core.backbones.file_formats.head_file import file_sha256
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.images.batch import Image
-from ovseg_core.resize.published_sizes import limited_size
+from ovseg_core.images.resize.published_sizes import limited_size
 from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
 from ovseg_core.training.students import PAD_TO_PX, check_student, class_logits
 from ovseg_core.training.students.shared.student_file import Student, StudentRecord, load_student

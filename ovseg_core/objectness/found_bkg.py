@@ -17,8 +17,8 @@ from torch import Tensor
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import TimmViT, VitFeatures
 from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.published_sizes import limit_side
 from ovseg_core.objectness import by_shape
-from ovseg_core.resize.published_sizes import limit_side
 from ovseg_core.segmenter import PluginOptions
 
 

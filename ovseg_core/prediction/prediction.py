@@ -11,7 +11,7 @@ from PIL import Image
 
 from ovseg_core.decision.image_rows import ImageMasks
 from ovseg_core.images.overlay import overlay
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.encode import decode_rle
 from ovseg_core.rle.label_map import paint_label_map
 from schemas.records import Annotation, MaskKind

@@ -20,10 +20,10 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.sam.prompted import EmbeddedImages, PromptedImages, PromptedSam
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.proposals import WHERE, Proposer
 from ovseg_core.proposals.shared.overlaps import best_by_box, mask_boxes
 from ovseg_core.proposals.shared.tiles import TiledProposer
-from ovseg_core.resize.nearest import SizeHW
 from ovseg_core.segmenter import PluginOptions
 from schemas.config import EMBEDDED, WeightsName
 from schemas.records import Share

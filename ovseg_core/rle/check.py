@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.runs import FIRST_CHARACTER, MORE_GROUPS, numbers_of
 from schemas.untrusted import MAX_PIXELS
 

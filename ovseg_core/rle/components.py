@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.encode import Rle, encode_pieces
 from ovseg_core.rle.map_runs import Ints
 from ovseg_core.rle.runs import run_edges

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ovseg_core.resize.nearest import Scalar, SizeHW
+from ovseg_core.images.resize.nearest import Scalar, SizeHW
 from ovseg_core.rle.check import check_counts
 from ovseg_core.rle.map_runs import Ints, MapRuns, map_runs, runs_at_size
 from ovseg_core.rle.runs import FIRST_CHARACTER, GROUP_BITS, MORE_GROUPS

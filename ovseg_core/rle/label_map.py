@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.encode import transpose
 from ovseg_core.rle.runs import Edges, run_edges
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle import row_major
 from ovseg_core.rle.runs import running_sums
 

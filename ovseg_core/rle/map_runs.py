@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW, nearest_counts, nearest_source
+from ovseg_core.images.resize.nearest import SizeHW, nearest_counts, nearest_source
 
 Ints = NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.runs import IntArray, run_edges, running_sums
 
 Box = tuple[int, int, int, int]

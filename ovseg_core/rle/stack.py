@@ -14,8 +14,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.resize.bilinear import bilinear_taps
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.bilinear import bilinear_taps
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.encode import Rle, encode_pieces
 from ovseg_core.rle.map_runs import Ints
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import pyarrow as pa
 from pydantic import NonNegativeInt
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from pipeline.corrections.matching import instance_agreement, overlap, union_px
 from pipeline.run.folder import RunFolder
 from pipeline.run.markers import MAX_TABLE_BYTES

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.truth import LabelMap

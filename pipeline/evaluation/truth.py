@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from ovseg_core.images.decoding.decode import PILLOW_DAMAGE
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle.label_map import paint_label_map
 from pipeline.corrections.matching import count_px
 from pipeline.corrections.names import LabelNames, match_names

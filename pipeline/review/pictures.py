@@ -17,7 +17,7 @@ from PIL import Image
 
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.images.overlay import tinted
-from ovseg_core.resize.nearest import SizeHW, to_size
+from ovseg_core.images.resize.nearest import SizeHW, to_size
 from ovseg_core.rle.encode import decode_rle
 from pipeline.review.index import ReviewIndex
 from pipeline.run.images import RunImages

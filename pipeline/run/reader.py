@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
 from pipeline.run.folder import RunFolder
 from pipeline.run.tables.answers import (

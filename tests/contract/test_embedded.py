@@ -14,9 +14,9 @@ from ovseg_core import methods
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide
 from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.resize.nearest import to_size
 from ovseg_core.methods import build_segmenter
 from ovseg_core.proposals import build_proposer
-from ovseg_core.resize.nearest import to_size
 from ovseg_core.segmenter import encode_images
 from pipeline.evaluation.metrics import ConfusionMatrix
 from pipeline.job.job import run

@@ -20,8 +20,8 @@ from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.scoring import patch_probabilities
 from ovseg_core.dense.segmenter import WindowSegmenter
+from ovseg_core.images.resize.published_sizes import pad_br
 from ovseg_core.methods import clip_dinoiser
-from ovseg_core.resize.published_sizes import pad_br
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from ovseg_core.training.heads.shared.dinoiser_model import tap_map
 from tests.golden import reference

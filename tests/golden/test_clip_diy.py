@@ -15,8 +15,8 @@ from torch import Tensor
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.decision.decide import decide
 from ovseg_core.decision.values import complement_product
+from ovseg_core.images.resize.bilinear import MeanMap
 from ovseg_core.methods.clip_diy import ClipDiy, CropFeatures, Options, build
-from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from schemas.config import NamedOptions
 from tests.golden import reference

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.scoring import surgery_rows
+from ovseg_core.images.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.methods import clip_surgery
 from ovseg_core.methods.clip_surgery import display_maps, point_prompts
-from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.segmenter import TextMatrix, encode_images
 from tests.golden import reference
 

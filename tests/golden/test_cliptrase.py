@@ -18,6 +18,7 @@ from ovseg_core.decision.canvas import score_map
 from ovseg_core.decision.decide import decide
 from ovseg_core.dense.last_block import run_last_block
 from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.methods import cliptrase
 from ovseg_core.methods.cliptrase import (
     CORRELATION,
@@ -26,7 +27,6 @@ from ovseg_core.methods.cliptrase import (
     denoised,
     median_filtered,
 )
-from ovseg_core.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
 

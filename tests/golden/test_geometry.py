@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ovseg_core.dense.windows import window_boxes
-from ovseg_core.resize.published_sizes import mmseg_size, resize_linear
+from ovseg_core.images.resize.published_sizes import mmseg_size, resize_linear
 from tests.golden import reference
 
 

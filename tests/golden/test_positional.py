@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovseg_core.resize.position_embedding import PositionTable
+from ovseg_core.images.resize.position_embedding import PositionTable
 from tests.golden import reference
 
 

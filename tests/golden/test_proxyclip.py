@@ -15,8 +15,8 @@ from ovseg_core.dense.encoder import DenseFeatures
 from ovseg_core.dense.scoring import cosines
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.dense.windows import axis_spans
+from ovseg_core.images.resize.bilinear import MeanMap
 from ovseg_core.methods import proxyclip
-from ovseg_core.resize.bilinear import MeanMap
 from tests.golden import reference
 from tests.golden.window_methods import Stages
 

@@ -17,7 +17,7 @@ from ovseg_core.decision.decide import decide
 from ovseg_core.decision.values import class_probabilities
 from ovseg_core.dense.last_block import AttentionPolicy, dense_patches
 from ovseg_core.dense.segmenter import WindowSegmenter
-from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.images.resize.bilinear import MeanMap
 from ovseg_core.segmenter import ScoreMaps, TextMatrix, encode_images
 from tests.golden import reference
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.refine.pamr import RefinedMap, RowsOfMaps
 from ovseg_core.decision.refine.region_vote import vote_in_turn
-from ovseg_core.resize.bilinear import MeanMap
-from ovseg_core.resize.nearest import SizeHW, nearest_counts
-from ovseg_core.resize.stitching import StitchedMap
+from ovseg_core.images.resize.bilinear import MeanMap
+from ovseg_core.images.resize.nearest import SizeHW, nearest_counts
+from ovseg_core.images.resize.stitching import StitchedMap
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 
 OBJECTNESS_THRESHOLD = 0.5

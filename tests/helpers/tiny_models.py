@@ -19,8 +19,8 @@ from torch import Tensor
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.published_sizes import pad_br
 from ovseg_core.objectness.found import RELEASED_HEAD
-from ovseg_core.resize.published_sizes import pad_br
 from ovseg_core.training.heads.shared import dinoiser_model
 from schemas.config import ClipConfig
 

@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 
 from ovseg_core.decision.segments import cut_segments
-from ovseg_core.resize.bilinear import MeanMap
-from ovseg_core.resize.nearest import nearest_counts, to_size
+from ovseg_core.images.resize.bilinear import MeanMap
+from ovseg_core.images.resize.nearest import nearest_counts, to_size
 from ovseg_core.rle.encode import decode_rle, encode_rle, transpose
 from tests.helpers import slow_segments
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.sam.load import LoadedSam
 from ovseg_core.images.batch import Image
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from ovseg_core.decision.canvas import ScoredCanvas
 from ovseg_core.decision.instances.pooling import PooledScores
 from ovseg_core.decision.instances.suppression import kept_masks
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.resize.nearest import SizeHW
-from ovseg_core.resize.published_sizes import limited_size
+from ovseg_core.images.resize.nearest import SizeHW
+from ovseg_core.images.resize.published_sizes import limited_size
 from ovseg_core.rle.components import component_numbers
 from ovseg_core.rle.encode import Rle, encode_pieces
 from ovseg_core.rle.stack import cut_outs, pieces_of

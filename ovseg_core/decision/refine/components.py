@@ -24,7 +24,7 @@ from torch import Tensor
 from ovseg_core.decision.canvas import ScoredCanvas
 from ovseg_core.decision.refine.promptable import PromptedRefinement
 from ovseg_core.decision.values import behind_best, probabilities_and_entropy
-from ovseg_core.resize.nearest import SizeHW, nearest_source
+from ovseg_core.images.resize.nearest import SizeHW, nearest_source
 from ovseg_core.rle.stack import cut_outs
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.resize.bilinear import MeanMap
+from ovseg_core.images.resize.bilinear import MeanMap
 
 _OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
 _BLOCK_ELEMENTS = 1 << 26

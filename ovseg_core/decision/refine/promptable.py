@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 
 
 class PromptableImages(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ovseg_core.resize.nearest import nearest_source
+from ovseg_core.images.resize.nearest import nearest_source
 
 _CELLS_AT_ONCE = 1 << 22
 """Cells of a table of votes, regions times labels, held at once: 32 MB."""

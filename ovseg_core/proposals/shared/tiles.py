@@ -19,10 +19,10 @@ from torch import Tensor
 from ovseg_core.decision.refine.promptable import PromptableImages
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.proposals import PromptableProposer
 from ovseg_core.proposals.shared.index_map import reduced_size
 from ovseg_core.proposals.shared.overlaps import best_by_box, mask_boxes
-from ovseg_core.resize.nearest import SizeHW
 
 OVERLAP = 0.25
 """Of neighbouring tiles, as a share of their side."""

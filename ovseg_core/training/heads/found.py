@@ -19,8 +19,8 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vit import TimmViT
 from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.pillow_passes import BILINEAR, resize_in_passes
 from ovseg_core.objectness import found_bkg
-from ovseg_core.resize.pillow_passes import BILINEAR, resize_in_passes
 from ovseg_core.training.heads import HeadOptions
 from ovseg_core.training.heads.shared import bilateral_solver
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from schemas.score_columns import PROPOSAL_SCORE, SCORE
 
 FOUND_COLUMNS = ["image_id", "category_id", "rle_counts", "area_px", SCORE, PROPOSAL_SCORE]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from pipeline.corrections.frames import SAME, Frame, possible_frames
 from pipeline.corrections.matching import count_px, mean_best_iou
 from pipeline.evaluation.instances.image_pair import TrueInstance

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovseg_core.images.batch import Image
-from ovseg_core.resize.published_sizes import limit_side
+from ovseg_core.images.resize.published_sizes import limit_side
 from ovseg_core.training.students import IGNORED, UNLABELLED, Labels, TrainingView
 
 _CROP_TRIES = 10

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ovseg_core.resize.nearest import SizeHW
+from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.training.students import IGNORED, Labels
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import paint_places

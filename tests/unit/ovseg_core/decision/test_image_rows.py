@@ -3,7 +3,7 @@ import pytest
 
 from ovseg_core.decision.decide import Decision
 from ovseg_core.decision.image_rows import image_rows
-from ovseg_core.resize.nearest import to_size
+from ovseg_core.images.resize.nearest import to_size
 from ovseg_core.rle.encode import decode_rle
 from schemas.config import MaskConfig
 from schemas.records import Annotation, ScoreRow

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ovseg_core.decision.decide import Decision, decide_one
 from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.decision.refine.pamr import Pamr, Refinement
-from ovseg_core.resize.stitching import Stitch, stitch_axis
+from ovseg_core.images.resize.stitching import Stitch, stitch_axis
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 from schemas.config import MaskConfig
 from tests.helpers import slow_decision

@@ -9,8 +9,8 @@ from torch.nn import functional
 from ovseg_core.decision.decide import decide
 from ovseg_core.decision.refine.pamr import Pamr, RefinedMap, Refinement
 from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.bilinear import MeanMap
 from ovseg_core.methods import sclip
-from ovseg_core.resize.bilinear import MeanMap
 from ovseg_core.segmenter import encode_images
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_models import random_image, tiny_backbones

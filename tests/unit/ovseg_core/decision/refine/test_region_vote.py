@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ovseg_core.decision.decide import decide
 from ovseg_core.decision.refine.region_vote import majority_labels, vote_in_turn
-from ovseg_core.resize.nearest import nearest_source
+from ovseg_core.images.resize.nearest import nearest_source
 from ovseg_core.segmenter import ScoreMaps
 
 SHAPE = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg_core.resize.nearest import nearest_counts, nearest_source, to_size
+from ovseg_core.images.resize.nearest import nearest_counts, nearest_source, to_size
 
 
 @pytest.mark.parametrize("size_hw", [(4, 6), (9, 13), (3, 2), (1, 1), (40, 24)])

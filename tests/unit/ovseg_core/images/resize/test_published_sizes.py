@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_core.dense.windows import window_boxes
-from ovseg_core.resize.published_sizes import (
+from ovseg_core.images.resize.published_sizes import (
     limit_side,
     limited_size,
     mmseg_size,

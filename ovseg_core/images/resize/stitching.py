@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ovseg_core.resize.bilinear import Rows, bilinear_taps
+from ovseg_core.images.resize.bilinear import Rows, bilinear_taps
 
 Span = tuple[int, int]
 """First pixel and the one after the last."""

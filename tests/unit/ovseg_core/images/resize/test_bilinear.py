@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovseg_core.resize.bilinear import MeanMap, bilinear_taps
+from ovseg_core.images.resize.bilinear import MeanMap, bilinear_taps
 
 
 @pytest.mark.parametrize(("num_in", "num_out"), [(5, 13), (13, 5), (1, 4), (7, 7), (28, 448)])

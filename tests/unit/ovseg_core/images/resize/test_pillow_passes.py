@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ovseg_core.resize.pillow_passes import BICUBIC, BILINEAR, resize_in_passes
+from ovseg_core.images.resize.pillow_passes import BICUBIC, BILINEAR, resize_in_passes
 
 Kernel = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 sides = st.integers(1, 60)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from ovseg_core.resize.pillow_passes import BICUBIC
+from ovseg_core.images.resize.pillow_passes import BICUBIC
 
 _PRECISION_BITS = 22
 """Pillow's fixed point: 32 bits minus 8 of the pixel and 2 of headroom."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg_core.resize.pillow_bicubic import (
+from ovseg_core.images.resize.pillow_bicubic import (
     bicubic_crops,
     bicubic_crops_by_products,
     crop_grid,

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.dense.windows import SlidingWindows, side_by_side, window_boxes
+from ovseg_core.images.resize.stitching import Stitch, StitchedMap
 from ovseg_core.methods import clearclip
-from ovseg_core.resize.stitching import Stitch, StitchedMap
 from ovseg_core.segmenter import encode_images
 from schemas.errors import ConfigError
 from tests.helpers.tiny_models import random_image, tiny_backbones

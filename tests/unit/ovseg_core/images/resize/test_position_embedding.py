@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovseg_core.resize.position_embedding import PositionTable
+from ovseg_core.images.resize.position_embedding import PositionTable
 
 
 def test_position_table_is_cached_and_unchanged() -> None:
