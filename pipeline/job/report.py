@@ -77,7 +77,8 @@ class RunReport:
         ]
         if self.num_new:
             lines[0] += (
-                f"; {self.num_new:,} in {self.seconds:.1f} s ({brief(self.images_per_s)} images/s)"
+                f"; {self.num_new:,} in {self.seconds:.1f} s with the start, after it "
+                f"{brief(self.images_per_s)} images/s"
             )
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"

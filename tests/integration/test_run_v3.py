@@ -35,7 +35,9 @@ def test_its_segments_are_components_without_a_proposal(folder: Path) -> None:
 
 
 def test_export_writes_what_version_3_wrote(folder: Path) -> None:
-    result = CliRunner().invoke(app, ["export", "run", "--to", "coco"])
+    result = CliRunner().invoke(
+        app, ["export", "run", "--to", "coco", "--set", "label_answers=false"]
+    )
     assert result.exit_code == 0, result.output
     old = json.loads(Path("coco_by_version_3.json").read_text())
     new = json.loads(Path("run/exports/coco/instances.json").read_text())

@@ -28,7 +28,9 @@ def test_exit_code(fields, exit_code):
 
 def test_summary_of_a_complete_run_is_one_line():
     done = report(num_done=200, num_new=200, num_segments=1234, seconds=20.04, images_per_s=12.345)
-    assert done.summary() == "200 of 200 images done, 1,234 masks; 200 in 20.0 s (12.3 images/s)"
+    assert done.summary() == (
+        "200 of 200 images done, 1,234 masks; 200 in 20.0 s with the start, after it 12.3 images/s"
+    )
     alone = RunReport("run", num_images=1, max_error_share=0, num_done=1, num_segments=1)
     counts, added = alone.summary().split("\n")
     assert counts == "1 of 1 image done, 1 mask; nothing was left to do"
