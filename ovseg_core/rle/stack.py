@@ -100,11 +100,18 @@ def cut_outs(masks_Nhw: Tensor, size_hw: SizeHW) -> Iterator[CutOut]:
 
 def whole(mask_HW: Tensor) -> CutOut:
     """Return the smallest cut-out of a mask of the whole image."""
-    rows, columns = mask_HW.any(1).nonzero(), mask_HW.any(0).nonzero()
+    rows, columns = (_filled_lines(mask_HW, along) for along in (1, 0))
     if not len(rows):
         return CutOut(mask_HW[:0, :0], 0, 0)
     top, left = int(rows[0]), int(columns[0])
     return CutOut(mask_HW[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1], top, left)
+
+
+def _filled_lines(mask_HW: Tensor, along: int) -> Ints:
+    """Return the lines along an axis that have a pixel inside."""
+    if mask_HW.is_cuda:
+        return mask_HW.any(along).nonzero()[:, 0].cpu().numpy()
+    return np.flatnonzero(mask_HW.numpy().any(axis=along))  # ten times as fast as torch's
 
 
 def _pieces(mask: CutOut, height: int) -> tuple[Ints, Ints]:
