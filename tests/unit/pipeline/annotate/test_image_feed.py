@@ -158,14 +158,15 @@ def test_a_feed_whose_reader_stops_can_be_read_again(feed):
 
 def test_many_failures_are_met_by_all_threads():
     census = Census()
-    running, most = 0, 0
+    running, all_run = 0, threading.Event()
 
     def slow(ref):
-        nonlocal running, most
+        nonlocal running
         with census.lock:
             running += 1
-            most = max(most, running)
-        time.sleep(0.005)
+            if running == 4:
+                all_run.set()
+        all_run.wait(timeout=0.5)  # until four run at once: a busy machine starts them late
         with census.lock:
             running -= 1
         return load(ref)
@@ -173,4 +174,4 @@ def test_many_failures_are_met_by_all_threads():
     feed = ImageFeed(slow, threads=4, batch_size=2)
     run(feed, refs_of([None] * 40))
     feed.close()
-    assert most == 4
+    assert all_run.is_set()
