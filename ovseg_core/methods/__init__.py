@@ -28,9 +28,7 @@ def check_options(method: NamedOptions, masks: MaskConfig = DEFAULT_MASKS) -> No
         ConfigError: an unknown method, an unknown option or a wrong value; instances without
             anything that they could come from; a refinement without what redraws the masks.
     """
-    options = _options(method)
-    check_instances(masks, has_proposals=options.proposals.name != "none")
-    check_refinement(options)
+    _checked_options(method, masks)
 
 
 def runs_by_name(name: str) -> bool:
@@ -83,8 +81,7 @@ def build_segmenter(
         ConfigError: as `check_options`.
         WeightsError: the backbones lack something that the method needs.
     """
-    check_options(method, masks)
-    options = _options(method)
+    options = _checked_options(method, masks)
     segmenter = plugins.load_plugin(PACKAGE, method.name).build(options, backbones)
     proposer = build_proposer(options.proposals, backbones)
     if proposer is None:
@@ -92,7 +89,9 @@ def build_segmenter(
     return WithProposals(segmenter, proposer, options, instances=masks.segments == "instances")
 
 
-def _options(method: NamedOptions) -> MethodOptions:
+def _checked_options(method: NamedOptions, masks: MaskConfig) -> MethodOptions:
     options = plugins.read_options(PACKAGE, method, "method")
     assert isinstance(options, MethodOptions)  # those of every method are
+    check_instances(masks, has_proposals=options.proposals.name != "none")
+    check_refinement(options)
     return options
