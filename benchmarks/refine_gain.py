@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.quality import embedded_backbones, predict, text_of_world
+from benchmarks.quality_rows import FOUND
 from benchmarks.world import CROWDED, LabelledScene, labelled_scenes
 from ovseg_core.methods import build_segmenter
 from pipeline.evaluation.metrics import ConfusionMatrix
 from schemas.config import NamedOptions
 
 TOLERANCE_PX = 2
-_GATE = {"objectness": {"name": "found"}}
 METHODS: dict[str, dict[str, Any]] = {
-    "sclip": {**_GATE, "short_side_px": 0, "templates": "diy"},
-    "maskclip": {**_GATE, "short_side_px": 0, "templates": "diy"},
-    "clip_diy": _GATE,
+    "sclip": {**FOUND, "short_side_px": 0, "templates": "diy"},
+    "maskclip": {**FOUND, "short_side_px": 0, "templates": "diy"},
+    "clip_diy": FOUND,
 }
 """Options of the methods that are measured: those of docs/quality.md, with objectness."""
 REFINED = {

@@ -79,7 +79,12 @@ def decode_rle(counts: str, size_hw: SizeHW) -> NDArray[np.uint8]:
         ValueError: they are not those of a mask of this size.
     """
     check_counts(counts, size_hw)
-    return coco_mask.decode({"counts": counts.encode("ascii"), "size": list(size_hw)})
+    return coco_mask.decode(coco_rle(counts, size_hw))
+
+
+def coco_rle(counts: str, size_hw: SizeHW) -> Any:
+    """Return a mask (H, W) of compressed run lengths as pycocotools takes it."""
+    return {"counts": counts.encode("ascii"), "size": list(size_hw)}
 
 
 def transpose(values: NDArray[Scalar]) -> NDArray[Scalar]:

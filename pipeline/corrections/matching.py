@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ovseg_core.rle import components
+from ovseg_core.rle.encode import coco_rle
 from pipeline.run.reader import Row
 from schemas.review import ReviewedMask, Verdict
 
@@ -105,7 +106,7 @@ def match(
         names: the run's labels in order.
     """
     size_hw = image["height"], image["width"]
-    rles: Any = [_rle(mask.rle_counts, size_hw) for mask in corrected]
+    rles: Any = [coco_rle(mask.rle_counts, size_hw) for mask in corrected]
     areas: Any = coco_mask.area(rles)
     found = [
         (mask, rle, int(area))
@@ -219,7 +220,7 @@ def mean_best_iou(one: Sequence[str], other: Sequence[str], size_hw: tuple[int, 
 
 def count_px(counts: str, size_hw: tuple[int, int]) -> int:
     """Return the number of pixels of a mask (RLE counts)."""
-    return int(coco_mask.area(_rle(counts, size_hw)))
+    return int(coco_mask.area(coco_rle(counts, size_hw)))
 
 
 def covered_segments(
@@ -245,13 +246,9 @@ def pairwise_ious(
     """Return the IoU (N, M) of every pair of masks."""
     if not one or not other:
         return np.zeros((len(one), len(other)))
-    ours, theirs = ([_rle(text, size_hw) for text in side] for side in (one, other))
+    ours, theirs = ([coco_rle(text, size_hw) for text in side] for side in (one, other))
     return np.asarray(coco_mask.iou(ours, theirs, [0] * len(other)))
 
 
 def _union(counts: Sequence[str], size_hw: tuple[int, int]) -> Any:
-    return coco_mask.merge([_rle(text, size_hw) for text in counts])
-
-
-def _rle(counts: str, size_hw: tuple[int, int]) -> Any:
-    return {"counts": counts.encode("ascii"), "size": list(size_hw)}
+    return coco_mask.merge([coco_rle(text, size_hw) for text in counts])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from pipeline.evaluation.instances.image_pair import ImagePair, coco_rle
+from ovseg_core.rle.encode import coco_rle
+from pipeline.evaluation.instances.image_pair import ImagePair
 
 _PARAMS: Any = Params(iouType="segm")
 IOU_THRESHOLDS: NDArray[np.float64] = _PARAMS.iouThrs

@@ -50,11 +50,6 @@ class ImagePair:
     found: Sequence[FoundInstance]
 
 
-def coco_rle(counts: str, size_hw: SizeHW) -> dict[str, Any]:
-    """Return a mask as pycocotools takes it."""
-    return {"size": list(size_hw), "counts": counts.encode("ascii")}
-
-
 def by_label(
     instances: Sequence[TrueInstance] | Sequence[FoundInstance],
 ) -> Mapping[int, list[Any]]:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ovseg_core.images.resize.nearest import SizeHW
+from ovseg_core.rle.encode import coco_rle
 from pipeline.evaluation.instances.image_pair import (
     FoundInstance,
     ImagePair,
     TrueInstance,
     by_label,
-    coco_rle,
 )
 
 HALF = 0.5

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ovseg_core.rle.encode import coco_rle
 from pipeline.evaluation.instances.average_precision import (
     AveragePrecision,
     CocoFigures,
     mean_figures,
 )
-from pipeline.evaluation.instances.image_pair import ImagePair, coco_rle
+from pipeline.evaluation.instances.image_pair import ImagePair
 from tests.helpers.instance_pairs import box, drawn_pairs, found, true
 
 SIZE = (40, 60)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg_core.rle.coco_segmentation import encode_mask
-from ovseg_core.rle.encode import decode_rle
-from pipeline.evaluation.instances.image_pair import ImagePair, coco_rle
+from ovseg_core.rle.encode import coco_rle, decode_rle
+from pipeline.evaluation.instances.image_pair import ImagePair
 from pipeline.evaluation.instances.matching import matchings
 from pipeline.evaluation.instances.panoptic_quality import (
     PanopticFigures,
