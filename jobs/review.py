@@ -15,6 +15,7 @@ from schemas.base import validated
 from schemas.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from pipeline.corrections.calibrate import CalibrationReport, Rules
     from pipeline.corrections.import_report import ImportReport
     from pipeline.run.confirmed import Confirmed
 
@@ -149,11 +150,17 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
     unknown = ", ".join(f"{name} ({count})" for name, count in report.unknown_labels.items())
     pairs = [f"{theirs}={ours}" for theirs, ours in report.near_labels.items()]
     near = " ".join(f"--label {shlex.quote(pair)}" for pair in pairs)
-    images = f"{report.num_images}, {report.num_partly} of them in part"
+    undo = f"ovseg import-review {quoted_run} --undo {report.id}"
+    images = [
+        str(report.num_images),
+        f"{report.num_partly} of them in part" if report.num_partly else "",
+        f"{report.num_unchanged} of them unchanged from the run" if report.num_unchanged else "",
+    ]
     console.facts(
         [
-            ("import", f"{report.id} (ovseg import-review {quoted_run} --undo {report.id})"),
-            ("images reviewed", images if report.num_partly else report.num_images),
+            ("import", f"{report.id} (to take it back: {undo})"),
+            ("images reviewed", ", ".join(filter(None, images))),
+            ("caution", _mostly_unchanged(report)),
             ("minutes", minutes if timed else ""),
             ("labels that the run does not have", unknown),
             ("spelled much like one of the run", near and f"import again with {near}"),
@@ -163,6 +170,18 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
     console.notes(report.notes)
     console.facts(
         [("next", f"ovseg calibrate {quoted_run}; ovseg evaluate {quoted_run} --truth reviewed")]
+    )
+
+
+def _mostly_unchanged(report: "ImportReport") -> str:
+    """Return what a file that was hardly edited makes of the images; empty: it was."""
+    if 2 * report.num_unchanged <= report.num_images:
+        return ""
+    return (
+        f"{report.num_images} images count as reviewed; {report.num_unchanged} of them are "
+        "unchanged from the run, and the file does not say that a person has looked at them: if "
+        "nobody has, evaluate and calibrate find the predictions right. Take the import back, and "
+        "import a file with the checked images alone"
     )
 
 
@@ -246,10 +265,11 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
     if as_json:
         return console.print_json(report.model_dump(mode="json"))
     columns = ("label", "reviewed", "right", "threshold", "dropped", "right ones dropped")
+    own = report.calibration.thresholds
     rows = [
         (
-            label.name, label.num_segments, label.num_right, label.threshold, label.num_dropped,
-            label.num_right_dropped,
+            label.name, label.num_segments, label.num_right, own.get(label.name),
+            label.num_dropped, label.num_right_dropped,
         )
         for label in sorted(report.labels, key=lambda label: -label.num_segments)
     ]  # fmt: skip
@@ -262,13 +282,29 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
         [
             ("images reviewed", report.num_images),
             ("segments", f"{report.calibration.num_segments}, {report.num_right} of them right"),
-            ("mean error of the score", f"{report.before.expected_error:.3f} before"),
+            ("threshold -", _shared_threshold(report, rules)),
+            ("expected calibration error", f"{report.before.expected_error:.3f} before"),
             ("", f"{report.after.expected_error:.3f} after, on held-out images"),
+            ("", "(mean distance of a score from the share of right segments; 0 is best)"),
             ("caution", _worse(report.before.expected_error, report.after.expected_error)),
             ("caution", _without_effect(sum(label.num_dropped for label in report.labels))),
             ("plot", uris.join(folder.folder.uri, PICTURE)),
             ("use", f"ovseg annotate ... --set {shlex.quote(f'calibration={file}')}"),
         ]
+    )
+
+
+def _shared_threshold(report: "CalibrationReport", rules: "Rules") -> str:
+    """Return why labels have no threshold of their own; empty: each has one."""
+    if not rules.thresholds:
+        return "none is fitted (thresholds=false): all segments are kept"
+    if all(label.name in report.calibration.thresholds for label in report.labels):
+        return ""
+    shared = report.calibration.default_threshold
+    effect = "" if shared else ", which keeps all"
+    return (
+        f"fewer than {rules.min_segments} reviewed segments (min_segments), or none of them right: "
+        f"the label takes the threshold of all labels together, {shared:.3f}{effect}"
     )
 
 

@@ -50,6 +50,9 @@ class ImportReport(Frozen):
     """Images that now count as reviewed, in whole or in part."""
     num_partly: int
     """Of these, images of which something is unknown: labels that the other side does not have."""
+    num_unchanged: int
+    """Of these, images whose masks equal the predictions and of which nothing says that a person
+    has looked at them: neither the file, nor an earlier review, nor `unchanged_means`."""
     num_images_with_time: int
     minutes: float
     unknown_labels: dict[str, int]

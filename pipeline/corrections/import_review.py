@@ -148,6 +148,7 @@ class _Import:
         self._review = ReviewedLayer(run, predictions=self._predictions)
         self._has_known = False
         self._tally = Tally(self._labels.names)
+        self._num_unchanged = 0
 
     def find(self, images: Sequence[ToolImage]) -> None:
         """Find the images and labels of the file in the run."""
@@ -248,8 +249,15 @@ class _Import:
         open_ones = covered_segments(predicted, unknown, least)
         open_ones = (open_ones | self._unlisted_segments(predicted)) - kept
         num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
+        is_changed = num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
+        is_looked_at = (
+            image.is_checked
+            or image_id in self._review.images
+            or self._rules.unchanged_means == "reviewed"
+        )
+        self._num_unchanged += not (is_changed or unknown or open_ones or is_looked_at)
         self._differs(
-            num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks),
+            is_changed,
             {(mask.category_id, mask.rle_counts) for mask in masks} != self._known_masks(row),
         )
         reviewed = ReviewedImage(
@@ -408,6 +416,7 @@ class _Import:
             labels=self._tally.labels(),
             num_images=len(self._images),
             num_partly=sum(not image.is_complete for image in self._images),
+            num_unchanged=self._num_unchanged,
             num_images_with_time=len(seconds),
             minutes=sum(seconds) / 60,
             unknown_labels=dict(self._unknown_labels),

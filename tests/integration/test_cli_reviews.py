@@ -78,6 +78,43 @@ def test_review_to_calibrated_job(folder: Path) -> None:
     assert "the calibration is of the method 'clip_diy'" in wrong.stderr
 
 
+def test_a_coco_file_with_one_edited_image_is_taken_with_a_caution(folder: Path) -> None:
+    assert ovseg("export", "run", "--to", "coco").exit_code == 0
+    file = Path("run/exports/coco/instances.json")
+    dataset = json.loads(file.read_text())
+    dataset["annotations"].pop()
+    Path("edited.json").write_text(json.dumps(dataset))
+    shown = ovseg("import-review", "run", "edited.json").stdout
+    assert "16, 15 of them unchanged from the run" in shown
+    assert "16 images count as reviewed; 15 of them are unchanged from the run" in shown
+    identity = json.loads(ovseg("import-review", "run", "--list", "--json").stdout)[0]["id"]
+    assert f"ovseg import-review run --undo {identity}" in shown
+    assert ovseg("import-review", "run", "--undo", identity).exit_code == 0
+
+    for image in dataset["images"][:8]:
+        image["checked"] = True
+    Path("edited.json").write_text(json.dumps(dataset))
+    again = ovseg("import-review", "run", "edited.json").stdout
+    assert "16, 7 of them unchanged from the run" in again
+    assert "count as reviewed" not in again
+    repeated = ovseg("import-review", "run", "edited.json", "--unchanged-means", "reviewed").stdout
+    assert "unchanged from the run" not in repeated, "a person has said that they are checked"
+
+
+def test_a_label_without_a_threshold_of_its_own_says_why(folder: Path) -> None:
+    assert ovseg("import-review", "run", "review.json").exit_code == 0
+    shown = ovseg("calibrate", "run").stdout
+    rows = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
+    shared = json.loads(Path("run/reviewed/calibration.json").read_text())["default_threshold"]
+    assert rows["dog"][3] == "-", "16 reviewed segments"
+    assert "threshold -" in shown
+    assert f"the threshold of all labels together, {shared:.3f}" in shown
+    own = ovseg("calibrate", "run", "--set", "min_segments=10").stdout
+    assert "threshold -" not in own
+    none = ovseg("calibrate", "run", "--set", "thresholds=false").stdout
+    assert "none is fitted (thresholds=false)" in none
+
+
 def test_compare_two_runs(folder: Path) -> None:
     scenes = [Scene(f"{n:02d}.png", label_map(n % 5 + 1)) for n in range(16)]
     make_run(folder / "second", scenes, RunSpec(shard_size=5))
