@@ -9,11 +9,11 @@ import torch
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
+from ovseg_core.backbones.file_formats.transformers_folder import load_network
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
 from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.sam.encoder import SamEncoder
-from ovseg_core.backbones.sam.load import load_sam
-from ovseg_core.backbones.sam.prompted import PromptedSam
+from ovseg_core.backbones.sam.prompted import SAM, PromptedSam
 from ovseg_core.backbones.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig
@@ -184,7 +184,7 @@ class Backbones:
         """
         if name not in self._sams:
             self.check_names(name)
-            loaded = load_sam(name, self.device, option)
+            loaded = load_network(name, self.device, option, SAM)
             self.note_file("sam", loaded.file, name)
             self._sams[name] = PromptedSam(loaded, self.compute)
         return self._sams[name]

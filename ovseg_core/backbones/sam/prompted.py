@@ -16,9 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.sam.load import LoadedSam
+from ovseg_core.backbones.file_formats.transformers_folder import LoadedNetwork, NetworkFamily
+from ovseg_core.embedded import SAM_FOLDER
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.nearest import SizeHW
+
+SAM = NetworkFamily(
+    title="SAM or SAM 2",
+    example="facebook/sam2.1-hiera-tiny",
+    classes={
+        "sam": ("SamModel", "SamImageProcessor"),
+        "sam2": ("Sam2Model", "Sam2ImageProcessor"),
+        "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
+    },
+    embedded=SAM_FOLDER,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class PromptedSam:
         mask_px: M.
     """
 
-    def __init__(self, loaded: LoadedSam, compute: Compute) -> None:
+    def __init__(self, loaded: LoadedNetwork, compute: Compute) -> None:
         self._model: Any = loaded.model
         self._processor: Any = loaded.processor
         self._compute = compute

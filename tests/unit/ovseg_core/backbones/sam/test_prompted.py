@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.sam.load import load_sam
-from ovseg_core.backbones.sam.prompted import PromptedSam
+from ovseg_core.backbones.file_formats.transformers_folder import load_network
+from ovseg_core.backbones.sam.prompted import SAM, PromptedSam
 from schemas.errors import WeightsError
 from tests.helpers.tiny_models import random_image
 from tests.helpers.tiny_sams import write_sam
@@ -33,7 +33,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def sam(folder: Path) -> PromptedSam:
-    return PromptedSam(load_sam(f"local-dir:{folder}", CPU, OPTION), Compute(CPU))
+    return PromptedSam(load_network(f"local-dir:{folder}", CPU, OPTION, SAM), Compute(CPU))
 
 
 def library(folder: Path) -> tuple[Any, Any]:
@@ -114,7 +114,7 @@ def test_a_coarse_mask_changes_the_answer(sam: PromptedSam) -> None:
 def test_what_is_no_sam_is_refused(folder: Path, tmp_path: Path) -> None:
     def refused(name: str, message: str) -> None:
         with pytest.raises(WeightsError, match=message):
-            load_sam(name, CPU, OPTION)
+            load_network(name, CPU, OPTION, SAM)
 
     refused(
         "sam2-tiny", r"expected hf-hub:ORG/REPO .*, local-dir:FOLDER or `embedded`, got 'sam2-tiny'"
@@ -145,7 +145,7 @@ def test_weights_without_a_part_or_not_finite_are_refused(folder: Path, tmp_path
     with pytest.raises(
         WeightsError, match=r"1 of its tensors are missing, such as mask_decoder\.iou_token"
     ):
-        load_sam(f"local-dir:{tmp_path}", CPU, OPTION)
+        load_network(f"local-dir:{tmp_path}", CPU, OPTION, SAM)
     save_file({**tensors, name: tensors[name] * np.nan}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="not finite"):
-        load_sam(f"local-dir:{tmp_path}", CPU, OPTION)
+        load_network(f"local-dir:{tmp_path}", CPU, OPTION, SAM)

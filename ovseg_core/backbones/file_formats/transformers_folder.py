@@ -1,10 +1,10 @@
-"""Load a promptable SAM or SAM 2 by transformers, from a folder, the hub or the package.
+"""Load a network by transformers, from a folder in its format or from the hub.
 
 transformers takes seconds to import and is an extra (`sam`), so it is imported on use.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,9 @@ from ovseg_core.backbones.checkpoint import (
     one_line,
 )
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
-from ovseg_core.embedded import SAM_FOLDER
 from schemas.config import EMBEDDED
 from schemas.errors import ConfigError, WeightsError
 
-_CLASSES = {
-    "sam": ("SamModel", "SamImageProcessor"),
-    "sam2": ("Sam2Model", "Sam2ImageProcessor"),
-    "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
-}
-"""By the `model_type` of a folder's config.json: the network's class and that of its processor."""
 _WEIGHTS = "model.safetensors"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _MAX_VALUES_PER_BYTE = 4
@@ -39,66 +32,93 @@ _OLDEST_MAJOR = 5
 
 
 @dataclass(frozen=True)
-class LoadedSam:
+class NetworkFamily:
+    """The networks that can do one thing.
+
+    Attributes:
+        title: what they are, for messages.
+        example: a repository of the hub that has one, for messages.
+        classes: by the `model_type` of a folder's config.json, the names of the network's class and
+            of that of its image processor.
+        embedded: folder of the one in the package; None: there is none.
+    """
+
+    title: str
+    example: str
+    classes: Mapping[str, tuple[str, str]]
+    embedded: Path | None = None
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
     """A network of transformers with its image processor.
 
     Attributes:
-        model: a SamModel or Sam2Model in evaluation mode, float32, on its device.
+        model: in evaluation mode, float32, on its device.
         processor: its image processor.
         file: the local weights file.
+        repository: of the hub that it came from; empty: from a folder.
     """
 
     model: Any
     processor: Any
     file: str
+    repository: str = ""
 
 
-def load_sam(name: str, device: torch.device, option: str) -> LoadedSam:
+def load_network(
+    name: str, device: torch.device, option: str, family: NetworkFamily
+) -> LoadedNetwork:
     """Load a network.
 
     Args:
-        name: `local-dir:FOLDER`, `hf-hub:ORG/REPO` or `embedded`.
+        name: `local-dir:FOLDER`, `hf-hub:ORG/REPO` or, if the family has one, `embedded`.
         device: where it runs.
         option: dotted option that gave the name, for messages.
+        family: what it must be.
 
     Raises:
         ConfigError: transformers is missing or too old.
         WeightsError: a name of another form, weights that cannot be downloaded, a folder without
             such a network, or weights that are not finite.
     """
-    _check_transformers()
-    if name == EMBEDDED:
-        folder = SAM_FOLDER
+    _check_transformers(family)
+    repository = ""
+    if name == EMBEDDED and family.embedded is not None:
+        folder = family.embedded
     elif name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR)).expanduser()
     elif name.startswith(HF_HUB):
-        folder = _fetched(name.removeprefix(HF_HUB))
+        repository = name.removeprefix(HF_HUB)
+        folder = _fetched(repository)
     else:
-        raise WeightsError(
-            f"{option}: expected hf-hub:ORG/REPO (such as hf-hub:facebook/sam2.1-hiera-tiny), "
-            f"local-dir:FOLDER or `embedded`, got {name!r}"
-        )
+        example = f"hf-hub:ORG/REPO (such as hf-hub:{family.example})"
+        known = f"{example} or local-dir:FOLDER"
+        if family.embedded is not None:
+            known = f"{example}, local-dir:FOLDER or `embedded`"
+        raise WeightsError(f"{option}: expected {known}, got {name!r}")
     try:
         with _without_progress_bars():
-            loaded = _load_folder(folder, option)
+            model, processor = _load_folder(folder, option, family)
     except LOAD_FAILURES as error:
         raise WeightsError(
             f"{option}: the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
-    check_finite_weights(loaded.model.state_dict(), loaded.file)
-    loaded.model.eval().requires_grad_(False).to(device)
-    return loaded
+    file = str(folder / _WEIGHTS)
+    check_finite_weights(model.state_dict(), file)
+    model.eval().requires_grad_(False).to(device)
+    return LoadedNetwork(model, processor, file, repository)
 
 
-def _check_transformers() -> None:
+def _check_transformers(family: NetworkFamily) -> None:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError('SAM needs transformers: pip install "ovseg[sam]"') from error
+        raise ConfigError(f'{family.title} needs transformers: pip install "ovseg[sam]"') from error
     if int(transformers.__version__.partition(".")[0]) < _OLDEST_MAJOR:
         raise ConfigError(
-            f"SAM needs transformers {_OLDEST_MAJOR} or newer, this is {transformers.__version__}: "
-            'pip install "ovseg[sam]"'
+            f"{family.title} needs transformers {_OLDEST_MAJOR} or newer, this is "
+            f'{transformers.__version__}: pip install "ovseg[sam]"'
         )
 
 
@@ -123,7 +143,7 @@ def _fetched(repository: str) -> Path:
         raise not_downloaded(f"the network {repository}", error, ADVICE, repository) from error
 
 
-def _load_folder(folder: Path, option: str) -> LoadedSam:
+def _load_folder(folder: Path, option: str, family: NetworkFamily) -> tuple[Any, Any]:
     import transformers
 
     file, config_file = folder / _WEIGHTS, folder / "config.json"
@@ -134,12 +154,12 @@ def _load_folder(folder: Path, option: str) -> LoadedSam:
         )
     settings = json.loads(config_file.read_text(encoding="utf-8"))
     kind = settings.get("model_type") if isinstance(settings, dict) else None
-    if kind not in _CLASSES:
+    if not isinstance(kind, str) or kind not in family.classes:
         raise WeightsError(
-            f"{option}: the network in {folder} is of the kind {kind!r}, expected SAM or SAM 2 "
-            f"({', '.join(_CLASSES)})"
+            f"{option}: the network in {folder} is of the kind {kind!r}, expected {family.title} "
+            f"({', '.join(family.classes)})"
         )
-    model_class, processor_class = (getattr(transformers, name) for name in _CLASSES[kind])
+    model_class, processor_class = (getattr(transformers, name) for name in family.classes[kind])
     config = model_class.config_class.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"), WithoutRandomWeights():  # without memory, to compare sizes first
         num_values = sum(parameter.numel() for parameter in model_class(config).parameters())
@@ -159,4 +179,4 @@ def _load_folder(folder: Path, option: str) -> LoadedSam:
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{len(missing)} of its tensors are missing, such as {missing[0]}")
     processor = processor_class.from_pretrained(folder, local_files_only=True)
-    return LoadedSam(model, processor, str(file))
+    return model, processor
