@@ -5,6 +5,7 @@ reviewed layer; a skip decides nothing. The log is written first, then the marks
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntFlag
 from threading import Lock
@@ -226,6 +227,19 @@ class Decisions:
             if one.segment_index is not None and one.label not in whole_labels
         }
         return len(single) >= num_left
+
+    def num_rejected(self, image_id: str, row: int) -> int:
+        """Return how many masks of an image are rejected, by themselves, by label or as a whole."""
+        decided = [one for one in self.current(image_id).values() if one.action != "skip"]
+        whole = {one.label: one.action for one in decided if one.segment_index is None}
+        single = [one for one in decided if one.segment_index is not None]
+        segments = self._index.segments
+        left = Counter(self._index.labels[k - 1] for k in segments.label[segments.of(row)].tolist())
+        left.subtract(one.label for one in single)
+        rejected = sum(one.action == "reject" for one in single)
+        for label, number in left.items():
+            rejected += number * (whole.get(label, whole.get(None)) == "reject")
+        return rejected
 
     def progress(self) -> dict[str, int]:
         """Return the number of annotated images, and of those done, begun and skipped."""

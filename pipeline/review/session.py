@@ -205,6 +205,7 @@ class ReviewSession:
                     **{name: image[name] for name in _IMAGE_FACTS},
                     "labels": [[label, max(values), len(values)] for label, values in ordered],
                     "marks": _mark_names(now, row),
+                    "num_rejected": now.decisions.num_rejected(image["image_id"], row),
                     "doubt": _known(now.index.doubt, row),
                     **_agreement_facts(row, found.agreement),
                 }
@@ -318,6 +319,7 @@ def _review_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
     return {
         "image_id": image_id,
         "marks": _mark_names(now, row),
+        "num_rejected": now.decisions.num_rejected(image_id, row),
         "decisions": [one.model_dump(include=fields) for one in current],
     }
 

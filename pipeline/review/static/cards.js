@@ -4,13 +4,15 @@ import { picture } from "./api.js";
 
 const BADGES = [["rejected", "✕ rejected"], ["relabelled", "⇄ relabelled"], ["imported", "✓ reviewed elsewhere"], ["done", "✓ accepted"], ["skipped", "skipped"], ["begun", "begun"]];
 
-const BADGE_HELP = { rejected: "at least one of its masks was rejected", relabelled: "at least one of its masks has another label now" };
+const BADGE_HELP = { rejected: "of its masks; where it has none: a mask is missing", relabelled: "at least one of its masks has another label now" };
 
-function badge(marks) {
+function badge({ marks, labels, num_rejected: rejected }) {
   const found = BADGES.find(([mark]) => marks.includes(mark));
   if (!found) return null;
   const [mark, word] = found;
-  return make("span", { class: `badge ${mark}`, title: BADGE_HELP[mark] ?? "" }, ["rejected", "relabelled"].includes(mark) && !marks.includes("done") ? `${word}, not all decided` : word);
+  const masks = labels.reduce((sum, [, , number]) => sum + number, 0);
+  const said = mark === "rejected" && rejected < masks ? `✕ ${rejected} of ${masks} rejected` : word;
+  return make("span", { class: `badge ${mark}`, title: BADGE_HELP[mark] ?? "" }, ["rejected", "relabelled"].includes(mark) && !marks.includes("done") ? `${said}, not all decided` : said);
 }
 
 function agreement(item, other) {
@@ -26,7 +28,7 @@ export function cards(run, other) {
 
   return function card(item) {
     const ok = item.status === "ok";
-    const figure = make("figure", {}, badge(item.marks));
+    const figure = make("figure", {}, badge(item));
     const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more: open it to see where it was looked for"));
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
     if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));

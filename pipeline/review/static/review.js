@@ -149,7 +149,7 @@ function takeIn(answer) {
   if (answer.progress) showProgress(answer.progress);
   if (!answer.images) return;
   for (const image of answer.images) {
-    for (const item of grid.items.values()) if (item.image_id === image.image_id) item.marks = image.marks;
+    for (const item of grid.items.values()) if (item.image_id === image.image_id) Object.assign(item, { marks: image.marks, num_rejected: image.num_rejected });
     grid.redraw(image.image_id);
   }
   // The answer to an older decision would hide newer ones that are not answered yet.

@@ -1,6 +1,7 @@
 """Both pages in Chromium, driven by keys and clicks."""
 
 import io
+import re
 import time
 from pathlib import Path
 
@@ -119,7 +120,12 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
     assert page.locator("#masks .said").all_inner_texts() == ["accepted", "rejected"]
     page.keyboard.press("Escape")
-    page.locator("article .badge", has_text="rejected").wait_for()
+    page.locator("article .badge", has_text="✕ 1 of 3 rejected, not all decided").wait_for()
+    page.keyboard.press("R")
+    page.locator("article .badge", has_text=re.compile("^✕ rejected$")).wait_for()
+    page.keyboard.press("u")
+    page.locator("#flash", has_text="0.png, whole image: undone").wait_for()
+    page.locator("article .badge", has_text="✕ 1 of 3 rejected").wait_for()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("a")
     page.locator("article .badge", has_text="accepted").wait_for()

@@ -39,7 +39,12 @@ def test_done_images_are_those_of_the_reviewed_layer(tmp_path, seed):
         else:
             decisions.undo(float(step), decision.source)
     done = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & Mark.DONE)}
-    assert done == set(ReviewedLayer(run, log).images)
+    layer = ReviewedLayer(run, log)
+    assert done == set(layer.images)
+    for number in range(len(index)):
+        image_id = index.image(number)["image_id"]
+        outcomes = (layer.outcomes(image_id) or {}).values()
+        assert decisions.num_rejected(image_id, number) == sum(one is None for one in outcomes)
     assert 0 < len(done) < len(index)
     again = Decisions(ReviewLog(run), index)
     np.testing.assert_array_equal(again.marks, decisions.marks)
