@@ -35,7 +35,8 @@ def overlay(
         rgb: (h, w, 3).
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
         names: of the labels in vocabulary order; their colours follow from them.
-        write_names: write each label on the largest of its regions.
+        write_names: write each label where its mask, or the largest of its segments, is widest, and
+            on each further segment that its name fits on.
         segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
             instances of a label are told apart; None: of the labels.
     """
@@ -48,7 +49,8 @@ def overlay(
     pixels += masks[..., 3:] / 255 * _OPACITY * (masks[..., :3] - pixels)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     if write_names:
-        _write_names(picture, labels, names)
+        shown = labels if segments is None else to_size(segments, size_hw)
+        _write_names(picture, labels, shown, names)
     return picture
 
 
@@ -77,21 +79,35 @@ def tinted(
     return Image.fromarray(pixels)
 
 
-def _write_names(picture: Image.Image, labels: NDArray[np.integer], names: Sequence[str]) -> None:
-    """Write each label where its mask is widest, moved so that the text stays in the picture."""
+def _write_names(
+    picture: Image.Image,
+    labels: NDArray[np.integer],
+    segments: NDArray[np.integer],
+    names: Sequence[str],
+) -> None:
+    """Write labels where their segments are widest, moved so that the text stays in the picture."""
     width, height = picture.size
     text_px = round(min(max(min(width, height) * _TEXT_SHARE, _MIN_TEXT_PX), _MAX_TEXT_PX))
     draw = ImageDraw.Draw(picture)
-    for label in np.unique(labels[labels > 0]).tolist():
-        mask = np.pad((labels == label).astype(np.uint8), 1)  # the picture's rim is a rim
+    number = np.where(labels > 0, labels.astype(np.int64) << 32 | segments.astype(np.int64), 0)
+    found, sizes = np.unique(number[number > 0], return_counts=True)
+    named: set[int] = set()
+    for wanted in found[np.argsort(-sizes, kind="stable")].tolist():
+        label = wanted >> 32
+        x0, y0, box_width, box_height = cv2.boundingRect((number == wanted).astype(np.uint8))
+        mask = number[y0 : y0 + box_height, x0 : x0 + box_width] == wanted
+        mask = np.pad(mask.astype(np.uint8), 1)  # the picture's rim is a rim
         depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
         y, x = np.unravel_index(int(depth.argmax()), depth.shape)
         if depth[y, x] < _MIN_DEPTH_PX:
             continue
         name = str(names[label - 1])
+        if label in named and box_width < text_width(name, text_px):
+            continue
+        named.add(label)
         half = text_width(name, text_px) // 2 + 2
-        left = min(max(int(x) - 1, half), max(width - half, half))
-        top = min(max(int(y) - 1, text_px // 2 + 2), height - text_px // 2 - 2)
+        left = min(max(x0 + int(x) - 1, half), max(width - half, half))
+        top = min(max(y0 + int(y) - 1, text_px // 2 + 2), height - text_px // 2 - 2)
         draw.text(
             (left, top),
             name,

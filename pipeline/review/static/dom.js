@@ -28,11 +28,13 @@ export function swatch(colour) {
   return node;
 }
 
-const SHADES = [0, 0.42, -0.36, 0.7];
+const DARKEST = -0.6, PALEST = 0.72, GOLDEN_TURN = 0.618034;
 
-// A label's colour for its first, second, ... mask: towards white, or below 0 towards black.
+// A label's colour for its mask 0, 1, 2, ...: its own first, then shades towards white, or below 0
+// towards black, each as far from those before it as steps of the golden ratio put it.
 export function shade(colour, number) {
-  const towards = SHADES[number % SHADES.length];
+  const range = PALEST - DARKEST;
+  const towards = DARKEST + range * ((number * GOLDEN_TURN - DARKEST / range) % 1);
   const parts = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
   const mixed = parts.map((part) => Math.round(part + Math.abs(towards) * ((towards > 0 ? 255 : 0) - part)));
   return `#${mixed.map((part) => part.toString(16).padStart(2, "0")).join("")}`;

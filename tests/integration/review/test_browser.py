@@ -614,6 +614,26 @@ def test_instances_are_told_apart_and_decided_one_by_one(page, tmp_path: Path):
     assert decided == {0: "accept", 1: "reject", 2: "relabel"}
 
 
+def test_many_instances_of_one_label_have_a_shade_each(page, tmp_path: Path):
+    masks = np.zeros((12, 30, 44), bool)
+    for number, mask in enumerate(masks):
+        mask[2:28, 1 + 3 * number : 4 + 3 * number] = True
+    drawn = tuple((2, 0.9 - number / 100, mask) for number, mask in enumerate(masks))
+    scenes = [Scene("row.png", 2 * masks.any(0).astype(np.uint16), instances=drawn)]
+    run = make_run(tmp_path, scenes, RunSpec(masks={"segments": "instances"}))
+    with serving(run) as client:
+        page.goto(client.url)
+        page.locator("article").click()
+        page.locator('#viewer[data-ready="id-row.png"]').wait_for()
+        styles = page.locator("#masks .mask .name i").evaluate_all(
+            "all => all.map((i) => getComputedStyle(i).backgroundColor)"
+        )
+    shades = np.array([[int(part) for part in re.findall(r"\d+", one)] for one in styles])
+    apart = np.abs(shades[:, None] - shades[None]).max(axis=-1)
+    assert apart[np.triu_indices(12, 1)].min() >= 8, "no shade repeats"
+    assert apart[np.arange(11), np.arange(1, 12)].min() >= 60, "neighbours are plainly apart"
+
+
 def canvas(page) -> np.ndarray:
     """Return the pixels of the stage, when no message lies over it."""
     page.locator("#flash").wait_for(state="hidden")

@@ -30,6 +30,22 @@ def test_names_are_written_on_their_masks_and_stay_in_the_picture():
     assert not changed[:, -1].any()
 
 
+def test_every_instance_that_has_room_for_its_name_is_named():
+    rgb = np.full((60, 200, 3), 90, np.uint8)
+    labels, instances = np.zeros((2, 60, 200), np.uint16)
+    for place, (left, right) in enumerate(((0, 70), (75, 140), (190, 200)), start=1):
+        labels[5:55, left:right] = 1
+        instances[5:55, left:right] = place
+    plain, named = (
+        np.asarray(overlay(rgb, labels, NAMES, write_names=with_names, segments=instances))
+        for with_names in (False, True)
+    )
+    changed = (named != plain).any(axis=(0, 2))
+    assert changed[:70].any()
+    assert changed[75:140].any()
+    assert not changed[180:].any(), "ten pixels are less than the name's width"
+
+
 def test_tinted_masks_are_transparent_outside():
     labels = label_map(0)
     alpha = np.asarray(tinted(labels, labels.shape, NAMES))[..., 3]
