@@ -210,6 +210,6 @@ def _table(table: pa.Table, to: TableLibrary) -> Any:
         raise UserError(f"to: expected arrow, pandas or polars, got {to!r}")
     try:
         library = import_module(to)
-    except ImportError as error:
-        raise UserError(f"{to} is not installed: pip install {to}, or take Arrow") from error
+    except ImportError:  # its traceback says nothing more
+        raise UserError(f"{to} is not installed: pip install {to}, or take Arrow") from None
     return table.to_pandas() if to == "pandas" else library.from_arrow(table)

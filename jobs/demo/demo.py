@@ -1,5 +1,6 @@
 """`ovseg demo`: the whole product on drawn scenes, with the embedded models."""
 
+import json
 import shlex
 import time
 
@@ -34,6 +35,8 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     started = time.monotonic()
     folder = prepare_folder(out)
     scenes = draw_scenes(folder.scenes, num_scenes, seed)
+    for file, truth in ((folder.truth, scenes.truth), (folder.shape_truth, scenes.shape_truth)):
+        file.write_text(json.dumps(truth, indent=1), encoding="utf-8")
     console.line(f"drew {num_scenes} scenes with {len(scenes.labels)} different phrases")
     report = job.run(_config(folder, scenes.labels, num_scenes))
     for text in report.summary().split("\n"):
@@ -111,7 +114,8 @@ def _show_places(folder: DemoFolder) -> None:
             ("contact sheet", folder.sheet),
             ("gallery", folder.run / "exports" / "gallery" / "index.html"),
             ("COCO masks", folder.run / "exports" / "coco" / "instances.json"),
-            ("scenes, truth", folder.scenes),
+            ("scenes", folder.scenes),
+            ("true masks", folder.truth.parent),
             ("job file", folder.config),
         ]
     )
@@ -119,8 +123,10 @@ def _show_places(folder: DemoFolder) -> None:
     labels, ovseg = shlex.quote(",".join(SHAPES)), console.program()
     console.line()
     console.line(
-        "next: inspect the run, compare it label by label, annotate the scenes with other labels"
+        "next: inspect the run, compare it label by label, annotate the scenes with other labels "
+        "and compare those"
     )
     console.line(f"  {ovseg} inspect {run}")
     console.line(f"  {ovseg} evaluate {run} --truth {shlex.quote(str(folder.truth))}")
     console.line(f"  {ovseg} annotate {config} --labels {labels} --out {other}")
+    console.line(f"  {ovseg} evaluate {other} --truth {shlex.quote(str(folder.shape_truth))}")

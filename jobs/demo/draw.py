@@ -1,6 +1,5 @@
-"""The demo's collection: drawn scenes as PNG files, and their true masks as COCO JSON."""
+"""The demo's collection: drawn scenes as PNG files, and their true masks as COCO has them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,20 @@ _MAX_OBJECTS = 3
 
 @dataclass(frozen=True)
 class Scenes:
-    """The phrases and files of drawn scenes.
+    """The phrases and true masks of drawn scenes.
 
     Attributes:
         seen: phrases of visible objects whose colour-shape pair the embedded models were trained
             on.
         held_out: phrases of visible objects of other pairs.
-        files: all written files.
+        truth: the true masks, by phrase.
+        shape_truth: the same masks by shape alone, for labels such as "star".
     """
 
     seen: tuple[str, ...]
     held_out: tuple[str, ...]
-    files: tuple[Path, ...]
+    truth: CocoDataset
+    shape_truth: CocoDataset
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
     """Draw scenes, half of seen and half of held-out pairs, as `scene_000.png`, ...
 
     Args:
-        folder: must exist; the truth is written beside the images as `instances.json`.
+        folder: must exist; nothing but the images is written.
         num_scenes: 2 or more.
         seed: the same seed draws the same scenes.
     """
@@ -64,19 +65,21 @@ def draw_scenes(folder: Path, num_scenes: int, seed: int) -> Scenes:
     mark.add_text(SCENE_MARK, "drawn by ovseg demo")
     for name, scene in drawn.items():
         Image.fromarray(scene.image).save(folder / name, pnginfo=mark)
-    truth = folder / "instances.json"
-    truth.write_text(json.dumps(_truth(drawn, seen + held_out), indent=1), encoding="utf-8")
-    return Scenes(seen, held_out, (*(folder / name for name in drawn), truth))
+    truth = _truth(drawn, {phrase: phrase for phrase in seen + held_out})
+    shape_of = {phrase: phrase.split()[-1] for phrase in seen + held_out}
+    return Scenes(seen, held_out, truth, _truth(drawn, shape_of))
 
 
-def _truth(drawn: dict[str, Scene], labels: tuple[str, ...]) -> CocoDataset:
+def _truth(drawn: dict[str, Scene], label_of: dict[str, str]) -> CocoDataset:
+    """Return the true masks of scenes, one for each phrase, under the label of the phrase."""
+    labels = tuple(dict.fromkeys(label_of.values()))
     images: list[CocoImage] = []
     annotations: list[CocoAnnotation] = []
     for image_id, (name, scene) in enumerate(drawn.items(), start=1):
         height, width = scene.label_map.shape
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for index, phrase in enumerate(scene.labels, start=1):
-            annotation = _annotation(scene.label_map == index, labels.index(phrase) + 1)
+            annotation = _annotation(scene.label_map == index, labels.index(label_of[phrase]) + 1)
             annotations.append(
                 {**annotation, "id": len(annotations) + 1, "image_id": image_id},
             )

@@ -9,7 +9,7 @@ from schemas.errors import RunFolderError
 _MARKER = ".ovseg-demo"
 _MARKER_TEXT = "ovseg demo owns the names below and replaces them on its next run:\n"
 _OWN_FOLDERS = ("run", "review")
-_OWN_FILES = ("scenes/instances.json", "contact_sheet.png", "demo.yaml")
+_OWN_FILES = ("truth/phrases.json", "truth/shapes.json", "contact_sheet.png", "demo.yaml")
 _OWN_PATTERN = "scenes/scene_*.png"
 
 
@@ -21,13 +21,18 @@ class DemoFolder:
 
     @property
     def scenes(self) -> Path:
-        """Folder of the drawn images and their true masks."""
+        """Folder of the drawn images."""
         return self.root / "scenes"
 
     @property
     def truth(self) -> Path:
-        """The true masks as COCO JSON."""
-        return self.scenes / "instances.json"
+        """The true masks as COCO JSON, by phrase."""
+        return self.root / "truth" / "phrases.json"
+
+    @property
+    def shape_truth(self) -> Path:
+        """The true masks by shape."""
+        return self.root / "truth" / "shapes.json"
 
     @property
     def run(self) -> Path:
@@ -61,7 +66,8 @@ def prepare_folder(out: str) -> DemoFolder:
     if root.exists() and not root.is_dir():
         raise RunFolderError(f"{out}: expected a folder, got a file. Give another with --out")
     folder = DemoFolder(root)
-    folder.scenes.mkdir(parents=True, exist_ok=True)
+    for own in (folder.scenes, folder.truth.parent):
+        own.mkdir(parents=True, exist_ok=True)
     marker.write_text(
         _MARKER_TEXT + "\n".join((*_OWN_FOLDERS, *_OWN_FILES, _OWN_PATTERN)) + "\n",
         encoding="utf-8",

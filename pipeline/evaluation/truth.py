@@ -5,6 +5,7 @@ A true label map is int32 (H, W): 0 background, k the vocabulary's label k, -1 n
 
 import hashlib
 import io
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ _ONE_BYTE_MODES = ("L", "P")
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 _COCO_ENDINGS = (".json", ".json.gz", ".zip")
 _CLASSES = "classes.json"
+_NAMED = 8
+"""Names of a list that an error gives."""
 
 LabelMap = NDArray[np.int32]
 Crowd = Literal["label", "ignore"]
@@ -281,16 +284,27 @@ def _label_numbers(theirs: Iterable[str], wanted: Wanted) -> tuple[dict[str, int
     numbers = {name: found.find(name) or 0 for name in theirs}
     unknown = sorted(name for name, k in numbers.items() if not k and not is_background(name))
     if not any(numbers.values()):
+        pair = next(
+            (f"{name}={label}" for name in unknown for label in labels if label in name.split()),
+            "couch=sofa",
+        )
         raise UserError(
             f"no category of the truth is a label of the run: the truth has "
-            f"{', '.join(unknown[:8]) or 'none'}; the run has {', '.join(labels[:8])}; "
-            "--label THEIRS=OURS says which are the same, such as --label couch=sofa"
+            f"{_first(unknown) or 'none'}; the run has {_first(labels)}; give a truth with the "
+            "run's labels, or say with --label THEIRS=OURS, once for each name, which are the "
+            f"same, such as --label {shlex.quote(pair)}"
         )
     if unused := sorted(wanted.renamed.keys() - found.used):
         raise UserError(
             f"--label: the truth has no {unused[0]!r}: {did_you_mean(unused[0], list(numbers))}"
         )
     return numbers, tuple(unknown)
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many follow."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _read_file(uri: str) -> bytes:

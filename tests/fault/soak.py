@@ -118,7 +118,6 @@ class Soak:
         self._undisturbed: dict[Place, tuple[dict[str, list[dict]], float]] = {}
         self._images.mkdir(parents=True)
         draw_scenes(self._images, NUM_IMAGES, seed=0)
-        (self._images / "instances.json").unlink()
         self._proxy: FailingProxy | None = None
         if s3_endpoint:
             self._fill_bucket(s3_endpoint)

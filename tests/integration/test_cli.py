@@ -43,6 +43,7 @@ def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scenes:
         "run": {"local": True, "device": "cpu", "batch_size": 2},
     }
     Path("job.yaml").write_text(json.dumps(job), encoding="utf-8")
+    Path("truth.json").write_text(json.dumps(drawn.truth), encoding="utf-8")
     return drawn
 
 
@@ -72,10 +73,10 @@ def test_annotate_inspect_export_evaluate(scenes: Scenes) -> None:
     assert all("part_of" in a["attributes"] for a in regions["annotations"])
     assert all("path" in image for image in regions["images"])
 
-    evaluated = ovseg("evaluate", "run", "--truth", "scenes/instances.json", "--json")
+    evaluated = ovseg("evaluate", "run", "--truth", "truth.json", "--json")
     assert evaluated.exit_code == 0, evaluated.output
     assert 0.3 < json.loads(evaluated.stdout)["miou"] <= 1
-    assert "mIoU" in ovseg("evaluate", "run", "--truth", "scenes/instances.json").stdout
+    assert "mIoU" in ovseg("evaluate", "run", "--truth", "truth.json").stdout
 
 
 def test_second_run_has_nothing_to_do_and_another_job_is_refused(scenes: Scenes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.demo.shapes import SHAPES
 
 NUM_SCENES = 6
 
@@ -31,6 +33,8 @@ def test_the_demo_and_the_same_job_in_one_process(
     assert "phrases of pairs never seen" in result.stdout
     assert "\\n" not in result.stdout, "an escaped line end"
     assert "Traceback" not in result.stderr
+    assert "left out" not in result.stderr
+    assert "masks: predicted" not in result.stderr, "nobody can have reviewed them yet"
     last = result.stdout.splitlines()[-1]
     assert last.strip() == f"{script} review out/demo/run", "it can be typed as it stands"
 
@@ -46,6 +50,19 @@ def test_the_demo_and_the_same_job_in_one_process(
     assert CliRunner().invoke(app, local).exit_code == 0
     assert CliRunner().invoke(app, ["export", "local"]).exit_code == 0
     assert masks(Path("local")) == masks(demo / "run")
+
+    shapes = ["annotate", str(demo / "demo.yaml"), "--labels", ",".join(SHAPES)]
+    assert CliRunner().invoke(app, [*shapes, "--out", "shapes", "--local"]).exit_code == 0
+    wrong = CliRunner().invoke(
+        app, ["evaluate", "shapes", "--truth", str(demo / "truth" / "phrases.json")]
+    )
+    assert wrong.exit_code == 1
+    assert "no category of the truth is a label of the run" in wrong.stderr
+    assert re.search(r"such as --label '\w+ \w+ (\w+)=\1'", wrong.stderr)
+    evaluate = ["evaluate", "shapes", "--truth", str(demo / "truth" / "shapes.json"), "--json"]
+    found = json.loads(CliRunner().invoke(app, evaluate).stdout)
+    assert (found["num_images"], found["unknown_categories"]) == (NUM_SCENES, [])
+    assert found["foreground_iou"] > 0.5
 
 
 def masks(run: Path) -> list[tuple[object, ...]]:

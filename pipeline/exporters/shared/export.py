@@ -98,7 +98,8 @@ class Export:
         index: str = "",
     ) -> None:
         self.reader = CorrectedRun(run, options.masks)
-        logger.info("%s", self.reader.summary)
+        if options.masks or self.reader.masks != "predicted":  # else there is nothing to choose
+            logger.info("%s", self.reader.summary)
         resolved = options.model_copy(update={"masks": self.reader.masks})
         self.photographs = RunImages(run)
         note = self.photographs.note_on_models

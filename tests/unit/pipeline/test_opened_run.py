@@ -1,5 +1,6 @@
 import sys
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -67,8 +68,9 @@ def test_other_libraries(opened, monkeypatch):
     assert list(frame.columns) == ["label", "mean_prob"]
     assert len(frame) == opened.annotations().num_rows
     monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(UserError, match="pip install polars"):
+    with pytest.raises(UserError, match="pip install polars") as missing:
         opened.images(to="polars")
+    assert "ModuleNotFoundError" not in "".join(traceback.format_exception(missing.value))
     with pytest.raises(UserError, match="expected arrow, pandas or polars"):
         opened.images(to="excel")
 

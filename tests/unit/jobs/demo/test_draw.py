@@ -16,7 +16,8 @@ from jobs.demo.scenes import all_phrases
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_truth_is_coco_and_fits_the_images(tmp_path: Path, capsys) -> None:
     scenes = draw_scenes(tmp_path, 6, seed=3)
-    coco = COCO(str(tmp_path / "instances.json"))
+    (tmp_path / "truth.json").write_text(json.dumps(scenes.truth))
+    coco = COCO(str(tmp_path / "truth.json"))
     capsys.readouterr()
     assert len(coco.imgs) == 6
     assert [coco.cats[i + 1]["name"] for i in range(len(coco.cats))] == list(scenes.labels)
@@ -37,10 +38,25 @@ def test_half_of_the_scenes_show_held_out_pairs(tmp_path: Path) -> None:
     assert scenes.held_out
     assert set(scenes.held_out) <= set(all_phrases(held_out=True))
     assert set(scenes.seen) <= set(all_phrases(held_out=False))
-    truth = json.loads((tmp_path / "instances.json").read_text())
+    truth = scenes.truth
     names = {category["id"]: category["name"] for category in truth["categories"]}
     for ann in truth["annotations"]:
         assert (names[ann["category_id"]] in scenes.held_out) == (ann["image_id"] > 4)
+
+
+def test_truth_by_shape_has_the_same_masks(tmp_path: Path) -> None:
+    scenes = draw_scenes(tmp_path, 6, seed=1)
+    assert sorted(tmp_path.iterdir()) == sorted(tmp_path.glob("scene_*.png"))
+
+    def masks(truth, last: bool) -> list[tuple[object, ...]]:
+        names = {category["id"]: category["name"] for category in truth["categories"]}
+        assert len(set(names.values())) == len(names)
+        return [
+            (one["image_id"], names[one["category_id"]].split()[-1 if last else 0], one["area"])
+            for one in truth["annotations"]
+        ]
+
+    assert masks(scenes.shape_truth, last=False) == masks(scenes.truth, last=True)
 
 
 def test_scenes_depend_on_the_seed(tmp_path: Path) -> None:

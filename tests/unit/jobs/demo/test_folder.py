@@ -20,6 +20,7 @@ def test_second_demo_replaces_the_first_and_keeps_other_files(tmp_path: Path) ->
         folder.run / "done" / "00000.json",
         folder.scenes / "scene_007.png",
         folder.truth,
+        folder.shape_truth,
         folder.sheet,
         folder.config,
     ]
