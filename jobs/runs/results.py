@@ -10,12 +10,18 @@ from schemas.errors import BlockedStoreError, UserError
 from schemas.records import STAGES
 
 if TYPE_CHECKING:
+    from pipeline.annotate.bottleneck import Bottleneck
     from pipeline.corrections.layer import ReviewState
     from pipeline.run.confirmed import Confirmed
     from pipeline.run.inspect import Inspection
 
 _EXPORTERS = "pipeline.exporters"
 _SHOWN_LABELS = 40
+_OF_THREADS = {
+    "segment": "computing", "wait_images": "waiting for images", "wait_masks": "waiting for masks",
+    "write": "writing tables", "wait_shard": "waiting for the next shard",
+}  # fmt: skip
+"""What the workers' compute threads do, by the name of their seconds."""
 
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
@@ -47,6 +53,18 @@ def _waiting(waiting: dict[str, int]) -> str:
     return f"{codes} (the command that made the run tries these images again)" if codes else ""
 
 
+def _speed(bottleneck: "Bottleneck") -> str:
+    rate = bottleneck.images_per_s
+    return "" if rate is None else f"{rate:.3g} images/s of one worker, without its start"
+
+
+def _thread_times(seconds: dict[str, float]) -> str:
+    if "wall" not in seconds:
+        return ""
+    known = {text: seconds[name] for name, text in _OF_THREADS.items() if name in seconds}
+    return console.seconds(known)
+
+
 def _frames(number: int) -> str:
     return f"{_images(number)} of several frames or pages, one of each annotated" if number else ""
 
@@ -58,12 +76,15 @@ def _images(number: int) -> str:
 def show_inspection(found: "Inspection") -> None:
     """Print an inspection as tables."""
     from pipeline.collection.left_out import describe
+    from pipeline.run.tables.answers import UNSURE_FROM
 
     images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
     shards = f"{found.num_shards_done} done, {len(found.failed_shards)} given up"
     orphans = f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
     links = f"{len(found.links)} not followed, such as {', '.join(found.links[:3])}"
     versions = ", ".join(f"{library} in {n} shards" for library, n in found.other_versions.items())
+    unsure = f"{UNSURE_FROM:.0%} probable"
+    stages = {stage: found.seconds[stage] for stage in STAGES if stage in found.seconds}
     console.facts(
         [
             ("run folder", found.run),
@@ -75,12 +96,15 @@ def show_inspection(found: "Inspection") -> None:
             ("segments", found.num_segments),
             (
                 "image x label",
-                console.counts({str(answer): n for answer, n in found.answers.items()}),
+                console.counts({a.replace("_", " "): n for a, n in found.answers.items()}),
             ),
+            ("", f"(does the image show the label? unsure: no mask, but {unsure} somewhere)"),
             ("not taken", describe(found.left_out).removeprefix("left out: ")),
             ("frames", _frames(found.num_multi_frame)),
             ("waiting", _waiting(found.waiting)),
-            ("seconds", console.seconds(found.seconds)),
+            ("speed", _speed(found.bottleneck)),
+            ("seconds by stage", console.seconds(stages)),
+            ("of the workers", _thread_times(found.seconds)),
             ("limit", found.bottleneck.advice()),
             ("accepted", versions),
             ("orphans", orphans if found.orphans else ""),

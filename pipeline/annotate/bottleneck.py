@@ -36,6 +36,8 @@ class Bottleneck(Frozen):
 
     busy: Share | None = None
     """Share of the compute threads' time in which they compute; None: not known."""
+    images_per_s: NonNegativeFloat | None = None
+    """Images a second of one worker, without its start; None: not known."""
     waits: dict[str, Share] = {}
     """Shares of the same time by what they wait for, see `schemas.records.THREAD_TIMES`."""
     ms_per_image: dict[str, NonNegativeFloat] = {}
@@ -74,6 +76,7 @@ def bottleneck_of(seconds: Mapping[str, float], num_images: int) -> Bottleneck:
     limit = _limit(busy, waits, seconds) if num_images >= _MIN_IMAGES else ""
     return Bottleneck(
         busy=busy,
+        images_per_s=num_images / total_s,
         waits=waits,
         ms_per_image={name: 1000 * seconds[name] / num_images for name in measured},
         limit=limit,

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from jobs.runs.results import show_inspection
+from pipeline.annotate.bottleneck import bottleneck_of
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.inspect import inspect_folder
 from schemas.review import ReviewDecision
@@ -59,6 +60,25 @@ def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
         assert f"masks={expected}," in losses[1]
         assert losses[2].startswith(f"masks: {expected}")
         assert result.stderr.count(losses[2]) == 1
+
+
+def test_times_and_answers_are_told_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = inspect_folder(make_run(tmp_path, [Scene("a.png", label_map(0))]))
+    seconds = {
+        "read": 1.0, "decode": 9.0, "segment": 34.0, "rle": 5.0, "wall": 98.0,
+        "wait_images": 60.0, "wait_masks": 4.0, "write": 1.5, "wait_shard": 0.5,
+    }  # fmt: skip
+    limits = bottleneck_of(seconds, 250)
+    show_inspection(found.model_copy(update={"seconds": seconds, "bottleneck": limits}))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "speed 2.5 images/s of one worker" in shown
+    assert "seconds by stage read 1.0, decode 9.0, segment 34.0, rle 5.0 of the workers" in shown
+    assert "computing 34.0, waiting for images 60.0, waiting for masks 4.0, writing" in shown
+    assert "unsure: no mask, but 10% probable somewhere" in shown
+    assert "wait_" not in shown
+    assert "not asked 0" in shown
 
 
 @pytest.mark.parametrize(("number", "said"), [(1, "1 image of"), (2345, "2,345 images of")])

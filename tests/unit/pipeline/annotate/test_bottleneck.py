@@ -55,6 +55,7 @@ def test_busy_compute_threads_are_the_limit_and_nothing_is_suggested():
     found = bottleneck_of(BUSY, 1000)
     assert (found.limit, found.words(), found.suggestion) == ("compute", "compute busy 95 %", "")
     assert found.ms_per_image["decode"] == pytest.approx(4.0)
+    assert found.images_per_s == pytest.approx(1000 / 100)
 
 
 def test_of_few_images_only_the_share_is_told():
