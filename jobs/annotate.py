@@ -1,6 +1,7 @@
 """`ovseg annotate`: show the plan, or run the job and print its results and the next command."""
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import console
@@ -8,6 +9,7 @@ from pipeline.storage.waiting import waiting
 from schemas.base import did_you_mean
 from schemas.config import EMBEDDED, JobConfig
 from schemas.errors import ConfigError, ErrorCode
+from schemas.vocabulary import BACKGROUND, is_background
 
 if TYPE_CHECKING:
     from pipeline.job.job import JobPlan
@@ -48,7 +50,7 @@ def annotate(
         show_plan(planned)
         return 0
     report = job.run(config, retry=retry)
-    show_report(report, _caution(config, report))
+    show_report(report, _cautions(config, report))
     if evaluate_flags and not report.exit_code:
         console.line(
             f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
@@ -56,14 +58,40 @@ def annotate(
     return report.exit_code
 
 
-def _caution(config: JobConfig, report: "RunReport") -> str:
-    """Return what to know before the masks are used; empty: nothing."""
-    if not (config.uses_embedded_models and report.num_done):
-        return ""
+def _cautions(config: JobConfig, report: "RunReport") -> list[str]:
+    """Return what to know before the masks are used."""
+    if not report.num_done:
+        return []
     from pipeline.run.folder import RunFolder
     from pipeline.run.images import RunImages
 
-    return RunImages(RunFolder.open(report.out)).note_on_models
+    embedded = config.uses_embedded_models
+    note = RunImages(RunFolder.open(report.out)).note_on_models if embedded else ""
+    return [caution for caution in (note, _without_background(config)) if caution]
+
+
+def _without_background(config: JobConfig) -> str:
+    """Return that nothing keeps the method from labelling every pixel; empty: something does."""
+    from ovseg_core import methods
+    from ovseg_core.segmenter import MethodOptions
+    from schemas import plugins
+
+    options = plugins.read_options(methods.PACKAGE, config.method, "method")
+    names_it = any(not is_background(phrase) for phrase in config.vocabulary.background)
+    if (
+        names_it
+        or config.masks.segments == "instances"
+        or not isinstance(options, MethodOptions)
+        or options.finds_background
+    ):
+        return ""
+    phrases = config.vocabulary.background
+    only = f"nothing but the phrase {BACKGROUND!r}" if phrases else "nothing"
+    return (
+        f"{only} stands for the background, so that most pixels or all get a label: for objects "
+        "before a background set method.options.objectness=found, or name what surrounds them, "
+        "such as vocabulary.background=[background,wall,grass]"
+    )
 
 
 def _failed_images(number: int) -> str:
@@ -113,6 +141,7 @@ def show_plan(plan: "JobPlan") -> None:
             ("left", f"{plan.num_shards_left:,} shards"),
             ("tried again", _failed_images(sum(plan.num_to_retry.values()))),
             ("caution", EMBEDDED_NOTE if config.uses_embedded_models else ""),
+            ("caution", _without_background(config)),
             ("workers", workers),
             ("run folder", config.out),
         ]
@@ -121,20 +150,20 @@ def show_plan(plan: "JobPlan") -> None:
     console.line("Nothing was run or written (--dry-run).")
 
 
-def show_report(report: "RunReport", caution: str = "") -> None:
+def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:
     """Print counts, errors by code, the run folder and the next commands.
 
     Of an interrupted run the summary names the next command alone: the same one.
 
     Args:
         report: of the job.
-        caution: what to know before the masks are used; empty: nothing.
+        cautions: what to know before the masks are used.
     """
     ovseg, out = console.program(), shlex.quote(report.out)
     for text in report.summary().split("\n"):
         console.line(text)
     console.line(f"run folder   {report.out}")
-    if caution:
+    for caution in cautions:
         console.line(f"caution      {caution}")
     if report.interrupted:
         return

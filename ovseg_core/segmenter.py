@@ -46,6 +46,11 @@ class MethodOptions(PluginOptions):
     refine_min_iou: Share = 0.4
     """A redrawn mask is taken where its IoU with the component is at least this."""
 
+    @property
+    def finds_background(self) -> bool:
+        """Whether a pixel may become background by anything but the background phrases."""
+        return True
+
 
 @dataclass(frozen=True)
 class MethodCard:

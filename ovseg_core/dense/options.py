@@ -50,6 +50,11 @@ class WindowOptions(MethodOptions):
     """Number of labels that compete in an image: those with the highest probability in any window
     by CLIP's embedding of the whole window; 0: all."""
 
+    @property
+    def finds_background(self) -> bool:
+        """Whether there is an objectness or a threshold of probability."""
+        return self.objectness.name != "none" or self.probability_threshold > 0
+
 
 class AttentionOptions(WindowOptions):
     """Options of the methods that change nothing but the last block's attention."""

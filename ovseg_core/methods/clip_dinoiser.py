@@ -89,6 +89,11 @@ class Options(WindowOptions):
     position_rule: PositionInterpolation = "size"
     """How position embeddings are interpolated to other grids than CLIP's own."""
 
+    @property
+    def finds_background(self) -> bool:
+        """Whether there is an objectness, also its own, or a threshold of probability."""
+        return super().finds_background or self.background != "none"
+
 
 class PoolingEncoder(DenseEncoder[Options]):
     """Encoder that pools MaskCLIP's patches by an affinity.

@@ -141,6 +141,11 @@ class Options(MethodOptions):
     crops_per_forward: NonNegativeInt = 0
     """Crops in one forward pass, which bounds memory; 0: a default for the device."""
 
+    @property
+    def finds_background(self) -> bool:
+        """Whether there is an objectness."""
+        return self.objectness.name != "none"
+
     @model_validator(mode="after")
     def _crops_fit(self) -> "Options":
         self.pyramid().check()

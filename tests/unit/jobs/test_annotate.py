@@ -55,6 +55,31 @@ def test_plan_names_labels_weights_and_workers(capsys: pytest.CaptureFixture[str
     assert "at most 3, 1 CPU each, device auto" in shown
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_said"),
+    [
+        ({"method": "naclip"}, True),
+        ({"method": "clip_diy"}, False),
+        ({"method": "clip_dinoiser"}, False),
+        ({"method": {"name": "clip_dinoiser", "options": {"background": "none"}}}, True),
+        ({"method": {"name": "clip_diy", "options": {"objectness": "none"}}}, True),
+        ({"method": {"name": "naclip", "options": {"objectness": "found"}}}, False),
+        ({"method": {"name": "naclip", "options": {"probability_threshold": 0.3}}}, False),
+        ({"method": "naclip", "vocabulary": {"labels": "cat", "background": ["wall"]}}, False),
+        ({"method": "naclip", "vocabulary": {"labels": "cat", "background": []}}, True),
+    ],
+)
+def test_plan_says_where_nothing_keeps_a_method_from_labelling_every_pixel(
+    capsys: pytest.CaptureFixture[str], fields: dict[str, object], is_said: bool
+) -> None:
+    fields = {"images": "in", "out": "o", "labels": ["cat"], **fields}
+    if "vocabulary" in fields:
+        del fields["labels"]
+    show_plan(JobPlan(JobConfig.model_validate(fields), {}, num_images=2, num_shards=1))
+    shown = capsys.readouterr().out
+    assert ("most pixels or all get a label" in shown) == is_said
+
+
 def test_plan_without_ray_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
     local = config(clip={"model": "embedded", "pretrained": "unused"}, run={"local": True})
     show_plan(JobPlan(local, {}, num_images=1, num_shards=1))
