@@ -46,7 +46,7 @@ TABLES = (
         ScoreRow,
         "`scores/*.parquet`, one row per image and label, found or not",
         "Whether an image shows a label (`ovseg inspect`; the absent labels of COCO files, "
-        "see [exports](exports.md)), and your own search. A probability depends on the other "
+        "see [exports](exports.md#coco)), and your own search. A probability depends on the other "
         "labels asked.",
     ),
     _Table(

@@ -116,7 +116,10 @@ def _start_of(path: Path) -> bytes:
     if _is_safetensors(path, start):
         read_header(path)
     elif not start.startswith((b"PK", b"\x80")):
-        raise ValueError("expected safetensors or what torch.save writes (.safetensors, .pt, .bin)")
+        raise ValueError(
+            "expected safetensors or what torch.save writes (.safetensors, .pt, .bin): fetch it "
+            "again, or give another file"
+        )
     return start
 
 
