@@ -130,6 +130,7 @@ def show_plan(plan: "JobPlan") -> None:
         [
             ("images", f"{plan.num_images:,} in {config.images}"),
             ("not taken", describe(plan.left_out)),
+            ("changed since", plan.changes.describe() if plan.changes else ""),
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
             ("weights", f"{weights}; where the method asks: {config.vision_model}"),

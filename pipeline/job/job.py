@@ -17,6 +17,7 @@ from ovseg_core.methods import check_options, option_folders, with_published_cli
 from pipeline.annotate.build import Build, build
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.shared_text import forget_text
+from pipeline.collection.changes import Changes, changes
 from pipeline.collection.collect import collect
 from pipeline.collection.left_out import LeftOut, describe, left_out_of
 from pipeline.job.progress import Progress, make_progress
@@ -33,7 +34,14 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from pipeline.storage.waiting import waiting
 from schemas.config import JobConfig
-from schemas.errors import PASSING_CODES, BlockedStoreError, ErrorCode, ResourceError, UserError
+from schemas.errors import (
+    PASSING_CODES,
+    BlockedStoreError,
+    ErrorCode,
+    OvsegError,
+    ResourceError,
+    UserError,
+)
 from schemas.records import ImageRef, Shard, ShardDone
 
 logger = logging.getLogger(__name__)
@@ -55,6 +63,7 @@ class JobPlan:
         run: the run to resume; None where it is new.
         done: markers of the shards that an earlier run has finished, by index.
         retry: images that failed with these codes are tried again.
+        changes: of the collection since the run to resume listed it; None: not known.
     """
 
     config: JobConfig
@@ -65,6 +74,7 @@ class JobPlan:
     run: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
     retry: frozenset[ErrorCode] = PASSING_CODES
+    changes: Changes | None = None
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -146,7 +156,23 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     run.check_same(identity, is_finished=not planned.num_shards_left)
     if planned.num_shards_left:
         check_own(run, config)
-    return planned
+    return replace(planned, changes=_changes_since(run, config))
+
+
+def _changes_since(run: RunFolder, config: JobConfig) -> Changes | None:
+    """List a run's collection again; what cannot be listed stops no run that has its list."""
+    before, everything = run.manifest(), config.image.model_copy(update={"limit": 0})
+    try:
+        found = changes(before, collect(config.images, everything, config.run.images_roots))
+    except OvsegError as error:
+        logger.warning(
+            "the collection cannot be listed again, so new and changed images go unnoticed: %s",
+            error,
+        )
+        return None
+    if config.image.limit:  # those after the last one were left out when the run began
+        found = found.up_to(before["path"][-1])
+    return found
 
 
 def run(
@@ -169,7 +195,7 @@ def run(
     """
     planned = plan(config, retry).repaired()
     if not planned.num_shards_left:
-        return sum_up(config, planned.num_images, planned.done)
+        return sum_up(config, planned.num_images, planned.done, planned.changes)
     if config.run.workers > planned.num_shards and not config.run.local:
         logger.warning(
             "%d workers and %d shards of work: some will idle; a smaller `shard_size` makes more",
@@ -193,7 +219,7 @@ def run(
     else:
         logger.warning("stopped by %s", "SIGTERM" if termination.requested else "Ctrl-C")
     return replace(
-        sum_up(config, planned.num_images, job.done()),
+        sum_up(config, planned.num_images, job.done(), planned.changes),
         num_new=progress.finished,
         failed_shards=job.failed,
         seconds=time.monotonic() - started,

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.annotate.bottleneck import Bottleneck
+from pipeline.collection.changes import Changes
 from pipeline.job.progress import brief
 from schemas.config import JobConfig
 from schemas.errors import PASSING_CODES, ExitCode
@@ -31,6 +32,7 @@ class RunReport:
         terminated: it was SIGTERM.
         bottleneck: what limited this run.
         stop_reason: why the job stopped before its end; empty: it did not.
+        changes: of the collection since an earlier job began the run; None: not known.
     """
 
     out: str
@@ -48,6 +50,7 @@ class RunReport:
     interrupted: bool = False
     terminated: bool = False
     stop_reason: str = ""
+    changes: Changes | None = None
 
     @property
     def num_errors(self) -> int:
@@ -82,10 +85,7 @@ class RunReport:
             )
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
-            lines.append(
-                "the images of a run are fixed when it begins: if some were added since, give "
-                "another --out for them"
-            )
+        lines += self._changes()
         if self.bottleneck.suggestion:
             lines.append(self.bottleneck.advice())
         if self.errors:
@@ -109,6 +109,15 @@ class RunReport:
             lines.append("the same command goes on from here")
         return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line
 
+    def _changes(self) -> list[str]:
+        changed = self.changes.describe() if self.changes else ""
+        if not changed:
+            return []
+        return [
+            f"the collection has changed since the run began: {changed}; the images of a run are "
+            "fixed when it begins: give another --out to annotate what is there now"
+        ]
+
     def _frames(self) -> list[str]:
         if not self.num_multi_frame:
             return []
@@ -126,7 +135,12 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> RunReport:
+def sum_up(
+    config: JobConfig,
+    num_images: int,
+    done: dict[int, ShardDone],
+    changes: Changes | None = None,
+) -> RunReport:
     """Return the report of a run folder, given its done markers; without times of this run."""
     errors: Counter[str] = Counter()
     for marker in done.values():
@@ -139,4 +153,5 @@ def sum_up(config: JobConfig, num_images: int, done: dict[int, ShardDone]) -> Ru
         num_segments=sum(marker.tally.num_segments for marker in done.values()),
         errors=dict(sorted(errors.items())),
         num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
+        changes=changes,
     )

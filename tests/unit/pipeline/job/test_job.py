@@ -14,7 +14,7 @@ from pipeline.annotate.build import Built
 from pipeline.job import job
 from pipeline.job.progress import LineProgress, Progress
 from pipeline.storage import waiting
-from schemas.config import NamedOptions
+from schemas.config import ImageConfig, NamedOptions
 from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
 from tests.helpers.colour_segmenter import (
     BuildColourSegmenter,
@@ -179,11 +179,39 @@ def test_resume_does_only_what_is_left(config, tmp_path):
     assert table_rows(config.out) == whole
 
 
-def test_resume_does_not_list_the_images_again(config, tmp_path):
+def test_a_run_keeps_its_images_and_says_what_became_of_the_collection(config, tmp_path):
     run(config)
-    (tmp_path / "images" / "000.png").rename(tmp_path / "images" / "new.png")
+    images = tmp_path / "images"
+    (images / "000.png").rename(images / "new.png")
+    (images / "001.png").write_bytes((images / "001.png").read_bytes() + b"0")
     planned = job.plan(config)
     assert (planned.num_images, planned.num_shards_left, planned.images) == (10, 0, None)
+    report, _ = run(config, BuildNothing())
+    assert report.exit_code == 0
+    assert (
+        "the collection has changed since the run began: 1 new (for example new.png), 1 changed "
+        "(for example 001.png), 1 vanished (for example 000.png)"
+    ) in report.summary()
+
+
+def test_what_a_limit_leaves_out_is_not_new(config, tmp_path):
+    limited = config.model_copy(update={"image": ImageConfig(limit=4)})
+    run(limited)
+    assert job.plan(limited).changes.describe() == ""
+    (tmp_path / "images" / "0000.png").write_bytes((tmp_path / "images" / "001.png").read_bytes())
+    (tmp_path / "images" / "003.png").unlink()
+    assert job.plan(limited).changes.describe() == (
+        "1 new (for example 0000.png), 1 vanished (for example 003.png)"
+    )
+
+
+def test_a_collection_that_cannot_be_listed_again_stops_no_run(config, tmp_path, caplog):
+    run(config)
+    shutil.rmtree(config.images)
+    report, _ = run(config, BuildNothing())
+    assert report.exit_code == 0
+    assert report.summary().endswith("nothing was left to do")
+    assert "cannot be listed again, so new and changed images go unnoticed" in caplog.text
 
 
 def test_resume_on_another_machine_is_the_same_run(config, tmp_path):
