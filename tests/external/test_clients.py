@@ -20,6 +20,7 @@ import pytest
 from pipeline.exporters import coco, cvat, fiftyone, labelme, panoptic
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
+from tests.helpers.annotated_instances import annotated_instances, overlapping_pairs
 from tests.helpers.drawn_runs import awkward_scenes, crowded_run, make_run
 
 WANTED = os.environ.get("OVSEG_CLIENTS", "")
@@ -74,17 +75,31 @@ def _photos(run: RunFolder) -> Path:
     return Path(run.folder.uri).parent / "photos"
 
 
-@pytest.fixture(params=["class", "instances"])
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of instances by the embedded models; two of one label overlap."""
+    run = annotated_instances(tmp_path_factory.mktemp("annotated"))
+    assert overlapping_pairs(run)
+    return run
+
+
+@pytest.fixture(params=["class", "instances", "annotated"])
 def run(tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
-    return (
-        make_run(tmp_path, awkward_scenes()) if request.param == "class" else crowded_run(tmp_path)
-    )
+    if request.param == "class":
+        return make_run(tmp_path, awkward_scenes())
+    return _instances(tmp_path, request)
 
 
-@pytest.fixture(params=["class", "instances"])
+@pytest.fixture(params=["class", "instances", "annotated"])
 def distinct(tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
     """A run that datumaro can hold."""
-    return _distinct(tmp_path) if request.param == "class" else crowded_run(tmp_path)
+    return _distinct(tmp_path) if request.param == "class" else _instances(tmp_path, request)
+
+
+def _instances(tmp_path: Path, request: pytest.FixtureRequest) -> RunFolder:
+    if request.param == "annotated":
+        return request.getfixturevalue("annotated")
+    return crowded_run(tmp_path)
 
 
 def _distinct(tmp_path: Path) -> RunFolder:

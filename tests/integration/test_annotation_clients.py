@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 
 from pipeline.exporters import coco, cvat, yolo_seg
 from pipeline.run.folder import RunFolder
+from tests.helpers.annotated_instances import annotated_instances, overlapping_pairs
 from tests.helpers.drawn_runs import LABELS, Scene, awkward_scenes, label_map, make_run
 from tests.helpers.exported_masks import Mask, counts_of, run_masks
 
@@ -44,6 +45,26 @@ def test_pycocotools_reads_every_option(run):
             assert annotation["area"] == mask.sum()
             tight = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask)))
             assert annotation["bbox"] == tight.tolist()
+
+
+def test_pycocotools_reads_instances_that_overlap(tmp_path: Path) -> None:
+    run = annotated_instances(tmp_path)
+    assert overlapping_pairs(run)
+    coco.export(run, coco.Options())
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = COCO(f"{run.folder.uri}/exports/coco/instances.json")
+        results = dataset.loadRes(f"{run.folder.uri}/exports/coco/results_segm.json")
+    for read in (dataset, results):
+        assert {annotation["iscrowd"] for annotation in read.anns.values()} == {0}
+        masks = [
+            (
+                read.imgs[annotation["image_id"]]["file_name"],
+                read.cats[annotation["category_id"]]["name"],
+                counts_of(read.annToMask(annotation)),
+            )
+            for annotation in read.anns.values()
+        ]
+        assert sorted(masks) == run_masks(run)
 
 
 def test_supervision_reads_coco_to_the_pixel(run):
