@@ -303,8 +303,8 @@ def _shared_threshold(report: "CalibrationReport", rules: "Rules") -> str:
     shared = report.calibration.default_threshold
     effect = "" if shared else ", which keeps all"
     return (
-        f"fewer than {rules.min_segments} reviewed segments (min_segments), or none of them right: "
-        f"the label takes the threshold of all labels together, {shared:.3f}{effect}"
+        f"too few reviewed (min_segments={rules.min_segments}) or none right: the threshold of all "
+        f"labels together holds, {shared:.3f}{effect}"
     )
 
 
@@ -359,6 +359,7 @@ def compare_runs(first: str, other: str, as_json: bool) -> None:
     console.damaged(report.other_damaged, " of the other run")
     return console.facts(
         [
+            ("first, second", f"{first}, {other}" if report.first == report.other else ""),
             ("mean agreement", report.mean_agreement),
             ("images in both", report.num_images),
             ("without masks in either", report.num_without_masks or ""),
