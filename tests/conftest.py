@@ -46,6 +46,14 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their parameter: an archive holds the time at which it was packed.
+
+    Else the processes of one run, which start at different times, have tests of different names.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give whole files to a process, so that no fixture of a module is made twice."""
     from xdist.scheduler import LoadFileScheduling
