@@ -11,11 +11,11 @@ from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.file_formats.transformers_folder import load_network
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
-from ovseg_core.backbones.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.sam.encoder import SamEncoder
 from ovseg_core.backbones.sam.prompted import SAM, PromptedSam
-from ovseg_core.backbones.unet import UnetDecoder, load_unet
-from ovseg_core.backbones.vit import DenseBackbone, TimmViT
+from ovseg_core.backbones.vision.load_vit import DIFFUSERS, load_vit
+from ovseg_core.backbones.vision.unet import UnetDecoder, load_unet
+from ovseg_core.backbones.vision.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig
 from schemas.errors import WeightsError
 

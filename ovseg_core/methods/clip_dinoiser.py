@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import DenseBackbone
+from ovseg_core.backbones.vision.vit import DenseBackbone
 from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, threshold_affinity
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.last_block import dense_patches, identity

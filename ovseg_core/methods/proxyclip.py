@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import DenseBackbone, FeatureKind
+from ovseg_core.backbones.vision.vit import DenseBackbone, FeatureKind
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
 from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import COSINES, SURGERY, WITHOUT_CLASS_TOKEN, Adjustment

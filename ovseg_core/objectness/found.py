@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.file_formats.head_file import HeadKind, load_head
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import TimmViT, VitFeatures
+from ovseg_core.backbones.vision.vit import TimmViT, VitFeatures
 from ovseg_core.embedded import FOUND_HEAD
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.published_sizes import limit_side

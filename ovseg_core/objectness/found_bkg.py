@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import TimmViT, VitFeatures
+from ovseg_core.backbones.vision.vit import TimmViT, VitFeatures
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.published_sizes import limit_side
 from ovseg_core.objectness import by_shape

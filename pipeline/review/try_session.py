@@ -19,7 +19,7 @@ from ovseg_core import methods
 from ovseg_core.backbones.checkpoint import nothing_fetched
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.registry import Backbones, clip_names
-from ovseg_core.backbones.vit import DenseBackbone
+from ovseg_core.backbones.vision.vit import DenseBackbone
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch, to_tensor

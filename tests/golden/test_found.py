@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ovseg_core.backbones.vit import VitFeatures
+from ovseg_core.backbones.vision.vit import VitFeatures
 from ovseg_core.objectness import found, found_bkg
 from tests.golden import reference
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.load_vit import LoadedVit
-from ovseg_core.backbones.vit import FeatureKind, in_batches
+from ovseg_core.backbones.vision.load_vit import LoadedVit
+from ovseg_core.backbones.vision.vit import FeatureKind, in_batches
 
 _ATTENTION_COST = 8
 """Weight of a cell against a ViT's token: relative positions need whole attention matrices."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import DenseBackbone
+from ovseg_core.backbones.vision.vit import DenseBackbone
 from ovseg_core.dense.affinity import cosine_affinity, threshold_affinity
 from ovseg_core.images.batch import Image
 from ovseg_core.objectness import found

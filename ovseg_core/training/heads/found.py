@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import TimmViT
+from ovseg_core.backbones.vision.vit import TimmViT
 from ovseg_core.dense.affinity import cosine_affinity
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.pillow_passes import BILINEAR, resize_in_passes

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.vit import DenseBackbone
+from ovseg_core.backbones.vision.vit import DenseBackbone
 from schemas.config import EMBEDDED, ClipConfig, HeadConfig, JobConfig
 from schemas.errors import WeightsError
 from tests.helpers.tiny_models import (

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.load_vit import LoadedVit
-from ovseg_core.backbones.vit import TimmViT
+from ovseg_core.backbones.vision.load_vit import LoadedVit
+from ovseg_core.backbones.vision.vit import TimmViT
 from tests.helpers.tiny_models import (
     VIT_FAMILIES,
     random_images,

@@ -29,7 +29,7 @@ from schemas.config import EMBEDDED
 from schemas.errors import WeightsError
 
 DIFFUSERS = "diffusers:"
-"""Prefix of a UNet's name (`backbones/unet.py`), before its folder."""
+"""Prefix of a UNet's name (`backbones/vision/unet.py`), before its folder."""
 
 _MAX_DEPTH, _MAX_SIZE = 128, 16_384
 _MAX_VALUES_PER_BYTE = 4

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ovseg_core.backbones.unet import UnetDecoder
+from ovseg_core.backbones.vision.unet import UnetDecoder
 from ovseg_core.methods import proxyclip
 from ovseg_core.segmenter import encode_images
 from schemas.errors import WeightsError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute, call
-from ovseg_core.backbones.load_vit import LoadedVit
+from ovseg_core.backbones.vision.load_vit import LoadedVit
 from ovseg_core.images.resize.position_embedding import PositionInterpolation, PositionTable
 from ovseg_core.images.resize.published_sizes import pad_br
 

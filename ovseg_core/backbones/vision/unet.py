@@ -29,8 +29,8 @@ from ovseg_core.backbones.checkpoint import (
     read_tensors,
 )
 from ovseg_core.backbones.compute import Compute, call
-from ovseg_core.backbones.load_vit import DIFFUSERS
-from ovseg_core.backbones.vit import FeatureKind, in_batches
+from ovseg_core.backbones.vision.load_vit import DIFFUSERS
+from ovseg_core.backbones.vision.vit import FeatureKind, in_batches
 from schemas.errors import WeightsError
 
 MAX_CELLS = 42

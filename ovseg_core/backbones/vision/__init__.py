@@ -1,0 +1,1 @@
+"""The second network of a job: plain ViTs by timm, the decoder of a diffusion UNet."""
