@@ -12,6 +12,7 @@ Limit = Literal["compute", "read", "decode", "masks", "write", "shards", ""]
 
 BUSY = 0.8
 """From this share of their time on, the compute threads are the limit."""
+_LEAST_S = 1e-6
 _MIN_IMAGES = 50
 """With fewer images, what the first of them take decides."""
 _CAUSES: dict[str, Limit] = {
@@ -68,7 +69,7 @@ def bottleneck_of(seconds: Mapping[str, float], num_images: int) -> Bottleneck:
         num_images: the images that these seconds were spent on.
     """
     total_s = sum(seconds.get(name, 0.0) for name in ("wall", "wait_shard", "write"))
-    if not num_images or total_s <= 0:
+    if not num_images or total_s < _LEAST_S:
         return Bottleneck()
     busy = min(1.0, seconds.get("segment", 0.0) / total_s)
     waits = {name: min(1.0, seconds[name] / total_s) for name in _CAUSES if name in seconds}

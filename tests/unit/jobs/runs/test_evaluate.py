@@ -80,7 +80,8 @@ def test_a_truth_of_other_names_altogether_says_how_to_map_them(tmp_path: Path) 
     Image.fromarray(labels.astype(np.uint8)).save(truth / "a.png")
     result = ovseg("evaluate", run.folder.uri, "--truth", str(truth))
     assert result.exit_code == 1
-    assert "the truth has couch; the run has sofa; --label THEIRS=OURS" in result.stderr
+    assert "the truth has couch; the run has sofa; give a truth with" in result.stderr
+    assert "such as --label couch=sofa" in result.stderr
 
 
 def test_instances_are_printed_by_label_and_kept_in_the_run_folder(tmp_path: Path) -> None:
