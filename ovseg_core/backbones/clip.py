@@ -26,8 +26,6 @@ from schemas.errors import WeightsError
 logger = logging.getLogger(__name__)
 
 _PROMPTS_PER_FORWARD = 256
-_SHOWN = 5
-_SHOWN_CHARS = 80
 _IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
 """Default batch of a forward pass: small enough for a CPU's cache, large enough for a GPU."""
 
@@ -163,34 +161,9 @@ class Clip:
         Raises:
             WeightsError: the tokenizer is not that of the text encoder.
         """
-        ids_PL = self.tokenizer.ids(list(prompts))
-        self._warn_of_long(prompts, ids_PL)
-        if int(ids_PL.max()) >= self._num_tokens or int(ids_PL.min()) < 0:
-            raise WeightsError(
-                f"the tokenizer of {self.weights_file} returns the token {int(ids_PL.max())}, but "
-                f"the text encoder has {self._num_tokens}: it is the tokenizer of another CLIP"
-            )
+        ids_PL = self.tokenizer.prompt_ids(prompts, self._num_tokens, self.weights_file)
         parts = ids_PL.to(self.device).split(_PROMPTS_PER_FORWARD)
         return torch.cat([self.model.encode_text(part) for part in parts])
-
-    def _warn_of_long(self, prompts: Sequence[str], ids_PL: Tensor) -> None:
-        """Warn of prompts whose end the tokenizer has cut off, longest first."""
-        limit = ids_PL.shape[1]
-        full = [prompts[row] for row in self.tokenizer.full(ids_PL)]
-        if not full:
-            return
-        counts = zip(self.tokenizer.counts(full), full, strict=True)
-        cut = sorted((-count, prompt) for count, prompt in counts if count > limit)
-        if cut:
-            shown = [f"{prompt[:_SHOWN_CHARS]!r} ({-count})" for count, prompt in cut[:_SHOWN]]
-            more = f" and {len(cut) - _SHOWN} more" if len(cut) > _SHOWN else ""
-            logger.warning(
-                "this CLIP reads %d tokens of a prompt; the end is cut off of %s%s: shorten the "
-                "label or the template",
-                limit,
-                ", ".join(shown),
-                more,
-            )
 
     def forward_trunk(
         self,

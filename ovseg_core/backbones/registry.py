@@ -11,6 +11,7 @@ from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.file_formats.transformers_folder import load_network
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
+from ovseg_core.backbones.owlv2 import OWLV2, Owlv2, tokenizer_of
 from ovseg_core.backbones.sam.encoder import SamEncoder
 from ovseg_core.backbones.sam.prompted import SAM, PromptedSam
 from ovseg_core.backbones.vision.load_vit import DIFFUSERS, load_vit
@@ -76,6 +77,7 @@ class Backbones:
         self._settings: dict[str, str] = {}
         self._networks: dict[str, DenseBackbone] = {}
         self._sams: dict[str, PromptedSam] = {}
+        self._detectors: dict[str, Owlv2] = {}
 
     @classmethod
     def from_config(
@@ -188,6 +190,26 @@ class Backbones:
             self.note_file("sam", loaded.file, name)
             self._sams[name] = PromptedSam(loaded, self.compute)
         return self._sams[name]
+
+    def owlv2(self, name: str, option: str) -> Owlv2:
+        """Return an OWLv2; each is loaded once.
+
+        Args:
+            name: `local-dir:FOLDER` or `hf-hub:ORG/REPO`.
+            option: dotted option that gave the name, for messages.
+
+        Raises:
+            ConfigError: transformers is missing or too old.
+            WeightsError: unknown, missing or unusable weights.
+        """
+        if name not in self._detectors:
+            self.check_names(name)
+            loaded = load_network(name, self.device, option, OWLV2)
+            tokenizer = tokenizer_of(loaded, option)
+            self.note_file("owlv2", loaded.file, name)
+            self._settings["owlv2.tokenizer"] = tokenizer.sha256
+            self._detectors[name] = Owlv2(loaded, tokenizer, self.compute)
+        return self._detectors[name]
 
     def network_or(self, published: str) -> str:
         """Return the name of the network that a method uses where its options name none.

@@ -3,18 +3,17 @@
 Formulas and template sets: docs/methods.md 1.5.
 
 Shapes: Q phrases (rows), P prompts (phrases in their templates), D joint width, K classes (0 is
-background), B images, h w patches. float32 on CLIP's device.
+background), B images, h w patches. float32 on the network's device.
 """
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.clip import Clip
 from ovseg_core.segmenter import TextMatrix
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
@@ -56,6 +55,22 @@ _CACHED_VOCABULARIES = 8
 _CACHED_PHRASES = 4096
 
 
+class PromptEncoder(Protocol):
+    """A network that embeds texts: CLIP, or a detector with CLIP's text encoder.
+
+    Attributes:
+        device: where it is.
+        weights_file: its local file, for messages.
+    """
+
+    device: torch.device
+    weights_file: str
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Return embeddings (number of prompts, D), not normalised to unit length."""
+        ...
+
+
 class TextEncoder:
     """Text matrices for one method, cached by vocabulary; phrase embeddings are cached as well.
 
@@ -67,7 +82,7 @@ class TextEncoder:
 
     def __init__(
         self,
-        clip: Clip,
+        clip: PromptEncoder,
         templates: tuple[str, ...],
         background_templates: tuple[str, ...] | None = None,
     ) -> None:

@@ -3,8 +3,9 @@
 import gzip
 import hashlib
 import importlib.util
+import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from ovseg_core.backbones.text.hugging_face import (
     load_hugging_face,
     rust_errors,
 )
+from schemas.errors import WeightsError
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 77
 """Tokens of a row where an architecture does not say: OpenAI's."""
@@ -27,8 +31,8 @@ _ENDS_OF_CLIPS = 3
 """Those, and a class token, in the mode `clips`."""
 _MAX_VOCABULARY_BYTES = 64_000_000
 """Of an unpacked vocabulary; open_clip's own has 3 MB."""
-
-
+_SHOWN = 5
+_SHOWN_CHARS = 80
 _PROBE = "Two Cats, a dog's häuser 猫 don\u2019t 3.5"
 """Its tokens differ where a version of transformers reads the same files differently."""
 
@@ -50,6 +54,45 @@ class Tokenizer:
     counts: Callable[[list[str]], list[int]]
     pad_id: int
     sha256: str = ""
+
+    def prompt_ids(self, prompts: Sequence[str], num_tokens: int, weights_file: str) -> Tensor:
+        """Return the token ids of prompts, checked; of those that are cut off, a warning.
+
+        Args:
+            prompts: texts.
+            num_tokens: how many tokens the text encoder knows.
+            weights_file: its file, for messages.
+
+        Raises:
+            WeightsError: the tokenizer is not that of the text encoder.
+        """
+        ids_PL = self.ids(list(prompts))
+        self._warn_of_long(prompts, ids_PL)
+        if int(ids_PL.max()) >= num_tokens or int(ids_PL.min()) < 0:
+            raise WeightsError(
+                f"the tokenizer of {weights_file} returns the token {int(ids_PL.max())}, but "
+                f"the text encoder has {num_tokens}: it is the tokenizer of another CLIP"
+            )
+        return ids_PL
+
+    def _warn_of_long(self, prompts: Sequence[str], ids_PL: Tensor) -> None:
+        """Warn of prompts whose end the tokenizer has cut off, longest first."""
+        limit = ids_PL.shape[1]
+        full = [prompts[row] for row in self.full(ids_PL)]
+        if not full:
+            return
+        counts = zip(self.counts(full), full, strict=True)
+        cut = sorted((-count, prompt) for count, prompt in counts if count > limit)
+        if cut:
+            shown = [f"{prompt[:_SHOWN_CHARS]!r} ({-count})" for count, prompt in cut[:_SHOWN]]
+            more = f" and {len(cut) - _SHOWN} more" if len(cut) > _SHOWN else ""
+            logger.warning(
+                "this CLIP reads %d tokens of a prompt; the end is cut off of %s%s: shorten the "
+                "label or the template",
+                limit,
+                ", ".join(shown),
+                more,
+            )
 
     def full(self, ids_PL: Tensor) -> list[int]:
         """Return the rows that may have been cut off: those that are not filled up.
