@@ -39,8 +39,8 @@ VARIANTS = {"naclip_without_pamr": ("naclip", {"pamr_steps": 0})}
 
 def window_methods() -> dict[str, tuple[str, dict[str, Any]]]:
     """Return by name the window methods and their variants."""
-    names = [name for name in plugins.names(methods.PACKAGE) if name != "clip_diy"]
-    return {name: (name, {}) for name in names} | VARIANTS
+    names = filter(methods.runs_by_name, plugins.names(methods.PACKAGE))
+    return {name: (name, {}) for name in names if name != "clip_diy"} | VARIANTS
 
 
 def bare(segmenter: WindowSegmenter, images: Sequence[Tensor]) -> None:

@@ -197,7 +197,7 @@ def main() -> int:
         print("no GPU here: tiny sizes on the CPU, which only test this script")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        names = given.methods or [it for it in plugins.names(methods.PACKAGE) if it != "student"]
+        names = given.methods or [*filter(methods.runs_by_name, plugins.names(methods.PACKAGE))]
         found = measure(device, names, Path(folder))
     has_precision = "compute" in JobConfig.model_fields
     report = {

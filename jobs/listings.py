@@ -92,8 +92,16 @@ def _show_cards(cards: dict[str, Any]) -> None:
     for name, card in cards.items():
         paper = f"{card.paper} (arXiv {card.arxiv})" if card.arxiv else card.paper
         console.line(f"{name}: {paper}")
-        facts = [("  parts", card.parts), ("  weights", card.weights), ("  licence", card.licence)]
-        console.facts([*facts, ("  figures", card.figures)] if card.figures else facts)
+        instances = "found by the method itself" if card.finds_instances else ""
+        console.facts(
+            [
+                ("  parts", card.parts),
+                ("  instances", instances),
+                ("  weights", card.weights),
+                ("  licence", card.licence),
+                ("  figures", card.figures),
+            ]
+        )
         console.line("")
 
 

@@ -66,6 +66,8 @@ class MethodCard:
         licence: of those weights.
         published: mean IoU in percent by benchmark, as published (not measured here).
         figures: what stands in place of such figures, where there are none or others.
+        finds_instances: whether its `score` returns instances of its own, as `ScoreMaps.proposals`
+            with `probs_NK`. Such a method has networks of its own, beside the job's CLIP.
     """
 
     title: str
@@ -77,11 +79,14 @@ class MethodCard:
     licence: str
     published: dict[str, float] = field(default_factory=dict)
     figures: str = ""
+    finds_instances: bool = False
 
 
 @dataclass(frozen=True)
 class TextMatrix:
     """The phrases of a vocabulary as rows of CLIP's joint space.
+
+    A method whose networks need more of a text has a subclass with further tensors.
 
     Attributes:
         rows_QD: unit rows, float32, on the method's device.
@@ -140,6 +145,7 @@ class ScoreMaps:
             pixels, map by map; pixels that `foreground_gate` closes neither vote nor change.
             None: no vote.
         proposals: of each image, the proposals that become its instances; None: no instances.
+            Those of a method that finds instances itself know their classes (`probs_NK`).
         prompted: what redraws the components of the label map, after the vote; None: nothing.
     """
 

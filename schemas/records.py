@@ -164,7 +164,8 @@ class Annotation(MaskRow):
     """What the mask is: all of the label in the image, one connected region of it, or one object.
     Only instances may overlap other segments."""
     mean_prob: Share
-    """Mean probability of the label over the segment's pixels. High: the model is sure."""
+    """Mean probability of the label over the segment's pixels; of an instance that the method
+    itself found, the method's score of it. High: the model is sure."""
     margin_mean: Share
     """Mean lead of the label over the second-best one. High: no other label comes near."""
     margin_p10: Share

@@ -1,4 +1,4 @@
-"""Proposals: regions of one image that were found without any words; they may overlap.
+"""Proposals: regions of one image, found without any words or by a method's own; they may overlap.
 
 Shapes: N proposals, K classes with background first, h w pixels of the masks, H W of the image.
 """
@@ -29,8 +29,9 @@ class Proposals:
             say.
         regions_hw: integer map of any size of which proposal every pixel votes with, -1 is none;
             None: the smallest proposal that covers a pixel.
-        probs_NK: float32 probabilities of the classes, where the source itself knows words; None:
-            the method's scores decide.
+        probs_NK: float32 in [0, 1], the score of each class, where the source itself knows words:
+            the largest is the label, and the score of the instance. None: the method's score maps
+            decide.
     """
 
     masks_Nhw: Tensor

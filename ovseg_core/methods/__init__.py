@@ -6,6 +6,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.proposals import build_proposer
 from ovseg_core.proposals.shared.with_proposals import (
+    WithoutInstances,
     WithProposals,
     check_instances,
     check_refinement,
@@ -32,9 +33,13 @@ def check_options(method: NamedOptions, masks: MaskConfig = DEFAULT_MASKS) -> No
 
 
 def runs_by_name(name: str) -> bool:
-    """Return whether a method can be built from its name alone; a student needs its weights."""
-    fields = plugins.load_plugin(PACKAGE, name).Options.model_fields.values()
-    return not any(field.is_required() for field in fields)
+    """Return whether a method runs on any CLIP by its name alone.
+
+    A student needs its weights, a method that finds instances networks of its own.
+    """
+    plugin = plugins.load_plugin(PACKAGE, name)
+    needed = any(field.is_required() for field in plugin.Options.model_fields.values())
+    return not needed and not plugin.CARD.finds_instances
 
 
 def option_folders(method: NamedOptions) -> dict[str, str]:
@@ -75,7 +80,7 @@ def build_segmenter(
     Args:
         method: name and options.
         backbones: its networks.
-        masks: how masks will be cut: instances need the proposals.
+        masks: how masks will be cut: instances need the proposals, or the method's own.
 
     Raises:
         ConfigError: as `check_options`.
@@ -83,15 +88,18 @@ def build_segmenter(
     """
     options = _checked_options(method, masks)
     segmenter = plugins.load_plugin(PACKAGE, method.name).build(options, backbones)
+    instances = masks.segments == "instances"
     proposer = build_proposer(options.proposals, backbones)
-    if proposer is None:
-        return segmenter
-    return WithProposals(segmenter, proposer, options, instances=masks.segments == "instances")
+    if proposer is not None:
+        return WithProposals(segmenter, proposer, options, instances=instances)
+    finds_instances = plugins.load_plugin(PACKAGE, method.name).CARD.finds_instances
+    return WithoutInstances(segmenter) if finds_instances and not instances else segmenter
 
 
 def _checked_options(method: NamedOptions, masks: MaskConfig) -> MethodOptions:
     options = plugins.read_options(PACKAGE, method, "method")
     assert isinstance(options, MethodOptions)  # those of every method are
-    check_instances(masks, has_proposals=options.proposals.name != "none")
+    finds_instances = plugins.load_plugin(PACKAGE, method.name).CARD.finds_instances
+    check_instances(masks, has_source=finds_instances or options.proposals.name != "none")
     check_refinement(options)
     return options

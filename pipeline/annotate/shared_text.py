@@ -11,11 +11,15 @@ import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ovseg_core.segmenter import TextMatrix
 from pipeline.storage.waiting import waiting
@@ -23,6 +27,8 @@ from pipeline.storage.weights import cache_folder
 
 logger = logging.getLogger(__name__)
 
+_KIND = "kind"
+"""Entry of a file that names the class of its rows; the others are the fields of that class."""
 _KEPT_S = 86_400.0
 """Files of older jobs are deleted; a worker that still looks for one embeds for itself."""
 
@@ -31,7 +37,8 @@ def shared_text(embed: Callable[[], TextMatrix], job: str, device: str) -> TextM
     """Return a vocabulary's rows, from the worker of this job that was first on this machine.
 
     Args:
-        embed: makes them.
+        embed: makes them; a subclass of `TextMatrix` stays one, if its fields are tensors and
+            integers.
         job: a name that no other job has; empty: its worker is the only one.
         device: where the rows are to be.
     """
@@ -68,10 +75,23 @@ def _folder() -> Path:
 def _read(file: Path, device: str) -> TextMatrix | None:
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as kept:
-            rows, classes = (torch.from_numpy(kept[name]) for name in ("rows", "classes"))
-            return TextMatrix(rows.to(device), classes.to(device), int(kept["num_classes"]))
+            kind = _kinds()[str(kept[_KIND])]
+            values = {one.name: _value(kept[one.name], device) for one in fields(kind)}
+            return kind(**values)
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _value(kept: NDArray[Any], device: str) -> Any:
+    return torch.from_numpy(kept).to(device) if kept.ndim else int(kept)
+
+
+def _kinds() -> dict[str, type[TextMatrix]]:
+    """Return `TextMatrix` and its subclasses, as this worker's method has defined them, by name."""
+    found: list[type[TextMatrix]] = [TextMatrix]
+    for kind in found:  # grows
+        found += kind.__subclasses__()
+    return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in found}
 
 
 def _write(file: Path, text: TextMatrix) -> None:
@@ -82,12 +102,13 @@ def _write(file: Path, text: TextMatrix) -> None:
     temporary = file.with_name(f"{file.stem}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as content:
-            np.savez(
-                content,
-                rows=text.rows_QD.cpu().numpy(),
-                classes=text.class_index_Q.cpu().numpy(),
-                num_classes=np.array(text.num_classes),
-            )
+            values = {one.name: getattr(text, one.name) for one in fields(text)}
+            arrays: dict[str, Any] = {
+                name: value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+                for name, value in values.items()
+            }
+            arrays[_KIND] = np.array(f"{type(text).__module__}.{type(text).__qualname__}")
+            np.savez(content, **arrays)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from schemas import plugins
 from schemas.config import ClipConfig, ComputeConfig, JobConfig, NamedOptions
 from schemas.errors import ConfigError, ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
-from tests.helpers.students import needed_options
+from tests.helpers.method_options import needed_options
 from tests.helpers.tiny_models import TINY_CLIP, random_image, tiny_backbones, write_clip
 
 WORDS = Vocabulary.model_validate(["cat", "dog", "sofa"])
@@ -384,9 +384,9 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
     return tiny_backbones(clip=ClipConfig(model=f"local-dir:{folder}"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "student"])
+@pytest.mark.parametrize("name", [*filter(methods.runs_by_name, NAMES)])
 def test_features_that_are_not_finite_have_a_code(name: str, overflowing: Backbones) -> None:
-    """A student reads images by its own network, not by CLIP: tests/unit, test_student.py."""
+    """The others read images by their own networks, not by CLIP: tests/unit/ovseg_core/methods."""
     segmenter = build(name, {}, overflowing)
     with pytest.raises(ImageError, match="features of this image are not finite") as caught:
         encode_images(segmenter, mixed_batch()[:2])

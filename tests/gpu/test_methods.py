@@ -11,13 +11,15 @@ from ovseg_core.segmenter import encode_images
 from schemas import plugins
 from schemas.config import NamedOptions
 from schemas.vocabulary import Vocabulary
+from tests.helpers.method_options import needed_options
 from tests.helpers.tiny_models import random_image, tiny_backbones
 
 SIZES = [(45, 60), (60, 45), (45, 60), (33, 70)]
 
 
 def score_tensors(name: str, backbones: Backbones) -> list[Tensor]:
-    segmenter = build_segmenter(NamedOptions(name=name), backbones)
+    options = needed_options(name, backbones)
+    segmenter = build_segmenter(NamedOptions(name=name, options=options), backbones)
     images = [random_image(seed, *size) for seed, size in enumerate(SIZES)]
     text = segmenter.text_matrix(Vocabulary.model_validate(["cat", "dog", "sofa"]))
     maps = segmenter.score(encode_images(segmenter, images), text)

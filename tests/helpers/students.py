@@ -1,11 +1,6 @@
-"""Students that nobody has trained, as files: what a method needs beside its backbones."""
+"""Students that nobody has trained, as files."""
 
-import atexit
-import shutil
-import tempfile
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -52,18 +47,3 @@ def write_student(
     )
     file.write_bytes(student_bytes(network.state_dict(), text, record))
     return file
-
-
-def needed_options(method: str, backbones: Backbones) -> dict[str, Any]:
-    """The options without which a method cannot be built."""
-    if method != "student":
-        return {}
-    _ = backbones.clip  # finds the file
-    return {"weights": str(_student_of(backbones.files()["clip"], backbones))}
-
-
-@lru_cache
-def _student_of(clip_file: str, backbones: Backbones) -> Path:
-    folder = tempfile.mkdtemp(prefix="ovseg-test-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write_student(Path(folder) / "student.safetensors", backbones)

@@ -21,7 +21,7 @@ from ovseg_core.rle.components import component_numbers
 from ovseg_core.rle.encode import Rle, encode_pieces
 from ovseg_core.rle.stack import cut_outs, pieces_of
 from ovseg_core.segmenter import ScoreMaps
-from schemas.score_columns import PROPOSAL_SCORE
+from schemas.score_columns import PROPOSAL_SCORE, SCORE
 
 _CANVAS_PX = 512
 """Longest side of the canvas on which probabilities are pooled."""
@@ -36,7 +36,8 @@ class Instances:
     labels: NDArray[np.int64]
     """(M,) from 1."""
     columns: dict[str, NDArray[np.float64]]
-    """Score columns by name, (M,) each in [0, 1]; the score of the proposal is one of them."""
+    """Score columns by name, (M,) each in [0, 1]; the score of the proposal is one of them. Where
+    the proposals know their classes the score is theirs, the others are means over the mask."""
     num_components: NDArray[np.int64]
     """(M,) connected regions."""
     rles: tuple[Rle, ...]
@@ -85,17 +86,21 @@ def _described(
     size_hw: SizeHW,
 ) -> Instances:
     """Return the instances of kept proposals, without those that have no pixel in the image."""
-    chosen = Proposals(proposals.masks_Nhw[kept], proposals.scores_N[kept])
+    probs_MK = None if proposals.probs_NK is None else proposals.probs_NK[kept]
+    chosen = Proposals(proposals.masks_Nhw[kept], proposals.scores_N[kept], None, probs_MK)
     pieces = pieces_of(cut_outs(chosen.masks_Nhw, size_hw), size_hw)
     found = np.unique(pieces.owner)
     rles = encode_pieces(*pieces, size_hw) if len(found) else []
     _, component_owner = component_numbers(*pieces, size_hw)
     shares = chosen.area_shares(canvas_hw)[torch.from_numpy(found)]
     labels_M = labels_M[torch.from_numpy(found)]
+    columns = scores.columns(shares, labels_M)
+    columns[PROPOSAL_SCORE] = chosen.scores_N.double().cpu().numpy()[found]
+    if probs_MK is not None:
+        columns[SCORE] = probs_MK.amax(1).double().cpu().numpy()[found]
     return Instances(
         labels=labels_M.cpu().numpy(),
-        columns=scores.columns(shares, labels_M)
-        | {PROPOSAL_SCORE: chosen.scores_N.double().cpu().numpy()[found]},
+        columns=columns,
         num_components=np.bincount(component_owner, minlength=len(kept))[found],
         rles=tuple(rles),
     )

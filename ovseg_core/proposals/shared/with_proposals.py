@@ -1,5 +1,7 @@
 """Any method with proposals: they are found beside its features, and used where it is decided.
 
+A method that finds instances itself needs no proposals for them.
+
 Shapes: h w pixels of a region map.
 """
 
@@ -47,7 +49,8 @@ class WithProposals(Segmenter[FeaturesWithProposals]):
         proposer: finds them.
         options: the method's: whether the majority label wins in each region of an image, and
             whether components are refined.
-        instances: whether the proposals become instances.
+        instances: whether there are to be instances: the method's own where it finds some, else
+            the proposals.
     """
 
     def __init__(
@@ -88,23 +91,49 @@ class WithProposals(Segmenter[FeaturesWithProposals]):
             own = regions or ((),) * len(features)
             added = [(one.region_map(),) if len(one) else () for one in features.proposals]
             regions = tuple((*first, *last) for first, last in zip(own, added, strict=True))
-        proposals = features.proposals if self._instances else None
+        found = features.proposals if maps.proposals is None else maps.proposals
+        proposals = found if self._instances else None
         prompted = None
         if features.prompted is not None:
             prompted = PromptedRefinement(features.prompted, self._options.refine_min_iou)
         return replace(maps, regions=regions, proposals=proposals, prompted=prompted)
 
 
-def check_instances(masks: MaskConfig, *, has_proposals: bool) -> None:
-    """Check that instances have something to come from.
+class WithoutInstances(Segmenter[Any]):
+    """A method that finds instances itself, in a job whose masks are none.
+
+    Args:
+        segmenter: the method.
+    """
+
+    def __init__(self, segmenter: Segmenter[Any]) -> None:
+        self.segmenter = segmenter
+        self.decode_side_px = segmenter.decode_side_px
+
+    def text_matrix(self, vocabulary: Any) -> TextMatrix:
+        """Return the vocabulary's text matrix, the method's own."""
+        return self.segmenter.text_matrix(vocabulary)
+
+    def encode(self, images: Sequence[Image]) -> Any:
+        """Return the method's features of a batch."""
+        return self.segmenter.encode(images)
+
+    def score(self, features: Any, text: TextMatrix) -> ScoreMaps:
+        """Return the method's score maps alone."""
+        return replace(self.segmenter.score(features, text), proposals=None)
+
+
+def check_instances(masks: MaskConfig, *, has_source: bool) -> None:
+    """Check that instances have something to come from: proposals, or the method itself.
 
     Raises:
         ConfigError: they have not.
     """
-    if masks.segments == "instances" and not has_proposals:
+    if masks.segments == "instances" and not has_source:
         raise ConfigError(
-            "masks.segments: `instances` needs proposals, which become the instances; add for "
-            f"example --set {WHERE}=sam, or take `components`"
+            "masks.segments: `instances` needs proposals, which become the instances, or a method "
+            f"that finds instances itself (`ovseg methods`); add for example --set {WHERE}=sam, or "
+            "take `components`"
         )
 
 

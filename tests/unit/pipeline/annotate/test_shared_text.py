@@ -1,10 +1,12 @@
 """Text rows that the workers of a job share."""
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from ovseg_core.segmenter import TextMatrix
 from pipeline.annotate.shared_text import forget_text, shared_text
@@ -33,6 +35,27 @@ def assert_same(one: TextMatrix, other: TextMatrix) -> None:
     assert torch.equal(one.class_index_Q, other.class_index_Q)
     assert (one.rows_QD.dtype, one.class_index_Q.dtype) == (torch.float32, torch.int64)
     assert one.num_classes == other.num_classes
+
+
+@dataclass(frozen=True)
+class LongTextMatrix(TextMatrix):
+    """Rows of a method that also needs each token of a phrase."""
+
+    tokens_QLD: Tensor
+    num_tokens: int
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_methods_own_kind_of_rows_arrives_as_it_was() -> None:
+    plain = Embed()()
+    tokens_QLD = torch.randn(3, 4, 5)
+    own = LongTextMatrix(plain.rows_QD, plain.class_index_Q, 2, tokens_QLD, 4)
+    shared_text(lambda: own, "job", "cpu")
+    found = shared_text(Embed(), "job", "cpu")
+    assert isinstance(found, LongTextMatrix)
+    assert_same(found, own)
+    assert torch.equal(found.tokens_QLD, tokens_QLD)
+    assert found.num_tokens == 4
 
 
 @pytest.mark.usefixtures("cache")

@@ -119,6 +119,7 @@ def test_words_of_the_source_decide_where_it_knows_them() -> None:
     )
     for segments in segments_of(score_maps(proposals=known)):
         assert {one.label for one in segments} == {"sofa"}
+        assert {round(one.mean_prob, 6) for one in segments} == {0.6}
         assert len(segments) == 4
 
 

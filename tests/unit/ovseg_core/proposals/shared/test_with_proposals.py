@@ -1,5 +1,6 @@
 """Methods with proposals."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ovseg_core.decision.decide import decide
 from ovseg_core.images.batch import ImageBatch
+from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.methods import build_segmenter, check_options
-from ovseg_core.segmenter import ScoreMaps, encode_images
+from ovseg_core.proposals import build_proposer
+from ovseg_core.proposals.shared.with_proposals import WithoutInstances, WithProposals
+from ovseg_core.segmenter import MethodOptions, ScoreMaps, TextMatrix, encode_images
 from schemas.config import MaskConfig, NamedOptions
 from schemas.errors import ConfigError
 from schemas.vocabulary import Vocabulary
@@ -68,6 +73,57 @@ def test_proposals_reach_the_decision_only_for_instances(folder: dict[str, Any])
     assert found is not None
     assert [len(one) for one in found] == [1, 1]
     assert (found[0].masks_Nhw > 0).all()
+
+
+class FindsLeftHalf:
+    """A method that finds one instance of its first label in every image."""
+
+    decode_side_px = 0
+
+    def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
+        num = 1 + len(vocabulary.labels)
+        return TextMatrix(torch.eye(num), torch.arange(num), num)
+
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return list(images)
+
+    def score(self, features: list[Tensor], text: TextMatrix) -> ScoreMaps:
+        masks = torch.tensor([1.0, -1.0]).expand(1, 2, 2)
+        probs = torch.zeros(1, text.num_classes).index_fill(1, torch.tensor(1), 0.7)
+        found = Proposals(masks, torch.tensor([0.9]), None, probs)
+        return ScoreMaps(
+            levels=((torch.rand(text.num_classes, 2, 2),),) * len(features),
+            canvas_hw=None,
+            objectness=None,
+            fusion="none",
+            domain="prob",
+            logit_scale=1.0,
+            proposals=(found,) * len(features),
+        )
+
+
+def test_a_methods_own_instances_come_before_proposals(folder: dict[str, Any]) -> None:
+    options = MethodOptions()
+    proposer = build_proposer(NamedOptions.model_validate(folder), tiny_backbones())
+    assert proposer is not None
+    images = tuple(random_image(seed, *SIZE_HW) for seed in range(2))
+    batch = ImageBatch(images, ("a.jpg", "b/c.jpg"))
+    for instances in (True, False):
+        method = WithProposals(FindsLeftHalf(), proposer, options, instances=instances)
+        maps = method.score(encode_images(method, batch), method.text_matrix(WORDS))
+        for decision in decide(maps, [SIZE_HW] * 2):
+            segments = decision.instances
+            assert (segments is not None) == instances
+            if segments is not None:
+                assert segments.labels.tolist() == [1]
+                assert segments.rles[0].bbox_xywh == (0, 0, 22, 30)
+
+
+def test_a_methods_own_instances_are_left_out_of_other_masks() -> None:
+    method = WithoutInstances(FindsLeftHalf())
+    images = [random_image(seed, *SIZE_HW) for seed in range(2)]
+    maps = method.score(encode_images(method, images), method.text_matrix(WORDS))
+    assert [one.instances for one in decide(maps, [SIZE_HW] * 2)] == [None, None]
 
 
 def test_instances_without_proposals_are_refused() -> None:
