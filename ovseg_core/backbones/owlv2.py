@@ -133,7 +133,7 @@ def tokenizer_of(loaded: LoadedNetwork, option: str) -> Tokenizer:
     """Return the tokenizer of a network's folder, or of its repository on the hub.
 
     Args:
-        loaded: an OWLv2.
+        loaded: a network with CLIP's text encoder.
         option: dotted option that named it, for messages.
 
     Raises:

@@ -14,6 +14,7 @@ from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
 from ovseg_core.backbones.owlv2 import OWLV2, Owlv2, tokenizer_of
 from ovseg_core.backbones.sam.encoder import SamEncoder
 from ovseg_core.backbones.sam.prompted import SAM, PromptedSam
+from ovseg_core.backbones.sam3 import SAM3, Sam3
 from ovseg_core.backbones.vision.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.vision.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vision.vit import DenseBackbone, TimmViT
@@ -78,6 +79,7 @@ class Backbones:
         self._networks: dict[str, DenseBackbone] = {}
         self._sams: dict[str, PromptedSam] = {}
         self._detectors: dict[str, Owlv2] = {}
+        self._sam3s: dict[str, Sam3] = {}
 
     @classmethod
     def from_config(
@@ -210,6 +212,26 @@ class Backbones:
             self._settings["owlv2.tokenizer"] = tokenizer.sha256
             self._detectors[name] = Owlv2(loaded, tokenizer, self.compute)
         return self._detectors[name]
+
+    def sam3(self, name: str, option: str) -> Sam3:
+        """Return a SAM 3; each is loaded once.
+
+        Args:
+            name: `local-dir:FOLDER` or `hf-hub:ORG/REPO`.
+            option: dotted option that gave the name, for messages.
+
+        Raises:
+            ConfigError: transformers is missing or too old.
+            WeightsError: unknown, missing or unusable weights.
+        """
+        if name not in self._sam3s:
+            self.check_names(name)
+            loaded = load_network(name, self.device, option, SAM3)
+            tokenizer = tokenizer_of(loaded, option)
+            self.note_file("sam3", loaded.file, name)
+            self._settings["sam3.tokenizer"] = tokenizer.sha256
+            self._sam3s[name] = Sam3(loaded, tokenizer, self.compute)
+        return self._sam3s[name]
 
     def network_or(self, published: str) -> str:
         """Return the name of the network that a method uses where its options name none.
