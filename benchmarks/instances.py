@@ -7,6 +7,8 @@ Writes `benchmarks/results/instances.json`:
 - mIoU in percent as in docs/quality.md, of SCLIP without and with each use of proposals;
 - boundary F-score (2 px) in percent, mean over scenes, see `refine_gain`;
 - AP and AP50 of instances by pooled classification, every phrase a label, as COCO counts them;
+- of the presence gate, with 20 words to a scene: the share of the words that are searched for, and
+  the share of the drawn objects' words among them (`python -m benchmarks.instances gate` alone);
 - ratios of speed: see `costs`, which `python -m benchmarks.instances costs` measures alone.
 """
 
@@ -32,6 +34,7 @@ from benchmarks.world import LabelledScene, labelled_scenes
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.methods import build_segmenter
+from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate
 from ovseg_core.rle.encode import encode_rle
 from ovseg_core.rle.stack import encode_stack, whole
 from ovseg_core.segmenter import Segmenter, encode_images
@@ -134,6 +137,24 @@ def true_instances(scene: LabelledScene) -> list[TrueInstance]:
     ]
 
 
+def gate() -> dict[str, float]:
+    """Return the share of 20 labels that pass the presence gate, and of the present ones."""
+    gate = PresenceGate(embedded_backbones().clip, GateOptions().gate_min_presence)
+    world, decoded, present = text_of_world(gate), [], []
+    scenes = labelled_scenes(num_labels=20)
+    for scene in (one for group in scenes.values() for one in group):
+        image = torch.from_numpy(scene.scene.image).permute(2, 0, 1).contiguous()
+        with torch.inference_mode():
+            passes_K = gate.passes(gate.encode([image]), text_of(scene.labels, world))[0]
+        decoded.append(float(passes_K[1:].float().mean()))
+        shown = [scene.labels.index(label) + 1 for label in scene.scene.labels]
+        present += passes_K[shown].float().tolist()
+    return {
+        "gate_share_decoded": round(fmean(decoded), 3),
+        "gate_presence_recall": round(fmean(present), 3),
+    }
+
+
 def costs() -> dict[str, float]:
     """Return how many times as fast as the usual library ours is, in CPU time of one thread.
 
@@ -166,10 +187,13 @@ def costs() -> dict[str, float]:
     }
 
 
-def main(only_costs: bool) -> None:
-    """Measure all rows, or only the costs, and write the results."""
-    if only_costs:
-        results = json.loads(RESULTS.read_text(encoding="utf-8")) | costs()
+def main(only: Sequence[str]) -> None:
+    """Measure everything, or only the costs or the gate, and write the results."""
+    alone = {"costs": costs, "gate": gate}
+    if only:
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+        for name in only:
+            results |= alone[name]()
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         return
     scenes, rows = labelled_scenes(), {}
@@ -191,6 +215,7 @@ def main(only_costs: bool) -> None:
         "refine_gain_miou": gain("refinement"),
         "refine_gain_boundary_f": gain("refinement", "boundary_f"),
         "best_composition_held_out_miou": max(row["held_out"] for row in rows.values()),
+        **gate(),
         **costs(),
         "rows": rows,
     }
@@ -199,4 +224,4 @@ def main(only_costs: bool) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(only_costs="costs" in sys.argv[1:])
+    main(sys.argv[1:])

@@ -36,6 +36,7 @@ from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.images.resize.nearest import to_size
 from ovseg_core.methods import build_segmenter
+from ovseg_core.methods.shared.presence_gate import PresenceGate
 from ovseg_core.segmenter import Segmenter, TextMatrix, encode_images
 from pipeline.evaluation.metrics import ConfusionMatrix
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions
@@ -52,7 +53,7 @@ def embedded_backbones() -> Backbones:
     return Backbones(ClipConfig(model=EMBEDDED), EMBEDDED)
 
 
-def text_of_world(segmenter: Segmenter[Any]) -> TextMatrix:
+def text_of_world(segmenter: Segmenter[Any] | PresenceGate) -> TextMatrix:
     """Return the rows of all phrases of the world, encoded once; background is row 0."""
     return segmenter.text_matrix(Vocabulary.model_validate(list(PHRASES)))
 

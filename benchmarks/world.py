@@ -72,13 +72,16 @@ class LabelledScene:
     truth: np.ndarray
 
 
-def labelled_scene(name: str, number: int, split: Split = "committed") -> LabelledScene:
+def labelled_scene(
+    name: str, number: int, split: Split = "committed", num_labels: int | None = None
+) -> LabelledScene:
     """Draw one scene of a group.
 
     Args:
         name: of the group.
         number: from 0; below `SCENES_PER_GROUP` in the table.
         split: see the module.
+        num_labels: size of the vocabulary; None: the group's.
     """
     group = GROUPS[name]
     seed = FIRST_SEED[split] + list(GROUPS).index(name) * 1_000_000 + number
@@ -91,16 +94,20 @@ def labelled_scene(name: str, number: int, split: Split = "committed") -> Labell
         layout=group.layout,
     )
     others = [phrase for phrase in all_phrases() if phrase not in scene.labels]
-    count = max(group.num_labels - len(scene.labels), 0)
+    count = max((num_labels or group.num_labels) - len(scene.labels), 0)
     extra = [others[index] for index in rng.choice(len(others), count, replace=False)]
     labels = tuple(str(label) for label in rng.permutation([*scene.labels, *extra]))
     numbers = np.array([0, *(labels.index(label) + 1 for label in scene.labels)], dtype=np.int16)
     return LabelledScene(scene, labels, numbers[scene.label_map])
 
 
-def labelled_scenes(split: Split = "committed") -> dict[str, list[LabelledScene]]:
+def labelled_scenes(
+    split: Split = "committed", num_labels: int | None = None
+) -> dict[str, list[LabelledScene]]:
     """Draw all scenes of a split, by group."""
     return {
-        name: [labelled_scene(name, number, split) for number in range(SCENES_PER_GROUP)]
+        name: [
+            labelled_scene(name, number, split, num_labels) for number in range(SCENES_PER_GROUP)
+        ]
         for name in GROUPS
     }

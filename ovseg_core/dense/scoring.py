@@ -98,22 +98,35 @@ def probabilities(logit_scale: float) -> Scoring:
     return Scoring(partial(patch_probabilities, logit_scale=logit_scale), "prob")
 
 
-def top_label_rows(embeddings_BD: Tensor, text: TextMatrix, logit_scale: float, k: int) -> Tensor:
-    """Return which phrases compete, bool (Q): the background's and those of the k likeliest labels.
+def label_presence(embeddings_BD: Tensor, text: TextMatrix, logit_scale: float) -> Tensor:
+    """Return how probable it is that each class is in an image (K), 0 of one without phrases.
 
-    A label's presence is the highest probability of any of its phrases in any window, by CLIP's own
-    embedding of the window, for which it was trained. A large vocabulary costs accuracy at every
-    pixel; so most labels are ruled out before the dense decision (docs/methods.md 14.4).
+    The highest probability of any of the class's phrases in any window, by CLIP's own embedding of
+    the window, for which it was trained (docs/methods.md 14.4).
 
     Args:
-        embeddings_BD: CLIP's embeddings of the windows, not normalised.
+        embeddings_BD: CLIP's embeddings of the windows of one image, not normalised.
         text: all phrases.
         logit_scale: of the cosines before the softmax over phrases.
-        k: number of labels that compete; of equally likely ones the first.
     """
     cosines_BQ = F.normalize(embeddings_BD, dim=1) @ text.rows_QD.T
     highest_Q = (cosines_BQ * logit_scale).softmax(dim=1).amax(dim=0)
-    presence_K = best_of_class(highest_Q[None, :, None, None], text, absent=0.0).flatten()
+    return best_of_class(highest_Q[None, :, None, None], text, absent=0.0).flatten()
+
+
+def top_label_rows(embeddings_BD: Tensor, text: TextMatrix, logit_scale: float, k: int) -> Tensor:
+    """Return which phrases compete, bool (Q): the background's and those of the k likeliest labels.
+
+    A large vocabulary costs accuracy at every pixel; so most labels are ruled out by their
+    `label_presence` before the dense decision.
+
+    Args:
+        embeddings_BD: as for `label_presence`.
+        text: all phrases.
+        logit_scale: as for `label_presence`.
+        k: number of labels that compete; of equally likely ones the first.
+    """
+    presence_K = label_presence(embeddings_BD, text, logit_scale)
     labels_K = presence_K[1:].sort(descending=True, stable=True).indices + 1
     competes_K = torch.zeros_like(presence_K, dtype=torch.bool)
     competes_K[0] = True

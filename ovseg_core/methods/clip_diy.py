@@ -26,7 +26,7 @@ from ovseg_core.backbones.text.text_encoder import (
     templates_of,
 )
 from ovseg_core.images.batch import Image, with_images
-from ovseg_core.images.resize.pillow_bicubic import bicubic_crops, crop_grid
+from ovseg_core.images.resize.crop_pyramid import CLIP_DIY, CropPyramid
 from ovseg_core.images.resize.published_sizes import resize_linear, squash_nearest
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
 from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
@@ -72,62 +72,17 @@ class CropFeatures:
         return len(self.crops_BND)
 
 
-@dataclass(frozen=True)
-class CropPyramid:
-    """Square crops of several sizes.
-
-    Attributes:
-        side_px: of the squashed image.
-        scales: sides of the crops in pixels.
-        stride_divisor: crops of side s are s // stride_divisor apart.
-    """
-
-    side_px: int
-    scales: tuple[int, ...]
-    stride_divisor: int
-
-    def check(self) -> None:
-        """Check that the crops fit.
-
-        Raises:
-            ValueError: a crop is larger than the image or has no stride.
-        """
-        if max(self.scales) > self.side_px:
-            raise ValueError(f"scales: expected crops of 1 to {self.side_px} px, got {self.scales}")
-        if min(self.scales) < self.stride_divisor:
-            raise ValueError(f"scales: crops of {min(self.scales)} px have no stride")
-
-    def cut(self, squares_B3PP: Tensor, out_px: int) -> Tensor:
-        """Return all crops resized as Pillow does, uint8 (B, N, 3, R, R), in scan order."""
-        parts = [
-            bicubic_crops(squares_B3PP, scale, scale // self.stride_divisor, out_px)
-            for scale in self.scales
-        ]
-        return torch.cat(parts, dim=1)
-
-    def grids(self, scores_BNQ: Tensor) -> list[Tensor]:
-        """Return the crops' scores on the crops' grids, one (B, Q, S, S) for each size."""
-        sides = [
-            crop_grid(self.side_px, scale, scale // self.stride_divisor) for scale in self.scales
-        ]
-        per_scale = scores_BNQ.split([side * side for side in sides], dim=1)
-        return [
-            part_BSQ.transpose(1, 2).unflatten(2, (side, side))
-            for side, part_BSQ in zip(sides, per_scale, strict=True)
-        ]
-
-
 class Options(MethodOptions):
     """Options of the method `clip_diy`; the defaults are the authors' evaluation."""
 
     variant: Literal["evaluation", "demo"] = "evaluation"
     """`evaluation`: bilinear squash, objectness of the original image. `demo`: nearest squash,
     objectness of the squashed image, as in the authors' notebook."""
-    side_px: PositiveInt = 256
+    side_px: PositiveInt = CLIP_DIY.side_px
     """Side of the square that the image is squashed to; labels are decided on it."""
-    scales: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (256, 128, 64)
+    scales: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = CLIP_DIY.scales
     """Sides of the crops in pixels of the squashed image."""
-    stride_divisor: PositiveInt = 2
+    stride_divisor: PositiveInt = CLIP_DIY.stride_divisor
     """Crops of side s are s / stride_divisor apart; 1: no overlap."""
     objectness: ObjectnessPart = NamedOptions(name="found")
     """Source of the objectness; with `none` the scores decide alone."""

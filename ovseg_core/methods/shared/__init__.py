@@ -1,0 +1,1 @@
+"""What the methods share that go from text to instances."""

@@ -1,0 +1,81 @@
+"""Which labels an image may show at all, by CLIP: only these are searched for.
+
+A network that goes from text to instances decodes an image once for each label, and finds with
+confidence what is not there. CLIP tells what a crop shows, which is what it was trained for, and
+the crops of CLIP-DIY cost less than two labels of SAM 3. The rule is ours (docs/methods.md 14.6).
+
+Shapes: B images, N crops, P side of the squashed image, D CLIP's joint width, K classes with
+background first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
+from ovseg_core.dense.scoring import label_presence
+from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.crop_pyramid import CLIP_DIY
+from ovseg_core.images.resize.published_sizes import resize_linear
+from ovseg_core.segmenter import MethodOptions, TextMatrix
+from schemas.records import Share
+from schemas.vocabulary import Vocabulary
+
+_CROPS = CLIP_DIY
+
+
+class GateOptions(MethodOptions):
+    """Options of the methods that go from text to instances."""
+
+    gate_min_presence: Share = 0.5
+    """A label is searched for in an image if CLIP takes any crop of it for one of the label's phrases
+    with at least this probability; 0: every label is, and no CLIP is loaded."""
+
+
+class PresenceGate:
+    """The gate.
+
+    Args:
+        clip: embeds crops and phrases.
+        min_presence: the least probability, as `GateOptions.gate_min_presence`.
+    """
+
+    def __init__(self, clip: Clip, min_presence: float) -> None:
+        self._clip = clip
+        self._min_presence = min_presence
+        self._text = TextEncoder(clip, templates_of("diy"))
+
+    def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
+        """Return the vocabulary's rows for this gate; background phrases compete."""
+        return self._text.matrix(vocabulary)
+
+    def encode(self, images: Sequence[Image]) -> Tensor:
+        """Return the embeddings (B, N, D) of crops of images (3, H, W), uint8, of any sizes."""
+        side_px = _CROPS.side_px
+        squares = [resize_linear(image, (side_px, side_px)) for image in images]
+        squares_B3PP = torch.stack(squares).to(self._clip.device)
+        crops = _CROPS.cut(squares_B3PP, self._clip.input_px)
+        return self._clip.encode_images(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
+
+    def presence(self, crops_BND: Tensor, text: TextMatrix) -> Tensor:
+        """Return how probable it is that each image shows each class (B, K), in [0, 1].
+
+        Args:
+            crops_BND: from `encode`.
+            text: from `text_matrix`.
+        """
+        scale = self._clip.logit_scale
+        return torch.stack([label_presence(crops_ND, text, scale) for crops_ND in crops_BND])
+
+    def passes(self, crops_BND: Tensor, text: TextMatrix) -> Tensor:
+        """Return which labels are searched for, bool (B, K); background never is.
+
+        Args:
+            crops_BND: from `encode`.
+            text: from `text_matrix`.
+        """
+        passes_BK = self.presence(crops_BND, text) >= self._min_presence
+        passes_BK[:, 0] = False
+        return passes_BK
