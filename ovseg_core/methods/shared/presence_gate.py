@@ -30,7 +30,7 @@ class GateOptions(MethodOptions):
     """Options of the methods that go from text to instances."""
 
     gate_min_presence: Share = 0.5
-    """A label is searched for in an image if CLIP takes any crop of it for one of the label's phrases
+    """A label is searched for in an image if CLIP takes any crop for one of the label's phrases,
     with at least this probability; 0: every label is, and no CLIP is loaded."""
 
 
