@@ -96,7 +96,9 @@ class Owlv2:
     def encode(self, images: Sequence[Image]) -> EncodedPatches:
         """Encode images (3, H, W), uint8, of any sizes."""
         small = [limit_side(image, _MAX_SIDE * self.input_px) for image in images]
-        pixels_B3SS = self._processor(images=small, return_tensors="pt")["pixel_values"]
+        pixels_B3SS = self._processor(
+            images=small, input_data_format="channels_first", return_tensors="pt"
+        )["pixel_values"]
         num_patches = self._model.num_patches_height * self._model.num_patches_width
         map_BhwC = in_batches(pixels_B3SS, num_patches, self._feature_map)
         features_BNC = map_BhwC.flatten(1, 2)

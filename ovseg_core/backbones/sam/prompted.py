@@ -7,6 +7,7 @@ Shapes: B images, P prompts of each, n points of a prompt, R masks for a prompt 
 the network's input, M side of its masks (S / 4), H W pixels of an image.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from ovseg_core.backbones.file_formats.transformers_folder import LoadedNetwork,
 from ovseg_core.embedded import SAM_FOLDER
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.nearest import SizeHW
+from ovseg_core.images.resize.published_sizes import resize_linear
 
 SAM = NetworkFamily(
     title="SAM or SAM 2",
@@ -82,7 +84,8 @@ class PromptedSam:
 
     def embed(self, images: Sequence[Image]) -> EmbeddedImages:
         """Encode images (3, H, W), uint8, of any sizes."""
-        read = self._processor(images=list(images), return_tensors="pt")
+        wide_enough = [self._wide_enough(image) for image in images]
+        read = self._processor(images=wide_enough, return_tensors="pt")
         with self._compute.forward():
             maps = self._model.get_image_embeddings(read["pixel_values"].to(self.device))
         found = maps if isinstance(maps, list | tuple) else (maps,)
@@ -153,7 +156,13 @@ class PromptedSam:
     def _resized(self, size_hw: SizeHW) -> SizeHW:
         """Return the size to which the processor reduces an image (its `_get_preprocess_shape`)."""
         scale = self.input_px / max(size_hw)
-        return int(size_hw[0] * scale + 0.5), int(size_hw[1] * scale + 0.5)
+        return max(int(size_hw[0] * scale + 0.5), 1), max(int(size_hw[1] * scale + 0.5), 1)
+
+    def _wide_enough(self, image: Image) -> Image:
+        """Return an image of whose shorter side the processor leaves a pixel."""
+        height, width = image.shape[1:]
+        least = math.ceil(max(height, width) / (2 * self.input_px)) if self._is_padded else 1
+        return resize_linear(image, (max(height, least), max(width, least)))
 
     def _scales(self, images: EmbeddedImages) -> Tensor:
         """Return the factors of x and y (B, 2) from pixels of each image to those of the square."""

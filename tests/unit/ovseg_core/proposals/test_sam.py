@@ -69,8 +69,9 @@ def test_thresholds_drop_masks_down_to_none(weights: str) -> None:
     assert (none[0].region_map() == -1).all()
 
 
-def test_tiny_images_are_taken(weights: str) -> None:
-    images = [random_image(0, 1, 1), random_image(1, 1, 40), random_image(2, 7, 3)]
+def test_tiny_and_narrow_images_are_taken(weights: str) -> None:
+    sizes = [(1, 1), (1, 40), (7, 3), (2, 600), (600, 2)]
+    images = [random_image(seed, *size) for seed, size in enumerate(sizes)]
     for one in proposer(weights, min_predicted_iou=0.0).proposals(images):
         assert isinstance(one, Proposals)
 
