@@ -9,7 +9,7 @@ from typing import Any
 
 from ovseg_core.backbones.registry import Backbones
 from tests.helpers.students import write_student
-from tests.helpers.tiny_detectors import write_owlv2
+from tests.helpers.tiny_detectors import write_owlv2, write_sam3
 from tests.helpers.tiny_sams import write_sam
 
 
@@ -25,6 +25,8 @@ def needed_options(method: str, backbones: Backbones) -> dict[str, Any]:
             "nms_iou": 1.0,
             "gate_min_presence": 0,
         }
+    if method == "sam3":
+        return {"weights": _sam3(), "gate_min_presence": 0.0}
     return {}
 
 
@@ -37,6 +39,11 @@ def _student_of(clip_file: str, backbones: Backbones) -> Path:
 def _detector_and_sam() -> dict[str, str]:
     folder = _folder()
     return {"detector": write_owlv2(folder / "owlv2"), "sam": write_sam(folder / "sam2", "sam2")}
+
+
+@cache
+def _sam3() -> str:
+    return write_sam3(_folder() / "sam3")
 
 
 def _folder() -> Path:

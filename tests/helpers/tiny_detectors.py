@@ -84,7 +84,8 @@ def write_sam3(folder: Path, *, as_video: bool = False) -> str:
     processor = Sam3Processor(Sam3ImageProcessor(size=side), tokenizer)
     config = _sam3_config(len(tokenizer))
     torch.manual_seed(0)
-    model = found = Sam3Model(config)
+    model: Any = Sam3Model(config)
+    found = model
     if as_video:
         video = Sam3VideoConfig(detector_config=config.to_dict(), tracker_config=_tracker(config))
         model = Sam3VideoModel(video)

@@ -118,15 +118,9 @@ class TextEncoder:
         means_QD = torch.stack(
             [self._rows_D[phrase, templates] for phrase, _, templates in phrases]
         )
-        if not means_QD.isfinite().all():
-            raise WeightsError(
-                f"the text encoder of {self._clip.weights_file} returns NaN or infinity for "
-                f"{phrases[int((~means_QD.isfinite()).any(1).int().argmax())][0]!r}: its weights "
-                "overflow; give others"
-            )
-        index_Q = torch.tensor([number for _, number, _ in phrases], device=self._clip.device)
-        rows_QD = F.normalize(means_QD, dim=-1)
-        _warn_of_equal_rows(rows_QD, phrases)
+        numbered = [(phrase, number) for phrase, number, _ in phrases]
+        rows_QD = unit_rows(means_QD, numbered, self._clip.weights_file)
+        index_Q = torch.tensor([number for _, number in numbered], device=self._clip.device)
         return TextMatrix(rows_QD, index_Q, 1 + len(vocabulary.labels))
 
     def _embed(self, phrases: Sequence[tuple[str, tuple[str, ...]]]) -> None:
@@ -142,9 +136,29 @@ class TextEncoder:
         self._rows_D |= {key: row.mean(dim=0) for key, row in zip(new, rows, strict=True)}
 
 
-def _warn_of_equal_rows(
-    rows_QD: Tensor, phrases: Sequence[tuple[str, int, tuple[str, ...]]]
-) -> None:
+def unit_rows(means_QD: Tensor, phrases: Sequence[tuple[str, int]], weights_file: str) -> Tensor:
+    """Return embeddings of phrases (Q, D) at unit length, with a warning of labels that are equal.
+
+    Args:
+        means_QD: of any length.
+        phrases: with the class of each.
+        weights_file: the text encoder's, for messages.
+
+    Raises:
+        WeightsError: embeddings that are not finite.
+    """
+    if not means_QD.isfinite().all():
+        raise WeightsError(
+            f"the text encoder of {weights_file} returns NaN or infinity for "
+            f"{phrases[int((~means_QD.isfinite()).any(1).int().argmax())][0]!r}: its weights "
+            "overflow; give others"
+        )
+    rows_QD = F.normalize(means_QD, dim=-1)
+    _warn_of_equal_rows(rows_QD, phrases)
+    return rows_QD
+
+
+def _warn_of_equal_rows(rows_QD: Tensor, phrases: Sequence[tuple[str, int]]) -> None:
     """Warn of labels that no method can distinguish, as their prompts are the same tokens."""
     # Rounded, as the embedding of a prompt depends on its batch in the last digit.
     inverse_Q = rows_QD.mul(1e5).round().unique(dim=0, return_inverse=True)[1].tolist()

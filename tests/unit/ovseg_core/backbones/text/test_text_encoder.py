@@ -107,6 +107,7 @@ def test_phrase_is_embedded_once(backbones: Backbones) -> None:
 
     class Noted:
         device = backbones.clip.device
+        weights_file = backbones.clip.weights_file
 
         def encode_text(self, prompts: list[str]) -> torch.Tensor:
             asked.extend(prompts)
