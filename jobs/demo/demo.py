@@ -9,10 +9,22 @@ import yaml
 from jobs import console
 from jobs.demo.folder import DemoFolder, prepare_folder
 from schemas.config import JobConfig
+from schemas.errors import ConfigError
 
 _SHEET_ROWS = 24
 _NUM_SHARDS = 4
 """Two for each of the two workers."""
+_INSTANCE_OPTIONS = {
+    "proposals": "sam",
+    "region_vote": False,
+    "objectness": "found",
+    "short_side_px": 160,
+    "window_px": 64,
+    "stride_px": 32,
+    "top_k_labels": 8,
+    "area_threshold": 0.03,
+}
+"""SCLIP at twice its published size, as in docs/quality.md, with proposals."""
 
 
 def demo(out: str, num_scenes: int, seed: int) -> int:
@@ -44,8 +56,9 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     if report.exit_code:
         return report.exit_code
     _show_agreement(folder, scenes.seen, scenes.held_out)
-    _make_pictures(folder)
-    _show_places(folder)
+    has_instances = _find_instances(folder, scenes.labels)
+    _make_pictures(folder, has_instances)
+    _show_places(folder, has_instances)
     console.line()
     console.line(f"done in {time.monotonic() - started:.0f} s; now review the masks:")
     console.line(f"  {console.program()} review {shlex.quote(str(folder.run))}")
@@ -66,6 +79,26 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
     text = yaml.safe_dump(job, sort_keys=False, width=100)
     folder.config.write_text(f"# The demo's job: ovseg annotate {folder.config}\n{text}", "utf-8")
     return JobConfig.model_validate(job)
+
+
+def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
+    """Annotate the scenes once more, one mask for each object; return whether it could be done."""
+    from pipeline.job import job
+
+    part = {
+        "images": f"{folder.scenes}/scene_*.png",
+        "out": str(folder.instances),
+        "labels": list(labels),
+        "method": {"name": "sclip", "options": _INSTANCE_OPTIONS},
+        "masks": {"segments": "instances"},
+        "clip": {"model": "embedded"},
+        "run": {"local": True, "device": "cpu"},
+    }
+    try:
+        return not job.run(JobConfig.model_validate(part)).exit_code
+    except ConfigError as error:  # without the library that SAM needs
+        console.line(f"no instances: {error}")
+        return False
 
 
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
@@ -89,9 +122,9 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
     )
 
 
-def _make_pictures(folder: DemoFolder) -> None:
+def _make_pictures(folder: DemoFolder, has_instances: bool) -> None:
     """Export COCO and the gallery, and draw the contact sheet."""
-    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
+    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows, with_instances
     from pipeline.run.folder import RunFolder
     from schemas import plugins
 
@@ -100,10 +133,13 @@ def _make_pictures(folder: DemoFolder) -> None:
         exporter = plugins.load_plugin("pipeline.exporters", name)
         exporter.export(run, exporter.Options())
     rows = sheet_rows(run, str(folder.truth), limit=_SHEET_ROWS)
+    if has_instances:
+        others = sheet_rows(RunFolder.open(str(folder.instances)), limit=_SHEET_ROWS)
+        rows = with_instances(rows, others)
     contact_sheet(rows, run.info.job().vocabulary.names).save(folder.sheet, optimize=True)
 
 
-def _show_places(folder: DemoFolder) -> None:
+def _show_places(folder: DemoFolder, has_instances: bool) -> None:
     """Print the paths of the results and the next commands."""
     from jobs.demo.shapes import SHAPES
 
@@ -114,6 +150,7 @@ def _show_places(folder: DemoFolder) -> None:
             ("contact sheet", folder.sheet),
             ("gallery", folder.run / "exports" / "gallery" / "index.html"),
             ("COCO masks", folder.run / "exports" / "coco" / "instances.json"),
+            *([("run of instances", folder.instances)] if has_instances else []),
             ("scenes", folder.scenes),
             ("true masks", folder.truth.parent),
             ("job file", folder.config),

@@ -8,7 +8,7 @@ from schemas.errors import RunFolderError
 
 _MARKER = ".ovseg-demo"
 _MARKER_TEXT = "ovseg demo owns the names below and replaces them on its next run:\n"
-_OWN_FOLDERS = ("run", "review")
+_OWN_FOLDERS = ("run", "instances", "review")
 _OWN_FILES = ("truth/phrases.json", "truth/shapes.json", "contact_sheet.png", "demo.yaml")
 _OWN_PATTERN = "scenes/scene_*.png"
 
@@ -40,8 +40,13 @@ class DemoFolder:
         return self.root / "run"
 
     @property
+    def instances(self) -> Path:
+        """The run folder of instances."""
+        return self.root / "instances"
+
+    @property
     def sheet(self) -> Path:
-        """Contact sheet of images, truth and masks."""
+        """Contact sheet of images, masks, instances and truth."""
         return self.root / "contact_sheet.png"
 
     @property

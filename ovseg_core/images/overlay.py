@@ -85,13 +85,17 @@ def _write_names(
     segments: NDArray[np.integer],
     names: Sequence[str],
 ) -> None:
-    """Write labels where their segments are widest, moved so that the text stays in the picture."""
+    """Write labels where their segments are widest.
+
+    A name is moved so that it stays in the picture, and up or down from a name that is there.
+    """
     width, height = picture.size
     text_px = round(min(max(min(width, height) * _TEXT_SHARE, _MIN_TEXT_PX), _MAX_TEXT_PX))
     draw = ImageDraw.Draw(picture)
     number = np.where(labels > 0, labels.astype(np.int64) << 32 | segments.astype(np.int64), 0)
     found, sizes = np.unique(number[number > 0], return_counts=True)
     named: set[int] = set()
+    written: list[tuple[int, int, int]] = []
     for wanted in found[np.argsort(-sizes, kind="stable")].tolist():
         label = wanted >> 32
         x0, y0, box_width, box_height = cv2.boundingRect((number == wanted).astype(np.uint8))
@@ -107,7 +111,9 @@ def _write_names(
         named.add(label)
         half = text_width(name, text_px) // 2 + 2
         left = min(max(x0 + int(x) - 1, half), max(width - half, half))
-        top = min(max(y0 + int(y) - 1, text_px // 2 + 2), height - text_px // 2 - 2)
+        wanted_top = min(max(y0 + int(y) - 1, text_px // 2 + 2), height - text_px // 2 - 2)
+        top = _free_top(written, (left - half, left + half, wanted_top), text_px + 2, height)
+        written.append((left - half, left + half, top))
         draw.text(
             (left, top),
             name,
@@ -117,6 +123,27 @@ def _write_names(
             stroke_width=max(1, text_px // 8),
             stroke_fill=(0, 0, 0),
         )
+
+
+def _free_top(
+    written: Sequence[tuple[int, int, int]], name: tuple[int, int, int], line_px: int, height: int
+) -> int:
+    """Return the nearest height at which a name covers none, as wanted if there is none nearby.
+
+    Args:
+        written: left, right and middle of each name that is there.
+        name: the same of this one.
+        line_px: height of a line.
+        height: of the picture.
+    """
+    left, right, wanted = name
+    beside = [middle for start, end, middle in written if start < right and left < end]
+    for away in range(2 * line_px):
+        for top in (wanted - away, wanted + away):
+            in_picture = line_px // 2 <= top <= height - line_px // 2
+            if in_picture and all(abs(top - middle) >= line_px for middle in beside):
+                return top
+    return wanted
 
 
 def _differs(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

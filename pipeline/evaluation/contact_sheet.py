@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -43,8 +43,11 @@ class SheetRow:
     """(H, W) true label map; -1 is not counted."""
     teacher: NDArray[np.integer] | None = None
     """(H, W) label map of the teacher, where the masks are a student's."""
+    by_instance: NDArray[np.integer] | None = None
+    """(H, W) label map of another run, of instances."""
     instances: NDArray[np.integer] | None = None
-    """(H, W) number of each pixel's instance, for outlines of the masks; None: they are none."""
+    """(H, W) number of each pixel's instance, for outlines: of `by_instance` if there is one, else
+    of the masks; None: they are none."""
 
 
 def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
@@ -88,6 +91,22 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
     return shown
 
 
+def with_instances(rows: Sequence[SheetRow], others: Sequence[SheetRow]) -> list[SheetRow]:
+    """Return rows with the masks of the same images in a run of instances, as one more column.
+
+    Args:
+        rows: of a run.
+        others: of a run of instances with the same vocabulary.
+    """
+    found = {row.caption: row for row in others}
+    return [
+        replace(row, by_instance=other.found, instances=other.instances)
+        if (other := found.get(row.caption))
+        else row
+        for row in rows
+    ]
+
+
 def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image:
     """Draw a sheet.
 
@@ -98,6 +117,8 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
     columns = ["image", "masks"]
     if any(row.teacher is not None for row in rows):
         columns = ["image", "teacher", "student"]
+    if any(row.by_instance is not None for row in rows):
+        columns.append("instances")
     if any(row.truth is not None for row in rows):
         columns.append("truth")
     strip_px = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX
@@ -128,11 +149,18 @@ def _draw_row(
     x, y = corner
     picture = _fitted(row.image)
     pixels = np.asarray(picture)
-    maps = {"teacher": row.teacher, "truth": row.truth, "masks": row.found, "student": row.found}
+    maps = {
+        "teacher": row.teacher,
+        "truth": row.truth,
+        "masks": row.found,
+        "student": row.found,
+        "instances": row.by_instance,
+    }
+    of_instances = row.found if row.by_instance is None else row.by_instance
     for place, column in enumerate(columns):
         drawn = maps.get(column)
         if drawn is not None:
-            outlined = row.instances if drawn is row.found else None
+            outlined = row.instances if drawn is of_instances else None
             labels = np.maximum(drawn, 0)
             tile = overlay(pixels, labels, names, write_names=True, segments=outlined)
         elif column == "image":
@@ -140,7 +168,7 @@ def _draw_row(
         else:
             continue
         sheet.paste(tile, (x + place * (_TILE_PX + _GAP_PX), y))
-    ImageDraw.Draw(sheet).text((x, y + _TILE_HEIGHT_PX + 3), _caption(row), INK, font())
+    ImageDraw.Draw(sheet).text((x, y + picture.height + 3), _caption(row), INK, font())
 
 
 def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:

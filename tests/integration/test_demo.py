@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.demo.shapes import SHAPES
+from pipeline.run.folder import RunFolder
 
 NUM_SCENES = 6
 
@@ -40,11 +41,13 @@ def test_the_demo_and_the_same_job_in_one_process(
 
     demo = Path("out/demo")
     with Image.open(demo / "contact_sheet.png") as sheet:
-        assert sheet.width > 1000
+        assert sheet.width > 1700, "image, masks, instances, truth, twice"
         assert len(sheet.convert("RGB").resize((64, 64)).getcolors(4096) or []) > 500
     page = (demo / "run" / "exports" / "gallery" / "index.html").read_text(encoding="utf-8")
     assert page.count("<article") == NUM_SCENES
     assert len(COCO(str(demo / "run/exports/coco/instances.json")).imgs) == NUM_SCENES
+
+    assert RunFolder.open(str(demo / "instances")).mask_kind == "instance"
 
     local = ["annotate", str(demo / "demo.yaml"), "--local", "--out", "local"]
     assert CliRunner().invoke(app, local).exit_code == 0

@@ -46,6 +46,21 @@ def test_every_instance_that_has_room_for_its_name_is_named():
     assert not changed[180:].any(), "ten pixels are less than the name's width"
 
 
+def test_names_do_not_cover_each_other():
+    rgb = np.full((90, 120, 3), 90, np.uint8)
+    labels = np.zeros((90, 120), np.uint16)
+    labels[30:50, 10:110], labels[36:44, 50:70] = 1, 2  # both are widest at the same height
+    left, right = "a name as wide as the picture", "another one, as wide"
+    plain = np.asarray(overlay(rgb, labels, (left, right)))
+    both, first = (
+        (np.asarray(overlay(rgb, labels, names, write_names=True)) != plain).any(axis=(1, 2))
+        for names in ((left, right), (left, ""))
+    )
+    added = np.flatnonzero(both & ~first)
+    assert len(added) >= 8, "the second name has a line of its own"
+    assert both.sum() <= 3 * first.sum(), "near its mask"
+
+
 def test_tinted_masks_are_transparent_outside():
     labels = label_map(0)
     alpha = np.asarray(tinted(labels, labels.shape, NAMES))[..., 3]

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from pipeline.evaluation.contact_sheet import SheetRow, contact_sheet, sheet_rows
+from pipeline.evaluation.contact_sheet import SheetRow, contact_sheet, sheet_rows, with_instances
 from pipeline.exporters import coco
 from tests.helpers.drawn_runs import LABELS, Scene, label_map, make_run
 
@@ -32,3 +32,17 @@ def test_contact_sheet_odd_sizes_and_no_rows():
     ]
     assert isinstance(contact_sheet(rows, LABELS), Image.Image)
     assert contact_sheet([], LABELS).width > 100
+
+
+def test_instances_of_another_run_are_one_more_column():
+    image, found = np.full((2, 30, 44, 3), 90, np.uint8)[0], np.ones((30, 44), int)
+    rows = [SheetRow("a", image, found), SheetRow("b", image, found)]
+    numbers = np.repeat([[1], [2]], 15, axis=0) * np.ones((1, 44), int)
+    both = with_instances(rows, [SheetRow("b", image, 2 * found, instances=numbers)])
+    assert [row.by_instance is None for row in both] == [True, False]
+    sheet, plain = contact_sheet(both, LABELS), contact_sheet(rows, LABELS)
+    assert sheet.width > plain.width
+    strip = np.asarray(sheet.crop((0, 0, sheet.width // 2, sheet.height)))
+    masks, other = (strip[:, start : start + 208] for start in (24 + 214, 24 + 2 * 214))
+    assert (masks != 255).any()
+    assert not (other[60:] != 255).any(), "the first image is not in the other run"
