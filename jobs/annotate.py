@@ -114,6 +114,7 @@ def show_plan(plan: "JobPlan") -> None:
     """Print what a run would do."""
     from pipeline.collection.left_out import describe
     from pipeline.run.images import EMBEDDED_NOTE
+    from pipeline.run.named_weights import networks_to_fetch
 
     config = plan.config
     names, clip, run = config.vocabulary.names, config.clip, config.run
@@ -134,6 +135,7 @@ def show_plan(plan: "JobPlan") -> None:
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
             ("weights", f"{weights}; where the method asks: {config.vision_model}"),
+            ("to fetch", "; ".join(networks_to_fetch(config))),
             (
                 "shards",
                 f"{plan.num_shards:,} of up to {config.images_per_shard(plan.num_images):,} images",

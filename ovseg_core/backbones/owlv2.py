@@ -30,6 +30,7 @@ OWLV2 = NetworkFamily(
     title="OWLv2",
     example="google/owlv2-base-patch16-ensemble",
     classes={"owlv2": ("Owlv2ForObjectDetection", "Owlv2ImageProcessor")},
+    published={"google/owlv2-base-patch16-ensemble": "620 MB, Apache-2.0"},
 )
 _PROMPTS_PER_FORWARD = 256
 _PATCHES_AT_ONCE = 1024

@@ -21,6 +21,8 @@ from ovseg_core.backbones.vision.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig
 from schemas.errors import WeightsError
 
+NETWORK_FAMILIES = (OWLV2, SAM, SAM3)
+"""What transformers loads here."""
 _PLAIN = ComputeConfig()
 
 

@@ -27,6 +27,7 @@ SAM3 = NetworkFamily(
     example="facebook/sam3",
     # The published file holds the tracker for videos as well, which is left out.
     classes={"sam3": _CLASSES, "sam3_video": _CLASSES},
+    published={"facebook/sam3": "3.4 GB, SAM License; gated: ask for access on its page first"},
 )
 _IMAGES_PER_FORWARD = {"cpu": 1, "cuda": 8}
 _PROMPTS_PER_FORWARD = 256

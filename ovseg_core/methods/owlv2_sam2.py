@@ -48,7 +48,8 @@ CARD = MethodCard(
 )
 _PROMPTS_AT_ONCE = 64
 _MAP_ELEMENTS = 1 << 24
-"""Of the score map of one image, all classes together: 64 MB."""
+"""Of the score map of one image, all classes together: 64 MB. With more than 256 classes it is
+coarser than SAM's masks of 256 x 256."""
 
 
 class Options(GateOptions):

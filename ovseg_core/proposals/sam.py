@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
-from ovseg_core.backbones.sam.prompted import EmbeddedImages, PromptedImages, PromptedSam
+from ovseg_core.backbones.sam.prompted import SAM, EmbeddedImages, PromptedImages, PromptedSam
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.images.resize.nearest import SizeHW
@@ -28,8 +28,8 @@ from ovseg_core.segmenter import PluginOptions
 from schemas.config import EMBEDDED, WeightsName
 from schemas.records import Share
 
-PUBLISHED = "hf-hub:facebook/sam2.1-hiera-tiny"
-"""SAM 2.1 tiny: Apache-2.0, not gated, 156 MB."""
+PUBLISHED = f"hf-hub:{SAM.example}"
+"""SAM 2.1 tiny."""
 PROMPTABLE = True
 _PROMPTS_AT_ONCE = {"cpu": 64, "cuda": 1024}
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ovseg_core import methods
 from ovseg_core.backbones.checkpoint import check_weights_file
+from ovseg_core.backbones.file_formats.transformers_folder import to_fetch
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
-from ovseg_core.backbones.registry import clip_names
+from ovseg_core.backbones.registry import NETWORK_FAMILIES, clip_names
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from pipeline.storage.weights import WEIGHTS_ENDINGS, is_known, weights_sha256
@@ -106,6 +107,13 @@ def weights_names(job: JobConfig, *, with_vision: bool = True) -> Iterator[str]:
         yield from (job.vision_model, job.vision.weights)
     for part in plugins.read_nested_options(methods.PACKAGE, job.method, "method"):
         yield from _weights_in(part.options)
+
+
+def networks_to_fetch(job: JobConfig) -> list[str]:
+    """Return the networks of transformers that a job will fetch, each with size and licence."""
+    parts = plugins.read_nested_options(methods.PACKAGE, job.method, "method")
+    names = [name for part in parts for name in _weights_in(part.options)]
+    return to_fetch(names, NETWORK_FAMILIES)
 
 
 def check_local_weights(job: JobConfig) -> None:

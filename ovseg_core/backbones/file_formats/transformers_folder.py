@@ -4,16 +4,15 @@ transformers takes seconds to import and is an extra (`sam`), so it is imported 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ovseg_core.backbones.checkpoint import (
-    ADVICE,
     LOAD_FAILURES,
     WithoutRandomWeights,
     check_finite_weights,
@@ -26,6 +25,7 @@ from schemas.config import EMBEDDED
 from schemas.errors import ConfigError, WeightsError
 
 _WEIGHTS = "model.safetensors"
+_WHERE_IT_STANDS = "size and licence: see https://huggingface.co/"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _MAX_VALUES_PER_BYTE = 4
 _OLDEST_MAJOR = 5
@@ -41,12 +41,15 @@ class NetworkFamily:
         classes: by the `model_type` of a folder's config.json, the names of the network's class and
             of that of its image processor.
         embedded: folder of the one in the package; None: there is none.
+        published: size, licence and access of repositories of the hub, for those who are about to
+            fetch them.
     """
 
     title: str
     example: str
     classes: Mapping[str, tuple[str, str]]
     embedded: Path | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def load_network(
         folder = Path(name.removeprefix(LOCAL_DIR)).expanduser()
     elif name.startswith(HF_HUB):
         repository = name.removeprefix(HF_HUB)
-        folder = _fetched(repository)
+        folder = _fetched(repository, option)
     else:
         example = f"hf-hub:ORG/REPO (such as hf-hub:{family.example})"
         known = f"{example} or local-dir:FOLDER"
@@ -108,6 +111,25 @@ def load_network(
     check_finite_weights(model.state_dict(), file)
     model.eval().requires_grad_(False).to(device)
     return LoadedNetwork(model, processor, file, repository)
+
+
+def to_fetch(names: Iterable[str], families: Iterable[NetworkFamily]) -> list[str]:
+    """Return the repositories that networks are to be fetched from, with size and licence.
+
+    Args:
+        names: of networks; those that are not `hf-hub:ORG/REPO`, or already here, are left out.
+        families: what is known of repositories.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    known = {repository: fact for one in families for repository, fact in one.published.items()}
+    found: list[str] = []
+    for name in dict.fromkeys(names):
+        repository = name.removeprefix(HF_HUB)
+        if name.startswith(HF_HUB) and try_to_load_from_cache(repository, _WEIGHTS) is None:
+            fact = known.get(repository, f"{_WHERE_IT_STANDS}{repository}")
+            found.append(f"{repository} ({fact})")
+    return found
 
 
 def _check_transformers(family: NetworkFamily) -> None:
@@ -133,14 +155,23 @@ def _without_progress_bars() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _fetched(repository: str) -> Path:
+def _fetched(repository: str, option: str) -> Path:
     """Return the folder with a repository's configuration and weights, fetched if need be."""
     try:
         hub_file(repository, "config.json")
         hub_file(repository, *_PROCESSORS)
         return Path(hub_file(repository, _WEIGHTS)).parent
     except LOAD_FAILURES as error:
-        raise not_downloaded(f"the network {repository}", error, ADVICE, repository) from error
+        advice = _advice(repository, option)
+        raise not_downloaded(f"{option}: the network {repository}", error, advice) from error
+
+
+def _advice(repository: str, option: str) -> str:
+    return (
+        "without network: on another computer `pip install huggingface_hub` and `hf download "
+        f"{repository} --local-dir FOLDER`, copy FOLDER here and --set {option}=local-dir:FOLDER "
+        "(docs/weights.md)"
+    )
 
 
 def _load_folder(folder: Path, option: str, family: NetworkFamily) -> tuple[Any, Any]:
@@ -150,7 +181,7 @@ def _load_folder(folder: Path, option: str, family: NetworkFamily) -> tuple[Any,
     if not config_file.is_file() or not file.is_file():
         raise WeightsError(
             f"{option}: {folder} is no folder of transformers: expected config.json, {_WEIGHTS} "
-            f"and {_PROCESSORS[0]}; {ADVICE}"
+            f"and {_PROCESSORS[0]}; {_advice(family.example, option)}"
         )
     settings = json.loads(config_file.read_text(encoding="utf-8"))
     kind = settings.get("model_type") if isinstance(settings, dict) else None

@@ -32,6 +32,7 @@ SAM = NetworkFamily(
         "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
     },
     embedded=SAM_FOLDER,
+    published={"facebook/sam2.1-hiera-tiny": "156 MB, Apache-2.0"},
 )
 
 

@@ -88,6 +88,27 @@ def test_plan_without_ray_or_weights(capsys: pytest.CaptureFixture[str]) -> None
     assert "none: in this process (--local)" in shown
 
 
+def test_plan_says_what_is_fetched_of_what_size_and_licence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    there = tmp_path / "models--facebook--sam2.1-hiera-tiny"
+    for file, content in (("refs/main", "abc"), ("snapshots/abc/model.safetensors", "")):
+        (there / file).parent.mkdir(parents=True)
+        (there / file).write_text(content)
+    show_plan(JobPlan(config(method="owlv2_sam2"), {}, num_images=1, num_shards=1))
+    shown = capsys.readouterr().out
+    assert "google/owlv2-base-patch16-ensemble (620 MB, Apache-2.0)" in shown
+    assert "sam2.1-hiera-tiny" not in shown
+    own = {"detector": "hf-hub:my/owl", "sam": "local-dir:/nowhere"}
+    method = {"name": "owlv2_sam2", "options": own}
+    show_plan(JobPlan(config(method=method), {}, num_images=1, num_shards=1))
+    shown = capsys.readouterr().out
+    assert re.search(r"to fetch +my/owl \(size and licence: see https://hugg.*/my/owl\)\n", shown)
+    show_plan(JobPlan(config(), {}, num_images=1, num_shards=1))
+    assert "to fetch" not in capsys.readouterr().out
+
+
 def test_report_suggests_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
     done = RunReport("a b", num_images=1, max_error_share=0, num_done=1, num_segments=2)
     show_report(done)
