@@ -22,6 +22,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from schemas.base import counted
 from schemas.errors import OvsegError, UserError
 from schemas.redact import holds_secret
 from schemas.untrusted import (
@@ -134,6 +135,12 @@ def damaged(found: "Mapping[str, Damage]", where: str = "") -> None:
             line(f"  {name}")
         if damage.count > len(damage.first):
             line("  ...")
+
+
+def labels_hidden(number: int, why: str = "") -> None:
+    """Print how many labels of a list are not shown, if any."""
+    if number > 0:
+        line(f"and {counted(number, 'more label')}{why} (--json shows all)")
 
 
 def line(text: str = "") -> None:

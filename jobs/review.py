@@ -274,7 +274,7 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
         for label in sorted(report.labels, key=lambda label: -label.num_segments)
     ]  # fmt: skip
     console.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
-    _print_number_hidden(len(rows))
+    console.labels_hidden(len(rows) - _SHOWN_LABELS)
     console.line("")
     console.damaged(report.damaged)
     file = uris.join(place, name)
@@ -351,7 +351,7 @@ def compare_runs(first: str, other: str, as_json: bool) -> None:
     ]  # fmt: skip
     title = "Agreement by label, lowest first"
     console.table(title, columns, rows[:_SHOWN_LABELS])
-    _print_number_hidden(len(rows))
+    console.labels_hidden(len(rows) - _SHOWN_LABELS)
     worst = [(image.path, image.agreement) for image in report.worst]
     console.table("Images that the two agree on least", ("image", "agreement"), worst)
     console.line("")
@@ -368,11 +368,6 @@ def compare_runs(first: str, other: str, as_json: bool) -> None:
             ("table", f"{folder.folder.uri}/{report.file}"),
         ]
     )
-
-
-def _print_number_hidden(num_labels: int) -> None:
-    if num_labels > _SHOWN_LABELS:
-        console.line(f"and {num_labels - _SHOWN_LABELS} more labels (--json shows all)")
 
 
 def _return_freed_memory() -> None:

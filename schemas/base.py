@@ -89,7 +89,8 @@ def problems(
         hints: by dotted path, how a missing field can be given.
     """
     prefix = f"{where}." if where else ""
-    known = tuple(path for path, _ in dotted_fields(model, prefix)) if model else ()
+    fields = dict(dotted_fields(model, prefix)) if model else {}
+    known = tuple(fields)
     details = error.errors(include_url=False)
     parents = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
     lines = []
@@ -100,7 +101,7 @@ def problems(
         if detail["type"] == "extra_forbidden":
             line = f"unknown key; {_meant(path, known)}" if model else "unknown key"
         elif detail["type"] == "missing":
-            line = f"missing; {(hints or {}).get(path, 'expected a value')}"
+            line = f"missing; {(hints or {}).get(path) or _described(path, fields)}"
         else:
             line = _expected_and_got(detail["type"], detail["msg"], detail["input"])
         lines.append(f"{path}: {line}" if path else line)
@@ -116,6 +117,19 @@ def dotted_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
             inner, place = get_args(inner)[0], f"{place}*."
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from dotted_fields(inner, place)
+
+
+def _described(path: str, fields: Mapping[str, FieldInfo]) -> str:
+    """Return what a missing field holds, by the first sentence of its docstring."""
+    field = fields.get(_LIST_INDEX.sub(".*", path))
+    text = " ".join((field.description or "" if field else "").split())
+    first = text.partition(". ")[0].rstrip(".")
+    return f"expected a value: {first}" if first else "expected a value"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun, such as `1 image` and `2,345 images`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str:

@@ -16,6 +16,7 @@ OvsegError
         └── BlockedStoreError    every further try fails too: ends a job at once
 """
 
+from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 
 from schemas.redact import redact
@@ -79,6 +80,11 @@ PASSING_CODES = frozenset(
 
 Images with such an error are tried again by the next call of the same command.
 """
+
+
+def lasting_codes(errors: Iterable[str]) -> str:
+    """Return the codes that only `--retry-errors` tries again, written as it takes them."""
+    return ",".join(sorted(set(errors) - PASSING_CODES))
 
 
 class OvsegError(Exception):

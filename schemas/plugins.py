@@ -59,8 +59,9 @@ def load_plugin(package: str, name: str) -> ModuleType:
     """
     known = names(package)
     if name not in known:
-        kind = package.rpartition(".")[2]
-        raise ConfigError(f"no {name!r} among the {kind}: {did_you_mean(name, known)}")
+        kind, hint = package.rpartition(".")[2], did_you_mean(name, known)
+        every = "" if hint.startswith("known") else f" All {kind}: {', '.join(known)}"
+        raise ConfigError(f"no {name!r} among the {kind}: {hint}{every}")
     return importlib.import_module(f"{package}.{name}")
 
 

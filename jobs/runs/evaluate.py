@@ -222,8 +222,7 @@ def _show_missing(report: "EvaluationReport | InstanceReport", effect: str) -> N
             line += "; --label THEIRS=OURS says which of its names is the same"
         console.line(line)
     hidden = len(report.missing_labels) - _SHOWN_NAMES
-    if hidden > 0:
-        console.line(f"and {hidden} more labels that the truth does not have (--json lists them)")
+    console.labels_hidden(hidden, " that the truth does not have")
 
 
 def _unknown(names: Sequence[str], taken_as: str = "taken as background") -> str:

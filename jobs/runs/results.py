@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from jobs import console
 from jobs.config import load_config
-from schemas.errors import BlockedStoreError, UserError
+from schemas.base import counted
+from schemas.errors import BlockedStoreError, UserError, lasting_codes
 from schemas.records import STAGES
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _OF_THREADS = {
 
 
 def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
-    """Print what is in a run folder; list or delete its orphans on request."""
+    """Print what is in a run folder; or only list or delete its orphans."""
     from pipeline.corrections.layer import ReviewedLayer
     from pipeline.run.folder import RunFolder
     from pipeline.run.inspect import inspect_folder
@@ -38,14 +39,16 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
         value = found.model_dump(mode="json")
         console.print_json({**value, "review": review.model_dump(), "cleaned": list(cleaned)})
         return
-    show_inspection(found)
-    show_review(review)
     if orphans:
         for name in found.orphans:
             console.line(name)
+        if not found.orphans:
+            console.line("no orphans")
     if clean:
-        console.line()
-        console.line(f"{len(cleaned)} orphans deleted")
+        console.line(f"{counted(len(cleaned), 'orphan')} deleted")
+    if not (orphans or clean):
+        show_inspection(found)
+        show_review(review)
 
 
 def _waiting(waiting: dict[str, int]) -> str:
@@ -66,11 +69,11 @@ def _thread_times(seconds: dict[str, float]) -> str:
 
 
 def _frames(number: int) -> str:
-    return f"{_images(number)} of several frames or pages, one of each annotated" if number else ""
-
-
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number:,} images"
+    return (
+        f"{counted(number, 'image')} of several frames or pages, one of each annotated"
+        if number
+        else ""
+    )
 
 
 def show_inspection(found: "Inspection") -> None:
@@ -80,10 +83,12 @@ def show_inspection(found: "Inspection") -> None:
 
     images = f"{found.num_ok} ok, {found.num_errors} failed, {found.num_left} left"
     shards = f"{found.num_shards_done} done, {len(found.failed_shards)} given up"
-    orphans = f"{len(found.orphans)} files (--orphans lists, --clean deletes)"
+    orphans = f"{counted(len(found.orphans), 'file')} (--orphans lists, --clean deletes)"
     links = f"{len(found.links)} not followed, such as {', '.join(found.links[:3])}"
-    versions = ", ".join(f"{library} in {n} shards" for library, n in found.other_versions.items())
-    unsure = f"{UNSURE_FROM:.0%} probable"
+    versions = ", ".join(
+        f"{library} in {counted(n, 'shard')}" for library, n in found.other_versions.items()
+    )
+    unsure = f"{100 * UNSURE_FROM:.0f} % probable"
     stages = {stage: found.seconds[stage] for stage in STAGES if stage in found.seconds}
     console.facts(
         [
@@ -113,9 +118,13 @@ def show_inspection(found: "Inspection") -> None:
     )
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
     console.table("Segments by label", ("label", "segments"), by_label[:_SHOWN_LABELS])
-    if len(by_label) > _SHOWN_LABELS:
-        console.line(f"and {len(by_label) - _SHOWN_LABELS} more labels (--json shows all)")
+    console.labels_hidden(len(by_label) - _SHOWN_LABELS)
     console.table("Errors by code", ("code", "images"), list(found.errors.items()))
+    if codes := lasting_codes(found.errors):
+        console.line(
+            "once mended: the command that made the run, with "
+            f"--retry-errors {codes} (docs/troubleshooting.md tells each code)"
+        )
     problems = [(problem.code, problem.path, problem.message) for problem in found.problems]
     title = "Failed images (the first few of each code)"
     console.table(title, ("code", "image", "why"), problems)
@@ -139,15 +148,19 @@ def show_review(state: "ReviewState") -> None:
         [
             (
                 "review",
-                f"{_images(state.num_reviewed)} reviewed ({state.num_rejected_images} rejected as "
-                f"a whole, {state.num_empty} found empty), {state.num_partly_reviewed} in part",
+                f"{counted(state.num_reviewed, 'image')} reviewed ({state.num_rejected_images} "
+                f"rejected as a whole, {state.num_empty} found empty), {state.num_partly_reviewed} "
+                "in part",
             ),
             (
                 "masks",
                 f"{state.num_accepted} accepted, {state.num_changed} changed, {state.num_added} "
                 f"added, {state.num_rejected} rejected",
             ),
-            ("unknown", f"{n} masks of other labels" if (n := state.num_unknown_masks) else ""),
+            (
+                "unknown",
+                f"{counted(n, 'mask')} of other labels" if (n := state.num_unknown_masks) else "",
+            ),
             ("imports", state.num_imports or ""),
         ]
     )

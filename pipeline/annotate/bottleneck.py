@@ -23,6 +23,10 @@ _LIMITS = {
     "masks": "masks are the limit", "write": "writing tables is the limit",
     "shards": "the driver is the limit",
 }  # fmt: skip
+_WAITS = {
+    "read": "bytes", "decode": "decoded images", "masks": "masks", "write": "tables",
+    "shards": "the driver",
+}  # fmt: skip
 _SUGGESTIONS: dict[Limit, str] = {
     "read": "raise run.prefetch_threads",
     "decode": "raise run.cpus_per_worker or run.prefetch_threads",
@@ -46,6 +50,9 @@ class Bottleneck(Frozen):
     limit: Limit = ""
     """What is slowest: `compute` is from pixels to score maps, `shards` is the driver; empty: not
     known."""
+    longest_wait: Limit = ""
+    """What the compute threads wait for longest, also where it is not the limit; empty: they do
+    not wait, or there are too few images to tell."""
     suggestion: str = ""
     """What to change; empty where that is not plain."""
 
@@ -57,8 +64,13 @@ class Bottleneck(Frozen):
         return ", ".join(filter(None, (busy, _LIMITS.get(self.limit, ""))))
 
     def advice(self) -> str:
-        """Return `words` and the suggestion."""
-        return ": ".join(filter(None, (self.words(), self.suggestion)))
+        """Return `words` and what to change: for the limit, or for the longest wait."""
+        words, change = self.words(), _SUGGESTIONS.get(self.longest_wait, "")
+        if self.limit or not any(self.waits.values()):
+            return ": ".join(filter(None, (words, self.suggestion)))
+        if not self.longest_wait:
+            return f"{words}; too few images to tell what limits it ({_MIN_IMAGES} or more)"
+        return f"{words}; the longest wait is for {_WAITS[self.longest_wait]}: {change}"
 
 
 def bottleneck_of(seconds: Mapping[str, float], num_images: int) -> Bottleneck:
@@ -74,23 +86,29 @@ def bottleneck_of(seconds: Mapping[str, float], num_images: int) -> Bottleneck:
     busy = min(1.0, seconds.get("segment", 0.0) / total_s)
     waits = {name: min(1.0, seconds[name] / total_s) for name in _CAUSES if name in seconds}
     measured = (name for name in (*STAGES, *THREAD_TIMES) if name in seconds and name != "wall")
-    limit = _limit(busy, waits, seconds) if num_images >= _MIN_IMAGES else ""
+    longest_wait = _longest_wait(waits, seconds) if num_images >= _MIN_IMAGES else ""
+    limit = _limit(busy, waits, longest_wait) if num_images >= _MIN_IMAGES else ""
     return Bottleneck(
         busy=busy,
         images_per_s=num_images / total_s,
         waits=waits,
         ms_per_image={name: 1000 * seconds[name] / num_images for name in measured},
         limit=limit,
+        longest_wait=longest_wait,
         suggestion=_SUGGESTIONS.get(limit, ""),
     )
 
 
-def _limit(busy: float, waits: Mapping[str, float], seconds: Mapping[str, float]) -> Limit:
-    if busy >= BUSY:
-        return "compute"
+def _longest_wait(waits: Mapping[str, float], seconds: Mapping[str, float]) -> Limit:
     longest = max(waits, key=lambda name: waits[name], default="")
-    if not longest or waits[longest] < (1 - busy) / 2:
+    if not longest or not waits[longest]:
         return ""
     if longest == "wait_images" and seconds.get("read", 0.0) > seconds.get("decode", 0.0):
         return "read"
     return _CAUSES[longest]
+
+
+def _limit(busy: float, waits: Mapping[str, float], longest_wait: Limit) -> Limit:
+    if busy >= BUSY:
+        return "compute"
+    return longest_wait if max(waits.values(), default=0.0) >= (1 - busy) / 2 else ""

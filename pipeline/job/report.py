@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pipeline.annotate.bottleneck import Bottleneck
 from pipeline.collection.changes import Changes
 from pipeline.job.progress import brief
+from schemas.base import counted
 from schemas.config import JobConfig
-from schemas.errors import PASSING_CODES, ExitCode
+from schemas.errors import PASSING_CODES, ExitCode, lasting_codes
 from schemas.records import ShardDone
 from schemas.untrusted import printable
 
@@ -75,14 +76,13 @@ class RunReport:
     def summary(self) -> str:
         """Return the closing lines: what is done, what failed, what is missing and what to do."""
         lines = [
-            f"{self.num_done:,} of {_count(self.num_images, 'image')} done, "
-            f"{_count(self.num_segments, 'mask')}"
+            f"{self.num_done:,} of {counted(self.num_images, 'image')} done, "
+            f"{counted(self.num_segments, 'mask')}"
         ]
         if self.num_new:
-            lines[0] += (
-                f"; {self.num_new:,} in {self.seconds:.1f} s with the start, after it "
-                f"{brief(self.images_per_s)} images/s"
-            )
+            some = f"{self.num_new:,} of them now, " if self.num_new < self.num_done else ""
+            speed = f"{brief(self.images_per_s)} images/s"
+            lines[0] += f"; {some}{speed}; {self.seconds:.1f} s with loading"
         elif not self.interrupted and self.num_done == self.num_images and not self.waiting:
             lines[0] += "; nothing was left to do"
         lines += self._changes()
@@ -91,23 +91,32 @@ class RunReport:
         if self.errors:
             share = 100 * self.num_errors / self.num_images
             lines.append(
-                f"{_count(self.num_errors, 'image')} failed ({brief(share)} %; "
+                f"{counted(self.num_errors, 'image')} failed ({brief(share)} %; "
                 f"{100 * self.max_error_share:g} % are accepted): {_by_code(self.errors)}"
             )
         lines += self._frames()
         for index, reason in list(self.failed_shards.items())[:3]:
             lines.append(f"shard {index} failed: {reason}")
         if len(self.failed_shards) > 3:
-            lines.append(f"{len(self.failed_shards) - 3} more shards failed")
+            lines.append(f"{counted(len(self.failed_shards) - 3, 'more shard')} failed")
         if self.stop_reason:
             lines.append(f"stopped: {self.stop_reason}")
-        if self.waiting and not self.interrupted:
-            waiting = _count(sum(self.waiting.values()), "image")
-            codes = _by_code(self.waiting)
-            lines.append(f"to be tried again by the same command: {waiting} ({codes})")
+        lines += self._to_try_again()
         if self.num_done < self.num_images:
             lines.append("the same command goes on from here")
         return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line
+
+    def _to_try_again(self) -> list[str]:
+        lines: list[str] = []
+        if self.interrupted:
+            return lines
+        if self.waiting:
+            waiting = counted(sum(self.waiting.values()), "image")
+            codes = _by_code(self.waiting)
+            lines.append(f"to be tried again by the same command: {waiting} ({codes})")
+        if codes := lasting_codes(self.errors):
+            lines.append(f"once mended: the same command with --retry-errors {codes}")
+        return lines
 
     def _changes(self) -> list[str]:
         changed = self.changes.describe() if self.changes else ""
@@ -122,17 +131,13 @@ class RunReport:
         if not self.num_multi_frame:
             return []
         return [
-            f"{_count(self.num_multi_frame, 'image')} of several frames or pages: the first "
+            f"{counted(self.num_multi_frame, 'image')} of several frames or pages: the first "
             "frame, or the largest page, is annotated (column num_frames of images)"
         ]
 
 
 def _by_code(counts: dict[str, int]) -> str:
     return ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def sum_up(

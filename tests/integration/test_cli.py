@@ -135,7 +135,7 @@ def test_orphans_are_listed_and_cleaned(scenes: Scenes) -> None:
     orphan = Path("run/images/00001-killed.parquet")
     orphan.write_bytes(b"half")
     assert "images/00001-killed.parquet" in ovseg("inspect", "run", "--orphans").stdout
-    assert "1 orphans deleted" in ovseg("inspect", "run", "--clean").stdout
+    assert "1 orphan deleted" in ovseg("inspect", "run", "--clean").stdout
     assert not orphan.exists()
     assert json.loads(ovseg("inspect", "run", "--json").stdout)["num_ok"] == NUM_SCENES
 

@@ -27,6 +27,11 @@ class Outer(Frozen):
         return value
 
 
+class Described(Frozen):
+    folder: str
+    """The folder of the maps. It is not written to."""
+
+
 @pytest.mark.parametrize(
     ("values", "lines"),
     [
@@ -59,6 +64,11 @@ def test_each_mistake_is_one_line(values, lines):
     with pytest.raises(ConfigError) as caught:
         validated(Outer, values, hints={"path": "give --path"})
     assert str(caught.value).splitlines() == lines
+
+
+def test_what_is_missing_is_said_by_the_fields_own_words():
+    with pytest.raises(ConfigError, match=r"^a\.folder: missing; expected a value: The folder of"):
+        validated(Described, {}, "a")
 
 
 def test_dotted_path_of_the_model_stands_before_the_fields():

@@ -32,7 +32,10 @@ def test_folder_that_is_not_a_run(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["--to", "cocoo"], "error: no 'cocoo' among the exporters: Did you mean 'coco'?\n"),
+        (
+            ["--to", "cocoo"],
+            "error: no 'cocoo' among the exporters: Did you mean 'coco'? All exporters: coco, ",
+        ),
         (["--to", "coco", "--set", "polygon=true"], "error: polygon: unknown key; did you mean "),
         (["--to", "yolo-seg", "--set", "polygons=true"], "error: polygons: unknown key; known "),
         (["--to", "coco", "--segments", "all"], "error: segments: expected 'as_run', 'class' or"),
@@ -76,7 +79,7 @@ def test_times_and_answers_are_told_in_words(
     assert "speed 2.5 images/s of one worker" in shown
     assert "seconds by stage read 1.0, decode 9.0, segment 34.0, rle 5.0 of the workers" in shown
     assert "computing 34.0, waiting for images 60.0, waiting for masks 4.0, writing" in shown
-    assert "unsure: no mask, but 10% probable somewhere" in shown
+    assert "unsure: no mask, but 10 % probable somewhere" in shown
     assert "wait_" not in shown
     assert "not asked 0" in shown
 

@@ -19,7 +19,9 @@ def test_unknown_head_is_refused_with_a_near_name(tmp_path: Path) -> None:
         *("--out", str(tmp_path / "h.safetensors"), "--local"),
     )
     assert result.exit_code == 1
-    assert result.stderr == "error: no 'fuond' among the heads: Did you mean 'found'?\n"
+    assert result.stderr == (
+        "error: no 'fuond' among the heads: Did you mean 'found'? All heads: dinoiser, found\n"
+    )
 
 
 def test_trained_head_annotates(tmp_path: Path) -> None:

@@ -58,9 +58,20 @@ def test_busy_compute_threads_are_the_limit_and_nothing_is_suggested():
     assert found.images_per_s == pytest.approx(1000 / 100)
 
 
-def test_of_few_images_only_the_share_is_told():
+def test_of_few_images_the_share_is_told_and_why_no_limit():
     found = bottleneck_of({**IDLE, "wait_images": 60.0}, 10)
     assert (found.words(), found.limit, found.suggestion) == ("compute busy 34 %", "", "")
+    assert found.advice() == (
+        "compute busy 34 %; too few images to tell what limits it (50 or more)"
+    )
+
+
+def test_where_no_wait_is_the_limit_the_longest_is_named_with_what_to_change():
+    found = bottleneck_of({**IDLE, "wait_images": 19.0, "wait_masks": 20.0}, 1000)
+    assert (found.limit, found.longest_wait, found.suggestion) == ("", "masks", "")
+    assert found.advice() == (
+        "compute busy 34 %; the longest wait is for masks: raise run.cpus_per_worker"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "num_images"), [({}, 100), ({"wall": 0.0}, 100), (BUSY, 0)])

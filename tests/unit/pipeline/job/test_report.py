@@ -29,8 +29,10 @@ def test_exit_code(fields, exit_code):
 def test_summary_of_a_complete_run_is_one_line():
     done = report(num_done=200, num_new=200, num_segments=1234, seconds=20.04, images_per_s=12.345)
     assert done.summary() == (
-        "200 of 200 images done, 1,234 masks; 200 in 20.0 s with the start, after it 12.3 images/s"
+        "200 of 200 images done, 1,234 masks; 12.3 images/s; 20.0 s with loading"
     )
+    rest = report(num_done=200, num_new=64, seconds=9.0, images_per_s=12.3)
+    assert rest.summary().endswith("; 64 of them now, 12.3 images/s; 9.0 s with loading")
     alone = RunReport("run", num_images=1, max_error_share=0, num_done=1, num_segments=1)
     assert alone.summary() == "1 of 1 image done, 1 mask; nothing was left to do"
 
@@ -53,7 +55,10 @@ def test_images_that_wait_are_named_and_leave_something_to_do():
         "200 of 200 images done, 0 masks",
         "3 images failed (1.5 %; 5 % are accepted): storage_error 2, truncated 1",
         "to be tried again by the same command: 2 images (storage_error 2)",
+        "once mended: the same command with --retry-errors truncated",
     ]
+    passing = report(num_done=200, errors={"not_found": 1})
+    assert "--retry-errors" not in passing.summary()
 
 
 def test_images_of_several_frames_are_said_once():
@@ -73,4 +78,8 @@ def test_summary_says_what_is_missing_and_what_to_do():
     lines = ended.summary().splitlines()
     assert lines[1] == "1 image failed (0.5 %; 5 % are accepted): undecodable 1"
     assert lines[2] == "shard 0 failed: StorageError: no space 0"
-    assert lines[-2:] == ["2 more shards failed", "the same command goes on from here"]
+    assert lines[-3:] == [
+        "2 more shards failed",
+        "once mended: the same command with --retry-errors undecodable",
+        "the same command goes on from here",
+    ]
