@@ -297,7 +297,12 @@ def test_numbers_that_overflow_have_a_code(networks: dict[str, str], tmp_path: P
     assert caught.value.code is ErrorCode.NOT_FINITE
 
 
-def test_networks_of_another_family_are_refused(networks: dict[str, str]) -> None:
+def test_networks_that_are_missing_or_of_another_family_are_refused(
+    networks: dict[str, str], tmp_path: Path
+) -> None:
+    advice = r"hf download google/owlv2-\S+ .* --set method\.options\.detector=local-dir:FOLDER"
+    with pytest.raises(WeightsError, match=advice):
+        built(networks | {"detector": f"local-dir:{tmp_path}"})
     swapped = {"detector": networks["sam"], "sam": networks["detector"]}
     with pytest.raises(WeightsError, match=r"options\.detector: .*'sam2', expected OWLv2"):
         built(networks | {"detector": swapped["detector"]})
