@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -385,10 +386,34 @@ def not_downloaded(
         advice: what to do.
         repository: of the hub that has them, for the advice; empty: not known.
     """
+    from huggingface_hub.errors import GatedRepoError
+
     kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
     if repository:
         advice = advice.replace(_REPOSITORY, repository)
+    if isinstance(error, GatedRepoError):
+        why = _why_gated(error, repository)
+        return WeightsError(f"{what} cannot be downloaded: it is gated, {why}; {advice}")
     return kind(f"{what} cannot be downloaded ({one_line(error)}); {advice}")
+
+
+def _why_gated(error: Any, repository: str) -> str:
+    """Return in words why a gated repository is closed.
+
+    Args:
+        error: huggingface_hub's, with the answer of the hub.
+        repository: of the hub.
+    """
+    page = f"https://huggingface.co/{repository}"
+    if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+        return (
+            f"and this machine has no valid token: ask for access at {page}, then `hf auth login` "
+            "here or set HF_TOKEN"
+        )
+    return (
+        f"and the account of this machine's token has no access: at {page} the licence is not "
+        "accepted, or the request is pending or was refused"
+    )
 
 
 def _flatten(content: object) -> list[tuple[str, Tensor]]:

@@ -37,8 +37,8 @@ CARD = MethodCard(
     arxiv="2512.08730",
     parts="SAM 3's instances, pixels and presence of each label, one map of them; CLIP as a gate",
     clip=ClipConfig(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
-    weights="SAM 3 facebook/sam3 (3.4 GB, gated), CLIP ViT-B/32 laion2b_s34b_b79k",
-    licence="SAM License (SAM 3: not for military uses, read it), MIT (CLIP)",
+    weights=f"SAM 3 {SAM3.example} (gated), CLIP ViT-B/32 laion2b_s34b_b79k",
+    licence="SAM License (SAM 3; it forbids military and other uses), MIT (CLIP)",
     published={
         "VOC21": 79.8,
         "Context60": 53.4,

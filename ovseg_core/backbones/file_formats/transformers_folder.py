@@ -163,7 +163,8 @@ def _fetched(repository: str, option: str) -> Path:
         return Path(hub_file(repository, _WEIGHTS)).parent
     except LOAD_FAILURES as error:
         advice = _advice(repository, option)
-        raise not_downloaded(f"{option}: the network {repository}", error, advice) from error
+        what = f"{option}: the network {repository}"
+        raise not_downloaded(what, error, advice, repository) from error
 
 
 def _advice(repository: str, option: str) -> str:

@@ -2,8 +2,10 @@
 
 import argparse
 import socket
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +22,10 @@ from ovseg_core.backbones.checkpoint import (
     take_fitting,
 )
 from ovseg_core.backbones.file_formats.head_file import load_head
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.objectness.found import HEAD as FOUND
+from schemas.config import ClipConfig
 from schemas.errors import OutageError, WeightsError
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_models import (
@@ -37,16 +41,20 @@ from tests.helpers.tiny_models import (
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_proxy: None) -> None:
     """A machine without network and with an empty cache."""
 
     def no_name(*_: object) -> None:
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
@@ -89,6 +97,51 @@ def test_refused_port_of_the_hub_is_said_at_once(monkeypatch: pytest.MonkeyPatch
         load_clip_of_job("ViT-B-32", "laion2b_s34b_b79k")
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (401, "this machine has no valid token: .* `hf auth login` here or set HF_TOKEN"),
+        (403, "the licence is not accepted, or the request is pending or was refused"),
+    ],
+)
+@pytest.mark.usefixtures("no_proxy")
+def test_gated_weights_say_what_is_missing(
+    status: int, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the hub answers for a repository whose owners choose who may download it."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        try:
+            with pytest.raises(WeightsError, match=why) as caught:
+                Backbones(ClipConfig(), "").sam3("hf-hub:facebook/sam3", "method.options.weights")
+        finally:
+            server.shutdown()
+    message = str(caught.value)
+    assert not isinstance(caught.value, OutageError)
+    assert "https://huggingface.co/facebook/sam3" in message
+    assert "`hf download facebook/sam3 --local-dir FOLDER`" in message
+    assert "--set method.options.weights=local-dir:FOLDER" in message
+    assert "\n" not in message
 
 
 def test_read_tensors_of_both_formats(tmp_path: Path) -> None:
