@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobs import console
 from pipeline.storage.waiting import waiting
-from schemas.base import did_you_mean
+from schemas.base import counted, did_you_mean
 from schemas.config import EMBEDDED, JobConfig
 from schemas.errors import ConfigError, ErrorCode
 from schemas.vocabulary import BACKGROUND, is_background
@@ -47,10 +47,10 @@ def annotate(
 
         planned = job.plan(config, retry)
         check_local_weights(planned.config)
-        show_plan(planned)
+        show_plan(planned, under_protocol=bool(evaluate_flags))
         return 0
     report = job.run(config, retry=retry)
-    show_report(report, _cautions(config, report))
+    show_report(report, _cautions(config, report, under_protocol=bool(evaluate_flags)))
     if evaluate_flags and not report.exit_code:
         console.line(
             f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
@@ -58,7 +58,7 @@ def annotate(
     return report.exit_code
 
 
-def _cautions(config: JobConfig, report: "RunReport") -> list[str]:
+def _cautions(config: JobConfig, report: "RunReport", *, under_protocol: bool) -> list[str]:
     """Return what to know before the masks are used."""
     if not report.num_done:
         return []
@@ -67,11 +67,18 @@ def _cautions(config: JobConfig, report: "RunReport") -> list[str]:
 
     embedded = config.uses_embedded_models
     note = RunImages(RunFolder.open(report.out)).note_on_models if embedded else ""
-    return [caution for caution in (note, _without_background(config)) if caution]
+    cautions = note, _without_background(config, under_protocol=under_protocol)
+    return [caution for caution in cautions if caution]
 
 
-def _without_background(config: JobConfig) -> str:
-    """Return that nothing keeps the method from labelling every pixel; empty: something does."""
+def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
+    """Return that nothing keeps the method from labelling every pixel.
+
+    Empty: something does, or the protocol wants a label everywhere, as its background does not
+    count.
+    """
+    if under_protocol and not config.vocabulary.background:
+        return ""
     from ovseg_core import methods
     from ovseg_core.segmenter import MethodOptions
     from schemas import plugins
@@ -95,7 +102,7 @@ def _without_background(config: JobConfig) -> str:
 
 
 def _failed_images(number: int) -> str:
-    return f"{number:,} images that failed" if number else ""
+    return f"{counted(number, 'image')} that failed" if number else ""
 
 
 def _error_codes(text: str) -> list[ErrorCode]:
@@ -110,8 +117,13 @@ def _error_codes(text: str) -> list[ErrorCode]:
     return codes
 
 
-def show_plan(plan: "JobPlan") -> None:
-    """Print what a run would do."""
+def show_plan(plan: "JobPlan", *, under_protocol: bool = False) -> None:
+    """Print what a run would do.
+
+    Args:
+        plan: of the run.
+        under_protocol: whether a protocol decided what the job did not say.
+    """
     from pipeline.collection.left_out import describe
     from pipeline.run.images import EMBEDDED_NOTE
     from pipeline.run.named_weights import networks_to_fetch
@@ -140,11 +152,11 @@ def show_plan(plan: "JobPlan") -> None:
                 "shards",
                 f"{plan.num_shards:,} of up to {config.images_per_shard(plan.num_images):,} images",
             ),
-            ("done", f"{done:,} shards ({plan.num_images_done:,} images)"),
-            ("left", f"{plan.num_shards_left:,} shards"),
+            ("done", f"{counted(done, 'shard')} ({counted(plan.num_images_done, 'image')})"),
+            ("left", counted(plan.num_shards_left, "shard")),
             ("tried again", _failed_images(sum(plan.num_to_retry.values()))),
             ("caution", EMBEDDED_NOTE if config.uses_embedded_models else ""),
-            ("caution", _without_background(config)),
+            ("caution", _without_background(config, under_protocol=under_protocol)),
             ("workers", workers),
             ("run folder", config.out),
         ]

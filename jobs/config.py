@@ -87,13 +87,25 @@ def load_config(
         plain = {k: dict(v) if isinstance(v, _FromFile) else v for k, v in merged.items()}
         merged = merge(below(merged), plain)
     config = validated(model, merged, hints=_HINTS)
-    if isinstance(config, JobConfig) and has_background_label(merged.get("vocabulary")):
+    if isinstance(config, JobConfig):
+        _tell_labels(config, merged)
+    return config
+
+
+def _tell_labels(config: JobConfig, given: Fields) -> None:
+    """Say what was made of the words where a person may have meant something else."""
+    joined = next((name for name in config.vocabulary.names if ";" in name), "")
+    if joined:
+        logger.warning(
+            "%r is one label: a comma parts labels, such as %s",
+            joined, quote(",".join(part.strip() for part in joined.split(";"))),
+        )  # fmt: skip
+    if has_background_label(given.get("vocabulary")):
         logger.info(
             "the label %r is the background, class 0, and not counted among the %d labels; its "
             "phrases are: %s",
             BACKGROUND, len(config.vocabulary.labels), ", ".join(config.vocabulary.background),
         )  # fmt: skip
-    return config
 
 
 def merge(base: Fields, over: Fields) -> Fields:
@@ -149,7 +161,20 @@ def _with_files(layer: Fields) -> Fields:
         layer["vocabulary"] = vocabulary_file(words)
     if isinstance(calibration, str):
         layer["calibration"] = _FromFile(load_yaml(calibration))
+        _warn_of_undone_imports(calibration)
     return layer
+
+
+def _warn_of_undone_imports(calibration: str) -> None:
+    from pipeline.corrections.imports import undone_since
+
+    undone = [] if "://" in calibration else undone_since(Path(calibration))
+    if undone:
+        logger.warning(
+            "%s is older than the taking back of import %s, from which it may have been learned: "
+            "`ovseg calibrate` learns it again",
+            calibration, ", ".join(undone),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

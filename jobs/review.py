@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import console
 from jobs.config import load_config
-from schemas.base import validated
+from schemas.base import counted, validated
 from schemas.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
@@ -219,13 +219,20 @@ def take_import_back(run: str, identity: str, as_json: bool) -> None:
     from pipeline.corrections import imports
     from pipeline.run.folder import RunFolder
 
-    entry = imports.undo_import(RunFolder.open(run), identity)
+    folder = RunFolder.open(run)
+    entry = imports.undo_import(folder, identity)
     if as_json:
         return console.print_json(entry.model_dump(mode="json"))
-    return console.line(
-        f"taken back: {entry.id}, {entry.num_images} images from {entry.source}; its files stay in "
-        "the run folder"
+    console.line(
+        f"taken back: {entry.id}, {counted(entry.num_images, 'image')} from {entry.source}; its "
+        "files stay in the run folder"
     )
+    if folder.folder.exists(imports.CALIBRATION):
+        console.line(
+            f"caution: {folder.folder.uri}/{imports.CALIBRATION} may have been learned from it: "
+            f"learn it again (ovseg calibrate {shlex.quote(run)}), or delete it"
+        )
+    return None
 
 
 def _local_time(at_s: float) -> str:

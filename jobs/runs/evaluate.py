@@ -1,6 +1,7 @@
 """`ovseg evaluate`: agreement of a run with the truth, as tables, JSON and a picture."""
 
 import io
+import json
 import logging
 import shlex
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
 from jobs.review import renamed_label
+from schemas.base import counted
 from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
 
@@ -25,6 +27,7 @@ REPORT, PICTURE, INSTANCES_REPORT = "evaluation.json", "confusion.png", "evaluat
 """Files that are written into the run folder."""
 _SHOWN_CONFUSIONS = 10
 _SHOWN_NAMES = 10
+_MAX_REPORT_BYTES = 64 << 20
 
 
 class TruthFlags(NamedTuple):
@@ -64,6 +67,7 @@ def evaluate_run(
     reference = _reference(folder, truth, protocol, rules)
     evaluation = evaluate_against(folder, reference, rules)
     report = evaluation.report.model_dump(mode="json")
+    replaced = _other_truth(folder, REPORT, report)
     picture = io.BytesIO()
     draw_confusion(evaluation.names, evaluation.counts).save(picture, "PNG")
     written = _write(folder, {REPORT: _as_text(report), PICTURE: picture.getvalue()})
@@ -71,8 +75,8 @@ def evaluate_run(
         console.print_json(report)
         return
     show_evaluation(evaluation.report)
-    for name in written:
-        console.line(f"{folder.folder.uri}/{name}")
+    _show_caution(reference)
+    _show_written(folder, written, replaced)
 
 
 def evaluate_run_instances(
@@ -88,13 +92,14 @@ def evaluate_run_instances(
     reference = _reference(folder, truth, protocol, EvaluationRules())
     found = evaluate_instances(folder, reference, rules)
     report = found.model_dump(mode="json")
+    replaced = _other_truth(folder, INSTANCES_REPORT, report)
     written = _write(folder, {INSTANCES_REPORT: _as_text(report)})
     if as_json:
         console.print_json(report)
         return
     show_instances(found)
-    for name in written:
-        console.line(f"{folder.folder.uri}/{name}")
+    _show_caution(reference)
+    _show_written(folder, written, replaced)
 
 
 def _reference(
@@ -126,9 +131,11 @@ def show_evaluation(report: "EvaluationReport") -> None:
     ]
     console.table("IoU by label", columns, rows)
     confused = [
-        (pair.truth, pair.predicted, pair.share) for pair in report.confusions[:_SHOWN_CONFUSIONS]
+        (pair.truth, pair.predicted, pair.pixels, pair.share)
+        for pair in report.confusions[:_SHOWN_CONFUSIONS]
     ]
-    console.table("Most pixels lost", ("true", "taken for", "share of the true"), confused)
+    columns = ("true", "taken for", "px", "share of the true")
+    console.table("Most pixels lost", columns, confused)
     console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
     console.facts([*groups, *_means(report), *_published(report)])
@@ -271,6 +278,37 @@ def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     yield "as published", f"{figure} ({theirs.method}, {theirs.weights})"
     for line in report.differences:
         yield "differs", line
+
+
+def _show_caution(reference: "Reference") -> None:
+    """Say where most of a review is what the run predicted; it may be that nobody looked at it."""
+    from pipeline.evaluation.reviewed_truth import ReviewedTruth
+
+    if not isinstance(reference.truth, ReviewedTruth):
+        return
+    unchanged = reference.truth.num_unchanged
+    if 2 * unchanged > reference.truth.num_images:
+        console.line(
+            f"caution: {unchanged} of the {counted(reference.truth.num_images, 'reviewed image')} "
+            "were imported as the run predicted them: if nobody has looked at them, these figures "
+            "are too good"
+        )
+
+
+def _other_truth(run: "RunFolder", name: str, report: dict[str, Any]) -> str:
+    """Return the truth of the report that is replaced, where it is another one."""
+    try:
+        old = json.loads(run.folder.read_bytes(name, _MAX_REPORT_BYTES)).get("truth", "")
+    except (FileNotFoundError, UserError, StorageError, ValueError, AttributeError):
+        return ""
+    return "" if old == report["truth"] else str(old)
+
+
+def _show_written(run: "RunFolder", names: Sequence[str], replaced: str) -> None:
+    for name in names:
+        console.line(f"{run.folder.uri}/{name}")
+    if names and replaced:
+        console.line(f"these replace the evaluation against {replaced}; copy them to keep several")
 
 
 def _as_text(report: dict[str, Any]) -> bytes:

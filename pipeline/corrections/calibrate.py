@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from sklearn.isotonic import IsotonicRegression
 
+from pipeline.corrections.imports import CALIBRATION
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
@@ -29,7 +30,7 @@ from schemas.score_columns import SCORE
 
 Numbers = NDArray[np.float64]
 
-FILE, PICTURE = "reviewed/calibration.json", "reviewed/reliability.png"
+FILE, PICTURE = CALIBRATION, "reviewed/reliability.png"
 _FOLDS = 5
 _DIGITS = 6
 NUM_BINS = 10

@@ -402,8 +402,6 @@ class _Import:
             pairs = [f"{label}={self._labels.near(label) or 'LABEL'}" for label in named]
             flags = " ".join(f"--label {shlex.quote(pair)}" for pair in pairs)
             parts.append(f"to say which labels they are: {flags}")
-        if self.notes[NoteKind.UNANNOTATED]:
-            parts.append("if images without an entry were checked: --empty-means reviewed")
         return "".join(f"; {part}" for part in parts)
 
     def _report(self, identity: str) -> ImportReport:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -41,6 +42,8 @@ from schemas.review import (
 )
 
 IMPORTS = "reviewed/imports"
+CALIBRATION = "reviewed/calibration.json"
+"""What `ovseg calibrate` learns from the review; an import that is taken back leaves it."""
 _UNDONE = ".undone.json"
 FILES = r"[0-9]{19}-[0-9a-f]{8}(?:\.json|\.undone\.json|-(?:images|masks)-\d+\.parquet)"
 """Pattern of the names in the folder."""
@@ -178,6 +181,22 @@ def undo_import(run: RunFolder, identity: str) -> ImportEntry:
     undo = ReviewUndo(at_s=time.time())
     run.folder.child(IMPORTS).atomic_write(f"{name}{_UNDONE}", marker_json(undo))
     return entry.model_copy(update={"undone_at_s": undo.at_s})
+
+
+def undone_since(calibration: Path) -> list[str]:
+    """Return the imports, by id, that were taken back after a calibration was written.
+
+    Args:
+        calibration: a local file; only where `ovseg calibrate` puts it, imports lie beside it.
+    """
+    file = calibration.absolute()
+    folder = file.parents[len(Path(CALIBRATION).parts) - 1] / IMPORTS
+    if not file.match(CALIBRATION) or not folder.is_dir():
+        return []
+    written_s = file.stat().st_mtime
+    undone = sorted(folder.glob(f"*{_UNDONE}"))
+    late = (one.name for one in undone if one.stat().st_mtime > written_s)
+    return [name.removesuffix(_UNDONE).rpartition("-")[2] for name in late]
 
 
 def import_states(run: RunFolder) -> dict[str, ImportState]:

@@ -197,6 +197,17 @@ class ReviewedLayer:
                 found.add(image_id)
         return frozenset(found)
 
+    def is_unchanged(self, image_id: str) -> bool:
+        """Return whether a reviewed image is as predicted, and nothing tells of a person.
+
+        It was imported, its tool tells no time, and the review page has no decision on it.
+        """
+        image = self.images[image_id]
+        is_told = image.source == LOG_SOURCE or image.told_at_s is not None
+        if is_told or image_id in self._decisions or image.num_rejected:
+            return False
+        return all(mask.verdict == "accepted" for mask in self.masks(image_id))
+
     def num_unknown_masks(self, image_id: str) -> int:
         """Return how many imported masks of an image have labels that the run does not have."""
         image = self._imports.image(image_id)

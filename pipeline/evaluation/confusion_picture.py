@@ -17,6 +17,7 @@ RIGHT, WRONG = (25, 113, 60), (190, 30, 45)
 """Colours of a share of 1 on the diagonal, and off it."""
 CELL_PX = 30
 """Side of a cell with a percentage."""
+_AXES = "rows: truth, columns: predicted"
 _GRID = (233, 236, 239)
 _MARGIN_PX, _LINE_PX, _SMALL_TEXT_PX = 24, 20, 11
 _MAX_NAMED = 32
@@ -63,11 +64,11 @@ def draw_confusion(names: Sequence[str], counts: NDArray[np.int64]) -> Image.Ima
     totals = counts.sum(axis=1, keepdims=True)
     shares = ConfusionShares(tuple(names[first:]), counts / np.maximum(totals, 1))
     if len(shares.names) <= _MAX_NAMED:
-        title = "What each class was taken for (rows: truth, in percent)"
+        title = f"What each class was taken for ({_AXES}, in percent)"
         return _page([(title, draw_matrix(shares))])
     shown = shares.of_classes(sorted(most_confused(counts, _MAX_SHOWN)))
-    title = f"All {len(shares.names)} classes (rows: truth, in the vocabulary's order)"
-    shown_title = "Those most confused (rows: truth, in percent)"
+    title = f"All {len(shares.names)} classes ({_AXES}, in the vocabulary's order)"
+    shown_title = f"Pairs most confused, both classes of each ({_AXES}, in percent)"
     return _page([(title, _draw_overview(shares)), (shown_title, draw_matrix(shown))])
 
 

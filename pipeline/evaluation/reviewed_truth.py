@@ -1,6 +1,7 @@
 """The corrections of a run as a truth: `ovseg evaluate RUN --truth reviewed`."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class ReviewedTruth:
                 "no image of the run is reviewed: review it with `ovseg review`, or import another "
                 "tool's file with `ovseg import-review`"
             )
+
+    @cached_property
+    def num_unchanged(self) -> int:
+        """Images that were imported as predicted, from a tool that tells no time of a person."""
+        return sum(map(self._layer.is_unchanged, self._layer.images))
 
     def left_out(self) -> dict[str, Damage]:
         """Return what of the review does not count, as far as it was read."""

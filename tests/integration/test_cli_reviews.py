@@ -70,6 +70,8 @@ def test_review_to_calibrated_job(folder: Path) -> None:
         "--set", "calibration=mine.json", "--set", "clip.model=embedded", "--dry-run",
     )  # fmt: skip
     assert planned.exit_code == 0, planned.output
+    undone = ovseg("import-review", "run", "--undo", report["id"]).stdout
+    assert "calibration.json may have been learned from it: learn it again" in undone
     wrong = ovseg(
         "annotate", "--images", "photos", "--labels", "cat", "--out", "next",
         "--set", "calibration=mine.json", "--set", "method.name=naclip", "--dry-run",

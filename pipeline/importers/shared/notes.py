@@ -51,7 +51,8 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.UNUSED_FLAGS: "without effect: --label of names that no mask has",
         NoteKind.BOX_ONLY: "left out: images with boxes or points only",
         NoteKind.OTHER_SHAPES: "left out: boxes, points and texts",
-        NoteKind.UNANNOTATED: "left out: images of which the file says nothing",
+        NoteKind.UNANNOTATED: "left out: images of which the file says nothing (if somebody has "
+        "emptied or checked them: --empty-means reviewed)",
         NoteKind.SKIPPED: "left out: skipped in the tool",
         NoteKind.REPEATED: "left out: another statement on the same image counts",
         NoteKind.UNKNOWN_IMAGES: "left out: not annotated in the run",

@@ -80,6 +80,19 @@ def test_plan_says_where_nothing_keeps_a_method_from_labelling_every_pixel(
     assert ("most pixels or all get a label" in shown) == is_said
 
 
+def test_a_protocol_whose_background_does_not_count_is_not_cautioned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = {"labels": "cat", "background": []}
+    fields = {"images": "in", "out": "o", "method": "naclip", "vocabulary": words}
+    plan = JobPlan(JobConfig.model_validate(fields), {}, num_images=2, num_shards=1)
+    show_plan(plan, under_protocol=True)
+    shown = capsys.readouterr().out
+    assert "caution" not in shown
+    assert " 0 shards (0 images)\n" in shown
+    assert " 1 shard\n" in shown
+
+
 def test_plan_without_ray_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
     local = config(clip={"model": "embedded", "pretrained": "unused"}, run={"local": True})
     show_plan(JobPlan(local, {}, num_images=1, num_shards=1))

@@ -54,6 +54,14 @@ def test_labels_flag_replaces_the_labels_only(tmp_path: Path) -> None:
     assert config.vocabulary.templates == ("a {}",)
 
 
+def test_labels_that_are_not_parted_by_commas_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = job_config(write(tmp_path, GOOD), {"labels": "potted plant;dog ; sofa"})
+    assert config.vocabulary.names == ("potted plant;dog ; sofa",)
+    assert "is one label: a comma parts labels, such as 'potted plant,dog,sofa'" in caplog.text
+
+
 def test_vocabulary_file_replaces_the_whole_vocabulary(tmp_path: Path) -> None:
     path = write(tmp_path, "images: a\nout: b\nvocabulary: {labels: [x], templates: ['a {}']}\n")
     words = write(tmp_path, "labels: [{name: cat, synonyms: [kitten]}]\n", "words.yaml")

@@ -1,6 +1,7 @@
 """`ovseg evaluate`: mistakes before anything is compared."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from pipeline.corrections.log import ReviewLog
 from pipeline.exporters import coco
+from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import RunSpec, Scene, crowded_run, label_map, make_run
 
 
@@ -26,6 +29,39 @@ def test_folder_that_is_not_a_run(tmp_path: Path) -> None:
     result = ovseg("evaluate", str(tmp_path / "nowhere"), "--truth", "t.json")
     assert result.exit_code == 1
     assert "nowhere is not a run folder (run.yaml is missing): expected one" in result.stderr
+
+
+def test_another_truth_replaces_the_report_and_pixels_are_shown(tmp_path: Path) -> None:
+    labels = label_map(0)
+    run = make_run(tmp_path, [Scene("a.png", labels), Scene("b.png", labels)])
+    for number, folder in enumerate(("first", "second")):
+        (tmp_path / folder).mkdir()
+        values = np.roll(labels, number, axis=1).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / folder / "a.png")
+    shown = [
+        ovseg("evaluate", run.folder.uri, "--truth", str(tmp_path / folder)).stdout
+        for folder in ("first", "first", "second")
+    ]
+    assert ["replace the evaluation against" in text for text in shown] == [False, False, True]
+    assert f"against {tmp_path}/first; copy them to keep several" in shown[2]
+    heads = [line.split() for line in shown[2].splitlines() if "taken for" in line]
+    assert heads == [["true", "taken", "for", "px", "share", "of", "the", "true"]]
+
+
+def test_a_review_that_is_mostly_unchanged_is_cautioned(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    dataset = json.loads(run.folder.read_bytes(coco.export(run, coco.Options())[0]))
+    dataset["annotations"].pop()
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps(dataset))
+    assert ovseg("import-review", run.folder.uri, str(file)).exit_code == 0
+    for more in ([], ["--instances"]):
+        shown = ovseg("evaluate", run.folder.uri, "--truth", "reviewed", *more).stdout
+        assert "caution: 2 of the 3 reviewed images were imported as the run" in shown
+    decision = {"image_id": "id-0.png", "action": "accept", "at_s": time.time() + 9}
+    ReviewLog(run).append([ReviewDecision.model_validate(decision)])
+    shown = ovseg("evaluate", run.folder.uri, "--truth", "reviewed").stdout
+    assert "caution" not in shown, "somebody has looked at one of the two"
 
 
 def test_convention_of_label_images_is_a_flag_and_is_told(tmp_path: Path) -> None:

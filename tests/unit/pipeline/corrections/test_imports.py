@@ -1,6 +1,7 @@
 """Imports of a run: stored whole, listed, taken back."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pyarrow as pa
 import pytest
 
 from pipeline.corrections.imports import (
+    CALIBRATION,
     IMPORTS,
     import_names,
     list_imports,
     store_import,
     undo_import,
+    undone_since,
 )
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
@@ -48,6 +51,22 @@ def _import(run: RunFolder, *paths: str, prefer: Prefer = "file", **more) -> str
 def _reject_on_the_page(run: RunFolder, path: str, at_s: float) -> None:
     decision = {"image_id": f"id-{path}", "label": "cat", "segment_index": 0, "action": "reject"}
     ReviewLog(run).append([ReviewDecision.model_validate(decision | {"at_s": at_s})])
+
+
+def test_an_import_taken_back_after_a_calibration_is_told(run, tmp_path):
+    first, second = _import(run, "a.png"), _import(run, "b/c.png")
+    undo_import(run, first)
+    run.folder.atomic_write(CALIBRATION, b"{}")
+    file = Path(run.folder.uri) / CALIBRATION
+    [earlier] = (file.parent / "imports").glob("*.undone.json")
+    os.utime(file, (earlier.stat().st_mtime + 1,) * 2)
+    assert undone_since(file) == []
+    undo_import(run, second)
+    os.utime(file, (earlier.stat().st_mtime - 1,) * 2)
+    assert undone_since(file) == [first, second]
+    elsewhere = tmp_path / "calibration.json"
+    elsewhere.write_bytes(b"{}")
+    assert undone_since(elsewhere) == []
 
 
 def test_undone_import_gives_place_to_the_earlier_one(run):
