@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from benchmarks.proposals import batched_over_pipeline
+from benchmarks.proposals import batched_over_pipeline, vote_over_no_vote
 from benchmarks.quality import PHRASES, embedded_backbones, figures, predict, text_of, text_of_world
 from benchmarks.quality_rows import COMPOSITIONS, FOUND
 from benchmarks.refine_gain import boundary_f
@@ -183,6 +183,7 @@ def costs() -> dict[str, float]:
         raise RuntimeError("the run lengths differ from pycocotools'")
     return {
         "proposals_batched_over_pipeline": round(batched_over_pipeline(), 2),
+        "vote_over_no_vote": round(vote_over_no_vote(), 3),
         "rle_stack_over_pycocotools": round(min(theirs) / min(ours), 2),
     }
 

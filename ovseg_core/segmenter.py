@@ -235,8 +235,12 @@ def check_finite(outputs: object, noun: str) -> None:
     # A sum is one pass without a mask in memory, and all of them are one wait for a GPU.
     sums: dict[torch.device, list[Tensor]] = {}
     for tensor in _float_tensors(outputs):
-        sums.setdefault(tensor.device, []).append(tensor.sum(dtype=torch.float32))
-    if not all(torch.stack(some).isfinite().all() for some in sums.values()):
+        if tensor.dtype == torch.float32:
+            totals = [tensor.sum()]
+        else:  # a sum of halves may overflow, and one in float32 takes ten times as long
+            totals = [tensor.amax().float(), tensor.amin().float()] if tensor.numel() else []
+        sums.setdefault(tensor.device, []).extend(totals)
+    if not all(torch.stack(some).isfinite().all() for some in sums.values() if some):
         raise ImageError(
             ErrorCode.NOT_FINITE,
             f"the network's {noun} of this image are not finite (NaN or infinity), while its "

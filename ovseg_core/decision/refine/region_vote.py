@@ -73,11 +73,15 @@ def majority_labels(
     winner_R = labels_HW.new_empty(num_regions)
     for start in range(0, num_regions, step):
         stop = min(start + step, num_regions)
-        table = present_K.new_zeros((stop - start) * len(present_K))
+        # The first row of the table is for pixels of no region, or of regions in other tables.
+        table = present_K.new_zeros((stop - start + 1) * len(present_K))
         for labels, regions in bands:
-            here = (regions >= start) & (regions < stop)
-            votes = (regions[here].long() - start) * len(present_K) + number[labels[here].long()]
-            table += votes.bincount(minlength=len(table))
+            row = regions.long() - start + 1
+            if num_regions > step:
+                row = torch.where(row <= stop - start, row, 0)
+            votes = row.clamp_(min=0) * len(present_K) + number[labels.long()]
+            table += votes.flatten().bincount(minlength=len(table))
+        table = table[len(present_K) :]
         most_R = table.view(stop - start, -1).max(dim=1).indices  # ties: the first
         winner_R[start:stop] = present_K[most_R].to(winner_R.dtype)
     voted = [

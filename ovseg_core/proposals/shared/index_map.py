@@ -29,9 +29,10 @@ def of_index_map(index_HW: Tensor) -> Proposals:
     regions_HW = (number_HW - int((values == 0).any())).int()
     num = int((values != 0).sum())
     size_hw = reduced_size(num, regions_HW.shape)
-    small_hw = F.interpolate(regions_HW[None, None].float(), size_hw, mode="nearest")[0, 0]
-    inside_Nhw = small_hw == torch.arange(num)[:, None, None]
-    masks_Nhw = torch.where(inside_Nhw, INSIDE, OUTSIDE).half()
+    small_hw = F.interpolate(regions_HW[None, None].float(), size_hw, mode="nearest")[0, 0].long()
+    masks_Nhw = torch.full((num, *size_hw), OUTSIDE, dtype=torch.half)
+    y, x = (small_hw >= 0).nonzero(as_tuple=True)
+    masks_Nhw[small_hw[y, x], y, x] = INSIDE
     return Proposals(masks_Nhw, torch.ones(num), regions_HW)
 
 
