@@ -185,7 +185,7 @@ class Backbones:
             option: dotted option that gave the name, for messages.
 
         Raises:
-            ConfigError: transformers is missing or too old.
+            ConfigError: transformers is missing, or another major version.
             WeightsError: unknown, missing or unusable weights.
         """
         if name not in self._sams:
@@ -203,7 +203,7 @@ class Backbones:
             option: dotted option that gave the name, for messages.
 
         Raises:
-            ConfigError: transformers is missing or too old.
+            ConfigError: transformers is missing, or another major version.
             WeightsError: unknown, missing or unusable weights.
         """
         if name not in self._detectors:
@@ -223,7 +223,7 @@ class Backbones:
             option: dotted option that gave the name, for messages.
 
         Raises:
-            ConfigError: transformers is missing or too old.
+            ConfigError: transformers is missing, or another major version.
             WeightsError: unknown, missing or unusable weights.
         """
         if name not in self._sam3s:

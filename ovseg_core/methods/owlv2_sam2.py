@@ -239,7 +239,7 @@ def build(options: Options, backbones: Backbones) -> Owlv2Sam2:
     """Return the method with its networks loaded.
 
     Raises:
-        ConfigError: transformers is missing or too old.
+        ConfigError: transformers is missing, or another major version.
         WeightsError: weights that cannot be found, fetched or used.
     """
     detector = backbones.owlv2(options.detector, "method.options.detector")

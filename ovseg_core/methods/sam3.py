@@ -270,7 +270,7 @@ def build(options: Options, backbones: Backbones) -> Sam3Segmenter:
     """Return the method with its networks loaded.
 
     Raises:
-        ConfigError: transformers is missing or too old.
+        ConfigError: transformers is missing, or another major version.
         WeightsError: weights that cannot be found, fetched or used.
     """
     sam3 = backbones.sam3(options.weights, "method.options.weights")

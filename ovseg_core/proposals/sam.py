@@ -138,7 +138,7 @@ def build(options: Options, backbones: Backbones) -> Proposer:
     """Load the network.
 
     Raises:
-        ConfigError: transformers is missing or too old.
+        ConfigError: transformers is missing, or another major version.
         WeightsError: weights that cannot be found, fetched or used.
     """
     name = options.weights or backbones.embedded_or(PUBLISHED)

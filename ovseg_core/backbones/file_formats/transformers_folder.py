@@ -28,7 +28,7 @@ _WEIGHTS = "model.safetensors"
 _WHERE_IT_STANDS = "size and licence: see https://huggingface.co/"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _MAX_VALUES_PER_BYTE = 4
-_OLDEST_MAJOR = 5
+_MAJOR = 5
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def load_network(
         family: what it must be.
 
     Raises:
-        ConfigError: transformers is missing or too old.
+        ConfigError: transformers is missing, or another major version.
         WeightsError: a name of another form, weights that cannot be downloaded, a folder without
             such a network, or weights that are not finite.
     """
@@ -137,10 +137,10 @@ def _check_transformers(family: NetworkFamily) -> None:
         import transformers
     except ImportError as error:
         raise ConfigError(f'{family.title} needs transformers: pip install "ovseg[sam]"') from error
-    if int(transformers.__version__.partition(".")[0]) < _OLDEST_MAJOR:
+    if int(transformers.__version__.partition(".")[0]) != _MAJOR:
         raise ConfigError(
-            f"{family.title} needs transformers {_OLDEST_MAJOR} or newer, this is "
-            f'{transformers.__version__}: pip install "ovseg[sam]"'
+            f"{family.title} needs transformers {_MAJOR}, this is {transformers.__version__}: "
+            'pip install "ovseg[sam]"'
         )
 
 

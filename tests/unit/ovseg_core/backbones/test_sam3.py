@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.sam3 import EncodedImages, FoundObjects, Sam3
 from schemas.config import ClipConfig
-from schemas.errors import WeightsError
+from schemas.errors import ConfigError, WeightsError
 from tests.helpers.tiny_detectors import write_owlv2, write_sam3
 from tests.helpers.tiny_models import random_image
 
@@ -116,6 +117,19 @@ def test_a_long_phrase_ends_where_the_network_ends(
         read = sam3.encode_text([long, "bus"])
     assert read.is_token_PL.sum(dim=1).tolist() == [32, 5]
     assert "reads 32 tokens of a prompt; the end is cut off of 'a yellow" in caplog.text
+
+
+def test_without_transformers_5_it_is_said_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = r': pip install "ovseg\[sam\]"'
+    for version in ("4.57.1", "6.0.0"):
+        monkeypatch.setattr("transformers.__version__", version)
+        with pytest.raises(ConfigError, match=f"SAM 3 needs transformers 5, this is {version}"):
+            loaded(folder)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=f"SAM 3 needs transformers{advice}"):
+        loaded(folder)
 
 
 def test_what_is_no_sam_3_is_refused(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
@@ -15,7 +17,11 @@ from ovseg_core.methods import build_segmenter
 from ovseg_core.methods.sam3 import against_background, map_side
 from ovseg_core.methods.shared.presence_gate import PresenceGate
 from ovseg_core.segmenter import ScoreMaps, Segmenter, encode_images
-from schemas.config import ClipConfig, MaskConfig, NamedOptions
+from pipeline import open_run
+from pipeline.annotate.shared_text import shared_text
+from pipeline.job.job import run
+from schemas.config import ClipConfig, JobConfig, MaskConfig, NamedOptions
+from schemas.errors import ErrorCode, ImageError
 from schemas.vocabulary import Vocabulary
 from tests.helpers.tiny_detectors import write_sam3
 from tests.helpers.tiny_models import random_image, tiny_backbones
@@ -247,6 +253,55 @@ def test_without_a_gate_no_clip_is_loaded(weights: str) -> None:
     maps_of(segmenter(weights, backbones))
     assert set(backbones.files()) == {"sam3"}
     assert Path(backbones.files()["sam3"]).name == "model.safetensors"
+
+
+def test_features_that_are_not_finite_have_a_code(tmp_path: Path) -> None:
+    weights = write_sam3(tmp_path / "sam3")
+    file = tmp_path / "sam3" / "model.safetensors"
+    tensors = load_file(file)
+    patch = "vision_encoder.backbone.embeddings.patch_embeddings.projection.weight"
+    save_file(tensors | {patch: torch.full_like(tensors[patch], 1e38)}, file, {"format": "pt"})
+    with pytest.raises(ImageError, match="features of this image are not finite") as caught:
+        encode_images(segmenter(weights), IMAGES)
+    assert caught.value.code is ErrorCode.NOT_FINITE
+
+
+@pytest.mark.parametrize(("segments", "kind"), [("instances", "instance"), ("class", "class")])
+def test_it_runs_as_a_job(weights: str, tmp_path: Path, segments: str, kind: str) -> None:
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(IMAGES):
+        pixels = image.permute(1, 2, 0).numpy()
+        PIL.Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    options = {"weights": weights, "instance_threshold": 0.4, "gate_min_presence": 0.05}
+    job = JobConfig.model_validate(
+        {
+            "images": str(tmp_path / "images"),
+            "out": str(tmp_path / "run"),
+            "labels": LABELS,
+            "method": {"name": "sam3", "options": options},
+            "clip": {"model": "embedded"},
+            "masks": {"segments": segments},
+            "run": {"local": True, "device": "cpu"},
+        }
+    )
+    report = run(job)
+    assert (report.exit_code, report.errors) == (0, {})
+    assert set(open_run(str(tmp_path / "run")).annotations()["kind"].to_pylist()) == {kind}
+
+
+def test_workers_share_the_encoded_words(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path))
+    for least in (0.0, 0.5):
+        built = segmenter(weights, tiny_backbones(), gate_min_presence=least)
+        text = built.text_matrix(WORDS)
+        shared_text(lambda text=text: text, f"job-{least}", "cpu")
+        read = shared_text(lambda: pytest.fail("encoded again"), f"job-{least}", "cpu")
+        features = encode_images(built, IMAGES)
+        expected, ours = built.score(features, text), built.score(features, read)
+        for index in range(len(IMAGES)):
+            assert torch.equal(ours.levels[index][0], expected.levels[index][0])
 
 
 def test_class_masks_need_no_instances(weights: str) -> None:
