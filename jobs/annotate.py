@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from jobs import console
 from pipeline.storage.waiting import waiting
 from schemas.base import counted, did_you_mean
-from schemas.config import EMBEDDED, JobConfig
+from schemas.config import JobConfig
 from schemas.errors import ConfigError, ErrorCode
 from schemas.vocabulary import BACKGROUND, is_background
 
 if TYPE_CHECKING:
+    from ovseg_core.backbones.file_formats.needed_files import WeightsFile
     from pipeline.job.job import JobPlan
     from pipeline.job.report import RunReport
 
@@ -43,11 +44,12 @@ def annotate(
         from pipeline.job import job
 
     if dry_run:
-        from pipeline.run.named_weights import check_local_weights
+        from pipeline.run.named_weights import checked_files
 
         planned = job.plan(config, retry)
-        check_local_weights(planned.config)
-        show_plan(planned, under_protocol=bool(evaluate_flags))
+        with waiting("load the libraries of networks"):
+            files = checked_files(planned.config)
+        show_plan(planned, files, under_protocol=bool(evaluate_flags))
         return 0
     report = job.run(config, retry=retry)
     show_report(report, _cautions(config, report, under_protocol=bool(evaluate_flags)))
@@ -117,22 +119,22 @@ def _error_codes(text: str) -> list[ErrorCode]:
     return codes
 
 
-def show_plan(plan: "JobPlan", *, under_protocol: bool = False) -> None:
+def show_plan(
+    plan: "JobPlan", files: Sequence["WeightsFile"] = (), *, under_protocol: bool = False
+) -> None:
     """Print what a run would do.
 
     Args:
         plan: of the run.
+        files: the weights that it loads.
         under_protocol: whether a protocol decided what the job did not say.
     """
     from pipeline.collection.left_out import describe
     from pipeline.run.images import EMBEDDED_NOTE
-    from pipeline.run.named_weights import networks_to_fetch
 
     config = plan.config
-    names, clip, run = config.vocabulary.names, config.clip, config.run
+    names, run = config.vocabulary.names, config.run
     more = f" and {len(names) - _SHOWN_LABELS:,} more" if len(names) > _SHOWN_LABELS else ""
-    has_tag = clip.model != EMBEDDED and not clip.model.startswith("local-dir:")
-    weights = f"CLIP {clip.model} {clip.pretrained if has_tag else ''}".strip()
     if run.local:
         workers = "none: in this process (--local)"
     else:
@@ -146,8 +148,7 @@ def show_plan(plan: "JobPlan", *, under_protocol: bool = False) -> None:
             ("changed since", plan.changes.describe() if plan.changes else ""),
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
-            ("weights", f"{weights}; where the method asks: {config.vision_model}"),
-            ("to fetch", "; ".join(networks_to_fetch(config))),
+            *(("weights", file.describe()) for file in files),
             (
                 "shards",
                 f"{plan.num_shards:,} of up to {config.images_per_shard(plan.num_images):,} images",

@@ -8,25 +8,46 @@ Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W p
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.decision.refine.pamr import Refinement
 from ovseg_core.decision.refine.promptable import PromptedRefinement
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.images.resize.stitching import Stitch
 from schemas import plugins
-from schemas.config import ClipConfig, ConfigModel, NamedOptions
+from schemas.config import ClipConfig, ConfigModel, NamedOptions, NamesWeights
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import Share
 from schemas.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from ovseg_core.backbones.registry import Backbones
+
 
 class PluginOptions(ConfigModel):
     """Base of the `Options` of methods and of the plug-ins nested in them."""
+
+    def needed_weights(self, backbones: "Backbones", where: str) -> Iterator[NeededWeights]:
+        """Yield the weights that the plug-in loads: here, every option that names some.
+
+        Args:
+            backbones: says what names stand for; nothing is loaded.
+            where: dotted path of the plug-in in a job file.
+
+        Raises:
+            WeightsError: an option must name a file and does not.
+        """
+        del backbones
+        for name, field_info in type(self).model_fields.items():
+            if any(isinstance(mark, NamesWeights) for mark in field_info.metadata):
+                given: str = getattr(self, name)
+                if given:
+                    yield NeededWeights(f"{where}.options.{name}", given)
 
 
 class MethodOptions(PluginOptions):
@@ -45,6 +66,11 @@ class MethodOptions(PluginOptions):
     SAM) are then kept with the features until the images are decided."""
     refine_min_iou: Share = 0.4
     """A redrawn mask is taken where its IoU with the component is at least this."""
+
+    def needed_weights(self, backbones: "Backbones", where: str) -> Iterator[NeededWeights]:
+        """Yield CLIP and what the options name; see `PluginOptions.needed_weights`."""
+        yield backbones.needed_clip()
+        yield from super().needed_weights(backbones, where)
 
     @property
     def finds_background(self) -> bool:

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,14 +24,7 @@ from schemas.errors import UnreachableHubError, WeightsError
 
 T = TypeVar("T")
 
-_REPOSITORY = "ORG/REPO"
-ADVICE = (
-    "without network: on another computer `pip install huggingface_hub` and `hf download "
-    f"{_REPOSITORY} --local-dir FOLDER`, copy FOLDER here and name it `local-dir:FOLDER` "
-    "(--set clip.model=local-dir:FOLDER, --set vision.model=local-dir:...); docs/weights.md tells "
-    "which files are enough; the models named `embedded` are "
-    "for drawn scenes only, to try the program"
-)
+ADVICE = "see docs/weights.md#without-a-network"
 """Ends every message about weights that are missing or cannot be downloaded."""
 
 LOAD_FAILURES = (
@@ -297,26 +291,42 @@ def nothing_fetched() -> Iterator[None]:
         _FETCHES_NOTHING.reset(token)
 
 
-def timm_file(name: str, advice: str = ADVICE) -> str:
+def timm_file(name: str, setting: str, advice: str = ADVICE) -> str:
     """Return the local path of timm's own weights of an architecture, fetched if need be.
+
+    Args:
+        name: timm's, with or without the tag of the weights.
+        setting: that takes a folder in their place, for the message.
+        advice: ends the message where there are none.
+
+    Raises:
+        WeightsError: timm has none, or they cannot be downloaded.
+    """
+    repository, file, _ = timm_repository(name, advice)
+    try:
+        return hub_file(repository, file)
+    except LOAD_FAILURES as error:
+        copy = HubCopy(repository, ("config.json", file), setting)
+        raise not_downloaded(f"the weights of {name}", error, copy) from None
+
+
+def timm_repository(name: str, advice: str = ADVICE) -> tuple[str, str, str]:
+    """Return the repository of timm's own weights of an architecture, their file and licence.
 
     Args:
         name: timm's, with or without the tag of the weights.
         advice: ends the message where there are none.
 
     Raises:
-        WeightsError: timm has none, or they cannot be downloaded.
+        WeightsError: timm has none.
     """
     import timm
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         raise WeightsError(f"timm has no weights for {name}; {advice}")
-    try:
-        return hub_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
-    except LOAD_FAILURES as error:
-        what = f"the weights of {name}"
-        raise not_downloaded(what, error, advice, config.hf_hub_id) from error
+    licence = (config.license or "").upper().replace("APACHE", "Apache")
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors", licence
 
 
 def hub_file(repo_id: str, *names: str) -> str:
@@ -334,15 +344,14 @@ def hub_file(repo_id: str, *names: str) -> str:
         OSError: it has no such file; ConnectionError: the hub cannot be reached and nothing is
             cached.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        _check_reachable()
+        check_hub()
     except OSError:  # also where nothing may be fetched
         for name in names:
-            cached = try_to_load_from_cache(repo_id, name)
-            if isinstance(cached, str):
+            if cached := cached_hub_file(repo_id, name):
                 return cached
         raise
     for name in names[:-1]:
@@ -353,7 +362,15 @@ def hub_file(repo_id: str, *names: str) -> str:
     return hf_hub_download(repo_id, names[-1])
 
 
-def _check_reachable() -> None:
+def cached_hub_file(repo_id: str, name: str) -> str:
+    """Return the local path of a repository's file; empty: it is not in this machine's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo_id, name)
+    return path if isinstance(path, str) else ""
+
+
+def check_hub() -> None:
     """Raise OSError at once if nothing may be fetched, or the hub does not answer at its address.
 
     Behind a proxy the hub's name need not resolve on this machine, so nothing is checked there.
@@ -372,29 +389,48 @@ def _check_reachable() -> None:
     except OSError as error:
         where = f"{host}:{port}" if address.port else host
         why = error.strerror or error
-        raise ConnectionError(f"{where} cannot be reached from here: {why}") from error
+        raise ConnectionError(f"{where} cannot be reached from here: {why}") from None
 
 
-def not_downloaded(
-    what: str, error: Exception, advice: str = ADVICE, repository: str = ""
-) -> WeightsError:
+@dataclass(frozen=True)
+class HubCopy:
+    """How a repository of the hub is copied by hand, for messages.
+
+    Attributes:
+        repository: such as `timm/vit_small_patch8_224.dino`.
+        names: of its files that are enough; empty: all are fetched.
+        setting: that takes the folder with them, such as `vision.model`.
+    """
+
+    repository: str
+    names: tuple[str, ...]
+    setting: str
+
+    @property
+    def advice(self) -> str:
+        """What to type where there is a network, and here."""
+        what = " ".join([self.repository, *self.names])
+        return (
+            f"on a computer with a network: `hf download {what} --local-dir FOLDER`, copy FOLDER "
+            f"here and --set {self.setting}=local-dir:FOLDER ({ADVICE})"
+        )
+
+
+def not_downloaded(what: str, error: Exception, copy: HubCopy) -> WeightsError:
     """Return the error of weights that did not come; one of an outage if the hub is down.
 
     Args:
         what: the weights.
         error: why they did not come.
-        advice: what to do.
-        repository: of the hub that has them, for the advice; empty: not known.
+        copy: how they are brought by hand.
     """
     from huggingface_hub.errors import GatedRepoError
 
     kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
-    if repository:
-        advice = advice.replace(_REPOSITORY, repository)
     if isinstance(error, GatedRepoError):
-        why = _why_gated(error, repository)
-        return WeightsError(f"{what} cannot be downloaded: it is gated, {why}; {advice}")
-    return kind(f"{what} cannot be downloaded ({one_line(error)}); {advice}")
+        why = _why_gated(error, copy.repository)
+        return WeightsError(f"{what} cannot be downloaded: it is gated, {why}; {copy.advice}")
+    return kind(f"{what} cannot be downloaded ({one_line(error)}); {copy.advice}")
 
 
 def _why_gated(error: Any, repository: str) -> str:

@@ -17,6 +17,7 @@ import torch
 from ovseg_core.backbones.checkpoint import (
     ADVICE,
     LOAD_FAILURES,
+    HubCopy,
     WithoutRandomWeights,
     check_finite_weights,
     check_fit,
@@ -50,6 +51,8 @@ _PREFERRED = (
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
 )
 """Names of weights files in open_clip's order; transformers' `model.safetensors` may lie beside."""
+REPOSITORY_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Weights files of a repository in open_clip's format, the first of them that it has."""
 _ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 _OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
 """Beside the weights in OpenAI's own files, and nowhere else."""
@@ -119,10 +122,10 @@ def _load_repository(config: ClipConfig) -> LoadedClip:
         file = Path(hub_file(repository, CONFIG))
         architecture = _read_config(file)["model_cfg"]
         check_readable(architecture, config.model)  # before a useless download
-        hub_file(repository, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+        hub_file(repository, *REPOSITORY_FILES)
     except LOAD_FAILURES as error:
-        what = f"the CLIP {config.model}"
-        raise not_downloaded(what, error, repository=repository) from error
+        copy = HubCopy(repository, (CONFIG, REPOSITORY_FILES[0]), "clip.model")
+        raise not_downloaded(f"the CLIP {config.model}", error, copy) from None
     return _load_folder(file.parent, config, is_local=False)
 
 
@@ -191,17 +194,8 @@ def _weights_in(folder: Path) -> Path | None:
 
 def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip:
     import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
 
-    known = open_clip.list_models()
-    if config.model not in known:
-        raise WeightsError(
-            f"clip.model: open_clip has no model {config.model!r}. "
-            f"{did_you_mean(config.model, [*known, EMBEDDED])}"
-        )
-    architecture: Any = open_clip.get_model_config(config.model)
-    check_readable(architecture, f"clip.model: {config.model}")  # before a useless download
-    tag = get_pretrained_cfg(config.model, config.pretrained)
+    architecture, tag = named_clip(config)
     file = _fetch_tag(config, tag) if tag else _resolve_file(config, resolve)
     # A tag says which activation the weights were trained with (OpenAI's need QuickGELU, even where
     # the architecture's name does not say so; docs/methods.md 0.1).
@@ -217,6 +211,55 @@ def _load_named(config: ClipConfig, resolve: Callable[[str], str]) -> LoadedClip
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = tag.get("std") or open_clip.OPENAI_DATASET_STD
     return LoadedClip(model, tokenizer, mean, std, file)
+
+
+def named_clip(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return open_clip's architecture of a name, and what it knows of the weights' tag.
+
+    Args:
+        config: names an architecture of open_clip; its weights are a tag or a file.
+
+    Returns:
+        `model_cfg`, and the tag's entry, which is empty where the weights are a file.
+
+    Raises:
+        WeightsError: open_clip has no such architecture or tag, or the CLIP cannot be read.
+    """
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    known = open_clip.list_models()
+    if config.model not in known:
+        raise WeightsError(
+            f"clip.model: open_clip has no model {config.model!r}. "
+            f"{did_you_mean(config.model, [*known, EMBEDDED])}"
+        )
+    architecture: Any = open_clip.get_model_config(config.model)
+    check_readable(architecture, f"clip.model: {config.model}")  # before a useless download
+    tag = get_pretrained_cfg(config.model, config.pretrained)
+    if tag or "/" in config.pretrained or "." in config.pretrained:
+        return architecture, tag
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    if not config.pretrained:
+        raise WeightsError(
+            f"clip.pretrained: give the weights of {config.model}: {', '.join(tags)}, or a file"
+        )
+    raise WeightsError(
+        f"clip.pretrained: {config.model} has no weights {config.pretrained!r}. "
+        f"{did_you_mean(config.pretrained, tags)}"
+    )
+
+
+def num_values_of_clip(architecture: dict[str, Any]) -> int | None:
+    """Return how many numbers an architecture of open_clip has; None: transformers has its text."""
+    import open_clip
+
+    fields = deepcopy(architecture)
+    if fields["text_cfg"].get("hf_model_name"):
+        return None
+    kind = open_clip.CustomTextCLIP if fields.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"), WithoutRandomWeights():
+        return sum(parameter.numel() for parameter in kind(**fields).parameters())
 
 
 def _network(
@@ -285,40 +328,39 @@ def _network(
     return model
 
 
+def tag_files(tag: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the hub's repository of a tag, and its weights file: the first name that is there.
+
+    Both are empty if the tag's weights are not on the hub.
+    """
+    if "file" in tag or not tag.get("hf_hub"):
+        return "", ()
+    repository, _, file = tag["hf_hub"].rpartition("/")
+    file = file or "open_clip_pytorch_model.bin"
+    safe = "open_clip_model.safetensors"
+    if file != "open_clip_pytorch_model.bin":
+        safe = f"{Path(file).stem}.safetensors"
+    return repository, (safe, file)
+
+
 def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
     from open_clip.pretrained import download_pretrained
 
+    repository, names = tag_files(tag)
     try:
-        if "file" not in tag and tag.get("hf_hub"):
-            repository, _, file = tag["hf_hub"].rpartition("/")
-            file = file or "open_clip_pytorch_model.bin"
-            safe = "open_clip_model.safetensors"
-            if file != "open_clip_pytorch_model.bin":
-                safe = f"{Path(file).stem}.safetensors"
-            return hub_file(repository, safe, file)
-        return str(download_pretrained(tag))
+        return hub_file(repository, *names) if repository else str(download_pretrained(tag))
     except LOAD_FAILURES as error:
         what = f"the CLIP weights {config.model}/{config.pretrained}"
-        repository = str(tag.get("hf_hub") or "").rpartition("/")[0]
-        raise not_downloaded(what, error, repository=repository) from error
+        copy = HubCopy(repository or "ORG/REPO", (CONFIG, *names[:1]), "clip.model")
+        raise not_downloaded(what, error, copy) from None
 
 
 def _resolve_file(config: ClipConfig, resolve: Callable[[str], str]) -> str:
     import open_clip
 
-    tags = open_clip.list_pretrained_tags_by_model(config.model)
-    if not config.pretrained:
-        raise WeightsError(
-            f"clip.pretrained: give the weights of {config.model}: {', '.join(tags)}, or a file"
-        )
-    looks_like_file = "/" in config.pretrained or "." in config.pretrained
-    if not looks_like_file:
-        raise WeightsError(
-            f"clip.pretrained: {config.model} has no weights {config.pretrained!r}. "
-            f"{did_you_mean(config.pretrained, tags)}"
-        )
     path = resolve(config.pretrained)
     if not Path(path).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(config.model)
         raise WeightsError(
             f"clip.pretrained: no weights file at {config.pretrained}: give a path or URL that "
             f"exists, or one of the weights of {config.model}: {', '.join(tags)}"

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from ovseg_core.backbones.checkpoint import LOAD_FAILURES, one_line
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.file_formats.transformers_folder import LoadedNetwork, NetworkFamily
+from ovseg_core.backbones.file_formats.transformers_folder import (
+    HubWeights,
+    LoadedNetwork,
+    NetworkFamily,
+)
 from ovseg_core.backbones.text.tokenizer import Tokenizer, load_tokenizer
 from ovseg_core.backbones.vision.vit import in_batches
 from ovseg_core.images.batch import Image
@@ -30,7 +34,7 @@ OWLV2 = NetworkFamily(
     title="OWLv2",
     example="google/owlv2-base-patch16-ensemble",
     classes={"owlv2": ("Owlv2ForObjectDetection", "Owlv2ImageProcessor")},
-    published={"google/owlv2-base-patch16-ensemble": "620 MB, Apache-2.0"},
+    weights=HubWeights(620_000_000, "Apache-2.0"),
 )
 _PROMPTS_PER_FORWARD = 256
 _PATCHES_AT_ONCE = 1024

@@ -9,6 +9,7 @@ import torch
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.file_formats.transformers_folder import load_network
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
 from ovseg_core.backbones.owlv2 import OWLV2, Owlv2, tokenizer_of
@@ -21,8 +22,8 @@ from ovseg_core.backbones.vision.vit import DenseBackbone, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig
 from schemas.errors import WeightsError
 
-NETWORK_FAMILIES = (OWLV2, SAM, SAM3)
-"""What transformers loads here."""
+FAMILIES = (SAM, OWLV2, SAM3)
+"""What transformers loads."""
 _PLAIN = ComputeConfig()
 
 
@@ -234,6 +235,28 @@ class Backbones:
             self._settings["sam3.tokenizer"] = tokenizer.sha256
             self._sam3s[name] = Sam3(loaded, tokenizer, self.compute)
         return self._sam3s[name]
+
+    def needed_clip(self, only_for: str = "") -> NeededWeights:
+        """Return what CLIP is loaded from.
+
+        Args:
+            only_for: what it is loaded for; empty: it is always.
+        """
+        config = self.clip_config
+        title = f"CLIP {config.model}"
+        return NeededWeights("clip.model", config.model, "clip", config, "", title, "", only_for)
+
+    def needed_network(self, model: str, option: str) -> NeededWeights:
+        """Return what `network` loads.
+
+        Args:
+            model: as for `network`.
+            option: dotted option that gave the name, unless it is the job's second network.
+        """
+        title = f"ViT {model}"
+        if model != self.vision_model:
+            return NeededWeights(option, model, "vit", title=title)
+        return NeededWeights("vision.model", model, "vit", file=self.vision_weights, title=title)
 
     def network_or(self, published: str) -> str:
         """Return the name of the network that a method uses where its options name none.

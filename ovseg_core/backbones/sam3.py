@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.file_formats.transformers_folder import LoadedNetwork, NetworkFamily
+from ovseg_core.backbones.file_formats.transformers_folder import (
+    HubWeights,
+    LoadedNetwork,
+    NetworkFamily,
+)
 from ovseg_core.backbones.text.tokenizer import Tokenizer
 from ovseg_core.images.batch import Image
 
@@ -27,7 +31,9 @@ SAM3 = NetworkFamily(
     example="facebook/sam3",
     # The published file holds the tracker for videos as well, which is left out.
     classes={"sam3": _CLASSES, "sam3_video": _CLASSES},
-    published={"facebook/sam3": "3.4 GB, SAM License; gated: ask for access on its page first"},
+    weights=HubWeights(
+        3_400_000_000, "SAM License (not for military uses: read it)", "gated: ask for access first"
+    ),
 )
 _IMAGES_PER_FORWARD = {"cpu": 1, "cuda": 8}
 _PROMPTS_PER_FORWARD = 256

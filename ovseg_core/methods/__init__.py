@@ -2,7 +2,13 @@
 
 from typing import Any, TypeVar
 
-from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.file_formats.needed_files import (
+    Cached,
+    NeededWeights,
+    WeightsFile,
+    file_of,
+)
+from ovseg_core.backbones.registry import FAMILIES, Backbones
 from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.proposals import build_proposer
 from ovseg_core.proposals.shared.with_proposals import (
@@ -11,7 +17,7 @@ from ovseg_core.proposals.shared.with_proposals import (
     check_instances,
     check_refinement,
 )
-from ovseg_core.segmenter import MethodCard, MethodOptions, Segmenter
+from ovseg_core.segmenter import MethodCard, MethodOptions, PluginOptions, Segmenter
 from schemas import plugins
 from schemas.config import MaskConfig, NamedOptions, SegmenterConfig
 from schemas.errors import ConfigError
@@ -52,6 +58,26 @@ def option_folders(method: NamedOptions) -> dict[str, str]:
     for part in plugins.read_nested_options(PACKAGE, method, "method"):
         folders |= folders_in(part.options, f"{part.where}.options")
     return folders
+
+
+def needed_files(config: SegmenterConfig, cached: Cached) -> list[WeightsFile]:
+    """Return the weights files that a method loads, each once; nothing is loaded or fetched.
+
+    Args:
+        config: the method with its networks.
+        cached: looks for a path or URL on this machine.
+
+    Raises:
+        ConfigError: an unknown method or option; transformers is missing or too old.
+        WeightsError: there is no network of a name, or a file must be given.
+    """
+    backbones = Backbones.from_config(with_published_clip(config), "cpu", str)
+    published = {family.example: family.weights for family in FAMILIES}
+    needed: list[NeededWeights] = []
+    for part in plugins.read_nested_options(PACKAGE, config.method, "method"):
+        assert isinstance(part.options, PluginOptions)  # those of methods and their parts are
+        needed += part.options.needed_weights(backbones, part.where)
+    return [file_of(one, cached, published) for one in dict.fromkeys(needed)]
 
 
 def with_published_clip(config: Config) -> Config:

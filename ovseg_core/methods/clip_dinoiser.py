@@ -7,6 +7,7 @@ Numbers in comments are sections of docs/methods.md.
 Shapes: B windows, N = h * w patches, C channels of the affinity's map, D joint width, K classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
+from ovseg_core.backbones.file_formats.head_file import needed_head
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vision.vit import DenseBackbone
 from ovseg_core.dense.affinity import cosine_affinity, guided_pooling, threshold_affinity
@@ -29,6 +32,7 @@ from ovseg_core.objectness.found import FoundObjectness
 from ovseg_core.segmenter import MethodCard, TextMatrix
 from ovseg_core.training.heads.shared.dinoiser_model import (
     DINO,
+    HEAD,
     TAP,
     DinoiserHeads,
     clip_keys,
@@ -93,6 +97,26 @@ class Options(WindowOptions):
     def finds_background(self) -> bool:
         """Whether there is an objectness, also its own, or a threshold of probability."""
         return super().finds_background or self.background != "none"
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield CLIP, and the networks and heads of the two sources."""
+        yield backbones.needed_clip()
+        if self.uses_heads:
+            yield needed_head(HEAD, self.heads, backbones)
+        if self.affinity == "dino":
+            option = f"{where}.options.affinity_network"
+            yield backbones.needed_network(self.affinity_model(backbones), option)
+        if self.background.startswith("found"):
+            yield from found.Options(head=self.found_head).needed_weights(backbones, where)
+
+    @property
+    def uses_heads(self) -> bool:
+        """Whether one of the two sources is learned."""
+        return "learned" in (self.affinity, self.background)
+
+    def affinity_model(self, backbones: Backbones) -> str:
+        """Return the name of the network of `affinity: dino`."""
+        return self.affinity_network or backbones.network_or(DINO)
 
 
 class PoolingEncoder(DenseEncoder[Options]):
@@ -180,11 +204,10 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
 def build_encoder(options: Options, backbones: Backbones) -> PoolingEncoder:
     """Return the encoder with the networks and heads that the options need; see `build`."""
     heads = dino = objectness = None
-    if "learned" in (options.affinity, options.background):
+    if options.uses_heads:
         heads = load_dinoiser_heads(options.heads, backbones)
     if options.affinity == "dino":
-        model = options.affinity_network or backbones.network_or(DINO)
-        dino = backbones.network(model, "affinity")
+        dino = backbones.network(options.affinity_model(backbones), "affinity")
     if options.background.startswith("found"):
         objectness = found.build(found.Options(head=options.found_head), backbones)
     return PoolingEncoder(backbones.clip, options, heads, dino, objectness)

@@ -9,6 +9,7 @@ grid of the second network, M = I * J, R rows of one part.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip, TrunkFeatures
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vision.vit import DenseBackbone, FeatureKind
 from ovseg_core.dense.encoder import DenseEncoder, DenseFeatures
@@ -80,6 +82,15 @@ class Options(WindowOptions):
     adjust: Adjustment = "none"
     """Feature adjustment: the window's own similarity with each phrase is subtracted from its
     patches'. `literal`: its cosine; `surgery`: as CLIP Surgery removes redundant features."""
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield CLIP and the second network."""
+        yield backbones.needed_clip()
+        yield backbones.needed_network(self.proxy_model(backbones), f"{where}.options.proxy")
+
+    def proxy_model(self, backbones: Backbones) -> str:
+        """Return the name of the second network."""
+        return self.proxy or backbones.network_or(PUBLISHED_PROXY)
 
 
 class ProxyEncoder(DenseEncoder[Options]):
@@ -163,7 +174,7 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
         WeightsError: weights that cannot be found, fetched or used.
         ConfigError: a feature that the second network does not have.
     """
-    name = options.proxy or backbones.network_or(PUBLISHED_PROXY)
+    name = options.proxy_model(backbones)
     proxy = backbones.network(name, "proxy")
     if options.proxy_feature not in proxy.feature_kinds:
         raise ConfigError(

@@ -6,7 +6,7 @@ no CLIP, as their text rows lie in its file; other words need the CLIP that gave
 Shapes: B images of one size, K classes, h w cells of the network's finest map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from ovseg_core.backbones.file_formats.head_file import file_sha256
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder
 from ovseg_core.images.batch import Image
@@ -50,6 +51,11 @@ class Options(MethodOptions):
     """The student.safetensors that `ovseg train-student` wrote (path or URL)."""
     max_side_px: NonNegativeInt = 0
     """Images are reduced to this length of their longer side; 0: as in the student's training."""
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield the student, and the CLIP that other words than its own need."""
+        yield NeededWeights(f"{where}.options.weights", self.weights, "file", title="student")
+        yield backbones.needed_clip("only for words that the student was not trained on")
 
 
 @dataclass(frozen=True)

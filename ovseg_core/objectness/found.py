@@ -7,14 +7,15 @@ another training of the same shape: give the 300-epoch file as `vision.weights` 
 Shapes: B images, C channels, H W pixels, h w patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from ovseg_core.backbones.file_formats.head_file import HeadKind, load_head
+from ovseg_core.backbones.file_formats.head_file import HeadKind, load_head, needed_head
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vision.vit import TimmViT, VitFeatures
 from ovseg_core.embedded import FOUND_HEAD
@@ -31,11 +32,13 @@ RELEASED_HEAD = (
 """The authors' head for DINO ViT-S/8 (Apache-2.0, 385 numbers)."""
 HEAD = HeadKind(
     name="found",
+    title="FOUND's head",
     network="vision",
     tensors={"decoder.weight": (1, "C", 1, 1), "decoder.bias": (1,)},
     option="method.options.objectness.options.head",
     embedded=FOUND_HEAD,
     released=RELEASED_HEAD,
+    licence="Apache-2.0",
 )
 
 
@@ -48,6 +51,11 @@ class Options(PluginOptions):
     max_side_px: NonNegativeInt = 672
     """Images with a longer side are reduced to it first, as the cost grows with the square of the
     pixels; images of COCO and VOC are smaller. 0: never."""
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield the network and its head."""
+        yield backbones.needed_network(backbones.vision_model, where)
+        yield needed_head(HEAD, self.head, backbones)
 
 
 class FoundObjectness:

@@ -7,13 +7,14 @@ Shapes: B images, N patches = h * w, H heads in BHN (elsewhere pixels: H W), d h
 channels = heads * d.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.vision.vit import TimmViT, VitFeatures
 from ovseg_core.images.batch import Image
@@ -31,6 +32,10 @@ class Options(PluginOptions):
     """Keeps the logarithm finite for a head without attention above the mean."""
     max_side_px: NonNegativeInt = 672
     """Images with a longer side are reduced to it first; 0: never."""
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield the network."""
+        yield backbones.needed_network(backbones.vision_model, where)
 
 
 class FoundBackground:

@@ -9,13 +9,14 @@ Shapes: B images, P points at once, N masks, M side of the network's masks, h w 
 that shows the image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.sam.prompted import SAM, EmbeddedImages, PromptedImages, PromptedSam
 from ovseg_core.images.batch import Image
@@ -72,6 +73,14 @@ class Options(PluginOptions):
     """Larger images are looked at as a whole and in overlapping tiles of this side, for objects
     that are too small in the whole; an object that a tile's border cuts stays one. Of a tile
     four times its share of `max_proposals` are looked at, at least 16. Null: only as a whole."""
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield the network."""
+        yield NeededWeights(f"{where}.options.weights", self.network(backbones))
+
+    def network(self, backbones: Backbones) -> str:
+        """Return the name of the network."""
+        return self.weights or backbones.embedded_or(PUBLISHED)
 
 
 class SamProposer:
@@ -141,7 +150,7 @@ def build(options: Options, backbones: Backbones) -> Proposer:
         ConfigError: transformers is missing, or another major version.
         WeightsError: weights that cannot be found, fetched or used.
     """
-    name = options.weights or backbones.embedded_or(PUBLISHED)
+    name = options.network(backbones)
     thresholds = EMBEDDED_THRESHOLDS if name == EMBEDDED else PUBLISHED_THRESHOLDS
     sam = backbones.prompted_sam(name, f"{WHERE}.options.weights")
     proposer = SamProposer(sam, options, thresholds)

@@ -42,6 +42,11 @@ MAX_RESTARTS = 5
 """How often Ray itself restarts a worker; then the driver learns why it dies, and replaces it."""
 
 
+def is_given() -> bool:
+    """Return whether `connected` joins a cluster that is there, whose nodes are other machines."""
+    return ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
 @contextmanager
 def connected() -> Iterator[None]:
     """Join the cluster that `RAY_ADDRESS` names (Ray sets it inside a job), else start one here.

@@ -11,17 +11,17 @@ from functools import cached_property
 from pathlib import Path
 
 from ovseg_core import methods
-from ovseg_core.backbones.checkpoint import check_weights_file
-from ovseg_core.backbones.file_formats.transformers_folder import to_fetch
+from ovseg_core.backbones.checkpoint import ADVICE, check_hub, check_weights_file
+from ovseg_core.backbones.file_formats.needed_files import WeightsFile
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
-from ovseg_core.backbones.registry import NETWORK_FAMILIES, clip_names
+from ovseg_core.backbones.registry import clip_names
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
-from pipeline.storage.weights import WEIGHTS_ENDINGS, is_known, weights_sha256
+from pipeline.storage.weights import WEIGHTS_ENDINGS, cached, is_known, weights_sha256
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.config import EMBEDDED, JobConfig, NamesWeights
-from schemas.errors import WeightsError
+from schemas.errors import UnreachableHubError, WeightsError
 from schemas.redact import redact
 from schemas.untrusted import printable, shown_text
 
@@ -109,11 +109,36 @@ def weights_names(job: JobConfig, *, with_vision: bool = True) -> Iterator[str]:
         yield from _weights_in(part.options)
 
 
-def networks_to_fetch(job: JobConfig) -> list[str]:
-    """Return the networks of transformers that a job will fetch, each with size and licence."""
-    parts = plugins.read_nested_options(methods.PACKAGE, job.method, "method")
-    names = [name for part in parts for name in _weights_in(part.options)]
-    return to_fetch(names, NETWORK_FAMILIES)
+def checked_files(job: JobConfig) -> list[WeightsFile]:
+    """Return the weights files that a job loads, those on this machine checked by their start.
+
+    Raises:
+        ConfigError: a package is missing that a network needs.
+        WeightsError: there is no network of a name, a file must be given, or one is missing, empty
+            or no weights file.
+    """
+    check_local_weights(job)
+    return methods.needed_files(job, cached)
+
+
+def check_hub_before_start(job: JobConfig) -> None:
+    """Check that what a job must download can be, before a cluster is started for it.
+
+    Raises:
+        UnreachableHubError: the hub of networks does not answer, and some are not here.
+        WeightsError: there is no network of a name, or a file must be given.
+    """
+    try:
+        check_hub()
+    except OSError as error:
+        files = methods.needed_files(job, cached)
+        missing = [file for file in files if not file.is_here and not file.only_for]
+        if missing:
+            raise UnreachableHubError(
+                f"weights that this machine does not have cannot be downloaded ({error}): "
+                f"{', '.join(file.network for file in missing)}. The same command with --dry-run "
+                f"lists the files; to bring them {ADVICE}"
+            ) from None
 
 
 def check_local_weights(job: JobConfig) -> None:

@@ -70,6 +70,17 @@ def resolve(uri: str) -> str:
     return str(path)
 
 
+def cached(uri: str) -> str:
+    """Return the local path of weights without fetching them; empty: they are not here.
+
+    Args:
+        uri: as for `resolve`.
+    """
+    place = uris.normalise(uri.partition("#sha256=")[0])
+    path = _target(place) if uris.scheme(place) else Path(place)
+    return str(path) if path.exists() else ""
+
+
 def weights_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 (hex) of a file, or of a folder's files; remembered by size and time.
 
@@ -108,9 +119,7 @@ def _local(place: str) -> Path:
 
 def _fetched(place: str, digest: str) -> Path:
     """Fetch once: others on this node wait at the lock and find the finished file."""
-    shown = uris.parent_and_name(redact(place.split("?")[0]))[1]
-    name = re.sub(r"[^\w.-]", "_", shown)[-80:] or "weights"
-    target = cache_folder() / "weights" / f"{_key(place)[:16]}-{name}"
+    target = _target(place)
     try:
         _make_in_cache(target.parent)
         with FileLock(f"{target}.lock"):
@@ -132,6 +141,13 @@ def _fetched(place: str, digest: str) -> Path:
             "same option"
         ) from error
     return target
+
+
+def _target(place: str) -> Path:
+    """Return where what is fetched from a place is kept."""
+    shown = uris.parent_and_name(redact(place.split("?")[0]))[1]
+    name = re.sub(r"[^\w.-]", "_", shown)[-80:] or "weights"
+    return cache_folder() / "weights" / f"{_key(place)[:16]}-{name}"
 
 
 def _download(place: str, target: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ovseg_core.backbones.checkpoint import check_finite_weights, one_line, read_tensors
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
 from ovseg_core.backbones.file_formats.safetensors_header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -147,22 +148,26 @@ class HeadKind:
 
     Attributes:
         name: as `ovseg train-heads` and the run's record call it.
+        title: as a person says it.
         network: the network whose features the head takes: CLIP's trunk or the second network.
         tensors: shape of each tensor by its name in the authors' file. `C` is the network's width;
             another letter is any number, the same wherever it stands.
         option: dotted option that names the file, for messages.
         embedded: file for the embedded network.
         released: the authors' file, resolved where the option is empty.
+        licence: of that.
         not_released: error message where the authors' file cannot be downloaded; empty: the usual
             message of a missing file.
     """
 
     name: str
+    title: str
     network: Literal["clip", "vision"]
     tensors: Mapping[str, tuple[int | str, ...]]
     option: str
     embedded: Path
     released: str
+    licence: str
     not_released: str = ""
 
 
@@ -182,7 +187,7 @@ def load_head(kind: HeadKind, file: str, backbones: Backbones) -> dict[str, Tens
         WeightsError: a missing file, other tensors or shapes, values that are not finite, or
             the head of another network.
     """
-    path = _locate(kind, file, backbones)
+    path = _located(kind, file, backbones)
     tensors = read_tensors(path)
     head = {name: _find(tensors, name, kind, path) for name in kind.tensors}
     check_finite_weights(head, path)
@@ -211,19 +216,41 @@ def load_head(kind: HeadKind, file: str, backbones: Backbones) -> dict[str, Tens
     return head
 
 
-def _locate(kind: HeadKind, file: str, backbones: Backbones) -> str:
+def needed_head(kind: HeadKind, file: str, backbones: Backbones) -> NeededWeights:
+    """Return what `load_head` loads a head from.
+
+    Raises:
+        WeightsError: no file is given, and that of the authors cannot be downloaded.
+    """
+    place = _place(kind, file, backbones)
+    if place == kind.released and kind.not_released and not Path(place).is_file():
+        raise WeightsError(kind.not_released)
+    name = EMBEDDED if place == str(kind.embedded) else place
+    licence = kind.licence if place == kind.released else ""
+    return NeededWeights(kind.option, name, "file", title=kind.title, licence=licence)
+
+
+def _place(kind: HeadKind, file: str, backbones: Backbones) -> str:
+    """Return the path or URL of a head."""
     if file:
-        return backbones.locate(file)
+        return file
     if kind.network == "clip":
         is_embedded = backbones.clip_config.model == EMBEDDED
     else:
         is_embedded = backbones.vision_is_embedded
-    if is_embedded:
-        return str(kind.embedded)
+    return str(kind.embedded) if is_embedded else kind.released
+
+
+def _located(kind: HeadKind, file: str, backbones: Backbones) -> str:
+    place = _place(kind, file, backbones)
+    if place == str(kind.embedded):
+        return place
+    if file:
+        return backbones.locate(file)
     try:
-        path = backbones.locate(kind.released)
+        path = backbones.locate(place)
     except (WeightsError, StorageError) as error:
-        raise type(error)(f"{error}: --set {kind.option}=FILE") from error
+        raise type(error)(f"{error}: --set {kind.option}=FILE") from None
     if kind.not_released and not Path(path).is_file():
         raise WeightsError(kind.not_released)
     return path

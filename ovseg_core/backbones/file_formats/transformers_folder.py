@@ -4,9 +4,9 @@ transformers takes seconds to import and is an extra (`sam`), so it is imported 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from ovseg_core.backbones.checkpoint import (
     LOAD_FAILURES,
+    HubCopy,
     WithoutRandomWeights,
     check_finite_weights,
     hub_file,
@@ -24,11 +25,25 @@ from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
 from schemas.config import EMBEDDED
 from schemas.errors import ConfigError, WeightsError
 
-_WEIGHTS = "model.safetensors"
-_WHERE_IT_STANDS = "size and licence: see https://huggingface.co/"
+WEIGHTS = "model.safetensors"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _MAX_VALUES_PER_BYTE = 4
 _MAJOR = 5
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """What is known of a repository of the hub.
+
+    Attributes:
+        size_bytes: of its weights file; None: not known.
+        licence: of the weights.
+        gate: what it takes to be let in; empty: nothing.
+    """
+
+    size_bytes: int | None
+    licence: str
+    gate: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,15 +56,14 @@ class NetworkFamily:
         classes: by the `model_type` of a folder's config.json, the names of the network's class and
             of that of its image processor.
         embedded: folder of the one in the package; None: there is none.
-        published: size, licence and access of repositories of the hub, for those who are about to
-            fetch them.
+        weights: of the example.
     """
 
     title: str
     example: str
     classes: Mapping[str, tuple[str, str]]
     embedded: Path | None = None
-    published: Mapping[str, str] = field(default_factory=dict)
+    weights: HubWeights = HubWeights(None, "")
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def load_network(
         WeightsError: a name of another form, weights that cannot be downloaded, a folder without
             such a network, or weights that are not finite.
     """
-    _check_transformers(family)
+    check_transformers_version(family.title)
     repository = ""
     if name == EMBEDDED and family.embedded is not None:
         folder = family.embedded
@@ -107,39 +121,28 @@ def load_network(
         raise WeightsError(
             f"{option}: the network in {folder} cannot be loaded: {one_line(error)}"
         ) from error
-    file = str(folder / _WEIGHTS)
+    file = str(folder / WEIGHTS)
     check_finite_weights(model.state_dict(), file)
     model.eval().requires_grad_(False).to(device)
     return LoadedNetwork(model, processor, file, repository)
 
 
-def to_fetch(names: Iterable[str], families: Iterable[NetworkFamily]) -> list[str]:
-    """Return the repositories that networks are to be fetched from, with size and licence.
+def check_transformers_version(title: str) -> None:
+    """Check that transformers can be used.
 
     Args:
-        names: of networks; those that are not `hf-hub:ORG/REPO`, or already here, are left out.
-        families: what is known of repositories.
+        title: of the network that needs it, for the message.
+
+    Raises:
+        ConfigError: it is missing, or of another major version.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    known = {repository: fact for one in families for repository, fact in one.published.items()}
-    found: list[str] = []
-    for name in dict.fromkeys(names):
-        repository = name.removeprefix(HF_HUB)
-        if name.startswith(HF_HUB) and try_to_load_from_cache(repository, _WEIGHTS) is None:
-            fact = known.get(repository, f"{_WHERE_IT_STANDS}{repository}")
-            found.append(f"{repository} ({fact})")
-    return found
-
-
-def _check_transformers(family: NetworkFamily) -> None:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError(f'{family.title} needs transformers: pip install "ovseg[sam]"') from error
+        raise ConfigError(f'{title} needs transformers: pip install "ovseg[sam]"') from error
     if int(transformers.__version__.partition(".")[0]) != _MAJOR:
         raise ConfigError(
-            f"{family.title} needs transformers {_MAJOR}, this is {transformers.__version__}: "
+            f"{title} needs transformers {_MAJOR}, this is {transformers.__version__}: "
             'pip install "ovseg[sam]"'
         )
 
@@ -160,29 +163,20 @@ def _fetched(repository: str, option: str) -> Path:
     try:
         hub_file(repository, "config.json")
         hub_file(repository, *_PROCESSORS)
-        return Path(hub_file(repository, _WEIGHTS)).parent
+        return Path(hub_file(repository, WEIGHTS)).parent
     except LOAD_FAILURES as error:
-        advice = _advice(repository, option)
         what = f"{option}: the network {repository}"
-        raise not_downloaded(what, error, advice, repository) from error
-
-
-def _advice(repository: str, option: str) -> str:
-    return (
-        "without network: on another computer `pip install huggingface_hub` and `hf download "
-        f"{repository} --local-dir FOLDER`, copy FOLDER here and --set {option}=local-dir:FOLDER "
-        "(docs/weights.md)"
-    )
+        raise not_downloaded(what, error, HubCopy(repository, (), option)) from None
 
 
 def _load_folder(folder: Path, option: str, family: NetworkFamily) -> tuple[Any, Any]:
     import transformers
 
-    file, config_file = folder / _WEIGHTS, folder / "config.json"
+    file, config_file = folder / WEIGHTS, folder / "config.json"
     if not config_file.is_file() or not file.is_file():
         raise WeightsError(
-            f"{option}: {folder} is no folder of transformers: expected config.json, {_WEIGHTS} "
-            f"and {_PROCESSORS[0]}; {_advice(family.example, option)}"
+            f"{option}: {folder} is no folder of transformers: expected config.json, {WEIGHTS} "
+            f"and {_PROCESSORS[0]}; {HubCopy(family.example, (), option).advice}"
         )
     settings = json.loads(config_file.read_text(encoding="utf-8"))
     kind = settings.get("model_type") if isinstance(settings, dict) else None

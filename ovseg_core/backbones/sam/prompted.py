@@ -17,7 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
-from ovseg_core.backbones.file_formats.transformers_folder import LoadedNetwork, NetworkFamily
+from ovseg_core.backbones.file_formats.transformers_folder import (
+    HubWeights,
+    LoadedNetwork,
+    NetworkFamily,
+)
 from ovseg_core.embedded import SAM_FOLDER
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.nearest import SizeHW
@@ -32,7 +36,7 @@ SAM = NetworkFamily(
         "sam2_video": ("Sam2Model", "Sam2ImageProcessor"),
     },
     embedded=SAM_FOLDER,
-    published={"facebook/sam2.1-hiera-tiny": "156 MB, Apache-2.0"},
+    weights=HubWeights(156_000_000, "Apache-2.0"),
 )
 
 

@@ -134,7 +134,16 @@ def _check_sizes(arguments: dict[str, Any]) -> None:
                 raise ValueError(f"model_args: {key} is {one}, expected at most {limit}")
 
 
-def _load_named(name: str, weights: str, option: str) -> LoadedVit:
+def check_timm_name(name: str, option: str) -> None:
+    """Check that timm has a network of a name.
+
+    Args:
+        name: an architecture, with or without the tag of weights.
+        option: dotted option that gave the name, for messages.
+
+    Raises:
+        WeightsError: it has none.
+    """
     import timm
 
     architecture = name.partition(".")[0]
@@ -146,11 +155,26 @@ def _load_named(name: str, weights: str, option: str) -> LoadedVit:
     tagged = timm.list_pretrained(f"{architecture}.*") if "." in name else [name]
     if name not in tagged:
         raise WeightsError(f"{option}: {name!r} is unknown. {did_you_mean(name, tagged)}")
+
+
+def num_values_of_vit(name: str) -> int:
+    """Return how many numbers a network of timm has."""
+    import timm
+
+    with torch.device("meta"), WithoutRandomWeights():
+        model = timm.create_model(name, pretrained=False, num_classes=0)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _load_named(name: str, weights: str, option: str) -> LoadedVit:
+    import timm
+
+    check_timm_name(name, option)
     with WithoutRandomWeights():
         model = timm.create_model(name, pretrained=False, num_classes=0)
     _family(model, name)  # raises before a useless download
     advice = f"make it vision.model and give their file as vision.weights; {ADVICE}"
-    loaded = _loaded(model, name, weights or timm_file(name, advice))
+    loaded = _loaded(model, name, weights or timm_file(name, option, advice))
     _fill(loaded)
     return loaded
 

@@ -8,12 +8,14 @@ Shapes: B images, N crops, P side of the squashed image, D CLIP's joint width, K
 background first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.file_formats.needed_files import NeededWeights
+from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder, templates_of
 from ovseg_core.dense.scoring import label_presence
 from ovseg_core.images.batch import Image
@@ -32,6 +34,11 @@ class GateOptions(MethodOptions):
     gate_min_presence: Share = 0.5
     """A label is searched for in an image if CLIP takes any crop for one of the label's phrases,
     with at least this probability; 0: every label is, and no CLIP is loaded."""
+
+    def needed_weights(self, backbones: Backbones, where: str) -> Iterator[NeededWeights]:
+        """Yield what the options name, and CLIP where there is a gate."""
+        needed = super().needed_weights(backbones, where)
+        return (one for one in needed if self.gate_min_presence or one.kind != "clip")
 
 
 class PresenceGate:

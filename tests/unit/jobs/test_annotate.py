@@ -11,6 +11,7 @@ from PIL import Image
 from jobs.annotate import annotate, show_plan, show_report
 from pipeline.job.job import JobPlan
 from pipeline.job.report import RunReport
+from pipeline.run.named_weights import checked_files
 from pipeline.storage import waiting
 from schemas.config import JobConfig
 
@@ -45,12 +46,16 @@ def test_libraries_that_take_long_to_load_are_said(monkeypatch: pytest.MonkeyPat
 
 def test_plan_names_labels_weights_and_workers(capsys: pytest.CaptureFixture[str]) -> None:
     clip = {"model": "ViT-B-16", "pretrained": "openai"}
-    show_plan(JobPlan(config(clip=clip, run={"workers": 3}), {}, num_images=1000, num_shards=63))
+    plan = JobPlan(config(clip=clip, run={"workers": 3}), {}, num_images=1000, num_shards=63)
+    show_plan(plan, checked_files(plan.config))
     shown = capsys.readouterr().out
     assert "1,000 in in" in shown
     assert "14: word 1, word 2" in shown
     assert "word 12 and 2 more" in shown
-    assert "CLIP ViT-B-16 openai; where the method asks: vit_small_patch8_224.dino" in shown
+    clip, vit, head = [it.split(maxsplit=1)[1] for it in shown.splitlines() if "weights " in it]
+    assert clip.startswith("CLIP ViT-B-16 openai: timm/vit_base_patch16_clip_224.openai")
+    assert vit.startswith("ViT vit_small_patch8_224.dino: timm/vit_small_patch8_224.dino")
+    assert head.startswith("FOUND's head: https://")
     assert "63 of up to 16 images" in shown
     assert "at most 3, 1 CPU each, device auto" in shown
 
@@ -95,31 +100,10 @@ def test_a_protocol_whose_background_does_not_count_is_not_cautioned(
 
 def test_plan_without_ray_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
     local = config(clip={"model": "embedded", "pretrained": "unused"}, run={"local": True})
-    show_plan(JobPlan(local, {}, num_images=1, num_shards=1))
+    show_plan(JobPlan(local, {}, num_images=1, num_shards=1), checked_files(local))
     shown = capsys.readouterr().out
-    assert "CLIP embedded; where the method asks: embedded" in shown
+    assert "CLIP embedded: part of ovseg, here" in shown
     assert "none: in this process (--local)" in shown
-
-
-def test_plan_says_what_is_fetched_of_what_size_and_licence(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    there = tmp_path / "models--facebook--sam2.1-hiera-tiny"
-    for file, content in (("refs/main", "abc"), ("snapshots/abc/model.safetensors", "")):
-        (there / file).parent.mkdir(parents=True)
-        (there / file).write_text(content)
-    show_plan(JobPlan(config(method="owlv2_sam2"), {}, num_images=1, num_shards=1))
-    shown = capsys.readouterr().out
-    assert "google/owlv2-base-patch16-ensemble (620 MB, Apache-2.0)" in shown
-    assert "sam2.1-hiera-tiny" not in shown
-    own = {"detector": "hf-hub:my/owl", "sam": "local-dir:/nowhere"}
-    method = {"name": "owlv2_sam2", "options": own}
-    show_plan(JobPlan(config(method=method), {}, num_images=1, num_shards=1))
-    shown = capsys.readouterr().out
-    assert re.search(r"to fetch +my/owl \(size and licence: see https://hugg.*/my/owl\)\n", shown)
-    show_plan(JobPlan(config(), {}, num_images=1, num_shards=1))
-    assert "to fetch" not in capsys.readouterr().out
 
 
 def test_report_suggests_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:

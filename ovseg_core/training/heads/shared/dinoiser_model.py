@@ -24,6 +24,7 @@ RELEASED = "clip_dinoiser_last.pt"
 """Name under which the authors' checkpoint is resolved where the options name no file."""
 HEAD = HeadKind(
     name="dinoiser",
+    title="CLIP-DINOiser's heads",
     network="clip",
     tensors={
         "obj_proj.weight": ("E", "C", 3, 3),
@@ -34,6 +35,7 @@ HEAD = HeadKind(
     option="method.options.heads",
     embedded=DINOISER_HEADS,
     released=RELEASED,
+    licence="Apache-2.0",
     not_released="clip_dinoiser: its two learned heads cannot be downloaded by ovseg; give the "
     "authors' `last.pt` as `method.options.heads`, train heads with `ovseg train-heads --head "
     "dinoiser`, or take `affinity: dino` with `background: found`, which need none",
