@@ -192,7 +192,7 @@ def bug(error: BaseException) -> None:
 
 def foreign_line(text: str) -> None:
     """Print a whole line of another program's log, without colours."""
-    print(shown_text(without_style(text)), flush=True)
+    print(shown_text(without_style(text.expandtabs())), flush=True)
 
 
 def program() -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -56,6 +57,8 @@ _POLL_S = 2.0
 _SAY_EVERY_S = 30.0
 _UPLOAD_S = 120.0
 _END_OF_LOG_S = 10.0
+_OF_RAY = re.compile(r"\sINFO job_manager\.py:\d+ -- ")
+"""The log's first line: Ray says that it prepares the job."""
 
 
 def submit(config: JobConfig, address: str) -> int:
@@ -110,8 +113,10 @@ def submit(config: JobConfig, address: str) -> int:
     if code is not None:
         return code
     how = f"--address {address} {job_id}"
-    console.error_line(f"follow it again   ray job logs --follow {how}")
-    console.error_line(f"stop it           ray job stop {how}")
+    # Ray's own commands send no token unless they are told.
+    ray = "RAY_AUTH_MODE=token ray" if os.environ.get("RAY_AUTH_MODE") == "token" else "ray"
+    console.error_line(f"follow it again   {ray} job logs --follow {how}")
+    console.error_line(f"stop it           {ray} job stop {how}")
     return stopped
 
 
@@ -195,7 +200,8 @@ def _print(log: JobLog, seconds: float) -> None:
     end_s = time.monotonic() + seconds
     while not log.has_ended and (left_s := end_s - time.monotonic()) > 0:
         for text in log.read_lines(left_s):
-            console.foreign_line(text)
+            if not _OF_RAY.search(text):
+                console.foreign_line(text)
     if log.has_ended and not log.is_complete:
         time.sleep(min(0.5, seconds))
 

@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -109,12 +110,29 @@ def export(run: RunFolder, options: Options) -> list[str]:
         export.upload(written)
         names = [file.name for file in written]
         export.remove_matching(_TASK_FILES, keep=names)
-    logger.info(
-        "Label Studio will look for the images at %s... (--set url=); docs/reviews.md, Label "
-        "Studio, tells how it finds them",
-        options.url,
-    )
+    logger.info("Label Studio will look for the images at %s...%s", options.url, _how(run, options))
     return [f"{FOLDER}/{name}" for name in (_CONFIG, *names)]
+
+
+def _how(run: RunFolder, options: Options) -> str:
+    """Return what to do so that Label Studio finds the images."""
+    document = "docs/reviews.md, Label Studio, tells how it finds them"
+    folder = _collection_name(run)
+    if not folder or options.url != Options().url:
+        return f" (--set url=); {document}"
+    url = shlex.quote(f"url={options.url}{quote(folder)}/")
+    return (
+        f"; {document}. If its document root is the folder above the images, export again: "
+        f"ovseg export {shlex.quote(run.folder.uri)} --to label_studio --set {url}"
+    )
+
+
+def _collection_name(run: RunFolder) -> str:
+    """Return the name of the collection's folder; empty: it is no folder of this machine."""
+    first = next(iter(run.manifest().slice(0, 1).select(["uri", "path"]).to_pylist()), None)
+    if first is None or "://" in first["uri"] or not first["uri"].endswith(f"/{first['path']}"):
+        return ""
+    return PurePosixPath(first["uri"].removesuffix(first["path"])).name
 
 
 def _config(names: tuple[str, ...]) -> str:

@@ -23,6 +23,9 @@ from jobs.submit import PATIENCE_ENV
 from schemas.errors import ExitCode
 from tests.integration.ray_head import Head, ray_head
 
+FOLLOW = re.compile(
+    r"follow it again   RAY_AUTH_MODE=token ray job logs --follow --address http\S+ ovseg-\w+\n"
+)
 pytestmark = pytest.mark.timeout(400)  # 40 s on a quiet machine for all; a busy one starts slowly
 
 
@@ -120,6 +123,7 @@ def test_submit_returns_3_for_broken_images(tmp_path: Path, head: Head) -> None:
     assert result.returncode == 3, result.stdout + result.stderr
     assert "4 of 4 images done" in result.stdout
     assert "empty_file 1" in result.stdout
+    assert "Runtime env is setting up" not in result.stdout
     assert head.env["RAY_AUTH_TOKEN"] not in result.stdout + result.stderr
     assert re.fullmatch(r"job ovseg-\w+ runs at http://127\.0\.0\.1:\d+\n", result.stderr)
     assert (tmp_path / "run" / "done" / "00000.json").exists()
@@ -162,7 +166,7 @@ def test_a_job_server_that_stays_away_is_exit_code_5_and_the_job_goes_on(
         forward.cut()
         _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.DETACHED
-    assert re.search(r"follow it again   ray job logs --follow --address http\S+ ovseg-\w+\n", err)
+    assert FOLLOW.search(err)
     assert "Traceback" not in err
     wait_for_shard(tmp_path)
 
@@ -188,7 +192,7 @@ def test_ctrl_c_and_sigterm_leave_the_submitted_job_running(
         _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "the job goes on" in err
-    assert re.search(r"follow it again   ray job logs --follow --address http\S+ ovseg-\w+\n", err)
+    assert FOLLOW.search(err)
     assert "Traceback" not in err
     wait_for_shard(tmp_path)
 

@@ -29,7 +29,7 @@ from pipeline.run.images import RunImages
 from pipeline.run.reader import Row
 from pipeline.storage.local import FileTooLargeError
 from pipeline.storage.waiting import StorageThreads
-from schemas.base import Frozen
+from schemas.base import Frozen, counted
 from schemas.errors import ErrorCode, ImageError
 from schemas.untrusted import printable
 
@@ -98,8 +98,7 @@ class Export:
         index: str = "",
     ) -> None:
         self.reader = CorrectedRun(run, options.masks)
-        if options.masks or self.reader.masks != "predicted":  # else there is nothing to choose
-            logger.info("%s", self.reader.summary)
+        logger.info("%s", self.reader.summary)
         resolved = options.model_copy(update={"masks": self.reader.masks})
         self.photographs = RunImages(run)
         note = self.photographs.note_on_models
@@ -113,7 +112,8 @@ class Export:
         self._index = index
         self._has_begun = False
         self._pool = StorageThreads(_WRITERS)
-        self._writes: deque[Future[None]] = deque()
+        self._writes: deque[Future[bool]] = deque()
+        self._num_put = 0
         self._unreadable: list[tuple[str, str]] = []
 
     def __enter__(self) -> "Export":
@@ -135,6 +135,8 @@ class Export:
                     self.losses.name_lost(what, printable(name))
                 self._count_damaged()
                 self.write(LOSSES_FILE, self.losses.text().encode())
+                if self._num_put:
+                    logger.info("%s in %s", counted(self._num_put, "file"), self.folder.uri)
 
     def _count_damaged(self) -> None:
         for what, damage in self.reader.left_out().items():
@@ -166,7 +168,7 @@ class Export:
         """
         self._begin()
         if len(self._writes) >= _MAX_WAITING:
-            self._writes.popleft().result()
+            self._num_put += self._writes.popleft().result()
         self._writes.append(self._pool.submit(self._write, name, data))
 
     def copy_image(self, name: str, image: Row) -> None:
@@ -231,17 +233,19 @@ class Export:
             for name in filter(None, (self._index, LOSSES_FILE)):
                 self.folder.delete(name)
 
-    def _write(self, name: str, data: bytes | Callable[[], bytes]) -> None:
+    def _write(self, name: str, data: bytes | Callable[[], bytes]) -> bool:
+        """Write a file; False: it would be the copy of a photograph that cannot be had."""
         try:
             content = data if isinstance(data, bytes) else data()
         except ImageError as error:
             self._unreadable.append((name, _WHY_LEFT_OUT.get(error.code, _UNREADABLE)))
-        else:
-            self.folder.atomic_write(name, content)
+            return False
+        self.folder.atomic_write(name, content)
+        return True
 
     def _finish_writes(self) -> None:
         while self._writes:
-            self._writes.popleft().result()
+            self._num_put += self._writes.popleft().result()
 
 
 def png_bytes(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from ovseg_core.rle import label_studio_brush
 from pipeline.exporters import label_studio
 from pipeline.run.folder import RunFolder
-from tests.helpers.drawn_runs import ODD_NAMES, RunSpec, make_run, odd_scenes
+from tests.helpers.drawn_runs import ODD_NAMES, RunSpec, Scene, label_map, make_run, odd_scenes
 
 LABELS = ("cat, small", 'dog "big" & <wild>', "potted plant")
 
@@ -62,6 +62,19 @@ def _check(tasks: list[dict], config: ElementTree.Element, photos: Path) -> None
             alpha = label_studio_brush.decode_brush(region["value"]["rle"], size_hw)
             assert set(np.unique(alpha)) <= {0, 255}
             assert alpha.any()
+
+
+def test_the_command_that_names_the_collection_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = make_run(tmp_path, [Scene("a/b.png", label_map(0)), Scene("c.png", label_map(1))])
+    label_studio.export(run, label_studio.Options())
+    assert (
+        f"export again: ovseg export {run.folder.uri} --to label_studio --set "
+        "'url=/data/local-files/?d=photos/'"
+    ) in caplog.text
+    caplog.clear()
+    label_studio.export(run, label_studio.Options(url="s3://bucket/"))
+    assert "export again" not in caplog.text
 
 
 def test_export_tasks_are_valid_and_paint_the_label_maps(run, tmp_path):
