@@ -60,6 +60,7 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 
 docs: $(INSTALLED) ## Build the documentation as a site, in site/
 	@$(BIN)/python -m docs.columns
+	@$(BIN)/python -m docs.weights
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
 	@echo "site/index.html"
 

@@ -107,7 +107,9 @@ class Options(WindowOptions):
             option = f"{where}.options.affinity_network"
             yield backbones.needed_network(self.affinity_model(backbones), option)
         if self.background.startswith("found"):
-            yield from found.Options(head=self.found_head).needed_weights(backbones, where)
+            network, head = found.Options(head=self.found_head).needed_weights(backbones, where)
+            yield network
+            yield replace(head, option=f"{where}.options.found_head")
 
     @property
     def uses_heads(self) -> bool:

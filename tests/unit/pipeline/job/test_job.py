@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,15 @@ from pipeline.annotate.build import Built
 from pipeline.job import job
 from pipeline.job.progress import LineProgress, Progress
 from pipeline.storage import waiting
-from schemas.config import ImageConfig, NamedOptions
-from schemas.errors import CollectionError, ConfigError, ResourceError, RunFolderError, WeightsError
+from schemas.config import ClipConfig, ImageConfig, NamedOptions
+from schemas.errors import (
+    CollectionError,
+    ConfigError,
+    ResourceError,
+    RunFolderError,
+    UnreachableHubError,
+    WeightsError,
+)
 from tests.helpers.colour_segmenter import (
     BuildColourSegmenter,
     SegmenterFaults,
@@ -323,3 +331,33 @@ def test_networks_that_take_long_to_load_are_said(config, tmp_path, monkeypatch)
     monkeypatch.setattr(waiting, "FIRST_S", 0.0)
     run(config, BuildAndListen(heard=str(tmp_path / "heard")))
     assert "waiting: load the networks since" in (tmp_path / "heard").read_text()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_hub_that_is_away_is_said_before_anything_is_started(
+    config, tmp_path, monkeypatch, local
+):
+    def no_name(*_):
+        raise OSError("Name or service not known")
+
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    run_config = config.run.model_copy(update={"local": local})
+    published = config.model_copy(
+        update={"run": run_config, "clip": ClipConfig(), "method": NamedOptions(name="clip_diy")}
+    )
+    with pytest.raises(UnreachableHubError, match=r"huggingface\.co cannot be reached") as caught:
+        job.run(published)
+    message = str(caught.value)
+    networks = ("CLIP ViT-B-32 laion2b_s34b_b79k", "ViT vit_small_patch8_224.dino", "FOUND's head")
+    assert all(network in message for network in networks)
+    assert "--dry-run" in message
+    assert "docs/weights.md#without-a-network" in message
+    assert len(message) < 400
+    assert not Path(config.out).exists()
