@@ -42,7 +42,7 @@ def show_settings(method: str, as_json: bool) -> None:
 
 
 def show_methods(as_json: bool) -> None:
-    """Print the published figures of methods and students, then the card of each."""
+    """Print the card of each method and student, then their published figures beside each other."""
     kinds = {"methods": _METHODS, "students": _STUDENTS}
     cards = {
         kind: {name: plugins.load_plugin(package, name).CARD for name in plugins.names(package)}
@@ -58,17 +58,16 @@ def show_methods(as_json: bool) -> None:
         }
         console.print_json({"note": _NOTE, **rows})
         return
-    _show_figures(cards["methods"], "Published mIoU")
-    _show_figures(cards["students"], "Published mIoU of students")
-    console.line()
-    default = SegmenterConfig.model_fields["method"].default.name
-    console.line(f"Without --method it is {default}. Which one when: docs/choosing_a_method.md")
-    console.line(_NOTE)
-    console.line()
     _show_cards(cards["methods"])
     console.line("Students, which `ovseg train-student` trains (--set student.name=NAME):")
     console.line()
     _show_cards(cards["students"])
+    _show_figures(cards["students"], "Published mIoU of students")
+    _show_figures(cards["methods"], "Published mIoU")
+    console.line()
+    default = SegmenterConfig.model_fields["method"].default.name
+    console.line(f"Without --method it is {default}. Which one when: docs/choosing_a_method.md")
+    console.line(_NOTE)
 
 
 def _show_figures(cards: dict[str, Any], title: str) -> None:

@@ -171,11 +171,12 @@ class Annotation(MaskRow):
     margin_p10: Share
     """10th percentile of that lead over the pixels. High: hardly a pixel is disputed."""
     entropy_mean: Share
-    """Mean entropy over the labels, as a share of its maximum. High: the model is unsure."""
+    """Mean entropy over the labels, as a share of its maximum. High: many labels are
+    about equally likely."""
     objectness_mean: Share
     """Mean objectness of the pixels. High: surely an object; 1 where the method has none."""
     boundary_uncertainty: Share
-    """Mean entropy, as `entropy_mean`, at the segment's rim. High: the outline is unsure."""
+    """Mean entropy, as `entropy_mean`, at the segment's rim. High: the outline is doubtful."""
     proposal_score: Share = 1.0
     """Quality of the outline, as its proposal's source predicts it; 1 without a proposal."""
     area_frac: Share

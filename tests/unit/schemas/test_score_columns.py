@@ -31,14 +31,14 @@ def test_score_columns_are_what_an_annotation_has_beside_its_mask():
 def test_a_score_column_agrees_with_its_field(name):
     column, field = SCORE_COLUMNS[name], Annotation.model_fields[name]
     assert column.name == name
-    assert column.help == field.description != ""
+    assert column.help == " ".join((field.description or "").split()) != ""
     assert (column.low, column.high) == _bounds(field)
 
 
 def test_page_columns_are_json():
     columns = json.loads(json.dumps(page_columns()))
     assert [column["name"] for column in columns] == list(SCORE_COLUMNS)
-    assert columns[0]["help"].startswith("Mean probability of the label over the segment's pixels.")
+    assert columns[0]["help"].startswith("Mean probability of the label over the segment's pixels;")
     assert columns[0]["pages"] == ["viewer", "try"]
 
 
