@@ -129,8 +129,8 @@ def show_plan(
         files: the weights that it loads.
         under_protocol: whether a protocol decided what the job did not say.
     """
+    from ovseg_core.embedded import EMBEDDED_NOTE
     from pipeline.collection.left_out import describe
-    from pipeline.run.images import EMBEDDED_NOTE
 
     config = plan.config
     names, run = config.vocabulary.names, config.run

@@ -279,6 +279,11 @@ class SegmenterConfig(ConfigModel):
     compute: ComputeConfig = ComputeConfig()
     """How the networks are computed."""
 
+    @property
+    def uses_embedded_models(self) -> bool:
+        """Whether a network is one of the tiny models in the package."""
+        return EMBEDDED in (self.clip.model, self.vision.model)
+
     @classmethod
     def spelled_out(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the fields with the name of a backbone alone written as its `model`."""
@@ -342,11 +347,6 @@ class JobConfig(SegmenterConfig, TaskConfig):
     def num_shards(self, num_images: int) -> int:
         """Return the number of shards of a collection."""
         return -(-num_images // self.images_per_shard(num_images))
-
-    @property
-    def uses_embedded_models(self) -> bool:
-        """Whether a network of the job is one of the tiny models in the package."""
-        return EMBEDDED in (self.clip.model, self.vision.model)
 
     @property
     def vision_model(self) -> str:

@@ -4,6 +4,15 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 
+EMBEDDED_NOTE = (
+    "embedded models: the masks mean something on drawn scenes only, as `ovseg demo` draws them, "
+    "and nothing on photographs; without `embedded` the method's own weights are used"
+)
+SCENE_MARK = "ovseg-scene"
+"""Key of a text near the start of the PNG files of drawn scenes."""
+SCENE_HEAD_BYTES = 1024
+"""The mark lies within so many bytes."""
+
 CLIP_FOLDER = _FOLDER / "clip"
 """open_clip `local-dir:` folder; its byte-pair file is the `*.txt.gz` beside the weights."""
 VISION_FOLDER = _FOLDER / "vit"

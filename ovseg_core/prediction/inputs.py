@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovseg_core.embedded import SCENE_HEAD_BYTES, SCENE_MARK
 from ovseg_core.images.decoding.decode import DecodedImage, decode, from_pillow
 from schemas.config import ImageConfig
 from schemas.errors import ImageError, UserError
@@ -69,6 +70,19 @@ def name_of(image: ImageInput) -> str:
     if isinstance(image, str | os.PathLike):
         return Path(image).as_posix()
     return str(getattr(image, "filename", ""))
+
+
+def is_drawn_scene(image: ImageInput) -> bool:
+    """Return whether `ovseg demo` drew an image, as its file says."""
+    if isinstance(image, Image.Image):
+        return SCENE_MARK in image.info
+    if not isinstance(image, str | os.PathLike):
+        return False
+    try:
+        with Path(image).expanduser().open("rb") as file:
+            return SCENE_MARK.encode() in file.read(SCENE_HEAD_BYTES)
+    except (OSError, ValueError):
+        return False
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:

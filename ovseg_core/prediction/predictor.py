@@ -10,6 +10,7 @@ Pixels, networks, decision and run lengths are those of a job with the same sett
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +25,25 @@ from cachetools import LRUCache
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import image_rows
+from ovseg_core.embedded import EMBEDDED_NOTE
 from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.methods import build_segmenter, with_published_clip
-from ovseg_core.prediction.inputs import ImageInput, content_key, name_of, pixels_of
+from ovseg_core.prediction.inputs import (
+    ImageInput,
+    content_key,
+    is_drawn_scene,
+    name_of,
+    pixels_of,
+)
 from ovseg_core.prediction.prediction import Prediction
 from ovseg_core.segmenter import Features, Segmenter, TextMatrix, check_finite, encode_images
 from schemas.base import validated
 from schemas.config import SegmenterConfig
 from schemas.errors import ConfigError, WeightsError
 from schemas.vocabulary import Vocabulary, spelled_out_vocabulary
+
+logger = logging.getLogger(__name__)
 
 Words = str | Sequence[str] | Mapping[str, Any] | Vocabulary
 """The labels: words, comma-separated words, or all that `vocabulary` of a job file may be."""
@@ -106,6 +116,7 @@ class Predictor:
         self.config = config
         self._segmenter = segmenter
         self._batch_size = batch_size
+        self._has_cautioned = not config.uses_embedded_models
         self._texts: LRUCache[Vocabulary, TextMatrix] = LRUCache(_VOCABULARIES_KEPT)
         self._encoded: LRUCache[tuple[str, ...], _Encoded] = LRUCache(
             max(_IMAGES_KEPT, batch_size), getsizeof=lambda batch: len(batch.images)
@@ -168,6 +179,9 @@ class Predictor:
         images = tuple(pixels_of(image, self.config.image, side_px) for image in batch)
         pixels = [to_tensor(image.rgb) for image in images]
         paths = [name_of(image) for image in batch]
+        if not self._has_cautioned and not all(map(is_drawn_scene, batch)):
+            self._has_cautioned = True
+            logger.warning("%s", EMBEDDED_NOTE)
         features = encode_images(self._segmenter, ImageBatch(tuple(pixels), tuple(paths)))
         self._encoded[key] = _Encoded(images, features)
         return self._encoded[key]
@@ -213,5 +227,5 @@ def _local_weights(name: str) -> str:
         except (OSError, RuntimeError) as error:  # RuntimeError: another SHA-256
             raise WeightsError(
                 f"cannot fetch weights {url}: {error}; fetch the file elsewhere and give its path"
-            ) from error
+            ) from None
     return str(folder / file_name)

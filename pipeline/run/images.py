@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pyarrow.compute
 
+from ovseg_core.embedded import EMBEDDED_NOTE, SCENE_HEAD_BYTES, SCENE_MARK
 from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.collection import image_source, list_file
 from pipeline.collection.collect import collect
@@ -41,14 +42,8 @@ _WHAT_TO_DO = (
 )
 _Content = TypeVar("_Content", bytes, DecodedImage)
 
-SCENE_MARK = "ovseg-scene"
-"""Key of a text in the PNG files of drawn scenes."""
 _SCENE_NAMES = r"(?:^|/)scene_\d{3,}[.]png$"
-_SCENES_READ, _HEAD_BYTES = 3, 1024
-EMBEDDED_NOTE = (
-    "embedded models: the masks mean something on drawn scenes only, as `ovseg demo` draws them, "
-    "and nothing on photographs; without `embedded` the method's own weights are used"
-)
+_SCENES_READ = 3
 
 
 class RunImages:
@@ -184,7 +179,7 @@ class RunImages:
             return False
         try:
             return not self.notice and all(
-                SCENE_MARK.encode() in self.read_bytes(row)[:_HEAD_BYTES]
+                SCENE_MARK.encode() in self.read_bytes(row)[:SCENE_HEAD_BYTES]
                 for row in (
                     {"shard": place // self._shard_size, "image_id": image_id}
                     for place, image_id in enumerate(images["image_id"][:_SCENES_READ].to_pylist())

@@ -162,3 +162,16 @@ def test_no_images_give_no_results(segmenter):
 def test_a_list_of_paths_may_be_a_tuple_of_one(segmenter, scenes):
     [only] = segmenter((Path(scenes[0][0]),), scenes[1])
     assert only.path == scenes[0][0].as_posix()
+
+
+def test_embedded_models_on_photographs_are_said_once(scenes, tmp_path, caplog):
+    files, labels = scenes
+    segmenter = ov.load("maskclip", clip="embedded", device="cpu", batch_size=2)
+    with Image.open(files[1]) as opened:
+        segmenter([files[0], opened], labels)
+    assert not caplog.text
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (60, 40), "red").save(photo)
+    segmenter([files[0], photo], labels)
+    segmenter([np.zeros((30, 40, 3), np.uint8), photo], ["cat", "dog"])
+    assert caplog.text.count("nothing on photographs") == 1
