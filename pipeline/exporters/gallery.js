@@ -11,3 +11,14 @@ for (const button of buttons) {
     for (const card of cards) card.hidden = wanted !== "" && !card.dataset.labels.split(" ").includes(wanted);
   });
 }
+// More labels than two lines hold are behind a button.
+const labels = document.getElementById("labels");
+const all = document.getElementById("all-labels");
+const fold = () => { all.hidden = !labels.classList.contains("open") && labels.scrollHeight <= labels.clientHeight + 1; };
+all.addEventListener("click", () => {
+  const open = labels.classList.toggle("open");
+  all.setAttribute("aria-expanded", String(open));
+  all.textContent = open ? "fewer labels" : `all ${buttons.length} labels`;
+});
+all.textContent = `all ${buttons.length} labels`;
+new ResizeObserver(fold).observe(labels);

@@ -29,6 +29,7 @@ from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_places, paint_segments
 from pipeline.storage import uris
 from schemas.errors import ImageError
@@ -68,8 +69,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
                 cards[number] = _write_card(image, rows, doubts[number], export, names, side_px)
             export.losses.count_written("images", len(shown))
         in_order = [cards[number] for number in doubts]
-        notice = export.photographs.notice if in_order else ""
-        export.write("index.html", _page(export.reader, in_order, notice).encode())
+        hints = _hints(export.photographs) if in_order else ""
+        export.write("index.html", _page(export.reader, in_order, hints).encode())
         export.remove_matching(_ALL_PICTURES, {name for card in in_order for name in card.pictures})
     return [f"{FOLDER}/index.html"]
 
@@ -156,9 +157,10 @@ def _html(image: Row, rows: list[Row], doubt: float, figure: str, colours: Seque
     for label, values in sorted(scores.items(), key=lambda item: (-max(item[1]), item[0])):
         highest = f"{max(values):.2f}"
         text = highest if len(values) == 1 else f"{len(values)} × ≤ {highest}"
+        said = f"{len(values)} masks, best score {highest}. " if len(values) > 1 else ""
         chips.append(
             f'<span class="chip">{_swatch(colours[label - 1])}{_text(names[label])} '
-            f'<small title="{escape(SCORE_COLUMNS[SCORE].help)}">{text}</small></span>'
+            f'<small title="{said}{escape(SCORE_COLUMNS[SCORE].help)}">{text}</small></span>'
         )
     return (
         f'<article data-labels="{" ".join(map(str, sorted(scores)))}"><figure>{figure}</figure>'
@@ -179,13 +181,22 @@ def _swatch(colour: Rgb) -> str:
     return f'<i style="background:{css_colour(colour)}"></i>'
 
 
-def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
-    """Return the page; the notice says why no photograph is read, and what to do."""
+def _hints(images: RunImages) -> str:
+    """Return paragraphs: why no photograph is read and what to do; models that do not fit."""
+    hints = [images.note_on_models]
+    if images.notice:
+        hints.append(f"{images.notice}. Add that to the command that wrote this page.")
+    return "".join(f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" for hint in hints if hint)
+
+
+def _page(reader: CorrectedRun, cards: list[_Card], hints: str) -> str:
+    """Return the page; the hints are paragraphs on top."""
     job = reader.run.info.job()
     names = job.vocabulary.names
     counts = Counter(label for card in cards for label in card.labels)
     chips = "\n".join(
-        f'<button data-label="{label}" aria-pressed="false">{_swatch(colour)}{_text(name)} '
+        f'<button data-label="{label}" aria-pressed="false" title="in {counts[label]} of these '
+        f'images">{_swatch(colour)}{_text(name)} '
         f"<small>{counts[label]}</small></button>"
         for label, (name, colour) in enumerate(zip(names, label_colours(names), strict=True), 1)
         if counts[label]
@@ -195,14 +206,13 @@ def _page(reader: CorrectedRun, cards: list[_Card], notice: str) -> str:
     style = folder.parent / "review" / "static" / "look.css"
     script = (folder / "gallery.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    hint = f"{notice}. Add that to the command that wrote this page." if notice else ""
     return Template((folder / "gallery.html").read_text(encoding="utf-8")).substitute(
         title=_text(uris.parent_and_name(reader.run.folder.uri)[1]),
         summary=f"{escape(job.method.name)}: {len(cards)} of {reader.num_images} images, "
         "the most doubtful first. "
         "Point at an image, or tap on it, to see it without its masks; click a label to see only "
         "its images.",
-        hint=f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" if hint else "",
+        hint=hints,
         chips=chips,
         cards="\n".join(card.html for card in cards),
         notes=" ".join(_notes(reader, len(cards))),

@@ -21,9 +21,10 @@ def command(job: JobConfig, words: Sequence[str], method: str) -> str:
         words: the labels.
         method: its name.
     """
-    parent, name = uris.parent_and_name(uris.normalise(job.out))
+    out = job.out if _is_relative(job.out) else uris.normalise(job.out)
+    parent, slash, name = out.rstrip("/").rpartition("/")
     parts = ["ovseg", "annotate", "--images", job.images, "--labels", ",".join(words)]
-    parts += ["--out", uris.join(parent, f"{name}-words"), "--method", method]
+    parts += ["--out", f"{parent}{slash}{name}-words", "--method", method]
     parts += ["--local"] if job.run.local else []
     left_out = _NOT_SET + (() if method == job.method.name else ("method.",))
     usual = JobConfig.model_validate({"images": "", "out": "", "labels": ["x"]}).output_fields()
@@ -31,6 +32,11 @@ def command(job: JobConfig, words: Sequence[str], method: str) -> str:
         if value != usual.get(field) and not field.startswith(left_out):
             parts += ["--set", f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(map(redact, parts))
+
+
+def _is_relative(place: str) -> bool:
+    """Return whether a place is a path from the current folder, as the images' may be too."""
+    return not uris.scheme(place) and not place.startswith(("/", "~", "file:"))
 
 
 def lacks(job: JobConfig) -> str:

@@ -21,6 +21,30 @@ function agreement(item, other) {
   return make("small", { title: `mean IoU of the masks with those of ${other}` }, `IoU ${item.agreement.toFixed(2)}`);
 }
 
+const masks = (number, score) => (number > 1 ? `${number} masks, best score ${score.toFixed(2)}` : `1 mask, score ${score.toFixed(2)}`);
+
+// Puts "+3" in place of the chips that a card has no room for.
+export function foldChips(card) {
+  const box = card.querySelector(".labels");
+  const chips = [...box.querySelectorAll(".chip:not(.more)")];
+  box.querySelector(".more")?.remove();
+  box.classList.remove("folded");
+  for (const chip of chips) chip.hidden = false;
+  const isFull = () => box.scrollHeight > box.clientHeight + 1;
+  if (!isFull()) return;
+  box.classList.add("folded"); // leaves room for it
+  const bottom = box.getBoundingClientRect().bottom;
+  let kept = chips.filter((chip) => chip.getBoundingClientRect().bottom <= bottom + 1).length;
+  const more = make("span", { class: "chip more" });
+  box.append(more);
+  do {
+    chips.forEach((chip, place) => { chip.hidden = place >= kept; });
+    more.textContent = `+${chips.length - kept}`;
+    more.title = chips.slice(kept).map((chip) => chip.title).join("; ");
+    kept -= 1;
+  } while (kept > 0 && isFull());
+}
+
 // run: facts of the run; other(): short name of the run that the order compares with.
 export function cards(run, other) {
   const labels = new Map(run.labels.map((label) => [label.id, label]));
@@ -33,7 +57,7 @@ export function cards(run, other) {
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
     if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));
     else figure.append(make("p", {}, item.error_code));
-    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip", title: labels.get(id).name }, swatch(labels.get(id).colour), make("span", {}, labels.get(id).name), make("small", { title: scoreHelp }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
+    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip", title: `${labels.get(id).name}: ${masks(number, score)}` }, swatch(labels.get(id).colour), make("span", {}, labels.get(id).name), make("small", { title: `${masks(number, score)}. ${scoreHelp}` }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
     return make("article", { title: item.path }, figure, make("section", {},
       make("h2", {}, item.path),
       ok ? make("div", { class: "doubt", title: run.doubt_help }, "doubt", bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,

@@ -5,9 +5,10 @@ const PAGE = 60;
 const KEPT_PAGES = 40;
 
 export class Grid {
-  // fetchItems(start, limit) -> promise of items; draw(item, index) -> article.
-  constructor(scroller, grid, { cardWidth, cardHeight, fetchItems, draw, onopen }) {
-    Object.assign(this, { scroller, grid, cardWidth, cardHeight, fetchItems, draw, onopen });
+  // fetchItems(start, limit) -> promise of items; draw(item, index) -> article; onshown(article): it
+  // is in the document, or has another width.
+  constructor(scroller, grid, { cardWidth, cardHeight, fetchItems, draw, onshown, onopen }) {
+    Object.assign(this, { scroller, grid, cardWidth, cardHeight, fetchItems, draw, onshown, onopen });
     this.total = 0;
     this.margin = 0;
     this.current = 0;
@@ -49,7 +50,10 @@ export class Grid {
     this.width = (width - GAP * (this.columns - 1)) / this.columns;
     this.rowHeight = this.cardHeight + GAP;
     this.grid.style.height = `${Math.ceil(this.total / this.columns) * this.rowHeight + 2 * GAP}px`;
-    for (const [index, card] of this.cards) this.put(card, index);
+    for (const [index, card] of this.cards) {
+      this.put(card, index);
+      this.onshown(card);
+    }
     this.soon();
   }
 
@@ -136,6 +140,7 @@ export class Grid {
     this.put(card, index);
     this.cards.set(index, card);
     this.grid.append(card);
+    this.onshown(card);
   }
 
   put(card, index) {

@@ -13,7 +13,14 @@ function meaning({ key, code, shiftKey }) {
 export function listenToKeys({ viewer, acts, inViewer, inGrid }) {
   addEventListener("keydown", (event) => {
     const { target } = event;
-    if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const dialog = document.querySelector("dialog[open]");
+    if (dialog) {
+      if (event.key !== "Escape") return;
+      event.preventDefault(); // the browser closes it a moment later, and loses the next key
+      dialog.close();
+      return;
+    }
     const key = meaning(event);
     if (target.matches("input:not([type=range]), select, textarea")) {
       if (key === "Escape") target.blur();

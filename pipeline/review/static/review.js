@@ -1,7 +1,7 @@
 // The review page: filters and keys; connects the grid, the viewer and the outbox.
 import { byId, count, debounce, flash, make, swatch } from "./dom.js";
 import { Outbox, ask, showing } from "./api.js";
-import { cards } from "./cards.js";
+import { cards, foldChips } from "./cards.js";
 import { Grid } from "./grid.js";
 import { Viewer } from "./viewer.js";
 import { note, noteOfList, showSaved } from "./notes.js";
@@ -24,7 +24,7 @@ let alone = false; // the image in view is not in the list
 const outbox = new Outbox({ onstate: saved, onanswer: takeIn, onrefusal: refused });
 const viewer = new Viewer(run, { ondecide: (decision) => outbox.decide(decision), onnext: () => go(1), onclose: close });
 const grid = new Grid(byId("scroller"), byId("grid"), {
-  cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onopen: open,
+  cardWidth: 232, cardHeight: 292, fetchItems, draw: cards(run, () => run.compared[wanted.order] ?? ""), onshown: foldChips, onopen: open,
 });
 
 // ---- the run and its filters
@@ -34,7 +34,7 @@ function showRun() {
   byId("run").textContent = `${run.name} · ${run.method}`;
   byId("run").title = run.place;
   byId("score-filters").replaceChildren(...scoreFields(run.score_columns));
-  byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false" }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
+  byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false", title: `in ${count(label.images)} image${label.images === 1 ? "" : "s"}` }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
   const codes = Object.entries(run.errors);
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
@@ -137,6 +137,20 @@ byId("state").addEventListener("click", ({ target }) => {
 });
 // On a narrow screen the filters are behind a button.
 byId("filters-button").onclick = ({ target }) => target.setAttribute("aria-expanded", String(byId("filters").classList.toggle("open")));
+// More labels than two lines hold are behind a button.
+byId("all-labels").onclick = ({ target }) => {
+  const open = byId("labels").classList.toggle("open");
+  target.setAttribute("aria-expanded", String(open));
+  target.textContent = open ? "fewer labels" : allLabels();
+};
+const allLabels = () => `all ${count(byId("labels").children.length)} labels`;
+function foldLabels() {
+  const labels = byId("labels");
+  if (labels.classList.contains("open")) return;
+  byId("all-labels").hidden = labels.scrollHeight <= labels.clientHeight + 1;
+  byId("all-labels").textContent = allLabels();
+}
+new ResizeObserver(foldLabels).observe(byId("labels"));
 // Not a plain link: what follows # in the address is the filters.
 byId("skip").onclick = (event) => {
   event.preventDefault();

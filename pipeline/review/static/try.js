@@ -1,5 +1,5 @@
 // The try page: an image, some words and a method give masks.
-import { bar, byId, debounce, eye, make, swatch } from "./dom.js";
+import { bar, byId, count, debounce, eye, make, swatch } from "./dom.js";
 import { ask, picture, send, showing } from "./api.js";
 import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
@@ -226,9 +226,12 @@ run = await ask("/api/run");
 showing(run);
 document.title = `${run.name} · try words`;
 byId("run").textContent = `${run.name} · ${run.method}`;
-if (run.models_caution) byId("words-note").replaceChildren(make("small", {}, `Separate them by commas. ${run.models_caution}`));
 const present = run.labels.toSorted((one, other) => other.images - one.images);
-byId("words").value = present.slice(0, 6).map((label) => label.name).join(", ");
+const filledIn = present.slice(0, 6);
+byId("words").value = filledIn.map((label) => label.name).join(", ");
+const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(present.length)} words, those found in most images. ` : "";
+const then = run.models_caution || "The masks follow while you type.";
+byId("words-note").replaceChildren(make("small", {}, `${some}Separate them by commas. ${then}`));
 const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));

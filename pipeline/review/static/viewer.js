@@ -291,9 +291,10 @@ export class Viewer {
     if (!segment && action === "relabel") return;
     const key = { label: segment?.label ?? null, segment_index: segment?.segment_index ?? null };
     const decision = { image_id: this.id, ...key, action, new_label: newLabel };
+    const { name } = segment ? this.looks()[this.current] : { name: "whole image" };
     const others = whole ? [] : this.decisions.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
     this.decisions = this.image.decisions = [...others, decision];
-    flash(`${segment ? segment.label : "whole image"}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
+    flash(`${name}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
     this.ondecide(decision);
     if (whole || this.allDecided) this.onnext();
     else {

@@ -523,6 +523,8 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
         page.goto(f"{client.url}try")
         stage = page.locator("#stage")
         page.locator("#stage[data-answers='1']").wait_for()
+        note = page.locator("#words-note").inner_text()
+        assert note.startswith(f"6 of the run's {len(scenes_run.info.job().vocabulary.names)} ")
         first = canvas(page)
         page.locator("#words").fill("red house, blue star")
         page.locator("#stage[data-answers='2']").wait_for()
@@ -600,6 +602,7 @@ def test_instances_are_told_apart_and_decided_one_by_one(page, tmp_path: Path):
         page.mouse.click(*at(33, 8))
         page.keyboard.press("r")
         masks.nth(1).locator(".said.reject").wait_for()
+        page.locator("#flash", has_text="cat 2: rejected").wait_for()
         masks.nth(0).click()
         page.keyboard.press("a")
         masks.nth(0).locator(".said.accept").wait_for()
@@ -632,6 +635,58 @@ def test_many_instances_of_one_label_have_a_shade_each(page, tmp_path: Path):
     apart = np.abs(shades[:, None] - shades[None]).max(axis=-1)
     assert apart[np.triu_indices(12, 1)].min() >= 8, "no shade repeats"
     assert apart[np.arange(11), np.arange(1, 12)].min() >= 60, "neighbours are plainly apart"
+
+
+def test_labels_without_room_are_counted_and_unfolded(page, tmp_path: Path):
+    labels = tuple(f"a label of many letters {n}" for n in range(12))
+    rows = np.arange(48)[:, None] // 4 + np.ones((1, 56), int)
+    above = {"all.png": 0, "two.png": 10, "none.png": 12}
+    scenes = [Scene(it, np.where(rows > n, rows, 0).astype(np.uint16)) for it, n in above.items()]
+    with serving(make_run(tmp_path, scenes, RunSpec(labels=labels))) as client:
+        page.set_viewport_size({"width": 820, "height": 700})
+        page.goto(client.url)
+        many = page.locator("article", has_text="all.png")
+        many.locator(".more").wait_for()
+        shown = many.locator(".chip:not(.more)").evaluate_all(
+            "(all) => all.filter((one) => !one.hidden).length"
+        )
+        assert shown > 0
+        assert many.locator(".more").inner_text() == f"+{12 - shown}"
+        assert labels[11] in str(many.locator(".more").get_attribute("title"))
+        box = many.locator(".labels").evaluate("(it) => [it.scrollHeight, it.clientHeight]")
+        assert box[0] <= box[1] + 1
+        tops = page.locator("article h2").evaluate_all(
+            "(all) => all.map((one) => one.getBoundingClientRect().top)"
+        )
+        assert len(tops) == 3
+        assert max(tops) - min(tops) < 1, "names of one row of cards are aligned"
+
+        brand, name = (page.locator(it).bounding_box() for it in (".brand b", "#run"))
+        tabs = page.locator("nav").bounding_box()
+        assert name["width"] > 60
+        assert brand["x"] + brand["width"] <= name["x"]
+        assert name["x"] + name["width"] <= tabs["x"]
+
+        last = page.get_by_role("button", name=labels[11], exact=False)
+        unfold = page.get_by_role("button", name="all 12 labels")
+        assert last.get_attribute("title") == "in 2 images"
+        folded = page.locator("#labels").bounding_box()["height"]
+        unfold.click()
+        assert page.locator("#labels").bounding_box()["height"] > folded
+        page.get_by_role("button", name="fewer labels").click()
+        unfold.wait_for()
+
+
+def test_keys_begin_at_their_top_and_lose_no_key(page, client: Client):
+    page.set_viewport_size({"width": 390, "height": 700})
+    page.goto(client.url)
+    page.locator("article").first.wait_for()
+    page.keyboard.press("?")
+    page.locator("#help[open]").wait_for()
+    assert page.locator("#help").evaluate("(it) => [it.scrollTop, it.scrollHeight]")[0] == 0
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    page.locator("#viewer[data-ready]").wait_for()
 
 
 def canvas(page) -> np.ndarray:

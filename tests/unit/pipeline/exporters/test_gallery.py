@@ -66,8 +66,11 @@ def test_export_escapes_labels_and_offers_them_as_filters(tmp_path):
     run = make_run(tmp_path, [Scene("a.png", label_map(0))], RunSpec(labels=labels))
     page = _export(run)
     assert not page.all("b")
-    assert all(set(button) == {"data-label", "aria-pressed"} for button in page.all("button"))
-    assert [button["data-label"] for button in page.all("button")] == ["1", "2", "3"]
+    *buttons, others = page.all("button")
+    assert all(set(button) == {"data-label", "aria-pressed", "title"} for button in buttons)
+    assert {button["title"] for button in buttons} == {"in 1 of these images"}
+    assert [button["data-label"] for button in buttons] == ["1", "2", "3"]
+    assert others["aria-controls"] == "labels"
     assert set(labels) <= {text.strip() for text in page.texts}
 
 
@@ -159,3 +162,13 @@ def test_export_counts_failed_and_unfinished_images(tmp_path):
     text = " ".join(_export(run).texts)
     assert "Failed: truncated 1." in text
     assert "3 images are not annotated yet." in text
+
+
+def test_export_says_where_the_models_do_not_fit_the_images(tmp_path):
+    said = "nothing on photographs"
+    photos = make_run(
+        tmp_path / "photos", [Scene("a.png", label_map(1))], RunSpec(job={"clip": "embedded"})
+    )
+    assert any(said in text for text in _export(photos).texts)
+    own = make_run(tmp_path / "own", [Scene("a.png", label_map(1))])
+    assert not any(said in text for text in _export(own).texts)

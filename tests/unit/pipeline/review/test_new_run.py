@@ -42,3 +42,17 @@ def test_what_the_command_lacks_of_the_vocabulary_is_said() -> None:
     vocabulary = {"labels": [{"name": "cat", "synonyms": ["kitten"]}]}
     job = JobConfig.model_validate({"images": "p", "out": "/o", "vocabulary": vocabulary})
     assert "--vocabulary FILE" in new_run.lacks(job)
+
+
+@pytest.mark.parametrize(
+    ("out", "new"),
+    [
+        ("runs/pets/", "runs/pets-words"),
+        ("pets", "pets-words"),
+        ("/data/pets", "/data/pets-words"),
+        ("s3://bucket/runs/pets", "s3://bucket/runs/pets-words"),
+    ],
+)
+def test_new_folder_lies_beside_that_of_the_run_as_it_was_typed(out: str, new: str) -> None:
+    command = _words(_job(out=out))
+    assert command[command.index("--out") + 1] == new
