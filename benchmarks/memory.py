@@ -17,7 +17,7 @@ import torch
 from benchmarks.job import draw, job_config
 from pipeline.annotate.build import build
 from pipeline.collection.collect import collect
-from pipeline.collection.manifest import Shards
+from pipeline.collection.manifest import Shards, shard_bounds
 from pipeline.job.worker import Worker, WorkerSetup
 from pipeline.job.worker_process import KEEP_MEMORY
 from pipeline.run.folder import RunFolder
@@ -47,7 +47,7 @@ def main() -> dict[str, Any]:
         identity = RunIdentity(config, worker.prepare())
         RunFolder.create_or_resume(config.out, identity, manifest)
         peaks, done = {}, 0
-        for shard in Shards(manifest, config.shard_size):
+        for shard in Shards(manifest, shard_bounds((manifest.num_rows, config.shard_size))):
             worker.annotate(shard)
             done += len(shard.refs)
             if done in (FEW, MANY):

@@ -18,7 +18,7 @@ import torch
 from benchmarks.photographs import write_photographs
 from benchmarks.sleeping_segmenter import build_sleeping
 from pipeline.collection.collect import collect
-from pipeline.collection.manifest import Shards
+from pipeline.collection.manifest import Shards, shard_bounds
 from pipeline.job.worker import Worker, WorkerSetup
 from pipeline.job.worker_process import KEEP_MEMORY
 from pipeline.run.folder import RunFolder
@@ -49,7 +49,7 @@ def images_per_core_s(images: Path, out: Path, shard_size: int, num_labels: int)
     worker = Worker(WorkerSetup(config, "cpu", build_sleeping))
     RunFolder.create_or_resume(config.out, RunIdentity(config, worker.prepare()), manifest)
     done, start = 0, time.process_time()
-    for shard in Shards(manifest, shard_size):
+    for shard in Shards(manifest, shard_bounds((manifest.num_rows, shard_size))):
         done += worker.annotate(shard).num_images
         if time.process_time() - start > MAX_CPU_S:
             break

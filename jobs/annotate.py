@@ -145,7 +145,7 @@ def show_plan(
         [
             ("images", f"{plan.num_images:,} in {config.images}"),
             ("not taken", describe(plan.left_out)),
-            ("changed since", plan.changes.describe() if plan.changes else ""),
+            ("to be updated" if plan.updates else "changed since", _changes(plan)),
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
             *(("weights", file.describe()) for file in files),
@@ -164,6 +164,14 @@ def show_plan(
     )
     console.line()
     console.line("Nothing was run or written (--dry-run).")
+
+
+def _changes(plan: "JobPlan") -> str:
+    """Return what became of the collection of a run that goes on, and what is done about it."""
+    changed = plan.changes.describe() if plan.changes else ""
+    if plan.updates or not changed:
+        return changed
+    return f"{changed}; --update annotates what is new or changed"
 
 
 def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:

@@ -131,6 +131,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     local: opt.Local = False,
     retry_errors: opt.RetryErrors = "",
     dry_run: opt.DryRun = False,
+    update: opt.Update = False,
     images_roots: opt.ImagesRoots = None,
     allow_private: opt.AllowPrivate = False,
 ) -> None:
@@ -147,6 +148,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "out": out,
         "image.limit": limit,
         "run.workers": workers,
+        "run.update": update or None,
         **run_flags(local, images_roots, allow_private),
     }
     under = ProtocolFlags(protocol, data)
@@ -437,13 +439,14 @@ def export_student_command(
 
 
 @app.command("submit")
-def submit_command(
+def submit_command(  # noqa: PLR0913 - typer's flags are parameters
     config: opt.SubmittedFile,
     address: opt.Address,
     method: opt.Method = "",
     protocol: opt.ProtocolName = "",
     data: opt.DataFolder = "",
     sets: opt.JobFields = None,
+    update: opt.Update = False,
 ) -> None:
     """Run a job file on a Ray cluster.
 
@@ -454,7 +457,8 @@ def submit_command(
     from schemas.config import JobConfig
 
     under = ProtocolFlags(protocol, data)
-    job = load_config(JobConfig, config, {"method.name": method}, sets or (), under.fields)
+    flags = {"method.name": method, "run.update": update or None}
+    job = load_config(JobConfig, config, flags, sets or (), under.fields)
     raise typer.Exit(command(job, address))
 
 

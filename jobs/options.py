@@ -17,7 +17,12 @@ def _set(what: str) -> typer.models.OptionInfo:
 
 
 # Of several commands
-Run = Annotated[str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Run folder: a path or any fsspec URL; RUN@1: before it was updated.", metavar="RUN"
+    ),
+]
 Images = Annotated[str, typer.Option("--images", help="Folder, glob, bucket prefix or list file.")]
 ImagesRoots = Annotated[
     list[str] | None,
@@ -80,6 +85,14 @@ RetryErrors = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the plan, look at weights files; run and write nothing."),
+]
+
+Update = Annotated[
+    bool,
+    typer.Option(
+        "--update",
+        help="List the collection again: annotate new and changed images, leave out vanished ones.",
+    ),
 ]
 
 # inspect, export, evaluate, sheet, delete

@@ -192,6 +192,9 @@ class RunConfig(Frozen):
     allow_private_addresses: bool = False
     """Call loopback, link-local and private addresses that a list names, or a redirect. The URL
     given as `images` may be private anyway."""
+    update: bool = False
+    """List the collection of a run that goes on again, and annotate images that are new or changed;
+    those that vanished count no more."""
     accept_versions: bool = False
     """Resume a run although a library has another version now than when the run was begun, so that
     pixels or scores may differ slightly between its shards; their done markers name the versions.

@@ -259,6 +259,31 @@ class ShardDone(Frozen):
     """Libraries with another version than when the run was begun, see `run.accept_versions`."""
 
 
+class Generation(Frozen):
+    """A later state of a run's collection: `generations/NNNNN.json`, created once, written last."""
+
+    schema_version: PositiveInt
+    """Of the tables, see `schemas.tables.SCHEMA_VERSION`."""
+    number: Annotated[int, Field(ge=2, lt=100_000)]
+    """The manifest is generation 1."""
+    fingerprint: str
+    """Of the run."""
+    before: str
+    """SHA-256 of the record before, which has one of the record before it; of generation 2 that of
+    the manifest."""
+    at_s: UnixSeconds
+    """When it was written, in Unix seconds: what people said before of an image that changed counts
+    no more."""
+    limit: NonNegativeInt
+    """`image.limit` of the job that listed it."""
+    num_images: NonNegativeInt
+    """Images of the collection from then on."""
+    new: FileEntry
+    """Images that came or changed, in the manifest's columns."""
+    gone: FileEntry
+    """Images that vanished, and those in whose place the changed ones come."""
+
+
 class ShardFailed(Frozen):
     """A shard that was given up; it is tried again by the next run."""
 

@@ -20,14 +20,17 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation import compare
 from pipeline.exporters.shared.loss_report import LOSSES_FILE
 from pipeline.run.folder import MANIFEST_FILE, RUN_FILE, TABLE_NAMES, RunFolder
+from pipeline.run.generations import FOLDER as GENERATIONS
+from pipeline.run.generations import RECORD_FILES
 from pipeline.storage import uris
 from pipeline.storage.waiting import StorageThreads
 from schemas import plugins
+from schemas.base import counted
 from schemas.errors import OvsegError, RunFolderError
 from schemas.untrusted import printable
 
 _EXPORTERS = "pipeline.exporters"
-_FOLDERS = (*TABLE_NAMES, "done", "failed", "reviewed", "exports")
+_FOLDERS = (*TABLE_NAMES, GENERATIONS, "done", "failed", "reviewed", "exports")
 _FILES = (
     *(evaluate.REPORT, evaluate.PICTURE, evaluate.INSTANCES_REPORT, sheet.FILE),
     *(calibrate.FILE, calibrate.PICTURE),
@@ -62,17 +65,23 @@ def delete_run(uri: str, *, is_confirmed: bool = False) -> None:
         is_confirmed: ask no question.
 
     Raises:
-        RunFolderError: it is no run folder, or a job seems to be going on in it.
+        RunFolderError: it is no run folder, or one generation of it, or a job seems to be going
+            on in it.
         UserError: nobody answers the question.
     """
     run = RunFolder.open(uri)
+    if run.generation is not None:
+        raise RunFolderError(
+            f"{uri} is one generation of {run.folder.uri}: a run is deleted as a whole, so give it "
+            "without @"
+        )
     content = content_of(run)
     _check_idle(run, content.own)
     size = f"{len(content.own):,} files, {_in_words(sum(content.own.values()))}"
     console.facts(
         [
             ("run folder", run.folder.uri),
-            ("holds", f"{run.info.num_images:,} images by {run.info.job().method.name}"),
+            ("holds", f"{_num_images(run)} by {run.info.job().method.name}"),
             ("reviews", _reviews(run)),
             ("deletes", f"{size}; the images of the collection stay"),
             ("keeps", _listed(content.kept, "files that ovseg did not write")),
@@ -82,6 +91,8 @@ def delete_run(uri: str, *, is_confirmed: bool = False) -> None:
     if not (is_confirmed or console.confirm("Delete these files for ever?")):
         console.line("nothing was deleted")
         return
+    for name in _records(content.own):
+        run.folder.delete(name)
     with StorageThreads(_AT_ONCE) as threads:
         for part in (_markers(content.own), _tables(content.own)):
             list(threads.map(run.folder.delete, part))
@@ -128,7 +139,7 @@ def _stems(names: Collection[str]) -> set[str]:
 def _in_manifest(run: RunFolder, column: str, values: Collection[str]) -> set[str]:
     """Return those of some values that the manifest has in a column."""
     try:
-        found = run.manifest()[column]
+        found = run.all_images()[column]
     except (RunFolderError, FileNotFoundError):  # the deletion before was interrupted
         return set()
     wanted = pa.array(list(values), pa.string())
@@ -143,7 +154,7 @@ def _check_idle(run: RunFolder, names: Collection[str]) -> None:
         RunFolderError: one seems to.
     """
     root = run.folder.uri
-    if uris.scheme(root) or len(run.done()) == run.info.num_shards:
+    if uris.scheme(root) or _is_finished(run):
         return
     age_s = time.time() - max((_written_s(Path(root, name)) for name in names), default=0.0)
     if 0 <= age_s < _GOES_ON_S:
@@ -152,6 +163,13 @@ def _check_idle(run: RunFolder, names: Collection[str]) -> None:
             f"{age_s:.0f} s ago. End the job; {_GOES_ON_S - age_s:.0f} s from now, without "
             "another file, the run can be deleted"
         )
+
+
+def _is_finished(run: RunFolder) -> bool:
+    try:
+        return not run.shards_left(run.done())
+    except RunFolderError:  # a generation is damaged, or gone as the deletion was interrupted
+        return False
 
 
 def _written_s(file: Path) -> float:
@@ -187,10 +205,24 @@ def _listed(names: Sequence[str], what: str) -> str:
     return f"{len(names):,} {what}: {', '.join(names[:_SHOWN])}{more}"
 
 
+def _num_images(run: RunFolder) -> str:
+    try:
+        return counted(run.num_images, "image")
+    except RunFolderError:  # damaged: it can be deleted all the same
+        return "images"
+
+
+def _records(names: Collection[str]) -> list[str]:
+    """Return the records of generations, the last one first: those that are left are whole."""
+    records = (name for name in names if re.fullmatch(RECORD_FILES, name))
+    return sorted(records, reverse=True)
+
+
 def _markers(names: Collection[str]) -> Iterator[str]:
     """Yield the done markers: without them no reader looks for the tables."""
     return (name for name in names if name.startswith("done/"))
 
 
 def _tables(names: Collection[str]) -> Iterator[str]:
-    return (name for name in names if not name.startswith("done/") and name not in _LAST)
+    others = {*_LAST, *_records(names)}
+    return (name for name in names if not name.startswith("done/") and name not in others)

@@ -76,6 +76,14 @@ def _frames(number: int) -> str:
     )
 
 
+def _generation(found: "Inspection") -> str:
+    if found.generation == 1:
+        return ""
+    number = found.num_superseded
+    vanished = f"; {counted(number, 'image')} of earlier ones vanished or changed" if number else ""
+    return f"{found.generation}, by --update (RUN@1 is the first){vanished}"
+
+
 def show_inspection(found: "Inspection") -> None:
     """Print an inspection as tables."""
     from pipeline.collection.left_out import describe
@@ -96,6 +104,7 @@ def show_inspection(found: "Inspection") -> None:
             ("method", found.method),
             ("caution", found.note_on_models),
             ("fingerprint", found.fingerprint[:16]),
+            ("generation", _generation(found)),
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
@@ -141,6 +150,9 @@ def show_inspection(found: "Inspection") -> None:
 def show_review(state: "ReviewState") -> None:
     """Print how far the run is reviewed; nothing if nobody has begun."""
     console.damaged(state.left_out)
+    if state.num_outdated:
+        outdated = counted(state.num_outdated, "image")
+        console.line(f"changed since their review, which counts no more: {outdated}")
     if not (state.num_reviewed or state.num_partly_reviewed or state.num_imports):
         return
     console.line("")

@@ -53,4 +53,4 @@ def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed
     beside = str(Path.cwd() / own_name) if is_remote else uris.join(folder.folder.uri, FILE)
     place, name = uris.parent_and_name(uris.normalise(out or beside))
     Folder(place).atomic_write(name, picture.getvalue())
-    console.line(f"{len(rows):,} of {folder.info.num_images:,} images: {uris.join(place, name)}")
+    console.line(f"{len(rows):,} of {folder.num_images:,} images: {uris.join(place, name)}")

@@ -23,7 +23,7 @@ class Changes:
     """Rows of the manifest's schema, each sorted by path.
 
     Attributes:
-        new: images that the run does not have, as listed now.
+        new: images that the run does not have, as listed now; with the metadata of the list.
         changed: images of another size or version (etag) than the run has, as listed now.
         vanished: images that are not listed any more, as the run has them.
     """
@@ -36,6 +36,11 @@ class Changes:
         """Return the changes without new images that come after a path."""
         is_before = compute.less(self.new["path"], path)
         return replace(self, new=self.new.filter(is_before))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has changed."""
+        return not (self.new.num_rows or self.changed.num_rows or self.vanished.num_rows)
 
     def describe(self) -> str:
         """Return counts and examples for a person; empty where nothing has changed."""
@@ -72,6 +77,7 @@ def changes(before: pa.Table, now: pa.Table, block: int = BLOCK) -> Changes:
         kind: pa.concat_tables([empty, *(part.replace_schema_metadata() for part in parts)])
         for kind, parts in found.items()
     }
+    tables["new"] = tables["new"].replace_schema_metadata(now.schema.metadata)
     return Changes(**tables)
 
 

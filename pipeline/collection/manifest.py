@@ -1,4 +1,4 @@
-"""The frozen list of a run's images, and its shards.
+"""A frozen list of images, and the shards of a run.
 
 A manifest is an Arrow table; records of one shard are made when that shard is asked for, so that
 ten million images never exist as Python objects at once.
@@ -38,8 +38,12 @@ def with_source(table: pa.Table, source: str) -> pa.Table:
     return table.cast(MANIFEST.with_metadata(metadata))
 
 
-def read_manifest(data: bytes) -> pa.Table:
+def read_manifest(data: bytes, name: str = "manifest.parquet") -> pa.Table:
     """Return the table of a frozen manifest.
+
+    Args:
+        data: the file.
+        name: of the file, for messages.
 
     Raises:
         RunFolderError: the bytes are not a manifest, or its rows cannot be ovseg's: a path that
@@ -49,24 +53,24 @@ def read_manifest(data: bytes) -> pa.Table:
         read = parquet.read_table(data)
         table = read.cast(MANIFEST.with_metadata(read.schema.metadata))
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise RunFolderError(f"manifest.parquet cannot be read: {error}") from error
-    _check(table)
+        raise RunFolderError(f"{name} cannot be read: {error}") from error
+    _check(table, name)
     return table
 
 
-def _check(table: pa.Table) -> None:
+def _check(table: pa.Table, file: str) -> None:
     """Check what a person who shares a run folder could have written into the columns."""
     for name in ("image_id", "path"):
         if has_repeats(table.column(name)):
             num_different = len(table.column(name).unique())
             raise RunFolderError(
-                f"manifest.parquet: {table.num_rows - num_different:,} rows repeat the {name} of "
+                f"{file}: {table.num_rows - num_different:,} rows repeat the {name} of "
                 "another: expected each once"
             )
     path = first_not_relative(table.column("path"))
     if path is not None:
         raise RunFolderError(
-            f"manifest.parquet: the path {path!r} leaves the collection's folder; "
+            f"{file}: the path {path!r} leaves the collection's folder; "
             "nothing of this run is read. Whoever made it can list the images again"
         )
 
@@ -110,28 +114,51 @@ def source_of(table: pa.Table) -> str:
     return (table.schema.metadata or {}).get(_SOURCE_KEY, b"").decode()
 
 
-class Shards(Sequence[Shard]):
-    """The shards of a manifest: each row in exactly one, in order.
-
-    A shard's records are made when it is indexed.
+def shard_bounds(*lists: tuple[int, int]) -> NDArray[np.int64]:
+    """Return where the shards of lists that stand one after another begin, and where they end.
 
     Args:
-        table: the manifest.
-        shard_size: images in each shard but the last.
+        lists: number of images and of images per shard of each; no shard is of two lists.
+
+    Returns:
+        (shards + 1,) places from 0, rising.
 
     Raises:
         ValueError: a shard size below 1.
     """
+    parts, begin = [np.zeros(1, np.int64)], 0
+    for num_images, size in lists:
+        if size < 1:
+            raise ValueError(f"expected a shard size of at least 1, got {size}")
+        num_shards = -(-num_images // size)
+        ends = np.arange(1, num_shards + 1, dtype=np.int64) * size
+        parts.append(begin + np.minimum(ends, num_images))
+        begin += num_images
+    return np.concatenate(parts)
 
-    def __init__(self, table: pa.Table, shard_size: int) -> None:
-        if shard_size < 1:
-            raise ValueError(f"expected a shard size of at least 1, got {shard_size}")
+
+class Shards(Sequence[Shard]):
+    """The shards of a list of images; a shard's records are made when it is indexed.
+
+    Args:
+        table: rows of the manifest's schema.
+        bounds: where the shards begin and end, see `shard_bounds`.
+        left_out: (N,) images that no shard has; None: each is in exactly one.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        bounds: NDArray[np.int64],
+        left_out: NDArray[np.bool_] | None = None,
+    ) -> None:
         self._table = table
-        self._shard_size = shard_size
+        self._bounds = bounds
+        self._left_out = left_out
 
     def __len__(self) -> int:
         """Return the number of shards."""
-        return -(-self._table.num_rows // self._shard_size)
+        return len(self._bounds) - 1
 
     @overload
     def __getitem__(self, index: int) -> Shard: ...
@@ -144,5 +171,8 @@ class Shards(Sequence[Shard]):
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"shard {index} of {len(self)}")
-        rows = self._table.slice(place * self._shard_size, self._shard_size)
+        begin, end = self._bounds[place : place + 2].tolist()
+        rows = self._table.slice(begin, end - begin)
+        if self._left_out is not None:
+            rows = rows.filter(pa.array(~self._left_out[begin:end]))
         return Shard(index=place, refs=tuple(to_records("manifest", rows)))

@@ -99,6 +99,7 @@ def import_review(
         UserError: the file is missing, has another format, has no reviewed image of the run, or
             nothing in it differs from the predictions.
     """
+    run.check_newest()
     data = b""
     if not tool:
         data = _read_file(uri)
@@ -136,7 +137,8 @@ class _Import:
         self._earlier = Imports(run)
         self._page: dict[str, dict[ReviewKey, ReviewDecision]] = {}
         for key, decision in ReviewLog(run).current().items():
-            self._page.setdefault(key.image_id, {})[key] = decision
+            if decision.at_s > run.replaced_s.get(key.image_id, -1.0):
+                self._page.setdefault(key.image_id, {})[key] = decision
         self._found: dict[str, list[ToolImage]] = {}
         self._frames: Counter[str] = Counter()
         self._images: list[ReviewedImage] = []

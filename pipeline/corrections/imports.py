@@ -4,9 +4,11 @@
     reviewed/imports/NAME-images-0.parquet, NAME-masks-0.parquet, ...    the files in the marker
     reviewed/imports/NAME.undone.json    the import was taken back; its files stay
 
-A later import of an image replaces an earlier one, as long as it is not taken back.
+A later import of an image replaces an earlier one, as long as it is not taken back. One of an image
+that has changed since (`ovseg annotate --update`) counts no more.
 """
 
+import math
 import re
 import secrets
 import time
@@ -66,7 +68,7 @@ class ImportEntry(Frozen):
     num_images: int
     num_masks: int
     num_replaced: int
-    """Images of it that a later import has replaced."""
+    """Images of it that a later import has replaced, or that have changed since."""
     undone_at_s: float | None
     """When it was taken back; None: it counts."""
 
@@ -75,7 +77,7 @@ class ImportState(NamedTuple):
     """What an import means for the decisions on an image.
 
     Attributes:
-        since_s: earlier decisions of the review page do not count, in Unix seconds.
+        since_s: decisions of the review page until then do not count, in Unix seconds.
         is_complete: whether the image counts as reviewed, with nothing unknown.
     """
 
@@ -102,7 +104,9 @@ def store_import(
         unlisted_labels: labels of the run that the file does not list.
     """
     folder = run.folder.child(IMPORTS)
-    at_s = time.time()
+    # Of the images as they are now, whatever the clock of the machine says that updated the run.
+    replaced_s = max(run.replaced_s.values(), default=0.0)
+    at_s = max(time.time(), math.nextafter(replaced_s, math.inf))
     identity = secrets.token_hex(4)
     # Behind every import that counts now, whatever the clocks say.
     last_us = max((_time_us(name) for name in Imports(run).markers), default=0)
@@ -219,6 +223,7 @@ class Imports:
     Attributes:
         markers: of all imports by name, in their order.
         undone: those that were taken back, by name.
+        outdated: images that have changed since they were imported.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -228,6 +233,8 @@ class Imports:
         self._entries: dict[str, FileEntry] = {}
         self._read_masks = lru_cache(_PARTS_IN_MEMORY)(self._masks_of_part)
         self._labels = run.info.job().vocabulary.names
+        self._replaced_s = run.replaced_s
+        self.outdated: set[str] = set()
         self._skipped = Skipped(self._folder.uri)
         names = [name for name in self._folder.list() if self._is_marker(name)]
         self.markers = {
@@ -265,11 +272,12 @@ class Imports:
 
     def state(self, image_id: str) -> ImportState:
         """Return what the import of an image means for the decisions on it."""
+        replaced_s = self._replaced_s.get(image_id, -1.0)
         if image_id not in self._parts:
-            return ImportState(-1.0, is_complete=False)
+            return ImportState(replaced_s, is_complete=False)
         image = self._images[image_id]
         marker = self.markers[self._parts[image_id][0]]
-        return ImportState(marker.since_s(image), is_complete=image.is_complete)
+        return ImportState(max(marker.since_s(image), replaced_s), is_complete=image.is_complete)
 
     def images(self) -> dict[str, ReviewedImage]:
         """Return the imported images by `image_id`."""
@@ -340,6 +348,9 @@ class Imports:
                     image = ReviewedImage.model_validate(row)
                 except ValidationError as error:
                     self._skipped.add(f"{part.images.name}, row {number}", problems(error)[0])
+                    continue
+                if marker.at_s <= self._replaced_s.get(image.image_id, -1.0):
+                    self.outdated.add(image.image_id)
                     continue
                 self._images[image.image_id] = image
                 self._parts[image.image_id] = name, part

@@ -4,7 +4,8 @@
     reviewed/imports/    what came back from tools, see `imports`
 
 A decision of the review page replaces the imported mask of a segment by the predicted one, or
-removes it. Which decisions count beside an import, the import's marker says (`prefer`).
+removes it. Which decisions count beside an import, the import's marker says (`prefer`). What was
+said of an image before it changed (`ovseg annotate --update`) counts no more.
 """
 
 import logging
@@ -56,6 +57,8 @@ class ReviewState(Frozen):
     """Imported masks of labels that the run does not have."""
     num_imports: int
     """Imports that were not taken back."""
+    num_outdated: int
+    """Images that have changed since something was said of them, which counts no more."""
 
 
 class ReviewedLayer:
@@ -72,6 +75,7 @@ class ReviewedLayer:
     Attributes:
         images: the images that count as reviewed, by `image_id`, in the run's order: imported
             with nothing unknown, decided as a whole, or with every segment decided.
+        outdated: images that have changed since something was said of them, in the run's order.
     """
 
     def __init__(
@@ -87,9 +91,12 @@ class ReviewedLayer:
         self._category_id = {name: number for number, name in enumerate(names, start=1)}
         self._decisions: dict[str, dict[ReviewKey, ReviewDecision]] = {}
         self._log = log or ReviewLog(run)
+        outdated = set(self._imports.outdated)
         for key, decision in self._log.current().items():
             if decision.at_s > self._imports.state(key.image_id).since_s:
                 self._decisions.setdefault(key.image_id, {})[key] = decision
+            if decision.at_s <= run.replaced_s.get(key.image_id, -1.0):
+                outdated.add(key.image_id)
         complete = {
             image_id: image
             for image_id, image in self._imports.images().items()
@@ -98,6 +105,18 @@ class ReviewedLayer:
         images = complete | self._decided()
         self.images = {key: images[key] for key in self._predictions.in_order(images)}
         self._tell_unknown_images()
+        self.outdated = tuple(self._predictions.in_order(outdated))
+        if self.outdated:
+            paths = (self._path(image_id) for image_id in self.outdated[:3])
+            logger.warning(
+                "%d images have changed since something was said of them; those decisions and "
+                "masks count no more: %s",
+                len(self.outdated), ", ".join(map(printable, paths)),
+            )  # fmt: skip
+
+    def _path(self, image_id: str) -> str:
+        image = self._predictions.image(image_id)
+        return image_id if image is None else image["path"]
 
     def _tell_unknown_images(self) -> None:
         reviewed = self._decisions.keys() | self._imports.images().keys()
@@ -237,6 +256,7 @@ class ReviewedLayer:
             num_rejected=num_rejected,
             num_unknown_masks=sum(map(self.num_unknown_masks, (*self.images, *partly))),
             num_imports=len(self._imports.markers) - len(self._imports.undone),
+            num_outdated=len(self.outdated),
         )
 
     def unknown_segments(self, image_id: str) -> frozenset[int]:

@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt
 from ovseg_core.images.resize.nearest import SizeHW
 from pipeline.corrections.matching import instance_agreement, overlap, union_px
 from pipeline.run.folder import RunFolder
-from pipeline.run.markers import MAX_TABLE_BYTES
+from pipeline.run.markers import MAX_TABLE_BYTES, bytes_sha256
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import Row, RunReader, grouped
 from pipeline.run.tables.damaged import Damage, DamagedRows
@@ -104,13 +104,16 @@ class ComparisonReport(Frozen):
 
 
 def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
-    """Compare two runs of the same collection and write the table into the first.
+    """Compare two runs of one collection, or two generations of one, and write a table into it.
 
     Raises:
         UserError: the same run twice, no image or no label in common.
     """
-    if first.fingerprint == other.fingerprint:
-        raise UserError("these are the same run: give two runs with different methods or settings")
+    if _identity(first) == _identity(other):
+        raise UserError(
+            "these are the same run: give two runs with different methods or settings, or two "
+            "generations of one (RUN@1 RUN@2)"
+        )
     ours, theirs = (run.info.job().vocabulary.names for run in (first, other))
     labels = frozenset(ours) & frozenset(theirs)
     if not labels:
@@ -125,7 +128,7 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
             "none is in the other (images are matched by their path in the collection, and must "
             "have the same size)"
         )
-    file = f"{FOLDER}/{other.info.job().method.name}-{other.fingerprint[:12]}.parquet"
+    file = f"{FOLDER}/{other.info.job().method.name}-{_identity(other)[:12]}.parquet"
     first.folder.atomic_write(file, parquet.write_table(comparison.table()))
     by_agreement = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
     return ComparisonReport(
@@ -142,6 +145,13 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
         other_damaged=comparison.damaged[1].report(),
         file=file,
     )
+
+
+def _identity(run: RunFolder) -> str:
+    """Return the run's fingerprint; of a later generation a hash of it and of the images."""
+    if run.generations.number == 1:
+        return run.fingerprint
+    return bytes_sha256(f"{run.fingerprint} {run.generations.sha256}".encode())
 
 
 def comparison_files(run: RunFolder) -> dict[str, int]:

@@ -106,7 +106,7 @@ def _copy_name(path: str, name: str) -> str:
 
 def _other_copies(run: RunFolder, copied: Container[str]) -> Iterator[str]:
     """Yield where photographs may lie that an earlier export has copied, and this one has not."""
-    for path in run.manifest().column("path").to_pylist():
+    for path in run.all_images().column("path").to_pylist():
         for name in (f"images/{path}", _copy_name(path, path)):
             if name not in copied:
                 yield name

@@ -10,8 +10,10 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
 from ovseg_core.methods import check_options, option_folders, with_published_clip
 from pipeline.annotate.build import Build, build
@@ -46,6 +48,7 @@ from schemas.errors import (
 from schemas.records import ImageRef, Shard, ShardDone
 
 logger = logging.getLogger(__name__)
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 LOOK_EVERY_S = 4.0
 """The driver looks this often, or seldomer, for shards that another driver has finished."""
@@ -65,6 +68,8 @@ class JobPlan:
         done: markers of the shards that an earlier run has finished, by index.
         retry: images that failed with these codes are tried again.
         changes: of the collection since the run to resume listed it; None: not known.
+        updates: these changes become a generation of the run, which `run` has already, and
+            `begin` writes.
     """
 
     config: JobConfig
@@ -76,12 +81,18 @@ class JobPlan:
     done: dict[int, ShardDone] = field(default_factory=dict)
     retry: frozenset[ErrorCode] = PASSING_CODES
     changes: Changes | None = None
+    updates: bool = False
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """What the listing of the collection left out."""
         images = self.images if self.run is None else self.run.manifest()
         return () if images is None else left_out_of(images)
+
+    @property
+    def is_update(self) -> bool:
+        """Whether the job looks for changes to take them up, also where there are none."""
+        return self.config.run.update and self.changes is not None
 
     @property
     def num_to_retry(self) -> dict[int, int]:
@@ -92,7 +103,9 @@ class JobPlan:
     @property
     def num_shards_left(self) -> int:
         """Shards without a done marker, or with images to try again."""
-        return self.num_shards - len(self.done) + len(self.num_to_retry)
+        if self.run is None:
+            return self.num_shards
+        return len(self.run.shards_left(self.done)) + len(self.num_to_retry)
 
     @property
     def num_images_done(self) -> int:
@@ -109,11 +122,14 @@ class JobPlan:
     def begin(self, weights: dict[str, str]) -> RunFolder:
         """Create the run folder, or check that the run in it was made with these weights.
 
+        Of an update it writes the generation.
+
         Args:
             weights: SHA-256 of the weights in use, by role.
 
         Raises:
-            RunFolderError: names the weights that differ.
+            RunFolderError: names the weights that differ; or another job has updated the run at the
+                same time.
         """
         identity = RunIdentity(self.config, weights, self.folders)
         run = self.run
@@ -123,6 +139,8 @@ class JobPlan:
         else:
             run.check_same(identity)
         run.check_store()
+        if self.updates:
+            run.write_update(self.config)
         return run
 
 
@@ -148,13 +166,23 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
         num_shards = config.num_shards(images.num_rows)
         return JobPlan(config, folders, images.num_rows, num_shards, images)
     run = RunFolder.open(config.out)
-    done, num_shards = run.done(), run.info.num_shards
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
     identity = RunIdentity(config, run.info.weights, folders)
-    codes = PASSING_CODES.union(retry)
-    num_images = run.info.num_images
-    planned = JobPlan(config, folders, num_images, num_shards, None, run, done, codes)
+    run.check_same(identity, is_finished=True, updates=config.run.update)
+    found, updates = None, False
+    if config.run.update:
+        check_own(run, config)
+        listed = collect(config.images, config.image, config.run.images_roots)
+        found = changes(run.manifest(), listed)
+        updates = not found.is_empty or config.image.limit != run.generations.limit
+        run = run.updated(found, config.image.limit) if updates else run
+    planned = JobPlan(
+        config, folders, run.num_images, run.num_shards, None, run, run.done(),
+        PASSING_CODES.union(retry), found, updates,
+    )  # fmt: skip
     run.check_same(identity, is_finished=not planned.num_shards_left)
+    if found is not None:
+        return planned
     if planned.num_shards_left:
         check_own(run, config)
     return replace(planned, changes=_changes_since(run, config))
@@ -172,7 +200,7 @@ def _changes_since(run: RunFolder, config: JobConfig) -> Changes | None:
         )
         return None
     if config.image.limit:  # those after the last one were left out when the run began
-        found = found.up_to(before["path"][-1])
+        found = found.up_to(compute.max(before["path"]))
     return found
 
 
@@ -196,7 +224,11 @@ def run(
     """
     planned = plan(config, retry).repaired()
     if not planned.num_shards_left:
-        return sum_up(config, planned.num_images, planned.done, planned.changes)
+        if planned.updates and planned.run is not None:
+            planned.begin(planned.run.info.weights)
+        return sum_up(
+            config, planned.num_images, planned.done, planned.changes, updated=planned.is_update
+        )
     if config.run.workers > planned.num_shards and not config.run.local:
         logger.warning(
             "%d workers and %d shards of work: some will idle; a smaller `shard_size` makes more",
@@ -220,7 +252,13 @@ def run(
     else:
         logger.warning("stopped by %s", "SIGTERM" if termination.requested else "Ctrl-C")
     return replace(
-        sum_up(config, planned.num_images, job.done(), planned.changes),
+        sum_up(
+            config,
+            planned.num_images,
+            job.done(),
+            planned.changes,
+            updated=planned.is_update and job.has_begun,
+        ),
         num_new=progress.finished,
         failed_shards=job.failed,
         seconds=time.monotonic() - started,
@@ -248,6 +286,11 @@ class _RunningJob:
     def failed(self) -> dict[int, str]:
         """Why each shard was given up that this job gave up, by index."""
         return self._status.failed if self._status else {}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run folder is there, or updated."""
+        return self._status is not None
 
     @property
     def stop_reason(self) -> str:
@@ -330,7 +373,7 @@ class _RunningJob:
         share the work: in one direction they could do the same shards from one look to the next.
         """
         shards, to_retry = run.shards(), self._plan.num_to_retry
-        left = [i for i in range(len(shards)) if i not in self._plan.done or i in to_retry]
+        left = sorted({*run.shards_left(self._plan.done), *to_retry})
         if not run.is_first and left:
             start = random.randrange(len(left))
             left = left[start::-1] + left[:start:-1]

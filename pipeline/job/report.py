@@ -33,7 +33,8 @@ class RunReport:
         terminated: it was SIGTERM.
         bottleneck: what limited this run.
         stop_reason: why the job stopped before its end; empty: it did not.
-        changes: of the collection since an earlier job began the run; None: not known.
+        changes: of the collection since an earlier job listed it; None: not known.
+        updated: the run has taken these changes up.
     """
 
     out: str
@@ -52,6 +53,7 @@ class RunReport:
     terminated: bool = False
     stop_reason: str = ""
     changes: Changes | None = None
+    updated: bool = False
 
     @property
     def num_errors(self) -> int:
@@ -120,11 +122,13 @@ class RunReport:
 
     def _changes(self) -> list[str]:
         changed = self.changes.describe() if self.changes else ""
+        if self.updated:
+            return [f"the run was updated: {changed or 'no image is new, changed or vanished'}"]
         if not changed:
             return []
         return [
-            f"the collection has changed since the run began: {changed}; the images of a run are "
-            "fixed when it begins: give another --out to annotate what is there now"
+            f"the collection has changed since the run listed it: {changed}; the same command with "
+            "--update annotates what is new or changed"
         ]
 
     def _frames(self) -> list[str]:
@@ -145,6 +149,8 @@ def sum_up(
     num_images: int,
     done: dict[int, ShardDone],
     changes: Changes | None = None,
+    *,
+    updated: bool = False,
 ) -> RunReport:
     """Return the report of a run folder, given its done markers; without times of this run."""
     errors: Counter[str] = Counter()
@@ -159,4 +165,5 @@ def sum_up(
         errors=dict(sorted(errors.items())),
         num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
         changes=changes,
+        updated=updated,
     )

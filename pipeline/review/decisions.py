@@ -99,6 +99,7 @@ class Decisions:
     ) -> None:
         self._log = log
         self._imported = dict(imported or {})
+        self._replaced_s = index.run.replaced_s
         self._index = index
         self._lock = Lock()
         self._mark_all()
@@ -118,10 +119,16 @@ class Decisions:
 
     def current(self, image_id: str) -> dict[ReviewKey, ReviewDecision]:
         """Return the current decisions on an image, by segment, label or whole image."""
-        imported = self._imported.get(image_id)
-        since_s = -1.0 if imported is None else imported.since_s
+        since_s = self._since_s(image_id)
         current = self._log.current_of_image(image_id)
         return {key: one for key, one in current.items() if one.at_s > since_s}
+
+    def _since_s(self, image_id: str) -> float:
+        """Return until when decisions on an image do not count, in Unix seconds."""
+        imported = self._imported.get(image_id)
+        if imported is not None:
+            return imported.since_s
+        return self._replaced_s.get(image_id, -1.0)
 
     def add(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> None:
         """Store decisions; they are on disk when this returns.
@@ -142,7 +149,7 @@ class Decisions:
                 return
             stored: list[ReviewDecision] = []
             known: dict[str, dict[ReviewKey, ReviewDecision]] = {}
-            for one in map(self._after_import, decisions):
+            for one in map(self._dated_to_count, decisions):
                 current = known.setdefault(one.image_id, self.current(one.image_id))
                 new = [one]
                 if one.label is None and one.action in _UNCHANGED:
@@ -155,15 +162,15 @@ class Decisions:
                 stored += new
             self._append(stored, nonce)
 
-    def _after_import(self, decision: ReviewDecision) -> ReviewDecision:
-        """Return a decision with a time after the import that the reviewer saw.
+    def _dated_to_count(self, decision: ReviewDecision) -> ReviewDecision:
+        """Return a decision with a time after the import, and the update, that the reviewer saw.
 
-        Of an import that another machine, or a tool, has dated ahead it would not count otherwise.
+        Of those that another machine, or a tool, has dated ahead it would not count otherwise.
         """
-        imported = self._imported.get(decision.image_id)
-        if imported is None or decision.at_s > imported.since_s:
+        since_s = self._since_s(decision.image_id)
+        if decision.at_s > since_s:
             return decision
-        return decision.model_copy(update={"at_s": math.nextafter(imported.since_s, math.inf)})
+        return decision.model_copy(update={"at_s": math.nextafter(since_s, math.inf)})
 
     def undo(self, at_s: float, source: str, nonce: str = "") -> Undone | None:
         """Take back the last message of a source, with all its decisions.

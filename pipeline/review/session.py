@@ -127,9 +127,14 @@ class ReviewSession:
         self.snapshot = RunSnapshot(run, self._log, self.images)
 
     def refresh(self) -> None:
-        """Read decisions and imports of others, and images that were annotated since."""
+        """Read decisions and imports of others, and images that were annotated or added since."""
         with self._refreshing:
-            now = self.snapshot
+            now, newest = self.snapshot, self.run.newest()
+            if newest is not self.run:
+                self.run, self.images = newest, RunImages(newest)
+                self._log.refresh()
+                self.snapshot = RunSnapshot(newest, self._log, self.images)
+                return
             age_s = time.monotonic() - now.read_at_s
             is_unfinished = now.index.num_left > 0 and age_s > self._refresh_s
             if is_unfinished or import_names(self.run) != now.import_names:
@@ -273,10 +278,12 @@ class ReviewSession:
             nonce: of the message; it is not stored twice.
 
         Raises:
-            UserError: the run does not have an image, segment or label.
+            UserError: the run does not have an image, segment or label, or was updated since it was
+                read.
             StorageError: nothing was stored; the page sends the message again.
         """
         now = self.snapshot
+        now.index.run.check_newest()
         rows: dict[str, int] = {}
         found = now.index.rows([one.image_id for one in decisions])
         for one, row in zip(decisions, found, strict=True):

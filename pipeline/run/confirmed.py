@@ -2,7 +2,8 @@
 
 A small file for each run in the cache folder (`OVSEG_CACHE`), so that nothing is to be typed for a
 run that this machine began, and a root only once for one that it did not. A note is found by the
-hash of the manifest, which nobody can change without losing it, or by the place of a run folder.
+hash of the manifest, or of the generations since (`Generations.sha256`), which nobody can change
+without losing it, or by the place of a run folder.
 """
 
 import hashlib
@@ -65,7 +66,7 @@ def remember_manifest(sha256: str, config: JobConfig) -> None:
     """Note that this user's job has listed a manifest.
 
     Args:
-        sha256: of `manifest.parquet`.
+        sha256: of `manifest.parquet`, or of the generations of its images.
         config: the job.
     """
     hosts, allow = hosts_of([config.images]), config.run.allow_private_addresses
@@ -96,7 +97,7 @@ def confirmed(sha256: str, out: str) -> Confirmed:
     """Return what is noted of a run.
 
     Args:
-        sha256: of its manifest.
+        sha256: of its generations.
         out: the normalised run folder.
     """
     of_manifest, of_folder = (_recall(key) for key in (sha256, out))

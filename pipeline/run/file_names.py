@@ -17,15 +17,20 @@ _MAX_STEM_BYTES = _MAX_NAME_BYTES - MAX_SUFFIX_BYTES
 class FileNames:
     """File names for the images of a run, finished or not, so that names never change later.
 
+    All generations count, so that a name is the same in exports of each; an image that comes with
+    the stem of one that was there changes the name of both.
+
     Args:
-        run: its manifest is read.
+        run: its images are read.
         report: is called with a sentence, and the name, for each that is not the image's without
             its suffix, or that is another's on a disk without upper and lower case.
     """
 
     def __init__(self, run: RunFolder, report: Callable[[str, str], None]) -> None:
         self._report = report
-        self._paths = set(run.manifest().column("path").to_pylist())
+        whole = run if run.generation is None else RunFolder(run.folder)
+        self._has_grown = whole.generations.number > 1
+        self._paths = set(whole.all_images().column("path").to_pylist())
         self._stems = Counter(without_suffix(path) for path in self._paths)
         self._regardless_of_case = Counter(self._name(path).casefold() for path in self._paths)
         self._unused = set(self._paths)
@@ -49,8 +54,15 @@ class FileNames:
         return name
 
     def unused(self) -> Iterator[str]:
-        """Yield the names that `of_image` has not returned: of images that are not exported."""
-        return map(self._name, self._unused)
+        """Yield the names that `of_image` has not returned, but an older export may have written.
+
+        Those of images that are not exported, and those that images had before another one came.
+        """
+        yield from map(self._name, self._unused)
+        for path in self._paths if self._has_grown else ():
+            stem = without_suffix(path)
+            if self._stems[stem] > 1 and stem not in self._paths:
+                yield shortened(stem, path)
 
     def unused_paths(self) -> Iterator[str]:
         """Yield the paths of these images."""

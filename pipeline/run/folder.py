@@ -2,6 +2,7 @@
 
     run.yaml            what the run is (`identity.py`)
     manifest.parquet    its images, frozen
+    generations/        images that came, changed or vanished since (`generations.py`)
     images/ scores/ annotations/    NNNNN-<attempt>.parquet
     done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
                         when images that failed were tried again
@@ -15,18 +16,24 @@ Readers follow done markers and nothing else, so a killed worker leaves garbage 
 import logging
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
+from numpy.typing import NDArray
 
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection import manifest
+from pipeline.collection.changes import Changes
 from pipeline.run import markers
 from pipeline.run.confirmed import Confirmed, remember_manifest
+from pipeline.run.generations import FOLDER as GENERATIONS
+from pipeline.run.generations import RECORD_FILES, TABLE_FILES, Generations
 from pipeline.run.identity import (
     RunIdentity,
     RunInfo,
@@ -37,15 +44,25 @@ from pipeline.run.identity import (
 )
 from pipeline.run.tables import old_versions
 from pipeline.run.tables.row_check import checked_rows
+from pipeline.run.tables.rows import rows_of
 from pipeline.storage import parquet, uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
 from pipeline.storage.yaml_file import MAX_BYTES
-from schemas.errors import BlockedStoreError, OutageError, OvsegError, RunFolderError
+from schemas.config import JobConfig
+from schemas.errors import (
+    BlockedStoreError,
+    ErrorCode,
+    OutageError,
+    OvsegError,
+    RunFolderError,
+    UserError,
+)
 from schemas.records import (
     MASK_KINDS,
     FileEntry,
+    ImageResult,
     MaskKind,
     Shard,
     ShardDone,
@@ -57,6 +74,7 @@ from schemas.redact import holds_secret, redact
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 
 logger = logging.getLogger(__name__)
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.parquet"
@@ -65,14 +83,18 @@ TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 ROW_GROUP = 4096
 _MAX_MANIFEST_BYTES = 2 << 30
 """Ten million images take about 400 MB; it is read whole."""
-_MAY_HOLD_SECRETS = pc.MatchSubstringOptions("://.*[?#@]")
+_MAY_HOLD_SECRETS = "://.*[?#@]"
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
+_FOLDERS = (*_TABLE_FOLDERS, "done/", "failed/", f"{GENERATIONS}/")
 _OUR_FILES = re.compile(
-    rf"(?:{'|'.join(TABLE_NAMES)})/\d{{5,}}-[\w-]+[.]parquet"
+    rf"(?:{'|'.join(TABLE_NAMES)})/\d{{5,}}-[\w-]+[.]parquet|{TABLE_FILES}"
     rf"|(?:.+/)?[.][^/]+[.][0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
 """Names that ovseg itself can have made, and a killed process can have left."""
-_MARKERS = re.compile(r"(?:done|failed)/\d{5,}[.]json")
+_MARKERS = re.compile(rf"(?:done|failed)/\d{{5,}}[.]json|{RECORD_FILES}")
+_OF_GENERATION = re.compile(r"(.+)@([1-9]\d{0,4})/*")
+"""A run folder and a generation of it: `RUN@2`."""
+_REPLACED = "it changed or vanished before it was annotated"
 _TOP_FILES = (RUN_FILE, MANIFEST_FILE)
 
 
@@ -82,33 +104,43 @@ class RunFolder:
     Args:
         folder: the place; `open` and `create_or_resume` check it as well.
         confirmed: what the user says of its images, see `pipeline.run.images`.
+        generation: the last generation of its images that counts; None: the newest one that is
+            there when images are first asked for.
 
     Attributes:
+        generation: as given.
         is_first: `create_or_resume` began the run; no other driver can be at work yet.
     """
 
-    def __init__(self, folder: Folder, confirmed: Confirmed | None = None) -> None:
+    def __init__(
+        self, folder: Folder, confirmed: Confirmed | None = None, generation: int | None = None
+    ) -> None:
         self.folder = folder
         self.confirmed = confirmed or Confirmed()
+        self.generation = generation
+        self._counted: dict[tuple[int, str], tuple[ShardTally, int]] = {}
         self.is_first = False
 
-    def __getstate__(self) -> dict[str, Folder | Confirmed | bool]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave out what is cached."""
-        names = ("folder", "confirmed", "is_first")
-        return {name: getattr(self, name) for name in names}
+        names = ("folder", "confirmed", "is_first", "generation")
+        return {**{name: getattr(self, name) for name in names}, "_counted": {}}
 
     @classmethod
     def open(cls, uri: str, confirmed: Confirmed | None = None) -> "RunFolder":
         """Return an existing run.
 
         Args:
-            uri: the run folder.
+            uri: the run folder; with `@2` behind it as it was in generation 2 of its images.
             confirmed: what the user says of its images; None: nothing.
 
         Raises:
-            RunFolderError: there is none, or one of another version.
+            RunFolderError: there is none, or one of another version, or no such generation.
         """
-        run = cls(_run_folder(uri), confirmed)
+        run, named = cls(_run_folder(uri), confirmed), _OF_GENERATION.fullmatch(uri)
+        if named and not run.folder.exists(RUN_FILE):
+            run = cls(_run_folder(named[1]), confirmed, int(named[2]))
+            _ = run.generations
         _ = run.info
         return run
 
@@ -137,17 +169,23 @@ class RunFolder:
         run.repair()
         return run
 
-    def check_same(self, identity: RunIdentity, *, is_finished: bool = False) -> None:
+    def check_same(
+        self, identity: RunIdentity, *, is_finished: bool = False, updates: bool = False
+    ) -> None:
         """Check that a job with this identity continues this run.
 
         Args:
             identity: of the job.
             is_finished: nothing is left to compute: versions of libraries do not matter.
+            updates: it may take more images (`image.limit`) than the newest generation has.
 
         Raises:
             RunFolderError: names the settings or the versions that differ.
         """
-        check_same_run(self.info, identity, self.folder.uri, is_finished=is_finished)
+        limit, uri = self.generations.limit, self.folder.uri
+        check_same_run(
+            self.info, identity, uri, limit=limit, is_finished=is_finished, updates=updates
+        )
 
     def check_store(self) -> None:
         """Warn where the place overwrites files that are to be created once, before any shard."""
@@ -211,13 +249,134 @@ class RunFolder:
             )
         return table
 
+    @cached_property
+    def generations(self) -> Generations:
+        """The generations of the run's images, as they were when this was first asked for.
+
+        Raises:
+            RunFolderError: one is damaged, or the one that was named is not there.
+        """
+        return Generations.read(self.folder, self.info, lambda: self._manifest, self.generation)
+
+    @property
+    def num_images(self) -> int:
+        """Images of the collection, see `manifest`."""
+        return self.generations.num_images
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of all generations."""
+        return len(self.generations.bounds) - 1
+
     def manifest(self) -> pa.Table:
-        """Return the run's images: rows of the manifest's schema."""
-        return self._manifest
+        """Return the images of the collection: rows of the manifest's schema, in places' order."""
+        return self._current
+
+    @cached_property
+    def _current(self) -> pa.Table:
+        images = self.all_images()
+        if not self.generations.has_superseded:
+            return images
+        return images.filter(pa.array(~self.generations.superseded))
+
+    def all_images(self) -> pa.Table:
+        """Return the images of all generations by place, also those that are superseded."""
+        return self.generations.images()
+
+    def places(self, image_ids: Sequence[str]) -> list[int]:
+        """Return the places of images of the collection among `all_images`; -1: none has it."""
+        known = self.manifest()["image_id"].combine_chunks()
+        found = compute.index_in(pa.array(image_ids, pa.string()), value_set=known)
+        rows = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        if not self.generations.has_superseded or not len(known):
+            return rows.tolist()
+        places = np.flatnonzero(~self.generations.superseded)
+        return np.where(rows < 0, -1, places[rows]).tolist()
+
+    def shard_of(self, place: int) -> int:
+        """Return the shard of an image, see `places`."""
+        return int(np.searchsorted(self.generations.bounds, place, side="right")) - 1
 
     def shards(self) -> Sequence[Shard]:
-        """Return the run's shards; the records of each are made when it is indexed."""
-        return manifest.Shards(self._manifest, self._shard_size)
+        """Return the run's shards; the records of each are made when it is indexed.
+
+        Images that are superseded are left out, so that a shard may have none.
+        """
+        generations = self.generations
+        left_out = generations.superseded if generations.has_superseded else None
+        return manifest.Shards(self.all_images(), generations.bounds, left_out)
+
+    def shards_left(self, done: Container[int]) -> list[int]:
+        """Return the shards that have images of the collection and are none of some, in order."""
+        left = [shard for shard in range(self.num_shards) if shard not in done]
+        if not left or not self.generations.has_superseded:
+            return left
+        begins = self.generations.bounds[:-1]
+        num_images = np.add.reduceat((~self.generations.superseded).astype(np.int64), begins)
+        return [shard for shard in left if num_images[shard]]
+
+    @cached_property
+    def replaced_s(self) -> dict[str, float]:
+        """When images were replaced, see `Generations.replaced_s`."""
+        return self.generations.replaced_s()
+
+    def updated(self, found: Changes, limit: int) -> "RunFolder":
+        """Return the run with a further generation, which `write_update` writes.
+
+        Args:
+            found: what has changed since the newest one.
+            limit: `image.limit` of the new one.
+        """
+        run = RunFolder(self.folder, self.confirmed)
+        run.info, run._manifest = self.info, self._manifest
+        run.generations = self.generations.prepared(found, limit)
+        return run
+
+    def write_update(self, config: JobConfig) -> None:
+        """Write the generation of `updated`; two jobs may do so at once.
+
+        Args:
+            config: of the job that has listed its images.
+
+        Raises:
+            RunFolderError: another job was first, and listed other images.
+        """
+        ours = self.generations.later[-1]
+        num_before = self.all_images().num_rows - ours.new.num_rows
+        _protect_secrets(self.folder, self.all_images().slice(num_before))
+        now = self.generations.add()
+        theirs = now.later[ours.number - 2]
+        listed = [(one.before, one.new, one.gone, one.limit) for one in (ours, theirs)]
+        if listed[0] != listed[1] or now.number > ours.number:
+            raise RunFolderError(
+                f"{self.folder.uri}: another job has updated this run at the same time (it has "
+                f"generation {now.number} now), and listed other images than this job: give the "
+                "command again"
+            )
+        self.generations = now
+        remember_manifest(now.sha256, config)
+
+    def newest(self) -> "RunFolder":
+        """Return this run, or the same with the images that others have added since.
+
+        A run that was opened with the number of a generation stays at it.
+        """
+        if self.generation is not None or not self.generations.has_later():
+            return self
+        return RunFolder(self.folder, self.confirmed)
+
+    def check_newest(self) -> None:
+        """Check that there is no later generation: people decide on masks that are current.
+
+        Raises:
+            UserError: there is one.
+        """
+        if self.generations.has_later():
+            raise UserError(
+                f"{self.folder.uri}: this is generation {self.generations.number} of the run, and "
+                "there is a later one: decide on the newest (load the page again, or give the run "
+                "without @)"
+            )
 
     def commit(
         self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
@@ -232,13 +391,19 @@ class RunFolder:
         Args:
             shard_index: place of the shard.
             attempt: letters and digits that say who wrote it; made unique here.
-            rows: all rows of the shard.
+            rows: all rows of the shard; images that are superseded may have none.
             tally: for the driver; the seconds of the writing are added.
 
         Returns:
-            The marker that counts: another committer's, where one was first.
+            The marker that counts: another committer's, where one was first; as `done` has it.
         """
+        return self._as_counted(self._commit(shard_index, attempt, rows, tally))
+
+    def _commit(
+        self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
+    ) -> ShardDone:
         with Stopwatch() as writing:
+            rows, tally = self._with_superseded(shard_index, rows, tally)
             committed = self._committed(shard_index)
             if committed is not None and not tally.is_better_than(committed.tally):
                 return committed
@@ -264,6 +429,32 @@ class RunFolder:
             self.folder.discard(markers.marker_path("failed", shard_index))
             self._noted_failures.discard(shard_index)
         return committed
+
+    def _with_superseded(
+        self, shard: int, rows: ShardRows, tally: ShardTally
+    ) -> tuple[ShardRows, ShardTally]:
+        """Give a row to each superseded image of a shard that was not annotated any more."""
+        superseded = self.superseded_in(shard)
+        known = {row.image_id: row for row in rows.images}
+        if superseded is None:
+            return rows, tally
+        images = []
+        refs = to_records("manifest", self.rows_of_shard(shard))
+        for ref, is_superseded in zip(refs, superseded.tolist(), strict=True):
+            row = known.get(ref.image_id)
+            if row is None and is_superseded:
+                code = ErrorCode.NOT_FOUND
+                failed = {"status": "error", "error_code": code, "error_message": _REPLACED}
+                base = {"image_id": ref.image_id, "path": ref.path, "uri": ref.uri}
+                row = ImageResult.model_validate({**base, **failed})
+            if row is not None:
+                images.append(row)
+        added = len(images) - len(rows.images)
+        errors = Counter(tally.errors)
+        errors.update({str(ErrorCode.NOT_FOUND): added} if added else {})
+        update = {"num_images": tally.num_images + added, "errors": dict(sorted(errors.items()))}
+        rows = rows.model_copy(update={"images": tuple(images)})
+        return rows, tally.model_copy(update=update)
 
     def _write_tables(
         self, shard: int, attempt: str, rows: ShardRows
@@ -333,51 +524,133 @@ class RunFolder:
         """Return the markers of the finished shards, by shard, in order.
 
         Markers of other runs and markers with files that are missing or of another size do not
-        count.
+        count. Images that are superseded are not counted in their tallies, but for the seconds.
         """
         found = markers.read_markers(self.folder, "done", ShardDone)
+        if max(found, default=-1) >= self.num_shards and self.generations.has_later():
+            found = {shard: one for shard, one in found.items() if shard < self.num_shards}
         # After the markers: a file is always older than its marker.
         sizes: dict[str, int] = {}
         for folder in _TABLE_FOLDERS:
             sizes |= self.folder.sizes(folder.rstrip("/"))
-        return {
+        whole = {
             shard: old_versions.with_new_stages(marker) if marker.schema_version == 1 else marker
             for shard, marker in found.items()
             if marker.fingerprint == self.fingerprint
             and all(sizes.get(entry.name) == entry.size_bytes for entry in marker.files.values())
             and self._has_images_of_shard(marker)
         }
+        if not self.generations.has_superseded:
+            return whole
+        with StorageThreads(markers.READERS) as pool:
+            counted = pool.map(self._if_sound, whole.values())
+            return {marker.shard: marker for marker in counted if marker is not None}
 
     def _has_images_of_shard(self, marker: ShardDone) -> bool:
-        first, said = marker.shard * self._shard_size, marker.tally.num_images
-        expected = min(self._shard_size, self.info.num_images - first)
+        shard, said = marker.shard, marker.tally.num_images
+        expected = len(self._places_of_shard(shard))
         if said == expected:
             return True
-        why = f"it says {said} images, the shard has {max(expected, 0)}"
-        markers.does_not_count(self.folder, markers.marker_path("done", marker.shard), why)
+        why = f"it says {said} images, the shard has {expected}"
+        markers.does_not_count(self.folder, markers.marker_path("done", shard), why)
         return False
+
+    def _places_of_shard(self, shard: int) -> range:
+        bounds = self.generations.bounds
+        return range(*bounds[shard : shard + 2].tolist()) if shard < self.num_shards else range(0)
+
+    def rows_of_shard(self, shard: int) -> pa.Table:
+        """Return the images of a shard, also those that are superseded; none of one that is not."""
+        places = self._places_of_shard(shard)
+        return self.all_images().slice(places.start, len(places))
+
+    def superseded_in(self, shard: int) -> NDArray[np.bool_] | None:
+        """Return (images of the shard,) which are superseded; None: none is."""
+        if not self.generations.has_superseded:
+            return None
+        places = self._places_of_shard(shard)
+        found = self.generations.superseded[places.start : places.stop]
+        return found if found.any() else None
+
+    def _if_sound(self, marker: ShardDone) -> ShardDone | None:
+        """Return a marker as it counts now; None: the table that tells cannot be read."""
+        try:
+            return self._as_counted(marker)
+        except RunFolderError as error:
+            path = markers.marker_path("done", marker.shard)
+            markers.does_not_count(self.folder, path, str(error))
+            return None
+
+    def _as_counted(self, marker: ShardDone) -> ShardDone:
+        """Return a marker whose tally counts no image that is superseded, but for the seconds."""
+        if self.superseded_in(marker.shard) is None:
+            return marker
+        return marker.model_copy(update={"tally": self._tallies(marker)[0]})
+
+    def num_annotated(self, marker: ShardDone) -> int:
+        """Return how many images of a finished shard were annotated, superseded ones as well."""
+        if self.superseded_in(marker.shard) is None:
+            return marker.tally.num_images - sum(marker.tally.errors.values())
+        return self._tallies(marker)[1]
+
+    def _tallies(self, marker: ShardDone) -> tuple[ShardTally, int]:
+        """Return the tally without superseded images, and the number of annotated ones with them.
+
+        Args:
+            marker: of a shard that has superseded images.
+        """
+        key = marker.shard, marker.attempt
+        if key not in self._counted:
+            columns = ["image_id", "status", "error_code", "num_segments", "num_frames"]
+            stored = self.stored_table(marker, "images", columns)
+            rows = rows_of(self._without_superseded(marker.shard, stored))
+            errors = Counter(row["error_code"] for row in rows if row["status"] != "ok")
+            update = {
+                "num_images": len(rows),
+                "num_segments": sum(row["num_segments"] for row in rows),
+                "errors": dict(sorted(errors.items())),
+                "num_multi_frame": sum(row["num_frames"] > 1 for row in rows),
+            }
+            num_annotated = stored["status"].to_pylist().count("ok")
+            self._counted[key] = marker.tally.model_copy(update=update), num_annotated
+        return self._counted[key]
+
+    def _without_superseded(self, shard: int, table: pa.Table) -> pa.Table:
+        """Return the rows of a shard's table that are of no superseded image.
+
+        Args:
+            shard: which one.
+            table: some of its rows, with `image_id`.
+        """
+        superseded = self.superseded_in(shard)
+        if superseded is None:
+            return table
+        ids = self.rows_of_shard(shard)["image_id"].filter(pa.array(superseded)).combine_chunks()
+        is_superseded = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
+        return table.filter(compute.invert(is_superseded))
 
     def marker(self, shard: int) -> ShardDone | None:
         """Return the marker of a shard as it is now; its files are not looked at."""
         found = markers.read_marker(self.folder, "done", shard, ShardDone)
-        return found if found and found.fingerprint == self.fingerprint else None
+        return self._if_sound(found) if found and found.fingerprint == self.fingerprint else None
 
     def shard_rows(self, marker: ShardDone) -> ShardRows:
-        """Return all rows of one finished shard as records.
+        """Return all rows of one finished shard as records, superseded images too.
 
         Raises:
             RunFolderError: see `shard_table`.
         """
         images, scores, annotations = (
-            tuple(to_records(name, self.shard_table(marker, name))) for name in TABLE_NAMES
+            tuple(to_records(name, self.stored_table(marker, name))) for name in TABLE_NAMES
         )
         return ShardRows(images=images, scores=scores, annotations=annotations)
 
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""
         failed = markers.read_markers(self.folder, "failed", ShardFailed)
-        finished = self.done() if failed else {}
-        return {shard: note for shard, note in failed.items() if shard not in finished}
+        left = set(self.shards_left(self.done())) if failed else ()
+        is_over = {shard for shard in range(self.num_shards) if shard not in left}
+        return {shard: note for shard, note in failed.items() if shard not in is_over}
 
     def repair(self) -> list[int]:
         """Delete the markers of damaged shards, so that these shards are done again.
@@ -387,7 +660,9 @@ class RunFolder:
         Returns:
             The shards that were taken out.
         """
-        shards = markers.marked_shards(self.folder, "done")
+        # Those of a later generation are not this job's.
+        marked = markers.marked_shards(self.folder, "done")
+        shards = [shard for shard in marked if shard < self.num_shards]
         with StorageThreads(markers.READERS) as pool:
             committed = list(pool.map(self._committed, shards))
         damaged = [s for s, marker in zip(shards, committed, strict=True) if marker is None]
@@ -410,7 +685,21 @@ class RunFolder:
     def shard_table(
         self, marker: ShardDone, name: TableName, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """Return the rows of one finished shard.
+        """Return the rows of one finished shard, without those of superseded images.
+
+        Raises:
+            RunFolderError: see `stored_table`.
+        """
+        if self.superseded_in(marker.shard) is None:
+            return self.stored_table(marker, name, columns)
+        wanted = list(columns or TABLES[name][0].names)
+        table = self.stored_table(marker, name, list(dict.fromkeys((*wanted, "image_id"))))
+        return self._without_superseded(marker.shard, table).select(wanted)
+
+    def stored_table(
+        self, marker: ShardDone, name: TableName, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Return all rows of one finished shard, also those of images that are superseded.
 
         Raises:
             RunFolderError: if its file was lost or damaged after the marker was read, or holds rows
@@ -436,19 +725,12 @@ class RunFolder:
                 raise ValueError(
                     f"it has {wanted.num_rows} rows, its marker says {marker.files[name].num_rows}"
                 )
-            return checked_rows(name, wanted, self._refs(marker.shard), self._labels)
+            return checked_rows(name, wanted, self.rows_of_shard(marker.shard), self._labels)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise RunFolderError(
                 f"{self.folder.uri}/{file} is damaged: repeat the command that made the run to "
                 f"restore it ({error})"
             ) from error
-
-    def _refs(self, shard: int) -> pa.Table:
-        return self._manifest.slice(shard * self._shard_size, self._shard_size)
-
-    @cached_property
-    def _shard_size(self) -> int:
-        return self.info.job().images_per_shard(self.info.num_images)
 
     @cached_property
     def mask_kind(self) -> MaskKind:
@@ -460,13 +742,15 @@ class RunFolder:
         return self.info.job().vocabulary.names
 
     def orphans(self) -> list[str]:
-        """Return the files that no marker names: left by killed or late workers.
+        """Return the files that no marker or record names: left by killed or late processes.
 
         While a run is going on these may also be files whose marker is about to be written.
         """
         files = [name for name in self.folder.list() if _OUR_FILES.fullmatch(name)]
         found = markers.read_markers(self.folder, "done", ShardDone).values()
         named = {entry.name for marker in found for entry in marker.files.values()}
+        for record in RunFolder(self.folder).generations.later:
+            named |= {record.new.name, record.gone.name}
         return [name for name in files if name not in named]
 
     def links(self) -> list[str]:
@@ -477,7 +761,7 @@ class RunFolder:
         return sorted(name for name, size, _ in found if size is None and not name.endswith("/"))
 
     def is_own(self, name: str) -> bool:
-        """Return whether ovseg gives a file of a run this name: a table, marker or leftover."""
+        """Return whether ovseg gives a file of a run this name: table, marker, record, leftover."""
         return bool(_OUR_FILES.fullmatch(name) or _MARKERS.fullmatch(name)) or name in _TOP_FILES
 
     def clean(self) -> list[str]:
@@ -499,12 +783,18 @@ def check_free(folder: Folder) -> None:
     Raises:
         RunFolderError: it is a file, or holds files that are not a run's.
     """
+    named = _OF_GENERATION.fullmatch(folder.uri)
+    if named and Folder(named[1]).exists(RUN_FILE):
+        raise RunFolderError(
+            f"{folder.uri} names generation {named[2]} of the run {named[1]}, which no job can "
+            "write: give the run itself (--out without @), or another output folder"
+        )
     parent, name = uris.parent_and_name(folder.uri)
     if name and Folder(parent).exists(name):
         raise RunFolderError(f"{folder.uri} is a file: choose another output folder")
     ours = {MANIFEST_FILE, RUN_FILE}
     foreign = [name for name in folder.peek(20) if name not in ours and not name.startswith(".")]
-    if foreign and foreign[0].startswith((*_TABLE_FOLDERS, "done/", "failed/")):
+    if foreign and foreign[0].startswith(_FOLDERS):
         raise RunFolderError(
             f"{folder.uri} holds shards of a run whose {RUN_FILE} is gone ({foreign[0]}): delete "
             "the folder and give the command again, or choose another output folder"
@@ -551,7 +841,7 @@ def _protect_secrets(folder: Folder, images: pa.Table) -> None:
     The tables must have these addresses as they are, since the images are read by them again.
     """
     addresses = images.column("uri")
-    may_hold = pc.call_function("match_substring_regex", [addresses], _MAY_HOLD_SECRETS)
+    may_hold = compute.match_substring_regex(addresses, _MAY_HOLD_SECRETS)
     if not any(map(holds_secret, addresses.filter(may_hold).to_pylist())):
         return
     if uris.scheme(folder.uri):

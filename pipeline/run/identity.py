@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
+from pipeline.annotate.versions import compared_versions, installed_versions
 from pipeline.run.tables import old_versions
-from pipeline.run.versions import compared_versions, installed_versions
 from pipeline.storage import uris
 from pipeline.storage.yaml_file import parse_yaml
 from schemas.base import Frozen, problems
@@ -96,7 +96,7 @@ class RunInfo(Frozen):
     weights: dict[str, str]
     """SHA-256 of the weights files by role, and CLIP's activation."""
     versions: dict[str, str]
-    """Of libraries, when the run was begun, see `pipeline.run.versions`."""
+    """Of libraries, when the run was begun, see `pipeline.annotate.versions`."""
     config: dict[str, JsonValue]
     """The resolved job, without secrets."""
     identity: dict[str, JsonValue]
@@ -171,7 +171,13 @@ def parse_run_file(data: bytes, uri: str) -> RunInfo:
 
 
 def check_same_run(
-    info: RunInfo, identity: RunIdentity, uri: str, *, is_finished: bool = False
+    info: RunInfo,
+    identity: RunIdentity,
+    uri: str,
+    *,
+    limit: int,
+    is_finished: bool = False,
+    updates: bool = False,
 ) -> None:
     """Check that a job continues the run of a folder.
 
@@ -179,6 +185,8 @@ def check_same_run(
         info: of the folder's run.
         identity: of the job.
         uri: the run folder, for messages.
+        limit: `image.limit` of the newest generation of the run's images.
+        updates: the job adds a generation, which may have a higher limit.
         is_finished: nothing is left to compute, so that versions of libraries do not matter.
 
     Raises:
@@ -194,8 +202,12 @@ def check_same_run(
     now = identity.fields(info.manifest_sha256)
     # Earlier versions hid fewer secrets in what they wrote.
     before = _ADDED | _without_secrets(info.identity)
-    if _sha256_of(now) in (info.fingerprint, _sha256_of(before)):
-        return
+    if now[_LIMIT] == limit or (updates and _grows(limit, now[_LIMIT])):
+        now[_LIMIT] = before.get(_LIMIT, 0)  # of generation 1, as the fingerprint has it
+        if _sha256_of(now) in (info.fingerprint, _sha256_of(before)):
+            return
+    else:
+        before[_LIMIT] = limit
     if differences := list(_changes(_settings(before), _settings(now))):
         raise RunFolderError(
             f"{uri} was begun with other settings: {_listed(differences)}. Give the old settings "
@@ -267,10 +279,20 @@ def _advice(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return what else can be done about a change that people often want."""
     advice = ""
     if old.get(_LIMIT) != new.get(_LIMIT):
-        advice += "; a run's images are fixed when it begins, so it does not grow"
+        grows = _grows(old.get(_LIMIT, 0), new.get(_LIMIT, 0))
+        advice += (
+            "; with --update this run grows to all of these"
+            if grows
+            else "; a run may grow to more images (--update), never to fewer"
+        )
     if _words(old) != _words(new):
         advice += "; `ovseg review` tries other words on single images of it (page `Try words`)"
     return advice
+
+
+def _grows(before: int, now: int) -> bool:
+    """Return whether a limit lets more images through than the one before; 0: all."""
+    return before > 0 and not 0 < now <= before
 
 
 def _words(fields: dict[str, Any]) -> list[str]:

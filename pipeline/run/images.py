@@ -29,7 +29,6 @@ from schemas.config import ImageConfig, JobConfig
 from schemas.errors import CollectionError, ErrorCode, ImageError, OvsegError, RunFolderError
 from schemas.records import ImageRef
 from schemas.redact import redact
-from schemas.tables import to_records
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
@@ -57,15 +56,13 @@ class RunImages:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        job = run.info.job()
-        self._shard_size = job.images_per_shard(run.info.num_images)
-        self._job = job
+        self._job = run.info.job()
         self._has_told = False
         self._shard = lru_cache(_SHARDS_KEPT)(self._read_shard)
 
     @cached_property
     def _confirmed(self) -> Confirmed:
-        given, sha256 = self._run.confirmed, self._run.info.manifest_sha256
+        given, sha256 = self._run.confirmed, self._run.generations.sha256
         if given.roots or given.allow_private:
             remember_roots(sha256, given)
         return confirmed(sha256, self._run.folder.uri) | given
@@ -116,8 +113,9 @@ class RunImages:
         return known
 
     def _read_shard(self, shard: int) -> dict[str, ImageRef]:
-        part = self._run.manifest().slice(shard * self._shard_size, self._shard_size)
-        return {ref.image_id: ref for ref in to_records("manifest", part)}
+        if not 0 <= shard < self._run.num_shards:
+            return {}
+        return {ref.image_id: ref for ref in self._run.shards()[shard].refs}
 
     def read_bytes(self, row: Mapping[str, Any]) -> bytes:
         """Return an image of a row as the content of a file.
@@ -178,11 +176,13 @@ class RunImages:
         if not compute.all(compute.match_substring_regex(images["path"], options=names)).as_py():
             return False
         try:
+            ids = images["image_id"][:_SCENES_READ].to_pylist()
+            shards = map(self._run.shard_of, self._run.places(ids))
             return not self.notice and all(
                 SCENE_MARK.encode() in self.read_bytes(row)[:SCENE_HEAD_BYTES]
                 for row in (
-                    {"shard": place // self._shard_size, "image_id": image_id}
-                    for place, image_id in enumerate(images["image_id"][:_SCENES_READ].to_pylist())
+                    {"shard": shard, "image_id": image_id}
+                    for shard, image_id in zip(shards, ids, strict=True)
                 )
             )
         except ImageError:
@@ -217,7 +217,7 @@ def check_own(run: RunFolder, config: JobConfig) -> None:
     Raises:
         RunFolderError: some do not.
     """
-    sha256 = run.info.manifest_sha256
+    sha256 = run.generations.sha256
     if confirmed(sha256, "").is_own:
         return
     roots = [root_of(root) for root in config.run.images_roots]

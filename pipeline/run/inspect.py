@@ -49,8 +49,12 @@ class Inspection(Frozen):
     method: str
     note_on_models: str
     """That the models do not fit the images; empty: there is nothing to say."""
+    generation: int
+    """Of the images, from 1; later ones are of `--update`."""
     num_images: int
-    """In the manifest."""
+    """In the collection."""
+    num_superseded: int
+    """Images of earlier generations that vanished, or that a changed one has replaced."""
     left_out: tuple[LeftOut, ...]
     """What the listing of the collection left out."""
     num_ok: int
@@ -59,6 +63,7 @@ class Inspection(Frozen):
     """Images of shards without a done marker."""
     num_shards: int
     num_shards_done: int
+    """Those in which nothing is left."""
     num_segments: int
     segments_by_label: dict[str, int]
     """Labels without segments are included, with 0."""
@@ -150,19 +155,21 @@ def inspect_folder(run: RunFolder) -> Inspection:
     num_done = sum(marker.tally.num_images for marker in done.values())
     num_failed = sum(images.errors.values())
     answers[FAILED] = num_failed * num_labels
-    answers[NOT_ASKED] = run.info.num_images * num_labels - answers.sum()
+    answers[NOT_ASKED] = run.num_images * num_labels - answers.sum()
     return Inspection(
         run=run.folder.uri,
         fingerprint=run.fingerprint,
         method=config.method.name,
         note_on_models=RunImages(run).note_on_models,
-        num_images=run.info.num_images,
+        generation=run.generations.number,
+        num_images=run.num_images,
+        num_superseded=run.all_images().num_rows - run.num_images,
         left_out=left_out_of(run.manifest()),
         num_ok=images.num_ok,
         num_errors=num_failed,
-        num_left=run.info.num_images - num_done,
-        num_shards=run.info.num_shards,
-        num_shards_done=len(done),
+        num_left=run.num_images - num_done,
+        num_shards=run.num_shards,
+        num_shards_done=run.num_shards - len(run.shards_left(done)),
         num_segments=sum(labels.values()),
         segments_by_label=dict(labels),
         answers=dict(zip(ANSWERS, answers.tolist(), strict=True)),

@@ -1,7 +1,7 @@
 """Segments of single images of a finished run; `pipeline.run.reader` reads whole runs in order."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from threading import Condition
 from typing import Any, NamedTuple
 
@@ -138,13 +138,9 @@ class Predictions:
         )
 
     def _find(self, new: list[str]) -> None:
-        """Look up the places of images in the manifest; -1 is none."""
-        if not new:
-            return
-        known = self._run.manifest().column("image_id").combine_chunks()
-        places = compute.index_in(pa.array(new, known.type), value_set=known).to_pylist()
-        found = (-1 if place is None else place for place in places)
-        self._place |= dict(zip(new, found, strict=True))
+        """Look up the places of images; -1 is none."""
+        if new:
+            self._place |= dict(zip(new, self._run.places(new), strict=True))
 
     def image(self, image_id: str) -> Row | None:
         """Return an annotated image's row (`IMAGE_COLUMNS`); None where it is not one."""
@@ -171,12 +167,7 @@ class Predictions:
             return None
         if self._done is None:
             self._done = self._run.done()
-        return self._done.get(self._place[image_id] // self._shard_size)
-
-    @cached_property
-    def _shard_size(self) -> int:
-        info = self._run.info
-        return info.job().images_per_shard(info.num_images)
+        return self._done.get(self._run.shard_of(self._place[image_id]))
 
     def _read_images(self, shard: int) -> dict[str, Row]:
         assert self._done is not None

@@ -1,7 +1,8 @@
 """The finished part of a run as its readers see it: numbered images and their segments.
 
-Images count from 1 in manifest order; failed ones have no number. The numbers depend on the
-committed rows alone, so every reader of a finished run gives an image the same one.
+Images count from 1 in the order of their places; failed ones have no number, superseded ones keep
+theirs. The numbers depend on the committed rows alone, so every reader of a finished run gives an
+image the same one, also when the run has grown.
 """
 
 from collections import Counter
@@ -141,7 +142,7 @@ class RunReader:
     @property
     def num_left(self) -> int:
         """Images of shards that are not finished."""
-        return self.run.info.num_images - sum(marker.tally.num_images for marker in self.markers)
+        return self.run.num_images - sum(marker.tally.num_images for marker in self.markers)
 
     def largest_px(self) -> int:
         """Return the pixels of the largest annotated image; 0: there is none."""
@@ -168,14 +169,18 @@ class RunReader:
         number = 0
         for marker in self.markers:
             if only is not None and marker.shard not in only:
-                number += marker.tally.num_images - sum(marker.tally.errors.values())
+                number += self.run.num_annotated(marker)
                 continue
             images: dict[str, Row] = {}
             unusable: dict[str, list[str]] = {}
-            for row in rows_of(self.run.shard_table(marker, "images", IMAGE_COLUMNS)):
+            superseded = self.run.superseded_in(marker.shard)
+            rows = rows_of(self.run.stored_table(marker, "images", IMAGE_COLUMNS))
+            for place, row in enumerate(rows):
                 if row["status"] != "ok":
                     continue
                 number += 1
+                if superseded is not None and superseded[place]:
+                    continue
                 if is_image_size(row):
                     row["number"], row["shard"] = number, marker.shard
                     images[row["image_id"]] = row

@@ -10,7 +10,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from pipeline.run.versions import COMPARED
+from pipeline.annotate.versions import COMPARED
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 ALSO = ("numpy", "torchvision", "scipy", "scikit-learn")

@@ -3,10 +3,12 @@
 For runs without image files see `imageless_runs`.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from ovseg_core.decision.decide import Decision
@@ -22,6 +24,7 @@ from pipeline.annotate.rows import (
     join_rows,
     tally_of,
 )
+from pipeline.collection.changes import Changes
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
@@ -118,17 +121,40 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
             **spec.job,
         }
     )
-    refs = [
-        ImageRef(image_id=f"id-{scene.path}", path=scene.path, uri=str(photos / scene.path))
-        for scene in scenes
-    ]
-    manifest = to_table("manifest", refs)
+    manifest = to_table("manifest", [_ref(scene, photos) for scene in scenes])
     run = RunFolder.create_or_resume(config.out, RunIdentity(config, {}), manifest)
     for shard in run.shards():
         rows = drawn_rows(shard, scenes, config)
         if shard.index not in spec.unfinished:
             run.commit(shard.index, "test", rows, tally_of(rows, {"wall": 1.0}))
     return run
+
+
+def grow_run(
+    run: RunFolder,
+    new: Sequence[Scene] = (),
+    changed: Sequence[Scene] = (),
+    vanished: Collection[str] = (),
+) -> RunFolder:
+    """Add a generation to a made run, annotate it, and return the run as it is then."""
+    config, before = run.info.job(), run.manifest()
+    photos = Path(config.images)
+
+    def listed(scenes: Sequence[Scene]) -> pa.Table:
+        return to_table("manifest", [_ref(scene, photos) for scene in scenes])
+
+    is_gone = pa.array([path in vanished for path in before["path"].to_pylist()])
+    found = Changes(listed(new), listed(changed), before.filter(is_gone))
+    run.updated(found, config.image.limit).write_update(config)
+    grown = RunFolder.open(run.folder.uri)
+    for index in grown.shards_left(grown.done()):
+        rows = drawn_rows(grown.shards()[index], [*new, *changed], config)
+        grown.commit(index, "test", rows, tally_of(rows, {"wall": 1.0}))
+    return grown
+
+
+def _ref(scene: Scene, photos: Path) -> ImageRef:
+    return ImageRef(image_id=f"id-{scene.path}", path=scene.path, uri=str(photos / scene.path))
 
 
 def drawn_rows(shard: Shard, scenes: list[Scene], config: JobConfig) -> ShardRows:

@@ -12,10 +12,10 @@ from pipeline.training.heads import job as heads
 from pipeline.training.progress import StepProgress
 from pipeline.training.students import job as students
 from schemas.config import HeadConfig, JobConfig, StudentConfig
-from tests.helpers import fault_plan, trap_filesystem
+from tests.helpers import fault_plan, faulty_filesystem, trap_filesystem
 from tests.helpers.colour_segmenter import BuildColourSegmenter, SegmenterFaults
 
-__all__ = ["BuildOnTraps", "run_job", "run_training", "trap_filesystem"]
+__all__ = ["BuildOnTraps", "faulty_filesystem", "run_job", "run_training", "trap_filesystem"]
 
 
 class BuildOnTraps(BuildColourSegmenter):

@@ -79,6 +79,49 @@ def test_annotate_inspect_export_evaluate(scenes: Scenes) -> None:
     assert "mIoU" in ovseg("evaluate", "run", "--truth", "truth.json").stdout
 
 
+def test_a_pilot_grows_and_its_run_is_updated(scenes: Scenes, tmp_path: Path) -> None:
+    pilot = ovseg("annotate", "job.yaml", "--limit", "2")
+    assert pilot.exit_code == 0, pilot.output
+    refused = ovseg("annotate", "job.yaml")
+    assert refused.exit_code == 1
+    assert "with --update this run grows" in the_error(refused)
+    shown = ovseg("annotate", "job.yaml", "--update", "--dry-run")
+    assert "to be updated  3 new (for example scene_002.png)" in shown.stdout
+    grown = ovseg("annotate", "job.yaml", "--update")
+    assert grown.exit_code == 0, grown.output
+    assert "5 of 5 images done" in grown.stdout
+    assert "the run was updated: 3 new (for example scene_002.png)" in grown.stdout
+
+    (tmp_path / "other").mkdir()
+    draw_scenes(tmp_path / "other", 2, seed=9)
+    shutil.move("other/scene_000.png", "scenes/scene_001.png")  # changed
+    shutil.move("other/scene_001.png", "scenes/scene_100.png")
+    Path("scenes/scene_004.png").unlink()
+    told = ovseg("annotate", "job.yaml")
+    assert "the collection has changed since the run listed it: 1 new" in told.stdout
+    assert "--update annotates" in told.stdout
+    words = ovseg("annotate", "job.yaml", "--update", "--set", "vocabulary=[cat,dog]")
+    assert "the words were: " in the_error(words)
+    assert ovseg("annotate", "job.yaml", "--update").exit_code == 0
+    found = json.loads(ovseg("inspect", "run", "--json").stdout)
+    assert (found["generation"], found["num_images"], found["num_ok"]) == (3, 5, 5)
+    assert json.loads(ovseg("inspect", "run@1", "--json").stdout)["num_images"] == 2
+    compared = json.loads(ovseg("compare", "run@2", "run@3", "--json").stdout)
+    assert (compared["num_images"], compared["num_missing"]) == (3, 2)  # gone, of another size
+
+    assert ovseg("annotate", "job.yaml", "--set", "out=fresh").exit_code == 0
+    assert _masks("run") == _masks("fresh")
+
+
+def _masks(run: str) -> dict[str, list]:
+    assert ovseg("export", run, "--to", "coco").exit_code == 0
+    coco = COCO(f"{run}/exports/coco/instances.json")
+    return {
+        image["file_name"]: [mask["segmentation"] for mask in coco.imgToAnns[number]]
+        for number, image in coco.imgs.items()
+    }
+
+
 def test_second_run_has_nothing_to_do_and_another_job_is_refused(scenes: Scenes) -> None:
     first = ovseg("annotate", "job.yaml")
     assert first.exit_code == 0, first.output

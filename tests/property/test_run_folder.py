@@ -33,7 +33,8 @@ SEVERAL = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @SEVERAL
 @given(count=st.integers(0, 300), size=st.integers(1, 320))
 def test_sharding_is_a_partition(count: int, size: int) -> None:
-    shards = manifest.Shards(to_table("manifest", image_refs(count)), size)
+    bounds = manifest.shard_bounds((count, size))
+    shards = manifest.Shards(to_table("manifest", image_refs(count)), bounds)
     assert [ref for shard in shards for ref in shard.refs] == image_refs(count)
     assert [shard.index for shard in shards] == list(range(len(shards)))
     assert all(len(shard.refs) == size for shard in shards[:-1])

@@ -24,10 +24,10 @@ from ovseg_core.training.heads.shared.trainer import HeadTrainer
 from ovseg_core.training.sampler import ImageSampler
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.prefetch import map_ahead
+from pipeline.annotate.versions import compared_versions
 from pipeline.collection.collect import own_places
 from pipeline.collection.image_source import read_image
 from pipeline.job.worker_process import enter_worker_process
-from pipeline.run.versions import compared_versions
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
 from pipeline.training.heads.store import HeadStore
 from pipeline.training.progress import TrainingTally

@@ -13,7 +13,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.review import ReviewDecision
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run
 
 SCENES = [Scene("a.png", label_map(0)), Scene("sub/b.png", label_map(1))]
 
@@ -149,3 +149,14 @@ def test_a_run_in_a_bucket_is_deleted_and_the_rest_stays(run: RunFolder, s3_fold
     result = ovseg("delete", s3_folder, "--yes")
     assert result.exit_code == 0, result.output
     assert remote.list() == ["notes.txt"]
+
+
+def test_a_run_that_has_grown_is_deleted_as_a_whole(run: RunFolder) -> None:
+    grow_run(run, [Scene("c.png", label_map(2))], [Scene("a.png", label_map(3))])
+    one = ovseg("delete", f"{run.folder.uri}@1", "--yes")
+    assert one.exit_code == 1
+    assert "a run is deleted as a whole, so give it without @" in one.stderr
+    result = ovseg("delete", run.folder.uri, "--yes")
+    assert result.exit_code == 0, result.output
+    assert "3 images by" in result.stdout
+    assert not Path(run.folder.uri).exists()

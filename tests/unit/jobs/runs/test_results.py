@@ -13,7 +13,7 @@ from pipeline.annotate.bottleneck import bottleneck_of
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.inspect import inspect_folder
 from schemas.review import ReviewDecision
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run
 
 
 def ovseg(*args: str) -> Result:
@@ -101,3 +101,21 @@ def test_embedded_models_on_photographs_are_said_by_inspect_and_exports(tmp_path
     assert said in json.loads(ovseg("inspect", run.folder.uri, "--json").stdout)["note_on_models"]
     assert said in ovseg("export", run.folder.uri, "--to", "coco").stderr
     assert said in run.folder.read_bytes("exports/coco/LOSSES.txt").decode()
+
+
+def test_inspect_tells_the_generation_and_what_was_reviewed_before_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [Scene("a.png", label_map(0)), Scene("b.png", label_map(1))])
+    assert "generation" not in ovseg("inspect", run.folder.uri).stdout
+    decision = {"image_id": "id-a.png", "action": "reject", "at_s": time.time()}
+    ReviewLog(run).append([ReviewDecision.model_validate(decision)])
+    grow_run(run, [Scene("c.png", label_map(2))], [Scene("a.png", label_map(3))], {"b.png"})
+    shown = ovseg("inspect", run.folder.uri).stdout
+    assert "2, by --update (RUN@1 is the first); 2 images of earlier ones vanished" in shown
+    assert "changed since their review, which counts no more: 1 image" in shown
+    counts = ("generation", "num_images", "num_superseded", "num_ok", "num_left", "num_shards_done")
+    for uri, expected in (
+        (run.folder.uri, (2, 2, 2, 2, 0, 2)),
+        (f"{run.folder.uri}@1", (1, 2, 0, 2, 0, 1)),
+    ):
+        found = json.loads(ovseg("inspect", uri, "--json").stdout)
+        assert tuple(found[name] for name in counts) == expected

@@ -1,5 +1,6 @@
 """The frozen list and its cut."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -75,7 +76,7 @@ def test_rows_that_no_listing_makes_are_a_run_folder_error(
 
 
 def test_shards_hold_every_image_once_in_order() -> None:
-    shards = manifest.Shards(to_table("manifest", refs(10)), 4)
+    shards = manifest.Shards(to_table("manifest", refs(10)), manifest.shard_bounds((10, 4)))
     assert len(shards) == 3
     assert [len(shard.refs) for shard in shards] == [4, 4, 2]
     assert [shard.index for shard in shards] == [0, 1, 2]
@@ -85,8 +86,17 @@ def test_shards_hold_every_image_once_in_order() -> None:
     with pytest.raises(IndexError):
         shards[3]
     with pytest.raises(ValueError, match="at least 1"):
-        manifest.Shards(to_table("manifest", []), 0)
-    assert list(manifest.Shards(to_table("manifest", []), 4)) == []
+        manifest.shard_bounds((10, 0))
+    assert list(manifest.Shards(to_table("manifest", []), manifest.shard_bounds((0, 4)))) == []
+
+
+def test_no_shard_is_of_two_lists_and_images_that_are_left_out_are_in_none() -> None:
+    bounds = manifest.shard_bounds((5, 4), (0, 4), (3, 2))
+    assert bounds.tolist() == [0, 4, 5, 7, 8]
+    left_out = np.array([False, True, False, False, True, False, False, False])
+    shards = manifest.Shards(to_table("manifest", refs(8)), bounds, left_out)
+    places = [[refs(8).index(ref) for ref in shard.refs] for shard in shards]
+    assert places == [[0, 2, 3], [], [5, 6], [7]]
 
 
 def test_a_large_manifest_is_cut_without_making_its_records() -> None:
@@ -101,7 +111,7 @@ def test_a_large_manifest_is_cut_without_making_its_records() -> None:
     loaded = manifest.read_manifest(
         manifest.write_manifest(pa.Table.from_pydict(rows, schema=MANIFEST))
     )
-    shards = manifest.Shards(loaded, 256)
+    shards = manifest.Shards(loaded, manifest.shard_bounds((count, 256)))
     assert len(shards) == 782
     assert [ref.path for ref in shards[700].refs[:2]] == ["179200.jpg", "179201.jpg"]
     assert len(shards[781].refs) == count - 781 * 256

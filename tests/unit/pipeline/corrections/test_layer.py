@@ -19,7 +19,7 @@ from pipeline.run.predictions import Predictions
 from pipeline.storage.folder import Folder
 from schemas.errors import RunFolderError, StorageError, UserError
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
-from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, grow_run, label_map, make_run
 from tests.helpers.fault_plan import PLAN_ENV, Fault, fault_environment
 
 PATHS = ("a.png", "b/c.png", "nothing.png", "d.png", "e.png")
@@ -197,6 +197,7 @@ def test_state_counts_images_and_masks(run):
         "num_rejected": 4,
         "num_unknown_masks": 2,
         "num_imports": 1,
+        "num_outdated": 0,
         "left_out": {},
     }
 
@@ -204,3 +205,24 @@ def test_state_counts_images_and_masks(run):
 def test_image_that_was_only_skipped_is_not_reviewed_in_part(run):
     ReviewLog(run).append([_decision("a.png", "skip"), _decision("d.png", "skip", 1)])
     assert ReviewedLayer(run).partly_reviewed() == []
+
+
+def test_what_was_said_of_an_image_counts_until_it_changes(run, caplog):
+    _import(run, "a.png", _mask(run, "a.png", 0))
+    log = ReviewLog(run)
+    log.append([_decision("b/c.png", "accept"), _decision("d.png", "reject")])
+    assert set(ReviewedLayer(run).images) == {"id-a.png", "id-b/c.png", "id-d.png"}
+    changed = [Scene("a.png", label_map(7)), Scene("b/c.png", label_map(8))]
+    grown = grow_run(run, changed=changed, vanished={"e.png"})
+    layer = ReviewedLayer(grown)
+    assert set(layer.images) == {"id-d.png"}
+    assert layer.masks("id-a.png") == ()
+    assert layer.outdated == ("id-a.png", "id-b/c.png")
+    assert "2 images have changed since something was said of them" in caplog.text
+    assert layer.state().num_outdated == 2
+    assert set(ReviewedLayer(RunFolder.open(f"{run.folder.uri}@1")).images) == {
+        "id-a.png", "id-b/c.png", "id-d.png"
+    }  # fmt: skip
+    _import(grown, "a.png", _mask(grown, "a.png", 1))
+    ReviewLog(grown).append([_decision("b/c.png", "accept")])
+    assert set(ReviewedLayer(grown).images) == {"id-a.png", "id-b/c.png", "id-d.png"}

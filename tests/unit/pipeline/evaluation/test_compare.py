@@ -21,6 +21,7 @@ from tests.helpers.drawn_runs import (
     Scene,
     crowded_run,
     crowded_scene,
+    grow_run,
     label_map,
     make_run,
 )
@@ -243,3 +244,17 @@ def test_compare_of_instances_with_class_masks_is_of_pixels(tmp_path):
     left, right, *over = (mask for _, _, mask in crowded_scene("").instances)
     cats = left | right
     assert cat.iou == pytest.approx((cats & ~over[0]).sum() / cats.sum())
+
+
+def test_two_generations_of_a_run_are_compared(tmp_path):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(3)]
+    grow_run(make_run(tmp_path, scenes), [Scene("z.png", label_map(5))], [Scene("1.png", MOVED)])
+    first, second = (RunFolder.open(f"{tmp_path}/run@{number}") for number in (1, 2))
+    report = compare(first, second)
+    assert (report.num_images, report.num_missing) == (3, 0)
+    ious = read_comparison(first, report.file)
+    assert set(ious["id-0.png"].values()) == {1.0}
+    assert ious["id-1.png"]["dog"] == 0.0
+    assert compare(second, first).num_missing == 1
+    with pytest.raises(UserError, match="these are the same run"):
+        compare(second, RunFolder.open(f"{tmp_path}/run"))

@@ -19,6 +19,8 @@ from tests.helpers.drawn_runs import (
     Scene,
     awkward_scenes,
     crowded_run,
+    grow_run,
+    label_map,
     make_run,
     odd_scenes,
 )
@@ -309,3 +311,18 @@ def test_masks_that_are_no_instances_have_no_proposal_score(run):
     dataset = _load(run)
     assert not any("isthing" in category for category in dataset["categories"])
     assert not any("proposal_score" in entry["attributes"] for entry in dataset["annotations"])
+
+
+def test_an_image_keeps_its_id_when_its_run_grows(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(4)])
+
+    def ids() -> dict[str, int]:
+        now = RunFolder.open(run.folder.uri)
+        coco.export(now, coco.Options())
+        data = json.loads(now.folder.read_bytes("exports/coco/instances.json"))
+        assert {one["image_id"] for one in data["annotations"]} == {i["id"] for i in data["images"]}
+        return {image["file_name"]: image["id"] for image in data["images"]}
+
+    assert ids() == {"0.png": 1, "1.png": 2, "2.png": 3, "3.png": 4}
+    grow_run(run, [Scene("00.png", label_map(7))], [Scene("1.png", label_map(8))], {"2.png"})
+    assert ids() == {"0.png": 1, "3.png": 4, "00.png": 5, "1.png": 6}

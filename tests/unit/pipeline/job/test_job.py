@@ -14,6 +14,7 @@ import torch
 from pipeline.annotate.build import Built
 from pipeline.job import job
 from pipeline.job.progress import LineProgress, Progress
+from pipeline.run.folder import RunFolder
 from pipeline.storage import waiting
 from schemas.config import ClipConfig, ImageConfig, NamedOptions
 from schemas.errors import (
@@ -28,6 +29,7 @@ from tests.helpers.colour_segmenter import (
     BuildColourSegmenter,
     SegmenterFaults,
     colour_config,
+    paint,
     paint_collection,
     table_rows,
 )
@@ -85,7 +87,7 @@ def test_run_writes_every_image_and_reports_it(config):
     assert report.images_per_s > 0
     assert shown.splitlines()[0] == "0/10 images"
     assert shown.splitlines()[-1].startswith("10/10 images")
-    assert report.summary().startswith(f"10 of 10 images done, {report.num_segments} masks; 10 in")
+    assert report.summary().startswith(f"10 of 10 images done, {report.num_segments} masks; ")
     assert [row["path"] for row in table_rows(config.out)["images"]] == [
         f"{index:03d}.png" for index in range(10)
     ]
@@ -197,8 +199,8 @@ def test_a_run_keeps_its_images_and_says_what_became_of_the_collection(config, t
     report, _ = run(config, BuildNothing())
     assert report.exit_code == 0
     assert (
-        "the collection has changed since the run began: 1 new (for example new.png), 1 changed "
-        "(for example 001.png), 1 vanished (for example 000.png)"
+        "the collection has changed since the run listed it: 1 new (for example new.png), 1 "
+        "changed (for example 001.png), 1 vanished (for example 000.png)"
     ) in report.summary()
 
 
@@ -361,3 +363,122 @@ def test_a_hub_that_is_away_is_said_before_anything_is_started(
     assert "docs/weights.md#without-a-network" in message
     assert len(message) < 400
     assert not Path(config.out).exists()
+
+
+def updated(config, **image):
+    run = config.run.model_copy(update={"update": True})
+    return config.model_copy(update={"run": run, "image": config.image.model_copy(update=image)})
+
+
+def test_an_update_annotates_what_is_new_or_changed_and_nothing_else(config, tmp_path):
+    run(config)
+    images = tmp_path / "images"
+    paint(images / "new.png", 77)
+    paint(images / "001.png", 78)
+    (images / "000.png").unlink()
+    planned = job.plan(updated(config))
+    assert (planned.num_images, planned.num_shards, planned.num_shards_left) == (10, 4, 1)
+    assert planned.num_images_done == 8
+    assert job.plan(config).num_shards_left == 0, "a plan writes nothing"
+    report, shown = run(updated(config))
+    assert (report.exit_code, report.num_new, report.num_done, report.num_images) == (0, 2, 10, 10)
+    assert shown.startswith("8/10 images\n")
+    assert (
+        "the run was updated: 1 new (for example new.png), 1 changed (for example 001.png), "
+        "1 vanished (for example 000.png)"
+    ) in report.summary()
+    fresh = colour_config(images, tmp_path / "fresh")
+    run(fresh)
+    assert by_path(config.out) == by_path(fresh.out)
+    again, _ = run(updated(config), BuildNothing())
+    assert "the run was updated: no image is new, changed or vanished" in again.summary()
+    assert RunFolder.open(config.out).generations.number == 2
+    assert "has changed" not in run(config, BuildNothing())[0].summary()
+
+
+def by_path(out):
+    """Return every committed row of a run, images in the order of their paths."""
+    rows = table_rows(out)
+    path_of = {row["image_id"]: row["path"] for row in rows["images"]}
+    return {name: sorted(rows[name], key=lambda row: path_of[row["image_id"]]) for name in rows}
+
+
+def test_an_update_that_only_loses_images_loads_no_model(config, tmp_path):
+    run(config)
+    (tmp_path / "images" / "003.png").unlink()
+    report, _ = run(updated(config), BuildNothing())
+    assert (report.exit_code, report.num_done, report.num_images) == (0, 9, 9)
+    assert "the run was updated: 1 vanished" in report.summary()
+    assert len(table_rows(config.out)["images"]) == 9
+    assert len(table_rows(f"{config.out}@1")["images"]) == 10
+
+
+def test_a_pilot_grows_into_the_whole_collection(config, tmp_path):
+    pilot = config.model_copy(update={"image": ImageConfig(limit=3)})
+    run(pilot)
+    with pytest.raises(RunFolderError, match=r"the first 3 images .*now all images.*--update this"):
+        run(config, BuildNothing())
+    report, _ = run(updated(config, limit=0))
+    assert (report.exit_code, report.num_new, report.num_done) == (0, 7, 10)
+    assert run(config, BuildNothing())[0].exit_code == 0
+    for limit in (3, 9):
+        with pytest.raises(RunFolderError, match=f"takes all images .*first {limit} images"):
+            run(updated(config, limit=limit), BuildNothing())
+    fresh = colour_config(config.images, tmp_path / "fresh")
+    run(fresh)
+    assert by_path(config.out) == by_path(fresh.out)
+
+
+def test_a_limit_that_no_image_was_beyond_can_be_lifted(config):
+    run(config.model_copy(update={"image": ImageConfig(limit=99)}))
+    run(updated(config), BuildNothing())
+    assert run(config, BuildNothing())[0].exit_code == 0
+
+
+def test_an_update_goes_on_with_what_was_not_finished(config, tmp_path):
+    run(config, BuildColourSegmenter(SegmenterFaults(interrupt_on="006")))
+    (tmp_path / "images" / "005.png").unlink()
+    paint(tmp_path / "images" / "009.png", 79)
+    paint(tmp_path / "images" / "010.png", 80)
+    report, _ = run(updated(config))
+    assert (report.exit_code, report.num_images, report.errors) == (0, 10, {})
+    fresh = colour_config(config.images, tmp_path / "fresh")
+    run(fresh)
+    assert by_path(config.out) == by_path(fresh.out)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"labels": ["red", "green"]}, "the words were: red"),
+        ({"method": "maskclip"}, "method.name"),
+        ({"shard_size": 5}, "shard_size"),
+    ],
+)
+def test_an_update_with_other_settings_is_refused(config, change, named):
+    run(config)
+    other = colour_config(config.images, config.out, run={"update": True}, **change)
+    with pytest.raises(RunFolderError, match=named):
+        run(other, BuildNothing())
+    assert RunFolder.open(config.out).generations.number == 1
+
+
+def test_an_update_with_other_weights_is_refused_before_it_is_written(config, tmp_path):
+    run(config)
+    paint(tmp_path / "images" / "new.png", 77)
+    with pytest.raises(RunFolderError, match="weights"):
+        run(updated(config), BuildWithOtherWeights())
+    assert RunFolder.open(config.out).generations.number == 1
+
+
+def test_an_update_of_a_collection_that_cannot_be_listed_is_an_error(config):
+    run(config)
+    shutil.rmtree(config.images)
+    with pytest.raises(CollectionError, match="no images under"):
+        run(updated(config), BuildNothing())
+
+
+def test_an_update_of_nothing_begins_a_run(config):
+    report, _ = run(updated(config))
+    assert (report.exit_code, report.num_new) == (0, 10)
+    assert "updated" not in report.summary()

@@ -6,10 +6,12 @@ from pipeline.corrections.imports import store_import
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.review.filter import Filter
 from pipeline.review.session import ForgottenViewError, ReviewSession
+from pipeline.run.folder import RunFolder
+from schemas.errors import UserError
 from schemas.records import ShardRows
 from schemas.review import ReviewDecision, ReviewedImage
 from schemas.tables import to_records
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run
 
 
 def test_refresh_shows_images_annotated_later(tmp_path):
@@ -53,3 +55,25 @@ def test_images_reviewed_in_another_tool_are_done(tmp_path):
     session.undo(9e9, "")
     done = session.facts()["progress"]["done"]
     assert done == len(ReviewedLayer(run).images) == 1
+
+
+def test_nobody_decides_on_masks_of_an_image_that_has_changed_since(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    session = ReviewSession(run)
+    accepted = ReviewDecision(image_id="id-1.png", action="accept", at_s=1.0)
+    session.decide([accepted])
+    assert session.image("id-1.png")["marks"] == ["done", "begun"]
+    grown = grow_run(run, [Scene("new.png", label_map(9))], [Scene("1.png", label_map(8))])
+    with pytest.raises(UserError, match="load the page again"):
+        session.decide([accepted])
+    session.refresh()
+    assert session.facts()["progress"]["total"] == 4
+    assert session.image("id-1.png")["marks"] == []
+    session.decide([accepted])  # by a browser whose clock is behind
+    assert session.image("id-1.png")["marks"] == ["done", "begun"]
+    assert set(ReviewedLayer(grown).images) == {"id-1.png"}
+    old = ReviewSession(RunFolder.open(f"{run.folder.uri}@1"))
+    old.refresh()
+    assert old.facts()["progress"]["total"] == 3
+    with pytest.raises(UserError, match="generation 1 of the run"):
+        old.decide([accepted])

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.run.file_names import FileNames, flat_name
-from tests.helpers.drawn_runs import RunSpec, Scene, make_run
+from pipeline.run.folder import RunFolder
+from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, make_run
 
 
 def test_names_without_suffix_are_unique_and_independent_of_what_is_finished(
@@ -36,6 +37,25 @@ def test_unused_names_are_those_of_the_other_images(tmp_path: Path) -> None:
     names = FileNames(make_run(tmp_path, scenes), lambda what, name: None)
     names.of_image("b.png")
     assert sorted(names.unused()) == ["a", "c"]
+
+
+def test_files_of_images_that_are_gone_or_have_another_name_now_are_unused(tmp_path: Path) -> None:
+    def scene(path: str) -> Scene:
+        return Scene(path, np.ones((4, 5), np.uint16))
+
+    run = make_run(tmp_path, [scene("a.jpg"), scene("b.png"), scene("c.png")])
+    names = FileNames(run, lambda what, name: None)
+    assert [names.of_image(path) for path in ("a.jpg", "b.png", "c.png")] == ["a", "b", "c"]
+    assert list(names.unused()) == []
+    grown = grow_run(run, [scene("a.png")], vanished={"b.png"})
+    for now in (grown, RunFolder.open(f"{run.folder.uri}@1")):
+        names = FileNames(now, lambda what, name: None)
+        named = {path: names.of_image(path) for path in now.manifest()["path"].to_pylist()}
+        assert (named["a.jpg"], named["c.png"]) == ("a.jpg", "c")
+        assert "a" in set(names.unused())
+    assert "b" not in set(names.unused())  # of generation 1
+    names = FileNames(grown, lambda what, name: None)
+    assert "b" in set(names.unused())
 
 
 def test_flat_names_are_unique() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.annotate.versions import compared_versions
 from pipeline.run.folder import RunFolder
 from pipeline.run.inspect import inspect_folder
-from pipeline.run.versions import compared_versions
 from schemas.errors import RunFolderError
 from schemas.records import Shard, ShardDone
 from schemas.tables import SCHEMA_VERSION, to_table
@@ -53,7 +53,7 @@ def commit(run: RunFolder, shard: Shard) -> ShardDone:
             {"image": {"limit": 3}},
             "it takes all images (image.limit), now the first 3 images. Give",
         ),
-        ({"image": {"limit": 3}}, "a run's images are fixed when it begins"),
+        ({"image": {"limit": 3}}, "to more images (--update), never to fewer"),
         ({"compute": {"precision": "bf16"}}, 'compute.precision was "fp32", now "bf16"'),
         ({"compute": {"compile": True}}, "compute.compile was false, now true"),
         ({"image": {"only": "/val.txt"}}, 'image.only was (none), now "/val.txt"'),

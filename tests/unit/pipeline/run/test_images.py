@@ -14,7 +14,7 @@ from pipeline.run.images import RunImages, check_own
 from pipeline.run.reader import Row, RunReader
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError, RunFolderError
-from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run
 from tests.helpers.tampering import change_uris
 
 SCENES = [Scene(f"{place}.png", label_map(place)) for place in range(4)]
@@ -204,3 +204,29 @@ def test_a_link_at_the_new_place_of_another_machines_images_is_not_followed(
     images = again(run, f"{tmp_path}/photos", f"{tmp_path}/here")
     assert images.read_bytes(rows(run)[2])
     assert refusal(images, rows(run)[3]).code is ErrorCode.NOT_FOUND
+
+
+def test_images_of_a_run_that_has_grown_are_its_users_own(run: RunFolder, tmp_path: Path) -> None:
+    (gone,) = (row for row in rows(run) if row["path"] == "1.png")
+    grown = grow_run(run, [Scene("n.png", label_map(7))], [Scene("0.png", label_map(8))], {"1.png"})
+    images = RunImages(grown)
+    assert images.notice == ""
+    for row in rows(grown):
+        assert images.read_bytes(row) == (tmp_path / "photos" / row["path"]).read_bytes()
+    assert [row["path"] for row in rows(grown)] == ["2.png", "3.png", "0.png", "n.png"]
+    assert refusal(images, gone).code is ErrorCode.NOT_FOUND
+
+
+def test_a_generation_of_another_machine_is_confirmed_anew(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tmp_path / "ours"
+    shutil.copytree(tmp_path / "run", ours)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("OVSEG_CACHE", str(tmp_path / "another cache"))
+        grow_run(run, [Scene("n.png", label_map(7))])
+    grown = RunFolder.open(run.folder.uri)
+    assert RunImages(RunFolder.open(str(ours))).notice == ""
+    assert "not begun on this machine" in RunImages(grown).notice
+    check_own(grown, job(grown, f"{tmp_path}/photos"))
+    assert RunImages(grown).notice == ""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.run.versions import COMPARED, compared_versions, installed_versions
+from pipeline.annotate.versions import COMPARED, compared_versions, installed_versions
 from tests.golden.lowest import ALSO, lower_bounds, requirements
 
 OF_PILLOW = {"libjpeg", "libwebp", "libavif", "openjpeg", "littlecms2"}
