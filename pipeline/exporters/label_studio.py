@@ -116,13 +116,12 @@ def export(run: RunFolder, options: Options) -> list[str]:
 
 def _how(run: RunFolder, options: Options) -> str:
     """Return what to do so that Label Studio finds the images."""
-    document = "docs/reviews.md, Label Studio, tells how it finds them"
     folder = _collection_name(run)
     if not folder or options.url != Options().url:
-        return f" (--set url=); {document}"
+        return " (--set url=); docs/reviews.md, Label Studio, tells how it finds them"
     url = shlex.quote(f"url={options.url}{quote(folder)}/")
     return (
-        f"; {document}. If its document root is the folder above the images, export again: "
+        " If its document root is the folder above theirs (docs/reviews.md), export again: "
         f"ovseg export {shlex.quote(run.folder.uri)} --to label_studio --set {url}"
     )
 

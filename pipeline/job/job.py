@@ -36,6 +36,7 @@ from pipeline.run.named_weights import check_hub_before_start
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from pipeline.storage.waiting import waiting
+from schemas.base import counted
 from schemas.config import JobConfig
 from schemas.errors import (
     PASSING_CODES,
@@ -231,9 +232,9 @@ def run(
         )
     if config.run.workers > planned.num_shards and not config.run.local:
         logger.warning(
-            "%d workers and %d shards of work: some will idle; a smaller `shard_size` makes more",
+            "%d workers and %s of work: some will idle; a smaller `shard_size` makes more",
             config.run.workers,
-            planned.num_shards,
+            counted(planned.num_shards, "shard"),
         )
     progress = progress or make_progress()
     progress.start(planned.num_images, planned.num_images_done)
