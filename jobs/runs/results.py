@@ -1,5 +1,6 @@
 """`ovseg inspect` and `ovseg export`: read the run folder of a finished or unfinished run."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.corrections.layer import ReviewState
     from pipeline.run.confirmed import Confirmed
     from pipeline.run.inspect import Inspection
+
+logger = logging.getLogger(__name__)
 
 _EXPORTERS = "pipeline.exporters"
 _SHOWN_LABELS = 40
@@ -196,6 +199,7 @@ def export_run(
         UserError: no such format or option, or files that cannot be written.
         BlockedStoreError: the disk is full.
     """
+    from pipeline.exporters.shared.loss_report import LOSSES_FILE, summary_of
     from pipeline.run.folder import RunFolder
     from pipeline.storage.failures import is_full
     from schemas import plugins
@@ -213,5 +217,8 @@ def export_run(
             f"files are made in {tempfile.gettempdir()} first: set TMPDIR to a folder with more "
             "room"
         ) from error
+    target = folder.folder.child(exporter.FOLDER)
+    losses = target.read_bytes(LOSSES_FILE).decode(errors="replace")
+    logger.info("%s in %s", summary_of(losses), target.uri)
     for name in written:
         console.line(f"{folder.folder.uri}/{name}")

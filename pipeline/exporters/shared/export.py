@@ -29,7 +29,7 @@ from pipeline.run.images import RunImages
 from pipeline.run.reader import Row
 from pipeline.storage.local import FileTooLargeError
 from pipeline.storage.waiting import StorageThreads
-from schemas.base import Frozen, counted
+from schemas.base import Frozen
 from schemas.errors import ErrorCode, ImageError
 from schemas.untrusted import printable
 
@@ -98,7 +98,6 @@ class Export:
         index: str = "",
     ) -> None:
         self.reader = CorrectedRun(run, options.masks)
-        logger.info("%s", self.reader.summary)
         resolved = options.model_copy(update={"masks": self.reader.masks})
         self.photographs = RunImages(run)
         note = self.photographs.note_on_models
@@ -112,8 +111,7 @@ class Export:
         self._index = index
         self._has_begun = False
         self._pool = StorageThreads(_WRITERS)
-        self._writes: deque[Future[bool]] = deque()
-        self._num_put = 0
+        self._writes: deque[Future[None]] = deque()
         self._unreadable: list[tuple[str, str]] = []
 
     def __enter__(self) -> "Export":
@@ -135,8 +133,6 @@ class Export:
                     self.losses.name_lost(what, printable(name))
                 self._count_damaged()
                 self.write(LOSSES_FILE, self.losses.text().encode())
-                if self._num_put:
-                    logger.info("%s in %s", counted(self._num_put, "file"), self.folder.uri)
 
     def _count_damaged(self) -> None:
         for what, damage in self.reader.left_out().items():
@@ -168,7 +164,7 @@ class Export:
         """
         self._begin()
         if len(self._writes) >= _MAX_WAITING:
-            self._num_put += self._writes.popleft().result()
+            self._writes.popleft().result()
         self._writes.append(self._pool.submit(self._write, name, data))
 
     def copy_image(self, name: str, image: Row) -> None:
@@ -233,19 +229,17 @@ class Export:
             for name in filter(None, (self._index, LOSSES_FILE)):
                 self.folder.delete(name)
 
-    def _write(self, name: str, data: bytes | Callable[[], bytes]) -> bool:
-        """Write a file; False: it would be the copy of a photograph that cannot be had."""
+    def _write(self, name: str, data: bytes | Callable[[], bytes]) -> None:
         try:
             content = data if isinstance(data, bytes) else data()
         except ImageError as error:
             self._unreadable.append((name, _WHY_LEFT_OUT.get(error.code, _UNREADABLE)))
-            return False
-        self.folder.atomic_write(name, content)
-        return True
+        else:
+            self.folder.atomic_write(name, content)
 
     def _finish_writes(self) -> None:
         while self._writes:
-            self._num_put += self._writes.popleft().result()
+            self._writes.popleft().result()
 
 
 def png_bytes(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -7,6 +7,7 @@ finished.
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 from schemas.base import Frozen
 from schemas.untrusted import shown_text
@@ -16,6 +17,7 @@ GOOD_IOU = 0.95
 """Outlines with a lower IoU with their mask are counted as poor."""
 _BINS = 1000
 _NUM_NAMED = 10
+_WRITTEN = "Written:"
 
 
 class LossReport:
@@ -97,7 +99,7 @@ class LossReport:
     def text(self) -> str:
         """Return the content of the file."""
         lines = [self._title, self.options_line, *filter(None, [self._source, self._note])]
-        lines += ["", "Written:", *_count_lines(self._written, {})]
+        lines += ["", _WRITTEN, *_count_lines(self._written, {})]
         lines += ["", "Lost in this export:", *_count_lines(self._lost, self._named)]
         num_outlines = sum(self._iou_histogram)
         if num_outlines:
@@ -119,6 +121,15 @@ class LossReport:
             if 2 * seen >= num_outlines:
                 return place / _BINS
         raise AssertionError("the histogram is empty")
+
+
+def summary_of(text: str) -> str:
+    """Return from the content of a `LOSSES.txt` whose masks it tells of, and what was written."""
+    lines = text.splitlines()
+    source = lines[2] if lines[2:] and lines[2].startswith("masks: ") else ""
+    counts = iter(lines[lines.index(_WRITTEN) + 1 :] if _WRITTEN in lines else ())
+    written = ", ".join(" ".join(line.split()) for line in takewhile(bool, counts))
+    return "; ".join(filter(None, (source, written)))
 
 
 def _count_lines(counts: Counter[str], named: Mapping[str, Sequence[str]]) -> list[str]:

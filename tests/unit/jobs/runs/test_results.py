@@ -65,6 +65,15 @@ def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
         assert result.stderr.count(losses[2]) == 1
 
 
+def test_export_says_whose_masks_it_wrote_how_many_and_where(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    result = ovseg("export", run.folder.uri, "--to", "labelme")
+    folder = f"{run.folder.uri}/exports/labelme"
+    said = f"masks: predicted, as the model made them; 3 images, 9 segments in {folder}\n"
+    assert said in result.stderr
+    assert result.stdout == f"{folder}/LOSSES.txt\n"
+
+
 def test_times_and_answers_are_told_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,14 +63,6 @@ def test_export_writes_losses_last(tmp_path):
     assert run.folder.list("exports/x") == names
 
 
-def test_an_export_says_whose_masks_and_how_many_files_of_images(tmp_path, caplog):
-    caplog.set_level("INFO")
-    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
-    labelme.export(run, labelme.Options())
-    assert "masks: predicted, as the model made them" in caplog.text
-    assert f"3 files in {run.folder.uri}/exports/labelme" in caplog.text
-
-
 def test_export_raises_the_error_of_a_writer_thread_and_writes_no_losses(tmp_path):
     run = make_run(tmp_path, odd_scenes())
     with pytest.raises(ZeroDivisionError), Export(run, "exports/x", Options(), "X") as export:

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.exporters.shared.loss_report import LossReport
+from pipeline.exporters.shared.loss_report import LossReport, summary_of
 from schemas.base import Frozen
 
 
@@ -62,6 +62,15 @@ def test_text_does_not_depend_on_the_order_of_losses(seed):
 
     names = ["one", "two", "three", "four", "five"]
     assert text(names[seed:] + names[:seed]) == text(names[::-1])
+
+
+def test_the_summary_is_whose_masks_and_what_was_written():
+    losses = LossReport("A format", Options(), source="masks: merged, over the predicted")
+    losses.count_written("images", 2)
+    losses.count_written("segments", 0)
+    losses.count_lost("masks with holes filled")
+    assert summary_of(losses.text()) == "masks: merged, over the predicted; 2 images, 0 segments"
+    assert summary_of("of another program\n") == ""
 
 
 def test_names_and_options_of_strangers_are_text_without_secrets():
