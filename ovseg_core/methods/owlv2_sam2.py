@@ -29,7 +29,7 @@ from ovseg_core.backbones.text.text_encoder import (
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.images.resize.published_sizes import limited_size
-from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate
+from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate, gate_of
 from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 from schemas.records import Share
@@ -175,7 +175,6 @@ class Owlv2Sam2(Segmenter[PromptedFeatures]):
         classes_Q, num_classes = text.class_index_Q, text.num_classes
         gate_text = TextMatrix(text.gate_rows_QD, classes_Q, num_classes)
         passes_BK = self._gate.passes(features.crops_BND, gate_text)
-        passes_BK[:, 0] = True
         return [
             TextMatrix(text.rows_QD[kept_Q], classes_Q[kept_Q], num_classes)
             for kept_Q in passes_BK[:, classes_Q]
@@ -244,6 +243,4 @@ def build(options: Options, backbones: Backbones) -> Owlv2Sam2:
     """
     detector = backbones.owlv2(options.detector, "method.options.detector")
     sam = backbones.prompted_sam(options.sam, "method.options.sam")
-    least = options.gate_min_presence
-    gate = PresenceGate(backbones.clip, least) if least else None
-    return Owlv2Sam2(detector, sam, gate, options)
+    return Owlv2Sam2(detector, sam, gate_of(options, backbones), options)

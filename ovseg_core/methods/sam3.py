@@ -24,7 +24,7 @@ from ovseg_core.backbones.sam3 import SAM3, EncodedImages, FoundObjects, PhraseT
 from ovseg_core.backbones.text.text_encoder import unit_rows
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate
+from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate, gate_of
 from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 from schemas.records import Share
@@ -196,7 +196,6 @@ class Sam3Segmenter(Segmenter[Sam3Features]):
             return text.is_asked_Q.expand(len(features), -1)
         rows = TextMatrix(text.gate_rows_QD, text.class_index_Q, text.num_classes)
         passes_BK = self._gate.passes(features.crops_BND, rows)
-        passes_BK[:, 0] = True  # its phrases compete with the labels
         return passes_BK[:, text.class_index_Q] & text.is_asked_Q
 
     def _found(
@@ -274,10 +273,7 @@ def build(options: Options, backbones: Backbones) -> Sam3Segmenter:
         WeightsError: weights that cannot be found, fetched or used.
     """
     sam3 = backbones.sam3(options.weights, "method.options.weights")
-    gate = None
-    if options.gate_min_presence:
-        gate = PresenceGate(backbones.clip, options.gate_min_presence)
-    return Sam3Segmenter(sam3, gate, options)
+    return Sam3Segmenter(sam3, gate_of(options, backbones), options)
 
 
 def map_side(num_classes: int, mask_side: int) -> int:

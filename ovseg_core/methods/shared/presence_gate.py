@@ -77,12 +77,22 @@ class PresenceGate:
         return torch.stack([label_presence(crops_ND, text, scale) for crops_ND in crops_BND])
 
     def passes(self, crops_BND: Tensor, text: TextMatrix) -> Tensor:
-        """Return which labels are searched for, bool (B, K); background never is.
+        """Return which classes are searched for, bool (B, K); background is: it competes.
 
         Args:
             crops_BND: from `encode`.
             text: from `text_matrix`.
         """
         passes_BK = self.presence(crops_BND, text) >= self._min_presence
-        passes_BK[:, 0] = False
+        passes_BK[:, 0] = True
         return passes_BK
+
+
+def gate_of(options: GateOptions, backbones: Backbones) -> PresenceGate | None:
+    """Return the gate of a method, None if its options want none.
+
+    Raises:
+        WeightsError: a CLIP that cannot be found, fetched or used.
+    """
+    least = options.gate_min_presence
+    return PresenceGate(backbones.clip, least) if least else None
