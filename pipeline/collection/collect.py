@@ -193,10 +193,7 @@ def _select(
         examples.setdefault(why, path)
     left_out = _left_out(others, examples, missing)
     if not files and not pattern.pattern:
-        raise CollectionError(
-            f"no images under {redact(root)}: there is no such folder, or no file in it; check the "
-            "spelling"
-        )
+        raise CollectionError(f"no images under {redact(root)}: {_why_nothing(root)}")
     if not found:
         what = "matching files" if all_endings else f"files ending in {' '.join(endings)}"
         found_instead = (
@@ -210,6 +207,16 @@ def _select(
             f"(hidden ones and runs left out) and found {found_instead}{rest}"
         )
     return found, left_out
+
+
+def _why_nothing(root: str) -> str:
+    """Return why a place has no files at all, and what to do."""
+    if uris.scheme(root):  # in a bucket both are the same
+        return "there is no such folder, or no file in it; check the spelling"
+    if Path(root).is_dir():
+        return "the folder is empty; were the images copied, is the disk mounted?"
+    there = next(parent for parent in Path(root).parents if parent.is_dir())
+    return f"there is no such folder; the nearest that exists is {there}: check the spelling"
 
 
 def _left_out(

@@ -32,7 +32,7 @@ from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
 from pipeline.run.images import check_own
 from pipeline.run.markers import marked_shards
-from pipeline.run.named_weights import check_hub_before_start
+from pipeline.run.named_weights import check_before_start
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from pipeline.storage.waiting import waiting
@@ -310,7 +310,7 @@ class _RunningJob:
     def run_here(self) -> None:
         """Annotate the shards one after another in this process."""
         config = self._plan.config
-        self._check_hub()
+        self._check_weights()
         device = local_device(config.run.device)
         setup = WorkerSetup(config, device, self._build, self._plan.retry)
         worker = Worker(setup, self._progress.add_image)
@@ -337,7 +337,7 @@ class _RunningJob:
 
         config = self._plan.config
         if not cluster.is_given():
-            self._check_hub()
+            self._check_weights()
         with cluster.connected():
             self._termination.listen()
             device = cluster.cluster_device(config.run)
@@ -352,10 +352,10 @@ class _RunningJob:
                 pool.stop_all()
                 forget_text(name)
 
-    def _check_hub(self) -> None:
-        """Say that weights cannot be downloaded before what takes long is started."""
+    def _check_weights(self) -> None:
+        """Say what is wrong with weights before anything is started that takes long."""
         if self._build is build:
-            check_hub_before_start(self._plan.config)
+            check_before_start(self._plan.config)
 
     def _begin(self, weights: dict[str, str]) -> tuple[ShardStatus, Iterator[Shard]]:
         """Create or check the run folder, now that the weights are known; return what is left."""

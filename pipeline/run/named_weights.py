@@ -121,13 +121,15 @@ def checked_files(job: JobConfig) -> list[WeightsFile]:
     return methods.needed_files(job, cached)
 
 
-def check_hub_before_start(job: JobConfig) -> None:
-    """Check that what a job must download can be, before a cluster is started for it.
+def check_before_start(job: JobConfig) -> None:
+    """Check the weights of a job before a cluster is started for it, which takes long.
 
     Raises:
         UnreachableHubError: the hub of networks does not answer, and some are not here.
-        WeightsError: there is no network of a name, or a file must be given.
+        WeightsError: a file on this machine is missing or no weights file; without the hub also: a
+            network that does not exist.
     """
+    check_local_weights(job)
     try:
         check_hub()
     except OSError as error:
@@ -153,9 +155,14 @@ def check_local_weights(job: JobConfig) -> None:
             continue
         if place.startswith(LOCAL_DIR):
             folder = Path(place.removeprefix(LOCAL_DIR)).expanduser()
+            if not folder.is_dir():
+                raise WeightsError(f"there is no folder {folder} ({name}): check the spelling")
             files = [file for file in sorted(folder.glob("*")) if file.suffix in WEIGHTS_ENDINGS]
             if not files:
-                raise WeightsError(f"{folder} has no weights file ({', '.join(WEIGHTS_ENDINGS)})")
+                raise WeightsError(
+                    f"the folder {folder} has no weights file ({', '.join(WEIGHTS_ENDINGS)}); "
+                    "which files it needs: docs/weights.md"
+                )
             for file in files:
                 check_weights_file(file)
         elif ":" not in place and ("/" in place or place.endswith(WEIGHTS_ENDINGS)):

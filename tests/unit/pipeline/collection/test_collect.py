@@ -385,3 +385,12 @@ def test_names_in_another_unicode_form_or_with_backslashes_are_found(tmp_path: P
     assert read_image_file(uri, ANYWHERE) == b"x"
     assert read_image_file(f"{tmp_path}/sub\\café.png", ANYWHERE) == b"x"
     assert read_image_file((tmp_path / "sub" / decomposed).as_uri(), ANYWHERE) == b"x"
+
+
+def test_a_folder_that_is_missing_or_empty_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(CollectionError, match="the folder is empty"):
+        collect(str(tmp_path / "photos"), CONFIG)
+    with pytest.raises(CollectionError, match="there is no such folder") as caught:
+        collect(str(tmp_path / "foto" / "pets"), CONFIG)
+    assert f"the nearest that exists is {tmp_path}" in str(caught.value)

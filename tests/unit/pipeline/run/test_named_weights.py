@@ -239,7 +239,8 @@ def test_odd_names_are_refused_without_a_command_to_paste(name: str) -> None:
         ({"clip": {"model": "ViT-B-32", "pretrained": "empty.pt"}}, "it is empty"),
         ({"clip": {"model": "ViT-B-32", "pretrained": "text.pt"}}, "not a weights file"),
         ({"clip": {"model": "ViT-B-32", "pretrained": "gone.pt"}}, "no weights file at"),
-        ({"clip": {"model": "local-dir:folder"}}, "folder has no weights file"),
+        ({"clip": {"model": "local-dir:folder"}}, "the folder folder has no weights file"),
+        ({"clip": {"model": "local-dir:nowhere"}}, "there is no folder nowhere"),
         ({"vision": {"model": "vit_small_patch8_224", "weights": "empty.pt"}}, "it is empty"),
         (
             {"method": {"name": "clip_diy", "options": {"objectness": {"name": "found",
