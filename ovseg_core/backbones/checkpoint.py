@@ -379,7 +379,9 @@ def check_hub() -> None:
 
     if _FETCHES_NOTHING.get():
         raise OSError("it is not in the cache of this machine, and nothing is fetched here")
-    if getproxies() or constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("it is not in the cache of this machine, and HF_HUB_OFFLINE is set")
+    if getproxies():
         return
     address = urlsplit(constants.ENDPOINT)
     host = address.hostname or ""

@@ -126,8 +126,8 @@ def check_before_start(job: JobConfig) -> None:
 
     Raises:
         UnreachableHubError: the hub of networks does not answer, and some are not here.
-        WeightsError: a file on this machine is missing or no weights file; without the hub also: a
-            network that does not exist.
+        WeightsError: a file on this machine is missing or no weights file; where the hub may not be
+            asked also: weights that are not here, and networks that do not exist.
     """
     check_local_weights(job)
     try:
@@ -136,7 +136,8 @@ def check_before_start(job: JobConfig) -> None:
         files = methods.needed_files(job, cached)
         missing = [file for file in files if not file.is_here and not file.only_for]
         if missing:
-            raise UnreachableHubError(
+            kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
+            raise kind(
                 f"weights that this machine does not have cannot be downloaded ({error}): "
                 f"{', '.join(file.network for file in missing)}. The same command with --dry-run "
                 f"lists the files; to bring them {ADVICE}"

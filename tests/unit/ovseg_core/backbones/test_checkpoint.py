@@ -98,6 +98,14 @@ def test_cached_repository_needs_no_network(tmp_path: Path) -> None:
     assert hub_file("some/model", "another.bin", "model.safetensors") == str(cached)
 
 
+@pytest.mark.usefixtures("offline")
+def test_hub_that_is_switched_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set") as caught:
+        load_clip_of_job("ViT-B-32", "laion2b_s34b_b79k")
+    assert not isinstance(caught.value, OutageError)
+
+
 def test_refused_port_of_the_hub_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
