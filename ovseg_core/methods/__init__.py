@@ -68,7 +68,8 @@ def needed_files(config: SegmenterConfig, cached: Cached) -> list[WeightsFile]:
         cached: looks for a path or URL on this machine.
 
     Raises:
-        ConfigError: an unknown method or option; transformers is missing or too old.
+        ConfigError: an unknown method or option; transformers is missing, or of another major
+            version.
         WeightsError: there is no network of a name, or a file must be given.
     """
     backbones = Backbones.from_config(with_published_clip(config), "cpu", str)

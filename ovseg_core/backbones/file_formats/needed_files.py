@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from ovseg_core.backbones.checkpoint import cached_hub_file, timm_repository
-from ovseg_core.backbones.clip_architecture import CONFIG
 from ovseg_core.backbones.file_formats.transformers_folder import (
     WEIGHTS,
     HubWeights,
@@ -71,7 +70,6 @@ class WeightsFile:
         option: dotted option that names it.
         source: repository of the hub, URL, file or folder.
         names: of the file in a repository, the first of them that it has; empty elsewhere.
-        settings: small files that a copy of a repository needs as well; empty: all others.
         size_bytes: None: not known.
         is_here: on this machine; else it is fetched at first use.
         licence: empty: not known.
@@ -83,7 +81,6 @@ class WeightsFile:
     option: str
     source: str
     names: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
     size_bytes: int | None = None
     is_here: bool = False
     licence: str = ""
@@ -122,7 +119,7 @@ def file_of(
         published: what is known of repositories in the format of transformers.
 
     Raises:
-        ConfigError: transformers is missing or too old.
+        ConfigError: transformers is missing, or of another major version.
         WeightsError: there is no network of this name.
     """
     found = _found(needed, cached, published)
@@ -148,7 +145,7 @@ def _found(
         if needed.file:
             return _single_file(title, "vision.weights", needed.file, cached)
         repository, file, licence = timm_repository(name)
-        found = WeightsFile(title, option, repository, (file,), ("config.json",), licence=licence)
+        found = WeightsFile(title, option, repository, (file,), licence=licence)
         return _on_hub(found, num_values_of_vit(name) * _BYTES_PER_VALUE)
     if not name.startswith(HF_HUB):
         raise WeightsError(f"{option}: expected hf-hub:ORG/REPO or local-dir:FOLDER, got {name!r}")
@@ -172,7 +169,7 @@ def _single_file(title: str, option: str, place: str, cached: Cached) -> Weights
 def _clip_file(config: ClipConfig, title: str, option: str, cached: Cached) -> WeightsFile:
     if config.model.startswith(HF_HUB):
         repository = config.model.removeprefix(HF_HUB)
-        return _on_hub(WeightsFile(title, option, repository, REPOSITORY_FILES, (CONFIG,)), None)
+        return _on_hub(WeightsFile(title, option, repository, REPOSITORY_FILES), None)
     architecture, tag = named_clip(config)
     if not tag:
         return _single_file(title, "clip.pretrained", config.pretrained, cached)
@@ -182,7 +179,7 @@ def _clip_file(config: ClipConfig, title: str, option: str, cached: Cached) -> W
     num_values = num_values_of_clip(architecture)
     size_bytes = None if num_values is None else num_values * _BYTES_PER_VALUE
     title = f"{title} {config.pretrained}"
-    found = WeightsFile(title, option, repository, names, (CONFIG,), licence=licence)
+    found = WeightsFile(title, option, repository, names, licence=licence)
     return _on_hub(found, size_bytes)
 
 
