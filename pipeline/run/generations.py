@@ -14,6 +14,7 @@ A record names its files with their SHA-256, and holds the hash of the record be
 no record names were left by a process that was killed; they are never read.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from schemas.errors import RunFolderError
 from schemas.records import FileEntry, Generation
 from schemas.tables import MANIFEST, SCHEMA_VERSION
 
+logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 FOLDER = "generations"
@@ -261,6 +263,7 @@ class Generations:
         is_first = self._folder.create_once(record_name(record.number), marker_json(now))
         found = Generations.read(self._folder, self._info, self._first, None)
         if not is_first:
+            logger.warning("another job has updated the run to generation %d first", record.number)
             named = {entry.name for one in found.later for entry in (one.new, one.gone)}
             for entry in (record.new, record.gone):
                 if entry.name not in named:

@@ -217,7 +217,7 @@ def test_own_generations_are_remembered_and_no_others(out: str) -> None:
     assert not confirmed(RunFolder.open(out).generations.sha256, "").is_own
 
 
-def test_of_two_updates_at_once_one_counts(out: str) -> None:
+def test_of_two_updates_at_once_one_counts(out: str, caplog: pytest.LogCaptureFixture) -> None:
     begin(out, {"a": 0})
     runs = [RunFolder.open(out) for _ in range(4)]
     updates = [
@@ -239,6 +239,8 @@ def test_of_two_updates_at_once_one_counts(out: str) -> None:
     assert said.count(run.generations.sha256) == 2  # both that have listed the same go on
     lost = [text for text in said if text != run.generations.sha256]
     assert len(lost) == 2
+    told = "another job has updated the run to generation 2 first"
+    assert caplog.messages == [told] * 3
     assert all("another job has updated this run at the same time" in text for text in lost)
     assert run.orphans() == []
 
