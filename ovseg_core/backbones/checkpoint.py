@@ -296,7 +296,7 @@ def timm_file(name: str, setting: str, advice: str = ADVICE) -> str:
 
     Args:
         name: timm's, with or without the tag of the weights.
-        setting: that takes a folder in their place, for the message.
+        setting: that names a copy in `FOLDER`, for the message.
         advice: ends the message where there are none.
 
     Raises:
@@ -401,7 +401,7 @@ class HubCopy:
     Attributes:
         repository: such as `timm/vit_small_patch8_224.dino`.
         names: of its files that are enough; empty: all are fetched.
-        setting: that takes the folder with them, such as `vision.model`.
+        setting: that names the copy, such as `vision.model=local-dir:FOLDER`.
     """
 
     repository: str
@@ -414,7 +414,7 @@ class HubCopy:
         what = " ".join([self.repository, *self.names])
         return (
             f"on a computer with a network: `hf download {what} --local-dir FOLDER`, copy FOLDER "
-            f"here and --set {self.setting}=local-dir:FOLDER ({ADVICE})"
+            f"here and --set {self.setting} ({ADVICE})"
         )
 
 

@@ -124,7 +124,7 @@ def _load_repository(config: ClipConfig) -> LoadedClip:
         check_readable(architecture, config.model)  # before a useless download
         hub_file(repository, *REPOSITORY_FILES)
     except LOAD_FAILURES as error:
-        copy = HubCopy(repository, (CONFIG, REPOSITORY_FILES[0]), "clip.model")
+        copy = HubCopy(repository, (CONFIG, REPOSITORY_FILES[0]), "clip.model=local-dir:FOLDER")
         raise not_downloaded(f"the CLIP {config.model}", error, copy) from None
     return _load_folder(file.parent, config, is_local=False)
 
@@ -351,7 +351,9 @@ def _fetch_tag(config: ClipConfig, tag: dict[str, Any]) -> str:
         return hub_file(repository, *names) if repository else str(download_pretrained(tag))
     except LOAD_FAILURES as error:
         what = f"the CLIP weights {config.model}/{config.pretrained}"
-        copy = HubCopy(repository or "ORG/REPO", (CONFIG, *names[:1]), "clip.model")
+        copy = HubCopy(
+            repository or "ORG/REPO", (CONFIG, *names[:1]), "clip.model=local-dir:FOLDER"
+        )
         raise not_downloaded(what, error, copy) from None
 
 

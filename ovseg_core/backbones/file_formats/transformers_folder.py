@@ -166,7 +166,9 @@ def _fetched(repository: str, option: str) -> Path:
         return Path(hub_file(repository, WEIGHTS)).parent
     except LOAD_FAILURES as error:
         what = f"{option}: the network {repository}"
-        raise not_downloaded(what, error, HubCopy(repository, (), option)) from None
+        raise not_downloaded(
+            what, error, HubCopy(repository, (), f"{option}=local-dir:FOLDER")
+        ) from None
 
 
 def _load_folder(folder: Path, option: str, family: NetworkFamily) -> tuple[Any, Any]:
@@ -174,9 +176,10 @@ def _load_folder(folder: Path, option: str, family: NetworkFamily) -> tuple[Any,
 
     file, config_file = folder / WEIGHTS, folder / "config.json"
     if not config_file.is_file() or not file.is_file():
+        copy = HubCopy(family.example, (), f"{option}=local-dir:FOLDER")
         raise WeightsError(
             f"{option}: {folder} is no folder of transformers: expected config.json, {WEIGHTS} "
-            f"and {_PROCESSORS[0]}; {HubCopy(family.example, (), option).advice}"
+            f"and {_PROCESSORS[0]}; {copy.advice}"
         )
     settings = json.loads(config_file.read_text(encoding="utf-8"))
     kind = settings.get("model_type") if isinstance(settings, dict) else None

@@ -174,7 +174,9 @@ def _load_named(name: str, weights: str, option: str) -> LoadedVit:
         model = timm.create_model(name, pretrained=False, num_classes=0)
     _family(model, name)  # raises before a useless download
     advice = f"make it vision.model and give their file as vision.weights; {ADVICE}"
-    loaded = _loaded(model, name, weights or timm_file(name, option, advice))
+    loaded = _loaded(
+        model, name, weights or timm_file(name, "vision.model=local-dir:FOLDER", advice)
+    )
     _fill(loaded)
     return loaded
 

@@ -79,7 +79,8 @@ def weights_file(options: PyramidOptions, resolve: Callable[[str], str]) -> str:
         return resolve(options.backbone_weights)
     check_architecture(options.backbone)
     advice = f"give a file as student.options.backbone_weights, or `{RANDOM}`"
-    return timm_file(options.backbone, advice)
+    setting = "student.options.backbone_weights=FOLDER/model.safetensors"
+    return timm_file(options.backbone, setting, advice)
 
 
 class Pyramid(nn.Module):
