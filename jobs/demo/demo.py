@@ -83,8 +83,11 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
 
 def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
     """Annotate the scenes once more, one mask for each object; return whether it could be done."""
+    import torch
+
     from pipeline.job import job
 
+    torch.set_num_threads(1)  # networks as small as these crawl in two on a busy machine
     part = {
         "images": f"{folder.scenes}/scene_*.png",
         "out": str(folder.instances),
