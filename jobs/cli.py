@@ -77,7 +77,7 @@ app = typer.Typer(
     help="Masks and labels for whole image collections, from words alone.",
     epilog="Exit codes: 0 all done; 1 user error; 2 usage; 3 finished, but something is missing; "
     "4 a store or cluster is away or full; 5 a submitted job is no longer followed; "
-    "130 interrupted; 143 ended by SIGTERM.",
+    "6 `check` found something; 130 interrupted; 143 ended by SIGTERM.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -170,6 +170,18 @@ def inspect_command(
     from jobs.runs.results import show_run
 
     show_run(run, as_json=as_json, orphans=orphans, clean=clean)
+
+
+@app.command("check")
+def check_command(run: opt.Run, as_json: opt.AsJson = False) -> None:
+    """Verify a run folder; changes nothing.
+
+    Markers, checksums, rows, references, masks, reviews and exports. Exit code 6: something is
+    wrong, and is named.
+    """
+    from jobs.runs.check import check_folder
+
+    raise typer.Exit(check_folder(run, as_json))
 
 
 @app.command("export")

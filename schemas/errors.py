@@ -38,6 +38,8 @@ class ExitCode(IntEnum):
     to be corrected in the command; the same one goes on later."""
     DETACHED = 5
     """`ovseg submit` lost sight of a job that may still be running on its cluster."""
+    FINDINGS = 6
+    """`ovseg check` found something in a run folder that is not as it should be, and named it."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C; the same command goes on."""
     TERMINATED = 143

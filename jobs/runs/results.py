@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.annotate.bottleneck import Bottleneck
     from pipeline.corrections.layer import ReviewState
     from pipeline.run.confirmed import Confirmed
-    from pipeline.run.inspect import Inspection
+    from pipeline.run.inspection.inspect import Inspection
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     """Print what is in a run folder; or only list or delete its orphans."""
     from pipeline.corrections.layer import ReviewedLayer
     from pipeline.run.folder import RunFolder
-    from pipeline.run.inspect import inspect_folder
+    from pipeline.run.inspection.inspect import inspect_folder
 
     folder = RunFolder.open(run)
     found = inspect_folder(folder)

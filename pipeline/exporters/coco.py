@@ -7,17 +7,20 @@ are split into `instances-00001.json` and so on, each a complete COCO file of so
 import json
 import logging
 import re
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from pydantic import NonNegativeInt
 
 from pipeline.exporters.shared import coco_file, segments
+from pipeline.exporters.shared.coco_check import ExpectedCoco, ExportProblem, coco_problems
 from pipeline.exporters.shared.coco_records import CocoAnnotation
 from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.label_answers import AnswerReader
-from pipeline.exporters.shared.loss_report import GOOD_IOU, LOSSES_FILE
+from pipeline.exporters.shared.loss_report import GOOD_IOU, LOSSES_FILE, LossReport
 from pipeline.exporters.shared.outlines import Simplification, Tolerance, coco_polygons
 from pipeline.exporters.shared.segments import DIGITS, SegmentKind
 from pipeline.run.file_names import flat_name
@@ -109,6 +112,47 @@ def export(run: RunFolder, options: Options) -> list[str]:
             export.losses.num_poor_outlines, GOOD_IOU, FOLDER, LOSSES_FILE,
         )  # fmt: skip
     return [f"{FOLDER}/{name}" for name in names]
+
+
+def check_files(
+    reader: CorrectedRun, options: Options, files: Sequence[Path]
+) -> Iterator[ExportProblem]:
+    """Yield what in the files of an export is not what the same options would write now.
+
+    Args:
+        reader: the run as it is, with the masks that the export has.
+        options: of the export.
+        files: local copies of all its files.
+    """
+    head = coco_file.head(reader, options.segments)
+    of_run = {"fingerprint": head["info"]["fingerprint"], "categories": head["categories"]}
+    expected = ExpectedCoco(of_run, _expected_entries(reader, options))
+    kinds: dict[str, list[Path]] = {"instances": [], "results_segm": []}
+    for file in sorted(files):
+        kinds[file.name.partition("-")[0].removesuffix(".json")].append(file)
+    yield from coco_problems(expected, kinds["instances"], kinds["results_segm"])
+
+
+def _expected_entries(
+    reader: CorrectedRun, options: Options
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield each image with its annotations; of polygons without their shape."""
+    losses, number = LossReport("", options), 0
+    keys = ["id", "image_id", "category_id"]
+    if not options.polygons:
+        keys += ["segmentation", "area", "bbox"]
+    images = segments.images(
+        reader, losses, options.segments, options.min_score, options.min_area_px
+    )
+    for image, rows in images:
+        annotations = []
+        for row in rows:
+            number += 1
+            entry: dict[str, Any] = {**coco_file.annotation_entry(number, image["number"], row)}
+            annotations.append({key: entry[key] for key in keys})
+        path = image["path"]
+        entry = {**coco_file.image_entry(image, flat_name(path) if options.flatten_names else path)}
+        yield {key: entry[key] for key in ("id", "file_name", "width", "height")}, annotations
 
 
 def _answer_reader(reader: CorrectedRun, options: Options) -> AnswerReader | None:

@@ -709,18 +709,9 @@ class RunFolder:
         unknown = sorted(set(columns or ()) - set(known))
         if unknown:
             raise ValueError(f"table {name} has no columns {unknown}; it has {known}")
-        file, version = marker.files[name].name, marker.schema_version
-        is_old = version < SCHEMA_VERSION
-        stored = columns
-        if is_old and columns is not None:
-            stored = old_versions.stored_columns(name, list(columns), version)
+        file = marker.files[name].name
         try:
-            table = parquet.read_table(self.folder.read_bytes(file), stored)
-            if is_old:
-                wished = list(columns) if columns else None
-                values = {"kind": self.mask_kind}
-                table = old_versions.with_new_columns(name, table, version, values, wished)
-            wanted = table.select(list(columns or known))
+            wanted = self.decoded_table(marker, name, self.folder.read_bytes(file), columns)
             if wanted.num_rows != marker.files[name].num_rows:
                 raise ValueError(
                     f"it has {wanted.num_rows} rows, its marker says {marker.files[name].num_rows}"
@@ -731,6 +722,35 @@ class RunFolder:
                 f"{self.folder.uri}/{file} is damaged: repeat the command that made the run to "
                 f"restore it ({error})"
             ) from error
+
+    def decoded_table(
+        self,
+        marker: ShardDone,
+        name: TableName,
+        data: bytes,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return the rows in a file of a shard under today's names; what they say is not checked.
+
+        Args:
+            marker: of the shard.
+            name: of the table.
+            data: the file.
+            columns: those to read; None: all.
+
+        Raises:
+            pyarrow.ArrowException, OSError, ValueError, KeyError: it holds no such table.
+        """
+        version, stored = marker.schema_version, columns
+        is_old = version < SCHEMA_VERSION
+        if is_old and columns is not None:
+            stored = old_versions.stored_columns(name, list(columns), version)
+        table = parquet.read_table(data, stored)
+        if is_old:
+            wished = list(columns) if columns else None
+            values = {"kind": self.mask_kind}
+            table = old_versions.with_new_columns(name, table, version, values, wished)
+        return table.select(list(columns or TABLES[name][0].names))
 
     @cached_property
     def mask_kind(self) -> MaskKind:

@@ -52,16 +52,35 @@ def read_marker(folder: Folder, kind: Kind, shard: int, record: type[Marker]) ->
     """Return a marker; None where there is none or a torn one."""
     path = marker_path(kind, shard)
     try:
-        marker = record.model_validate_json(folder.read_bytes(path, _MAX_MARKER_BYTES))
+        return checked_marker(folder, kind, shard, record)
     except (FileNotFoundError, ValidationError):
         return None
     except (NotAFileError, FileTooLargeError) as error:
         _warn_once(f"{error}, and does not count as a marker")
         return None
+    except WrongMarkerError as error:
+        does_not_count(folder, path, str(error))
+        return None
+
+
+class WrongMarkerError(Exception):
+    """A marker says what no marker of its shard can say."""
+
+
+def checked_marker(folder: Folder, kind: Kind, shard: int, record: type[Marker]) -> Marker:
+    """Return a marker.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValidationError: it is torn.
+        NotAFileError, FileTooLargeError: it is none that ovseg wrote.
+        WrongMarkerError: it says what cannot be.
+    """
+    data = folder.read_bytes(marker_path(kind, shard), _MAX_MARKER_BYTES)
+    marker = record.model_validate_json(data)
     wrong = _wrong_claim(marker, shard)
     if wrong:
-        does_not_count(folder, path, wrong)
-        return None
+        raise WrongMarkerError(wrong)
     return marker
 
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
-from pipeline.run.inspect import inspect_folder
+from pipeline.run.inspection.inspect import inspect_folder
 from pipeline.run.reader import RunReader
 from schemas.errors import ErrorCode
 from tests.helpers.colour_segmenter import (

@@ -31,7 +31,7 @@ def rewrite(
         content: of the files; empty: the changed tables.
     """
     shutil.copytree(run.folder.uri, place)
-    for marker_file in (place / "done").glob("*.json"):
+    for marker_file in sorted((place / "done").glob("*.json")):
         marker = json.loads(marker_file.read_text())
         entry = marker["files"][table]
         data = content or _mapped((place / entry["name"]).read_bytes(), change)

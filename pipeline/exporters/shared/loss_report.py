@@ -5,9 +5,11 @@ finished.
 """
 
 import bisect
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from typing import NamedTuple
 
 from schemas.base import Frozen
 from schemas.untrusted import shown_text
@@ -17,7 +19,11 @@ GOOD_IOU = 0.95
 """Outlines with a lower IoU with their mask are counted as poor."""
 _BINS = 1000
 _NUM_NAMED = 10
-_WRITTEN = "Written:"
+_WRITTEN, _LOST = "Written:", "Lost in this export:"
+_OPTION = re.compile(r"(\w+)=(.*?)(?=, \w+=|$)")
+_COUNT = re.compile(r" {0,9}([0-9]{1,18})  (.+)")
+NOT_ANNOTATED = "images that the run has not annotated yet"
+FAILED_IMAGES = "images that failed in the run"
 
 
 class LossReport:
@@ -100,7 +106,7 @@ class LossReport:
         """Return the content of the file."""
         lines = [self._title, self.options_line, *filter(None, [self._source, self._note])]
         lines += ["", _WRITTEN, *_count_lines(self._written, {})]
-        lines += ["", "Lost in this export:", *_count_lines(self._lost, self._named)]
+        lines += ["", _LOST, *_count_lines(self._lost, self._named)]
         num_outlines = sum(self._iou_histogram)
         if num_outlines:
             lines += [
@@ -123,13 +129,36 @@ class LossReport:
         raise AssertionError("the histogram is empty")
 
 
+class Recorded(NamedTuple):
+    """What a `LOSSES.txt` says of its export."""
+
+    options: dict[str, str]
+    source: str
+    """Whose masks; empty: it does not say."""
+    written: dict[str, int]
+    """Counts by what they are, in the plural."""
+    lost: dict[str, int]
+
+
+def recorded_of(text: str) -> Recorded:
+    """Return what the content of a `LOSSES.txt` says, as far as it can be read."""
+    lines = text.splitlines()
+    options = dict(_OPTION.findall(lines[1])) if lines[1:] else {}
+    source = lines[2] if lines[2:] and lines[2].startswith("masks: ") else ""
+    return Recorded(options, source, _counts_below(lines, _WRITTEN), _counts_below(lines, _LOST))
+
+
+def _counts_below(lines: Sequence[str], title: str) -> dict[str, int]:
+    below = takewhile(bool, lines[lines.index(title) + 1 :] if title in lines else ())
+    found = (_COUNT.fullmatch(line) for line in below)
+    return {match[2]: int(match[1]) for match in found if match}
+
+
 def summary_of(text: str) -> str:
     """Return from the content of a `LOSSES.txt` whose masks it tells of, and what was written."""
-    lines = text.splitlines()
-    source = lines[2] if lines[2:] and lines[2].startswith("masks: ") else ""
-    counts = iter(lines[lines.index(_WRITTEN) + 1 :] if _WRITTEN in lines else ())
-    written = ", ".join(" ".join(line.split()) for line in takewhile(bool, counts))
-    return "; ".join(filter(None, (source, written)))
+    recorded = recorded_of(text)
+    written = ", ".join(f"{count} {what}" for what, count in recorded.written.items())
+    return "; ".join(filter(None, (recorded.source, written)))
 
 
 def _count_lines(counts: Counter[str], named: Mapping[str, Sequence[str]]) -> list[str]:

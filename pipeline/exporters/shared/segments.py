@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from ovseg_core.rle import components, label_map
 from ovseg_core.rle.encode import decode_rle, encode_rle
 from pipeline.exporters.shared.corrected_run import CorrectedShard
-from pipeline.exporters.shared.loss_report import LossReport
+from pipeline.exporters.shared.loss_report import FAILED_IMAGES, NOT_ANNOTATED, LossReport
 from pipeline.run.reader import FinishedShard, Row, RunReader, bottom_first, grouped
 from schemas.errors import RunFolderError
 from schemas.score_columns import SCORE, SCORE_COLUMNS
@@ -71,9 +71,9 @@ def images(
     """
     if reader.num_left:
         logger.warning("%d images of the run are not annotated yet", reader.num_left)
-        losses.count_lost("images that the run has not annotated yet", reader.num_left)
+        losses.count_lost(NOT_ANNOTATED, reader.num_left)
     if reader.errors:
-        losses.count_lost("images that failed in the run", sum(reader.errors.values()))
+        losses.count_lost(FAILED_IMAGES, sum(reader.errors.values()))
     losses.count_written("images", 0)
     losses.count_written("segments", 0)
     cut = partial(_cut, kind=resolve_kind(reader, kind), is_changed=is_changed(reader, kind))

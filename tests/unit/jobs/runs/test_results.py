@@ -11,7 +11,7 @@ from jobs.cli import app
 from jobs.runs.results import show_inspection
 from pipeline.annotate.bottleneck import bottleneck_of
 from pipeline.corrections.log import ReviewLog
-from pipeline.run.inspect import inspect_folder
+from pipeline.run.inspection.inspect import inspect_folder
 from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run
 

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.annotate.versions import compared_versions
 from pipeline.run.folder import RunFolder
-from pipeline.run.inspect import inspect_folder
+from pipeline.run.inspection.inspect import inspect_folder
 from schemas.errors import RunFolderError
 from schemas.records import Shard, ShardDone
 from schemas.tables import SCHEMA_VERSION, to_table

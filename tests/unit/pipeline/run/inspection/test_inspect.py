@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
-from pipeline.run.inspect import Inspection, inspect_folder
+from pipeline.run.inspection.inspect import Inspection, inspect_folder
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode
 from schemas.records import (
