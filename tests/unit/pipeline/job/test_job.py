@@ -348,6 +348,7 @@ def test_a_hub_that_is_away_is_said_before_anything_is_started(
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # an earlier test may have left it so
     monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     run_config = config.run.model_copy(update={"local": local})
