@@ -53,7 +53,7 @@ def annotate(
         return 0
     report = job.run(config, retry=retry)
     show_report(report, _cautions(config, report, under_protocol=bool(evaluate_flags)))
-    if evaluate_flags and not report.exit_code:
+    if evaluate_flags and not report.exit_code and not report.num_left_to_others:
         console.line(
             f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
         )
@@ -136,11 +136,13 @@ def show_plan(
     names, run = config.vocabulary.names, config.run
     more = f" and {len(names) - _SHOWN_LABELS:,} more" if len(names) > _SHOWN_LABELS else ""
     if run.local:
-        workers = "none: in this process (--local)"
+        flag = "--shards" if run.shards else "--local"
+        workers = f"none: in this process ({flag})"
     else:
         most = f"at most {run.workers}" if run.workers else "as many as the resources allow"
         workers = f"{most}, {run.cpus_per_worker:g} CPU each, device {run.device}"
-    done = plan.num_shards - plan.num_shards_left
+    task, done = plan.task, plan.num_own_shards - plan.num_shards_left
+    own = f"{counted(plan.num_own_shards, 'shard')} ({counted(plan.num_own_images, 'image')})"
     console.facts(
         [
             ("images", f"{plan.num_images:,} in {config.images}"),
@@ -152,6 +154,10 @@ def show_plan(
             (
                 "shards",
                 f"{plan.num_shards:,} of up to {config.images_per_shard(plan.num_images):,} images",
+            ),
+            (
+                "of this task",
+                f"{own}, task {task.number} of {task.num_tasks}" if task.num_tasks > 1 else "",
             ),
             ("done", f"{counted(done, 'shard')} ({counted(plan.num_images_done, 'image')})"),
             ("left", counted(plan.num_shards_left, "shard")),
@@ -177,7 +183,8 @@ def _changes(plan: "JobPlan") -> str:
 def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:
     """Print counts, errors by code, the run folder and the next commands.
 
-    Of an interrupted run the summary names the next command alone: the same one.
+    Of an interrupted run, or while other tasks have work left, the summary names the next command
+    alone.
 
     Args:
         report: of the job.
@@ -191,9 +198,10 @@ def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:
         console.line(f"caution      {caution}")
     if report.interrupted:
         return
-    if report.errors or report.failed_shards:
+    whole = report.whole or report
+    if whole.errors or report.failed_shards:
         console.line(f"what failed  {ovseg} inspect {out}")
-    if report.num_segments:
+    if whole.num_segments and not report.num_left_to_others:
         console.line(f"next         {ovseg} review {out}   # look at the masks in a browser")
         console.line(f"             {ovseg} inspect {out}  # counts, failures, times")
         console.line(f"then         {ovseg} export {out} --to coco")

@@ -132,6 +132,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     retry_errors: opt.RetryErrors = "",
     dry_run: opt.DryRun = False,
     update: opt.Update = False,
+    shards: opt.Shards = None,
     images_roots: opt.ImagesRoots = None,
     allow_private: opt.AllowPrivate = False,
 ) -> None:
@@ -140,6 +141,8 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     from jobs.config import ProtocolFlags, load_config, run_flags, vocabulary_file
     from schemas.config import JobConfig
 
+    if shards == "":  # of a variable that is not set: without the flag the job is another one
+        raise typer.BadParameter("--shards: expected TASK/TASKS, such as 3/8, got nothing")
     flags = {
         "images": images,
         "labels": labels,
@@ -149,6 +152,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "image.limit": limit,
         "run.workers": workers,
         "run.update": update or None,
+        "run.shards": shards,
         **run_flags(local, images_roots, allow_private),
     }
     under = ProtocolFlags(protocol, data)

@@ -87,6 +87,15 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Print the plan, look at weights files; run and write nothing."),
 ]
 
+Shards = Annotated[
+    str | None,
+    typer.Option(
+        "--shards",
+        metavar="TASK/TASKS",
+        help="Be one of several tasks that share a run without Ray: 3/8 annotates every 8th shard "
+        "from the 3rd on.",
+    ),
+]
 Update = Annotated[
     bool,
     typer.Option(

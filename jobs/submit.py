@@ -83,6 +83,11 @@ def submit(config: JobConfig, address: str) -> int:
                 f"{key}: {path!r} is relative to this machine; a cluster needs a URL such as "
                 f"s3://bucket/{path.lstrip('./')}, or an absolute path that all its nodes share"
             )
+    if config.run.shards:
+        raise ConfigError(
+            f"run.shards: {config.run.shards!r} is one of several tasks that share a run without "
+            "Ray; the workers of a cluster share it by themselves: leave it out"
+        )
     if found := places_of_secrets(config.model_dump(mode="json")):
         raise ConfigError(
             *(

@@ -6,10 +6,12 @@ is part of the run's fingerprint.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -164,6 +166,31 @@ class ComputeConfig(Frozen):
     Needs a C++ compiler."""
 
 
+@dataclass(frozen=True)
+class ArrayTask:
+    """One of several processes that share the shards of a run without Ray; 1 of 1 has them all.
+
+    Attributes:
+        number: 1 ... num_tasks.
+        num_tasks: of the run.
+    """
+
+    number: int = 1
+    num_tasks: int = 1
+
+    def owns(self, shard: int) -> bool:
+        """Return whether a shard is this task's: every `num_tasks`-th one is."""
+        return shard % self.num_tasks == self.number - 1
+
+    @property
+    def own(self) -> slice:
+        """The task's own of all shards in order."""
+        return slice(self.number - 1, None, self.num_tasks)
+
+
+ALL_SHARDS = ArrayTask()
+
+
 class RunConfig(Frozen):
     """How the work is spread; nothing here changes the masks.
 
@@ -186,6 +213,9 @@ class RunConfig(Frozen):
     """A larger share of failed images makes the exit code 3."""
     local: bool = False
     """Run in this process, without Ray."""
+    shards: str = ""
+    """`3/8`: be task 3 of 8 that share a run, as in an array job of Slurm: annotate every eighth
+    shard from the third on, in this process, without Ray. Empty: all shards."""
     images_roots: tuple[str, ...] = ()
     """Folders and URLs from which images may be read beside the collection itself: where a list
     at a URL names files of this machine, or a run is resumed that another machine has begun."""
@@ -200,10 +230,40 @@ class RunConfig(Frozen):
     pixels or scores may differ slightly between its shards; their done markers name the versions.
     """
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_are_local(cls, value: Any) -> Any:
+        has_task = isinstance(value, dict) and value.get("shards")
+        return {**value, "local": True} if has_task else value
+
+    @field_validator("shards")
+    @classmethod
+    def _is_a_task(cls, value: str) -> str:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+        if value and not (match and 1 <= int(match[1]) <= int(match[2])):
+            raise ValueError(
+                "expected TASK/TASKS, such as 3/8 for the third of eight tasks, which count from 1"
+            )
+        return value
+
+    @property
+    def task(self) -> ArrayTask:
+        """Which shards are annotated."""
+        return ArrayTask(*map(int, self.shards.split("/"))) if self.shards else ALL_SHARDS
+
     @property
     def threads_per_worker(self) -> int:
         """Threads that a worker's share of the cores feeds: at least one."""
         return max(1, math.floor(self.cpus_per_worker))
+
+
+def _of_a_training(run: RunConfig) -> RunConfig:
+    if run.shards:
+        raise ValueError("shards: a training has no shards; leave it out")
+    return run
+
+
+TrainingRun = Annotated[RunConfig, AfterValidator(_of_a_training)]
 
 
 class Calibration(Frozen):
@@ -379,7 +439,7 @@ class HeadConfig(Frozen):
     """Seed of the first weights, the order of the images and their augmentation."""
     checkpoint_every: PositiveInt = 50
     """Steps from one checkpoint to the next."""
-    run: RunConfig = RunConfig()
+    run: TrainingRun = RunConfig()
     """Device, its share, threads, `local` and `max_error_share`. One worker trains a head, so that
     `workers` and `batch_size` have no effect."""
 
@@ -472,7 +532,7 @@ class StudentConfig(ConfigModel):
     """Stop after so many validations without a better mIoU; 0: never."""
     checkpoint_every: PositiveInt = 100
     """Steps from one checkpoint to the next."""
-    run: RunConfig = RunConfig()
+    run: TrainingRun = RunConfig()
     """Workers, device, its share, threads, `local`; `batch_size` is that of validation."""
 
     @model_validator(mode="after")

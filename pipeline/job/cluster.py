@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from pipeline.job.worker_process import worker_environment
+from pipeline.job.worker_process import ray_address, worker_environment
 from pipeline.storage.waiting import waiting
 from schemas.config import RunConfig
 from schemas.errors import ClusterError, ResourceError
@@ -44,7 +44,7 @@ MAX_RESTARTS = 5
 
 def is_given() -> bool:
     """Return whether `connected` joins a cluster that is there, whose nodes are other machines."""
-    return ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+    return ray.is_initialized() or bool(ray_address())
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address() or "local"
     answers = False
     try:
         answers = _check_head(address, HEAD_ANSWERS_S)

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from numpy.typing import NDArray
 
 from ovseg_core.methods import check_options, option_folders, with_published_clip
 from pipeline.annotate.build import Build, build
@@ -22,12 +24,13 @@ from pipeline.annotate.shared_text import forget_text
 from pipeline.collection.changes import Changes, changes
 from pipeline.collection.collect import collect
 from pipeline.collection.left_out import LeftOut, describe, left_out_of
+from pipeline.collection.manifest import shard_bounds
 from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.termination import Termination
 from pipeline.job.worker import Worker, WorkerSetup, first_images
-from pipeline.job.worker_process import local_device, set_ray_environment
+from pipeline.job.worker_process import local_device, ray_address, set_ray_environment
 from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
 from pipeline.run.images import check_own
@@ -37,10 +40,11 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from pipeline.storage.waiting import waiting
 from schemas.base import counted
-from schemas.config import JobConfig
+from schemas.config import ArrayTask, JobConfig
 from schemas.errors import (
     PASSING_CODES,
     BlockedStoreError,
+    ConfigError,
     ErrorCode,
     OvsegError,
     ResourceError,
@@ -62,8 +66,8 @@ class JobPlan:
     Attributes:
         config: the job.
         folders: the state of each folder that an option names, by dotted option.
-        num_images: in the collection.
-        num_shards: all of them.
+        num_images: in the collection, those of other tasks too.
+        num_shards: likewise.
         images: of a new run, as rows of the manifest; None where the run folder has them.
         run: the run to resume; None where it is new.
         done: markers of the shards that an earlier run has finished, by index.
@@ -96,27 +100,57 @@ class JobPlan:
         return self.config.run.update and self.changes is not None
 
     @property
+    def task(self) -> ArrayTask:
+        """Which shards are this job's own."""
+        return self.config.run.task
+
+    @property
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """(shards,) how many images of the collection each shard has."""
+        if self.run is not None:
+            return self.run.shard_sizes()
+        size = self.config.images_per_shard(self.num_images)
+        return np.diff(shard_bounds((self.num_images, size)))
+
+    @property
+    def num_own_images(self) -> int:
+        """Images of the job's own shards."""
+        return int(self.shard_sizes[self.task.own].sum())
+
+    @property
+    def num_own_shards(self) -> int:
+        """Shards of the job's own."""
+        return len(range(self.num_shards)[self.task.own])
+
+    @property
+    def own_done(self) -> dict[int, ShardDone]:
+        """The markers of the job's own shards, see `done`."""
+        return {shard: marker for shard, marker in self.done.items() if self.task.owns(shard)}
+
+    @property
     def num_to_retry(self) -> dict[int, int]:
-        """Number of images to try again, by finished shard that has some."""
-        numbers = {key: marker.tally.num_failed(self.retry) for key, marker in self.done.items()}
-        return {key: number for key, number in numbers.items() if number}
+        """Number of images to try again, by finished shard of the job's own that has some."""
+        done = self.own_done.items()
+        numbers = {shard: marker.tally.num_failed(self.retry) for shard, marker in done}
+        return {shard: number for shard, number in numbers.items() if number}
 
     @property
     def num_shards_left(self) -> int:
-        """Shards without a done marker, or with images to try again."""
+        """Shards of the job's own without a done marker, or with images to try again."""
         if self.run is None:
-            return self.num_shards
-        return len(self.run.shards_left(self.done)) + len(self.num_to_retry)
+            return self.num_own_shards
+        left = sum(map(self.task.owns, self.run.shards_left(self.done)))
+        return left + len(self.num_to_retry)
 
     @property
     def num_images_done(self) -> int:
-        """Images of finished shards, without those to try again."""
-        done = sum(marker.tally.num_images for marker in self.done.values())
+        """Images of finished shards of the job's own, without those to try again."""
+        done = sum(marker.tally.num_images for marker in self.own_done.values())
         return done - sum(self.num_to_retry.values())
 
     def repaired(self) -> "JobPlan":
-        """Take damaged shards out of `done`; reads all files of the run."""
-        if self.run is None or not self.run.repair():
+        """Take the job's own damaged shards out of `done`; reads all their files."""
+        if self.run is None or not self.run.repair(self.task):
             return self
         return replace(self, done=self.run.done())
 
@@ -156,6 +190,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     Raises:
         UserError: a wrong option, no images, or a folder that belongs to another run.
     """
+    _check_task(config)
     check_options(config.method, config.masks)
     named = option_folders(config.method).items()
     folders = {option: folder_state(folder, option) for option, folder in named}
@@ -186,7 +221,30 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
         return planned
     if planned.num_shards_left:
         check_own(run, config)
+    if config.run.task.number > 1:  # the first one looks, for all
+        return planned
     return replace(planned, changes=_changes_since(run, config))
+
+
+def _check_task(config: JobConfig) -> None:
+    """Check what the tasks that share a run cannot do.
+
+    Raises:
+        ConfigError: names it.
+    """
+    task = config.run.task
+    if config.run.shards and (address := ray_address()):
+        raise ConfigError(
+            f"--shards {config.run.shards} works without Ray, but RAY_ADDRESS names the cluster "
+            f"{address}: leave --shards out, so that its workers share the run, or unset "
+            "RAY_ADDRESS"
+        )
+    if config.run.update and task.number > 1:
+        raise ConfigError(
+            f"--update: of tasks that share a run only the first lists the collection again, and "
+            f"this is task {task.number} of {task.num_tasks}: give --shards 1/{task.num_tasks} "
+            "--update, and when it annotates the other tasks without --update"
+        )
 
 
 def _changes_since(run: RunFolder, config: JobConfig) -> Changes | None:
@@ -228,7 +286,7 @@ def run(
         if planned.updates and planned.run is not None:
             planned.begin(planned.run.info.weights)
         return sum_up(
-            config, planned.num_images, planned.done, planned.changes, updated=planned.is_update
+            config, planned.shard_sizes, planned.done, planned.changes, updated=planned.is_update
         )
     if config.run.workers > planned.num_shards and not config.run.local:
         logger.warning(
@@ -237,7 +295,7 @@ def run(
             counted(planned.num_shards, "shard"),
         )
     progress = progress or make_progress()
-    progress.start(planned.num_images, planned.num_images_done)
+    progress.start(planned.num_own_images, planned.num_images_done)
     started, interrupted = time.monotonic(), False
     with Termination() as termination:
         job = _RunningJob(planned, progress, build, termination)
@@ -255,7 +313,7 @@ def run(
     return replace(
         sum_up(
             config,
-            planned.num_images,
+            job.shard_sizes,
             job.done(),
             planned.changes,
             updated=planned.is_update and job.has_begun,
@@ -297,6 +355,11 @@ class _RunningJob:
     def stop_reason(self) -> str:
         """Why the job stopped before its end; empty: it did not."""
         return self._status.stop_reason if self._status else ""
+
+    @property
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """(shards,) how many images of the collection each shard of the run has."""
+        return self._status.run.shard_sizes() if self._status else self._plan.shard_sizes
 
     def done(self) -> dict[int, ShardDone]:
         """Return the markers of all finished shards, earlier runs included."""
@@ -368,13 +431,14 @@ class _RunningJob:
         return self._status, self._left(run)
 
     def _left(self, run: RunFolder) -> Iterator[Shard]:
-        """Yield the shards that are left, without those that another driver has finished.
+        """Yield the job's own shards that are left, but those that another driver has finished.
 
         A driver that did not begin the run starts anywhere and goes backwards, so that two drivers
         share the work: in one direction they could do the same shards from one look to the next.
         """
         shards, to_retry = run.shards(), self._plan.num_to_retry
         left = sorted({*run.shards_left(self._plan.done), *to_retry})
+        left = list(filter(self._plan.task.owns, left))
         if not run.is_first and left:
             start = random.randrange(len(left))
             left = left[start::-1] + left[:start:-1]

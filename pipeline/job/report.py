@@ -1,13 +1,17 @@
 """How a job ended: counts, speed and the exit code."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.annotate.bottleneck import Bottleneck
 from pipeline.collection.changes import Changes
 from pipeline.job.progress import brief
 from schemas.base import counted
-from schemas.config import JobConfig
+from schemas.config import ALL_SHARDS, ArrayTask, JobConfig
 from schemas.errors import PASSING_CODES, ExitCode, lasting_codes
 from schemas.records import ShardDone
 from schemas.untrusted import printable
@@ -16,6 +20,9 @@ from schemas.untrusted import printable
 @dataclass(frozen=True)
 class RunReport:
     """The end of a job. Counts are of the whole run folder, earlier runs included.
+
+    Of a task that shares a run with others they are of its own shards, and `whole` has those of the
+    run folder.
 
     Attributes:
         out: the run folder.
@@ -35,6 +42,8 @@ class RunReport:
         stop_reason: why the job stopped before its end; empty: it did not.
         changes: of the collection since an earlier job listed it; None: not known.
         updated: the run has taken these changes up.
+        task: which shards are counted.
+        whole: of the run folder, for one of several tasks; without times.
     """
 
     out: str
@@ -54,6 +63,15 @@ class RunReport:
     stop_reason: str = ""
     changes: Changes | None = None
     updated: bool = False
+    task: ArrayTask = ALL_SHARDS
+    whole: "RunReport | None" = None
+
+    @property
+    def num_left_to_others(self) -> int:
+        """Images that are not done, of shards that other tasks own."""
+        if self.whole is None:
+            return 0
+        return self.whole.num_images - self.whole.num_done - (self.num_images - self.num_done)
 
     @property
     def num_errors(self) -> int:
@@ -77,10 +95,8 @@ class RunReport:
 
     def summary(self) -> str:
         """Return the closing lines: what is done, what failed, what is missing and what to do."""
-        lines = [
-            f"{self.num_done:,} of {counted(self.num_images, 'image')} done, "
-            f"{counted(self.num_segments, 'mask')}"
-        ]
+        number, num_tasks = self.task.number, self.task.num_tasks
+        lines = [self._counts(f"task {number} of {num_tasks}: " if self.whole else "")]
         if self.num_new:
             some = f"{self.num_new:,} of them now, " if self.num_new < self.num_done else ""
             speed = f"{brief(self.images_per_s)} images/s"
@@ -106,7 +122,29 @@ class RunReport:
         lines += self._to_try_again()
         if self.num_done < self.num_images:
             lines.append("the same command goes on from here")
+        lines += self._others()
         return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line
+
+    def _counts(self, whose: str) -> str:
+        return (
+            f"{whose}{self.num_done:,} of {counted(self.num_images, 'image')} done, "
+            f"{counted(self.num_segments, 'mask')}"
+        )
+
+    def _others(self) -> list[str]:
+        """Return what became of the run that is shared with other tasks, and what ends it."""
+        if self.whole is None:
+            return []
+        line = self.whole._counts("whole run: ")
+        if failed := self.whole.num_errors:
+            line += f", {counted(failed, 'image')} failed"
+        if not (others := self.num_left_to_others):
+            return [line]
+        return [
+            f"{line}; {counted(others, 'image')} left to the other tasks",
+            "when all tasks have ended: the same command without --shards does what they left, if "
+            "anything, and reports the whole run",
+        ]
 
     def _to_try_again(self) -> list[str]:
         lines: list[str] = []
@@ -146,24 +184,43 @@ def _by_code(counts: dict[str, int]) -> str:
 
 def sum_up(
     config: JobConfig,
-    num_images: int,
+    shard_sizes: NDArray[np.int64],
     done: dict[int, ShardDone],
     changes: Changes | None = None,
     *,
     updated: bool = False,
 ) -> RunReport:
-    """Return the report of a run folder, given its done markers; without times of this run."""
+    """Return the report of a job; without times.
+
+    Args:
+        config: the job.
+        shard_sizes: (shards,) how many images of the collection each shard has.
+        done: markers of the run's finished shards.
+        changes: see `RunReport`.
+        updated: likewise.
+    """
+    task = config.run.task
+    whole = _count(config, int(shard_sizes.sum()), done.values())
+    if task.num_tasks == 1:
+        return replace(whole, changes=changes, updated=updated)
+    own = [marker for shard, marker in done.items() if task.owns(shard)]
+    num_images = int(shard_sizes[task.own].sum())
+    counts = _count(config, num_images, own)
+    return replace(counts, changes=changes, updated=updated, task=task, whole=whole)
+
+
+def _count(config: JobConfig, num_images: int, done: Iterable[ShardDone]) -> RunReport:
+    """Return the counts of some shards, which have so many images, given their done markers."""
+    tallies = [marker.tally for marker in done]
     errors: Counter[str] = Counter()
-    for marker in done.values():
-        errors.update(marker.tally.errors)
+    for tally in tallies:
+        errors.update(tally.errors)
     return RunReport(
         out=config.out,
         num_images=num_images,
         max_error_share=config.run.max_error_share,
-        num_done=sum(marker.tally.num_images for marker in done.values()),
-        num_segments=sum(marker.tally.num_segments for marker in done.values()),
+        num_done=sum(tally.num_images for tally in tallies),
+        num_segments=sum(tally.num_segments for tally in tallies),
         errors=dict(sorted(errors.items())),
-        num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
-        changes=changes,
-        updated=updated,
+        num_multi_frame=sum(tally.num_multi_frame for tally in tallies),
     )

@@ -38,8 +38,14 @@ def set_ray_environment() -> None:
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     # Not where it wants none: the workers of a cluster without tokens die of one.
-    if has_ray_token() and _wants_token(os.environ.get("RAY_ADDRESS", "")):
+    if has_ray_token() and _wants_token(ray_address()):
         send_ray_token()
+
+
+def ray_address() -> str:
+    """Return the address of the cluster that the environment names; empty: none."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
 
 
 def _wants_token(address: str) -> bool:

@@ -50,7 +50,7 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
 from pipeline.storage.yaml_file import MAX_BYTES
-from schemas.config import JobConfig
+from schemas.config import ALL_SHARDS, ArrayTask, JobConfig
 from schemas.errors import (
     BlockedStoreError,
     ErrorCode,
@@ -311,9 +311,15 @@ class RunFolder:
         left = [shard for shard in range(self.num_shards) if shard not in done]
         if not left or not self.generations.has_superseded:
             return left
-        begins = self.generations.bounds[:-1]
-        num_images = np.add.reduceat((~self.generations.superseded).astype(np.int64), begins)
-        return [shard for shard in left if num_images[shard]]
+        sizes = self.shard_sizes()
+        return [shard for shard in left if sizes[shard]]
+
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """Return (shards,) how many images of the collection each shard has."""
+        bounds = self.generations.bounds
+        if not self.generations.has_superseded:
+            return np.diff(bounds)
+        return np.add.reduceat((~self.generations.superseded).astype(np.int64), bounds[:-1])
 
     @cached_property
     def replaced_s(self) -> dict[str, float]:
@@ -652,17 +658,18 @@ class RunFolder:
         is_over = {shard for shard in range(self.num_shards) if shard not in left}
         return {shard: note for shard, note in failed.items() if shard not in is_over}
 
-    def repair(self) -> list[int]:
+    def repair(self, task: ArrayTask = ALL_SHARDS) -> list[int]:
         """Delete the markers of damaged shards, so that these shards are done again.
 
-        Reads every committed file once and compares its SHA-256 with the marker's.
+        Reads every committed file of a task's shards once and compares its SHA-256 with the
+        marker's.
 
         Returns:
             The shards that were taken out.
         """
         # Those of a later generation are not this job's.
         marked = markers.marked_shards(self.folder, "done")
-        shards = [shard for shard in marked if shard < self.num_shards]
+        shards = [shard for shard in marked if shard < self.num_shards and task.owns(shard)]
         with StorageThreads(markers.READERS) as pool:
             committed = list(pool.map(self._committed, shards))
         damaged = [s for s, marker in zip(shards, committed, strict=True) if marker is None]
@@ -814,6 +821,8 @@ def check_free(folder: Folder) -> None:
         raise RunFolderError(f"{folder.uri} is a file: choose another output folder")
     ours = {MANIFEST_FILE, RUN_FILE}
     foreign = [name for name in folder.peek(20) if name not in ours and not name.startswith(".")]
+    if foreign and folder.exists(RUN_FILE):
+        return  # another job has begun the run since the caller looked
     if foreign and foreign[0].startswith(_FOLDERS):
         raise RunFolderError(
             f"{folder.uri} holds shards of a run whose {RUN_FILE} is gone ({foreign[0]}): delete "

@@ -211,3 +211,25 @@ def test_unknown_exporter_gets_a_suggestion(scenes: Scenes) -> None:
     result = ovseg("export", "run", "--to", "cocoo")
     assert result.exit_code == 1
     assert "Did you mean 'coco'" in result.stderr
+
+
+def test_tasks_share_a_run(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
+    del scenes
+    first = ovseg("annotate", "job.yaml", "--shards", "1/2")
+    assert first.exit_code == 0, first.output
+    assert "task 1 of 2: 3 of 3 images done" in first.stdout
+    assert "3 of 5 images done" in first.stdout
+    assert "2 images left to the other tasks" in first.stdout
+    assert "ovseg review" not in first.stdout
+    second = ovseg("annotate", "job.yaml", "--shards", "2/2")
+    assert second.exit_code == 0, second.output
+    assert "whole run: 5 of 5 images done" in second.stdout
+    assert "ovseg review" in second.stdout
+    assert "5 of 5 images done" in ovseg("annotate", "job.yaml").stdout
+    assert "run.shards: expected TASK/TASKS" in the_error(
+        ovseg("annotate", "job.yaml", "--shards", "0/2")
+    )
+    assert ovseg("annotate", "job.yaml", "--shards", "").exit_code == 2
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    refused = ovseg("annotate", "job.yaml", "--shards", "1/2")
+    assert "RAY_ADDRESS names the cluster 10.0.0.1:6379" in the_error(refused)

@@ -13,7 +13,7 @@ from pipeline.job.job import JobPlan
 from pipeline.job.report import RunReport
 from pipeline.run.named_weights import checked_files
 from pipeline.storage import waiting
-from schemas.config import JobConfig
+from schemas.config import ArrayTask, JobConfig
 
 
 def config(**fields: object) -> JobConfig:
@@ -145,3 +145,25 @@ def test_embedded_models_on_photographs_are_said_before_the_next_command(
     assert "next" not in shown.partition("caution")[0]
     assert annotate(job, dry_run=True) == 0
     assert re.search("caution +embedded models", capsys.readouterr().out)
+
+
+def test_plan_of_a_task_names_its_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = JobPlan(config(run={"shards": "3/8"}), {}, num_images=1000, num_shards=63)
+    show_plan(plan)
+    shown = capsys.readouterr().out
+    assert "8 shards (128 images), task 3 of 8" in shown
+    assert "none: in this process (--shards)" in shown
+
+
+@pytest.mark.parametrize("num_done", [10, 20])
+def test_report_of_a_task_suggests_the_review_once_all_is_done(
+    capsys: pytest.CaptureFixture[str], num_done: int
+) -> None:
+    whole = RunReport("o", num_images=20, max_error_share=0, num_done=num_done, num_segments=9)
+    task = ArrayTask(1, 2)
+    show_report(
+        RunReport("o", 10, max_error_share=0, num_done=10, num_segments=4, task=task, whole=whole)
+    )
+    shown = capsys.readouterr().out
+    assert ("review o" in shown) == (num_done == 20)
+    assert ("without --shards" in shown) == (num_done == 10)

@@ -55,6 +55,14 @@ def test_submit_uploads_no_secret_but_names_its_place(
     assert "SECRET" not in result.stderr
 
 
+def test_submit_refuses_a_task_without_ray(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("images: /in\nout: /out\nlabels: [cat]\nrun: {shards: 1/8}\n", encoding="utf-8")
+    result = ovseg("submit", str(job), "--address", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "error: run.shards: '1/8' is one of several tasks" in result.stderr
+
+
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://", "s3://bucket", "auto://x"])
 def test_an_address_that_is_no_job_servers_is_refused(tmp_path: Path, address: str) -> None:
     job = tmp_path / "job.yaml"

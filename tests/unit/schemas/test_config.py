@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from schemas.config import Calibration, JobConfig, RunConfig, StudentConfig
+from schemas.config import ArrayTask, Calibration, HeadConfig, JobConfig, RunConfig, StudentConfig
 
 JOB = {"images": "photos", "out": "run", "labels": ["cat"]}
 
@@ -124,3 +124,31 @@ def test_a_student_learns_from_a_run_or_from_a_data_set(fields, message):
 @pytest.mark.parametrize("fields", [{"teacher": "run"}, {"protocol": "camvid", "data": "CamVid"}])
 def test_one_source_of_labels_is_enough_for_a_student(fields):
     assert StudentConfig.model_validate({"out": "student", **fields}).student.name
+
+
+def test_a_task_runs_without_ray_and_is_no_output_field():
+    job = JobConfig.model_validate({**JOB, "run": {"shards": "3/8", "local": False}})
+    assert job.run.local
+    assert job.run.task == ArrayTask(3, 8)
+    assert job.output_fields() == JobConfig.model_validate(JOB).output_fields()
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 8, 30])
+def test_tasks_share_all_shards(num_tasks):
+    tasks = [ArrayTask(number, num_tasks) for number in range(1, num_tasks + 1)]
+    assert sorted(shard for task in tasks for shard in range(20)[task.own]) == list(range(20))
+    assert all(task.owns(shard) for task in tasks for shard in range(20)[task.own])
+
+
+@pytest.mark.parametrize(
+    "shards", ["0/8", "9/8", "a/b", "8", "1/2/3", "-1/8", "1/0", "/8", " 1/8", "1/8\n"]
+)
+def test_a_task_that_cannot_be_is_refused(shards):
+    with pytest.raises(ValidationError, match="expected TASK/TASKS, such as 3/8"):
+        RunConfig(shards=shards)
+
+
+def test_a_training_has_no_shards():
+    fields = {"images": "photos", "out": "head.safetensors", "head": {"name": "found"}}
+    with pytest.raises(ValidationError, match="a training has no shards"):
+        HeadConfig.model_validate({**fields, "run": {"shards": "1/2"}})

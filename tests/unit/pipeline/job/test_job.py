@@ -483,3 +483,84 @@ def test_an_update_of_nothing_begins_a_run(config):
     report, _ = run(updated(config))
     assert (report.exit_code, report.num_new) == (0, 10)
     assert "updated" not in report.summary()
+
+
+def of_task(config, shards, **changes):
+    values = config.run.model_dump() | {"shards": shards, **changes}
+    return config.model_copy(update={"run": type(config.run).model_validate(values)})
+
+
+def test_a_task_does_its_own_shards_and_says_what_is_left_to_others(config, tmp_path):
+    second, shown = run(of_task(config, "2/2"))  # of three shards: the one in the middle
+    assert list(RunFolder.open(config.out).done()) == [1]
+    assert shown.splitlines()[-1].startswith("4/4 images")
+    assert (second.exit_code, second.num_images, second.num_new) == (0, 4, 4)
+    assert (second.whole.num_images, second.num_left_to_others) == (10, 6)
+    planned = job.plan(of_task(config, "1/2"))
+    assert (planned.num_own_shards, planned.num_own_images) == (2, 6)
+    assert (planned.num_shards_left, planned.num_images_done) == (2, 0)
+    first, _ = run(of_task(config, "1/2"))
+    assert (first.exit_code, first.num_images, first.num_new) == (0, 6, 6)
+    assert (first.whole.num_done, first.num_left_to_others) == (10, 0)
+    again, _ = run(of_task(config, "1/2"), BuildNothing())
+    assert (again.exit_code, again.num_new) == (0, 0)
+    plain = colour_config(config.images, tmp_path / "plain")
+    run(plain)
+    assert table_rows(config.out) == table_rows(plain.out)
+
+
+def test_the_number_of_tasks_may_change_from_one_start_to_the_next(config):
+    run(of_task(config, "2/2"))
+    run(of_task(config, "1/3"))
+    report, _ = run(of_task(config, "2/3"), BuildNothing())  # done as 2/2
+    assert (report.num_images, report.num_new, report.num_left_to_others) == (4, 0, 2)
+    assert run(config)[0].num_new == 2
+
+
+def test_a_task_without_shards_has_nothing_to_do(config):
+    report, _ = run(of_task(config, "9/9"), BuildNothing())
+    assert (report.exit_code, report.num_images, report.num_left_to_others) == (0, 0, 10)
+    assert report.summary().startswith("task 9 of 9: 0 of 0 images done, 0 masks; nothing was left")
+
+
+def test_a_task_restores_its_own_damaged_shards(config):
+    run(config)
+    folder = Path(config.out)
+    for shard in (0, 1):
+        next(folder.glob(f"images/{shard:05d}-*")).write_bytes(b"damaged")
+    assert run(of_task(config, "2/2"))[0].num_new == 4
+    assert run(of_task(config, "1/2"))[0].num_new == 4
+    assert run(config)[0].num_new == 0
+
+
+def test_failed_images_of_a_task_decide_its_exit_code(tmp_path):
+    images = paint_collection(tmp_path / "images", 8)
+    (images / "001.png").write_bytes(b"no image")
+    config = colour_config(images, tmp_path / "run", run={"max_error_share": 0.2})
+    first, _ = run(of_task(config, "1/2"))
+    second, _ = run(of_task(config, "2/2"))
+    assert (first.exit_code, second.exit_code) == (3, 0)
+    assert "8 of 8 images done" in second.summary()
+    assert "1 image failed" in second.summary()
+
+
+def test_only_the_first_task_updates_a_run(config):
+    run(config)
+    for index in (77, 78):
+        paint(Path(config.images) / f"{index}.png", index)
+    unseen, _ = run(of_task(config, "2/2"), BuildNothing())
+    assert unseen.changes is None
+    with pytest.raises(ConfigError, match=r"this is task 2 of 2: give --shards 1/2 --update"):
+        job.plan(of_task(config, "2/2", update=True))
+    first, _ = run(of_task(config, "1/2", update=True))
+    assert first.updated
+    assert (first.num_new, first.num_left_to_others) == (0, 2)  # shard 3 is the second task's
+    second, _ = run(of_task(config, "2/2"))
+    assert (second.num_new, second.whole.num_done) == (2, 12)
+
+
+def test_tasks_beside_a_cluster_are_refused(config, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS names the cluster 10.0.0.1:6379: leave"):
+        job.plan(of_task(config, "1/2"))
+    job.plan(config)

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.annotate.bottleneck import bottleneck_of
 from pipeline.job.report import RunReport
+from schemas.config import ArrayTask
 
 
 def report(**fields):
@@ -83,3 +84,27 @@ def test_summary_says_what_is_missing_and_what_to_do():
         "once mended: the same command with --retry-errors undecodable",
         "the same command goes on from here",
     ]
+
+
+def test_a_task_reports_its_own_shards_and_what_is_left_of_the_run():
+    whole = report(num_done=120, num_segments=300, errors={"truncated": 9})
+    ended = RunReport(
+        "run", num_images=25, max_error_share=0.05, num_done=25, num_new=25, num_segments=80,
+        seconds=8.04, images_per_s=5.0, task=ArrayTask(3, 8), whole=whole,
+    )  # fmt: skip
+    assert ended.exit_code == 0
+    assert ended.summary().splitlines() == [
+        "task 3 of 8: 25 of 25 images done, 80 masks; 5 images/s; 8.0 s with loading",
+        "whole run: 120 of 200 images done, 300 masks, 9 images failed; 80 images left to "
+        "the other tasks",
+        "when all tasks have ended: the same command without --shards does what they left, if "
+        "anything, and reports the whole run",
+    ]
+
+
+def test_the_last_task_reports_the_whole_run():
+    whole = report(num_done=200, num_segments=300)
+    ended = RunReport(
+        "run", num_images=25, max_error_share=0, num_done=25, task=ArrayTask(8, 8), whole=whole
+    )
+    assert ended.summary().splitlines()[1:] == ["whole run: 200 of 200 images done, 300 masks"]
