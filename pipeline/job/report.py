@@ -140,11 +140,13 @@ class RunReport:
             line += f", {counted(failed, 'image')} failed"
         if not (others := self.num_left_to_others):
             return [line]
-        return [
-            f"{line}; {counted(others, 'image')} left to the other tasks",
-            "when all tasks have ended: the same command without --shards does what they left, if "
-            "anything, and reports the whole run",
-        ]
+        lines = [f"{line}; {counted(others, 'image')} left to the other tasks"]
+        if self.num_done == self.num_images:
+            lines.append(
+                "when all tasks have ended: the same command without --shards does what they left, "
+                "if anything, and reports the whole run"
+            )
+        return lines
 
     def _to_try_again(self) -> list[str]:
         lines: list[str] = []

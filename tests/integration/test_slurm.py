@@ -80,13 +80,28 @@ def _tasks(lines: list[str]) -> int:
     return int(line.removeprefix("tasks="))
 
 
-def test_a_task_whose_time_is_over_is_queued_again_and_goes_on(folder: Path) -> None:
-    process = start(folder, 2)
+def wait_for_ovseg(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     deadline = time.monotonic() + 60
     while not (begun := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert begun
-    time.sleep(0.5)
+    time.sleep(0.5)  # the script's next line awaits the signal
+    return begun
+
+
+def test_a_cancelled_task_is_not_queued_again(folder: Path) -> None:
+    process = start(folder, 2)
+    begun = wait_for_ovseg(process)
+    for one in (process, *begun):  # Slurm sends it to all processes of the task
+        one.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert requeued(folder) == ""
+
+
+def test_a_task_whose_time_is_over_is_queued_again_and_goes_on(folder: Path) -> None:
+    process = start(folder, 2)
+    wait_for_ovseg(process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

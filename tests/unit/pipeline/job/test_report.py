@@ -102,6 +102,19 @@ def test_a_task_reports_its_own_shards_and_what_is_left_of_the_run():
     ]
 
 
+def test_a_task_that_was_stopped_has_one_next_command():
+    whole = report(num_done=120)
+    stopped = RunReport(
+        "run", num_images=25, max_error_share=0, num_done=8, interrupted=True, terminated=True,
+        task=ArrayTask(3, 8), whole=whole,
+    )  # fmt: skip
+    assert (stopped.exit_code, stopped.num_left_to_others) == (143, 63)
+    assert stopped.summary().splitlines()[1:] == [
+        "the same command goes on from here",
+        "whole run: 120 of 200 images done, 0 masks; 63 images left to the other tasks",
+    ]
+
+
 def test_the_last_task_reports_the_whole_run():
     whole = report(num_done=200, num_segments=300)
     ended = RunReport(

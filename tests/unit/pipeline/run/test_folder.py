@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
-from pipeline.run.folder import RunFolder
+from pipeline.run.folder import RunFolder, check_free
 from schemas.errors import RunFolderError, UserError
 from schemas.records import ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
@@ -117,6 +117,14 @@ def test_two_drivers_can_begin_at_once(tmp_path: Path) -> None:
         runs = list(pool.map(lambda count: begin_run(out, num_images=count), [10, 10, 11, 12]))
     assert len({run.fingerprint for run in runs}) == 1
     assert len({run.manifest().num_rows for run in runs}) == 1
+
+
+def test_a_run_that_another_driver_begins_meanwhile_is_nothing_foreign(run: RunFolder) -> None:
+    commit_all(run)
+    check_free(run.folder)  # by a driver that has seen no run.yaml a moment ago
+    run.folder.delete("run.yaml")
+    with pytest.raises(RunFolderError, match=r"holds shards of a run whose run.yaml is gone"):
+        check_free(run.folder)
 
 
 def test_empty_manifest_has_no_shards(tmp_path: Path) -> None:
