@@ -30,7 +30,7 @@ MAX_UPLOAD_PIXELS = 40_000_000
 _DECODERS = 2
 """Uploads decoded at the same time: each may take half a gigabyte."""
 _SHOWN = (
-    "label", "category_id", "segment_index",
+    "label", "category_id", "segment_index", "kind",
     *(column.name for column in SCORE_COLUMNS.values() if "try" in column.pages),
 )  # fmt: skip
 
@@ -182,6 +182,8 @@ class TryPage:
         wanted = _TryRequest.model_validate(body)
         result = self._try_session.segment(self._image(wanted), wanted.words, wanted.method)
         segments = [vars(one) for one in result.masks.segments]
+        may_overlap = any(one.kind == "instance" for one in result.masks.segments)
+        numbers = number_png(segments, result.size_hw, may_overlap)
         of_run = self._job.vocabulary.names
         words = list(dict.fromkeys(name.casefold() for name in (*of_run, *wanted.words)))
         # A label of the run has the colour that it has on the review page.
@@ -200,7 +202,7 @@ class TryPage:
                 for one in result.masks.label_scores
             ],
             "review_priority": result.masks.review_priority,
-            "segments_png": base64.b64encode(number_png(segments, result.size_hw)).decode(),
+            "segments_png": base64.b64encode(numbers).decode(),
             "seconds": {f"{stage}_s": seconds for stage, seconds in result.seconds.items()},
             "encoded": result.encoded,
             "command": new_run.command(self._job, wanted.words, wanted.method),

@@ -278,7 +278,8 @@ class TrySession:
                     maps = segmenter.score(encoded.features, segmenter.text_matrix(vocabulary))
                 with Stopwatch() as deciding:
                     decision = decide_one(maps, 0, encoded.size_hw)
-                    masks = image_rows(decision, encoded.size_hw, vocabulary.names, MaskConfig())
+                    config = self._masks(method)
+                    masks = image_rows(decision, encoded.size_hw, vocabulary.names, config)
             seconds |= {"score": scoring.seconds, "decide": deciding.seconds}
             seconds["total"] = whole.seconds
             return TryResult(masks, encoded.size_hw, seconds, encoded=kept is None)
@@ -316,8 +317,17 @@ class TrySession:
             method = self._job.method if is_own else NamedOptions(name=name)
             self._backbones.restricted = not is_own
             self._backbones.check_names(*methods.option_folders(method).values())
-            self._segmenters[name] = methods.build_segmenter(method, self._backbones)
+            masks = self._masks(name)
+            self._segmenters[name] = methods.build_segmenter(method, self._backbones, masks)
         return self._segmenters[name]
+
+    def _masks(self, method: str) -> MaskConfig:
+        """Return what becomes a segment: as in the run, by its own method; else one of each word.
+
+        Other methods may have nothing that instances come from.
+        """
+        is_own = method == self._job.method.name
+        return MaskConfig(segments=self._job.masks.segments) if is_own else MaskConfig()
 
     def _vocabulary(self, words: Sequence[str]) -> Vocabulary:
         if not 1 <= len(words) <= MAX_WORDS:

@@ -1,5 +1,5 @@
 // The try page: an image, some words and a method give masks.
-import { bar, byId, count, debounce, eye, make, swatch } from "./dom.js";
+import { bar, byId, count, debounce, eye, make, shade, swatch } from "./dom.js";
 import { ask, picture, send, showing } from "./api.js";
 import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
@@ -136,7 +136,9 @@ async function segment() {
 const texts = (mask, percentages) => captions(run.score_columns, "try", mask).filter(([column]) => column.percent === percentages).map(([{ help }, text]) => make("span", { title: help }, text));
 
 function show() {
-  const largest = new Map(answer.segments.map((one) => [one.category_id, one]));
+  // The scores beside a word are those of its largest mask.
+  const largest = new Map(answer.segments.toSorted((one, other) => one.area_frac - other.area_frac).map((one) => [one.category_id, one]));
+  const masksOf = (word) => answer.segments.filter((one) => one.category_id === word.id).length;
   const ordered = answer.words.toSorted((one, other) => (largest.get(other.id)?.area_frac ?? -1) - (largest.get(one.id)?.area_frac ?? -1) || other.max_prob - one.max_prob);
   const held = byId("found").contains(document.activeElement) ? document.activeElement.closest(".mask")?.dataset.word : undefined;
   byId("found").replaceChildren(...ordered.map((word) => {
@@ -144,7 +146,7 @@ function show() {
     const shown = !hidden.has(word.name);
     const row = make("div", { class: "mask", data: { word: word.name }, onclick: () => toggle(word.name) },
       found ? eye(shown, word.name, (event) => { event.stopPropagation(); toggle(word.name); }) : make("span"),
-      make("div", { class: "name" }, swatch(word.colour), make("span", {}, word.name)),
+      make("div", { class: "name" }, swatch(word.colour), make("span", {}, word.name), ...(masksOf(word) > 1 ? [make("small", { title: `${masksOf(word)} masks; the scores are those of the largest` }, `× ${masksOf(word)}`)] : [])),
       make("small", {}, ...(found ? texts(found, true) : ["not found"])),
       make("div", { class: "numbers" }, bar(found ? found.mean_prob : word.max_prob), ...(found ? texts(found, false) : [make("span", { title: "the highest probability of this word at any pixel" }, `at most ${word.max_prob.toFixed(2)} anywhere`)])));
     row.classList.toggle("hidden-mask", !found || !shown);
@@ -167,9 +169,12 @@ function show() {
 function colour() {
   const colours = new Map(answer.words.map((word) => [word.id, word]));
   const styles = [];
+  const seen = new Map(); // instances of a word have shades of its colour, as on the review page
   answer.segments.forEach((one, place) => {
     const word = colours.get(one.category_id);
-    styles[place + 1] = { colour: word.colour, shown: !hidden.has(word.name), current: false, rejected: false };
+    const number = seen.get(word.id) ?? 0;
+    if (one.kind === "instance") seen.set(word.id, number + 1);
+    styles[place + 1] = { colour: shade(word.colour, number), shown: !hidden.has(word.name), current: false, rejected: false };
   });
   stage.paint(styles);
 }

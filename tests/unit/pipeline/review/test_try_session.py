@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from jobs.demo.scenes import Layout, all_phrases, draw_scene
 from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.review.try_session import RequestsFirst, RunBackbones, TryImage, TrySession
 from schemas.config import ClipConfig, JobConfig
@@ -122,3 +123,17 @@ def test_lock_is_released_after_an_error():
     assert lock.num_requests == 0
     with lock.background():
         pass
+
+
+def test_the_runs_own_method_finds_instances_as_the_run_does():
+    method = {"name": "maskclip", "options": {"proposals": "sam", "objectness": "found"}}
+    job = {**EMBEDDED, "method": method, "masks": {"segments": "instances"}}
+    session = TrySession(JobConfig.model_validate(job | {"run": {"device": "cpu"}}))
+    rgb = draw_scene(3, (96, 144), 3, layout=Layout(min_visible=1.0)).image
+    image = TryImage("a", "a.png", lambda _: DecodedImage(rgb, *rgb.shape[:2], 1))
+    own, other = (
+        session.segment(image, list(all_phrases()[:20]), name).masks.segments
+        for name in ("maskclip", "sclip")
+    )
+    assert {one.kind for one in own} == {"instance"}
+    assert {one.kind for one in other} == {"class"}
