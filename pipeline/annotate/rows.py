@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ovseg_core.decision.image_rows import ImageMasks
 from ovseg_core.images.decoding.decode import DecodedImage
-from schemas.errors import ImageError
+from schemas.errors import PASSING_CODES, ErrorCode, ImageError
 from schemas.records import (
     STAGES,
     Annotation,
@@ -93,12 +93,31 @@ def join_rows(parts: Iterable[ShardRows]) -> ShardRows:
 
 
 def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
-    """Return a shard's rows with those of some images taken from another attempt, in order."""
-    again = {image.image_id: image for image in new.images}
-    place_of = {image.image_id: place for place, image in enumerate(rows.images)}
+    """Return a shard's rows with those of images that failed and were tried again, in order.
+
+    An image keeps its row where it failed the same way again, and where its content had been the
+    reason and now its store is: an outage says nothing of the content. A file that is gone does.
+
+    Args:
+        rows: of the shard.
+        new: of the images that were tried again.
+
+    Returns:
+        `rows` itself where every image keeps its row.
+    """
+    before = {image.image_id: image for image in rows.images}
+    again = {
+        image.image_id: image
+        for image in new.images
+        if _takes_the_place(image.error_code, before[image.image_id].error_code)
+    }
+    if not again:
+        return rows
+    place_of = {image_id: place for place, image_id in enumerate(before)}
 
     def joined(kept: Iterable[ImageRow], added: Iterable[ImageRow]) -> tuple[ImageRow, ...]:
-        both = [*(row for row in kept if row.image_id not in again), *added]
+        both = [row for row in kept if row.image_id not in again]
+        both += [row for row in added if row.image_id in again]
         return tuple(sorted(both, key=lambda row: place_of[row.image_id]))  # sorted is stable
 
     return ShardRows(
@@ -106,6 +125,11 @@ def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
         scores=joined(rows.scores, new.scores),
         annotations=joined(rows.annotations, new.annotations),
     )
+
+
+def _takes_the_place(new: ErrorCode | None, old: ErrorCode | None) -> bool:
+    is_outage = new in PASSING_CODES and new is not ErrorCode.NOT_FOUND
+    return new != old and not (is_outage and old not in PASSING_CODES)
 
 
 def tally_of(rows: ShardRows, times: Mapping[str, float]) -> ShardTally:

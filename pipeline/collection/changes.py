@@ -3,7 +3,7 @@
 Both lists are sorted by path and are gone through side by side, a block at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,11 @@ class Changes:
         """Return the changes without new images that come after a path."""
         is_before = compute.less(self.new["path"], path)
         return replace(self, new=self.new.filter(is_before))
+
+    def without_changed(self, paths: Iterable[str]) -> "Changes":
+        """Return the changes without some of the changed images."""
+        is_left_out = compute.is_in(self.changed["path"], value_set=pa.array(paths, pa.string()))
+        return replace(self, changed=self.changed.filter(compute.invert(is_left_out)))
 
     @property
     def is_empty(self) -> bool:

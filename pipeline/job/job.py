@@ -148,6 +148,35 @@ class JobPlan:
         done = sum(marker.tally.num_images for marker in self.own_done.values())
         return done - sum(self.num_to_retry.values())
 
+    def changed_and_failed(self) -> set[str]:
+        """Return the paths of changed images, not taken up, that have a row with an error.
+
+        Only of shards that have images to try again.
+        """
+        if self.run is None or self.changes is None or self.updates:
+            return set()
+        if not self.changes.changed.num_rows:
+            return set()
+        changed = self.changes.changed["path"].combine_chunks()
+        failed: set[str] = set()
+        for shard in self.num_to_retry:
+            if marker := self.run.marker(shard):
+                rows = self.run.shard_table(marker, "images", ["path", "status"])
+                is_failed = compute.equal(rows["status"], "error")
+                is_changed = compute.is_in(rows["path"], value_set=changed)
+                failed.update(rows["path"].filter(compute.and_(is_failed, is_changed)).to_pylist())
+        return failed
+
+    def changes_left(self, failed: set[str]) -> Changes | None:
+        """Return the changes without images that were mended, and that this job has annotated.
+
+        Args:
+            failed: see `changed_and_failed`, before the job.
+        """
+        if not failed or self.changes is None:
+            return self.changes
+        return self.changes.without_changed(failed - self.changed_and_failed())
+
     def repaired(self) -> "JobPlan":
         """Take the job's own damaged shards out of `done`; reads all their files."""
         if self.run is None or not self.run.repair(self.task):
@@ -282,6 +311,7 @@ def run(
         OutageError: a store or cluster that the job cannot do without is away, or full.
     """
     planned = plan(config, retry).repaired()
+    failed = planned.changed_and_failed()
     if not planned.num_shards_left:
         if planned.updates and planned.run is not None:
             planned.begin(planned.run.info.weights)
@@ -315,7 +345,7 @@ def run(
             config,
             job.shard_sizes,
             job.done(),
-            planned.changes,
+            planned.changes_left(failed),
             updated=planned.is_update and job.has_begun,
         ),
         num_new=progress.finished,

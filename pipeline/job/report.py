@@ -12,7 +12,7 @@ from pipeline.collection.changes import Changes
 from pipeline.job.progress import brief
 from schemas.base import counted
 from schemas.config import ALL_SHARDS, ArrayTask, JobConfig
-from schemas.errors import PASSING_CODES, ExitCode, lasting_codes
+from schemas.errors import PASSING_CODES, ErrorCode, ExitCode, lasting_codes
 from schemas.records import ShardDone
 from schemas.untrusted import printable
 
@@ -155,7 +155,9 @@ class RunReport:
         if self.waiting:
             waiting = counted(sum(self.waiting.values()), "image")
             codes = _by_code(self.waiting)
-            lines.append(f"to be tried again by the same command: {waiting} ({codes})")
+            gone = ErrorCode.NOT_FOUND in self.waiting
+            advice = "; what is gone for good leaves the run with --update" if gone else ""
+            lines.append(f"to be tried again by the same command: {waiting} ({codes}){advice}")
         if codes := lasting_codes(self.errors):
             lines.append(f"once mended: the same command with --retry-errors {codes}")
         return lines

@@ -22,7 +22,7 @@ from pipeline.run.identity import check_versions
 from pipeline.storage.waiting import current_line
 from schemas.config import JobConfig, RunConfig
 from schemas.errors import PASSING_CODES, ErrorCode
-from schemas.records import THREAD_TIMES, ImageRef, Shard, ShardRows, ShardTally
+from schemas.records import THREAD_TIMES, ImageRef, Shard, ShardDone, ShardRows, ShardTally
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,16 @@ class Worker:
         refs = tuple(ref for ref in shard.refs if ref.image_id in again)
         rows, tally = self._annotator.annotate(Shard(index=shard.index, refs=refs))
         rows = replaced_rows(kept, rows)
+        if rows is kept:
+            return tally
         # The stages are summed over all rows; so are the times of the compute threads.
         tally = tally.with_seconds(wait_shard=free_s)
         earlier, times = (
             {name: one.seconds[name] for name in THREAD_TIMES if name in one.seconds}
             for one in (before.tally, tally)
         )
-        commit(self._run, shard.index, rows, tally_of(rows, earlier).with_seconds(**times))
+        whole = tally_of(rows, earlier).with_seconds(**times)
+        commit(self._run, shard.index, rows, whole, before)
         return tally
 
     def annotate_rows(self, shard: Shard) -> ShardRows:
@@ -163,10 +166,16 @@ def first_images(shard: Shard | None, run: RunConfig) -> tuple[ImageRef, ...]:
     return () if shard is None else shard.refs[: BATCHES_AHEAD * run.batch_size]
 
 
-def commit(run: RunFolder, shard_index: int, rows: ShardRows, tally: ShardTally) -> ShardTally:
-    """Write a shard's tables and done marker.
+def commit(
+    run: RunFolder,
+    shard_index: int,
+    rows: ShardRows,
+    tally: ShardTally,
+    before: ShardDone | None = None,
+) -> ShardTally:
+    """Write a shard's tables and done marker; `before`: see `RunFolder.commit`.
 
     Returns:
         The tally of the marker that counts: another worker's, if it was first.
     """
-    return run.commit(shard_index, f"pid{os.getpid()}", rows, tally).tally
+    return run.commit(shard_index, f"pid{os.getpid()}", rows, tally, before).tally

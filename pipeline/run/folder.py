@@ -385,33 +385,44 @@ class RunFolder:
             )
 
     def commit(
-        self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
+        self,
+        shard_index: int,
+        attempt: str,
+        rows: ShardRows,
+        tally: ShardTally,
+        before: ShardDone | None = None,
     ) -> ShardDone:
         """Write a shard's rows and, last, its done marker.
 
         A shard that was committed before keeps its rows unless these are better, see
-        `ShardTally.is_better_than`. The marker is replaced as a whole, so that readers see the
-        rows of one attempt or of the other; the files of the other are left for those who read
-        them now, and are orphans.
+        `ShardTally.is_better_than`, or were made from them. The marker is replaced as a whole, so
+        that readers see the rows of one attempt or of the other; the files of the other are left
+        for those who read them now, and are orphans.
 
         Args:
             shard_index: place of the shard.
             attempt: letters and digits that say who wrote it; made unique here.
             rows: all rows of the shard; images that are superseded may have none.
             tally: for the driver; the seconds of the writing are added.
+            before: the marker of the rows that these were made from, image by image the better one.
 
         Returns:
             The marker that counts: another committer's, where one was first; as `done` has it.
         """
-        return self._as_counted(self._commit(shard_index, attempt, rows, tally))
+        return self._as_counted(self._commit(shard_index, attempt, rows, tally, before))
 
     def _commit(
-        self, shard_index: int, attempt: str, rows: ShardRows, tally: ShardTally
+        self,
+        shard_index: int,
+        attempt: str,
+        rows: ShardRows,
+        tally: ShardTally,
+        before: ShardDone | None,
     ) -> ShardDone:
         with Stopwatch() as writing:
             rows, tally = self._with_superseded(shard_index, rows, tally)
             committed = self._committed(shard_index)
-            if committed is not None and not tally.is_better_than(committed.tally):
+            if committed is not None and not _takes_the_place(tally, committed, before):
                 return committed
             unique = f"{attempt}-{secrets.token_hex(4)}"
             files = self._write_tables(shard_index, unique, rows)
@@ -425,7 +436,7 @@ class RunFolder:
             other_versions=self._other_versions,
         )
         try:
-            committed = self._create_marker(ours)
+            committed = self._create_marker(ours, before)
         except BlockedStoreError:  # refused; after other errors the marker may have been written
             self._discard(files)
             raise
@@ -498,14 +509,14 @@ class RunFolder:
     def _other_versions(self) -> dict[str, str]:
         return other_versions(self.info)
 
-    def _create_marker(self, ours: ShardDone) -> ShardDone:
+    def _create_marker(self, ours: ShardDone, before: ShardDone | None) -> ShardDone:
         """Write the done marker unless there is one as good; return the one that is there then."""
         path = markers.marker_path("done", ours.shard)
         while not self.folder.create_once(path, markers.marker_json(ours)):
             theirs = self._committed(ours.shard)
             if theirs is None:
                 self.folder.delete(path)
-            elif ours.tally.is_better_than(theirs.tally):
+            elif _takes_the_place(ours.tally, theirs, before):
                 self.folder.atomic_write(path, markers.marker_json(ours))
                 return ours
             else:
@@ -797,6 +808,12 @@ class RunFolder:
         for name in orphans:
             self.folder.delete(name)
         return orphans
+
+
+def _takes_the_place(ours: ShardTally, theirs: ShardDone, before: ShardDone | None) -> bool:
+    """Return whether rows replace committed ones: see `RunFolder.commit`."""
+    is_made_from_them = before is not None and before.attempt == theirs.attempt
+    return is_made_from_them or ours.is_better_than(theirs.tally)
 
 
 def _run_folder(uri: str) -> Folder:

@@ -1,6 +1,15 @@
 """Rows of a shard and their tally."""
 
-from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
+import pytest
+
+from pipeline.annotate.rows import (
+    FailedImage,
+    StageSeconds,
+    failed_rows,
+    join_rows,
+    replaced_rows,
+    tally_of,
+)
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import Shard, ShardRows
 from tests.helpers.imageless_runs import image_refs, make_rows
@@ -48,3 +57,29 @@ def test_tally_counts_images_of_several_frames():
     )
     rows = ShardRows(images=paged, scores=(), annotations=())
     assert tally_of(rows, {"wall": 1.0}).num_multi_frame == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("truncated", "not_found", "not_found"),
+        ("truncated", "not_an_image", "not_an_image"),
+        ("truncated", "storage_error", "truncated"),
+        ("truncated", "permission_denied", "truncated"),
+        ("not_found", "storage_error", "storage_error"),
+        ("storage_error", "truncated", "truncated"),
+    ],
+)
+def test_an_outage_replaces_no_row_that_failed_by_its_content(old, new, counts):
+    refs = tuple(image_refs(3))
+    mended, whole = (make_rows(Shard(index=0, refs=(ref,))) for ref in (refs[0], refs[2]))
+    rows = join_rows([failed(refs[0], ErrorCode(old)), failed(refs[1], ErrorCode(old)), whole])
+    found = replaced_rows(rows, join_rows([failed(refs[1], ErrorCode(new)), mended]))
+    assert [row.error_code for row in found.images] == [None, counts, None]
+    assert found.scores == mended.scores + whole.scores
+    assert found.annotations == mended.annotations + whole.annotations
+
+
+def test_rows_of_images_that_fail_as_before_are_the_same():
+    rows = failed(image_refs(1)[0], ErrorCode.TRUNCATED)
+    assert replaced_rows(rows, failed(image_refs(1)[0], ErrorCode.TRUNCATED)) is rows

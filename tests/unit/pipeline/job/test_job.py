@@ -20,6 +20,7 @@ from schemas.config import ClipConfig, ImageConfig, NamedOptions
 from schemas.errors import (
     CollectionError,
     ConfigError,
+    ErrorCode,
     ResourceError,
     RunFolderError,
     UnreachableHubError,
@@ -74,9 +75,9 @@ def config(tmp_path):
     return colour_config(paint_collection(tmp_path / "images", 10), tmp_path / "run")
 
 
-def run(config, build=BuildColourSegmenter()):  # noqa: B008 - frozen
+def run(config, build=BuildColourSegmenter(), retry=()):  # noqa: B008 - frozen
     stream = io.StringIO()
-    return job.run(config, LineProgress(stream), build), stream.getvalue()
+    return job.run(config, LineProgress(stream), build, retry), stream.getvalue()
 
 
 def test_run_writes_every_image_and_reports_it(config):
@@ -202,6 +203,63 @@ def test_a_run_keeps_its_images_and_says_what_became_of_the_collection(config, t
         "the collection has changed since the run listed it: 1 new (for example new.png), 1 "
         "changed (for example 001.png), 1 vanished (for example 000.png)"
     ) in report.summary()
+
+
+BROKEN = [ErrorCode.NOT_AN_IMAGE, ErrorCode.TRUNCATED]
+
+
+def test_a_mended_image_counts_although_another_of_its_shard_is_gone(tmp_path):
+    images = paint_collection(tmp_path / "images", 4)
+    whole = (images / "001.png").read_bytes()
+    (images / "001.png").write_bytes(whole[: len(whole) // 2])
+    (images / "002.png").write_text("no image")
+    config = colour_config(images, tmp_path / "run")
+    assert run(config)[0].errors == {"not_an_image": 1, "truncated": 1}
+    (images / "001.png").write_bytes(whole)
+    (images / "002.png").unlink()
+    report, shown = run(config, retry=BROKEN)
+    assert report.errors == {"not_found": 1}
+    assert "not_found 1" in shown
+    lines = report.summary().splitlines()
+    assert (
+        "the collection has changed since the run listed it: 1 vanished (for example 002.png); "
+        "the same command with --update annotates what is new or changed"
+    ) in lines
+    assert lines[-1] == (
+        "to be tried again by the same command: 1 image (not_found 1); what is gone for good "
+        "leaves the run with --update"
+    )
+    fine = [row["path"] for row in table_rows(config.out)["images"] if row["status"] == "ok"]
+    assert fine == ["000.png", "001.png", "003.png"]
+    fresh = colour_config(images, tmp_path / "fresh")
+    run(fresh)
+    assert run(updated(config), BuildColourSegmenter())[0].errors == {}
+    assert by_path(config.out)["annotations"] == by_path(fresh.out)["annotations"]
+
+
+def test_images_that_fail_as_before_are_not_written_again(tmp_path):
+    images = paint_collection(tmp_path / "images", 4)
+    whole = (images / "001.png").read_bytes()
+    for name in ("001.png", "002.png"):
+        (images / name).write_bytes(whole[: len(whole) // 2])
+    config = colour_config(images, tmp_path / "run")
+    run(config)
+    before = job.plan(config).done
+    report, _ = run(config, retry=BROKEN)
+    assert report.errors == {"truncated": 2}
+    assert job.plan(config).done == before
+
+
+def test_a_changed_image_that_stayed_as_it_was_in_the_run_is_still_named(tmp_path):
+    images = paint_collection(tmp_path / "images", 4)
+    whole = (images / "001.png").read_bytes()
+    (images / "001.png").write_bytes(whole[: len(whole) // 2])
+    config = colour_config(images, tmp_path / "run")
+    run(config)
+    (images / "001.png").write_bytes(whole)
+    paint(images / "002.png", 78)
+    report, _ = run(config, retry=BROKEN)
+    assert "1 changed (for example 002.png)" in report.summary()
 
 
 def test_what_a_limit_leaves_out_is_not_new(config, tmp_path):
