@@ -166,13 +166,19 @@ def inspect_command(
     as_json: opt.AsJson = False,
     orphans: opt.Orphans = False,
     clean: opt.Clean = False,
+    files: opt.TableFiles = "",
 ) -> None:
     """Show what a run folder holds.
 
     Counts, errors by code, the slowest images, and what is left to do.
     """
-    from jobs.runs.results import show_run
+    from jobs.runs.results import list_files, show_run
 
+    if files:
+        if as_json or orphans or clean:
+            raise typer.BadParameter("--files lists files and takes no other option")
+        list_files(run, files)
+        return
     show_run(run, as_json=as_json, orphans=orphans, clean=clean)
 
 

@@ -108,6 +108,14 @@ Update = Annotated[
 Orphans = Annotated[
     bool, typer.Option("--orphans", help="List leftover files of interrupted writes.")
 ]
+TableFiles = Annotated[
+    str,
+    typer.Option(
+        "--files",
+        metavar="TABLE",
+        help="Only list the Parquet files of images, scores or annotations, for other readers.",
+    ),
+]
 Clean = Annotated[
     bool, typer.Option("--clean", help="Delete those files; not while the run goes on.")
 ]

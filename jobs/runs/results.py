@@ -54,6 +54,21 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
         show_review(review)
 
 
+def list_files(run: str, table: str) -> None:
+    """Print the committed Parquet files of a table, one a line.
+
+    Raises:
+        UserError: no such table, or no files that can be read as they are.
+    """
+    from pipeline.run.folder import TABLE_NAMES, RunFolder, TableName
+
+    if table not in TABLE_NAMES:
+        raise UserError(f"--files: expected {', '.join(TABLE_NAMES)}, got {table!r}")
+    name: TableName = TABLE_NAMES[TABLE_NAMES.index(table)]
+    for file in RunFolder.open(run).table_files(name):
+        console.line(file)
+
+
 def _waiting(waiting: dict[str, int]) -> str:
     codes = ", ".join(f"{count:,} {code}" for code, count in waiting.items())
     return f"{codes} (the command that made the run tries these images again)" if codes else ""

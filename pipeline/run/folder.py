@@ -50,6 +50,7 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
 from pipeline.storage.yaml_file import MAX_BYTES
+from schemas.base import counted
 from schemas.config import ALL_SHARDS, ArrayTask, JobConfig
 from schemas.errors import (
     BlockedStoreError,
@@ -699,6 +700,30 @@ class RunFolder:
         """
         for marker in self.done().values():
             yield from self.shard_table(marker, name, columns).to_batches(max_chunksize=ROW_GROUP)
+
+    def table_files(self, name: TableName) -> list[str]:
+        """Return the paths or URLs of a table's committed files, in shard order, for other readers.
+
+        Files that killed workers left in the folder are none of them.
+
+        Raises:
+            UserError: there is none, or some hold rows of images that are superseded.
+        """
+        markers_by_shard = self.done()
+        held = sum(
+            int(superseded.sum())
+            for shard in markers_by_shard
+            if (superseded := self.superseded_in(shard)) is not None
+        )
+        if held:
+            raise UserError(
+                f"{self.folder.uri}: {counted(held, 'image')} vanished or changed, and the files "
+                "still hold their rows; open_run(...) in Python gives tables without them"
+            )
+        if not markers_by_shard:
+            raise UserError(f"{self.folder.uri}: no shard is finished yet, so there are no files")
+        names = (marker.files[name].name for marker in markers_by_shard.values())
+        return [uris.join(self.folder.uri, file) for file in names]
 
     def shard_table(
         self, marker: ShardDone, name: TableName, columns: Sequence[str] | None = None

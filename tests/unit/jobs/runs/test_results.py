@@ -48,6 +48,31 @@ def test_wrong_format_or_option(tmp_path: Path, args: list[str], expected: str) 
     assert result.stderr.startswith(expected)
 
 
+def test_inspect_lists_the_files_that_count(tmp_path: Path) -> None:
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(5)]
+    run = make_run(tmp_path, scenes, RunSpec(shard_size=2, unfinished=(1,)))
+    Path(run.folder.uri, "annotations", "00000-killed-01234567.parquet").write_bytes(b"x")
+    result = ovseg("inspect", run.folder.uri, "--files", "annotations")
+    names = [run.done()[shard].files["annotations"].name for shard in (0, 2)]
+    assert result.stdout.splitlines() == [f"{run.folder.uri}/{name}" for name in names]
+    assert ovseg("inspect", run.folder.uri, "--files", "masks").exit_code == 1
+    assert ovseg("inspect", run.folder.uri, "--files", "images", "--json").exit_code == 2
+    run = make_run(tmp_path / "whole", scenes, RunSpec(shard_size=2))
+    run = grow_run(run, [Scene("new.png", label_map(7))])
+    assert len(ovseg("inspect", run.folder.uri, "--files", "images").stdout.splitlines()) == 4
+    grow_run(run, changed=[Scene("0.png", label_map(8))], vanished=["1.png"])
+    refused = ovseg("inspect", run.folder.uri, "--files", "images")
+    assert refused.exit_code == 1
+    assert "2 images vanished or changed, and the files still hold their rows" in refused.stderr
+
+
+def test_inspect_lists_no_files_of_a_run_without_any(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [Scene("a.png", label_map(0))], RunSpec(unfinished=(0,)))
+    result = ovseg("inspect", run.folder.uri, "--files", "scores")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no shard is finished yet" in result.stderr
+
+
 def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Scene("a.png", label_map(0)), Scene("b.png", label_map(1))])
     assert "review" not in ovseg("inspect", run.folder.uri).stdout
