@@ -125,6 +125,7 @@ export class Viewer {
     byId("doubt-line").title = this.run.doubt_help;
     byId("agreement").hidden = image.agreement === undefined;
     byId("agreement").textContent = image.agreement === null ? `not compared with ${this.other}` : `mean mask IoU with ${this.other}: ${image.agreement?.toFixed(2)}`;
+    byId("imported").hidden = !image.marks.includes("imported");
     this.list();
   }
 

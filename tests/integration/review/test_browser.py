@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.demo.draw import draw_scenes
 from jobs.demo.scenes import draw_scene
+from pipeline.corrections.imports import store_import
 from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
 from pipeline.run.folder import RunFolder
+from schemas.review import ReviewedImage
 from tests.helpers.browser import needs_chromium
 from tests.helpers.drawn_runs import (
     RunSpec,
@@ -257,6 +259,20 @@ def test_narrow_screen_shows_the_image_above_its_masks(page, client: Client):
     page.locator(".accept").click()
     page.locator("#masks .said.accept").wait_for()
     page.locator("#saved", has_text="all saved").wait_for(state="attached")
+
+
+def test_an_imported_image_says_that_it_shows_predictions(page, tmp_path: Path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)])
+    store_import(
+        run, "cvat.zip", [ReviewedImage(image_id="id-1.png", path="1.png", source="x")], []
+    )
+    with serving(run) as client:
+        page.goto(client.url)
+        for number, is_shown in ((0, False), (1, True)):
+            page.locator("article", has=page.locator("h2", has_text=f"{number}.png")).click()
+            page.locator(f'#viewer[data-ready="id-{number}.png"]').wait_for()
+            assert page.locator("#imported").is_visible() == is_shown
+            page.keyboard.press("Escape")
 
 
 def test_failed_image_cannot_be_decided(page, client: Client):
