@@ -90,6 +90,7 @@ def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_js
         ConfigError: no such tool, or a flag's value that is none.
         UserError: a file that cannot be used.
     """
+    from pipeline.corrections.calibrate import segments_needed
     from pipeline.corrections.import_review import ImportRules
     from pipeline.corrections.import_review import import_review as read
     from pipeline.run.folder import RunFolder
@@ -106,7 +107,7 @@ def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_js
     report = read(folder, tool, file, rules)
     if as_json:
         return console.print_json(report.model_dump(mode="json"))
-    return _print_import(report, shlex.quote(run))
+    return _print_import(report, shlex.quote(run), segments_needed(folder))
 
 
 def renamed_label(text: str, names: Sequence[str]) -> tuple[str, str]:
@@ -129,7 +130,7 @@ def renamed_label(text: str, names: Sequence[str]) -> tuple[str, str]:
     return next((pair for pair in (*pairs, *swapped) if pair[1] in names), pairs[0])
 
 
-def _print_import(report: "ImportReport", quoted_run: str) -> None:
+def _print_import(report: "ImportReport", quoted_run: str, needed: int) -> None:
     rows = [
         (
             label.name, label.predicted, label.accepted_share, label.accepted, label.changed,
@@ -145,6 +146,9 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
     timed = bool(report.num_images_with_time)
     rows, columns = (rows, columns) if timed else ([row[:-1] for row in rows], columns[:-1])
     console.table("Predictions and their corrections by label", columns, rows)
+    console.line(
+        "IoU: all predicted against all corrected pixels of the label, relabelled masks included"
+    )
     console.line("")
     minutes = f"{report.minutes:.1f} for {report.num_images_with_time} images"
     unknown = ", ".join(f"{name} ({count})" for name, count in report.unknown_labels.items())
@@ -168,9 +172,14 @@ def _print_import(report: "ImportReport", quoted_run: str) -> None:
     )
     console.damaged(report.damaged)
     console.notes(report.notes)
-    console.facts(
-        [("next", f"ovseg calibrate {quoted_run}; ovseg evaluate {quoted_run} --truth reviewed")]
+    evaluate, calibrate = (
+        f"ovseg evaluate {quoted_run} --truth reviewed",
+        f"ovseg calibrate {quoted_run}",
     )
+    if needed:
+        more = f"{calibrate} ({counted(needed, 'more reviewed segment')} needed)"
+        return console.facts([("next", evaluate), ("then", more)])
+    return console.facts([("next", f"{calibrate}; {evaluate}")])
 
 
 def _mostly_unchanged(report: "ImportReport") -> str:

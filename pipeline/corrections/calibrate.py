@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from pipeline.corrections.imports import CALIBRATION
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.matching import overlap
 from pipeline.run.folder import RunFolder
+from pipeline.run.reader import Row
 from pipeline.run.tables.damaged import Damage
 from schemas.base import Frozen
 from schemas.config import Calibration
 from schemas.errors import UserError
 from schemas.records import Share
+from schemas.review import ReviewedMask
 from schemas.score_columns import SCORE
 
 Numbers = NDArray[np.float64]
@@ -145,22 +148,32 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
     )
 
 
-def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
-    """Return every decided segment of the layer, and whether the review kept it."""
-    rows: list[tuple[float, bool, str, str]] = []
+def segments_needed(run: RunFolder) -> int:
+    """Return how many more decided segments a run needs to be calibrated; 0: it has enough."""
+    wanted = Rules().min_segments
+    return wanted - sum(1 for _ in islice(_decided(ReviewedLayer(run)), wanted))
+
+
+def _decided(layer: ReviewedLayer) -> Iterator[tuple[str, Row, ReviewedMask | None]]:
+    """Yield every decided segment: its image, its row, and what the review made of it."""
     for image_id in (*layer.images, *layer.partly_reviewed()):
         outcomes = layer.outcomes(image_id) or {}
         unknown = layer.unknown_segments(image_id)
         for row in layer.predicted(image_id):
-            if row["segment_index"] not in outcomes or row["segment_index"] in unknown:
-                continue
-            mask = outcomes[row["segment_index"]]
-            is_right = mask is not None and mask.label == row["label"]
-            if mask is not None and is_right:
-                size_hw = row["height"], row["width"]
-                shared, union = overlap([row["rle_counts"]], [mask.rle_counts], size_hw)
-                is_right = shared >= min_iou * union
-            rows.append((row[SCORE], is_right, row["label"], image_id))
+            if row["segment_index"] in outcomes and row["segment_index"] not in unknown:
+                yield image_id, row, outcomes[row["segment_index"]]
+
+
+def _collect(layer: ReviewedLayer, min_iou: float) -> Reviewed:
+    """Return every decided segment of the layer, and whether the review kept it."""
+    rows: list[tuple[float, bool, str, str]] = []
+    for image_id, row, mask in _decided(layer):
+        is_right = mask is not None and mask.label == row["label"]
+        if mask is not None and is_right:
+            size_hw = row["height"], row["width"]
+            shared, union = overlap([row["rle_counts"]], [mask.rle_counts], size_hw)
+            is_right = shared >= min_iou * union
+        rows.append((row[SCORE], is_right, row["label"], image_id))
     score, right, label, image = zip(*rows, strict=True) if rows else ((), (), (), ())
     # By rank, so that the folds are of equal size even with few images.
     shuffled = sorted(set(image), key=lambda image_id: zlib.crc32(image_id.encode()))

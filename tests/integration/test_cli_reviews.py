@@ -41,6 +41,8 @@ def test_review_to_calibrated_job(folder: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "share accepted" in shown.stdout
     assert "1.6 for 16 images" in shown.stdout
+    assert "IoU: all predicted against all corrected pixels of the label" in shown.stdout
+    assert "ovseg calibrate run; ovseg evaluate run --truth reviewed" in shown.stdout
     guessed = ovseg("import-review", "run", "review.json", "--json")
     assert "review.json is read as --from label-studio" in guessed.stderr
     report = json.loads(guessed.stdout)
@@ -78,6 +80,18 @@ def test_review_to_calibrated_job(folder: Path) -> None:
     )  # fmt: skip
     assert wrong.exit_code == 1
     assert "the calibration is of the method 'clip_diy'" in wrong.stderr
+
+
+def test_calibrate_is_the_next_step_once_enough_segments_are_reviewed(folder: Path) -> None:
+    tasks = json.loads(Path("review.json").read_text())
+    for tasks_now, needed in ((tasks[:1], True), (tasks[1:5], True), (tasks[5:], False)):
+        Path("some.json").write_text(json.dumps(tasks_now))
+        shown = ovseg("import-review", "run", "--from", "label-studio", "some.json").stdout
+        fitted = ovseg("calibrate", "run")
+        assert ("segments needed)" in shown) == needed == (fitted.exit_code != 0), shown
+        if needed:
+            number = 20 - int(fitted.stderr.split()[1])
+            assert f"ovseg calibrate run ({number} more reviewed segments needed)" in shown
 
 
 def test_a_coco_file_with_one_edited_image_is_taken_with_a_caution(folder: Path) -> None:
