@@ -1,6 +1,6 @@
 """Quality of every method on the drawn world: `make bench-quality`.
 
-    python -m benchmarks.quality [confirmation]
+    python -m benchmarks.quality [confirmation | missing]
 
 Every method at its published defaults, each once more behind the embedded objectness head, and the
 options that no paper has, on 200 scenes of `benchmarks.world` with the embedded models: tiny models
@@ -114,10 +114,13 @@ def measure_row(
     return row.described() | measure(build_segmenter(part, backbones), scenes)
 
 
-def measure_all(backbones: Backbones) -> dict[str, Any]:
-    """Return every row with its figures."""
+def measure_all(backbones: Backbones, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every row with its figures; those of known rows as they are."""
     scenes, rows = labelled_scenes(), {}
     for row in quality_rows():
+        if row.key in known:
+            rows[row.key] = known[row.key]
+            continue
         began = time.perf_counter()
         rows[row.key] = measure_row(row, backbones, scenes)
         seconds = time.perf_counter() - began
@@ -125,31 +128,35 @@ def measure_all(backbones: Backbones) -> dict[str, Any]:
     return rows
 
 
-def confirm(rows: Mapping[str, Any], backbones: Backbones) -> dict[str, Any]:
-    """Return the rows of our compositions and of the best published method on further scenes."""
+def confirm(
+    rows: Mapping[str, Any], backbones: Backbones, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the rows of our compositions and of the best published method on further scenes.
+
+    Those of known rows are as they are.
+    """
     published = [key for key, row in rows.items() if row["kind"] == "published"]
     best = max(published, key=lambda key: rows[key]["all"])
     scenes = labelled_scenes("confirmation")
     return {
-        row.key: measure_row(row, backbones, scenes)
+        row.key: known.get(row.key) or measure_row(row, backbones, scenes)
         for row in quality_rows()
         if row.key == best or row.kind == "composition"
     }
 
 
 def main(again: Sequence[str]) -> int:
-    """Measure all rows, or only the confirmation, and write the results."""
+    """Measure all rows, only those that are missing, or these and the confirmation; write them."""
     torch.set_num_threads(2)
     start, backbones = time.perf_counter(), embedded_backbones()
-    if list(again) == ["confirmation"]:
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-    else:
-        rows = measure_all(backbones)
+    stored = json.loads(RESULTS.read_text(encoding="utf-8")) if again else {}
+    rows = measure_all(backbones, stored.get("rows", {}))
+    confirmed = {} if list(again) == ["confirmation"] else stored.get("confirmation", {})
     results = {
         "scenes": SCENES_PER_GROUP * len(GROUPS),
         "groups": {name: group.title for name, group in GROUPS.items()},
         "rows": rows,
-        "confirmation": confirm(rows, backbones),
+        "confirmation": confirm(rows, backbones, confirmed),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_tables(results, PAGE)

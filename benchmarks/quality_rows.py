@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ovseg_core import methods
+from ovseg_core.segmenter import MethodOptions
 from schemas import plugins
 
 Options = dict[str, Any]
@@ -28,8 +29,15 @@ BEYOND: dict[str, Options] = {
     "global attention": {"global_attention": True},
     "top 8 labels": {"top_k_labels": 8},
     "PAMR, 10 steps": {"pamr_steps": 10},
+    "vote in SAM's proposals": {"proposals": "sam"},
+    "attention within SAM's proposals": {
+        "proposals": "sam",
+        "region_vote": False,
+        "limited_attention": True,
+    },
+    "masks redrawn by SAM": {"proposals": "sam", "region_vote": False, "refine_masks": True},
 }
-"""Options that are not part of these papers."""
+"""Options that are not part of these papers; a method without one of them has no such row."""
 
 _CLOSER: Options = {
     **FOUND,
@@ -46,6 +54,10 @@ the eight likeliest labels, PAMR among near neighbours. SCLIP also has its own a
 COMPOSITIONS: dict[str, tuple[str, Options]] = {
     "sclip, closer": ("sclip", {**_CLOSER, "area_threshold": 0.03}),
     "proxyclip, closer": ("proxyclip", _CLOSER),
+    "sclip, closer, redrawn by SAM": (
+        "sclip",
+        {**_CLOSER, "area_threshold": 0.03, **BEYOND["masks redrawn by SAM"]},
+    ),
 }
 """By title, a method and its options: chosen on other scenes (`world`'s split `development`)."""
 
@@ -108,12 +120,17 @@ def _beyond() -> list[QualityRow]:
         rows += [
             QualityRow(f"{base}, {title}", name, {**FOUND, **own, **option}, "option", base, title)
             for title, option in BEYOND.items()
+            if option.keys() <= _options_of(name).model_fields.keys()
         ]
     return rows
 
 
+def _options_of(method: str) -> type[MethodOptions]:
+    return plugins.load_plugin(methods.PACKAGE, method).Options
+
+
 def _can_gate(method: str) -> bool:
     """Return whether the method takes an objectness source and is not published with this one."""
-    published = plugins.load_plugin(methods.PACKAGE, method).Options()
+    published = _options_of(method)()
     own = getattr(published, "objectness", None)
     return own is not None and own.name != FOUND["objectness"]["name"]

@@ -52,7 +52,8 @@ def _options(results: Mapping[str, Any]) -> list[str]:
             for row in measured
             if row["option"] == name
         }
-        lines.append(_line([name, *(f"{gains[base]:+.1f}" for base in bases)]))
+        cells = [f"{gains[base]:+.1f}" if base in gains else "–" for base in bases]
+        lines.append(_line([name, *cells]))
     return lines
 
 
