@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 Words = str | Sequence[str] | Mapping[str, Any] | Vocabulary
 """The labels: words, comma-separated words, or all that `vocabulary` of a job file may be."""
 
+_WITHOUT_NETWORK = "docs/python.md#without-a-network"
 _IMAGES_KEPT = 16
 _VOCABULARIES_KEPT = 8
 
@@ -86,8 +87,14 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: no GPU is visible to torch here; use `auto` or `cpu`")
-    backbones = Backbones.from_config(config, device, _local_weights, config.compute)
-    return Predictor(build_segmenter(config.method, backbones, config.masks), config, batch_size)
+    try:
+        backbones = Backbones.from_config(config, device, _local_weights, config.compute)
+        segmenter = build_segmenter(config.method, backbones, config.masks)
+    except WeightsError as error:
+        if "--set " not in str(error):
+            raise
+        raise type(error)(*error.lines, _in_python(config.method.name)) from None
+    return Predictor(segmenter, config, batch_size)
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,15 @@ class Predictor:
         return self._encoded[key]
 
 
+def _in_python(method: str) -> str:
+    """Return how `load` takes what a message names as `--set`."""
+    return (
+        f"in Python, with what the method needs of it: ov.load({{'name': '{method}', 'options': "
+        "{...}}, clip='local-dir:FOLDER', vision='local-dir:FOLDER') "
+        f"({_WITHOUT_NETWORK})"
+    )
+
+
 def _plain(words: Words) -> Any:
     """Return a vocabulary as a mapping of plain values."""
     if isinstance(words, Vocabulary):
@@ -226,6 +242,7 @@ def _local_weights(name: str) -> str:
             )
         except (OSError, RuntimeError) as error:  # RuntimeError: another SHA-256
             raise WeightsError(
-                f"cannot fetch weights {url}: {error}; fetch the file elsewhere and give its path"
+                f"cannot fetch weights {url}: {error}; fetch the file elsewhere and give its path "
+                f"({_WITHOUT_NETWORK})"
             ) from None
     return str(folder / file_name)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import ovseg_core as ov
-from ovseg_core.embedded import FOUND_HEAD
+from ovseg_core.embedded import CLIP_FOLDER, FOUND_HEAD, VISION_FOLDER
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import build
 from schemas.config import JobConfig
@@ -175,3 +177,27 @@ def test_embedded_models_on_photographs_are_said_once(scenes, tmp_path, caplog):
     segmenter([files[0], photo], labels)
     segmenter([np.zeros((30, 40, 3), np.uint8), photo], ["cat", "dog"])
     assert caplog.text.count("nothing on photographs") == 1
+
+
+def test_weights_that_do_not_come_name_the_python_way(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"hf download laion/CLIP\S+") as caught:
+        ov.load("clip_diy", device="cpu")
+    assert "ov.load({'name': 'clip_diy', 'options': {...}}, clip='local-dir:FOLDER', " in str(
+        caught.value
+    )
+
+
+def test_the_pages_way_without_a_network_loads_local_files(monkeypatch, tmp_path, scenes):
+    page = Path(ov.__file__).parents[1] / "docs" / "python.md"
+    section = page.read_text(encoding="utf-8").partition("\n## Without a network\n")[2]
+    block = section.partition("```python\n")[2].partition("```")[0]
+    weights = tmp_path / "weights"
+    shutil.copytree(CLIP_FOLDER, weights / "clip")
+    shutil.copytree(VISION_FOLDER, weights / "dino")
+    torch.save(load_file(FOUND_HEAD), weights / "decoder_weights.pt")
+    monkeypatch.chdir(tmp_path)
+    names = {"ov": ov}
+    exec(block, names)
+    assert names["segmenter"](scenes[0][0], scenes[1]).segments
