@@ -10,12 +10,17 @@ import torch
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.file_formats.needed_files import NeededWeights
-from ovseg_core.backbones.file_formats.transformers_folder import load_network
+from ovseg_core.backbones.file_formats.transformers_folder import (
+    LoadedNetwork,
+    NetworkFamily,
+    load_network,
+)
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR, load_clip
 from ovseg_core.backbones.owlv2 import OWLV2, Owlv2, tokenizer_of
 from ovseg_core.backbones.sam.encoder import SamEncoder
 from ovseg_core.backbones.sam.prompted import SAM, PromptedSam
 from ovseg_core.backbones.sam3 import SAM3, Sam3
+from ovseg_core.backbones.text.tokenizer import Tokenizer
 from ovseg_core.backbones.vision.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.vision.unet import UnetDecoder, load_unet
 from ovseg_core.backbones.vision.vit import DenseBackbone, TimmViT
@@ -208,12 +213,8 @@ class Backbones:
             WeightsError: unknown, missing or unusable weights.
         """
         if name not in self._detectors:
-            self.check_names(name)
-            loaded = load_network(name, self.device, option, OWLV2)
-            tokenizer = tokenizer_of(loaded, option)
-            self.note_file("owlv2", loaded.file, name)
-            self._settings["owlv2.tokenizer"] = tokenizer.sha256
-            self._detectors[name] = Owlv2(loaded, tokenizer, self.compute)
+            loaded = self._load_with_tokenizer(name, option, OWLV2, "owlv2")
+            self._detectors[name] = Owlv2(*loaded, self.compute)
         return self._detectors[name]
 
     def sam3(self, name: str, option: str) -> Sam3:
@@ -228,13 +229,19 @@ class Backbones:
             WeightsError: unknown, missing or unusable weights.
         """
         if name not in self._sam3s:
-            self.check_names(name)
-            loaded = load_network(name, self.device, option, SAM3)
-            tokenizer = tokenizer_of(loaded, option)
-            self.note_file("sam3", loaded.file, name)
-            self._settings["sam3.tokenizer"] = tokenizer.sha256
-            self._sam3s[name] = Sam3(loaded, tokenizer, self.compute)
+            loaded = self._load_with_tokenizer(name, option, SAM3, "sam3")
+            self._sam3s[name] = Sam3(*loaded, self.compute)
         return self._sam3s[name]
+
+    def _load_with_tokenizer(
+        self, name: str, option: str, family: NetworkFamily, role: str
+    ) -> tuple[LoadedNetwork, Tokenizer]:
+        self.check_names(name)
+        loaded = load_network(name, self.device, option, family)
+        tokenizer = tokenizer_of(loaded, option)
+        self.note_file(role, loaded.file, name)
+        self._settings[f"{role}.tokenizer"] = tokenizer.sha256
+        return loaded, tokenizer
 
     def needed_clip(self, only_for: str = "") -> NeededWeights:
         """Return what CLIP is loaded from.
