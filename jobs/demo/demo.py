@@ -97,6 +97,8 @@ def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
         "clip": {"model": "embedded"},
         "run": {"local": True, "device": "cpu"},
     }
+    console.line()
+    console.line("instances, by sclip")
     try:
         return not job.run(JobConfig.model_validate(part)).exit_code
     except ConfigError as error:  # without the library that SAM needs
