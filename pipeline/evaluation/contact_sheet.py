@@ -187,4 +187,5 @@ def _caption(row: SheetRow) -> str:
         return f"{name}   truth of another size"
     matrix = ConfusionMatrix(int(max(row.truth.max(), row.found.max())) + 1, IGNORE)
     matrix.add(row.found, row.truth)
-    return f"{name}   mIoU {matrix.mean_iou():.2f}"
+    judged = "masks" if row.teacher is None else "student"
+    return f"{name}   mIoU of {judged} {matrix.mean_iou():.2f}"

@@ -236,7 +236,9 @@ const filledIn = present.slice(0, 6);
 byId("words").value = filledIn.map((label) => label.name).join(", ");
 const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(present.length)} words, those found in most images. ` : "";
 const then = run.models_caution || "The masks follow while you type.";
-byId("words-note").replaceChildren(make("small", {}, `${some}Separate them by commas. ${then}`));
+const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, `${filled}Separate them by commas. ${then}`));
+explain(some);
+byId("words").addEventListener("input", () => explain(""), { once: true }); // other words are not the run's
 const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));
