@@ -20,7 +20,7 @@ GOOD_IOU = 0.95
 _BINS = 1000
 _NUM_NAMED = 10
 _WRITTEN, _LOST = "Written:", "Lost in this export:"
-_OPTION = re.compile(r"(\w+)=(.*?)(?=, \w+=|$)")
+_OPTION = re.compile(r"\b(\w{1,64})=(.*?)(?=, \w{1,64}=|$)")
 _COUNT = re.compile(r" {0,9}([0-9]{1,18})  (.+)")
 NOT_ANNOTATED = "images that the run has not annotated yet"
 FAILED_IMAGES = "images that failed in the run"
