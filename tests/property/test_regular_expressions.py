@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("schemas", "ovseg_core", "pipeline", "jobs")
 METHODS = ("search", "match", "fullmatch", "sub", "split", "findall", "finditer")
 FUNCTIONS = {"re.compile", *(f"re.{name}" for name in METHODS)}
-LENGTH, MOST_S = 4000, 0.02
+LENGTH, MOST_S = 8000, 0.03
 """Characters of a text, and the time for it: work that grows with the square takes more."""
 
 
