@@ -4,20 +4,17 @@ Memory grows with the manifest, as that of every reader, but not with the tables
 shard by shard, the next ones while this one is checked.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from pydantic import NonNegativeInt, ValidationError
 
+from pipeline.annotate.prefetch import map_ahead
 from pipeline.run import markers
 from pipeline.run.folder import RunFolder, TableName
 from pipeline.run.inspection.findings import Finding, FindingKind, Findings
 from pipeline.run.inspection.layer_check import check_exports, check_review
 from pipeline.run.inspection.shard_check import ReadShard, ShardCheck, read_shard
 from pipeline.storage.local import FileTooLargeError, NotAFileError
-from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen, problems
 from schemas.errors import RunFolderError
 from schemas.records import ShardFailed
@@ -94,7 +91,8 @@ def _check_all(run: RunFolder, findings: Findings) -> tuple[dict[str, Any], list
         expected = f"shards below {run.num_shards}, as the run has them"
         findings.add("marker", where, expected, f"shard {shard}", f"delete {where}")
     shards = ShardCheck(run, findings)
-    found = [_checked(shards, *pair) for pair in _read_ahead(run, ours)]
+    read = map_ahead(lambda shard: read_shard(run, shard), ours, threads=_AHEAD, depth=_AHEAD)
+    found = [_checked(shards, *pair) for pair in zip(ours, read, strict=True)]
     _check_failed(run, findings)
     numbers = {
         "generation": generations.number,
@@ -111,19 +109,6 @@ def _check_all(run: RunFolder, findings: Findings) -> tuple[dict[str, Any], list
     if not is_whole:
         return numbers, ["exports: the tables that they are compared with come first"]
     return {**numbers, "exports": tuple(check_exports(run, findings))}, []
-
-
-def _read_ahead(run: RunFolder, shards: Sequence[int]) -> Iterator[tuple[int, ReadShard]]:
-    """Yield each shard as it lies in the run folder; the next ones are read meanwhile."""
-    with StorageThreads(_AHEAD) as pool:
-        waiting: deque[tuple[int, Future[ReadShard]]] = deque()
-        for shard in shards:
-            waiting.append((shard, pool.submit(read_shard, run, shard)))
-            if len(waiting) > _AHEAD:
-                first, read = waiting.popleft()
-                yield first, read.result()
-        for shard, read in waiting:
-            yield shard, read.result()
 
 
 def _checked(shards: ShardCheck, shard: int, read: ReadShard) -> bool:
