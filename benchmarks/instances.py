@@ -139,13 +139,13 @@ def true_instances(scene: LabelledScene) -> list[TrueInstance]:
 
 def gate() -> dict[str, float]:
     """Return the share of 20 labels that pass the presence gate, and of the present ones."""
-    gate = PresenceGate(embedded_backbones().clip, GateOptions().gate_min_presence)
-    world, decoded, present = text_of_world(gate), [], []
+    made = PresenceGate(embedded_backbones().clip, GateOptions().gate_min_presence)
+    world, decoded, present = text_of_world(made), [], []
     scenes = labelled_scenes(num_labels=20)
     for scene in (one for group in scenes.values() for one in group):
         image = torch.from_numpy(scene.scene.image).permute(2, 0, 1).contiguous()
         with torch.inference_mode():
-            passes_K = gate.passes(gate.encode([image]), text_of(scene.labels, world))[0]
+            passes_K = made.passes(made.encode([image]), text_of(scene.labels, world))[0]
         decoded.append(float(passes_K[1:].float().mean()))
         shown = [scene.labels.index(label) + 1 for label in scene.scene.labels]
         present += passes_K[shown].float().tolist()

@@ -29,7 +29,12 @@ from ovseg_core.backbones.text.text_encoder import (
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
 from ovseg_core.images.resize.published_sizes import limited_size
-from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate, gate_of
+from ovseg_core.methods.shared.presence_gate import (
+    GatedText,
+    GateOptions,
+    PresenceGate,
+    gate_of,
+)
 from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 from schemas.records import Share
@@ -68,17 +73,6 @@ class Options(GateOptions):
     """Of more boxes of an image those with the highest scores stay."""
     templates: TemplateSet = "diy"
     """Prompt templates where the vocabulary gives none."""
-
-
-@dataclass(frozen=True)
-class GatedText(TextMatrix):
-    """The phrases of a vocabulary in the detector's space, and in that of the gate's CLIP.
-
-    Attributes:
-        gate_rows_QD: unit rows of CLIP.
-    """
-
-    gate_rows_QD: Tensor
 
 
 @dataclass(frozen=True)
@@ -172,12 +166,9 @@ class Owlv2Sam2(Segmenter[PromptedFeatures]):
         if self._gate is None or features.crops_BND is None:
             return [text] * len(features)
         assert isinstance(text, GatedText)
-        classes_Q, num_classes = text.class_index_Q, text.num_classes
-        gate_text = TextMatrix(text.gate_rows_QD, classes_Q, num_classes)
-        passes_BK = self._gate.passes(features.crops_BND, gate_text)
         return [
-            TextMatrix(text.rows_QD[kept_Q], classes_Q[kept_Q], num_classes)
-            for kept_Q in passes_BK[:, classes_Q]
+            TextMatrix(text.rows_QD[kept_Q], text.class_index_Q[kept_Q], text.num_classes)
+            for kept_Q in self._gate.passing_rows(features.crops_BND, text)
         ]
 
     def boxes(self, patches: EncodedPatches, index: int, text: TextMatrix) -> Boxes:

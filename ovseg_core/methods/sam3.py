@@ -24,7 +24,12 @@ from ovseg_core.backbones.sam3 import SAM3, EncodedImages, FoundObjects, PhraseT
 from ovseg_core.backbones.text.text_encoder import unit_rows
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
-from ovseg_core.methods.shared.presence_gate import GateOptions, PresenceGate, gate_of
+from ovseg_core.methods.shared.presence_gate import (
+    GatedText,
+    GateOptions,
+    PresenceGate,
+    gate_of,
+)
 from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 from schemas.records import Share
@@ -80,7 +85,7 @@ class Options(GateOptions):
 
 
 @dataclass(frozen=True)
-class Sam3Text(TextMatrix):
+class Sam3Text(GatedText):
     """The phrases of a vocabulary as SAM 3 reads them, and as the gate does.
 
     The unit rows are means of the tokens; masks are made of the tokens.
@@ -89,13 +94,11 @@ class Sam3Text(TextMatrix):
         tokens_QLC: of SAM 3's text encoder.
         is_token_QL: bool; False: padding.
         is_asked_Q: bool; False: `background`, which is what no label fits.
-        gate_rows_QD: the phrases' rows of CLIP; (Q, 0) without a gate.
     """
 
     tokens_QLC: Tensor
     is_token_QL: Tensor
     is_asked_Q: Tensor
-    gate_rows_QD: Tensor
 
 
 @dataclass(frozen=True)
@@ -194,9 +197,7 @@ class Sam3Segmenter(Segmenter[Sam3Features]):
         """Return which phrases are decoded for each image, bool (B, Q)."""
         if self._gate is None or features.crops_BND is None:
             return text.is_asked_Q.expand(len(features), -1)
-        rows = TextMatrix(text.gate_rows_QD, text.class_index_Q, text.num_classes)
-        passes_BK = self._gate.passes(features.crops_BND, rows)
-        return passes_BK[:, text.class_index_Q] & text.is_asked_Q
+        return self._gate.passing_rows(features.crops_BND, text) & text.is_asked_Q
 
     def _found(
         self, images: EncodedImages, index: int, text: Sam3Text, decoded: Tensor

@@ -9,6 +9,7 @@ background first.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,6 +40,17 @@ class GateOptions(MethodOptions):
         """Yield what the options name, and CLIP where there is a gate."""
         needed = super().needed_weights(backbones, where)
         return (one for one in needed if self.gate_min_presence or one.kind != "clip")
+
+
+@dataclass(frozen=True)
+class GatedText(TextMatrix):
+    """The phrases of a vocabulary as a method reads them, and as the gate does.
+
+    Attributes:
+        gate_rows_QD: unit rows of CLIP; (Q, 0) without a gate.
+    """
+
+    gate_rows_QD: Tensor
 
 
 class PresenceGate:
@@ -86,6 +98,16 @@ class PresenceGate:
         passes_BK = self.presence(crops_BND, text) >= self._min_presence
         passes_BK[:, 0] = True
         return passes_BK
+
+    def passing_rows(self, crops_BND: Tensor, text: GatedText) -> Tensor:
+        """Return which phrases are searched for, bool (B, Q): those of the classes that pass.
+
+        Args:
+            crops_BND: from `encode`.
+            text: of the method.
+        """
+        rows = TextMatrix(text.gate_rows_QD, text.class_index_Q, text.num_classes)
+        return self.passes(crops_BND, rows)[:, text.class_index_Q]
 
 
 def gate_of(options: GateOptions, backbones: Backbones) -> PresenceGate | None:
