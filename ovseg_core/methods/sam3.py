@@ -93,7 +93,8 @@ class Sam3Text(GatedText):
     Attributes:
         tokens_QLC: of SAM 3's text encoder.
         is_token_QL: bool; False: padding.
-        is_asked_Q: bool; False: `background`, which is what no label fits.
+        is_asked_Q: bool; False: `background`, which is what no label fits, and a phrase that reads
+            like an earlier one.
     """
 
     tokens_QLC: Tensor
@@ -180,14 +181,21 @@ class Sam3Segmenter(Segmenter[Sam3Features]):
         gate_rows_QD = means_QC.new_zeros(len(phrases), 0)
         if self._gate is not None:
             gate_rows_QD = self._gate.text_matrix(vocabulary).rows_QD
+        rows_QD = unit_rows(means_QC, phrases, self._sam3.weights_file)
+        # Of phrases that read alike the first gets every pixel, as is warned.
+        groups = rows_QD.mul(1e5).round().unique(dim=0, return_inverse=True)[1].tolist()
+        first = {group: row for row, group in reversed(list(enumerate(groups)))}
         return Sam3Text(
-            rows_QD=unit_rows(means_QC, phrases, self._sam3.weights_file),
+            rows_QD=rows_QD,
             class_index_Q=torch.tensor([number for _, number in phrases], device=device),
             num_classes=1 + len(vocabulary.labels),
             tokens_QLC=read.tokens_PLC,
             is_token_QL=read.is_token_PL,
             is_asked_Q=torch.tensor(
-                [number > 0 or not is_background(phrase) for phrase, number in phrases],
+                [
+                    first[groups[row]] == row and (number > 0 or not is_background(phrase))
+                    for row, (phrase, number) in enumerate(phrases)
+                ],
                 device=device,
             ),
             gate_rows_QD=gate_rows_QD,
