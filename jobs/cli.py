@@ -286,7 +286,7 @@ def review_command(  # noqa: PLR0913 - typer's flags are parameters
 
     The most doubtful come first; other words can be tried. Ctrl-C ends it.
     """
-    from jobs.review import review as command
+    from jobs.runs.review import review as command
     from pipeline.run.confirmed import Confirmed
 
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
@@ -307,7 +307,7 @@ def import_review_command(  # noqa: PLR0913 - typer's flags are parameters
     as_json: opt.AsJson = False,
 ) -> None:
     """Bring corrected masks back from another tool, or undo it."""
-    from jobs.review import ImportFlags, import_review_file, show_imports, take_import_back
+    from jobs.runs.review import ImportFlags, import_review_file, show_imports, take_import_back
 
     if sum(map(bool, (file or tool, is_list, undo))) != 1 or (tool and not file):
         raise typer.BadParameter("expected the FILE that the tool wrote; or --list; or --undo ID")
@@ -328,7 +328,7 @@ def calibrate_command(
     as_json: opt.AsJson = False,
 ) -> None:
     """Learn scores and thresholds from reviewed masks."""
-    from jobs.review import calibrate_run as command
+    from jobs.runs.review import calibrate_run as command
 
     command(run, out, sets or (), as_json)
 
@@ -339,7 +339,7 @@ def compare_command(run: opt.Run, other: opt.OtherRun, as_json: opt.AsJson = Fal
 
     Agreement by label, and the images where it is lowest.
     """
-    from jobs.review import compare_runs as command
+    from jobs.runs.review import compare_runs as command
 
     command(run, other, as_json)
 

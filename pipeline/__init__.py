@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from schemas import lazy_names
 
 if TYPE_CHECKING:
-    from pipeline.opened_run import OpenedRun, open_run
+    from pipeline.run.inspection.opened_run import OpenedRun, open_run
 
 __all__ = ["OpenedRun", "open_run"]
 
-__getattr__, __dir__ = lazy_names(dict.fromkeys(("OpenedRun", "open_run"), "pipeline.opened_run"))
+_OPENED_RUN = "pipeline.run.inspection.opened_run"
+__getattr__, __dir__ = lazy_names(dict.fromkeys(("OpenedRun", "open_run"), _OPENED_RUN))

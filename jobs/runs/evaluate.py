@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
-from jobs.review import renamed_label
+from jobs.runs.review import renamed_label
 from schemas.base import counted
 from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
