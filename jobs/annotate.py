@@ -44,7 +44,7 @@ def annotate(
         from pipeline.job import job
 
     if dry_run:
-        from pipeline.run.named_weights import checked_files
+        from pipeline.run.trust.named_weights import checked_files
 
         planned = job.plan(config, retry)
         with waiting("load the libraries of networks"):

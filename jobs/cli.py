@@ -206,7 +206,7 @@ def export_command(  # noqa: PLR0913 - typer's flags are parameters
 ) -> None:
     """Write a run's masks as a dataset for other tools."""
     from jobs.runs.results import export_run
-    from pipeline.run.confirmed import Confirmed
+    from pipeline.run.trust.confirmed import Confirmed
 
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
     export_run(run, to, masks, segments, sets or (), confirmed)
@@ -255,7 +255,7 @@ def sheet_command(
 ) -> None:
     """Draw images and their masks in one picture."""
     from jobs.runs.sheet import draw_sheet
-    from pipeline.run.confirmed import Confirmed
+    from pipeline.run.trust.confirmed import Confirmed
 
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
     draw_sheet(run, out, limit, truth, confirmed)
@@ -287,7 +287,7 @@ def review_command(  # noqa: PLR0913 - typer's flags are parameters
     The most doubtful come first; other words can be tried. Ctrl-C ends it.
     """
     from jobs.runs.review import review as command
-    from pipeline.run.confirmed import Confirmed
+    from pipeline.run.trust.confirmed import Confirmed
 
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
     raise typer.Exit(command(run, host, port, names or (), weights or (), confirmed))

@@ -25,7 +25,7 @@ from pipeline.job.job_server import (
     server_address,
 )
 from pipeline.job.termination import Termination
-from pipeline.run.confirmed import remember_folder
+from pipeline.run.trust.confirmed import remember_folder
 from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError

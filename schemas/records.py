@@ -5,7 +5,7 @@ its record (`schemas.tables`): an Arrow type in `Annotated` says how a column is
 """
 
 from collections.abc import Container
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -34,6 +34,11 @@ MASK_KINDS: dict[str, MaskKind] = {
     "instances": "instance",
 }
 """What a run's segments are, by its `masks.segments`."""
+
+
+TableName = Literal["images", "scores", "annotations"]
+"""A table of a shard: a folder with a file for each."""
+TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 
 
 class ImageRef(Frozen):
@@ -253,7 +258,7 @@ class ShardDone(Frozen):
     shard: NonNegativeInt
     attempt: str
     fingerprint: str
-    files: dict[Literal["images", "scores", "annotations"], FileEntry]
+    files: dict[TableName, FileEntry]
     tally: ShardTally
     other_versions: dict[str, str] = {}
     """Libraries with another version than when the run was begun, see `run.accept_versions`."""

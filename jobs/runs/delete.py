@@ -19,7 +19,7 @@ from pipeline.corrections import calibrate, imports, log
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation import compare
 from pipeline.exporters.shared.loss_report import LOSSES_FILE
-from pipeline.run.folder import MANIFEST_FILE, RUN_FILE, TABLE_NAMES, RunFolder
+from pipeline.run.folder import MANIFEST_FILE, RUN_FILE, RunFolder
 from pipeline.run.generations import FOLDER as GENERATIONS
 from pipeline.run.generations import RECORD_FILES
 from pipeline.storage import uris
@@ -27,6 +27,7 @@ from pipeline.storage.waiting import StorageThreads
 from schemas import plugins
 from schemas.base import counted
 from schemas.errors import OvsegError, RunFolderError
+from schemas.records import TABLE_NAMES
 from schemas.untrusted import printable
 
 _EXPORTERS = "pipeline.exporters"

@@ -14,8 +14,8 @@ from schemas.records import STAGES
 if TYPE_CHECKING:
     from pipeline.annotate.bottleneck import Bottleneck
     from pipeline.corrections.layer import ReviewState
-    from pipeline.run.confirmed import Confirmed
     from pipeline.run.inspection.inspect import Inspection
+    from pipeline.run.trust.confirmed import Confirmed
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ def list_files(run: str, table: str) -> None:
     Raises:
         UserError: no such table, or no files that can be read as they are.
     """
-    from pipeline.run.folder import TABLE_NAMES, RunFolder, TableName
+    from pipeline.run.folder import RunFolder
+    from schemas.records import TABLE_NAMES, TableName
 
     if table not in TABLE_NAMES:
         raise UserError(f"--files: expected {', '.join(TABLE_NAMES)}, got {table!r}")

@@ -17,7 +17,7 @@ from schemas.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from pipeline.corrections.calibrate import CalibrationReport, Rules
     from pipeline.corrections.import_report import ImportReport
-    from pipeline.run.confirmed import Confirmed
+    from pipeline.run.trust.confirmed import Confirmed
 
 _SHOWN_LABELS = 40
 _M_MMAP_THRESHOLD = -3

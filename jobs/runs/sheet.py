@@ -8,7 +8,7 @@ from jobs import console
 from schemas.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.run.confirmed import Confirmed
+    from pipeline.run.trust.confirmed import Confirmed
 
 FILE = "contact_sheet.png"
 """The sheet in a local run folder."""

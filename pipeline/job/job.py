@@ -35,7 +35,7 @@ from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
 from pipeline.run.images import check_own
 from pipeline.run.markers import marked_shards
-from pipeline.run.named_weights import check_before_start
+from pipeline.run.trust.named_weights import check_before_start
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
 from pipeline.storage.waiting import waiting

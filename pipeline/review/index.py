@@ -15,13 +15,13 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ovseg_core.decision.review_priority import share_less_doubtful
-from pipeline.run.folder import RunFolder, TableName
+from pipeline.run.folder import RunFolder
 from pipeline.run.markers import READERS
 from pipeline.run.predictions import SegmentReader
 from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, RunReader
 from pipeline.run.tables.rows import Row, rows_of
 from pipeline.storage.waiting import StorageThreads
-from schemas.records import ShardDone
+from schemas.records import ShardDone, TableName
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 from schemas.tables import IMAGES
 

@@ -126,7 +126,7 @@ class TryPage:
             if self._loaded is None:
                 # Imported here, because it imports torch, which takes seconds.
                 from pipeline.review.try_session import TrySession
-                from pipeline.run.named_weights import NamedWeights
+                from pipeline.run.trust.named_weights import NamedWeights
 
                 of_run = NamedWeights(self._weights, self._session.run)
                 self._loaded = TrySession(self._job, of_run)

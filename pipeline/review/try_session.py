@@ -26,7 +26,7 @@ from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import Features, Segmenter, encode_images
 from pipeline.annotate.stopwatch import Stopwatch
-from pipeline.run.named_weights import NamedWeights
+from pipeline.run.trust.named_weights import NamedWeights
 from pipeline.storage import weights
 from schemas import plugins
 from schemas.base import problems

@@ -18,9 +18,8 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +30,6 @@ from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection import manifest
 from pipeline.collection.changes import Changes
 from pipeline.run import markers
-from pipeline.run.confirmed import Confirmed, remember_manifest
 from pipeline.run.generations import FOLDER as GENERATIONS
 from pipeline.run.generations import RECORD_FILES, TABLE_FILES, Generations
 from pipeline.run.identity import (
@@ -42,10 +40,11 @@ from pipeline.run.identity import (
     other_versions,
     parse_run_file,
 )
-from pipeline.run.tables import old_versions
+from pipeline.run.tables import old_versions, shard_files
 from pipeline.run.tables.row_check import checked_rows
 from pipeline.run.tables.rows import rows_of
-from pipeline.storage import parquet, uris
+from pipeline.run.trust.confirmed import Confirmed, remember_manifest
+from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import TEMPORARY_SUFFIX, make_private
 from pipeline.storage.waiting import StorageThreads
@@ -55,14 +54,12 @@ from schemas.config import ALL_SHARDS, ArrayTask, JobConfig
 from schemas.errors import (
     BlockedStoreError,
     ErrorCode,
-    OutageError,
-    OvsegError,
     RunFolderError,
     UserError,
 )
 from schemas.records import (
     MASK_KINDS,
-    FileEntry,
+    TABLE_NAMES,
     ImageResult,
     MaskKind,
     Shard,
@@ -70,18 +67,16 @@ from schemas.records import (
     ShardFailed,
     ShardRows,
     ShardTally,
+    TableName,
 )
 from schemas.redact import holds_secret, redact
-from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
+from schemas.tables import SCHEMA_VERSION, TABLES, to_records
 
 logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.parquet"
-TableName = Literal["images", "scores", "annotations"]
-TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
-ROW_GROUP = 4096
 _MAX_MANIFEST_BYTES = 2 << 30
 """Ten million images take about 400 MB; it is read whole."""
 _MAY_HOLD_SECRETS = "://.*[?#@]"
@@ -426,7 +421,7 @@ class RunFolder:
             if committed is not None and not _takes_the_place(tally, committed, before):
                 return committed
             unique = f"{attempt}-{secrets.token_hex(4)}"
-            files = self._write_tables(shard_index, unique, rows)
+            files = shard_files.write_tables(self.folder, shard_index, unique, rows)
         ours = ShardDone(
             schema_version=SCHEMA_VERSION,
             shard=shard_index,
@@ -439,10 +434,10 @@ class RunFolder:
         try:
             committed = self._create_marker(ours, before)
         except BlockedStoreError:  # refused; after other errors the marker may have been written
-            self._discard(files)
+            shard_files.discard(self.folder, files)
             raise
         if committed.attempt != unique:
-            self._discard(files)
+            shard_files.discard(self.folder, files)
         if shard_index in self._noted_failures:
             self.folder.discard(markers.marker_path("failed", shard_index))
             self._noted_failures.discard(shard_index)
@@ -473,34 +468,6 @@ class RunFolder:
         update = {"num_images": tally.num_images + added, "errors": dict(sorted(errors.items()))}
         rows = rows.model_copy(update={"images": tuple(images)})
         return rows, tally.model_copy(update=update)
-
-    def _write_tables(
-        self, shard: int, attempt: str, rows: ShardRows
-    ) -> dict[TableName, FileEntry]:
-        """Write the tables of an attempt, all or none."""
-        files: dict[TableName, FileEntry] = {}
-        try:
-            for name in TABLE_NAMES:
-                table = to_table(name, getattr(rows, name))
-                data = parquet.write_table(table, ROW_GROUP)
-                file_name = f"{name}/{shard:05d}-{attempt}.parquet"
-                self.folder.atomic_write(file_name, data)
-                files[name] = FileEntry(
-                    name=file_name,
-                    num_rows=table.num_rows,
-                    sha256=markers.bytes_sha256(data),
-                    size_bytes=len(data),
-                )
-        except OvsegError:
-            self._discard(files)
-            raise
-        return files
-
-    def _discard(self, files: dict[TableName, FileEntry]) -> None:
-        """Remove the files of an attempt that does not count; what cannot be is an orphan."""
-        for entry in files.values():
-            with suppress(OutageError):
-                self.folder.discard(entry.name)
 
     @cached_property
     def _noted_failures(self) -> set[int]:
@@ -699,7 +666,8 @@ class RunFolder:
             columns: those to read; None: all.
         """
         for marker in self.done().values():
-            yield from self.shard_table(marker, name, columns).to_batches(max_chunksize=ROW_GROUP)
+            table = self.shard_table(marker, name, columns)
+            yield from table.to_batches(max_chunksize=shard_files.ROW_GROUP)
 
     def table_files(self, name: TableName) -> list[str]:
         """Return the paths or URLs of a table's committed files, in shard order, for other readers.
@@ -784,16 +752,8 @@ class RunFolder:
         Raises:
             pyarrow.ArrowException, OSError, ValueError, KeyError: it holds no such table.
         """
-        version, stored = marker.schema_version, columns
-        is_old = version < SCHEMA_VERSION
-        if is_old and columns is not None:
-            stored = old_versions.stored_columns(name, list(columns), version)
-        table = parquet.read_table(data, stored)
-        if is_old:
-            wished = list(columns) if columns else None
-            values = {"kind": self.mask_kind}
-            table = old_versions.with_new_columns(name, table, version, values, wished)
-        return table.select(list(columns or TABLES[name][0].names))
+        values = {"kind": self.mask_kind}
+        return shard_files.decoded_table(marker, name, data, values, columns)
 
     @cached_property
     def mask_kind(self) -> MaskKind:

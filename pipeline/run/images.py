@@ -21,8 +21,8 @@ from ovseg_core.embedded import EMBEDDED_NOTE, SCENE_HEAD_BYTES, SCENE_MARK
 from ovseg_core.images.decoding.decode import DecodedImage
 from pipeline.collection import image_source, list_file
 from pipeline.collection.collect import collect
-from pipeline.run.confirmed import Confirmed, confirmed, remember_manifest, remember_roots
 from pipeline.run.folder import RunFolder
+from pipeline.run.trust.confirmed import Confirmed, confirmed, remember_manifest, remember_roots
 from pipeline.storage import uris
 from pipeline.storage.places import ImagePlaces, before_wildcard, outside, root_of
 from schemas.config import ImageConfig, JobConfig

@@ -12,11 +12,10 @@ from pipeline.storage.folder import Folder
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
-from schemas.records import ShardDone
+from schemas.records import TABLE_NAMES, ShardDone
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
-TABLES_OF_A_SHARD = {"images", "scores", "annotations"}
 _MAX_MARKER_BYTES = 1 << 20
 READERS = 16
 """Files read at once: a run of ten million images has ten thousand markers."""
@@ -100,7 +99,7 @@ def _wrong_claim(marker: Frozen, shard: int) -> str:
         return ""
     if marker.shard != shard:
         return f"it says that it is of shard {marker.shard}"
-    if marker.files.keys() != TABLES_OF_A_SHARD:
+    if marker.files.keys() != set(TABLE_NAMES):
         return "expected an entry for each of the three tables"
     for table, entry in marker.files.items():
         match = _TABLE_FILE.fullmatch(entry.name)

@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from pipeline.review.pictures import SIDE_PX
-from pipeline.run.confirmed import Confirmed
 from pipeline.run.folder import RunFolder
+from pipeline.run.trust.confirmed import Confirmed
 from tests.helpers.calls_server import CallsServer, calls_server
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 from tests.helpers.review_server import serving

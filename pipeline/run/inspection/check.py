@@ -10,14 +10,14 @@ from pydantic import NonNegativeInt, ValidationError
 
 from pipeline.annotate.prefetch import map_ahead
 from pipeline.run import markers
-from pipeline.run.folder import RunFolder, TableName
+from pipeline.run.folder import RunFolder
 from pipeline.run.inspection.findings import Finding, FindingKind, Findings
 from pipeline.run.inspection.layer_check import check_exports, check_review
 from pipeline.run.inspection.shard_check import ReadShard, ShardCheck, read_shard
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from schemas.base import Frozen, problems
 from schemas.errors import RunFolderError
-from schemas.records import ShardFailed
+from schemas.records import ShardFailed, TableName
 
 _AHEAD = 4
 """Shards that are read while one is checked."""

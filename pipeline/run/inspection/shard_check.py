@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from ovseg_core.rle.check import mask_facts, texts_of
 from pipeline.run import markers
-from pipeline.run.folder import TABLE_NAMES, RunFolder, TableName
+from pipeline.run.folder import RunFolder
 from pipeline.run.inspection.findings import MAX_NAMED, FindingKind, Findings
 from pipeline.run.tables.damaged import check_masks, is_image_size
 from pipeline.run.tables.row_check import checked_rows
 from pipeline.run.tables.rows import Row, rows_of
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from schemas.base import counted, problems
-from schemas.records import FileEntry, ShardDone
+from schemas.records import TABLE_NAMES, FileEntry, ShardDone, TableName
 from schemas.tables import READ_VERSIONS, SCHEMA_VERSION, TABLES
 from schemas.untrusted import MAX_PIXELS
 

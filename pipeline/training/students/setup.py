@@ -16,7 +16,7 @@ from ovseg_core.training.students import StudentOptions, check_student
 from ovseg_core.training.students.shared.pyramid import PyramidOptions, weights_file
 from ovseg_core.training.students.shared.student_file import StudentRecord
 from pipeline.annotate.versions import compared_versions
-from pipeline.run.named_weights import NamedWeights
+from pipeline.run.trust.named_weights import NamedWeights
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
 from pipeline.training.students.data import StudentData
 from pipeline.training.students.sources.run_source import RunSource

@@ -11,7 +11,7 @@ from PIL import Image
 from jobs.annotate import annotate, show_plan, show_report
 from pipeline.job.job import JobPlan
 from pipeline.job.report import RunReport
-from pipeline.run.named_weights import checked_files
+from pipeline.run.trust.named_weights import checked_files
 from pipeline.storage import waiting
 from schemas.config import ArrayTask, JobConfig
 

@@ -22,11 +22,11 @@ from ovseg_core.training.students import IGNORED, UNLABELLED, Labels
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.evaluation.reviewed_truth import paint_masks
 from pipeline.evaluation.truth import FileTruth, Wanted, open_truth
-from pipeline.run.confirmed import Confirmed
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.run.predictions import Predictions
 from pipeline.run.reader import RunReader
+from pipeline.run.trust.confirmed import Confirmed
 from pipeline.training.students.sources.cleaning import Cleaning, PaintedMasks
 from pipeline.training.students.sources.source import ImageLabels
 from schemas import plugins

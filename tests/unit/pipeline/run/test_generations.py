@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from pipeline.annotate.rows import join_rows, tally_of
 from pipeline.collection.changes import changes
 from pipeline.collection.rows import image_id
-from pipeline.run.confirmed import confirmed
 from pipeline.run.folder import RunFolder
 from pipeline.run.markers import bytes_sha256
 from pipeline.run.reader import RunReader
+from pipeline.run.trust.confirmed import confirmed
 from pipeline.storage import parquet
 from schemas.errors import ErrorCode, RunFolderError, UserError
 from schemas.records import FileEntry, ImageRef, ImageResult, Shard, ShardRows

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from jobs.demo.draw import draw_scenes
-from pipeline.run.confirmed import Confirmed
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages, check_own
 from pipeline.run.reader import Row, RunReader
+from pipeline.run.trust.confirmed import Confirmed
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError, RunFolderError
 from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run

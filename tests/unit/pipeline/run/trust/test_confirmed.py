@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.confirmed import (
+from pipeline.run.trust.confirmed import (
     Confirmed,
     confirmed,
     remember_folder,

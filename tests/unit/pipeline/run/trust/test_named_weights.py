@@ -16,7 +16,7 @@ from pipeline.review.session import ReviewSession
 from pipeline.review.try_page import TryPage
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
-from pipeline.run.named_weights import NamedWeights, check_local_weights
+from pipeline.run.trust.named_weights import NamedWeights, check_local_weights
 from pipeline.storage.weights import CACHE_ENV
 from schemas import plugins
 from schemas.config import JobConfig, NamesWeights

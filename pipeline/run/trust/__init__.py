@@ -1,0 +1,1 @@
+"""What of a run folder that somebody else may have made this machine takes at its word."""
