@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import console
+from pipeline.job.monitoring.json_log import set_log_fields
 from pipeline.storage.waiting import waiting
 from schemas.base import counted, did_you_mean
 from schemas.config import JobConfig
@@ -39,6 +40,7 @@ def annotate(
     Raises:
         ConfigError: `retry_errors` has a code that does not exist.
     """
+    set_log_fields(run=config.out)
     retry = _error_codes(retry_errors)
     with waiting("load the libraries"):  # from a slow disk they take minutes
         from pipeline.job import job

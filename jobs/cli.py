@@ -1,6 +1,7 @@
 """The commands. Each imports what it needs when it runs: `--help` and mistakes answer at once."""
 
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +33,9 @@ def _printable_usage() -> Iterator[None]:
 class _OneLineErrors(TyperGroup):
     """Deliberate errors become lines on stderr and an exit code; bugs keep their traceback."""
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], **extra: Any) -> Any:
         with _printable_usage():
-            return super().make_context(*args, **extra)
+            return super().make_context(info_name, opt.log_format_first(args), **extra)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -54,7 +55,7 @@ class _OneLineErrors(TyperGroup):
                 raise
             place = f"cannot write {error.filename}: " if error.filename else ""
             full = "the disk is full, or your share of it: make room"
-            console.error_line(f"error: {place}{full}")
+            console.error_line(f"error: {place}{full}", logging.ERROR)
             raise typer.Exit(ExitCode.OUTAGE) from error
 
 
@@ -101,6 +102,7 @@ def root(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log details to stderr.")
     ] = False,
+    log_format: opt.LogFormat = "text",
     version: Annotated[
         bool,
         typer.Option(
@@ -111,7 +113,7 @@ def root(
     """Set up the log, before any command."""
     from jobs.console import set_up_logging, warn_of_secrets
 
-    set_up_logging(verbose)
+    set_up_logging(verbose, log_format)
     warn_of_secrets(sys.argv[1:])
 
 

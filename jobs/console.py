@@ -26,8 +26,10 @@ from schemas.base import counted
 from schemas.errors import OvsegError, UserError
 from schemas.redact import holds_secret
 from schemas.untrusted import (
+    LOG_FORMAT_ENV,
     LOG_LINE,
     LogFormatter,
+    logs_json,
     printable,
     printable_json,
     shown_text,
@@ -37,6 +39,8 @@ from schemas.untrusted import (
 if TYPE_CHECKING:
     from pipeline.importers.shared.notes import Note, NoteKind
     from pipeline.run.tables.damaged import Damage
+
+logger = logging.getLogger(__name__)
 
 _LOG_LINE = "%(asctime)s %(levelname)s %(message)s"
 """A record on standard error that is no terminal; under `-v` it also names the module."""
@@ -158,9 +162,12 @@ def print_json(value: Any) -> None:
     print(printable_json(value))
 
 
-def error_line(text: str) -> None:
-    """Print one line on stderr."""
-    print(shown_text(text), file=sys.stderr, flush=True)
+def error_line(text: str, level: int = logging.INFO) -> None:
+    """Print one line on stderr; where the log is JSON, a record of this level."""
+    if logs_json():
+        logger.log(level, "%s", text.removeprefix("error: "))
+    else:
+        print(shown_text(text), file=sys.stderr, flush=True)
 
 
 def confirm(question: str) -> bool:
@@ -180,11 +187,14 @@ def confirm(question: str) -> bool:
 def mistakes(error: OvsegError) -> None:
     """Print a deliberate error on stderr, a line for each mistake."""
     for text in error.lines:
-        error_line(f"error: {text}")
+        error_line(f"error: {text}", logging.ERROR)
 
 
 def bug(error: BaseException) -> None:
     """Print the traceback of an error that nobody meant on stderr."""
+    if logs_json():
+        logger.critical("a bug of ovseg: %s", error, exc_info=error)
+        return
     text = without_style("".join(traceback.format_exception(error)))
     for part in text.rstrip("\n").split("\n"):
         error_line(part)
@@ -213,20 +223,31 @@ def counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
-def set_up_logging(verbose: bool = False) -> None:
+def set_up_logging(verbose: bool = False, log_format: str = "text") -> None:
     """Send the log to stderr: rich on a terminal, one plain line per record elsewhere.
 
     From now on stdout shows characters that it cannot encode as escapes.
 
     Args:
         verbose: also the records of our own packages at level DEBUG.
+        log_format: `json`: everything on stderr is a JSON object a line, also of the processes that
+            this one starts; `text`.
     """
+    if log_format == "text":
+        os.environ.pop(LOG_FORMAT_ENV, None)
+    else:
+        os.environ[LOG_FORMAT_ENV] = log_format
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name of any bytes can be printed
         sys.stdout.reconfigure(errors="backslashreplace")
-    if sys.stderr.isatty():
+    if logs_json():
+        from pipeline.job.monitoring.json_log import JsonFormatter  # not for `--help`
+
+        handler: logging.Handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+    elif sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=verbose)
+        handler = RichHandler(console=Console(stderr=True), show_path=verbose)
         handler.setFormatter(LogFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)

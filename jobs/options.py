@@ -2,9 +2,11 @@
 
 import pkgutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from schemas.untrusted import LOG_FORMAT_ENV
 
 _EXPORTERS = Path(__file__).parents[1] / "pipeline" / "exporters"
 _EXPORT_FORMATS = ", ".join(
@@ -14,6 +16,29 @@ _EXPORT_FORMATS = ", ".join(
 
 def _set(what: str) -> typer.models.OptionInfo:
     return typer.Option("--set", metavar="KEY=VALUE", help=f"{what}; repeatable.")
+
+
+# Of all commands
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option(
+        "--log-format",
+        envvar=LOG_FORMAT_ENV,
+        help="How stderr is written: text, or json (one object a line); also after the command.",
+    ),
+]
+
+
+def log_format_first(args: list[str]) -> list[str]:
+    """Return the arguments with `--log-format` before the command, where it may also be missing."""
+    for place, arg in enumerate(args):
+        if arg == "--":
+            break
+        if arg.startswith("--log-format="):
+            return [arg, *args[:place], *args[place + 1 :]]
+        if arg == "--log-format" and args[place + 1 :]:
+            return [*args[place : place + 2], *args[:place], *args[place + 2 :]]
+    return args
 
 
 # Of several commands

@@ -30,6 +30,7 @@ from pipeline.storage.retry import TIMEOUT_ENV
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ExitCode, ResourceError
 from schemas.redact import places_of_secrets
+from schemas.untrusted import LOG_FORMAT_ENV
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -53,6 +54,8 @@ exit 1
 PATIENCE_ENV = "OVSEG_SUBMIT_PATIENCE_S"
 """Environment variable: seconds for which a job server that does not answer is tried again."""
 DEFAULT_PATIENCE_S = 300.0
+_PASSED_ON = (TIMEOUT_ENV, LOG_FORMAT_ENV)
+"""Environment variables of this command that the cluster's gets, too."""
 _POLL_S = 2.0
 _SAY_EVERY_S = 30.0
 _UPLOAD_S = 120.0
@@ -152,8 +155,9 @@ def _submit(client: "JobSubmissionClient", config: JobConfig, address: str, job_
         script = cluster_script(sys.executable or "python")
         (Path(folder) / "annotate.sh").write_text(script, encoding="utf-8")
         runtime_env: dict[str, Any] = {"working_dir": folder}
-        if TIMEOUT_ENV in os.environ:
-            runtime_env["env_vars"] = {TIMEOUT_ENV: os.environ[TIMEOUT_ENV]}
+        given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        if given:
+            runtime_env["env_vars"] = given
         start = partial(
             client.submit_job,
             entrypoint=ENTRYPOINT,

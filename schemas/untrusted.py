@@ -10,6 +10,7 @@ such as `\x1b` and `\u202e`. Data keeps the exact name.
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,13 @@ def without_style(text: str) -> str:
 
 LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 """A record in a file or pipe."""
+LOG_FORMAT_ENV = "OVSEG_LOG_FORMAT"
+"""Environment variable: `json`, or `text` (also where it is not set)."""
+
+
+def logs_json() -> bool:
+    """Return whether this process logs JSON objects, see `pipeline/job/monitoring/json_log.py`."""
+    return os.environ.get(LOG_FORMAT_ENV) == "json"
 
 
 class LogFormatter(logging.Formatter):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs import console
 from jobs.config import load_config
+from pipeline.job.monitoring.json_log import set_log_fields
 from schemas.base import counted
 from schemas.errors import BlockedStoreError, UserError, lasting_codes
 from schemas.records import STAGES
@@ -220,6 +221,7 @@ def export_run(
     from pipeline.storage.failures import is_full
     from schemas import plugins
 
+    set_log_fields(run=run)
     exporter = plugins.load_plugin(_EXPORTERS, to.replace("-", "_"))
     options = load_config(exporter.Options, flags={"masks": masks, "segments": segments}, sets=sets)
     folder = RunFolder.open(run, confirmed)

@@ -288,6 +288,7 @@ class Driver:
                 "shard %d kills its workers (%s); its images are tried one by one",
                 shard.index,
                 cluster.lack_of_memory(error) or error_summary(error),
+                extra={"shard": shard.index},
             )
             self._split[shard.index] = SplitShard(shard)
             self._retries.extend(WorkItem(shard, position) for position in range(len(shard.refs)))
@@ -297,7 +298,9 @@ class Driver:
         if split.num_lost > MAX_LOST_IMAGES:
             self._status.give_up(shard, error)
             return
-        logger.error("%s kills its workers and gets no masks", ref.path)
+        logger.error(
+            "%s kills its workers and gets no masks", ref.path, extra={"shard": shard.index}
+        )
         reason = cluster.lack_of_memory(error) or error_summary(error)
         message = f"workers die on this image, also when it is alone ({reason})"
         lost = FailedImage(ref, StageSeconds(), ImageError(ErrorCode.WORKER_LOST, message))

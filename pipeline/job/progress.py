@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipeline.annotate.bottleneck import Bottleneck, bottleneck_of
 from schemas.records import STAGES, THREAD_TIMES, ShardTally
+from schemas.untrusted import logs_json
 
 logger = logging.getLogger(__name__)
 
@@ -177,9 +178,27 @@ class LineProgress(Progress):
         parts = (self.headline(), self.details(), self.failures())
         line = "; ".join(part for part in parts if part)
         if line != self._last:
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
+            self._write(line)
         self._last = line
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+class LoggedProgress(LineProgress):
+    """The same lines as records of the log, with the counts as their field `progress`."""
+
+    def _write(self, line: str) -> None:
+        counts = {
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "per_s": round(self.images_per_s, 3),
+            "errors": dict(self.errors),
+            "given_up": self.given_up,
+        }
+        logger.info("%s", line, extra={"progress": counts})
 
 
 class _TwoLines(RichProgress):
@@ -242,6 +261,8 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     stream = sys.stderr if stream is None else stream
     if stream is None:  # a process without standard error
         return Progress()
+    if logs_json():
+        return LoggedProgress(stream)
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
 
 

@@ -99,7 +99,11 @@ class ShardStatus:
         pause_s = _PAUSE_RETRIES * retry_delay_s() * 2 ** (self._num_pauses - 1)
         self._paused_until = time.monotonic() + pause_s
         logger.warning(
-            "no image of shard %d can be read (%s): a pause of %.3g s", shard.index, codes, pause_s
+            "no image of shard %d can be read (%s): a pause of %.3g s",
+            shard.index,
+            codes,
+            pause_s,
+            extra={"shard": shard.index},
         )
 
     def _example(self, shard: Shard) -> str:
@@ -119,13 +123,24 @@ class ShardStatus:
         if self._attempts[shard.index] >= MAX_ATTEMPTS:
             self.give_up(shard, error)
             return False
-        logger.warning("shard %d failed and is tried again: %s", shard.index, error_summary(error))
+        logger.warning(
+            "shard %d failed and is tried again: %s",
+            shard.index,
+            error_summary(error),
+            extra={"shard": shard.index},
+        )
         return True
 
     def give_up(self, shard: Shard, error: BaseException) -> None:
         """Note a shard that this run cannot finish; the next run tries it again."""
         attempts, message = max(1, self._attempts[shard.index]), error_summary(error)
-        logger.error("shard %d given up after %d attempts: %s", shard.index, attempts, message)
+        logger.error(
+            "shard %d given up after %d attempts: %s",
+            shard.index,
+            attempts,
+            message,
+            extra={"shard": shard.index},
+        )
         self.failed[shard.index] = message
         self._consecutive_failures += 1
         self.progress.add_failed(len(shard.refs))

@@ -6,6 +6,7 @@ after Ray has restarted the process.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pipeline.annotate.build import Build, Built
 from pipeline.annotate.image_feed import BATCHES_AHEAD
 from pipeline.annotate.rows import replaced_rows, tally_of
 from pipeline.annotate.shared_text import shared_text
+from pipeline.job.monitoring.json_log import log_fields, set_log_fields
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
@@ -60,6 +62,9 @@ class Worker:
         self._in_hand = (-1, 0)
         self._free_since: float | None = None  # monotonic seconds; None: it had no shard yet
         enter_worker_process(setup.config.run, setup.folder)
+        if not setup.config.run.local:
+            worker = f"{socket.gethostname()}/{os.getpid()}"
+            set_log_fields(run=setup.config.out, worker=worker)
 
     def prepare(self) -> dict[str, str]:
         """Load the models; return the SHA-256 of their weights by role.
@@ -81,7 +86,8 @@ class Worker:
             The tally of the images that were annotated now; none where another driver was first.
         """
         try:
-            return self._annotate(shard, then)
+            with log_fields(shard=shard.index):
+                return self._annotate(shard, then)
         finally:
             self._free_since = time.monotonic()
 
@@ -113,7 +119,8 @@ class Worker:
 
     def annotate_rows(self, shard: Shard) -> ShardRows:
         """Annotate without a commit, for a shard whose images are tried one by one."""
-        rows, _ = self._annotator.annotate(shard)
+        with log_fields(shard=shard.index):
+            rows, _ = self._annotator.annotate(shard)
         return rows
 
     def close(self) -> None:

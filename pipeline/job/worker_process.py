@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from pipeline.job.monitoring.json_log import JsonFormatter
 from pipeline.storage.retry import RETRY_DELAY_ENV, TIMEOUT_ENV
 from schemas.config import RunConfig
 from schemas.errors import ResourceError
-from schemas.untrusted import LOG_LINE, LogFormatter
+from schemas.untrusted import LOG_FORMAT_ENV, LOG_LINE, LogFormatter, logs_json
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # who wants usage statistics has set the variable
@@ -87,10 +88,9 @@ def has_ray_token() -> bool:
 
 def worker_environment(run: RunConfig) -> dict[str, str]:
     """Return the environment variables that a worker's process is started with."""
-    storage = {
-        name: os.environ[name] for name in (TIMEOUT_ENV, RETRY_DELAY_ENV) if name in os.environ
-    }
-    return {"OMP_NUM_THREADS": str(run.threads_per_worker), **KEEP_MEMORY, **storage}
+    names = (TIMEOUT_ENV, RETRY_DELAY_ENV, LOG_FORMAT_ENV)
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    return {"OMP_NUM_THREADS": str(run.threads_per_worker), **KEEP_MEMORY, **given}
 
 
 def enter_worker_process(run: RunConfig, folder: str) -> None:
@@ -105,7 +105,7 @@ def enter_worker_process(run: RunConfig, folder: str) -> None:
     if run.local:
         return
     handler = logging.StreamHandler()  # into Ray's files, which many may read
-    handler.setFormatter(LogFormatter(LOG_LINE))
+    handler.setFormatter(JsonFormatter() if logs_json() else LogFormatter(LOG_LINE))
     logging.basicConfig(handlers=[handler])
     torch.set_num_threads(run.threads_per_worker)
     if Path(folder).is_dir():  # Ray starts workers elsewhere

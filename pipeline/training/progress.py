@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import TextIO
 
-from pipeline.job.progress import BarProgress, LineProgress, Progress
+from pipeline.job.progress import BarProgress, LineProgress, LoggedProgress, Progress
+from schemas.untrusted import logs_json
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class StepLines(StepProgress, LineProgress):
     """A line every 30 seconds, for logs and pipes."""
 
 
+class LoggedSteps(StepProgress, LoggedProgress):
+    """The same lines as records of the log."""
+
+
 class StepBar(StepProgress, BarProgress):
     """A live bar, for a terminal."""
 
@@ -71,4 +76,6 @@ def make_step_progress(stream: TextIO | None = None) -> StepProgress:
     stream = sys.stderr if stream is None else stream
     if stream is None:  # a process without standard error
         return StepProgress()
+    if logs_json():
+        return LoggedSteps(stream)
     return StepBar(stream) if stream.isatty() else StepLines(stream)

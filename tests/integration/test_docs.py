@@ -17,6 +17,7 @@ import yaml
 
 from jobs.cli import app
 from jobs.config import load_config
+from jobs.options import log_format_first
 from ovseg_core import methods
 from pipeline import exporters
 from schemas.config import JobConfig, NamedOptions, StudentConfig
@@ -69,7 +70,8 @@ def spoken_commands(page: Path) -> Iterator[tuple[int, list[str]]]:
 
 def parse(args: list[str]) -> None:
     """Let click read a command line without running it."""
-    name, *rest = args
+    args = log_format_first(args)
+    name, *rest = args[2:] if args[:1] == ["--log-format"] else args
     with suppress(typer.Exit):  # of `--help`
         given = OVSEG.commands[name].make_context(name, rest).params
         check_settings(name, given, given.get("sets") or [])

@@ -1,5 +1,6 @@
 """The command line: fast help, one line per mistake on stderr, documented exit codes."""
 
+import json
 import re
 import socket
 import subprocess
@@ -31,6 +32,29 @@ def test_help_names_commands_and_exit_codes() -> None:
     assert result.exit_code == 0
     assert all(command in result.stdout for command in (*COMMANDS, *DOCUMENTED, "Exit codes"))
     assert "..." not in result.stdout.partition("Commands:")[2]  # no summary is cut off
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--log-format", "json", "inspect", "nothing"],
+        ["inspect", "nothing", "--log-format", "json"],
+        ["inspect", "--log-format=json", "nothing"],
+    ],
+)
+def test_log_format_stands_before_or_after_the_command(
+    args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVSEG_LOG_FORMAT", "text")  # is put back after the test
+    result = ovseg(*args)
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert "nothing is not a run folder" in json.loads(result.stderr)["message"]
+
+
+def test_a_log_format_that_does_not_exist_is_refused() -> None:
+    result = ovseg("inspect", "nothing", "--log-format", "xml")
+    assert result.exit_code == 2
+    assert "is not one of 'text', 'json'" in result.stderr
 
 
 def test_exit_codes_are_documented() -> None:

@@ -12,6 +12,7 @@ import pytest
 from jobs import console
 from jobs.console import set_up_logging
 from schemas.errors import ConfigError
+from schemas.untrusted import LOG_FORMAT_ENV
 
 
 def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +26,31 @@ def test_log_lines_and_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str
     assert "ERROR reading s3://***@bucket/x failed" in err
     assert "hunter2" not in err
     assert "topsecret" not in err
+    set_up_logging()
+
+
+def test_all_of_stderr_is_json_objects_without_secrets_where_that_is_wished(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOG_FORMAT_ENV, "text")  # is put back after the test
+    set_up_logging(log_format="json")
+    console.mistakes(ConfigError("images: s3://k:hunter2@bucket/x is empty", "out: not given"))
+    logging.getLogger("pipeline.job").info("two\nlines")
+    console.error_line("job 7 runs")
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError as error:
+        console.bug(error)
+    lines = capsys.readouterr().err.splitlines()
+    found = [(entry["level"], entry["message"]) for entry in map(json.loads, lines)]
+    assert found == [
+        ("ERROR", "images: s3://***@bucket/x is empty"),
+        ("ERROR", "out: not given"),
+        ("INFO", "two\nlines"),
+        ("INFO", "job 7 runs"),
+        ("CRITICAL", "a bug of ovseg: \x1b[2J"),
+    ]
+    assert "ValueError" in json.loads(lines[-1])["exception"]
     set_up_logging()
 
 

@@ -1,5 +1,6 @@
 """Environment, threads, folder and device of a worker's process."""
 
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +51,17 @@ def test_the_log_of_a_worker_has_no_secret_and_nothing_that_a_terminal_obeys(
     command = [sys.executable, "-c", code, str(tmp_path), "ray", name]
     err = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert err.endswith("WARNING x: s3://***@b/\\x1b[2J\\n.png\n")
+
+
+def test_a_worker_logs_json_where_its_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVSEG_LOG_FORMAT", "json")
+    environment = os.environ | worker_environment(RunConfig())
+    code = ENTER + 'import logging\nlogging.getLogger("x").warning("slow")'
+    command = [sys.executable, "-c", code, str(tmp_path), "ray"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["message"] == "slow"
 
 
 def test_worker_process_stays_where_the_folder_does_not_exist(tmp_path: Path) -> None:
