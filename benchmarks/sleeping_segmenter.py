@@ -29,6 +29,10 @@ class Seen:
     def __len__(self) -> int:
         return self.num_images
 
+    def image(self, index: int) -> "Seen":
+        """Return one image."""
+        return Seen(1)
+
 
 class SleepingSegmenter:
     """Answers at a set rate, with a few score maps in turn.

@@ -8,7 +8,7 @@ Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W p
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -197,6 +197,10 @@ class Features(Protocol):
 
     def __len__(self) -> int:
         """Return the number of images."""
+        ...
+
+    def image(self, index: int) -> Self:
+        """Return the features of one image, as those of a batch of one."""
         ...
 
 

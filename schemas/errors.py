@@ -7,6 +7,7 @@ OvsegError
 │   ├── CollectionError  no images found, an unreadable list
 │   ├── RunFolderError   the output folder belongs to another run, or is damaged
 │   ├── WeightsError     weights that cannot be found, fetched, verified or used
+│   ├── FeaturesError    stored features that are damaged, or of another method
 │   ├── TrainingError    a training that cannot go on, such as one with a loss of NaN
 │   └── ResourceError    a GPU or server that is not there
 ├── ImageError           one image among many: becomes a row with its code, never stops a shard
@@ -137,6 +138,10 @@ class RunFolderError(UserError):
 
 class WeightsError(UserError):
     """Weights that cannot be found, fetched, verified or used."""
+
+
+class FeaturesError(UserError):
+    """Stored features that cannot be used, or features that cannot be stored."""
 
 
 class ResourceError(UserError):

@@ -61,6 +61,11 @@ class EncodedPatches:
         """Return the number of images."""
         return len(self.sizes_hw)
 
+    def image(self, index: int) -> "EncodedPatches":
+        """Return one image of the batch, as a batch of one."""
+        part = slice(index, index + 1)
+        return EncodedPatches(self.features_BNC[part], self.boxes_BN4[part], self.sizes_hw[part])
+
 
 class Owlv2:
     """A frozen OWLv2.

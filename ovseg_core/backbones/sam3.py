@@ -71,6 +71,11 @@ class EncodedImages:
         """Return the number of images."""
         return len(self.maps[0])
 
+    def image(self, index: int) -> "EncodedImages":
+        """Return one image of the batch, as a batch of one."""
+        maps = tuple(one[index : index + 1] for one in self.maps)
+        return EncodedImages(maps, self.positions)
+
 
 @dataclass(frozen=True)
 class FoundObjects:

@@ -52,6 +52,19 @@ class ImageFeatures:
     stitch: Stitch
     embeddings_WD: Tensor
 
+    def __post_init__(self) -> None:
+        """Check that the patches are those of the windows.
+
+        Raises:
+            ValueError: they are not.
+        """
+        rows, columns = self.stitch.rows, self.stitch.columns
+        windows = (len(rows.spans), len(columns.spans))
+        patches = (windows[0] * windows[1], rows.num_patches, columns.num_patches)
+        found = (len(self.dense.patches_BDhw), *self.dense.grid_hw)
+        if self.grid != windows or found != patches:
+            raise ValueError(f"expected {patches} windows and patches in {windows}, got {found}")
+
 
 @dataclass(frozen=True)
 class WindowFeatures:
@@ -72,6 +85,17 @@ class WindowFeatures:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    def image(self, index: int) -> "WindowFeatures":
+        """Return the features of one image, as those of a batch of one."""
+        part = slice(index, index + 1)
+        guided = self.refinement
+        return WindowFeatures(
+            self.images[part],
+            self.objectness and self.objectness[part],
+            guided and replace(guided, guides=guided.guides[part]),
+            self.regions and self.regions[part],
+        )
 
 
 class WindowSegmenter(Segmenter[WindowFeatures]):

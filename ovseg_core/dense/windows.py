@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ovseg_core.images.resize.stitching import Span, Stitch, stitch_axis
+from ovseg_core.images.resize.stitching import AxisStitch, Span, Stitch
 
 T = TypeVar("T")
 
@@ -146,7 +146,8 @@ class WindowGrid:
             patches_hw: rows and columns of patches of one window.
         """
         axes = zip(self.spans, patches_hw, self.margins, strict=True)
-        return Stitch(*(stitch_axis(*axis) for axis in axes))
+        rows, columns = (AxisStitch(tuple(spans), num, margin) for spans, num, margin in axes)
+        return Stitch(rows, columns)
 
 
 def side_by_side(maps_WDhw: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -71,6 +71,11 @@ class CropFeatures:
         """Return the number of images."""
         return len(self.crops_BND)
 
+    def image(self, index: int) -> "CropFeatures":
+        """Return the features of one image, as those of a batch of one."""
+        part = slice(index, index + 1)
+        return CropFeatures(self.crops_BND[part], self.objectness and self.objectness[part])
+
 
 class Options(MethodOptions):
     """Options of the method `clip_diy`; the defaults are the authors' evaluation."""

@@ -141,7 +141,7 @@ class Cliptrase(WindowSegmenter):
             return ()
         maps_Ghw = cluster_maps(correlation_NN, clusters_N, image.dense.grid_hw)  # 5, 6
         maps_Ghw = median_filtered(maps_Ghw)  # 6
-        size_hw = (len(image.stitch.rows_SP), len(image.stitch.columns_SP))
+        size_hw = (image.stitch.rows.side_px, image.stitch.columns.side_px)
         # With global attention no padding is left; else it is cut off, as it is of the scores.
         patch_px = 0 if options.global_attention else self.encoder.clip.patch_px
         return (region_map(maps_Ghw, size_hw, patch_px),)

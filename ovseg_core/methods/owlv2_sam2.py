@@ -93,6 +93,11 @@ class PromptedFeatures:
         """Return the number of images."""
         return len(self.patches)
 
+    def image(self, index: int) -> "PromptedFeatures":
+        """Return the features of one image, as those of a batch of one."""
+        crops_BND = None if self.crops_BND is None else self.crops_BND[index : index + 1]
+        return PromptedFeatures(self.patches.image(index), self.embedded.image(index), crops_BND)
+
 
 @dataclass(frozen=True)
 class Boxes:

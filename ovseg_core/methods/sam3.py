@@ -118,6 +118,11 @@ class Sam3Features:
         """Return the number of images."""
         return len(self.images)
 
+    def image(self, index: int) -> "Sam3Features":
+        """Return the features of one image, as those of a batch of one."""
+        crops_BND = None if self.crops_BND is None else self.crops_BND[index : index + 1]
+        return Sam3Features(self.images.image(index), crops_BND)
+
 
 class Sam3Segmenter(Segmenter[Sam3Features]):
     """The method; see the module.

@@ -77,6 +77,13 @@ class StudentFeatures:
         """Return the number of images."""
         return sum(map(len, self.places))
 
+    def image(self, index: int) -> "StudentFeatures":
+        """Return the features of one image, as those of a batch of one."""
+        group = next(number for number, some in enumerate(self.places) if index in some)
+        place = self.places[group].index(index)
+        maps = tuple(one[place : place + 1] for one in self.maps[group])
+        return StudentFeatures(((0,),), (maps,), (self.cells_hw[group],))
+
 
 class StudentSegmenter(Segmenter[StudentFeatures]):
     """A student with its words.

@@ -34,6 +34,9 @@ class ColourFeatures:
     def __len__(self) -> int:
         return len(self.images)
 
+    def image(self, index: int) -> "ColourFeatures":
+        return ColourFeatures(self.images[index : index + 1])
+
 
 @dataclass(frozen=True)
 class ColourSegmenter:

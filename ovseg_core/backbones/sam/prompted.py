@@ -188,6 +188,10 @@ class PromptedImages:
     sam: PromptedSam
     images: EmbeddedImages
 
+    def image(self, index: int) -> "PromptedImages":
+        """Return one image of the batch, as a batch of one."""
+        return PromptedImages(self.sam, self.images.image(index))
+
     def mask_hw(self, index: int) -> SizeHW:
         """Return the size of the masks of an image, of about its aspect."""
         return self.sam.mask_hw(self.images.inputs_hw[index])

@@ -4,7 +4,7 @@ Shapes: P prompts, h w pixels of a network's masks of one image.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from torch import Tensor
 
@@ -13,6 +13,10 @@ from ovseg_core.images.resize.nearest import SizeHW
 
 class PromptableImages(Protocol):
     """Encoded images of a batch that can be asked for masks."""
+
+    def image(self, index: int) -> Self:
+        """Return one image of the batch, as a batch of one."""
+        ...
 
     def mask_hw(self, index: int) -> SizeHW:
         """Return the size of the masks of an image, of about its aspect."""

@@ -10,7 +10,6 @@ Shapes: Q maps, h w patches of all windows, S pixels of the resized image along 
 of all windows along an axis, R rows of a band, H W pixels of the result.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,19 +20,63 @@ from ovseg_core.images.resize.bilinear import Rows, bilinear_taps
 
 Span = tuple[int, int]
 """First pixel and the one after the last."""
+_MAX_WEIGHTS = 1 << 31
+
+
+@dataclass(frozen=True)
+class AxisStitch:
+    """The windows of an image along one axis.
+
+    Attributes:
+        spans: of each window; together they cover the axis.
+        num_patches: patches of one window along the axis, spread evenly over it and its margins.
+        margins: pixels of padding before and after each window, which are cropped again.
+    """
+
+    spans: tuple[Span, ...]
+    num_patches: int
+    margins: Span
+
+    def __post_init__(self) -> None:
+        """Check that the windows cover the axis.
+
+        Raises:
+            ValueError: they do not, or the matrix would have billions of weights.
+        """
+        reached = 0
+        for start, end in self.spans:
+            if not 0 <= start <= reached < end:
+                raise ValueError(f"expected windows that cover an axis in order, got {self.spans}")
+            reached = end
+        num_patches = len(self.spans) * self.num_patches
+        if min(self.margins) < 0 or not 0 < num_patches * reached < _MAX_WEIGHTS:
+            raise ValueError(f"expected weights of patches, got {num_patches} on {reached} pixels")
+
+    @property
+    def side_px(self) -> int:
+        """S."""
+        return max(end for _, end in self.spans)
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """Weight (S, P) of each patch at each pixel, float32; rows sum to 1."""
+        matrix_SP = torch.zeros(self.side_px, len(self.spans) * self.num_patches)
+        for index, (start, end) in enumerate(self.spans):
+            padded_px = self.margins[0] + end - start + self.margins[1]
+            enlarged = _resized(torch.eye(self.num_patches), padded_px)
+            of_window = slice(index * self.num_patches, (index + 1) * self.num_patches)
+            kept = slice(self.margins[0], self.margins[0] + end - start)
+            matrix_SP[start:end, of_window] = enlarged[kept]
+        # The weights of one window sum to 1 at a pixel: the total is the number of windows there.
+        return matrix_SP / matrix_SP.sum(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Stitch:
-    """The average of an image's windows, as weights of patches at pixels of the resized image.
+    """The average of an image's windows: weights of patches at pixels of the resized image."""
 
-    Attributes:
-        rows_SP: weight of each row of patches at each row of pixels, float32; rows sum to 1.
-        columns_SP: the same for columns.
-    """
-
-    rows_SP: Tensor
-    columns_SP: Tensor
+    rows: AxisStitch
+    columns: AxisStitch
 
 
 class StitchedMap:
@@ -48,8 +91,8 @@ class StitchedMap:
 
     def __init__(self, level_Qhw: Tensor, stitch: Stitch, size_hw: tuple[int, int]) -> None:
         device = level_Qhw.device
-        rows_HP = _resized(stitch.rows_SP, size_hw[0])
-        columns_WP = _resized(stitch.columns_SP, size_hw[1])
+        rows_HP = _resized(stitch.rows.matrix, size_hw[0])
+        columns_WP = _resized(stitch.columns.matrix, size_hw[1])
         self._level_Qhw, self._columns_WP = level_Qhw, columns_WP
         self._rows_HP = rows_HP.to(device)
 
@@ -80,25 +123,6 @@ class StitchedMap:
     def weights(self) -> tuple[Tensor, Tensor]:
         """Return the weights of patches at the rows (H, P) and at the columns (W, P)."""
         return self._rows_HP.cpu(), self._columns_WP
-
-
-def stitch_axis(spans: Sequence[Span], num_patches: int, margins: Span) -> Tensor:
-    """Return the matrix (S, P) of one axis.
-
-    Args:
-        spans: of each window; together they cover the axis.
-        num_patches: patches of one window along the axis, spread evenly over it and its margins.
-        margins: pixels of padding before and after each window, which are cropped again.
-    """
-    side_px = max(end for _, end in spans)
-    matrix_SP = torch.zeros(side_px, len(spans) * num_patches)
-    for index, (start, end) in enumerate(spans):
-        padded_px = margins[0] + end - start + margins[1]
-        enlarged = _resized(torch.eye(num_patches), padded_px)
-        of_window = slice(index * num_patches, (index + 1) * num_patches)
-        matrix_SP[start:end, of_window] = enlarged[margins[0] : margins[0] + end - start]
-    # The weights of one window sum to 1 at a pixel, so the total is the number of windows there.
-    return matrix_SP / matrix_SP.sum(dim=1, keepdim=True)
 
 
 def _resized(matrix_SP: Tensor, num_out: int) -> Tensor:

@@ -40,6 +40,14 @@ class FeaturesWithProposals:
         """Return the number of images."""
         return len(self.proposals)
 
+    def image(self, index: int) -> "FeaturesWithProposals":
+        """Return the features of one image, as those of a batch of one."""
+        return FeaturesWithProposals(
+            self.features.image(index),
+            self.proposals[index : index + 1],
+            self.prompted and self.prompted.image(index),
+        )
+
 
 class WithProposals(Segmenter[FeaturesWithProposals]):
     """A method with proposals.

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ovseg_core.decision.decide import Decision, decide_one
 from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.decision.refine.pamr import Pamr, Refinement
-from ovseg_core.images.resize.stitching import Stitch, stitch_axis
+from ovseg_core.images.resize.stitching import AxisStitch, Stitch
 from ovseg_core.segmenter import DecisionRule, ScoreMaps
 from schemas.config import MaskConfig
 from tests.helpers import slow_decision
@@ -38,7 +38,7 @@ def _levels(draw: st.DrawFn, generator: torch.Generator, num_phrases: int) -> tu
 
 def _stitch(draw: st.DrawFn) -> Stitch:
     rows, columns = (
-        stitch_axis([(0, 8), (offset, offset + 8)], 2, (0, 0))
+        AxisStitch(((0, 8), (offset, offset + 8)), 2, (0, 0))
         for offset in (draw(st.integers(1, 8)), draw(st.integers(1, 8)))
     )
     return Stitch(rows, columns)

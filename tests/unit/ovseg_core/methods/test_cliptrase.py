@@ -125,7 +125,7 @@ def test_regions_have_the_size_of_the_resized_image() -> None:
     assert maps.regions is not None
     assert maps.stitches is not None
     for regions, stitch in zip(maps.regions, maps.stitches, strict=True):
-        assert regions[0].shape == (len(stitch.rows_SP), len(stitch.columns_SP))
+        assert regions[0].shape == (stitch.rows.side_px, stitch.columns.side_px)
         assert not regions[0].any(), "all patches are one cluster"
 
 
@@ -139,7 +139,7 @@ def test_regions_cover_the_whole_image_with_global_attention(size: tuple[int, in
     assert maps.regions is not None
     assert maps.stitches is not None
     stitch = maps.stitches[0]
-    assert maps.regions[0][0].shape == (len(stitch.rows_SP), len(stitch.columns_SP))
+    assert maps.regions[0][0].shape == (stitch.rows.side_px, stitch.columns.side_px)
 
 
 def test_masks_of_a_folder_vote_after_the_clusters(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_an_image_smaller_than_a_patch_is_padded_to_one():
 
 def test_every_pixel_has_weights_that_sum_to_one():
     ((_, stitch),) = read(cutter(16, 8, "middle"), [random_image(0, 33, 21).float()])
-    for axis, side in ((stitch.rows_SP, 33), (stitch.columns_SP, 21)):
+    for axis, side in ((stitch.rows.matrix, 33), (stitch.columns.matrix, 21)):
         torch.testing.assert_close(axis.sum(dim=1), torch.ones(side))
 
 
