@@ -1,6 +1,7 @@
 """`ovseg annotate`: show the plan, or run the job and print its results and the next command."""
 
 import shlex
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ def annotate(
     retry = _error_codes(retry_errors)
     with waiting("load the libraries"):  # from a slow disk they take minutes
         from pipeline.job import job
+        from pipeline.job.monitoring import webhook
 
+    webhook_url = webhook.webhook_url(config.run)
     if dry_run:
         from pipeline.run.trust.named_weights import checked_files
 
@@ -53,7 +56,13 @@ def annotate(
             files = checked_files(planned.config)
         show_plan(planned, files, under_protocol=bool(evaluate_flags))
         return 0
-    report = job.run(config, retry=retry)
+    began_s = time.monotonic()
+    try:
+        report = job.run(config, retry=retry)
+    except Exception as error:
+        webhook.tell_failure(webhook_url, config.out, error, time.monotonic() - began_s)
+        raise
+    webhook.tell_end(webhook_url, report)
     show_report(report, _cautions(config, report, under_protocol=bool(evaluate_flags)))
     if evaluate_flags and not report.exit_code and not report.num_left_to_others:
         console.line(

@@ -135,6 +135,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     dry_run: opt.DryRun = False,
     update: opt.Update = False,
     shards: opt.Shards = None,
+    webhook: opt.Webhook = "",
     images_roots: opt.ImagesRoots = None,
     allow_private: opt.AllowPrivate = False,
 ) -> None:
@@ -155,6 +156,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "run.workers": workers,
         "run.update": update or None,
         "run.shards": shards,
+        "run.webhook": webhook or None,
         **run_flags(local, images_roots, allow_private),
     }
     under = ProtocolFlags(protocol, data)

@@ -129,6 +129,15 @@ Update = Annotated[
     ),
 ]
 
+Webhook = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="Call this address once, when the run has ended or failed; better by OVSEG_WEBHOOK, "
+        "which no other user of this machine sees.",
+    ),
+]
+
 # inspect, export, evaluate, sheet, delete
 Orphans = Annotated[
     bool, typer.Option("--orphans", help="List leftover files of interrupted writes.")

@@ -225,6 +225,9 @@ class RunConfig(Frozen):
     update: bool = False
     """List the collection of a run that goes on again, and annotate images that are new or changed;
     those that vanished count no more."""
+    webhook: str = ""
+    """Address (http or https) that gets one POST with a small JSON when the run has ended, or this
+    job has failed; the environment's OVSEG_WEBHOOK where this is empty. It is never stored."""
     accept_versions: bool = False
     """Resume a run although a library has another version now than when the run was begun, so that
     pixels or scores may differ slightly between its shards; their done markers name the versions.
@@ -260,6 +263,8 @@ class RunConfig(Frozen):
 def _of_a_training(run: RunConfig) -> RunConfig:
     if run.shards:
         raise ValueError("shards: a training has no shards; leave it out")
+    if run.webhook:
+        raise ValueError("webhook: a training calls none; leave it out")
     return run
 
 

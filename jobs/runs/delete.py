@@ -31,7 +31,7 @@ from schemas.records import TABLE_NAMES
 from schemas.untrusted import printable
 
 _EXPORTERS = "pipeline.exporters"
-_FOLDERS = (*TABLE_NAMES, GENERATIONS, "done", "failed", "reviewed", "exports")
+_FOLDERS = (*TABLE_NAMES, GENERATIONS, "done", "failed", "reviewed", "exports", "webhook")
 _FILES = (
     *(evaluate.REPORT, evaluate.PICTURE, evaluate.INSTANCES_REPORT, sheet.FILE),
     *(calibrate.FILE, calibrate.PICTURE),

@@ -7,6 +7,7 @@
     done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
                         when images that failed were tried again
     failed/NNNNN.json   a shard that was given up
+    webhook/<id>.json   an end of the run that was told (`pipeline/job/monitoring/webhook.py`)
     evaluation.json evaluation_instances.json confusion.png contact_sheet.png   of `ovseg
                         evaluate` and `sheet`; no part of the run
 
@@ -87,7 +88,9 @@ _OUR_FILES = re.compile(
     rf"|(?:.+/)?[.][^/]+[.][0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
 """Names that ovseg itself can have made, and a killed process can have left."""
-_MARKERS = re.compile(rf"(?:done|failed)/\d{{5,}}[.]json|{RECORD_FILES}")
+_MARKERS = re.compile(
+    rf"(?:done|failed)/\d{{5,}}[.]json|webhook/[0-9a-f]{{16}}[.]json|{RECORD_FILES}"
+)
 _OF_GENERATION = re.compile(r"(.+)@([1-9]\d{0,4})/*")
 """A run folder and a generation of it: `RUN@2`."""
 _REPLACED = "it changed or vanished before it was annotated"

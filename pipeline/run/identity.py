@@ -27,6 +27,7 @@ _MAX_DIFFERENCES = 5
 _MAX_CHARACTERS = 60
 _MAX_WORDS = 12
 _ABSENT = "(none)"
+_NEVER_STORED: Any = {"run": {"webhook"}}
 _LABELS, _LIMIT = "vocabulary.labels", "image.limit"
 """Fields of the identity whose change is said in words of its own."""
 _VERSION = "versions."
@@ -135,7 +136,7 @@ def describe_run(identity: RunIdentity, manifest_sha256: str, num_images: int) -
         num_shards=identity.config.num_shards(num_images),
         weights=identity.weights,
         versions=installed_versions(),
-        config=_without_secrets(identity.config.model_dump(mode="json")),
+        config=_without_secrets(identity.config.model_dump(mode="json", exclude=_NEVER_STORED)),
         identity=fields,
     )
 
