@@ -473,19 +473,49 @@ def submit_command(  # noqa: PLR0913 - typer's flags are parameters
     data: opt.DataFolder = "",
     sets: opt.JobFields = None,
     update: opt.Update = False,
+    ship: opt.Ship = False,
 ) -> None:
     """Run a job file on a Ray cluster.
 
     Follows its log and returns its exit code.
     """
+    from jobs.cluster.submit import submit as command
     from jobs.config import ProtocolFlags, load_config
-    from jobs.submit import submit as command
     from schemas.config import JobConfig
 
     under = ProtocolFlags(protocol, data)
     flags = {"method.name": method, "run.update": update or None}
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
-    raise typer.Exit(command(job, address))
+    raise typer.Exit(command(job, address, ship=ship))
+
+
+@app.command("status")
+def status_command(
+    address: opt.Address, job_id: opt.AnyJobId = "", as_json: opt.AsJson = False
+) -> None:
+    """List the jobs of `submit` on a Ray cluster, or show one."""
+    from jobs.cluster.status import show_status
+
+    show_status(address, job_id, as_json=as_json)
+
+
+@app.command("logs")
+def logs_command(job_id: opt.JobId, address: opt.Address, follow: opt.Followed = False) -> None:
+    """Print the log of a job on a Ray cluster."""
+    from jobs.cluster.logs import show_log
+
+    raise typer.Exit(show_log(address, job_id, is_followed=follow))
+
+
+@app.command("stop")
+def stop_command(job_id: opt.JobId, address: opt.Address) -> None:
+    """End a job on a Ray cluster.
+
+    Waits until its running shards are handed in; the same `submit` goes on.
+    """
+    from jobs.cluster.stop import stop_job
+
+    stop_job(address, job_id)
 
 
 def main() -> None:

@@ -327,7 +327,23 @@ SubmittedFile = Annotated[
 Address = Annotated[
     str,
     typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS",
         help="Address of the cluster's head: http://HEAD:8265, or HEAD:8265. `ray start --head` "
-        "prints it; ovseg must be installed on every node."
+        "prints it.",
     ),
+]
+Ship = Annotated[
+    bool,
+    typer.Option(
+        "--ship",
+        help="Send this machine's ovseg along; the nodes need only the libraries that it uses. "
+        "Else they use their own.",
+    ),
+]
+JobId = Annotated[
+    str, typer.Argument(help="Id of the job, as `ovseg submit` says it.", metavar="ID")
+]
+AnyJobId = Annotated[str, typer.Argument(help="Id of one job; all jobs without it.", metavar="ID")]
+Followed = Annotated[
+    bool, typer.Option("--follow", help="Until the job ends; returns its exit code.")
 ]

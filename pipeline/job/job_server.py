@@ -103,6 +103,11 @@ def lost_errors() -> tuple[type[Exception], ...]:
     return (OSError, RuntimeError, ValueError, RayError)  # requests' errors are OSErrors
 
 
+def is_unknown_job(error: Exception) -> bool:
+    """Return whether the client's error says that the server does not know the job."""
+    return isinstance(error, RuntimeError) and "status code 404" in str(error)
+
+
 def answer_of(call: Callable[..., T], *args: Any, limit_s: float = ANSWER_S, **options: Any) -> T:
     """Return the result of a call of the client.
 

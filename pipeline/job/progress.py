@@ -123,7 +123,7 @@ class Progress:
             parts.append(f"{brief(self.images_per_s)} {self.unit}/s")
         left = self.total - done - self.given_up
         if self.images_per_s and left:
-            parts.append(f"{_duration(left / self.images_per_s)} left")
+            parts.append(f"{duration(left / self.images_per_s)} left")
         return ", ".join(parts)
 
     def details(self) -> str:
@@ -139,7 +139,7 @@ class Progress:
             parts += filter(None, [self.bottleneck.words()])
         if (idle_s := self.idle_s) >= IDLE_S:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
-            parts.append(f"no shard has ended since {since} ({_duration(idle_s)})")
+            parts.append(f"no shard has ended since {since} ({duration(idle_s)})")
         return "; ".join(parts)
 
     def failures(self) -> str:
@@ -271,7 +271,8 @@ def brief(value: float) -> str:
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return `2 h 5 min`, `5 min 10 s` or `10 s`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

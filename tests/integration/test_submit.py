@@ -18,13 +18,14 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from jobs.cluster.follow import PATIENCE_ENV
 from jobs.demo.draw import draw_scenes
-from jobs.submit import PATIENCE_ENV
 from schemas.errors import ExitCode
 from tests.integration.ray_head import Head, ray_head
 
 FOLLOW = re.compile(
-    r"follow it again   RAY_AUTH_MODE=token ray job logs --follow --address http\S+ ovseg-\w+\n"
+    r"follow it again   ovseg logs --follow ovseg-\w+ --address http\S+\n"
+    r"stop it           ovseg stop ovseg-\w+ --address http\S+\n"
 )
 pytestmark = pytest.mark.timeout(400)  # 40 s on a quiet machine for all; a busy one starts slowly
 

@@ -1,14 +1,11 @@
 """`ovseg submit` before it reaches a cluster."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from jobs.submit import cluster_script
 
 
 def ovseg(*args: str) -> Result:
@@ -71,32 +68,3 @@ def test_an_address_that_is_no_job_servers_is_refused(tmp_path: Path, address: s
     assert result.exit_code == 1
     assert "such as http://head:8265 (`ray start --head` prints it)" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("is_there", [True, False])
-def test_the_node_uses_an_interpreter_that_has_ovseg_or_says_that_there_is_none(
-    tmp_path: Path, is_there: bool
-) -> None:
-    own = sys.executable if is_there else "/no/such folder/python"
-    (tmp_path / "annotate.sh").write_text(cluster_script(own))
-    (tmp_path / "job.yaml").write_text("out: run\n")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")  # without ovseg
-    (tmp_path / "bin" / "python").chmod(0o755)
-    (tmp_path / "bin" / "hostname").symlink_to("/bin/echo")
-    result = subprocess.run(
-        ["/bin/sh", "annotate.sh"],
-        cwd=tmp_path,
-        env={"PATH": str(tmp_path / "bin")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    if is_there:
-        assert "error: images: missing" in result.stderr
-    else:
-        assert result.stderr.startswith("error: ovseg is not installed on the cluster's nodes")
-        assert "/no/such folder/python has it" in result.stderr
-        assert "then `ray start`" in result.stderr
-        assert len(result.stderr.splitlines()) == 1
