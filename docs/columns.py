@@ -15,7 +15,7 @@ import pyarrow as pa
 from ovseg_core.decision.review_priority import PRIORITY_COLUMNS
 from pipeline.evaluation.compare import ComparisonRow
 from schemas.base import Frozen
-from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
+from schemas.records import Annotation, ImageRef, ImageResult, ImageVector, ScoreRow
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from schemas.score_columns import SCORE, SCORE_COLUMNS, ScoreColumn
 from schemas.tables import arrow_schema
@@ -55,6 +55,16 @@ TABLES = (
         "`annotations/*.parquet`, one row per segment",
         "Exports, the review and evaluation read the masks. What reads each score is in the next "
         "table.",
+    ),
+    _Table(
+        "Vectors",
+        ImageVector,
+        "`vectors/*.parquet`, one row per annotated image",
+        "Search by words, near-duplicates and samples (`pipeline.run.vectors.image_vectors`). The "
+        "image goes through CLIP as in its own preprocessing: the short side resized to the input, "
+        "the centre cut out. Methods that load no image encoder of CLIP (`student`; `owlv2_sam2` "
+        "and `sam3` without a presence gate) leave the table empty; runs before schema version 5 "
+        "have none.",
     ),
     _Table(
         "Manifest",

@@ -36,7 +36,7 @@ MASK_KINDS: dict[str, MaskKind] = {
 """What a run's segments are, by its `masks.segments`."""
 
 
-TableName = Literal["images", "scores", "annotations"]
+TableName = Literal["images", "scores", "annotations", "vectors"]
 """A table of a shard: a folder with a file for each."""
 TABLE_NAMES: tuple[TableName, ...] = get_args(TableName)
 
@@ -190,12 +190,26 @@ class Annotation(MaskRow):
     """Connected regions of the mask (8-neighbourhood). High: it is scattered."""
 
 
+class ImageVector(Frozen):
+    """CLIP's vector of one whole image: a row of `vectors/*.parquet`.
+
+    Images that failed have none, nor have those of a method that loads no image encoder of CLIP.
+    """
+
+    image_id: RepeatedText
+    """Key of the image in all tables."""
+    vector: Annotated[tuple[float, ...], pa.list_(pa.float16())]
+    """Unit vector in the joint space of the run's CLIP; its product with the unit vector of a text
+    of the same CLIP is their cosine similarity. Only vectors of one CLIP can be compared."""
+
+
 class ShardRows(Frozen):
     """All rows of one annotated shard, before they are written; images in manifest order."""
 
     images: tuple[ImageResult, ...]
     scores: tuple[ScoreRow, ...]
     annotations: tuple[Annotation, ...]
+    vectors: tuple[ImageVector, ...] = ()
 
 
 class ShardTally(Frozen):

@@ -11,12 +11,14 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 
 from schemas.base import Frozen
-from schemas.records import Annotation, ImageRef, ImageResult, ScoreRow
+from schemas.records import Annotation, ImageRef, ImageResult, ImageVector, ScoreRow
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised with every change of a column; stored in run.yaml and in each done marker."""
-READ_VERSIONS = (1, 2, 3, 4)
+READ_VERSIONS = (1, 2, 3, 4, 5)
 """Versions that can be read: `pipeline.run.tables.old_versions` maps the older ones on reading."""
+RESUMED_VERSIONS = (4, 5)
+"""Versions of runs that images can be added to; shards of today's tables go beside older ones."""
 
 
 def arrow_schema(record: type[Frozen]) -> pa.Schema:
@@ -52,11 +54,13 @@ MANIFEST = arrow_schema(ImageRef)
 IMAGES = arrow_schema(ImageResult)
 SCORES = arrow_schema(ScoreRow)
 ANNOTATIONS = arrow_schema(Annotation)
+VECTORS = arrow_schema(ImageVector)
 
 TABLES: dict[str, tuple[pa.Schema, type[Frozen]]] = {
     "images": (IMAGES, ImageResult),
     "scores": (SCORES, ScoreRow),
     "annotations": (ANNOTATIONS, Annotation),
+    "vectors": (VECTORS, ImageVector),
     "manifest": (MANIFEST, ImageRef),
 }
 """Table name -> (Arrow schema, record type)."""
@@ -93,6 +97,10 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_fixed_size_list(kind):
         flat = list(chain.from_iterable(values))
         return pa.FixedSizeListArray.from_arrays(to_array(flat, kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+        items = to_array(list(chain.from_iterable(values)), kind.value_type)
+        return pa.ListArray.from_arrays(pa.array(ends), items, type=kind)
     validity = None
     if None in values:
         bits = np.packbits([value is not None for value in values], bitorder="little")

@@ -96,6 +96,12 @@ def _frames(number: int) -> str:
     )
 
 
+def _vectors(found: "Inspection") -> str:
+    if found.num_vectors == found.num_ok:
+        return ""
+    return f"{found.num_vectors:,} of {found.num_ok:,} annotated images have one"
+
+
 def _generation(found: "Inspection") -> str:
     if found.generation == 1:
         return ""
@@ -128,6 +134,7 @@ def show_inspection(found: "Inspection") -> None:
             ("images", f"{found.num_images}: {images}"),
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
+            ("vectors", _vectors(found)),
             (
                 "image x label",
                 console.counts({a.replace("_", " "): n for a, n in found.answers.items()}),

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import LoadedClip
+from ovseg_core.images.batch import Image
+from ovseg_core.images.resize.pillow_passes import centre_square
 from ovseg_core.images.resize.position_embedding import PositionInterpolation, PositionTable
 from schemas.errors import WeightsError
 
@@ -154,6 +156,16 @@ class Clip:
         size = images_per_forward or _IMAGES_PER_FORWARD.get(self.device.type, 128)
         parts = (self.normalise(part) for part in pixels_B3RR.split(size))
         return torch.cat([self.pool_trunk(self.forward_trunk(part, "size")) for part in parts])
+
+    def image_vectors(self, images: Sequence[Image]) -> Tensor:
+        """Return the unit vectors (B, D) of whole images, float32, in one forward pass each.
+
+        Args:
+            images: uint8 (3, H, W) on the CPU, of any sizes; resized and cropped as in CLIP's own
+                preprocessing, see `centre_square`.
+        """
+        squares_B3RR = torch.stack([centre_square(image, self.input_px) for image in images])
+        return F.normalize(self.encode_images(squares_B3RR.to(self.device)), dim=-1)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Return the text embeddings (number of prompts, D), not normalised to unit length.

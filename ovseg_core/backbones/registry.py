@@ -134,6 +134,10 @@ class Backbones:
             self._settings["clip.tokenizer"] = loaded.tokenizer.sha256
         return Clip(loaded, self.compute)
 
+    def loaded_clip(self) -> Clip | None:
+        """Return the CLIP model if something has loaded it, else None; loads nothing."""
+        return vars(self).get("clip")
+
     @property
     def vision(self) -> TimmViT:
         """The second network, a plain ViT.

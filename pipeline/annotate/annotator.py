@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ovseg_core.backbones.clip import Clip
 from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
-from ovseg_core.images.batch import ImageBatch, to_tensor
+from ovseg_core.images.batch import Image, ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
 from pipeline.annotate.image_errors import value_or_error
@@ -42,13 +43,14 @@ _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """Score maps of one image (`index` of its batch); `image` has no pixels any more."""
+    """Score maps of one image (`index` of its batch), and its vector; `image` has no pixels now."""
 
     ref: ImageRef
     seconds: StageSeconds
     image: DecodedImage
     maps: ScoreMaps
     index: int
+    vector: tuple[float, ...] | None
 
 
 def _nothing() -> None:
@@ -62,13 +64,21 @@ class Annotator:
         segmenter: the method, built.
         text: the job's vocabulary, embedded by the same segmenter.
         config: the job.
+        clip: gives each image its vector; None: they have none.
 
     Attributes:
         on_image: called in the thread of `annotate` when the rows of an image are made.
     """
 
-    def __init__(self, segmenter: Segmenter[Any], text: TextMatrix, config: JobConfig) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter[Any],
+        text: TextMatrix,
+        config: JobConfig,
+        clip: Clip | None = None,
+    ) -> None:
         self._segmenter = segmenter
+        self._clip = clip
         self._text = text
         self._config = config
         self.on_image: Callable[[], None] = _nothing
@@ -149,9 +159,10 @@ class Annotator:
                 parts += [part[self._device_batch :], part[: self._device_batch]]
                 continue
             with Stopwatch() as watch:
-                maps = value_or_error(self._score_maps, part)
+                scored = value_or_error(self._scored, part)
             share_s = watch.seconds / len(part)
-            if not isinstance(maps, ImageError):
+            if not isinstance(scored, ImageError):
+                maps, vectors = scored
                 results += [
                     ScoredImage(
                         ref=one.ref,
@@ -159,13 +170,14 @@ class Annotator:
                         image=replace(one.image, rgb=_NO_PIXELS),
                         maps=maps,
                         index=index,
+                        vector=vector,
                     )
-                    for index, one in enumerate(part)
+                    for index, (one, vector) in enumerate(zip(part, vectors, strict=True))
                 ]
             elif len(part) == 1:
                 seconds = replace(part[0].seconds, segment_s=share_s)
-                results.append(FailedImage(part[0].ref, seconds, maps))
-            elif maps.code is ErrorCode.OUT_OF_MEMORY:
+                results.append(FailedImage(part[0].ref, seconds, scored))
+            elif scored.code is ErrorCode.OUT_OF_MEMORY:
                 self._device_batch = max(1, len(part) // 2)
                 logger.warning(
                     "out of memory with a batch of %d images; from now on %d",
@@ -179,19 +191,23 @@ class Annotator:
                 logger.warning(
                     "a batch of %d images failed, trying them one by one: %s",
                     len(part),
-                    maps.message,
+                    scored.message,
                 )
                 parts += [[image] for image in reversed(part)]
         return results
 
-    def _score_maps(self, images: Sequence[LoadedImage]) -> ScoreMaps:
+    def _scored(
+        self, images: Sequence[LoadedImage]
+    ) -> tuple[ScoreMaps, Sequence[tuple[float, ...] | None]]:
+        """Return the score maps of a batch, and the vector of each image."""
         pixels = tuple(to_tensor(image.image.rgb) for image in images)
         batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
         maps = self._segmenter.score(encode_images(self._segmenter, batch), self._text)
         check_finite((maps.levels, maps.objectness), "scores")
+        vectors = [None] * len(pixels) if self._clip is None else _vectors(self._clip, pixels)
         if self._rle_stream is not None:
             torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
-        return maps
+        return maps, vectors
 
     def _rows(self, image: ScoredImage | FailedImage) -> ShardRows:
         """Return the rows of one image, its masks as RLE."""
@@ -202,7 +218,7 @@ class Annotator:
         seconds = replace(image.seconds, rle_s=watch.seconds)
         if isinstance(masks, ImageError):
             return failed_rows(FailedImage(image.ref, seconds, masks))
-        return annotated_rows(image.ref, image.image, masks, seconds)
+        return annotated_rows(image.ref, image.image, masks, seconds, image.vector)
 
     def _masks(self, image: ScoredImage) -> ImageMasks:
         config, size_hw = self._config, (image.image.height, image.image.width)
@@ -214,3 +230,12 @@ class Annotator:
             config.calibration,
             image_id=image.ref.image_id,
         )
+
+
+def _vectors(clip: Clip, images: Sequence[Image]) -> list[tuple[float, ...] | None]:
+    """Return CLIP's unit vector of each image; None where it is not finite."""
+    vectors_BD = clip.image_vectors(images).half().cpu()
+    is_finite = vectors_BD.isfinite().all(dim=1).tolist()
+    return [
+        tuple(row) if ok else None for row, ok in zip(vectors_BD.tolist(), is_finite, strict=True)
+    ]

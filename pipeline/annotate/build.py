@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovseg_core.segmenter import Segmenter
 from schemas.config import JobConfig
+
+if TYPE_CHECKING:
+    from ovseg_core.backbones.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,13 @@ class Built:
         segmenter: the method.
         weights: SHA-256 of every weights file in use, by role, and what was found out about a
             network and can change its output, such as `clip.activation`.
+        clip: the CLIP that the method has loaded, which gives each image its vector; None: the
+            method has no image encoder of CLIP, and images get no vector.
     """
 
     segmenter: Segmenter[Any]
     weights: dict[str, str]
+    clip: "Clip | None" = None
 
 
 Build = Callable[[JobConfig, str], Built]
@@ -44,4 +50,4 @@ def build(config: JobConfig, device: str) -> Built:
     folders = option_folders(config.method).values()
     remember_names(backbones.names() | {folder: folder for folder in folders})
     digests = {role: weights_sha256(path) for role, path in backbones.files().items()}
-    return Built(segmenter, digests | backbones.settings())
+    return Built(segmenter, digests | backbones.settings(), backbones.loaded_clip())

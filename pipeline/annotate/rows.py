@@ -13,12 +13,13 @@ from schemas.records import (
     Annotation,
     ImageRef,
     ImageResult,
+    ImageVector,
     ScoreRow,
     ShardRows,
     ShardTally,
 )
 
-ImageRow = TypeVar("ImageRow", ScoreRow, Annotation)
+ImageRow = TypeVar("ImageRow", ScoreRow, Annotation, ImageVector)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class FailedImage:
 
 
 def annotated_rows(
-    ref: ImageRef, image: DecodedImage, masks: ImageMasks, seconds: StageSeconds
+    ref: ImageRef,
+    image: DecodedImage,
+    masks: ImageMasks,
+    seconds: StageSeconds,
+    vector: tuple[float, ...] | None = None,
 ) -> ShardRows:
     """Return the rows of one annotated image.
 
@@ -50,6 +55,7 @@ def annotated_rows(
         image: what the decoder says of it; the pixels are not needed.
         masks: segments and scores.
         seconds: by stage.
+        vector: CLIP's, of the whole image; None: there is none.
     """
     row = ImageResult(
         image_id=ref.image_id,
@@ -65,7 +71,10 @@ def annotated_rows(
         review_priority=masks.review_priority,
         **asdict(seconds),
     )
-    return ShardRows(images=(row,), scores=masks.label_scores, annotations=masks.segments)
+    vectors = () if vector is None else (ImageVector(image_id=ref.image_id, vector=vector),)
+    return ShardRows(
+        images=(row,), scores=masks.label_scores, annotations=masks.segments, vectors=vectors
+    )
 
 
 def failed_rows(failed: FailedImage) -> ShardRows:
@@ -89,6 +98,7 @@ def join_rows(parts: Iterable[ShardRows]) -> ShardRows:
         images=tuple(row for part in parts for row in part.images),
         scores=tuple(row for part in parts for row in part.scores),
         annotations=tuple(row for part in parts for row in part.annotations),
+        vectors=tuple(row for part in parts for row in part.vectors),
     )
 
 
@@ -124,6 +134,7 @@ def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
         images=tuple(again.get(image.image_id, image) for image in rows.images),
         scores=joined(rows.scores, new.scores),
         annotations=joined(rows.annotations, new.annotations),
+        vectors=joined(rows.vectors, new.vectors),
     )
 
 

@@ -163,7 +163,7 @@ class Worker:
         config, segmenter = self._setup.config, self._built.segmenter
         embed = partial(segmenter.text_matrix, config.vocabulary)
         text = shared_text(embed, self._setup.job, self._setup.device)
-        annotator = Annotator(segmenter, text, config)
+        annotator = Annotator(segmenter, text, config, self._built.clip)
         annotator.on_image = self._count_image
         return annotator
 

@@ -3,7 +3,7 @@
     run.yaml            what the run is (`identity.py`)
     manifest.parquet    its images, frozen
     generations/        images that came, changed or vanished since (`generations.py`)
-    images/ scores/ annotations/    NNNNN-<attempt>.parquet
+    images/ scores/ annotations/ vectors/    NNNNN-<attempt>.parquet
     done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
                         when images that failed were tried again
     failed/NNNNN.json   a shard that was given up
@@ -628,10 +628,9 @@ class RunFolder:
         Raises:
             RunFolderError: see `shard_table`.
         """
-        images, scores, annotations = (
-            tuple(to_records(name, self.stored_table(marker, name))) for name in TABLE_NAMES
-        )
-        return ShardRows(images=images, scores=scores, annotations=annotations)
+        tables = {name: self.stored_table(marker, name) for name in TABLE_NAMES}
+        rows = {name: tuple(to_records(name, table)) for name, table in tables.items()}
+        return ShardRows.model_validate(rows)
 
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""
@@ -665,7 +664,7 @@ class RunFolder:
         """Yield all committed rows of a table, in shard order, 4096 at most at a time.
 
         Args:
-            name: `images`, `scores` or `annotations`.
+            name: which one.
             columns: those to read; None: all.
         """
         for marker in self.done().values():
@@ -693,7 +692,13 @@ class RunFolder:
             )
         if not markers_by_shard:
             raise UserError(f"{self.folder.uri}: no shard is finished yet, so there are no files")
-        names = (marker.files[name].name for marker in markers_by_shard.values())
+        entries = (marker.files.get(name) for marker in markers_by_shard.values())
+        names = [entry.name for entry in entries if entry is not None]
+        if not names:
+            raise UserError(
+                f"{self.folder.uri}: no finished shard has a table of {name}: it was made by an "
+                "ovseg that wrote none"
+            )
         return [uris.join(self.folder.uri, file) for file in names]
 
     def shard_table(
@@ -723,6 +728,8 @@ class RunFolder:
         unknown = sorted(set(columns or ()) - set(known))
         if unknown:
             raise ValueError(f"table {name} has no columns {unknown}; it has {known}")
+        if name not in marker.files:  # of an older version, which had no such table
+            return TABLES[name][0].empty_table().select(list(columns or known))
         file = marker.files[name].name
         try:
             wanted = self.decoded_table(marker, name, self.folder.read_bytes(file), columns)

@@ -19,7 +19,7 @@ from schemas.base import Frozen, problems
 from schemas.config import ComputeConfig, JobConfig
 from schemas.errors import RunFolderError
 from schemas.redact import redact, redact_all
-from schemas.tables import READ_VERSIONS, SCHEMA_VERSION
+from schemas.tables import READ_VERSIONS, RESUMED_VERSIONS, SCHEMA_VERSION
 from schemas.untrusted import printable
 from schemas.vocabulary import AS_STORED
 
@@ -194,13 +194,13 @@ def check_same_run(
         RunFolderError: the tables are of an older version; or it names the settings or the
             libraries that differ.
     """
-    if info.schema_version != SCHEMA_VERSION:
+    if info.schema_version not in RESUMED_VERSIONS:
         raise RunFolderError(
             f"{uri} is a run folder of schema version {info.schema_version}: inspect, export, "
             "evaluate, compare and review work, but no images can be added to it; give another "
             "output folder to annotate them"
         )
-    now = identity.fields(info.manifest_sha256)
+    now = {**identity.fields(info.manifest_sha256), "schema_version": info.schema_version}
     # Earlier versions hid fewer secrets in what they wrote.
     before = _ADDED | _without_secrets(info.identity)
     if now[_LIMIT] == limit or (updates and _grows(limit, now[_LIMIT])):

@@ -8,11 +8,12 @@ from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
+from pipeline.run.tables.old_versions import tables_of
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
-from schemas.records import TABLE_NAMES, ShardDone
+from schemas.records import ShardDone
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
@@ -99,8 +100,8 @@ def _wrong_claim(marker: Frozen, shard: int) -> str:
         return ""
     if marker.shard != shard:
         return f"it says that it is of shard {marker.shard}"
-    if marker.files.keys() != set(TABLE_NAMES):
-        return "expected an entry for each of the three tables"
+    if marker.files.keys() != tables_of(marker.schema_version):
+        return "expected an entry for each of its tables"
     for table, entry in marker.files.items():
         match = _TABLE_FILE.fullmatch(entry.name)
         if match is None or match.groups() != (table, f"{shard:05d}"):
@@ -121,6 +122,8 @@ def _wrong_tally(marker: ShardDone) -> str:
         )
     if max(sum(tally.errors.values()), tally.num_multi_frame) > tally.num_images:
         return f"it counts more failed images, or more of several frames, than {tally.num_images}"
+    if rows.get("vectors", 0) > tally.num_images - sum(tally.errors.values()):
+        return f"its file of vectors has {rows['vectors']}, more than images were annotated"
     if not all(seconds <= MAX_SECONDS for seconds in tally.seconds.values()):
         return f"it says that a stage took no finite time, or more than {MAX_SECONDS:,.0f} s"
     return ""

@@ -32,6 +32,7 @@ from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows
 from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import to_table
+from tests.helpers.imageless_runs import unit_vector
 
 EXIF_ORIENTATION = 0x0112
 LABELS = ("cat", "dog", "potted plant")
@@ -174,7 +175,7 @@ def _rows(ref: ImageRef, scene: Scene, config: JobConfig) -> ShardRows:
     masks = image_rows(decision, size_hw, names, config.masks, image_id=ref.image_id)
     pixels = np.zeros((0, 0, 3), np.uint8)
     image = DecodedImage(pixels, *size_hw, scene.orientation)
-    return annotated_rows(ref, image, masks, seconds)
+    return annotated_rows(ref, image, masks, seconds, unit_vector(ref.path))
 
 
 def _photograph(scene: Scene, file: Path) -> None:

@@ -3,6 +3,8 @@
 For runs with photographs and drawn masks see `drawn_runs`.
 """
 
+import zlib
+
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
 from schemas.config import JobConfig
@@ -11,6 +13,7 @@ from schemas.records import (
     Annotation,
     ImageRef,
     ImageResult,
+    ImageVector,
     ScoreRow,
     Shard,
     ShardRows,
@@ -40,7 +43,7 @@ def begin_run(out: str, num_images: int = 10, **settings: object) -> RunFolder:
 
 def make_rows(shard: Shard) -> ShardRows:
     """Return rows for a shard: every third image failed, the others have a cat."""
-    images, scores, annotations = [], [], []
+    images, scores, annotations, vectors = [], [], [], []
     for place, ref in enumerate(shard.refs):
         base = {"image_id": ref.image_id, "path": ref.path, "uri": ref.uri}
         if place % 3 == 2:
@@ -51,7 +54,19 @@ def make_rows(shard: Shard) -> ShardRows:
         shares = {"max_prob": 0.5, "mean_prob": 0.25, "area_frac": 0.125}
         scores.append(ScoreRow(image_id=ref.image_id, label="cat", category_id=1, **shares))
         annotations.append(_cat(ref.image_id))
-    return ShardRows(images=tuple(images), scores=tuple(scores), annotations=tuple(annotations))
+        vectors.append(ImageVector(image_id=ref.image_id, vector=unit_vector(ref.image_id)))
+    return ShardRows(
+        images=tuple(images),
+        scores=tuple(scores),
+        annotations=tuple(annotations),
+        vectors=tuple(vectors),
+    )
+
+
+def unit_vector(text: str) -> tuple[float, ...]:
+    """Return one of sixteen unit vectors of four numbers."""
+    bits = zlib.crc32(text.encode())
+    return tuple(0.5 if bits >> place & 1 else -0.5 for place in range(4))
 
 
 def make_tally(rows: ShardRows) -> ShardTally:

@@ -26,7 +26,7 @@ def rewrite(
     Args:
         run: stays as it is.
         place: of the copy, empty.
-        table: `images`, `scores` or `annotations`.
+        table: of the shards.
         change: column -> function of the old value.
         content: of the files; empty: the changed tables.
     """
@@ -52,3 +52,19 @@ def _mapped(data: bytes, change: Mapping[str, Callable[[Any], Any]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
+
+
+def as_version_4(run: RunFolder) -> RunFolder:
+    """Turn a local run into one of schema version 4, which had no vectors, in its place."""
+    place = Path(run.folder.uri)
+    identity = {**run.info.identity, "schema_version": 4}
+    fingerprint = hashlib.sha256(
+        json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    ).hexdigest()
+    update = {"schema_version": 4, "identity": identity, "fingerprint": fingerprint}
+    (place / "run.yaml").write_bytes(run.info.model_copy(update=update).to_yaml())
+    for marker_file in sorted((place / "done").glob("*.json")):
+        marker = json.loads(marker_file.read_text()) | {"schema_version": 4}
+        (place / marker["files"].pop("vectors")["name"]).unlink()
+        marker_file.write_text(json.dumps(marker | {"fingerprint": fingerprint}))
+    return RunFolder.open(run.folder.uri)

@@ -37,6 +37,19 @@ def resize_in_passes(
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
+def centre_square(image_3HW: Image, side_px: int) -> Image:
+    """Return an image as CLIP's own preprocessing makes it, uint8 (3, side, side).
+
+    The short side is resized to `side_px` by Pillow's bicubic kernel, then the centre is cut out.
+    """
+    height, width = image_3HW.shape[1:]
+    short_px = min(height, width)
+    size_hw = (side_px * height // short_px, side_px * width // short_px)
+    top, left = (round((length - side_px) / 2) for length in size_hw)
+    resized = resize_in_passes(image_3HW, size_hw, BICUBIC)
+    return resized[:, top : top + side_px, left : left + side_px]
+
+
 def _height_first(size_hw: tuple[int, int], target_hw: tuple[int, int]) -> bool:
     """Return whether the height is resized before the width.
 

@@ -12,6 +12,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.run.tables.answers import ANSWERS, FAILED, NOT_ASKED, Answer, scored_answers
 from pipeline.run.tables.rows import rows_of
+from pipeline.run.vectors import num_vectors
 from schemas.base import Frozen
 from schemas.errors import PASSING_CODES
 from schemas.records import STAGES, THREAD_TIMES, ShardFailed
@@ -72,6 +73,8 @@ class Inspection(Frozen):
     `pipeline.run.tables.answers`."""
     errors: dict[str, int]
     """Failed images by code."""
+    num_vectors: int
+    """Images with a vector, see `pipeline.run.vectors`."""
     num_multi_frame: int
     """Images whose files have several frames or pages, of which one was annotated."""
     waiting: dict[str, int]
@@ -174,6 +177,7 @@ def inspect_folder(run: RunFolder) -> Inspection:
         segments_by_label=dict(labels),
         answers=dict(zip(ANSWERS, answers.tolist(), strict=True)),
         errors=dict(images.errors.most_common()),
+        num_vectors=num_vectors(run),
         num_multi_frame=sum(marker.tally.num_multi_frame for marker in done.values()),
         waiting={code: n for code, n in images.errors.most_common() if code in PASSING_CODES},
         problems=tuple(images.problems),

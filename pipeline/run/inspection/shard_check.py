@@ -24,7 +24,7 @@ from pipeline.run.tables.rows import Row, rows_of
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from schemas.base import counted, problems
 from schemas.records import TABLE_NAMES, FileEntry, ShardDone, TableName
-from schemas.tables import READ_VERSIONS, SCHEMA_VERSION, TABLES
+from schemas.tables import READ_VERSIONS, RESUMED_VERSIONS, TABLES
 from schemas.untrusted import MAX_PIXELS
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
@@ -35,6 +35,13 @@ _AGAIN = "give the command that made the run again: it makes this shard anew"
 _FROM_A_COPY = (
     "restore the file from a copy: it is of an older version of ovseg, which this one only reads"
 )
+
+_KEYS: dict[str, tuple[str, str]] = {
+    "scores": ("category_id", "one row for each image and label"),
+    "annotations": ("segment_index", "one row a segment"),
+    "vectors": ("", "one row an image"),
+}
+"""By table: the column that tells the rows of an image apart, and that rule in words."""
 
 Content = dict[TableName, bytes | str]
 """The bytes of a shard's files; a text: why there are none."""
@@ -58,7 +65,7 @@ def read_shard(run: RunFolder, shard: int) -> ReadShard:
         return ReadShard(None, problems(error)[0], {})
     except (NotAFileError, FileTooLargeError, markers.WrongMarkerError) as error:
         return ReadShard(None, str(error), {})
-    files: Content = {name: _content(run, marker.files[name]) for name in TABLE_NAMES}
+    files: Content = {name: _content(run, marker.files[name]) for name in marker.files}
     return ReadShard(marker, "", files)
 
 
@@ -144,7 +151,7 @@ class _OneShard:
         self._paths = dict(
             zip(self._refs["image_id"].to_pylist(), self._refs["path"].to_pylist(), strict=True)
         )
-        is_old = marker.schema_version < SCHEMA_VERSION
+        is_old = marker.schema_version not in RESUMED_VERSIONS
         self._repair = _FROM_A_COPY if is_old else _AGAIN
         path = markers.marker_path("done", marker.shard)
         self._make_anew = _FROM_A_COPY if is_old else f"delete {path} and {_AGAIN}"
@@ -152,8 +159,8 @@ class _OneShard:
     def check(self, files: Content) -> None:
         images = self._table("images", files)
         rows = self._check_images(images) if images is not None else None
-        for name in ("scores", "annotations"):
-            table = self._table(name, files)
+        for name in TABLE_NAMES:
+            table = self._table(name, files) if name in files and name != "images" else None
             if table is None:
                 continue
             before = self._findings.counts.total()
@@ -236,7 +243,7 @@ class _OneShard:
     def _check_references(
         self, name: TableName, table: pa.Table, images: Sequence[Row] | None
     ) -> None:
-        """Check that each row is of an annotated image of the shard and of a label of the run."""
+        """Check that each row is of an annotated image of the shard, and each only once."""
         known = [row["image_id"] for row in images or () if row["status"] == "ok"]
         if images is None:
             known = list(self._paths)
@@ -247,7 +254,18 @@ class _OneShard:
             found = "an image that failed" if is_failed else "an image that is not of this shard"
             where = f"row {place + 1}, {self._paths.get(image_id, image_id[:_SHOWN])}"
             self._reference(name, where, "an annotated image of the shard", found)
-        labels = table["label"].cast(pa.string())
+        if "label" in table.column_names:
+            self._check_labels(name, table["label"].cast(pa.string()), table, ids)
+        index, what = _KEYS[name]
+        numbers = table[index].to_numpy() if index else np.zeros(len(ids), np.int64)
+        for place in _repeated(ids, numbers):
+            found = f"{index} {numbers[place]} a second time" if index else "a second one"
+            self._row(name, self._where(ids, place), what, found)
+
+    def _check_labels(
+        self, name: TableName, labels: pa.ChunkedArray, table: pa.Table, ids: pa.ChunkedArray
+    ) -> None:
+        """Check that each row is of a label of the run."""
         expected = compute.index_in(labels, value_set=_texts(self._labels))
         number = table["category_id"].to_numpy()
         wrong = expected.fill_null(-1).to_numpy() + 1 != number
@@ -259,11 +277,6 @@ class _OneShard:
             else:
                 found = repr(label[:_SHOWN])
                 self._reference(name, where, "a label of the vocabulary", found)
-        index = "category_id" if name == "scores" else "segment_index"
-        what = "one row for each image and label" if name == "scores" else "one row a segment"
-        for place in _repeated(ids, table[index].to_numpy()):
-            found = f"{index} {table[index][place].as_py()} a second time"
-            self._row(name, self._where(ids, place), what, found)
 
     def _check_segments(self, table: pa.Table, images: Sequence[Row] | None) -> None:
         """Check the number of segments of each image, and their masks."""

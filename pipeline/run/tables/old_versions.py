@@ -1,11 +1,11 @@
 """Reading run folders of older schema versions.
 
 Such a run opens, exports, evaluates and is reviewed like any other: its tables, markers and job are
-given today's names and columns here, as they are read. No shard is added to it, because its tables
-would then be of two versions.
+given today's names and columns here, as they are read. Shards are added only to one that lacks
+no more than a whole table (`schemas.tables.RESUMED_VERSIONS`).
 
 Version 1 had other names for columns, stages and options. Versions 1 and 2 lack three columns of
-images; versions 1 to 3 lack two of annotations.
+images; versions 1 to 3 lack two of annotations; versions 1 to 4 lack the table of vectors.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.base import RENAMED_OPTIONS
-from schemas.records import ShardDone
+from schemas.records import TABLE_NAMES, ShardDone, TableName
 from schemas.tables import TABLES, to_array
 
 RENAMED_COLUMNS = {
@@ -28,8 +28,15 @@ ADDED_COLUMNS = {
     "annotations": dict.fromkeys(("kind", "proposal_score"), 4),
 }
 """By table: columns that older versions lack, with the first version that has them."""
+ADDED_TABLES: dict[TableName, int] = {"vectors": 5}
+"""Tables that shards of older versions lack, with the first version that has them."""
 RENAMED_STAGES = {"encode": "rle"}
 """The same of the stages whose seconds a tally sums."""
+
+
+def tables_of(version: int) -> set[TableName]:
+    """Return the tables that a shard of a version has."""
+    return {name for name in TABLE_NAMES if version >= ADDED_TABLES.get(name, 1)}
 
 
 def stored_columns(table_name: str, columns: list[str], version: int) -> list[str]:

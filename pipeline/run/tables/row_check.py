@@ -7,7 +7,7 @@ both, not what is in it. Columns are checked as a whole, so that no reader has t
 import math
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from schemas.tables import TABLES
 _OF_THE_MANIFEST = ("image_id", "path", "uri")
 _OF_A_MASK = ("segment_index", "height", "width", "area_px", "bbox_xywh")
 """Checked row by row where masks are read: one that is damaged is left out and counted."""
+_NORM_TOLERANCE = 0.01
+"""Rounding to float16 changes a norm by less than 0.001."""
 _TEXTS = {
     "status": frozenset(get_args(ImageResult.model_fields["status"].annotation)),
     "error_code": frozenset(map(str, ErrorCode)),
@@ -30,7 +32,7 @@ def checked_rows(name: str, table: pa.Table, refs: pa.Table, labels: Sequence[st
     """Return the table with the types of its schema.
 
     Args:
-        name: `images`, `scores` or `annotations`.
+        name: of a table of a shard.
         table: some columns of it, today's names.
         refs: the shard's rows of the manifest.
         labels: of the vocabulary, category 1 first.
@@ -56,9 +58,16 @@ def checked_rows(name: str, table: pa.Table, refs: pa.Table, labels: Sequence[st
             _check_among(column, values, refs.column(column).to_pylist())
         elif column == "label":
             _check_among(column, values, labels)
+    _check_rows(table, labels)
+    return table
+
+
+def _check_rows(table: pa.Table, labels: Sequence[str]) -> None:
+    """Check what columns of one table say together."""
     if "category_id" in table.column_names:
         _check_categories(table, labels)
-    return table
+    if "vector" in table.column_names:
+        _check_vectors(table.column("vector"))
 
 
 @lru_cache
@@ -97,6 +106,20 @@ def _check_numbers(name: str, column: pa.ChunkedArray, low: float, high: float) 
         raise ValueError(f"{name} holds numbers that are not finite")
     if lowest < low or highest > high:
         raise ValueError(f"{name} holds numbers from {lowest} to {highest}, out of its range")
+
+
+def _check_vectors(column: pa.ChunkedArray) -> None:
+    """Check that vectors have one length, and norm 1 as far as float16 has it."""
+    chunks: list[Any] = column.chunks
+    for chunk in filter(len, chunks):
+        lengths = np.diff(chunk.offsets.to_numpy())
+        if len(set(lengths.tolist())) > 1:
+            raise ValueError(f"vector holds from {lengths.min()} to {lengths.max()} numbers")
+        numbers = chunk.flatten()
+        vectors_ND = numbers.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        norms = np.linalg.norm(vectors_ND.astype(np.float32), axis=1)
+        if numbers.null_count or not (np.abs(norms - 1) <= _NORM_TOLERANCE).all():
+            raise ValueError("vector holds numbers that are no unit vector")
 
 
 def _check_among(name: str, column: pa.ChunkedArray, known: Collection[object]) -> None:

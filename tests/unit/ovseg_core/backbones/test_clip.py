@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip import image_transform
+from PIL import Image as PillowImage
 from torch import Tensor
 
 from ovseg_core.backbones.registry import Backbones
@@ -96,3 +98,16 @@ def test_unsupported_image_encoder_is_refused(tmp_path: Path, vision: dict, mess
     config = {**TINY_CLIP, "vision_cfg": {**TINY_CLIP["vision_cfg"], **vision}}
     with pytest.raises(WeightsError, match=message):
         load_clip_of_job(f"local-dir:{write_clip(tmp_path, config)}")
+
+
+@torch.inference_mode()
+def test_image_vectors_are_those_of_open_clips_own_preprocessing() -> None:
+    clip = tiny_backbones().clip
+    images = [random_image(seed, *size) for seed, size in enumerate([(70, 41), (33, 90), (64, 64)])]
+    pictures = [PillowImage.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    transform = image_transform(clip.input_px, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    pixels = 255 * torch.stack([transform(picture) for picture in pictures])
+    expected = clip.model.encode_image(clip.normalise(pixels))
+    found = clip.image_vectors(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1))

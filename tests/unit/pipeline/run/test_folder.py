@@ -13,7 +13,7 @@ import pytest
 import tests.helpers.faulty_filesystem  # noqa: F401 - makes faulty:// known
 from pipeline.run.folder import RunFolder, check_free
 from schemas.errors import RunFolderError, UserError
-from schemas.records import ShardFailed, ShardRows, ShardTally
+from schemas.records import TABLE_NAMES, ShardFailed, ShardRows, ShardTally
 from schemas.tables import SCHEMA_VERSION, TABLES, to_records, to_table
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.imageless_runs import begin_run, image_refs, make_identity, make_rows, make_tally
@@ -28,8 +28,7 @@ def commit_all(run: RunFolder, skip: tuple[int, ...] = ()) -> None:
 
 def contents(run: RunFolder) -> dict[str, list]:
     return {
-        name: pa.Table.from_batches(list(run.read_table(name))).to_pylist()
-        for name in ("images", "scores", "annotations")
+        name: pa.Table.from_batches(list(run.read_table(name))).to_pylist() for name in TABLE_NAMES
     }
 
 
@@ -55,7 +54,7 @@ def test_committed_rows_are_read_back(out: str) -> None:
     again = pickle.loads(pickle.dumps(RunFolder.open(out)))
     assert list(again.done()) == [0, 1, 2]
     expected = [make_rows(shard) for shard in again.shards()]
-    for name in ("images", "scores", "annotations"):
+    for name in TABLE_NAMES:
         batches = list(again.read_table(name))
         table = pa.Table.from_batches(batches)
         assert table.schema.equals(TABLES[name][0])
@@ -172,7 +171,7 @@ def test_concurrent_commits_leave_one_result(out: str) -> None:
     assert run.orphans() == []
 
 
-@pytest.mark.parametrize("table", ["images", "scores", "annotations"])
+@pytest.mark.parametrize("table", TABLE_NAMES)
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
 def test_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, damage: str) -> None:
     commit_all(run)
@@ -189,7 +188,7 @@ def test_shard_with_a_damaged_file_is_done_again(run: RunFolder, table: str, dam
     assert list(resumed.done()) == [0, 2]
     commit_all(resumed)
     assert contents(resumed) == before
-    assert len(resumed.clean()) == (2 if damage == "missing" else 3)
+    assert len(resumed.clean()) == len(TABLE_NAMES) - (damage == "missing")
     assert resumed.orphans() == []
     assert contents(resumed) == before
 

@@ -15,6 +15,7 @@ from pipeline.exporters import coco, labelme
 from pipeline.run.folder import RunFolder
 from pipeline.run.inspection.check import CheckReport, check_run
 from pipeline.run.inspection.findings import MAX_NAMED, Finding
+from schemas.records import TABLE_NAMES
 from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import (
     RunSpec,
@@ -139,7 +140,7 @@ MARKERS: dict[str, tuple[Callable[[dict], object], str]] = {
     "of a later version": (lambda m: m.update(schema_version=99), "99"),
     "of another shard": (lambda m: m.update(shard=2), "shard 2"),
     "with another count": (lambda m: m["tally"].update(num_segments=1), "1 segments"),
-    "without a table": (lambda m: m["files"].pop("scores"), "three tables"),
+    "without a table": (lambda m: m["files"].pop("scores"), "its tables"),
     "without a field": (lambda m: m.pop("tally"), "tally"),
 }
 
@@ -168,7 +169,7 @@ def test_torn_and_foreign_markers_are_found(place: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("table", ["images", "scores", "annotations"])
+@pytest.mark.parametrize("table", TABLE_NAMES)
 def test_files_that_are_gone_cut_off_longer_or_changed_are_found(place: Path, table: str) -> None:
     whole = file_of(place, table).read_bytes()
     changed = bytes([whole[0] ^ 1]) + whole[1:]

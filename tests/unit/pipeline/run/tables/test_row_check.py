@@ -18,7 +18,7 @@ from tests.helpers.tampered_runs import rewrite
 def _read_all(run: RunFolder) -> int:
     num_segments = sum(len(list(shard.segments())) for shard in RunReader(run).shards())
     return num_segments + sum(
-        batch.num_rows for name in ("images", "scores") for batch in run.read_table(name)
+        batch.num_rows for name in ("images", "scores", "vectors") for batch in run.read_table(name)
     )
 
 
@@ -47,6 +47,12 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         ("annotations", {"mean_prob": lambda _: 1.5}, "mean_prob holds numbers"),
         ("scores", {"max_prob": lambda _: float("inf")}, "not finite"),
         ("scores", {"label": lambda _: None}, "null"),
+        ("vectors", {"image_id": lambda _: "nobody"}, "image_id holds 'nobody'"),
+        ("vectors", {"vector": lambda old: [2 * it for it in old]}, "no unit vector"),
+        ("vectors", {"vector": lambda old: [float("nan"), *old[1:]]}, "no unit vector"),
+        ("vectors", {"vector": lambda old: [None, *old[1:]]}, "no unit vector"),
+        ("vectors", {"vector": lambda old: old[: 1 + (old[0] > 0)]}, "vector holds"),
+        ("vectors", {"vector": lambda _: "cat"}, "list"),
     ],
 )
 def test_rows_that_cannot_be_of_the_run_are_refused(
