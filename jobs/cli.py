@@ -204,6 +204,7 @@ def export_command(  # noqa: PLR0913 - typer's flags are parameters
     to: opt.Format = "coco",
     masks: opt.Masks = "",
     segments: opt.Segments = "",
+    only: opt.Only = "",
     sets: opt.FormatOptions = None,
     images_roots: opt.ImagesRoots = None,
     allow_private: opt.AllowPrivate = False,
@@ -213,7 +214,8 @@ def export_command(  # noqa: PLR0913 - typer's flags are parameters
     from pipeline.run.trust.confirmed import Confirmed
 
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
-    export_run(run, to, masks, segments, sets or (), confirmed)
+    fields = {"masks": masks, "segments": segments, "only": only}
+    export_run(run, to, fields, sets or (), confirmed)
 
 
 @app.command("evaluate")
@@ -282,6 +284,7 @@ def review_command(  # noqa: PLR0913 - typer's flags are parameters
     host: opt.Host = "127.0.0.1",
     port: opt.Port = 8420,
     names: opt.HostNames = None,
+    only: opt.Only = "",
     weights: opt.OwnWeights = None,
     images_roots: opt.ImagesRoots = None,
     allow_private: opt.AllowPrivate = False,
@@ -291,10 +294,12 @@ def review_command(  # noqa: PLR0913 - typer's flags are parameters
     The most doubtful come first; other words can be tried. Ctrl-C ends it.
     """
     from jobs.runs.review import review as command
+    from pipeline.review.server import Address
     from pipeline.run.trust.confirmed import Confirmed
 
+    address = Address(host, port, tuple(names or ()))
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
-    raise typer.Exit(command(run, host, port, names or (), weights or (), confirmed))
+    raise typer.Exit(command(run, address, weights or (), only, confirmed))
 
 
 @app.command("import-review")
@@ -346,6 +351,24 @@ def compare_command(run: opt.Run, other: opt.OtherRun, as_json: opt.AsJson = Fal
     from jobs.runs.review import compare_runs as command
 
     command(run, other, as_json)
+
+
+@app.command("sample")
+def sample_command(
+    run: opt.Run,
+    by: opt.SampleBy = "doubt",
+    number: opt.SampleCount = 100,
+    seed: opt.Seed = 0,
+    out: opt.ListFile = "",
+    as_json: opt.AsJson = False,
+) -> None:
+    """List the images that are worth a look next.
+
+    The most doubtful ones, or equally many of every label.
+    """
+    from jobs.curation.sample import list_sample
+
+    list_sample(run, by, number, seed, out, as_json)
 
 
 @app.command("methods")

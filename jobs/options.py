@@ -138,6 +138,24 @@ Webhook = Annotated[
     ),
 ]
 
+# sample
+ListFile = Annotated[
+    str,
+    typer.Option("--out", help="The list, .csv or .txt (URIs alone); default: in the run folder."),
+]
+Only = Annotated[
+    str,
+    typer.Option("--only", metavar="LIST", help="Only the images of a list file, see `sample`."),
+]
+SampleBy = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        help="doubt (highest review priority) or balanced (all labels equally often).",
+    ),
+]
+SampleCount = Annotated[int, typer.Option("--count", min=1, help="Number of images.")]
+
 # inspect, export, evaluate, sheet, delete
 Orphans = Annotated[
     bool, typer.Option("--orphans", help="List leftover files of interrupted writes.")
@@ -267,7 +285,7 @@ DemoFolder = Annotated[
     str, typer.Option(help="Folder of the demo; an earlier demo in it is overwritten.")
 ]
 NumScenes = Annotated[int, typer.Option(min=2, max=1000, help="Number of scenes.")]
-Seed = Annotated[int, typer.Option(min=0, help="Another seed draws other scenes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Another seed, another choice.")]
 
 # train-heads, train-student, export-student, submit
 TrainingFile = Annotated[

@@ -17,6 +17,7 @@ from jobs import console
 from jobs.runs import evaluate, sheet
 from pipeline.corrections import calibrate, imports, log
 from pipeline.corrections.layer import ReviewedLayer
+from pipeline.curation import image_lists
 from pipeline.evaluation import compare
 from pipeline.exporters.shared.loss_report import LOSSES_FILE
 from pipeline.run.folder import MANIFEST_FILE, RUN_FILE, RunFolder
@@ -108,7 +109,8 @@ def content_of(run: RunFolder) -> Content:
     """Return the files of a run folder, told apart by their names and by the run's manifest."""
     exporters = [plugins.load_plugin(_EXPORTERS, name) for name in plugins.names(_EXPORTERS)]
     exports = {exporter.FOLDER: exporter.FILES for exporter in exporters}
-    others = {log.FOLDER: log.FILES, imports.IMPORTS: imports.FILES, compare.FOLDER: compare.FILES}
+    makers = (log, compare, image_lists)
+    others = {imports.IMPORTS: imports.FILES, **{one.FOLDER: one.FILES for one in makers}}
     patterns = {name: re.compile(files) for name, files in (exports | others).items()}
     sizes: dict[str, int] = {}
     links, own, copies = [], [], {}

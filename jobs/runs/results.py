@@ -207,15 +207,14 @@ def show_review(state: "ReviewState") -> None:
 
 
 def export_run(
-    run: str, to: str, masks: str, segments: str, sets: Sequence[str], confirmed: "Confirmed"
+    run: str, to: str, fields: dict[str, str], sets: Sequence[str], confirmed: "Confirmed"
 ) -> None:
     """Write a dataset from the finished shards of a run and print where it lies.
 
     Args:
         run: the run folder.
         to: name of the format; `-` and `_` mean the same.
-        masks: the format's option of this name; empty: its default.
-        segments: likewise.
+        fields: options of the format that have flags of their own; empty: its default.
         sets: further options of the format, `key=value` each.
         confirmed: from where the run's images are read.
 
@@ -230,7 +229,7 @@ def export_run(
 
     set_log_fields(run=run)
     exporter = plugins.load_plugin(_EXPORTERS, to.replace("-", "_"))
-    options = load_config(exporter.Options, flags={"masks": masks, "segments": segments}, sets=sets)
+    options = load_config(exporter.Options, flags=fields, sets=sets)
     folder = RunFolder.open(run, confirmed)
     try:
         written = exporter.export(folder, options)

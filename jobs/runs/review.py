@@ -17,6 +17,7 @@ from schemas.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from pipeline.corrections.calibrate import CalibrationReport, Rules
     from pipeline.corrections.import_report import ImportReport
+    from pipeline.review.server import Address
     from pipeline.run.trust.confirmed import Confirmed
 
 _SHOWN_LABELS = 40
@@ -25,38 +26,32 @@ _LARGE_BYTES = 1 << 20
 
 
 def review(
-    run: str,
-    host: str,
-    port: int,
-    names: Sequence[str],
-    weights: Sequence[str],
-    confirmed: "Confirmed",
+    run: str, address: "Address", weights: Sequence[str], only: str, confirmed: "Confirmed"
 ) -> int:
     """Serve the page and print its address.
 
     Args:
         run: the run folder.
-        host: where to listen.
-        port: 0: any free one.
-        names: further host names that browsers may use.
+        address: where to listen.
         weights: names of weights in the run that "Try words" may load.
+        only: a list file of the images that are shown; empty: all.
         confirmed: from where the run's images are read.
 
     Returns:
         0 after Ctrl-C, which is the usual end; 143 after SIGTERM.
 
     Raises:
-        UserError: no such run, or the address cannot be had.
+        UserError: no such run or list, or the address cannot be had.
     """
     from pipeline.job.termination import Termination
-    from pipeline.review.server import Address, listen
+    from pipeline.review.server import listen
     from pipeline.run.folder import RunFolder
 
     _return_freed_memory()
     with Termination() as termination:
         try:
             folder = RunFolder.open(run, confirmed)
-            listening = listen(folder, Address(host, port, tuple(names)), weights)
+            listening = listen(folder, address, weights, only)
             console.line_with_token(f"review at  {listening.url}")
             console.line_with_token("Ctrl-C ends it")
             listening.serve()

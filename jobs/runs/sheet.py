@@ -1,6 +1,7 @@
 """`ovseg sheet`: the first images of a run with their masks in one picture."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from jobs import console
 from schemas.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from pipeline.run.folder import RunFolder
     from pipeline.run.trust.confirmed import Confirmed
 
 FILE = "contact_sheet.png"
@@ -35,10 +37,7 @@ def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed
     from pipeline.storage import uris
     from pipeline.storage.folder import Folder
 
-    ending = uris.without_query(out or FILE).lower()
-    kind = next((name for suffix, name in _FORMATS.items() if ending.endswith(suffix)), "")
-    if not kind:
-        raise ConfigError(f"--out {out}: expected a name that ends in {', '.join(_FORMATS)}")
+    kind = _format(out or FILE, "--out")
     folder = RunFolder.open(run, confirmed)
     rows = sheet_rows(folder, truth, limit)
     if not rows:
@@ -54,3 +53,36 @@ def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed
     place, name = uris.parent_and_name(uris.normalise(out or beside))
     Folder(place).atomic_write(name, picture.getvalue())
     console.line(f"{len(rows):,} of {folder.num_images:,} images: {uris.join(place, name)}")
+
+
+def draw_some(run: "RunFolder", image_ids: Sequence[str], out: str) -> None:
+    """Draw the contact sheet of some images of a run, in their order.
+
+    Args:
+        run: the run.
+        image_ids: those that can be read are shown.
+        out: the picture, a path or URL.
+
+    Raises:
+        ConfigError: a name that is no picture's.
+    """
+    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
+    from pipeline.storage import uris
+    from pipeline.storage.folder import Folder
+
+    kind, picture = _format(out, "--sheet"), io.BytesIO()
+    rows = sheet_rows(run, limit=len(image_ids), only=image_ids)
+    contact_sheet(rows, run.info.job().vocabulary.names).save(picture, kind, optimize=True)
+    place, name = uris.parent_and_name(uris.normalise(out))
+    Folder(place).atomic_write(name, picture.getvalue())
+
+
+def _format(out: str, option: str) -> str:
+    """Return Pillow's name of the format of a picture, by the ending of its name."""
+    from pipeline.storage import uris
+
+    ending = uris.without_query(out).lower()
+    kind = next((name for suffix, name in _FORMATS.items() if ending.endswith(suffix)), "")
+    if not kind:
+        raise ConfigError(f"{option} {out}: expected a name that ends in {', '.join(_FORMATS)}")
+    return kind

@@ -50,22 +50,27 @@ class SheetRow:
     of the masks; None: they are none."""
 
 
-def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[SheetRow]:
+def sheet_rows(
+    run: RunFolder, truth_uri: str = "", limit: int = 24, only: Sequence[str] | None = None
+) -> list[SheetRow]:
     """Return the first images of a run; those that cannot be read are left out, and named.
 
     Args:
         run: the run.
         truth_uri: see `pipeline.evaluation.truth`; empty: none.
         limit: greatest number of images.
+        only: `image_id` of the images to show, in this order; None: all.
     """
     images = RunImages(run)
     wanted = Wanted.of_run(run)
     truth = open_truth(truth_uri, wanted) if truth_uri else None
 
     left_out: list[str] = []
+    wanted_ids = None if only is None else frozenset(only)
+    ids: list[str] = []
 
     def rows() -> Iterable[SheetRow]:
-        for shard in RunReader(run).shards():
+        for shard in RunReader(run, wanted_ids).shards():
             for image, segments in shard.images_to_paint():
                 try:
                     pixels = images.read_image(image, _TILE_PX).rgb
@@ -81,6 +86,7 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
                 found, instances = paint_segments(segments, size_hw), None
                 if run.mask_kind == "instance":
                     instances = paint_places(segments, size_hw)
+                ids.append(image["image_id"])
                 yield SheetRow(image["path"], pixels, found, true_map, instances=instances)
 
     shown = list(islice(rows(), limit))
@@ -88,6 +94,9 @@ def sheet_rows(run: RunFolder, truth_uri: str = "", limit: int = 24) -> list[She
         logger.warning(
             "%d images cannot be read and are left out, the first is %s", len(left_out), left_out[0]
         )
+    if only is not None:
+        by_id = dict(zip(ids, shown, strict=False))
+        shown = [by_id[one] for one in only if one in by_id]
     return shown
 
 

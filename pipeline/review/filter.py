@@ -1,19 +1,31 @@
-"""Which images the grid shows: the filter that the page sends, and the rows that pass it."""
+"""Which images the grid shows: the filter that the page sends, and the rows that pass it.
+
+A filter can name a list in the run folder, which `ovseg sample` and its kin have written. A list is
+read when it is first chosen, and again when it was written again.
+"""
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from threading import Condition
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from pydantic import Field, create_model
 
+from pipeline.curation.image_lists import lists_of, read_run_list
 from pipeline.review.decisions import Mark
 from pipeline.review.index import ReviewIndex, Rows
 from pipeline.review.sort_orders import PRIORITY
 from schemas.base import Frozen
+from schemas.errors import UserError
 from schemas.score_columns import SCORE_COLUMNS
 
 _FILTERABLE = tuple(name for name, column in SCORE_COLUMNS.items() if column.filterable)
+LISTED = "listed"
+"""The sort order of a list."""
+_LISTS_KEPT = 8
 State = Literal["all", "todo", "done", "rejected", "relabelled", "skipped"]
 
 
@@ -28,8 +40,10 @@ class Filter(Frozen):
     """Empty: annotated images. `any`: failed ones; else those with this error code."""
     text: Annotated[str, Field(max_length=200)] = ""
     """Part of the path, upper or lower case."""
+    listed: Annotated[str, Field(max_length=64)] = ""
+    """Images of this list of the run folder (`ImageLists`); empty: any."""
     order: Annotated[str, Field(max_length=200)] = PRIORITY
-    """A name of `SortOrders`."""
+    """A name of `SortOrders`, or `listed`: as in the list."""
 
     def limits(self) -> dict[str, tuple[float, float]]:
         """Return (lowest, highest) value by score column, of the columns that are limited."""
@@ -63,7 +77,14 @@ given) must lie within all of them."""
 
 
 def select(index: ReviewIndex, marks: NDArray[np.uint8], wanted: Filter, order: Rows) -> Rows:
-    """Return the rows that pass the filter, in the order of `order`, which holds all rows."""
+    """Return the rows that pass the filter, in the order of `order`.
+
+    Args:
+        index: the run's images.
+        marks: of every image.
+        wanted: the filter; its list is `order`'s matter.
+        order: all rows, or those of a list.
+    """
     if wanted.failed:
         keep = index.failed if wanted.failed == "any" else index.with_error(wanted.failed)
     else:
@@ -87,3 +108,53 @@ def select(index: ReviewIndex, marks: NDArray[np.uint8], wanted: Filter, order: 
     elif wanted.state != "all":
         keep = keep & (marks & Mark[wanted.state.upper()] > 0)
     return order[keep[order]]
+
+
+class RowList(NamedTuple):
+    """A list as the page shows it.
+
+    Attributes:
+        rows: of the images that the run has, in the list's order.
+        notes: what the list says of each, by row.
+    """
+
+    rows: Rows
+    notes: dict[int, str]
+
+
+class ImageLists:
+    """The lists of a run; safe for threads.
+
+    Args:
+        index: the run's images.
+    """
+
+    def __init__(self, index: ReviewIndex) -> None:
+        self._index = index
+        kept: LRUCache[tuple[str, int], RowList] = LRUCache(_LISTS_KEPT)
+        self._read: Callable[[str, int], RowList] = cached(
+            kept, key=lambda name, size: (name, size), condition=Condition()
+        )(lambda name, size: self._read_list(name))
+
+    def names(self) -> list[str]:
+        """Return the names of all lists that are there now."""
+        return list(lists_of(self._index.run))
+
+    def get(self, name: str) -> RowList:
+        """Return a list.
+
+        Raises:
+            UserError: there is none of this name, or it cannot be read.
+        """
+        known = lists_of(self._index.run)
+        # Looked up in the listing: a name from a browser never becomes a path.
+        if name not in known:
+            raise UserError(f"the list {name} is not in the run folder (any more)")
+        return self._read(name, known[name])
+
+    def _read_list(self, name: str) -> RowList:
+        notes = read_run_list(self._index.run, name)
+        rows = self._index.rows_of_paths(list(notes))
+        known = rows >= 0
+        pairs = zip(rows[known].tolist(), np.array(list(notes.values()))[known], strict=True)
+        return RowList(rows[known], {row: str(note) for row, note in pairs})

@@ -43,14 +43,16 @@ class ReviewIndex:
 
     Args:
         run: at any place.
+        only: `image_id` of the images that are shown; None: all.
 
     Attributes:
         may_overlap: whether the segments are instances; their rows have a `kind` then.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, only: frozenset[str] | None = None) -> None:
         finished = RunReader(run)
         self.run = run
+        self._only = None if only is None else pa.array(sorted(only), pa.string())
         self.errors = finished.errors
         self.num_left = finished.num_left
         self.labels = run.info.job().vocabulary.names
@@ -70,9 +72,19 @@ class ReviewIndex:
         return self._table.num_rows
 
     def _read(self, name: TableName, columns: Sequence[str]) -> list[pa.Table]:
-        read = partial(self.run.shard_table, name=name, columns=columns)
+        wanted = list(columns)
+        if self._only is not None and "image_id" not in wanted:
+            wanted.append("image_id")
+        read = partial(self.run.shard_table, name=name, columns=wanted)
         with StorageThreads(READERS) as pool:
-            return list(pool.map(read, self._markers))
+            return [self._shown(table).select(columns) for table in pool.map(read, self._markers)]
+
+    def _shown(self, table: pa.Table) -> pa.Table:
+        """Return the rows of a table that are of images that are shown."""
+        if self._only is None:
+            return table
+        ids = table["image_id"].cast(pa.string())
+        return table.filter(compute.is_in(ids, value_set=self._only))
 
     def row(self, image_id: str) -> int | None:
         """Return the row of an image; None if it is not of this run."""
@@ -166,6 +178,11 @@ class ReviewIndex:
     def with_error(self, code: str) -> NDArray[np.bool_]:
         """Return which images failed with a code."""
         return _numpy(compute.fill_null(compute.equal(self._table["error_code"], code), False))
+
+    def rows_of_paths(self, paths: Sequence[str]) -> Rows:
+        """Return the rows of images by their path, in order; -1: the run does not have it."""
+        found = compute.index_in(pa.array(paths, pa.string()), value_set=self.paths)
+        return _numpy(compute.fill_null(found, -1)).astype(np.int32)
 
     def with_path(self, text: str) -> NDArray[np.bool_]:
         """Return which images have a text in their path, upper or lower case."""

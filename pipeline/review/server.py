@@ -85,22 +85,25 @@ def _is_not_of_shutdown(record: logging.LogRecord) -> bool:
     return not cancelled and not record.getMessage().startswith("Cancel ")
 
 
-def listen(run: RunFolder, address: Address, weights: Sequence[str] = ()) -> Listening:
+def listen(
+    run: RunFolder, address: Address, weights: Sequence[str] = (), only: str = ""
+) -> Listening:
     """Bind the port and read the run.
 
     Args:
         run: at any place.
         address: where to listen; anywhere but on the loopback, requests need a new random token.
         weights: names of weights in the run that "Try words" may load.
+        only: a list file of the images that are shown; empty: all.
 
     Raises:
-        UserError: the address cannot be bound.
+        UserError: the address cannot be bound, or the list names no image of the run.
     """
     listening = _bind(address)
     port = listening.getsockname()[1]
     token = None if address.host in _LOOPBACK else new_token()
     everywhere = address.host in _EVERYWHERE
-    session = ReviewSession(run)
+    session = ReviewSession(run, only=only)
     session.images.tell_once()
     try_page = TryPage(session, weights)
     own_names = (socket.gethostname(), socket.getfqdn()) if everywhere else (address.host,)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ovseg_core.images.label_colours import css_colour, label_colours
 from pipeline.corrections.imports import import_names, import_states
 from pipeline.corrections.log import ReviewLog
+from pipeline.curation.image_lists import listed_images
 from pipeline.review.decisions import Decisions, Mark
-from pipeline.review.filter import Filter, select
+from pipeline.review.filter import LISTED, Filter, ImageLists, select
 from pipeline.review.index import ReviewIndex, Rows
 from pipeline.review.pictures import Kind, Pictures
 from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
@@ -44,10 +45,17 @@ class ForgottenViewError(UserError):
 
 
 class View(NamedTuple):
-    """A list of rows that a page scrolls through, and the agreement that it is sorted by."""
+    """A list of rows that a page scrolls through.
+
+    Attributes:
+        rows: in their order.
+        agreement: that it is sorted by.
+        notes: what the list that it shows says of each, by row.
+    """
 
     rows: Rows
     agreement: Agreement | None
+    notes: dict[int, str]
 
 
 class RunSnapshot:
@@ -57,12 +65,16 @@ class RunSnapshot:
         run: at any place.
         log: the run's decisions.
         images: reads the run's images.
+        only: `image_id` of the images that are shown; None: all.
     """
 
-    def __init__(self, run: RunFolder, log: ReviewLog, images: RunImages) -> None:
+    def __init__(
+        self, run: RunFolder, log: ReviewLog, images: RunImages, only: frozenset[str] | None
+    ) -> None:
         self.read_at_s = time.monotonic()
-        self.index = ReviewIndex(run)
+        self.index = ReviewIndex(run, only)
         self.sort_orders = SortOrders(self.index)
+        self.lists = ImageLists(self.index)
         self.pictures = Pictures(self.index, images)
         # Now and not at the first request, which would wait for it.
         self.images_by_label = self.index.segments.images_by_label(len(self.index.labels))
@@ -110,21 +122,23 @@ class ReviewSession:
     Args:
         run: at any place.
         refresh_s: seconds after which an unfinished run is read again when a page is loaded.
+        only: a list file of the images that are shown; empty: all.
 
     Attributes:
         key: names the run to the pages without its place.
         images: reads the run's images.
     """
 
-    def __init__(self, run: RunFolder, refresh_s: float = 10.0) -> None:
+    def __init__(self, run: RunFolder, refresh_s: float = 10.0, only: str = "") -> None:
         self.run = run
+        self._only = listed_images(run, only) if only else None
         self._refresh_s = refresh_s
         identity = f"{run.fingerprint} {run.folder.uri}"
         self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._log = ReviewLog(run)
         self._refreshing = Lock()
         self.images = RunImages(run)
-        self.snapshot = RunSnapshot(run, self._log, self.images)
+        self.snapshot = RunSnapshot(run, self._log, self.images, self._only)
 
     def refresh(self) -> None:
         """Read decisions and imports of others, and images that were annotated or added since."""
@@ -133,7 +147,7 @@ class ReviewSession:
             if newest is not self.run:
                 self.run, self.images = newest, RunImages(newest)
                 self._log.refresh()
-                self.snapshot = RunSnapshot(newest, self._log, self.images)
+                self.snapshot = RunSnapshot(newest, self._log, self.images, self._only)
                 return
             age_s = time.monotonic() - now.read_at_s
             is_unfinished = now.index.num_left > 0 and age_s > self._refresh_s
@@ -141,7 +155,7 @@ class ReviewSession:
                 self._log.refresh()
                 # A decision that the old snapshot stores meanwhile is in the log, and counts from
                 # the next refresh on.
-                self.snapshot = RunSnapshot(self.run, self._log, self.images)
+                self.snapshot = RunSnapshot(self.run, self._log, self.images, self._only)
             else:
                 now.decisions.refresh()
 
@@ -169,6 +183,7 @@ class ReviewSession:
             "doubt_help": DOUBT_HELP,
             "errors": now.index.errors,
             "compared": now.sort_orders.compared(),
+            "lists": now.lists.names(),
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
             "models_caution": self._models_caution,
@@ -179,12 +194,18 @@ class ReviewSession:
         """Make a list of images; return its name, its length, and the number that pass the filter.
 
         Raises:
-            UserError: there is no such sort order.
+            UserError: there is no such sort order or list.
         """
         now = self.snapshot
-        order = now.sort_orders.rows(wanted.order)
+        chosen = now.lists.get(wanted.listed) if wanted.listed else None
+        if chosen is not None and wanted.order == LISTED:
+            order = chosen.rows
+        else:
+            order = now.sort_orders.rows(wanted.order)
+            order = order if chosen is None else order[np.isin(order, chosen.rows)]
         rows = select(now.index, now.decisions.marks, wanted, order)
-        view = View(rows[:_MAX_SHOWN], now.sort_orders.agreement(wanted.order))
+        agreement = now.sort_orders.agreement(wanted.order)
+        view = View(rows[:_MAX_SHOWN], agreement, chosen.notes if chosen else {})
         return {"view": now.keep_view(view), "total": len(view.rows), "passing": len(rows)}
 
     def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]]:
@@ -212,6 +233,7 @@ class ReviewSession:
                     "marks": _mark_names(now, row),
                     "num_rejected": now.decisions.num_rejected(image["image_id"], row),
                     "doubt": _known(now.index.doubt, row),
+                    "note": found.notes.get(row, ""),
                     **_agreement_facts(row, found.agreement),
                 }
             )

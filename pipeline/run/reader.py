@@ -61,8 +61,9 @@ class FinishedShard:
     its `number` and the index of its `shard`."""
     damaged: DamagedRows
     """Counts the rows that are left out."""
-    unusable: frozenset[str]
-    """Images whose row is damaged, by `image_id`; they are not in `images`."""
+    left_out: frozenset[str]
+    """Images whose row is damaged or that are not wanted, by `image_id`; they are not in `images`,
+    and their segments are not read."""
 
     def segments(self, columns: list[str] | None = None) -> Iterator[Row]:
         """Yield the shard's annotation rows, images in order; damaged ones are left out.
@@ -78,10 +79,10 @@ class FinishedShard:
         table, problems = read_segments(self.run, self.marker, self.images, columns)
         table, names = without_damaged(table, problems, self.images)
         self.damaged.add(DAMAGED_MASKS, names)
-        if self.unusable:
-            ids = pa.array(sorted(self.unusable), pa.string())
-            of_unusable = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
-            table = table.filter(compute.invert(of_unusable))
+        if self.left_out:
+            ids = pa.array(sorted(self.left_out), pa.string())
+            is_left_out = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
+            table = table.filter(compute.invert(is_left_out))
         return table
 
     def segments_by_image(self, columns: list[str] | None = None) -> dict[str, list[Row]]:
@@ -116,20 +117,37 @@ class FinishedShard:
 class RunReader:
     """The shards that were finished when it was made; a run that goes on does not disturb it.
 
+    Args:
+        run: at any place.
+        only: `image_id` of the images that are wanted; None: all.
+
     Attributes:
         damaged: rows that were left out of the shards, as far as they were read.
+        num_unwanted: annotated images that are not wanted.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, only: frozenset[str] | None = None) -> None:
         """Read the done markers."""
         self.run = run
         self.damaged = DamagedRows()
         self.markers = tuple(run.done().values())
+        num_annotated = sum(marker.tally.num_images for marker in self.markers)
+        num_annotated -= sum(self.errors.values())
+        self._only = None if only is None else self._annotated(only)
+        self.num_images = num_annotated if self._only is None else len(self._only)
+        """Annotated images that are wanted."""
+        self.num_unwanted = num_annotated - self.num_images
 
-    @property
-    def num_images(self) -> int:
-        """Annotated images."""
-        return sum(marker.tally.num_images for marker in self.markers) - sum(self.errors.values())
+    def _annotated(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Return those of some images that were annotated."""
+        ids = pa.array(sorted(wanted), pa.string())
+        found: set[str] = set()
+        for marker in self.markers:
+            table = self.run.shard_table(marker, "images", ["image_id", "status"])
+            is_ok = compute.equal(table["status"].cast(pa.string()), "ok")
+            is_wanted = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
+            found.update(table["image_id"].filter(compute.and_(is_ok, is_wanted)).to_pylist())
+        return frozenset(found)
 
     @property
     def errors(self) -> dict[str, int]:
@@ -173,6 +191,7 @@ class RunReader:
                 continue
             images: dict[str, Row] = {}
             unusable: dict[str, list[str]] = {}
+            unwanted: set[str] = set()
             superseded = self.run.superseded_in(marker.shard)
             rows = rows_of(self.run.stored_table(marker, "images", IMAGE_COLUMNS))
             for place, row in enumerate(rows):
@@ -181,13 +200,16 @@ class RunReader:
                 number += 1
                 if superseded is not None and superseded[place]:
                     continue
-                if is_image_size(row):
+                if self._only is not None and row["image_id"] not in self._only:
+                    unwanted.add(row["image_id"])
+                elif is_image_size(row):
                     row["number"], row["shard"] = number, marker.shard
                     images[row["image_id"]] = row
                 else:
                     unusable[row["image_id"]] = [size_problem(row)]
             self.damaged.add(DAMAGED_IMAGES, unusable)
-            yield FinishedShard(self.run, marker, images, self.damaged, frozenset(unusable))
+            left_out = frozenset((*unusable, *unwanted))
+            yield FinishedShard(self.run, marker, images, self.damaged, left_out)
 
 
 def read_segments(

@@ -115,9 +115,9 @@ def answer_of(
 
 
 @contextmanager
-def serving(run: RunFolder, address: Address | None = None) -> Iterator[Client]:
+def serving(run: RunFolder, address: Address | None = None, only: str = "") -> Iterator[Client]:
     """Serve a run at a free port until the block ends."""
-    listening = listen(run, address or Address(port=0))
+    listening = listen(run, address or Address(port=0), only=only)
     thread = threading.Thread(target=listening.serve)
     thread.start()
     try:

@@ -110,6 +110,7 @@ class CorrectedRun(RunReader):
     Args:
         run: at any place.
         masks: whose; None: `merged` if people said anything of the run, else `predicted`.
+        only: `image_id` of the images that are wanted; None: all.
 
     Raises:
         RunFolderError: the review is damaged.
@@ -120,8 +121,13 @@ class CorrectedRun(RunReader):
         num_left_out: images that are left out, by the reason.
     """
 
-    def __init__(self, run: RunFolder, masks: MaskSource | None = "predicted") -> None:
-        super().__init__(run)
+    def __init__(
+        self,
+        run: RunFolder,
+        masks: MaskSource | None = "predicted",
+        only: frozenset[str] | None = None,
+    ) -> None:
+        super().__init__(run, only)
         self.num_left_out: dict[str, int] = {}
         self._layer: ReviewedLayer | None = None
         if masks != "predicted":
@@ -144,9 +150,12 @@ class CorrectedRun(RunReader):
                 "tool's file with `ovseg import-review`, or export with `--masks predicted`"
             )
         self._rejected = self._layer.rejected_images()
-        self.num_left_out["images that people rejected"] = len(self._rejected)
+        rejected, touched = self._rejected, self._touched
+        if only is not None:
+            rejected, touched = rejected & only, touched & only
+        self.num_left_out["images that people rejected"] = len(rejected)
         if self.masks == "reviewed":
-            unseen = self.num_images - len(self._touched)
+            unseen = self.num_images - len(touched)
             self.num_left_out["images that nobody has reviewed"] = unseen
 
     @property
@@ -194,7 +203,7 @@ class CorrectedRun(RunReader):
                     if key in kept
                 },
                 damaged=shard.damaged,
-                unusable=shard.unusable,
+                left_out=shard.left_out,
                 layer=self._layer,
                 keeps_undecided=self.masks == "merged",
                 all_images=tuple(shard.images),

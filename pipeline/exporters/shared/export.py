@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovseg_core.images.decoding.decode import check_image_header
+from pipeline.curation.image_lists import listed_images
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.corrected_run import CorrectedRun, MaskSource
 from pipeline.exporters.shared.loss_report import LOSSES_FILE, LossReport
@@ -27,10 +28,12 @@ from pipeline.exporters.shared.segments import SegmentKind
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.run.reader import Row
+from pipeline.storage import uris
 from pipeline.storage.local import FileTooLargeError
 from pipeline.storage.waiting import StorageThreads
 from schemas.base import Frozen
 from schemas.errors import ErrorCode, ImageError
+from schemas.redact import redact
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,17 @@ class ExportOptions(Frozen):
     """Whose masks: `predicted`, `reviewed` (only those that people decided on) or `merged` (theirs,
     and predicted ones where nobody has decided); null: `merged` once a review exists, else
     `predicted`."""
+    only: str = ""
+    """Only the images of a list file, such as `ovseg sample` writes; empty: all of the run."""
+
+    def wanted(self, run: RunFolder) -> frozenset[str] | None:
+        """Return the `image_id` of the images that are wanted; None: all.
+
+        Raises:
+            CollectionError: the list cannot be read.
+            UserError: it names no image of the run.
+        """
+        return listed_images(run, self.only) if self.only else None
 
 
 class Export:
@@ -97,8 +111,9 @@ class Export:
         not_held: Sequence[str] = (),
         index: str = "",
     ) -> None:
-        self.reader = CorrectedRun(run, options.masks)
-        resolved = options.model_copy(update={"masks": self.reader.masks})
+        self.reader = CorrectedRun(run, options.masks, options.wanted(run))
+        only = redact(uris.normalise(options.only)) if options.only else ""
+        resolved = options.model_copy(update={"masks": self.reader.masks, "only": only})
         self.photographs = RunImages(run)
         note = self.photographs.note_on_models
         if note:
@@ -106,6 +121,8 @@ class Export:
         self.losses = LossReport(title, resolved, not_held, self.reader.summary, note)
         for what, count in self.reader.num_left_out.items():
             self.losses.count_lost(what, count)
+        if options.only:
+            self.losses.count_lost("images that are not in the list", self.reader.num_unwanted)
         self.folder = run.folder.child(folder)
         self.open_files = ExitStack()
         self._index = index

@@ -9,7 +9,7 @@ import { listenToKeys } from "./keys.js";
 import { chooseLabel } from "./relabel.js";
 import { isScoreField, scoreFields } from "./scores.js";
 
-const DEFAULTS = { label: "", state: "all", failed: "", text: "", order: "priority" };
+const DEFAULTS = { label: "", state: "all", failed: "", text: "", listed: "", order: "priority" };
 const wanted = { ...DEFAULTS }; // and limits of scores, such as mean_prob_low, where they are set
 const given = new URLSearchParams(location.hash.slice(1));
 for (const [name, value] of given) if (name in wanted || isScoreField(name)) wanted[name] = value;
@@ -39,17 +39,19 @@ function showRun() {
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
   byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
+  byId("filters").listed.closest("label").hidden = !run.lists.length;
+  byId("filters").listed.append(...run.lists.map((name) => new Option(name, name)));
   const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice, run.models_caution].filter(Boolean);
   if (facts.length) note(facts.join(" "));
   showProgress(run.progress);
 }
 
-// A link may name an order or a score column that the run does not have any more.
+// A link may name an order, a list or a score column that the run does not have any more.
 function withoutOldNames(error) {
   const limits = Object.keys(wanted).filter(isScoreField);
-  if (wanted.order === DEFAULTS.order && !limits.length) throw error;
+  if (wanted.order === DEFAULTS.order && !wanted.listed && !limits.length) throw error;
   for (const name of limits) delete wanted[name];
-  wanted.order = DEFAULTS.order;
+  Object.assign(wanted, { order: DEFAULTS.order, listed: "" });
   lost = error.message;
   return ask("/api/view", wanted);
 }
@@ -112,6 +114,14 @@ async function fetchItems(start, limit) {
   }
 }
 
+// A list that is chosen is shown in its own order first.
+function showOrders(isListed) {
+  const { order } = byId("filters");
+  order.querySelector("[value=listed]").hidden = !isListed;
+  if (isListed !== (order.value === "listed")) order.value = isListed ? "listed" : DEFAULTS.order;
+  wanted.order = order.value;
+}
+
 const filterSoon = debounce(() => filter(), 200);
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("filters").addEventListener("input", ({ target }) => {
@@ -122,6 +132,7 @@ byId("filters").addEventListener("input", ({ target }) => {
     else wanted[name] = value;
   } else if (name in wanted) wanted[name] = value;
   else return;
+  if (name === "listed") showOrders(value !== "");
   filterSoon();
 });
 byId("labels").addEventListener("click", ({ target }) => {
@@ -223,6 +234,7 @@ function remember(image = "") {
 addEventListener("hashchange", () => location.reload()); // a link to another list was entered
 
 function showFilters() {
+  byId("filters").order.querySelector("[value=listed]").hidden = !wanted.listed;
   for (const name of Object.keys(wanted)) {
     const field = byId("filters").elements.namedItem(name);
     if (field) field.value = wanted[name];

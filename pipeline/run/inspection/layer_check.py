@@ -145,7 +145,8 @@ class _ExportCheck:
             self._add(LOSSES_FILE, "the options of this exporter", str(recorded.options)[:200])
             return
         try:
-            reader = CorrectedRun(self._run, options.masks or "predicted")
+            wanted = options.wanted(self._run)
+            reader = CorrectedRun(self._run, options.masks or "predicted", wanted)
         except (RunFolderError, UserError) as error:
             self._add(LOSSES_FILE, f"an export of {options.masks} masks", error)
             return

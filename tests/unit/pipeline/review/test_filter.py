@@ -1,13 +1,20 @@
-"""Filters of the grid by score columns, as the table of score columns lists them."""
+"""Filters of the grid: by score columns, as the table of score columns lists them, and by lists."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.review.filter import Filter, ScoreFilter, select
+from pipeline.curation.image_lists import write_list
+from pipeline.curation.images import annotated_images
+from pipeline.review.filter import LISTED, Filter, ScoreFilter, select
 from pipeline.review.index import ReviewIndex
+from pipeline.review.session import ReviewSession
+from pipeline.run.folder import RunFolder
+from schemas.errors import UserError
 from schemas.score_columns import SCORE_COLUMNS
-from tests.helpers.drawn_runs import RunSpec, make_run, odd_scenes
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run, odd_scenes
 
 FILTERABLE = [column for column in SCORE_COLUMNS.values() if column.filterable]
 
@@ -36,3 +43,63 @@ def test_limit_outside_the_range_of_a_column_is_refused(column):
 def test_whole_range_does_not_limit():
     assert Filter().limits() == {}
     assert ScoreFilter.model_validate({"mean_prob_low": 0, "mean_prob_high": 1}).limits() == {}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    scenes = [Scene(f"{n}.png", label_map(n), 0.4 + n / 20) for n in range(6)]
+    return make_run(tmp_path, [*scenes, Scene("broken.png", None)])
+
+
+def shown(session: ReviewSession, wanted: Filter) -> list[tuple[str, str]]:
+    items = session.items(session.open_view(wanted)["view"], 0, 99)
+    return [(item["path"], item["note"]) for item in items]
+
+
+def test_list_is_shown_in_its_order_with_its_notes_or_in_another_order(run: RunFolder):
+    session = ReviewSession(run)
+    assert session.facts()["lists"] == []
+    write_list(annotated_images(run), np.array([4, 1, 3]), {"note": ["x", "y", "z"]}, "mine")
+    assert session.facts()["lists"] == ["mine"]
+    listed = Filter(listed="mine", order=LISTED)
+    assert shown(session, listed) == [("4.png", "x"), ("1.png", "y"), ("3.png", "z")]
+    by_path = Filter(listed="mine", order="path")
+    assert shown(session, by_path) == [("1.png", "y"), ("3.png", "z"), ("4.png", "x")]
+    assert shown(session, Filter(listed="mine", order=LISTED, text="3")) == [("3.png", "z")]
+    assert len(shown(session, Filter())) == 6
+    write_list(annotated_images(run), np.array([0]), {"note": ["a longer note"]}, "mine")
+    assert shown(session, listed) == [("0.png", "a longer note")], "written again, read again"
+    for name in ("other", "../mine", "mine.csv"):
+        with pytest.raises(UserError, match="is not in the run folder"):
+            session.open_view(Filter(listed=name))
+    with pytest.raises(UserError, match="not a sort order"):
+        session.open_view(Filter(order=LISTED))
+
+
+def test_damaged_list_is_an_error_and_unknown_images_are_left_out(run: RunFolder):
+    folder = run.folder.child("exports/lists")
+    folder.atomic_write("odd.csv", b"uri,path,note\nx,nothing.png,a\nx,2.png,b\nx,broken.png,c\n")
+    folder.atomic_write("wrong.csv", b"\xff\xfe")
+    folder.atomic_write("Not a list.csv", b"uri,path\n")
+    session = ReviewSession(run)
+    assert session.facts()["lists"] == ["odd", "wrong"]
+    assert shown(session, Filter(listed="odd", order=LISTED)) == [("2.png", "b")]
+    assert shown(session, Filter(listed="odd", failed="any")) == [("broken.png", "c")]
+    with pytest.raises(UserError, match="the list wrong"):
+        session.open_view(Filter(listed="wrong"))
+
+
+def test_session_of_a_list_shows_its_images_alone(run: RunFolder, tmp_path: Path):
+    images = annotated_images(run)
+    out = write_list(images, np.array([5, 2]), {"note": ["", ""]}, "x", str(tmp_path / "some.csv"))
+    session = ReviewSession(run, only=out)
+    assert sorted(path for path, _ in shown(session, Filter())) == ["2.png", "5.png"]
+    facts = session.facts()
+    assert facts["progress"]["total"] == 2
+    whole = ReviewSession(run).image("id-5.png")
+    assert session.image("id-5.png")["segments"] == whole["segments"]
+    counts = {label["name"]: label["images"] for label in facts["labels"]}
+    assert max(counts.values()) <= 2
+    assert session.picture("id-2.png", "segments") == ReviewSession(run).picture(
+        "id-2.png", "segments"
+    )

@@ -1,0 +1,1 @@
+"""Commands that choose among the images of a run."""

@@ -1,0 +1,67 @@
+"""`ovseg sample`: a list of the images of a run that are worth a look next."""
+
+from typing import TYPE_CHECKING
+
+from jobs import console
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.curation.images import AnnotatedImages
+    from pipeline.curation.sampling import Sample, SampleKind
+
+_VALUES = {
+    "doubt": "review priority",
+    "balanced": "for the label",
+}
+_SHOWN = 20
+
+
+def list_sample(run: str, by: str, count: int, seed: int, out: str, as_json: bool) -> None:
+    """Choose images, write them as a list, and print the first ones.
+
+    Args:
+        run: the run folder.
+        by: a `SampleKind`.
+        count: of images.
+        seed: of what is left to chance.
+        out: of the list; empty: in the run folder.
+        as_json: print JSON.
+
+    Raises:
+        ConfigError: no such kind.
+        UserError: no such run, or none of its images has a vector and the kind needs them.
+    """
+    from pipeline.curation.image_lists import list_name, write_list
+    from pipeline.curation.images import annotated_images
+    from pipeline.run.folder import RunFolder
+
+    if by not in _VALUES:
+        raise ConfigError(f"--by {by}: expected {', '.join(_VALUES)}")
+    images = annotated_images(RunFolder.open(run))
+    sample = _sample(images, by, count, seed)  # type: ignore[arg-type]
+    names = images.run.info.job().vocabulary.names
+    values = [
+        names[int(value) - 1] if by == "balanced" else round(value, 4) for value in sample.values
+    ]
+    columns = {"note": [f"{_VALUES[by]}: {value}" for value in values], "value": values}
+    place = write_list(images, sample.places, columns, list_name("sample", by), out)
+    paths = images.paths.take(sample.places).to_pylist()
+    if as_json:
+        chosen = [{"path": path, "value": v} for path, v in zip(paths, values, strict=True)]
+        return console.print_json({"by": by, "images": chosen, "list": place})
+    rows = list(zip(paths, values, strict=True))
+    console.table(f"Sample by {by}", ("image", _VALUES[by]), rows[:_SHOWN])
+    if len(rows) > _SHOWN:
+        console.line(f"and {len(rows) - _SHOWN:,} more (in the list)")
+    console.line("")
+    fewer = "" if len(rows) == count else f" ({count:,} were asked for: no more can be chosen)"
+    return console.facts([("images", f"{len(rows):,} of {len(images):,}{fewer}"), ("list", place)])
+
+
+def _sample(images: "AnnotatedImages", by: "SampleKind", count: int, seed: int) -> "Sample":
+    from pipeline.curation import sampling
+    from pipeline.curation.images import labels_found
+
+    if by == "doubt":
+        return sampling.most_doubtful(images.priority, count)
+    return sampling.balanced(labels_found(images), count, seed)

@@ -1,0 +1,1 @@
+"""Choosing among the images of a run: near-duplicates, samples, splits, search."""

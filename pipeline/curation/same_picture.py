@@ -1,0 +1,91 @@
+"""Whether two images are the same picture, by small pictures of them.
+
+CLIP's vectors say what an image shows; two photographs of one scene may be as close as a picture
+and its crop. So a pair that is close is compared pixel by pixel, at 16 x 16: the Pearson
+correlation of one with the other, as it is, mirrored, and with 5 % cut off one of them in nine
+ways. On 320 drawn scenes and photographs with copies (JPEG of quality 30, 5 % cut off, mirrored,
+half the size) no copy was below 0.91 and no other pair above 0.65; on 320 others, of which nothing
+was chosen, 0.92 and 0.65.
+
+Shapes: N images, P pairs, S side of a small picture, s side at which two are compared.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SMALL_PX = 32
+"""S: what is kept of an image, 3 kB."""
+_COMPARED_PX = 16
+"""s: fine enough to tell scenes apart, coarse enough for a crop that is a few pixels off."""
+_CROP = 0.95
+"""Side of what is left by a crop."""
+SAME_FROM = 0.8
+"""Correlation from which two images are the same picture."""
+_PAIRS_AT_ONCE = 1024
+
+
+def small_picture(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image at (S, S, 3), its sides not in proportion."""
+    size = (SMALL_PX, SMALL_PX)
+    return np.asarray(cv2.resize(rgb_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def correlation(
+    small_NSS3: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+) -> NDArray[np.float32]:
+    """Return (P,) the greatest correlation of the images of each pair, -1 to 1.
+
+    An image of one colour correlates with nothing: 0.
+
+    Args:
+        small_NSS3: from `small_picture`.
+        first: (P,) places of images.
+        second: (P,) places of the images to compare them with.
+    """
+    parts = [np.empty(0, np.float32)]
+    for start in range(0, len(first), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        places, inverse = np.unique([first[part], second[part]], return_inverse=True)
+        views = np.stack([_views(small_NSS3[place]) for place in places])
+        ours, theirs = (views[one] for one in inverse.reshape(2, -1))
+        best = np.full(len(ours), -1.0, np.float32)
+        for a, b in ((ours, theirs), (theirs, ours)):
+            for other in (b, _mirrored(b)):
+                best = np.maximum(best, np.einsum("pi,pvi->pv", a[:, 0], other).max(axis=1))
+        parts.append(best)
+    return np.concatenate(parts)
+
+
+def _views(small_SS3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return an image and nine crops of it (10, s * s * 3), each of mean 0 and length 1."""
+    side = _CROP * SMALL_PX
+    corners = [(0.0, 0.0, float(SMALL_PX))]
+    offsets = (0.0, (SMALL_PX - side) / 2, SMALL_PX - side)
+    corners += [(left, top, side) for top in offsets for left in offsets]
+    views = np.stack([_window(small_SS3, *corner) for corner in corners]).reshape(10, -1)
+    views -= views.mean(axis=1, keepdims=True)
+    return views / np.maximum(np.linalg.norm(views, axis=1, keepdims=True), 1e-3)
+
+
+def _window(
+    small_SS3: NDArray[np.uint8], left: float, top: float, side: float
+) -> NDArray[np.float32]:
+    scale = side / _COMPARED_PX
+    # From the middle of a pixel of the result to the place in the picture.
+    move = np.array([[scale, 0, left + scale / 2 - 0.5], [0, scale, top + scale / 2 - 0.5]])
+    size, flags = (_COMPARED_PX, _COMPARED_PX), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    edge = cv2.BORDER_REPLICATE
+    picture: Any = cv2.warpAffine(small_SS3, move, size, flags=flags, borderMode=edge)
+    return picture.astype(np.float32)
+
+
+def _mirrored(views_PVI: NDArray[np.float32]) -> NDArray[np.float32]:
+    shape = views_PVI.shape
+    pixels = views_PVI.reshape(*shape[:2], _COMPARED_PX, _COMPARED_PX, 3)
+    return np.ascontiguousarray(pixels[:, :, :, ::-1]).reshape(shape)

@@ -1,0 +1,64 @@
+"""Lists of a run as filters of the page, in Chromium."""
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from tests.helpers.browser import needs_chromium
+from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.review_server import serving
+
+pytestmark = needs_chromium
+
+
+def test_list_is_chosen_shown_with_its_notes_and_linked_to(browser, tmp_path: Path):
+    scenes = [Scene(f"{n}.png", label_map(n), 0.4 + n / 20) for n in range(9)]
+    run = make_run(tmp_path, scenes)
+    wrong: list[str] = []
+    page = browser.new_page()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    with serving(run) as client:
+        page.goto(client.url)
+        page.locator("article").first.wait_for()
+        assert not page.locator("select[name=listed]").is_visible(), "there is no list yet"
+        sample = ["sample", run.folder.uri, "--by", "balanced", "--count", "4"]
+        assert CliRunner().invoke(app, sample).exit_code == 0
+        page.reload()
+        page.locator("select[name=listed]").select_option("sample-balanced")
+        page.locator("#count", has_text="4 images").wait_for()
+        assert page.locator("select[name=order]").input_value() == "listed"
+        notes = page.locator("article .listed")
+        notes.first.wait_for()
+        assert notes.count() == 4
+        assert notes.first.inner_text().startswith("for the label: ")
+        in_order = page.locator("article h2").all_inner_texts()
+        page.reload()  # the address holds the filter
+        page.locator("article .listed").first.wait_for()
+        assert page.locator("article h2").all_inner_texts() == in_order
+        assert page.locator("select[name=listed]").input_value() == "sample-balanced"
+        page.locator("select[name=listed]").select_option("")
+        page.locator("#count", has_text="9 images").wait_for()
+        assert page.locator("select[name=order]").input_value() == "priority"
+        assert page.locator("article .listed").count() == 0
+        Path(run.folder.uri, "exports/lists/sample-balanced.csv").unlink()
+        page.goto("about:blank")
+        page.goto(f"{client.base}/#listed=sample-balanced&order=listed")
+        page.locator("#count", has_text="9 images").wait_for()
+        assert "not in the run folder" in page.locator("#note").inner_text()
+    page.close()
+    assert wrong == []
+
+
+def test_review_of_a_list_shows_its_images_alone(browser, tmp_path: Path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 20) for n in range(5)])
+    out = str(tmp_path / "next.csv")
+    sample = ["sample", run.folder.uri, "--count", "2", "--out", out]
+    assert CliRunner().invoke(app, sample).exit_code == 0
+    with serving(run, only=out) as client:
+        page = browser.new_page()
+        page.goto(client.url)
+        page.locator("#count", has_text="2 images").wait_for()
+        assert page.locator("article h2").all_inner_texts() == ["0.png", "1.png"]
+        assert page.locator("#done").inner_text() == "0 of 2 reviewed"
+        page.close()
