@@ -8,7 +8,7 @@ Shapes: B images, K classes (0 is background), Q text rows, D joint width, H W p
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,14 @@ from schemas.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ovseg_core.backbones.registry import Backbones
+
+
+@dataclass(frozen=True)
+class ScoreOnly:
+    """Marks an option that changes no features, only what `text_matrix` and `score` make of them.
+
+    It holds for an option of the same name in a subclass.
+    """
 
 
 class PluginOptions(ConfigModel):
@@ -49,22 +57,36 @@ class PluginOptions(ConfigModel):
                 if given:
                     yield NeededWeights(f"{where}.options.{name}", given)
 
+    @classmethod
+    def score_only(cls) -> frozenset[str]:
+        """Return the names of the options that are marked `ScoreOnly`."""
+        return frozenset(
+            name
+            for kind in cls.__mro__
+            if issubclass(kind, PluginOptions)
+            for name, field_info in kind.model_fields.items()
+            if any(isinstance(mark, ScoreOnly) for mark in field_info.metadata)
+        )
+
 
 class MethodOptions(PluginOptions):
     """Base of the `Options` of methods."""
+
+    score_asks_networks: ClassVar[bool] = False
+    """Whether `score` asks networks of the method itself, and not only CLIP for its text."""
 
     proposals: Annotated[NamedOptions, plugins.Nested("ovseg_core.proposals")] = NamedOptions(
         name="none"
     )
     """Where regions of the image come from that are found without words, such as `sam`."""
-    region_vote: bool = True
+    region_vote: Annotated[bool, ScoreOnly()] = True
     """In each proposal the label of most of its pixels wins; where proposals overlap, the smallest
     counts. Without effect if there are none."""
     refine_masks: bool = False
     """SAM redraws every connected component of the label map, prompted by its box, its surest point
     and its coarse mask. Needs `proposals=sam`, whose encoded images (4 MB each with a published
     SAM) are then kept with the features until the images are decided."""
-    refine_min_iou: Share = 0.4
+    refine_min_iou: Annotated[Share, ScoreOnly()] = 0.4
     """A redrawn mask is taken where its IoU with the component is at least this."""
 
     def needed_weights(self, backbones: "Backbones", where: str) -> Iterator[NeededWeights]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, get_args
 
 import torch
+from torch import Tensor
 
 from ovseg_core.backbones.clip import Clip
 from ovseg_core.backbones.compute import Compute
@@ -23,9 +24,9 @@ from ovseg_core.backbones.sam3 import SAM3, Sam3
 from ovseg_core.backbones.text.tokenizer import Tokenizer
 from ovseg_core.backbones.vision.load_vit import DIFFUSERS, load_vit
 from ovseg_core.backbones.vision.unet import UnetDecoder, load_unet
-from ovseg_core.backbones.vision.vit import DenseBackbone, TimmViT
+from ovseg_core.backbones.vision.vit import DenseBackbone, FeatureKind, TimmViT
 from schemas.config import EMBEDDED, ClipConfig, ComputeConfig, VisionConfig
-from schemas.errors import WeightsError
+from schemas.errors import ConfigError, WeightsError
 
 FAMILIES = (SAM, OWLV2, SAM3)
 """What transformers loads."""
@@ -64,7 +65,12 @@ class Backbones:
         resolve: returns the local path of a weights file (path or URL); the default takes it as a
             path.
         compute: how they run.
+
+    Attributes:
+        sees_images: networks that look at images are loaded.
     """
+
+    sees_images = True
 
     def __init__(
         self,
@@ -128,6 +134,8 @@ class Backbones:
         names = clip_names(self.clip_config)
         self.check_names(*names)
         loaded = load_clip(self.clip_config, self.device, self.resolve)
+        if not self.sees_images:
+            loaded.model.visual.to("meta")  # shapes without memory
         self.note_file("clip", loaded.file, *names)
         self._settings["clip.activation"] = loaded.activation
         if loaded.tokenizer.sha256 and self.clip_config.model != EMBEDDED:
@@ -335,3 +343,46 @@ class Backbones:
     def settings(self) -> dict[str, str]:
         """Return what else was recorded, such as `clip.activation` of a loaded network."""
         return dict(self._settings)
+
+
+class ScoringBackbones(Backbones):
+    """The networks of a job that scores stored features: none that looks at images.
+
+    CLIP has its text encoder alone, and other networks, objectness sources and proposers are not
+    looked up at all. A method whose `score` asks networks of its own has those.
+    """
+
+    sees_images = False
+
+    def network(self, model: str, role: str = "network") -> DenseBackbone:
+        """Return what stands for a network."""
+        del model, role
+        return Unseeing()
+
+
+class Unseeing:
+    """Stands for a network, objectness source or proposer where no image is encoded."""
+
+    multiple_px = 1
+    decode_side_px = 0
+    feature_kinds: tuple[FeatureKind, ...] = get_args(FeatureKind)
+
+    def features(self, pixels_B3HW: Tensor, kind: FeatureKind) -> Tensor:
+        """Raise, see `no_images`."""
+        raise no_images()
+
+    def maps(self, images: object) -> tuple[Tensor, ...]:
+        """Raise, see `no_images`."""
+        raise no_images()
+
+    def proposals(self, images: object) -> Any:
+        """Raise, see `no_images`."""
+        raise no_images()
+
+
+def no_images() -> ConfigError:
+    """Return the error of a method that was loaded to score stored features."""
+    return ConfigError(
+        "this method was loaded to score stored features, without the networks that look at "
+        "images: load it with `Backbones` to encode images"
+    )

@@ -21,7 +21,7 @@ from ovseg_core.dense.last_block import dense_patches, identity
 from ovseg_core.dense.options import WindowOptions
 from ovseg_core.dense.scoring import Scoring, cosines
 from ovseg_core.images.resize.position_embedding import PositionInterpolation
-from ovseg_core.segmenter import TextMatrix
+from ovseg_core.segmenter import ScoreOnly, TextMatrix
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,13 +45,13 @@ class MaskClipOptions(WindowOptions):
     """How position embeddings are interpolated to other grids than CLIP's own."""
     templates: TemplateSet = "t85"
     """Prompt templates where the vocabulary gives none."""
-    prompt_denoising_threshold: Probability = 0.0
+    prompt_denoising_threshold: Annotated[Probability, ScoreOnly()] = 0.0
     """Prompt denoising: a phrase whose highest probability in a window is lower is dropped there;
     0: off; published, where it is on: 0.5."""
     key_smoothing_threshold: Probability = 0.0
     """Key smoothing: patches whose highest probability is lower are smoothed by the similarity of
     keys; 0: off; published, where it is on: 1."""
-    key_norm: KeyNorm = "tokens"
+    key_norm: Annotated[KeyNorm, ScoreOnly()] = "tokens"
     """Axis over which keys are normalised for the smoothing: `tokens` as published, or
     `channels`."""
 

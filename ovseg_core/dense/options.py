@@ -9,7 +9,7 @@ from ovseg_core.backbones.text.text_encoder import TemplateSet
 from ovseg_core.dense.windows import Padding
 from ovseg_core.images.resize.position_embedding import PositionInterpolation
 from ovseg_core.objectness import ObjectnessPart
-from ovseg_core.segmenter import MethodOptions
+from ovseg_core.segmenter import MethodOptions, ScoreOnly
 from schemas.config import NamedOptions
 
 
@@ -25,9 +25,9 @@ class WindowOptions(MethodOptions):
     stride_px: PositiveInt | None = None
     """Pixels from one window to the next, at most the window's side; null: the published stride, in
     proportion."""
-    logit_scale: PositiveFloat = 40.0
+    logit_scale: Annotated[PositiveFloat, ScoreOnly()] = 40.0
     """Multiplies the cosines before the softmax over all phrases."""
-    probability_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    probability_threshold: Annotated[float, Field(ge=0, le=1), ScoreOnly()] = 0.0
     """A pixel whose best label has less probability is background."""
     pamr_steps: NonNegativeInt = 0
     """Steps of PAMR, which aligns the scores with the edges of the image, at full size; 0: none."""
@@ -35,7 +35,7 @@ class WindowOptions(MethodOptions):
     """Distances in pixels of the neighbours that PAMR compares a pixel with."""
     position_rule: PositionInterpolation = "scale01"
     """How position embeddings are interpolated to other grids than CLIP's own."""
-    templates: TemplateSet = "t80"
+    templates: Annotated[TemplateSet, ScoreOnly()] = "t80"
     """Prompt templates where the vocabulary gives none."""
     objectness: ObjectnessPart = NamedOptions(name="none")
     """With a source, pixels of objectness 0.5 or less are background and the others take the best

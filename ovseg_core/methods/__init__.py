@@ -1,5 +1,6 @@
 """The published methods, one file each; the file's name is the name in the configuration."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ovseg_core.backbones.file_formats.needed_files import (
@@ -8,7 +9,8 @@ from ovseg_core.backbones.file_formats.needed_files import (
     WeightsFile,
     file_of,
 )
-from ovseg_core.backbones.registry import FAMILIES, Backbones
+from ovseg_core.backbones.registry import FAMILIES, Backbones, no_images
+from ovseg_core.images.batch import Image
 from ovseg_core.images.per_image_files import folders_in
 from ovseg_core.proposals import build_proposer
 from ovseg_core.proposals.shared.with_proposals import (
@@ -17,10 +19,18 @@ from ovseg_core.proposals.shared.with_proposals import (
     check_instances,
     check_refinement,
 )
-from ovseg_core.segmenter import MethodCard, MethodOptions, PluginOptions, Segmenter
+from ovseg_core.segmenter import (
+    MethodCard,
+    MethodOptions,
+    PluginOptions,
+    ScoreMaps,
+    Segmenter,
+    TextMatrix,
+)
 from schemas import plugins
 from schemas.config import MaskConfig, NamedOptions, SegmenterConfig
 from schemas.errors import ConfigError
+from schemas.vocabulary import Vocabulary
 
 PACKAGE = __name__
 DEFAULT_MASKS = MaskConfig()
@@ -60,12 +70,42 @@ def option_folders(method: NamedOptions) -> dict[str, str]:
     return folders
 
 
-def needed_files(config: SegmenterConfig, cached: Cached) -> list[WeightsFile]:
+def feature_options(method: NamedOptions) -> dict[str, Any]:
+    """Return all that a method's options say of its features, by dotted option.
+
+    Features that are stored are those of any options for which this is the same; the others are
+    marked `ScoreOnly`.
+
+    Raises:
+        ConfigError: an unknown method, an unknown option or a wrong value; or features that cannot
+            be stored.
+    """
+    found: dict[str, Any] = {"method.name": method.name}
+    for part in plugins.read_nested_options(PACKAGE, method, "method"):
+        assert isinstance(part.options, PluginOptions)  # those of methods and their parts are
+        if isinstance(part.options, MethodOptions) and part.options.refine_masks:
+            raise ConfigError(
+                f"{part.where}.options.refine_masks: SAM looks at the images again once labels are "
+                "decided, so features cannot be stored for it; leave refine_masks out"
+            )
+        nested = plugins.nested_packages(type(part.options))
+        values = part.options.model_dump(mode="json", exclude=set(part.options.score_only()))
+        found |= {
+            f"{part.where}.options.{name}": value["name"] if name in nested else value
+            for name, value in values.items()
+        }
+    return found
+
+
+def needed_files(
+    config: SegmenterConfig, cached: Cached, *, sees_images: bool = True
+) -> list[WeightsFile]:
     """Return the weights files that a method loads, each once; nothing is loaded or fetched.
 
     Args:
         config: the method with its networks.
         cached: looks for a path or URL on this machine.
+        sees_images: False: those that it loads to score stored features.
 
     Raises:
         ConfigError: an unknown method or option; transformers is missing, or of another major
@@ -77,7 +117,11 @@ def needed_files(config: SegmenterConfig, cached: Cached) -> list[WeightsFile]:
     needed: list[NeededWeights] = []
     for part in plugins.read_nested_options(PACKAGE, config.method, "method"):
         assert isinstance(part.options, PluginOptions)  # those of methods and their parts are
-        needed += part.options.needed_weights(backbones, part.where)
+        own = part.options if isinstance(part.options, MethodOptions) else None
+        if sees_images or (own and own.score_asks_networks):
+            needed += part.options.needed_weights(backbones, part.where)
+        elif own:
+            needed.append(backbones.needed_clip())
     return [file_of(one, cached, published) for one in dict.fromkeys(needed)]
 
 
@@ -106,7 +150,7 @@ def build_segmenter(
 
     Args:
         method: name and options.
-        backbones: its networks.
+        backbones: its networks; with `ScoringBackbones` it scores stored features alone.
         masks: how masks will be cut: instances need the proposals, or the method's own.
 
     Raises:
@@ -114,13 +158,42 @@ def build_segmenter(
         WeightsError: the backbones lack something that the method needs.
     """
     options = _checked_options(method, masks)
+    if not backbones.sees_images:
+        feature_options(method)
     segmenter = plugins.load_plugin(PACKAGE, method.name).build(options, backbones)
     instances = masks.segments == "instances"
     proposer = build_proposer(options.proposals, backbones)
-    if proposer is not None:
-        return WithProposals(segmenter, proposer, options, instances=instances)
     finds_instances = plugins.load_plugin(PACKAGE, method.name).CARD.finds_instances
-    return WithoutInstances(segmenter) if finds_instances and not instances else segmenter
+    if proposer is not None:
+        segmenter = WithProposals(segmenter, proposer, options, instances=instances)
+    elif finds_instances and not instances:
+        segmenter = WithoutInstances(segmenter)
+    return segmenter if backbones.sees_images else WithoutImages(segmenter)
+
+
+class WithoutImages(Segmenter[Any]):
+    """A method that scores stored features and encodes no image.
+
+    Args:
+        segmenter: the method.
+    """
+
+    decode_side_px = 0
+
+    def __init__(self, segmenter: Segmenter[Any]) -> None:
+        self.segmenter = segmenter
+
+    def text_matrix(self, vocabulary: Vocabulary) -> TextMatrix:
+        """Return the vocabulary's text matrix, the method's own."""
+        return self.segmenter.text_matrix(vocabulary)
+
+    def encode(self, images: Sequence[Image]) -> Any:
+        """Raise `ConfigError`."""
+        raise no_images()
+
+    def score(self, features: Any, text: TextMatrix) -> ScoreMaps:
+        """Return the method's score maps of features that `unpack_features` read."""
+        return self.segmenter.score(features, text)
 
 
 def _checked_options(method: NamedOptions, masks: MaskConfig) -> MethodOptions:

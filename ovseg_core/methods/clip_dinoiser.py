@@ -29,7 +29,7 @@ from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.images.resize.position_embedding import PositionInterpolation
 from ovseg_core.objectness import found
 from ovseg_core.objectness.found import FoundObjectness
-from ovseg_core.segmenter import MethodCard, TextMatrix
+from ovseg_core.segmenter import MethodCard, ScoreOnly, TextMatrix
 from ovseg_core.training.heads.shared.dinoiser_model import (
     DINO,
     HEAD,
@@ -86,7 +86,7 @@ class Options(WindowOptions):
     """FOUND's head for the job's second network; empty: as for the objectness source `found`."""
     gamma: Annotated[float, Field(ge=-1, le=1)] = 0.2
     """Threshold of the affinity below which patches are not pooled together."""
-    delta: Annotated[float, Field(ge=0, le=1)] = 0.99
+    delta: Annotated[float, Field(ge=0, le=1), ScoreOnly()] = 0.99
     """Confidence from which on a patch keeps its label where there is no object."""
     logit_scale: PositiveFloat = 100.0
     """Multiplies the cosines before the softmax over all phrases."""
@@ -206,6 +206,8 @@ def build(options: Options, backbones: Backbones) -> WindowSegmenter:
 def build_encoder(options: Options, backbones: Backbones) -> PoolingEncoder:
     """Return the encoder with the networks and heads that the options need; see `build`."""
     heads = dino = objectness = None
+    if not backbones.sees_images:
+        return PoolingEncoder(backbones.clip, options)
     if options.uses_heads:
         heads = load_dinoiser_heads(options.heads, backbones)
     if options.affinity == "dino":

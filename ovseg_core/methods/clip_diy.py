@@ -29,7 +29,14 @@ from ovseg_core.images.batch import Image, with_images
 from ovseg_core.images.resize.crop_pyramid import CLIP_DIY, CropPyramid
 from ovseg_core.images.resize.published_sizes import resize_linear, squash_nearest
 from ovseg_core.objectness import Objectness, ObjectnessPart, build_objectness, squashed_maps
-from ovseg_core.segmenter import MethodCard, MethodOptions, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.segmenter import (
+    MethodCard,
+    MethodOptions,
+    ScoreMaps,
+    ScoreOnly,
+    Segmenter,
+    TextMatrix,
+)
 from schemas.config import ClipConfig, NamedOptions
 from schemas.errors import VocabularyError
 from schemas.vocabulary import Vocabulary
@@ -91,9 +98,9 @@ class Options(MethodOptions):
     """Crops of side s are s / stride_divisor apart; 1: no overlap."""
     objectness: ObjectnessPart = NamedOptions(name="found")
     """Source of the objectness; with `none` the scores decide alone."""
-    templates: TemplateSet = "diy"
+    templates: Annotated[TemplateSet, ScoreOnly()] = "diy"
     """Prompt templates where the vocabulary gives none."""
-    background_prompt: Literal["literal", "template"] = "literal"
+    background_prompt: Annotated[Literal["literal", "template"], ScoreOnly()] = "literal"
     """Whether background phrases are embedded without a template or in the templates."""
     decode_side_px: NonNegativeInt = 672
     """Images may be decoded at a reduced scale down to this short side; those of COCO and VOC are

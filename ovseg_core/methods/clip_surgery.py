@@ -13,7 +13,7 @@ rows, h w patches, M points.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from ovseg_core.dense.options import PublishedSizes, WindowOptions
 from ovseg_core.dense.scoring import SURGERY, Scoring
 from ovseg_core.dense.segmenter import WindowSegmenter
 from ovseg_core.images.resize.position_embedding import PositionInterpolation
-from ovseg_core.segmenter import MethodCard, TextMatrix
+from ovseg_core.segmenter import MethodCard, ScoreOnly, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import ConfigError
 
@@ -64,7 +64,7 @@ class Options(WindowOptions):
     """Multiplies the scores before the softmax over all phrases."""
     second_path_blocks: PositiveInt | None = None
     """Number of the last blocks that have a second path; null: the published 6 of 12, or half."""
-    redundancy: Literal["shared", "empty"] = "shared"
+    redundancy: Annotated[Literal["shared", "empty"], ScoreOnly()] = "shared"
     """Redundant features that are subtracted: those shared by all phrases, or those of the
     templates without a word."""
 

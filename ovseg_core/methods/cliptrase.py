@@ -13,6 +13,7 @@ H * d, D joint width, Q text rows, N = M = h * w patches, G clusters.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from ovseg_core.dense.scoring import COSINES, Scoring, class_token_cosines, cosi
 from ovseg_core.dense.segmenter import ImageFeatures, WindowFeatures, WindowSegmenter
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.bilinear import MeanMap
-from ovseg_core.segmenter import MethodCard, TextMatrix
+from ovseg_core.segmenter import MethodCard, ScoreOnly, TextMatrix
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 
@@ -80,7 +81,7 @@ class Options(WindowOptions):
     min_samples: PositiveInt | None = None
     """DBSCAN's number of neighbours of a core patch, itself among them; null: the published 3 and
     7, other grids in proportion."""
-    class_token_weighting: bool = False
+    class_token_weighting: Annotated[bool, ScoreOnly()] = False
     """Multiply a phrase's cosines by that of the class token (published for VOC20)."""
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ Shapes: B images, N boxes of one image, Q phrases, K classes (0 is background), 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from ovseg_core.methods.shared.presence_gate import (
     PresenceGate,
     gate_of,
 )
-from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.segmenter import MethodCard, ScoreMaps, ScoreOnly, Segmenter, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 from schemas.records import Share
 from schemas.vocabulary import Vocabulary
@@ -64,14 +65,14 @@ class Options(GateOptions):
     """An OWLv2 of transformers: `hf-hub:ORG/REPO` or `local-dir:FOLDER`."""
     sam: WeightsName = f"hf-hub:{SAM.example}"
     """A SAM or SAM 2 of transformers: `hf-hub:ORG/REPO`, `local-dir:FOLDER` or `embedded`."""
-    box_threshold: Share = 0.1
+    box_threshold: Annotated[Share, ScoreOnly()] = 0.1
     """Boxes are dropped whose score for their label is not above this."""
-    nms_iou: Share = 0.5
+    nms_iou: Annotated[Share, ScoreOnly()] = 0.5
     """Of two boxes of one label with a larger IoU the one of the lower score is dropped. Masks of
     different labels compete as all instances do."""
-    max_boxes: PositiveInt = 100
+    max_boxes: Annotated[PositiveInt, ScoreOnly()] = 100
     """Of more boxes of an image those with the highest scores stay."""
-    templates: TemplateSet = "diy"
+    templates: Annotated[TemplateSet, ScoreOnly()] = "diy"
     """Prompt templates where the vocabulary gives none."""
 
 

@@ -30,7 +30,7 @@ from ovseg_core.methods.shared.presence_gate import (
     PresenceGate,
     gate_of,
 )
-from ovseg_core.segmenter import MethodCard, ScoreMaps, Segmenter, TextMatrix
+from ovseg_core.segmenter import MethodCard, ScoreMaps, ScoreOnly, Segmenter, TextMatrix
 from schemas.config import ClipConfig, WeightsName
 from schemas.records import Share
 from schemas.vocabulary import Vocabulary, is_background
@@ -66,16 +66,16 @@ class Options(GateOptions):
 
     weights: WeightsName = f"hf-hub:{SAM3.example}"
     """A SAM 3 of transformers: `hf-hub:ORG/REPO` or `local-dir:FOLDER`."""
-    probability_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    probability_threshold: Annotated[float, Field(ge=0, lt=1), ScoreOnly()] = 0.5
     """A pixel whose best label has a lower score is background; 0: none is."""
-    instance_threshold: Share = 0.5
+    instance_threshold: Annotated[Share, ScoreOnly()] = 0.5
     """Instances are dropped whose score, times the presence of their label, is not above this."""
-    max_instances: PositiveInt = 300
+    max_instances: Annotated[PositiveInt, ScoreOnly()] = 300
     """Of more instances of an image those with the highest scores stay."""
-    competition: bool = False
+    competition: Annotated[bool, ScoreOnly()] = False
     """A label's score at a pixel is multiplied by its share of all labels' scores there, so that
     what several labels claim alike becomes background; not in the paper."""
-    phrases_per_forward: NonNegativeInt = 0
+    phrases_per_forward: Annotated[NonNegativeInt, ScoreOnly()] = 0
     """Phrases decoded at once, which bounds memory; 0: a default for the device."""
 
     @property

@@ -13,7 +13,7 @@ from ovseg_core.dense.encoder import LastBlockEncoder
 from ovseg_core.dense.last_block import Pair, SoftmaxSum
 from ovseg_core.dense.options import AttentionOptions, PublishedSizes
 from ovseg_core.dense.segmenter import WindowSegmenter
-from ovseg_core.segmenter import MethodCard
+from ovseg_core.segmenter import MethodCard, ScoreOnly
 from schemas.config import ClipConfig
 
 CARD = MethodCard(
@@ -50,7 +50,7 @@ class Options(AttentionOptions):
     scale 50, probability threshold 0.1.
     """
 
-    area_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    area_threshold: Annotated[float, Field(ge=0, le=1), ScoreOnly()] = 0.0
     """A label with no more than this share of the pixels that are not background is dropped from
     the image; 0: none is."""
 

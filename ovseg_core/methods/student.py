@@ -8,7 +8,7 @@ Shapes: B images of one size, K classes, h w cells of the network's finest map.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,8 @@ Prompts = tuple[str, tuple[str, ...]]
 
 class Options(MethodOptions):
     """Options of the method `student`."""
+
+    score_asks_networks: ClassVar[bool] = True
 
     weights: Annotated[WeightsName, Field(min_length=1)]
     """The student.safetensors that `ovseg train-student` wrote (path or URL)."""

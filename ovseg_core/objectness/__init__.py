@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.registry import Backbones, Unseeing
 from ovseg_core.images.batch import Image
 from schemas import plugins
 from schemas.config import NamedOptions
@@ -39,13 +39,15 @@ ObjectnessPart = Annotated[NamedOptions, plugins.Nested(PACKAGE)]
 
 
 def build_objectness(part: NamedOptions, backbones: Backbones) -> Objectness:
-    """Return the source, ready to use.
+    """Return the source, ready to use; where no image is encoded, what stands for it.
 
     Raises:
         ConfigError: an unknown source, an unknown option or a wrong value.
         WeightsError: weights that cannot be found or do not fit.
     """
     options = plugins.read_options(PACKAGE, part, WHERE)
+    if not backbones.sees_images:
+        return Unseeing()
     return plugins.load_plugin(PACKAGE, part.name).build(options, backbones)
 
 

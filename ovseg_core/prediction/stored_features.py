@@ -81,7 +81,7 @@ def unpack_features(data: bytes, segmenter: Segmenter[Any]) -> Features:
                 f"they are of version {record.get('version')!s:.20}, this ovseg reads {_VERSION}"
             )
         unpacking = _Unpacking(tensors, segmenter)
-        features = unpacking.value(features_class(segmenter), json.loads(record["features"]), "")
+        features = unpacking.value(Features, json.loads(record["features"]), "")
         if unpacking.tensors:
             raise ValueError(f"nothing in the method's features is named {min(unpacking.tensors)}")
         if len(features) != 1:
@@ -94,23 +94,22 @@ def unpack_features(data: bytes, segmenter: Segmenter[Any]) -> Features:
     return features
 
 
-def features_class(segmenter: Segmenter[Any]) -> type:
-    """Return the class of a method's features: that of `class MyMethod(Segmenter[MyFeatures])`."""
+def _features_class(segmenter: Segmenter[Any]) -> tuple[type, Segmenter[Any] | None]:
+    """Return the class of a method's features, and the method that is inside, if one is.
+
+    The class is that of `class MyMethod(Segmenter[MyFeatures])`; a wrapper that leaves features as
+    they are says `Segmenter[Any]`.
+    """
     while True:
+        inner: Segmenter[Any] | None = getattr(segmenter, "segmenter", None)
         for kind in type(segmenter).__mro__:
             for base in getattr(kind, "__orig_bases__", ()):
                 if get_origin(base) is Segmenter and is_dataclass(get_args(base)[0]):
-                    return get_args(base)[0]
-        segmenter = _inner(segmenter)
-
-
-def _inner(segmenter: Segmenter[Any]) -> Segmenter[Any]:
-    """Return the method that another one is made of."""
-    inner = getattr(segmenter, "segmenter", None)
-    if inner is None:
-        name = type(segmenter).__name__
-        raise TypeError(f"{name} does not say what its features are: class {name}(Segmenter[...])")
-    return inner
+                    return get_args(base)[0], inner
+        if inner is None:
+            name = type(segmenter).__name__
+            raise TypeError(f"{name} says not what its features are: class {name}(Segmenter[...])")
+        segmenter = inner
 
 
 class _Packing:
@@ -217,7 +216,7 @@ class _Unpacking:
 
     def __init__(self, tensors: Mapping[str, Tensor], segmenter: Segmenter[Any]) -> None:
         self.tensors = dict(tensors)
-        self._segmenter = segmenter
+        self._segmenter: Segmenter[Any] | None = segmenter
 
     def value(self, kind: Any, described: Any, path: str) -> Any:
         """Return the value of a type.
@@ -230,9 +229,8 @@ class _Unpacking:
         Raises:
             ValueError: it is no such value.
         """
-        if kind is Features:
-            self._segmenter = _inner(self._segmenter)
-            return self.value(features_class(self._segmenter), described, path)
+        if kind is Features and self._segmenter is not None:
+            kind, self._segmenter = _features_class(self._segmenter)
         origin, arguments = get_origin(kind), get_args(kind)
         if origin in (Union, UnionType):
             if described is None:

@@ -9,7 +9,7 @@ whatever is searched for. What proposers share is in `shared/`.
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from ovseg_core.backbones.registry import Backbones
+from ovseg_core.backbones.registry import Backbones, Unseeing
 from ovseg_core.decision.refine.promptable import PromptableImages
 from ovseg_core.images.batch import Image
 from ovseg_core.images.proposal_masks import Proposals
@@ -49,9 +49,13 @@ class PromptableProposer(Proposer, Protocol):
 def build_proposer(part: NamedOptions, backbones: Backbones) -> Proposer | None:
     """Return the proposer, ready to use; None for `none`.
 
+    Where no image is encoded it is what stands for one.
+
     Raises:
         ConfigError: an unknown proposer, an unknown option or a wrong value.
         WeightsError: weights that cannot be found or do not fit.
     """
     options = plugins.read_options(PACKAGE, part, WHERE)
+    if not backbones.sees_images and part.name != "none":
+        return Unseeing()
     return plugins.load_plugin(PACKAGE, part.name).build(options, backbones)

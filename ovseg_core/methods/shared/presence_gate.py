@@ -10,6 +10,7 @@ background first.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ _CROPS = CLIP_DIY
 
 class GateOptions(MethodOptions):
     """Options of the methods that go from text to instances."""
+
+    score_asks_networks: ClassVar[bool] = True
 
     gate_min_presence: Share = 0.5
     """A label is searched for in an image if CLIP takes any crop for one of the label's phrases,
