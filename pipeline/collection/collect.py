@@ -1,4 +1,4 @@
-"""List the images of a collection: a folder, bucket prefix, glob, single image or list file.
+"""List the images of a collection: a folder, bucket prefix, glob, archive, image or list file.
 
 Folders are searched recursively. What a listing leaves out is counted, see `left_out`: hidden files
 and folders (names with a dot in front), run folders, whose review pages hold pictures of the
@@ -11,39 +11,27 @@ so does the second slash of a bucket's key `day1//b.png`: `day1/%2Fb.png`.
 
 import logging
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from ovseg_core.images.decoding.formats import missing_decoders
-from pipeline.collection import list_file, rows
+from pipeline.collection import list_file, packed, rows
 from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
+from pipeline.collection.selection import EMPTY_PART, PACKED, Selection, glob_regex
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.places import WILDCARD, ImagePlaces
 from schemas.config import HeadConfig, ImageConfig, JobConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
-from schemas.untrusted import is_relative_path
 
 logger = logging.getLogger(__name__)
 _CHUNK = 65536
-_EMPTY_PART = re.compile("(?:(?<=/)|^)/")
-_WINDOWS = re.compile(r"\\|^[A-Za-z]:")
+_BESIDE = "archives are read where no images lie beside them: give them by a glob, or one by one"
 _Listing = tuple[pa.Table | list[ListedImage], list[LeftOut]]
-_ANY_SUFFIX = "*"
-_ARCHIVES = (
-    *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar", ".cbz", ".cbr"),
-    *(".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".iso", ".lmdb", ".tfrecord", ".tfrecords"),
-    *(".h5", ".hdf5", ".npz", ".mat"),
-)
-_MAX_ENDINGS_LEFT_OUT = 20
-"""Endings left out that are counted apart; names such as `scan.0001` have as many as files."""
 
 
 def own_places(config: JobConfig | HeadConfig) -> ImagePlaces:
@@ -92,6 +80,8 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str
         name = uris.parent_and_name(uris.without_query(uri))[1]  # a query may hold a secret
         if list_file.is_list(name):
             return list_file.read_list(uri, roots), []
+        if packed.is_archive(name):
+            return _one_archive(ListedImage("", uri, size, ""), config)
         _refuse_containers(name, uri)
         return [ListedImage(name, uri, size, "")], []
     if WILDCARD.search(uri) and not _is_folder(uri):
@@ -103,9 +93,18 @@ def _is_folder(uri: str) -> bool:
     return bool(Folder(uri).peek(1)) if uris.scheme(uri) else Path(uri).is_dir()
 
 
+def _one_archive(archive: ListedImage, config: ImageConfig) -> _Listing:
+    selection = Selection(config)
+    found = packed.images_in([archive], selection, _listing_places(archive.uri), _most(config))
+    if not found:
+        rest = describe(selection.left_out) or "it is empty"
+        raise CollectionError(f"no images in {redact(archive.uri)}: {rest}")
+    return found, selection.left_out
+
+
 def _refuse_containers(name: str, uri: str) -> None:
     """Refuse one file that holds many images, or a kind of list that is not read."""
-    if name.lower().endswith(_ARCHIVES):
+    if name.lower().endswith(PACKED):
         raise CollectionError(
             f"{redact(uri)} is an archive: unpack it and give the folder of its images"
         )
@@ -124,9 +123,9 @@ def _glob(uri: str, config: ImageConfig) -> _Listing:
     if root.endswith(":/"):
         root += "/"
     # `*.jp2` names an ending, so the usual ones do not matter; `photos/*` does not.
-    names_ending = "." in WILDCARD.split(parts[-1])[-1]
+    names_ending = "." in WILDCARD.split(parts[-1])[-1] and not packed.is_archive(uri)
     try:
-        compiled = re.compile(_regex(pattern))
+        compiled = re.compile(glob_regex(pattern))
     except re.error as error:
         raise CollectionError(
             f"images: the glob {pattern!r} has brackets that cannot be read ({error.msg}); "
@@ -135,78 +134,67 @@ def _glob(uri: str, config: ImageConfig) -> _Listing:
     return _select(root, compiled, config, all_endings=names_ending)
 
 
-def _regex(pattern: str) -> str:
-    """Translate a glob: `**/` any folders; `*`, `?`, `[..]` and `[!..]` within a name.
-
-    Not `fsspec.utils.glob_translate`: it takes `[z-a]` for a pattern that matches nothing, and
-    `[!]*` for a literal bracket.
-    """
-    parts = []
-    place = 0
-    for match in re.finditer(r"\*\*/|\*\*$|\*|\?|\[[^/\]]{1,255}\]", pattern):
-        parts.append(re.escape(pattern[place : match.start()]))
-        parts.append(_wildcard(match[0]))
-        place = match.end()
-    return "".join(parts) + re.escape(pattern[place:]) + r"\Z"
-
-
-def _wildcard(text: str) -> str:
-    plain = {"**/": "(?:.+/)?", "**": ".+", "*": "[^/]*", "?": "[^/]"}
-    if text in plain:
-        return plain[text]
-    negated = len(text) > 3 and text[1] == "!"
-    characters = text[2:-1] if negated else text[1:-1]
-    inner = "".join(char if char == "-" else re.escape(char) for char in characters)
-    return f"[^{inner}]" if negated else f"[{inner}]"
-
-
 def _select(
     root: str, pattern: re.Pattern[str], config: ImageConfig, *, all_endings: bool = False
 ) -> _Listing:
     files = Folder(root).walk()
-    all_endings = all_endings or _ANY_SUFFIX in config.suffixes
-    endings = [suffix.lower() for suffix in config.suffixes]
-    missing = missing_decoders()
-    if not all_endings:
-        endings = [ending for ending in endings if ending not in missing]
-    has_ending = _ending_test(endings)
     inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
-    reason = _reasons(config.exclude, inner_runs)
-    found: list[ListedImage] = []
-    others: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    matches = pattern.match if pattern.pattern else None
-    for path, size, etag in files:
-        if matches and not matches(path):
-            continue
-        why = reason(path)
-        if why:
-            pass
-        elif size is None:
-            why = "folder that may not be read" if path.endswith("/") else "dangling link"
-        elif all_endings or has_ending(path):
-            found.append(ListedImage(path, uris.join(root, path), size, etag))
-            continue
-        else:
-            why = PurePosixPath(path.rstrip()).suffix.lower() or "without ending"
-        others[why] += 1
-        examples.setdefault(why, path)
-    left_out = _left_out(others, examples, missing)
+    selection = Selection(config, inner_runs, all_endings=all_endings)
+    matching = (file for file in files if pattern.match(file[0])) if pattern.pattern else files
+    found, archives = _images_and_archives(root, matching, selection)
+    if archives and found:
+        for archive in archives:
+            selection.leave_out(archive.path, hint=_BESIDE)
+    elif archives:
+        found = packed.images_in(archives, selection, _listing_places(root), _most(config))
     if not files and not pattern.pattern:
         raise CollectionError(f"no images under {redact(root)}: {_why_nothing(root)}")
     if not found:
-        what = "matching files" if all_endings else f"files ending in {' '.join(endings)}"
+        endings = selection.endings
+        what = f"files ending in {' '.join(endings)}" if endings else "matching files"
         found_instead = (
             f"{len(files)} other files, for example {files[0][0]}"
             if files
             else "no file at all: check the spelling"
         )
-        rest = f"; {describe(left_out)}" if left_out else ""
+        left_out = describe(selection.left_out)
+        rest = f"; {left_out}" if left_out else ""
         raise CollectionError(
             f"no images under {redact(root)}: searched it and its folders for {what} "
             f"(hidden ones and runs left out) and found {found_instead}{rest}"
         )
-    return found, left_out
+    return found, selection.left_out
+
+
+def _images_and_archives(
+    root: str, files: Iterable[tuple[str, int | None, str]], selection: Selection
+) -> tuple[list[ListedImage], list[ListedImage]]:
+    images: list[ListedImage] = []
+    archives: list[ListedImage] = []
+    for path, size, etag in files:
+        if not selection.allows(path):
+            continue
+        if size is None:
+            is_folder = path.endswith("/")
+            selection.leave_out(
+                path, "folder that may not be read" if is_folder else "dangling link"
+            )
+        elif "#" in path and uris.member_of(path):
+            selection.leave_out(path, "with a name that reads as a member of an archive")
+        elif packed.is_archive(path):
+            archives.append(ListedImage(path, uris.join(root, path), size, etag))
+        elif selection.takes(path):
+            images.append(ListedImage(path, uris.join(root, path), size, etag))
+    return images, archives
+
+
+def _most(config: ImageConfig) -> int:
+    """Return how many images need be listed at most, in the order of their paths; 0: all."""
+    return 0 if config.only else config.limit
+
+
+def _listing_places(images: str) -> ImagePlaces:
+    return ImagePlaces.of_own(images, allow_private=False)
 
 
 def _why_nothing(root: str) -> str:
@@ -217,98 +205,6 @@ def _why_nothing(root: str) -> str:
         return "the folder is empty; were the images copied, is the disk mounted?"
     there = next(parent for parent in Path(root).parents if parent.is_dir())
     return f"there is no such folder; the nearest that exists is {there}: check the spelling"
-
-
-def _left_out(
-    counts: Counter[str], examples: Mapping[str, str], decoders: Mapping[str, str]
-) -> list[LeftOut]:
-    """Return what was left out by kind, the most frequent first.
-
-    Rare endings beyond 20 are counted as one kind, unless something can be done about them.
-    """
-
-    def hint(kind: str) -> str:
-        return decoders.get(kind) or ("archives: unpack them" if kind.endswith(_ARCHIVES) else "")
-
-    kinds = [kind for kind, _ in counts.most_common()]
-    endings = [kind for kind in kinds if kind.startswith(".") and not hint(kind)]
-    rare = endings[_MAX_ENDINGS_LEFT_OUT:]
-    if len(rare) < 2:
-        rare = []
-    apart = set(kinds) - set(rare)
-    left_out = [
-        LeftOut(what=kind, count=counts[kind], example=examples[kind], hint=hint(kind))
-        for kind in kinds
-        if kind in apart
-    ]
-    if rare:
-        what = f"with {len(rare):,} other endings"
-        total = sum(counts[kind] for kind in rare)
-        left_out.append(LeftOut(what=what, count=total, example=examples[rare[0]]))
-    return left_out
-
-
-def _ending_test(endings: Sequence[str]) -> Callable[[str], bool]:
-    """Return whether a path has one of the endings, which are in small letters."""
-    # Nearly all names are in the set: one look-up in place of thirty comparisons.
-    after_dot = frozenset(ending.removeprefix(".") for ending in endings if ending[:1] == ".")
-    all_of_them = tuple(endings)
-
-    def has_ending(path: str) -> bool:
-        return path[path.rfind(".") + 1 :] in after_dot or path.rstrip().lower().endswith(
-            all_of_them
-        )
-
-    return has_ending
-
-
-def _reasons(exclude: Sequence[str], inner_runs: Sequence[str]) -> Callable[[str], str]:
-    """Return why a path is left out, whatever its ending; empty: it is not.
-
-    Args:
-        exclude: globs of `image.exclude`: of a name anywhere in a path, or of a path from the root.
-        inner_runs: paths of run folders, each with its slash.
-    """
-    # Names with a dot in front are left out anyway.
-    names = [glob for glob in exclude if "/" not in glob and not glob.startswith(".")]
-    plain_names = frozenset(glob for glob in names if not WILDCARD.search(glob))
-    is_name_excluded = _matcher(glob for glob in names if glob not in plain_names)
-    is_path_excluded = _matcher(glob.strip("/") for glob in exclude if "/" in glob)
-    runs = tuple(inner_runs)
-
-    def own_reason(path: str, name: str) -> str:
-        if name.startswith("."):
-            return "hidden or in a run folder"
-        # The colon of a drive stands in the first name only, but a path is seldom looked at here.
-        if ("\\" in name or ":" in name) and (
-            _WINDOWS.search(path) and not is_relative_path(_EMPTY_PART.sub("%2F", path))
-        ):
-            return "with a name that leaves its folder on Windows"
-        is_excluded = (
-            name in plain_names
-            or (is_name_excluded and is_name_excluded(name))
-            or (is_path_excluded and is_path_excluded(path))
-        )
-        return "by image.exclude" if is_excluded else ""
-
-    @cache  # a folder has many files
-    def reason_of_folder(folder: str) -> str:
-        if f"{folder}/".startswith(runs):
-            return "hidden or in a run folder"
-        above, _, name = folder.rpartition("/")
-        return (above and reason_of_folder(above)) or own_reason(folder, name)
-
-    def reason(path: str) -> str:
-        folder, _, name = path.rpartition("/")
-        return (folder and reason_of_folder(folder)) or own_reason(path, name)
-
-    return reason
-
-
-def _matcher(globs: Iterable[str]) -> Callable[[str], object] | None:
-    """Return what matches a text with any of the globs; None where there are none."""
-    patterns = "|".join(map(_regex, globs))
-    return re.compile(patterns).match if patterns else None
 
 
 def _as_paths(entries: list[ListedImage]) -> list[ListedImage]:
@@ -333,7 +229,7 @@ def _are_plain(entries: Sequence[ListedImage]) -> bool:
 
 
 def _free_path(path: str, taken: set[str]) -> str:
-    free = _EMPTY_PART.sub("%2F", path if uris.is_text(path) else uris.percent_escaped(path))
+    free = EMPTY_PART.sub("%2F", path if uris.is_text(path) else uris.percent_escaped(path))
     while free != path and free in taken:
         free = free.replace("%", "%25")
     return free

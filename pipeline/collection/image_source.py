@@ -1,13 +1,15 @@
 """The one way from an image's reference to its pixels: all parts of ovseg read images here.
 
-A new kind of source is added here: a member of a tar archive, a frame of a video. Its lister in
-`collect` writes into `ImageRef.uri` all that it takes to find the image again, and `read_bytes`
-returns the content of an image file for it (a frame that is not a file: as BMP). Nothing
-else looks into a URI, so the job, the review page, exports, contact sheets and the training of
-heads can use the source at once. Every reader says from which places it may read (`ImagePlaces`).
+A source is a file, or a member of an archive (`archives`). Its lister in `collect` writes into
+`ImageRef.uri` all that it takes to find the image again, and `read_bytes` returns the content of an
+image file for it (a frame that is not a file: as BMP). Nothing else looks into a URI, so the job,
+the review page, exports, contact sheets and the training of heads can use a new source at once.
+Every reader says from which places it may read (`ImagePlaces`).
 """
 
 from ovseg_core.images.decoding.decode import DecodedImage, decode
+from pipeline.collection import packed
+from pipeline.storage import uris
 from pipeline.storage.folder import read_image_file
 from pipeline.storage.places import ImagePlaces
 from schemas.config import ImageConfig
@@ -24,8 +26,12 @@ def read_bytes(ref: ImageRef, max_bytes: int, places: ImagePlaces) -> bytes:
 
     Raises:
         ImageError: `not_found`, `permission_denied`, `storage_error`, `empty_file`, `too_large`,
-            or `not_an_image` for a folder or pipe.
+            `truncated` for a member of an archive that is cut off, or `not_an_image` for a folder
+            or pipe.
     """
+    member = uris.member_of(ref.uri)
+    if member is not None:
+        return packed.read_member(member, max_bytes, places)
     return read_image_file(ref.uri, places, max_bytes, ref.size_bytes)
 
 

@@ -230,6 +230,9 @@ def _resolve(uri: str, root: str) -> str:
 
 def _path_of(uri: str, root: str) -> str:
     prefix = root if root.endswith("/") else f"{root}/"
+    member = uris.member_of(uri)
+    if member is not None:
+        return f"{_path_of(member.archive, root)}/{member.name}"
     plain = uris.without_query(uri)
     if plain.startswith(prefix):
         return plain[len(prefix) :]

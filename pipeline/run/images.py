@@ -19,7 +19,7 @@ import pyarrow.compute
 
 from ovseg_core.embedded import EMBEDDED_NOTE, SCENE_HEAD_BYTES, SCENE_MARK
 from ovseg_core.images.decoding.decode import DecodedImage
-from pipeline.collection import image_source, list_file
+from pipeline.collection import image_source, list_file, packed
 from pipeline.collection.collect import collect
 from pipeline.run.folder import RunFolder
 from pipeline.run.trust.confirmed import Confirmed, confirmed, remember_manifest, remember_roots
@@ -153,7 +153,7 @@ class RunImages:
             failure = error
         below_roots = replace(self.places, roots=roots)
         for root in roots:
-            moved = {"uri": uris.join(root, ref.path), "size_bytes": None}
+            moved = {"uri": packed.moved_to(ref, root), "size_bytes": None}
             try:
                 return read(ref.model_copy(update=moved), below_roots)
             except ImageError as error:

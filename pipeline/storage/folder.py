@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pipeline.storage import failures, uris
+from pipeline.storage.http import ByteRange
 from pipeline.storage.local import (
     DownloadLimit,
     FileTooLargeError,
     LocalFiles,
     NotAFileError,
     read_regular_file,
+    read_regular_part,
 )
 from pipeline.storage.places import ImagePlaces
 from pipeline.storage.remote import RemoteFiles
@@ -284,9 +286,43 @@ def read_image_file(
         ImageError: `not_found`, `permission_denied`, `storage_error`, `empty_file`, `too_large`,
             or `not_an_image` for a folder or pipe.
     """
-    try:
+    with _as_image_errors(uri, max_bytes):
         read = partial(_read_limited, places=places, max_bytes=max_bytes)
         data = _read_under_some_name(uris.normalise(uri), read, size_bytes)
+    if not data:
+        raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(uri)} has no bytes")
+    return data
+
+
+def read_image_part(uri: str, places: ImagePlaces, begin: int, num_bytes: int) -> bytes:
+    """Return a part of a file that holds images, fewer bytes where the file ends.
+
+    Args:
+        uri: local path or URL.
+        places: from where images may be read.
+        begin: of the part.
+        num_bytes: 0 or more.
+
+    Raises:
+        ImageError: `not_found`, `permission_denied`, `storage_error`, or `not_an_image` for a
+            folder or pipe.
+    """
+    part = ByteRange(begin, num_bytes)
+
+    def attempt(deadline: Deadline) -> bytes:
+        if not uris.scheme(place):
+            return read_regular_part(place, *part)
+        return RemoteFiles(place, deadline).read_part(place, part, places)
+
+    with _as_image_errors(uri):
+        place = places.checked(uris.normalise(uri))
+        return retrying(attempt, "read", place, is_image=True) if num_bytes else b""
+
+
+@contextmanager
+def _as_image_errors(uri: str, max_bytes: int = 0) -> Iterator[None]:
+    try:
+        yield
     except NotAFileError as error:
         raise ImageError(ErrorCode.NOT_AN_IMAGE, str(error)) from error
     except FileTooLargeError as error:
@@ -300,9 +336,6 @@ def read_image_file(
         raise ImageError(ErrorCode.PERMISSION_DENIED, str(error)) from error
     except (StorageError, UserError, OSError) as error:
         raise ImageError(ErrorCode.STORAGE_ERROR, redact(str(error))) from error
-    if not data:
-        raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(uri)} has no bytes")
-    return data
 
 
 def _read_under_some_name(

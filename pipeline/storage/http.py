@@ -6,7 +6,7 @@ that drops private addresses, and its answer is what the connection is made to.
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 from pipeline.storage.local import FileTooLargeError
@@ -18,6 +18,20 @@ from schemas.redact import redact
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PART_BYTES = 1 << 18
+_PARTIAL = 206
+
+
+class ByteRange(NamedTuple):
+    """A part of a file."""
+
+    begin: int
+    num_bytes: int
+    """1 or more."""
+
+    @property
+    def header(self) -> str:
+        """The value of HTTP's and S3's header `Range`."""
+        return f"bytes={self.begin}-{self.begin + self.num_bytes - 1}"
 
 
 async def public_session(**options: Any) -> Any:
@@ -47,7 +61,12 @@ async def public_session(**options: Any) -> Any:
 
 
 async def image_content(
-    files: tuple[Any, Any], url: str, max_bytes: int, places: ImagePlaces, deadline: Deadline
+    files: tuple[Any, Any],
+    url: str,
+    max_bytes: int,
+    places: ImagePlaces,
+    deadline: Deadline,
+    part: ByteRange | None = None,
 ) -> bytes:
     """Return what an address holds.
 
@@ -58,11 +77,14 @@ async def image_content(
         max_bytes: more are not read; 0: no limit.
         places: says which addresses may be private.
         deadline: a second is added for each 256 KiB.
+        part: of the file; None: all of it.
 
     Raises:
         FileTooLargeError: it has more than `max_bytes`.
-        ImageError: `permission_denied`: the address, or one that it leads to, is not called.
+        ImageError: `permission_denied`: the address, or one that it leads to, is not called;
+            `not_an_image`: its server gives no parts of files.
     """
+    headers = {} if part is None else {"Range": part.header}
     public, anywhere = files
     target = public.encode_url(url)
     for _ in range(_MAX_REDIRECTS):
@@ -71,11 +93,17 @@ async def image_content(
         if not is_free and is_address(target.raw_host) and is_private(target.raw_host):
             raise private_address(target.raw_host)
         session = await (anywhere if is_free else public).set_session()
-        async with session.get(target, allow_redirects=False) as answer:
+        async with session.get(target, allow_redirects=False, headers=headers) as answer:
             if answer.status in _REDIRECTS and "location" in answer.headers:
                 target = _next(target, answer.headers["location"])
                 continue
             answer.raise_for_status()
+            if part is not None and answer.status != _PARTIAL:
+                raise ImageError(
+                    ErrorCode.NOT_AN_IMAGE,
+                    f"{redact(url)}: its server gives whole files only, so that no member of an "
+                    "archive can be read there; unpack it, or copy it to this machine or a bucket",
+                )
             return await _limited(answer, url, max_bytes, deadline)
     raise ImageError(
         ErrorCode.STORAGE_ERROR, f"{redact(url)}: more than {_MAX_REDIRECTS} redirects"

@@ -219,15 +219,7 @@ def read_regular_file(path: str, max_bytes: int = 0) -> bytes:
         FileTooLargeError: more bytes.
         OSError: as the system says.
     """
-    mode = Path(path).stat().st_mode
-    if not stat.S_ISREG(mode):  # a socket cannot be opened, a device should not be
-        raise NotAFileError(path, mode)
-    # It may be another by now, and the open of a named pipe waits for a writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotAFileError(path, status.st_mode)
+    with _opened(path) as (file, status):
         if not max_bytes:
             return file.read()
         size = status.st_size
@@ -237,6 +229,28 @@ def read_regular_file(path: str, max_bytes: int = 0) -> bytes:
         if size > max_bytes or len(data) > max_bytes:
             raise FileTooLargeError(path, max(size, len(data)), max_bytes)
         return data
+
+
+def read_regular_part(path: str, begin: int, num_bytes: int) -> bytes:
+    """Return a part of a file, fewer bytes where it ends; see `read_regular_file`."""
+    with _opened(path) as (file, _):
+        file.seek(begin)
+        return file.read(num_bytes)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a regular file; give its status, too."""
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):  # a socket cannot be opened, a device should not be
+        raise NotAFileError(path, mode)
+    # It may be another by now, and the open of a named pipe waits for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAFileError(path, status.st_mode)
+        yield file, status
 
 
 class DownloadLimit:

@@ -128,7 +128,11 @@ def before_wildcard(place: str) -> str:
 
 
 def is_below(place: str, roots: Sequence[str]) -> bool:
-    """Return whether a normalised place is one of some normalised roots or below one."""
+    """Return whether a normalised place is one of some normalised roots or below one.
+
+    A member of an archive lies where its archive does.
+    """
+    place = uris.holding_file(place)
     if uris.scheme(place) and re.search(_DOT_PARTS, _decoded(place)):
         return False
     return any(place == root or place.startswith(root.rstrip("/") + "/") for root in roots)
@@ -137,6 +141,7 @@ def is_below(place: str, roots: Sequence[str]) -> bool:
 def outside(column: pa.ChunkedArray, roots: Sequence[str]) -> list[str]:
     """Return the URIs of a column that are not below the roots; fast where none is."""
     beginnings = [root.rstrip("/") + "/" for root in roots]
+    column = _files_of(column)
     is_fine = compute.is_in(column, value_set=pa.array(roots, pa.string()))
     for beginning in beginnings:
         is_fine = compute.or_(is_fine, compute.starts_with(column, beginning))
@@ -144,6 +149,11 @@ def outside(column: pa.ChunkedArray, roots: Sequence[str]) -> list[str]:
     is_fine = compute.fill_null(compute.and_not(is_fine, odd), False)
     rest = column.filter(compute.invert(is_fine)).to_pylist()
     return [str(uri) for uri in rest if uri is None or not _is_below_roots(uri, roots)]
+
+
+def _files_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of URIs with those of archives in place of their members'."""
+    return compute.replace_substring_regex(column, rf"(?s){uris.IN_ARCHIVE}.*\z", "")
 
 
 def _is_below_roots(uri: str, roots: Sequence[str]) -> bool:

@@ -76,8 +76,8 @@ class RemoteFiles:
         bucket, key, _ = self._fs.split_path(self._path(path))
         return self._wait(self._s3_content(bucket, key, max_bytes))
 
-    async def _s3_content(self, bucket: str, key: str, max_bytes: int) -> bytes:
-        answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
+    async def _s3_content(self, bucket: str, key: str, max_bytes: int, **query: str) -> bytes:
+        answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **query)
         if 0 < max_bytes < answer["ContentLength"]:
             answer["Body"].close()
             raise FileTooLargeError(
@@ -97,11 +97,30 @@ class RemoteFiles:
             ImageError: `permission_denied`, see `http.image_content`.
         """
         if uris.scheme(path) in WEB:
-            public = _file_system(path, get_client=http.public_session)
-            deadline = self._deadline or Deadline(float("inf"))
-            files = public, self._fs
-            return self._wait(http.image_content(files, path, max_bytes, places, deadline))
+            return self._web_content(path, max_bytes, places)
         return self.read(path, max_bytes, size_bytes)
+
+    def read_part(self, path: str, part: http.ByteRange, places: ImagePlaces) -> bytes:
+        """Return a part of a file of images, fewer bytes where the file ends.
+
+        Raises:
+            ImageError: see `http.image_content`.
+        """
+        self._allow(part.num_bytes)
+        if uris.scheme(path) in WEB:
+            return self._web_content(path, 0, places, part)
+        if not hasattr(self._fs, "call_s3"):
+            end = part.begin + part.num_bytes
+            return bytes(self._call("cat_file", self._path(path), start=part.begin, end=end))
+        bucket, key, _ = self._fs.split_path(self._path(path))
+        return self._wait(self._s3_content(bucket, key, 0, Range=part.header))
+
+    def _web_content(
+        self, url: str, max_bytes: int, places: ImagePlaces, part: http.ByteRange | None = None
+    ) -> bytes:
+        files = _file_system(url, get_client=http.public_session), self._fs
+        deadline = self._deadline or Deadline(float("inf"))
+        return self._wait(http.image_content(files, url, max_bytes, places, deadline, part))
 
     def size(self, path: str) -> int:
         """Return the size in bytes; FileNotFoundError where there is no file."""

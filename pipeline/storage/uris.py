@@ -5,11 +5,16 @@ A string with `scheme://` in front is a URL, everything else a local path, so th
 `Path.as_uri()` writes it.
 A local name may be any bytes; in a text that is not UTF-8 such bytes stand as Python's surrogates.
 `file+bytes://` is ovseg's way to write such a name down.
+
+A member of an archive is written `ARCHIVE#KIND=A+B/NAME`, for example
+`s3://bucket/000.tar#tar=1536+20480/cat/1.jpg`: the two numbers say where in the archive it lies, as
+its kind counts (of a tar: the first byte and the number of bytes). See `collection.archives`.
 """
 
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from schemas.errors import ConfigError
@@ -22,9 +27,46 @@ _LOCALHOST = re.compile("^localhost/")
 _QUERY = re.compile("[?#]")
 _IN_NO_NAME = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 """NUL, and surrogates that stand for no byte."""
+IN_ARCHIVE = r"#([a-z]+)=([0-9]{1,18})\+([0-9]{1,18})/"
+"""What stands between an archive's own URI and the name of its member; no file that is listed has
+it in its name, so that each URI has one meaning."""
+_MEMBER = re.compile(IN_ARCHIVE)
 _BYTES = "file+bytes"
 LOCAL_URLS = ("file://", "local://", f"{_BYTES}://")
 """Beginnings of URLs that are local paths."""
+
+
+class ArchiveMember(NamedTuple):
+    """A member of an archive, as its URI says it."""
+
+    archive: str
+    """URI of the archive."""
+    kind: str
+    """File name of its plug-in in `collection.archives`."""
+    first: int
+    second: int
+    name: str
+    """Path in the archive."""
+
+    @property
+    def uri(self) -> str:
+        """What `member_of` reads again."""
+        return f"{self.archive}#{self.kind}={self.first}+{self.second}/{self.name}"
+
+
+def member_of(uri: str) -> ArchiveMember | None:
+    """Return the member of an archive that a URI names; None: it names a file."""
+    found = _MEMBER.search(uri) if "#" in uri else None
+    if found is None:
+        return None
+    archive, name = uri[: found.start()], uri[found.end() :]
+    return ArchiveMember(archive, found[1], int(found[2]), int(found[3]), name)
+
+
+def holding_file(uri: str) -> str:
+    """Return the URI of the file that holds an image: of a member that of its archive."""
+    member = member_of(uri)
+    return uri if member is None else member.archive
 
 
 def scheme(uri: str) -> str:

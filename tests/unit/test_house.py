@@ -14,8 +14,18 @@ from schemas.score_columns import SCORE_COLUMNS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("schemas", "ovseg_core", "pipeline", "jobs")
-PLUGIN_FOLDERS = {"methods", "objectness", "refine", "exporters", "importers"}
-PLUGIN_NAMES = {"Options", "build", "build_network", "build_task", "export", "read"}
+PLUGIN_FOLDERS = {"methods", "objectness", "refine", "exporters", "importers", "archives"}
+PLUGIN_NAMES = {
+    "Options",
+    "build",
+    "build_network",
+    "build_task",
+    "export",
+    "read",
+    "members",
+    "content",
+    "span",
+}
 """What every plug-in of a kind defines; all other public names are defined once."""
 MAX_ENTRIES = 12
 SHARED_COLUMNS = {"mean_prob", "area_frac", "num_components"}

@@ -1,0 +1,163 @@
+"""Images that are members of archives: listed, and read in place.
+
+An archive is read as a folder with its name. A member that is replaced by a later one of the same
+name is left out, as when the archive is unpacked.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
+from types import ModuleType
+
+from pipeline.collection.archives.shared.members import ArchiveError, Member
+from pipeline.collection.archives.shared.range_file import RangeFile
+from pipeline.collection.list_file import ListedImage
+from pipeline.collection.selection import Selection
+from pipeline.storage import uris
+from pipeline.storage.folder import read_image_part
+from pipeline.storage.places import ImagePlaces
+from pipeline.storage.uris import ArchiveMember
+from pipeline.storage.waiting import StorageThreads
+from schemas import plugins
+from schemas.errors import CollectionError, ErrorCode, ImageError, StorageError
+from schemas.records import ImageRef
+from schemas.redact import redact
+from schemas.untrusted import printable
+
+logger = logging.getLogger(__name__)
+ARCHIVES = "pipeline.collection.archives"
+_LISTED_AT_ONCE = 16
+_REPLACED = "member that a later one of the same name replaces"
+_UNREADABLE = "archive that cannot be read"
+
+
+@cache
+def _endings() -> dict[str, str]:
+    """Return the kind of archive of each ending."""
+    return {ending: kind for kind in plugins.names(ARCHIVES) for ending in _plugin(kind).ENDINGS}
+
+
+def _plugin(kind: str) -> ModuleType:
+    return plugins.load_plugin(ARCHIVES, kind)
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file is read as an archive, by its name."""
+    return name.lower().endswith(tuple(_endings()))
+
+
+def images_in(
+    archives: Iterable[ListedImage], selection: Selection, places: ImagePlaces, most: int = 0
+) -> list[ListedImage]:
+    """Return the images in archives, sorted by the archives' paths.
+
+    Args:
+        archives: their `path` stands before the members' paths; empty: nothing does.
+        selection: what of them is taken; the rest is counted there.
+        places: from where the archives may be read.
+        most: archives are listed until there are so many images; 0: all.
+
+    Raises:
+        ArchiveError: none of the archives can be read.
+        CollectionError: one may not be read, or has vanished.
+        StorageError: the store fails.
+    """
+    found: list[ListedImage] = []
+    errors: list[ArchiveError] = []
+    in_order = sorted(archives, key=lambda archive: f"{archive.path}/")
+    with StorageThreads(_LISTED_AT_ONCE, "archives") as threads:
+        for begin in range(0, len(in_order), _LISTED_AT_ONCE):
+            some = in_order[begin : begin + _LISTED_AT_ONCE]
+            listed = threads.map(partial(_members_or_error, places=places), some)
+            for archive, members in zip(some, listed, strict=True):
+                if isinstance(members, ArchiveError):
+                    errors.append(members)
+                    selection.leave_out(archive.path, _UNREADABLE)
+                    logger.warning("%s", members)
+                    continue
+                found += _taken(archive, members, selection)
+            if most and len(found) >= most:
+                break
+    if not found and errors:
+        raise errors[0]
+    return found
+
+
+def _members_or_error(archive: ListedImage, places: ImagePlaces) -> list[Member] | ArchiveError:
+    """Return the members of an archive, of those of one name the last."""
+    kind = _kind_of(archive.uri)
+    file = RangeFile(archive.uri, archive.size_bytes or 0, archive.etag, places)
+    try:
+        return list(_plugin(kind).members(file))
+    except ArchiveError as error:
+        return error
+    except ImageError as error:
+        if error.code is ErrorCode.STORAGE_ERROR:
+            raise StorageError(error.message) from error
+        raise CollectionError(error.message) from error
+
+
+def _taken(
+    archive: ListedImage, members: Sequence[Member], selection: Selection
+) -> list[ListedImage]:
+    """Return the members that are images; count the others."""
+    kind, uri = _kind_of(archive.uri), uris.as_text(archive.uri)
+    folder = f"{archive.path}/" if archive.path else ""
+    last = {member.name: place for place, member in enumerate(members)}
+    found = []
+    for place, member in enumerate(members):
+        path = f"{folder}{member.name}"
+        if member.why_not:
+            selection.leave_out(path, member.why_not)
+        elif not selection.allows(path) or not selection.takes(path):
+            continue
+        elif last[member.name] != place:
+            selection.leave_out(path, _REPLACED)
+        else:
+            name = ArchiveMember(uri, kind, member.first, member.second, member.name)
+            found.append(ListedImage(path, name.uri, member.size_bytes, member.version))
+    return found
+
+
+def _kind_of(uri: str) -> str:
+    name = uris.without_query(uri).lower()
+    return next(kind for ending, kind in _endings().items() if name.endswith(ending))
+
+
+def read_member(member: ArchiveMember, max_bytes: int, places: ImagePlaces) -> bytes:
+    """Return a member of an archive as the content of an image file.
+
+    Args:
+        member: as its URI says.
+        max_bytes: larger ones are refused before they are read; 0: no limit.
+        places: from where the archive may be read.
+
+    Raises:
+        ImageError: see `image_source.read_bytes`; `truncated`: the archive is cut off.
+    """
+    if member.kind not in plugins.names(ARCHIVES):
+        raise ImageError(
+            ErrorCode.NOT_AN_IMAGE,
+            f"{redact(member.uri)}: no kind of archive is called {printable(member.kind)!r}",
+        )
+    read = partial(read_image_part, member.archive, places)
+    data = _plugin(member.kind).content(member, read, max_bytes)
+    if not data:
+        raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(member.uri)} has no bytes")
+    return data
+
+
+def moved_to(ref: ImageRef, root: str) -> str:
+    """Return where an image lies if its collection is at another root now.
+
+    Args:
+        ref: the image, as listed.
+        root: normalised; of one archive its own place or that of its folder.
+    """
+    member = uris.member_of(ref.uri)
+    if member is None:
+        return uris.join(root, ref.path)
+    place = ref.path.removesuffix(member.name).rstrip("/")
+    own_name = uris.parent_and_name(member.archive)[1]
+    moved = root if is_archive(root) else uris.join(root, place or own_name)
+    return member._replace(archive=moved).uri
