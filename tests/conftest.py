@@ -27,6 +27,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 _TOGETHER = (
     "tests/fault/",
     "tests/integration/test_job_ray.py",
+    "tests/integration/test_metrics.py",
     "tests/integration/test_submit.py",
     "tests/unit/pipeline/job/test_cluster.py",
     "tests/unit/pipeline/job/test_worker_pool.py",

@@ -21,6 +21,7 @@ from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.image_feed import Batch, ImageFeed
+from pipeline.annotate.observer import Observer
 from pipeline.annotate.prefetch import LoadedImage, load_image, map_ahead
 from pipeline.annotate.rows import (
     FailedImage,
@@ -68,6 +69,7 @@ class Annotator:
 
     Attributes:
         on_image: called in the thread of `annotate` when the rows of an image are made.
+        observer: is told of each file, batch and image.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Annotator:
         self._text = text
         self._config = config
         self.on_image: Callable[[], None] = _nothing
+        self.observer = Observer()
         self._device_batch = config.run.batch_size
         device = text.rows_QD.device
         on_gpu = device.type == "cuda"
@@ -114,6 +117,7 @@ class Annotator:
     def _counted(self, made: Iterator[ShardRows]) -> Iterator[ShardRows]:
         for rows in made:
             yield rows
+            self.observer.image_done(rows)
             self.on_image()
 
     def close(self) -> None:
@@ -128,6 +132,7 @@ class Annotator:
             config=config.image,
             places=own_places(config),
             side_px=self._segmenter.decode_side_px,
+            observer=self.observer,
         )
         return ImageFeed(load, config.run.prefetch_threads, config.run.batch_size)
 
@@ -158,6 +163,7 @@ class Annotator:
             if len(part) > self._device_batch:
                 parts += [part[self._device_batch :], part[: self._device_batch]]
                 continue
+            self.observer.batch_scored(len(part), self._feed.num_loaded)
             with Stopwatch() as watch:
                 scored = value_or_error(self._scored, part)
             share_s = watch.seconds / len(part)

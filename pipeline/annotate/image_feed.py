@@ -77,6 +77,11 @@ class ImageFeed:
         self._next -= len(refs)
         self._loads = {place - len(refs): load for place, load in self._loads.items()}
 
+    @property
+    def num_loaded(self) -> int:
+        """Images that are loaded or being loaded, and are in no batch yet."""
+        return len(self._loads)
+
     def close(self) -> None:
         """End the threads; what they do now is not waited for."""
         self._end(GeneratorExit())

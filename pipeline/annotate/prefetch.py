@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ovseg_core.images.decoding.decode import DecodedImage, decode
 from pipeline.annotate.image_errors import value_or_error
+from pipeline.annotate.observer import Observer
 from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection.image_source import read_bytes
@@ -31,7 +32,7 @@ class LoadedImage:
 
 
 def load_image(
-    ref: ImageRef, config: ImageConfig, places: ImagePlaces, side_px: int
+    ref: ImageRef, config: ImageConfig, places: ImagePlaces, side_px: int, observer: Observer
 ) -> LoadedImage | FailedImage:
     """Read and decode one image; its failures are returned, not raised.
 
@@ -41,6 +42,7 @@ def load_image(
         data = value_or_error(read_bytes, ref, config.max_bytes, places)
     if isinstance(data, ImageError):
         return FailedImage(ref, StageSeconds(read.seconds), data)
+    observer.image_read(len(data))
     with Stopwatch() as decoding:
         image = value_or_error(decode, data, config, side_px)
     seconds = StageSeconds(read.seconds, decoding.seconds)

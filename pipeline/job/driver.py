@@ -19,6 +19,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.rows import FailedImage, StageSeconds, failed_rows, join_rows, tally_of
 from pipeline.job import cluster
+from pipeline.job.monitoring.metrics import JobMetrics
 from pipeline.job.shard_status import ShardStatus
 from pipeline.job.termination import Termination
 from pipeline.job.worker import commit, first_images
@@ -93,6 +94,7 @@ class Driver:
         self._pool = pool
         self._status = status
         self._termination = termination
+        self._metrics = JobMetrics(pool, status)
         self._untried = (WorkItem(shard) for shard in shards)
         self._retries: deque[WorkItem] = deque()
         self._next: WorkItem | None = None
@@ -119,6 +121,7 @@ class Driver:
         while not self._is_over() and not self._status.must_stop:
             if not self._status.pause_s and not self._termination.requested:
                 self._distribute()
+            self._metrics.record(len({item.shard.index for _, item in self._running.values()}))
             self._collect()
             self._pool.head.wait_now_and_then()
             self._say_waits()

@@ -453,7 +453,7 @@ class _RunningJob:
     def _begin(self, weights: dict[str, str]) -> tuple[ShardStatus, Iterator[Shard]]:
         """Create or check the run folder, now that the weights are known; return what is left."""
         run = self._plan.begin(weights)
-        self._status = ShardStatus(run, self._progress)
+        self._status = ShardStatus(run, self._progress, self._plan.num_shards_left)
         if left_out := self._plan.left_out:
             logger.warning("%s", describe(left_out))
         self._progress.begin()

@@ -30,10 +30,17 @@ class ShardStatus:
     Args:
         run: where shards that are given up are noted.
         progress: shows the counts to a person.
+        num_shards: that the job has to do.
+
+    Attributes:
+        finished: shards that are committed, by index.
+        failed: shards that were given up, by index, and why.
     """
 
-    def __init__(self, run: RunFolder, progress: Progress) -> None:
+    def __init__(self, run: RunFolder, progress: Progress, num_shards: int = 0) -> None:
         self.run = run
+        self.num_shards = num_shards
+        self.finished: set[int] = set()
         self.progress = progress
         self.failed: dict[int, str] = {}
         self.stop_reason = ""
@@ -64,6 +71,7 @@ class ShardStatus:
             Whether images of it wait, and are to be tried once more in this run.
         """
         self._consecutive_failures = 0
+        self.finished.add(shard.index)
         self._look_for_outage(shard, tally)
         if tally.num_waiting and shard.index not in self._tried_again:
             self._tried_again.add(shard.index)

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
 from pipeline.annotate.image_feed import BATCHES_AHEAD
+from pipeline.annotate.observer import Observer
 from pipeline.annotate.rows import replaced_rows, tally_of
 from pipeline.annotate.shared_text import shared_text
 from pipeline.job.monitoring.json_log import log_fields, set_log_fields
@@ -61,10 +62,12 @@ class Worker:
         self._setup = setup
         self._in_hand = (-1, 0)
         self._free_since: float | None = None  # monotonic seconds; None: it had no shard yet
+        self._observer = Observer()
         enter_worker_process(setup.config.run, setup.folder)
         if not setup.config.run.local:
             worker = f"{socket.gethostname()}/{os.getpid()}"
             set_log_fields(run=setup.config.out, worker=worker)
+            self._observer = _metrics(setup)
 
     def prepare(self) -> dict[str, str]:
         """Load the models; return the SHA-256 of their weights by role.
@@ -97,7 +100,8 @@ class Worker:
         before = self._run.marker(shard.index)
         if before is None:
             rows, tally = self._annotator.annotate(shard, then)
-            return commit(self._run, shard.index, rows, tally.with_seconds(wait_shard=free_s))
+            tally = tally.with_seconds(wait_shard=free_s)
+            return self._commit(shard.index, rows, tally, tally).tally
         if not before.tally.num_failed(self._setup.retry):
             return ShardTally(num_images=0, num_segments=0)
         kept = self._run.shard_rows(before)
@@ -114,8 +118,20 @@ class Worker:
             for one in (before.tally, tally)
         )
         whole = tally_of(rows, earlier).with_seconds(**times)
-        commit(self._run, shard.index, rows, whole, before)
+        self._commit(shard.index, rows, whole, tally, before)
         return tally
+
+    def _commit(
+        self,
+        shard_index: int,
+        rows: ShardRows,
+        whole: ShardTally,
+        now: ShardTally,
+        before: ShardDone | None = None,
+    ) -> ShardDone:
+        marker = commit(self._run, shard_index, rows, whole, before)
+        self._observer.shard_done(marker, now)
+        return marker
 
     def annotate_rows(self, shard: Shard) -> ShardRows:
         """Annotate without a commit, for a shard whose images are tried one by one."""
@@ -165,6 +181,7 @@ class Worker:
         text = shared_text(embed, self._setup.job, self._setup.device)
         annotator = Annotator(segmenter, text, config, self._built.clip)
         annotator.on_image = self._count_image
+        annotator.observer = self._observer
         return annotator
 
 
@@ -179,10 +196,19 @@ def commit(
     rows: ShardRows,
     tally: ShardTally,
     before: ShardDone | None = None,
-) -> ShardTally:
+) -> ShardDone:
     """Write a shard's tables and done marker; `before`: see `RunFolder.commit`.
 
     Returns:
-        The tally of the marker that counts: another worker's, if it was first.
+        The marker that counts: another worker's, if it was first.
     """
-    return run.commit(shard_index, f"pid{os.getpid()}", rows, tally, before).tally
+    return run.commit(shard_index, f"pid{os.getpid()}", rows, tally, before)
+
+
+def _metrics(setup: WorkerSetup) -> Observer:
+    import ray  # a run in this process does without
+
+    from pipeline.job.monitoring.metrics import WorkerMetrics
+
+    is_restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+    return WorkerMetrics(setup.config, setup.device, is_restarted=is_restarted)

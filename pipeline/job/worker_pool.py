@@ -34,6 +34,8 @@ class WorkerPool:
         weights: SHA-256 by role, the same in all workers; empty until the first one is ready.
         head: of the cluster.
         config: the job.
+        gpus_per_worker: that each one holds; 0 on the CPU.
+        num_replaced: workers that could not go on, and were replaced.
 
     Raises:
         ClusterError: from all that starts workers: the head is lost.
@@ -48,6 +50,8 @@ class WorkerPool:
         self._setup = setup
         self._worker = worker
         self._demand = cluster.worker_demand(run, setup.device)
+        self.gpus_per_worker = self._demand["GPU"]
+        self.num_replaced = 0
         self._max_size = min(max_useful, run.workers or max_useful)
         self._is_fixed = run.workers > 0
         self._starting: dict[ray.ObjectRef, Actor] = {}
@@ -136,6 +140,7 @@ class WorkerPool:
 
     def replace(self, actor: Actor) -> None:
         """Stop a worker that cannot go on, and start another."""
+        self.num_replaced += 1
         self.stop(actor)
         self._start()
 

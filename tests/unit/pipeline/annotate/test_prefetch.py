@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ovseg_core.images.batch import to_tensor
+from pipeline.annotate.observer import Observer
 from pipeline.annotate.prefetch import load_image, map_ahead
 from pipeline.annotate.rows import FailedImage
 from schemas.config import ImageConfig
@@ -23,7 +24,9 @@ def ref_of(path):
 def test_load_image_returns_pixels_and_seconds(tmp_path):
     pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    loaded = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0)
+    loaded = load_image(
+        ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0, observer=Observer()
+    )
     tensor = to_tensor(loaded.image.rgb)
     assert tensor.shape == (3, 5, 7)
     assert tensor.is_contiguous()
@@ -39,7 +42,9 @@ def test_load_image_returns_pixels_and_seconds(tmp_path):
 def test_load_image_returns_failures(tmp_path, content, code):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    failed = load_image(ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0)
+    failed = load_image(
+        ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0, observer=Observer()
+    )
     assert isinstance(failed, FailedImage)
     assert failed.error.code is code
 

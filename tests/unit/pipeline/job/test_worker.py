@@ -71,9 +71,9 @@ def test_annotate_rows_commits_nothing(config, worker):
     assert RunFolder.open(config.out).done() == {}
 
 
-def test_commit_returns_the_tally_of_the_first_commit(config, worker):
+def test_commit_returns_the_marker_of_the_first_commit(config, worker):
     run = job.plan(config).begin(worker.prepare())
     shard = run.shards()[0]
     first = worker.annotate(shard)
     late = first.model_copy(update={"seconds": {"wall": 99.0}})
-    assert commit(run, 0, worker.annotate_rows(shard), late) == first
+    assert commit(run, 0, worker.annotate_rows(shard), late).tally == first
