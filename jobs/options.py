@@ -262,7 +262,10 @@ EmptyMeans = Annotated[
 ]
 UnchangedMeans = Annotated[
     str,
-    typer.Option(help="A file that equals the predictions: predictions (default) or reviewed."),
+    typer.Option(
+        help="Images that are as predicted and not marked as checked: reviewed, unreviewed, or "
+        "predictions (default): left out where others are marked, else reviewed unless all are so."
+    ),
 ]
 Prefer = Annotated[
     str,

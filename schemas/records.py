@@ -199,8 +199,8 @@ class ImageVector(Frozen):
     image_id: RepeatedText
     """Key of the image in all tables."""
     vector: Annotated[tuple[float, ...], pa.list_(pa.float16())]
-    """Unit vector in the joint space of the run's CLIP; its product with the unit vector of a text
-    of the same CLIP is their cosine similarity. Only vectors of one CLIP can be compared."""
+    """Unit vector in the joint space of the run's CLIP. Its product with the unit vector of another
+    image or of a text, of the same CLIP, is their cosine."""
 
 
 class ShardRows(Frozen):

@@ -110,6 +110,9 @@ class ReviewedImage(Frozen):
     unknown_segments: Annotated[tuple[Int32, ...], pa.list_(pa.int32())] = ()
     """Predicted segments that these masks may stem from, or of labels that the file does not list:
     neither accepted nor rejected."""
+    is_checked: Annotated[bool, pa.bool_()] = False
+    """Something besides the masks says that a person has looked at it: a mark in the file, an
+    earlier correction, or the one who imported it."""
 
     @property
     def is_complete(self) -> bool:

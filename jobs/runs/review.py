@@ -68,7 +68,7 @@ class ImportFlags:
     Attributes:
         labels: `THEIRS=OURS` each.
         empty_means: what an image without an entry is; empty: the default, as below.
-        unchanged_means: what a file is that equals the predictions.
+        unchanged_means: what images are that equal the predictions and have no mark.
         prefer: what counts where the review page says otherwise.
     """
 
@@ -184,8 +184,8 @@ def _mostly_unchanged(report: "ImportReport") -> str:
     return (
         f"{report.num_images} images count as reviewed; {report.num_unchanged} of them are "
         "unchanged from the run, and the file does not say that a person has looked at them: if "
-        "nobody has, evaluate and calibrate find the predictions right. Take the import back, and "
-        "import a file with the checked images alone"
+        "nobody has, evaluate and calibrate find the predictions right. To let only the others "
+        "count, take the import back, and import the file with --unchanged-means unreviewed"
     )
 
 

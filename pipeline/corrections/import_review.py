@@ -77,8 +77,10 @@ class ImportRules(Frozen):
     """Labels of the run by the names that the tool gives them."""
     empty_means: Literal["unannotated", "reviewed"] = "unannotated"
     """Images of which the file has no entry."""
-    unchanged_means: Literal["predictions", "reviewed"] = "predictions"
-    """A file in which nothing differs from the predictions."""
+    unchanged_means: Literal["predictions", "unreviewed", "reviewed"] = "predictions"
+    """Images that are as predicted and of which nothing says that a person has looked at them.
+    `predictions`: left out where the file marks others as checked; else they count, unless the file
+    has no difference at all and is refused. `unreviewed`: left out. `reviewed`: they count."""
     prefer: Prefer = "newer"
     """What counts of an image on which the review page or an earlier import says otherwise."""
 
@@ -145,6 +147,7 @@ class _Import:
         self._masks: list[ReviewedMask] = []
         self._unknown_labels: Counter[str] = Counter()
         self._unlisted: list[str] = []
+        self._leaves_unchanged = rules.unchanged_means == "unreviewed"
         self._differs_from_predictions = False
         self._differs_from_review = False
         self._review = ReviewedLayer(run, predictions=self._predictions)
@@ -162,6 +165,12 @@ class _Import:
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         id_of_path = dict(zip(paths, ids, strict=True))
         found = statements_by_path(paths, images, self.notes)
+        if self._rules.unchanged_means == "predictions":
+            self._leaves_unchanged = any(
+                # Of an image without masks a mark says no more than that it is meant to have none.
+                image.is_checked and image.masks
+                for image in images
+            )
         self._found = {id_of_path[path]: statements for path, statements in found.items()}
 
     def finish(self) -> ImportReport:
@@ -252,12 +261,18 @@ class _Import:
         open_ones = (open_ones | self._unlisted_segments(predicted)) - kept
         num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
         is_changed = num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
-        is_looked_at = (
+        is_checked = (
             image.is_checked
-            or image_id in self._review.images
             or self._rules.unchanged_means == "reviewed"
+            or (image_id in self._review.images and not self._review.is_unchanged(image_id))
         )
-        self._num_unchanged += not (is_changed or unknown or open_ones or is_looked_at)
+        is_unchanged = not (is_changed or unknown or open_ones or is_checked)
+        if is_unchanged and self._leaves_unchanged:
+            self.notes.add(NoteKind.UNCHANGED, image.name)
+            return
+        self._num_unchanged += is_unchanged
+        if self._earlier.image(image_id) is not None:
+            self.notes.add(NoteKind.REPLACED, row["path"])
         self._differs(
             is_changed,
             {(mask.category_id, mask.rle_counts) for mask in masks} != self._known_masks(row),
@@ -271,6 +286,7 @@ class _Import:
             told_at_s=image.told_at_s,
             num_unknown_masks=len(unknown),
             unknown_segments=tuple(sorted(open_ones)),
+            is_checked=is_checked,
         )
         self._masks += masks
         self._images.append(reviewed)
@@ -312,14 +328,15 @@ class _Import:
         return {row["segment_index"] for row in found}
 
     def _is_older(self, image_id: str, image: ToolImage) -> bool:
-        """Note an image that was imported before; return whether the earlier import counts."""
+        """Return whether an earlier import of the image counts, and note it."""
         earlier = self._earlier.image(image_id)
         if earlier is None:
             return False
         before, now = earlier.told_at_s, image.told_at_s
         is_older = before is not None and now is not None and before > now
         is_older &= self._rules.prefer != "file"
-        self.notes.add(NoteKind.OLDER if is_older else NoteKind.REPLACED, earlier.path)
+        if is_older:
+            self.notes.add(NoteKind.OLDER, earlier.path)
         return is_older
 
     def _by_label(
@@ -384,9 +401,9 @@ class _Import:
         is_new = differs or self._labels.used or any(self.notes[kind] for kind in _EDITED)
         if not is_new and self._rules.unchanged_means == "predictions":
             raise UserError(
-                f"nothing in the file differs from {self._same_as()} (the masks of "
-                f"{len(self._images)} images are the same): it is an export that nobody has "
-                "corrected; if somebody has checked all of it, --unchanged-means reviewed"
+                f"nothing was imported: nothing in the file differs from {self._same_as()} (the "
+                f"masks of {len(self._images)} images are the same): it is an export that nobody "
+                "has corrected; if somebody has checked all of it, --unchanged-means reviewed"
                 f"{self._why()}"
             )
 
@@ -398,6 +415,7 @@ class _Import:
         parts = [
             f"{WORDS[kind]}: {note.count} ({', '.join(note.first[:_NAMED])})"
             for kind, note in self.notes.report().items()
+            if kind is not NoteKind.REPLACED  # nothing is, where a file is refused
         ]
         if self._unknown_labels:
             named = list(self._unknown_labels)[:_NAMED]

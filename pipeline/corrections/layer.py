@@ -219,10 +219,11 @@ class ReviewedLayer:
     def is_unchanged(self, image_id: str) -> bool:
         """Return whether a reviewed image is as predicted, and nothing tells of a person.
 
-        It was imported, its tool tells no time, and the review page has no decision on it.
+        It was imported, neither the file nor the one who imported it says that somebody has looked
+        at it, its tool tells no time, and the review page has no decision on it.
         """
         image = self.images[image_id]
-        is_told = image.source == LOG_SOURCE or image.told_at_s is not None
+        is_told = image.source == LOG_SOURCE or image.is_checked or image.told_at_s is not None
         if is_told or image_id in self._decisions or image.num_rejected:
             return False
         return all(mask.verdict == "accepted" for mask in self.masks(image_id))

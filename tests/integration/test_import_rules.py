@@ -102,6 +102,58 @@ def test_file_that_equals_the_predictions_is_no_review(run, dataset):
     assert "Windows separators" in report.notes[NoteKind.LOOSE_NAMES].first[0]
 
 
+def _without_a_mask(dataset: dict, *numbers: int) -> dict:
+    """Return a file in which the first mask of some images is gone."""
+    first = {entry["image_id"]: entry["id"] for entry in reversed(dataset["annotations"])}
+    gone = {first[number] for number in numbers}
+    kept = [entry for entry in dataset["annotations"] if entry["id"] not in gone]
+    return {**dataset, "annotations": kept}
+
+
+def _num_as_predicted(run: RunFolder) -> int:
+    layer = ReviewedLayer(run)
+    return sum(map(layer.is_unchanged, layer.images))
+
+
+def test_images_as_predicted_are_counted_alike_by_every_import_and_by_evaluate(run, dataset):
+    assert _import(run, _without_a_mask(dataset, 1)).num_unchanged == 3
+    assert _num_as_predicted(run) == 3
+    later = _import(run, _without_a_mask(dataset, 2))  # a.png is as predicted again: by a person
+    assert later.notes[NoteKind.REPLACED].count == 4
+    assert later.num_unchanged == _num_as_predicted(run) == 2
+
+
+def test_where_images_are_marked_the_unmarked_ones_count_only_if_they_were_changed(run, dataset):
+    changed = _without_a_mask(dataset, 1)
+    changed["images"][2]["checked"] = True
+    report = _import(run, changed)
+    assert report.notes[NoteKind.UNCHANGED].first == ("b/c.png", "e.png")
+    assert _num_masks(run) == {"a.png": 2, "d.png": 3}
+    assert report.num_unchanged == _num_as_predicted(run) == 0
+    assert _import(run, changed, unchanged_means="reviewed").num_images == 4
+
+
+def test_mark_of_an_empty_image_says_nothing_of_the_others(run, dataset):
+    emptied = _without_a_mask(_of_images(dataset, 1, 2, 3, images=False), 1)
+    emptied["images"][3]["empty"] = True
+    assert _import(run, emptied).num_unchanged == 2
+
+
+def test_only_changed_images_count_where_the_user_says_so(run, dataset):
+    report = _import(run, _without_a_mask(dataset, 1), unchanged_means="unreviewed")
+    assert report.notes[NoteKind.UNCHANGED].count == 3
+    assert _num_masks(run) == {"a.png": 2}
+    with pytest.raises(UserError, match=r"nothing of the file was taken: .*as predicted"):
+        _import(run, _of_images(dataset, 2, 3, 4, images=False), unchanged_means="unreviewed")
+
+
+def test_refused_file_replaces_nothing_and_says_so(run, dataset):
+    _import(run, _without_a_mask(dataset, 1))
+    with pytest.raises(UserError, match=r"^nothing was imported: ") as refused:
+        _import(run, _without_a_mask(dataset, 1))
+    assert "replaced" not in str(refused.value)
+
+
 def test_file_with_boxes_only_is_refused(run, dataset):
     for entry in dataset["annotations"]:
         entry["segmentation"] = []

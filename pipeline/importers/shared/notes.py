@@ -28,6 +28,7 @@ class NoteKind(StrEnum):
     BOX_ONLY = "box_only"
     OTHER_SHAPES = "other_shapes"
     UNANNOTATED = "unannotated"
+    UNCHANGED = "unchanged"
     SKIPPED = "skipped"
     REPEATED = "repeated"
     UNKNOWN_IMAGES = "unknown_images"
@@ -53,6 +54,8 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.OTHER_SHAPES: "left out: boxes, points and texts",
         NoteKind.UNANNOTATED: "left out: images of which the file says nothing (if somebody has "
         "emptied or checked them: --empty-means reviewed)",
+        NoteKind.UNCHANGED: "left out: images that are as predicted, and not marked as checked (if "
+        "somebody has checked them: --unchanged-means reviewed)",
         NoteKind.SKIPPED: "left out: skipped in the tool",
         NoteKind.REPEATED: "left out: another statement on the same image counts",
         NoteKind.UNKNOWN_IMAGES: "left out: not annotated in the run",

@@ -231,10 +231,14 @@ run = await ask("/api/run");
 showing(run);
 document.title = `${run.name} · try words`;
 byId("run").textContent = `${run.name} · ${run.method}`;
-const present = run.labels.toSorted((one, other) => other.images - one.images);
-const filledIn = present.slice(0, 6);
+const asked = new URLSearchParams(location.search).get("image");
+const segments = asked ? (await ask("/api/image", { id: asked }).catch(() => ({ segments: [] }))).segments : [];
+const inImage = new Set(segments.map((segment) => segment.label));
+const present = run.labels.toSorted((one, other) => inImage.has(other.name) - inImage.has(one.name) || other.images - one.images);
+const filledIn = present.slice(0, Math.max(6, inImage.size));
 byId("words").value = filledIn.map((label) => label.name).join(", ");
-const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(present.length)} words, those found in most images. ` : "";
+const which = inImage.size ? "those found in this image, then those found in most" : "those found in most images";
+const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(present.length)} words: ${which}. ` : "";
 const then = run.models_caution || "The masks follow while you type.";
 const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, `${filled}Separate them by commas. ${then}`));
 explain(some);
@@ -242,7 +246,7 @@ byId("words").addEventListener("input", () => explain(""), { once: true }); // o
 const { view } = await ask("/api/view");
 const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
 byId("strip").append(...items.map(thumbnail));
-const first = new URLSearchParams(location.search).get("image") ?? items[0]?.image_id;
+const first = asked ?? items[0]?.image_id;
 const picked = first && pick(first).catch((error) => fail(error.message)); // without waiting for the networks
 try {
   await offering;

@@ -527,6 +527,22 @@ def test_networks_load_when_the_try_link_is_hovered(page, scenes_run):
         assert sum(url.endswith("/api/try") for url in asked) == 2, "once on each page"
 
 
+def test_words_of_the_image_come_first_where_the_page_is_opened_from_one(page, scenes_run):
+    table = scenes_run.read_table("annotations", ["image_id", "label"])
+    rows = [row for batch in table for row in batch.to_pylist()]
+    by_image: dict[str, set[str]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], set()).add(row["label"])
+    with serving(scenes_run) as client:
+        for image_id, labels in list(by_image.items())[-2:]:
+            page.goto(f"{client.url}try?image={image_id}")
+            page.locator("#stage[data-answers='1']").wait_for()
+            words = page.locator("#words").input_value().split(", ")
+            assert set(words[: len(labels)]) == labels
+            assert len(words) == max(6, len(labels))
+            assert "found in this image" in page.locator("#words-note").inner_text()
+
+
 def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path: Path):
     with serving(scenes_run) as client:
         said: list[dict] = []
