@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import torch
+
 from ovseg_core.backbones.file_formats.needed_files import (
     Cached,
     NeededWeights,
@@ -29,7 +31,7 @@ from ovseg_core.segmenter import (
 )
 from schemas import plugins
 from schemas.config import MaskConfig, NamedOptions, SegmenterConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, FeaturesError
 from schemas.vocabulary import Vocabulary
 
 PACKAGE = __name__
@@ -192,8 +194,20 @@ class WithoutImages(Segmenter[Any]):
         raise no_images()
 
     def score(self, features: Any, text: TextMatrix) -> ScoreMaps:
-        """Return the method's score maps of features that `unpack_features` read."""
-        return self.segmenter.score(features, text)
+        """Return the method's score maps of features that `unpack_features` read.
+
+        Raises:
+            FeaturesError: their sizes are not those of the method's.
+        """
+        try:
+            return self.segmenter.score(features, text)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, KeyError, RuntimeError, ValueError) as error:
+            raise FeaturesError(
+                f"stored features do not fit this method and its CLIP ({error}): they are of "
+                "others; compute them again"
+            ) from error
 
 
 def _checked_options(method: NamedOptions, masks: MaskConfig) -> MethodOptions:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ovseg_core.backbones.file_formats.head_file import file_bytes, record_in, tensors_in
+from ovseg_core.backbones.file_formats.safetensors_header import LENGTH_BYTES
 from ovseg_core.images.proposal_masks import INSIDE, OUTSIDE
 from ovseg_core.segmenter import Features, Segmenter
 from schemas.errors import FeaturesError
@@ -73,6 +74,8 @@ def unpack_features(data: bytes, segmenter: Segmenter[Any]) -> Features:
         FeaturesError: the bytes are damaged, or of another method.
     """
     try:
+        if len(data) < LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little"):
+            raise ValueError("they are cut off")
         record, tensors = record_in(data), tensors_in(data)
         if record.get("kind") != _KIND:
             raise ValueError("they are not features of ovseg")
@@ -81,7 +84,7 @@ def unpack_features(data: bytes, segmenter: Segmenter[Any]) -> Features:
                 f"they are of version {record.get('version')!s:.20}, this ovseg reads {_VERSION}"
             )
         unpacking = _Unpacking(tensors, segmenter)
-        features = unpacking.value(Features, json.loads(record["features"]), "")
+        features = unpacking.value(Features, json.loads(record.get("features", "")), "")
         if unpacking.tensors:
             raise ValueError(f"nothing in the method's features is named {min(unpacking.tensors)}")
         if len(features) != 1:
