@@ -33,6 +33,7 @@ from pipeline.annotate.rows import (
 )
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.collection.collect import own_places
+from pipeline.collection.read_ahead import ReadAhead
 from schemas.config import JobConfig
 from schemas.errors import ErrorCode, ImageError
 from schemas.records import ImageRef, Shard, ShardRows, ShardTally
@@ -85,6 +86,7 @@ class Annotator:
         self._config = config
         self.on_image: Callable[[], None] = _nothing
         self.observer = Observer()
+        self._ahead = ReadAhead(own_places(config))
         self._device_batch = config.run.batch_size
         device = text.rows_QD.device
         on_gpu = device.type == "cuda"
@@ -102,6 +104,7 @@ class Annotator:
                 read and decoded while the last masks of this one are made.
         """
         images, masks = Stopwatch(), Stopwatch()
+        self._ahead.expect([*shard.refs, *then])
         with Stopwatch() as wall:
             scored = self._in_order(self._feed.batches(shard.refs, then, images))
             num_ahead = self._config.run.batch_size
@@ -130,7 +133,7 @@ class Annotator:
         load = partial(
             load_image,
             config=config.image,
-            places=own_places(config),
+            ahead=self._ahead,
             side_px=self._segmenter.decode_side_px,
             observer=self.observer,
         )

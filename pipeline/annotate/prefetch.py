@@ -11,8 +11,7 @@ from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.observer import Observer
 from pipeline.annotate.rows import FailedImage, StageSeconds
 from pipeline.annotate.stopwatch import Stopwatch
-from pipeline.collection.image_source import read_bytes
-from pipeline.storage.places import ImagePlaces
+from pipeline.collection.read_ahead import ReadAhead
 from pipeline.storage.waiting import StorageThreads
 from schemas.config import ImageConfig
 from schemas.errors import ImageError
@@ -32,14 +31,14 @@ class LoadedImage:
 
 
 def load_image(
-    ref: ImageRef, config: ImageConfig, places: ImagePlaces, side_px: int, observer: Observer
+    ref: ImageRef, config: ImageConfig, ahead: ReadAhead, side_px: int, observer: Observer
 ) -> LoadedImage | FailedImage:
     """Read and decode one image; its failures are returned, not raised.
 
     The same as `image_source.read_image`, with the seconds of each stage.
     """
     with Stopwatch() as read:
-        data = value_or_error(read_bytes, ref, config.max_bytes, places)
+        data = value_or_error(ahead.read_bytes, ref, config.max_bytes)
     if isinstance(data, ImageError):
         return FailedImage(ref, StageSeconds(read.seconds), data)
     observer.image_read(len(data))

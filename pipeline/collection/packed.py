@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from types import ModuleType
 
-from pipeline.collection.archives.shared.members import ArchiveError, Member
+from pipeline.collection.archives.shared.members import ArchiveError, Member, ReadPart
 from pipeline.collection.archives.shared.range_file import RangeFile
 from pipeline.collection.list_file import ListedImage
 from pipeline.collection.selection import Selection
 from pipeline.storage import uris
-from pipeline.storage.folder import read_image_part
+from pipeline.storage.http import ByteRange
 from pipeline.storage.places import ImagePlaces
 from pipeline.storage.uris import ArchiveMember
 from pipeline.storage.waiting import StorageThreads
@@ -124,13 +124,19 @@ def _kind_of(uri: str) -> str:
     return next(kind for ending, kind in _endings().items() if name.endswith(ending))
 
 
-def read_member(member: ArchiveMember, max_bytes: int, places: ImagePlaces) -> bytes:
+def span_of(member: ArchiveMember) -> ByteRange | None:
+    """Return the part of its archive that is read for a member; None where no part is known."""
+    is_known = member.kind in plugins.names(ARCHIVES)
+    return _plugin(member.kind).span(member) if is_known else None
+
+
+def read_member(member: ArchiveMember, max_bytes: int, read: ReadPart) -> bytes:
     """Return a member of an archive as the content of an image file.
 
     Args:
         member: as its URI says.
         max_bytes: larger ones are refused before they are read; 0: no limit.
-        places: from where the archive may be read.
+        read: of the archive.
 
     Raises:
         ImageError: see `image_source.read_bytes`; `truncated`: the archive is cut off.
@@ -140,7 +146,6 @@ def read_member(member: ArchiveMember, max_bytes: int, places: ImagePlaces) -> b
             ErrorCode.NOT_AN_IMAGE,
             f"{redact(member.uri)}: no kind of archive is called {printable(member.kind)!r}",
         )
-    read = partial(read_image_part, member.archive, places)
     data = _plugin(member.kind).content(member, read, max_bytes)
     if not data:
         raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(member.uri)} has no bytes")

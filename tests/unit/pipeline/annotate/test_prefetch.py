@@ -11,6 +11,7 @@ from ovseg_core.images.batch import to_tensor
 from pipeline.annotate.observer import Observer
 from pipeline.annotate.prefetch import load_image, map_ahead
 from pipeline.annotate.rows import FailedImage
+from pipeline.collection.read_ahead import ReadAhead
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode
 from schemas.records import ImageRef
@@ -25,7 +26,11 @@ def test_load_image_returns_pixels_and_seconds(tmp_path):
     pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     loaded = load_image(
-        ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0, observer=Observer()
+        ref_of(tmp_path / "a.png"),
+        ImageConfig(),
+        ReadAhead(ANYWHERE),
+        side_px=0,
+        observer=Observer(),
     )
     tensor = to_tensor(loaded.image.rgb)
     assert tensor.shape == (3, 5, 7)
@@ -43,7 +48,11 @@ def test_load_image_returns_failures(tmp_path, content, code):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
     failed = load_image(
-        ref_of(tmp_path / "a.png"), ImageConfig(), ANYWHERE, side_px=0, observer=Observer()
+        ref_of(tmp_path / "a.png"),
+        ImageConfig(),
+        ReadAhead(ANYWHERE),
+        side_px=0,
+        observer=Observer(),
     )
     assert isinstance(failed, FailedImage)
     assert failed.error.code is code
