@@ -15,7 +15,7 @@ import pyarrow as pa
 from ovseg_core.decision.review_priority import PRIORITY_COLUMNS
 from pipeline.evaluation.compare import ComparisonRow
 from schemas.base import Frozen
-from schemas.records import Annotation, ImageRef, ImageResult, ImageVector, ScoreRow
+from schemas.records import Annotation, FeatureRow, ImageRef, ImageResult, ImageVector, ScoreRow
 from schemas.review import ReviewDecision, ReviewedImage, ReviewedMask
 from schemas.score_columns import SCORE, SCORE_COLUMNS, ScoreColumn
 from schemas.tables import arrow_schema
@@ -65,6 +65,13 @@ TABLES = (
         "the centre cut out. Methods that load no image encoder of CLIP (`student`; `owlv2_sam2` "
         "and `sam3` without a presence gate) leave the table empty; runs before schema version 5 "
         "have none.",
+    ),
+    _Table(
+        "Features",
+        FeatureRow,
+        "`features/*.parquet`, one row per annotated image, if they are kept (`run.keep_features`)",
+        "Scoring other words without the images. Nothing else reads them: the folder may "
+        "be deleted.",
     ),
     _Table(
         "Manifest",
@@ -181,6 +188,8 @@ def _uses(column: ScoreColumn) -> Iterator[str]:
 def _type(kind: pa.DataType) -> str:
     if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
         return "text"
+    if pa.types.is_large_binary(kind):
+        return "bytes"
     if pa.types.is_fixed_size_list(kind):
         return f"{kind.list_size} × {_type(kind.value_type)}"
     if pa.types.is_list(kind):

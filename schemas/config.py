@@ -1,8 +1,8 @@
 """Configurations of the jobs: `JobConfig` annotates, `HeadConfig` and `StudentConfig` train.
 
 All are data only; live objects are built from them in `pipeline`. Fields under `run` may change
-between a run and its resume; every other field of a `JobConfig` but `out` can change an output and
-is part of the run's fingerprint.
+between a run and its resume; every other field of a `JobConfig` but `out` and `features_of` can
+change an output and is part of the run's fingerprint.
 """
 
 import math
@@ -228,6 +228,9 @@ class RunConfig(Frozen):
     webhook: str = ""
     """Address (http or https) that gets one POST with a small JSON when the run has ended, or this
     job has failed; the environment's OVSEG_WEBHOOK where this is empty. It is never stored."""
+    keep_features: Literal["none", "float16", "int8"] = "none"
+    """Keep the features of every image in the run folder, for `ovseg relabel`: other words without
+    the images and their networks. int8 takes half the space of float16 and is less exact."""
     accept_versions: bool = False
     """Resume a run although a library has another version now than when the run was begun, so that
     pixels or scores may differ slightly between its shards; their done markers name the versions.
@@ -265,6 +268,8 @@ def _of_a_training(run: RunConfig) -> RunConfig:
         raise ValueError("shards: a training has no shards; leave it out")
     if run.webhook:
         raise ValueError("webhook: a training calls none; leave it out")
+    if run.keep_features != "none":
+        raise ValueError("keep_features: a training keeps none; leave it out")
     return run
 
 
@@ -381,6 +386,8 @@ class JobConfig(SegmenterConfig, TaskConfig):
 
     0: about a 64th of the images, a multiple of 8 from 8 to 256, so that a small job has work for
     every worker."""
+    features_of: str = ""
+    """Run folder whose stored features are scored in place of images; `ovseg relabel` sets it."""
     run: RunConfig = RunConfig()
     """How the work is spread."""
 
@@ -405,8 +412,12 @@ class JobConfig(SegmenterConfig, TaskConfig):
         return self
 
     def output_fields(self) -> dict[str, Any]:
-        """Return the fields that can change an output, by dotted path: all but `out` and `run`."""
-        return dict(_flatten(self.model_dump(mode="json", exclude={"run", "out"})))
+        """Return the fields that can change an output, by dotted path.
+
+        All but `out`, `run` and `features_of`, where the features lie.
+        """
+        exclude = {"run", "out", "features_of"}
+        return dict(_flatten(self.model_dump(mode="json", exclude=exclude)))
 
     def images_per_shard(self, num_images: int) -> int:
         """Return the shard size with 0 resolved; it depends only on the number of images."""

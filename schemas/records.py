@@ -203,6 +203,16 @@ class ImageVector(Frozen):
     image or of a text, of the same CLIP, is their cosine."""
 
 
+class FeatureRow(Frozen):
+    """The stored features of one image: a row of `features/*.parquet`."""
+
+    image_id: RepeatedText
+    """Key of the image in all tables."""
+    features: Annotated[bytes, pa.large_binary()]
+    """What the run's method knows of the image before it gets words, as
+    `ovseg_core.prediction.stored_features` packs it."""
+
+
 class ShardRows(Frozen):
     """All rows of one annotated shard, before they are written; images in manifest order."""
 
@@ -210,6 +220,7 @@ class ShardRows(Frozen):
     scores: tuple[ScoreRow, ...]
     annotations: tuple[Annotation, ...]
     vectors: tuple[ImageVector, ...] = ()
+    features: tuple[FeatureRow, ...] = ()
 
 
 class ShardTally(Frozen):
@@ -273,6 +284,8 @@ class ShardDone(Frozen):
     attempt: str
     fingerprint: str
     files: dict[TableName, FileEntry]
+    features: FileEntry | None = None
+    """Features of its annotated images, see `run.keep_features`; the shard counts without."""
     tally: ShardTally
     other_versions: dict[str, str] = {}
     """Libraries with another version than when the run was begun, see `run.accept_versions`."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 
 from schemas.base import Frozen
-from schemas.records import Annotation, ImageRef, ImageResult, ImageVector, ScoreRow
+from schemas.records import Annotation, FeatureRow, ImageRef, ImageResult, ImageVector, ScoreRow
 
 SCHEMA_VERSION = 5
 """Raised with every change of a column; stored in run.yaml and in each done marker."""
@@ -55,12 +55,14 @@ IMAGES = arrow_schema(ImageResult)
 SCORES = arrow_schema(ScoreRow)
 ANNOTATIONS = arrow_schema(Annotation)
 VECTORS = arrow_schema(ImageVector)
+FEATURES = arrow_schema(FeatureRow)
 
 TABLES: dict[str, tuple[pa.Schema, type[Frozen]]] = {
     "images": (IMAGES, ImageResult),
     "scores": (SCORES, ScoreRow),
     "annotations": (ANNOTATIONS, Annotation),
     "vectors": (VECTORS, ImageVector),
+    "features": (FEATURES, FeatureRow),
     "manifest": (MANIFEST, ImageRef),
 }
 """Table name -> (Arrow schema, record type)."""
@@ -101,6 +103,8 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
         items = to_array(list(chain.from_iterable(values)), kind.value_type)
         return pa.ListArray.from_arrays(pa.array(ends), items, type=kind)
+    if pa.types.is_large_binary(kind):
+        return pa.array(values, kind)
     validity = None
     if None in values:
         bits = np.packbits([value is not None for value in values], bitorder="little")

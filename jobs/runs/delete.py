@@ -20,7 +20,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.curation import image_lists
 from pipeline.evaluation import compare
 from pipeline.exporters.shared.loss_report import LOSSES_FILE
-from pipeline.run.folder import MANIFEST_FILE, RUN_FILE, RunFolder
+from pipeline.run.folder import FEATURES, MANIFEST_FILE, RUN_FILE, RunFolder
 from pipeline.run.generations import FOLDER as GENERATIONS
 from pipeline.run.generations import RECORD_FILES
 from pipeline.storage import uris
@@ -32,7 +32,7 @@ from schemas.records import TABLE_NAMES
 from schemas.untrusted import printable
 
 _EXPORTERS = "pipeline.exporters"
-_FOLDERS = (*TABLE_NAMES, GENERATIONS, "done", "failed", "reviewed", "exports", "webhook")
+_FOLDERS = (*TABLE_NAMES, FEATURES, GENERATIONS, "done", "failed", "reviewed", "exports", "webhook")
 _FILES = (
     *(evaluate.REPORT, evaluate.PICTURE, evaluate.INSTANCES_REPORT, sheet.FILE),
     *(calibrate.FILE, calibrate.PICTURE),

@@ -18,7 +18,15 @@ from ovseg_core.decision.decide import decide_one
 from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import Image, ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
-from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite, encode_images
+from ovseg_core.prediction.stored_features import pack_features
+from ovseg_core.segmenter import (
+    Features,
+    ScoreMaps,
+    Segmenter,
+    TextMatrix,
+    check_finite,
+    encode_images,
+)
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.image_feed import Batch, ImageFeed
 from pipeline.annotate.observer import Observer
@@ -52,14 +60,78 @@ class ScoredImage:
     image: DecodedImage
     maps: ScoreMaps
     index: int
-    vector: tuple[float, ...] | None
+    vector: tuple[float, ...] | None = None
+    features: Features | None = None
+    """Of the image alone; None: they are not kept."""
 
 
 def _nothing() -> None:
     """Do nothing, where nobody counts images."""
 
 
-class Annotator:
+class RowMaker:
+    """Turns scored images into rows, in threads and in order.
+
+    Args:
+        config: the job.
+        device: where the score maps are.
+
+    Attributes:
+        on_image: called in the thread of `annotate` when the rows of an image are made.
+        observer: is told of each file, batch and image.
+    """
+
+    def __init__(self, config: JobConfig, device: torch.device) -> None:
+        self._config = config
+        self.on_image: Callable[[], None] = _nothing
+        self.observer = Observer()
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def _joined(self, images: Iterable[ScoredImage | FailedImage], waited: Stopwatch) -> ShardRows:
+        """Return the rows of images, in their order.
+
+        Args:
+            images: they are scored in the caller's thread, as they are asked for.
+            waited: counts the seconds in which the caller waits for masks.
+        """
+        run = self._config.run
+        made = map_ahead(self._rows, images, run.threads_per_worker, run.batch_size, waited)
+        return join_rows(self._counted(made))
+
+    def _counted(self, made: Iterator[ShardRows]) -> Iterator[ShardRows]:
+        for rows in made:
+            yield rows
+            self.observer.image_done(rows)
+            self.on_image()
+
+    def _rows(self, image: ScoredImage | FailedImage) -> ShardRows:
+        """Return the rows of one image, its masks as RLE."""
+        if isinstance(image, FailedImage):
+            return failed_rows(image)
+        with Stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._stream):
+            masks = value_or_error(self._masks, image)
+        seconds = replace(image.seconds, rle_s=watch.seconds)
+        if isinstance(masks, ImageError):
+            return failed_rows(FailedImage(image.ref, seconds, masks))
+        precision = self._config.run.keep_features
+        packed = None
+        if precision != "none" and image.features is not None:
+            packed = pack_features(image.features, precision)
+        return annotated_rows(image.ref, image.image, masks, seconds, image.vector, packed)
+
+    def _masks(self, image: ScoredImage) -> ImageMasks:
+        config, size_hw = self._config, (image.image.height, image.image.width)
+        return image_rows(
+            decide_one(image.maps, image.index, size_hw),
+            size_hw,
+            config.vocabulary.names,
+            config.masks,
+            config.calibration,
+            image_id=image.ref.image_id,
+        )
+
+
+class Annotator(RowMaker):
     """Annotates shards with one segmenter and one vocabulary.
 
     Args:
@@ -67,10 +139,6 @@ class Annotator:
         text: the job's vocabulary, embedded by the same segmenter.
         config: the job.
         clip: gives each image its vector; None: they have none.
-
-    Attributes:
-        on_image: called in the thread of `annotate` when the rows of an image are made.
-        observer: is told of each file, batch and image.
     """
 
     def __init__(
@@ -80,18 +148,12 @@ class Annotator:
         config: JobConfig,
         clip: Clip | None = None,
     ) -> None:
+        super().__init__(config, text.rows_QD.device)
         self._segmenter = segmenter
         self._clip = clip
         self._text = text
-        self._config = config
-        self.on_image: Callable[[], None] = _nothing
-        self.observer = Observer()
         self._ahead = ReadAhead(own_places(config))
         self._device_batch = config.run.batch_size
-        device = text.rows_QD.device
-        on_gpu = device.type == "cuda"
-        self._rle_stream = torch.cuda.Stream(device) if on_gpu else None
-        self._rle_threads = config.run.threads_per_worker
 
     def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> tuple[ShardRows, ShardTally]:
         """Return the rows of a shard and their tally.
@@ -107,21 +169,13 @@ class Annotator:
         self._ahead.expect([*shard.refs, *then])
         with Stopwatch() as wall:
             scored = self._in_order(self._feed.batches(shard.refs, then, images))
-            num_ahead = self._config.run.batch_size
-            made = map_ahead(self._rows, scored, self._rle_threads, num_ahead, masks)
-            rows = join_rows(self._counted(made))
+            rows = self._joined(scored, masks)
         times = {
             "wall": wall.seconds,
             "wait_images": images.seconds,
             "wait_masks": masks.seconds,
         }
         return rows, tally_of(rows, times)
-
-    def _counted(self, made: Iterator[ShardRows]) -> Iterator[ShardRows]:
-        for rows in made:
-            yield rows
-            self.observer.image_done(rows)
-            self.on_image()
 
     def close(self) -> None:
         """End the threads that read images."""
@@ -160,6 +214,7 @@ class Annotator:
         of a batch that fails otherwise are tried one by one, to find the one that is the cause.
         """
         results: list[ScoredImage | FailedImage] = []
+        keeps = self._config.run.keep_features != "none"
         parts = [images] if images else []  # the next one is the last
         while parts:
             part = parts.pop()
@@ -171,7 +226,7 @@ class Annotator:
                 scored = value_or_error(self._scored, part)
             share_s = watch.seconds / len(part)
             if not isinstance(scored, ImageError):
-                maps, vectors = scored
+                maps, vectors, features = scored
                 results += [
                     ScoredImage(
                         ref=one.ref,
@@ -179,9 +234,10 @@ class Annotator:
                         image=replace(one.image, rgb=_NO_PIXELS),
                         maps=maps,
                         index=index,
-                        vector=vector,
+                        vector=vectors[index],
+                        features=features.image(index) if keeps else None,
                     )
-                    for index, (one, vector) in enumerate(zip(part, vectors, strict=True))
+                    for index, one in enumerate(part)
                 ]
             elif len(part) == 1:
                 seconds = replace(part[0].seconds, segment_s=share_s)
@@ -193,7 +249,7 @@ class Annotator:
                     len(part),
                     self._device_batch,
                 )
-                if self._rle_stream is not None:
+                if self._stream is not None:
                     torch.cuda.empty_cache()
                 parts.append(part)
             else:
@@ -207,38 +263,17 @@ class Annotator:
 
     def _scored(
         self, images: Sequence[LoadedImage]
-    ) -> tuple[ScoreMaps, Sequence[tuple[float, ...] | None]]:
-        """Return the score maps of a batch, and the vector of each image."""
+    ) -> tuple[ScoreMaps, Sequence[tuple[float, ...] | None], Features]:
+        """Return the score maps of a batch, the vector of each image, and the features."""
         pixels = tuple(to_tensor(image.image.rgb) for image in images)
         batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
-        maps = self._segmenter.score(encode_images(self._segmenter, batch), self._text)
+        features = encode_images(self._segmenter, batch)
+        maps = self._segmenter.score(features, self._text)
         check_finite((maps.levels, maps.objectness), "scores")
         vectors = [None] * len(pixels) if self._clip is None else _vectors(self._clip, pixels)
-        if self._rle_stream is not None:
+        if self._stream is not None:
             torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
-        return maps, vectors
-
-    def _rows(self, image: ScoredImage | FailedImage) -> ShardRows:
-        """Return the rows of one image, its masks as RLE."""
-        if isinstance(image, FailedImage):
-            return failed_rows(image)
-        with Stopwatch() as watch, torch.inference_mode(), torch.cuda.stream(self._rle_stream):
-            masks = value_or_error(self._masks, image)
-        seconds = replace(image.seconds, rle_s=watch.seconds)
-        if isinstance(masks, ImageError):
-            return failed_rows(FailedImage(image.ref, seconds, masks))
-        return annotated_rows(image.ref, image.image, masks, seconds, image.vector)
-
-    def _masks(self, image: ScoredImage) -> ImageMasks:
-        config, size_hw = self._config, (image.image.height, image.image.width)
-        return image_rows(
-            decide_one(image.maps, image.index, size_hw),
-            size_hw,
-            config.vocabulary.names,
-            config.masks,
-            config.calibration,
-            image_id=image.ref.image_id,
-        )
+        return maps, vectors, features
 
 
 def _vectors(clip: Clip, images: Sequence[Image]) -> list[tuple[float, ...] | None]:

@@ -11,6 +11,7 @@ from schemas.errors import PASSING_CODES, ErrorCode, ImageError
 from schemas.records import (
     STAGES,
     Annotation,
+    FeatureRow,
     ImageRef,
     ImageResult,
     ImageVector,
@@ -19,7 +20,7 @@ from schemas.records import (
     ShardTally,
 )
 
-ImageRow = TypeVar("ImageRow", ScoreRow, Annotation, ImageVector)
+ImageRow = TypeVar("ImageRow", ScoreRow, Annotation, ImageVector, FeatureRow)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def annotated_rows(
     masks: ImageMasks,
     seconds: StageSeconds,
     vector: tuple[float, ...] | None = None,
+    features: bytes | None = None,
 ) -> ShardRows:
     """Return the rows of one annotated image.
 
@@ -56,6 +58,7 @@ def annotated_rows(
         masks: segments and scores.
         seconds: by stage.
         vector: CLIP's, of the whole image; None: there is none.
+        features: packed; None: they are not kept.
     """
     row = ImageResult(
         image_id=ref.image_id,
@@ -71,9 +74,13 @@ def annotated_rows(
         review_priority=masks.review_priority,
         **asdict(seconds),
     )
-    vectors = () if vector is None else (ImageVector(image_id=ref.image_id, vector=vector),)
+    key = ref.image_id
     return ShardRows(
-        images=(row,), scores=masks.label_scores, annotations=masks.segments, vectors=vectors
+        images=(row,),
+        scores=masks.label_scores,
+        annotations=masks.segments,
+        vectors=() if vector is None else (ImageVector(image_id=key, vector=vector),),
+        features=() if features is None else (FeatureRow(image_id=key, features=features),),
     )
 
 
@@ -99,6 +106,7 @@ def join_rows(parts: Iterable[ShardRows]) -> ShardRows:
         scores=tuple(row for part in parts for row in part.scores),
         annotations=tuple(row for part in parts for row in part.annotations),
         vectors=tuple(row for part in parts for row in part.vectors),
+        features=tuple(row for part in parts for row in part.features),
     )
 
 
@@ -135,6 +143,7 @@ def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
         scores=joined(rows.scores, new.scores),
         annotations=joined(rows.annotations, new.annotations),
         vectors=joined(rows.vectors, new.vectors),
+        features=joined(rows.features, new.features),
     )
 
 

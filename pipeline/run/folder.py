@@ -4,6 +4,8 @@
     manifest.parquet    its images, frozen
     generations/        images that came, changed or vanished since (`generations.py`)
     images/ scores/ annotations/ vectors/    NNNNN-<attempt>.parquet
+    features/           likewise, where they are kept (`tables/stored_features.py`); a shard counts
+                        without
     done/NNNNN.json     a shard's done marker: written last, created once; replaced as a whole
                         when images that failed were tried again
     failed/NNNNN.json   a shard that was given up
@@ -78,13 +80,15 @@ compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.parquet"
+FEATURES = "features"
+"""Folder of stored features; whoever needs the space may delete it."""
 _MAX_MANIFEST_BYTES = 2 << 30
 """Ten million images take about 400 MB; it is read whole."""
 _MAY_HOLD_SECRETS = "://.*[?#@]"
 _TABLE_FOLDERS = tuple(f"{name}/" for name in TABLE_NAMES)
-_FOLDERS = (*_TABLE_FOLDERS, "done/", "failed/", f"{GENERATIONS}/")
+_FOLDERS = (*_TABLE_FOLDERS, f"{FEATURES}/", "done/", "failed/", f"{GENERATIONS}/")
 _OUR_FILES = re.compile(
-    rf"(?:{'|'.join(TABLE_NAMES)})/\d{{5,}}-[\w-]+[.]parquet|{TABLE_FILES}"
+    rf"(?:{'|'.join((*TABLE_NAMES, FEATURES))})/\d{{5,}}-[\w-]+[.]parquet|{TABLE_FILES}"
     rf"|(?:.+/)?[.][^/]+[.][0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}"
 )
 """Names that ovseg itself can have made, and a killed process can have left."""
@@ -424,13 +428,14 @@ class RunFolder:
             if committed is not None and not _takes_the_place(tally, committed, before):
                 return committed
             unique = f"{attempt}-{secrets.token_hex(4)}"
-            files = shard_files.write_tables(self.folder, shard_index, unique, rows)
+            files = shard_files.write_files(self.folder, shard_index, unique, rows)
         ours = ShardDone(
             schema_version=SCHEMA_VERSION,
             shard=shard_index,
             attempt=unique,
             fingerprint=self.fingerprint,
-            files=files,
+            files={name: files[name] for name in TABLE_NAMES},
+            features=files.get("features"),
             tally=tally.with_seconds(write=writing.seconds),
             other_versions=self._other_versions,
         )
@@ -782,6 +787,7 @@ class RunFolder:
         files = [name for name in self.folder.list() if _OUR_FILES.fullmatch(name)]
         found = markers.read_markers(self.folder, "done", ShardDone).values()
         named = {entry.name for marker in found for entry in marker.files.values()}
+        named |= {marker.features.name for marker in found if marker.features}
         for record in RunFolder(self.folder).generations.later:
             named |= {record.new.name, record.gone.name}
         return [name for name in files if name not in named]

@@ -102,7 +102,8 @@ def _wrong_claim(marker: Frozen, shard: int) -> str:
         return f"it says that it is of shard {marker.shard}"
     if marker.files.keys() != tables_of(marker.schema_version):
         return "expected an entry for each of its tables"
-    for table, entry in marker.files.items():
+    named = {**marker.files, **({"features": marker.features} if marker.features else {})}
+    for table, entry in named.items():
         match = _TABLE_FILE.fullmatch(entry.name)
         if match is None or match.groups() != (table, f"{shard:05d}"):
             return f"it names {printable(entry.name[:80])} as its {table}"
@@ -124,6 +125,8 @@ def _wrong_tally(marker: ShardDone) -> str:
         return f"it counts more failed images, or more of several frames, than {tally.num_images}"
     if rows.get("vectors", 0) > tally.num_images - sum(tally.errors.values()):
         return f"its file of vectors has {rows['vectors']}, more than images were annotated"
+    if marker.features and marker.features.num_rows > tally.num_images:
+        return f"its file of features has {marker.features.num_rows}, more than it has images"
     if not all(seconds <= MAX_SECONDS for seconds in tally.seconds.values()):
         return f"it says that a stage took no finite time, or more than {MAX_SECONDS:,.0f} s"
     return ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -10,27 +10,29 @@ from pipeline.run import markers
 from pipeline.run.tables import old_versions
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
-from schemas.errors import OutageError, OvsegError
+from schemas.errors import ConfigError, OutageError, OvsegError
 from schemas.records import TABLE_NAMES, FileEntry, ShardDone, ShardRows, TableName
 from schemas.tables import SCHEMA_VERSION, TABLES, to_table
 
 ROW_GROUP = 4096
 
 
-def write_tables(
-    folder: Folder, shard: int, attempt: str, rows: ShardRows
-) -> dict[TableName, FileEntry]:
-    """Write the tables of an attempt, all or none."""
-    files: dict[TableName, FileEntry] = {}
+FileName = TableName | Literal["features"]
+ShardFiles = dict[FileName, FileEntry]
+
+
+def write_files(folder: Folder, shard: int, attempt: str, rows: ShardRows) -> ShardFiles:
+    """Write the tables of an attempt, and its features if it has some, all or none."""
+    files: ShardFiles = {}
+    features = ("features",) if rows.features else ()
     try:
-        for name in TABLE_NAMES:
-            table = to_table(name, getattr(rows, name))
-            data = parquet.write_table(table, ROW_GROUP)
+        for name in (*TABLE_NAMES, *features):
+            data = _content(name, rows)
             file_name = f"{name}/{shard:05d}-{attempt}.parquet"
             folder.atomic_write(file_name, data)
             files[name] = FileEntry(
                 name=file_name,
-                num_rows=table.num_rows,
+                num_rows=len(getattr(rows, name)),
                 sha256=markers.bytes_sha256(data),
                 size_bytes=len(data),
             )
@@ -40,7 +42,19 @@ def write_tables(
     return files
 
 
-def discard(folder: Folder, files: Mapping[TableName, FileEntry]) -> None:
+def _content(name: FileName, rows: ShardRows) -> bytes:
+    data = parquet.write_table(to_table(name, getattr(rows, name)), ROW_GROUP)
+    if len(data) > markers.MAX_TABLE_BYTES:
+        num_images = len(rows.images)
+        raise ConfigError(
+            f"the {name} of a shard of {num_images} images take {len(data):,} bytes, at most "
+            f"{markers.MAX_TABLE_BYTES:,} can be: give a shard_size below {num_images}, in another "
+            "output folder"
+        )
+    return data
+
+
+def discard(folder: Folder, files: ShardFiles) -> None:
     """Remove the files of an attempt that does not count; what cannot be is an orphan."""
     for entry in files.values():
         with suppress(OutageError):
