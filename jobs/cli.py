@@ -364,11 +364,84 @@ def sample_command(
 ) -> None:
     """List the images that are worth a look next.
 
-    The most doubtful ones, or equally many of every label.
+    The most doubtful, equally many of every label, the most diverse, or those unlike all others.
     """
     from jobs.curation.sample import list_sample
 
     list_sample(run, by, number, seed, out, as_json)
+
+
+@app.command("duplicates")
+def duplicates_command(  # noqa: PLR0913 - typer's flags are parameters
+    run: opt.Run,
+    threshold: opt.Cosine = None,
+    pictures: opt.Pictures = True,
+    out: opt.ListFile = "",
+    as_json: opt.AsJson = False,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
+) -> None:
+    """List the near-duplicates among a run's images.
+
+    Copies of another size, quality or cut, and mirrored ones.
+    """
+    from jobs.curation.duplicates import list_duplicates
+    from pipeline.run.trust.confirmed import Confirmed
+
+    confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
+    rules = {"threshold": threshold, "pictures": pictures}
+    list_duplicates(run, rules, out, as_json, confirmed)
+
+
+@app.command("split")
+def split_command(  # noqa: PLR0913 - typer's flags are parameters
+    run: opt.Run,
+    val: opt.ValShare = 0.1,
+    test: opt.TestShare = 0.0,
+    group: opt.Group = "",
+    table: opt.GroupTable = "",
+    duplicates: opt.DuplicatesApart = True,
+    seed: opt.Seed = 0,
+    out: opt.SplitLists = "",
+    as_json: opt.AsJson = False,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
+) -> None:
+    """List a run's images for training, validation and test.
+
+    No near-duplicates and no group across parts; labels as evenly as that allows.
+    """
+    from jobs.curation.split import SplitFlags, split_run
+    from pipeline.run.trust.confirmed import Confirmed
+
+    confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
+    flags = SplitFlags(val, test, group, table, duplicates, seed, out)
+    split_run(run, flags, as_json, confirmed)
+
+
+@app.command("search")
+def search_command(  # noqa: PLR0913 - typer's flags are parameters
+    run: opt.Run,
+    text: opt.SearchText = "",
+    image: opt.SearchImage = "",
+    number: opt.SearchCount = 20,
+    sheet: opt.SearchSheet = "",
+    out: opt.ListFile = "",
+    weights: opt.OwnWeights = None,
+    as_json: opt.AsJson = False,
+    images_roots: opt.ImagesRoots = None,
+    allow_private: opt.AllowPrivate = False,
+) -> None:
+    """Search a run's images by words, or by an image.
+
+    By the vectors of the run's own CLIP; no image is read.
+    """
+    from jobs.curation.search import SearchFlags, search_run
+    from pipeline.run.trust.confirmed import Confirmed
+
+    confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
+    flags = SearchFlags(text, image, number, weights or (), out, sheet)
+    search_run(run, flags, as_json, confirmed)
 
 
 @app.command("methods")

@@ -151,10 +151,64 @@ SampleBy = Annotated[
     str,
     typer.Option(
         "--by",
-        help="doubt (highest review priority) or balanced (all labels equally often).",
+        help="doubt (highest review priority), balanced (all labels equally often), diverse "
+        "(unlike each other) or outlier (unlike all others).",
     ),
 ]
 SampleCount = Annotated[int, typer.Option("--count", min=1, help="Number of images.")]
+
+# duplicates, split, search
+Cosine = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        min=-1.0,
+        max=1.0,
+        help="Cosine from which the pictures of two images are compared (0.9); with --no-pictures "
+        "from which the images are near-duplicates (0.97).",
+    ),
+]
+Pictures = Annotated[
+    bool,
+    typer.Option(help="Read the images of close pairs and compare them, or go by vectors alone."),
+]
+ValShare = Annotated[float, typer.Option("--val", help="Share of the images for validation.")]
+TestShare = Annotated[float, typer.Option("--test", help="Share of the images for a test.")]
+Group = Annotated[
+    str,
+    typer.Option(
+        "--group",
+        metavar="folder|COLUMN",
+        help="Keep the images of one folder, or of one value of a column, together.",
+    ),
+]
+GroupTable = Annotated[
+    str,
+    typer.Option(
+        "--table",
+        help="Table with `path` and that column; default: the list that the run was made from.",
+    ),
+]
+DuplicatesApart = Annotated[
+    bool,
+    typer.Option(
+        "--duplicates/--ignore-duplicates", help="Leave no near-duplicates across parts, or do."
+    ),
+]
+SplitLists = Annotated[str, typer.Option("--out", help="Folder of the lists.")]
+SearchText = Annotated[
+    str, typer.Argument(help='Words to search for: "red fish".', metavar="[TEXT]")
+]
+SearchImage = Annotated[
+    str,
+    typer.Option(
+        "--image", help="Search for what is like an image: its path in the run, or a file."
+    ),
+]
+SearchCount = Annotated[int, typer.Option("--count", min=1, help="Number of images.")]
+SearchSheet = Annotated[
+    str, typer.Option("--sheet", help="Draw the images and their masks: a name of a picture.")
+]
 
 # inspect, export, evaluate, sheet, delete
 Orphans = Annotated[

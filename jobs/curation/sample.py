@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 _VALUES = {
     "doubt": "review priority",
+    "diverse": "distance to the sample so far",
     "balanced": "for the label",
+    "outlier": "distance to its fifth nearest image",
 }
 _SHOWN = 20
 
@@ -61,7 +63,15 @@ def list_sample(run: str, by: str, count: int, seed: int, out: str, as_json: boo
 def _sample(images: "AnnotatedImages", by: "SampleKind", count: int, seed: int) -> "Sample":
     from pipeline.curation import sampling
     from pipeline.curation.images import labels_found
+    from pipeline.curation.with_vectors import images_with_vectors
 
     if by == "doubt":
         return sampling.most_doubtful(images.priority, count)
-    return sampling.balanced(labels_found(images), count, seed)
+    if by == "balanced":
+        return sampling.balanced(labels_found(images), count, seed)
+    embedded = images_with_vectors(images)
+    if by == "diverse":
+        found = sampling.most_diverse(embedded.vectors_ND, count, seed)
+    else:
+        found = sampling.outliers(embedded.vectors_ND, count)
+    return sampling.Sample(embedded.places[found.places], found.values)

@@ -35,11 +35,15 @@ class NamedWeights:
     Args:
         given: names from the command line.
         run: the run; None: nothing but the given names may be loaded.
+        command: of ovseg, for advice.
     """
 
-    def __init__(self, given: Sequence[str], run: RunFolder | None = None) -> None:
+    def __init__(
+        self, given: Sequence[str], run: RunFolder | None = None, command: str = "review"
+    ) -> None:
         self._given = frozenset((EMBEDDED, *given))
         self._run = run
+        self._command = command
 
     def check(self, *names: str) -> None:
         """Check that weights may be loaded by these names; nothing is looked up by them.
@@ -60,8 +64,9 @@ class NamedWeights:
         if self._run is not None and all(printable(name) == name for name in unique):
             place = shlex.quote(redact(self._run.folder.uri))
             flags = " ".join(f"--weights {shlex.quote(redact(name))}" for name in unique)
-            start = f"ovseg review {place} {flags}"
-            message += f"; if you trust them, end this server and start: {start}"
+            again = f"ovseg {self._command} {place} {flags}"
+            ended = "end this server and start" if self._command == "review" else "add them"
+            message += f"; if you trust them, {ended}: {again}"
         raise WeightsError(message)
 
     def are_given(self, *names: str) -> bool:

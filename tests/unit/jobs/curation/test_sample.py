@@ -62,7 +62,7 @@ def test_delete_knows_lists_as_files_of_its_own(run: RunFolder):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--by", "chance"], "expected doubt, "),
+        (["--by", "chance"], "expected doubt, diverse, balanced, outlier"),
         (["--out", "list.xlsx"], "ends in .csv or .txt"),
     ],
 )

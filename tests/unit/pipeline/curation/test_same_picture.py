@@ -1,29 +1,10 @@
 """Copies of drawn scenes are the same picture, other scenes are not."""
 
-import io
-
 import numpy as np
-from PIL import Image, ImageOps
 
 from jobs.demo.scenes import draw_scene
 from pipeline.curation.same_picture import SAME_FROM, correlation, small_picture
-
-
-def copies(rgb: np.ndarray, seed: int) -> list[np.ndarray]:
-    """JPEG of quality 30, 5 % cut off, mirrored, half the size."""
-    image = Image.fromarray(rgb)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=30)
-    width, height = image.size
-    kept = round(0.95 * width), round(0.95 * height)
-    rng = np.random.default_rng(seed)
-    left, top = rng.integers(0, (width - kept[0] + 1, height - kept[1] + 1)).tolist()
-    return [
-        np.asarray(Image.open(file).convert("RGB")),
-        np.asarray(image.crop((left, top, left + kept[0], top + kept[1]))),
-        np.asarray(ImageOps.mirror(image)),
-        np.asarray(image.resize((width // 2, height // 2))),
-    ]
+from tests.helpers.copied_images import copies
 
 
 def test_copies_are_the_same_picture_and_other_scenes_are_not():

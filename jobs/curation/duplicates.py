@@ -1,0 +1,95 @@
+"""`ovseg duplicates`: groups of images of a run that are the same picture."""
+
+from typing import TYPE_CHECKING, Any
+
+from jobs import console
+from schemas.base import counted, validated
+
+if TYPE_CHECKING:
+    from pipeline.curation.duplicates import Duplicates
+    from pipeline.curation.images import AnnotatedImages
+    from pipeline.run.trust.confirmed import Confirmed
+
+_SHOWN = 20
+
+
+def list_duplicates(
+    run: str, rules: dict[str, Any], out: str, as_json: bool, confirmed: "Confirmed"
+) -> None:
+    """Find near-duplicates, write them as a list, and print the groups.
+
+    Args:
+        run: the run folder.
+        rules: fields of `DuplicateRules`.
+        out: of the list; empty: in the run folder.
+        as_json: print JSON.
+        confirmed: from where the run's images are read.
+
+    Raises:
+        UserError: no such run, or none of its images has a vector.
+    """
+    import numpy as np
+
+    from pipeline.curation import duplicates
+    from pipeline.curation.image_lists import write_list
+    from pipeline.curation.images import annotated_images
+    from pipeline.run.folder import RunFolder
+
+    images = annotated_images(RunFolder.open(run, confirmed))
+    found = duplicates.find_duplicates(images, validated(duplicates.DuplicateRules, rules))
+    rows = [
+        (place, number, rank == 0)
+        for number, group in enumerate(found.groups, 1)
+        for rank, place in enumerate(group.tolist())
+    ]
+    columns = {
+        "note": [f"group {number}, {'keep' if kept else 'copy'}" for _, number, kept in rows],
+        "group": [number for _, number, _ in rows],
+        "keep": [int(kept) for _, _, kept in rows],
+    }
+    places = np.array([one for one, _, _ in rows], np.int64)
+    place = write_list(images, places, columns, "duplicates", out)
+    if as_json:
+        return console.print_json(_as_json(images, found, place))
+    return _show(images, found, place)
+
+
+def _paths(images: "AnnotatedImages", found: "Duplicates") -> list[list[str]]:
+    return [images.paths.take(group).to_pylist() for group in found.groups]
+
+
+def _as_json(images: "AnnotatedImages", found: "Duplicates", place: str) -> dict[str, Any]:
+    return {
+        "groups": [{"keep": group[0], "copies": group[1:]} for group in _paths(images, found)],
+        "num_images": found.num_images,
+        "num_copies": found.num_copies,
+        "num_without_vector": found.num_without,
+        "num_close_pairs": found.num_close,
+        "num_read": found.num_read,
+        "num_unread": found.num_unread,
+        "num_pairs_cut": found.num_cut,
+        "list": place,
+    }
+
+
+def _show(images: "AnnotatedImages", found: "Duplicates", place: str) -> None:
+    shown = [
+        (number, group[0], len(group) - 1, ", ".join(group[1:4]) + (", ..." * (len(group) > 4)))
+        for number, group in enumerate(_paths(images, found)[:_SHOWN], 1)
+    ]
+    console.table("Near-duplicates", ("group", "keep (the largest)", "copies", "such as"), shown)
+    if len(found.groups) > _SHOWN:
+        console.line(f"and {len(found.groups) - _SHOWN:,} more groups (--json shows all)")
+    console.line("")
+    console.facts(
+        [
+            ("images", f"{found.num_images:,} compared"),
+            ("to keep", f"{found.num_images - found.num_copies:,}"),
+            ("near-duplicates", f"{found.num_copies:,} in {counted(len(found.groups), 'group')}"),
+            (
+                "close pairs",
+                f"{found.num_close:,}; {counted(found.num_read, 'image')} read for them",
+            ),
+            ("list", place),
+        ]
+    )

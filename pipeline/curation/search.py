@@ -1,0 +1,138 @@
+"""Images of a run that fit a text, or that are like an image, by cosine of CLIP's vectors.
+
+The text is embedded by the very CLIP that made the run's vectors, in the templates of the run's
+method; an image that is given is prepared and embedded as those of the run were.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from ovseg_core import methods
+from ovseg_core.backbones.clip import Clip
+from ovseg_core.backbones.text.text_encoder import templates_of
+from ovseg_core.images.batch import to_tensor
+from ovseg_core.images.decoding.decode import decode
+from pipeline.curation.images import AnnotatedImages
+from pipeline.curation.with_vectors import vector_batches
+from pipeline.review.try_session import RunBackbones
+from pipeline.run.folder import RunFolder
+from pipeline.run.trust.named_weights import NamedWeights
+from pipeline.run.vectors import CLIP_ROLE, vector_clip
+from pipeline.storage import uris, weights
+from pipeline.storage.folder import read_image_file
+from pipeline.storage.places import ImagePlaces
+from schemas import plugins
+from schemas.config import ImageConfig, JobConfig
+from schemas.errors import UserError, WeightsError
+
+_DEFAULT_TEMPLATES = "diy"
+
+
+class SearchResult(NamedTuple):
+    """Images by falling cosine.
+
+    Attributes:
+        places: of `AnnotatedImages`.
+        cosines: of each with what was searched for.
+        num_searched: images that have a vector.
+    """
+
+    places: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+    num_searched: int
+
+
+def search_text(
+    images: AnnotatedImages, text: str, count: int, given_weights: Sequence[str] = ()
+) -> SearchResult:
+    """Return the images that fit a text best.
+
+    Args:
+        images: of the run.
+        text: a phrase, such as `red fish`; it is put into the templates of the run's vocabulary,
+            or of its method, or `a photo of a {}`.
+        count: of images.
+        given_weights: names of weights that may be loaded though this machine has not used them.
+
+    Raises:
+        UserError: no image has a vector, or the text is empty.
+        WeightsError: the run's CLIP cannot be had, or may not be loaded.
+    """
+    if not text.strip():
+        raise UserError('expected words to search for, such as "red fish", got none')
+    job = images.run.info.job()
+    templates = job.vocabulary.templates or _templates(job)
+    prompts = [template.replace("{}", text.strip()) for template in templates]
+    clip = _clip(images.run, given_weights)
+    with torch.inference_mode():  # as a row of the text matrix, docs/methods.md 1.5
+        units_PD = F.normalize(clip.encode_text(prompts), dim=-1)
+        row_D = F.normalize(units_PD.mean(dim=0), dim=-1).numpy()
+    return _nearest(images, row_D, count)
+
+
+def search_image(
+    images: AnnotatedImages, image: str, count: int, given_weights: Sequence[str] = ()
+) -> SearchResult:
+    """Return the images that are most like an image; the image itself, if it is one of the run.
+
+    Args:
+        images: of the run.
+        image: its path in the run, whose vector is there; else the path or URL of a file.
+        count: of images.
+        given_weights: see `search_text`; an image of the run needs none.
+
+    Raises:
+        ImageError: the file cannot be read or decoded.
+        UserError: no image has a vector.
+        WeightsError: the run's CLIP cannot be had, or may not be loaded.
+    """
+    for batch in vector_batches(images.run):
+        if image in batch.paths:
+            vector = batch.vectors_ND[batch.paths.index(image)]
+            return _nearest(images, vector.astype(np.float32), count)
+    config, place = ImageConfig(), uris.normalise(image)
+    own = ImagePlaces.of_own(place, allow_private=images.run.confirmed.allow_private)
+    data = read_image_file(place, own, config.max_bytes)
+    clip = _clip(images.run, given_weights)
+    with torch.inference_mode():
+        vector_1D = clip.image_vectors([to_tensor(decode(data, config, clip.input_px).rgb)])
+    return _nearest(images, vector_1D[0].numpy(), count)
+
+
+def _clip(run: RunFolder, given_weights: Sequence[str]) -> Clip:
+    """Return the CLIP of a run's vectors, which is loaded only as a page would load it."""
+    made_by = vector_clip(run)
+    job = methods.with_published_clip(run.info.job())
+    backbones = RunBackbones.from_config(job, "cpu", weights.resolve)
+    backbones.of_run = NamedWeights(given_weights, run, "search")
+    clip = backbones.clip
+    if weights.weights_sha256(clip.weights_file) != made_by.weights[CLIP_ROLE]:
+        raise WeightsError(
+            f"{clip.weights_file} is not the CLIP that made the vectors of {run.folder.uri}: "
+            "no text can be compared with them"
+        )
+    return clip
+
+
+def _templates(job: JobConfig) -> tuple[str, ...]:
+    options = plugins.read_nested_options(methods.PACKAGE, job.method, "method")[0].options
+    return templates_of(getattr(options, "templates", _DEFAULT_TEMPLATES))
+
+
+def _nearest(images: AnnotatedImages, vector_D: NDArray[np.float32], count: int) -> SearchResult:
+    places, cosines, num_searched = np.empty(0, np.int64), np.empty(0, np.float32), 0
+    for batch in vector_batches(images.run):
+        found = images.places(pa.array(batch.image_ids, pa.string()))
+        num_searched += int((found >= 0).sum())
+        ours = batch.vectors_ND.astype(np.float32) @ vector_D
+        places = np.concatenate([places, found[found >= 0]])
+        cosines = np.concatenate([cosines, ours[found >= 0]])
+        best = np.lexsort((places, -cosines))[:count]
+        places, cosines = places[best], cosines[best]
+    return SearchResult(places, cosines, num_searched)

@@ -1,0 +1,72 @@
+"""The annotated images of a run that have a CLIP vector, with their vectors."""
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.curation.images import AnnotatedImages
+from pipeline.run.folder import RunFolder
+from pipeline.run.vectors import VectorBatch, image_vectors, vector_clip
+from schemas.base import counted
+from schemas.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class ImagesWithVectors(NamedTuple):
+    """The images that have a vector.
+
+    Attributes:
+        places: (N,) of `AnnotatedImages`, rising.
+        vectors_ND: unit vectors of CLIP's joint space, float16.
+        num_without: images without one.
+    """
+
+    places: NDArray[np.int64]
+    vectors_ND: NDArray[np.float16]
+    num_without: int
+
+
+def images_with_vectors(images: AnnotatedImages) -> ImagesWithVectors:
+    """Read the vectors of all images: 1 kB each for a joint space of 512.
+
+    Raises:
+        UserError: no image has one.
+    """
+    places, vectors = [np.empty(0, np.int64)], []
+    for batch in vector_batches(images.run):
+        found = images.places(pa.array(batch.image_ids, pa.string()))
+        places.append(found[found >= 0])
+        vectors.append(batch.vectors_ND[found >= 0])
+    all_places = np.concatenate(places)
+    num_without = len(images) - len(all_places)
+    if num_without:
+        logger.warning(
+            "%s of %s: no CLIP vector, so left out (annotated before vectors were kept)",
+            counted(num_without, "image"),
+            f"{len(images):,}",
+        )
+    order = np.argsort(all_places, kind="stable")
+    return ImagesWithVectors(all_places[order], np.concatenate(vectors)[order], num_without)
+
+
+def vector_batches(run: RunFolder) -> Iterator[VectorBatch]:
+    """Yield the vectors of a run, see `image_vectors`.
+
+    Raises:
+        UserError: it has none.
+    """
+    _ = vector_clip(run)
+    has_any = False
+    for batch in image_vectors(run):
+        has_any = True
+        yield batch
+    if not has_any:
+        raise UserError(
+            f"{run.folder.uri}: none of its images has a CLIP vector: they were annotated before "
+            "ovseg kept vectors; annotate them again into another run folder"
+        )

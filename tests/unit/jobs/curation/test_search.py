@@ -1,0 +1,98 @@
+"""`ovseg search`: by words and by images, with the run's own CLIP."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from jobs.cli import app
+from jobs.demo.scenes import draw_scene
+from pipeline.run.folder import RunFolder
+from tests.helpers.tampered_runs import as_version_4
+
+
+def ovseg(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Sixty scenes of one object each, named by it."""
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "images").mkdir()
+    for seed in range(60):
+        scene = draw_scene(seed, num_objects=1)
+        name = scene.labels[0].replace(" ", "_") if scene.labels else "nothing"
+        Image.fromarray(scene.image).save(folder / "images" / f"{seed:02d}_{name}.png")
+    command = ["annotate", "--local", "--images", f"{folder}/images", "--out", f"{folder}/run"]
+    options = ["--set", "clip.model=embedded", "--set", "run.device=cpu"]
+    result = ovseg(*command, "--labels", "star", *options)
+    assert result.exit_code == 0, result.output
+    return RunFolder.open(f"{folder}/run")
+
+
+def test_words_find_the_images_that_show_them(run: RunFolder, tmp_path: Path):
+    words_of = {path: path[:-4].split("_") for path in run.manifest()["path"].to_pylist()}
+    precisions = []
+    assert ovseg("search", run.folder.uri, "background", "--count", "1").exit_code == 0
+    for word in ("red", "green", "blue", "star", "heart", "fish"):
+        showing = sum(word in words for words in words_of.values())
+        out = str(tmp_path / f"{word}.csv")
+        result = ovseg(
+            "search", run.folder.uri, word, "--count", str(showing), "--json", "--out", out
+        )
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert found["num_images"] == 60
+        cosines = [one["cosine"] for one in found["images"]]
+        assert cosines == sorted(cosines, reverse=True)
+        precisions.append(np.mean([word in words_of[one["path"]] for one in found["images"]]))
+    assert np.mean(precisions) > 0.75
+
+
+def test_image_of_the_run_or_a_file_finds_itself(run: RunFolder, tmp_path: Path):
+    path = run.manifest()["path"].to_pylist()[7]
+    file = Path(run.folder.uri).parent / "images" / path
+    sheet = tmp_path / "found.png"
+    for given in (path, str(file)):
+        flags = ("--image", given, "--count", "3", "--json", "--sheet", str(sheet))
+        result = ovseg("search", run.folder.uri, *flags)
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)["images"]
+        assert (found[0]["path"], len(found)) == (path, 3)
+        assert found[0]["cosine"] == pytest.approx(1, abs=2e-3)
+        with Image.open(sheet) as drawn:
+            assert drawn.width > 800
+    listed = Path(run.folder.uri, "exports/lists", f"like-{Path(path).stem.replace('_', '-')}.csv")
+    assert listed.read_text("utf-8").splitlines()[1].split(",")[1] == path
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected words, such as"),
+        (["fish", "--image", "x.png"], "expected words, such as"),
+        (["   "], "expected words to search for"),
+        (["--image", "/nowhere/x.png"], "not_found"),
+        (["fish", "--sheet", "x.txt"], "--sheet x.txt: expected a name that ends in"),
+    ],
+)
+def test_mistakes_are_told(run: RunFolder, flags: list[str], message: str, tmp_path: Path):
+    result = ovseg("search", run.folder.uri, *flags, "--out", str(tmp_path / "a.csv"))
+    assert result.exit_code == 1, result.output
+    assert message in result.stderr
+
+
+def test_run_of_an_older_ovseg_has_nothing_to_search(run: RunFolder, tmp_path: Path):
+    older = tmp_path / "older"
+    shutil.copytree(run.folder.uri, older)
+    as_version_4(RunFolder.open(str(older)))
+    for command in (("search", "star"), ("duplicates",), ("sample", "--by", "outlier")):
+        result = ovseg(command[0], str(older), *command[1:])
+        assert result.exit_code == 1, result.output
+        assert "none of its images has a CLIP vector" in result.stderr
+    assert ovseg("sample", str(older), "--count", "3").exit_code == 0
