@@ -205,6 +205,9 @@ class RunConfig(Frozen):
     """Share of a GPU that a worker takes (0.5: two workers on one); without effect on the CPU."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores that a worker takes; its number of torch threads on the CPU."""
+    wait_for_machine_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that a job waits for the first machine with room for a worker, where the cluster
+    starts machines when asked (by Ray's autoscaler); 0: that none is there is an error at once."""
     batch_size: PositiveInt = 8
     """Images computed at once; halved by the worker when it runs out of GPU memory."""
     prefetch_threads: PositiveInt = 4

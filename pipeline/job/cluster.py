@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from pipeline.job.worker_process import ray_address, worker_environment
 from pipeline.storage.waiting import waiting
@@ -212,6 +213,28 @@ def _start(address: str) -> None:
         raise ConnectionError(str(error)) from error
 
 
+def wait_for_machine(run: RunConfig) -> None:
+    """Wait until a machine of the cluster can hold a worker, at most `run.wait_for_machine_s`.
+
+    Ray's autoscaler is asked for one; where there is no autoscaler, none comes.
+
+    Raises:
+        ClusterError: the head is lost.
+    """
+    device = "cuda" if run.device == "cuda" else cluster_device(run)
+    demand = {kind: amount for kind, amount in worker_demand(run, device).items() if amount}
+    if not (run.wait_for_machine_s and ray_address()) or capacity(demand):
+        return
+    head, end_s = ClusterHead.joined(), time.monotonic() + run.wait_for_machine_s
+    wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in demand.items())
+    with waiting(f"a machine with {wanted}, for which the cluster was asked"):
+        request_resources(bundles=[demand])
+        while time.monotonic() < end_s and not capacity(demand):
+            head.wait_now_and_then()
+            time.sleep(1.0)
+        request_resources(bundles=[])  # from now on the workers ask for theirs
+
+
 def cluster_device(run: RunConfig) -> str:
     """Return the device of the workers, `cpu` or `cuda`.
 
@@ -222,9 +245,14 @@ def cluster_device(run: RunConfig) -> str:
     if run.device == "cuda" and not num_gpus:
         raise ResourceError(
             "run.device is `cuda`, but the Ray cluster has no GPU; "
-            "set run.device to `auto` or `cpu`, or join a cluster with GPUs"
+            f"set run.device to `auto` or `cpu`, or join a cluster with GPUs{_or_wait()}"
         )
     return "cpu" if run.device == "cpu" or not num_gpus else "cuda"
+
+
+def _or_wait() -> str:
+    how = "run.wait_for_machine_s waits for a machine, if the cluster starts some when asked"
+    return f"; {how}" if ray_address() else ""
 
 
 def worker_demand(run: RunConfig, device: str) -> dict[str, float]:
@@ -249,7 +277,7 @@ def check_capacity(demand: dict[str, float]) -> None:
         if amount > most:
             raise ResourceError(
                 f"run.{kind.lower()}s_per_worker is {amount:g}, but no machine of the cluster has "
-                f"more than {most:g} {kind}s; lower it"
+                f"more than {most:g} {kind}s; lower it{_or_wait()}"
             )
 
 

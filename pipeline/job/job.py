@@ -433,6 +433,7 @@ class _RunningJob:
             self._check_weights()
         with cluster.connected():
             self._termination.listen()
+            cluster.wait_for_machine(config.run)
             device = cluster.cluster_device(config.run)
             name = secrets.token_hex(16)
             setup = WorkerSetup(config, device, self._build, self._plan.retry, job=name)

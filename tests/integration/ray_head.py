@@ -30,11 +30,15 @@ _BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: its job server, the environment that may talk to it, its process id."""
+    """A running head: its job server, the environment that may talk to it, its process id.
+
+    `gcs` is what RAY_ADDRESS takes.
+    """
 
     address: str
     env: dict[str, str]
     pid: int
+    gcs: str
 
 
 @contextmanager
@@ -56,7 +60,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[Head]:
         try:
             address = f"http://127.0.0.1:{ports['dashboard-port']}"
             _wait_for(address, process, log)
-            yield Head(address, env, process.pid)
+            yield Head(address, env, process.pid, f"127.0.0.1:{ports['port']}")
         finally:
             process.terminate()
             process.wait(timeout=60)

@@ -120,6 +120,7 @@ def _worker_on_ray(config: HeadConfig, images: pa.Table) -> Iterator[_Worker]:
             return ray.get(ref)
 
     with cluster.connected():
+        cluster.wait_for_machine(config.run)
         device = cluster.cluster_device(config.run)
         demand = cluster.worker_demand(config.run, device)
         cluster.check_capacity(demand)

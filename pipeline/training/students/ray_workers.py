@@ -51,6 +51,7 @@ def ray_tallies(config: StudentConfig) -> Iterator[Iterator[StudentTally]]:
             "process with --local"
         ) from error
     with cluster.connected():
+        cluster.wait_for_machine(config.run)
         device = cluster.cluster_device(config.run)
         demand = cluster.worker_demand(config.run, device)
         cluster.check_capacity(demand)
