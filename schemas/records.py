@@ -221,6 +221,9 @@ class ShardRows(Frozen):
     annotations: tuple[Annotation, ...]
     vectors: tuple[ImageVector, ...] = ()
     features: tuple[FeatureRow, ...] = ()
+    other_sizes: dict[str, NonNegativeInt] = {}
+    """Bytes of the files, by `image_id`, that were annotated with another size than they were
+    listed with: they changed in between."""
 
 
 class ShardTally(Frozen):
@@ -287,6 +290,8 @@ class ShardDone(Frozen):
     features: FileEntry | None = None
     """Features of its annotated images, see `run.keep_features`; the shard counts without."""
     tally: ShardTally
+    other_sizes: dict[str, NonNegativeInt] = {}
+    """See `ShardRows`: what a later listing is compared with, in place of the run's own list."""
     other_versions: dict[str, str] = {}
     """Libraries with another version than when the run was begun, see `run.accept_versions`."""
 

@@ -60,6 +60,8 @@ class ScoredImage:
     image: DecodedImage
     maps: ScoreMaps
     index: int
+    size_bytes: int | None = None
+    """Of the file as it was read; None: it was not."""
     vector: tuple[float, ...] | None = None
     features: Features | None = None
     """Of the image alone; None: they are not kept."""
@@ -117,7 +119,10 @@ class RowMaker:
         packed = None
         if precision != "none" and image.features is not None:
             packed = pack_features(image.features, precision)
-        return annotated_rows(image.ref, image.image, masks, seconds, image.vector, packed)
+        rows = annotated_rows(image.ref, image.image, masks, seconds, image.vector, packed)
+        if image.size_bytes is None or image.ref.size_bytes in (None, image.size_bytes):
+            return rows
+        return rows.model_copy(update={"other_sizes": {image.ref.image_id: image.size_bytes}})
 
     def _masks(self, image: ScoredImage) -> ImageMasks:
         config, size_hw = self._config, (image.image.height, image.image.width)
@@ -236,6 +241,7 @@ class Annotator(RowMaker):
                         index=index,
                         vector=vectors[index],
                         features=features.image(index) if keeps else None,
+                        size_bytes=one.size_bytes,
                     )
                     for index, one in enumerate(part)
                 ]

@@ -23,11 +23,15 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One image in memory, perhaps reduced by the decoder, and the seconds that it took so far."""
+    """One image in memory, perhaps reduced by the decoder, and the seconds that it took so far.
+
+    Its file had `size_bytes`, which may not be what the listing has.
+    """
 
     ref: ImageRef
     seconds: StageSeconds
     image: DecodedImage
+    size_bytes: int
 
 
 def load_image(
@@ -47,7 +51,7 @@ def load_image(
     seconds = StageSeconds(read.seconds, decoding.seconds)
     if isinstance(image, ImageError):
         return FailedImage(ref, seconds, image)
-    return LoadedImage(ref, seconds, image)
+    return LoadedImage(ref, seconds, image, len(data))
 
 
 def map_ahead(

@@ -107,6 +107,7 @@ def join_rows(parts: Iterable[ShardRows]) -> ShardRows:
         annotations=tuple(row for part in parts for row in part.annotations),
         vectors=tuple(row for part in parts for row in part.vectors),
         features=tuple(row for part in parts for row in part.features),
+        other_sizes={key: size for part in parts for key, size in part.other_sizes.items()},
     )
 
 
@@ -144,6 +145,8 @@ def replaced_rows(rows: ShardRows, new: ShardRows) -> ShardRows:
         annotations=joined(rows.annotations, new.annotations),
         vectors=joined(rows.vectors, new.vectors),
         features=joined(rows.features, new.features),
+        other_sizes=rows.other_sizes
+        | {key: size for key, size in new.other_sizes.items() if key in again},
     )
 
 

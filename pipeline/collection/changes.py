@@ -3,7 +3,7 @@
 Both lists are sorted by path and are gone through side by side, a block at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,10 +37,17 @@ class Changes:
         is_before = compute.less(self.new["path"], path)
         return replace(self, new=self.new.filter(is_before))
 
-    def without_changed(self, paths: Iterable[str]) -> "Changes":
-        """Return the changes without some of the changed images."""
-        is_left_out = compute.is_in(self.changed["path"], value_set=pa.array(paths, pa.string()))
-        return replace(self, changed=self.changed.filter(compute.invert(is_left_out)))
+    def without_annotated(self, sizes: Mapping[str, int]) -> "Changes":
+        """Return the changes without images that changed before they were annotated.
+
+        Args:
+            sizes: bytes of the files as they were annotated, by `image_id`.
+        """
+        if not sizes:
+            return self
+        columns = self.changed["image_id"].to_pylist(), self.changed["size_bytes"].to_pylist()
+        is_left = [sizes.get(image_id, -1) != size for image_id, size in zip(*columns, strict=True)]
+        return replace(self, changed=self.changed.filter(pa.array(is_left, pa.bool_())))
 
     @property
     def is_empty(self) -> bool:

@@ -8,7 +8,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -148,34 +148,15 @@ class JobPlan:
         done = sum(marker.tally.num_images for marker in self.own_done.values())
         return done - sum(self.num_to_retry.values())
 
-    def changed_and_failed(self) -> set[str]:
-        """Return the paths of changed images, not taken up, that have a row with an error.
-
-        Only of shards that have images to try again.
-        """
-        if self.run is None or self.changes is None or self.updates:
-            return set()
-        if not self.changes.changed.num_rows:
-            return set()
-        changed = self.changes.changed["path"].combine_chunks()
-        failed: set[str] = set()
-        for shard in self.num_to_retry:
-            if marker := self.run.marker(shard):
-                rows = self.run.shard_table(marker, "images", ["path", "status"])
-                is_failed = compute.equal(rows["status"], "error")
-                is_changed = compute.is_in(rows["path"], value_set=changed)
-                failed.update(rows["path"].filter(compute.and_(is_failed, is_changed)).to_pylist())
-        return failed
-
-    def changes_left(self, failed: set[str]) -> Changes | None:
-        """Return the changes without images that were mended, and that this job has annotated.
+    def changes_left(self, done: Mapping[int, ShardDone]) -> Changes | None:
+        """Return the changes after the job: without images that it tried again as they are now.
 
         Args:
-            failed: see `changed_and_failed`, before the job.
+            done: markers of the run's finished shards.
         """
-        if not failed or self.changes is None:
+        if self.run is None or self.changes is None or self.is_update:
             return self.changes
-        return self.changes.without_changed(failed - self.changed_and_failed())
+        return self.changes.without_annotated(self.run.other_sizes(done.values()))
 
     def repaired(self) -> "JobPlan":
         """Take the job's own damaged shards out of `done`; reads all their files."""
@@ -239,6 +220,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
         check_own(run, config)
         listed = collect(config.images, config.image, config.run.images_roots)
         found = changes(run.manifest(), listed)
+        found = found.without_annotated(run.other_sizes(run.done().values()))
         updates = not found.is_empty or config.image.limit != run.generations.limit
         run = run.updated(found, config.image.limit) if updates else run
     planned = JobPlan(
@@ -252,7 +234,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
         check_own(run, config)
     if config.run.task.number > 1:  # the first one looks, for all
         return planned
-    return replace(planned, changes=_changes_since(run, config))
+    return replace(planned, changes=_changes_since(run, config, planned.done))
 
 
 def _check_task(config: JobConfig) -> None:
@@ -276,7 +258,9 @@ def _check_task(config: JobConfig) -> None:
         )
 
 
-def _changes_since(run: RunFolder, config: JobConfig) -> Changes | None:
+def _changes_since(
+    run: RunFolder, config: JobConfig, done: Mapping[int, ShardDone]
+) -> Changes | None:
     """List a run's collection again; what cannot be listed stops no run that has its list."""
     before, everything = run.manifest(), config.image.model_copy(update={"limit": 0})
     try:
@@ -289,7 +273,7 @@ def _changes_since(run: RunFolder, config: JobConfig) -> Changes | None:
         return None
     if config.image.limit:  # those after the last one were left out when the run began
         found = found.up_to(compute.max(before["path"]))
-    return found
+    return found.without_annotated(run.other_sizes(done.values()))
 
 
 def run(
@@ -311,7 +295,6 @@ def run(
         OutageError: a store or cluster that the job cannot do without is away, or full.
     """
     planned = plan(config, retry).repaired()
-    failed = planned.changed_and_failed()
     if not planned.num_shards_left:
         if planned.updates and planned.run is not None:
             planned.begin(planned.run.info.weights)
@@ -345,7 +328,7 @@ def run(
             config,
             job.shard_sizes,
             job.done(),
-            planned.changes_left(failed),
+            planned.changes_left(job.done()),
             updated=planned.is_update and job.has_begun,
         ),
         num_new=progress.finished,

@@ -20,7 +20,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -437,6 +437,7 @@ class RunFolder:
             files={name: files[name] for name in TABLE_NAMES},
             features=files.get("features"),
             tally=tally.with_seconds(write=writing.seconds),
+            other_sizes=rows.other_sizes,
             other_versions=self._other_versions,
         )
         try:
@@ -635,7 +636,23 @@ class RunFolder:
         """
         tables = {name: self.stored_table(marker, name) for name in TABLE_NAMES}
         rows = {name: tuple(to_records(name, table)) for name, table in tables.items()}
-        return ShardRows.model_validate(rows)
+        return ShardRows.model_validate({**rows, "other_sizes": marker.other_sizes})
+
+    def other_sizes(self, done: Iterable[ShardDone]) -> dict[str, int]:
+        """Return the bytes of images that were annotated with another size than they are listed.
+
+        Args:
+            done: markers of finished shards.
+
+        Returns:
+            By `image_id`, without superseded images.
+        """
+        sizes: dict[str, int] = {}
+        for marker in done:
+            ids = pa.table({"image_id": pa.array(marker.other_sizes, pa.string())})
+            for image_id in self._without_superseded(marker.shard, ids)["image_id"].to_pylist():
+                sizes[image_id] = marker.other_sizes[image_id]
+        return sizes
 
     def failed(self) -> dict[int, ShardFailed]:
         """Return the shards that were given up and not finished since, by shard, in order."""

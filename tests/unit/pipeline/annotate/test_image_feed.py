@@ -33,7 +33,10 @@ def load(ref):
         return FailedImage(ref, StageSeconds(), ImageError(ErrorCode.TRUNCATED, "cut"))
     height, width = map(int, name.split("x"))
     return LoadedImage(
-        ref, StageSeconds(), DecodedImage(np.zeros((height, width, 3), np.uint8), height, width, 1)
+        ref,
+        StageSeconds(),
+        DecodedImage(np.zeros((height, width, 3), np.uint8), height, width, 1),
+        size_bytes=0,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.annotate.build import Built
 from pipeline.job import job
@@ -235,6 +236,27 @@ def test_a_mended_image_counts_although_another_of_its_shard_is_gone(tmp_path):
     run(fresh)
     assert run(updated(config), BuildColourSegmenter())[0].errors == {}
     assert by_path(config.out)["annotations"] == by_path(fresh.out)["annotations"]
+
+
+def test_an_image_tried_again_after_it_was_mended_has_not_changed_since(tmp_path):
+    images = paint_collection(tmp_path / "images", 4)
+    whole = (images / "001.png").read_bytes()
+    (images / "001.png").write_bytes(whole[: len(whole) // 2])
+    config = colour_config(images, tmp_path / "run")
+    run(config)
+    (images / "001.png").write_bytes(whole)
+    assert "1 changed (for example 001.png)" in run(config)[0].summary()
+    assert "has changed" not in run(config, retry=BROKEN)[0].summary()
+    assert "has changed" not in run(config)[0].summary()
+    report, _ = run(updated(config), BuildNothing())
+    assert "the run was updated: no image is new, changed or vanished" in report.summary()
+
+    Image.open(images / "003.png").rotate(90, expand=True).save(images / "001.png")
+    assert "1 changed (for example 001.png)" in run(config)[0].summary()
+    run(updated(config), BuildColourSegmenter())
+    assert "has changed" not in run(config)[0].summary()
+    (images / "001.png").write_bytes(whole)
+    assert "1 changed (for example 001.png)" in run(config)[0].summary()
 
 
 def test_images_that_fail_as_before_are_not_written_again(tmp_path):
