@@ -31,14 +31,15 @@ _REPLACED = "member that a later one of the same name replaces"
 _UNREADABLE = "archive that cannot be read"
 
 
+@cache  # it looks into the folder
+def _kinds() -> dict[str, ModuleType]:
+    return {name: plugins.load_plugin(ARCHIVES, name) for name in plugins.names(ARCHIVES)}
+
+
 @cache
 def _endings() -> dict[str, str]:
     """Return the kind of archive of each ending."""
-    return {ending: kind for kind in plugins.names(ARCHIVES) for ending in _plugin(kind).ENDINGS}
-
-
-def _plugin(kind: str) -> ModuleType:
-    return plugins.load_plugin(ARCHIVES, kind)
+    return {ending: kind for kind, plugin in _kinds().items() for ending in plugin.ENDINGS}
 
 
 def is_archive(name: str) -> bool:
@@ -88,7 +89,7 @@ def _members_or_error(archive: ListedImage, places: ImagePlaces) -> list[Member]
     kind = _kind_of(archive.uri)
     file = RangeFile(archive.uri, archive.size_bytes or 0, archive.etag, places)
     try:
-        return list(_plugin(kind).members(file))
+        return list(_kinds()[kind].members(file))
     except ArchiveError as error:
         return error
     except ImageError as error:
@@ -126,8 +127,8 @@ def _kind_of(uri: str) -> str:
 
 def span_of(member: ArchiveMember) -> ByteRange | None:
     """Return the part of its archive that is read for a member; None where no part is known."""
-    is_known = member.kind in plugins.names(ARCHIVES)
-    return _plugin(member.kind).span(member) if is_known else None
+    plugin = _kinds().get(member.kind)
+    return None if plugin is None else plugin.span(member)
 
 
 def read_member(member: ArchiveMember, max_bytes: int, read: ReadPart) -> bytes:
@@ -141,12 +142,13 @@ def read_member(member: ArchiveMember, max_bytes: int, read: ReadPart) -> bytes:
     Raises:
         ImageError: see `image_source.read_bytes`; `truncated`: the archive is cut off.
     """
-    if member.kind not in plugins.names(ARCHIVES):
+    plugin = _kinds().get(member.kind)
+    if plugin is None:
         raise ImageError(
             ErrorCode.NOT_AN_IMAGE,
             f"{redact(member.uri)}: no kind of archive is called {printable(member.kind)!r}",
         )
-    data = _plugin(member.kind).content(member, read, max_bytes)
+    data = plugin.content(member, read, max_bytes)
     if not data:
         raise ImageError(ErrorCode.EMPTY_FILE, f"{redact(member.uri)} has no bytes")
     return data

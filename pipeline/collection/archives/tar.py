@@ -27,8 +27,8 @@ from schemas.redact import redact
 ENDINGS = (".tar",)
 
 _BLOCK = tarfile.BLOCKSIZE
-_NAME_BYTES = 100
-"""Of a header; longer names stand elsewhere."""
+_NAME_BYTES, _SIZE, _PREFIX = 100, slice(124, 136), 345
+"""Where a header has a name, the size (octal, to 8 GB) and the beginning of a longer name."""
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -98,13 +98,20 @@ def content(member: ArchiveMember, read: ReadPart, max_bytes: int) -> bytes:
 
 
 def _is_of(block: bytes, member: ArchiveMember) -> bool:
-    """Return whether a header is the member's, as far as it alone says so."""
-    try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
+    """Return whether a header is the member's, as far as it alone says so.
+
+    A name that is long or not ASCII may stand in headers before.
+    """
+    if len(block) < _BLOCK:
         return False
-    is_whole = len(info.name.encode(errors="surrogateescape")) < _NAME_BYTES and info.name.isascii()
-    # A size of 8 GB and more, and a name that is long or not ASCII, stand in headers before.
-    return info.size == member.second and (
-        not is_whole or not member.name.isascii() or clean_name(info.name) == member.name
+    name = block[:_NAME_BYTES]
+    try:
+        size = int(block[_SIZE].strip(b"\0 "), 8)
+    except ValueError:
+        return False
+    is_whole = name.endswith(b"\0") and name.isascii() and not block[_PREFIX]
+    return size == member.second and (
+        not is_whole
+        or not member.name.isascii()
+        or clean_name(name.rstrip(b"\0").decode()) == member.name
     )

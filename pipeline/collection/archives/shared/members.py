@@ -13,6 +13,8 @@ ReadPart = Callable[[int, int], bytes]
 """(first byte, number of bytes) -> a part of the archive, fewer bytes where it ends."""
 LEAVES = "member with a name that leaves its archive"
 SPECIAL = "link, pipe or device in an archive"
+ENCRYPTED = "encrypted member of an archive"
+PACKED_OTHERWISE = "member of a zip archive that is not deflated (bzip2, LZMA ...)"
 REST = "archive that is damaged or cut off, from there on"
 _SLASHES = re.compile("/{2,}")
 

@@ -263,7 +263,7 @@ def test_what_a_listing_leaves_out_is_counted(tree: str) -> None:
 
 
 def test_names_with_as_many_endings_as_files_are_counted_together(tmp_path: Path) -> None:
-    for name in ("a.png", "b.zip", *(f"scan.{number:04d}" for number in range(60)), "c.bak"):
+    for name in ("a.png", "b.7z", *(f"scan.{number:04d}" for number in range(60)), "c.bak"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "d.bak").write_bytes(b"x")
     entries = left_out_of(collect(str(tmp_path), CONFIG))
@@ -271,7 +271,7 @@ def test_names_with_as_many_endings_as_files_are_counted_together(tmp_path: Path
     assert len(entries) == 22
     assert (entries[0].what, entries[0].count) == (".bak", 2)
     assert (entries[-1].what, entries[-1].count) == ("with 41 other endings", 41)
-    assert "1 .zip file (archives: unpack them)" in describe(entries)
+    assert "1 .7z file (archives: unpack them)" in describe(entries)
 
 
 def test_names_that_leave_their_folder_on_windows_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_keys_with_an_empty_part_have_paths_of_their_own(s3_folder: str) -> None
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        *((name, "unpack it") for name in ("photos.zip", "photos.tar.gz", "a.PNG.gz", "l.csv.zst")),
+        *((name, "unpack it") for name in ("photos.7z", "photos.tar.gz", "a.PNG.gz", "l.csv.zst")),
         ("list.json", "expected .txt"),
     ],
 )
