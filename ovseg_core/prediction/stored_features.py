@@ -169,18 +169,16 @@ class _Packing:
 def vector_axis(path: str, tensor: Tensor) -> int | None:
     """Return the axis of a tensor's vectors; None: it holds none.
 
-    Maps (B, C, h, w) have one at each cell, matrices have rows, others are named after theirs.
+    Maps (B, C, h, w) have one at each cell; of anything else they are the rows, but not of boxes,
+    whose numbers are few and places in an image.
 
     Args:
         path: of the field that holds it.
         tensor: the field's value.
     """
-    if tensor.ndim == 4:
-        axis = 1
-    elif tensor.ndim == 2 or (tensor.ndim == 3 and _axes(path).endswith(("C", "D"))):
-        axis = tensor.ndim - 1
-    else:
+    if tensor.ndim < 2 or _axes(path)[-1:].isdigit():
         return None
+    axis = 1 if tensor.ndim == 4 else tensor.ndim - 1
     return axis if tensor.shape[axis] > 1 else None
 
 
