@@ -62,13 +62,16 @@ def pack_features(features: Features, precision: FeaturePrecision) -> bytes:
     return file_bytes(packing.tensors, record)
 
 
-def unpack_features(data: bytes, segmenter: Segmenter[Any]) -> Features:
+def unpack_features(
+    data: bytes, segmenter: Segmenter[Any], device: torch.device | str = "cpu"
+) -> Features:
     """Return the features of one image that `pack_features` wrote, as those of a batch of one.
 
     Args:
         data: the bytes. They may come from anywhere.
         segmenter: the method that computed them, with the same options; it need not be able to
             encode images.
+        device: where it runs.
 
     Raises:
         FeaturesError: the bytes are damaged, or of another method.
@@ -83,7 +86,8 @@ def unpack_features(data: bytes, segmenter: Segmenter[Any]) -> Features:
             raise ValueError(
                 f"they are of version {record.get('version')!s:.20}, this ovseg reads {_VERSION}"
             )
-        unpacking = _Unpacking(tensors, segmenter)
+        on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
+        unpacking = _Unpacking(on_device, segmenter)
         features = unpacking.value(Features, json.loads(record.get("features", "")), "")
         if unpacking.tensors:
             raise ValueError(f"nothing in the method's features is named {min(unpacking.tensors)}")
@@ -156,9 +160,8 @@ class _Packing:
             self.tensors[path] = _narrow(tensor)
         elif self._precision == "int8" and axis is not None:
             largest = tensor.abs().amax(dim=axis, keepdim=True).float()
-            scales = (largest / _LARGEST).half()
-            divisor = scales.float().clamp(min=torch.finfo(torch.float16).tiny)
-            self.tensors[path] = (tensor / divisor).round().clamp(-_LARGEST, _LARGEST).char()
+            scales = largest / _LARGEST
+            self.tensors[path] = (tensor / scales.where(scales > 0, 1)).round().char()
             self.tensors[path + _SCALES] = scales
         else:
             halves = tensor.half()
@@ -276,7 +279,7 @@ class _Unpacking:
 
     def _tensor(self, described: dict[str, Any], path: str) -> Tensor:
         stored = self.tensors.pop(path, None)
-        dtype = _TYPES.get(described.get("type", ""))
+        dtype = _TYPES.get(_expected(str, described.get("type"), path))
         if stored is None or dtype is None:
             raise ValueError(f"the tensor {path} is missing")
         if "bits" in described:
@@ -319,8 +322,8 @@ def _from_bits(stored: Tensor, shape: Any, path: str) -> Tensor:
         raise ValueError(f"{path}: expected bits")
     if len(stored) != -(-count // 8):
         raise ValueError(f"{path}: expected {count} bits, got {8 * len(stored)}")
-    bits = np.unpackbits(stored.numpy(), count=count).reshape(sizes)
-    return torch.from_numpy(bits).bool()
+    bits = np.unpackbits(stored.cpu().numpy(), count=count).reshape(sizes)
+    return torch.from_numpy(bits).bool().to(stored.device)
 
 
 def _check_axes(path: str, tensor: Tensor) -> None:

@@ -84,6 +84,17 @@ def test_numbers_that_half_precision_cannot_hold_stay_as_they_are() -> None:
     assert torch.equal(stored.crops_BND, features.crops_BND)
 
 
+def test_small_and_empty_vectors_keep_their_values() -> None:
+    segmenter = built("clip_diy", objectness="none")
+    features = encode_images(segmenter, IMAGES).image(0)
+    small_BND = features.crops_BND * 1e-6
+    small_BND[:, 0] = 0
+    features = replace(features, crops_BND=small_BND)
+    kept_BND = unpack_features(pack_features(features, "int8"), segmenter).crops_BND
+    limits_BN1 = small_BND.abs().amax(dim=2, keepdim=True) / 250
+    assert ((kept_BND - small_BND).abs() <= limits_BN1).all()
+
+
 def test_regions_and_bits_are_as_they_were(segmenter: Segmenter[Any]) -> None:
     features = encode_images(segmenter, IMAGES)
     for index in range(len(IMAGES)):
@@ -162,6 +173,7 @@ def test_numbers_that_lie_take_no_memory(segmenter: Segmenter[Any], data: bytes)
         (("features", "images", 0, "stitch", "rows", "spans"), [[5, 9]], "cover an axis"),
         (("proposals", 0, "masks_Nhw", "bits", 0), 1 << 30, "bits, got"),
         (("proposals", 0, "masks_Nhw", "bits", 0), -1, "expected bits"),
+        (("proposals", 0, "masks_Nhw", "type"), ["float32"], "expected <class 'str'>"),
         (("proposals", 0, "regions_hw"), 5, "expected <class 'dict'>"),
         (("features", "images"), [], "expected the features of one image|named"),
     ):
