@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from tests.helpers.browser import needs_chromium
+from tests.helpers.copied_images import make_copied_run
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 from tests.helpers.review_server import serving
 
@@ -61,4 +62,41 @@ def test_review_of_a_list_shows_its_images_alone(browser, tmp_path: Path):
         page.locator("#count", has_text="2 images").wait_for()
         assert page.locator("article h2").all_inner_texts() == ["0.png", "1.png"]
         assert page.locator("#done").inner_text() == "0 of 2 reviewed"
+        page.close()
+
+
+def test_every_command_that_chooses_images_is_a_filter_of_the_page(browser, tmp_path: Path):
+    run = make_copied_run(tmp_path)
+    place = run.folder.uri
+    commands = (
+        ["duplicates", place],
+        ["sample", place, "--by", "diverse", "--count", "7"],
+        ["sample", place, "--by", "outlier", "--count", "3"],
+        ["split", place, "--val", "0.25"],
+        ["search", place, "red heart", "--count", "5"],
+        ["search", place, "--image", "a/00.png", "--count", "5"],
+    )
+    for command in commands:
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    notes = {
+        "duplicates": "group 1, keep",
+        "like-00": "cosine 1.000",
+        "sample-diverse": "distance to the sample so far: 1.0",
+        "sample-outlier": "distance to its fifth nearest image: 0.",
+        "search-red-heart": "cosine 0.",
+        "split-train": "train",
+        "split-val": "val",
+    }
+    with serving(run) as client:
+        page = browser.new_page()
+        page.goto(client.url)
+        page.locator("article").first.wait_for()
+        choice = page.locator("select[name=listed]")
+        assert choice.locator("option").all_inner_texts() == ["any", *sorted(notes)]
+        for name, note in notes.items():
+            listed = Path(place, "exports/lists", f"{name}.csv").read_text("utf-8").splitlines()
+            choice.select_option(name)
+            page.locator("#count", has_text=f"{len(listed) - 1} images").wait_for()
+            page.locator("article .listed", has_text=note).first.wait_for()
         page.close()
