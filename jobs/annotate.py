@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import console
+from jobs.runs.estimate import MeasureFlags, show_estimate
 from pipeline.job.monitoring.json_log import set_log_fields
 from pipeline.storage.waiting import waiting
 from schemas.base import counted, did_you_mean
@@ -24,7 +25,11 @@ _SHOWN_LABELS = 12
 
 
 def annotate(
-    config: JobConfig, dry_run: bool, evaluate_flags: str = "", retry_errors: str = ""
+    config: JobConfig,
+    dry_run: bool,
+    evaluate_flags: str = "",
+    retry_errors: str = "",
+    measured: MeasureFlags | None = None,
 ) -> int:
     """Run a job, or only show its plan.
 
@@ -34,6 +39,7 @@ def annotate(
         evaluate_flags: for the `ovseg evaluate` to type next; empty: none is suggested.
         retry_errors: codes with commas between, or `all`: images that failed with these are tried
             again; those with passing errors always are.
+        measured: what a dry run computes; None: nothing.
 
     Returns:
         0 all done; 3 finished, but shards or too many images failed; 130 or 143 interrupted.
@@ -55,6 +61,11 @@ def annotate(
         with waiting("load the libraries of networks"):
             files = checked_files(planned.config)
         show_plan(planned, files, under_protocol=bool(evaluate_flags))
+        if measured is not None:
+            show_estimate(planned, measured)
+        was = "run or written" if measured is None else "written"
+        console.line()
+        console.line(f"Nothing was {was} (--dry-run).")
         return 0
     began_s = time.monotonic()
     try:
@@ -179,8 +190,6 @@ def show_plan(
             ("run folder", config.out),
         ]
     )
-    console.line()
-    console.line("Nothing was run or written (--dry-run).")
 
 
 def _changes(plan: "JobPlan") -> str:

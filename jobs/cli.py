@@ -133,6 +133,8 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     local: opt.Local = False,
     retry_errors: opt.RetryErrors = "",
     dry_run: opt.DryRun = False,
+    measure: opt.Measure = None,
+    price_per_hour: opt.PricePerHour = "",
     update: opt.Update = False,
     shards: opt.Shards = None,
     webhook: opt.Webhook = "",
@@ -142,10 +144,12 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     """Annotate a collection; the same command resumes."""
     from jobs.annotate import annotate as command
     from jobs.config import ProtocolFlags, load_config, run_flags, vocabulary_file
+    from jobs.runs.estimate import MeasureFlags
     from schemas.config import JobConfig
 
     if shards == "":  # of a variable that is not set: without the flag the job is another one
         raise typer.BadParameter("--shards: expected TASK/TASKS, such as 3/8, got nothing")
+    measured = MeasureFlags.from_flags(measure, price_per_hour, is_dry_run=dry_run)
     flags = {
         "images": images,
         "labels": labels,
@@ -161,7 +165,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     }
     under = ProtocolFlags(protocol, data)
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
-    raise typer.Exit(command(job, dry_run, under.as_typed(), retry_errors))
+    raise typer.Exit(command(job, dry_run, under.as_typed(), retry_errors, measured))
 
 
 @app.command("inspect")

@@ -112,6 +112,22 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Print the plan, look at weights files; run and write nothing."),
 ]
 
+Measure = Annotated[
+    int | None,
+    typer.Option(
+        "--measure",
+        metavar="N",
+        min=1,
+        help="With --dry-run: compute N images spread over the collection, such as 32, and print "
+        "how long the job will take, what it reads and writes, and what it costs.",
+    ),
+]
+PricePerHour = Annotated[
+    str,
+    typer.Option(
+        "--price-per-hour", metavar="PRICE", help="With --measure: of one worker, in your currency."
+    ),
+]
 Shards = Annotated[
     str | None,
     typer.Option(

@@ -55,14 +55,20 @@ class Worker:
     Args:
         setup: the job.
         on_image: called when an image is annotated, before its shard is; None: nobody counts.
+        observer: is told what a worker in this process does; one on Ray records metrics.
     """
 
-    def __init__(self, setup: WorkerSetup, on_image: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        on_image: Callable[[], None] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._on_image = on_image
         self._setup = setup
         self._in_hand = (-1, 0)
         self._free_since: float | None = None  # monotonic seconds; None: it had no shard yet
-        self._observer = Observer()
+        self._observer = observer or Observer()
         enter_worker_process(setup.config.run, setup.folder)
         if not setup.config.run.local:
             worker = f"{socket.gethostname()}/{os.getpid()}"
@@ -133,10 +139,15 @@ class Worker:
         self._observer.shard_done(marker, now)
         return marker
 
-    def annotate_rows(self, shard: Shard) -> ShardRows:
-        """Annotate without a commit, for a shard whose images are tried one by one."""
+    def annotate_rows(self, shard: Shard, then: Sequence[ImageRef] = ()) -> ShardRows:
+        """Annotate without a commit, for a shard whose images are tried one by one.
+
+        Args:
+            shard: what to annotate.
+            then: see `annotate`.
+        """
         with log_fields(shard=shard.index):
-            rows, _ = self._annotator.annotate(shard)
+            rows, _ = self._annotator.annotate(shard, then)
         return rows
 
     def close(self) -> None:
