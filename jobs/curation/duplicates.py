@@ -21,7 +21,7 @@ def list_duplicates(
     Args:
         run: the run folder.
         rules: fields of `DuplicateRules`.
-        out: of the list; empty: in the run folder.
+        out: of the list; empty: in the run folder, with a second one of all images but the copies.
         as_json: print JSON.
         confirmed: from where the run's images are read.
 
@@ -31,10 +31,11 @@ def list_duplicates(
     import numpy as np
 
     from pipeline.curation import duplicates
-    from pipeline.curation.image_lists import write_list
+    from pipeline.curation.image_lists import check_list_file, write_list
     from pipeline.curation.images import annotated_images
     from pipeline.run.folder import RunFolder
 
+    check_list_file(out)
     images = annotated_images(RunFolder.open(run, confirmed))
     found = duplicates.find_duplicates(images, validated(duplicates.DuplicateRules, rules))
     rows = [
@@ -48,17 +49,23 @@ def list_duplicates(
         "keep": [int(kept) for _, _, kept in rows],
     }
     places = np.array([one for one, _, _ in rows], np.int64)
-    place = write_list(images, places, columns, "duplicates", out)
+    lists = {"list": write_list(images, places, columns, "duplicates", out)}
+    if not out:
+        copies = places[[not kept for _, _, kept in rows]]
+        others = np.setdiff1d(np.arange(len(images)), copies)
+        lists["without copies"] = write_list(images, others, {}, "without-copies")
     if as_json:
-        return console.print_json(_as_json(images, found, place))
-    return _show(images, found, place)
+        return console.print_json(_as_json(images, found, lists))
+    return _show(images, found, lists)
 
 
 def _paths(images: "AnnotatedImages", found: "Duplicates") -> list[list[str]]:
     return [images.paths.take(group).to_pylist() for group in found.groups]
 
 
-def _as_json(images: "AnnotatedImages", found: "Duplicates", place: str) -> dict[str, Any]:
+def _as_json(
+    images: "AnnotatedImages", found: "Duplicates", lists: dict[str, str]
+) -> dict[str, Any]:
     return {
         "groups": [{"keep": group[0], "copies": group[1:]} for group in _paths(images, found)],
         "num_images": found.num_images,
@@ -68,11 +75,11 @@ def _as_json(images: "AnnotatedImages", found: "Duplicates", place: str) -> dict
         "num_read": found.num_read,
         "num_unread": found.num_unread,
         "num_pairs_cut": found.num_cut,
-        "list": place,
+        **{name.replace(" ", "_"): place for name, place in lists.items()},
     }
 
 
-def _show(images: "AnnotatedImages", found: "Duplicates", place: str) -> None:
+def _show(images: "AnnotatedImages", found: "Duplicates", lists: dict[str, str]) -> None:
     shown = [
         (number, group[0], len(group) - 1, ", ".join(group[1:4]) + (", ..." * (len(group) > 4)))
         for number, group in enumerate(_paths(images, found)[:_SHOWN], 1)
@@ -90,6 +97,6 @@ def _show(images: "AnnotatedImages", found: "Duplicates", place: str) -> None:
                 "close pairs",
                 f"{found.num_close:,}; {counted(found.num_read, 'image')} read for them",
             ),
-            ("list", place),
+            *lists.items(),
         ]
     )

@@ -33,12 +33,13 @@ def list_sample(run: str, by: str, count: int, seed: int, out: str, as_json: boo
         ConfigError: no such kind.
         UserError: no such run, or none of its images has a vector and the kind needs them.
     """
-    from pipeline.curation.image_lists import list_name, write_list
+    from pipeline.curation.image_lists import check_list_file, list_name, write_list
     from pipeline.curation.images import annotated_images
     from pipeline.run.folder import RunFolder
 
     if by not in _VALUES:
         raise ConfigError(f"--by {by}: expected {', '.join(_VALUES)}")
+    check_list_file(out)
     images = annotated_images(RunFolder.open(run))
     sample = _sample(images, by, count, seed)  # type: ignore[arg-type]
     names = images.run.info.job().vocabulary.names

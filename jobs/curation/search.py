@@ -42,13 +42,14 @@ def search_run(run: str, flags: SearchFlags, as_json: bool, confirmed: "Confirme
         UserError: no such run, or none of its images has a vector.
         WeightsError: the run's CLIP cannot be had, or may not be loaded.
     """
-    from pipeline.curation.image_lists import list_name, write_list
+    from pipeline.curation.image_lists import check_list_file, list_name, write_list
     from pipeline.curation.images import annotated_images
     from pipeline.curation.search import search_image, search_text
     from pipeline.run.folder import RunFolder
 
     if bool(flags.text) == bool(flags.image):
         raise ConfigError('expected words, such as ovseg search RUN "red fish", or --image FILE')
+    check_list_file(flags.out)
     images = annotated_images(RunFolder.open(run, confirmed))
     if flags.text:
         name, search, what = list_name("search", flags.text), search_text, flags.text

@@ -34,7 +34,7 @@ compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 FOLDER = "exports/lists"
 FILES = r"[a-z0-9][a-z0-9-]{0,63}\.csv"
 """Pattern of the names in the folder."""
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 256 << 20
 _SHOWN = 3
 
 
@@ -42,6 +42,19 @@ def list_name(*words: str) -> str:
     """Return the name of a list from words: `sample`, `doubt` give `sample-doubt`."""
     plain = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
     return plain[:48].rstrip("-") or "list"
+
+
+def check_list_file(out: str) -> None:
+    """Check the name of a list that is to be written, before the work for it begins.
+
+    Args:
+        out: a path or URL that ends in .csv or .txt; empty: in the run folder.
+
+    Raises:
+        ConfigError: it is no such name.
+    """
+    if out and not out.endswith((".csv", ".txt")):
+        raise ConfigError(f"--out {out}: expected a name that ends in .csv or .txt")
 
 
 def write_list(
@@ -61,8 +74,9 @@ def write_list(
         out: a path or URL that ends in .csv or .txt (URIs alone); empty: in the run folder.
 
     Raises:
-        ConfigError: `out` is no such name.
+        ConfigError: see `check_list_file`.
     """
+    check_list_file(out)
     run, wanted = images.run, images.table.select(["image_id", "path"]).take(places)
     manifest = run.manifest()
     found = compute.index_in(wanted["image_id"].cast(pa.string()), value_set=manifest["image_id"])
@@ -72,8 +86,6 @@ def write_list(
     text = io.StringIO()
     if out.endswith(".txt"):
         text.writelines(f"{address}\n" for address in addresses)
-    elif out and not out.endswith(".csv"):
-        raise ConfigError(f"--out {out}: expected a name that ends in .csv or .txt")
     else:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["uri", "path", *columns])

@@ -40,6 +40,17 @@ def test_planted_copies_are_found_and_the_largest_first_is_kept(
     assert rows[1]["note"] == "group 1, copy"
 
 
+def test_list_without_copies_has_every_other_image(copied_run: RunFolder):
+    result = ovseg("duplicates", copied_run.folder.uri)
+    assert result.exit_code == 0, result.output
+    assert "24 in 6 groups" in result.stdout
+    place = Path(copied_run.folder.uri, "exports/lists/without-copies.csv")
+    assert str(place) in result.stdout
+    with place.open(encoding="utf-8", newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == [f"{'a' if n < 12 else 'b'}/{n:02d}.png" for n in range(24)]
+
+
 def test_vectors_alone_find_fewer_and_read_nothing(copied_run: RunFolder, tmp_path: Path):
     command = ("duplicates", copied_run.folder.uri, "--json", "--out", str(tmp_path / "a.csv"))
     strict = json.loads(ovseg(*command, "--no-pictures", "--threshold", "0.9995").stdout)

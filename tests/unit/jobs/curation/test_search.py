@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from jobs.demo.scenes import draw_scene
+from ovseg_core.embedded import CLIP_FOLDER
 from pipeline.run.folder import RunFolder
 from tests.helpers.tampered_runs import as_version_4
 
@@ -96,3 +98,34 @@ def test_run_of_an_older_ovseg_has_nothing_to_search(run: RunFolder, tmp_path: P
         assert result.exit_code == 1, result.output
         assert "none of its images has a CLIP vector" in result.stderr
     assert ovseg("sample", str(older), "--count", "3").exit_code == 0
+
+
+def test_only_the_clip_of_the_run_is_loaded_and_none_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a run that another machine has made, and of weights that are not the run's any more."""
+    clip = tmp_path / "clip"
+    shutil.copytree(CLIP_FOLDER, clip)
+    (tmp_path / "images").mkdir()
+    for seed in range(3):
+        Image.fromarray(draw_scene(seed).image).save(tmp_path / "images" / f"{seed}.png")
+    run, name = f"{tmp_path}/run", f"local-dir:{clip}"
+    command = ["annotate", "--local", "--images", f"{tmp_path}/images", "--out", run]
+    options = ["--set", f"clip.model={name}", "--set", "vision.model=embedded"]
+    result = ovseg(*command, "--labels", "star", *options, "--set", "run.device=cpu")
+    assert result.exit_code == 0, result.output
+    own = ovseg("search", run, "star")
+    assert own.exit_code == 0, own.output
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "other machine"))
+    refused = ovseg("search", run, "star")
+    assert refused.exit_code == 1
+    assert f"add them: ovseg search {run} --weights {name}" in refused.stderr
+    assert ovseg("search", run, "star", "--weights", name).exit_code == 0
+    assert ovseg("search", run, "--image", "1.png").exit_code == 0, "an image needs no weights"
+    (file,) = clip.glob("*.safetensors")
+    tensors = load_file(file)
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1}, file)
+    other = ovseg("search", run, "star", "--weights", name)
+    assert other.exit_code == 1
+    assert "is not the CLIP that made the vectors" in other.stderr
