@@ -69,9 +69,8 @@ TABLES = (
     _Table(
         "Features",
         FeatureRow,
-        "`features/*.parquet`, one row per annotated image, if they are kept (`run.keep_features`)",
-        "Scoring other words without the images. Nothing else reads them: the folder may "
-        "be deleted.",
+        "`features/*.parquet`, one row per annotated image, if they are kept (`--keep-features`)",
+        "`ovseg relabel` ([how](relabel.md)). Nothing else reads them: the folder may be deleted.",
     ),
     _Table(
         "Manifest",

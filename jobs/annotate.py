@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import console
+from jobs.options import RETRY_ALL
 from jobs.runs.estimate import MeasureFlags, show_estimate
 from pipeline.job.monitoring.json_log import set_log_fields
 from pipeline.storage.waiting import waiting
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pipeline.job.job import JobPlan
     from pipeline.job.report import RunReport
 
-RETRY_ALL = "all"
-"""Value of `--retry-errors` that stands for every code."""
 _SHOWN_LABELS = 12
 
 

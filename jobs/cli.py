@@ -59,16 +59,15 @@ class _OneLineErrors(TyperGroup):
             raise typer.Exit(ExitCode.OUTAGE) from error
 
 
-class _WithOptionalCodes(TyperCommand):
-    """`--retry-errors` may stand without a value, for all codes."""
+class _WithOptionalValues(TyperCommand):
+    """Options that may stand without a value, see `opt.VALUES_UNSAID`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for place, arg in enumerate(args):
-            follows = args[place + 1 : place + 2]
-            if arg == "--retry-errors" and (not follows or follows[0].startswith("-")):
-                from jobs.annotate import RETRY_ALL
-
-                args = [*args[: place + 1], RETRY_ALL, *args[place + 1 :]]
+        for option, value in opt.VALUES_UNSAID.items():
+            for place, arg in enumerate(args):
+                follows = args[place + 1 : place + 2]
+                if arg == option and (not follows or follows[0].startswith("-")):
+                    args = [*args[: place + 1], value, *args[place + 1 :]]
         return super().parse_args(ctx, args)
 
 
@@ -117,7 +116,7 @@ def root(
     warn_of_secrets(sys.argv[1:])
 
 
-@app.command("annotate", cls=_WithOptionalCodes)
+@app.command("annotate", cls=_WithOptionalValues)
 def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     config: opt.JobFile = "",
     images: opt.Images = "",
@@ -136,6 +135,7 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
     measure: opt.Measure = None,
     price_per_hour: opt.PricePerHour = "",
     update: opt.Update = False,
+    keep_features: opt.KeepFeatures = "",
     shards: opt.Shards = None,
     webhook: opt.Webhook = "",
     images_roots: opt.ImagesRoots = None,
@@ -160,12 +160,45 @@ def annotate_command(  # noqa: PLR0913 - typer's flags are parameters
         "run.workers": workers,
         "run.update": update or None,
         "run.shards": shards,
+        "run.keep_features": keep_features,
         "run.webhook": webhook or None,
         **run_flags(local, images_roots, allow_private),
     }
     under = ProtocolFlags(protocol, data)
     job = load_config(JobConfig, config, flags, sets or (), under.fields)
     raise typer.Exit(command(job, dry_run, under.as_typed(), retry_errors, measured))
+
+
+@app.command("relabel", cls=_WithOptionalValues)
+def relabel_command(  # noqa: PLR0913 - typer's flags are parameters
+    run: opt.Run,
+    labels: opt.Labels = "",
+    vocabulary: opt.VocabularyFile = "",
+    out: opt.OutRun = "",
+    sets: opt.JobFields = None,
+    workers: opt.Workers = None,
+    local: opt.Local = False,
+    shards: opt.Shards = None,
+    retry_errors: opt.RetryErrors = "",
+    dry_run: opt.DryRun = False,
+) -> None:
+    """Give a run's images other words, without images.
+
+    Scores the features that `annotate --keep-features` has stored; words, thresholds and masks may
+    change. The same command resumes.
+    """
+    from jobs.config import run_flags, vocabulary_file
+    from jobs.runs.relabel import relabel
+
+    flags = {
+        "labels": labels,
+        "vocabulary": vocabulary_file(vocabulary) if vocabulary else None,
+        "out": out,
+        "run.workers": workers,
+        "run.shards": shards,
+        **run_flags(local, None, allow_private=False),
+    }
+    raise typer.Exit(relabel(run, flags, sets or (), dry_run, retry_errors))
 
 
 @app.command("inspect")

@@ -107,6 +107,19 @@ RetryErrors = Annotated[
         "images that a store or mount did not give are tried again anyway.",
     ),
 ]
+RETRY_ALL = "all"
+"""Value of `--retry-errors` that stands for every code."""
+VALUES_UNSAID = {"--retry-errors": RETRY_ALL, "--keep-features": "float16"}
+"""Values of options of `annotate` that may stand without one."""
+KeepFeatures = Annotated[
+    str,
+    typer.Option(
+        "--keep-features",
+        metavar="[float16|int8]",
+        help="Keep every image's features in the run folder, for `relabel`: float16, or int8 in "
+        "half the space.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the plan, look at weights files; run and write nothing."),

@@ -33,19 +33,20 @@ Build = Callable[[JobConfig, str], Built]
 
 
 def build(config: JobConfig, device: str) -> Built:
-    """Build the job's own method.
+    """Build the job's own method; to score stored features without its image networks.
 
     Raises:
         ConfigError: unknown method or option; a precision that the device does not have.
         WeightsError: weights that cannot be found, fetched or used.
     """
     # Here, because these import the model libraries, which takes seconds: only workers need them.
-    from ovseg_core.backbones.registry import Backbones
+    from ovseg_core.backbones.registry import Backbones, ScoringBackbones
     from ovseg_core.methods import build_segmenter, option_folders, with_published_clip
     from pipeline.storage.weights import remember_names, resolve, weights_sha256
 
     config = with_published_clip(config)
-    backbones = Backbones.from_config(config, device, resolve, config.compute)
+    kind = ScoringBackbones if config.features_of else Backbones
+    backbones = kind.from_config(config, device, resolve, config.compute)
     segmenter = build_segmenter(config.method, backbones, config.masks)
     folders = option_folders(config.method).values()
     remember_names(backbones.names() | {folder: folder for folder in folders})

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from ovseg_core.methods import check_options, option_folders, with_published_clip
+from ovseg_core.methods import check_options, feature_options, option_folders, with_published_clip
 from pipeline.annotate.build import Build, build
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.shared_text import forget_text
@@ -35,6 +35,7 @@ from pipeline.run.folder import RUN_FILE, RunFolder, check_free
 from pipeline.run.identity import RunIdentity
 from pipeline.run.images import check_own
 from pipeline.run.markers import marked_shards
+from pipeline.run.tables.stored_features import StoredFeatures
 from pipeline.run.trust.named_weights import check_before_start
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
@@ -73,6 +74,7 @@ class JobPlan:
         done: markers of the shards that an earlier run has finished, by index.
         retry: images that failed with these codes are tried again.
         changes: of the collection since the run to resume listed it; None: not known.
+        source: whose stored features are scored in place of images; None: images are read.
         updates: these changes become a generation of the run, which `run` has already, and
             `begin` writes.
     """
@@ -87,6 +89,7 @@ class JobPlan:
     retry: frozenset[ErrorCode] = PASSING_CODES
     changes: Changes | None = None
     updates: bool = False
+    source: StoredFeatures | None = None
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -180,7 +183,10 @@ class JobPlan:
         run = self.run
         if run is None:
             run = RunFolder.create_or_resume(self.config.out, identity, self.images)
-            check_own(run, self.config)  # another's manifest may have been there before ours
+            if self.source is not None:
+                self.source.confirm(run)
+            else:
+                check_own(run, self.config)  # another's manifest may have been there before ours
         else:
             run.check_same(identity)
         run.check_store()
@@ -202,15 +208,15 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     """
     _check_task(config)
     check_options(config.method, config.masks)
-    named = option_folders(config.method).items()
-    folders = {option: folder_state(folder, option) for option, folder in named}
     config = with_published_clip(config)
+    source = _source(config)
+    folders = _folders(config) if source is None else source.folders
     folder = Folder(config.out)
     if not folder.exists(RUN_FILE):
         check_free(folder)
-        images = collect(config.images, config.image, config.run.images_roots)
+        images = _listed(config) if source is None else source.images()
         num_shards = config.num_shards(images.num_rows)
-        return JobPlan(config, folders, images.num_rows, num_shards, images)
+        return JobPlan(config, folders, images.num_rows, num_shards, images, source=source)
     run = RunFolder.open(config.out)
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
     identity = RunIdentity(config, run.info.weights, folders)
@@ -218,23 +224,51 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     found, updates = None, False
     if config.run.update:
         check_own(run, config)
-        listed = collect(config.images, config.image, config.run.images_roots)
-        found = changes(run.manifest(), listed)
+        found = changes(run.manifest(), _listed(config))
         found = found.without_annotated(run.other_sizes(run.done().values()))
         updates = not found.is_empty or config.image.limit != run.generations.limit
         run = run.updated(found, config.image.limit) if updates else run
     planned = JobPlan(
         config, folders, run.num_images, run.num_shards, None, run, run.done(),
-        PASSING_CODES.union(retry), found, updates,
+        PASSING_CODES.union(retry), found, updates, source,
     )  # fmt: skip
     run.check_same(identity, is_finished=not planned.num_shards_left)
-    if found is not None:
+    if found is not None or source is not None:
         return planned
     if planned.num_shards_left:
         check_own(run, config)
     if config.run.task.number > 1:  # the first one looks, for all
         return planned
     return replace(planned, changes=_changes_since(run, config, planned.done))
+
+
+def _listed(config: JobConfig) -> pa.Table:
+    return collect(config.images, config.image, config.run.images_roots)
+
+
+def _folders(config: JobConfig) -> dict[str, str]:
+    named = option_folders(config.method).items()
+    return {option: folder_state(folder, option) for option, folder in named}
+
+
+def _source(config: JobConfig) -> StoredFeatures | None:
+    """Return the features that a job scores in place of images, checked; None: it reads images.
+
+    Raises:
+        UserError: they cannot be scored, or a job that reads images cannot keep its own.
+    """
+    if not config.features_of:
+        if config.run.keep_features != "none":
+            feature_options(config.method)
+        return None
+    if config.run.update or config.run.keep_features != "none":
+        raise ConfigError(
+            "a run of other words (features_of) reads no images: it has the images and features of "
+            f"{config.features_of}; leave run.update and run.keep_features out"
+        )
+    source = StoredFeatures(config.features_of)
+    source.check(config)
+    return source
 
 
 def _check_task(config: JobConfig) -> None:

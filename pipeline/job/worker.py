@@ -16,12 +16,14 @@ from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
 from pipeline.annotate.image_feed import BATCHES_AHEAD
 from pipeline.annotate.observer import Observer
+from pipeline.annotate.relabeler import Relabeler
 from pipeline.annotate.rows import replaced_rows, tally_of
 from pipeline.annotate.shared_text import shared_text
 from pipeline.job.monitoring.json_log import log_fields, set_log_fields
 from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
+from pipeline.run.tables.stored_features import StoredFeatures
 from pipeline.storage.waiting import current_line
 from schemas.config import JobConfig, RunConfig
 from schemas.errors import PASSING_CODES, ErrorCode
@@ -82,7 +84,8 @@ class Worker:
             UserError: unknown method, or weights that cannot be found, fetched or used.
         """
         _ = self._annotator
-        return self._built.weights
+        weights = self._built.weights
+        return weights if self._source is None else self._source.checked_weights(weights)
 
     def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> ShardTally:
         """Annotate and commit a shard, or the images of a finished one that are tried again.
@@ -186,11 +189,21 @@ class Worker:
         return self._setup.build(self._setup.config, self._setup.device)
 
     @cached_property
-    def _annotator(self) -> Annotator:
+    def _source(self) -> StoredFeatures | None:
+        """The features that are scored in place of images."""
+        uri = self._setup.config.features_of
+        return StoredFeatures(uri) if uri else None
+
+    @cached_property
+    def _annotator(self) -> Annotator | Relabeler:
         config, segmenter = self._setup.config, self._built.segmenter
         embed = partial(segmenter.text_matrix, config.vocabulary)
         text = shared_text(embed, self._setup.job, self._setup.device)
-        annotator = Annotator(segmenter, text, config, self._built.clip)
+        annotator = (
+            Annotator(segmenter, text, config, self._built.clip)
+            if self._source is None
+            else Relabeler(segmenter, text, config, self._source.read)
+        )
         annotator.on_image = self._count_image
         annotator.observer = self._observer
         return annotator

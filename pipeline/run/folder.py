@@ -57,6 +57,7 @@ from schemas.config import ALL_SHARDS, ArrayTask, JobConfig
 from schemas.errors import (
     BlockedStoreError,
     ErrorCode,
+    FeaturesError,
     RunFolderError,
     UserError,
 )
@@ -634,7 +635,13 @@ class RunFolder:
         Raises:
             RunFolderError: see `shard_table`.
         """
-        tables = {name: self.stored_table(marker, name) for name in TABLE_NAMES}
+        tables: dict[str, pa.Table] = {
+            name: self.stored_table(marker, name) for name in TABLE_NAMES
+        }
+        try:
+            tables["features"] = shard_files.read_features(self.folder, marker)
+        except FeaturesError as error:
+            logger.warning("%s", error)
         rows = {name: tuple(to_records(name, table)) for name, table in tables.items()}
         return ShardRows.model_validate({**rows, "other_sizes": marker.other_sizes})
 
@@ -883,7 +890,8 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> tuple[boo
     _protect_secrets(folder, images)
     data = manifest.write_manifest(images, identity.source)
     ours, num_images = markers.bytes_sha256(data), images.num_rows
-    remember_manifest(ours, identity.config)
+    if not identity.config.features_of:  # else another run has listed the images
+        remember_manifest(ours, identity.config)
     sha256 = ours
     if not folder.create_once(MANIFEST_FILE, data):
         # Another driver is beginning the same run now, or one was killed between the two files.

@@ -21,6 +21,7 @@ from pipeline.run.inspection.findings import MAX_NAMED, FindingKind, Findings
 from pipeline.run.tables.damaged import check_masks, is_image_size
 from pipeline.run.tables.row_check import checked_rows
 from pipeline.run.tables.rows import Row, rows_of
+from pipeline.run.tables.shard_files import FileName, read_features
 from pipeline.storage.local import FileTooLargeError, NotAFileError
 from schemas.base import counted, problems
 from schemas.records import TABLE_NAMES, FileEntry, ShardDone, TableName
@@ -43,7 +44,7 @@ _KEYS: dict[str, tuple[str, str]] = {
 }
 """By table: the column that tells the rows of an image apart, and that rule in words."""
 
-Content = dict[TableName, bytes | str]
+Content = dict[FileName, bytes | str]
 """The bytes of a shard's files; a text: why there are none."""
 
 
@@ -66,6 +67,8 @@ def read_shard(run: RunFolder, shard: int) -> ReadShard:
     except (NotAFileError, FileTooLargeError, markers.WrongMarkerError) as error:
         return ReadShard(None, str(error), {})
     files: Content = {name: _content(run, marker.files[name]) for name in marker.files}
+    if marker.features and run.folder.exists(marker.features.name):
+        files["features"] = _content(run, marker.features)
     return ReadShard(marker, "", files)
 
 
@@ -169,18 +172,36 @@ class _OneShard:
                 self._check_segments(table, rows)
             if self._findings.counts.total() == before:
                 self._check_values(name, table)
+        self._check_features(files.get("features"))
 
-    def _table(self, name: TableName, files: Content) -> pa.Table | None:
-        """Return a table whose file is as the marker says; None: there is none, which is told."""
-        entry, data = self._marker.files[name], files[name]
+    def _check_features(self, data: bytes | str | None) -> None:
+        """Check the file of features, if it was not deleted, and that each image has one row."""
+        entry = self._marker.features
+        if entry is None or data is None or self._sound(entry, data, self._make_anew) is None:
+            return
+        ids = read_features(self._run.folder, self._marker)["image_id"].to_pylist()
+        if len(set(ids)) < len(ids) or set(ids) - self._paths.keys():
+            expected = "one row for each of the shard's images"
+            self._add("row", entry.name, expected, "other images, or some twice", self._make_anew)
+
+    def _sound(self, entry: FileEntry, data: bytes | str, advice: str) -> bytes | None:
+        """Return the content of a file that is as the marker says; None: it is not, told."""
         expected = f"{entry.size_bytes:,} bytes with SHA-256 {entry.sha256[:12]}..."
         if isinstance(data, str):
-            self._add("file", entry.name, expected, data, self._repair)
+            self._add("file", entry.name, expected, data, advice)
             return None
         sha256 = markers.bytes_sha256(data)
         if sha256 != entry.sha256:
             found = f"{len(data):,} bytes with SHA-256 {sha256[:12]}..."
-            self._add("file", entry.name, expected, found, self._repair)
+            self._add("file", entry.name, expected, found, advice)
+            return None
+        return data
+
+    def _table(self, name: TableName, files: Content) -> pa.Table | None:
+        """Return a table whose file is as the marker says; None: there is none, which is told."""
+        entry = self._marker.files[name]
+        data = self._sound(entry, files[name], self._repair)
+        if data is None:
             return None
         try:
             table = self._run.decoded_table(self._marker, name, data).cast(TABLES[name][0])

@@ -10,7 +10,7 @@ from pipeline.run import markers
 from pipeline.run.tables import old_versions
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
-from schemas.errors import ConfigError, OutageError, OvsegError
+from schemas.errors import ConfigError, FeaturesError, OutageError, OvsegError
 from schemas.records import TABLE_NAMES, FileEntry, ShardDone, ShardRows, TableName
 from schemas.tables import SCHEMA_VERSION, TABLES, to_table
 
@@ -89,3 +89,25 @@ def decoded_table(
         wished = list(columns) if columns else None
         table = old_versions.with_new_columns(name, table, version, values, wished)
     return table.select(list(columns or TABLES[name][0].names))
+
+
+def read_features(folder: Folder, marker: ShardDone) -> pa.Table:
+    """Return the stored features of a shard, its file compared with the marker; none: no rows.
+
+    Raises:
+        FeaturesError: the file is gone or damaged.
+    """
+    entry, schema = marker.features, TABLES["features"][0]
+    if entry is None:
+        return schema.empty_table()
+    try:
+        data = folder.read_bytes(entry.name, max(entry.size_bytes, 1))
+        if markers.bytes_sha256(data) != entry.sha256:
+            raise ValueError("its SHA-256 is not that of the done marker")
+        return parquet.read_table(data).cast(schema)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise FeaturesError(
+            f"{folder.uri}/{entry.name}: the stored features are gone or damaged ({error}): delete "
+            f"{markers.marker_path('done', marker.shard)} and give the command that made the run "
+            "again, which computes them anew"
+        ) from error

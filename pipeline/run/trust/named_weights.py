@@ -15,6 +15,7 @@ from ovseg_core.backbones.checkpoint import ADVICE, check_hub, check_weights_fil
 from ovseg_core.backbones.file_formats.needed_files import WeightsFile
 from ovseg_core.backbones.load_clip import HF_HUB, LOCAL_DIR
 from ovseg_core.backbones.registry import clip_names
+from ovseg_core.segmenter import MethodOptions
 from pipeline.run.folder import RunFolder
 from pipeline.storage import uris
 from pipeline.storage.weights import WEIGHTS_ENDINGS, cached, is_known, weights_sha256
@@ -114,6 +115,13 @@ def weights_names(job: JobConfig, *, with_vision: bool = True) -> Iterator[str]:
         yield from _weights_in(part.options)
 
 
+def names_for_scoring(job: JobConfig) -> tuple[str, ...]:
+    """Return the names of what a job loads to score stored features; see `ScoringBackbones`."""
+    options = plugins.read_options(methods.PACKAGE, job.method, "method")
+    asks = isinstance(options, MethodOptions) and options.score_asks_networks
+    return (*clip_names(job.clip), *(filter(None, _weights_in(options)) if asks else ()))
+
+
 def checked_files(job: JobConfig) -> list[WeightsFile]:
     """Return the weights files that a job loads, those on this machine checked by their start.
 
@@ -123,7 +131,7 @@ def checked_files(job: JobConfig) -> list[WeightsFile]:
             or no weights file.
     """
     check_local_weights(job)
-    return methods.needed_files(job, cached)
+    return methods.needed_files(job, cached, sees_images=not job.features_of)
 
 
 def check_before_start(job: JobConfig) -> None:
@@ -138,7 +146,7 @@ def check_before_start(job: JobConfig) -> None:
     try:
         check_hub()
     except OSError as error:
-        files = methods.needed_files(job, cached)
+        files = methods.needed_files(job, cached, sees_images=not job.features_of)
         missing = [file for file in files if not file.is_here and not file.only_for]
         if missing:
             kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
@@ -155,7 +163,7 @@ def check_local_weights(job: JobConfig) -> None:
     Raises:
         WeightsError: one is missing, empty or no weights file.
     """
-    for name in weights_names(job):
+    for name in names_for_scoring(job) if job.features_of else weights_names(job):
         place = name.partition("#sha256=")[0]
         if "://" in place or place.startswith(HF_HUB):
             continue

@@ -1,0 +1,78 @@
+"""`ovseg relabel`: other words for a run's images, from its stored features."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.annotate import annotate
+from jobs.config import Fields, load_config
+from pipeline.storage.waiting import waiting
+from schemas.config import JobConfig
+from schemas.errors import WeightsError
+from schemas.redact import redact
+
+if TYPE_CHECKING:
+    from pipeline.run.folder import RunFolder
+
+_OWN_FIELDS = ("out", "run", "features_of")
+"""Fields of a job that the run before does not hand on."""
+
+
+def relabel(
+    run: str, flags: Mapping[str, Any], sets: Sequence[str], dry_run: bool, retry_errors: str = ""
+) -> int:
+    """Make a run of the same images with other words, or only show its plan.
+
+    Args:
+        run: folder of the run whose features are stored.
+        flags: by dotted path of a field of the job, see `load_config`.
+        sets: `dotted.key=value` each.
+        dry_run: only print the plan.
+        retry_errors: see `annotate`: images that failed are looked up in that run again.
+
+    Returns:
+        As `annotate`.
+
+    Raises:
+        UserError: the run has no such features, or the settings are not those that made them.
+    """
+    with waiting("load the libraries"):
+        from pipeline.run.folder import RunFolder
+
+    source = RunFolder.open(run)
+    named = {"out": f"{re.sub(r'[/@]+$', '', run)}-relabelled", **_given(flags), "features_of": run}
+    config = load_config(JobConfig, flags=named, sets=sets, below=lambda _: _fields_of(source))
+    _check_names(source, config, sets)
+    return annotate(config, dry_run, retry_errors=retry_errors)
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value not in (None, "")}
+
+
+def _fields_of(source: "RunFolder") -> Fields:
+    """Return the job of the run before, with its images where they were."""
+    info = source.info
+    fields = {name: value for name, value in info.config.items() if name not in _OWN_FIELDS}
+    return {**fields, "images": info.identity["images"]}
+
+
+def _check_names(source: "RunFolder", config: JobConfig, sets: Sequence[str]) -> None:
+    """Check that the networks for the words may be loaded by the names that the run folder has.
+
+    Raises:
+        WeightsError: this machine has not used them, and the user did not name them.
+    """
+    from pipeline.run.trust.named_weights import NamedWeights, names_for_scoring
+
+    given = [text.partition("=")[2] for text in sets]
+    try:
+        NamedWeights(given, source).check(*names_for_scoring(config))
+    except WeightsError as error:
+        pretrained = config.clip.pretrained
+        more = f" --set clip.pretrained={pretrained}" if pretrained else ""
+        raise WeightsError(
+            "the run names a CLIP that this machine has not used in a job of its own; what a run "
+            "folder names is not loaded unasked. If you trust it: --set clip.model="
+            f"{redact(config.clip.model)}{redact(more)}"
+        ) from error
