@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.collection import list_file, packed, rows
 from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
+from pipeline.collection.manifest import with_coco_ids
 from pipeline.collection.selection import EMPTY_PART, PACKED, Selection, glob_regex
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
@@ -67,7 +68,12 @@ def collect(images: str, config: ImageConfig, roots: Sequence[str] = ()) -> pa.T
     if config.only:
         listed = _named(listed, config.only)
     table = rows.with_ids(listed.slice(0, config.limit) if config.limit else listed)
-    return with_left_out(table, left_out)
+    of_paths = {
+        entry.path: entry.coco_id
+        for entry in (() if isinstance(entries, pa.Table) else entries)
+        if entry.coco_id is not None
+    }
+    return with_coco_ids(with_left_out(table, left_out), of_paths)
 
 
 def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str]) -> _Listing:
@@ -79,7 +85,10 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str
     if size is not None:
         name = uris.parent_and_name(uris.without_query(uri))[1]  # a query may hold a secret
         if list_file.is_list(name):
-            return list_file.read_list(uri, roots), []
+            listed = list_file.read_list(uri, roots)
+            if not isinstance(listed, pa.Table) and ".json" in PurePosixPath(name.lower()).suffixes:
+                list_file.check_are_there(listed, redact(uri))
+            return listed, []
         if packed.is_archive(name):
             return _one_archive(ListedImage("", uri, size, ""), config)
         _refuse_containers(name, uri)

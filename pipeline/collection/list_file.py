@@ -1,6 +1,8 @@
 """List files: .txt with a URI per line; .csv, .tsv, .jsonl, .parquet with columns `uri`, `path`.
 
 `path` may be left out. Each kind but Parquet may be packed: `list.csv.gz`.
+A COCO file (.json) is a list, too: each `file_name` of its `images`, below the first root that is
+given beside it, else its own folder. Exports to COCO keep its image ids.
 
 A relative URI is meant from the list's own folder. A .txt has no comments and no quotes, since a
 file name may begin with any character; empty lines are skipped.
@@ -13,6 +15,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import posixpath
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,11 +29,14 @@ from pipeline.storage import parquet, places, uris
 from pipeline.storage.folder import Folder
 from schemas.errors import CollectionError, ConfigError
 from schemas.redact import redact
+from schemas.untrusted import is_relative_path
 
-SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+logger = logging.getLogger(__name__)
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".json")
 _PACKED = ".gz"
-OTHER_LISTS = (".json", ".xml", ".yaml", ".yml", ".xlsx", ".ndjson", ".lst", ".list")
+OTHER_LISTS = (".xml", ".yaml", ".yml", ".xlsx", ".ndjson", ".lst", ".list")
 """Endings of files that hold no image and are no list that is read."""
+_LOOKED_FOR = 5
 _MAX_UNPACKED_BYTES = 4 << 30
 
 
@@ -41,12 +47,15 @@ class ListedImage(NamedTuple):
     uri: str
     size_bytes: int | None
     etag: str
+    coco_id: int | None = None
+    """Id in the COCO file that lists it."""
 
 
 class _Row(NamedTuple):
     place: int
     uri: object
     path: object
+    coco_id: int | None = None
 
 
 def is_list(name: str) -> bool:
@@ -67,7 +76,14 @@ def read_list(uri: str, roots: Sequence[str] = ()) -> pa.Table | list[ListedImag
     root, name = uris.parent_and_name(uri)
     shown = redact(uri)
     data = Folder(root).read_bytes(name)
-    kinds = {".txt": _txt, ".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    kinds = {
+        ".txt": _txt,
+        ".csv": _csv,
+        ".tsv": _tsv,
+        ".jsonl": _jsonl,
+        ".parquet": _parquet,
+        ".json": _coco,
+    }
     file_name = uris.parent_and_name(uris.without_query(uri))[1].lower()
     plain = file_name.removesuffix(_PACKED)
     reader = kinds[plain[plain.rindex(".") :]]
@@ -79,6 +95,8 @@ def read_list(uri: str, roots: Sequence[str] = ()) -> pa.Table | list[ListedImag
                 parts = plain_list.lines if plain.endswith(".txt") else plain_list.columns
                 if (table := plain_list.read_plain(parts(data), root)).num_rows:
                     return table
+        if plain.endswith(".json") and roots:
+            root = uris.normalise(roots[0])
         entries = [_entry(row, root, shown) for row in reader(data)]
     except UnicodeDecodeError as error:
         raise CollectionError(f"{shown} is not UTF-8 text: {error}") from error
@@ -106,6 +124,25 @@ def _check_places(entries: list[ListedImage], uri: str, roots: Sequence[str]) ->
         raise CollectionError(
             f"{redact(uri)} names {what} ({len(wrong):,} entries, the first is "
             f"{redact(wrong[0])!r}): give the folder or URL that these lie in as --images-root"
+        )
+
+
+def check_are_there(entries: Sequence[ListedImage], shown: str) -> None:
+    """Refuse a COCO file whose images lie elsewhere: of the first few not one is there.
+
+    Args:
+        entries: what it lists.
+        shown: the file, for the message.
+
+    Raises:
+        CollectionError: it says how their place is given.
+    """
+    first = entries[:_LOOKED_FOR]
+    places = [uris.parent_and_name(entry.uri) for entry in first]
+    if not any(Folder(folder).exists(name) for folder, name in places):
+        raise CollectionError(
+            f"{shown}: of its first {len(first)} images none is there, such as "
+            f"{redact(first[0].uri)}: give the folder or URL that they lie in as --images-root"
         )
 
 
@@ -182,6 +219,28 @@ def _parquet(data: bytes) -> Iterator[_Row]:
             yield _Row(place, uri, path)
 
 
+def _coco(data: bytes) -> Iterator[_Row]:
+    content = json.loads(data)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise _ColumnError('expected a COCO file, an object with a list "images"')
+    numbers = {
+        image["id"] for image in images if isinstance(image, dict) and type(image.get("id")) is int
+    }
+    if len(numbers) < len(images):
+        logger.warning(
+            "the ids of the COCO file's images are not whole numbers, each once: exports count the "
+            "images themselves"
+        )
+    for place, image in enumerate(images):
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str) or not is_relative_path(name):
+            raise _ColumnError(
+                f'images[{place}]: expected a "file_name" that stays in its folder, got {name!r}'
+            )
+        yield _Row(place, f"./{name}", name, image["id"] if len(numbers) == len(images) else None)
+
+
 def _check_columns(names: list[str]) -> None:
     if "uri" not in names:
         raise _ColumnError(f"expected a column `uri`, got {names}")
@@ -195,7 +254,7 @@ def _entry(row: _Row, root: str, shown: str) -> ListedImage:
         path = _path_of(uri, root) if row.path is None else row.path
         if not isinstance(path, str):
             raise ValueError(f"expected a text in `path`, got {path!r}")
-        return ListedImage(uris.check_relative(path), uri, None, "")
+        return ListedImage(uris.check_relative(path), uri, None, "", row.coco_id)
     except (ValueError, ConfigError) as error:
         raise CollectionError(f"{shown}, row {row.place}: {error}") from error
 

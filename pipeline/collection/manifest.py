@@ -4,13 +4,14 @@ A manifest is an Arrow table; records of one shard are made when that shard is a
 ten million images never exist as Python objects at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.storage import parquet
 from schemas.errors import RunFolderError
@@ -20,6 +21,8 @@ from schemas.untrusted import first_not_relative
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 _SOURCE_KEY = b"ovseg.source"
+_COCO_IDS_KEY = b"ovseg.coco_ids"
+_COCO_IDS = TypeAdapter(dict[str, int])
 
 
 def write_manifest(table: pa.Table, source: str = "") -> bytes:
@@ -112,6 +115,30 @@ def _hashes_of_ids(texts: pa.ChunkedArray) -> NDArray[np.uint64] | None:
 def source_of(table: pa.Table) -> str:
     """Return what a loaded manifest was made from."""
     return (table.schema.metadata or {}).get(_SOURCE_KEY, b"").decode()
+
+
+def with_coco_ids(table: pa.Table, of_paths: Mapping[str, int]) -> pa.Table:
+    """Return a manifest's table that carries the ids which a COCO file gave to its images.
+
+    Args:
+        table: rows of the manifest's schema.
+        of_paths: COCO's id of each path; none: the table stays as it is.
+    """
+    if not of_paths:
+        return table
+    paths, image_ids = table["path"].to_pylist(), table["image_id"].to_pylist()
+    found = {image_id: of_paths[path] for path, image_id in zip(paths, image_ids, strict=True)}
+    metadata = {**(table.schema.metadata or {}), _COCO_IDS_KEY: _COCO_IDS.dump_json(found)}
+    return table.replace_schema_metadata(metadata)
+
+
+def coco_ids_of(table: pa.Table) -> dict[str, int]:
+    """Return COCO's id by `image_id`; none where a manifest has none that can be read."""
+    try:
+        found = _COCO_IDS.validate_json((table.schema.metadata or {}).get(_COCO_IDS_KEY, b"{}"))
+    except ValidationError:
+        return {}
+    return found if len(set(found.values())) == len(found) else {}
 
 
 def shard_bounds(*lists: tuple[int, int]) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 _CHUNK = 65536
 _ID_BYTES = 8
+_LISTED = ("path", "uri", "size_bytes", "etag")
 
 
 def image_id(path: str) -> str:
@@ -40,10 +41,11 @@ def to_columns(entries: Sequence[ListedImage]) -> pa.Table:
     Raises:
         CollectionError: a name that no file can have.
     """
-    schema = pa.schema([MANIFEST.field(name) for name in ListedImage._fields])
+    schema = pa.schema([MANIFEST.field(name) for name in _LISTED])
 
     def batch(part: Sequence[ListedImage]) -> pa.RecordBatch:
-        columns = zip(zip(*part, strict=True), schema.types, strict=True)
+        values = zip(*part, strict=True)
+        columns = zip(values, schema.types, strict=False)  # those after them are no columns
         arrays = [to_array(values, kind) for values, kind in columns]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

@@ -80,7 +80,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
             crops = segments.crops(rows) if options.polygons else ()
             for row, crop in zip_longest(rows, crops):
                 number += 1
-                entry = coco_file.annotation_entry(number, image["number"], row)
+                entry = coco_file.annotation_entry(number, image["coco_id"], row)
                 text = json.dumps(entry)
                 results.append(_result(text, entry))
                 if crop is not None:
@@ -148,7 +148,7 @@ def _expected_entries(
         annotations = []
         for row in rows:
             number += 1
-            entry: dict[str, Any] = {**coco_file.annotation_entry(number, image["number"], row)}
+            entry: dict[str, Any] = {**coco_file.annotation_entry(number, image["coco_id"], row)}
             annotations.append({key: entry[key] for key in keys})
         path = image["path"]
         entry = {**coco_file.image_entry(image, flat_name(path) if options.flatten_names else path)}

@@ -90,7 +90,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
             export.losses.count_lost(_SAME_STEM, stems[without_suffix(image["path"])] > 1)
             attributes = [_attributes(row, priorities) for row in rows]
             for row, own in zip(rows, attributes, strict=True):
-                entry = coco_file.annotation_entry(number + 1, image["number"], row)
+                entry = coco_file.annotation_entry(number + 1, image["coco_id"], row)
                 entry["attributes"] = {**entry.get("attributes", {}), **own}
                 archive.write((",\n" if number else "\n") + json.dumps(entry))
                 number += 1

@@ -56,7 +56,7 @@ def export(run: RunFolder, options: Options) -> list[str]:
             annotations = []
             for row in rows:
                 number += 1
-                entry = coco_file.annotation_entry(number, image["number"], row)
+                entry = coco_file.annotation_entry(number, image["coco_id"], row)
                 annotations.append(json.dumps(entry))
             image_entry = coco_file.image_entry(image, image["path"])
             dataset.add_json(json.dumps(image_entry), annotations)

@@ -58,7 +58,7 @@ def write(export: Export, options: Options) -> None:
         name = f"{names.of_image(image['path'])}.png"
         export.put(f"{_PICTURES}/{name}", partial(_picture, image, rows))
         entry = {
-            "image_id": image["number"],
+            "image_id": image["coco_id"],
             "file_name": name,
             "segments_info": [_segment(number, row) for number, row in enumerate(rows, start=1)],
         }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ovseg_core.images.resize.nearest import SizeHW
 from ovseg_core.rle import label_map
+from pipeline.collection.manifest import coco_ids_of
 from pipeline.run.folder import RunFolder
 from pipeline.run.tables.answers import (
     ANSWER_COLUMNS,
@@ -184,7 +185,7 @@ class RunReader:
         Args:
             only: their indices; None: all.
         """
-        number = 0
+        number, coco_ids = 0, coco_ids_of(self.run.manifest())
         for marker in self.markers:
             if only is not None and marker.shard not in only:
                 number += self.run.num_annotated(marker)
@@ -204,6 +205,7 @@ class RunReader:
                     unwanted.add(row["image_id"])
                 elif is_image_size(row):
                     row["number"], row["shard"] = number, marker.shard
+                    row["coco_id"] = coco_ids.get(row["image_id"], number)
                     images[row["image_id"]] = row
                 else:
                     unusable[row["image_id"]] = [size_problem(row)]

@@ -103,7 +103,7 @@ def categories(reader: RunReader, kind: SegmentKind = "as_run") -> list[CocoCate
 def image_entry(row: Row, file_name: str) -> CocoImage:
     """Return the entry of an image, a row of `images` with its number."""
     return {
-        "id": row["number"],
+        "id": row["coco_id"],
         "file_name": file_name,
         "width": row["width"],
         "height": row["height"],

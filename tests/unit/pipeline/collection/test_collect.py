@@ -367,7 +367,7 @@ def test_keys_with_an_empty_part_have_paths_of_their_own(s3_folder: str) -> None
     ("name", "advice"),
     [
         *((name, "unpack it") for name in ("photos.7z", "photos.tar.gz", "a.PNG.gz", "l.csv.zst")),
-        ("list.json", "expected .txt"),
+        ("list.yaml", "expected .txt"),
     ],
 )
 def test_archives_and_other_lists_are_refused(tmp_path: Path, name: str, advice: str) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from pipeline.collection.collect import collect
 from pipeline.collection.list_file import is_list
+from pipeline.collection.manifest import coco_ids_of, read_manifest, write_manifest
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
 from schemas.errors import CollectionError
+from tests.helpers.image_files import write_image_files
 
 CONFIG = ImageConfig()
 LISTS = {
@@ -188,3 +190,63 @@ def test_a_signed_list_is_a_list_and_its_signatures_are_in_no_path(tmp_path):
     assert listed.column("path").to_pylist() == ["a.png", "sub/b.png"]
     assert alone.column("path").to_pylist() == ["a.png"]
     assert alone.column("uri").to_pylist() == [f"{root}/a.png?sig=secret/2"]
+
+
+def coco_file(folder: Path, names: list[str], ids: list[object]) -> Path:
+    images = [
+        {"id": number, "file_name": name, "width": 40, "height": 24}
+        for number, name in zip(ids, names, strict=True)
+    ]
+    file = folder / "annotations/instances.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    return file
+
+
+def test_a_coco_file_is_a_list_whose_ids_are_kept(tmp_path: Path) -> None:
+    write_image_files(tmp_path / "val")
+    file = coco_file(tmp_path, ["plain.png", "gone.png", "plain.jpg"], [7, 139, 0])
+    table = collect(str(file), ImageConfig(), [str(tmp_path / "val")])
+    assert table["path"].to_pylist() == ["gone.png", "plain.jpg", "plain.png"]
+    assert table["uri"].to_pylist()[1] == str(tmp_path / "val/plain.jpg")
+    kept = coco_ids_of(read_manifest(write_manifest(table, "source")))
+    assert [kept[image_id] for image_id in table["image_id"].to_pylist()] == [139, 0, 7]
+    file.with_suffix(".json.gz").write_bytes(gzip.compress(file.read_bytes()))
+    packed = collect(f"{file}.gz", ImageConfig(), [str(tmp_path / "val")])
+    assert coco_ids_of(packed) == kept
+
+
+@pytest.mark.parametrize("ids", [[1, 1], ["a", "b"], [1, None], [1, True]])
+def test_ids_that_are_no_numbers_or_not_unique_are_not_kept(
+    tmp_path: Path, ids: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_image_files(tmp_path / "annotations")
+    table = collect(str(coco_file(tmp_path, ["plain.png", "plain.jpg"], ids)), ImageConfig())
+    assert table.num_rows == 2
+    assert coco_ids_of(table) == {}
+    assert "exports count the images themselves" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../plain.png", "/etc/passwd", "a/../../b.png", "", None, "C:/a"])
+def test_a_coco_file_names_no_file_outside_its_folder(tmp_path: Path, name: str) -> None:
+    write_image_files(tmp_path / "annotations")
+    with pytest.raises(CollectionError, match=r"images\[1\]: expected a \"file_name\""):
+        collect(str(coco_file(tmp_path, ["plain.png", name], [1, 2])), ImageConfig())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", 'expected a COCO file, an object with a list "images"'),
+        ("[1]", 'expected a COCO file, an object with a list "images"'),
+        ('{"images": []}', "lists no images"),
+        ('{"images": [', "cannot be read as a list of images"),
+        ('{"images": [{"id": 1, "file_name": "a.png"}]}', "none is there.*--images-root"),
+    ],
+)
+def test_a_json_file_that_lists_no_images_is_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(CollectionError, match=message):
+        collect(str(tmp_path / "x.json"), ImageConfig())
