@@ -113,9 +113,9 @@ class Bucket:
             return len(store.ls(f"{self.url}/runs/pets/done"))
         return 0
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Return path and status of every image that counts, as the run's tables have them."""
-        run = RunFolder.open(f"{self.url}/runs/pets")
+    def rows(self, name: str = "pets") -> list[tuple[str, str]]:
+        """Return path and status of every image, as the tables of a run have them."""
+        run = RunFolder.open(f"{self.url}/runs/{name}")
         found = []
         for marker in run.done().values():
             table = run.shard_table(marker, "images", ["path", "status"])
@@ -147,9 +147,12 @@ def test_every_step_of_the_page_works_and_all_rows_are_exact(
     assert f"{NUM_IMAGES + NUM_NEW} of {NUM_IMAGES + NUM_NEW} images done" in said
     assert bucket.rows() == bucket.expected_rows(NUM_IMAGES + NUM_NEW)
 
-    bucket.type(bucket.next_command())
-    bucket.type(bucket.next_command())
-    coco = f"{bucket.url}/runs/pets/exports/coco/instances.json"
+    for _ in ("relabel", "check", "export"):
+        bucket.type(bucket.next_command())
+    assert bucket.rows("pets-5") == bucket.expected_rows(NUM_IMAGES + NUM_NEW)
+    coco = f"{bucket.url}/runs/pets-5/exports/coco/instances.json"
     exported = json.loads(s3fs.S3FileSystem().cat_file(coco))
     assert len(exported["images"]) == NUM_IMAGES + NUM_NEW
+    named = {category["name"] for category in exported["categories"]}
+    assert named == {"cat", "dog", "sofa", "bed", "rug"}
     assert bucket.is_all_typed()
