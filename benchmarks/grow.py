@@ -13,7 +13,10 @@ from importlib import import_module
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "grow.json"
-TOPICS = {"curation": "benchmarks.curation:measure"}
+TOPICS = {
+    "curation": "benchmarks.curation:measure",
+    "estimate": "benchmarks.estimate:measure",
+}
 
 
 def main(names: list[str]) -> int:
