@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.curation.splitting import Dealt
     from pipeline.run.trust.confirmed import Confirmed
 
+_PARTS = ("train", "val", "test")
 _SHOWN_LABELS = 40
 
 
@@ -51,13 +52,14 @@ def split_run(run: str, flags: SplitFlags, as_json: bool, confirmed: "Confirmed"
     """
     import numpy as np
 
-    from pipeline.curation.image_lists import list_name, write_list
+    from pipeline.curation.image_lists import forget_lists, list_name, write_list
     from pipeline.curation.images import annotated_images, labels_found
     from pipeline.curation.splitting import deal_out
     from pipeline.run.folder import RunFolder
     from pipeline.storage import uris
 
-    parts = {"train": 1 - flags.val - flags.test, "val": flags.val, "test": flags.test}
+    shares = (1 - flags.val - flags.test, flags.val, flags.test)
+    parts = dict(zip(_PARTS, shares, strict=True))
     if min(parts.values()) < 0 or parts["train"] < 1e-9:
         raise ConfigError(
             f"--val {flags.val:g} and --test {flags.test:g}: expected shares of 0 to 1 that leave "
@@ -69,6 +71,8 @@ def split_run(run: str, flags: SplitFlags, as_json: bool, confirmed: "Confirmed"
     labels = labels_found(images)
     found = deal_out(groups, labels, list(parts.values()), flags.seed)
     lists = {}
+    if not flags.out:
+        forget_lists(images.run, [list_name("split", name) for name in _PARTS])
     for number, name in enumerate(parts):
         places = np.flatnonzero(found.part_N == number)
         columns = {"note": [name] * len(places), "group": groups[places].tolist()}

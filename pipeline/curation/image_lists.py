@@ -10,7 +10,7 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,12 @@ def write_list(
     )
     (Folder(place) if out else run.folder).atomic_write(file, text.getvalue().encode())
     return uris.join(place, file)
+
+
+def forget_lists(run: RunFolder, names: Collection[str]) -> None:
+    """Delete those of some lists that a run folder has, before others take their place."""
+    for name in lists_of(run).keys() & set(names):
+        run.folder.delete(f"{FOLDER}/{name}.csv")
 
 
 def lists_of(run: RunFolder) -> dict[str, int]:

@@ -15,7 +15,7 @@ from pipeline.run.tables.rows import Row
 from pipeline.storage.waiting import StorageThreads
 from schemas.errors import UserError
 from schemas.records import ShardDone, TableName
-from schemas.tables import IMAGES
+from schemas.tables import ANNOTATIONS, IMAGES
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
@@ -94,11 +94,13 @@ def labels_found(images: AnnotatedImages) -> NDArray[np.bool_]:
     run = images.run
     found = np.zeros((len(images), len(run.info.job().vocabulary.names)), bool)
     markers = list(run.done().values())
-    for table in _read(run, markers, "annotations", ["image_id", "category_id"]):
-        places = images.places(table["image_id"])
-        labels = table["category_id"].to_numpy() - 1
-        is_known = (places >= 0) & (labels < found.shape[1])
-        found[places[is_known], labels[is_known]] = True
+    tables = _read(run, markers, "annotations", ["image_id", "category_id"])
+    joined = pa.concat_tables([*tables, ANNOTATIONS.empty_table().select(tables[0].column_names)])
+    segments = joined.unify_dictionaries().combine_chunks()
+    places = images.places(segments["image_id"])
+    labels = segments["category_id"].to_numpy() - 1
+    is_known = (places >= 0) & (labels < found.shape[1])
+    found[places[is_known], labels[is_known]] = True
     return found
 
 

@@ -126,13 +126,12 @@ def _templates(job: JobConfig) -> tuple[str, ...]:
 
 
 def _nearest(images: AnnotatedImages, vector_D: NDArray[np.float32], count: int) -> SearchResult:
-    places, cosines, num_searched = np.empty(0, np.int64), np.empty(0, np.float32), 0
+    ids: list[str] = []
+    parts = []
     for batch in vector_batches(images.run):
-        found = images.places(pa.array(batch.image_ids, pa.string()))
-        num_searched += int((found >= 0).sum())
-        ours = batch.vectors_ND.astype(np.float32) @ vector_D
-        places = np.concatenate([places, found[found >= 0]])
-        cosines = np.concatenate([cosines, ours[found >= 0]])
-        best = np.lexsort((places, -cosines))[:count]
-        places, cosines = places[best], cosines[best]
-    return SearchResult(places, cosines, num_searched)
+        ids += batch.image_ids
+        parts.append(batch.vectors_ND.astype(np.float32) @ vector_D)
+    places, cosines = images.places(pa.array(ids, pa.string())), np.concatenate(parts)
+    places, cosines = places[places >= 0], cosines[places >= 0]
+    best = np.lexsort((places, -cosines))[:count]
+    return SearchResult(places[best], cosines[best], len(places))

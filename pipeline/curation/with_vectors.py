@@ -37,21 +37,22 @@ def images_with_vectors(images: AnnotatedImages) -> ImagesWithVectors:
     Raises:
         UserError: no image has one.
     """
-    places, vectors = [np.empty(0, np.int64)], []
+    ids: list[str] = []
+    parts = []
     for batch in vector_batches(images.run):
-        found = images.places(pa.array(batch.image_ids, pa.string()))
-        places.append(found[found >= 0])
-        vectors.append(batch.vectors_ND[found >= 0])
-    all_places = np.concatenate(places)
-    num_without = len(images) - len(all_places)
+        ids += batch.image_ids
+        parts.append(batch.vectors_ND)
+    places, vectors_ND = images.places(pa.array(ids, pa.string())), np.concatenate(parts)
+    places, vectors_ND = places[places >= 0], vectors_ND[places >= 0]
+    num_without = len(images) - len(places)
     if num_without:
         logger.warning(
             "%s of %s: no CLIP vector, so left out (annotated before vectors were kept)",
             counted(num_without, "image"),
             f"{len(images):,}",
         )
-    order = np.argsort(all_places, kind="stable")
-    return ImagesWithVectors(all_places[order], np.concatenate(vectors)[order], num_without)
+    order = np.argsort(places, kind="stable")
+    return ImagesWithVectors(places[order], vectors_ND[order], num_without)
 
 
 def vector_batches(run: RunFolder) -> Iterator[VectorBatch]:

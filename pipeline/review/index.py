@@ -52,7 +52,7 @@ class ReviewIndex:
     def __init__(self, run: RunFolder, only: frozenset[str] | None = None) -> None:
         finished = RunReader(run)
         self.run = run
-        self._only = None if only is None else pa.array(sorted(only), pa.string())
+        self._only = only
         self.errors = finished.errors
         self.num_left = finished.num_left
         self.labels = run.info.job().vocabulary.names
@@ -83,8 +83,8 @@ class ReviewIndex:
         """Return the rows of a table that are of images that are shown."""
         if self._only is None:
             return table
-        ids = table["image_id"].cast(pa.string())
-        return table.filter(compute.is_in(ids, value_set=self._only))
+        is_shown = [image_id in self._only for image_id in table["image_id"].to_pylist()]
+        return table.filter(pa.array(is_shown, pa.bool_()))
 
     def row(self, image_id: str) -> int | None:
         """Return the row of an image; None if it is not of this run."""

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from pipeline.curation.image_lists import lists_of
 from pipeline.run.folder import RunFolder
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 
@@ -74,6 +75,14 @@ def test_values_of_a_column_stay_together(tmp_path: Path):
         for first in (0, 6, 9):
             assert numbers >= {first, first + 1, first + 2} or not numbers & {first, first + 1}
     assert json.loads(result.stdout)["num_groups"] == 5
+
+
+def test_lists_of_an_older_split_do_not_stay_beside_a_newer_one(tmp_path: Path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(10)])
+    command = ("split", run.folder.uri, "--ignore-duplicates", "--val", "0.2")
+    for more, names in ((("--test", "0.2"), ["test", "train", "val"]), ((), ["train", "val"])):
+        assert ovseg(*command, *more).exit_code == 0
+        assert list(lists_of(run)) == [f"split-{name}" for name in names]
 
 
 @pytest.mark.parametrize(
