@@ -159,6 +159,7 @@ def _print_import(report: "ImportReport", quoted_run: str, needed: int) -> None:
         [
             ("import", f"{report.id} (to take it back: {undo})"),
             ("images reviewed", ", ".join(filter(None, images))),
+            ("of earlier imports", _of_earlier(report, quoted_run)),
             ("caution", _mostly_unchanged(report)),
             ("minutes", minutes if timed else ""),
             ("labels that the run does not have", unknown),
@@ -175,6 +176,15 @@ def _print_import(report: "ImportReport", quoted_run: str, needed: int) -> None:
         more = f"{calibrate} ({counted(needed, 'more reviewed segment')} needed)"
         return console.facts([("next", evaluate), ("then", more)])
     return console.facts([("next", f"{calibrate}; {evaluate}")])
+
+
+def _of_earlier(report: "ImportReport", quoted_run: str) -> str:
+    """Return how many images still count as earlier imports say; empty: none."""
+    if not report.num_of_earlier:
+        return ""
+    images = counted(report.num_of_earlier, "further image")
+    counts = "counts" if report.num_of_earlier == 1 else "count"
+    return f"{images} still {counts} as before (ovseg import-review {quoted_run} --list)"
 
 
 def _mostly_unchanged(report: "ImportReport") -> str:

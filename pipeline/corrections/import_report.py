@@ -53,6 +53,8 @@ class ImportReport(Frozen):
     num_unchanged: int
     """Of these, images whose masks equal the predictions and of which nothing says that a person
     has looked at them: neither the file, nor an earlier review, nor `unchanged_means`."""
+    num_of_earlier: int
+    """Images that earlier imports have, and that still count as those say."""
     num_images_with_time: int
     minutes: float
     unknown_labels: dict[str, int]

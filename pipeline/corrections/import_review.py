@@ -231,7 +231,8 @@ class _Import:
                 text = f"{image.name}: with {len(image.masks)} masks"
                 self.notes.add(NoteKind.REPEATED, text)
             else:
-                self.notes.add(silence, image.name)
+                is_emptied = silence is NoteKind.UNANNOTATED and row["num_segments"] > 0
+                self.notes.add(NoteKind.EMPTIED if is_emptied else silence, image.name)
                 self._differs(row["num_segments"] > 0, bool(self._known_masks(row)))
         self._differs(not any(fitting))
         seconds = seconds_of(images)
@@ -261,16 +262,18 @@ class _Import:
         open_ones = (open_ones | self._unlisted_segments(predicted)) - kept
         num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
         is_changed = num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
-        is_checked = (
-            image.is_checked
-            or self._rules.unchanged_means == "reviewed"
-            or (image_id in self._review.images and not self._review.is_unchanged(image_id))
-        )
-        is_unchanged = not (is_changed or unknown or open_ones or is_checked)
+        is_marked = image.is_checked or self._rules.unchanged_means == "reviewed"
+        is_unchanged = not (is_changed or unknown or open_ones or is_marked)
         if is_unchanged and self._leaves_unchanged:
             self.notes.add(NoteKind.UNCHANGED, image.name)
             return
-        self._num_unchanged += is_unchanged
+        was_corrected = (
+            image_id in self._review.images and not self._review.is_unchanged(image_id)
+        )
+        if is_unchanged and was_corrected and self._earlier.image(image_id) is not None:
+            self.notes.add(NoteKind.SET_BACK, image.name)
+        is_checked = is_marked or was_corrected
+        self._num_unchanged += is_unchanged and not was_corrected
         if self._earlier.image(image_id) is not None:
             self.notes.add(NoteKind.REPLACED, row["path"])
         self._differs(
@@ -435,6 +438,7 @@ class _Import:
             num_images=len(self._images),
             num_partly=sum(not image.is_complete for image in self._images),
             num_unchanged=self._num_unchanged,
+            num_of_earlier=len(self._earlier.images().keys() - {i.image_id for i in self._images}),
             num_images_with_time=len(seconds),
             minutes=sum(seconds) / 60,
             unknown_labels=dict(self._unknown_labels),

@@ -72,9 +72,9 @@ def _decide(run: RunFolder, action: str, index: int, at_s: float | None = None) 
 
 def test_image_without_an_entry_is_not_reviewed(run, dataset):
     report = _import(run, _of_images(dataset, 1, 2, images=False))
-    assert report.notes[NoteKind.UNANNOTATED].first == ("d.png", "e.png")
+    assert report.notes[NoteKind.EMPTIED].first == ("d.png", "e.png")
     report = _import(run, _of_images(dataset, 3, 4, images=False))
-    assert report.notes[NoteKind.UNANNOTATED].first == ("a.png", "b/c.png")
+    assert report.notes[NoteKind.EMPTIED].first == ("a.png", "b/c.png")
     assert NoteKind.REPLACED not in report.notes
     assert _num_masks(run) == dict.fromkeys(PATHS, 3)
 
@@ -118,9 +118,25 @@ def _num_as_predicted(run: RunFolder) -> int:
 def test_images_as_predicted_are_counted_alike_by_every_import_and_by_evaluate(run, dataset):
     assert _import(run, _without_a_mask(dataset, 1)).num_unchanged == 3
     assert _num_as_predicted(run) == 3
-    later = _import(run, _without_a_mask(dataset, 2))  # a.png is as predicted again: by a person
+    later = _import(run, _without_a_mask(dataset, 2))  # a.png is as predicted again: by a person?
     assert later.notes[NoteKind.REPLACED].count == 4
+    assert later.notes[NoteKind.SET_BACK].first == ("a.png",)
     assert later.num_unchanged == _num_as_predicted(run) == 2
+
+
+def test_copies_of_one_export_that_two_people_correct_add_up(run, dataset):
+    first = _import(run, _without_a_mask(dataset, 1), unchanged_means="unreviewed")
+    assert first.num_of_earlier == 0
+    second = _import(run, _without_a_mask(dataset, 2), unchanged_means="unreviewed")
+    assert NoteKind.REPLACED not in second.notes
+    assert second.num_of_earlier == 1
+    assert _num_masks(run) == {"a.png": 2, "b/c.png": 2}
+
+
+def test_an_image_without_masks_that_the_run_has_is_named_apart(run, dataset):
+    emptied = _of_images(dataset, 1, 2, 3, images=False)
+    assert _import(run, emptied).notes[NoteKind.EMPTIED].first == ("e.png",)
+    assert _import(run, emptied, empty_means="reviewed").num_images == 4
 
 
 def test_where_images_are_marked_the_unmarked_ones_count_only_if_they_were_changed(run, dataset):
@@ -303,7 +319,7 @@ def test_flag_without_effect_is_noted(run, dataset):
 def test_task_without_annotation_is_reviewed_only_if_the_user_says_so(run, tasks):
     tasks[1]["annotations"] = []
     report = _import(run, tasks[:2])
-    assert report.notes[NoteKind.UNANNOTATED].first == ("b/c.png",)
+    assert report.notes[NoteKind.EMPTIED].first == ("b/c.png",)
     _import(run, tasks[:2], empty_means="reviewed")
     assert _num_masks(run) == {"a.png": 1, "b/c.png": 0}
 

@@ -28,6 +28,7 @@ class NoteKind(StrEnum):
     BOX_ONLY = "box_only"
     OTHER_SHAPES = "other_shapes"
     UNANNOTATED = "unannotated"
+    EMPTIED = "emptied"
     UNCHANGED = "unchanged"
     SKIPPED = "skipped"
     REPEATED = "repeated"
@@ -37,6 +38,7 @@ class NoteKind(StrEnum):
     WRONG_SIZE = "wrong_size"
     FRAMES = "frames"
     REPLACED = "replaced"
+    SET_BACK = "set_back"
     OLDER = "older"
     PAGE_KEPT = "page_kept"
     PAGE_OVERRIDDEN = "page_overridden"
@@ -53,7 +55,9 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.BOX_ONLY: "left out: images with boxes or points only",
         NoteKind.OTHER_SHAPES: "left out: boxes, points and texts",
         NoteKind.UNANNOTATED: "left out: images of which the file says nothing (if somebody has "
-        "emptied or checked them: --empty-means reviewed)",
+        "checked them: --empty-means reviewed)",
+        NoteKind.EMPTIED: "left out: images without a mask in the file that have some in the run "
+        "(if somebody has deleted them: --empty-means reviewed)",
         NoteKind.UNCHANGED: "left out: images that are as predicted, and not marked as checked (if "
         "somebody has checked them: --unchanged-means reviewed)",
         NoteKind.SKIPPED: "left out: skipped in the tool",
@@ -64,6 +68,9 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.WRONG_SIZE: "left out: images of another size",
         NoteKind.FRAMES: "turned, or of exchanged sides",
         NoteKind.REPLACED: "replaced: imported before",
+        NoteKind.SET_BACK: "set back to the predictions: images that an earlier import had corrected "
+        "(if nobody did so, take this import back, and import the file with --unchanged-means "
+        "unreviewed)",
         NoteKind.OLDER: "left out: older than what was imported before",
         NoteKind.PAGE_KEPT: "decided otherwise on the review page, which counts (--prefer file)",
         NoteKind.PAGE_OVERRIDDEN: "decided otherwise on the review page; the file counts",
