@@ -267,9 +267,7 @@ class _Import:
         if is_unchanged and self._leaves_unchanged:
             self.notes.add(NoteKind.UNCHANGED, image.name)
             return
-        was_corrected = (
-            image_id in self._review.images and not self._review.is_unchanged(image_id)
-        )
+        was_corrected = image_id in self._review.images and not self._review.is_unchanged(image_id)
         if is_unchanged and was_corrected and self._earlier.image(image_id) is not None:
             self.notes.add(NoteKind.SET_BACK, image.name)
         is_checked = is_marked or was_corrected

@@ -68,9 +68,9 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.WRONG_SIZE: "left out: images of another size",
         NoteKind.FRAMES: "turned, or of exchanged sides",
         NoteKind.REPLACED: "replaced: imported before",
-        NoteKind.SET_BACK: "set back to the predictions: images that an earlier import had corrected "
-        "(if nobody did so, take this import back, and import the file with --unchanged-means "
-        "unreviewed)",
+        NoteKind.SET_BACK: "set back to the predictions: images that an earlier import had "
+        "corrected (if nobody did so, take this import back, and import the file with "
+        "--unchanged-means unreviewed)",
         NoteKind.OLDER: "left out: older than what was imported before",
         NoteKind.PAGE_KEPT: "decided otherwise on the review page, which counts (--prefer file)",
         NoteKind.PAGE_OVERRIDDEN: "decided otherwise on the review page; the file counts",
