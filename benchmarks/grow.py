@@ -16,6 +16,7 @@ RESULTS = Path(__file__).parent / "results" / "grow.json"
 TOPICS = {
     "curation": "benchmarks.curation:measure",
     "estimate": "benchmarks.estimate:measure",
+    "relabel": "benchmarks.relabel:measure",
 }
 
 

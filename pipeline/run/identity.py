@@ -287,7 +287,10 @@ def _advice(old: dict[str, Any], new: dict[str, Any]) -> str:
             else "; a run may grow to more images (--update), never to fewer"
         )
     if _words(old) != _words(new):
-        advice += "; `ovseg review` tries other words on single images of it (page `Try words`)"
+        advice += (
+            "; `ovseg review` tries other words on single images of it (page `Try words`), and "
+            "`ovseg relabel` gives them to all where --keep-features has stored features"
+        )
     return advice
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from jobs.cli import app
 from jobs.config import load_config
 from jobs.demo.draw import draw_scenes
 from jobs.runs.relabel import relabel
@@ -214,3 +216,17 @@ def test_features_of_other_weights_are_refused(copied: Path, tmp_path: Path) -> 
     (copied / "run.yaml").write_text(text.replace(f"  clip: {digest}", f"  clip: {'e' * 64}"))
     with pytest.raises(RunFolderError, match=r"other weights: clip was e{16}, is"):
         relabelled(copied, tmp_path / "made")
+
+
+def test_keep_features_may_stand_without_a_value(images: Path, tmp_path: Path) -> None:
+    given = [
+        *("annotate", "--images", str(images), "--labels", "cat", "--out", str(tmp_path / "run")),
+        *("--set", "clip.model=embedded", "--local", "--dry-run"),
+    ]
+    runner = CliRunner()
+    assert runner.invoke(app, [*given, "--keep-features"]).exit_code == 0
+    assert runner.invoke(app, [*given, "--keep-features", "int8"]).exit_code == 0
+    assert runner.invoke(app, [*given, "--keep-features", "half"]).exit_code == 1
+    looks_again = ("--set", "method.options={proposals: sam, refine_masks: true}")
+    assert runner.invoke(app, [*given, *looks_again]).exit_code == 0
+    assert runner.invoke(app, [*given, *looks_again, "--keep-features"]).exit_code == 1
