@@ -17,6 +17,7 @@ TOPICS = {
     "curation": "benchmarks.curation:measure",
     "estimate": "benchmarks.estimate:measure",
     "relabel": "benchmarks.relabel:measure",
+    "sources": "benchmarks.sources:measure",
 }
 
 

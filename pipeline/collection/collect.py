@@ -86,6 +86,7 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str
         name = uris.parent_and_name(uris.without_query(uri))[1]  # a query may hold a secret
         if list_file.is_list(name):
             listed = list_file.read_list(uri, roots)
+            _refuse_lists_of_archives(listed, redact(uri))
             if not isinstance(listed, pa.Table) and ".json" in PurePosixPath(name.lower()).suffixes:
                 list_file.check_are_there(listed, redact(uri))
             return listed, []
@@ -100,6 +101,19 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str
 
 def _is_folder(uri: str) -> bool:
     return bool(Folder(uri).peek(1)) if uris.scheme(uri) else Path(uri).is_dir()
+
+
+def _refuse_lists_of_archives(listed: pa.Table | list[ListedImage], shown: str) -> None:
+    places = (entry.uri for entry in listed) if isinstance(listed, list) else listed["uri"]
+    first = ""
+    for place in map(str, places):
+        first = first or place
+        if uris.member_of(place) or not packed.is_archive(place):
+            return
+    raise CollectionError(
+        f"{shown} names archives, such as {redact(first)}: a list names images; give archives by "
+        "their folder or a glob as --images"
+    )
 
 
 def _one_archive(archive: ListedImage, config: ImageConfig) -> _Listing:

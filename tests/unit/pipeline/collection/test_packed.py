@@ -163,3 +163,18 @@ def test_a_name_that_reads_as_a_member_is_left_out(tmp_path: Path) -> None:
     table = collect(str(tmp_path), CONFIG)
     assert table["path"].to_pylist() == ["a.png"]
     assert "1 with a name that reads as a member" in describe(left_out_of(table))
+
+
+def test_a_list_names_members_and_no_archives(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes(samples_of(0, 3)))
+    refs = list(to_records("manifest", collect(f"{tmp_path}/*.tar", CONFIG)))
+    rows = [f"{ref.uri},{ref.path}" for ref in refs[1:]]
+    (tmp_path / "some.csv").write_text("\n".join(["uri,path", *rows]))
+    some = collect(f"{tmp_path}/some.csv", CONFIG)
+    assert contents(some) == {ref.path: drawn(number) for number, ref in enumerate(refs) if number}
+    assert set(some["image_id"].to_pylist()) == {ref.image_id for ref in refs[1:]}
+    (tmp_path / "plain.txt").write_text("\n".join(ref.uri for ref in refs))
+    assert collect(f"{tmp_path}/plain.txt", CONFIG)["path"].to_pylist() == [r.path for r in refs]
+    (tmp_path / "tars.txt").write_text("a.tar\nb.tar\n")
+    with pytest.raises(CollectionError, match=r"names archives.*a.tar.*their folder or a glob"):
+        collect(f"{tmp_path}/tars.txt", CONFIG)
