@@ -18,6 +18,7 @@ TOPICS = {
     "estimate": "benchmarks.estimate:measure",
     "relabel": "benchmarks.relabel:measure",
     "sources": "benchmarks.sources:measure",
+    "stored_features": "benchmarks.stored_features:measure",
 }
 
 

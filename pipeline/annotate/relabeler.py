@@ -108,7 +108,8 @@ class Relabeler(RowMaker):
 
     def _unpacked(self, stored: StoredImage) -> Any:
         try:
-            return unpack_features(stored.features, self._segmenter)
+            device = self._text.rows_QD.device
+            return unpack_features(stored.features, self._segmenter, device)
         except FeaturesError as error:
             raise FeaturesError(f"{stored.ref.path}: {error}") from error
 
