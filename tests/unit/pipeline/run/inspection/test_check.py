@@ -398,5 +398,6 @@ def test_no_name_or_number_in_a_file_ends_in_a_traceback(sound: RunFolder, tmp_p
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
         file.write_bytes(bytes(data))
         report = checked(place)
-        assert not report.is_clean, file
+        # A marker's seconds are as good as any others.
+        assert not report.is_clean or file.parent.name == "done", file
         shutil.rmtree(place)
