@@ -308,7 +308,7 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
             ("", f"{report.after.expected_error:.3f} after, on held-out images"),
             ("", "(mean distance of a score from the share of right segments; 0 is best)"),
             ("caution", _worse(report.before.expected_error, report.after.expected_error)),
-            ("caution", _without_effect(sum(label.num_dropped for label in report.labels))),
+            ("caution", _without_effect(report)),
             ("plot", uris.join(folder.folder.uri, PICTURE)),
             ("use", f"ovseg annotate ... --set {shlex.quote(f'calibration={file}')}"),
         ]
@@ -338,12 +338,17 @@ def _worse(before: float, after: float) -> str:
     )
 
 
-def _without_effect(num_dropped: int) -> str:
-    if num_dropped:
+def _without_effect(report: "CalibrationReport") -> str:
+    if any(label.num_dropped for label in report.labels):
         return ""
+    num_segments = report.calibration.num_segments
+    if 10 * (num_segments - report.num_right) < num_segments:
+        why = "hardly a reviewed one is wrong"
+    else:
+        why = "the wrong ones score no lower than the right ones, or too few are reviewed to tell"
     return (
-        "the thresholds drop no segment: only the scores change; reviewing more images, with "
-        "wrong segments among them, makes them sharper"
+        f"the thresholds drop no segment ({why}): only the scores change; reviewing more images, "
+        "with wrong segments among them, makes them sharper"
     )
 
 

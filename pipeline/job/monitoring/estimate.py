@@ -39,6 +39,9 @@ from schemas.config import JobConfig, RunConfig
 from schemas.records import STAGES, ImageRef, ImageResult, Shard, ShardRows
 from schemas.tables import to_records
 
+_LEAST_BATCHES = 4
+"""From so many batches on the measured images follow those to warm up in one shard."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -114,15 +117,17 @@ def measure(
     num_warm, num_measured = min(config.run.batch_size, len(left)), min(num_images, len(left))
     if num_measured > size:  # whole shards, as each has a beginning and an end
         num_measured -= num_measured % size
+    # A batch may have images to warm up and measured ones: of few batches that would be most.
+    is_apart = num_measured >= size or num_measured < _LEAST_BATCHES * config.run.batch_size
     warm = _sample(planned, left, num_warm, seed=1)
     measured = _sample(planned, left, num_measured, seed=2)
     ahead = _sample(planned, left, min(BATCHES_AHEAD * config.run.batch_size, len(left)), seed=3)
     device, notes = local_device(config.run.device), _Notes(clock)
     with _threads(config.run), _ready_worker(config, device, build, notes) as (worker, load_s):
-        if num_measured < size:
-            rows = worker.annotate_rows(Shard(index=0, refs=warm + measured), ahead)
-        else:
+        if is_apart:
             rows = _whole_shards(worker, config.run, warm, measured, size, ahead)
+        else:
+            rows = worker.annotate_rows(Shard(index=0, refs=warm + measured), ahead)
     seconds = notes.done_s[-1] - notes.done_s[num_warm - 1]
     fixed, each = _write_costs(rows, clock)
     num_shards = math.ceil(len(left) / size)
@@ -228,7 +233,7 @@ def _whole_shards(
     size: int,
     ahead: tuple[ImageRef, ...],
 ) -> ShardRows:
-    """Return the rows of shards, during each of which the next one is read ahead."""
+    """Return the rows of shards of at most `size`, each read ahead during the one before it."""
     begins = range(0, len(measured), size)
     shards = [warm, *(measured[begin : begin + size] for begin in begins), ahead]
     rows = [

@@ -77,6 +77,19 @@ def test_images_of_two_sizes_are_estimated_from_a_few(tmp_path: Path, shard_size
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("num_images", [1, 3, 6])
+def test_fewer_images_than_a_batch_are_not_computed_among_those_to_warm_up(
+    tmp_path: Path, num_images: int
+) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(40):
+        save(tmp_path / "in" / f"{index:03d}.png", 20, 50)
+    config = colour_config(tmp_path / "in", tmp_path / "run", shard_size=64, run={"batch_size": 8})
+    found = estimated(config, num_images)
+    assert found.num_measured == num_images
+    assert found.seconds == pytest.approx(40.0, rel=0.05)
+
+
 def test_written_bytes_are_those_of_the_run(tmp_path: Path) -> None:
     images = paint_collection(tmp_path / "in", 40)
     config = colour_config(images, tmp_path / "run", shard_size=10)
