@@ -60,6 +60,7 @@ def test_review_of_a_list_shows_its_images_alone(browser, tmp_path: Path):
         page = browser.new_page()
         page.goto(client.url)
         page.locator("#count", has_text="2 images").wait_for()
+        page.locator("article h2").nth(1).wait_for()
         assert page.locator("article h2").all_inner_texts() == ["0.png", "1.png"]
         assert page.locator("#done").inner_text() == "0 of 2 reviewed"
         page.close()
