@@ -100,9 +100,9 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         flat = list(chain.from_iterable(values))
         return pa.FixedSizeListArray.from_arrays(to_array(flat, kind.value_type), kind.list_size)
     if pa.types.is_list(kind):
-        ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+        ends = to_array(np.cumsum([0, *map(len, values)]).tolist(), pa.int32())
         items = to_array(list(chain.from_iterable(values)), kind.value_type)
-        return pa.ListArray.from_arrays(pa.array(ends), items, type=kind)
+        return pa.ListArray.from_arrays(ends, items, type=kind)
     if pa.types.is_large_binary(kind):
         return pa.array(values, kind)
     validity = None

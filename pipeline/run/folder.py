@@ -656,6 +656,8 @@ class RunFolder:
         """
         sizes: dict[str, int] = {}
         for marker in done:
+            if not marker.other_sizes:  # nearly all
+                continue
             ids = pa.table({"image_id": pa.array(marker.other_sizes, pa.string())})
             for image_id in self._without_superseded(marker.shard, ids)["image_id"].to_pylist():
                 sizes[image_id] = marker.other_sizes[image_id]
