@@ -1,6 +1,5 @@
 """`ovseg relabel`: other words for a run's images, from its stored features."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,7 @@ def relabel(
         from pipeline.run.folder import RunFolder
 
     source = RunFolder.open(run)
-    named = {"out": f"{re.sub(r'[/@]+$', '', run)}-relabelled", **_given(flags), "features_of": run}
+    named = {"out": f"{run.rstrip('/@')}-relabelled", **_given(flags), "features_of": run}
     config = load_config(JobConfig, flags=named, sets=sets, below=lambda _: _fields_of(source))
     _check_names(source, config, sets)
     return annotate(config, dry_run, retry_errors=retry_errors)

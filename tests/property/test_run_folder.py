@@ -16,7 +16,7 @@ from pipeline.collection.rows import image_id
 from pipeline.storage import parquet
 from pipeline.storage.folder import Folder
 from schemas.config import ImageConfig
-from schemas.records import ImageRef, ShardFailed
+from schemas.records import TABLE_NAMES, ImageRef, ShardFailed
 from schemas.tables import to_records, to_table
 from schemas.untrusted import is_relative_path
 from tests.helpers.imageless_runs import begin_run, image_refs, make_rows, make_tally
@@ -106,11 +106,11 @@ class RunFolderMachine(RuleBasedStateMachine):
         self.committed.add(shard.index)
         self.gave_up.discard(shard.index)
 
-    @rule(data=st.data(), tables=st.integers(1, 3))
+    @rule(data=st.data(), tables=st.integers(1, len(TABLE_NAMES)))
     def die_before_the_marker(self, data: st.DataObject, tables: int) -> None:
         """Leave the files of a worker that was killed before its marker."""
         shard = data.draw(st.integers(0, len(self.ids) - 1))
-        for name in ("images", "scores", "annotations")[:tables]:
+        for name in TABLE_NAMES[:tables]:
             number = data.draw(st.integers(0, 99))
             self.run.folder.atomic_write(f"{name}/{shard:05d}-dead{number}.parquet", b"torn")
 
@@ -122,7 +122,7 @@ class RunFolderMachine(RuleBasedStateMachine):
             self.gave_up.add(shard)
 
     @precondition(lambda self: self.committed)
-    @rule(data=st.data(), table=st.sampled_from(["images", "scores", "annotations"]))
+    @rule(data=st.data(), table=st.sampled_from(TABLE_NAMES))
     def lose_a_file(self, data: st.DataObject, table: str) -> None:
         """Cut a committed file to half; readers must drop the whole shard."""
         shard = data.draw(st.sampled_from(sorted(self.committed)))
@@ -150,7 +150,7 @@ class RunFolderMachine(RuleBasedStateMachine):
         self.run.clean()
         assert self.run.orphans() == []
         names = [name for name in self.run.folder.list() if name.endswith(".parquet")]
-        assert len(names) == 3 * len(self.committed) + 1
+        assert len(names) == len(TABLE_NAMES) * len(self.committed) + 1
 
     @invariant()
     def readers_see_what_is_committed(self) -> None:

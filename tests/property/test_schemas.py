@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.storage.parquet import write_table
 from schemas.config import JobConfig
-from schemas.records import Annotation, ImageRef, ImageResult, MaskKind, ScoreRow
+from schemas.records import (
+    Annotation,
+    FeatureRow,
+    ImageRef,
+    ImageResult,
+    ImageVector,
+    MaskKind,
+    ScoreRow,
+)
 from schemas.score_columns import SCORE_COLUMNS
 from schemas.tables import TABLES, to_records, to_table
 
@@ -73,6 +81,14 @@ records = {
         bbox_xywh=st.tuples(*[st.integers(0, 20_000).map(float)] * 4),
         num_components=st.integers(1, 99),
         **{name: shares for name, column in SCORE_COLUMNS.items() if column.high == 1},
+    ),
+    "vectors": st.builds(
+        ImageVector,
+        image_id=words,
+        vector=st.lists(st.floats(-1, 1, width=16), min_size=1, max_size=8).map(tuple),
+    ),
+    "features": st.builds(
+        FeatureRow, image_id=words, features=st.text("abc\0", max_size=9).map(str.encode)
     ),
 }
 
