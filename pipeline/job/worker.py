@@ -75,7 +75,7 @@ class Worker:
         if not setup.config.run.local:
             worker = f"{socket.gethostname()}/{os.getpid()}"
             set_log_fields(run=setup.config.out, worker=worker)
-            self._observer = _metrics(setup)
+            self._observer = _metrics(setup) or self._observer
 
     def prepare(self) -> dict[str, str]:
         """Load the models; return the SHA-256 of their weights by role.
@@ -229,8 +229,11 @@ def commit(
     return run.commit(shard_index, f"pid{os.getpid()}", rows, tally, before)
 
 
-def _metrics(setup: WorkerSetup) -> Observer:
+def _metrics(setup: WorkerSetup) -> Observer | None:
     import ray  # a run in this process does without
+
+    if not ray.is_initialized():  # no actor holds this worker, and to ask for one would start Ray
+        return None
 
     from pipeline.job.monitoring.metrics import WorkerMetrics
 
