@@ -48,7 +48,7 @@ from schemas.records import ImageRef, Shard, ShardRows, ShardTally
 
 logger = logging.getLogger(__name__)
 
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,38 @@ def _nothing() -> None:
 
 
 class RowMaker:
-    """Turns scored images into rows, in threads and in order.
+    """Scores features with one segmenter and one vocabulary, and turns the scores into rows.
 
     Args:
+        segmenter: the method, built.
+        text: the job's vocabulary, embedded by the same segmenter.
         config: the job.
-        device: where the score maps are.
 
     Attributes:
         on_image: called in the thread of `annotate` when the rows of an image are made.
         observer: is told of each file, batch and image.
     """
 
-    def __init__(self, config: JobConfig, device: torch.device) -> None:
+    def __init__(self, segmenter: Segmenter[Any], text: TextMatrix, config: JobConfig) -> None:
+        self._segmenter = segmenter
+        self._text = text
         self._config = config
         self.on_image: Callable[[], None] = _nothing
         self.observer = Observer()
+        device = text.rows_QD.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def _maps(self, features: Any) -> ScoreMaps:
+        """Return the score maps of features, once they are there: times are true.
+
+        Raises:
+            ImageError: `not_finite`, see `check_finite`.
+        """
+        maps = self._segmenter.score(features, self._text)
+        check_finite((maps.levels, maps.objectness), "scores")
+        if self._stream is not None:
+            torch.cuda.current_stream().synchronize()  # another stream reads next
+        return maps
 
     def _joined(self, images: Iterable[ScoredImage | FailedImage], waited: Stopwatch) -> ShardRows:
         """Return the rows of images, in their order.
@@ -153,10 +169,8 @@ class Annotator(RowMaker):
         config: JobConfig,
         clip: Clip | None = None,
     ) -> None:
-        super().__init__(config, text.rows_QD.device)
-        self._segmenter = segmenter
+        super().__init__(segmenter, text, config)
         self._clip = clip
-        self._text = text
         self._ahead = ReadAhead(own_places(config))
         self._device_batch = config.run.batch_size
 
@@ -236,7 +250,7 @@ class Annotator(RowMaker):
                     ScoredImage(
                         ref=one.ref,
                         seconds=replace(one.seconds, segment_s=share_s),
-                        image=replace(one.image, rgb=_NO_PIXELS),
+                        image=replace(one.image, rgb=NO_PIXELS),
                         maps=maps,
                         index=index,
                         vector=vectors[index],
@@ -274,12 +288,8 @@ class Annotator(RowMaker):
         pixels = tuple(to_tensor(image.image.rgb) for image in images)
         batch = ImageBatch(pixels, tuple(image.ref.path for image in images))
         features = encode_images(self._segmenter, batch)
-        maps = self._segmenter.score(features, self._text)
-        check_finite((maps.levels, maps.objectness), "scores")
         vectors = [None] * len(pixels) if self._clip is None else _vectors(self._clip, pixels)
-        if self._stream is not None:
-            torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
-        return maps, vectors, features
+        return self._maps(features), vectors, features
 
 
 def _vectors(clip: Clip, images: Sequence[Image]) -> list[tuple[float, ...] | None]:

@@ -4,21 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.prediction.stored_features import unpack_features
-from ovseg_core.segmenter import ScoreMaps, Segmenter, TextMatrix, check_finite
-from pipeline.annotate.annotator import RowMaker, ScoredImage
+from ovseg_core.segmenter import Segmenter, TextMatrix
+from pipeline.annotate.annotator import NO_PIXELS, RowMaker, ScoredImage
 from pipeline.annotate.image_errors import value_or_error
 from pipeline.annotate.rows import FailedImage, StageSeconds, tally_of
 from pipeline.annotate.stopwatch import Stopwatch
 from schemas.config import JobConfig
 from schemas.errors import FeaturesError, ImageError
 from schemas.records import ImageRef, ImageResult, Shard, ShardRows, ShardTally
-
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,7 @@ class Relabeler(RowMaker):
         config: JobConfig,
         read: Callable[[Sequence[ImageRef]], Iterator[StoredImage]],
     ) -> None:
-        super().__init__(config, text.rows_QD.device)
-        self._segmenter = segmenter
-        self._text = text
+        super().__init__(segmenter, text, config)
         self._read = read
 
     def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> tuple[ShardRows, ShardTally]:
@@ -90,13 +85,13 @@ class Relabeler(RowMaker):
             return FailedImage(stored.ref, StageSeconds(stored.read_s), error)
         with Stopwatch() as unpacking:
             features = self._unpacked(stored)
-        with Stopwatch() as scoring:
-            maps = value_or_error(self._score, features)
+        with Stopwatch() as scoring, torch.inference_mode():
+            maps = value_or_error(self._maps, features)
         seconds = StageSeconds(stored.read_s, unpacking.seconds, scoring.seconds)
         if isinstance(maps, ImageError):
             return FailedImage(stored.ref, seconds, maps)
         image = DecodedImage(
-            _NO_PIXELS,
+            NO_PIXELS,
             result.height,
             result.width,
             result.exif_orientation,
@@ -112,11 +107,3 @@ class Relabeler(RowMaker):
             return unpack_features(stored.features, self._segmenter, device)
         except FeaturesError as error:
             raise FeaturesError(f"{stored.ref.path}: {error}") from error
-
-    @torch.inference_mode()
-    def _score(self, features: Any) -> ScoreMaps:
-        maps = self._segmenter.score(features, self._text)
-        check_finite((maps.levels, maps.objectness), "scores")
-        if self._stream is not None:
-            torch.cuda.current_stream().synchronize()  # true times, and another stream reads next
-        return maps
