@@ -295,6 +295,11 @@ class ShardDone(Frozen):
     other_versions: dict[str, str] = {}
     """Libraries with another version than when the run was begun, see `run.accept_versions`."""
 
+    @property
+    def all_files(self) -> dict[str, FileEntry]:
+        """The tables and, where they are kept, the features, by the name of their folder."""
+        return {**self.files, **({"features": self.features} if self.features else {})}
+
 
 class Generation(Frozen):
     """A later state of a run's collection: `generations/NNNNN.json`, created once, written last."""

@@ -812,8 +812,7 @@ class RunFolder:
         """
         files = [name for name in self.folder.list() if _OUR_FILES.fullmatch(name)]
         found = markers.read_markers(self.folder, "done", ShardDone).values()
-        named = {entry.name for marker in found for entry in marker.files.values()}
-        named |= {marker.features.name for marker in found if marker.features}
+        named = {entry.name for marker in found for entry in marker.all_files.values()}
         for record in RunFolder(self.folder).generations.later:
             named |= {record.new.name, record.gone.name}
         return [name for name in files if name not in named]

@@ -102,8 +102,7 @@ def _wrong_claim(marker: Frozen, shard: int) -> str:
         return f"it says that it is of shard {marker.shard}"
     if marker.files.keys() != tables_of(marker.schema_version):
         return "expected an entry for each of its tables"
-    named = {**marker.files, **({"features": marker.features} if marker.features else {})}
-    for table, entry in named.items():
+    for table, entry in marker.all_files.items():
         match = _TABLE_FILE.fullmatch(entry.name)
         if match is None or match.groups() != (table, f"{shard:05d}"):
             return f"it names {printable(entry.name[:80])} as its {table}"

@@ -134,8 +134,8 @@ class WorkerMetrics(Observer):
         write_s = marker.tally.seconds.get("write", 0.0)  # by the commit
         self._recorder.add("ovseg_wait_seconds", write_s, "write")
         self._recorder.add("ovseg_wall_seconds", tally.seconds.get("wall", 0.0))
-        files = [*marker.files.values(), *([marker.features] if marker.features else [])]
-        self._recorder.add("ovseg_written_bytes", sum(entry.size_bytes for entry in files))
+        written = sum(entry.size_bytes for entry in marker.all_files.values())
+        self._recorder.add("ovseg_written_bytes", written)
         self._recorder.set("ovseg_memory_bytes", peak_memory(self._device), self._device)
 
 
