@@ -221,15 +221,17 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     # With the weights of the run: those of this job are compared in `begin`, when they are loaded.
     identity = RunIdentity(config, run.info.weights, folders)
     run.check_same(identity, is_finished=True, updates=config.run.update)
-    found, updates = None, False
+    found, updates, done = None, False, run.done()
     if config.run.update:
         check_own(run, config)
         found = changes(run.manifest(), _listed(config))
-        found = found.without_annotated(run.other_sizes(run.done().values()))
+        found = found.without_annotated(run.other_sizes(done.values()))
         updates = not found.is_empty or config.image.limit != run.generations.limit
-        run = run.updated(found, config.image.limit) if updates else run
+        if updates:
+            run = run.updated(found, config.image.limit)
+            done = run.done()
     planned = JobPlan(
-        config, folders, run.num_images, run.num_shards, None, run, run.done(),
+        config, folders, run.num_images, run.num_shards, None, run, done,
         PASSING_CODES.union(retry), found, updates, source,
     )  # fmt: skip
     run.check_same(identity, is_finished=not planned.num_shards_left)
@@ -357,12 +359,13 @@ def run(
         job.check_present()
     else:
         logger.warning("stopped by %s", "SIGTERM" if termination.requested else "Ctrl-C")
+    done = job.done()
     return replace(
         sum_up(
             config,
             job.shard_sizes,
-            job.done(),
-            planned.changes_left(job.done()),
+            done,
+            planned.changes_left(done),
             updated=planned.is_update and job.has_begun,
         ),
         num_new=progress.finished,
