@@ -14,7 +14,7 @@ import pyarrow as pa
 from ovseg_core.methods import feature_options
 from pipeline.annotate.relabeler import StoredImage
 from pipeline.annotate.stopwatch import Stopwatch
-from pipeline.run.folder import RunFolder
+from pipeline.run.folder import FEATURES, RunFolder
 from pipeline.run.identity import RunIdentity
 from pipeline.run.tables.shard_files import read_features
 from pipeline.run.trust.confirmed import confirmed, remember_manifest, remember_roots
@@ -78,7 +78,8 @@ class StoredFeatures:
         """
         run, info = self.run, self.run.info
         theirs = _depend_on(info.identity, info.job())
-        ours = _depend_on(RunIdentity(config, info.weights).fields(""), config)
+        identity = RunIdentity(config, info.weights).fields("")
+        ours = _depend_on(identity, config)
         if names := [name for name in theirs | ours if theirs.get(name) != ours.get(name)]:
             listed = "; ".join(
                 f"{name} was {theirs.get(name, '(none)')}, now {ours.get(name, '(none)')}"
@@ -88,17 +89,17 @@ class StoredFeatures:
                 f"the features in {run.folder.uri} are of other settings: {listed}. Leave these as "
                 "they were: words, thresholds and masks can change; or annotate the images again"
             )
-        self._check_ovseg(config)
+        self._check_ovseg(identity, config)
         done = run.done()
         if left := run.shards_left(done):
             raise UserError(
                 f"{run.folder.uri} is not finished, {counted(len(left), 'shard')} are left: give "
                 "the command that made it again, then this one"
             )
-        without = 0
+        without, there = 0, run.folder.sizes(FEATURES)
         for marker in done.values():
             missing = run.num_annotated(marker)
-            if marker.features and run.folder.exists(marker.features.name):
+            if marker.features and marker.features.name in there:
                 missing -= marker.features.num_rows
             without += max(0, missing)
         if without:
@@ -108,9 +109,8 @@ class StoredFeatures:
                 "relabel that run"
             )
 
-    def _check_ovseg(self, config: JobConfig) -> None:
+    def _check_ovseg(self, identity: Mapping[str, Any], config: JobConfig) -> None:
         """Check that the method is of this version of ovseg."""
-        identity = RunIdentity(config, self.run.info.weights).fields("")
         before, now = self.run.info.identity.get(_OVSEG), identity.get(_OVSEG)
         if before != now and not config.run.accept_versions:
             raise ConfigError(
