@@ -147,7 +147,8 @@ class _Import:
         self._masks: list[ReviewedMask] = []
         self._unknown_labels: Counter[str] = Counter()
         self._unlisted: list[str] = []
-        self._leaves_unchanged = rules.unchanged_means == "unreviewed"
+        self._leaves_unchanged = False
+        self._set_back: list[str] = []
         self._differs_from_predictions = False
         self._differs_from_review = False
         self._review = ReviewedLayer(run, predictions=self._predictions)
@@ -165,12 +166,10 @@ class _Import:
         paths, ids = (table.column(name).to_pylist() for name in ("path", "image_id"))
         id_of_path = dict(zip(paths, ids, strict=True))
         found = statements_by_path(paths, images, self.notes)
-        if self._rules.unchanged_means == "predictions":
-            self._leaves_unchanged = any(
-                # Of an image without masks a mark says no more than that it is meant to have none.
-                image.is_checked and image.masks
-                for image in images
-            )
+        # Of an image without masks a mark says no more than that it is meant to have none.
+        has_marks = any(image.is_checked and image.masks for image in images)
+        means = self._rules.unchanged_means
+        self._leaves_unchanged = means == "unreviewed" or (means == "predictions" and has_marks)
         self._found = {id_of_path[path]: statements for path, statements in found.items()}
 
     def finish(self) -> ImportReport:
@@ -198,6 +197,7 @@ class _Import:
         for theirs in self._rules.labels.keys() - self._labels.used:
             self.notes.add(NoteKind.UNUSED_FLAGS, theirs)
         self._check()
+        self._note_replaced()
         return self._report(
             store_import(
                 self._run,
@@ -269,11 +269,9 @@ class _Import:
             return
         was_corrected = image_id in self._review.images and not self._review.is_unchanged(image_id)
         if is_unchanged and was_corrected and self._earlier.image(image_id) is not None:
-            self.notes.add(NoteKind.SET_BACK, image.name)
+            self._set_back.append(image.name)
         is_checked = is_marked or was_corrected
         self._num_unchanged += is_unchanged and not was_corrected
-        if self._earlier.image(image_id) is not None:
-            self.notes.add(NoteKind.REPLACED, row["path"])
         self._differs(
             is_changed,
             {(mask.category_id, mask.rle_counts) for mask in masks} != self._known_masks(row),
@@ -388,6 +386,14 @@ class _Import:
                 kind = NoteKind.PAGE_KEPT if counts else NoteKind.PAGE_OVERRIDDEN
                 self.notes.add(kind, f"{reviewed.path}: {row['label']}")
 
+    def _note_replaced(self) -> None:
+        """Note what the file takes the place of, now that it is taken."""
+        for image in self._images:
+            if self._earlier.image(image.image_id) is not None:
+                self.notes.add(NoteKind.REPLACED, image.path)
+        for name in self._set_back:
+            self.notes.add(NoteKind.SET_BACK, name)
+
     def _check(self) -> None:
         """Refuse a file of which nothing was taken, or that is only the predictions again.
 
@@ -416,7 +422,6 @@ class _Import:
         parts = [
             f"{WORDS[kind]}: {note.count} ({', '.join(note.first[:_NAMED])})"
             for kind, note in self.notes.report().items()
-            if kind is not NoteKind.REPLACED  # nothing is, where a file is refused
         ]
         if self._unknown_labels:
             named = list(self._unknown_labels)[:_NAMED]
