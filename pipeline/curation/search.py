@@ -5,10 +5,10 @@ method; an image that is given is prepared and embedded as those of the run were
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from ovseg_core.backbones.text.text_encoder import templates_of
 from ovseg_core.images.batch import to_tensor
 from ovseg_core.images.decoding.decode import decode
 from pipeline.curation.images import AnnotatedImages
-from pipeline.curation.with_vectors import vector_batches
+from pipeline.curation.with_vectors import of_vectors, vector_batches
 from pipeline.review.try_session import RunBackbones
 from pipeline.run.folder import RunFolder
 from pipeline.run.trust.named_weights import NamedWeights
@@ -30,6 +30,8 @@ from pipeline.storage.places import ImagePlaces
 from schemas import plugins
 from schemas.config import ImageConfig, JobConfig
 from schemas.errors import UserError, WeightsError
+
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 _DEFAULT_TEMPLATES = "diy"
 
@@ -92,7 +94,10 @@ def search_image(
         UserError: no image has a vector.
         WeightsError: the run's CLIP cannot be had, or may not be loaded.
     """
+    is_in_run = compute.index(images.paths, image).as_py() >= 0
     for batch in vector_batches(images.run):
+        if not is_in_run:
+            break  # a file, and there are vectors to compare it with
         if image in batch.paths:
             vector = batch.vectors_ND[batch.paths.index(image)]
             return _nearest(images, vector.astype(np.float32), count)
@@ -126,12 +131,6 @@ def _templates(job: JobConfig) -> tuple[str, ...]:
 
 
 def _nearest(images: AnnotatedImages, vector_D: NDArray[np.float32], count: int) -> SearchResult:
-    ids: list[str] = []
-    parts = []
-    for batch in vector_batches(images.run):
-        ids += batch.image_ids
-        parts.append(batch.vectors_ND.astype(np.float32) @ vector_D)
-    places, cosines = images.places(pa.array(ids, pa.string())), np.concatenate(parts)
-    places, cosines = places[places >= 0], cosines[places >= 0]
+    places, cosines = of_vectors(images, lambda some_ND: some_ND.astype(np.float32) @ vector_D)
     best = np.lexsort((places, -cosines))[:count]
     return SearchResult(places[best], cosines[best], len(places))

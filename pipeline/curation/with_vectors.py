@@ -1,8 +1,8 @@
 """The annotated images of a run that have a CLIP vector, with their vectors."""
 
 import logging
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +37,7 @@ def images_with_vectors(images: AnnotatedImages) -> ImagesWithVectors:
     Raises:
         UserError: no image has one.
     """
-    ids: list[str] = []
-    parts = []
-    for batch in vector_batches(images.run):
-        ids += batch.image_ids
-        parts.append(batch.vectors_ND)
-    places, vectors_ND = images.places(pa.array(ids, pa.string())), np.concatenate(parts)
-    places, vectors_ND = places[places >= 0], vectors_ND[places >= 0]
+    places, vectors_ND = of_vectors(images, lambda some_ND: some_ND)
     num_without = len(images) - len(places)
     if num_without:
         logger.warning(
@@ -53,6 +47,27 @@ def images_with_vectors(images: AnnotatedImages) -> ImagesWithVectors:
         )
     order = np.argsort(places, kind="stable")
     return ImagesWithVectors(places[order], vectors_ND[order], num_without)
+
+
+def of_vectors(
+    images: AnnotatedImages, work: Callable[[NDArray[np.float16]], NDArray[Any]]
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return the places (N,) of the images with a vector, and what is made of these.
+
+    Args:
+        images: of the run.
+        work: returns a row for each of some vectors (N, D), of which only a shard's are in memory.
+
+    Raises:
+        UserError: no image has one.
+    """
+    ids: list[str] = []
+    parts = []
+    for batch in vector_batches(images.run):
+        ids += batch.image_ids
+        parts.append(work(batch.vectors_ND))
+    places = images.places(pa.array(ids, pa.string()))
+    return places[places >= 0], np.concatenate(parts)[places >= 0]
 
 
 def vector_batches(run: RunFolder) -> Iterator[VectorBatch]:
