@@ -89,7 +89,7 @@ def read_list(uri: str, roots: Sequence[str] = ()) -> pa.Table | list[ListedImag
     reader = kinds[plain[plain.rindex(".") :]]
     try:
         if plain != file_name:
-            data = _unpacked(data)
+            data = unpacked(data)
         if plain.endswith((".txt", ".parquet")):
             with suppress(plain_list.NotPlainError):
                 parts = plain_list.lines if plain.endswith(".txt") else plain_list.columns
@@ -170,11 +170,17 @@ class _ColumnError(ValueError):
     pass
 
 
-def _unpacked(data: bytes) -> bytes:
+def unpacked(data: bytes, max_bytes: int = _MAX_UNPACKED_BYTES) -> bytes:
+    """Return what a .gz file holds.
+
+    Raises:
+        ValueError: more than `max_bytes`, whole GiB.
+        OSError, EOFError, zlib.error: it is damaged.
+    """
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        content = file.read(_MAX_UNPACKED_BYTES + 1)
-    if len(content) > _MAX_UNPACKED_BYTES:
-        raise _ColumnError(f"it unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _ColumnError(f"it unpacks to more than {max_bytes >> 30} GiB")
     return content
 
 

@@ -4,7 +4,6 @@ import io
 import logging
 import zlib
 from collections.abc import Sequence
-from gzip import GzipFile
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import csv
 from pyarrow import json as json_lines
 
+from pipeline.collection.list_file import unpacked
 from pipeline.curation.image_lists import manifest_places
 from pipeline.curation.images import AnnotatedImages
 from pipeline.storage import parquet, uris
@@ -94,8 +94,7 @@ def _read(place: str, column: str) -> pa.Table:
     try:
         data = Folder(folder).read_bytes(name, _MAX_BYTES)
         if name.lower().endswith(".gz"):
-            with GzipFile(fileobj=io.BytesIO(data)) as file:
-                data = file.read(_MAX_BYTES)
+            data = unpacked(data, _MAX_BYTES)
         if plain.endswith(".parquet"):
             return parquet.read_table(data)
         if plain.endswith(".jsonl"):
