@@ -39,14 +39,11 @@ def relabel(
         from pipeline.run.folder import RunFolder
 
     source = RunFolder.open(run)
-    named = {"out": f"{run.rstrip('/@')}-relabelled", **_given(flags), "features_of": run}
+    out = flags.get("out") or f"{run.rstrip('/@')}-relabelled"
+    named = {**flags, "out": out, "features_of": run}
     config = load_config(JobConfig, flags=named, sets=sets, below=lambda _: _fields_of(source))
     _check_names(source, config, sets)
     return annotate(config, dry_run, retry_errors=retry_errors)
-
-
-def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flags.items() if value not in (None, "")}
 
 
 def _fields_of(source: "RunFolder") -> Fields:
