@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.job.monitoring import json_log
 from pipeline.job.monitoring.json_log import JsonFormatter, log_fields
 from pipeline.job.progress import LoggedProgress, make_progress
 from schemas.records import ShardTally
@@ -14,7 +15,8 @@ from schemas.untrusted import LOG_FORMAT_ENV
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    monkeypatch.setattr(json_log, "_of_process", {})  # a worker of another test filled it
     stream, logger = io.StringIO(), logging.getLogger("pipeline")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
