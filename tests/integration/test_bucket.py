@@ -73,7 +73,7 @@ class Bucket:
         job |= {"clip": {"model": "embedded"}, "shard_size": PER_SHARD}
         job["run"] |= {"device": "cpu"}
         if IS_FULL:
-            job["method"] = "maskclip"
+            job["method"] = {"name": "maskclip"}
         else:
             job["run"]["workers"] = 2  # each takes long to start
         for name in ("pets", "undisturbed"):
