@@ -66,16 +66,39 @@ def search_text(
         UserError: no image has a vector, or the text is empty.
         WeightsError: the run's CLIP cannot be had, or may not be loaded.
     """
+    check_words(text)
+    return _nearest(images, text_vector(images.run, _clip(images.run, given_weights), text), count)
+
+
+def check_words(text: str) -> None:
+    """Check that there is something to search for.
+
+    Raises:
+        UserError: the text is empty.
+    """
     if not text.strip():
         raise UserError('expected words to search for, such as "red fish", got none')
-    job = images.run.info.job()
+
+
+def text_vector(run: RunFolder, clip: Clip, text: str) -> NDArray[np.float32]:
+    """Return the unit vector (D,) of a text, for cosines with the vectors of a run.
+
+    Args:
+        run: says the templates, and which CLIP made its vectors.
+        clip: that CLIP.
+        text: a phrase, such as `red fish`.
+
+    Raises:
+        UserError: the run has no vectors.
+        WeightsError: another CLIP made them.
+    """
+    _check_clip(run, clip)
+    job = run.info.job()
     templates = job.vocabulary.templates or _templates(job)
     prompts = [template.replace("{}", text.strip()) for template in templates]
-    clip = _clip(images.run, given_weights)
     with torch.inference_mode():  # as a row of the text matrix, docs/methods.md 1.5
         units_PD = F.normalize(clip.encode_text(prompts), dim=-1)
-        row_D = F.normalize(units_PD.mean(dim=0), dim=-1).numpy()
-    return _nearest(images, row_D, count)
+        return F.normalize(units_PD.mean(dim=0), dim=-1).float().cpu().numpy()
 
 
 def search_image(
@@ -112,17 +135,22 @@ def search_image(
 
 def _clip(run: RunFolder, given_weights: Sequence[str]) -> Clip:
     """Return the CLIP of a run's vectors, which is loaded only as a page would load it."""
-    made_by = vector_clip(run)
+    _ = vector_clip(run)  # before anything is loaded
     job = methods.with_published_clip(run.info.job())
     backbones = RunBackbones.from_config(job, "cpu", weights.resolve)
     backbones.of_run = NamedWeights(given_weights, run, "search")
     clip = backbones.clip
+    _check_clip(run, clip)
+    return clip
+
+
+def _check_clip(run: RunFolder, clip: Clip) -> None:
+    made_by = vector_clip(run)
     if weights.weights_sha256(clip.weights_file) != made_by.weights[CLIP_ROLE]:
         raise WeightsError(
             f"{clip.weights_file} is not the CLIP that made the vectors of {run.folder.uri}: "
             "no text can be compared with them"
         )
-    return clip
 
 
 def _templates(job: JobConfig) -> tuple[str, ...]:

@@ -61,13 +61,29 @@ def of_vectors(
     Raises:
         UserError: no image has one.
     """
+    ids, made = ids_and_work(images.run, work)
+    places = images.places(ids)
+    return places[places >= 0], made[places >= 0]
+
+
+def ids_and_work(
+    run: RunFolder, work: Callable[[NDArray[np.float16]], NDArray[Any]]
+) -> tuple[pa.Array, NDArray[Any]]:
+    """Return `image_id` (N,) of the images with a vector, and what is made of these.
+
+    Args:
+        run: the run.
+        work: see `of_vectors`.
+
+    Raises:
+        UserError: no image has one.
+    """
     ids: list[str] = []
     parts = []
-    for batch in vector_batches(images.run):
+    for batch in vector_batches(run):
         ids += batch.image_ids
         parts.append(work(batch.vectors_ND))
-    places = images.places(pa.array(ids, pa.string()))
-    return places[places >= 0], np.concatenate(parts)[places >= 0]
+    return pa.array(ids, pa.string()), np.concatenate(parts)
 
 
 def vector_batches(run: RunFolder) -> Iterator[VectorBatch]:

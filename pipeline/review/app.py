@@ -47,7 +47,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def make_app(session: ReviewSession, try_page: TryPage) -> Starlette:
     """Return the application; `security.Guard` stands before it."""
-    pages = _ReviewPages(session)
+    pages = _ReviewPages(session, try_page)
     get_routes: dict[str, Callable[[Request], Response]] = {
         "/api/run": pages.run,
         "/api/view": pages.view,
@@ -93,8 +93,9 @@ def make_app(session: ReviewSession, try_page: TryPage) -> Starlette:
 class _ReviewPages:
     """The handlers of the review page; each request runs in a thread."""
 
-    def __init__(self, session: ReviewSession) -> None:
+    def __init__(self, session: ReviewSession, try_page: TryPage) -> None:
         self._session = session
+        self._try_page = try_page
         answers: LRUCache[str, Any] = LRUCache(_ANSWERS_KEPT)
         # A message that is sent again gets the first answer, also while that is being made.
         self._answer_once: Callable[[str, Callable[[], Any]], Any] = cached(
@@ -108,7 +109,7 @@ class _ReviewPages:
 
     def view(self, request: Request) -> Response:
         wanted = ScoreFilter.model_validate(dict(request.query_params))
-        return JSONResponse(self._session.open_view(wanted))
+        return JSONResponse(self._session.open_view(wanted, self._try_page.text_vector))
 
     def items(self, request: Request) -> Response:
         start, limit = (_whole_number(request, name) for name in ("start", "limit"))

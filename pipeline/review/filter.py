@@ -1,7 +1,8 @@
 """Which images the grid shows: the filter that the page sends, and the rows that pass it.
 
 A filter can name a list in the run folder, which `ovseg sample` and its kin have written. A list is
-read when it is first chosen, and again when it was written again.
+read when it is first chosen, and again when it was written again. A filter can also hold words to
+search for: the images are ranked by them, as `ovseg search` does.
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, create_model
 
 from pipeline.curation.image_lists import lists_of, read_run_list
+from pipeline.curation.with_vectors import ids_and_work
 from pipeline.review.decisions import Mark
 from pipeline.review.index import ReviewIndex, Rows
 from pipeline.review.sort_orders import PRIORITY
@@ -25,7 +27,10 @@ from schemas.score_columns import SCORE_COLUMNS
 _FILTERABLE = tuple(name for name, column in SCORE_COLUMNS.items() if column.filterable)
 LISTED = "listed"
 """The sort order of a list."""
+SEARCHED = "searched"
+"""The sort order of a search: by falling cosine with the words."""
 _LISTS_KEPT = 8
+_SEARCHES_KEPT = 8
 State = Literal["all", "todo", "done", "rejected", "relabelled", "skipped"]
 
 
@@ -42,8 +47,10 @@ class Filter(Frozen):
     """Part of the path, upper or lower case."""
     listed: Annotated[str, Field(max_length=64)] = ""
     """Images of this list of the run folder (`ImageLists`); empty: any."""
+    search: Annotated[str, Field(max_length=200)] = ""
+    """Words that images with a vector are ranked by, in the order `searched`; empty: none."""
     order: Annotated[str, Field(max_length=200)] = PRIORITY
-    """A name of `SortOrders`, or `listed`: as in the list."""
+    """A name of `SortOrders`, `listed`: as in the list, or `searched`: as the words rank them."""
 
     def limits(self) -> dict[str, tuple[float, float]]:
         """Return (lowest, highest) value by score column, of the columns that are limited."""
@@ -115,11 +122,11 @@ class RowList(NamedTuple):
 
     Attributes:
         rows: of the images that the run has, in the list's order.
-        notes: what the list says of each, by row.
+        note: returns what the list says of an image, by its row.
     """
 
     rows: Rows
-    notes: dict[int, str]
+    note: Callable[[int], str]
 
 
 class ImageLists:
@@ -157,4 +164,51 @@ class ImageLists:
         rows = self._index.rows_of_paths(list(notes))
         known = rows >= 0
         pairs = zip(rows[known].tolist(), np.array(list(notes.values()))[known], strict=True)
-        return RowList(rows[known], {row: str(note) for row, note in pairs})
+        by_row = {row: str(note) for row, note in pairs}
+        return RowList(rows[known], lambda row: by_row.get(row, ""))
+
+
+Embed = Callable[[str], NDArray[np.float32]]
+"""Returns the unit vector (D,) of a text in CLIP's joint space."""
+
+
+class Searches:
+    """The images of a run that have a CLIP vector, ranked by words; safe for threads.
+
+    Args:
+        index: the run's images.
+    """
+
+    def __init__(self, index: ReviewIndex) -> None:
+        self._index = index
+        kept: LRUCache[str, RowList] = LRUCache(_SEARCHES_KEPT)
+        self._rank: Callable[[str, Embed], RowList] = cached(
+            kept, key=lambda words, embed: words, condition=Condition()
+        )(self._ranked)
+
+    def get(self, words: str, embed: Embed) -> RowList:
+        """Return the images by falling cosine with words, each with its cosine as the note.
+
+        The vectors are read shard by shard and not kept.
+
+        Args:
+            words: such as `red fish`.
+            embed: may load CLIP's text encoder, which takes seconds.
+
+        Raises:
+            UserError: no image has a vector, or there are no words.
+            WeightsError: the run's CLIP cannot be had, or may not be loaded.
+        """
+        return self._rank(words.strip(), embed)
+
+    def _ranked(self, words: str, embed: Embed) -> RowList:
+        vector_D = embed(words)
+        ids, cosines = ids_and_work(
+            self._index.run, lambda some_ND: some_ND.astype(np.float32) @ vector_D
+        )
+        rows = self._index.rows_of_ids(ids)
+        cosine_of = np.full(len(self._index), np.nan, np.float32)
+        cosine_of[rows[rows >= 0]] = cosines[rows >= 0]
+        order = np.lexsort((np.arange(len(cosine_of)), -cosine_of))  # NaN comes last
+        ranked = order[~np.isnan(cosine_of[order])].astype(np.int32)
+        return RowList(ranked, lambda row: f"cosine {cosine_of[row]:.3f}")

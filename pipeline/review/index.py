@@ -20,6 +20,7 @@ from pipeline.run.markers import READERS
 from pipeline.run.predictions import SegmentReader
 from pipeline.run.reader import IMAGE_COLUMNS, MASK_COLUMNS, RunReader
 from pipeline.run.tables.rows import Row, rows_of
+from pipeline.run.vectors import has_vectors
 from pipeline.storage.waiting import StorageThreads
 from schemas.records import ShardDone, TableName
 from schemas.score_columns import SCORE, SCORE_COLUMNS
@@ -47,6 +48,7 @@ class ReviewIndex:
 
     Attributes:
         may_overlap: whether the segments are instances; their rows have a `kind` then.
+        has_vectors: whether images can be searched for by words.
     """
 
     def __init__(self, run: RunFolder, only: frozenset[str] | None = None) -> None:
@@ -58,6 +60,7 @@ class ReviewIndex:
         self.labels = run.info.job().vocabulary.names
         self.may_overlap = run.mask_kind == "instance"
         self._markers = finished.markers
+        self.has_vectors = has_vectors(run, self._markers)
         self._places = {marker.shard: place for place, marker in enumerate(self._markers)}
         tables = self._read("images", IMAGE_COLUMNS)
         self._starts = np.array([0, *accumulate(table.num_rows for table in tables)], np.int64)
@@ -182,6 +185,11 @@ class ReviewIndex:
     def rows_of_paths(self, paths: Sequence[str]) -> Rows:
         """Return the rows of images by their path, in order; -1: the run does not have it."""
         found = compute.index_in(pa.array(paths, pa.string()), value_set=self.paths)
+        return _numpy(compute.fill_null(found, -1)).astype(np.int32)
+
+    def rows_of_ids(self, image_ids: pa.Array) -> Rows:
+        """Return the rows of images by their `image_id`, in order; -1: the run does not have it."""
+        found = compute.index_in(image_ids, value_set=self._table["image_id"])
         return _numpy(compute.fill_null(found, -1)).astype(np.int32)
 
     def with_path(self, text: str) -> NDArray[np.bool_]:

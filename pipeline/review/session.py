@@ -4,7 +4,7 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple
@@ -18,7 +18,16 @@ from pipeline.corrections.imports import import_names, import_states
 from pipeline.corrections.log import ReviewLog
 from pipeline.curation.image_lists import listed_images
 from pipeline.review.decisions import Decisions, Mark
-from pipeline.review.filter import LISTED, Filter, ImageLists, select
+from pipeline.review.filter import (
+    LISTED,
+    SEARCHED,
+    Embed,
+    Filter,
+    ImageLists,
+    RowList,
+    Searches,
+    select,
+)
 from pipeline.review.index import ReviewIndex, Rows
 from pipeline.review.pictures import Kind, Pictures
 from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
@@ -50,12 +59,12 @@ class View(NamedTuple):
     Attributes:
         rows: in their order.
         agreement: that it is sorted by.
-        notes: what the list that it shows says of each, by row.
+        note: returns what the list or search that it shows says of an image, by its row.
     """
 
     rows: Rows
     agreement: Agreement | None
-    notes: dict[int, str]
+    note: Callable[[int], str]
 
 
 class RunSnapshot:
@@ -75,6 +84,7 @@ class RunSnapshot:
         self.index = ReviewIndex(run, only)
         self.sort_orders = SortOrders(self.index)
         self.lists = ImageLists(self.index)
+        self.searches = Searches(self.index)
         self.pictures = Pictures(self.index, images)
         # Now and not at the first request, which would wait for it.
         self.images_by_label = self.index.segments.images_by_label(len(self.index.labels))
@@ -184,29 +194,45 @@ class ReviewSession:
             "errors": now.index.errors,
             "compared": now.sort_orders.compared(),
             "lists": now.lists.names(),
+            "has_vectors": now.index.has_vectors,
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
             "models_caution": self._models_caution,
             "progress": now.decisions.progress(),
         }
 
-    def open_view(self, wanted: Filter) -> dict[str, Any]:
-        """Make a list of images; return its name, its length, and the number that pass the filter.
+    def open_view(self, wanted: Filter, embed: Embed | None = None) -> dict[str, Any]:
+        """Make a list of images.
+
+        Args:
+            wanted: the filter.
+            embed: embeds the words that are searched for; None: nothing can be searched for.
+
+        Returns:
+            Its name and length, the number of images that pass the filter, and of those that a
+            search leaves out because they have no vector.
 
         Raises:
-            UserError: there is no such sort order or list.
+            UserError: there is no such sort order or list, or no image has a vector.
+            WeightsError: the run's CLIP cannot be had, or may not be loaded.
         """
         now = self.snapshot
-        chosen = now.lists.get(wanted.listed) if wanted.listed else None
-        if chosen is not None and wanted.order == LISTED:
-            order = chosen.rows
-        else:
-            order = now.sort_orders.rows(wanted.order)
-            order = order if chosen is None else order[np.isin(order, chosen.rows)]
+        listed = now.lists.get(wanted.listed) if wanted.listed else None
+        found, num_without = None, 0
+        if wanted.search and wanted.order == SEARCHED and embed is not None:
+            found = now.searches.get(wanted.search, embed)
+            num_without = int(np.count_nonzero(~now.index.failed)) - len(found.rows)
+        order = _order(now, wanted.order, listed, found)
         rows = select(now.index, now.decisions.marks, wanted, order)
         agreement = now.sort_orders.agreement(wanted.order)
-        view = View(rows[:_MAX_SHOWN], agreement, chosen.notes if chosen else {})
-        return {"view": now.keep_view(view), "total": len(view.rows), "passing": len(rows)}
+        shown = found or listed
+        view = View(rows[:_MAX_SHOWN], agreement, shown.note if shown else lambda _: "")
+        return {
+            "view": now.keep_view(view),
+            "total": len(view.rows),
+            "passing": len(rows),
+            "without_vector": num_without,
+        }
 
     def items(self, view: str, start: int, limit: int) -> list[dict[str, Any]]:
         """Return a part of a list as the grid shows it.
@@ -233,7 +259,7 @@ class ReviewSession:
                     "marks": _mark_names(now, row),
                     "num_rejected": now.decisions.num_rejected(image["image_id"], row),
                     "doubt": _known(now.index.doubt, row),
-                    "note": found.notes.get(row, ""),
+                    "note": found.note(row),
                     **_agreement_facts(row, found.agreement),
                 }
             )
@@ -331,6 +357,14 @@ class ReviewSession:
         found = zip(image_ids, now.index.rows(image_ids), strict=True)
         changed = _changed(now, {image_id: row for image_id, row in found if row is not None})
         return {"undone": undone.keys[0]._asdict(), "overruled": undone.overruled, **changed}
+
+
+def _order(now: RunSnapshot, name: str, listed: RowList | None, found: RowList | None) -> Rows:
+    """Return the rows of a list, of a search, of both or of the run, in a sort order."""
+    if found is None and listed is not None and name == LISTED:
+        return listed.rows
+    order = now.sort_orders.rows(name) if found is None else found.rows
+    return order if listed is None else order[np.isin(order, listed.rows)]
 
 
 def _is_json(value: Any) -> bool:

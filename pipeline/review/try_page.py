@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from cachetools import LRUCache
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ovseg_core.images.decoding.decode import DecodedImage, decode
@@ -150,6 +152,21 @@ class TryPage:
     def warm_up(self) -> dict[str, Any]:
         """Use every other method once, see `TrySession.warm_up`."""
         return {"used": self._try_session.warm_up()}
+
+    def text_vector(self, text: str) -> NDArray[np.float32]:
+        """Return the unit vector of words that the review page searches for; loads the run's CLIP.
+
+        It is the CLIP of the try page, so that there is one in memory.
+
+        Raises:
+            UserError: there are no words, or the run has no vectors.
+            WeightsError: the run's CLIP cannot be had, or may not be loaded.
+        """
+        from pipeline.curation.search import check_words, text_vector
+
+        check_words(text)
+        run = self._session.run
+        return self._try_session.with_clip(lambda clip: text_vector(run, clip, text))
 
     def end(self) -> None:
         """Stop background work, because the server ends."""

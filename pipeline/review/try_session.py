@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Condition, Event
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from cachetools import LRUCache
@@ -33,6 +33,8 @@ from schemas.base import problems
 from schemas.config import JobConfig, MaskConfig, NamedOptions
 from schemas.errors import ImageError, OvsegError, UserError, WeightsError
 from schemas.vocabulary import Label, Vocabulary
+
+T = TypeVar("T")
 
 MAX_WORDS = 64
 _IMAGES_KEPT = 16
@@ -240,6 +242,15 @@ class TrySession:
                         step = next(steps, None)
         return used
 
+    def with_clip(self, work: Callable[[Clip], T]) -> T:
+        """Return what is made of the run's CLIP, which is loaded at first use.
+
+        Raises:
+            WeightsError: it cannot be had, or may not be loaded.
+        """
+        with self._lock.request(), torch.inference_mode():
+            return work(self._of_job().clip)
+
     def end(self) -> None:
         """Stop the warm-up."""
         self._ended.set()
@@ -307,19 +318,24 @@ class TrySession:
         return MethodChoice(name, title, self._reasons[name])
 
     def _segmenter(self, name: str) -> Segmenter[Any]:
+        backbones = self._of_job()
+        if name not in self._segmenters:
+            is_own = name == self._job.method.name
+            method = self._job.method if is_own else NamedOptions(name=name)
+            backbones.restricted = not is_own
+            backbones.check_names(*methods.option_folders(method).values())
+            masks = self._masks(name)
+            self._segmenters[name] = methods.build_segmenter(method, backbones, masks)
+        return self._segmenters[name]
+
+    def _of_job(self) -> RunBackbones:
+        """Return the backbones of the run, none of which is loaded before it is used."""
         if self._backbones is None:
             cuda = self._job.run.device != "cpu" and torch.cuda.is_available()
             device = "cuda" if cuda else "cpu"
             self._backbones = RunBackbones.from_config(self._job, device, weights.resolve)
             self._backbones.of_run = self._of_run
-        if name not in self._segmenters:
-            is_own = name == self._job.method.name
-            method = self._job.method if is_own else NamedOptions(name=name)
-            self._backbones.restricted = not is_own
-            self._backbones.check_names(*methods.option_folders(method).values())
-            masks = self._masks(name)
-            self._segmenters[name] = methods.build_segmenter(method, self._backbones, masks)
-        return self._segmenters[name]
+        return self._backbones
 
     def _masks(self, method: str) -> MaskConfig:
         """Return what becomes a segment: as in the run, by its own method; else one of each word.

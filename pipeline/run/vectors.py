@@ -4,7 +4,7 @@ Search, near-duplicates and sampling stand on them. An image that failed has no 
 of a shard that an ovseg without vectors made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.run.folder import RunFolder
 from schemas.config import ClipConfig
 from schemas.errors import RunFolderError, UserError
+from schemas.records import ShardDone
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
@@ -81,6 +82,17 @@ def image_vectors(run: RunFolder) -> Iterator[VectorBatch]:
         yield VectorBatch(
             tuple(ids.to_pylist()), tuple(refs["path"].take(places).to_pylist()), vectors_ND
         )
+
+
+def has_vectors(run: RunFolder, markers: Iterable[ShardDone]) -> bool:
+    """Return whether any image of a run's shards has a vector, and words can be compared with it.
+
+    Args:
+        run: the run.
+        markers: of the shards.
+    """
+    files = (marker.files.get("vectors") for marker in markers)
+    return CLIP_ROLE in run.info.weights and any(file and file.num_rows for file in files)
 
 
 def num_vectors(run: RunFolder) -> int:

@@ -52,7 +52,7 @@ export function cards(run, other) {
 
   return function card(item) {
     const ok = item.status === "ok";
-    const figure = make("figure", {}, badge(item), item.note ? make("span", { class: "listed", title: "as the list says" }, item.note) : null);
+    const figure = make("figure", {}, badge(item), item.note ? make("span", { class: "listed", title: "as the list or the search says" }, item.note) : null);
     const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more: open it to see where it was looked for"));
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
     if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));

@@ -9,16 +9,19 @@ import { listenToKeys } from "./keys.js";
 import { chooseLabel } from "./relabel.js";
 import { isScoreField, scoreFields } from "./scores.js";
 
-const DEFAULTS = { label: "", state: "all", failed: "", text: "", listed: "", order: "priority" };
+const DEFAULTS = { label: "", state: "all", failed: "", text: "", listed: "", search: "", order: "priority" };
 const wanted = { ...DEFAULTS }; // and limits of scores, such as mean_prob_low, where they are set
 const given = new URLSearchParams(location.hash.slice(1));
 for (const [name, value] of given) if (name in wanted || isScoreField(name)) wanted[name] = value;
 let lost = "";
-const [run, firstView] = await Promise.all([ask("/api/run"), ask("/api/view", wanted).catch(withoutOldNames)]);
+const opening = ask("/api/view", wanted).catch(withoutOldNames);
+const run = await ask("/api/run");
+if (!wanted.search) await opening; // a search may have to load the text encoder first
 showing(run);
 let view = "";
 let numFilters = 0; // filters applied so far: the answer to an older one is ignored
 let missed = false; // the last filter could not be applied
+let searched = false; // the text encoder is loaded
 let alone = false; // the image in view is not in the list
 
 const outbox = new Outbox({ onstate: saved, onanswer: takeIn, onrefusal: refused });
@@ -40,6 +43,7 @@ function showRun() {
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
   byId("filters").order.append(...Object.entries(run.compared).map(([order, other]) => new Option(`doubt and disagreement with ${other}`, order)));
   byId("filters").listed.closest("label").hidden = !run.lists.length;
+  for (const node of [byId("filters").search.closest("label"), byId("search-key"), byId("search-key-help")]) node.hidden = !run.has_vectors;
   byId("filters").listed.append(...run.lists.map((name) => new Option(name, name)));
   const facts = [run.num_left ? `${count(run.num_left)} images are not annotated yet.` : "", run.images_notice, run.models_caution].filter(Boolean);
   if (facts.length) note(facts.join(" "));
@@ -49,9 +53,9 @@ function showRun() {
 // A link may name an order, a list or a score column that the run does not have any more.
 function withoutOldNames(error) {
   const limits = Object.keys(wanted).filter(isScoreField);
-  if (wanted.order === DEFAULTS.order && !wanted.listed && !limits.length) throw error;
+  if (wanted.order === DEFAULTS.order && !wanted.listed && !wanted.search && !limits.length) throw error;
   for (const name of limits) delete wanted[name];
-  Object.assign(wanted, { order: DEFAULTS.order, listed: "" });
+  Object.assign(wanted, { order: DEFAULTS.order, listed: "", search: "" });
   lost = error.message;
   return ask("/api/view", wanted);
 }
@@ -85,7 +89,7 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   viewer.orderBy(wanted.order, run.compared[wanted.order] ?? "");
   numFilters += 1;
   const mine = numFilters;
-  const slow = setTimeout(() => { byId("count").textContent = "ordering …"; }, 300);
+  const slow = setTimeout(() => { byId("count").textContent = waitingFor(); }, 300);
   let found;
   try {
     found = await opened;
@@ -97,12 +101,19 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   }
   if (mine !== numFilters) return; // a later filter was set
   listed("");
+  searched ||= wanted.search !== "";
   view = found.view;
-  byId("count").textContent = `${count(found.passing)} image${found.passing === 1 ? "" : "s"}${found.passing > found.total ? `, the first ${count(found.total)} shown` : ""}`;
+  const more = [found.passing > found.total ? `the first ${count(found.total)} shown` : "", found.without_vector ? `${count(found.without_vector)} without a vector left out` : ""];
+  byId("count").textContent = [`${count(found.passing)} image${found.passing === 1 ? "" : "s"}`, ...more.filter(Boolean)].join(", ");
   grid.reset(found.total, current);
   if (!found.total) byId("grid").replaceChildren(make("p", { class: "empty" }, "No image passes these filters."));
   else byId("grid").querySelector(".empty")?.remove();
   remember();
+}
+
+function waitingFor() {
+  if (!wanted.search) return "ordering …";
+  return searched ? "searching …" : "loading the text encoder …";
 }
 
 async function fetchItems(start, limit) {
@@ -114,27 +125,53 @@ async function fetchItems(start, limit) {
   }
 }
 
-// A list that is chosen is shown in its own order first.
-function showOrders(isListed) {
+// The orders that only a list or a search has.
+function showOrders() {
   const { order } = byId("filters");
-  order.querySelector("[value=listed]").hidden = !isListed;
-  if (isListed !== (order.value === "listed")) order.value = isListed ? "listed" : DEFAULTS.order;
+  order.querySelector("[value=listed]").hidden = !wanted.listed;
+  order.querySelector("[value=searched]").hidden = !wanted.search;
+}
+
+// A list or a search that is chosen is shown in its own order first; a search goes before a list.
+function chooseOrder(isChosen) {
+  const { order } = byId("filters");
+  showOrders();
+  if (isChosen || order.selectedOptions[0].hidden) order.value = wanted.search ? "searched" : wanted.listed ? "listed" : DEFAULTS.order;
   wanted.order = order.value;
+}
+
+// A search is an order: another one ends it.
+function endSearch() {
+  byId("filters").search.value = wanted.search = "";
+  showOrders();
+}
+
+function search(words) {
+  if (words === wanted.search) return;
+  wanted.search = words;
+  chooseOrder(words !== "");
+  filter();
 }
 
 const filterSoon = debounce(() => filter(), 200);
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("filters").addEventListener("input", ({ target }) => {
   const { name, value } = target;
+  if (name === "search") {
+    if (value === "") search(""); // words count once they are entered
+    return;
+  }
   if (isScoreField(name)) {
     if (!target.validity.valid) return;
     if (value === "" || Number(value) === Number(target.defaultValue)) delete wanted[name];
     else wanted[name] = value;
   } else if (name in wanted) wanted[name] = value;
   else return;
-  if (name === "listed") showOrders(value !== "");
+  if (name === "listed") chooseOrder(value !== "");
+  if (name === "order" && value !== "searched" && wanted.search) endSearch();
   filterSoon();
 });
+byId("filters").search.addEventListener("change", ({ target }) => search(target.value.trim()));
 byId("labels").addEventListener("click", ({ target }) => {
   const button = target.closest("button");
   if (!button) return;
@@ -234,7 +271,7 @@ function remember(image = "") {
 addEventListener("hashchange", () => location.reload()); // a link to another list was entered
 
 function showFilters() {
-  byId("filters").order.querySelector("[value=listed]").hidden = !wanted.listed;
+  showOrders();
   for (const name of Object.keys(wanted)) {
     const field = byId("filters").elements.namedItem(name);
     if (field) field.value = wanted[name];
@@ -303,6 +340,7 @@ const IN_GRID = {
   n: () => grid.move(1), p: () => grid.move(-1), ArrowRight: () => grid.move(1), ArrowLeft: () => grid.move(-1),
   ArrowDown: () => grid.move(grid.columns), ArrowUp: () => grid.move(-grid.columns),
   Enter: () => open(grid.current),
+  "/": () => run.has_vectors && byId("filters").search.focus(),
 };
 
 listenToKeys({ viewer, acts: KEYS, inViewer: IN_VIEWER, inGrid: IN_GRID });
@@ -326,7 +364,12 @@ showRun();
 showFilters();
 if (lost) note(lost, true);
 const image = given.get("image");
-await filter(0, firstView);
+const isSearch = wanted.search !== "";
+await filter(0, opening);
+if (isSearch && lost) {
+  showFilters();
+  note(lost, true);
+}
 if (image) {
   const { place } = await ask("/api/place", { view, id: image }).catch(() => ({ place: null }));
   await showAt(place, image, null);

@@ -154,3 +154,25 @@ def test_numbers_and_decisions_are_named(browser, client: Client):
         assert numbers.get_by_text("area").get_attribute("title")
         page.get_by_role("button", name="zoom in").wait_for()
         page.get_by_label("mask opacity").last.wait_for()
+
+
+@pytest.mark.parametrize("size", [PHONE, (820, 1100), DESK], ids=lambda size: f"{size[0]} px")
+def test_message_over_an_image_covers_no_button(browser, client: Client, size: tuple[int, int]):
+    with browser.new_context(viewport={"width": size[0], "height": size[1]}) as context:
+        page = context.new_page()
+        page.goto(f"{client.url}#image=id-1.png")
+        page.locator("#viewer[data-ready]").wait_for()
+        page.keyboard.press("u")  # another browser's decisions are not this one's to undo
+        page.locator("#flash", has_text="you have no decision to undo").wait_for()
+        box = page.locator("#flash").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0]
+        covered = page.locator(".viewer button, .viewer input").evaluate_all(
+            """(all, box) => all.filter((one) => one.checkVisibility()).filter((one) => {
+              const its = one.getBoundingClientRect();
+              return its.left < box.x + box.width && its.right > box.x
+                && its.top < box.y + box.height && its.bottom > box.y;
+            }).map((one) => one.textContent)""",
+            box,
+        )
+        assert covered == []

@@ -1,16 +1,29 @@
-"""Lists of a run as filters of the page, in Chromium."""
+"""Lists of a run as filters of the page, and the search by words, in Chromium."""
 
+import json
+import shutil
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.demo.draw import draw_scenes
+from ovseg_core.embedded import CLIP_FOLDER
+from pipeline.run.folder import RunFolder
 from tests.helpers.browser import needs_chromium
 from tests.helpers.copied_images import make_copied_run
 from tests.helpers.drawn_runs import Scene, label_map, make_run
 from tests.helpers.review_server import serving
 
 pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of drawn scenes by the embedded models; its tests write lists into it."""
+    return make_copied_run(tmp_path_factory.mktemp("copied"))
 
 
 def test_list_is_chosen_shown_with_its_notes_and_linked_to(browser, tmp_path: Path):
@@ -66,9 +79,8 @@ def test_review_of_a_list_shows_its_images_alone(browser, tmp_path: Path):
         page.close()
 
 
-def test_every_command_that_chooses_images_is_a_filter_of_the_page(browser, tmp_path: Path):
-    run = make_copied_run(tmp_path)
-    place = run.folder.uri
+def test_every_command_that_chooses_images_is_a_filter_of_the_page(browser, copied: RunFolder):
+    place = copied.folder.uri
     commands = (
         ["duplicates", place],
         ["sample", place, "--by", "diverse", "--count", "7"],
@@ -90,7 +102,7 @@ def test_every_command_that_chooses_images_is_a_filter_of_the_page(browser, tmp_
         "split-val": "val",
         "without-copies": "",
     }
-    with serving(run) as client:
+    with serving(copied) as client:
         page = browser.new_page()
         page.goto(client.url)
         page.locator("article").first.wait_for()
@@ -103,3 +115,73 @@ def test_every_command_that_chooses_images_is_a_filter_of_the_page(browser, tmp_
             if note:
                 page.locator("article .listed", has_text=note).first.wait_for()
         page.close()
+
+
+def test_words_rank_the_images_as_the_command_does_and_another_order_ends_it(
+    browser, copied: RunFolder
+):
+    found = CliRunner().invoke(
+        app, ["search", copied.folder.uri, "red heart", "--count", "12", "--json"]
+    )
+    best = [one["path"] for one in json.loads(found.stdout)["images"]]
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    with serving(copied) as client:
+        page.goto(client.url)
+        page.locator("article").first.wait_for()
+        page.keyboard.press("/")
+        page.keyboard.type("red heart")
+        assert page.locator("article .listed").count() == 0, "words count once they are entered"
+        page.keyboard.press("Enter")
+        page.locator("article .listed", has_text="cosine 0.").first.wait_for()
+        shown = page.locator("article h2").all_inner_texts()
+        assert len(shown) > 4
+        assert shown[:12] == best[: len(shown)]
+        assert page.locator("select[name=order]").input_value() == "searched"
+        page.get_by_role("button", name="To do").click()
+        page.locator("#state button[data-state=todo][aria-pressed=true]").wait_for()
+        page.reload()  # the address holds the words
+        page.locator("article .listed").first.wait_for()
+        assert page.get_by_label("search", exact=True).input_value() == "red heart"
+        hash = parse_qs(urlsplit(page.url).fragment)
+        assert hash == {"state": ["todo"], "search": ["red heart"], "order": ["searched"]}
+        page.locator("select[name=order]").select_option("path")
+        page.wait_for_function("!document.querySelector('article .listed')")
+        page.locator("article h2", has_text="a/00.png").wait_for()
+        assert page.get_by_label("search", exact=True).input_value() == ""
+        page.get_by_label("search", exact=True).fill("blue star")
+        page.keyboard.press("Enter")
+        page.locator("article .listed").first.wait_for()
+        page.get_by_label("search", exact=True).fill("")
+        page.wait_for_function("!document.querySelector('article .listed')")
+        assert page.locator("select[name=order]").input_value() == "priority"
+    page.close()
+
+
+def test_without_the_weights_the_page_says_so_and_goes_on(
+    browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clip = tmp_path / "clip"
+    shutil.copytree(CLIP_FOLDER, clip)
+    draw_scenes(tmp_path, 3, seed=2)
+    command = ["annotate", "--local", "--images", f"{tmp_path}/scene_*.png"]
+    command += ["--out", f"{tmp_path}/run", "--labels", "star", "--set", "run.device=cpu"]
+    command += ["--set", f"clip.model=local-dir:{clip}", "--set", "vision.model=embedded"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    monkeypatch.setenv("OVSEG_CACHE", str(tmp_path / "other machine"))
+    page = browser.new_page()
+    with serving(RunFolder.open(f"{tmp_path}/run")) as client:
+        page.goto(client.url)
+        page.get_by_label("search", exact=True).fill("star")
+        page.keyboard.press("Enter")
+        page.locator("#note", has_text="What a run folder names is not loaded unasked").wait_for()
+        assert "end this server and start: ovseg review" in page.locator("#note").inner_text()
+        assert page.locator("article").count() == 3
+        page.get_by_label("search", exact=True).fill("")
+        page.locator("#note").wait_for(state="hidden")
+        page.goto("about:blank")
+        page.goto(f"{client.base}/#search=star&order=searched")
+        page.locator("#note", has_text="is not loaded unasked").wait_for()
+        page.locator("#count", has_text="3 images").wait_for()
+        assert page.get_by_label("search", exact=True).input_value() == ""
+    page.close()

@@ -1,4 +1,4 @@
-"""Filters of the grid: by score columns, as the table of score columns lists them, and by lists."""
+"""Filters of the grid: by score columns, as the table of these has them, by lists and by words."""
 
 from pathlib import Path
 
@@ -8,13 +8,14 @@ from pydantic import ValidationError
 
 from pipeline.curation.image_lists import write_list
 from pipeline.curation.images import annotated_images
-from pipeline.review.filter import LISTED, Filter, ScoreFilter, select
+from pipeline.review.filter import LISTED, SEARCHED, Filter, ScoreFilter, Searches, select
 from pipeline.review.index import ReviewIndex
 from pipeline.review.session import ReviewSession
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 from schemas.score_columns import SCORE_COLUMNS
 from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run, odd_scenes
+from tests.helpers.imageless_runs import begin_run, make_rows, make_tally, unit_vector
 
 FILTERABLE = [column for column in SCORE_COLUMNS.values() if column.filterable]
 
@@ -103,3 +104,69 @@ def test_session_of_a_list_shows_its_images_alone(run: RunFolder, tmp_path: Path
     assert session.picture("id-2.png", "segments") == ReviewSession(run).picture(
         "id-2.png", "segments"
     )
+
+
+@pytest.fixture
+def searchable(tmp_path: Path) -> RunFolder:
+    """Ten images, of which two failed and have no vector."""
+    run = begin_run(str(tmp_path / "run"))
+    for shard in run.shards():
+        rows = make_rows(shard)
+        run.commit(shard.index, "test", rows, make_tally(rows))
+    return run
+
+
+def like_the_fourth(words: str) -> np.ndarray:
+    assert words == "red fish"
+    return np.array(unit_vector(f"{3:016x}"), np.float32)
+
+
+def ranked(ids: list[str]) -> list[tuple[str, str]]:
+    """Return the images and notes that `like_the_fourth` should lead to."""
+    cosines = {name: float(np.dot(unit_vector(name), like_the_fourth("red fish"))) for name in ids}
+    best = sorted(ids, key=lambda name: (-cosines[name], name))
+    return [(name, f"cosine {cosines[name]:.3f}") for name in best]
+
+
+def test_words_rank_the_images_that_have_a_vector(searchable: RunFolder):
+    session = ReviewSession(searchable)
+    assert session.facts()["has_vectors"]
+    wanted = Filter(search=" red fish ", order=SEARCHED)
+    view = session.open_view(wanted, like_the_fourth)
+    assert (view["passing"], view["without_vector"]) == (8, 0)
+    items = session.items(view["view"], 0, 99)
+    ids = [f"{number:016x}" for number in (0, 1, 3, 4, 5, 7, 8, 9)]
+    assert [(item["image_id"], item["note"]) for item in items] == ranked(ids)
+    assert len({item["note"] for item in items}) > 2
+    best = [item["path"] for item in items]
+    part = Filter(search="red fish", order=SEARCHED, text="0004")
+    assert session.open_view(part, like_the_fourth)["passing"] == 1
+    images = annotated_images(searchable)
+    places = [images.paths.to_pylist().index(path) for path in best[:3]]
+    write_list(images, np.array(places[::-1]), {"note": ["x"] * 3}, "mine")
+    both = session.open_view(Filter(**vars(wanted) | {"listed": "mine"}), like_the_fourth)
+    shown_items = session.items(both["view"], 0, 99)
+    assert [item["path"] for item in shown_items] == best[:3]
+    assert shown_items[0]["note"] == "cosine 1.000"
+    with pytest.raises(UserError, match="not a sort order"):
+        session.open_view(Filter(order=SEARCHED), like_the_fourth)
+
+
+def test_words_are_embedded_once(searchable: RunFolder):
+    asked: list[str] = []
+
+    def embed(words: str) -> np.ndarray:
+        asked.append(words)
+        return like_the_fourth(words)
+
+    searches = Searches(ReviewSession(searchable).snapshot.index)
+    first = searches.get("red fish", embed)
+    assert np.array_equal(searches.get("red fish ", embed).rows, first.rows)
+    assert asked == ["red fish"]
+
+
+def test_run_without_vectors_offers_no_search(run: RunFolder):
+    session = ReviewSession(run)
+    assert not session.facts()["has_vectors"]
+    with pytest.raises(UserError, match="its images have no vectors"):
+        session.open_view(Filter(search="red fish", order=SEARCHED), like_the_fourth)
