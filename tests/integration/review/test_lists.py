@@ -145,14 +145,14 @@ def test_words_rank_the_images_as_the_command_does_and_another_order_ends_it(
         hash = parse_qs(urlsplit(page.url).fragment)
         assert hash == {"state": ["todo"], "search": ["red heart"], "order": ["searched"]}
         page.locator("select[name=order]").select_option("path")
-        page.wait_for_function("!document.querySelector('article .listed')")
+        page.locator("article .listed").first.wait_for(state="detached")
         page.locator("article h2", has_text="a/00.png").wait_for()
         assert page.get_by_label("search", exact=True).input_value() == ""
         page.get_by_label("search", exact=True).fill("blue star")
         page.keyboard.press("Enter")
         page.locator("article .listed").first.wait_for()
         page.get_by_label("search", exact=True).fill("")
-        page.wait_for_function("!document.querySelector('article .listed')")
+        page.locator("article .listed").first.wait_for(state="detached")
         assert page.locator("select[name=order]").input_value() == "priority"
     page.close()
 
