@@ -16,6 +16,7 @@ RESULTS = Path(__file__).parent / "results" / "grow.json"
 TOPICS = {
     "curation": "benchmarks.curation:measure",
     "estimate": "benchmarks.estimate:measure",
+    "planning": "benchmarks.planning:measure",
     "relabel": "benchmarks.relabel:measure",
     "sources": "benchmarks.sources:measure",
     "stored_features": "benchmarks.stored_features:measure",

@@ -5,8 +5,6 @@
   CPU of the same machine.
 - `tar_over_files_local`: likewise from local files, which are in the page cache: images per second
   of CPU, the median of several rounds.
-- `plan_10m_peak_mb`: the process at its highest while a job is planned and begun on a list file of
-  ten million images, see `benchmarks.planning`.
 - `*_images_s`, `list_*_s`: the parts, and the seconds to list each collection.
 """
 
@@ -23,7 +21,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks import planning
 from benchmarks.photographs import write_photographs
 from pipeline.annotate.image_feed import ImageFeed
 from pipeline.annotate.observer import Observer
@@ -67,7 +64,6 @@ def measure() -> dict[str, float]:
         found[f"{name}_s3_20ms_images_s"] = round(one["per_s"], 1)
         found[f"list_{name}_s3_20ms_s"] = round(one["list_s"], 2)
     found["tar_over_files_s3_20ms"] = round(of_tars["per_s"] / of_files["per_s"], 2)
-    found["plan_10m_peak_mb"] = 1000 * planning.main()["ratios"]["plan_10m_gb"]
     return found
 
 

@@ -11,28 +11,31 @@ so does the second slash of a bucket's key `day1//b.png`: `day1/%2Fb.png`.
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from pipeline.collection import list_file, packed, rows
 from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
-from pipeline.collection.manifest import with_coco_ids
-from pipeline.collection.selection import EMPTY_PART, PACKED, Selection, glob_regex
+from pipeline.collection.manifest import PackedRows, with_coco_ids
+from pipeline.collection.rows import Listing
+from pipeline.collection.selection import PACKED, Selection, glob_regex
 from pipeline.storage import uris
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import Folder, WalkedFile
 from pipeline.storage.places import WILDCARD, ImagePlaces
 from schemas.config import HeadConfig, ImageConfig, JobConfig
 from schemas.errors import CollectionError
 from schemas.redact import redact
+from schemas.tables import to_array
 
 logger = logging.getLogger(__name__)
-_CHUNK = 65536
+_RUN_FILE = "run.yaml"
 _BESIDE = "archives are read where no images lie beside them: give them by a glob, or one by one"
-_Listing = tuple[pa.Table | list[ListedImage], list[LeftOut]]
+_Found = tuple[Listing, list[LeftOut]]
 
 
 def own_places(config: JobConfig | HeadConfig) -> ImagePlaces:
@@ -41,7 +44,12 @@ def own_places(config: JobConfig | HeadConfig) -> ImagePlaces:
 
 
 def collect(images: str, config: ImageConfig, roots: Sequence[str] = ()) -> pa.Table:
-    """List the images of a collection.
+    """List the images of a collection, see `collect_packed`."""
+    return collect_packed(images, config, roots).table()
+
+
+def collect_packed(images: str, config: ImageConfig, roots: Sequence[str] = ()) -> PackedRows:
+    """List the images of a collection; in little memory, of however many.
 
     Args:
         images: local path, glob or URL of a folder, an image, or a list, see `list_file`. A folder
@@ -60,23 +68,26 @@ def collect(images: str, config: ImageConfig, roots: Sequence[str] = ()) -> pa.T
     """
     uri = uris.normalise(images)
     try:
-        entries, left_out = _entries(uri, images.endswith("/"), config, roots)
+        listing, left_out = _found(uri, images.endswith("/"), config, roots)
     except FileNotFoundError as error:
         raise CollectionError(f"no images: {error}") from error
-    listed = entries if isinstance(entries, pa.Table) else rows.to_columns(_as_paths(entries))
-    listed = rows.each_once(listed, redact(uri))
+    listed = rows.each_once(listing.rows(), redact(uri))
     if config.only:
         listed = _named(listed, config.only)
-    table = rows.with_ids(listed.slice(0, config.limit) if config.limit else listed)
-    of_paths = {
-        entry.path: entry.coco_id
-        for entry in (() if isinstance(entries, pa.Table) else entries)
-        if entry.coco_id is not None
+    found = rows.with_ids(listed, config.limit)
+    of_paths = listing.coco_ids
+    ids = {
+        image_id: of_paths[path]
+        for batch in (found.batches() if of_paths else ())
+        for path, image_id in zip(
+            *(batch[n].to_pylist() for n in ("path", "image_id")), strict=True
+        )
     }
-    return with_coco_ids(with_left_out(table, left_out), of_paths)
+    found.schema = with_coco_ids(with_left_out(found.schema, left_out), ids)
+    return found
 
 
-def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str]) -> _Listing:
+def _found(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str]) -> _Found:
     parent, name = uris.parent_and_name(uri)
     size = None
     if name and not is_folder:
@@ -89,14 +100,24 @@ def _entries(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str
             _refuse_lists_of_archives(listed, redact(uri))
             if not isinstance(listed, pa.Table) and ".json" in PurePosixPath(name.lower()).suffixes:
                 list_file.check_are_there(listed, redact(uri))
-            return listed, []
+            return _listing_of(listed), []
         if packed.is_archive(name):
             return _one_archive(ListedImage("", uri, size, ""), config)
         _refuse_containers(name, uri)
-        return [ListedImage(name, uri, size, "")], []
+        return _listing_of([ListedImage(name, uri, size, "")]), []
     if WILDCARD.search(uri) and not _is_folder(uri):
         return _glob(uri, config)
     return _select(uri, re.compile(""), config)
+
+
+def _listing_of(listed: pa.Table | list[ListedImage]) -> Listing:
+    listing = Listing()
+    if isinstance(listed, list):
+        listing.add(listed)
+    else:
+        for part in listed.to_batches():
+            listing.add_columns([part["path"], part["uri"]])
+    return listing
 
 
 def _is_folder(uri: str) -> bool:
@@ -116,10 +137,10 @@ def _refuse_lists_of_archives(listed: pa.Table | list[ListedImage], shown: str) 
     )
 
 
-def _one_archive(archive: ListedImage, config: ImageConfig) -> _Listing:
+def _one_archive(archive: ListedImage, config: ImageConfig) -> _Found:
     selection = Selection(config)
     found = packed.images_in([archive], selection, _listing_places(archive.uri), _most(config))
-    if not found:
+    if not found.num_images:
         rest = describe(selection.left_out) or "it is empty"
         raise CollectionError(f"no images in {redact(archive.uri)}: {rest}")
     return found, selection.left_out
@@ -139,7 +160,7 @@ def _refuse_containers(name: str, uri: str) -> None:
         )
 
 
-def _glob(uri: str, config: ImageConfig) -> _Listing:
+def _glob(uri: str, config: ImageConfig) -> _Found:
     parts = uri.split("/")
     first = next(place for place, part in enumerate(parts) if WILDCARD.search(part))
     root, pattern = "/".join(parts[:first]) or "/", "/".join(parts[first:])
@@ -159,25 +180,25 @@ def _glob(uri: str, config: ImageConfig) -> _Listing:
 
 def _select(
     root: str, pattern: re.Pattern[str], config: ImageConfig, *, all_endings: bool = False
-) -> _Listing:
-    files = Folder(root).walk()
-    inner_runs = [path.removesuffix("run.yaml") for path, *_ in files if path.endswith("/run.yaml")]
+) -> _Found:
+    walked = Folder(root).walk_blocks(_walked)
+    inner_runs = [run for block in walked for run in block.runs]
     selection = Selection(config, inner_runs, all_endings=all_endings)
-    matching = (file for file in files if pattern.match(file[0])) if pattern.pattern else files
-    found, archives = _images_and_archives(root, matching, selection)
-    if archives and found:
+    found, archives = _images_and_archives(root, walked, pattern, selection)
+    if archives and found.num_images:
         for archive in archives:
             selection.leave_out(archive.path, hint=_BESIDE)
     elif archives:
         found = packed.images_in(archives, selection, _listing_places(root), _most(config))
-    if not files and not pattern.pattern:
+    if not walked and not pattern.pattern:
         raise CollectionError(f"no images under {redact(root)}: {_why_nothing(root)}")
-    if not found:
+    if not found.num_images:
         endings = selection.endings
         what = f"files ending in {' '.join(endings)}" if endings else "matching files"
         found_instead = (
-            f"{len(files)} other files, for example {files[0][0]}"
-            if files
+            f"{sum(block.files.num_rows for block in walked)} other files, for example "
+            f"{walked[0].first}"
+            if walked
             else "no file at all: check the spelling"
         )
         left_out = describe(selection.left_out)
@@ -189,25 +210,45 @@ def _select(
     return found, selection.left_out
 
 
+class _Walked(NamedTuple):
+    """Some of the files of a folder."""
+
+    files: PackedRows
+    first: str
+    runs: list[str]
+    """Folders with a run in them, each with its slash."""
+
+
+def _walked(files: Sequence[WalkedFile]) -> _Walked:
+    runs = [path.removesuffix(_RUN_FILE) for path, *_ in files if path.endswith(f"/{_RUN_FILE}")]
+    return _Walked(rows.pack_files(files), files[0][0], runs)
+
+
 def _images_and_archives(
-    root: str, files: Iterable[tuple[str, int | None, str]], selection: Selection
-) -> tuple[list[ListedImage], list[ListedImage]]:
-    images: list[ListedImage] = []
+    root: str, walked: Sequence[_Walked], pattern: re.Pattern[str], selection: Selection
+) -> tuple[Listing, list[ListedImage]]:
+    images = Listing()
     archives: list[ListedImage] = []
-    for path, size, etag in files:
-        if not selection.allows(path):
-            continue
-        if size is None:
-            is_folder = path.endswith("/")
-            selection.leave_out(
-                path, "folder that may not be read" if is_folder else "dangling link"
-            )
-        elif "#" in path and uris.member_of(path):
-            selection.leave_out(path, "with a name that reads as a member of an archive")
-        elif packed.is_archive(path):
-            archives.append(ListedImage(path, uris.join(root, path), size, etag))
-        elif selection.takes(path):
-            images.append(ListedImage(path, uris.join(root, path), size, etag))
+    for files in (batch for block in walked for batch in block.files.batches()):
+        places = []
+        sizes = files["size_bytes"]
+        for place, path in enumerate(rows.names_of(files)):
+            if not pattern.match(path) or not selection.allows(path):
+                continue
+            if sizes.null_count and not sizes[place].is_valid:
+                is_folder = path.endswith("/")
+                selection.leave_out(
+                    path, "folder that may not be read" if is_folder else "dangling link"
+                )
+            elif "#" in path and uris.member_of(path):
+                selection.leave_out(path, "with a name that reads as a member of an archive")
+            elif packed.is_archive(path):
+                size, etag = sizes[place].as_py(), files["etag"][place].as_py()
+                archives.append(ListedImage(path, uris.join(root, path), size, etag))
+            elif selection.takes(path):
+                places.append(place)
+        if places:
+            images.add_files(files.take(to_array(places, pa.int64())), root)
     return images, archives
 
 
@@ -230,43 +271,19 @@ def _why_nothing(root: str) -> str:
     return f"there is no such folder; the nearest that exists is {there}: check the spelling"
 
 
-def _as_paths(entries: list[ListedImage]) -> list[ListedImage]:
-    """Give names that are not UTF-8 or have empty parts a form that no other file has.
-
-    Tables and exports can hold it.
-    """
-    starts = range(0, len(entries), _CHUNK)
-    if all(_are_plain(entries[start : start + _CHUNK]) for start in starts):
-        return entries
-    taken = {entry.path for entry in entries}
-    return [
-        entry._replace(path=_free_path(entry.path, taken), uri=uris.as_text(entry.uri))
-        for entry in entries
-    ]
-
-
-def _are_plain(entries: Sequence[ListedImage]) -> bool:
-    """Return whether all names are UTF-8 without empty parts; one text is looked at faster."""
-    paths = "".join(f"\n/{entry.path}" for entry in entries)
-    return "//" not in paths and uris.is_text(paths + "".join(entry.uri for entry in entries))
-
-
-def _free_path(path: str, taken: set[str]) -> str:
-    free = EMPTY_PART.sub("%2F", path if uris.is_text(path) else uris.percent_escaped(path))
-    while free != path and free in taken:
-        free = free.replace("%", "%25")
-    return free
-
-
-def _named(listed: pa.Table, only: str) -> pa.Table:
+def _named(listed: PackedRows, only: str) -> PackedRows:
     """Return the images that a split file names; it may name no others."""
     wanted = set(list_file.read_names(only))
-    stems = [str(PurePosixPath(path).with_suffix("")) for path in listed["path"].to_pylist()]
-    missing = sorted(wanted - set(stems))
+    named, missing, first = PackedRows(listed.schema), set(wanted), ""
+    for batch in listed.batches():
+        stems = [str(PurePosixPath(path).with_suffix("")) for path in batch["path"].to_pylist()]
+        missing.difference_update(stems)
+        first = first or stems[0]
+        named.add(batch.filter(pa.array([stem in wanted for stem in stems])))
     if missing:
         raise CollectionError(
             f"{redact(only)} names {len(wanted)} images, of which {len(missing)} are not "
-            f"there, for example {missing[0]!r}; expected names such as {stems[0]!r}: paths "
+            f"there, for example {min(missing)!r}; expected names such as {first!r}: paths "
             "without ending"
         )
-    return listed.filter(pa.array([stem in wanted for stem in stems]))
+    return named

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 
+from pipeline.collection.manifest import PackedRows
 from schemas.base import Frozen
 
 LEFT_OUT_KEY = b"ovseg.left_out"
@@ -27,17 +28,16 @@ class LeftOut(Frozen):
 _LIST = TypeAdapter(tuple[LeftOut, ...])
 
 
-def with_left_out(table: pa.Table, left_out: Sequence[LeftOut]) -> pa.Table:
-    """Return a manifest's table that carries the counts."""
+def with_left_out(schema: pa.Schema, left_out: Sequence[LeftOut]) -> pa.Schema:
+    """Return a manifest's schema that carries the counts."""
     text = json.dumps([entry.model_dump() for entry in left_out])
-    metadata = {**(table.schema.metadata or {}), LEFT_OUT_KEY: text.encode()}
-    return table.replace_schema_metadata(metadata)
+    return schema.with_metadata({**(schema.metadata or {}), LEFT_OUT_KEY: text.encode()})
 
 
-def left_out_of(table: pa.Table) -> tuple[LeftOut, ...]:
-    """Return the counts of a manifest's table; none where it has none that can be read."""
+def left_out_of(images: pa.Table | PackedRows) -> tuple[LeftOut, ...]:
+    """Return the counts of a manifest; none where it has none that can be read."""
     try:
-        return _LIST.validate_json((table.schema.metadata or {}).get(LEFT_OUT_KEY, b"[]"))
+        return _LIST.validate_json((images.schema.metadata or {}).get(LEFT_OUT_KEY, b"[]"))
     except ValidationError:
         return ()
 

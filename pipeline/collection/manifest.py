@@ -1,10 +1,10 @@
-"""A frozen list of images, and the shards of a run.
+"""A frozen list of images, rows of it in little memory, and the shards of a run.
 
 A manifest is an Arrow table; records of one shard are made when that shard is asked for, so that
 ten million images never exist as Python objects at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -20,25 +20,76 @@ from schemas.tables import MANIFEST, to_records
 from schemas.untrusted import first_not_relative
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
+_BLOCK = 65536
 _SOURCE_KEY = b"ovseg.source"
 _COCO_IDS_KEY = b"ovseg.coco_ids"
 _COCO_IDS = TypeAdapter(dict[str, int])
 
 
-def write_manifest(table: pa.Table, source: str = "") -> bytes:
-    """Return the manifest as a Parquet file; the same table always gives the same bytes.
+class PackedRows:
+    """Rows of a table, packed block by block: a fifth of the memory.
 
     Args:
-        table: rows of the manifest's schema, in their final order.
+        schema: of the rows.
+
+    Attributes:
+        schema: likewise.
+        num_rows: so far.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.num_rows = 0
+        self._blocks: list[bytes] = []
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "PackedRows":
+        """Return a table's rows."""
+        rows = cls(table.schema)
+        for batch in table.to_batches(max_chunksize=_BLOCK):
+            rows.add(batch)
+        return rows
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows behind the others."""
+        sink, options = pa.BufferOutputStream(), pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, self.schema, options=options) as writer:
+            writer.write_batch(batch)
+        self._blocks.append(sink.getvalue().to_pybytes())  # the sink's own buffer is twice as long
+        self.num_rows += batch.num_rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in their order."""
+        for block in self._blocks:
+            yield from pa.ipc.open_stream(block)
+
+    def table(self) -> pa.Table:
+        """Return all rows, unpacked."""
+        table = pa.Table.from_batches(self.batches(), self.schema)
+        return table.replace_schema_metadata(self.schema.metadata)
+
+
+def write_manifest(images: pa.Table | PackedRows, source: str = "") -> bytes:
+    """Return the manifest as a Parquet file; the same rows always give the same bytes.
+
+    Args:
+        images: rows of the manifest's schema, in their final order.
         source: what the list was made from; kept in the file, see `source_of`.
     """
-    return parquet.write_table(with_source(table, source))
+    if isinstance(images, PackedRows):
+        schema = _with_source(images.schema, source)
+        return parquet.write_batches((batch.cast(schema) for batch in images.batches()), schema)
+    return parquet.write_table(with_source(images, source))
 
 
-def with_source(table: pa.Table, source: str) -> pa.Table:
+def with_source(images: pa.Table | PackedRows, source: str) -> pa.Table:
     """Return a manifest as `read_manifest` returns it, see `source_of`."""
-    metadata = {**(table.schema.metadata or {}), _SOURCE_KEY: source.encode()}
-    return table.cast(MANIFEST.with_metadata(metadata))
+    table = images.table() if isinstance(images, PackedRows) else images
+    return table.cast(_with_source(table.schema, source))
+
+
+def _with_source(schema: pa.Schema, source: str) -> pa.Schema:
+    return MANIFEST.with_metadata({**(schema.metadata or {}), _SOURCE_KEY: source.encode()})
 
 
 def read_manifest(data: bytes, name: str = "manifest.parquet") -> pa.Table:
@@ -117,19 +168,17 @@ def source_of(table: pa.Table) -> str:
     return (table.schema.metadata or {}).get(_SOURCE_KEY, b"").decode()
 
 
-def with_coco_ids(table: pa.Table, of_paths: Mapping[str, int]) -> pa.Table:
-    """Return a manifest's table that carries the ids which a COCO file gave to its images.
+def with_coco_ids(schema: pa.Schema, of_images: Mapping[str, int]) -> pa.Schema:
+    """Return a manifest's schema that carries the ids which a COCO file gave to its images.
 
     Args:
-        table: rows of the manifest's schema.
-        of_paths: COCO's id of each path; none: the table stays as it is.
+        schema: of the manifest.
+        of_images: COCO's id by `image_id`; none: the schema stays as it is.
     """
-    if not of_paths:
-        return table
-    paths, image_ids = table["path"].to_pylist(), table["image_id"].to_pylist()
-    found = {image_id: of_paths[path] for path, image_id in zip(paths, image_ids, strict=True)}
-    metadata = {**(table.schema.metadata or {}), _COCO_IDS_KEY: _COCO_IDS.dump_json(found)}
-    return table.replace_schema_metadata(metadata)
+    if not of_images:
+        return schema
+    text = _COCO_IDS.dump_json(dict(of_images))
+    return schema.with_metadata({**(schema.metadata or {}), _COCO_IDS_KEY: text})
 
 
 def coco_ids_of(table: pa.Table) -> dict[str, int]:

@@ -5,13 +5,20 @@ name is left out, as when the archive is unpacked.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache, partial
+from itertools import islice
 from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
 
 from pipeline.collection.archives.shared.members import ArchiveError, Member, ReadPart
 from pipeline.collection.archives.shared.range_file import RangeFile
 from pipeline.collection.list_file import ListedImage
+from pipeline.collection.manifest import PackedRows, has_repeats
+from pipeline.collection.rows import Listing, is_plain
 from pipeline.collection.selection import Selection
 from pipeline.storage import uris
 from pipeline.storage.http import ByteRange
@@ -22,11 +29,28 @@ from schemas import plugins
 from schemas.errors import CollectionError, ErrorCode, ImageError, StorageError
 from schemas.records import ImageRef
 from schemas.redact import redact
+from schemas.tables import to_array
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 ARCHIVES = "pipeline.collection.archives"
 _LISTED_AT_ONCE = 16
+_BLOCK = 65536
+_MEMBERS = pa.schema(
+    {
+        "name": pa.string(),
+        "first": pa.int64(),
+        "second": pa.int64(),
+        "size_bytes": pa.int64(),
+        "version": pa.string(),
+        "why_not": pa.string(),
+    }
+)
+"""Columns of `Member`."""
+_MOST_BYTES = 10**18 - 1
+"""What a member's URI has room for, see `uris.IN_ARCHIVE`."""
+_IMPOSSIBLE = "member of an archive with an impossible size"
 _REPLACED = "member that a later one of the same name replaces"
 _UNREADABLE = "archive that cannot be read"
 
@@ -49,7 +73,7 @@ def is_archive(name: str) -> bool:
 
 def images_in(
     archives: Iterable[ListedImage], selection: Selection, places: ImagePlaces, most: int = 0
-) -> list[ListedImage]:
+) -> Listing:
     """Return the images in archives, sorted by the archives' paths.
 
     Args:
@@ -63,7 +87,7 @@ def images_in(
         CollectionError: one may not be read, or has vanished.
         StorageError: the store fails.
     """
-    found: list[ListedImage] = []
+    found = Listing()
     errors: list[ArchiveError] = []
     in_order = sorted(archives, key=lambda archive: f"{archive.path}/")
     with StorageThreads(_LISTED_AT_ONCE, "archives") as threads:
@@ -76,48 +100,91 @@ def images_in(
                     selection.leave_out(archive.path, _UNREADABLE)
                     logger.warning("%s", members)
                     continue
-                found += _taken(archive, members, selection)
-            if most and len(found) >= most:
+                _take(archive, members, selection, found)
+            if most and found.num_images >= most:
                 break
-    if not found and errors:
+    if not found.num_images and errors:
         raise errors[0]
     return found
 
 
-def _members_or_error(archive: ListedImage, places: ImagePlaces) -> list[Member] | ArchiveError:
-    """Return the members of an archive, of those of one name the last."""
+def _members_or_error(archive: ListedImage, places: ImagePlaces) -> PackedRows | ArchiveError:
+    """Return the members of an archive, in its order."""
     kind = _kind_of(archive.uri)
     file = RangeFile(archive.uri, archive.size_bytes or 0, archive.etag, places)
+    found = PackedRows(_MEMBERS)
     try:
-        return list(_kinds()[kind].members(file))
+        members = iter(_kinds()[kind].members(file))
+        while block := list(islice(members, _BLOCK)):
+            columns = zip(zip(*map(_possible, block), strict=True), _MEMBERS.types, strict=True)
+            arrays = [to_array(values, kind) for values, kind in columns]
+            found.add(pa.RecordBatch.from_arrays(arrays, schema=_MEMBERS))
     except ArchiveError as error:
         return error
     except ImageError as error:
         if error.code is ErrorCode.STORAGE_ERROR:
             raise StorageError(error.message) from error
         raise CollectionError(error.message) from error
+    return found
 
 
-def _taken(
-    archive: ListedImage, members: Sequence[Member], selection: Selection
-) -> list[ListedImage]:
-    """Return the members that are images; count the others."""
+def _possible(member: Member) -> Member:
+    """Return a member with numbers that a column can hold; whoever made the archive wrote them."""
+    if max(member.first, member.second, member.size_bytes or 0) <= _MOST_BYTES:
+        return member
+    why_not = member.why_not or _IMPOSSIBLE
+    return member._replace(first=0, second=0, size_bytes=None, why_not=why_not)
+
+
+def _take(archive: ListedImage, members: PackedRows, selection: Selection, found: Listing) -> None:
+    """Take the members that are images; count the others."""
     kind, uri = _kind_of(archive.uri), uris.as_text(archive.uri)
     folder = f"{archive.path}/" if archive.path else ""
-    last = {member.name: place for place, member in enumerate(members)}
-    found = []
-    for place, member in enumerate(members):
-        path = f"{folder}{member.name}"
-        if member.why_not:
-            selection.leave_out(path, member.why_not)
-        elif not selection.allows(path) or not selection.takes(path):
-            continue
-        elif last[member.name] != place:
-            selection.leave_out(path, _REPLACED)
-        else:
-            name = ArchiveMember(uri, kind, member.first, member.second, member.name)
-            found.append(ListedImage(path, name.uri, member.size_bytes, member.version))
-    return found
+    is_replaced = _replaced_places(members).__contains__
+    begin = 0
+    for batch in members.batches():
+        columns = batch["name"].to_pylist(), batch["why_not"].to_pylist()
+        taken = []
+        for place, (name, why_not) in enumerate(zip(*columns, strict=True)):
+            path = f"{folder}{name}"
+            if why_not:
+                selection.leave_out(path, why_not)
+            elif not selection.allows(path) or not selection.takes(path):
+                continue
+            elif is_replaced(begin + place):
+                selection.leave_out(path, _REPLACED)
+            else:
+                taken.append(place)
+        begin += batch.num_rows
+        if taken:
+            _add(batch.take(to_array(taken, pa.int64())), folder, f"{uri}#{kind}=", found)
+
+
+def _add(images: pa.RecordBatch, folder: str, place: str, found: Listing) -> None:
+    """Add members with their URIs, see `ArchiveMember.uri`."""
+    names, first, second = (images[name].cast(pa.string()) for name in ("name", "first", "second"))
+    address = compute.binary_join_element_wise(place, first, "+", second, "/", names, "")
+    rest = images["size_bytes"], images["version"]
+    if is_plain(folder):
+        paths = compute.binary_join_element_wise(folder, names, "")
+        found.add_columns([paths, address, *rest])
+    else:
+        values = zip(*(column.to_pylist() for column in (names, address, *rest)), strict=True)
+        found.add([ListedImage(f"{folder}{name}", *more) for name, *more in values])
+
+
+def _replaced_places(members: PackedRows) -> set[int]:
+    """Return the places of members that a later one of the same name replaces."""
+    names = pa.chunked_array([batch["name"] for batch in members.batches()], pa.string())
+    if not has_repeats(names):
+        return set()
+    last: dict[str, int] = {}
+    replaced = set()
+    for place, name in enumerate(names.to_pylist()):
+        if name in last:
+            replaced.add(last[name])
+        last[name] = place
+    return replaced
 
 
 def _kind_of(uri: str) -> str:

@@ -3,16 +3,16 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from ovseg_core.images.decoding.formats import missing_decoders
 from pipeline.collection.left_out import LeftOut
+from pipeline.collection.rows import EMPTY_PART
 from pipeline.storage.places import WILDCARD
 from schemas.config import ImageConfig
 from schemas.untrusted import is_relative_path
 
-EMPTY_PART = re.compile("(?:(?<=/)|^)/")
 _WINDOWS = re.compile(r"\\|^[A-Za-z]:")
 _ANY_SUFFIX = "*"
 PACKED = (
@@ -21,6 +21,8 @@ PACKED = (
     *(".h5", ".hdf5", ".npz", ".mat"),
 )
 """Endings of files that hold others; some of them are read in place, see `packed`."""
+_FOLDERS = 1 << 14
+"""Folders whose reason to be left out is kept: millions of images may each have their own."""
 _MAX_ENDINGS_LEFT_OUT = 20
 """Endings left out that are counted apart; names such as `scan.0001` have as many as files."""
 
@@ -182,7 +184,7 @@ def _reasons(exclude: Sequence[str], inner_runs: Sequence[str]) -> Callable[[str
         )
         return "by image.exclude" if is_excluded else ""
 
-    @cache  # a folder has many files
+    @lru_cache(_FOLDERS)  # a folder has many files, one after another
     def reason_of_folder(folder: str) -> str:
         if f"{folder}/".startswith(runs):
             return "hidden or in a run folder"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
@@ -22,9 +21,9 @@ from pipeline.annotate.build import Build, build
 from pipeline.annotate.image_errors import BrokenDeviceError, error_summary
 from pipeline.annotate.shared_text import forget_text
 from pipeline.collection.changes import Changes, changes
-from pipeline.collection.collect import collect
+from pipeline.collection.collect import collect, collect_packed
 from pipeline.collection.left_out import LeftOut, describe, left_out_of
-from pipeline.collection.manifest import shard_bounds
+from pipeline.collection.manifest import PackedRows, shard_bounds
 from pipeline.job.progress import Progress, make_progress
 from pipeline.job.report import RunReport, sum_up
 from pipeline.job.shard_status import ShardStatus
@@ -83,7 +82,7 @@ class JobPlan:
     folders: dict[str, str]
     num_images: int
     num_shards: int
-    images: pa.Table | None = None
+    images: PackedRows | None = None
     run: RunFolder | None = None
     done: dict[int, ShardDone] = field(default_factory=dict)
     retry: frozenset[ErrorCode] = PASSING_CODES
@@ -214,7 +213,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     folder = Folder(config.out)
     if not folder.exists(RUN_FILE):
         check_free(folder)
-        images = _listed(config) if source is None else source.images()
+        images = _listed(config) if source is None else PackedRows.of(source.images())
         num_shards = config.num_shards(images.num_rows)
         return JobPlan(config, folders, images.num_rows, num_shards, images, source=source)
     run = RunFolder.open(config.out)
@@ -224,7 +223,7 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     found, updates, done = None, False, run.done()
     if config.run.update:
         check_own(run, config)
-        found = changes(run.manifest(), _listed(config))
+        found = changes(run.manifest(), _listed(config).table())
         found = found.without_annotated(run.other_sizes(done.values()))
         updates = not found.is_empty or config.image.limit != run.generations.limit
         if updates:
@@ -244,8 +243,8 @@ def plan(config: JobConfig, retry: Iterable[ErrorCode] = ()) -> JobPlan:
     return replace(planned, changes=_changes_since(run, config, planned.done))
 
 
-def _listed(config: JobConfig) -> pa.Table:
-    return collect(config.images, config.image, config.run.images_roots)
+def _listed(config: JobConfig) -> PackedRows:
+    return collect_packed(config.images, config.image, config.run.images_roots)
 
 
 def _folders(config: JobConfig) -> dict[str, str]:

@@ -149,7 +149,9 @@ class RunFolder:
         return run
 
     @classmethod
-    def create_or_resume(cls, uri: str, identity: RunIdentity, images: pa.Table) -> "RunFolder":
+    def create_or_resume(
+        cls, uri: str, identity: RunIdentity, images: pa.Table | manifest.PackedRows
+    ) -> "RunFolder":
         """Begin a run, or resume the same one; two drivers may do so at once.
 
         Damaged shards of a resumed run are taken out, see `repair`.
@@ -353,7 +355,7 @@ class RunFolder:
         """
         ours = self.generations.later[-1]
         num_before = self.all_images().num_rows - ours.new.num_rows
-        _protect_secrets(self.folder, self.all_images().slice(num_before))
+        _protect_secrets(self.folder, [self.all_images()["uri"].slice(num_before)])
         now = self.generations.add()
         theirs = now.later[ours.number - 2]
         listed = [(one.before, one.new, one.gone, one.limit) for one in (ours, theirs)]
@@ -878,7 +880,9 @@ def check_free(folder: Folder) -> None:
         )
 
 
-def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> tuple[bool, str]:
+def _begin(
+    folder: Folder, identity: RunIdentity, images: pa.Table | manifest.PackedRows
+) -> tuple[bool, str]:
     """Freeze the manifest, then write run.yaml, each created once; two drivers may do so at once.
 
     Returns:
@@ -888,7 +892,9 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> tuple[boo
         RunFolderError: the folder holds something else, or another collection's manifest.
     """
     check_free(folder)
-    _protect_secrets(folder, images)
+    is_packed = isinstance(images, manifest.PackedRows)
+    parts = images.batches() if is_packed else images.to_batches()
+    _protect_secrets(folder, (part["uri"] for part in parts))
     data = manifest.write_manifest(images, identity.source)
     ours, num_images = markers.bytes_sha256(data), images.num_rows
     if not identity.config.features_of:  # else another run has listed the images
@@ -908,14 +914,17 @@ def _begin(folder: Folder, identity: RunIdentity, images: pa.Table) -> tuple[boo
     return folder.create_once(RUN_FILE, info.to_yaml()), ours
 
 
-def _protect_secrets(folder: Folder, images: pa.Table) -> None:
+def _protect_secrets(folder: Folder, addresses: Iterable[pa.Array | pa.ChunkedArray]) -> None:
     """Keep others out of a local run folder whose images have addresses that hold secrets.
 
     The tables must have these addresses as they are, since the images are read by them again.
     """
-    addresses = images.column("uri")
-    may_hold = compute.match_substring_regex(addresses, _MAY_HOLD_SECRETS)
-    if not any(map(holds_secret, addresses.filter(may_hold).to_pylist())):
+    may_hold = (
+        text
+        for part in addresses
+        for text in part.filter(compute.match_substring_regex(part, _MAY_HOLD_SECRETS)).to_pylist()
+    )
+    if not any(map(holds_secret, may_hold)):
         return
     if uris.scheme(folder.uri):
         consequence = "whoever may read this place can use them"

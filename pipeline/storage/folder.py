@@ -9,10 +9,10 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -35,6 +35,9 @@ from schemas.redact import redact
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+WalkedFile = tuple[str, int | None, str]
+"""Path relative to the folder that is walked, size in bytes and etag, see `Folder.walk`."""
+_BLOCK = 65536
 _HASHED_AT_ONCE = 8
 _OVERWRITING_STORES: set[str] = set()
 """Stores that do not create files only once."""
@@ -43,7 +46,7 @@ _OVERWRITING_STORES: set[str] = set()
 class _Store(Protocol):
     def read(self, path: str, max_bytes: int = 0) -> bytes: ...
     def size(self, path: str) -> int: ...
-    def walk(self, folder: str) -> Iterator[tuple[str, int | None, str]]: ...
+    def walk(self, folder: str) -> Iterator[WalkedFile]: ...
     def write(self, path: str, data: bytes) -> None: ...
     def put(self, path: str, source: str) -> None: ...
     def create(self, path: str, data: bytes) -> None: ...
@@ -106,13 +109,30 @@ class Folder:
             return False
         return True
 
-    def walk(self) -> list[tuple[str, int | None, str]]:
+    def walk(self) -> list[WalkedFile]:
         """Return (relative path, size in bytes, etag) of every file below, in no order.
 
         The size is None for a local link to nowhere or that is not followed, and for a local folder
         that may not be read, whose path ends in `/`.
         """
-        return self._listed()
+        return list(chain.from_iterable(self.walk_blocks(list)))
+
+    def walk_blocks(self, kept: Callable[[Sequence[WalkedFile]], T]) -> list[T]:
+        """Return what `kept` makes of the files of `walk`, 65,536 at a time.
+
+        Of millions of files only what it returns is in memory.
+
+        Args:
+            kept: is called again for files that it had before, where the walk is tried again.
+        """
+
+        def blocks(files: Iterator[WalkedFile]) -> list[T]:
+            found = []
+            while block := list(islice(files, _BLOCK)):
+                found.append(kept(block))
+            return found
+
+        return self._listed(blocks)
 
     def sizes(self, path: str = "") -> dict[str, int]:
         """Return the size in bytes of every file below `path`, by name relative to this folder."""
@@ -122,13 +142,13 @@ class Folder:
 
     def peek(self, limit: int) -> list[str]:
         """Return the names of at most `limit` files below, without listing all."""
-        return [name for name, _, _ in self._listed(limit)]
+        return self._listed(lambda files: [name for name, _, _ in islice(files, limit)])
 
-    def _listed(self, limit: int | None = None) -> list[tuple[str, int | None, str]]:
+    def _listed(self, kept: Callable[[Iterator[WalkedFile]], list[T]]) -> list[T]:
         with waiting(f"list {self.uri}") as wait:
 
-            def files(store: _Store) -> list[tuple[str, int | None, str]]:
-                return list(wait.counted(islice(store.walk(self.uri), limit), "files"))
+            def files(store: _Store) -> list[T]:
+                return kept(wait.counted(store.walk(self.uri), "files"))
 
             if not uris.scheme(self.uri):
                 return self._call("list", self.uri, files)

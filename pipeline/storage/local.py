@@ -59,7 +59,8 @@ class LocalFiles:
         """
         self._check_links(folder)
         if Path(folder).is_dir():
-            for name, status in _walk(folder, "", frozenset(), follow_links=not self._root):
+            files = _walk(folder, "", frozenset(), follow_links=not self._root, by_path=True)
+            for name, status in files:
                 yield name, None if status is None else status.st_size, ""
 
     def write(self, path: str, data: bytes) -> None:
@@ -324,29 +325,63 @@ def _finished_beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[
 
 
 def _walk(
-    folder: str, prefix: str, above: frozenset[tuple[int, int]], *, follow_links: bool = True
+    folder: str,
+    prefix: str,
+    above: frozenset[tuple[int, int]],
+    *,
+    follow_links: bool = True,
+    by_path: bool = False,
 ) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Yield files sorted by their paths, else by the names of one folder after another."""
     status = Path(folder).stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that holds it
         return
     with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        name = f"{prefix}{entry.name}"
+        # Names only: the entries of ten million files would take gigabytes.
+        names = [_name_with_slash(entry, follow_links) for entry in entries]
+    names.sort(key=None if by_path else _own_name)
+    for name_with_slash in names:
+        own_name = _own_name(name_with_slash)
+        name, place = f"{prefix}{own_name}", uris.join(folder, own_name)
         try:
-            if entry.is_dir(follow_symlinks=follow_links):
+            if name_with_slash != own_name:
                 inner = above | {here}
-                yield from _walk(entry.path, f"{name}/", inner, follow_links=follow_links)
-            elif entry.is_file(follow_symlinks=follow_links):
-                yield name, entry.stat()
-            elif entry.is_symlink():
-                yield name, None
+                yield from _walk(
+                    place, f"{name}/", inner, follow_links=follow_links, by_path=by_path
+                )
+            else:
+                yield from _file(name, place, follow_links)
         except PermissionError:
             yield f"{name}/", None
         except OSError as error:
             # Removed while we looked, or links that lead in a circle: no file that can be read.
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise
-            if entry.is_symlink():
+            if Path(place).is_symlink():
                 yield name, None
+
+
+def _file(name: str, place: str, follow_links: bool) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Yield a file or link; nothing for a pipe, device or socket."""
+    status = os.lstat(place)
+    is_link = stat.S_ISLNK(status.st_mode)
+    if is_link and follow_links:
+        status = Path(place).stat()
+    if stat.S_ISREG(status.st_mode):
+        yield name, status
+    elif is_link:
+        yield name, None
+
+
+def _name_with_slash(entry: "os.DirEntry[str]", follow_links: bool) -> str:
+    """Return a name, of a folder with the slash that follows it in paths."""
+    try:
+        is_folder = entry.is_dir(follow_symlinks=follow_links)
+    except OSError:  # said when it is looked at
+        is_folder = False
+    return f"{entry.name}/" if is_folder else entry.name
+
+
+def _own_name(name_with_slash: str) -> str:
+    return name_with_slash.removesuffix("/")

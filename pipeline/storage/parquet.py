@@ -1,7 +1,7 @@
 """Parquet files as bytes: a file is built whole in memory before it is written."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,17 +61,31 @@ def write_table(table: pa.Table, row_group: int = ROW_GROUP) -> bytes:
         table: any.
         row_group: rows that are compressed together.
     """
-    dictionaries: Any = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     buffer = io.BytesIO()
-    pq.write_table(
-        table,
-        buffer,
-        compression="zstd",
-        compression_level=3,
-        row_group_size=row_group,
-        use_dictionary=dictionaries,
-    )
+    with _writer(buffer, table.schema) as writer:
+        writer.write_table(table, row_group)
     return buffer.getvalue()
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> bytes:
+    """Return rows that are not in memory at once as `write_table` returns their table.
+
+    Args:
+        batches: of `ROW_GROUP` rows each, but the last.
+        schema: of the rows.
+    """
+    buffer = io.BytesIO()
+    with _writer(buffer, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch, ROW_GROUP)
+    return buffer.getvalue()
+
+
+def _writer(buffer: io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
+    dictionaries: Any = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    return pq.ParquetWriter(
+        buffer, schema, compression="zstd", compression_level=3, use_dictionary=dictionaries
+    )
 
 
 def read_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:

@@ -174,8 +174,11 @@ def _sample(
 
     Which one of its part is random: every tenth image may be another camera's.
     """
-    table = planned.images if planned.run is None else planned.run.all_images()
-    assert table is not None  # a new run has them
+    if planned.run is not None:
+        table = planned.run.all_images()
+    else:
+        assert planned.images is not None  # a new run has them
+        table = planned.images.table()
     within = np.random.default_rng(seed).random(number)
     places = left[((np.arange(number) + within) * len(left) / number).astype(np.int64)]
     return tuple(to_records("manifest", table.take(places)))

@@ -23,7 +23,7 @@ def test_counts_are_said_with_what_to_do():
 
 
 def test_counts_are_kept_in_the_manifest():
-    table = with_left_out(MANIFEST.empty_table(), [HEIC, LINK])
+    table = with_left_out(MANIFEST, [HEIC, LINK]).empty_table()
     kept = read_manifest(write_manifest(table, "source"))
     assert left_out_of(kept) == (HEIC, LINK)
 

@@ -34,6 +34,20 @@ def test_a_frozen_manifest_comes_back_whole() -> None:
     assert manifest.write_manifest(table, source='{"images": "ü"}') == data
 
 
+def test_packed_rows_are_written_as_their_table_is() -> None:
+    count = 150_000
+    numbers = np.arange(count).astype(str)
+    columns = [pa.array(numbers.astype(object), pa.string())] * 3
+    sizes = pa.array([None if place % 5 == 0 else place for place in range(count)], pa.int64())
+    table = pa.Table.from_arrays([*columns, sizes, columns[0]], schema=MANIFEST)
+    packed = manifest.PackedRows.of(table.replace_schema_metadata({"a": "b"}))
+    assert packed.num_rows == count
+    assert packed.table().equals(table)
+    assert packed.table().schema.metadata == {b"a": b"b"}
+    of_table = manifest.write_manifest(packed.table(), source="x")
+    assert manifest.write_manifest(packed, source="x") == of_table
+
+
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [([], True), (["b"], True), (["a", "b"], True), (["b", "a"], False), (["a", "a"], False)],

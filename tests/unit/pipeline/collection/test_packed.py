@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -178,3 +179,12 @@ def test_a_list_names_members_and_no_archives(tmp_path: Path) -> None:
     (tmp_path / "tars.txt").write_text("a.tar\nb.tar\n")
     with pytest.raises(CollectionError, match=r"names archives.*a.tar.*their folder or a glob"):
         collect(f"{tmp_path}/tars.txt", CONFIG)
+
+
+def test_an_archive_in_a_folder_without_a_name_is_read(s3_folder: str) -> None:
+    store = fsspec.filesystem("s3")
+    for key in ("day//a.tar", "day/b.tar"):
+        store.pipe_file(f"{s3_folder}/{key}", tar_bytes(samples_of(0, 2)))
+    table = collect(s3_folder, CONFIG)
+    expected = {f"day/{tar}/{n:04d}.png": drawn(n) for tar in ("%2Fa.tar", "b.tar") for n in (0, 1)}
+    assert contents(table) == expected

@@ -1,5 +1,6 @@
 """Files of this machine: whole or not at all, links, special files."""
 
+import hashlib
 import os
 import pickle
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.folder import Folder, read_image_file
-from pipeline.storage.local import FileTooLargeError, NotAFileError
+from pipeline.storage.local import FileTooLargeError, NotAFileError, folder_state
 from schemas.errors import ErrorCode, ImageError, UserError
 from tests.helpers.fault_plan import Fault, fault_environment
 from tests.helpers.places import ANYWHERE
@@ -146,6 +147,30 @@ def test_links_above_a_folder_are_the_users_own(tmp_path: Path) -> None:
     folder.atomic_write("a/b", b"1")
     assert folder.list() == ["a/b"]
     assert (tmp_path / "disk/run/a/b").read_bytes() == b"1"
+
+
+def test_files_are_walked_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["a-b/x", "a.png", "a/b.png", "a/b/c.png", "a0", "b/z", "é", "\U0001f40e", "\ufb01"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "b-link").symlink_to(tmp_path / "b")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    walked = [name for name, size, _ in Folder(str(tmp_path)).walk() if size is not None]
+    assert walked == sorted([*names, "b-link/z"])
+    assert ("to-pipe", None, "") in Folder(str(tmp_path)).walk()
+
+
+def test_the_state_of_a_folder_is_what_earlier_versions_say(tmp_path: Path) -> None:
+    """Runs store it, so the order in which files are hashed stays: by name in each folder."""
+    digest = hashlib.sha256()
+    for name in ("a/b.png", "a-b/x", "a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+        os.utime(tmp_path / name, ns=(5, 5))
+        digest.update(f"{name}\0001\0005\n".encode())
+    assert folder_state(str(tmp_path), "x") == f"3 files, {digest.hexdigest()[:12]}"
 
 
 def _file(path: Path) -> Path:

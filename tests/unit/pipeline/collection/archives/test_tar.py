@@ -185,3 +185,15 @@ def test_members_of_webdataset_are_images_with_what_belongs_to_them(tmp_path: Pa
     refs, left_out = listed_of(tmp_path, tar_bytes(samples_of(0, 3)))
     assert sorted(refs) == ["0000.png", "0001.png", "0002.png"]
     assert left_out == {".cls": 3, ".txt": 3}
+
+
+@pytest.mark.parametrize("size", [10**18, 2**63, 2**70])
+def test_a_member_of_an_impossible_size_is_counted(tmp_path: Path, size: int) -> None:
+    info = tarfile.TarInfo("b.png")
+    info.size = size
+    header = info.tobuf(tarfile.GNU_FORMAT)
+    num_bytes = 512 * (1 - -len(drawn(1)) // 512)  # without the zeros at the end
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"a.png": drawn(1)})[:num_bytes] + header)
+    refs, left_out = listed(tmp_path / "x.tar")
+    assert list(refs) == ["a.png"]
+    assert left_out["member of an archive with an impossible size"] == 1
