@@ -40,7 +40,7 @@ class PackedRows:
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
         self.num_rows = 0
-        self._blocks: list[bytes] = []
+        self._blocks: list[pa.Buffer] = []
 
     @classmethod
     def of(cls, table: pa.Table) -> "PackedRows":
@@ -55,7 +55,10 @@ class PackedRows:
         sink, options = pa.BufferOutputStream(), pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_stream(sink, self.schema, options=options) as writer:
             writer.write_batch(batch)
-        self._blocks.append(sink.getvalue().to_pybytes())  # the sink's own buffer is twice as long
+        written = sink.getvalue()
+        block = pa.allocate_buffer(written.size)  # the sink's own buffer is up to twice as long
+        pa.FixedSizeBufferWriter(block).write(written)
+        self._blocks.append(block)
         self.num_rows += batch.num_rows
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -66,6 +69,13 @@ class PackedRows:
     def table(self) -> pa.Table:
         """Return all rows, unpacked."""
         table = pa.Table.from_batches(self.batches(), self.schema)
+        return table.replace_schema_metadata(self.schema.metadata)
+
+    def release(self) -> pa.Table:
+        """Return all rows, unpacked, and keep none: each block is let go for its rows."""
+        blocks, self._blocks, self.num_rows = self._blocks[::-1], [], 0
+        batches = [batch for _ in blocks[:] for batch in pa.ipc.open_stream(blocks.pop())]
+        table = pa.Table.from_batches(batches, self.schema)
         return table.replace_schema_metadata(self.schema.metadata)
 
 
@@ -83,8 +93,8 @@ def write_manifest(images: pa.Table | PackedRows, source: str = "") -> bytes:
 
 
 def with_source(images: pa.Table | PackedRows, source: str) -> pa.Table:
-    """Return a manifest as `read_manifest` returns it, see `source_of`."""
-    table = images.table() if isinstance(images, PackedRows) else images
+    """Return a manifest as `read_manifest` returns it, see `source_of`; releases packed rows."""
+    table = images.release() if isinstance(images, PackedRows) else images
     return table.cast(_with_source(table.schema, source))
 
 

@@ -159,7 +159,8 @@ class RunFolder:
         Args:
             uri: the run folder.
             identity: what can change an output.
-            images: rows of the manifest's schema; not used where the run has its frozen list.
+            images: rows of the manifest's schema; not used where the run has its frozen list;
+                packed ones are released once they are written.
 
         Raises:
             RunFolderError: the folder holds something else, another run, or a damaged manifest.

@@ -46,6 +46,8 @@ def test_packed_rows_are_written_as_their_table_is() -> None:
     assert packed.table().schema.metadata == {b"a": b"b"}
     of_table = manifest.write_manifest(packed.table(), source="x")
     assert manifest.write_manifest(packed, source="x") == of_table
+    assert manifest.with_source(packed, "x").equals(table)
+    assert (packed.num_rows, list(packed.batches())) == (0, [])
 
 
 @pytest.mark.parametrize(
