@@ -1,6 +1,7 @@
 """The process of a worker, whether it annotates or trains a head: environment, threads, device.
 
-This module does not import Ray, so that a run in this process does without it.
+This module does not import Ray, so that a run in this process does without it, and torch only where
+it is used: `ovseg status` and its kin do without that.
 """
 
 import logging
@@ -9,8 +10,6 @@ import re
 import resource
 import sys
 from pathlib import Path
-
-import torch
 
 from pipeline.job.monitoring.json_log import JsonFormatter
 from pipeline.storage.retry import RETRY_DELAY_ENV, TIMEOUT_ENV
@@ -107,6 +106,8 @@ def enter_worker_process(run: RunConfig, folder: str) -> None:
     handler = logging.StreamHandler()  # into Ray's files, which many may read
     handler.setFormatter(JsonFormatter() if logs_json() else LogFormatter(LOG_LINE))
     logging.basicConfig(handlers=[handler])
+    import torch
+
     torch.set_num_threads(run.threads_per_worker)
     if Path(folder).is_dir():  # Ray starts workers elsewhere
         os.chdir(folder)
@@ -119,6 +120,8 @@ def peak_memory(device: str) -> int:
         device: `cpu`; `cuda`: the memory of the GPU that torch has reserved for it.
     """
     if device == "cuda":
+        import torch
+
         return torch.cuda.max_memory_reserved()
     try:
         # getrusage's is inherited from the process that forked this one.
@@ -139,6 +142,8 @@ def local_device(wanted: str) -> str:
     Raises:
         ResourceError: `cuda` is wanted and torch sees no GPU.
     """
+    import torch
+
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
         raise ResourceError(

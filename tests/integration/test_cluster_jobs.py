@@ -43,7 +43,7 @@ def shown(head: Head, job_id: str) -> dict[str, object]:
 
 
 def test_a_job_is_seen_stopped_cleanly_and_goes_on(tmp_path: Path, head: Head) -> None:
-    job = write_job(tmp_path, num_scenes=200, shard_size=1)
+    job = write_job(tmp_path, num_scenes=100, shard_size=1)
     with start(job, head, "--set", "run.local=true") as process:
         assert process.stderr is not None
         [job_id] = re.findall(r"ovseg-\w+", process.stderr.readline())
@@ -57,7 +57,7 @@ def test_a_job_is_seen_stopped_cleanly_and_goes_on(tmp_path: Path, head: Head) -
     assert "running" in line
     assert str(tmp_path / "run") in line
     assert log.returncode == 0
-    assert "/200 images" in log.stdout
+    assert "/100 images" in log.stdout
     assert "job_manager.py" not in log.stdout
     assert stopped.returncode == 0, stopped.stderr
     assert f"job {job_id} has ended after" in stopped.stdout
@@ -67,9 +67,9 @@ def test_a_job_is_seen_stopped_cleanly_and_goes_on(tmp_path: Path, head: Head) -
     assert "SIGKILL" not in ovseg(head, "logs", job_id).stdout
 
     done = list((tmp_path / "run" / "done").iterdir())
-    assert 0 < len(done) < 200
+    assert 0 < len(done) < 100
     assert submit(job, head, "--set", "run.local=true").returncode == 0
-    assert len(list((tmp_path / "run" / "done").iterdir())) == 200
+    assert len(list((tmp_path / "run" / "done").iterdir())) == 100
     [last, first] = json.loads(ovseg(head, "status", "--json").stdout)[:2]
     assert (last["state"], last["exit_code"], first["id"]) == ("succeeded", 0, job_id)
     told = ovseg(head, "status", last["id"]).stdout

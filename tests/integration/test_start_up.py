@@ -29,6 +29,14 @@ def imported(*args: str) -> set[str]:
     return set(result.stderr.splitlines()[-1].split())
 
 
+def test_commands_of_a_cluster_import_no_torch() -> None:
+    modules = "follow, known_jobs, logs, status, stop, submit"
+    code = f"import sys; from jobs.cluster import {modules}; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the flags of a job on two images."""
