@@ -1,6 +1,5 @@
 """`ovseg inspect` and `ovseg export`: read the run folder of a finished or unfinished run."""
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.run.inspection.inspect import Inspection
     from pipeline.run.trust.confirmed import Confirmed
 
-logger = logging.getLogger(__name__)
 
 _EXPORTERS = "pipeline.exporters"
 _SHOWN_LABELS = 40
@@ -243,6 +241,8 @@ def export_run(
         ) from error
     target = folder.folder.child(exporter.FOLDER)
     losses = target.read_bytes(LOSSES_FILE).decode(errors="replace")
-    logger.info("%s in %s", summary_of(losses), target.uri)
+    console.error_line(f"{summary_of(losses)} in {target.uri}")
     for name in written:
         console.line(f"{folder.folder.uri}/{name}")
+    if advice := getattr(exporter, "advice", None):
+        console.error_line(advice(folder, options))

@@ -6,7 +6,6 @@ comes first. Files stay below the server's limit on an upload; import one after 
 """
 
 import json
-import logging
 import os
 import re
 import shlex
@@ -31,7 +30,6 @@ from schemas.records import Share
 from schemas.score_columns import SCORE
 from schemas.untrusted import in_xml
 
-logger = logging.getLogger(__name__)
 FOLDER = "exports/label_studio"
 FILES = r"config\.xml|tasks(?:-\d{5})?\.json"
 _CONFIG = "config.xml"
@@ -110,8 +108,12 @@ def export(run: RunFolder, options: Options) -> list[str]:
         export.upload(written)
         names = [file.name for file in written]
         export.remove_matching(_TASK_FILES, keep=names)
-    logger.info("Label Studio will look for the images at %s...%s", options.url, _how(run, options))
     return [f"{FOLDER}/{name}" for name in (_CONFIG, *names)]
+
+
+def advice(run: RunFolder, options: Options) -> str:
+    """Return where Label Studio will look for the images, and what to do if they are not there."""
+    return f"Label Studio will look for the images at {options.url}...{_how(run, options)}"
 
 
 def _how(run: RunFolder, options: Options) -> str:

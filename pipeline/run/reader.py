@@ -124,7 +124,10 @@ class RunReader:
 
     Attributes:
         damaged: rows that were left out of the shards, as far as they were read.
+        num_images: annotated images that are wanted.
         num_unwanted: annotated images that are not wanted.
+        errors: failed images that are wanted, by code.
+        num_left: wanted images of shards that are not finished.
     """
 
     def __init__(self, run: RunFolder, only: frozenset[str] | None = None) -> None:
@@ -132,34 +135,36 @@ class RunReader:
         self.run = run
         self.damaged = DamagedRows()
         self.markers = tuple(run.done().values())
-        num_annotated = sum(marker.tally.num_images for marker in self.markers)
-        num_annotated -= sum(self.errors.values())
-        self._only = None if only is None else self._annotated(only)
-        self.num_images = num_annotated if self._only is None else len(self._only)
-        """Annotated images that are wanted."""
+        errors: Counter[str] = Counter()
+        for marker in self.markers:
+            errors.update(marker.tally.errors)
+        num_done = sum(marker.tally.num_images for marker in self.markers)
+        num_annotated = num_done - errors.total()
+        self.errors = dict(sorted(errors.items()))
+        self.num_left = run.num_images - num_done
+        self.num_images = num_annotated
+        self._only: frozenset[str] | None = None
+        if only is not None:
+            self._narrow(only)
         self.num_unwanted = num_annotated - self.num_images
 
-    def _annotated(self, wanted: frozenset[str]) -> frozenset[str]:
-        """Return those of some images that were annotated."""
-        found: set[str] = set()
+    def _narrow(self, wanted: frozenset[str]) -> None:
+        """Count those of some images alone."""
+        annotated: set[str] = set()
+        errors: Counter[str] = Counter()
+        ids = pa.array(sorted(wanted), pa.string())
         for marker in self.markers:
-            table = self.run.shard_table(marker, "images", ["image_id", "status"])
-            is_ok = compute.equal(table["status"].cast(pa.string()), "ok")
-            found.update(wanted.intersection(table["image_id"].filter(is_ok).to_pylist()))
-        return frozenset(found)
-
-    @property
-    def errors(self) -> dict[str, int]:
-        """Failed images by code."""
-        total: Counter[str] = Counter()
-        for marker in self.markers:
-            total.update(marker.tally.errors)
-        return dict(sorted(total.items()))
-
-    @property
-    def num_left(self) -> int:
-        """Images of shards that are not finished."""
-        return self.run.num_images - sum(marker.tally.num_images for marker in self.markers)
+            table = self.run.shard_table(marker, "images", ["image_id", "status", "error_code"])
+            is_wanted = compute.is_in(table["image_id"].cast(pa.string()), value_set=ids)
+            for row in table.filter(is_wanted).to_pylist():
+                if row["status"] == "ok":
+                    annotated.add(row["image_id"])
+                else:
+                    errors[str(row["error_code"])] += 1
+        self.errors = dict(sorted(errors.items()))
+        self.num_left = max(0, len(wanted) - len(annotated) - errors.total())
+        self.num_images = len(annotated)
+        self._only = frozenset(annotated)
 
     def largest_px(self) -> int:
         """Return the pixels of the largest annotated image; 0: there is none."""

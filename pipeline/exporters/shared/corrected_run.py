@@ -8,7 +8,7 @@ priority 0.
 """
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -135,6 +135,7 @@ class CorrectedRun(RunReader):
             self._layer = ReviewedLayer(run, predictions=predictions)
         self._rejected: frozenset[str] = frozenset()
         self._touched: frozenset[str] = frozenset()
+        self._num_reviewed = self._num_in_part = self._num_rejected = 0
         if self._layer is None:
             self.masks: MaskSource = "predicted"
             return
@@ -150,12 +151,15 @@ class CorrectedRun(RunReader):
                 "tool's file with `ovseg import-review`, or export with `--masks predicted`"
             )
         self._rejected = self._layer.rejected_images()
-        rejected, touched = self._rejected, self._touched
-        if only is not None:
-            rejected, touched = rejected & only, touched & only
-        self.num_left_out["images that people rejected"] = len(rejected)
+
+        def num_wanted(images: Collection[str]) -> int:
+            return len(images if only is None else only.intersection(images))
+
+        self._num_reviewed = num_wanted(self._layer.images)
+        self._num_in_part, self._num_rejected = map(num_wanted, (self._partly, self._rejected))
+        self.num_left_out["images that people rejected"] = self._num_rejected
         if self.masks == "reviewed":
-            unseen = self.num_images - len(touched)
+            unseen = self.num_images - num_wanted(self._touched)
             self.num_left_out["images that nobody has reviewed"] = unseen
 
     @property
@@ -164,8 +168,8 @@ class CorrectedRun(RunReader):
         if self._layer is None:
             return "masks: predicted, as the model made them"
         counts = (
-            f"{len(self._layer.images)} images are reviewed, {len(self._partly)} in part, "
-            f"{len(self._rejected)} of them rejected as a whole"
+            f"{self._num_reviewed} images are reviewed, {self._num_in_part} in part, "
+            f"{self._num_rejected} of them rejected as a whole"
         )
         if self.masks == "reviewed":
             return f"masks: reviewed, only what people decided ({counts})"

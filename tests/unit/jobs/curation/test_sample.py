@@ -49,6 +49,7 @@ def test_export_of_a_list_has_its_images_alone(run: RunFolder, tmp_path: Path):
     assert whole.exit_code == 0
     losses = Path(run.folder.uri, "exports/coco/LOSSES.txt").read_text("utf-8")
     assert "4  images that are not in the list" in losses
+    assert "images that failed" not in losses, "none of the list did"
     assert check_run(run).is_clean, "also with an export of some images"
 
 

@@ -95,8 +95,12 @@ def test_export_says_whose_masks_it_wrote_how_many_and_where(tmp_path: Path) -> 
     result = ovseg("export", run.folder.uri, "--to", "labelme")
     folder = f"{run.folder.uri}/exports/labelme"
     said = f"masks: predicted, as the model made them; 3 images, 9 segments in {folder}\n"
-    assert said in result.stderr
+    assert result.stderr == said, "a line of the console, without a time"
     assert result.stdout == f"{folder}/LOSSES.txt\n"
+    studio = ovseg("export", run.folder.uri, "--to", "label-studio")
+    first, last = studio.stderr.splitlines()
+    assert first.startswith("masks: predicted")
+    assert last.startswith("Label Studio will look for the images at /data/")
 
 
 def test_times_and_answers_are_told_in_words(

@@ -3,7 +3,14 @@
 import numpy as np
 
 from pipeline.run.reader import RunReader, bottom_first
-from tests.helpers.drawn_runs import crowded_run, crowded_scene
+from tests.helpers.drawn_runs import (
+    RunSpec,
+    Scene,
+    crowded_run,
+    crowded_scene,
+    label_map,
+    make_run,
+)
 
 
 def test_instances_are_painted_in_order_of_rising_score(tmp_path):
@@ -33,3 +40,18 @@ def test_masks_of_people_lie_over_predicted_ones_and_small_ones_over_large_ones(
 def test_masks_that_are_no_instances_have_no_order_by_score():
     rows = [{"mean_prob": 0.9, "area_px": 3}, {"mean_prob": 0.2, "area_px": 3}]
     assert bottom_first(rows) == [0, 1]
+
+
+def test_reader_of_some_images_counts_these_alone(tmp_path):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(7)]
+    scenes[1] = Scene("1.png", None)  # failed, as does the fifth
+    scenes[4] = Scene("4.png", None)
+    run = make_run(tmp_path, scenes, RunSpec(shard_size=3, unfinished=(2,)))
+    whole = RunReader(run)
+    assert (whole.num_images, whole.errors, whole.num_left) == (4, {"truncated": 2}, 1)
+    some = RunReader(run, frozenset(f"id-{n}.png" for n in (0, 1, 5, 6)))
+    assert (some.num_images, some.errors, some.num_left) == (2, {"truncated": 1}, 1)
+    assert some.num_unwanted == 2
+    assert [list(shard.images) for shard in some.shards()] == [["id-0.png"], ["id-5.png"]]
+    none_failed = RunReader(run, frozenset({"id-0.png"}))
+    assert (none_failed.errors, none_failed.num_left) == ({}, 0)
