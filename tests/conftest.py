@@ -76,6 +76,9 @@ def quick_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.setenv("OVSEG_CACHE", str(cache))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("COLUMNS", raising=False)  # a terminal's width, which tables follow
+        # It guards against a power cut, which no test makes; thousands of them cost minutes. The
+        # processes that tests kill are others, and have it.
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
