@@ -550,6 +550,7 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
     out: opt.OutStudent = "",
     masks: opt.LearnedMasks = "",
     truth: opt.LearnedTruth = "",
+    only: opt.Only = "",
     protocol: opt.TrainingProtocol = "",
     data: opt.DataFolder = "",
     sets: opt.TrainingFields = None,
@@ -578,6 +579,7 @@ def train_student_command(  # noqa: PLR0913 - typer's flags are parameters
         "student.options.batch": batch,
         "masks": masks,
         "truth": truth,
+        "only": only,
         "run.workers": workers,
         **run_flags(local, images_roots, allow_private),
     }

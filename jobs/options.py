@@ -180,8 +180,8 @@ SampleBy = Annotated[
     str,
     typer.Option(
         "--by",
-        help="doubt (highest review priority), balanced (all labels equally often), diverse "
-        "(unlike each other) or outlier (unlike all others).",
+        help="doubt (highest review priority), balanced (all predicted labels equally often), "
+        "diverse (unlike each other) or outlier (unlike all others).",
     ),
 ]
 SampleCount = Annotated[int, typer.Option("--count", min=1, help="Number of images.")]

@@ -533,6 +533,8 @@ class StudentConfig(ConfigModel):
     truth: str = ""
     """COCO file or folder of label images (path or URL) that is learned in place of the run's
     masks; images without a truth are learned from the run."""
+    only: str = ""
+    """A list file: only its images of the run are learned; empty: all."""
     cleaning: CleaningConfig = CleaningConfig()
     """Which of the teacher's masks are learned."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -560,8 +562,11 @@ class StudentConfig(ConfigModel):
             raise ValueError("expected either teacher (a run folder) or protocol (a data set)")
         if bool(self.protocol) != bool(self.data):
             raise ValueError("protocol and data (the data set's folder) go together")
-        if self.protocol and (self.truth or self.masks != "auto"):
-            raise ValueError("truth and masks are of a teacher's run; a protocol has its own truth")
+        if self.protocol and (self.truth or self.only or self.masks != "auto"):
+            raise ValueError(
+                "truth, masks and only are of a teacher's run; a protocol has its own truth and "
+                "images"
+            )
         return self
 
 

@@ -20,6 +20,7 @@ from ovseg_core.images.decoding.exif import upright_image
 from ovseg_core.segmenter import MethodCard
 from ovseg_core.training.students import IGNORED, UNLABELLED, Labels
 from pipeline.corrections.layer import ReviewedLayer
+from pipeline.curation.image_lists import listed_images
 from pipeline.evaluation.reviewed_truth import paint_masks
 from pipeline.evaluation.truth import FileTruth, Wanted, open_truth
 from pipeline.run.folder import RunFolder
@@ -66,7 +67,8 @@ class RunSource:
         self._paths: list[str] = []
         self._shards: list[int] = []
         self._num_segments = 0
-        self._find_usable(config.cleaning.max_review_priority)
+        only = listed_images(run, config.only) if config.only else None
+        self._find_usable(config.cleaning.max_review_priority, only)
         self.num_images = len(self._ids)
         if not self.num_images:
             raise CollectionError(self._why_empty())
@@ -177,12 +179,13 @@ class RunSource:
         rest = IGNORED if self._people.masks == "reviewed" else UNLABELLED
         return np.where(drawn > 0, drawn, rest).astype(np.int16)
 
-    def _find_usable(self, max_priority: float) -> None:
+    def _find_usable(self, max_priority: float, only: frozenset[str] | None) -> None:
         """Note the images that can be learned, and count the others."""
-        reader, people = RunReader(self.run), self._people
+        reader, people = RunReader(self.run, only), self._people
         left = {
             "failed in the run": sum(reader.errors.values()),
             "of unfinished shards": reader.num_left,
+            "not in the list": reader.num_unwanted,
         }
         for shard in reader.shards():
             for image_id, row in shard.images.items():
@@ -240,6 +243,8 @@ class RunSource:
             "masks": self._people.masks,
             **{f"cleaning.{name}": value for name, value in self._cleaning.identity.items()},
         }
+        if config.only:
+            found["only"] = _sha256(sorted(self._ids))
         if self._people.masks != "predicted":
             assert self._layer is not None
             found["review"] = self._people.digest(self._layer)

@@ -107,6 +107,16 @@ def test_rejected_images_are_left_out_and_a_review_changes_the_identity(run: Run
     assert source.identity["teacher"] == before["teacher"]
 
 
+def test_a_list_alone_is_learned_and_is_of_the_identity(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("uri,path\nc.png,c.png\na.png,a.png\n")
+    source = source_of(run, only=str(tmp_path / "some.csv"))
+    assert [source.path(number) for number in range(source.num_images)] == ["a.png", "c.png"]
+    assert source.left_out == {"not in the list": 2}, "the image that failed is not in it"
+    (tmp_path / "more.csv").write_text("uri,path\nc.png,c.png\na.png,a.png\nb.png,b.png\n")
+    more = source_of(run, only=str(tmp_path / "more.csv"))
+    assert len({str(one.identity) for one in (source, more, source_of(run))}) == 3
+
+
 def test_reviewed_masks_of_a_run_without_review_are_an_error(run: RunFolder) -> None:
     with pytest.raises(UserError, match="no image of the run is reviewed"):
         source_of(run, masks="reviewed")
