@@ -70,8 +70,8 @@ def validated(
     """
     try:
         return model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(*problems(error, model, where, hints)) from error
+    except ValidationError as error:  # whose traceback would say the same, above the words
+        raise ConfigError(*problems(error, model, where, hints)) from None
 
 
 def problems(

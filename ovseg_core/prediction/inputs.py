@@ -38,7 +38,7 @@ def pixels_of(image: ImageInput, config: ImageConfig, side_px: int) -> DecodedIm
         if isinstance(image, Image.Image):
             return from_pillow(image, config)
     except ImageError as error:
-        raise ImageError(error.code, f"{name_of(image)}: {error.message}") from error
+        raise ImageError(error.code, f"{name_of(image)}: {error.message}") from None
     pixels = _as_array(image)
     return DecodedImage(pixels, pixels.shape[0], pixels.shape[1], exif_orientation=1)
 
@@ -94,14 +94,14 @@ def _content(path: str | os.PathLike[str]) -> bytes:
         )
     try:
         return Path(path).expanduser().read_bytes()
-    except IsADirectoryError as error:
+    except IsADirectoryError:
         raise UserError(
             f"{name} is a folder, expected an image: give a list of its files, such as "
             f"sorted(Path({name!r}).glob('*.jpg')), or run `ovseg annotate --images {name}`"
-        ) from error
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name}: cannot be read: {reason}") from error
+        raise UserError(f"{name}: cannot be read: {reason}") from None
 
 
 def _as_array(image: Any) -> NDArray[np.uint8]:

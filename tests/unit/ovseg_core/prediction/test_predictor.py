@@ -1,7 +1,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -155,6 +156,21 @@ def test_what_is_no_image_is_refused_in_words(segmenter, tmp_path):
         segmenter([tmp_path / "bad.png"], ["cat"])
     with pytest.raises(ConfigError, match=r"words\.labels: no labels"):
         segmenter(np.zeros((9, 7, 3), np.uint8), [])
+
+
+def test_the_traceback_of_a_mistake_holds_no_second_one(segmenter, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    mistakes: list[Callable[[], object]] = [
+        lambda: ov.load(clip="embedded", clp=1),
+        lambda: segmenter(tmp_path, ["cat"]),
+        lambda: segmenter(tmp_path / "none.jpg", ["cat"]),
+        lambda: segmenter([tmp_path / "bad.png"], ["cat"]),
+    ]
+    for mistake in mistakes:
+        with pytest.raises((UserError, ImageError)) as caught:
+            mistake()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert shown.count("Traceback") == 1, shown
 
 
 def test_no_images_give_no_results(segmenter):
