@@ -1,8 +1,8 @@
 """One shard of a run that gives images other words: from stored features to rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -37,6 +37,20 @@ class StoredImage:
     read_s: float
 
 
+class FeatureSource(Protocol):
+    """Where stored features come from."""
+
+    def read(
+        self, refs: Sequence[ImageRef], then: Sequence[ImageRef] = ()
+    ) -> Iterator[StoredImage]:
+        """Yield what is stored of images, in their order; `then` are asked for next."""
+        ...
+
+    def close(self) -> None:
+        """End what reads ahead."""
+        ...
+
+
 class Relabeler(RowMaker):
     """Scores stored features with one segmenter and one vocabulary.
 
@@ -44,7 +58,7 @@ class Relabeler(RowMaker):
         segmenter: the method; its image networks are not needed.
         text: the job's vocabulary, embedded by the same segmenter.
         config: the job.
-        read: yields what is stored of images, in their order.
+        source: of the features.
     """
 
     def __init__(
@@ -52,10 +66,10 @@ class Relabeler(RowMaker):
         segmenter: Segmenter[Any],
         text: TextMatrix,
         config: JobConfig,
-        read: Callable[[Sequence[ImageRef]], Iterator[StoredImage]],
+        source: FeatureSource,
     ) -> None:
         super().__init__(segmenter, text, config)
-        self._read = read
+        self._source = source
 
     def annotate(self, shard: Shard, then: Sequence[ImageRef] = ()) -> tuple[ShardRows, ShardTally]:
         """Return the rows of a shard and their tally.
@@ -64,19 +78,26 @@ class Relabeler(RowMaker):
 
         Args:
             shard: what to annotate.
-            then: not needed.
+            then: the first images of the shard that probably comes next: their features are read
+                while this one is scored.
 
         Raises:
             FeaturesError: stored features are damaged.
         """
-        del then
-        masks = Stopwatch()
+        images, masks = Stopwatch(), Stopwatch()
         with Stopwatch() as wall:
-            rows = self._joined(map(self._scored, self._read(shard.refs)), masks)
-        return rows, tally_of(rows, {"wall": wall.seconds, "wait_masks": masks.seconds})
+            stored = _waited(self._source.read(shard.refs, then), images)
+            rows = self._joined(map(self._scored, stored), masks)
+        times = {
+            "wall": wall.seconds,
+            "wait_images": images.seconds,
+            "wait_masks": masks.seconds,
+        }
+        return rows, tally_of(rows, times)
 
     def close(self) -> None:
-        """End nothing: no thread goes on between two shards."""
+        """End the thread that reads features."""
+        self._source.close()
 
     def _scored(self, stored: StoredImage) -> ScoredImage | FailedImage:
         result = stored.result
@@ -107,3 +128,13 @@ class Relabeler(RowMaker):
             return unpack_features(stored.features, self._segmenter, device)
         except FeaturesError as error:
             raise FeaturesError(f"{stored.ref.path}: {error}") from error
+
+
+def _waited(images: Iterator[StoredImage], waited: Stopwatch) -> Iterator[StoredImage]:
+    """Yield the images; count the seconds in which the caller waits for one."""
+    while True:
+        with waited:
+            image = next(images, None)
+        if image is None:
+            return
+        yield image

@@ -202,7 +202,7 @@ class Worker:
         annotator = (
             Annotator(segmenter, text, config, self._built.clip)
             if self._source is None
-            else Relabeler(segmenter, text, config, self._source.read)
+            else Relabeler(segmenter, text, config, self._source)
         )
         annotator.on_image = self._count_image
         annotator.observer = self._observer

@@ -5,11 +5,18 @@ networks and how they compute, and how images are decoded. A job that changes an
 named by the setting.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
 
 from ovseg_core.methods import feature_options
 from pipeline.annotate.relabeler import StoredImage
@@ -18,18 +25,23 @@ from pipeline.run.folder import FEATURES, RunFolder
 from pipeline.run.identity import RunIdentity
 from pipeline.run.tables.shard_files import read_features
 from pipeline.run.trust.confirmed import confirmed, remember_manifest, remember_roots
+from pipeline.storage.waiting import StorageThreads
 from schemas.base import counted
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, FeaturesError, RunFolderError, UserError
 from schemas.records import ImageRef, ImageResult
 from schemas.tables import to_records
 
+compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
+
 _GROUPS = ("clip", "vision", "compute", "image", "images")
 """First parts of the job's fields that features depend on, beside the method's options."""
 _OVSEG = "versions.ovseg"
 _FILES = ".files"
 """Ending of the fields that say the state of a folder."""
-_SHARDS_IN_MEMORY = 2
+_KEPT_BYTES = 256 << 20
+"""Features of shards that are kept when all their images were asked for, as the next images may be
+of them too; the shard that is read ahead and those with images to come are beside it."""
 
 
 class _Shard(NamedTuple):
@@ -38,6 +50,7 @@ class _Shard(NamedTuple):
     results: dict[str, ImageResult]
     vectors: dict[str, tuple[float, ...]]
     features: dict[str, pa.Scalar]
+    num_bytes: int
     read_s: float
 
 
@@ -53,7 +66,7 @@ class StoredFeatures:
 
     def __init__(self, uri: str) -> None:
         self.run = RunFolder.open(uri)
-        self._shard = lru_cache(_SHARDS_IN_MEMORY)(self._read_shard)
+        self._shards = _ShardsAhead(self._read_shard)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -147,27 +160,65 @@ class StoredFeatures:
         elif known.roots:
             remember_roots(made.generations.sha256, known)
 
-    def read(self, refs: Sequence[ImageRef]) -> Iterator[StoredImage]:
-        """Yield what is stored of images, in their order.
+    def read(
+        self, refs: Sequence[ImageRef], then: Sequence[ImageRef] = ()
+    ) -> Iterator[StoredImage]:
+        """Yield what is stored of images, in their order; a thread reads the next shard meanwhile.
+
+        Args:
+            refs: the images.
+            then: those that are probably asked for next.
 
         Raises:
             FeaturesError: a file of features is gone or damaged, or lacks an image.
             RunFolderError: a table is damaged.
         """
-        places = self.run.places([ref.image_id for ref in refs])
-        for ref, place in zip(refs, places, strict=True):
-            if place < 0:
+        shards = [self._shard_of(ref) for ref in refs]
+        # A run that has grown has the images of a folder in several shards, in turns.
+        in_turn = list(dict.fromkeys([*shards, *map(self._shard_of, then)]))
+        next_shard = dict(pairwise(in_turn))
+        num_left, held = Counter(shards), dict[int, _Shard]()
+        for ref, number in zip(refs, shards, strict=True):
+            if number < 0:
                 raise FeaturesError(
                     f"{self.run.folder.uri} has no image {ref.path} any more: it was updated; "
                     "relabel it into another output folder"
                 )
-            shard = self._shard(self.run.shard_of(place))
+            if number not in held:
+                held[number] = self._shards.get(number, next_shard.get(number, -1))
+            shard = held[number]
             result, features = shard.results[ref.image_id], shard.features.get(ref.image_id)
             if result.error_code is None and features is None:
                 raise FeaturesError(f"{self.run.folder.uri}: no features of {ref.path} are stored")
             data = b"" if features is None else features.as_py()
             vector = shard.vectors.get(ref.image_id)
+            num_left[number] -= 1
+            if not num_left[number]:
+                del held[number]
             yield StoredImage(ref, result, vector, data, shard.read_s)
+
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        self._shards.close()
+
+    @cached_property
+    def _by_path(self) -> tuple[pa.Array, pa.Array, NDArray[np.int64]]:
+        """Paths in order, with the ids and places of their images."""
+        images, generations = self.run.manifest(), self.run.generations
+        order = compute.sort_indices(images["path"].combine_chunks())
+        places = np.arange(self.run.all_images().num_rows)
+        if generations.has_superseded:
+            places = np.flatnonzero(~generations.superseded)
+        paths, ids = (images[name].combine_chunks().take(order) for name in ("path", "image_id"))
+        return paths, ids, places[order.to_numpy()]
+
+    def _shard_of(self, ref: ImageRef) -> int:
+        """Return the shard that has an image; -1: none has."""
+        paths, ids, places = self._by_path
+        row = bisect_left(paths, ref.path, key=lambda path: path.as_py())
+        if row == len(paths) or ids[row].as_py() != ref.image_id:
+            return -1
+        return self.run.shard_of(places[row])
 
     def _read_shard(self, shard: int) -> _Shard:
         run = self.run
@@ -182,8 +233,56 @@ class StoredFeatures:
             {row.image_id: row for row in results},
             {row.image_id: row.vector for row in vectors},
             dict(zip(features["image_id"].to_pylist(), features["features"], strict=True)),
+            features.nbytes,
             reading.seconds / max(1, marker.tally.num_images),
         )
+
+
+class _ShardsAhead:
+    """Shards that are read once each, the next one by a thread while the one before is in use.
+
+    Args:
+        read: reads one.
+    """
+
+    def __init__(self, read: Callable[[int], _Shard]) -> None:
+        self._read = read
+        self._pool = StorageThreads(1, "features")
+        self._reads: dict[int, Future[_Shard]] = {}  # those that were used last at the end
+
+    def get(self, shard: int, then: int) -> _Shard:
+        """Return a shard, and begin to read another; -1: none."""
+        self._reads[shard] = self._reads.pop(shard, None) or self._pool.submit(self._read, shard)
+        if then >= 0 and then not in self._reads:
+            self._reads[then] = self._pool.submit(self._read, then)
+        try:
+            found = self._reads[shard].result()
+        except Exception:
+            del self._reads[shard]  # it is read again where it is asked for again
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._let_go(shard, then)
+        return found
+
+    def close(self) -> None:
+        """End the thread; what it does now is not waited for."""
+        self._end(GeneratorExit())
+
+    def _let_go(self, *in_use: int) -> None:
+        """Forget shards until the others take no more than `_KEPT_BYTES`."""
+        others = [shard for shard in self._reads if shard not in in_use]
+        kept = 0
+        for shard in reversed(others):
+            one = self._reads[shard]
+            kept += one.result().num_bytes if one.done() and not one.exception() else 0
+            if kept > _KEPT_BYTES:
+                del self._reads[shard]
+
+    def _end(self, error: BaseException) -> None:
+        self._pool.__exit__(type(error), error, error.__traceback__)
+        self._pool, self._reads = StorageThreads(1, "features"), {}
 
 
 def _depend_on(identity: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
