@@ -251,6 +251,17 @@ class Segmenter(Protocol[FeaturesT]):
         """Return the score maps of encoded images for a vocabulary, without gradients."""
         ...
 
+    def check_size(self, features: FeaturesT, size_hw: tuple[int, int]) -> None:
+        """Check what features say of an image's size, where it decides how much memory they take.
+
+        Args:
+            features: from anywhere.
+            size_hw: of the image.
+
+        Raises:
+            ValueError: they are of another image, or of other settings.
+        """
+
 
 def encode_images(segmenter: Segmenter[FeaturesT], images: Sequence[Image]) -> FeaturesT:
     """Return the features of a batch of images.

@@ -130,3 +130,10 @@ def _check_compiler(device: torch.device) -> None:
             f"compute.compile: torch cannot compile on this machine ({one_line(error)}); install a "
             "C++ compiler (on a GPU also Triton), or set it to false"
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the host or the device ran out of memory; torch has no class for the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -26,6 +26,7 @@ from ovseg_core.dense.scoring import COSINES, Scoring, top_label_rows
 from ovseg_core.dense.whole_image import merge_windows
 from ovseg_core.dense.windows import SlidingWindows, WindowGrid, side_by_side
 from ovseg_core.images.batch import Image, ImageBatch
+from ovseg_core.images.proposal_masks import check_regions
 from ovseg_core.images.resize.pillow_passes import BICUBIC, resize_in_passes
 from ovseg_core.images.resize.published_sizes import mmseg_size, resize_linear
 from ovseg_core.images.resize.stitching import Stitch
@@ -254,15 +255,53 @@ class WindowSegmenter(Segmenter[WindowFeatures]):
 
     def resize(self, image: Image) -> Image:
         """Return an image (3, H, W) at the method's size, uint8."""
-        short_px = self.decode_side_px
-        if not short_px:
+        if not self.decode_side_px:
             return image
-        height, width = image.shape[1:]
-        squash = self._published.resize == "squash"
-        size_hw = (short_px, short_px) if squash else mmseg_size((height, width), short_px)
+        size_hw = self._resized_hw((image.shape[1], image.shape[2]))
         if self._published.kernel == "linear":
             return resize_linear(image, size_hw)
         return resize_in_passes(image, size_hw, BICUBIC)
+
+    def _resized_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the method's size of an image."""
+        short_px = self.decode_side_px
+        if not short_px:
+            return size_hw
+        if self._published.resize == "squash":
+            return short_px, short_px
+        return mmseg_size(size_hw, short_px)
+
+    def check_size(self, features: WindowFeatures, size_hw: tuple[int, int]) -> None:
+        """Check that windows are those of images of one size, as only the features themselves say.
+
+        A decoder that reduces an image rounds its sides, which changes its aspect a little.
+
+        Args:
+            features: of images of that size, from anywhere.
+            size_hw: of the images' files.
+
+        Raises:
+            ValueError: the windows are of another image, or patches are finer than any network's.
+        """
+        expected_hw = self._resized_hw(size_hw)
+        rounding_px = 2 + 2 * max(expected_hw) // min(expected_hw) if self.decode_side_px else 0
+        for regions_hw in (one for some in features.regions or () for one in some):
+            check_regions(regions_hw, regions_hw.numel())
+        for place, image in enumerate(features.images):
+            axes = image.stitch.rows, image.stitch.columns
+            found_hw = axes[0].side_px, axes[1].side_px
+            far_px = max(abs(a - b) for a, b in zip(found_hw, expected_hw, strict=True))
+            if far_px > rounding_px:
+                raise ValueError(
+                    f"expected windows on about {expected_hw} pixels, of an image of {size_hw}, "
+                    f"got {found_hw}"
+                )
+            for axis in axes:
+                self.windows.check_axis(axis, merged=self._options.global_attention)
+            if features.refinement is not None:
+                guide_hw = tuple(features.refinement.guides[place].shape[1:])
+                if guide_hw != found_hw:
+                    raise ValueError(f"expected a resized image of {found_hw}, got {guide_hw}")
 
 
 def with_regions(inputs: Sequence[Tensor], images: Sequence[Image]) -> list[Tensor]:

@@ -24,6 +24,8 @@ the right and the bottom, not cut off (the original MaskCLIP). `black`: black pi
 off (CLIP-DINOiser). Where nothing is cut off the patches are stretched over the window.
 """
 
+_LEAST_PATCH_PX = 4
+"""No network makes finer patches of its input; most make 8 to 16 pixels one patch."""
 _PATCHES_PER_FORWARD = {"cpu": 1 << 12, "cuda": 1 << 17}
 """Patches in one forward pass: some twenty windows of 224 px on a CPU."""
 
@@ -84,6 +86,30 @@ class SlidingWindows:
             shape: self._in_batches(windows, function) for shape, windows in by_shape.items()
         }
         return [[next(results[grid.windows[0].shape]) for _ in grid.windows] for grid in grids]
+
+    def check_axis(self, axis: AxisStitch, *, merged: bool) -> None:
+        """Check that windows along an axis are those that `cut` makes.
+
+        Args:
+            axis: from anywhere.
+            merged: they are one window, see `WindowGrid.merged`.
+
+        Raises:
+            ValueError: they are others, or have more patches than any network makes of them.
+        """
+        side_px = axis.side_px
+        window_px = self.window_px or side_px
+        spans = axis_spans(side_px, window_px, self.stride_px or window_px)
+        padding = self._padding(spans[0][1] - spans[0][0])
+        margins = padding if self.padding == "middle" else (0, 0)
+        if merged:
+            spans, margins = [(0, side_px)], (0, 0)
+        most = (spans[0][1] - spans[0][0] + sum(padding)) // _LEAST_PATCH_PX + 1
+        if (list(axis.spans), axis.margins) != (spans, margins) or axis.num_patches > most:
+            raise ValueError(
+                f"expected {len(spans)} windows on {side_px} pixels with at most {most} patches "
+                f"each, got {len(axis.spans)} with {axis.num_patches}, or at other places"
+            )
 
     def _in_batches(
         self, windows: Sequence[Tensor], function: Callable[[Tensor], Sequence[T]]

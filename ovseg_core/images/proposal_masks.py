@@ -92,3 +92,14 @@ def smallest_on_top(masks_Nhw: Tensor) -> Tensor:
     for number in areas.argsort(stable=True).flip(0).tolist():
         regions_hw[masks_Nhw[number]] = number
     return regions_hw
+
+
+def check_regions(regions_hw: Tensor, count: int) -> None:
+    """Check that a map names no region but the first `count`; -1 is none.
+
+    Raises:
+        ValueError: it does; votes are counted in a table as long as the largest number.
+    """
+    low, high = (int(regions_hw.min()), int(regions_hw.max())) if regions_hw.numel() else (-1, -1)
+    if regions_hw.ndim != 2 or low < -1 or high >= count:
+        raise ValueError(f"expected a map of regions -1 to {count - 1:,}, got {low:,} to {high:,}")

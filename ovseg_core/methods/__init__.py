@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import torch
-
+from ovseg_core.backbones.compute import is_out_of_memory
 from ovseg_core.backbones.file_formats.needed_files import (
     Cached,
     NeededWeights,
@@ -201,13 +200,17 @@ class WithoutImages(Segmenter[Any]):
         """
         try:
             return self.segmenter.score(features, text)
-        except torch.OutOfMemoryError:
-            raise
         except (IndexError, KeyError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise FeaturesError(
                 f"stored features do not fit this method and its CLIP ({error}): they are of "
                 "others; compute them again"
             ) from error
+
+    def check_size(self, features: Any, size_hw: tuple[int, int]) -> None:
+        """Check the method's own features; see `Segmenter.check_size`."""
+        self.segmenter.check_size(features, size_hw)
 
 
 def _checked_options(method: NamedOptions, masks: MaskConfig) -> MethodOptions:

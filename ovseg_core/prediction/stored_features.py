@@ -63,7 +63,10 @@ def pack_features(features: Features, precision: FeaturePrecision) -> bytes:
 
 
 def unpack_features(
-    data: bytes, segmenter: Segmenter[Any], device: torch.device | str = "cpu"
+    data: bytes,
+    segmenter: Segmenter[Any],
+    device: torch.device | str = "cpu",
+    size_hw: tuple[int, int] | None = None,
 ) -> Features:
     """Return the features of one image that `pack_features` wrote, as those of a batch of one.
 
@@ -72,9 +75,12 @@ def unpack_features(
         segmenter: the method that computed them, with the same options; it need not be able to
             encode images.
         device: where it runs.
+        size_hw: of the image; features that cannot be of one of this size are refused, so that
+            scoring takes no more memory than the image's size and the method's settings allow.
+            None: not known.
 
     Raises:
-        FeaturesError: the bytes are damaged, or of another method.
+        FeaturesError: the bytes are damaged, or of another method or image.
     """
     try:
         if len(data) < LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little"):
@@ -93,6 +99,8 @@ def unpack_features(
             raise ValueError(f"nothing in the method's features is named {min(unpacking.tensors)}")
         if len(features) != 1:
             raise ValueError(f"expected the features of one image, got those of {len(features)}")
+        if size_hw is not None:
+            segmenter.check_size(features, size_hw)
     except (KeyError, ValueError, RecursionError) as error:
         raise FeaturesError(
             f"stored features cannot be read: {error}; they are damaged, or of another method or "

@@ -6,7 +6,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from schemas.errors import ErrorCode, ImageError
+from ovseg_core.backbones.compute import is_out_of_memory
+from schemas.errors import ErrorCode, FeaturesError, ImageError
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -20,10 +21,13 @@ def value_or_error(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
     """Return what `work(*args, **kwargs)` returns, or its exception as the error of an image.
 
     Raises:
+        FeaturesError: stored features are damaged.
         BrokenDeviceError: nothing more can be computed in this process; no image is the cause.
     """
     try:
         return work(*args, **kwargs)
+    except FeaturesError:
+        raise
     except ImageError as error:
         return ImageError(error.code, error.message)  # without frames, which hold the pixels
     except Exception as error:  # one image must not stop the shard
@@ -33,13 +37,6 @@ def value_or_error(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
             raise
         logger.warning("unexpected failure of an image", exc_info=error)
         return ImageError(ErrorCode.INTERNAL, error_summary(error))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the host or the device ran out of memory; torch has no class for the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def error_summary(error: BaseException) -> str:

@@ -104,10 +104,18 @@ class Relabeler(RowMaker):
         if result.error_code is not None:
             error = ImageError(result.error_code, result.error_message)
             return FailedImage(stored.ref, StageSeconds(stored.read_s), error)
-        with Stopwatch() as unpacking:
-            features = self._unpacked(stored)
-        with Stopwatch() as scoring, torch.inference_mode():
-            maps = value_or_error(self._maps, features)
+        unpacking, scoring = Stopwatch(), Stopwatch()
+        try:
+            with unpacking:
+                features = value_or_error(self._unpacked, stored)
+            with scoring, torch.inference_mode():
+                maps = (
+                    features
+                    if isinstance(features, ImageError)
+                    else value_or_error(self._maps, features)
+                )
+        except FeaturesError as error:
+            raise FeaturesError(f"{stored.ref.path}: {error}") from error
         seconds = StageSeconds(stored.read_s, unpacking.seconds, scoring.seconds)
         if isinstance(maps, ImageError):
             return FailedImage(stored.ref, seconds, maps)
@@ -123,11 +131,21 @@ class Relabeler(RowMaker):
         return ScoredImage(stored.ref, seconds, image, maps, index=0, vector=stored.vector)
 
     def _unpacked(self, stored: StoredImage) -> Any:
-        try:
-            device = self._text.rows_QD.device
-            return unpack_features(stored.features, self._segmenter, device)
-        except FeaturesError as error:
-            raise FeaturesError(f"{stored.ref.path}: {error}") from error
+        """Return the features of an image.
+
+        Raises:
+            FeaturesError: they are damaged, or not of this image.
+        """
+        size_hw, most_px = (
+            (stored.result.height, stored.result.width),
+            self._config.image.max_pixels,
+        )
+        if not 0 < size_hw[0] * size_hw[1] <= most_px:
+            raise FeaturesError(
+                f"its row says {size_hw[1]} x {size_hw[0]} pixels, and image.max_pixels is "
+                f"{most_px:,}: the run was changed by hand; annotate the image again"
+            )
+        return unpack_features(stored.features, self._segmenter, self._text.rows_QD.device, size_hw)
 
 
 def _waited(images: Iterator[StoredImage], waited: Stopwatch) -> Iterator[StoredImage]:

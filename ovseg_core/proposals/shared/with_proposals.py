@@ -13,12 +13,17 @@ import torch
 
 from ovseg_core.decision.refine.promptable import PromptableImages, PromptedRefinement
 from ovseg_core.images.batch import Image, ImageBatch
-from ovseg_core.images.proposal_masks import Proposals
+from ovseg_core.images.proposal_masks import Proposals, check_regions
 from ovseg_core.proposals import PACKAGE, WHERE, PromptableProposer, Proposer
 from ovseg_core.segmenter import Features, MethodOptions, ScoreMaps, Segmenter, TextMatrix
 from schemas import plugins
 from schemas.config import MaskConfig
 from schemas.errors import ConfigError
+
+_MAX_PROPOSALS = 20_000
+"""Of one image; superpixels can be some more than 5,000, SAM's are a few hundred."""
+_MAX_MASK_PX = 4096
+"""Of a side of their masks, in images of shorter sides."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,24 @@ class WithProposals(Segmenter[FeaturesWithProposals]):
             prompted = PromptedRefinement(features.prompted, self._options.refine_min_iou)
         return replace(maps, regions=regions, proposals=proposals, prompted=prompted)
 
+    def check_size(self, features: FeaturesWithProposals, size_hw: tuple[int, int]) -> None:
+        """Check the proposals, each of which is enlarged to the image; then the method's features.
+
+        Raises:
+            ValueError: they are more or larger than those of any source, or a region is of none of
+                them; see also `Segmenter.check_size`.
+        """
+        most_px = max(_MAX_MASK_PX, *size_hw)
+        for found in features.proposals:
+            if len(found) > _MAX_PROPOSALS or max(found.masks_Nhw.shape[1:]) > most_px:
+                raise ValueError(
+                    f"expected at most {_MAX_PROPOSALS:,} proposals of at most {most_px:,} pixels "
+                    f"a side, got {tuple(found.masks_Nhw.shape)}"
+                )
+            if found.regions_hw is not None:
+                check_regions(found.regions_hw, len(found))
+        self.segmenter.check_size(features.features, size_hw)
+
 
 class WithoutInstances(Segmenter[Any]):
     """A method that finds instances itself, in a job whose masks are none.
@@ -129,6 +152,10 @@ class WithoutInstances(Segmenter[Any]):
     def score(self, features: Any, text: TextMatrix) -> ScoreMaps:
         """Return the method's score maps alone."""
         return replace(self.segmenter.score(features, text), proposals=None)
+
+    def check_size(self, features: Any, size_hw: tuple[int, int]) -> None:
+        """Check the method's own features; see `Segmenter.check_size`."""
+        self.segmenter.check_size(features, size_hw)
 
 
 def check_instances(masks: MaskConfig, *, has_source: bool) -> None:

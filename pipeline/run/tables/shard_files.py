@@ -104,10 +104,28 @@ def read_features(folder: Folder, marker: ShardDone) -> pa.Table:
         data = folder.read_bytes(entry.name, max(entry.size_bytes, 1))
         if markers.bytes_sha256(data) != entry.sha256:
             raise ValueError("its SHA-256 is not that of the done marker")
-        return parquet.read_table(data).cast(schema)
+        table = parquet.read_table(data).cast(schema)
+        _check_features(table, entry)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise FeaturesError(
             f"{folder.uri}/{entry.name}: the stored features are gone or damaged ({error}): delete "
             f"{markers.marker_path('done', marker.shard)} and give the command that made the run "
             "again, which computes them anew"
         ) from error
+    return table
+
+
+def _check_features(table: pa.Table, entry: FileEntry) -> None:
+    """Check that there is one row for each image that the marker counts.
+
+    Raises:
+        ValueError: there are others.
+    """
+    ids = table["image_id"]
+    if table.num_rows != entry.num_rows or len(ids.unique()) != table.num_rows:
+        raise ValueError(
+            f"it has {table.num_rows} rows of {len(ids.unique())} images, its marker says "
+            f"{entry.num_rows}"
+        )
+    if ids.null_count or table["features"].null_count:
+        raise ValueError("it has rows without image or features")

@@ -23,6 +23,7 @@ from pipeline.annotate.relabeler import StoredImage
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.run.folder import FEATURES, RunFolder
 from pipeline.run.identity import RunIdentity
+from pipeline.run.markers import marker_path
 from pipeline.run.tables.shard_files import read_features
 from pipeline.run.trust.confirmed import confirmed, remember_manifest, remember_roots
 from pipeline.storage.waiting import StorageThreads
@@ -229,10 +230,18 @@ class StoredFeatures:
             results = to_records("images", run.stored_table(marker, "images"))
             vectors = to_records("vectors", run.stored_table(marker, "vectors"))
             features = read_features(run.folder, marker)
+        of_images = dict(zip(features["image_id"].to_pylist(), features["features"], strict=True))
+        by_id = {row.image_id: row for row in results}
+        if unknown := sorted(of_images.keys() - by_id.keys()):
+            raise FeaturesError(
+                f"{run.folder.uri}: shard {shard} has features of {unknown[0]!r:.40}, none of "
+                f"its images: the files were changed by hand; delete "
+                f"{marker_path('done', shard)} and give the command that made the run again"
+            )
         return _Shard(
-            {row.image_id: row for row in results},
+            by_id,
             {row.image_id: row.vector for row in vectors},
-            dict(zip(features["image_id"].to_pylist(), features["features"], strict=True)),
+            of_images,
             features.nbytes,
             reading.seconds / max(1, marker.tally.num_images),
         )

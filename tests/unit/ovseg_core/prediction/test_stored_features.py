@@ -186,6 +186,111 @@ def test_numbers_that_lie_take_no_memory(segmenter: Segmenter[Any], data: bytes)
             unpack_features(changed(data, described=lying), segmenter)
 
 
+def forged(data: bytes, path: tuple[Any, ...], value: Any) -> bytes:
+    """The bytes with one value of their description replaced."""
+    lying = described(data)
+    place: Any = lying
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return changed(data, described=lying)
+
+
+STITCH = ("images", 0, "stitch", "rows")
+
+
+@pytest.mark.parametrize("name", ["sclip", "clearclip", "maskclip", "naclip"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_features_are_read_for_the_size_of_their_image_and_for_no_other(
+    name: str, merged: bool
+) -> None:
+    segmenter = built(name, global_attention=merged, short_side_px=48, window_px=32, stride_px=16)
+    for seed, size_hw in enumerate([(40, 60), (61, 40), (33, 200), (900, 500)]):
+        features = encode_images(segmenter, [random_image(seed, *size_hw), IMAGES[0]]).image(0)
+        data = pack_features(features, "int8")
+        assert len(unpack_features(data, segmenter, size_hw=size_hw)) == 1
+        longer = size_hw[0], round(size_hw[1] * 1.5)
+        turned = size_hw[1], size_hw[0]
+        for other in (longer, turned, (1, 60), (10_000, 20)):
+            with pytest.raises(FeaturesError, match=r"expected windows on about \(\d+, \d+\) pix"):
+                unpack_features(data, segmenter, size_hw=other)
+
+
+def test_a_method_that_squashes_images_has_one_size_for_all() -> None:
+    segmenter = built("clip_surgery", short_side_px=48)
+    features = encode_images(segmenter, IMAGES).image(1)
+    data = pack_features(features, "int8")
+    for size_hw in ((40, 60), (900, 20)):
+        assert len(unpack_features(data, segmenter, size_hw=size_hw)) == 1
+
+
+def test_an_image_that_a_decoder_has_reduced_has_its_own_size() -> None:
+    """Its sides are rounded once more than the file's."""
+    segmenter = built("sclip", short_side_px=48, window_px=32, stride_px=16)
+    reduced = encode_images(segmenter, [random_image(0, 51, 89)]).image(0)
+    data = pack_features(reduced, "float16")
+    assert len(unpack_features(data, segmenter, size_hw=(401, 710))) == 1
+
+
+def test_windows_and_patches_that_lie_are_refused_for_an_image(
+    plain: tuple[Segmenter[Any], bytes],
+) -> None:
+    segmenter, data = plain
+    size_hw = IMAGES[1].shape[1], IMAGES[1].shape[2]
+    assert len(unpack_features(data, segmenter, size_hw=size_hw)) == 1
+    spans = described(data)["images"][0]["stitch"]["rows"]["spans"]
+    far = [*spans[:-1], [spans[-1][0], spans[-1][1] + 300]]
+    short = [[0, spans[0][1] - 1], *spans[1:]]
+    for path, lie, message in (
+        ((*STITCH, "spans"), far, "expected windows on about"),
+        ((*STITCH, "margins"), [0, 9000], "or at other places"),
+        ((*STITCH, "spans"), short, "other places|cover an axis|about"),
+    ):
+        with pytest.raises(FeaturesError, match=message):
+            unpack_features(forged(data, path, lie), segmenter, size_hw=size_hw)
+
+
+def test_many_small_patches_and_another_guide_are_refused_for_an_image() -> None:
+    segmenter = built("naclip", short_side_px=48, window_px=0, pamr_steps=2)
+    image = random_image(0, 48, 72)
+    data = pack_features(encode_images(segmenter, [image]).image(0), "float16")
+    tensors = tensors_in(data)
+    fine = torch.full((1, tensors[PATCHES].shape[1], 40, tensors[PATCHES].shape[3]), 0.1).half()
+    lying = changed(forged(data, (*STITCH, "num_patches"), 40), patches=fine)
+    assert len(unpack_features(lying, segmenter)) == 1
+    with pytest.raises(FeaturesError, match="with at most 13 patches each, got 1 with 40"):
+        unpack_features(lying, segmenter, size_hw=(48, 72))
+    guide = next(name for name in tensors if "guides" in name)
+    wide = changed(data, None, **{guide: torch.zeros(3, 96, 72, dtype=torch.uint8)})
+    with pytest.raises(FeaturesError, match=r"expected a resized image of \(48, 72\), got"):
+        unpack_features(wide, segmenter, size_hw=(48, 72))
+
+
+def test_proposals_and_regions_that_no_source_finds_are_refused(
+    segmenter: Segmenter[Any], data: bytes
+) -> None:
+    size_hw, count = (IMAGES[1].shape[1], IMAGES[1].shape[2]), 30_000
+    assert len(unpack_features(data, segmenter, size_hw=size_hw)) == 1
+    masks = "proposals.0.masks_Nhw"
+    many = changed(
+        forged(data, ("proposals", 0, "masks_Nhw", "bits"), [count, 1, 1]),
+        None,
+        **{
+            masks: torch.zeros(-(-count // 8), dtype=torch.uint8),
+            "proposals.0.scores_N": torch.ones(count).half(),
+        },
+    )
+    with pytest.raises(FeaturesError, match=r"at most 20,000 proposals .* got \(30000, 1, 1\)"):
+        unpack_features(many, segmenter, size_hw=size_hw)
+    regions = "proposals.0.regions_hw"
+    for number in (-2, 1 << 30):
+        numbers = tensors_in(data)[regions].int()
+        numbers[0, 0] = number
+        lying = changed(data, None, **{regions: numbers})
+        with pytest.raises(FeaturesError, match="expected a map of regions -1 to"):
+            unpack_features(lying, segmenter, size_hw=size_hw)
+
+
 @settings(max_examples=300, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
 def test_no_damage_is_a_traceback(

@@ -18,6 +18,7 @@ from schemas.tables import to_records
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has grown twice: images 0, 3, 6 are of one shard, then 1, 4, 7, then 2, 5."""
     place = tmp_path_factory.mktemp("grown")
+    (place / "scenes").mkdir()
     draw_scenes(place / "scenes", 8, 3)
     (place / "images").mkdir()
     scenes = sorted((place / "scenes").glob("*.png"))
