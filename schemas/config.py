@@ -126,6 +126,9 @@ class ImageConfig(Frozen):
         *("lost+found", "#recycle", "@Recycle", "System Volume Information", "desktop.ini"),
     )
     """Globs of files and folders that a listing leaves out: names, or paths if they have a `/`."""
+    column: str = ""
+    """Column of Parquet tables that has the images' bytes; empty: the only one that can be meant,
+    else the one called `image`."""
     only: str = ""
     """Text file (path or URL) with one name per line, such as the split of a data set; only images
     of these names are taken, and all of them must exist. A name is an image's path without its

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline.collection import list_file, packed, rows
+from pipeline.collection.archives.shared.members import ArchiveError
 from pipeline.collection.left_out import LeftOut, describe, with_left_out
 from pipeline.collection.list_file import ListedImage
 from pipeline.collection.manifest import PackedRows, with_coco_ids
@@ -95,14 +96,14 @@ def _found(uri: str, is_folder: bool, config: ImageConfig, roots: Sequence[str])
             size = Folder(parent).size(name)
     if size is not None:
         name = uris.parent_and_name(uris.without_query(uri))[1]  # a query may hold a secret
+        if packed.is_archive(name) and not _is_list_of(uri, name, size):
+            return _one_archive(ListedImage("", uri, size, ""), config)
         if list_file.is_list(name):
             listed = list_file.read_list(uri, roots)
             _refuse_lists_of_archives(listed, redact(uri))
             if not isinstance(listed, pa.Table) and ".json" in PurePosixPath(name.lower()).suffixes:
                 list_file.check_are_there(listed, redact(uri))
             return _listing_of(listed), []
-        if packed.is_archive(name):
-            return _one_archive(ListedImage("", uri, size, ""), config)
         _refuse_containers(name, uri)
         return _listing_of([ListedImage(name, uri, size, "")]), []
     if WILDCARD.search(uri) and not _is_folder(uri):
@@ -118,6 +119,18 @@ def _listing_of(listed: pa.Table | list[ListedImage]) -> Listing:
         for part in listed.to_batches():
             listing.add_columns([part["path"], part["uri"]])
     return listing
+
+
+def _is_list_of(uri: str, name: str, size: int) -> bool:
+    """Return whether a file that may be either is a list of images and no table of them."""
+    if not list_file.is_list(name):
+        return False
+    try:
+        return packed.is_list(ListedImage("", uri, size, ""), _listing_places(uri))
+    except ArchiveError:
+        return False
+    except CollectionError:  # a list is read whole, which every web server allows
+        return True
 
 
 def _is_folder(uri: str) -> bool:

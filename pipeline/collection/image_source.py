@@ -7,12 +7,10 @@ the review page, exports, contact sheets and the training of heads can use a new
 Every reader says from which places it may read (`ImagePlaces`).
 """
 
-from functools import partial
-
 from ovseg_core.images.decoding.decode import DecodedImage, decode
 from pipeline.collection import packed
 from pipeline.storage import uris
-from pipeline.storage.folder import read_image_file, read_image_part
+from pipeline.storage.folder import FileParts, read_image_file
 from pipeline.storage.places import ImagePlaces
 from schemas.config import ImageConfig
 from schemas.records import ImageRef
@@ -33,8 +31,7 @@ def read_bytes(ref: ImageRef, max_bytes: int, places: ImagePlaces) -> bytes:
     """
     member = uris.member_of(ref.uri)
     if member is not None:
-        part = partial(read_image_part, member.archive, places)
-        return packed.read_member(member, max_bytes, part)
+        return packed.read_member(member, max_bytes, FileParts(member.archive, places))
     return read_image_file(ref.uri, places, max_bytes, ref.size_bytes)
 
 

@@ -5,7 +5,8 @@ name is left out, as when the archive is unpacked.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice
 from types import ModuleType
@@ -45,6 +46,7 @@ _MEMBERS = pa.schema(
         "size_bytes": pa.int64(),
         "version": pa.string(),
         "why_not": pa.string(),
+        "is_image": pa.bool_(),
     }
 )
 """Columns of `Member`."""
@@ -93,7 +95,8 @@ def images_in(
     with StorageThreads(_LISTED_AT_ONCE, "archives") as threads:
         for begin in range(0, len(in_order), _LISTED_AT_ONCE):
             some = in_order[begin : begin + _LISTED_AT_ONCE]
-            listed = threads.map(partial(_members_or_error, places=places), some)
+            of_each = partial(_members_or_error, places=places, column=selection.column)
+            listed = threads.map(of_each, some)
             for archive, members in zip(some, listed, strict=True):
                 if isinstance(members, ArchiveError):
                     errors.append(members)
@@ -108,24 +111,46 @@ def images_in(
     return found
 
 
-def _members_or_error(archive: ListedImage, places: ImagePlaces) -> PackedRows | ArchiveError:
+def is_list(table: ListedImage, places: ImagePlaces) -> bool:
+    """Return whether a Parquet file is a list of images; else it has their bytes.
+
+    Raises:
+        ArchiveError, CollectionError, StorageError: see `images_in`.
+    """
+    with _as_listing_errors():
+        return _kinds()["parquet"].is_list(_file_of(table, places))
+
+
+def _members_or_error(
+    archive: ListedImage, places: ImagePlaces, column: str
+) -> PackedRows | ArchiveError:
     """Return the members of an archive, in its order."""
-    kind = _kind_of(archive.uri)
-    file = RangeFile(archive.uri, archive.size_bytes or 0, archive.etag, places)
+    plugin = _kinds()[_kind_of(archive.uri)]
     found = PackedRows(_MEMBERS)
     try:
-        members = iter(_kinds()[kind].members(file))
-        while block := list(islice(members, _BLOCK)):
-            columns = zip(zip(*map(_possible, block), strict=True), _MEMBERS.types, strict=True)
-            arrays = [to_array(values, kind) for values, kind in columns]
-            found.add(pa.RecordBatch.from_arrays(arrays, schema=_MEMBERS))
+        with _as_listing_errors():
+            members = iter(plugin.members(_file_of(archive, places, column)))
+            while block := list(islice(members, _BLOCK)):
+                columns = zip(zip(*map(_possible, block), strict=True), _MEMBERS.types, strict=True)
+                arrays = [to_array(values, kind) for values, kind in columns]
+                found.add(pa.RecordBatch.from_arrays(arrays, schema=_MEMBERS))
     except ArchiveError as error:
         return error
+    return found
+
+
+def _file_of(archive: ListedImage, places: ImagePlaces, column: str = "") -> RangeFile:
+    return RangeFile(archive.uri, archive.size_bytes or 0, archive.etag, places, column)
+
+
+@contextmanager
+def _as_listing_errors() -> Iterator[None]:
+    try:
+        yield
     except ImageError as error:
         if error.code is ErrorCode.STORAGE_ERROR:
             raise StorageError(error.message) from error
         raise CollectionError(error.message) from error
-    return found
 
 
 def _possible(member: Member) -> Member:
@@ -143,13 +168,13 @@ def _take(archive: ListedImage, members: PackedRows, selection: Selection, found
     is_replaced = _replaced_places(members).__contains__
     begin = 0
     for batch in members.batches():
-        columns = batch["name"].to_pylist(), batch["why_not"].to_pylist()
+        columns = (batch[name].to_pylist() for name in ("name", "why_not", "is_image"))
         taken = []
-        for place, (name, why_not) in enumerate(zip(*columns, strict=True)):
+        for place, (name, why_not, is_image) in enumerate(zip(*columns, strict=True)):
             path = f"{folder}{name}"
             if why_not:
                 selection.leave_out(path, why_not)
-            elif not selection.allows(path) or not selection.takes(path):
+            elif not selection.allows(path) or not (is_image or selection.takes(path)):
                 continue
             elif is_replaced(begin + place):
                 selection.leave_out(path, _REPLACED)

@@ -37,12 +37,14 @@ class Selection:
 
     Attributes:
         endings: that are taken; none: all.
+        column: of tables, that has the images; empty: not said.
     """
 
     def __init__(
         self, config: ImageConfig, inner_runs: Sequence[str] = (), *, all_endings: bool = False
     ) -> None:
         self._decoders = missing_decoders()
+        self.column = config.column
         endings = [suffix.lower() for suffix in config.suffixes]
         if all_endings or _ANY_SUFFIX in config.suffixes:
             self.endings: list[str] = []

@@ -31,7 +31,10 @@ _NEVER_STORED: Any = {"run": {"webhook"}}
 _LABELS, _LIMIT = "vocabulary.labels", "image.limit"
 """Fields of the identity whose change is said in words of its own."""
 _VERSION = "versions."
-_ADDED = {f"compute.{key}": value for key, value in ComputeConfig().model_dump().items()}
+_ADDED = {
+    "image.column": "",
+    **{f"compute.{key}": value for key, value in ComputeConfig().model_dump().items()},
+}
 """Settings that runs of earlier versions do not record; they were computed so."""
 NumImages = Annotated[int, Field(ge=0, le=1_000_000_000)]
 

@@ -11,6 +11,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -337,6 +338,23 @@ def read_image_part(uri: str, places: ImagePlaces, begin: int, num_bytes: int) -
     with _as_image_errors(uri):
         place = places.checked(uris.normalise(uri))
         return retrying(attempt, "read", place, is_image=True) if num_bytes else b""
+
+
+@dataclass(frozen=True)
+class FileParts:
+    """Returns parts of a file that holds images when it is called, see `read_image_part`.
+
+    Attributes:
+        uri: local path or URL.
+        places: from where images may be read.
+    """
+
+    uri: str
+    places: ImagePlaces
+
+    def __call__(self, begin: int, num_bytes: int) -> bytes:
+        """Return a part, fewer bytes where the file ends."""
+        return read_image_part(self.uri, self.places, begin, num_bytes)
 
 
 @contextmanager

@@ -40,11 +40,11 @@ _MAX_HEADERS = 1 << 20
 _UNPACKED, _PACKED = 2, 3
 """Fields of a page's header, bytes; the page itself follows the header."""
 
-_Fields = dict[int, Any]
+Fields = dict[int, Any]
 """A Thrift structure: integers, bytes, lists and structures by their field's number."""
 
 
-class _Chunk(NamedTuple):
+class ColumnChunk(NamedTuple):
     """What the list of columns says of one column in one row group, all in bytes."""
 
     encodings: frozenset[int]
@@ -155,7 +155,7 @@ def _check_sizes(file: pq.ParquetFile, data: bytes, wanted: Sequence[str]) -> li
     return sorted(packed_texts)
 
 
-def _row_groups(data: bytes) -> tuple[int, list[list[_Chunk]]]:
+def _row_groups(data: bytes) -> tuple[int, list[list[ColumnChunk]]]:
     """Return the rows and the columns of the row groups, from the list at a file's end.
 
     Raises:
@@ -164,35 +164,44 @@ def _row_groups(data: bytes) -> tuple[int, list[list[_Chunk]]]:
     length = int.from_bytes(data[-8:-4], "little")
     try:
         # Fields of FileMetaData, RowGroup, ColumnChunk: parquet-format, src/main/thrift.
-        fields, _ = _struct(data[-8 - length : -8], 0, _MAX_DEPTH)
+        fields, _ = structure(data[-8 - length : -8])
         groups = fields.get(4, [])
-        rows = sum(_number(group, 3) for group in groups)
-        return rows, [[_chunk(column[3]) for column in group[1]] for group in groups]
+        rows = sum(number_in(group, 3) for group in groups)
+        return rows, [[column_chunk(column[3]) for column in group[1]] for group in groups]
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise pa.ArrowInvalid(f"its list of columns is damaged: {error}") from error
 
 
-def _chunk(column: _Fields) -> _Chunk:
-    """Return what is needed of Parquet's ColumnMetaData."""
-    first = _number(column, 9)
-    dictionary = _number(column, 11) if 11 in column else 0
-    return _Chunk(
+def column_chunk(column: Fields) -> ColumnChunk:
+    """Return what is needed of Parquet's ColumnMetaData.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not as Parquet's format says.
+    """
+    first = number_in(column, 9)
+    dictionary = number_in(column, 11) if 11 in column else 0
+    return ColumnChunk(
         encodings=frozenset(column[2]),
-        compression=_number(column, 4),
-        unpacked=_number(column, 6),
-        packed=_number(column, 7),
+        compression=number_in(column, 4),
+        unpacked=number_in(column, 6),
+        packed=number_in(column, 7),
         first_page=dictionary if 0 < dictionary < first else first,
     )
 
 
-def _number(fields: _Fields, field: int) -> int:
+def number_in(fields: Fields, field: int) -> int:
+    """Return a number of a Thrift structure.
+
+    Raises:
+        KeyError, ValueError: it has none.
+    """
     value = fields[field]
     if type(value) is not int:
         raise ValueError(f"field {field} is no number")
     return value
 
 
-def _bytes_of_pages(data: bytes, chunks: list[_Chunk]) -> int:
+def _bytes_of_pages(data: bytes, chunks: list[ColumnChunk]) -> int:
     """Return what columns unpack to by the headers of their pages, which also bound the reader.
 
     The list of columns at the end of a file may lie. Columns of so few bytes that they cannot
@@ -275,8 +284,8 @@ def unpacked_bytes(data: bytes, begin: int, end: int) -> int:
     total, place, left = 0, begin, _MAX_HEADERS
     while place < end:
         try:
-            sizes, length = _struct(data[place : min(place + left, end)], 0, _MAX_DEPTH)
-            unpacked, packed = _number(sizes, _UNPACKED), _number(sizes, _PACKED)
+            sizes, length = structure(data[place : min(place + left, end)])
+            unpacked, packed = number_in(sizes, _UNPACKED), number_in(sizes, _PACKED)
         except (IndexError, KeyError, ValueError) as error:
             raise pa.ArrowInvalid(f"no page of a column at byte {place:,}") from error
         if min(unpacked, packed) < 0:
@@ -287,15 +296,20 @@ def unpacked_bytes(data: bytes, begin: int, end: int) -> int:
     return total
 
 
-def _struct(data: bytes, place: int, depth: int) -> tuple[_Fields, int]:
-    """Return a structure, and where it ends.
+def structure(data: bytes, place: int = 0, depth: int = _MAX_DEPTH) -> tuple[Fields, int]:
+    """Return a Thrift structure, and where it ends.
+
+    Args:
+        data: that it is in; anybody may have written it.
+        place: of its first byte.
+        depth: of the structures in it, at most.
 
     Raises:
         IndexError, ValueError: it is none, or has no end.
     """
     if not depth:
         raise ValueError("structures in structures, too deep")
-    fields: _Fields = {}
+    fields: Fields = {}
     field = 0
     while head := data[place]:
         kind, step, place = head & 15, head >> 4, place + 1
@@ -330,7 +344,7 @@ def _value(data: bytes, place: int, kind: int, depth: int) -> tuple[Any, int]:
         length, place = _length(data, place)
         return data[place : place + length], place + length
     if kind == _STRUCT:
-        return _struct(data, place, depth - 1)
+        return structure(data, place, depth - 1)
     if kind in _LISTS:
         return _list(data, place, depth)
     raise ValueError(f"a value of kind {kind}")
@@ -346,7 +360,7 @@ def _list(data: bytes, place: int, depth: int) -> tuple[list[Any], int]:
     values: list[Any] = []
     for _ in range(length):
         if kind == _STRUCT:
-            value, place = _struct(data, place, depth - 1)
+            value, place = structure(data, place, depth - 1)
         elif kind in _INTEGERS:
             value, place = _integer(data, place)
         elif kind <= _TRUE + 1:

@@ -1,15 +1,20 @@
-"""Archives of drawn images, and a web server that gives parts of files."""
+"""Archives and tables of drawn images, and a web server that gives parts of files."""
 
 import io
+import json
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.helpers.image_files import encoded, picture
 
@@ -46,6 +51,28 @@ def zip_bytes(members: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) 
     with zipfile.ZipFile(data, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return data.getvalue()
+
+
+def hugging_face_table(
+    contents: Sequence[bytes | None],
+    paths: Sequence[str | None],
+    column: str = "image",
+    more: Mapping[str, Sequence[object]] | None = None,
+) -> pa.Table:
+    """Return a table as the library `datasets` has it, with its feature Image."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": data, "path": path} for data, path in zip(contents, paths, strict=True)]
+    table = pa.table({"label": [1] * len(rows), column: pa.array(rows, kind), **(more or {})})
+    features = {"label": {"dtype": "int64", "_type": "Value"}, column: {"_type": "Image"}}
+    told = json.dumps({"info": {"features": features}})
+    return table.replace_schema_metadata({"huggingface": told})
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
+    """Return a table as the content of a file, by the options of pyarrow's writer."""
+    data = io.BytesIO()
+    pq.write_table(table, data, **options)
     return data.getvalue()
 
 

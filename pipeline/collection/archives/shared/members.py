@@ -10,7 +10,9 @@ from schemas.redact import redact
 from schemas.untrusted import is_relative_path
 
 ReadPart = Callable[[int, int], bytes]
-"""(first byte, number of bytes) -> a part of the archive, fewer bytes where it ends."""
+"""(first byte, number of bytes) -> a part of the archive, fewer bytes where it ends.
+
+Those that are equal read the same file by the same rule."""
 LEAVES = "member with a name that leaves its archive"
 SPECIAL = "link, pipe or device in an archive"
 ENCRYPTED = "encrypted member of an archive"
@@ -37,6 +39,8 @@ class Member(NamedTuple):
     """Changes with the content; empty: not known."""
     why_not: str = ""
     """Why it is no image that can be taken, for the counts; empty: its name decides."""
+    is_image: bool = False
+    """Whatever the ending of its name."""
 
 
 def clean_name(name: str) -> str | None:

@@ -19,14 +19,18 @@ class RangeFile(io.RawIOBase):
         size_bytes: of the whole.
         etag: the store's version of it; empty where it has none.
         places: from where it may be read.
+        column: that has the images of a table; empty: not said.
+
+    Attributes:
         max_bytes: that are asked for at once; more are taken for a forged header.
     """
 
     def __init__(
-        self, uri: str, size_bytes: int, etag: str, places: ImagePlaces, max_bytes: int = 1 << 24
+        self, uri: str, size_bytes: int, etag: str, places: ImagePlaces, column: str = ""
     ) -> None:
         self.uri, self.size_bytes, self.etag = uri, size_bytes, etag
-        self.max_bytes = max_bytes
+        self.column = column
+        self.max_bytes = 1 << 24
         self._places = places
         self._place = self._begin = 0
         self._part = b""

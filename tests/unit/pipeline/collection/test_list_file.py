@@ -87,7 +87,7 @@ def test_absolute_uris_and_given_paths(tmp_path: Path) -> None:
         ("a.jsonl", '{"uri": "x", "path": 3}', "expected a text in `path`, got 3"),
         ("a.jsonl", '{"uri": ' + "[" * 100_000, "cannot be read as a list"),
         ("a.jsonl", '{"uri": ' + "9" * 10_000 + "}", "cannot be read as a list"),
-        ("a.parquet", "no parquet", "cannot be read as a list"),
+        ("a.parquet", "no parquet", "cannot be read as a Parquet file"),
         ("a.csv", "uri,path\na.jpg,x\nb.jpg,x\n", "gives the path 'x' to two files"),
     ],
 )
