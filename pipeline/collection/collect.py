@@ -126,7 +126,7 @@ def _is_list_of(uri: str, name: str, size: int) -> bool:
     if not list_file.is_list(name):
         return False
     try:
-        return packed.is_list(ListedImage("", uri, size, ""), _listing_places(uri))
+        return packed.is_list_of_uris(ListedImage("", uri, size, ""), _listing_places(uri))
     except ArchiveError:
         return False
     except CollectionError:  # a list is read whole, which every web server allows

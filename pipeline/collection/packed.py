@@ -111,14 +111,14 @@ def images_in(
     return found
 
 
-def is_list(table: ListedImage, places: ImagePlaces) -> bool:
+def is_list_of_uris(table: ListedImage, places: ImagePlaces) -> bool:
     """Return whether a Parquet file is a list of images; else it has their bytes.
 
     Raises:
         ArchiveError, CollectionError, StorageError: see `images_in`.
     """
     with _as_listing_errors():
-        return _kinds()["parquet"].is_list(_file_of(table, places))
+        return _kinds()["parquet"].has_uris(_file_of(table, places))
 
 
 def _members_or_error(

@@ -58,7 +58,7 @@ _KNOWN_TABLES, _KNOWN_FOR_S = 64, 300
 """Footers that a process keeps, and for how long: a table may be replaced."""
 
 
-def is_list(file: RangeFile) -> bool:
+def has_uris(file: RangeFile) -> bool:
     """Return whether a table is a list of images: it has a column `uri`.
 
     Raises:
