@@ -2,7 +2,7 @@
 
 Only what columns of images and of their names have is read: texts and bytes that may be null, in
 the encodings PLAIN, RLE_DICTIONARY and DELTA_LENGTH_BYTE_ARRAY. The format's names and numbers are
-those of parquet-format, src/main/thrift/parquet.thrift and Encodings.md.
+those of parquet-format (parquet.thrift and its page on encodings).
 """
 
 import zlib
