@@ -20,6 +20,8 @@ _CLIENT_ERRORS = (
     ("azure.core.exceptions", "AzureError"),
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
+    ("httpx2", "HTTPError"),  # of Hugging Face's hub; earlier clients have the other one
+    ("httpx", "HTTPError"),
 )
 _PERMANENT_ERRNO = {
     errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EMSGSIZE, errno.ENOSYS, errno.EROFS,
@@ -43,6 +45,7 @@ _WRONG_PLACE_CODES = {
     "InvalidBucketName", "AuthorizationHeaderMalformed", "PermanentRedirect", "301",
     "IllegalLocationConstraintException",
 }  # fmt: skip
+_NO_DATASET = {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}
 _EXISTS_CODES = {"PreconditionFailed", "412", "FileAlreadyExists", "ObjectAlreadyExists"}
 """What stores say of a file that is to be created and is there; s3fs knows only AWS' answer."""
 _S3_ACTIONS = {
@@ -73,9 +76,13 @@ def plain(error: Exception, verb: str, uri: str) -> Exception:
     """
     doing = redact(f"cannot {verb} {uri}")
     reason = redact(str(error)).strip() or type(error).__name__
-    status, code = getattr(error, "status", None), s3_code(error)
+    status, code = _status(error), s3_code(error)
     if blocked := _why_blocked(error):
         return BlockedStoreError(f"{doing}: {blocked} ({reason}); then the same command goes on")
+    if hint := _hub_hint(error):
+        return PermissionError(f"{doing}: {hint}")
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return UserError(f"{doing}: HF_HUB_OFFLINE is set, so that the hub is not asked")
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(f"{doing}: not found")
     if isinstance(error, NotADirectoryError):
@@ -104,7 +111,7 @@ def may_pass(error: BaseException) -> bool:
     meant = plain(error, "", "")
     if not isinstance(meant, StorageError) or isinstance(meant, BlockedStoreError):
         return False
-    status = getattr(error, "status", None)
+    status = _status(error)
     if isinstance(status, int):
         return not 400 <= status < 500 or status in (408, 425, 429)
     return getattr(error, "errno", None) not in _PERMANENT_ERRNO
@@ -141,6 +148,29 @@ def _why_blocked(error: Exception) -> str:
     is_expired = name in _ACCESS_ERRORS and _EXPIRED_TEXT.search(str(error))
     if code in _EXPIRED_CODES or name in _EXPIRED_ERRORS or is_expired:
         return "the credentials have expired: renew them"
+    return ""
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status of an answer, where the client's error has one."""
+    answer = getattr(error, "response", None)
+    status = getattr(error, "status", None) or getattr(answer, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _hub_hint(error: BaseException) -> str:
+    """Return what to do about a data set that Hugging Face's hub does not give."""
+    name = type(error.__cause__ or error).__name__
+    if name == "GatedRepoError":
+        return (
+            "its owner asks people to accept terms first: accept them on its page with your "
+            "account, then set HF_TOKEN to a token of that account"
+        )
+    if name in _NO_DATASET:
+        return (
+            "the hub has no such data set or revision, or it is private: check the spelling "
+            "(hf://datasets/OWNER/NAME@REVISION), or set HF_TOKEN to a token that may read it"
+        )
     return ""
 
 

@@ -32,7 +32,7 @@ compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
 WEB = ("http", "https")
 """Schemes whose URLs name a machine to call."""
-LISTED_SCHEMES = frozenset({*WEB, "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+LISTED_SCHEMES = frozenset({*WEB, "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf"})
 """Schemes that any list may name; in the others a URL can hold settings of a client."""
 WILDCARD = re.compile(r"\*|\?|\[[^/\]]{1,255}\]")
 """What makes a glob of a path; no name is longer than brackets may be."""

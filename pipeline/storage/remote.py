@@ -36,6 +36,7 @@ T = TypeVar("T")
 _UNKNOWN_SIZE_BYTES = 1 << 30
 """Size of a file to be fetched for which its budget is reckoned, where the server does not say."""
 _LAST_MODIFIED = re.compile(rb"<LastModified>[^<]{0,64}</LastModified>")
+_HUB, _WRITING = "hf", {"pipe_file", "put_file", "rm_file"}
 _CONNECT_S, _SILENT_S = 10, 30
 """A connection is given up after so long without a byte; the operation is tried again."""
 
@@ -58,6 +59,7 @@ class RemoteFiles:
         self._fs = _file_system(uri)
         self._path: Callable[[str], str] = self._fs._strip_protocol
         self._deadline = deadline
+        self._is_hub = uris.scheme(uri) == _HUB
 
     def read(self, path: str, max_bytes: int = 0, size_bytes: int | None = None) -> bytes:
         """Return the whole content.
@@ -113,7 +115,10 @@ class RemoteFiles:
             return self._web_content(path, 0, places, part)
         if not hasattr(self._fs, "call_s3"):
             end = part.begin + part.num_bytes
-            return bytes(self._call("cat_file", self._path(path), start=part.begin, end=end))
+            # The hub's client would read 5 MB ahead for each part.
+            options = {"cache_type": "none"} if self._is_hub else {}
+            place = self._path(path)
+            return bytes(self._call("cat_file", place, start=part.begin, end=end, **options))
         bucket, key, _ = self._fs.split_path(self._path(path))
         return self._wait(self._s3_content(bucket, key, 0, Range=part.header))
 
@@ -204,10 +209,27 @@ class RemoteFiles:
 
     def _call(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a method of the file system; end it at the deadline and with this thread's pool."""
+        if self._is_hub:
+            return self._call_hub(name, *args, **options)
         method = getattr(self._fs, f"_{name}", None)
         if not self._fs.async_impl or not asyncio.iscoroutinefunction(method):
             return getattr(self._fs, name)(*args, **options)
         return self._wait(method(*args, **options))
+
+    def _call_hub(self, name: str, *args: Any, **options: Any) -> Any:
+        """Call a method of the hub's client, which is not asynchronous and has its own timeouts."""
+        place = f"{_HUB}://{args[-1] if name == 'put_file' else args[0]}"
+        if name in _WRITING:
+            raise UserError(f"cannot write {redact(place)}: Hugging Face's hub is only read")
+        try:
+            return getattr(self._fs, name)(*args, **options)
+        except OSError:  # some of which are values that the server refused
+            raise
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"{redact(place)} is no place at Hugging Face's hub; expected "
+                f"hf://datasets/OWNER/NAME, perhaps with @REVISION and a path ({error})"
+            ) from error
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._fs.loop)
@@ -230,7 +252,7 @@ class RemoteFiles:
         path = self._path(folder).rstrip("/")
         found = retrying(lambda _: self._call("find", path, detail=True), "list", folder)
         for name, info in found.items():
-            etag = info.get("ETag") or info.get("etag") or ""
+            etag = info.get("ETag") or info.get("etag") or info.get("blob_id") or ""
             yield name, int(info.get("size") or 0), str(etag).strip('"')
 
     def _s3_objects(self, folder: str) -> Iterator[tuple[str, int, str]]:
