@@ -1,10 +1,12 @@
-"""How fast images of tar shards are read, against the same images as single files.
+"""How fast images of tar shards and tables are read, against the same images as single files.
 
 - `tar_over_files_s3_20ms`: images/s, read and decoded as a worker does it (`ImageFeed`, its usual
   threads), from moto's S3 behind a proxy that delays each request by 20 ms. moto and the proxy take
   CPU of the same machine.
 - `tar_over_files_local`: likewise from local files, which are in the page cache: images per second
   of CPU, the median of several rounds.
+- `table_over_files_s3_20ms`, `table_over_files_local`: the same of Parquet tables, row groups of
+  100 images as Hugging Face's `datasets` writes them.
 - `*_images_s`, `list_*_s`: the parts, and the seconds to list each collection.
 """
 
@@ -20,6 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.photographs import write_photographs
 from pipeline.annotate.image_feed import ImageFeed
@@ -47,23 +52,24 @@ def measure() -> dict[str, float]:
     found: dict[str, float] = {"sources_images": NUM_IMAGES}
     with tempfile.TemporaryDirectory() as folder:
         files, tars = _collections(Path(folder))
+        tables = _tables(files, Path(folder) / "tables")
         sizes = [file.stat().st_size for file in files.iterdir()]
         found["sources_image_kb"] = round(statistics.fmean(sizes) / 1000, 1)
-        ratios = []
-        for _ in range(ROUNDS):
-            of_files, of_tars = (_read(str(place))["per_cpu_s"] for place in (files, tars))
-            ratios.append(of_tars / of_files)
-        found["tar_over_files_local"] = round(statistics.median(ratios), 2)
+        found["tar_over_files_local"] = _ratio(tars, files)
+        found["table_over_files_local"] = _ratio(tables, files)
         with _slow_s3(DELAY_S) as client:
-            for place in (files, tars):
+            for place in (files, tars, tables):
                 for file in place.iterdir():
                     client.upload_file(str(file), "bucket", f"{place.name}/{file.name}")
             _read(f"s3://bucket/{tars.name}")  # the first one loads the client
-            of_files, of_tars = (_read(f"s3://bucket/{place.name}") for place in (files, tars))
-    for name, one in (("files", of_files), ("tar", of_tars)):
+            of_files, of_tars, of_tables = (
+                _read(f"s3://bucket/{place.name}") for place in (files, tars, tables)
+            )
+    for name, one in (("files", of_files), ("tar", of_tars), ("table", of_tables)):
         found[f"{name}_s3_20ms_images_s"] = round(one["per_s"], 1)
         found[f"list_{name}_s3_20ms_s"] = round(one["list_s"], 2)
     found["tar_over_files_s3_20ms"] = round(of_tars["per_s"] / of_files["per_s"], 2)
+    found["table_over_files_s3_20ms"] = round(of_tables["per_s"] / of_files["per_s"], 2)
     return found
 
 
@@ -81,6 +87,29 @@ def _collections(folder: Path) -> tuple[Path, Path]:
                 text.size = 40
                 archive.addfile(text, io.BytesIO(b"a" * 40))
     return files, tars
+
+
+def _tables(files: Path, folder: Path) -> Path:
+    """Return a folder of tables with the same files."""
+    folder.mkdir()
+    names = sorted(file.name for file in files.iterdir())
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    size = NUM_IMAGES // NUM_TARS
+    for number in range(NUM_TARS):
+        part = names[number * size :][:size]
+        rows = [{"bytes": (files / name).read_bytes(), "path": name} for name in part]
+        table = pa.table({"image": pa.array(rows, kind)})
+        pq.write_table(table, folder / f"train-{number:05}.parquet", row_group_size=100)
+    return folder
+
+
+def _ratio(packed: Path, files: Path) -> float:
+    """Return how many times as many images a second of CPU are read."""
+    ratios = []
+    for _ in range(ROUNDS):
+        of_files, of_packed = (_read(str(place))["per_cpu_s"] for place in (files, packed))
+        ratios.append(of_packed / of_files)
+    return round(statistics.median(ratios), 2)
 
 
 def _read(images: str) -> dict[str, float]:
