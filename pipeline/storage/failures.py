@@ -28,7 +28,7 @@ _PERMANENT_ERRNO = {
     errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EREMCHG,
 }  # fmt: skip
 _FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_STATUS = 507
+_FULL_STATUS, _NO_SUCH_RANGE = 507, 416
 _FULL_CODE = re.compile("QuotaExceeded|StorageFull|InsufficientStorage|DiskFull")
 """In the code of a store that speaks S3: AWS has none for it; MinIO, Ceph and others do."""
 _ACCESS_ERRORS = {
@@ -120,6 +120,11 @@ def may_pass(error: BaseException) -> bool:
 def is_refused(error: StorageError) -> bool:
     """Return whether the store does not know what was asked for, or refuses a header of it."""
     return getattr(error.__cause__, "errno", None) in (errno.ENOSYS, errno.EINVAL)
+
+
+def is_behind_end(error: BaseException) -> bool:
+    """Return whether a part of a file was asked for that begins where the file has ended."""
+    return _status(error) == _NO_SUCH_RANGE or s3_code(error) in ("InvalidRange", "416")
 
 
 def is_full(error: BaseException) -> bool:

@@ -333,7 +333,12 @@ def read_image_part(uri: str, places: ImagePlaces, begin: int, num_bytes: int) -
     def attempt(deadline: Deadline) -> bytes:
         if not uris.scheme(place):
             return read_regular_part(place, *part)
-        return RemoteFiles(place, deadline).read_part(place, part, places)
+        try:
+            return RemoteFiles(place, deadline).read_part(place, part, places)
+        except failures.client_errors() as error:
+            if failures.is_behind_end(error):
+                return b""
+            raise
 
     with _as_image_errors(uri):
         place = places.checked(uris.normalise(uri))

@@ -108,6 +108,9 @@ def serving_files(folder: Path, *, gives_parts: bool = True) -> Iterator[FileSer
                 return
             data, status = file.read_bytes(), 200
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if asked and int(asked[1]) >= len(data):
+                self.send_error(416)
+                return
             if asked and gives_parts and with_body:
                 data, status = data[int(asked[1]) : int(asked[2]) + 1], 206
             self.send_response(status)

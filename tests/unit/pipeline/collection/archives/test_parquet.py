@@ -181,6 +181,22 @@ def test_a_table_that_is_replaced_is_not_read_as_the_one_before(tmp_path: Path) 
     assert changes(before, collect(str(file), CONFIG)).changed.num_rows == 2
 
 
+@pytest.mark.parametrize("place", ["local", "memory", "s3", "web"])
+def test_a_shorter_table_in_its_place_is_said(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with serving_files(tmp_path) as served:
+        places = {"local": str(tmp_path), "memory": f"memory://{tmp_path.name}", "web": served.url}
+        uri = places.get(place) or request.getfixturevalue("s3_folder")
+        written = Folder(str(tmp_path) if place == "web" else uri)
+        written.atomic_write("x.parquet", parquet_bytes(hugging_face_table(IMAGES, PATHS)))
+        refs = refs_of(f"{uri}/x.parquet")
+        written.atomic_write("x.parquet", parquet_bytes(hugging_face_table(IMAGES[:1], ["a"])))
+        code, message = code_of(refs[7])
+    assert code is ErrorCode.NOT_FOUND
+    assert "--update lists it again" in message
+
+
 def test_a_table_that_is_cut_off_is_said(tmp_path: Path) -> None:
     file = file_of(tmp_path, hugging_face_table(IMAGES, PATHS), row_group_size=20)
     refs, whole = refs_of(file), file.read_bytes()
