@@ -46,7 +46,7 @@ _MEMBERS = pa.schema(
         "size_bytes": pa.int64(),
         "version": pa.string(),
         "why_not": pa.string(),
-        "is_image": pa.bool_(),
+        "is_image": pa.int8(),
     }
 )
 """Columns of `Member`."""
