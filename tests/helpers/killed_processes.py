@@ -6,6 +6,7 @@ import sys
 import timm  # noqa: F401 - it takes seconds
 import torch
 
+from pipeline.annotate.build import Built, build
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.training.heads import job as heads
@@ -15,11 +16,33 @@ from schemas.config import HeadConfig, JobConfig, StudentConfig
 from tests.helpers import fault_plan, faulty_filesystem, trap_filesystem
 from tests.helpers.colour_segmenter import BuildColourSegmenter, SegmenterFaults
 
-__all__ = ["BuildOnTraps", "faulty_filesystem", "run_job", "run_training", "trap_filesystem"]
+__all__ = [
+    "BuildMethodOnTraps",
+    "BuildOnTraps",
+    "faulty_filesystem",
+    "run_job",
+    "run_method",
+    "run_training",
+    "trap_filesystem",
+]
 
 
 class BuildOnTraps(BuildColourSegmenter):
     """Builds the same segmenter; unpickling it registers `trap://` in a Ray worker."""
+
+
+class BuildMethodOnTraps:
+    """Builds the job's own method; unpickling it registers `trap://` in a Ray worker."""
+
+    def __call__(self, config: JobConfig, device: str) -> Built:
+        return build(config, device)
+
+
+def run_method(config: JobConfig, environment: dict[str, str]) -> None:
+    """Run a job with its own method and exit with its code, unless this process is killed."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    sys.exit(job.run(config, Progress()).exit_code)
 
 
 def run_job(
