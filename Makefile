@@ -36,7 +36,7 @@ test: lint ## Check style, types and imports, then run the test suite; CI runs t
 test-clients: $(INSTALLED) .clients/.installed ## Let datumaro, labelme and FiftyOne read the exports (installs 1.6 GB)
 	@OVSEG_CLIENTS=$(CURDIR)/.clients/bin/python $(BIN)/python -m pytest tests/external/test_clients.py
 
-test-readers: $(INSTALLED) .readers/.installed ## Let DuckDB, Polars, Hugging Face datasets, Ray Data and mlcroissant read a run (installs 0.9 GB)
+test-readers: $(INSTALLED) .readers/.installed ## Let DuckDB, Polars, Hugging Face datasets, Daft, Ray Data and mlcroissant read a run (installs 0.9 GB)
 	@OVSEG_READERS=$(CURDIR)/.readers/bin/python $(BIN)/python -m pytest tests/external/test_readers.py tests/external/test_croissant.py
 
 test-deploy: $(INSTALLED) .deploy/.installed ## Let SkyPilot's and Kubernetes' schemas read deploy/ (installs 0.6 GB)

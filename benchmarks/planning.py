@@ -5,9 +5,10 @@ Goals: a list planned within 3 minutes, both in 2 GB, resumed within 10 s.
 
 `python -m benchmarks.grow planning` writes
 
-- `plan_10m_peak_mb`: a job on a list is planned and begun, up to its first shard;
-- `plan_10m_bucket_peak_mb`: one on a bucket is planned, as by `--dry-run`; its objects are nowhere,
-  see `benchmarks.large_bucket`; `begin_10m_bucket_peak_mb`: it is begun, too;
+- `plan_10m_peak_mb`: a job on a list is planned, as by `--dry-run`; `begin_10m_peak_mb`: it is
+  begun, too, up to its first shard;
+- `plan_10m_bucket_peak_mb`, `begin_10m_bucket_peak_mb`: likewise of a bucket, whose objects are
+  nowhere, see `benchmarks.large_bucket`;
 - `plan_10m_bucket_cpu_s`: seconds of the planning process alone, most of them S3's client;
 - `plan_200k_lines_peak_mb`: planned on a .txt of 200,000 lines of which one is not plain.
 """
@@ -94,7 +95,9 @@ def step_apart(name: str, images: str, folder: str, env: dict[str, str]) -> dict
 
 def measure() -> dict[str, float]:
     """Measure lists and a bucket, for `benchmarks.grow`."""
-    of_list = main()["ratios"]
+    with tempfile.TemporaryDirectory() as folder:
+        write_list(Path(folder) / "list.parquet")
+        of_list = step_apart("plan", f"{folder}/list.parquet", folder, {})
     with tempfile.TemporaryDirectory() as folder, large_bucket.served(NUM_IMAGES) as env:
         bucket = step_apart("plan", large_bucket.URI, folder, env)
     if bucket["images"] != NUM_IMAGES:
@@ -103,7 +106,8 @@ def measure() -> dict[str, float]:
         write_lines(Path(folder) / "list.txt")
         lines = step_apart("plan", f"{folder}/list.txt", folder, {})
     return {
-        "plan_10m_peak_mb": round(1000 * of_list["plan_10m_gb"]),
+        "plan_10m_peak_mb": round(1000 * of_list["plan_gb"]),
+        "begin_10m_peak_mb": round(1000 * of_list["gb"]),
         "plan_10m_bucket_peak_mb": round(1000 * bucket["plan_gb"]),
         "begin_10m_bucket_peak_mb": round(1000 * bucket["gb"]),
         "plan_10m_bucket_cpu_s": bucket["plan_cpu_s"],

@@ -1,6 +1,6 @@
 """Run in the environment of the readers, without importing ovseg: print what each reads as JSON.
 
-    python read_tables.py duckdb|polars|datasets|ray LIST
+    python read_tables.py duckdb|polars|datasets|daft|ray LIST
 
 LIST is what `ovseg inspect RUN --files annotations` printed; the output has, by label, how many
 rows there are and how many pixels they have.
@@ -26,6 +26,11 @@ elif reader == "datasets":
 
     table = load_dataset("parquet", data_files=files, split="train")
     rows = list(zip(table["label"], table["area_px"], strict=True))
+elif reader == "daft":
+    import daft
+
+    columns = daft.read_parquet(files).select("label", "area_px").to_pydict()
+    rows = list(zip(columns["label"], columns["area_px"], strict=True))
 else:
     import ray
 

@@ -1,4 +1,4 @@
-"""DuckDB, Polars, Hugging Face datasets and Ray Data read a run's tables in one line.
+"""DuckDB, Polars, Hugging Face datasets, Daft and Ray Data read a run's tables in one line.
 
 Opt-in, `make test-readers`: nothing else needs them, so they have their own environment, whose
 Python is OVSEG_READERS.
@@ -27,7 +27,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("make", [crowded_run, lambda folder: make_run(folder, odd_scenes())])
-@pytest.mark.parametrize("reader", ["duckdb", "polars", "datasets", "ray"])
+@pytest.mark.parametrize("reader", ["duckdb", "polars", "datasets", "daft", "ray"])
 def test_readers_find_the_committed_rows_and_no_others(tmp_path: Path, reader: str, make) -> None:
     run = make(tmp_path)
     tables = Path(run.folder.uri, "annotations")
