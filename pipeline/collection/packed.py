@@ -10,16 +10,14 @@ from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice
 from types import ModuleType
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 
 from pipeline.collection.archives.shared.members import ArchiveError, Member, ReadPart
 from pipeline.collection.archives.shared.range_file import RangeFile
 from pipeline.collection.list_file import ListedImage
 from pipeline.collection.manifest import PackedRows, has_repeats
-from pipeline.collection.rows import Listing, is_plain
+from pipeline.collection.rows import Listing, is_plain, joined
 from pipeline.collection.selection import Selection
 from pipeline.storage import uris
 from pipeline.storage.http import ByteRange
@@ -34,7 +32,6 @@ from schemas.tables import to_array
 from schemas.untrusted import printable
 
 logger = logging.getLogger(__name__)
-compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 ARCHIVES = "pipeline.collection.archives"
 _LISTED_AT_ONCE = 16
 _BLOCK = 65536
@@ -188,10 +185,10 @@ def _take(archive: ListedImage, members: PackedRows, selection: Selection, found
 def _add(images: pa.RecordBatch, folder: str, place: str, found: Listing) -> None:
     """Add members with their URIs, see `ArchiveMember.uri`."""
     names, first, second = (images[name].cast(pa.string()) for name in ("name", "first", "second"))
-    address = compute.binary_join_element_wise(place, first, "+", second, "/", names, "")
+    address = joined(place, first, "+", second, "/", names)
     rest = images["size_bytes"], images["version"]
     if is_plain(folder):
-        paths = compute.binary_join_element_wise(folder, names, "")
+        paths = joined(folder, names)
         found.add_columns([paths, address, *rest])
     else:
         values = zip(*(column.to_pylist() for column in (names, address, *rest)), strict=True)

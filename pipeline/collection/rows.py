@@ -113,7 +113,7 @@ class Listing:
             paths = None
         if paths is not None and uris.is_text(root) and not _any_has_empty_part(paths):
             prefix = uris.join(root, "x").removesuffix("x")
-            addresses = compute.binary_join_element_wise(prefix, paths, "")
+            addresses = joined(prefix, paths)
             self.add_columns([paths, addresses, files["size_bytes"], files["etag"]])
             return
         names = names_of(files)
@@ -155,6 +155,17 @@ class Listing:
             for batch in self._plain.batches()
             for path in batch["path"].filter(compute.is_in(batch["path"], wanted)).to_pylist()
         }
+
+
+def joined(*parts: str | pa.Array) -> pa.Array:
+    """Return texts put together row by row; a single text stands in all rows.
+
+    Arrow takes Python's texts as well, and imports pandas for them, see `to_array`.
+    """
+    as_arrow = [
+        to_array([part], pa.string())[0] if isinstance(part, str) else part for part in (*parts, "")
+    ]
+    return compute.binary_join_element_wise(*as_arrow)
 
 
 def is_plain(path: str) -> bool:
