@@ -5,6 +5,7 @@ all that is taken from it is checked against the bytes that are there.
 """
 
 import json
+import math
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,9 @@ class Footer:
         except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise TableError(f"its list of columns is damaged: {error!r}"[:300]) from error
         self.num_rows = sum(self._rows)
-        if min(self._rows, default=0) < 0 or self.num_rows > _FREE_ROWS + begin // _BYTES_OF_ROW:
+        # A list's rows are names, which pack well; an image needs some bytes.
+        most = math.inf if self.is_list else _FREE_ROWS + begin // _BYTES_OF_ROW
+        if min(self._rows, default=0) < 0 or self.num_rows > most:
             raise TableError(f"a file of {begin:,} bytes that says it has {self.num_rows:,} rows")
 
     @property

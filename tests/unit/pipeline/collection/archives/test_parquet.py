@@ -12,6 +12,8 @@ from pipeline.collection.changes import changes
 from pipeline.collection.collect import collect
 from pipeline.collection.image_source import read_bytes
 from pipeline.collection.left_out import describe, left_out_of
+from pipeline.collection.list_file import ListedImage
+from pipeline.collection.packed import is_list_of_uris
 from pipeline.storage.folder import Folder
 from pipeline.storage.places import ImagePlaces
 from schemas.config import ImageConfig
@@ -156,6 +158,16 @@ def test_a_list_is_a_list_and_stands_alone(tmp_path: Path) -> None:
     assert contents(refs_of(file)) == IMAGES[:1]
     with pytest.raises(CollectionError, match="it is a list of images; give it alone"):
         collect(str(tmp_path / "lists"), CONFIG)
+
+
+def test_names_pack_so_well_that_a_list_has_more_rows_than_bytes(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    many = pa.repeat("a.png", 1 << 21)
+    file = file_of(tmp_path, pa.table({"uri": many}))
+    assert file.stat().st_size < 1 << 20
+    assert is_list_of_uris(ListedImage("", str(file), file.stat().st_size, ""), ANYWHERE)
+    with pytest.raises(CollectionError, match="that says it has 2,097,152 rows"):
+        refs_of(file_of(tmp_path / "tables", pa.table({"image": many.cast(pa.binary())})))
 
 
 def test_tables_beside_images_are_left_out_and_said(tmp_path: Path) -> None:
