@@ -73,7 +73,6 @@ class PackedRows:
 
     def release(self) -> pa.Table:
         """Return all rows, unpacked, and keep none: each block is let go for its rows."""
-        pa.default_memory_pool().release_unused()  # what packing took
         blocks, self._blocks, self.num_rows = self._blocks[::-1], [], 0
         batches = [batch for _ in blocks[:] for batch in pa.ipc.open_stream(blocks.pop())]
         table = pa.Table.from_batches(batches, self.schema)
