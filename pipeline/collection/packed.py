@@ -17,7 +17,7 @@ from pipeline.collection.archives.shared.members import ArchiveError, Member, Re
 from pipeline.collection.archives.shared.range_file import RangeFile
 from pipeline.collection.list_file import ListedImage
 from pipeline.collection.manifest import PackedRows, has_repeats
-from pipeline.collection.rows import Listing, is_plain, joined
+from pipeline.collection.rows import Listing, is_plain, joined_texts
 from pipeline.collection.selection import Selection
 from pipeline.storage import uris
 from pipeline.storage.http import ByteRange
@@ -185,10 +185,10 @@ def _take(archive: ListedImage, members: PackedRows, selection: Selection, found
 def _add(images: pa.RecordBatch, folder: str, place: str, found: Listing) -> None:
     """Add members with their URIs, see `ArchiveMember.uri`."""
     names, first, second = (images[name].cast(pa.string()) for name in ("name", "first", "second"))
-    address = joined(place, first, "+", second, "/", names)
+    address = joined_texts(place, first, "+", second, "/", names)
     rest = images["size_bytes"], images["version"]
     if is_plain(folder):
-        paths = joined(folder, names)
+        paths = joined_texts(folder, names)
         found.add_columns([paths, address, *rest])
     else:
         values = zip(*(column.to_pylist() for column in (names, address, *rest)), strict=True)

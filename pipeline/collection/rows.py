@@ -113,7 +113,7 @@ class Listing:
             paths = None
         if paths is not None and uris.is_text(root) and not _any_has_empty_part(paths):
             prefix = uris.join(root, "x").removesuffix("x")
-            addresses = joined(prefix, paths)
+            addresses = joined_texts(prefix, paths)
             self.add_columns([paths, addresses, files["size_bytes"], files["etag"]])
             return
         names = names_of(files)
@@ -157,7 +157,7 @@ class Listing:
         }
 
 
-def joined(*parts: str | pa.Array) -> pa.Array:
+def joined_texts(*parts: str | pa.Array) -> pa.Array:
     """Return texts put together row by row; a single text stands in all rows.
 
     Arrow takes Python's texts as well, and imports pandas for them, see `to_array`.
