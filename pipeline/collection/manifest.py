@@ -4,7 +4,7 @@ A manifest is an Arrow table; records of one shard are made when that shard is a
 ten million images never exist as Python objects at once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -68,13 +68,15 @@ class PackedRows:
 
     def table(self) -> pa.Table:
         """Return all rows, unpacked."""
-        table = pa.Table.from_batches(self.batches(), self.schema)
-        return table.replace_schema_metadata(self.schema.metadata)
+        return self._as_table(self.batches())
 
     def release(self) -> pa.Table:
         """Return all rows, unpacked, and keep none: each block is let go for its rows."""
         blocks, self._blocks, self.num_rows = self._blocks[::-1], [], 0
         batches = [batch for _ in blocks[:] for batch in pa.ipc.open_stream(blocks.pop())]
+        return self._as_table(batches)
+
+    def _as_table(self, batches: Iterable[pa.RecordBatch]) -> pa.Table:
         table = pa.Table.from_batches(batches, self.schema)
         return table.replace_schema_metadata(self.schema.metadata)
 
