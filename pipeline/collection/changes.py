@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.collection.manifest import ascends
+from pipeline.collection.manifest import ROWS_AT_ONCE, ascends
 from schemas.untrusted import printable
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
-BLOCK = 65536
 """Rows that are compared at once."""
 
 
@@ -65,7 +64,7 @@ class Changes:
         return ", ".join(parts)
 
 
-def changes(before: pa.Table, now: pa.Table, block: int = BLOCK) -> Changes:
+def changes(before: pa.Table, now: pa.Table, block: int = ROWS_AT_ONCE) -> Changes:
     """Compare two lists of a collection; a path is the same image.
 
     An image whose size and version are unknown in one of the lists has not changed.

@@ -16,11 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.storage import parquet
 from schemas.errors import RunFolderError
 from schemas.records import Shard
-from schemas.tables import MANIFEST, to_records
+from schemas.tables import MANIFEST, to_array, to_records
 from schemas.untrusted import first_not_relative
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
-_BLOCK = 65536
+ROWS_AT_ONCE = 65536
+"""Of a list of images: so many are unpacked and worked on together."""
 _SOURCE_KEY = b"ovseg.source"
 _COCO_IDS_KEY = b"ovseg.coco_ids"
 _COCO_IDS = TypeAdapter(dict[str, int])
@@ -46,7 +47,7 @@ class PackedRows:
     def of(cls, table: pa.Table) -> "PackedRows":
         """Return a table's rows."""
         rows = cls(table.schema)
-        for batch in table.to_batches(max_chunksize=_BLOCK):
+        for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
             rows.add(batch)
         return rows
 
@@ -139,6 +140,17 @@ def _check(table: pa.Table, file: str) -> None:
             f"{file}: the path {path!r} leaves the collection's folder; "
             "nothing of this run is read. Whoever made it can list the images again"
         )
+
+
+def joined_texts(*parts: str | pa.Array) -> pa.Array:
+    """Return texts put together row by row; a single text stands in all rows.
+
+    Arrow takes Python's texts as well, and imports pandas for them, see `to_array`.
+    """
+    as_arrow = [
+        to_array([part], pa.string())[0] if isinstance(part, str) else part for part in (*parts, "")
+    ]
+    return compute.binary_join_element_wise(*as_arrow)
 
 
 def ascends(texts: pa.ChunkedArray) -> bool:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from pipeline.collection.archives.shared.members import ArchiveError, Member, ReadPart
 from pipeline.collection.archives.shared.range_file import RangeFile
 from pipeline.collection.list_file import ListedImage
-from pipeline.collection.manifest import PackedRows, has_repeats
-from pipeline.collection.rows import Listing, is_plain, joined_texts
+from pipeline.collection.manifest import ROWS_AT_ONCE, PackedRows, has_repeats, joined_texts
+from pipeline.collection.rows import Listing, is_plain
 from pipeline.collection.selection import Selection
 from pipeline.storage import uris
 from pipeline.storage.http import ByteRange
@@ -34,7 +34,6 @@ from schemas.untrusted import printable
 logger = logging.getLogger(__name__)
 ARCHIVES = "pipeline.collection.archives"
 _LISTED_AT_ONCE = 16
-_BLOCK = 65536
 _MEMBERS = pa.schema(
     {
         "name": pa.string(),
@@ -127,7 +126,7 @@ def _members_or_error(
     try:
         with _as_listing_errors():
             members = iter(plugin.members(_file_of(archive, places, column)))
-            while block := list(islice(members, _BLOCK)):
+            while block := list(islice(members, ROWS_AT_ONCE)):
                 columns = zip(zip(*map(_possible, block), strict=True), _MEMBERS.types, strict=True)
                 arrays = [to_array(values, kind) for values, kind in columns]
                 found.add(pa.RecordBatch.from_arrays(arrays, schema=_MEMBERS))

@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.collection.manifest import ROWS_AT_ONCE, joined_texts
 from pipeline.storage import parquet, uris
 from pipeline.storage.places import LISTED_SCHEMES
 from schemas.untrusted import first_not_relative
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
 
-_CHUNK = 65536
-"""Names that are resolved at once."""
 _PART = r"[^/\\:@?#%~\x00-\x1f\x7f-\x9f]+"
 _BUCKET = rf"(?:{'|'.join(sorted(LISTED_SCHEMES))})://{_PART}"
 _URL, _ABSOLUTE, _RELATIVE = "url", "absolute", "relative"
@@ -59,7 +58,7 @@ def read_plain(parts: Iterable[Part], root: str) -> pa.Table:
         kind = _kind_of(names)
         if kind == _ABSOLUTE and is_remote:
             raise NotPlainError
-        uri = compute.binary_join_element_wise(root, names, "/") if kind == _RELATIVE else names
+        uri = joined_texts(f"{root}/", names) if kind == _RELATIVE else names
         path = names if kind == _RELATIVE else _paths(names, kind, root)
         path = path if given is None else given
         batches.append(pa.RecordBatch.from_arrays([uri, path], ["uri", "path"]))
@@ -77,8 +76,8 @@ def lines(data: bytes) -> Iterator[Part]:
     content = np.frombuffer(data.removeprefix(b"\xef\xbb\xbf") + b"\n", np.uint8)
     ends = np.flatnonzero(content == ord("\n")) + 1
     begin = 0
-    for first in range(0, len(ends), _CHUNK):
-        offsets = np.append(begin, ends[first : first + _CHUNK])
+    for first in range(0, len(ends), ROWS_AT_ONCE):
+        offsets = np.append(begin, ends[first : first + ROWS_AT_ONCE])
         text = content[begin : offsets[-1]]
         if len(text) >= 2**31:
             raise NotPlainError
@@ -86,7 +85,7 @@ def lines(data: bytes) -> Iterator[Part]:
         part: Any = pa.StringArray.from_buffers(len(offsets) - 1, places, pa.py_buffer(text))
         _check_text(part)
         part = compute.replace_substring_regex(part, r"\r?\n\z", "")
-        yield part.filter(compute.greater(compute.binary_length(part), 0)), None
+        yield part.filter(_matches(part, ".")), None
         begin = offsets[-1]
 
 
@@ -108,7 +107,7 @@ def columns(data: bytes) -> Iterator[Part]:
     table = table.cast(pa.schema([(name, pa.string()) for name in names]))
     if "path" in names and first_not_relative(table["path"]) is not None:
         raise NotPlainError
-    for part in table.to_batches(max_chunksize=_CHUNK):
+    for part in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         for column in part.columns:
             _check_text(column)
         yield part["uri"], part["path"] if "path" in names else None

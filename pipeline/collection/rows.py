@@ -8,6 +8,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.collection.list_file import ListedImage
-from pipeline.collection.manifest import PackedRows, ascends
+from pipeline.collection.manifest import ROWS_AT_ONCE, PackedRows, ascends, joined_texts
 from pipeline.storage import uris
 from pipeline.storage.folder import WalkedFile
 from schemas.errors import CollectionError
@@ -24,7 +25,6 @@ from schemas.tables import MANIFEST, to_array
 
 logger = logging.getLogger(__name__)
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
-_CHUNK = 65536
 _ID_BYTES = 8
 _LISTED = pa.schema([MANIFEST.field(name) for name in ("path", "uri", "size_bytes", "etag")])
 _FILES = pa.schema([("path", pa.binary()), *(_LISTED.field(n) for n in ("size_bytes", "etag"))])
@@ -48,7 +48,8 @@ def pack_files(files: Sequence[WalkedFile]) -> PackedRows:
         CollectionError: a name that no file can have.
     """
     names, sizes, etags = zip(*files, strict=True)
-    paths = _as_bytes(names)
+    with _as_no_name():
+        paths = [name.encode("utf-8", "surrogateescape") for name in names]
     ends = np.cumsum([0, *map(len, paths)], dtype=np.int32)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(paths))]
     columns = [
@@ -61,9 +62,10 @@ def pack_files(files: Sequence[WalkedFile]) -> PackedRows:
     return packed
 
 
-def _as_bytes(names: Sequence[str]) -> list[bytes]:
+@contextmanager
+def _as_no_name() -> Iterator[None]:
     try:
-        return [name.encode("utf-8", "surrogateescape") for name in names]
+        yield
     except UnicodeEncodeError as error:
         raise CollectionError(f"no file can have the name {error.object!r}") from error
 
@@ -124,15 +126,16 @@ class Listing:
         """Add images one by one."""
         ids = {entry.path: entry.coco_id for entry in entries if entry.coco_id is not None}
         self.coco_ids |= ids
-        for begin in range(0, len(entries), _CHUNK):
+        for begin in range(0, len(entries), ROWS_AT_ONCE):
             plain = []
-            for entry in entries[begin : begin + _CHUNK]:
+            for entry in entries[begin : begin + ROWS_AT_ONCE]:
                 named = entry._replace(path=_free_path(entry.path), uri=uris.as_text(entry.uri))
                 (plain if named.path == entry.path else self._odd).append(named)
             if plain:
                 columns = list(zip(*plain, strict=True))[: len(_LISTED)]
                 kinds = zip(columns, _LISTED.types, strict=True)
-                self.add_columns([_texts_or_numbers(values, kind) for values, kind in kinds])
+                with _as_no_name():
+                    self.add_columns([to_array(values, kind) for values, kind in kinds])
 
     def rows(self) -> PackedRows:
         """Return all images in columns `path`, `uri`, `size_bytes` and `etag`."""
@@ -157,17 +160,6 @@ class Listing:
         }
 
 
-def joined_texts(*parts: str | pa.Array) -> pa.Array:
-    """Return texts put together row by row; a single text stands in all rows.
-
-    Arrow takes Python's texts as well, and imports pandas for them, see `to_array`.
-    """
-    as_arrow = [
-        to_array([part], pa.string())[0] if isinstance(part, str) else part for part in (*parts, "")
-    ]
-    return compute.binary_join_element_wise(*as_arrow)
-
-
 def is_plain(path: str) -> bool:
     """Return whether a name is UTF-8 and has no empty part but perhaps the last one."""
     return _free_path(path) == path
@@ -180,13 +172,6 @@ def _free_path(path: str) -> str:
 def _any_has_empty_part(paths: pa.Array) -> bool:
     found = compute.match_substring_regex(paths, _HAS_EMPTY_PART)
     return bool(compute.any(found, min_count=0).as_py())
-
-
-def _texts_or_numbers(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return to_array(values, kind)
-    except UnicodeEncodeError as error:
-        raise CollectionError(f"no file can have the name {error.object!r}") from error
 
 
 def each_once(listed: PackedRows, shown: str) -> PackedRows:
@@ -244,7 +229,7 @@ def with_ids(listed: PackedRows, limit: int = 0) -> PackedRows:
         CollectionError: two paths have one id.
     """
     most = limit or listed.num_rows
-    places = pa.py_buffer(np.arange(_CHUNK + 1, dtype=np.int32) * 2 * _ID_BYTES)
+    places = pa.py_buffer(np.arange(ROWS_AT_ONCE + 1, dtype=np.int32) * 2 * _ID_BYTES)
     found, all_ids = PackedRows(MANIFEST), [np.empty(0, np.uint64)]
     for part in _blocks(listed.batches(), most):
         ids = b"".join(map(_id_bytes, part["path"].to_pylist()))
@@ -267,12 +252,12 @@ def _blocks(batches: Iterable[pa.RecordBatch], most: int) -> Iterator[pa.RecordB
     for batch in batches:
         held.append(batch.slice(0, most - num_held))
         num_held += held[-1].num_rows
-        if num_held >= min(_CHUNK, most):
+        if num_held >= min(ROWS_AT_ONCE, most):
             joined = pa.concat_batches(held)
-            while joined.num_rows >= min(_CHUNK, most) > 0:
-                yield joined.slice(0, _CHUNK)
-                most -= min(_CHUNK, joined.num_rows)
-                joined = joined.slice(_CHUNK)
+            while joined.num_rows >= min(ROWS_AT_ONCE, most) > 0:
+                yield joined.slice(0, ROWS_AT_ONCE)
+                most -= min(ROWS_AT_ONCE, joined.num_rows)
+                joined = joined.slice(ROWS_AT_ONCE)
             held, num_held = [joined], joined.num_rows
         if not most:
             return

@@ -56,6 +56,9 @@ def test_help_imports_no_heavy_module() -> None:
 
 def test_a_job_in_this_process_imports_only_what_it_computes_with(job: list[str]) -> None:
     assert imported(*job, "--dry-run") == {"torch"}
+    images = Path(job[job.index("--images") + 1])
+    (listed := images.parent / "images.txt").write_text("images/a.jpg\n\nimages/b.jpg\n")
+    assert imported(*job, "--images", str(listed), "--dry-run") == {"torch"}
     assert imported(*job, "--local") == {"torch", "torchvision", "timm", "open_clip"}
     # pyarrow's way from a column to numpy imports pandas.
     assert imported("inspect", job[job.index("--out") + 1]) <= {"pandas"}
