@@ -1,11 +1,16 @@
 """`ovseg duplicates`: groups of images of a run that are the same picture."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs import console
 from schemas.base import counted, validated
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.curation.duplicates import Duplicates
     from pipeline.curation.images import AnnotatedImages
     from pipeline.run.trust.confirmed import Confirmed
@@ -47,6 +52,7 @@ def list_duplicates(
         "note": [f"group {number}, {'keep' if kept else 'copy'}" for _, number, kept in rows],
         "group": [number for _, number, _ in rows],
         "keep": [int(kept) for _, _, kept in rows],
+        "correlation": [_least(found, [place]) for place, _, _ in rows],
     }
     places = np.array([one for one, _, _ in rows], np.int64)
     lists = {"list": write_list(images, places, columns, "duplicates", out)}
@@ -63,11 +69,25 @@ def _paths(images: "AnnotatedImages", found: "Duplicates") -> list[list[str]]:
     return [images.paths.take(group).to_pylist() for group in found.groups]
 
 
+def _least(found: "Duplicates", places: "Sequence[int] | NDArray[np.int64]") -> float | None:
+    """Return the least correlation of images, for a person; None where one has none."""
+    least = float(found.correlation[places].min())
+    return None if math.isnan(least) else round(least, 2)
+
+
 def _as_json(
     images: "AnnotatedImages", found: "Duplicates", lists: dict[str, str]
 ) -> dict[str, Any]:
+    groups = zip(_paths(images, found), found.groups, strict=True)
     return {
-        "groups": [{"keep": group[0], "copies": group[1:]} for group in _paths(images, found)],
+        "groups": [
+            {
+                "keep": paths[0],
+                "copies": paths[1:],
+                "least_correlation": _least(found, group),
+            }
+            for paths, group in groups
+        ],
         "num_images": found.num_images,
         "num_copies": found.num_copies,
         "num_without_vector": found.num_without,
@@ -81,10 +101,17 @@ def _as_json(
 
 def _show(images: "AnnotatedImages", found: "Duplicates", lists: dict[str, str]) -> None:
     shown = [
-        (number, group[0], len(group) - 1, ", ".join(group[1:4]) + (", ..." * (len(group) > 4)))
-        for number, group in enumerate(_paths(images, found)[:_SHOWN], 1)
+        (
+            number,
+            paths[0],
+            len(paths) - 1,
+            ", ".join(paths[1:4]) + (", ..." * (len(paths) > 4)),
+            _least(found, found.groups[number - 1]) or "not compared",
+        )
+        for number, paths in enumerate(_paths(images, found)[:_SHOWN], 1)
     ]
-    console.table("Near-duplicates", ("group", "keep (the largest)", "copies", "such as"), shown)
+    columns = "group", "keep (the largest)", "copies", "such as", "least alike"
+    console.table("Near-duplicates", columns, shown)
     if len(found.groups) > _SHOWN:
         console.line(f"and {len(found.groups) - _SHOWN:,} more groups (--json shows all)")
     console.line("")

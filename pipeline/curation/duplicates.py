@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.curation.images import AnnotatedImages
 from pipeline.curation.neighbours import Pairs, pairs_above
-from pipeline.curation.same_picture import SAME_FROM, SMALL_PX, correlation, small_picture
+from pipeline.curation.same_picture import SMALL_PX, are_same, correlation, small_picture
 from pipeline.curation.with_vectors import images_with_vectors
 from pipeline.run.images import RunImages
 from pipeline.storage.waiting import StorageThreads
@@ -61,6 +61,8 @@ class Duplicates:
         groups: places of each group's images, the one to keep first: the largest in pixels, of
             equal ones the first in manifest order; then by falling size. Groups in the order of
             their first images.
+        correlation: of each image, by place: the greatest with one of its group, see
+            `same_picture.correlation`; NaN where none was computed.
         num_images: images that have a vector.
         num_without: images without one, which are in no group.
         num_close: pairs above the threshold.
@@ -70,6 +72,7 @@ class Duplicates:
     """
 
     groups: list[NDArray[np.int64]]
+    correlation: NDArray[np.float32]
     num_images: int
     num_without: int = 0
     num_close: int = 0
@@ -94,12 +97,15 @@ def find_duplicates(images: AnnotatedImages, rules: DuplicateRules) -> Duplicate
     first, second = embedded.places[pairs.first], embedded.places[pairs.second]
     close = Pairs(first, second, pairs.cosine)
     num_read = num_unread = 0
+    correlation_N = np.full(len(images), np.nan, np.float32)
     if rules.pictures and len(pairs.cosine):
         involved = np.unique([first, second])
         small, is_read = _read_small(images, involved)
         num_unread = int((~is_read).sum())
         num_read = len(involved) - num_unread
-        close = _confirmed(close, involved, small, is_read)
+        close, found = _confirmed(images, close, involved, small, is_read)
+        for one in (close.first, close.second):
+            np.fmax.at(correlation_N, one, found)
         if num_unread:
             logger.warning(
                 "%s could not be read: near-duplicates of these are judged by their vectors alone "
@@ -115,6 +121,7 @@ def find_duplicates(images: AnnotatedImages, rules: DuplicateRules) -> Duplicate
         )
     return Duplicates(
         groups_of(close, images.size_px),
+        correlation_N,
         len(embedded.places),
         num_without=embedded.num_without,
         num_close=len(pairs.cosine) + pairs.num_cut,
@@ -160,14 +167,19 @@ def _read_small(
 
 
 def _confirmed(
+    images: AnnotatedImages,
     pairs: Pairs,
     involved: NDArray[np.integer],
     small: NDArray[np.uint8],
     is_read: NDArray[np.bool_],
-) -> Pairs:
-    """Return the pairs that are the same picture."""
+) -> tuple[Pairs, NDArray[np.float32]]:
+    """Return the pairs that are the same picture, and their correlation; NaN: not both are read."""
     first, second = (np.searchsorted(involved, one) for one in (pairs.first, pairs.second))
     are_read = is_read[first] & is_read[second]
     is_same = pairs.cosine >= ALONE_FROM
-    is_same[are_read] = correlation(small, first[are_read], second[are_read]) >= SAME_FROM
-    return Pairs(pairs.first[is_same], pairs.second[is_same], pairs.cosine[is_same])
+    found = np.full(len(first), np.nan, np.float32)
+    found[are_read] = correlation(small, first[are_read], second[are_read])
+    ratios = (images.ratio[one[are_read]] for one in (pairs.first, pairs.second))
+    is_same[are_read] = are_same(found[are_read], *ratios)
+    same = Pairs(pairs.first[is_same], pairs.second[is_same], pairs.cosine[is_same])
+    return same, found[is_same]

@@ -52,9 +52,19 @@ class AnnotatedImages:
     @property
     def size_px(self) -> NDArray[np.int64]:
         """Pixels of each image."""
-        sides = (self.table[name].to_numpy().astype(np.int64) for name in ("height", "width"))
-        height, width = sides
+        height, width = self._sides
         return height * width
+
+    @property
+    def ratio(self) -> NDArray[np.float64]:
+        """Height by width of each image."""
+        height, width = self._sides
+        return height / width
+
+    @property
+    def _sides(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        height, width = (self.table[name].to_numpy() for name in ("height", "width"))
+        return height.astype(np.int64), width.astype(np.int64)
 
     def row(self, place: int) -> Row:
         """Return an image's columns, as `RunImages` takes them."""

@@ -38,6 +38,12 @@ def test_planted_copies_are_found_and_the_largest_first_is_kept(
     assert [row["path"] for row in rows if row["keep"] == "1"] == [f"a/0{n}.png" for n in range(6)]
     assert rows[0]["note"] == "group 1, keep"
     assert rows[1]["note"] == "group 1, copy"
+    least = [
+        min(float(row["correlation"]) for row in rows if row["group"] == str(number))
+        for number in range(1, 7)
+    ]
+    assert min(least) > 0.9
+    assert [one["least_correlation"] for one in found["groups"]] == least
 
 
 def test_list_without_copies_has_every_other_image(copied_run: RunFolder):
@@ -55,6 +61,7 @@ def test_vectors_alone_find_fewer_and_read_nothing(copied_run: RunFolder, tmp_pa
     command = ("duplicates", copied_run.folder.uri, "--json", "--out", str(tmp_path / "a.csv"))
     strict = json.loads(ovseg(*command, "--no-pictures", "--threshold", "0.9995").stdout)
     assert strict["num_read"] == 0
+    assert all(one["least_correlation"] is None for one in strict["groups"])
     assert 0 < strict["num_copies"] < 24
     everything = json.loads(ovseg(*command, "--no-pictures", "--threshold", "-1").stdout)
     assert everything["num_copies"] == 47

@@ -1,9 +1,16 @@
 """Copies of drawn scenes are the same picture, other scenes are not."""
 
 import numpy as np
+from PIL import Image
 
 from jobs.demo.scenes import draw_scene
-from pipeline.curation.same_picture import SAME_FROM, correlation, small_picture
+from pipeline.curation.same_picture import (
+    SAME_FROM,
+    STRETCHED_FROM,
+    are_same,
+    correlation,
+    small_picture,
+)
 from tests.helpers.copied_images import copies
 
 
@@ -28,3 +35,18 @@ def test_an_image_of_one_colour_correlates_with_nothing():
     small.append(small_picture(draw_scene(1).image))
     found = correlation(small, np.array([0, 0, 2]), np.array([1, 2, 3]))
     assert np.abs(found).max() < 0.1
+
+
+def test_a_tall_picture_and_a_wide_one_are_the_same_only_if_one_is_stretched():
+    scene = draw_scene(3).image
+    height, width = scene.shape[:2]
+    stretched = np.asarray(Image.fromarray(scene).resize((height // 2, width)))
+    small = [small_picture(one) for one in (scene, stretched)]
+    found = correlation(small, np.array([0]), np.array([1]))
+    assert found > STRETCHED_FROM
+    ratio, other, cropped = (np.array([one]) for one in (height / width, width / height, 1.05))
+    assert are_same(found, ratio, other).all()
+    alike = np.array([(SAME_FROM + STRETCHED_FROM) / 2], np.float32)
+    assert not are_same(alike, ratio, other).any()
+    assert not are_same(alike, other, ratio).any()
+    assert are_same(alike, ratio, ratio * cropped).all()
