@@ -24,6 +24,8 @@ _COLOUR_WORDS: dict[str, Rgb] = {
 }  # fmt: skip
 _SHADES = (1.0, 0.72, 1.3, 0.55, 1.5)
 """Brightness of the labels that say the same colour, one after the other."""
+_MUTED = (0.0, 0.55, 0.3)
+"""Share of grey in the shades' first turn, their second and their third."""
 _GOLDEN_TURN = 0.618034
 
 
@@ -37,7 +39,8 @@ def _colours(names: tuple[str, ...]) -> tuple[Rgb, ...]:
         if own is None:
             colours.append(_numbered(number))
         else:
-            colours.append(_shade(own, _SHADES[said[own] % len(_SHADES)]))
+            turn, shade = divmod(said[own], len(_SHADES))
+            colours.append(_muted(_shade(own, _SHADES[shade]), _MUTED[turn % len(_MUTED)]))
             said[own] += 1
     return tuple(colours)
 
@@ -77,4 +80,11 @@ def _shade(rgb: Rgb, brightness: float) -> Rgb:
         red, green, blue = (round(part * brightness) for part in rgb)
     else:
         red, green, blue = (round(part + (255 - part) * (brightness - 1)) for part in rgb)
+    return red, green, blue
+
+
+def _muted(rgb: Rgb, share: float) -> Rgb:
+    """Return a colour with a share of the grey that is as bright."""
+    grey = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+    red, green, blue = (round(part + (grey - part) * share) for part in rgb)
     return red, green, blue
