@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from ovseg_core.images.label_colours import css_colour, label_colours
 from pipeline.review import new_run
 from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
+from pipeline.run.folder import FEATURES
 from schemas.base import Frozen
 from schemas.config import ImageConfig
 from schemas.errors import ErrorCode, ImageError, UserError
@@ -201,6 +203,8 @@ class TryPage:
         segments = [vars(one) for one in result.masks.segments]
         may_overlap = any(one.kind == "instance" for one in result.masks.segments)
         numbers = number_png(segments, result.size_hw, may_overlap)
+        is_own = wanted.method == self._job.method.name
+        features_of = self._place_of_features if is_own else ""
         of_run = self._job.vocabulary.names
         words = list(dict.fromkeys(name.casefold() for name in (*of_run, *wanted.words)))
         # A label of the run has the colour that it has on the review page.
@@ -222,10 +226,16 @@ class TryPage:
             "segments_png": base64.b64encode(numbers).decode(),
             "seconds": {f"{stage}_s": seconds for stage, seconds in result.seconds.items()},
             "encoded": result.encoded,
-            "command": new_run.command(self._job, wanted.words, wanted.method),
-            "command_lacks": new_run.lacks(self._job),
+            "command": new_run.command(self._job, wanted.words, wanted.method, features_of),
+            "command_lacks": new_run.lacks(self._job, features_of),
             "num_encoded": self._try_session.num_encoded,
         }
+
+    @cached_property
+    def _place_of_features(self) -> str:
+        """The run folder as a command names it, where it keeps features; else empty."""
+        run = self._session.run
+        return new_run.place(self._job, run.folder.uri) if run.folder.sizes(FEATURES) else ""
 
     def _image(self, wanted: _TryRequest) -> "TryImage":
         from pipeline.review.try_session import TryImage

@@ -25,6 +25,26 @@ def test_command_keeps_what_the_run_sets_and_names_a_new_folder() -> None:
     ]  # fmt: skip
 
 
+def test_a_run_with_features_needs_no_images() -> None:
+    job = _job(clip="embedded", run={"local": True})
+    command = new_run.command(job, ("dog", "red fish"), "clip_diy", "runs/my pets")
+    assert shlex.split(command) == [
+        "ovseg", "relabel", "runs/my pets", "--labels", "dog,red fish",
+        "--out", "runs/my pets-words", "--local",
+    ]  # fmt: skip
+    scores = {"scores": (0.5,), "probabilities": (0.4,)}
+    calibrated = _job(calibration={"method": "clip_diy", **scores})
+    assert "calibrated" in new_run.lacks(calibrated)
+    assert new_run.lacks(calibrated, "runs/my pets") == ""
+
+
+def test_run_folder_is_named_as_typed_only_where_that_leads_to_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = _job(out="runs/pets")
+    assert new_run.place(job, f"{tmp_path}/runs/pets") == "runs/pets"
+    assert new_run.place(job, "/moved/pets") == "/moved/pets"
+
+
 @pytest.mark.parametrize(("method", "is_kept"), [("maskclip", True), ("naclip", False)])
 def test_options_of_a_method_go_with_no_other(method: str, is_kept: bool) -> None:
     method_and_options = {"name": "maskclip", "options": {"objectness": {"name": "found"}}}
