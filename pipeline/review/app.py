@@ -55,7 +55,7 @@ def make_app(session: ReviewSession, try_page: TryPage) -> Starlette:
         "/api/place": pages.place,
         "/api/image": pages.image,
         "/photo": pages.photo,
-        "/tint": lambda request: pages.picture(request, "tint"),
+        "/tint": pages.tint,
         "/segments": lambda request: pages.picture(request, "segments"),
         "/api/try": lambda _: JSONResponse(try_page.own_method()),
         "/api/try/methods": lambda _: JSONResponse(try_page.other_methods()),
@@ -133,6 +133,13 @@ class _ReviewPages:
     def picture(self, request: Request, kind: Kind) -> Response:
         data = self._session.picture(_image_id(request), kind)
         return _picture(data, "image/jpeg" if kind in ("small", "large") else "image/png")
+
+    def tint(self, request: Request) -> Response:
+        data, name = self._session.tint(_image_id(request))
+        if request.query_params.get("tint", "") == name:
+            return _picture(data, "image/png")
+        # Somebody has decided since the page was told the name: not to be kept by it.
+        return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     def decide(self, body: bytes) -> Any:
         message = DecisionMessage.model_validate(_json(body))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.corrections.imports import ImportState
+from pipeline.corrections.layer import decision_on
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.index import ReviewIndex
 from schemas.base import Frozen
@@ -247,6 +248,21 @@ class Decisions:
         for label, number in left.items():
             rejected += number * (whole.get(label, whole.get(None)) == "reject")
         return rejected
+
+    def new_labels(self, image_id: str, row: int) -> tuple[int, ...]:
+        """Return the category id of each mask of an image as decided; empty: all as predicted.
+
+        They are in the order of the image's segments.
+        """
+        if not self.marks[row] & Mark.RELABELLED:
+            return ()
+        current = self.current(image_id)
+        found: list[int] = []
+        for segment in self._index.segments_of(row):
+            decision = decision_on(segment, current)
+            label = decision.new_label if decision else ""
+            found.append(self._index.labels.index(label) + 1 if label else segment["category_id"])
+        return tuple(found)
 
     def progress(self) -> dict[str, int]:
         """Return the number of annotated images, and of those done, begun and skipped."""

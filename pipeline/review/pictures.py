@@ -47,26 +47,27 @@ class Pictures:
         self._index = index
         self._images = images
         self._decoders = BoundedSemaphore(_DECODERS)
-        kept: LRUCache[tuple[int, Kind], bytes] = LRUCache(kept_bytes, len)
-        self._made_once: Callable[[int, Kind], bytes] = cached(
-            kept, key=lambda row, kind: (row, kind), condition=Condition()
+        kept: LRUCache[tuple[int, Kind, tuple[int, ...]], bytes] = LRUCache(kept_bytes, len)
+        self._made_once: Callable[[int, Kind, tuple[int, ...]], bytes] = cached(
+            kept, key=lambda row, kind, labels: (row, kind, labels), condition=Condition()
         )(self._make)
 
-    def get(self, row: int, kind: Kind) -> bytes:
+    def get(self, row: int, kind: Kind, labels: tuple[int, ...] = ()) -> bytes:
         """Return a picture of an image.
 
         Args:
             row: of the index.
             kind: `small` or `large`: the image as JPEG; `tint`: a small PNG of the masks in the
                 labels' colours, transparent elsewhere; `segments`: see `number_png`.
+            labels: category id of each mask for `tint`; empty: as predicted.
 
         Raises:
             ImageError: the image cannot be read, or failed in the run.
             UserError: the image was replaced since the run.
         """
-        return self._made_once(row, kind)
+        return self._made_once(row, kind, labels)
 
-    def _make(self, row: int, kind: Kind) -> bytes:
+    def _make(self, row: int, kind: Kind, new_labels: tuple[int, ...]) -> bytes:
         image = self._index.image(row)
         with self._decoders:
             if kind in ("small", "large"):
@@ -79,6 +80,8 @@ class Pictures:
             segments = self._index.segments_of(row)
             if kind == "segments":
                 return number_png(segments, size_hw, self._index.may_overlap)
+            for segment, label in zip(segments, new_labels, strict=False):
+                segment["category_id"] = label
             if self._index.may_overlap:
                 segments.sort(key=lambda one: -(one["area_px"] or 0))  # smaller ones on top
             places = painted(segments, size_hw, "small", range(1, 1 + len(segments)))

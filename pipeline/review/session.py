@@ -242,22 +242,13 @@ class ReviewSession:
         """
         now = self.snapshot
         found = now.view(view)
-        segments = now.index.segments
         items: list[dict[str, Any]] = []
         for row in found.rows[start : start + limit].tolist():
-            part = segments.of(row)
-            scores: dict[int, list[float]] = {}
-            pairs = zip(segments.label[part].tolist(), segments.score[part].tolist(), strict=True)
-            for label, score in pairs:
-                scores.setdefault(label, []).append(score)
-            ordered = sorted(scores.items(), key=lambda pair: (-max(pair[1]), pair[0]))
             image = now.index.image(row)
             items.append(
                 {
                     **{name: image[name] for name in _IMAGE_FACTS},
-                    "labels": [[label, max(values), len(values)] for label, values in ordered],
-                    "marks": _mark_names(now, row),
-                    "num_rejected": now.decisions.num_rejected(image["image_id"], row),
+                    **_card_state(now, image["image_id"], row),
                     "doubt": _known(now.index.doubt, row),
                     "note": found.note(row),
                     **_agreement_facts(row, found.agreement),
@@ -310,13 +301,24 @@ class ReviewSession:
         }
 
     def picture(self, image_id: str, kind: Kind) -> bytes:
-        """Return a picture of an image, see `Pictures.get`.
+        """Return a picture of an image as predicted, see `Pictures.get`.
 
         Raises:
             UnknownImageError: the run does not have the image.
         """
         now = self.snapshot
         return now.pictures.get(now.row(image_id), kind)
+
+    def tint(self, image_id: str) -> tuple[bytes, str]:
+        """Return the masks in the colours of their labels as decided, and that picture's name.
+
+        Raises:
+            UnknownImageError: the run does not have the image.
+        """
+        now = self.snapshot
+        row = now.row(image_id)
+        labels = now.decisions.new_labels(image_id, row)
+        return now.pictures.get(row, "tint", labels), _tint_name(labels)
 
     def decide(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> dict[str, Any]:
         """Store decisions; return the new state of their images.
@@ -375,14 +377,42 @@ def _mark_names(now: RunSnapshot, row: int) -> list[str]:
     return [str(mark.name).lower() for mark in Mark(int(now.decisions.marks[row]))]
 
 
+def _card_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
+    """Return what decisions change on the card of an image.
+
+    `labels` are those that it has now: category id, highest score, number of masks, and the
+    category id that was predicted.
+    """
+    segments = now.index.segments
+    part = segments.of(row)
+    predicted = segments.label[part].tolist()
+    new = now.decisions.new_labels(image_id, row)
+    scores: dict[tuple[int, int], list[float]] = {}
+    for *labels, score in zip(
+        new or predicted, predicted, segments.score[part].tolist(), strict=True
+    ):
+        scores.setdefault((labels[0], labels[1]), []).append(score)
+    ordered = sorted(scores.items(), key=lambda pair: (-max(pair[1]), pair[0]))
+    return {
+        "labels": [[label, max(all_), len(all_), was] for (label, was), all_ in ordered],
+        "tint": _tint_name(new),
+        "marks": _mark_names(now, row),
+        "num_rejected": now.decisions.num_rejected(image_id, row),
+    }
+
+
+def _tint_name(labels: tuple[int, ...]) -> str:
+    """Return a name of a picture whose masks have these labels; empty: as predicted."""
+    return hashlib.sha256(repr(labels).encode()).hexdigest()[:12] if labels else ""
+
+
 def _review_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
     """Return the marks of an image and the current decisions on it."""
     fields = {"label", "segment_index", "action", "new_label"}
     current = now.decisions.current(image_id).values()
     return {
         "image_id": image_id,
-        "marks": _mark_names(now, row),
-        "num_rejected": now.decisions.num_rejected(image_id, row),
+        **_card_state(now, image_id, row),
         "decisions": [one.model_dump(include=fields) for one in current],
     }
 

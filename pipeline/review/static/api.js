@@ -47,8 +47,8 @@ export async function send(path, body, signal = undefined) {
   return answer(await reach(path, { method: "POST", headers, body: raw ? body : JSON.stringify(body), signal }));
 }
 
-export const picture = (kind, id, version, size = "") =>
-  `/${kind}?${new URLSearchParams({ id, v: version, ...(size ? { size } : {}) })}`;
+export const picture = (kind, id, version, more = {}) =>
+  `/${kind}?${new URLSearchParams({ id, v: version, ...more })}`;
 
 // Names a message, so that one whose answer was lost is not stored twice.
 const nonce = () => [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("-");

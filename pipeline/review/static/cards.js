@@ -55,9 +55,13 @@ export function cards(run, other) {
     const figure = make("figure", {}, badge(item), item.note ? make("span", { class: "listed", title: "as the list or the search says" }, item.note) : null);
     const failed = () => figure.replaceChildren(make("p", {}, "cannot be read any more: open it to see where it was looked for"));
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
-    if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key) }));
+    if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key, item.tint ? { tint: item.tint } : {}) }));
     else figure.append(make("p", {}, item.error_code));
-    const chips = item.labels.map(([id, score, number]) => make("span", { class: "chip", title: `${labels.get(id).name}: ${masks(number, score)}` }, swatch(labels.get(id).colour), make("span", {}, labels.get(id).name), make("small", { title: `${masks(number, score)}. ${scoreHelp}` }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2))));
+    const chips = item.labels.map(([id, score, number, predicted]) => {
+      const { name, colour } = labels.get(id);
+      const was = id === predicted ? "" : `was ${labels.get(predicted).name}`;
+      return make("span", { class: "chip", title: `${name}: ${masks(number, score)}${was && `, ${was}`}` }, swatch(colour), make("span", {}, name), make("small", { title: `${masks(number, score)}. ${scoreHelp}` }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2)), was ? make("small", { class: "was" }, was) : null);
+    });
     return make("article", { title: item.path }, figure, make("section", {},
       make("h2", {}, item.path),
       ok ? make("div", { class: "doubt", title: run.doubt_help }, "doubt", bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,

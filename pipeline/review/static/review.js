@@ -37,7 +37,7 @@ function showRun() {
   byId("run").textContent = `${run.name} · ${run.method}`;
   byId("run").title = run.place;
   byId("score-filters").replaceChildren(...scoreFields(run.score_columns));
-  byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false", title: `in ${count(label.images)} image${label.images === 1 ? "" : "s"}` }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
+  byId("labels").replaceChildren(...run.labels.filter((label) => label.images).map((label) => make("button", { type: "button", data: { label: label.name }, "aria-pressed": "false", title: `in ${count(label.images)} image${label.images === 1 ? "" : "s"}, as predicted` }, swatch(label.colour), label.name, make("small", {}, count(label.images)))));
   const codes = Object.entries(run.errors);
   byId("filters").failed.closest("label").hidden = !codes.length && !wanted.failed;
   if (codes.length) byId("filters").failed.append(new Option("failed, any code", "any"), ...codes.map(([code, number]) => new Option(`${code} (${count(number)})`, code)));
@@ -211,7 +211,7 @@ function takeIn(answer) {
   if (answer.progress) showProgress(answer.progress);
   if (!answer.images) return;
   for (const image of answer.images) {
-    for (const item of grid.items.values()) if (item.image_id === image.image_id) Object.assign(item, { marks: image.marks, num_rejected: image.num_rejected });
+    for (const item of grid.items.values()) if (item.image_id === image.image_id) Object.assign(item, { marks: image.marks, num_rejected: image.num_rejected, labels: image.labels, tint: image.tint });
     grid.redraw(image.image_id);
   }
   // The answer to an older decision would hide newer ones that are not answered yet.

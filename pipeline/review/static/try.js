@@ -65,7 +65,7 @@ function thumbnail(item) {
   return make("button", { title: item.path, data: { id: item.image_id }, onclick: () => pick(item.image_id) }, small);
 }
 
-const pick = (id) => showPhoto("run", id, picture("photo", id, run.key, "large"));
+const pick = (id) => showPhoto("run", id, picture("photo", id, run.key, { size: "large" }));
 
 async function upload(files) {
   const [file] = files;

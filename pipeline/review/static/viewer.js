@@ -68,7 +68,7 @@ export class Viewer {
   }
 
   async photo(id) {
-    const response = await fetch(picture("photo", id, this.run.key, "large"));
+    const response = await fetch(picture("photo", id, this.run.key, { size: "large" }));
     return response.ok ? createImageBitmap(await response.blob()) : { why: (await response.json()).error };
   }
 
