@@ -59,7 +59,12 @@ export function eye(shown, label, onclick) {
   return button;
 }
 
-export const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
+// A share that is not 0 never reads as 0.
+export function percent(share) {
+  if (share > 0 && share < 0.0005) return "< 0.1 %";
+  return share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`;
+}
+
 // How doubtful an image is among those of its run, in words.
 export const doubtText = (share) => (share === null ? "–" : `above ${Math.floor(100 * share + 1e-9)} %`);
 export const count = (number) => number.toLocaleString("en");
@@ -74,7 +79,7 @@ let flashing = 0;
 // Shows a text for a moment.
 export function flash(text) {
   clearTimeout(flashing);
-  byId("flash").textContent = text;
+  byId("flash").textContent = shown(text);
   flashing = setTimeout(() => { byId("flash").textContent = ""; }, 1000 + 20 * text.length);
 }
 

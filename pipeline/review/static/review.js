@@ -14,10 +14,10 @@ const wanted = { ...DEFAULTS }; // and limits of scores, such as mean_prob_low, 
 const given = new URLSearchParams(location.hash.slice(1));
 for (const [name, value] of given) if (name in wanted || isScoreField(name)) wanted[name] = value;
 let lost = "";
-const opening = ask("/api/view", wanted).catch(withoutOldNames);
-const run = await ask("/api/run");
-if (!wanted.search) await opening; // a search may have to load the text encoder first
+const run = await ask("/api/run"); // reads what is new of the run; a list made before is forgotten then
 showing(run);
+const opening = ask("/api/view", wanted).catch(withoutOldNames);
+if (!wanted.search) await opening; // a search may have to load the text encoder first
 let view = "";
 let numFilters = 0; // filters applied so far: the answer to an older one is ignored
 let missed = false; // the last filter could not be applied

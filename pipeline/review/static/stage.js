@@ -159,13 +159,20 @@ export class Stage {
   fit() {
     this.fitted = true;
     if (this.size) {
-      const { clientWidth, clientHeight } = this.stage;
+      const { clientWidth } = this.stage;
+      const height = this.heightAboveBar();
       const margin = Math.min(24, clientWidth / 20);
-      this.scale = Math.min((clientWidth - 2 * margin) / this.size.width, (clientHeight - 2 * margin) / this.size.height);
+      this.scale = Math.min((clientWidth - 2 * margin) / this.size.width, (height - 2 * margin) / this.size.height);
       this.left = (clientWidth - this.scale * this.size.width) / 2;
-      this.top = (clientHeight - this.scale * this.size.height) / 2;
+      this.top = (height - this.scale * this.size.height) / 2;
     }
     this.draw();
+  }
+
+  // On a narrow screen the zoom bar would cover much of an image beside it.
+  heightAboveBar() {
+    const bar = this.stage.querySelector(".zoom");
+    return bar && matchMedia("(max-width: 40rem)").matches ? bar.offsetTop : this.stage.clientHeight;
   }
 
   // Brings a box of the image (x, y, width, height) to the middle.

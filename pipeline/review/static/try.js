@@ -154,7 +154,8 @@ function show() {
   }));
   if (held) [...byId("found").children].find((row) => row.dataset.word === held)?.querySelector(".eye")?.focus();
   colour();
-  byId("command").textContent = answer.command;
+  // A line breaks between its words only, not at their hyphens.
+  byId("command").replaceChildren(...answer.command.split(" ").flatMap((word, place) => [place ? " " : "", Object.assign(document.createElement("span"), { textContent: word })]));
   byId("command-lacks").textContent = answer.command_lacks;
   byId("copy").disabled = false;
   const { seconds } = answer;

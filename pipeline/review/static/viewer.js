@@ -295,9 +295,11 @@ export class Viewer {
     const { name } = segment ? this.looks()[this.current] : { name: "whole image" };
     const others = whole ? [] : this.decisions.filter((one) => one.label !== key.label || one.segment_index !== key.segment_index);
     this.decisions = this.image.decisions = [...others, decision];
-    flash(`${name}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
+    const isLast = whole || this.allDecided;
+    // The next image is shown then, which may have a mask of the same name.
+    flash(`${isLast ? `${this.image.path}, ` : ""}${name}: ${WORDS[action]}${newLabel ? ` ${newLabel}` : ""}`);
     this.ondecide(decision);
-    if (whole || this.allDecided) this.onnext();
+    if (isLast) this.onnext();
     else {
       this.list();
       this.choose(this.firstUndecided(this.current + 1));

@@ -105,6 +105,7 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     page.keyboard.press("l")
     page.keyboard.type("cat")
     page.keyboard.press("Enter")
+    page.locator("#flash", has_text="0.png, potted plant: relabelled cat").wait_for()
     page.locator('#viewer[data-ready="id-1.png"]').wait_for()  # all decided: on to the next
     saved(page)
     log.refresh()
@@ -260,14 +261,74 @@ def test_narrow_screen_shows_the_image_above_its_masks(page, client: Client):
     page.locator("#masks .said.accept").wait_for()
     page.locator("#saved", has_text="all saved").wait_for(state="attached")
 
+    page.set_viewport_size({"width": 390, "height": 740})
+    bar, view = page.locator(".zoom").bounding_box(), canvas(page)
+    beside = view[int(bar["y"]) : -2, int(bar["x"] + bar["width"]) + 2 :]
+    assert (beside == view[0, 0]).all(), "the image ends above the zoom bar"
+    page.locator("#close").click()
+    progress, said = (page.locator(it).bounding_box() for it in (".progress", "#saved"))
+    assert said["y"] < progress["y"] + progress["height"], "they share a row"
+
+
+def test_a_card_shows_labels_as_decided(page, client: Client):
+    def chips(card) -> list[str]:
+        return sorted(
+            card.locator(".chip:not(.more)").evaluate_all("all => all.map((i) => i.title)")
+        )
+
+    def colours(card) -> set[tuple[int, ...]]:
+        source = card.locator("img.masks").evaluate("async (one) => (await one.decode(), one.src)")
+        answer = page.request.get(source)
+        with Image.open(io.BytesIO(answer.body())) as picture:
+            pixels = np.array(picture).reshape(-1, 4)
+        return {tuple(one.tolist()) for one in np.unique(pixels[pixels[:, 3] > 0], axis=0)}
+
+    page.goto(client.url)
+    card = page.locator("article", has_text="0.png")
+    card.wait_for()
+    others = ["dog: 1 mask, score 0.40", "potted plant: 1 mask, score 0.40"]
+    assert chips(card) == ["cat: 1 mask, score 0.40", *others]
+    predicted = colours(card)
+    card.click()
+    page.locator('#viewer[data-ready="id-0.png"]').wait_for()
+    page.keyboard.press("l")
+    page.keyboard.type("dog")
+    page.keyboard.press("Enter")
+    page.locator("#masks .said.relabel").wait_for()
+    page.keyboard.press("Escape")
+    for is_loaded_again in (False, True):
+        if is_loaded_again:
+            page.reload()
+        card.locator(".was", has_text="was cat").wait_for(state="attached")
+        assert chips(card) == sorted([*others, "dog: 1 mask, score 0.40, was cat"])
+        assert colours(card) < predicted, "the cat's colour is gone"
+    page.keyboard.press("u")
+    card.locator(".was").wait_for(state="detached")
+    assert colours(card) == predicted
+
+
+def test_a_small_mask_does_not_have_no_area(page, tmp_path: Path):
+    speck = np.zeros((40, 56), np.uint16)
+    speck[3, 5], speck[10:20, 5:50] = 1, 2
+    with serving(make_run(tmp_path, [Scene("speck.png", speck)])) as client:
+        page.goto(f"{client.url}#image=id-speck.png")
+        page.locator("#masks .mask", has_text="cat").get_by_text("area < 0.1 %").wait_for()
+        page.locator("#masks .mask", has_text="dog").get_by_text("area 20 %").wait_for()
+
 
 def test_an_imported_image_says_that_it_shows_predictions(page, tmp_path: Path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)])
-    store_import(
-        run, "cvat.zip", [ReviewedImage(image_id="id-1.png", path="1.png", source="x")], []
-    )
     with serving(run) as client:
         page.goto(client.url)
+        assert sorted(paths(page)) == ["0.png", "1.png"]
+        store_import(
+            run, "cvat.zip", [ReviewedImage(image_id="id-1.png", path="1.png", source="x")], []
+        )
+        statuses = []
+        page.on("response", lambda response: statuses.append(response.status))
+        page.reload()
+        page.locator("article .badge", has_text="reviewed elsewhere").wait_for()
+        assert max(statuses) < 400, "the page asks for no list that the import has ended"
         for number, is_shown in ((0, False), (1, True)):
             page.locator("article", has=page.locator("h2", has_text=f"{number}.png")).click()
             page.locator(f'#viewer[data-ready="id-{number}.png"]').wait_for()
@@ -563,6 +624,14 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
         page.locator("#stage[data-answers='2']").wait_for()
         page.locator("#reused", has_text="features reused").wait_for()
         assert page.locator("#found .mask").count() == 2
+        command = page.locator("#command")
+        assert command.inner_text() == said[-1]["command"]
+        options = command.locator("span").evaluate_all(
+            "all => all.filter((one) => one.textContent.startsWith('--'))"
+            ".map((one) => one.offsetHeight)"
+        )
+        assert len(options) > 3
+        assert max(options) < 25, "a line ends between words, not at a hyphen"
         assert differing(first, canvas(page)) > 0.005
         page.locator("#method option[value=maskclip]").wait_for(state="attached")
         page.locator("#method").select_option("maskclip")
@@ -702,7 +771,7 @@ def test_labels_without_room_are_counted_and_unfolded(page, tmp_path: Path):
 
         last = page.get_by_role("button", name=labels[11], exact=False)
         unfold = page.get_by_role("button", name="all 12 labels")
-        assert last.get_attribute("title") == "in 2 images"
+        assert last.get_attribute("title") == "in 2 images, as predicted"
         folded = page.locator("#labels").bounding_box()["height"]
         unfold.click()
         assert page.locator("#labels").bounding_box()["height"] > folded
