@@ -230,6 +230,31 @@ def test_malformed_json_is_refused(client, body):
         assert refused.json["error"]
 
 
+def test_card_has_the_labels_as_decided_and_its_picture_a_name(run):
+    with serving(run) as client:
+        (before,) = client.shown(text="1.png")
+        plain = client.get("/tint", id="id-1.png")
+        assert before["tint"] == ""
+        assert "immutable" in plain.headers["cache-control"]
+        told = client.decide(image_id="id-1.png", label="cat", action="relabel", new_label="dog")
+        (now,) = client.shown(text="1.png")
+        assert told.json["images"][0]["labels"] == now["labels"]
+        assert sorted((label, was) for label, _, _, was in now["labels"]) == [
+            (2, 1),
+            (2, 2),
+            (3, 3),
+        ]
+        decided = client.get("/tint", id="id-1.png", tint=now["tint"])
+        assert "immutable" in decided.headers["cache-control"]
+        assert decided.body != plain.body
+        # A page that has not been told yet gets the same picture, and does not keep it.
+        late = client.get("/tint", id="id-1.png")
+        assert (late.body, late.headers["cache-control"]) == (decided.body, "no-store")
+        client.post("/api/undo", b"{}")
+        assert client.shown(text="1.png") == [before]
+        assert client.get("/tint", id="id-1.png").body == plain.body
+
+
 def test_page_of_another_run_is_refused(run, tmp_path):
     other = make_run(tmp_path / "other", [Scene("0.png", label_map(0))])
     with serving(other) as client:
