@@ -724,7 +724,9 @@ def test_many_instances_of_one_label_have_a_shade_each(page, tmp_path: Path):
     for number, mask in enumerate(masks):
         mask[2:28, 1 + 3 * number : 4 + 3 * number] = True
     drawn = tuple((2, 0.9 - number / 100, mask) for number, mask in enumerate(masks))
-    scenes = [Scene("row.png", 2 * masks.any(0).astype(np.uint16), instances=drawn)]
+    scenes = [
+        Scene("row.png", np.where(masks.any(axis=0), 2, 0).astype(np.uint16), instances=drawn)
+    ]
     run = make_run(tmp_path, scenes, RunSpec(masks={"segments": "instances"}))
     with serving(run) as client:
         page.goto(client.url)
