@@ -19,3 +19,14 @@ def font(size_px: int = TEXT_PX) -> ImageFont.ImageFont | ImageFont.FreeTypeFont
 def text_width(text: str, size_px: int = TEXT_PX) -> int:
     """Return the width of a text in pixels."""
     return round(font(size_px).getlength(text))
+
+
+def shortened_text(text: str, size_px: int, width: int) -> str:
+    """Return a text that is no wider than this, cut at its end if need be."""
+    if text_width(text, size_px) <= width:
+        return text
+    kept = next(
+        (end for end in range(len(text), 0, -1) if text_width(f"{text[:end]}…", size_px) <= width),
+        0,
+    )
+    return f"{text[:kept]}…"

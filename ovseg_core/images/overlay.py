@@ -1,6 +1,7 @@
 """Masks drawn over an image, each label in its colour and with its name."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ovseg_core.images.label_colours import label_colours
-from ovseg_core.images.lettering import font, text_width
+from ovseg_core.images.lettering import INK, PAPER, font, shortened_text, text_width
 from ovseg_core.images.resize.nearest import SizeHW, to_size
 
 _OPACITY = 0.55
@@ -16,9 +17,25 @@ _GREYED = 0.6
 """Share of its colour that the image gives up, so that the masks' colours can be told apart."""
 _TEXT_SHARE = 1 / 14
 """Height of a name beside the shorter side of the picture."""
-_MIN_TEXT_PX, _MAX_TEXT_PX = 10, 28
+_MIN_TEXT_PX, _MAX_TEXT_PX = 12, 28
 _MIN_DEPTH_PX = 3
-"""A mask that is thinner everywhere has no name: it would be hidden by it."""
+"""A mask that is thinner everywhere has no name on it: it would be hidden by it."""
+_MOST_HIDDEN = 0.3
+"""Share of a mask that its own name may cover."""
+_LARGE_PART = 0.01
+"""Share of the picture from which a part of a mask has a name of its own."""
+_PLATE_RIM_PX, _PLATE_ALPHA = 3, 150
+"""Of the dark plate under a name: what it is wider than the text at each side; of 255."""
+_MIN_LEGEND_EMS, _MAX_LEGEND_LINES = 12, 3
+
+
+class _Plate(NamedTuple):
+    """Where a name stands in the picture."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 def overlay(
@@ -35,10 +52,12 @@ def overlay(
         rgb: (h, w, 3).
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
         names: of the labels in vocabulary order; their colours follow from them.
-        write_names: write each label where its mask, or the largest of its segments, is widest, and
-            on each further segment that its name fits on.
+        write_names: write each label on the largest of its segments where that is widest, and on
+            each further one that its name fits on; labels that have no room for it are named below
+            the image, so the picture may be larger than it.
         segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
-            instances of a label are told apart; None: of the labels.
+            instances of a label are told apart; None: outlines are of the labels, names also on
+            large parts of their masks.
     """
     size_hw = rgb.shape[0], rgb.shape[1]
     labels = to_size(label_map, size_hw)
@@ -49,8 +68,8 @@ def overlay(
     pixels += masks[..., 3:] / 255 * _OPACITY * (masks[..., :3] - pixels)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     if write_names:
-        shown = labels if segments is None else to_size(segments, size_hw)
-        _write_names(picture, labels, shown, names)
+        shown = _parts(labels) if segments is None else to_size(segments, size_hw)
+        return _with_names(picture, labels, shown, names)
     return picture
 
 
@@ -79,71 +98,156 @@ def tinted(
     return Image.fromarray(pixels)
 
 
-def _write_names(
+def _with_names(
     picture: Image.Image,
     labels: NDArray[np.integer],
     segments: NDArray[np.integer],
     names: Sequence[str],
-) -> None:
-    """Write labels where their segments are widest.
+) -> Image.Image:
+    """Return a picture with labels where their segments are widest; the others named below it.
 
-    A name is moved so that it stays in the picture, and up or down from a name that is there.
+    A name is moved so that it stays in the picture, and up or down from a name that is there and
+    off a mask that it would hide.
     """
     width, height = picture.size
     text_px = round(min(max(min(width, height) * _TEXT_SHARE, _MIN_TEXT_PX), _MAX_TEXT_PX))
-    draw = ImageDraw.Draw(picture)
     number = np.where(labels > 0, labels.astype(np.int64) << 32 | segments.astype(np.int64), 0)
     found, sizes = np.unique(number[number > 0], return_counts=True)
+    nameless: dict[int, None] = {}  # in the order of their largest masks
     named: set[int] = set()
-    written: list[tuple[int, int, int]] = []
+    written: list[_Plate] = []
     for wanted in found[np.argsort(-sizes, kind="stable")].tolist():
         label = wanted >> 32
-        x0, y0, box_width, box_height = cv2.boundingRect((number == wanted).astype(np.uint8))
-        mask = number[y0 : y0 + box_height, x0 : x0 + box_width] == wanted
-        mask = np.pad(mask.astype(np.uint8), 1)  # the picture's rim is a rim
-        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        if depth[y, x] < _MIN_DEPTH_PX:
+        if label > len(names) or not names[label - 1]:
             continue
-        name = str(names[label - 1])
-        if label in named and box_width < text_width(name, text_px):
+        name, mask = str(names[label - 1]), number == wanted
+        if label in named and cv2.boundingRect(mask.astype(np.uint8))[2] < text_width(
+            name, text_px
+        ):
             continue
-        named.add(label)
-        half = text_width(name, text_px) // 2 + 2
-        left = min(max(x0 + int(x) - 1, half), max(width - half, half))
-        wanted_top = min(max(y0 + int(y) - 1, text_px // 2 + 2), height - text_px // 2 - 2)
-        top = _free_top(written, (left - half, left + half, wanted_top), text_px + 2, height)
-        written.append((left - half, left + half, top))
-        draw.text(
-            (left, top),
-            name,
-            (255, 255, 255),
-            font(text_px),
-            anchor="mm",
-            stroke_width=max(1, text_px // 8),
-            stroke_fill=(0, 0, 0),
-        )
+        lines = _lines(name, text_px, width - 2 * _PLATE_RIM_PX)
+        plate = _place(mask, _plate_size(lines, text_px), written) if lines else None
+        if plate:
+            named.add(label)
+            written.append(plate)
+            _write(picture, plate, lines, text_px)
+        else:
+            nameless[label] = None
+    missing = [label for label in nameless if label not in named]
+    return _with_legend(picture, missing, names, text_px) if missing else picture
 
 
-def _free_top(
-    written: Sequence[tuple[int, int, int]], name: tuple[int, int, int], line_px: int, height: int
-) -> int:
-    """Return the nearest height at which a name covers none, as wanted if there is none nearby.
+def _parts(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Return as segments the connected parts of each label; small ones belong to its largest."""
+    parts = np.zeros(labels.shape, np.int32)
+    for label in np.unique(labels[labels > 0]).tolist():
+        mask = (labels == label).astype(np.uint8)
+        count, found, stats, _ = cv2.connectedComponentsWithStats(mask)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        is_large = areas >= _LARGE_PART * labels.size
+        number_of = np.where(is_large, np.arange(1, count), 1 + areas.argmax())
+        parts += np.concatenate(([0], number_of)).astype(np.int32)[found]
+    return parts
+
+
+def _lines(name: str, text_px: int, width: int) -> list[str]:
+    """Return a name in as many lines as it needs; none if one of its words is wider."""
+    lines: list[str] = []
+    for word in name.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, text_px) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    fits = all(text_width(line, text_px) <= width for line in lines)
+    return lines if fits else []
+
+
+def _plate_size(lines: Sequence[str], text_px: int) -> SizeHW:
+    """Return height and width of the plate under a name."""
+    wide = max(text_width(line, text_px) for line in lines)
+    return len(lines) * _line_px(text_px), wide + 2 * _PLATE_RIM_PX
+
+
+def _line_px(text_px: int) -> int:
+    return round(text_px * 1.25)
+
+
+def _place(mask: NDArray[np.bool_], plate_hw: SizeHW, written: Sequence[_Plate]) -> _Plate | None:
+    """Return where a name stands: nearest to where its mask is widest; None: nowhere near.
 
     Args:
-        written: left, right and middle of each name that is there.
-        name: the same of this one.
-        line_px: height of a line.
-        height: of the picture.
+        mask: (H, W) of the picture.
+        plate_hw: of the name's plate.
+        written: those that are there; it covers none.
     """
-    left, right, wanted = name
-    beside = [middle for start, end, middle in written if start < right and left < end]
-    for away in range(2 * line_px):
+    (height, width), (high, wide) = mask.shape, plate_hw
+    x0, y0, box_width, box_height = cv2.boundingRect(mask.astype(np.uint8))
+    box = np.pad(mask[y0 : y0 + box_height, x0 : x0 + box_width], 1)  # the picture's rim is a rim
+    depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    if depth[y, x] < _MIN_DEPTH_PX or high > height or wide > width:
+        return None
+    left = min(max(x0 + int(x) - 1 - wide // 2, 0), width - wide)
+    wanted = min(max(y0 + int(y) - 1 - high // 2, 0), height - high)
+    beside = [one for one in written if one.left < left + wide and left < one.right]
+    most_px = _MOST_HIDDEN * np.count_nonzero(box)
+    for away in range(2 * high):
         for top in (wanted - away, wanted + away):
-            in_picture = line_px // 2 <= top <= height - line_px // 2
-            if in_picture and all(abs(top - middle) >= line_px for middle in beside):
-                return top
-    return wanted
+            bottom = top + high
+            if (
+                0 <= top <= height - high
+                and all(bottom <= one.top or one.bottom <= top for one in beside)
+                and np.count_nonzero(mask[top:bottom, left : left + wide]) <= most_px
+            ):
+                return _Plate(left, top, left + wide, bottom)
+    return None
+
+
+def _write(picture: Image.Image, plate: _Plate, lines: Sequence[str], text_px: int) -> None:
+    """Write a name on a dark plate: an outline of its letters would fill the gaps of small ones."""
+    size = plate.right - plate.left, plate.bottom - plate.top
+    picture.paste((0, 0, 0), (plate.left, plate.top), Image.new("L", size, _PLATE_ALPHA))
+    draw = ImageDraw.Draw(picture)
+    for place, line in enumerate(lines):
+        middle = plate.top + round((place + 0.5) * _line_px(text_px))
+        at = (plate.left + plate.right) / 2, middle
+        draw.text(at, line, (255, 255, 255), font(text_px), anchor="mm")
+
+
+def _with_legend(
+    picture: Image.Image, labels: Sequence[int], names: Sequence[str], text_px: int
+) -> Image.Image:
+    """Return a picture with the colours and names of some labels below it."""
+    line_px, gap = round(text_px * 1.4), text_px // 2
+    width = max(picture.width, _MIN_LEGEND_EMS * text_px)
+    room = width - text_px - gap
+    colours = label_colours(names)
+    places: list[tuple[int, int, int, str]] = []  # line, left, label, name
+    line, left = 0, 0
+    for label in labels:
+        name = shortened_text(names[label - 1], text_px, room)
+        wide = text_px + text_width(name, text_px)
+        if left and left + wide > width:
+            line, left = line + 1, 0
+        if line == _MAX_LEGEND_LINES:
+            line = line - 1
+            places = [one for one in places if one[0] < line]
+            places.append((line, 0, 0, f"and {len(labels) - len(places)} more"))
+            break
+        places.append((line, left, label, name))
+        left += wide + 2 * gap
+    high = picture.height + gap + (line + 1) * line_px
+    whole = Image.new("RGB", (width, high), PAPER)
+    whole.paste(picture)
+    draw = ImageDraw.Draw(whole)
+    for line, left, label, name in places:
+        middle = picture.height + gap + line * line_px + line_px // 2
+        if label:
+            swatch = (left, middle - gap + 1, left + text_px - 4, middle - gap + text_px - 3)
+            draw.rectangle(swatch, colours[label - 1])
+        draw.text((left + text_px * bool(label), middle), name, INK, font(text_px), anchor="lm")
+    return whole
 
 
 def _differs(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

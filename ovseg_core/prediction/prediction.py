@@ -18,7 +18,9 @@ from schemas.records import Annotation, MaskKind
 from schemas.score_columns import SCORE, SCORE_COLUMNS
 
 _NOTEBOOK_PX = 1024
-"""Longest side of the picture that a notebook shows."""
+"""Longest side of the image that a notebook shows."""
+_SMALL_PX = 640
+"""An image whose longer side is at most half of this is drawn at a multiple of its size."""
 
 
 @dataclass(frozen=True)
@@ -142,17 +144,24 @@ class Prediction:
     def plot(self, max_side_px: int = 0) -> Image.Image:
         """Return the image with its masks, each with the name of its label.
 
+        A small image is drawn larger, so that names can be read; names for which there is no room
+        on their masks stand below the image.
+
         Args:
-            max_side_px: longest side of the picture; 0: that of the decoded image.
+            max_side_px: longest side of the image in the picture; 0: that of the decoded image, of
+                a small one a multiple of it.
         """
-        pixels = self.pixels
-        longest = max(pixels.shape[:2])
-        if 0 < max_side_px < longest:
-            height, width = (max(1, side * max_side_px // longest) for side in pixels.shape[:2])
-            small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(small)
+        height, width = self.pixels.shape[:2]
+        longest = max(height, width)
+        wanted = longest * max(1, _SMALL_PX // longest)
+        if max_side_px:
+            wanted = min(wanted, max_side_px)
+        size = (max(1, width * wanted // longest), max(1, height * wanted // longest))
+        scaled = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR)
         outlined = self._places if self._are_instances else None
-        return overlay(pixels, self.label_map, self.labels, write_names=True, segments=outlined)
+        return overlay(
+            np.asarray(scaled), self.label_map, self.labels, write_names=True, segments=outlined
+        )
 
     @property
     def _are_instances(self) -> bool:

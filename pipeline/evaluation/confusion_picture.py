@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ovseg_core.images.lettering import INK, PAPER, QUIET, font, text_width
+from ovseg_core.images.lettering import INK, PAPER, QUIET, TEXT_PX, font, shortened_text, text_width
 
 RIGHT, WRONG = (25, 113, 60), (190, 30, 45)
 """Colours of a share of 1 on the diagonal, and off it."""
@@ -109,7 +109,7 @@ def _draw_overview(shares: ConfusionShares) -> Image.Image:
 
 def draw_matrix(shares: ConfusionShares) -> Image.Image:
     """Draw a matrix with class names left of the rows and, upright, above the columns."""
-    names = [_shorten(name) for name in shares.names]
+    names = [shortened_text(name, TEXT_PX, _NAME_PX) for name in shares.names]
     left = max(text_width(name) for name in names) + 8
     side = CELL_PX * len(names)
     picture = Image.new("RGB", (left + side + 1, left + side + 1), PAPER)
@@ -148,9 +148,3 @@ def _colours(cells: NDArray[np.float64]) -> NDArray[np.uint8]:
     full[np.eye(len(cells), dtype=bool)] = RIGHT
     depth = np.sqrt(cells)[..., None]  # small shares must be seen
     return (np.array(PAPER) + depth * (full - np.array(PAPER))).round().astype(np.uint8)
-
-
-def _shorten(name: str) -> str:
-    while text_width(name) > _NAME_PX:
-        name = f"{name[:-2]}…"
-    return name

@@ -121,7 +121,8 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
 
     Args:
         rows: the images, two beside each other.
-        names: the vocabulary's labels in order, without background; written on the masks.
+        names: the vocabulary's labels in order, without background; written on the masks, or below
+            them where there is no room.
     """
     columns = ["image", "masks"]
     if any(row.teacher is not None for row in rows):
@@ -132,30 +133,26 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
         columns.append("truth")
     strip_px = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX
     width = 2 * _MARGIN_PX + _PER_LINE * strip_px + (_PER_LINE - 1) * 2 * _MARGIN_PX
-    cell_px = _TILE_HEIGHT_PX + _LINE_PX + _GAP_PX
-    num_lines = -(-len(rows) // _PER_LINE)
-    top = _MARGIN_PX + _LINE_PX
-    sheet = Image.new("RGB", (width, top + num_lines * cell_px + _MARGIN_PX), PAPER)
+    strips = [_strip(row, columns, names) for row in rows]
+    lines = [strips[first : first + _PER_LINE] for first in range(0, len(strips), _PER_LINE)]
+    tops = [_MARGIN_PX + _LINE_PX]
+    for line in lines:
+        tops.append(tops[-1] + max(strip.height for strip in line) + _GAP_PX)
+    sheet = Image.new("RGB", (width, tops[-1] + _MARGIN_PX), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for index, row in enumerate(rows):
-        x = _MARGIN_PX + index % _PER_LINE * (strip_px + 2 * _MARGIN_PX)
-        y = top + index // _PER_LINE * cell_px
-        if index < _PER_LINE:
-            for place, title in enumerate(columns):
-                left = x + place * (_TILE_PX + _GAP_PX)
-                draw.text((left, y - _LINE_PX), title, QUIET, font())
-        _draw_row(sheet, row, (x, y), columns, names)
+    for top, line in zip(tops, lines, strict=False):
+        for index, strip in enumerate(line):
+            x = _MARGIN_PX + index * (strip_px + 2 * _MARGIN_PX)
+            sheet.paste(strip, (x, top))
+            if top == tops[0]:
+                for place, title in enumerate(columns):
+                    left = x + place * (_TILE_PX + _GAP_PX)
+                    draw.text((left, top - _LINE_PX), title, QUIET, font())
     return sheet
 
 
-def _draw_row(
-    sheet: Image.Image,
-    row: SheetRow,
-    corner: tuple[int, int],
-    columns: Sequence[str],
-    names: Sequence[str],
-) -> None:
-    x, y = corner
+def _strip(row: SheetRow, columns: Sequence[str], names: Sequence[str]) -> Image.Image:
+    """Return the tiles of one image beside each other, and its caption below them."""
     picture = _fitted(row.image)
     pixels = np.asarray(picture)
     maps = {
@@ -166,18 +163,23 @@ def _draw_row(
         "instances": row.by_instance,
     }
     of_instances = row.found if row.by_instance is None else row.by_instance
-    for place, column in enumerate(columns):
+    tiles = {}
+    for column in columns:
         drawn = maps.get(column)
         if drawn is not None:
             outlined = row.instances if drawn is of_instances else None
             labels = np.maximum(drawn, 0)
-            tile = overlay(pixels, labels, names, write_names=True, segments=outlined)
+            tiles[column] = overlay(pixels, labels, names, write_names=True, segments=outlined)
         elif column == "image":
-            tile = picture
-        else:
-            continue
-        sheet.paste(tile, (x + place * (_TILE_PX + _GAP_PX), y))
-    ImageDraw.Draw(sheet).text((x, y + picture.height + 3), _caption(row), INK, font())
+            tiles[column] = picture
+    bottom = max(tile.height for tile in tiles.values())
+    size = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX, bottom + _LINE_PX
+    strip = Image.new("RGB", size, PAPER)
+    for place, column in enumerate(columns):
+        if column in tiles:
+            strip.paste(tiles[column], (place * (_TILE_PX + _GAP_PX), 0))
+    ImageDraw.Draw(strip).text((0, bottom + 3), _caption(row), INK, font())
+    return strip
 
 
 def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:

@@ -1,5 +1,6 @@
 import numpy as np
 
+from ovseg_core.images.label_colours import label_colours
 from ovseg_core.images.overlay import overlay, tinted
 from tests.helpers.drawn_runs import label_map
 
@@ -21,13 +22,69 @@ def test_names_are_written_on_their_masks_and_stay_in_the_picture():
     rgb = np.full((60, 200, 3), 90, np.uint8)
     labels = np.zeros((60, 200), np.uint16)
     labels[5:55, 120:200] = 1  # at the right rim, where a centred name would be cut
-    labels[10:12, 10:12] = 2  # a speck
-    plain = np.asarray(overlay(rgb, labels, ("a long name", "dog"))).astype(int)
-    named = np.asarray(overlay(rgb, labels, ("a long name", "dog"), write_names=True)).astype(int)
+    names = ("a long name", "dog")
+    plain = np.asarray(overlay(rgb, labels, names)).astype(int)
+    named = np.asarray(overlay(rgb, labels, names, write_names=True)).astype(int)
+    assert named.shape == plain.shape
     changed = np.abs(named - plain).max(axis=2) > 0
     assert changed[:, 120:198].any()
-    assert not changed[:, :60].any(), "a speck would be hidden by its name"
-    assert not changed[:, -1].any()
+    assert not changed[:, :60].any()
+
+
+def test_labels_without_room_for_their_names_are_named_below_in_their_colours():
+    rgb = np.full((60, 200, 3), 90, np.uint8)
+    labels = np.zeros((60, 200), np.uint16)
+    labels[5:55, 20:120] = 1
+    labels[10:12, 150:152] = 2  # a speck would be hidden by its name
+    plain, named = (
+        np.asarray(overlay(rgb, labels, NAMES, write_names=with_names)).astype(int)
+        for with_names in (False, True)
+    )
+    changed = (named[:60] != plain).any(axis=2)
+    assert changed[:, 20:120].any()
+    assert not changed[:, 140:].any()
+    below = named[60:].reshape(-1, 3).tolist()
+    swatches = [below.count(list(colour)) for colour in label_colours(NAMES)]
+    assert swatches[0] == 0, "it is named in the picture"
+    assert swatches[1] > 50
+    assert 0 < sum(sum(pixel) < 200 for pixel in below) < 200, "the name of one label, in ink"
+
+
+def test_many_labels_without_room_are_counted_instead():
+    names = [f"name {number}" for number in range(90)]
+    labels = np.zeros((60, 300), np.uint16)
+    labels[10, 10:280:3] = np.arange(1, 91)
+    rgb = np.full((60, 300, 3), 90, np.uint8)
+    few = overlay(rgb, np.minimum(labels, 2), names, write_names=True)
+    many = overlay(rgb, labels, names, write_names=True)
+    assert 60 < few.height < many.height < 140
+
+
+def test_a_name_wider_than_the_picture_has_two_lines():
+    rgb, labels = np.full((160, 90, 3), 90, np.uint8), np.zeros((160, 90), np.uint16)
+    labels[40:120, 5:85] = 1
+    names = ("red checkered cross",)
+    plain, named = (
+        np.asarray(overlay(rgb, labels, names, write_names=with_names)).astype(int)
+        for with_names in (False, True)
+    )
+    assert named.shape == plain.shape, "it is in the picture"
+    rows = (named != plain).any(axis=(1, 2)).sum()
+    assert 25 <= rows <= 45
+
+
+def test_each_large_part_of_a_mask_is_named():
+    rgb = np.full((60, 200, 3), 90, np.uint8)
+    labels = np.zeros((60, 200), np.uint16)
+    labels[5:55, 0:70] = labels[5:55, 80:140] = labels[30:32, 170:180] = 1
+    plain, named = (
+        np.asarray(overlay(rgb, labels, NAMES, write_names=with_names))
+        for with_names in (False, True)
+    )
+    changed = (named != plain).any(axis=(0, 2))
+    assert changed[:70].any()
+    assert changed[80:140].any()
+    assert not changed[150:].any()
 
 
 def test_every_instance_that_has_room_for_its_name_is_named():

@@ -49,9 +49,11 @@ def test_every_label_has_a_score_found_or_not(result):
 def test_a_notebook_shows_the_masks_over_the_image(result):
     height, width = result.size_hw
     with Image.open(io.BytesIO(result._repr_png_())) as shown:
-        assert shown.size == (width, height)
+        assert shown.size == (3 * width, 3 * height), (
+            "names on so small an image would be unreadable"
+        )
         assert np.asarray(shown).tolist() == np.asarray(result.plot()).tolist()
-    assert max(result.plot(max_side_px=50).size) == 50
+    assert result.plot(max_side_px=width - 16).width == width - 16
     assert f"{width} x {height}" in repr(result)
     assert "score=" in repr(result.segments[0])
     assert "rle" not in repr(result.segments[0])  # a wall of text
@@ -62,8 +64,19 @@ def test_an_image_without_masks(segmenter):
     assert empty.segments == ()
     assert empty.masks.shape == (0, 20, 31)
     assert empty.to_coco()["annotations"] == []
-    assert empty.plot().size == (31, 20)
+    assert empty.plot().size == (20 * 31, 20 * 20)
+    assert empty.plot(max_side_px=15).size == (15, 9)
     assert "no masks" in repr(empty)
+
+
+def test_a_large_image_keeps_its_size_and_a_speck_is_named_below_it():
+    speck = np.zeros((240, 360), np.uint8)
+    speck[4:6, 4:6] = 1
+    masks = ImageMasks((_instance(0, 0.9, speck),), (), 0.5)
+    pixels = np.full((240, 360, 3), 200, np.uint8)
+    shown = ov.Prediction("", ("cat",), (240, 360), masks, pixels).plot()
+    assert shown.width == 360
+    assert 240 < shown.height < 290
 
 
 def _instance(index: int, score: float, mask: np.ndarray) -> Annotation:
