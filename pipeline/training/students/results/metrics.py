@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -164,10 +165,19 @@ def _panel(
         y = bottom - part * _HEIGHT / 4
         draw.line((left, y, right, y), _GRID)
         draw.text((left - 6, y), f"{most * part / 4:.2f}", QUIET, font(12), anchor="rm")
-        at = left + part * _WIDTH / 4
-        draw.text((at, bottom + 6), f"{last * part // 4:,}", QUIET, font(12), anchor="mt")
+    for step in _ticks(last):
+        at = left + step * _WIDTH / last
+        draw.line((at, bottom, at, bottom + 4), QUIET)
+        draw.text((at, bottom + 8), f"{step:,}", QUIET, font(12), anchor="mt")
+    draw.text(((left + right) / 2, bottom + 26), "step", QUIET, font(12), anchor="mt")
     right_of, above = _WIDTH / last, _HEIGHT / most
     line = [(left + step * right_of, bottom - value * above) for step, value in points]
     draw.line(line, _LINE, 2)
     for x, y in line if len(line) < 30 else line[-1:]:
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), _LINE)
+
+
+def _ticks(last: int) -> range:
+    """Return at most seven round numbers from 0 to the last one."""
+    every = next(n * 10**power for power in count() for n in (1, 2, 5) if n * 10**power * 6 >= last)
+    return range(0, last + 1, every)

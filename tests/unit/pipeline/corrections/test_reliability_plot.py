@@ -32,3 +32,7 @@ def test_plot_shows_before_and_after():
     for half in halves:
         assert (half == BARS).all(-1).sum() > 500, "no bars"
     assert not np.array_equal(*(half[:, :300] for half in halves))
+    legend = picture[-40:]
+    for colour in (BARS, (230, 120, 60), (190, 196, 202)):
+        assert (legend == colour).all(-1).sum() > 50, "a colour that nothing explains"
+    assert (halves[0][64:384, :30] != 255).any(), "the upright axis has a name"

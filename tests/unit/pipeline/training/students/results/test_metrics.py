@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ovseg_core.images.lettering import QUIET
 from pipeline.storage.folder import Folder
 from pipeline.training.students.results.metrics import EVENTS, METRICS, Metrics
 
@@ -29,6 +31,18 @@ def test_rows_survive_a_checkpoint_and_are_written(tmp_path: Path) -> None:
     assert events.count(b"miou") == 1
     assert events.count(b"learning_rate") == 2
     assert second.curves().height > 400
+
+
+@pytest.mark.parametrize(("last", "wanted"), [(1, [0, 1]), (30, [0, 5, 10, 15, 20, 25, 30])])
+def test_steps_below_the_curves_stand_where_they_are(last: int, wanted: list[int]) -> None:
+    metrics = Metrics(steps=last, batch=2)
+    for step in range(1, last + 1):
+        metrics.add_step(step, 1.0, 0.1)
+    picture = np.asarray(metrics.curves())
+    frame = np.flatnonzero((picture[100] == QUIET).all(-1))
+    ticks = np.flatnonzero((picture[56 + 220 + 3] == QUIET).all(-1))
+    left, right = frame.min(), frame.max()
+    assert ((ticks - left) * last / (right - left)).tolist() == pytest.approx(wanted, abs=0.05)
 
 
 def test_curves_without_a_row_can_be_drawn() -> None:
