@@ -288,20 +288,23 @@ def evaluate_command(  # noqa: PLR0913 - typer's flags are parameters
 
 
 @app.command("sheet")
-def sheet_command(
+def sheet_command(  # noqa: PLR0913 - typer's flags are parameters
     run: opt.Run,
     out: opt.Sheet = "",
     limit: opt.SheetLimit = 24,
     truth: opt.Truth = "",
+    labels: opt.TruthLabels = None,
     images_roots: opt.ImagesRoots = None,
     allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Draw images and their masks in one picture."""
-    from jobs.runs.sheet import draw_sheet
+    from jobs.runs.sheet import SheetTruth, draw_sheet
     from pipeline.run.trust.confirmed import Confirmed
 
+    if labels and not truth:
+        raise typer.BadParameter("--label goes with --truth: it renames the truth's labels")
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
-    draw_sheet(run, out, limit, truth, confirmed)
+    draw_sheet(run, out, limit, SheetTruth(truth, labels or ()), confirmed)
 
 
 @app.command("delete")

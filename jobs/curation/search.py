@@ -63,7 +63,7 @@ def search_run(run: str, flags: SearchFlags, as_json: bool, confirmed: "Confirme
     place = write_list(images, found.places, columns, name, flags.out)
     if flags.sheet:
         ids = images.table["image_id"].take(found.places).to_pylist()
-        draw_some(images.run, ids, flags.sheet)
+        draw_some(images.run, dict(zip(ids, columns["note"], strict=True)), flags.sheet)
     if as_json:
         rows = [{"path": path, "cosine": c} for path, c in zip(paths, cosines, strict=True)]
         return console.print_json(

@@ -1,11 +1,13 @@
 """`ovseg sheet`: the first images of a run with their masks in one picture."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import console
+from jobs.runs.review import renamed_label
 from schemas.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -17,7 +19,20 @@ FILE = "contact_sheet.png"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed") -> None:
+@dataclass(frozen=True)
+class SheetTruth:
+    """True masks to show beside, as `ovseg evaluate` takes them.
+
+    Attributes:
+        uri: of the truth; empty: none.
+        labels: `THEIRS=OURS` each.
+    """
+
+    uri: str = ""
+    labels: Sequence[str] = ()
+
+
+def draw_sheet(run: str, out: str, limit: int, truth: SheetTruth, confirmed: "Confirmed") -> None:
     """Draw the contact sheet of a run, and print where it lies.
 
     Args:
@@ -25,7 +40,7 @@ def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed
         out: the picture, a path or URL; empty: in a local run folder, and for a run at a URL in the
             current folder.
         limit: greatest number of images.
-        truth: true masks to show beside, as `ovseg evaluate` takes them; empty: none.
+        truth: true masks to show beside.
         confirmed: from where the run's images are read.
 
     Raises:
@@ -39,14 +54,16 @@ def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed
 
     kind = _format(out or FILE, "--out")
     folder = RunFolder.open(run, confirmed)
-    rows = sheet_rows(folder, truth, limit)
+    names = folder.info.job().vocabulary.names
+    renamed = dict(renamed_label(text, names) for text in truth.labels)
+    rows = sheet_rows(folder, truth.uri, limit, renamed=renamed)
     if not rows:
         raise UserError(
             f"{folder.folder.uri} has no image to show: none is annotated yet, or none can be "
             f"read; {console.program()} inspect tells which"
         )
     picture = io.BytesIO()
-    contact_sheet(rows, folder.info.job().vocabulary.names).save(picture, kind, optimize=True)
+    contact_sheet(rows, names).save(picture, kind, optimize=True)
     is_remote = bool(uris.scheme(folder.folder.uri))
     own_name = f"{uris.parent_and_name(folder.folder.uri)[1] or 'run'}-{FILE}"
     beside = str(Path.cwd() / own_name) if is_remote else uris.join(folder.folder.uri, FILE)
@@ -55,12 +72,12 @@ def draw_sheet(run: str, out: str, limit: int, truth: str, confirmed: "Confirmed
     console.line(f"{len(rows):,} of {folder.num_images:,} images: {uris.join(place, name)}")
 
 
-def draw_some(run: "RunFolder", image_ids: Sequence[str], out: str) -> None:
+def draw_some(run: "RunFolder", notes: Mapping[str, str], out: str) -> None:
     """Draw the contact sheet of some images of a run, in their order.
 
     Args:
         run: the run.
-        image_ids: those that can be read are shown.
+        notes: what stands beside the image's name, by `image_id`; those that can be read are shown.
         out: the picture, a path or URL.
 
     Raises:
@@ -71,7 +88,10 @@ def draw_some(run: "RunFolder", image_ids: Sequence[str], out: str) -> None:
     from pipeline.storage.folder import Folder
 
     kind, picture = _format(out, "--sheet"), io.BytesIO()
-    rows = sheet_rows(run, limit=len(image_ids), only=image_ids)
+    rows = [
+        replace(row, note=notes[row.image_id])
+        for row in sheet_rows(run, limit=len(notes), only=list(notes))
+    ]
     contact_sheet(rows, run.info.job().vocabulary.names).save(picture, kind, optimize=True)
     place, name = uris.parent_and_name(uris.normalise(out))
     Folder(place).atomic_write(name, picture.getvalue())

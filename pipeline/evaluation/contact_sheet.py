@@ -1,7 +1,7 @@
 """A contact sheet: image, masks and truth side by side, of a student its teacher."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -48,10 +48,18 @@ class SheetRow:
     instances: NDArray[np.integer] | None = None
     """(H, W) number of each pixel's instance, for outlines: of `by_instance` if there is one, else
     of the masks; None: they are none."""
+    image_id: str = ""
+    """Of the run."""
+    note: str = ""
+    """Stands beside the caption."""
 
 
 def sheet_rows(
-    run: RunFolder, truth_uri: str = "", limit: int = 24, only: Sequence[str] | None = None
+    run: RunFolder,
+    truth_uri: str = "",
+    limit: int = 24,
+    only: Sequence[str] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> list[SheetRow]:
     """Return the first images of a run; those that cannot be read are left out, and named.
 
@@ -60,14 +68,14 @@ def sheet_rows(
         truth_uri: see `pipeline.evaluation.truth`; empty: none.
         limit: greatest number of images.
         only: `image_id` of the images to show, in this order; None: all.
+        renamed: labels of the run by the truth's names for them.
     """
     images = RunImages(run)
-    wanted = Wanted.of_run(run)
+    wanted = Wanted.of_run(run)._replace(renamed=renamed or {})
     truth = open_truth(truth_uri, wanted) if truth_uri else None
 
     left_out: list[str] = []
     wanted_ids = None if only is None else frozenset(only)
-    ids: list[str] = []
 
     def rows() -> Iterable[SheetRow]:
         for shard in RunReader(run, wanted_ids).shards():
@@ -86,8 +94,8 @@ def sheet_rows(
                 found, instances = paint_segments(segments, size_hw), None
                 if run.mask_kind == "instance":
                     instances = paint_places(segments, size_hw)
-                ids.append(image["image_id"])
-                yield SheetRow(image["path"], pixels, found, true_map, instances=instances)
+                row = SheetRow(image["path"], pixels, found, true_map, instances=instances)
+                yield replace(row, image_id=image["image_id"])
 
     shown = list(islice(rows(), limit))
     if left_out:
@@ -95,7 +103,7 @@ def sheet_rows(
             "%d images cannot be read and are left out, the first is %s", len(left_out), left_out[0]
         )
     if only is not None:
-        by_id = dict(zip(ids, shown, strict=False))
+        by_id = {row.image_id: row for row in shown}
         shown = [by_id[one] for one in only if one in by_id]
     return shown
 
@@ -191,7 +199,10 @@ def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:
 
 
 def _caption(row: SheetRow) -> str:
-    name = row.caption if len(row.caption) <= 44 else f"…{row.caption[-43:]}"
+    most = 32 if row.note else 44  # characters; two tiles must hold them
+    name = row.caption if len(row.caption) <= most else f"…{row.caption[1 - most :]}"
+    if row.note:
+        name += f"   {row.note}"
     if row.truth is None:
         return name
     if row.truth.shape != row.found.shape:

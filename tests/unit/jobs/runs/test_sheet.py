@@ -1,5 +1,6 @@
 """`ovseg sheet`: a picture of any run, wherever it lies."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,28 @@ def test_sheet_with_a_truth_is_wider(run: RunFolder, tmp_path: Path) -> None:
         with Image.open(out) as sheet:
             widths.append(sheet.width)
     assert widths[0] < widths[1]
+
+
+def test_labels_of_the_truth_can_have_other_names(run: RunFolder, tmp_path: Path) -> None:
+    assert ovseg("export", run.folder.uri).exit_code == 0
+    file = Path(run.folder.uri, "exports/coco/instances.json")
+    ours = json.loads(file.read_text("utf-8"))
+    for category in ours["categories"]:
+        category["name"] = f"their {category['name']}"
+    theirs = tmp_path / "theirs.json"
+    theirs.write_text(json.dumps(ours), "utf-8")
+    names = run.info.job().vocabulary.names
+    renamed = [part for name in names for part in ("--label", f"their {name}={name}")]
+    pictures = []
+    for truth, flags in ((file, []), (theirs, renamed)):
+        out = tmp_path / "sheet.png"
+        result = ovseg("sheet", run.folder.uri, "--out", str(out), "--truth", str(truth), *flags)
+        assert result.exit_code == 0, result.output
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
+    result = ovseg("sheet", run.folder.uri, "--truth", str(theirs))
+    assert "say with --label THEIRS=OURS" in result.stderr
+    assert ovseg("sheet", run.folder.uri, "--label", "a=b").exit_code == 2
 
 
 def test_sheet_of_a_remote_run_is_a_local_file(

@@ -31,8 +31,9 @@ def test_plot_shows_before_and_after():
     halves = picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]
     for half in halves:
         assert (half == BARS).all(-1).sum() > 500, "no bars"
-    assert not np.array_equal(*(half[:, :300] for half in halves))
+    before, after = halves
+    assert not np.array_equal(before[:, :300], after[:, :300])
     legend = picture[-40:]
     for colour in (BARS, (230, 120, 60), (190, 196, 202)):
         assert (legend == colour).all(-1).sum() > 50, "a colour that nothing explains"
-    assert (halves[0][64:384, :30] != 255).any(), "the upright axis has a name"
+    assert (before[64:384, :30] != 255).any(), "the upright axis has a name"

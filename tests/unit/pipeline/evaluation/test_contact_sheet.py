@@ -46,3 +46,26 @@ def test_instances_of_another_run_are_one_more_column():
     masks, other = (strip[:, start : start + 208] for start in (24 + 214, 24 + 2 * 214))
     assert (masks != 255).any()
     assert not (other[60:] != 255).any(), "the first image is not in the other run"
+
+
+def test_a_note_stands_beside_the_name():
+    image, found = np.full((30, 44, 3), 90, np.uint8), np.zeros((30, 44), int)
+    plain, noted = (
+        np.asarray(contact_sheet([SheetRow("a.png", image, found, note=note)], LABELS))
+        for note in ("", "cosine 0.271")
+    )
+    assert plain.shape == noted.shape
+    rows, columns = np.nonzero((plain != noted).any(-1))
+    assert columns.max() - columns.min() > 60
+    assert rows.min() > 24 + 22 + 140, "below the image"
+
+
+def test_a_label_without_room_makes_its_line_of_the_sheet_taller():
+    image, found = np.full((120, 160, 3), 90, np.uint8), np.zeros((120, 160), int)
+    found[10:110, 10:150] = 1
+    speck = found.copy()
+    speck[2:4, 2:4] = 2
+    heights = [
+        contact_sheet([SheetRow("a", image, one)] * 4, LABELS).height for one in (found, speck)
+    ]
+    assert 20 <= heights[1] - heights[0] <= 60
