@@ -56,7 +56,8 @@ def scenes_run(tmp_path_factory) -> RunFolder:
     drawn = draw_scenes(folder, 4, seed=3)
     command = ["annotate", "--local", "--images", f"{folder}/scene_*.png", "--out", f"{folder}/run"]
     labels = ["--labels", ",".join(drawn.labels), "--set", "clip.model=embedded"]
-    done = CliRunner().invoke(app, [*command, *labels, "--set", "run.device=cpu"])
+    sets = ["--set", "run.device=cpu", "--keep-features"]
+    done = CliRunner().invoke(app, [*command, *labels, *sets])
     assert done.exit_code == 0, done.output
     return RunFolder.open(f"{folder}/run")
 
@@ -624,6 +625,10 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
         page.locator("#stage[data-answers='2']").wait_for()
         page.locator("#reused", has_text="features reused").wait_for()
         assert page.locator("#found .mask").count() == 2
+        assert differing(first, canvas(page)) > 0.005
+        page.locator("#method option[value=maskclip]").wait_for(state="attached")
+        page.locator("#method").select_option("maskclip")
+        page.locator("#stage[data-answers='3']").wait_for()
         command = page.locator("#command")
         assert command.inner_text() == said[-1]["command"]
         options = command.locator("span").evaluate_all(
@@ -632,10 +637,6 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
         )
         assert len(options) > 3
         assert max(options) < 25, "a line ends between words, not at a hyphen"
-        assert differing(first, canvas(page)) > 0.005
-        page.locator("#method option[value=maskclip]").wait_for(state="attached")
-        page.locator("#method").select_option("maskclip")
-        page.locator("#stage[data-answers='3']").wait_for()
 
         page.locator("#words").fill(",".join(f"word {n}" for n in range(65)))
         page.locator("#error", has_text="expected 1 to 64 words, got 65").wait_for()
@@ -663,6 +664,8 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
 
     assert [one["num_encoded"] for one in said] == [1, 1, 2, 2, 3]
     assert [one["encoded"] for one in said] == [True, False, True, False, True]
+    commands = [one["command"].split()[1] for one in said]
+    assert commands == ["relabel"] * 2 + ["annotate"] * 3, "only the run's method has features"
     assert said[0]["seconds"]["encode_s"] > 0
     assert said[1]["seconds"]["encode_s"] == said[1]["seconds"]["decode_s"] == 0
     assert (said[4]["height"], said[4]["width"]) == (120, 176)
