@@ -20,8 +20,10 @@ _TEXT_SHARE = 1 / 14
 _MIN_TEXT_PX, _MAX_TEXT_PX = 12, 28
 _MIN_DEPTH_PX = 3
 """A mask that is thinner everywhere has no name on it: it would be hidden by it."""
-_MOST_HIDDEN = 0.3
-"""Share of a mask that its own name may cover."""
+_MOST_HIDDEN = 0.3, 0.6
+"""Share of a mask that its own name may cover; where there is no such place, the second."""
+_NEARLY_FITS = 1.25
+"""Width of a name, beside that of the mask, up to which further segments of a label have it."""
 _LARGE_PART = 0.01
 """Share of the picture from which a part of a mask has a name of its own."""
 _PLATE_RIM_PX, _PLATE_ALPHA = 3, 150
@@ -53,8 +55,8 @@ def overlay(
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
         names: of the labels in vocabulary order; their colours follow from them.
         write_names: write each label on the largest of its segments where that is widest, and on
-            each further one that its name fits on; labels that have no room for it are named below
-            the image, so the picture may be larger than it.
+            each further one that its name nearly fits on; labels that have no room for it are named
+            below the image, so the picture may be larger than it.
         segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
             instances of a label are told apart; None: outlines are of the labels, names also on
             large parts of their masks.
@@ -121,9 +123,8 @@ def _with_names(
         if label > len(names) or not names[label - 1]:
             continue
         name, mask = str(names[label - 1]), number == wanted
-        if label in named and cv2.boundingRect(mask.astype(np.uint8))[2] < text_width(
-            name, text_px
-        ):
+        box_width = cv2.boundingRect(mask.astype(np.uint8))[2]
+        if label in named and text_width(name, text_px) > _NEARLY_FITS * box_width:
             continue
         lines = _lines(name, text_px, width - 2 * _PLATE_RIM_PX)
         plate = _place(mask, _plate_size(lines, text_px), written) if lines else None
@@ -191,16 +192,18 @@ def _place(mask: NDArray[np.bool_], plate_hw: SizeHW, written: Sequence[_Plate])
     left = min(max(x0 + int(x) - 1 - wide // 2, 0), width - wide)
     wanted = min(max(y0 + int(y) - 1 - high // 2, 0), height - high)
     beside = [one for one in written if one.left < left + wide and left < one.right]
-    most_px = _MOST_HIDDEN * np.count_nonzero(box)
-    for away in range(2 * high):
-        for top in (wanted - away, wanted + away):
-            bottom = top + high
-            if (
-                0 <= top <= height - high
-                and all(bottom <= one.top or one.bottom <= top for one in beside)
-                and np.count_nonzero(mask[top:bottom, left : left + wide]) <= most_px
-            ):
-                return _Plate(left, top, left + wide, bottom)
+    tops = [wanted + sign * away for away in range(2 * high) for sign in (-1, 1)]
+    free = [
+        top
+        for top in tops
+        if 0 <= top <= height - high
+        and all(top + high <= one.top or one.bottom <= top for one in beside)
+    ]
+    for share in _MOST_HIDDEN:
+        for top in free:
+            hidden = np.count_nonzero(mask[top : top + high, left : left + wide])
+            if hidden <= share * np.count_nonzero(box):
+                return _Plate(left, top, left + wide, top + high)
     return None
 
 
