@@ -12,7 +12,9 @@ Pixels, networks, decision and run lengths are those of a job with the same sett
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, overload
@@ -28,7 +30,7 @@ from ovseg_core.decision.image_rows import image_rows
 from ovseg_core.embedded import EMBEDDED_NOTE
 from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
-from ovseg_core.methods import build_segmenter, with_published_clip
+from ovseg_core.methods import build_segmenter, needed_files, with_published_clip
 from ovseg_core.prediction.inputs import (
     ImageInput,
     content_key,
@@ -49,6 +51,7 @@ Words = str | Sequence[str] | Mapping[str, Any] | Vocabulary
 """The labels: words, comma-separated words, or all that `vocabulary` of a job file may be."""
 
 _WITHOUT_NETWORK = "docs/python.md#without-a-network"
+_MODEL_SETTING = re.compile(r"--set (clip|vision)\.model=(\S+)")
 _IMAGES_KEPT = 16
 _VOCABULARIES_KEPT = 8
 
@@ -93,7 +96,8 @@ def load(
     except WeightsError as error:
         if "--set " not in str(error):
             raise
-        raise type(error)(*error.lines, _in_python(config.method.name)) from None
+        lines = [_MODEL_SETTING.sub(r"\1='\2' in ov.load", line) for line in error.lines]
+        raise type(error)(*lines, *_in_python(config)) from None
     return Predictor(segmenter, config, batch_size)
 
 
@@ -194,10 +198,15 @@ class Predictor:
         return self._encoded[key]
 
 
-def _in_python(method: str) -> str:
-    """Return how `load` takes what a message names as `--set`."""
-    return (
-        f"in Python, with what the method needs of it: ov.load({{'name': '{method}', 'options': "
+def _in_python(config: SegmenterConfig) -> Iterator[str]:
+    """Yield which weights are missing, and how `load` takes them."""
+    with suppress(WeightsError):  # a name of no network: the first line says so
+        files = needed_files(config, _place_if_here)
+        missing = [file.network for file in files if not file.is_here and not file.only_for]
+        if len(missing) > 1:
+            yield f"not on this machine: {', '.join(missing)}"
+    yield (
+        f"all that the method may need: ov.load({{'name': '{config.method.name}', 'options': "
         "{...}}, clip='local-dir:FOLDER', vision='local-dir:FOLDER') "
         f"({_WITHOUT_NETWORK})"
     )
@@ -226,23 +235,35 @@ def _local_weights(name: str) -> str:
         name: a path or any other name, returned as it is, or an http(s) URL, at whose end
             `#sha256=<64 hex digits>` pins the content.
     """
+    place = _place_of(name)
     if "://" not in name:
-        return str(Path(name).expanduser()) if name.startswith("~") else name
+        return place
     address = urlsplit(name)
     if address.scheme not in ("http", "https"):
         raise WeightsError(f"{name}: expected a path or an http(s) URL; fetch it, give its path")
-    file_name = Path(address.path).name or "weights"
-    folder = Path(torch.hub.get_dir()) / "ovseg" / hashlib.sha256(name.encode()).hexdigest()[:16]
-    if not (folder / file_name).exists():
+    if not Path(place).exists():
         url, digest = address._replace(fragment="").geturl(), address.fragment
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(
-                url, str(folder / file_name), digest.removeprefix("sha256=") or None, progress=False
+                url, place, digest.removeprefix("sha256=") or None, progress=False
             )
         except (OSError, RuntimeError) as error:  # RuntimeError: another SHA-256
             raise WeightsError(
                 f"cannot fetch weights {url}: {error}; fetch the file elsewhere and give its path "
                 f"({_WITHOUT_NETWORK})"
             ) from None
-    return str(folder / file_name)
+    return place
+
+
+def _place_of(name: str) -> str:
+    """Return where weights lie on this machine, or will; of an URL in torch.hub's folder."""
+    if "://" not in name:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    folder = Path(torch.hub.get_dir()) / "ovseg" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    return str(folder / (Path(urlsplit(name).path).name or "weights"))
+
+
+def _place_if_here(name: str) -> str:
+    place = _place_of(name)
+    return place if Path(place).exists() else ""

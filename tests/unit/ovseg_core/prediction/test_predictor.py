@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -200,9 +201,12 @@ def test_weights_that_do_not_come_name_the_python_way(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"hf download laion/CLIP\S+") as caught:
         ov.load("clip_diy", device="cpu")
-    assert "ov.load({'name': 'clip_diy', 'options': {...}}, clip='local-dir:FOLDER', " in str(
-        caught.value
-    )
+    said = str(caught.value)
+    assert "ov.load({'name': 'clip_diy', 'options': {...}}, clip='local-dir:FOLDER', " in said
+    assert "copy FOLDER here and clip='local-dir:FOLDER' in ov.load" in said
+    assert "--set" not in said
+    [missing] = re.findall("not on this machine: (.*)", said)
+    assert [part.split()[0] for part in missing.split(", ")] == ["CLIP", "ViT", "FOUND's"]
 
 
 def test_the_pages_way_without_a_network_loads_local_files(monkeypatch, tmp_path, scenes):
