@@ -54,7 +54,10 @@ TABLES = (
         Annotation,
         "`annotations/*.parquet`, one row per segment",
         "Exports, the review and evaluation read the masks. What reads each score is in the next "
-        "table.",
+        "table. `open_run(...).annotations()` has one more column, `verdict`, once there is a "
+        "review: `accepted`, `changed` or `added` by people, empty where nobody decided. A mask "
+        "that people changed or added has `mean_prob` 1 and its other scores empty: leave such "
+        "rows out of means of scores.",
     ),
     _Table(
         "Vectors",

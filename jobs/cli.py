@@ -308,7 +308,7 @@ def sheet_command(  # noqa: PLR0913 - typer's flags are parameters
 
 
 @app.command("delete")
-def delete_command(run: opt.Run, yes: opt.Yes = False) -> None:
+def delete_command(run: opt.WholeRun, yes: opt.Yes = False) -> None:
     """Delete a run folder; images stay.
 
     Only files that ovseg wrote are deleted, after a question; others are named and kept.

@@ -48,6 +48,9 @@ Run = Annotated[
         help="Run folder: a path or any fsspec URL; RUN@1: before it was updated.", metavar="RUN"
     ),
 ]
+WholeRun = Annotated[
+    str, typer.Argument(help="Run folder: a path or any fsspec URL.", metavar="RUN")
+]
 Images = Annotated[str, typer.Option("--images", help="Folder, glob, bucket prefix or list file.")]
 ImagesRoots = Annotated[
     list[str] | None,

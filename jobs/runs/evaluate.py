@@ -13,6 +13,7 @@ from jobs.runs.review import renamed_label
 from schemas.base import counted
 from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
+from schemas.vocabulary import BACKGROUND
 
 if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import EvaluationRules
@@ -224,7 +225,7 @@ def _show_missing(report: "EvaluationReport | InstanceReport", effect: str) -> N
         line = f"the truth has no {label!r}: {effect}"
         if meant:
             flag = shlex.quote(f"{meant[0]}={label}")
-            line += f"; its nearest names are {', '.join(meant)}: --label {flag}"
+            line += f"; its nearest: {', '.join(meant)}: --label {flag}"
         elif report.unknown_categories:
             line += "; --label THEIRS=OURS says which of its names is the same"
         console.line(line)
@@ -236,9 +237,13 @@ def _unknown(names: Sequence[str], taken_as: str = "taken as background") -> str
     """Return the first names, their number, and what it means that the run does not have them."""
     if not names:
         return ""
-    hidden = len(names) - _SHOWN_NAMES
-    shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")
+    shown = _first_names(names)
     return f"{len(names)} of the truth that the run was not asked for, {taken_as}: {shown}"
+
+
+def _first_names(names: Sequence[str]) -> str:
+    hidden = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")
 
 
 def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
@@ -260,6 +265,9 @@ def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     yield "images compared", report.num_images if whole else part
     yield "too little in the truth", report.num_left_out or ""
     yield "not in the truth", report.num_without_truth or ""
+    explained = {BACKGROUND, *report.missing_labels}
+    unseen = [one.name for one in report.labels if not one.truth_px and one.name not in explained]
+    yield "labels in no true mask", _first_names(unseen)
     yield "of another size", report.num_wrong_size or ""
     yield "failed", report.num_failed or ""
     yield "not annotated yet", report.num_left or ""

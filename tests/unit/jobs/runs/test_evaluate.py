@@ -1,6 +1,7 @@
 """`ovseg evaluate`: mistakes before anything is compared."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -96,12 +97,13 @@ def test_names_that_only_the_truth_has_are_counted_and_can_be_mapped(tmp_path: P
     assert "couch, thing 00" in shown.stdout
     assert "and 21 more" in shown.stdout
     assert "the truth has no 'sofa'" in shown.stdout
-    assert "nearest names are couch: --label couch=sofa" in shown.stdout
+    assert "its nearest: couch: --label couch=sofa" in shown.stdout
     assert "mIoU                     0.000" in shown.stdout
     for pair in ("couch=sofa", "sofa=couch"):
         mapped = ovseg(*given, "--label", pair).stdout
         assert "mIoU                     1.000" in mapped
         assert "the truth has no" not in mapped
+        assert re.search(r"labels in no true mask +dog\n", mapped)
     wrong = ovseg(*given, "--label", "coach=sofa")
     assert wrong.exit_code == 1
     assert "the truth has no 'coach': Did you mean 'couch'" in wrong.stderr

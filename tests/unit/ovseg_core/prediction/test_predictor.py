@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,6 +210,16 @@ def test_weights_that_do_not_come_name_the_python_way(monkeypatch, tmp_path):
     assert [part.split()[0] for part in missing.split(", ")] == ["CLIP", "ViT", "FOUND's"]
 
 
+def test_the_pages_lines_make_a_folder_of_a_model_in_memory(monkeypatch, tmp_path):
+    page = Path(ov.__file__).parents[1] / "docs" / "weights.md"
+    block = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace("ViT-B-16", "ViT-S-32-alt"), {})  # the smallest that open_clip has
+    segmenter = ov.load("maskclip", clip="local-dir:weights/my-clip", device="cpu")
+    result = segmenter(np.zeros((64, 90, 3), np.uint8), ["cat", "dog"])
+    assert result.label_map.shape == (64, 90)
+
+
 def test_the_pages_way_without_a_network_loads_local_files(monkeypatch, tmp_path, scenes):
     page = Path(ov.__file__).parents[1] / "docs" / "python.md"
     section = page.read_text(encoding="utf-8").partition("\n## Without a network\n")[2]
@@ -218,6 +229,6 @@ def test_the_pages_way_without_a_network_loads_local_files(monkeypatch, tmp_path
     shutil.copytree(VISION_FOLDER, weights / "dino")
     torch.save(load_file(FOUND_HEAD), weights / "decoder_weights.pt")
     monkeypatch.chdir(tmp_path)
-    names = {"ov": ov}
+    names: dict[str, Any] = {"ov": ov}
     exec(block, names)
     assert names["segmenter"](scenes[0][0], scenes[1]).segments
