@@ -214,7 +214,7 @@ class Driver:
         self._asked_s = now
         if not self._running:
             if self._pool.starting:
-                self._pool.warn_of_slow_start(idle_s)
+                self._pool.tell_of_slow_start(idle_s)
             return
         asked = {
             worker.waits.options(concurrency_group=cluster.NOTES).remote(): item.shard.index

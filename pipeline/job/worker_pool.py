@@ -18,8 +18,8 @@ Actor = Any
 """A worker's handle; Ray's types for it change between versions."""
 GROW_EVERY_S = 10.0
 """How often the cluster is asked whether it has room for more workers."""
-WARN_AFTER_S = 30.0
-"""A warning is logged so often until the first worker is ready."""
+TELL_EVERY_S = 30.0
+"""How often the wait for the first worker is told."""
 
 
 class WorkerPool:
@@ -93,19 +93,19 @@ class WorkerPool:
         while True:
             refs, _ = ray.wait(self.starting, num_returns=1, timeout=cluster.LOOK_EVERY_S)
             self.head.wait_now_and_then()
-            if not refs and time.monotonic() - said_s >= WARN_AFTER_S:
+            if not refs and time.monotonic() - said_s >= TELL_EVERY_S:
                 said_s = time.monotonic()
-                self.warn_of_slow_start(said_s - began_s)
+                self.tell_of_slow_start(said_s - began_s)
             for ref in refs:
                 actor = self.admit(ref)
                 if actor is not None:
                     return actor
 
-    def warn_of_slow_start(self, waited_s: float) -> None:
+    def tell_of_slow_start(self, waited_s: float) -> None:
         """Log that no worker is ready, and what the cluster has for one."""
-        logger.warning(
-            "no worker is ready after %.0f s: %s; it is loading the models, or waits for other "
-            "jobs or a new machine",
+        logger.info(
+            "no worker is ready yet, after %.0f s: it is loading the models, or waits for room: %s "
+            "(what this run's own workers hold is not free)",
             waited_s,
             cluster.free_resources(self._demand),
         )
