@@ -298,13 +298,14 @@ def sheet_command(  # noqa: PLR0913 - typer's flags are parameters
     allow_private: opt.AllowPrivate = False,
 ) -> None:
     """Draw images and their masks in one picture."""
-    from jobs.runs.sheet import SheetTruth, draw_sheet
+    from jobs.runs.evaluate import TruthFlags
+    from jobs.runs.sheet import draw_sheet
     from pipeline.run.trust.confirmed import Confirmed
 
     if labels and not truth:
         raise typer.BadParameter("--label goes with --truth: it renames the truth's labels")
     confirmed = Confirmed.from_flags(images_roots or (), allow_private=allow_private)
-    draw_sheet(run, out, limit, SheetTruth(truth, labels or ()), confirmed)
+    draw_sheet(run, out, limit, TruthFlags(truth, labels=labels or ()), confirmed)
 
 
 @app.command("delete")

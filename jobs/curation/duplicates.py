@@ -1,7 +1,8 @@
 """`ovseg duplicates`: groups of images of a run that are the same picture."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jobs import console
@@ -65,28 +66,27 @@ def list_duplicates(
     return _show(images, found, lists)
 
 
-def _paths(images: "AnnotatedImages", found: "Duplicates") -> list[list[str]]:
-    return [images.paths.take(group).to_pylist() for group in found.groups]
-
-
 def _least(found: "Duplicates", places: "Sequence[int] | NDArray[np.int64]") -> float | None:
     """Return the least correlation of images, for a person; None where one has none."""
     least = float(found.correlation[places].min())
     return None if math.isnan(least) else round(least, 2)
 
 
+def _groups(
+    images: "AnnotatedImages", found: "Duplicates"
+) -> Iterator[tuple[list[str], float | None]]:
+    """Yield the paths of each group, and its least correlation."""
+    for group in found.groups:
+        yield images.paths.take(group).to_pylist(), _least(found, group)
+
+
 def _as_json(
     images: "AnnotatedImages", found: "Duplicates", lists: dict[str, str]
 ) -> dict[str, Any]:
-    groups = zip(_paths(images, found), found.groups, strict=True)
     return {
         "groups": [
-            {
-                "keep": paths[0],
-                "copies": paths[1:],
-                "least_correlation": _least(found, group),
-            }
-            for paths, group in groups
+            {"keep": paths[0], "copies": paths[1:], "least_correlation": least}
+            for paths, least in _groups(images, found)
         ],
         "num_images": found.num_images,
         "num_copies": found.num_copies,
@@ -106,9 +106,9 @@ def _show(images: "AnnotatedImages", found: "Duplicates", lists: dict[str, str])
             paths[0],
             len(paths) - 1,
             ", ".join(paths[1:4]) + (", ..." * (len(paths) > 4)),
-            _least(found, found.groups[number - 1]) or "not compared",
+            least or "not compared",
         )
-        for number, paths in enumerate(_paths(images, found)[:_SHOWN], 1)
+        for number, (paths, least) in enumerate(islice(_groups(images, found), _SHOWN), 1)
     ]
     columns = "group", "keep (the largest)", "copies", "such as", "least alike"
     console.table("Near-duplicates", columns, shown)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
-from jobs.runs.review import renamed_label
+from jobs.runs.review import renamed_labels
 from schemas.base import counted
 from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
@@ -111,7 +111,7 @@ def _reference(
     if protocol.name:
         return protocol_reference(run, protocol.name, protocol.data)
     names = run.info.job().vocabulary.names
-    renamed = dict(renamed_label(text, names) for text in truth.labels)
+    renamed = renamed_labels(truth.labels, names)
     return truth_reference(run, truth.uri, rules.crowd, rules.truth_background, renamed)
 
 

@@ -4,7 +4,7 @@ import ctypes
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_js
         "empty_means": flags.empty_means,
         "unchanged_means": flags.unchanged_means,
         "prefer": flags.prefer,
-        "labels": dict(renamed_label(text, names) for text in flags.labels),
+        "labels": renamed_labels(flags.labels, names),
     }
     rules = validated(ImportRules, {key: value for key, value in given.items() if value})
     report = read(folder, tool, file, rules)
@@ -105,7 +105,16 @@ def import_review_file(run: str, tool: str, file: str, flags: ImportFlags, as_js
     return _print_import(report, shlex.quote(run), segments_needed(folder))
 
 
-def renamed_label(text: str, names: Sequence[str]) -> tuple[str, str]:
+def renamed_labels(texts: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """Return the run's labels by the names that `--label THEIRS=OURS`, once for each, gives.
+
+    Raises:
+        ConfigError: one has not this form.
+    """
+    return dict(_renamed_label(text, names) for text in texts)
+
+
+def _renamed_label(text: str, names: Sequence[str]) -> tuple[str, str]:
     """Return the two labels of `THEIRS=OURS`; both may hold a `=`.
 
     `OURS=THEIRS` is taken as well where it can only be that.

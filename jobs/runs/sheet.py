@@ -1,13 +1,14 @@
 """`ovseg sheet`: the first images of a run with their masks in one picture."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import console
-from jobs.runs.review import renamed_label
+from jobs.runs.evaluate import TruthFlags
+from jobs.runs.review import renamed_labels
 from schemas.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -19,20 +20,7 @@ FILE = "contact_sheet.png"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-@dataclass(frozen=True)
-class SheetTruth:
-    """True masks to show beside, as `ovseg evaluate` takes them.
-
-    Attributes:
-        uri: of the truth; empty: none.
-        labels: `THEIRS=OURS` each.
-    """
-
-    uri: str = ""
-    labels: Sequence[str] = ()
-
-
-def draw_sheet(run: str, out: str, limit: int, truth: SheetTruth, confirmed: "Confirmed") -> None:
+def draw_sheet(run: str, out: str, limit: int, truth: TruthFlags, confirmed: "Confirmed") -> None:
     """Draw the contact sheet of a run, and print where it lies.
 
     Args:
@@ -40,7 +28,7 @@ def draw_sheet(run: str, out: str, limit: int, truth: SheetTruth, confirmed: "Co
         out: the picture, a path or URL; empty: in a local run folder, and for a run at a URL in the
             current folder.
         limit: greatest number of images.
-        truth: true masks to show beside.
+        truth: true masks to show beside, as `ovseg evaluate` takes them, but for `background`.
         confirmed: from where the run's images are read.
 
     Raises:
@@ -55,7 +43,7 @@ def draw_sheet(run: str, out: str, limit: int, truth: SheetTruth, confirmed: "Co
     kind = _format(out or FILE, "--out")
     folder = RunFolder.open(run, confirmed)
     names = folder.info.job().vocabulary.names
-    renamed = dict(renamed_label(text, names) for text in truth.labels)
+    renamed = renamed_labels(truth.labels, names)
     rows = sheet_rows(folder, truth.uri, limit, renamed=renamed)
     if not rows:
         raise UserError(

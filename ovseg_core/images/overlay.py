@@ -199,10 +199,11 @@ def _place(mask: NDArray[np.bool_], plate_hw: SizeHW, written: Sequence[_Plate])
         if 0 <= top <= height - high
         and all(top + high <= one.top or one.bottom <= top for one in beside)
     ]
+    area = np.count_nonzero(box)
+    hidden = [np.count_nonzero(mask[top : top + high, left : left + wide]) for top in free]
     for share in _MOST_HIDDEN:
-        for top in free:
-            hidden = np.count_nonzero(mask[top : top + high, left : left + wide])
-            if hidden <= share * np.count_nonzero(box):
+        for top, covered in zip(free, hidden, strict=True):
+            if covered <= share * area:
                 return _Plate(left, top, left + wide, top + high)
     return None
 

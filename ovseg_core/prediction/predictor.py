@@ -202,7 +202,7 @@ def _in_python(config: SegmenterConfig) -> Iterator[str]:
     """Yield which weights are missing, and how `load` takes them."""
     with suppress(WeightsError):  # a name of no network: the first line says so
         files = needed_files(config, _place_if_here)
-        missing = [file.network for file in files if not file.is_here and not file.only_for]
+        missing = [file.network for file in files if file.is_missing]
         if len(missing) > 1:
             yield f"not on this machine: {', '.join(missing)}"
     yield (

@@ -14,7 +14,6 @@ from pipeline.collection.manifest import ROWS_AT_ONCE, ascends
 from schemas.untrusted import printable
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
-"""Rows that are compared at once."""
 
 
 @dataclass(frozen=True)

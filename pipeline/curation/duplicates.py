@@ -179,7 +179,8 @@ def _confirmed(
     is_same = pairs.cosine >= ALONE_FROM
     found = np.full(len(first), np.nan, np.float32)
     found[are_read] = correlation(small, first[are_read], second[are_read])
-    ratios = (images.ratio[one[are_read]] for one in (pairs.first, pairs.second))
+    ratio = images.ratio
+    ratios = (ratio[one[are_read]] for one in (pairs.first, pairs.second))
     is_same[are_read] = are_same(found[are_read], *ratios)
     same = Pairs(pairs.first[is_same], pairs.second[is_same], pairs.cosine[is_same])
     return same, found[is_same]

@@ -1,6 +1,9 @@
 """The gallery in a browser."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +13,30 @@ from tests.helpers.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.helpers.drawn_runs import RunSpec, Scene, make_run
 
 
-@needs_chromium
-def test_no_more_labels_are_offered_where_two_lines_show_all(tmp_path: Path) -> None:
+@contextmanager
+def gallery_page(
+    folder: Path, labels: Sequence[str], height_px: int, viewport: dict[str, int]
+) -> Iterator[Any]:
+    """Open the gallery of a run of one image, whose labels stand beside each other."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
     )
-    labels = ("dog", "person", "sofa", "grass")
-    classes = np.tile(np.arange(1, 5, dtype=np.uint16).repeat(4), (10, 1))
-    run = make_run(tmp_path, [Scene("a.png", classes)], RunSpec(labels=labels))
+    numbers = np.arange(1, 1 + len(labels), dtype=np.uint16)
+    classes = np.tile(numbers.repeat(4), (height_px, 1))
+    run = make_run(folder, [Scene("a.png", classes)], RunSpec(labels=tuple(labels)))
     gallery.export(run, gallery.Options())
     with playwright.sync_playwright() as session:
         browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 390, "height": 700})
+        page = browser.new_page(viewport=viewport)
         page.goto(f"file://{run.folder.uri}/exports/gallery/index.html")
+        yield page
+        browser.close()
+
+
+@needs_chromium
+def test_no_more_labels_are_offered_where_two_lines_show_all(tmp_path: Path) -> None:
+    labels = ("dog", "person", "sofa", "grass")
+    with gallery_page(tmp_path, labels, 10, {"width": 390, "height": 700}) as page:
         for width in (390, 300):  # fingers, then a mouse
             page.set_viewport_size({"width": width, "height": 700})
             page.wait_for_timeout(200)
@@ -31,24 +45,13 @@ def test_no_more_labels_are_offered_where_two_lines_show_all(tmp_path: Path) -> 
             )
             assert len(set(tops)) == 2
             assert not page.get_by_role("button", name="all 4 labels").is_visible()
-        browser.close()
 
 
 @needs_chromium
 def test_all_labels_are_offered_only_where_some_are_hidden(tmp_path: Path) -> None:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[dev]'"
-    )
     labels = ("cat", "dog", *(f"a label of four words {n}" for n in range(12)))
-    classes = np.tile(np.arange(1, 15, dtype=np.uint16).repeat(4), (40, 1))
-    run = make_run(tmp_path, [Scene("a.png", classes)], RunSpec(labels=labels))
-    gallery.export(run, gallery.Options())
-    with playwright.sync_playwright() as session:
-        browser = session.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 500, "height": 700})
-        page.goto(f"file://{run.folder.uri}/exports/gallery/index.html")
+    with gallery_page(tmp_path, labels, 40, {"width": 500, "height": 700}) as page:
         unfold = page.get_by_role("button", name="all 14 labels")
         unfold.wait_for()
         page.set_viewport_size({"width": 4000, "height": 700})
         unfold.wait_for(state="hidden")
-        browser.close()

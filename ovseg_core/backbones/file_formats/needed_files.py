@@ -87,6 +87,11 @@ class WeightsFile:
     gate: str = ""
     only_for: str = ""
 
+    @property
+    def is_missing(self) -> bool:
+        """It is not on this machine, and always loaded."""
+        return not self.is_here and not self.only_for
+
     def describe(self) -> str:
         """Return what it is, where it comes from, its size and licence, in one line."""
         size = "" if self.size_bytes is None else size_text(self.size_bytes)

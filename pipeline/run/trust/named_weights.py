@@ -147,7 +147,7 @@ def check_before_start(job: JobConfig) -> None:
         check_hub()
     except OSError as error:
         files = methods.needed_files(job, cached, sees_images=not job.features_of)
-        missing = [file for file in files if not file.is_here and not file.only_for]
+        missing = [file for file in files if file.is_missing]
         if missing:
             kind = UnreachableHubError if isinstance(error, ConnectionError) else WeightsError
             raise kind(

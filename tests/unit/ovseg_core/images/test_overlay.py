@@ -29,6 +29,7 @@ def test_names_are_written_on_their_masks_and_stay_in_the_picture():
     changed = np.abs(named - plain).max(axis=2) > 0
     assert changed[:, 120:198].any()
     assert not changed[:, :60].any()
+    assert named[:, -2:].max() <= plain[:, -2:].max(), "no letter is cut"
 
 
 def test_labels_without_room_for_their_names_are_named_below_in_their_colours():
