@@ -13,6 +13,7 @@ from pipeline.storage.waiting import waiting
 from schemas.base import counted, did_you_mean
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ErrorCode
+from schemas.redact import redact
 from schemas.vocabulary import BACKGROUND, is_background
 
 if TYPE_CHECKING:
@@ -171,6 +172,12 @@ def show_plan(
             ("to be updated" if plan.updates else "changed since", _changes(plan)),
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
             ("method", config.method.name),
+            (
+                "features",
+                f"stored in {redact(config.features_of)}: no image is read, only words are scored"
+                if config.features_of
+                else "",
+            ),
             *(("weights", file.describe()) for file in files),
             (
                 "shards",

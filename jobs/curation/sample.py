@@ -1,5 +1,7 @@
 """`ovseg sample`: a list of the images of a run that are worth a look next."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import console
@@ -15,6 +17,7 @@ _VALUES = {
     "balanced": "for the label",
     "outlier": "distance to its fifth nearest image",
 }
+_FIRST = "the first, by chance"
 _SHOWN = 20
 
 
@@ -43,22 +46,30 @@ def list_sample(run: str, by: str, count: int, seed: int, out: str, as_json: boo
     images = annotated_images(RunFolder.open(run))
     sample = _sample(images, by, count, seed)  # type: ignore[arg-type]
     names = images.run.info.job().vocabulary.names
-    values = [
-        names[int(value) - 1] if by == "balanced" else round(value, 4) for value in sample.values
-    ]
-    columns = {"note": [f"{_VALUES[by]}: {value}" for value in values], "value": values}
+    values = [_shown(value, names if by == "balanced" else ()) for value in sample.values.tolist()]
+    notes = [_FIRST if value is None else f"{_VALUES[by]}: {value}" for value in values]
+    columns = {"note": notes, "value": values}
     place = write_list(images, sample.places, columns, list_name("sample", by), out)
     paths = images.paths.take(sample.places).to_pylist()
     if as_json:
         chosen = [{"path": path, "value": v} for path, v in zip(paths, values, strict=True)]
         return console.print_json({"by": by, "images": chosen, "list": place})
-    rows = list(zip(paths, values, strict=True))
+    rows = [
+        (path, "-" if value is None else value) for path, value in zip(paths, values, strict=True)
+    ]
     console.table(f"Sample by {by}", ("image", _VALUES[by]), rows[:_SHOWN])
     if len(rows) > _SHOWN:
         console.line(f"and {len(rows) - _SHOWN:,} more (in the list)")
     console.line("")
     fewer = "" if len(rows) == count else f" ({count:,} were asked for: no more can be chosen)"
     return console.facts([("images", f"{len(rows):,} of {len(images):,}{fewer}"), ("list", place)])
+
+
+def _shown(value: float, labels: Sequence[str]) -> str | float | None:
+    """Return a value of a sample for a person: of labels the name; None: there is none."""
+    if math.isnan(value):
+        return None
+    return labels[int(value) - 1] if labels else round(value, 4)
 
 
 def _sample(images: "AnnotatedImages", by: "SampleKind", count: int, seed: int) -> "Sample":

@@ -225,7 +225,7 @@ def _show_missing(report: "EvaluationReport | InstanceReport", effect: str) -> N
         line = f"the truth has no {label!r}: {effect}"
         if meant:
             flag = shlex.quote(f"{meant[0]}={label}")
-            line += f"; its nearest: {', '.join(meant)}: --label {flag}"
+            line += f"; its nearest: {', '.join(meant)} (--label {flag})"
         elif report.unknown_categories:
             line += "; --label THEIRS=OURS says which of its names is the same"
         console.line(line)

@@ -4,6 +4,7 @@ Shapes: N images, D joint width of CLIP, K labels. Places count from 0. Equal in
 the same sample.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -51,13 +52,13 @@ def most_diverse(vectors_ND: NDArray[np.floating], count: int, seed: int) -> Sam
         seed: of the first one.
 
     Returns:
-        With 1 - cosine of each and its nearest one of those before it; of the first one 1.
+        With 1 - cosine of each and its nearest one of those before it; of the first one NaN.
     """
     count = min(count, len(vectors_ND))
     vectors = torch.from_numpy(vectors_ND.astype(np.float32))
     chosen = [int(np.random.default_rng(seed).integers(len(vectors)))] if count else []
     distance_N = torch.full((len(vectors),), 1.0)
-    values = [1.0] * len(chosen)
+    values = [math.nan] * len(chosen)
     for number in range(1, count):
         to_last = 1 - vectors @ vectors[chosen[-1]]
         distance_N = to_last if number == 1 else torch.minimum(distance_N, to_last)

@@ -101,8 +101,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
                 "predictions": [prediction],
             }
             files.add(_insert(task, "result", map(_region, rows, brushes)))
-            many = "images with more than 50 masks, slow to open"
-            export.losses.count_lost(many, len(rows) > _MANY_MASKS)
+            if len(rows) > _MANY_MASKS:
+                export.losses.count_lost("images with more than 50 masks, slow to open")
         written = files.close()
         export.write(_CONFIG, _config(run.info.job().vocabulary.names).encode())
         export.upload(written)

@@ -236,17 +236,20 @@ class Decisions:
         }
         return len(single) >= num_left
 
-    def num_rejected(self, image_id: str, row: int) -> int:
-        """Return how many masks of an image are rejected, by themselves, by label or as a whole."""
+    def num_rejected(self, image_id: str, row: int) -> Counter[str]:
+        """Return how many masks of each predicted label of an image are rejected.
+
+        By themselves, by their label, or with the whole image.
+        """
         decided = [one for one in self.current(image_id).values() if one.action != "skip"]
         whole = {one.label: one.action for one in decided if one.segment_index is None}
         single = [one for one in decided if one.segment_index is not None]
         segments = self._index.segments
         left = Counter(self._index.labels[k - 1] for k in segments.label[segments.of(row)].tolist())
         left.subtract(one.label for one in single)
-        rejected = sum(one.action == "reject" for one in single)
+        rejected = Counter(one.label for one in single if one.action == "reject")
         for label, number in left.items():
-            rejected += number * (whole.get(label, whole.get(None)) == "reject")
+            rejected[label] += number * (whole.get(label, whole.get(None)) == "reject")
         return rejected
 
     def new_labels(self, image_id: str, row: int) -> tuple[int, ...]:

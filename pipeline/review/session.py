@@ -380,8 +380,8 @@ def _mark_names(now: RunSnapshot, row: int) -> list[str]:
 def _card_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
     """Return what decisions change on the card of an image.
 
-    `labels` are those that it has now: category id, highest score, number of masks, and the
-    category id that was predicted.
+    `labels` are those that it has now: category id, highest score, number of masks, the category
+    id that was predicted, and how many of the masks are rejected.
     """
     segments = now.index.segments
     part = segments.of(row)
@@ -393,11 +393,15 @@ def _card_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
     ):
         scores.setdefault((labels[0], labels[1]), []).append(score)
     ordered = sorted(scores.items(), key=lambda pair: (-max(pair[1]), pair[0]))
+    rejected = now.decisions.num_rejected(image_id, row)
+    names = now.index.labels
     return {
-        "labels": [[label, max(all_), len(all_), was] for (label, was), all_ in ordered],
+        "labels": [
+            [label, max(all_), len(all_), was, rejected[names[was - 1]] * (label == was)]
+            for (label, was), all_ in ordered
+        ],
         "tint": _tint_name(new),
         "marks": _mark_names(now, row),
-        "num_rejected": now.decisions.num_rejected(image_id, row),
     }
 
 

@@ -186,7 +186,7 @@ def test_undecodable_names_are_shown(folder: Path) -> None:
     shown = ovseg("import-review", "run", "--from", "label-studio", "review.json")
     assert shown.exit_code == 0, shown.output
     assert "? owl (1)" in shown.stdout
-    assert "left out: not annotated in the run: 1\n  ?.png" in shown.stdout
+    assert "left out: images that the run has not annotated: 1\n  ?.png" in shown.stdout
 
 
 def test_full_disk_is_one_line(folder: Path) -> None:

@@ -62,7 +62,7 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         "somebody has checked them: --unchanged-means reviewed)",
         NoteKind.SKIPPED: "left out: skipped in the tool",
         NoteKind.REPEATED: "left out: another statement on the same image counts",
-        NoteKind.UNKNOWN_IMAGES: "left out: not annotated in the run",
+        NoteKind.UNKNOWN_IMAGES: "left out: images that the run has not annotated",
         NoteKind.AMBIGUOUS_NAMES: "left out: names that could be several images",
         NoteKind.LOOSE_NAMES: "found by a name that differs",
         NoteKind.WRONG_SIZE: "left out: images of another size",

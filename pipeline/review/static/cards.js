@@ -6,11 +6,12 @@ const BADGES = [["rejected", "✕ rejected"], ["relabelled", "⇄ relabelled"], 
 
 const BADGE_HELP = { rejected: "of its masks; where it has none: a mask is missing", relabelled: "at least one of its masks has another label now" };
 
-function badge({ marks, labels, num_rejected: rejected }) {
+function badge({ marks, labels }) {
   const found = BADGES.find(([mark]) => marks.includes(mark));
   if (!found) return null;
   const [mark, word] = found;
   const masks = labels.reduce((sum, [, , number]) => sum + number, 0);
+  const rejected = labels.reduce((sum, [, , , , number]) => sum + number, 0);
   const said = mark === "rejected" && rejected < masks ? `✕ ${rejected} of ${masks} rejected` : word;
   return make("span", { class: `badge ${mark}`, title: BADGE_HELP[mark] ?? "" }, ["rejected", "relabelled"].includes(mark) && !marks.includes("done") ? `${said}, not all decided` : said);
 }
@@ -57,10 +58,12 @@ export function cards(run, other) {
     if (ok && !run.images_notice) figure.append(make("img", { class: "photo", alt: "", src: picture("photo", item.image_id, run.key), onerror: failed }));
     if (ok) figure.append(make("img", { class: "masks", alt: "", src: picture("tint", item.image_id, run.key, item.tint ? { tint: item.tint } : {}) }));
     else figure.append(make("p", {}, item.error_code));
-    const chips = item.labels.map(([id, score, number, predicted]) => {
+    const chips = item.labels.map(([id, score, number, predicted, rejected]) => {
       const { name, colour } = labels.get(id);
       const was = id === predicted ? "" : `was ${labels.get(predicted).name}`;
-      return make("span", { class: "chip", title: `${name}: ${masks(number, score)}${was && `, ${was}`}` }, swatch(colour), make("span", {}, name), make("small", { title: `${masks(number, score)}. ${scoreHelp}` }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2)), was ? make("small", { class: "was" }, was) : null);
+      const gone = rejected === number ? "rejected" : rejected ? `${rejected} rejected` : "";
+      const said = [masks(number, score), was, gone].filter(Boolean).join(", ");
+      return make("span", { class: rejected === number ? "chip rejected" : "chip", title: `${name}: ${said}` }, swatch(colour), make("span", {}, name), make("small", { title: `${masks(number, score)}. ${scoreHelp}` }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2)), was ? make("small", { class: "was" }, was) : null);
     });
     return make("article", { title: item.path }, figure, make("section", {},
       make("h2", {}, item.path),

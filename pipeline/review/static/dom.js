@@ -22,6 +22,9 @@ export function make(tag, properties = {}, ...children) {
   return node;
 }
 
+// The nodes of a text: what stands between backticks is code.
+export const withCode = (text) => text.split("`").map((part, place) => (place % 2 ? make("code", {}, part) : shown(part)));
+
 export function swatch(colour) {
   const node = make("i");
   node.style.background = colour;

@@ -1,8 +1,8 @@
 // The line under the top bar: decisions that are not saved come first, then lists that failed.
-import { byId } from "./dom.js";
+import { byId, withCode } from "./dom.js";
 
 export function note(text, bad = false) {
-  byId("note").textContent = text;
+  byId("note").replaceChildren(...withCode(text));
   byId("note").classList.toggle("bad", bad);
   byId("note").hidden = !text;
 }

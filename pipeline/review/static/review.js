@@ -211,7 +211,7 @@ function takeIn(answer) {
   if (answer.progress) showProgress(answer.progress);
   if (!answer.images) return;
   for (const image of answer.images) {
-    for (const item of grid.items.values()) if (item.image_id === image.image_id) Object.assign(item, { marks: image.marks, num_rejected: image.num_rejected, labels: image.labels, tint: image.tint });
+    for (const item of grid.items.values()) if (item.image_id === image.image_id) Object.assign(item, { marks: image.marks, labels: image.labels, tint: image.tint });
     grid.redraw(image.image_id);
   }
   // The answer to an older decision would hide newer ones that are not answered yet.

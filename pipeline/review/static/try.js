@@ -1,11 +1,10 @@
 // The try page: an image, some words and a method give masks.
-import { bar, byId, count, debounce, eye, make, shade, swatch } from "./dom.js";
+import { bar, byId, count, debounce, eye, make, shade, swatch, withCode } from "./dom.js";
 import { ask, picture, send, showing } from "./api.js";
 import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const STRIP = 60;
-const LOADING = "loading the networks …";
 const STAGES = [["decode_s", "read the image"], ["encode_s", "image features"], ["score_s", "score the words"], ["decide_s", "masks"]];
 
 const stage = new Stage(byId("stage"), byId("canvas"), { onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; } });
@@ -22,6 +21,10 @@ function hint(text) {
   byId("hint").textContent = text;
   byId("hint").hidden = !text;
 }
+
+const began = performance.now();
+const loadingText = () => `loading the networks … ${Math.round((performance.now() - began) / 1000)} s`;
+const clock = setInterval(() => { if (byId("hint").textContent.startsWith("loading the networks")) hint(loadingText()); }, 1000);
 
 function fail(text) {
   byId("error").textContent = text;
@@ -55,7 +58,7 @@ async function showPhoto(source, id, url) {
     return;
   }
   ready = true;
-  hint(loading ? LOADING : "");
+  hint(loading ? loadingText() : "");
   stage.show(photo, null, { width: photo.width, height: photo.height });
   await segment();
 }
@@ -225,7 +228,7 @@ async function offerOtherMethods() {
   byId("method-note").title = refused.map(({ name, reason }) => `${name}: ${reason}`).join("\n");
 }
 
-hint(LOADING);
+hint(loadingText());
 const offering = offerOwnMethod();
 offering.catch(() => {});
 run = await ask("/api/run");
@@ -241,7 +244,7 @@ byId("words").value = filledIn.map((label) => label.name).join(", ");
 const which = inImage.size ? "those found in this image, then those found in most" : "those found in most images";
 const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(present.length)} words: ${which}. ` : "";
 const then = run.models_caution || "The masks follow while you type.";
-const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, `${filled}Separate them by commas. ${then}`));
+const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, ...withCode(`${filled}Separate them by commas. ${then}`)));
 explain(some);
 byId("words").addEventListener("input", () => explain(""), { once: true }); // other words are not the run's
 const { view } = await ask("/api/view");
@@ -255,6 +258,7 @@ try {
   fail(error.message);
 }
 loading = false;
+clearInterval(clock);
 hint(image ? "" : "Drop an image here.");
 await picked;
 if (!answer) await segment();

@@ -239,7 +239,7 @@ def test_card_has_the_labels_as_decided_and_its_picture_a_name(run):
         told = client.decide(image_id="id-1.png", label="cat", action="relabel", new_label="dog")
         (now,) = client.shown(text="1.png")
         assert told.json["images"][0]["labels"] == now["labels"]
-        assert sorted((label, was) for label, _, _, was in now["labels"]) == [
+        assert sorted((label, was) for label, _, _, was, _ in now["labels"]) == [
             (2, 1),
             (2, 2),
             (3, 3),

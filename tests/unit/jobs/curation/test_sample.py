@@ -1,5 +1,6 @@
 """`ovseg sample`, and the commands that take its list."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def test_export_of_a_list_has_its_images_alone(run: RunFolder, tmp_path: Path):
     assert "4  images that are not in the list" in losses
     assert "images that failed" not in losses, "none of the list did"
     assert check_run(run).is_clean, "also with an export of some images"
+
+
+def test_first_of_a_diverse_sample_has_no_distance(copied_run: RunFolder):
+    command = ("sample", copied_run.folder.uri, "--by", "diverse", "--count", "3")
+    found = ovseg(*command, "--json")
+    assert found.exit_code == 0, found.output
+    values = [one["value"] for one in json.loads(found.stdout)["images"]]
+    assert values[0] is None
+    assert all(0 < value <= 2 for value in values[1:])
+    listed = Path(json.loads(found.stdout)["list"]).read_text("utf-8")
+    rows = csv.DictReader(listed.splitlines())
+    assert [row["note"].partition(":")[0] for row in rows] == [
+        "the first, by chance", "distance to the sample so far", "distance to the sample so far",
+    ]  # fmt: skip
 
 
 def test_delete_knows_lists_as_files_of_its_own(run: RunFolder):

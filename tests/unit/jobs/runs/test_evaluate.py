@@ -76,7 +76,7 @@ def test_convention_of_label_images_is_a_flag_and_is_told(tmp_path: Path) -> Non
     shown = ovseg(*given, "--truth-background", "255").stdout
     assert "values of label images   labels count from 0, 255 is background" in shown
     assert "mIoU                     1.000" in shown
-    assert "left out: not annotated in the run: 1\n  stranger.png" in shown
+    assert "left out: images that the run has not annotated: 1\n  stranger.png" in shown
     result = ovseg(*given, "--truth-background", "7")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: truth_background: expected '0', '255' or 'none'")
@@ -97,7 +97,7 @@ def test_names_that_only_the_truth_has_are_counted_and_can_be_mapped(tmp_path: P
     assert "couch, thing 00" in shown.stdout
     assert "and 21 more" in shown.stdout
     assert "the truth has no 'sofa'" in shown.stdout
-    assert "its nearest: couch: --label couch=sofa" in shown.stdout
+    assert "its nearest: couch (--label couch=sofa)" in shown.stdout
     assert "mIoU                     0.000" in shown.stdout
     for pair in ("couch=sofa", "sofa=couch"):
         mapped = ovseg(*given, "--label", pair).stdout

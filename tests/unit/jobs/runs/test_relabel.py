@@ -95,6 +95,16 @@ def test_other_words_are_decided_as_a_direct_run_decides_them(
     assert check_run(made).is_clean
 
 
+def test_dry_run_says_what_the_words_are_scored_on(kept: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    given = ["relabel", str(kept), "--labels", OTHERS, "--out", str(out), "--local", "--dry-run"]
+    shown = CliRunner().invoke(app, given)
+    assert shown.exit_code == 0, shown.output
+    said = f"stored in {kept}: no image is read"
+    assert said in " ".join(shown.stdout.split())
+    assert not out.exists()
+
+
 def test_a_relabelled_run_has_the_rows_of_its_images_and_needs_none_of_them(
     images: Path, tmp_path: Path
 ) -> None:

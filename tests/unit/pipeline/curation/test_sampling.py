@@ -26,6 +26,7 @@ def test_diverse_images_are_of_all_clusters_before_a_second_of_any():
         found = sampling.most_diverse(vectors, 8, seed)
         assert sorted(clusters[found.places[:5]]) == [0, 1, 2, 3, 4]
         assert len(set(found.places.tolist())) == 8
+        assert np.isnan(found.values[0]), "there is no sample yet that it could be far from"
         assert found.values[4] > 0.7 > 0.2 > found.values[5], "from other clusters, then the same"
         again = sampling.most_diverse(vectors, 8, seed)
         assert again.places.tolist() == found.places.tolist()
