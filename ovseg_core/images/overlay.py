@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ovseg_core.images.label_colours import label_colours
+from ovseg_core.images.label_colours import Rgb, label_colours
 from ovseg_core.images.lettering import INK, PAPER, font, shortened_text, text_width
 from ovseg_core.images.resize.nearest import SizeHW, to_size
 
@@ -20,14 +20,20 @@ _TEXT_SHARE = 1 / 14
 _MIN_TEXT_PX, _MAX_TEXT_PX = 12, 28
 _MIN_DEPTH_PX = 3
 """A mask that is thinner everywhere has no name on it: it would be hidden by it."""
+_BARELY_HIDDEN = 0.12
+"""Share of a mask that its own name may cover where it could stand beside it as well."""
 _MOST_HIDDEN = 0.3, 0.6
-"""Share of a mask that its own name may cover; where there is no such place, the second."""
+"""The same where there is no room beside it; where there is no such place, the second."""
+_MOST_COVERED = 0.05
+"""Share of a plate beside its mask that may lie over masks."""
 _NEARLY_FITS = 1.25
 """Width of a name, beside that of the mask, up to which further segments of a label have it."""
 _LARGE_PART = 0.01
 """Share of the picture from which a part of a mask has a name of its own."""
 _PLATE_RIM_PX, _PLATE_ALPHA = 3, 150
 """Of the dark plate under a name: what it is wider than the text at each side; of 255."""
+_STRIPE_PX = 4
+"""Width of the stripe in the label's colour at the left of a plate."""
 _MIN_LEGEND_EMS, _MAX_LEGEND_LINES = 12, 3
 
 
@@ -54,9 +60,10 @@ def overlay(
         rgb: (h, w, 3).
         label_map: (H, W) of the same picture at any size; 0 shows the image, greyed.
         names: of the labels in vocabulary order; their colours follow from them.
-        write_names: write each label on the largest of its segments where that is widest, and on
-            each further one that its name nearly fits on; labels that have no room for it are named
-            below the image, so the picture may be larger than it.
+        write_names: write each label on the largest of its segments where that is widest, or
+            above or below it where it would hide much of it, and on each further one that its name
+            nearly fits on; labels that have no room for it are named below the image, so the
+            picture may be larger than it.
         segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
             instances of a label are told apart; None: outlines are of the labels, names also on
             large parts of their masks.
@@ -106,7 +113,7 @@ def _with_names(
     segments: NDArray[np.integer],
     names: Sequence[str],
 ) -> Image.Image:
-    """Return a picture with labels where their segments are widest; the others named below it.
+    """Return a picture with labels on or beside their segments; the others named below it.
 
     A name is moved so that it stays in the picture, and up or down from a name that is there and
     off a mask that it would hide.
@@ -118,6 +125,7 @@ def _with_names(
     nameless: dict[int, None] = {}  # in the order of their largest masks
     named: set[int] = set()
     written: list[_Plate] = []
+    colours = label_colours(names)
     for wanted in found[np.argsort(-sizes, kind="stable")].tolist():
         label = wanted >> 32
         if label > len(names) or not names[label - 1]:
@@ -126,12 +134,13 @@ def _with_names(
         box_width = cv2.boundingRect(mask.astype(np.uint8))[2]
         if label in named and text_width(name, text_px) > _NEARLY_FITS * box_width:
             continue
-        lines = _lines(name, text_px, width - 2 * _PLATE_RIM_PX)
-        plate = _place(mask, _plate_size(lines, text_px), written) if lines else None
+        lines = _lines(name, text_px, width - 2 * _PLATE_RIM_PX - _STRIPE_PX)
+        size_hw = _plate_size(lines, text_px) if lines else (0, 0)
+        plate = _place(mask, labels > 0, size_hw, written) if lines else None
         if plate:
             named.add(label)
             written.append(plate)
-            _write(picture, plate, lines, text_px)
+            _write(picture, plate, lines, text_px, colours[label - 1])
         else:
             nameless[label] = None
     missing = [label for label in nameless if label not in named]
@@ -167,20 +176,26 @@ def _lines(name: str, text_px: int, width: int) -> list[str]:
 def _plate_size(lines: Sequence[str], text_px: int) -> SizeHW:
     """Return height and width of the plate under a name."""
     wide = max(text_width(line, text_px) for line in lines)
-    return len(lines) * _line_px(text_px), wide + 2 * _PLATE_RIM_PX
+    return len(lines) * _line_px(text_px), wide + 2 * _PLATE_RIM_PX + _STRIPE_PX
 
 
 def _line_px(text_px: int) -> int:
     return round(text_px * 1.25)
 
 
-def _place(mask: NDArray[np.bool_], plate_hw: SizeHW, written: Sequence[_Plate]) -> _Plate | None:
-    """Return where a name stands: nearest to where its mask is widest; None: nowhere near.
+def _place(
+    mask: NDArray[np.bool_], masks: NDArray[np.bool_], plate_hw: SizeHW, written: Sequence[_Plate]
+) -> _Plate | None:
+    """Return where a name stands: near where its mask is widest, or above or below a small mask.
 
     Args:
         mask: (H, W) of the picture.
+        masks: all masks, (H, W).
         plate_hw: of the name's plate.
         written: those that are there; it covers none.
+
+    Returns:
+        None: it has room nowhere near.
     """
     (height, width), (high, wide) = mask.shape, plate_hw
     x0, y0, box_width, box_height = cv2.boundingRect(mask.astype(np.uint8))
@@ -191,31 +206,59 @@ def _place(mask: NDArray[np.bool_], plate_hw: SizeHW, written: Sequence[_Plate])
         return None
     left = min(max(x0 + int(x) - 1 - wide // 2, 0), width - wide)
     wanted = min(max(y0 + int(y) - 1 - high // 2, 0), height - high)
-    beside = [one for one in written if one.left < left + wide and left < one.right]
     tops = [wanted + sign * away for away in range(2 * high) for sign in (-1, 1)]
-    free = [
-        top
-        for top in tops
-        if 0 <= top <= height - high
-        and all(top + high <= one.top or one.bottom <= top for one in beside)
-    ]
-    area = np.count_nonzero(box)
-    hidden = [np.count_nonzero(mask[top : top + high, left : left + wide]) for top in free]
+    over = [_Plate(left, top, left + wide, top + high) for top in tops]
+    left = min(max(x0 + (box_width - wide) // 2, 0), width - wide)
+    tops = [y0 - high, y0 + box_height]
+    beside = [_Plate(left, top, left + wide, top + high) for top in tops]
+    over, beside = ([one for one in of if _is_free(one, height, written)] for of in (over, beside))
+    hidden = [_covered(mask, one) / np.count_nonzero(box) for one in over]
+    if hidden and hidden[0] <= _BARELY_HIDDEN:
+        return over[0]
+    for plate in beside:
+        if _covered(masks, plate) <= _MOST_COVERED * high * wide:
+            return plate
     for share in _MOST_HIDDEN:
-        for top, covered in zip(free, hidden, strict=True):
-            if covered <= share * area:
-                return _Plate(left, top, left + wide, top + high)
+        for plate, covered in zip(over, hidden, strict=True):
+            if covered <= share:
+                return plate
     return None
 
 
-def _write(picture: Image.Image, plate: _Plate, lines: Sequence[str], text_px: int) -> None:
-    """Write a name on a dark plate: an outline of its letters would fill the gaps of small ones."""
+def _is_free(plate: _Plate, height: int, written: Sequence[_Plate]) -> bool:
+    """Return whether a plate is in the picture and covers no other."""
+    return (
+        plate.top >= 0
+        and plate.bottom <= height
+        and not any(
+            one.left < plate.right
+            and plate.left < one.right
+            and one.top < plate.bottom
+            and plate.top < one.bottom
+            for one in written
+        )
+    )
+
+
+def _covered(mask: NDArray[np.bool_], plate: _Plate) -> int:
+    """Return how many pixels of a mask a plate lies over."""
+    return int(np.count_nonzero(mask[plate.top : plate.bottom, plate.left : plate.right]))
+
+
+def _write(
+    picture: Image.Image, plate: _Plate, lines: Sequence[str], text_px: int, colour: Rgb
+) -> None:
+    """Write a name on a dark plate: an outline of its letters would fill the gaps of small ones.
+
+    A stripe in the label's colour says whose name it is where that stands beside its mask.
+    """
     size = plate.right - plate.left, plate.bottom - plate.top
     picture.paste((0, 0, 0), (plate.left, plate.top), Image.new("L", size, _PLATE_ALPHA))
     draw = ImageDraw.Draw(picture)
+    draw.rectangle((plate.left, plate.top, plate.left + _STRIPE_PX - 1, plate.bottom - 1), colour)
     for place, line in enumerate(lines):
         middle = plate.top + round((place + 0.5) * _line_px(text_px))
-        at = (plate.left + plate.right) / 2, middle
+        at = (plate.left + _STRIPE_PX + plate.right) / 2, middle
         draw.text(at, line, (255, 255, 255), font(text_px), anchor="mm")
 
 

@@ -247,7 +247,7 @@ class Decisions:
         segments = self._index.segments
         left = Counter(self._index.labels[k - 1] for k in segments.label[segments.of(row)].tolist())
         left.subtract(one.label for one in single)
-        rejected = Counter(one.label for one in single if one.action == "reject")
+        rejected = Counter(one.label or "" for one in single if one.action == "reject")
         for label, number in left.items():
             rejected[label] += number * (whole.get(label, whole.get(None)) == "reject")
         return rejected

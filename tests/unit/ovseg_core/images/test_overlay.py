@@ -119,6 +119,23 @@ def test_names_do_not_cover_each_other():
     assert both.sum() <= 3 * first.sum(), "near its mask"
 
 
+def test_a_name_that_would_hide_its_mask_stands_beside_it_with_the_colour():
+    rgb, labels = np.full((120, 200, 3), 90, np.uint8), np.zeros((120, 200), np.uint16)
+    labels[40:70, 90:120] = 2
+    names = ("cat", "red checkered cross")
+    plain, named = (
+        np.asarray(overlay(rgb, labels, names, write_names=with_names))
+        for with_names in (False, True)
+    )
+    assert named.shape == plain.shape
+    changed = (named != plain).any(axis=2)
+    assert not changed[labels > 0].any()
+    rows, columns = np.nonzero(changed)
+    assert rows.max() == 39 or rows.min() == 70, "it touches the mask"
+    stripe = named[rows.min() : rows.max() + 1, columns.min()].tolist()
+    assert stripe == [list(label_colours(names)[1])] * len(stripe)
+
+
 def test_tinted_masks_are_transparent_outside():
     labels = label_map(0)
     alpha = np.asarray(tinted(labels, labels.shape, NAMES))[..., 3]
