@@ -16,7 +16,7 @@ install: $(INSTALLED) ## Set up .venv with the locked versions
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "ovseg needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 2; }
-	@echo "Setting up $(VENV) (torch with CUDA libraries: about 6 GB, a few minutes) ..."
+	@echo "Setting up $(VENV) (torch with CUDA libraries: about 8 GB, a few minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -45,7 +45,7 @@ test-deploy: $(INSTALLED) .deploy/.installed ## Let SkyPilot's and Kubernetes' s
 test-labelstudio: $(INSTALLED) .labelstudio/.installed ## Try the export on a real Label Studio and its page (installs 1 GB)
 	@OVSEG_LABEL_STUDIO=$(CURDIR)/.labelstudio/bin/label-studio $(BIN)/python -m pytest tests/external -k label_studio
 
-test-lowest: $(INSTALLED) ## Run the golden tests with the oldest allowed libraries (installs 6 GB, a few minutes)
+test-lowest: $(INSTALLED) ## Run the golden tests with the oldest allowed libraries (installs 8 GB, a few minutes)
 	@echo "Setting up .lowest with the lower bounds of pyproject.toml ..."
 	@rm -rf .lowest && $(PYTHON) -m venv .lowest
 	@$(BIN)/python -m tests.golden.lowest > .lowest/requirements.txt
