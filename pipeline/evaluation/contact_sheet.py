@@ -20,10 +20,14 @@ from schemas.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
-_TILE_PX = 208
-"""Greatest width of a tile: an image, its masks or its truth."""
-_TILE_HEIGHT_PX = 166
 _GAP_PX, _MARGIN_PX, _LINE_PX = 6, 24, 22
+_LEAST_TILE_PX = 208
+"""Width of a tile (an image, its masks or its truth) where there are three or more in a row."""
+_LEAST_ROW_PX = 3 * (_LEAST_TILE_PX + _GAP_PX) - _GAP_PX
+"""Width of a row of tiles: two are larger than three."""
+_LARGEST_TILE_PX = (_LEAST_ROW_PX - _GAP_PX) // 2
+_HEIGHT_SHARE = 0.8
+"""Greatest height of a tile beside its width."""
 _MAX_LEFT_OUT = 200
 """Images that cannot be read, after which no more are tried."""
 _PER_LINE = 2
@@ -81,7 +85,7 @@ def sheet_rows(
         for shard in RunReader(run, wanted_ids).shards():
             for image, segments in shard.images_to_paint():
                 try:
-                    pixels = images.read_image(image, _TILE_PX).rgb
+                    pixels = images.read_image(image, _LARGEST_TILE_PX).rgb
                 except ImageError as error:
                     left_out.append(f"{image['path']}: {error}")
                     if len(left_out) >= _MAX_LEFT_OUT:  # a collection that was moved
@@ -139,9 +143,10 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
         columns.append("instances")
     if any(row.truth is not None for row in rows):
         columns.append("truth")
-    strip_px = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX
+    tile_px = max(_LEAST_TILE_PX, (_LEAST_ROW_PX + _GAP_PX) // len(columns) - _GAP_PX)
+    strip_px = len(columns) * (tile_px + _GAP_PX) - _GAP_PX
     width = 2 * _MARGIN_PX + _PER_LINE * strip_px + (_PER_LINE - 1) * 2 * _MARGIN_PX
-    strips = [_strip(row, columns, names) for row in rows]
+    strips = [_strip(row, columns, names, tile_px) for row in rows]
     lines = [strips[first : first + _PER_LINE] for first in range(0, len(strips), _PER_LINE)]
     tops = [_MARGIN_PX + _LINE_PX]
     for line in lines:
@@ -154,14 +159,16 @@ def contact_sheet(rows: Sequence[SheetRow], names: Sequence[str]) -> Image.Image
             sheet.paste(strip, (x, top))
             if top == tops[0]:
                 for place, title in enumerate(columns):
-                    left = x + place * (_TILE_PX + _GAP_PX)
+                    left = x + place * (tile_px + _GAP_PX)
                     draw.text((left, top - _LINE_PX), title, QUIET, font())
     return sheet
 
 
-def _strip(row: SheetRow, columns: Sequence[str], names: Sequence[str]) -> Image.Image:
+def _strip(
+    row: SheetRow, columns: Sequence[str], names: Sequence[str], tile_px: int
+) -> Image.Image:
     """Return the tiles of one image beside each other, and its caption below them."""
-    picture = _fitted(row.image)
+    picture = _fitted(row.image, tile_px)
     pixels = np.asarray(picture)
     maps = {
         "teacher": row.teacher,
@@ -181,19 +188,19 @@ def _strip(row: SheetRow, columns: Sequence[str], names: Sequence[str]) -> Image
         elif column == "image":
             tiles[column] = picture
     bottom = max(tile.height for tile in tiles.values())
-    size = len(columns) * (_TILE_PX + _GAP_PX) - _GAP_PX, bottom + _LINE_PX
+    size = len(columns) * (tile_px + _GAP_PX) - _GAP_PX, bottom + _LINE_PX
     strip = Image.new("RGB", size, PAPER)
     for place, column in enumerate(columns):
         if column in tiles:
-            strip.paste(tiles[column], (place * (_TILE_PX + _GAP_PX), 0))
+            strip.paste(tiles[column], (place * (tile_px + _GAP_PX), 0))
     ImageDraw.Draw(strip).text((0, bottom + 3), _caption(row), INK, font())
     return strip
 
 
-def _fitted(rgb: NDArray[np.uint8]) -> Image.Image:
+def _fitted(rgb: NDArray[np.uint8], tile_px: int) -> Image.Image:
     """Return the image as large as a tile allows, its sides in proportion."""
     height, width = rgb.shape[:2]
-    scale = min(_TILE_PX / width, _TILE_HEIGHT_PX / height)
+    scale = min(tile_px / width, _HEIGHT_SHARE * tile_px / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
 

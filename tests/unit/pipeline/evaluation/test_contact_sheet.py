@@ -18,8 +18,8 @@ def test_contact_sheet_shows_truth_and_agreement(tmp_path):
         np.testing.assert_array_equal(row.truth, scene.label_map)
     with_truth = contact_sheet(rows, LABELS)
     without = contact_sheet(sheet_rows(run, limit=4), LABELS)
-    assert with_truth.width > without.width
-    assert with_truth.height == without.height
+    assert with_truth.width == without.width
+    assert with_truth.height < without.height, "two tiles in a row are larger than three"
     assert len(set(with_truth.get_flattened_data())) > 50
 
 
@@ -41,7 +41,7 @@ def test_instances_of_another_run_are_one_more_column():
     both = with_instances(rows, [SheetRow("b", image, 2 * found, instances=numbers)])
     assert [row.by_instance is None for row in both] == [True, False]
     sheet, plain = contact_sheet(both, LABELS), contact_sheet(rows, LABELS)
-    assert sheet.width > plain.width
+    assert sheet.width == plain.width
     strip = np.asarray(sheet.crop((0, 0, sheet.width // 2, sheet.height)))
     masks, other = (strip[:, start : start + 208] for start in (24 + 214, 24 + 2 * 214))
     assert (masks != 255).any()
@@ -66,6 +66,6 @@ def test_a_label_without_room_makes_its_line_of_the_sheet_taller():
     speck = found.copy()
     speck[2:4, 2:4] = 2
     heights = [
-        contact_sheet([SheetRow("a", image, one)] * 4, LABELS).height for one in (found, speck)
+        contact_sheet([SheetRow("a", image, one)] * 2, LABELS).height for one in (found, speck)
     ]
-    assert 20 <= heights[1] - heights[0] <= 60
+    assert 20 <= heights[1] - heights[0] <= 40
