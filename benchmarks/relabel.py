@@ -30,7 +30,7 @@ from schemas.config import JobConfig
 
 SIZE_HW = (480, 640)
 IMAGES = {"maskclip": 3, "sclip": 3, "clip_diy": 1}
-"""Methods, with the number of photographs; those of CLIP-DIY take 85 crops each."""
+"""Methods, with the number of photographs; those of CLIP-DIY take 59 crops each."""
 ROUNDS = 5
 """Runs of relabel, each into a folder of its own."""
 SCENES = 24

@@ -122,7 +122,7 @@ them.
 Three things to know about scores:
 
 - **`score` is `mean_prob`.** In exports and on the pages, a segment's score is its `mean_prob`.
-  Label Studio's `prediction.score` is 1 less the review priority, because that tool sorts by it.
+  Label Studio's `prediction.score` is 1 minus the review priority, because that tool sorts by it.
 - **They are not calibrated.** They depend on the method and on which other labels were asked:
   compare them within one run only. `ovseg calibrate` turns `mean_prob` into the share of right
   segments ([reviews](reviews.md#calibration)).

@@ -119,9 +119,10 @@ def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
     phrases = config.vocabulary.background
     only = f"nothing but the phrase {BACKGROUND!r}" if phrases else "nothing"
     return (
-        f"{only} stands for the background, so that most pixels or all get a label: for objects "
-        "before a background set method.options.objectness=found, or name what surrounds them, "
-        "such as vocabulary.background=[background,wall,grass]"
+        f"{only} stands for the background, so that most pixels or all get a label. For objects "
+        "before a background add --set method.options.objectness=found, or name what surrounds "
+        "them: --set 'vocabulary.background=[background,wall,grass]'. A run that has begun keeps "
+        "its settings: with another --out"
     )
 
 

@@ -76,8 +76,8 @@ app = typer.Typer(
     cls=_OneLineErrors,
     help="Masks and labels for whole image collections, from words alone.",
     epilog="Exit codes: 0 all done; 1 user error; 2 usage; 3 finished, but something is missing; "
-    "4 a store or cluster is away or full; 5 a submitted job is no longer followed; "
-    "6 `check` found something; 130 interrupted; 143 ended by SIGTERM.",
+    "4 a store, model hub or cluster is away, or a store is full; 5 a submitted job is no longer "
+    "followed; 6 `check` found something; 130 interrupted; 143 ended by SIGTERM.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -141,7 +141,9 @@ Measure = Annotated[
 PricePerHour = Annotated[
     str,
     typer.Option(
-        "--price-per-hour", metavar="PRICE", help="With --measure: of one worker, in your currency."
+        "--price-per-hour",
+        metavar="PRICE",
+        help="With --measure: price of one worker for an hour, in your currency.",
     ),
 ]
 Shards = Annotated[
@@ -224,7 +226,8 @@ GroupTable = Annotated[
 DuplicatesApart = Annotated[
     bool,
     typer.Option(
-        "--duplicates/--ignore-duplicates", help="Leave no near-duplicates across parts, or do."
+        "--duplicates/--ignore-duplicates",
+        help="Keep near-duplicates together in one part (default), or do not look for them.",
     ),
 ]
 SplitLists = Annotated[str, typer.Option("--out", help="Folder of the lists.")]
@@ -344,13 +347,17 @@ ToolLabels = Annotated[
 ]
 EmptyMeans = Annotated[
     str,
-    typer.Option(help="An image without an entry: unannotated (default) or reviewed."),
+    typer.Option(
+        help="An image that the file lists without a mask or a mark: unannotated (default), or "
+        "reviewed (it counts as empty)."
+    ),
 ]
 UnchangedMeans = Annotated[
     str,
     typer.Option(
-        help="Images that are as predicted and not marked as checked: reviewed, unreviewed, or "
-        "predictions (default): left out where others are marked, else reviewed unless all are so."
+        help="Images as predicted and not marked as checked: reviewed, unreviewed (left out), or "
+        "predictions (default): left out if the file marks other images, else reviewed; a file "
+        "that changes nothing is refused."
     ),
 ]
 Prefer = Annotated[
@@ -363,7 +370,12 @@ Prefer = Annotated[
 ListImports = Annotated[bool, typer.Option("--list", help="List the imports of the run.")]
 Undo = Annotated[str, typer.Option(help="Take the import with this id back.")]
 CalibrationFile = Annotated[str, typer.Option(help="The file; default: in the run folder.")]
-OtherRun = Annotated[str, typer.Argument(help="Run of another method.", metavar="OTHER_RUN")]
+OtherRun = Annotated[
+    str,
+    typer.Argument(
+        help="Another run of the same images: other method, words or state.", metavar="OTHER_RUN"
+    ),
+]
 
 # settings, demo
 MethodShown = Annotated[str, typer.Option(help="Show this method's options as well.")]

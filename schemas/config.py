@@ -150,7 +150,7 @@ class MaskConfig(Frozen):
     segments: Literal["class", "components", "instances"] = "class"
     """`class`: one mask per label and image; `components`: one per connected region, where touching
     objects of one label stay one; `instances`: one per object, which may overlap. Instances need
-    `method.options.proposals`."""
+    `method.options.proposals`, or a method that finds them itself."""
     min_area_px: PositiveInt = 1
     """Segments of fewer pixels are dropped."""
 

@@ -115,7 +115,7 @@ def _show(
             ("images", ", ".join(f"{count:,} {name}" for name, count in counts.items())),
             (
                 "kept together",
-                f"{counted(found.num_groups, 'group')}, {found.largest:,} the largest",
+                f"{counted(found.num_groups, 'group')}; the largest has {found.largest:,}",
             ),
             ("near-duplicates", near),
             ("caution", _uneven(len(images), found.largest)),

@@ -163,8 +163,8 @@ def _check_idle(run: RunFolder, names: Collection[str]) -> None:
     if 0 <= age_s < _GOES_ON_S:
         raise RunFolderError(
             f"{root}: a job seems to be going on in it: it is not finished, and a file was written "
-            f"{age_s:.0f} s ago. End the job; {_GOES_ON_S - age_s:.0f} s from now, without "
-            "another file, the run can be deleted"
+            f"{age_s:.0f} s ago. End the job; if no file is written for "
+            f"another {_GOES_ON_S - age_s:.0f} s, the run can be deleted"
         )
 
 

@@ -140,7 +140,7 @@ def show_evaluation(report: "EvaluationReport") -> None:
     console.line("")
     groups = [(f"mIoU of {name}", value) for name, value in report.groups.items()]
     console.facts([*groups, *_means(report), *_published(report)])
-    _show_missing(report, "it counts as found nowhere (IoU 0, or none)")
+    _show_missing(report, "its IoU is 0 where the run predicts it, else -")
     console.damaged(report.damaged)
     console.notes(report.notes)
 
@@ -263,7 +263,7 @@ def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     )
     part = f"{report.num_images:,} of the protocol's {report.num_expected or 0:,}"
     yield "images compared", report.num_images if whole else part
-    yield "too little in the truth", report.num_left_out or ""
+    yield "left out: too few true pixels", report.num_left_out or ""
     yield "not in the truth", report.num_without_truth or ""
     explained = {BACKGROUND, *report.missing_labels}
     unseen = [one.name for one in report.labels if not one.truth_px and one.name not in explained]

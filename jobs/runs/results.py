@@ -145,7 +145,7 @@ def show_inspection(found: "Inspection") -> None:
             ("seconds by stage", console.seconds(stages)),
             ("of the workers", _thread_times(found.seconds)),
             ("limit", found.bottleneck.advice()),
-            ("accepted", versions),
+            ("other versions", versions),
             ("orphans", orphans if found.orphans else ""),
             ("links", links if found.links else ""),
         ]
@@ -168,7 +168,7 @@ def show_inspection(found: "Inspection") -> None:
     ]
     console.table("Slowest images", ("image", "seconds", *STAGES, "size"), slow)
     failed = [(shard.shard, shard.attempts, shard.message) for shard in found.failed_shards]
-    title = "Shards given up (the next run tries them again)"
+    title = "Shards given up (the same command tries them again)"
     console.table(title, ("shard", "tries", "why"), failed)
 
 
