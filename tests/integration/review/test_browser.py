@@ -480,7 +480,7 @@ def test_order_is_kept_in_the_address(page, tmp_path: Path):
         page.locator("article", has_text="IoU").first.wait_for()
         run.folder.delete(report.file)
         page.reload()
-        page.locator("#note.bad", has_text="`ovseg compare`").wait_for()
+        page.locator("#note.bad", has_text="ovseg compare").wait_for()
         assert paths(page) == ["0.png", "1.png", "2.png", "3.png"]
         assert order.input_value() == "priority"
 
