@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.annotate import annotate
 from jobs.config import Fields, load_config
+from pipeline.storage import uris
 from pipeline.storage.waiting import waiting
 from schemas.config import JobConfig
-from schemas.errors import WeightsError
-from schemas.redact import redact
 
 if TYPE_CHECKING:
     from pipeline.run.folder import RunFolder
@@ -34,15 +33,19 @@ def relabel(
 
     Raises:
         UserError: the run has no such features, or the settings are not those that made them.
+        WeightsError: this machine has not used the networks for the words, which the run folder
+            names, and the user did not name them.
     """
     with waiting("load the libraries"):
         from pipeline.run.folder import RunFolder
+        from pipeline.run.trust.named_weights import check_named_clip, names_for_scoring
 
     source = RunFolder.open(run)
-    out = flags.get("out") or f"{run.rstrip('/@')}-relabelled"
+    out = flags.get("out") or uris.beside(run.rstrip("/@"), "-relabelled")
     named = {**flags, "out": out, "features_of": run}
     config = load_config(JobConfig, flags=named, sets=sets, below=lambda _: _fields_of(source))
-    _check_names(source, config, sets)
+    given = [text.partition("=")[2] for text in sets]
+    check_named_clip(source, config.clip, names_for_scoring(config), given)
     return annotate(config, dry_run, retry_errors=retry_errors)
 
 
@@ -51,24 +54,3 @@ def _fields_of(source: "RunFolder") -> Fields:
     info = source.info
     fields = {name: value for name, value in info.config.items() if name not in _OWN_FIELDS}
     return {**fields, "images": info.identity["images"]}
-
-
-def _check_names(source: "RunFolder", config: JobConfig, sets: Sequence[str]) -> None:
-    """Check that the networks for the words may be loaded by the names that the run folder has.
-
-    Raises:
-        WeightsError: this machine has not used them, and the user did not name them.
-    """
-    from pipeline.run.trust.named_weights import NamedWeights, names_for_scoring
-
-    given = [text.partition("=")[2] for text in sets]
-    try:
-        NamedWeights(given, source).check(*names_for_scoring(config))
-    except WeightsError as error:
-        pretrained = config.clip.pretrained
-        more = f" --set clip.pretrained={pretrained}" if pretrained else ""
-        raise WeightsError(
-            "the run names a CLIP that this machine has not used in a job of its own; what a run "
-            "folder names is not loaded unasked. If you trust it: --set clip.model="
-            f"{redact(config.clip.model)}{redact(more)}"
-        ) from error

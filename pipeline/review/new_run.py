@@ -24,7 +24,7 @@ def command(job: JobConfig, words: Sequence[str], method: str, features_of: str 
             nothing else, and keeps every setting. Empty: the images are annotated again.
     """
     run = features_of or (job.out if _is_relative(job.out) else uris.normalise(job.out))
-    new = ["--labels", ",".join(words), "--out", f"{run.rstrip('/')}-words"]
+    new = ["--labels", ",".join(words), "--out", uris.beside(run, "-words")]
     local = ["--local"] if job.run.local else []
     if features_of:
         return shlex.join(map(redact, ["ovseg", "relabel", features_of, *new, *local]))

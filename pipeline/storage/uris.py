@@ -143,6 +143,17 @@ def join(folder: str, *names: str) -> str:
     return folder
 
 
+def beside(folder: str, ending: str) -> str:
+    """Return a place beside a folder: its path or URL as it was typed, its name with an ending.
+
+    `.` and `..` are no names: such a path becomes absolute first.
+    """
+    plain = folder.rstrip("/")
+    if not scheme(folder) and plain.rpartition("/")[2] in (".", ".."):
+        plain = normalise(plain)
+    return f"{plain}{ending}"
+
+
 def parent_and_name(uri: str) -> tuple[str, str]:
     """Split a normalised URI at its last slash; the name keeps a query of http(s)."""
     place = without_query(uri)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ovseg_core.methods import feature_options
 from pipeline.annotate.relabeler import StoredImage
 from pipeline.annotate.stopwatch import Stopwatch
+from pipeline.collection.manifest import coco_ids_of, with_coco_ids
 from pipeline.run.folder import FEATURES, RunFolder
 from pipeline.run.identity import RunIdentity
 from pipeline.run.markers import marker_path
@@ -80,8 +81,10 @@ class StoredFeatures:
         return {**named, "features_of": self.run.fingerprint}
 
     def images(self) -> pa.Table:
-        """Return the current images, as rows of a new run's manifest."""
-        return self.run.manifest().sort_by("path").replace_schema_metadata()
+        """Return the current images, as rows of a new run's manifest, with COCO's ids of them."""
+        manifest = self.run.manifest()
+        schema = with_coco_ids(manifest.schema.remove_metadata(), coco_ids_of(manifest))
+        return manifest.sort_by("path").replace_schema_metadata(schema.metadata)
 
     def check(self, config: JobConfig) -> None:
         """Check that a job can score these features.

@@ -21,7 +21,7 @@ from pipeline.storage import uris
 from pipeline.storage.weights import WEIGHTS_ENDINGS, cached, is_known, weights_sha256
 from schemas import plugins
 from schemas.base import Frozen
-from schemas.config import EMBEDDED, JobConfig, NamesWeights
+from schemas.config import EMBEDDED, ClipConfig, JobConfig, NamesWeights
 from schemas.errors import UnreachableHubError, WeightsError
 from schemas.redact import redact
 from schemas.untrusted import printable, shown_text
@@ -104,6 +104,31 @@ class NamedWeights:
         names = [*weights_names(job, with_vision=has_vision)]
         names += methods.option_folders(job.method).values()
         return tuple(filter(None, names))
+
+
+def check_named_clip(
+    run: RunFolder, clip: ClipConfig, names: Sequence[str], given: Sequence[str] = ()
+) -> None:
+    """Check that a job that is made from a run may load the CLIP that the run names.
+
+    Args:
+        run: the run.
+        clip: its CLIP, which settings of the job can name as well.
+        names: of the networks and files that are loaded.
+        given: those that the user gave.
+
+    Raises:
+        WeightsError: this machine has not used them; it says by which settings to allow it.
+    """
+    try:
+        NamedWeights(given, run).check(*names)
+    except WeightsError as error:
+        more = f" --set clip.pretrained={redact(clip.pretrained)}" if clip.pretrained else ""
+        raise WeightsError(
+            "the run names a CLIP that this machine has not used in a job of its own; what a run "
+            "folder names is not loaded unasked. If you trust it: --set clip.model="
+            f"{redact(clip.model)}{more}"
+        ) from error
 
 
 def weights_names(job: JobConfig, *, with_vision: bool = True) -> Iterator[str]:

@@ -16,13 +16,13 @@ from ovseg_core.training.students import StudentOptions, check_student
 from ovseg_core.training.students.shared.pyramid import PyramidOptions, weights_file
 from ovseg_core.training.students.shared.student_file import StudentRecord
 from pipeline.annotate.versions import compared_versions
-from pipeline.run.trust.named_weights import NamedWeights
+from pipeline.run.trust.named_weights import check_named_clip
 from pipeline.storage.weights import remember_names, resolve, weights_sha256
 from pipeline.training.students.data import StudentData
 from pipeline.training.students.sources.run_source import RunSource
 from schemas import plugins
 from schemas.config import EMBEDDED, ClipConfig, NamedOptions, StudentConfig
-from schemas.errors import ConfigError, WeightsError
+from schemas.errors import ConfigError
 from schemas.redact import redact
 
 _TEMPLATES = "t80"
@@ -81,16 +81,7 @@ class Preparation:
             card: MethodCard = plugins.load_plugin(students.PACKAGE, self.config.student.name).CARD
             return card.clip
         clip = source.clip
-        names = clip_names(clip)
-        try:
-            NamedWeights((), source.run).check(*names)
-        except WeightsError as error:
-            named = f" --set clip.pretrained={clip.pretrained}" if clip.pretrained else ""
-            raise WeightsError(
-                "the run names a CLIP that this machine has not used in a job of its own; what a "
-                f"run folder names is not loaded unasked. If you trust it: --set clip.model="
-                f"{redact(clip.model)}{redact(named)}"
-            ) from error
+        check_named_clip(source.run, clip, clip_names(clip))
         return clip
 
     @cached_property

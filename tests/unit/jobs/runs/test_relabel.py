@@ -1,5 +1,6 @@
 """Other words from stored features: as a direct run, without the images, and after any end."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from jobs.cli import app
 from jobs.config import load_config
 from jobs.demo.draw import draw_scenes
 from jobs.runs.relabel import relabel
+from pipeline.exporters import coco
 from pipeline.job import job
 from pipeline.job.progress import Progress
 from pipeline.run.folder import RunFolder
@@ -105,6 +107,17 @@ def test_dry_run_says_what_the_words_are_scored_on(kept: Path, tmp_path: Path) -
     assert not out.exists()
 
 
+def test_the_run_in_the_current_folder_gets_a_new_one_beside_it(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied)
+    before = sorted(copied.iterdir())
+    assert relabel(".", {"labels": OTHERS, "run.local": True}, (), dry_run=False) == 3
+    assert sorted(copied.iterdir()) == before
+    made = RunFolder.open(f"{copied}-relabelled")
+    assert made.info.job().vocabulary.names == tuple(OTHERS.split(","))
+
+
 def test_a_relabelled_run_has_the_rows_of_its_images_and_needs_none_of_them(
     images: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +134,23 @@ def test_a_relabelled_run_has_the_rows_of_its_images_and_needs_none_of_them(
     assert made.info.job().vocabulary.names == tuple(OTHERS.split(","))
     again = relabelled(tmp_path / "run", tmp_path / "made")
     assert again.done() == made.done()
+
+
+def test_exports_of_a_relabelled_run_have_the_ids_of_the_coco_file(
+    images: Path, tmp_path: Path
+) -> None:
+    ids = {"scene_004.png": 139, "scene_003.png": 5, "scene_000.png": 7, "scene_002.png": 0}
+    listed = [{"id": number, "file_name": name} for name, number in ids.items()]
+    file = tmp_path / "instances_val.json"
+    file.write_text(json.dumps({"images": listed, "annotations": [], "categories": []}))
+    annotate(file, tmp_path / "run", WORDS, "float16", f"run.images_roots=[{images}]")
+    made = relabelled(tmp_path / "run", tmp_path / "made")
+    (exported, *_) = coco.export(made, coco.Options())
+    found = json.loads(made.folder.read_bytes(exported))["images"]
+    failed = "scene_003.png"
+    assert {one["file_name"]: one["id"] for one in found} == {
+        name: number for name, number in ids.items() if name != failed
+    }
 
 
 def test_a_run_that_has_grown_gives_its_current_images(images: Path, tmp_path: Path) -> None:

@@ -76,3 +76,13 @@ def test_what_the_command_lacks_of_the_vocabulary_is_said() -> None:
 def test_new_folder_lies_beside_that_of_the_run_as_it_was_typed(out: str, new: str) -> None:
     command = _words(_job(out=out))
     assert command[command.index("--out") + 1] == new
+
+
+def test_a_run_that_was_made_where_the_user_stood_gets_no_folder_in_it(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = _words(_job(out="."))
+    assert command[command.index("--out") + 1] == f"{tmp_path}-words"
+    command = shlex.split(new_run.command(_job(out="."), ("dog",), "clip_diy", "."))
+    assert command[2:] == [".", "--labels", "dog", "--out", f"{tmp_path}-words"]

@@ -42,6 +42,24 @@ def test_normalise_makes_relative_and_home_paths_absolute(
         Folder(" ")
 
 
+def test_a_place_beside_a_folder_is_never_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run/exports").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run")
+    typed = {
+        "../run/": "../run-2",
+        "pets": "pets-2",
+        "s3://bucket/a/": "s3://bucket/a-2",
+        ".": f"{tmp_path}/run-2",
+        "./": f"{tmp_path}/run-2",
+        "exports/..": f"{tmp_path}/run-2",
+        f"{tmp_path}/run/.": f"{tmp_path}/run-2",
+        "..": f"{tmp_path}-2",
+    }
+    assert {folder: uris.beside(folder, "-2") for folder in typed} == typed
+
+
 @pytest.mark.parametrize("uri", ["/a/\0b", "s3://bucket/\0", "file:///a%00b", "/a/\ud83d"])
 def test_normalise_refuses_what_no_name_holds(uri: str) -> None:
     with pytest.raises(ConfigError, match="no name has such characters"):

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ovseg_core import methods
+from ovseg_core.backbones.registry import clip_names
 from pipeline.annotate.build import build
 from pipeline.review.session import ReviewSession
 from pipeline.review.try_page import TryPage
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import RunIdentity
-from pipeline.run.trust.named_weights import NamedWeights, check_local_weights
+from pipeline.run.trust.named_weights import NamedWeights, check_local_weights, check_named_clip
 from pipeline.storage.weights import CACHE_ENV
 from schemas import plugins
 from schemas.config import JobConfig, NamesWeights
@@ -224,6 +225,27 @@ def test_a_note_that_others_can_have_written_is_not_believed(
     note.rename(tmp_path / "elsewhere.json")
     note.symlink_to(tmp_path / "elsewhere.json")
     assert "--weights" in reason(run)
+
+
+@pytest.mark.parametrize(
+    ("clip", "settings"),
+    [
+        ({"model": "hf-hub:their/clip"}, "--set clip.model=hf-hub:their/clip"),
+        (
+            {"model": "ViT-B-32", "pretrained": "openai"},
+            "--set clip.model=ViT-B-32 --set clip.pretrained=openai",
+        ),
+    ],
+)
+def test_a_job_that_is_made_from_a_run_says_how_to_allow_its_clip(
+    tmp_path: Path, clip: dict[str, str], settings: str
+) -> None:
+    run = run_of(tmp_path, {"clip": "0" * 64}, clip=clip)
+    named = run.info.job().clip
+    with pytest.raises(WeightsError) as caught:
+        check_named_clip(run, named, clip_names(named))
+    assert str(caught.value).endswith(f"If you trust it: {settings}")
+    check_named_clip(run, named, clip_names(named), given=clip_names(named))
 
 
 @pytest.mark.parametrize("name", ["local-dir:/\x1b]0;x\x07\u202e", "\udc80", "s3://a:b@c/d", "\0"])
