@@ -1,7 +1,7 @@
 """`ovseg sheet`: the first images of a run with their masks in one picture."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from jobs.runs.review import renamed_labels
 from schemas.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from pipeline.evaluation.contact_sheet import SheetRow
     from pipeline.run.folder import RunFolder
     from pipeline.run.trust.confirmed import Confirmed
 
@@ -35,12 +36,11 @@ def draw_sheet(run: str, out: str, limit: int, truth: TruthFlags, confirmed: "Co
         ConfigError: a name that is no picture's.
         UserError: no such run or truth, or no image can be shown.
     """
-    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
+    from pipeline.evaluation.contact_sheet import sheet_rows
     from pipeline.run.folder import RunFolder
     from pipeline.storage import uris
-    from pipeline.storage.folder import Folder
 
-    kind = _format(out or FILE, "--out")
+    picture_format(out or FILE, "--out")
     folder = RunFolder.open(run, confirmed)
     names = folder.info.job().vocabulary.names
     renamed = renamed_labels(truth.labels, names)
@@ -50,14 +50,11 @@ def draw_sheet(run: str, out: str, limit: int, truth: TruthFlags, confirmed: "Co
             f"{folder.folder.uri} has no image to show: none is annotated yet, or none can be "
             f"read; {console.program()} inspect tells which"
         )
-    picture = io.BytesIO()
-    contact_sheet(rows, names).save(picture, kind, optimize=True)
     is_remote = bool(uris.scheme(folder.folder.uri))
     own_name = f"{uris.parent_and_name(folder.folder.uri)[1] or 'run'}-{FILE}"
     beside = str(Path.cwd() / own_name) if is_remote else uris.join(folder.folder.uri, FILE)
-    place, name = uris.parent_and_name(uris.normalise(out or beside))
-    Folder(place).atomic_write(name, picture.getvalue())
-    console.line(f"{len(rows):,} of {folder.num_images:,} images: {uris.join(place, name)}")
+    place = _write(rows, names, out or beside, "--out")
+    console.line(f"{len(rows):,} of {folder.num_images:,} images: {place}")
 
 
 def draw_some(run: "RunFolder", notes: Mapping[str, str], out: str) -> None:
@@ -71,22 +68,39 @@ def draw_some(run: "RunFolder", notes: Mapping[str, str], out: str) -> None:
     Raises:
         ConfigError: a name that is no picture's.
     """
-    from pipeline.evaluation.contact_sheet import contact_sheet, sheet_rows
-    from pipeline.storage import uris
-    from pipeline.storage.folder import Folder
+    from pipeline.evaluation.contact_sheet import sheet_rows
 
-    kind, picture = _format(out, "--sheet"), io.BytesIO()
+    picture_format(out, "--sheet")
     rows = [
         replace(row, note=notes[row.image_id])
         for row in sheet_rows(run, limit=len(notes), only=list(notes))
     ]
-    contact_sheet(rows, run.info.job().vocabulary.names).save(picture, kind, optimize=True)
+    _write(rows, run.info.job().vocabulary.names, out, "--sheet")
+
+
+def _write(rows: Sequence["SheetRow"], names: Sequence[str], out: str, option: str) -> str:
+    """Draw a contact sheet, and return where it lies."""
+    from pipeline.evaluation.contact_sheet import contact_sheet
+    from pipeline.storage import uris
+    from pipeline.storage.folder import Folder
+
+    picture = io.BytesIO()
+    contact_sheet(rows, names).save(picture, picture_format(out, option), optimize=True)
     place, name = uris.parent_and_name(uris.normalise(out))
     Folder(place).atomic_write(name, picture.getvalue())
+    return uris.join(place, name)
 
 
-def _format(out: str, option: str) -> str:
-    """Return Pillow's name of the format of a picture, by the ending of its name."""
+def picture_format(out: str, option: str) -> str:
+    """Return Pillow's name of the format of a picture, by the ending of its name.
+
+    Args:
+        out: its path or URL.
+        option: of the command that it was given as, for the message.
+
+    Raises:
+        ConfigError: a name that is no picture's.
+    """
     from pipeline.storage import uris
 
     ending = uris.without_query(out).lower()

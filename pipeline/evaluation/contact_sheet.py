@@ -11,11 +11,15 @@ from PIL import Image, ImageDraw
 
 from ovseg_core.images.lettering import INK, PAPER, QUIET, font
 from ovseg_core.images.overlay import overlay
+from ovseg_core.images.resize.nearest import SizeHW, nearest_source
 from pipeline.evaluation.metrics import ConfusionMatrix
-from pipeline.evaluation.truth import IGNORE, Wanted, open_truth
+from pipeline.evaluation.reference import truth_reference
+from pipeline.evaluation.truth import IGNORE
 from pipeline.run.folder import RunFolder
-from pipeline.run.images import RunImages
+from pipeline.run.images import RunImages, other_size
 from pipeline.run.reader import RunReader, paint_places, paint_segments
+from pipeline.run.tables.rows import Row
+from schemas.base import counted
 from schemas.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +32,10 @@ _LEAST_ROW_PX = 3 * (_LEAST_TILE_PX + _GAP_PX) - _GAP_PX
 _LARGEST_TILE_PX = (_LEAST_ROW_PX - _GAP_PX) // 2
 _HEIGHT_SHARE = 0.8
 """Greatest height of a tile beside its width."""
+_KEPT_TILE_PX = 2 * _LARGEST_TILE_PX
+"""Width of a tile that holds what is kept of an image and its maps: twice what is drawn, so that
+outlines are as if they were drawn from the whole map."""
+_OTHER_SIZE = "truth of another size"
 _MAX_LEFT_OUT = 200
 """Images that cannot be read, after which no more are tried."""
 _PER_LINE = 2
@@ -40,7 +48,7 @@ class SheetRow:
 
     caption: str
     image: NDArray[np.uint8]
-    """(h, w, 3) RGB; may be reduced."""
+    """(h, w, 3) RGB; it and the maps may be reduced, each by itself."""
     found: NDArray[np.integer]
     """(H, W) label map."""
     truth: NDArray[np.integer] | None = None
@@ -56,6 +64,34 @@ class SheetRow:
     """Of the run."""
     note: str = ""
     """Stands beside the caption."""
+    agreement: str = ""
+    """Of the masks with the truth, in words; empty: there is no truth."""
+
+    def reduced(self) -> "SheetRow":
+        """Return the row as small as tiles allow, with the agreement of the maps as they are here.
+
+        Photographs have a hundred times the pixels of a tile, and a sheet has many of them.
+        """
+        size_hw = _tile_size((self.image.shape[0], self.image.shape[1]), _KEPT_TILE_PX)
+        is_larger = self.image.shape[0] > size_hw[0]
+        image = np.asarray(_fitted(self.image, _KEPT_TILE_PX)) if is_larger else self.image
+        truth, teacher, by_instance, instances = (
+            None if one is None else _reduced(one, size_hw)
+            for one in (self.truth, self.teacher, self.by_instance, self.instances)
+        )
+        agreement = _agreement(self)
+        if agreement == _OTHER_SIZE and (truth == IGNORE).all():
+            truth = None  # it is larger than every image of the run, and was not read
+        return replace(
+            self,
+            image=image,
+            found=_reduced(self.found, size_hw),
+            truth=truth,
+            teacher=teacher,
+            by_instance=by_instance,
+            instances=instances,
+            agreement=agreement,
+        )
 
 
 def sheet_rows(
@@ -65,18 +101,22 @@ def sheet_rows(
     only: Sequence[str] | None = None,
     renamed: Mapping[str, str] | None = None,
 ) -> list[SheetRow]:
-    """Return the first images of a run; those that cannot be read are left out, and named.
+    """Return the first images of a run, reduced.
+
+    Those that cannot be read, or were replaced since the run, are left out, and named.
 
     Args:
         run: the run.
-        truth_uri: see `pipeline.evaluation.truth`; empty: none.
+        truth_uri: see `truth_reference`; empty: none.
         limit: greatest number of images.
         only: `image_id` of the images to show, in this order; None: all.
         renamed: labels of the run by the truth's names for them.
+
+    Raises:
+        UserError: no usable truth.
     """
     images = RunImages(run)
-    wanted = Wanted.of_run(run)._replace(renamed=renamed or {})
-    truth = open_truth(truth_uri, wanted) if truth_uri else None
+    truth = truth_reference(run, truth_uri, "label", None, renamed).truth if truth_uri else None
 
     left_out: list[str] = []
     wanted_ids = None if only is None else frozenset(only)
@@ -85,31 +125,44 @@ def sheet_rows(
         for shard in RunReader(run, wanted_ids).shards():
             for image, segments in shard.images_to_paint():
                 try:
-                    pixels = images.read_image(image, _LARGEST_TILE_PX).rgb
+                    decoded = images.read_image(image, _LARGEST_TILE_PX)
+                    problem = other_size(decoded, image)
                 except ImageError as error:
-                    left_out.append(f"{image['path']}: {error}")
+                    problem = str(error)
+                if problem:  # its masks are not painted either: a row may state any size
+                    left_out.append(f"{image['path']}: {problem}")
                     if len(left_out) >= _MAX_LEFT_OUT:  # a collection that was moved
                         return
                     continue
                 true_map = truth.label_map(image["path"]) if truth else None
-                if true_map is not None and true_map.size > wanted.max_px:
-                    true_map = None  # it was not read
-                size_hw = image["height"], image["width"]
-                found, instances = paint_segments(segments, size_hw), None
-                if run.mask_kind == "instance":
-                    instances = paint_places(segments, size_hw)
-                row = SheetRow(image["path"], pixels, found, true_map, instances=instances)
-                yield replace(row, image_id=image["image_id"])
+                yield _row(run, image, segments, decoded.rgb, true_map).reduced()
 
     shown = list(islice(rows(), limit))
     if left_out:
-        logger.warning(
-            "%d images cannot be read and are left out, the first is %s", len(left_out), left_out[0]
-        )
+        logger.warning("%s left out, the first is %s", counted(len(left_out), "image"), left_out[0])
     if only is not None:
         by_id = {row.image_id: row for row in shown}
         shown = [by_id[one] for one in only if one in by_id]
     return shown
+
+
+def _row(
+    run: RunFolder,
+    image: Row,
+    segments: Sequence[Row],
+    rgb: NDArray[np.uint8],
+    truth: NDArray[np.integer] | None,
+) -> SheetRow:
+    """Return the row of an image with its masks painted."""
+    size_hw, instances = (image["height"], image["width"]), None
+    if run.mask_kind == "instance":
+        instances = paint_places(segments, size_hw)
+        labels = [0, *(segment["category_id"] for segment in segments)]
+        found = np.array(labels, np.uint16)[instances]
+    else:
+        found = paint_segments(segments, size_hw)
+    path, image_id = image["path"], image["image_id"]
+    return SheetRow(path, rgb, found, truth, instances=instances, image_id=image_id)
 
 
 def with_instances(rows: Sequence[SheetRow], others: Sequence[SheetRow]) -> list[SheetRow]:
@@ -199,10 +252,21 @@ def _strip(
 
 def _fitted(rgb: NDArray[np.uint8], tile_px: int) -> Image.Image:
     """Return the image as large as a tile allows, its sides in proportion."""
-    height, width = rgb.shape[:2]
+    height, width = _tile_size(rgb.shape[:2], tile_px)
+    return Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _tile_size(size_hw: SizeHW, tile_px: int) -> SizeHW:
+    height, width = size_hw
     scale = min(tile_px / width, _HEIGHT_SHARE * tile_px / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _reduced(label_map: NDArray[np.integer], size_hw: SizeHW) -> NDArray[np.integer]:
+    """Return a map no larger than a size, by nearest neighbour."""
+    # In one step: a truth that was not read may be of any width and takes no memory.
+    sides = zip(label_map.shape, size_hw, strict=True)
+    return label_map[np.ix_(*(nearest_source(side, min(side, most)) for side, most in sides))]
 
 
 def _caption(row: SheetRow) -> str:
@@ -210,11 +274,15 @@ def _caption(row: SheetRow) -> str:
     name = row.caption if len(row.caption) <= most else f"…{row.caption[1 - most :]}"
     if row.note:
         name += f"   {row.note}"
+    return f"{name}   {row.agreement}" if row.agreement else name
+
+
+def _agreement(row: SheetRow) -> str:
     if row.truth is None:
-        return name
+        return ""
     if row.truth.shape != row.found.shape:
-        return f"{name}   truth of another size"
+        return _OTHER_SIZE
     matrix = ConfusionMatrix(int(max(row.truth.max(), row.found.max())) + 1, IGNORE)
     matrix.add(row.found, row.truth)
     judged = "masks" if row.teacher is None else "student"
-    return f"{name}   mIoU of {judged} {matrix.mean_iou():.2f}"
+    return f"mIoU of {judged} {matrix.mean_iou():.2f}"

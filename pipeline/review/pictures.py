@@ -20,7 +20,7 @@ from ovseg_core.images.overlay import tinted
 from ovseg_core.images.resize.nearest import SizeHW, to_size
 from ovseg_core.rle.encode import decode_rle
 from pipeline.review.index import ReviewIndex
-from pipeline.run.images import RunImages
+from pipeline.run.images import RunImages, other_size
 from pipeline.run.tables.damaged import is_image_size, size_problem
 from schemas.errors import ErrorCode, ImageError, UserError
 
@@ -91,12 +91,8 @@ class Pictures:
 
     def _photo(self, image: dict[str, Any], size: Size) -> bytes:
         decoded = self._images.read_image(image, SIDE_PX[size])
-        now, then = (decoded.height, decoded.width), (image["height"], image["width"])
-        if image["status"] == "ok" and now != then:
-            raise UserError(
-                f"{image['path']} was replaced since the run: it is {now[1]} x {now[0]} pixels now "
-                f"and was {then[1]} x {then[0]}; the masks are those of the old one"
-            )
+        if image["status"] == "ok" and (problem := other_size(decoded, image)):
+            raise UserError(f"{image['path']}: {problem}")
         return photo_jpeg(decoded, size)
 
 

@@ -238,6 +238,24 @@ def check_own(run: RunFolder, config: JobConfig) -> None:
     remember_manifest(sha256, config)
 
 
+def other_size(image: DecodedImage, row: Mapping[str, Any]) -> str:
+    """Return in words that an image has not the size which the run annotated; empty: it has.
+
+    Masks fit no other size, and what a stranger's table says of a size may be untrue.
+
+    Args:
+        image: as it was read.
+        row: of the annotated image.
+    """
+    now, then = (image.height, image.width), (row["height"], row["width"])
+    if now == then:
+        return ""
+    return (
+        f"it was replaced since the run: it is {now[1]} x {now[0]} pixels now and was {then[1]} x "
+        f"{then[0]}; the masks are those of the old one"
+    )
+
+
 def _or_empty(images: str) -> str:
     try:
         return before_wildcard(uris.normalise(images))  # nothing is looked up

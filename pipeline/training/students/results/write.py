@@ -124,7 +124,7 @@ def _sheet_row(found: Found) -> SheetRow:
         found=found.label_map,
         truth=said if (said >= 0).any() else None,
         teacher=labels.predicted,
-    )
+    ).reduced()
 
 
 def _png(picture: Image.Image) -> bytes:

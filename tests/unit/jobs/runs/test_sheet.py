@@ -69,6 +69,23 @@ def test_labels_of_the_truth_can_have_other_names(run: RunFolder, tmp_path: Path
     assert ovseg("sheet", run.folder.uri, "--label", "a=b").exit_code == 2
 
 
+def test_truth_can_be_what_people_left_of_the_run(run: RunFolder, tmp_path: Path) -> None:
+    nothing = ovseg("sheet", run.folder.uri, "--truth", "reviewed")
+    assert nothing.exit_code == 1
+    assert "no image of the run is reviewed" in nothing.stderr
+    assert ovseg("export", run.folder.uri).exit_code == 0
+    truth = f"{run.folder.uri}/exports/coco/instances.json"
+    result = ovseg("import-review", run.folder.uri, truth, "--unchanged-means", "reviewed")
+    assert result.exit_code == 0, result.output
+    pictures = []
+    for given in (truth, "reviewed"):
+        out = tmp_path / "sheet.png"
+        result = ovseg("sheet", run.folder.uri, "--out", str(out), "--truth", given)
+        assert result.exit_code == 0, result.output
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_sheet_of_a_remote_run_is_a_local_file(
     run: RunFolder, s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +106,7 @@ def test_images_that_are_gone_are_named_and_a_sheet_of_none_is_refused(
     (tmp_path / "photos" / "a.png").unlink()
     result = ovseg("sheet", run.folder.uri)
     assert result.stdout.startswith("2 of 3 images")
-    assert "1 images cannot be read and are left out, the first is a.png" in result.stderr
+    assert "1 image left out, the first is a.png: not_found" in result.stderr
     (tmp_path / "photos" / "b.png").unlink()
     (tmp_path / "photos" / "c.png").unlink()
     result = ovseg("sheet", run.folder.uri)

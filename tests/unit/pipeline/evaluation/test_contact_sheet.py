@@ -3,7 +3,7 @@ from PIL import Image
 
 from pipeline.evaluation.contact_sheet import SheetRow, contact_sheet, sheet_rows, with_instances
 from pipeline.exporters import coco
-from tests.helpers.drawn_runs import LABELS, Scene, label_map, make_run
+from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
 
 
 def test_contact_sheet_shows_truth_and_agreement(tmp_path):
@@ -16,11 +16,61 @@ def test_contact_sheet_shows_truth_and_agreement(tmp_path):
     for row, scene in zip(rows, [*scenes[:3], scenes[4]], strict=True):
         np.testing.assert_array_equal(row.found, scene.label_map)
         np.testing.assert_array_equal(row.truth, scene.label_map)
+        assert row.agreement == "mIoU of masks 1.00"
     with_truth = contact_sheet(rows, LABELS)
     without = contact_sheet(sheet_rows(run, limit=4), LABELS)
     assert with_truth.width == without.width
     assert with_truth.height < without.height, "two tiles in a row are larger than three"
     assert len(set(with_truth.get_flattened_data())) > 50
+
+
+def test_rows_of_large_images_are_small_and_their_agreement_is_that_of_all_pixels(tmp_path):
+    size_hw = 1200, 1800
+    masks = np.zeros((2, *size_hw), bool)
+    masks[:, 100:1100, 50:1700], masks[1, :, 900:] = True, False
+    instances = ((1, 0.9, masks[0]), (2, 0.95, masks[1]))
+    plain = Scene("a.png", np.ones(size_hw, np.uint16))
+    crowded = Scene("b.png", masks[0].astype(np.uint16), instances=instances)
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    every_other = np.ones(size_hw, np.uint8)
+    every_other[:, 1::2] = 2
+    Image.fromarray(every_other).save(truth / "a.png")
+    Image.fromarray(masks.sum(axis=0).astype(np.uint8)).save(truth / "b.png")
+    (one,) = sheet_rows(make_run(tmp_path / "plain", [plain]), str(truth))
+    assert one.agreement == "mIoU of masks 0.25", "half of label 1, nothing of label 2"
+    spec = RunSpec(masks={"segments": "instances"})
+    (two,) = sheet_rows(make_run(tmp_path / "crowded", [crowded], spec), str(truth))
+    assert two.agreement == "mIoU of masks 1.00"
+    for row in (one, two):
+        maps = [row.image, row.found, row.truth, row.instances]
+        assert all(kept is None or kept.shape[:2] == (420, 630) for kept in maps)
+    assert two.instances is not None
+    places = [(25, 12), (200, 100), (200, 500)]  # outside, of both instances, of the first alone
+    assert [two.found[place] for place in places] == [0, 2, 1]
+    assert [two.instances[place] for place in places] == [0, 2, 1]
+    sheet = contact_sheet([one, two], LABELS)
+    assert sheet.height < 400
+
+
+def test_replaced_images_are_left_out_and_named(tmp_path, caplog):
+    run = make_run(tmp_path, [Scene(f"{i}.png", label_map(i, 40 + i, 56)) for i in range(3)])
+    Image.new("RGB", (70, 50)).save(tmp_path / "photos" / "1.png")
+    assert [row.caption for row in sheet_rows(run)] == ["0.png", "2.png"]
+    said = "1 image left out, the first is 1.png: it was replaced since the run: it is 70 x 50"
+    assert f"{said} pixels now and was 56 x 41" in caplog.text
+
+
+def test_truth_of_another_size_is_said_and_drawn_where_it_was_read(tmp_path):
+    scenes = [Scene("a.png", label_map(0, 20, 30)), Scene("b.png", label_map(1, 60, 90))]
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    run = make_run(tmp_path, scenes)
+    for name, shape in (("a", (40, 60)), ("b", (90, 61))):  # the second has too many pixels
+        Image.fromarray(np.ones(shape, np.uint8)).save(truth / f"{name}.png")
+    rows = sheet_rows(run, str(truth))
+    assert [row.agreement for row in rows] == ["truth of another size"] * 2
+    assert [row.truth is None for row in rows] == [False, True]
 
 
 def test_contact_sheet_odd_sizes_and_no_rows():
@@ -32,6 +82,10 @@ def test_contact_sheet_odd_sizes_and_no_rows():
     ]
     assert isinstance(contact_sheet(rows, LABELS), Image.Image)
     assert contact_sheet([], LABELS).width > 100
+    small = [row.reduced() for row in rows]
+    assert [row.found.shape for row in small] == [(14, 630), (300, 2), (5, 7)]
+    assert [row.agreement for row in small] == ["", "", "truth of another size"]
+    assert contact_sheet(small, LABELS).size == contact_sheet(rows, LABELS).size
 
 
 def test_instances_of_another_run_are_one_more_column():
