@@ -83,10 +83,15 @@ def truth_reference(
         renamed: labels of the run by the truth's names for them.
 
     Raises:
-        UserError: no usable truth.
+        UserError: no usable truth, or one that has no names that could be others.
     """
     names = run.info.job().vocabulary.names
     if uri == REVIEWED:
+        if renamed:
+            raise UserError(
+                f"--label {'='.join(next(iter(renamed.items())))}: expected a truth with names of "
+                "its own; corrections have the run's labels: leave --label out"
+            )
         return Reference(uri, ReviewedTruth(ReviewedLayer(run)), names)
     wanted = Wanted.of_run(run)._replace(renamed=renamed or {})
     truth = open_truth(uri, wanted, crowd, background)

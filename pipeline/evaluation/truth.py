@@ -334,7 +334,8 @@ class FolderTruth:
         background: what values mean; None: see above.
 
     Raises:
-        UserError: the folder has no label images, or no label of the run.
+        UserError: the folder has no label images, or no label of the run; or labels have other
+            names, and nothing names the values.
     """
 
     def __init__(self, uri: str, wanted: Wanted, background: TruthBackground | None = None) -> None:
@@ -355,6 +356,13 @@ class FolderTruth:
         self.paths = frozenset(self._name_of_path)
         self._max_px = wanted.max_px
         num_labels = len(wanted.labels)
+        if classes is None and wanted.renamed:
+            why = "--truth-background takes its place" if background else "there is none"
+            raise UserError(
+                f"--label {'='.join(next(iter(wanted.renamed.items())))}: expected a truth with "
+                f"names of its own; the label images in {redact(uri)} hold numbers, which only a "
+                f"{_CLASSES} names ({why}): leave --label out, or write a {_CLASSES}"
+            )
         self.covered = frozenset(range(1, num_labels + 1))
         if classes is None:
             meaning: TruthBackground = background or "0"

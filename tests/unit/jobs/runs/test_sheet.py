@@ -77,6 +77,9 @@ def test_truth_can_be_what_people_left_of_the_run(run: RunFolder, tmp_path: Path
     truth = f"{run.folder.uri}/exports/coco/instances.json"
     result = ovseg("import-review", run.folder.uri, truth, "--unchanged-means", "reviewed")
     assert result.exit_code == 0, result.output
+    named = ovseg("sheet", run.folder.uri, "--truth", "reviewed", "--label", "kitty=cat")
+    assert named.exit_code == 1
+    assert "--label kitty=cat: expected a truth with names of its own" in named.stderr
     pictures = []
     for given in (truth, "reviewed"):
         out = tmp_path / "sheet.png"

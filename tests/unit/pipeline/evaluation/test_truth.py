@@ -229,6 +229,24 @@ def test_label_images_of_our_own_exports_are_found_by_names_of_any_length(tmp_pa
         assert int((found == 1).sum()) == 4 * number
 
 
+def test_other_names_are_refused_where_nothing_names_the_values(tmp_path: Path) -> None:
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.ones((4, 6), np.uint8)).save(truth / name)
+    wanted = Wanted(["sofa", "dog"], ["a.jpg", "b.jpg"])
+    renamed = wanted._replace(renamed={"couch": "sofa"})
+    assert open_truth(str(truth), wanted).num_images == 2
+    with pytest.raises(UserError, match=r"--label couch=sofa: .*json names \(there is none"):
+        open_truth(str(truth), renamed)
+    (truth / "classes.json").write_text('{"classes": ["background", "couch"]}')
+    found = open_truth(str(truth), renamed).label_map("b.jpg")
+    assert found is not None
+    assert (found == 1).all()
+    with pytest.raises(UserError, match="--truth-background takes its place"):
+        open_truth(str(truth), renamed, background="0")
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
