@@ -17,7 +17,8 @@ _VALUES = {
     "balanced": "for the label",
     "outlier": "distance to its fifth nearest image",
 }
-_FIRST = "the first, by chance"
+_WITHOUT = {"diverse": "the first, by chance", "outlier": "there is no other image"}
+"""What is said of an image that has no such value."""
 _SHOWN = 20
 
 
@@ -47,7 +48,9 @@ def list_sample(run: str, by: str, count: int, seed: int, out: str, as_json: boo
     sample = _sample(images, by, count, seed)  # type: ignore[arg-type]
     names = images.run.info.job().vocabulary.names
     values = [_shown(value, names if by == "balanced" else ()) for value in sample.values.tolist()]
-    notes = [_FIRST if value is None else f"{_VALUES[by]}: {value}" for value in values]
+    notes = [
+        _WITHOUT.get(by, "") if value is None else f"{_VALUES[by]}: {value}" for value in values
+    ]
     columns = {"note": notes, "value": values}
     place = write_list(images, sample.places, columns, list_name("sample", by), out)
     paths = images.paths.take(sample.places).to_pylist()

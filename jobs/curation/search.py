@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from jobs import console
-from jobs.runs.sheet import draw_some
+from jobs.runs.sheet import draw_some, picture_format
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def search_run(run: str, flags: SearchFlags, as_json: bool, confirmed: "Confirme
     """Search, write the images as a list, and print them with their cosines.
 
     Raises:
-        ConfigError: neither words nor an image are given, or both.
+        ConfigError: neither words nor an image are given, or both; or a wrong name of a file.
         UserError: no such run, or none of its images has a vector.
         WeightsError: the run's CLIP cannot be had, or may not be loaded.
     """
@@ -50,6 +50,8 @@ def search_run(run: str, flags: SearchFlags, as_json: bool, confirmed: "Confirme
     if bool(flags.text) == bool(flags.image):
         raise ConfigError('expected words, such as ovseg search RUN "red fish", or --image FILE')
     check_list_file(flags.out)
+    if flags.sheet:
+        picture_format(flags.sheet, "--sheet")
     images = annotated_images(RunFolder.open(run, confirmed))
     if flags.text:
         name, search, what = list_name("search", flags.text), search_text, flags.text

@@ -7,9 +7,11 @@ run folder are filters of the review page.
 """
 
 import csv
+import hashlib
 import io
 import logging
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -36,12 +38,23 @@ FILES = r"[a-z0-9][a-z0-9-]{0,63}\.csv"
 """Pattern of the names in the folder."""
 _MAX_BYTES = 256 << 20
 _SHOWN = 3
+_MAX_NAME = 48
 
 
 def list_name(*words: str) -> str:
-    """Return the name of a list from words: `sample`, `doubt` give `sample-doubt`."""
-    plain = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
-    return plain[:48].rstrip("-") or "list"
+    """Return the name of a list from words: `sample`, `doubt` give `sample-doubt`.
+
+    Words that lose letters on the way, as those of other scripts do, end in six digits of a hash,
+    so that the lists of two searches are two files.
+    """
+    text = unicodedata.normalize("NFC", " ".join(words)).lower()
+    plain = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    name = plain[:_MAX_NAME].rstrip("-")
+    if text.isascii() and len(plain) <= _MAX_NAME:
+        return name or "list"
+    # A file's name may hold any bytes, which stand as surrogates in it.
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{name or 'list'}-{digest[:6]}"
 
 
 def check_list_file(out: str) -> None:

@@ -99,8 +99,11 @@ def nearest_cosine(vectors_ND: NDArray[np.floating], k: int) -> NDArray[np.float
 
     Args:
         vectors_ND: unit vectors.
-        k: at least 1; where there are fewer others, the farthest counts.
+        k: at least 1; where there are fewer others, the farthest counts, and where there is no
+            other, it is NaN.
     """
+    if len(vectors_ND) == 1:
+        return np.full(1, np.nan, np.float32)
     best = torch.full((len(vectors_ND), max(1, min(k, len(vectors_ND) - 1))), -1.0)
     best = best.to(_device())
     for start, other, cosines in _products(vectors_ND):

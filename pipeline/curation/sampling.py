@@ -109,7 +109,7 @@ def outliers(vectors_ND: NDArray[np.floating], count: int) -> Sample:
     SIGMOD 2000, section 2: those of the greatest distance to their k-th nearest neighbour.
 
     Returns:
-        With 1 - cosine of each and its k-th nearest other image.
+        With 1 - cosine of each and its k-th nearest other image; NaN: there is no other.
     """
     distance_N = 1 - nearest_cosine(vectors_ND, NEIGHBOUR)
     places = np.argsort(-distance_N, kind="stable")[:count]

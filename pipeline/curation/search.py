@@ -22,13 +22,14 @@ from pipeline.curation.images import AnnotatedImages
 from pipeline.curation.with_vectors import of_vectors, vector_batches
 from pipeline.review.try_session import RunBackbones
 from pipeline.run.folder import RunFolder
+from pipeline.run.images import RunImages
 from pipeline.run.trust.named_weights import NamedWeights
 from pipeline.run.vectors import CLIP_ROLE, vector_clip
 from pipeline.storage import uris, weights
 from pipeline.storage.folder import read_image_file
 from pipeline.storage.places import ImagePlaces
 from schemas import plugins
-from schemas.config import ImageConfig, JobConfig
+from schemas.config import JobConfig
 from schemas.errors import UserError, WeightsError
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
@@ -124,7 +125,7 @@ def search_image(
         if image in batch.paths:
             vector = batch.vectors_ND[batch.paths.index(image)]
             return _nearest(images, vector.astype(np.float32), count)
-    config, place = ImageConfig(), uris.normalise(image)
+    config, place = RunImages(images.run).config, uris.normalise(image)
     own = ImagePlaces.of_own(place, allow_private=images.run.confirmed.allow_private)
     data = read_image_file(place, own, config.max_bytes)
     clip = _clip(images.run, given_weights)

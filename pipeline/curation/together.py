@@ -3,6 +3,7 @@
 import io
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,12 +45,18 @@ def groups_by_column(images: AnnotatedImages, column: str, table: str = "") -> N
             image; empty: the list file that the run's images were listed from.
 
     Raises:
-        UserError: there is no such table or column, or it names no image of the run.
+        UserError: there is no such table or column, it is there twice, or the table names no image
+            of the run.
     """
     place = uris.normalise(table or str(images.run.info.job().images))
     shown, rows = redact(place), _read(place, column)
-    names = set(rows.column_names)
-    if column not in names or not {"path", "uri"} & names:
+    count = Counter(rows.column_names)
+    if repeated := [name for name in ("path", "uri", column) if count[name] > 1]:
+        raise UserError(
+            f"--group {column}: {shown} has the column `{repeated[0]}` {count[repeated[0]]} times; "
+            "expected it once: give the others another name"
+        )
+    if not count[column] or not count["path"] + count["uri"]:
         raise UserError(
             f"--group {column}: {shown} has the columns {', '.join(rows.column_names)}; expected "
             f"`{column}`, and `path` or `uri`"

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from jobs.demo.scenes import draw_scene
 from pipeline.curation.image_lists import listed_images
 from pipeline.run.folder import RunFolder
 from pipeline.run.inspection.check import check_run
@@ -66,6 +68,21 @@ def test_first_of_a_diverse_sample_has_no_distance(copied_run: RunFolder):
     assert [row["note"].partition(":")[0] for row in rows] == [
         "the first, by chance", "distance to the sample so far", "distance to the sample so far",
     ]  # fmt: skip
+
+
+def test_the_only_image_is_far_from_no_other(tmp_path: Path):
+    Image.fromarray(draw_scene(0).image).save(tmp_path / "one.png")
+    annotate = ("annotate", "--local", "--images", f"{tmp_path}/one.png", "--labels", "star")
+    options = ("--set", "clip.model=embedded", "--set", "run.device=cpu")
+    result = ovseg(*annotate, "--out", f"{tmp_path}/run", *options)
+    assert result.exit_code == 0, result.output
+    notes = {"outlier": "there is no other image", "diverse": "the first, by chance"}
+    for by, note in notes.items():
+        found = ovseg("sample", f"{tmp_path}/run", "--by", by, "--json")
+        assert found.exit_code == 0, found.output
+        assert json.loads(found.stdout)["images"] == [{"path": "one.png", "value": None}]
+        listed = Path(json.loads(found.stdout)["list"]).read_text("utf-8")
+        assert [row["note"] for row in csv.DictReader(listed.splitlines())] == [note]
 
 
 def test_delete_knows_lists_as_files_of_its_own(run: RunFolder):

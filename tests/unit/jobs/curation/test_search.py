@@ -14,6 +14,7 @@ from jobs.cli import app
 from jobs.demo.scenes import draw_scene
 from ovseg_core.embedded import CLIP_FOLDER
 from pipeline.run.folder import RunFolder
+from tests.helpers.icc_profiles import SWAPPED
 from tests.helpers.tampered_runs import as_version_4
 
 
@@ -81,12 +82,30 @@ def test_image_of_the_run_or_a_file_finds_itself(run: RunFolder, tmp_path: Path)
         (["   "], "expected words to search for"),
         (["--image", "/nowhere/x.png"], "not_found"),
         (["fish", "--sheet", "x.txt"], "--sheet x.txt: expected a name that ends in"),
+        (["fish", "--sheet", "found.gif"], "--sheet found.gif: expected a name that ends in"),
     ],
 )
 def test_mistakes_are_told(run: RunFolder, flags: list[str], message: str, tmp_path: Path):
     result = ovseg("search", run.folder.uri, *flags, "--out", str(tmp_path / "a.csv"))
     assert result.exit_code == 1, result.output
     assert message in result.stderr
+    assert not (tmp_path / "a.csv").exists(), "it is told before the work"
+
+
+def test_a_file_is_prepared_as_the_images_of_the_run_were(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    for seed in range(4):
+        file = tmp_path / "images" / f"{seed}.png"
+        Image.fromarray(draw_scene(seed).image).save(file, icc_profile=SWAPPED)
+    command = ["annotate", "--local", "--images", f"{tmp_path}/images", "--out", f"{tmp_path}/run"]
+    options = ["--set", "clip.model=embedded", "--set", "image.color_profiles=ignore"]
+    result = ovseg(*command, "--labels", "star", *options, "--set", "run.device=cpu")
+    assert result.exit_code == 0, result.output
+    for seed in (1, 3):
+        file = str(tmp_path / "images" / f"{seed}.png")
+        result = ovseg("search", f"{tmp_path}/run", "--image", file, "--json")
+        best = json.loads(result.stdout)["images"][0]
+        assert best == {"path": f"{seed}.png", "cosine": pytest.approx(1, abs=1e-3)}
 
 
 def test_run_of_an_older_ovseg_has_nothing_to_search(run: RunFolder, tmp_path: Path):

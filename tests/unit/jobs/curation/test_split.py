@@ -93,6 +93,8 @@ def test_lists_of_an_older_split_do_not_stay_beside_a_newer_one(tmp_path: Path):
         (["--group", "patient"], "has no columns; expected `--group folder`"),
         (["--group", "patient", "--table", "TABLE"], "has the columns path, site; expected"),
         (["--group", "site", "--table", "OTHERS"], "names no image of"),
+        (["--group", "site", "--table", "TWICE"], "the column `site` 2 times; expected it once"),
+        (["--group", "id", "--table", "AGAIN"], "the column `path` 2 times; expected it once"),
         (["--group", "site", "--table", "gone.csv"], "cannot be read as a table"),
     ],
 )
@@ -100,8 +102,9 @@ def test_mistakes_are_told(tmp_path: Path, flags: list[str], message: str):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
     (tmp_path / "table.csv").write_text("path,site\n0.png,x\n", "utf-8")
     (tmp_path / "others.csv").write_text("path,site\nx.png,x\n", "utf-8")
-    places = {"TABLE": str(tmp_path / "table.csv"), "OTHERS": str(tmp_path / "others.csv")}
-    given = [places.get(flag, flag) for flag in flags]
+    (tmp_path / "twice.csv").write_text("path,site,site\n0.png,x,y\n", "utf-8")
+    (tmp_path / "again.csv").write_text("path,id,path\n0.png,x,1.png\n", "utf-8")
+    given = [str(tmp_path / f"{flag.lower()}.csv") if flag.isupper() else flag for flag in flags]
     result = ovseg("split", run.folder.uri, "--ignore-duplicates", *given)
     assert result.exit_code == 1, result.output
     assert message in result.stderr

@@ -1,6 +1,7 @@
 """Lists of a run's images: written, read again, taken by other commands."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.collection.collect import collect
 from pipeline.curation.image_lists import (
+    FILES,
     list_name,
     listed_images,
     lists_of,
@@ -75,6 +77,13 @@ def test_wrong_lists_are_refused_and_unknown_names_counted(
 def test_names_of_lists_are_plain():
     assert list_name("sample", "doubt") == "sample-doubt"
     assert list_name("search", "A Red/Fish?!") == "search-a-red-fish"
-    assert list_name("search", "../../猫") == "search"
-    assert list_name("猫") == "list"
-    assert len(list_name("x" * 500)) < 60
+    for words in ("猫", "../../猫", "красная рыба", "a 🐟", "caf\udce9", "x" * 500):
+        name = list_name("search", words)
+        assert re.fullmatch(FILES, f"{name}.csv"), words
+        assert re.search("^search.*-[0-9a-f]{6}$", name), words
+
+
+def test_no_two_searches_have_one_list():
+    words = ["猫", "犬", "красная рыба", "fish", "fish 猫", "🐟", "x" * 60, "x" * 61]
+    assert len({list_name("search", one) for one in words}) == len(words)
+    assert list_name("search", "Café") == list_name("search", "cafe\u0301")

@@ -39,6 +39,8 @@ def test_nearest_cosine_is_that_of_the_whole_matrix(vectors: np.ndarray):
     for k in (1, 5):
         assert nearest_cosine(vectors, k) == pytest.approx(ranked[:, k - 1], abs=1e-5)
     assert len(nearest_cosine(vectors[:3], 5)) == 3, "fewer others than asked for"
+    assert np.isnan(nearest_cosine(vectors[:1], 5)).tolist() == [True], "there is no other"
+    assert len(nearest_cosine(vectors[:0], 5)) == 0
 
 
 def test_pairs_that_do_not_fit_are_thinned_out_and_counted(
