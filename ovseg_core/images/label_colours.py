@@ -26,6 +26,12 @@ _SHADES = (1.0, 0.72, 1.3, 0.55, 1.5)
 """Brightness of the labels that say the same colour, one after the other."""
 _MUTED = (0.0, 0.55, 0.3)
 """Share of grey in the shades' first turn, their second and their third."""
+_HUELESS = 10
+"""Greatest difference of red, green and blue in a colour without a hue: grey that is mixed in
+changes nothing, so its labels differ by their brightness alone."""
+_STEP, _BETWEEN, _DARKEST, _PALEST = 28, (0, 14, 7), 8, 252
+"""Of colours without a hue: what the shades of a turn differ by, where the turns lie in between,
+and the ends."""
 _GOLDEN_TURN = 0.618034
 
 
@@ -39,8 +45,11 @@ def _colours(names: tuple[str, ...]) -> tuple[Rgb, ...]:
         if own is None:
             colours.append(_numbered(number))
         else:
-            turn, shade = divmod(said[own], len(_SHADES))
-            colours.append(_muted(_shade(own, _SHADES[shade]), _MUTED[turn % len(_MUTED)]))
+            turn, shade = divmod(said[own] % (len(_MUTED) * len(_SHADES)), len(_SHADES))
+            if max(own) - min(own) <= _HUELESS:
+                colours.append(_grey(own, turn, shade))
+            else:
+                colours.append(_muted(_shade(own, _SHADES[shade]), _MUTED[turn]))
             said[own] += 1
     return tuple(colours)
 
@@ -49,7 +58,8 @@ def label_colours(names: Sequence[str]) -> tuple[Rgb, ...]:
     """Return the colours of a vocabulary's labels.
 
     A label that says a colour, such as "red car", has that colour, in a shade of its own where
-    several labels say it: a mask in another one would contradict its name.
+    several labels say it: a mask in another one would contradict its name. Fifteen labels can say
+    one colour before a shade is used again.
 
     Args:
         names: of the labels in vocabulary order, without background.
@@ -88,3 +98,17 @@ def _muted(rgb: Rgb, share: float) -> Rgb:
     grey = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
     red, green, blue = (round(part + (grey - part) * share) for part in rgb)
     return red, green, blue
+
+
+def _grey(rgb: Rgb, turn: int, shade: int) -> Rgb:
+    """Return a shade of a colour without a hue; those that are nearest to it come first."""
+    inward = -1 if sum(rgb) > 3 * 128 else 1
+    steps = sorted(range(-len(_SHADES), len(_SHADES) + 1), key=lambda step: (abs(step), -step))
+    offsets = [inward * _STEP * step for step in steps]
+    offsets = [
+        offset
+        for offset in offsets
+        if min(rgb) + offset >= _DARKEST and max(rgb) + offset <= _PALEST
+    ]
+    offset = offsets[shade] + inward * _BETWEEN[turn]
+    return rgb[0] + offset, rgb[1] + offset, rgb[2] + offset

@@ -212,7 +212,8 @@ def _place(
     tops = [y0 - high, y0 + box_height]
     beside = [_Plate(left, top, left + wide, top + high) for top in tops]
     over, beside = ([one for one in of if _is_free(one, height, written)] for of in (over, beside))
-    hidden = [_covered(mask, one) / np.count_nonzero(box) for one in over]
+    num_px = np.count_nonzero(box)
+    hidden = [_covered(mask, one) / num_px for one in over]
     if hidden and hidden[0] <= _BARELY_HIDDEN:
         return over[0]
     for plate in beside:
