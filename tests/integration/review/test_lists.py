@@ -95,7 +95,7 @@ def test_every_command_that_chooses_images_is_a_filter_of_the_page(browser, copi
     notes = {
         "duplicates": "group 1, keep",
         "like-00": "cosine 1.000",
-        "sample-diverse": "distance to the sample so far: 1.0",
+        "sample-diverse": "the first, by chance",
         "sample-outlier": "distance to its fifth nearest image: 0.",
         "search-red-heart": "cosine 0.",
         "split-train": "train",
