@@ -28,7 +28,7 @@ from pipeline.review.session import ForgottenViewError, ReviewSession, UnknownIm
 from pipeline.review.sort_orders import PRIORITY
 from pipeline.review.try_page import MAX_UPLOAD_BYTES, TryPage
 from schemas.base import problems
-from schemas.errors import ImageError, OvsegError, StorageError
+from schemas.errors import ImageError, OvsegError, StorageError, UserError
 from schemas.redact import redact
 
 _BODY_BYTES = 1 << 20
@@ -37,7 +37,8 @@ _ANSWERS_KEPT = 256
 _RUN_HEADER = "x-ovseg-run"
 """Holds the `ReviewSession.key` of the run that a page shows; so does `v` of its pictures."""
 _CACHED = {"Cache-Control": "private, max-age=86400, immutable"}
-"""The URL of a picture holds the run's key, so the browser may keep the picture."""
+"""The URL of a picture holds the run's key, which names its generation too: the browser may keep
+the picture."""
 _TYPES = {
     ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"
 }  # fmt: skip
@@ -75,9 +76,9 @@ def make_app(session: ReviewSession, try_page: TryPage) -> Starlette:
             Route("/", _file("index.html")),
             Route("/try", _file("try.html")),
             Route("/static/{name}", _static),
-            *(Route(path, _get(handler, session.key)) for path, handler in get_routes.items()),
+            *(Route(path, _get(handler, session)) for path, handler in get_routes.items()),
             *(
-                Route(path, _post(handler, limit, session.key), methods=["POST"])
+                Route(path, _post(handler, limit, session), methods=["POST"])
                 for path, (handler, limit) in post_routes.items()
             ),
         ],
@@ -156,26 +157,43 @@ class _ReviewPages:
         return self._answer_once(nonce, answer) if nonce else answer()
 
 
-def _check_run(request: Request, key: str) -> None:
-    """Refuse a page that was loaded when this address served another run."""
-    given = request.headers.get(_RUN_HEADER) or request.query_params.get("v", "")
-    if given not in ("", key):
+def _check_run(request: Request, session: ReviewSession) -> None:
+    """Refuse a page that was loaded when this address served another run, or generation of it.
+
+    What a person decides on the masks of one generation is not stored on those of another.
+    """
+    key, given = session.key, request.headers.get(_RUN_HEADER) or request.query_params.get("v", "")
+    if given in ("", key):
+        return
+    (run, now), (its_run, before) = (text.partition("-")[::2] for text in (key, given))
+    if its_run != run:
         raise HTTPException(409, "Another run than the page's is reviewed at this address now.")
+    raise UserError(
+        f"this page shows generation {before} of the run's images, and generation {now} is "
+        "reviewed now: load the page again"
+    )
 
 
-def _get(handler: Callable[[Request], Response], run: str) -> Handler:
+def _get(handler: Callable[[Request], Response], session: ReviewSession) -> Handler:
+    def answer(request: Request) -> Response:
+        _check_run(request, session)
+        return handler(request)
+
     async def endpoint(request: Request) -> Response:
-        _check_run(request, run)
-        return await run_in_threadpool(handler, request)
+        return await run_in_threadpool(answer, request)
 
     return endpoint
 
 
-def _post(handler: Callable[[bytes], Any], max_bytes: int, run: str) -> Handler:
+def _post(handler: Callable[[bytes], Any], max_bytes: int, session: ReviewSession) -> Handler:
     async def endpoint(request: Request) -> Response:
-        _check_run(request, run)
         body = await _body(request, max_bytes)
-        return JSONResponse(await run_in_threadpool(handler, body))
+
+        def answer() -> Any:
+            _check_run(request, session)
+            return handler(body)
+
+        return JSONResponse(await run_in_threadpool(answer))
 
     return endpoint
 

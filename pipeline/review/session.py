@@ -135,7 +135,6 @@ class ReviewSession:
         only: a list file of the images that are shown; empty: all.
 
     Attributes:
-        key: names the run to the pages without its place.
         images: reads the run's images.
     """
 
@@ -144,11 +143,22 @@ class ReviewSession:
         self._only = listed_images(run, only) if only else None
         self._refresh_s = refresh_s
         identity = f"{run.fingerprint} {run.folder.uri}"
-        self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._log = ReviewLog(run)
         self._refreshing = Lock()
         self.images = RunImages(run)
         self.snapshot = RunSnapshot(run, self._log, self.images, self._only)
+
+    @property
+    def key(self) -> str:
+        """Name of the run to the pages, without its place, `-`, and the generation of its images.
+
+        A changed image keeps its `image_id` in the next generation, and has other masks.
+        """
+        return self._key(self.snapshot)
+
+    def _key(self, snapshot: RunSnapshot) -> str:
+        return f"{self._name}-{snapshot.index.run.generations.number}"
 
     def refresh(self) -> None:
         """Read decisions and imports of others, and images that were annotated or added since."""
@@ -182,7 +192,7 @@ class ReviewSession:
             "name": uris.parent_and_name(self.run.folder.uri)[1],
             "place": redact(self.run.folder.uri),
             "method": self.run.info.job().method.name,
-            "key": self.key,
+            "key": self._key(now),
             "labels": [
                 {"id": number, "name": name, "colour": css_colour(colour), "images": count}
                 for number, (name, colour, count) in enumerate(

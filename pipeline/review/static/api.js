@@ -9,7 +9,7 @@ export class Refused extends Error {
 
 let shown = "";
 
-// Names the run of the page in every later request, so that a server of another run refuses it.
+// Names the run of the page, and the generation of its images, in every later request: a server of another refuses it.
 export function showing(run) {
   shown = run.key;
 }
