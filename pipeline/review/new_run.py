@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.storage import uris
 from schemas.config import JobConfig
+from schemas.errors import UserError
 from schemas.redact import redact
 
 _NOT_SET = ("images", "method.name", "vocabulary.", "calibration")
@@ -18,11 +19,19 @@ def command(job: JobConfig, words: Sequence[str], method: str, features_of: str 
     Args:
         job: of the run; what it sets is kept, apart from its vocabulary, and from the options of
             its method where another one is asked.
-        words: the labels.
+        words: the labels, without commas, which part labels in a command.
         method: its name.
         features_of: the run folder, if it has features of this method: `ovseg relabel` needs
             nothing else, and keeps every setting. Empty: the images are annotated again.
+
+    Raises:
+        UserError: a word has a comma.
     """
+    if joined := next((word for word in words if "," in word), ""):
+        raise UserError(
+            f"{joined!r}: expected words without commas, which part words here and in --labels; a "
+            "label with a comma is given in a file (--vocabulary FILE)"
+        )
     run = features_of or (job.out if _is_relative(job.out) else uris.normalise(job.out))
     new = ["--labels", ",".join(words), "--out", uris.beside(run, "-words")]
     local = ["--local"] if job.run.local else []
@@ -47,20 +56,41 @@ def place(job: JobConfig, uri: str) -> str:
     return job.out if _is_relative(job.out) and uris.normalise(job.out) == uri else uri
 
 
-def lacks(job: JobConfig, features_of: str = "") -> str:
-    """Return sentences on what of the run's job the command does not have; empty: it has all.
+def lacks(job: JobConfig, words: Sequence[str], features_of: str = "") -> str:
+    """Return sentences on where the new run differs from the run or this page; empty: nowhere.
+
+    `ovseg relabel` lays the labels over the run's job: background phrases, templates of all labels
+    and the calibration stay.
 
     Args:
         job: of the run.
+        words: see `command`.
         features_of: see `command`.
     """
-    of_run = job.vocabulary
+    of_run, asked = job.vocabulary, {word.casefold() for word in words}
+    plain = type(of_run).model_validate({"labels": of_run.names})
+    known = [label for label in of_run.labels if label.name.casefold() in asked]
+    lost = []
+    if any(label.synonyms for label in known):
+        lost.append("synonyms")
+    if any(label.templates for label in known):
+        lost.append("templates of their own")
+    if not features_of and of_run.templates:
+        lost.append("templates")
+    if not features_of and of_run.background != plain.background:
+        lost.append("background phrases")
     sentences = []
-    if of_run != type(of_run).model_validate({"labels": of_run.names}):
+    if lost:
         sentences.append(
-            "The run's vocabulary also has synonyms, templates or background phrases, which this "
-            "page uses and the command does not: give them in a file (--vocabulary FILE)."
+            f"This page uses {', '.join(lost)} of the run's vocabulary, the command does not: give "
+            "them in a file (--vocabulary FILE)."
         )
     if job.calibration is not None and not features_of:
         sentences.append("The run was calibrated, for its labels: the command has no calibration.")
+    elif job.calibration is not None:
+        sentences.append(
+            "The run was calibrated, for its labels: the command keeps that, which changes the "
+            "scores and drops masks below a threshold, and this page does not. Without it: "
+            "--set calibration=null."
+        )
     return " ".join(sentences)

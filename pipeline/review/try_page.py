@@ -2,9 +2,9 @@
 
 import base64
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,13 +21,15 @@ from pipeline.review.session import ReviewSession
 from pipeline.run.folder import FEATURES
 from schemas.base import Frozen
 from schemas.config import ImageConfig
-from schemas.errors import ErrorCode, ImageError, UserError
+from schemas.errors import ErrorCode, ImageError, OvsegError, UserError
 from schemas.redact import redact
 from schemas.score_columns import SCORE_COLUMNS
 from schemas.vocabulary import Word
 
 if TYPE_CHECKING:
     from pipeline.review.try_session import MethodChoice, TryImage, TrySession
+
+logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 32 << 20
 MAX_UPLOAD_PIXELS = 40_000_000
@@ -123,6 +125,7 @@ class TryPage:
         self._uploads = Uploads(self._job.image)
         self._loading = Lock()
         self._loaded: TrySession | None = None
+        self._features_of: str | None = None
 
     @property
     def _try_session(self) -> "TrySession":
@@ -137,7 +140,8 @@ class TryPage:
             return self._loaded
 
     def own_method(self) -> dict[str, Any]:
-        """Return the run's own method; loads its backbones."""
+        """Return the run's own method; loads its backbones. A page asks once, when it is loaded."""
+        self._features_of = self._place_of_features()
         return {
             "max_bytes": MAX_UPLOAD_BYTES,
             "method": _choice_facts(self._try_session.own_method()),
@@ -199,12 +203,15 @@ class TryPage:
             body: JSON of a `_TryRequest`.
         """
         wanted = _TryRequest.model_validate(body)
+        is_own = wanted.method == self._job.method.name
+        if self._features_of is None:
+            self._features_of = self._place_of_features()
+        features_of = self._features_of if is_own else ""
+        command = new_run.command(self._job, wanted.words, wanted.method, features_of)
         result = self._try_session.segment(self._image(wanted), wanted.words, wanted.method)
         segments = [vars(one) for one in result.masks.segments]
         may_overlap = any(one.kind == "instance" for one in result.masks.segments)
         numbers = number_png(segments, result.size_hw, may_overlap)
-        is_own = wanted.method == self._job.method.name
-        features_of = self._place_of_features if is_own else ""
         of_run = self._job.vocabulary.names
         words = list(dict.fromkeys(name.casefold() for name in (*of_run, *wanted.words)))
         # A label of the run has the colour that it has on the review page.
@@ -226,16 +233,30 @@ class TryPage:
             "segments_png": base64.b64encode(numbers).decode(),
             "seconds": {f"{stage}_s": seconds for stage, seconds in result.seconds.items()},
             "encoded": result.encoded,
-            "command": new_run.command(self._job, wanted.words, wanted.method, features_of),
-            "command_lacks": new_run.lacks(self._job, features_of),
+            "command": command,
+            "command_lacks": new_run.lacks(self._job, wanted.words, features_of),
             "num_encoded": self._try_session.num_encoded,
         }
 
-    @cached_property
     def _place_of_features(self) -> str:
-        """The run folder as a command names it, where it keeps features; else empty."""
-        run = self._session.run
-        return new_run.place(self._job, run.folder.uri) if run.folder.sizes(FEATURES) else ""
+        """Return the run folder as a command names it, where `ovseg relabel` takes it; else empty.
+
+        Features may be deleted, and shards finished without any, while the server runs.
+        """
+        folder = self._session.run.folder
+        if not folder.sizes(FEATURES):
+            return ""
+        # Imported here, because it imports torch, which takes seconds.
+        from pipeline.run.tables.stored_features import StoredFeatures
+
+        try:
+            stored = StoredFeatures(folder.uri)
+            images = stored.run.info.identity["images"]
+            stored.check(self._job.model_copy(update={"images": images}))
+        except OvsegError as error:
+            logger.info("no command without images is offered: %s", error)
+            return ""
+        return new_run.place(self._job, folder.uri)
 
     def _image(self, wanted: _TryRequest) -> "TryImage":
         from pipeline.review.try_session import TryImage
@@ -248,7 +269,7 @@ class TryPage:
             raise UserError("the run has no image of this id")
         image = index.image(row)
         return TryImage(
-            f"run {wanted.id}",
+            f"run {index.run.generations.number} {wanted.id}",
             image["path"],
             lambda side: images.read_image(image, side),
         )

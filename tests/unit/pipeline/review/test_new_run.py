@@ -2,8 +2,12 @@ import shlex
 
 import pytest
 
+from jobs.config import load_config
 from pipeline.review import new_run
 from schemas.config import JobConfig
+from schemas.errors import UserError
+
+CALIBRATION = {"method": "clip_diy", "scores": [0.5], "probabilities": [0.4]}
 
 
 def _job(**fields) -> JobConfig:
@@ -32,10 +36,12 @@ def test_a_run_with_features_needs_no_images() -> None:
         "ovseg", "relabel", "runs/my pets", "--labels", "dog,red fish",
         "--out", "runs/my pets-words", "--local",
     ]  # fmt: skip
-    scores = {"scores": (0.5,), "probabilities": (0.4,)}
-    calibrated = _job(calibration={"method": "clip_diy", **scores})
-    assert "calibrated" in new_run.lacks(calibrated)
-    assert new_run.lacks(calibrated, "runs/my pets") == ""
+
+
+def test_a_word_with_a_comma_would_be_two_labels() -> None:
+    for features_of in ("", "runs/pets"):
+        with pytest.raises(UserError, match="'door, double door': expected words without commas"):
+            new_run.command(_job(), ("cat", "door, double door"), "clip_diy", features_of)
 
 
 def test_run_folder_is_named_as_typed_only_where_that_leads_to_it(tmp_path, monkeypatch) -> None:
@@ -57,11 +63,55 @@ def test_command_hides_secrets() -> None:
     assert "SECRET" not in command
 
 
-def test_what_the_command_lacks_of_the_vocabulary_is_said() -> None:
-    assert new_run.lacks(_job()) == ""
-    vocabulary = {"labels": [{"name": "cat", "synonyms": ["kitten"]}]}
-    job = JobConfig.model_validate({"images": "p", "out": "/o", "vocabulary": vocabulary})
-    assert "--vocabulary FILE" in new_run.lacks(job)
+CAT = {"name": "cat", "synonyms": ["kitten"]}
+DOG = {"name": "dog", "templates": ["a photo of my {}"]}
+
+
+def _of_vocabulary(**fields) -> JobConfig:
+    return JobConfig.model_validate({"images": "p", "out": "/o", "vocabulary": fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "lost", "lost_by_relabel"),
+    [
+        ({"labels": ["cat", "dog"]}, ("cat", "fish"), "", ""),
+        ({"labels": [CAT, DOG]}, ("Cat", "fish"), "synonyms", "synonyms"),
+        ({"labels": [CAT, DOG]}, ("dog",), "templates of their own", "templates of their own"),
+        ({"labels": [CAT, DOG]}, ("fish", "bird"), "", ""),
+        ({"labels": ["cat"], "templates": ["my {}"]}, ("cat", "dog"), "templates", ""),
+        ({"labels": ["cat"], "background": ["sky", "wall"]}, ("dog",), "background phrases", ""),
+    ],
+)
+def test_what_the_command_lacks_of_the_vocabulary_is_said(
+    fields: dict, words: tuple[str, ...], lost: str, lost_by_relabel: str
+) -> None:
+    job = _of_vocabulary(**fields)
+    for features_of, expected in (("", lost), ("/o", lost_by_relabel)):
+        said = new_run.lacks(job, words, features_of)
+        assert said.startswith(
+            f"This page uses {expected} of the run's vocabulary" * bool(expected)
+        )
+        assert ("--vocabulary FILE" in said) == bool(expected)
+
+
+def test_relabel_keeps_what_is_not_said_to_be_lost() -> None:
+    job = _of_vocabulary(labels=[CAT, DOG], background=["sky", "wall"], templates=["a {}"])
+    fields = job.model_dump(mode="json") | {"calibration": CALIBRATION}
+    flags = {"labels": "cat,fish"}
+    made = load_config(JobConfig, flags=flags, below=lambda _: fields)
+    assert (made.vocabulary.background, made.vocabulary.templates) == (("sky", "wall"), ("a {}",))
+    assert [label.synonyms for label in made.vocabulary.labels] == [(), ()]
+    assert made.calibration is not None
+    without = load_config(JobConfig, flags=flags, sets=["calibration=null"], below=lambda _: fields)
+    assert without.calibration is None
+
+
+def test_that_the_run_is_calibrated_is_said() -> None:
+    calibrated = _job(calibration=CALIBRATION)
+    assert "the command has no calibration" in new_run.lacks(calibrated, ("dog", "cat"))
+    said = new_run.lacks(calibrated, ("dog", "cat"), "runs/pets")
+    assert "the command keeps that" in said
+    assert "--set calibration=null" in said
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
 """Uploads and requests of the try page."""
 
 import io
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from jobs.demo.draw import draw_scenes
+from pipeline.job import job
+from pipeline.job.progress import Progress
 from pipeline.review.session import ReviewSession
 from pipeline.review.try_page import MAX_UPLOAD_BYTES, TryPage, Uploads
-from schemas.config import ImageConfig
+from pipeline.run.folder import RunFolder
+from schemas.config import ImageConfig, JobConfig
 from schemas.errors import ImageError, UserError
-from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, grow_run, label_map, make_run
 from tests.helpers.review_server import read_picture
 
 
@@ -61,4 +67,62 @@ def test_malformed_request_is_refused(tmp_path, change):
     page = TryPage(ReviewSession(make_run(tmp_path, [Scene("a.png", label_map(0))])))
     body = {"source": "run", "id": "id-a.png", "words": ["cat"], "method": "clip_diy"} | change
     with pytest.raises(ValidationError):
+        page.segment(body)
+
+
+def test_words_are_tried_on_an_image_as_it_is_since_the_update(tmp_path):
+    spec = RunSpec(job={"clip": "embedded", "run": {"device": "cpu"}})
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)], spec)
+    session = ReviewSession(run)
+    page = TryPage(session)
+    body = {"source": "run", "id": "id-1.png", "words": ["cat", "dog"], "method": "maskclip"}
+    assert [page.segment(body)["encoded"] for _ in range(2)] == [True, False]
+    grow_run(run, changed=[Scene("1.png", label_map(8, 30, 70))])
+    session.refresh()
+    now = page.segment(body)
+    assert now["encoded"], "features of the image as it was are not scored"
+    assert (now["height"], now["width"]) == (30, 70)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """A run of two shards with features."""
+    place = tmp_path_factory.mktemp("kept")
+    draw_scenes(place, 3, 3)
+    fields = {
+        "images": f"{place}/scene_*.png",
+        "labels": ["red solid circle", "blue striped fish"],
+        "out": str(place / "run"),
+        "clip": {"model": "embedded"},
+        "shard_size": 2,
+        "run": {"local": True, "keep_features": "float16", "device": "cpu"},
+    }
+    job.run(JobConfig.model_validate(fields), Progress())
+    return place / "run"
+
+
+@pytest.mark.parametrize("folder", ["features", "done"])
+def test_relabel_is_offered_where_it_will_work(kept: Path, folder: str) -> None:
+    page = TryPage(ReviewSession(RunFolder.open(str(kept))))
+    image_id = RunFolder.open(str(kept)).manifest()["image_id"][0].as_py()
+    body = {"source": "run", "id": image_id, "words": ["red fish", "star"], "method": "clip_diy"}
+
+    def offered() -> str:
+        page.own_method()  # as when the page is loaded
+        return page.segment(body)["command"].split()[1]
+
+    assert offered() == "relabel"
+    assert page.segment({**body, "method": "maskclip"})["command"].split()[1] == "annotate"
+    file = sorted((kept / folder).iterdir())[1]
+    away = kept.parent / file.name
+    shutil.move(file, away)  # one of the two shards
+    assert offered() == "annotate"
+    shutil.move(away, file)
+    assert offered() == "relabel"
+
+
+def test_word_with_a_comma_is_refused_before_the_image_is_encoded(tmp_path):
+    page = TryPage(ReviewSession(make_run(tmp_path, [Scene("a.png", label_map(0))])))
+    body = {"source": "run", "id": "id-a.png", "words": ["cat", "a, b"], "method": "clip_diy"}
+    with pytest.raises(UserError, match="without commas"):
         page.segment(body)
