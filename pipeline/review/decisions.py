@@ -65,8 +65,9 @@ class Mark(IntFlag):
     DONE = 1
     """Reviewed: imported, or every mask decided."""
     REJECTED = 2
-    """Some mask was rejected."""
+    """Some mask is rejected, or the image, which has none."""
     RELABELLED = 4
+    """Some mask has another label."""
     SKIPPED = 8
     BEGUN = 16
     """Something was decided on the review page."""
@@ -206,51 +207,47 @@ class Decisions:
                 self.marks[row] = self._marks_of(image_id, row)
 
     def _marks_of(self, image_id: str, row: int) -> Mark:
-        current = self.current(image_id).values()
+        current = self.current(image_id)
         marks = Mark.BEGUN if current else Mark(0)
         imported = self._imported.get(image_id)
         if imported is not None:
             marks |= Mark.IMPORTED | (Mark.DONE if imported.is_complete else Mark(0))
-        by_action = {"reject": Mark.REJECTED, "relabel": Mark.RELABELLED, "skip": Mark.SKIPPED}
-        for decision in current:
-            marks |= by_action.get(decision.action, Mark(0))
-        decided = [one for one in current if one.action != "skip"]
-        if any(one.label is None for one in decided) or self._all_decided(row, decided):
-            marks |= Mark.DONE
+        if any(one.action == "skip" for one in current.values()):
+            marks |= Mark.SKIPPED
+        on_masks = [one for _, one in self._on_masks(image_id, row, current)]
+        if not on_masks:  # the image is all that can be decided on
+            on_masks = [one for key, one in current.items() if not key.label]
+        actions = {"skip" if one is None else one.action for one in on_masks}
+        marks |= Mark.REJECTED if "reject" in actions else Mark(0)
+        marks |= Mark.RELABELLED if "relabel" in actions else Mark(0)
+        marks |= Mark.DONE if actions and "skip" not in actions else Mark(0)
         return marks
 
-    def _all_decided(self, row: int, decided: Sequence[ReviewDecision]) -> bool:
-        """Return whether every mask of an image has a decision of its own or of its label."""
-        segments = self._index.segments
-        labels = segments.label[segments.of(row)]
-        if not len(labels):
-            return False
-        whole_labels = {one.label for one in decided if one.segment_index is None}
-        num_left = sum(
-            self._index.labels[label - 1] not in whole_labels for label in labels.tolist()
-        )
-        single = {
-            one.segment_index
-            for one in decided
-            if one.segment_index is not None and one.label not in whole_labels
-        }
-        return len(single) >= num_left
+    def _on_masks(
+        self, image_id: str, row: int, current: Mapping[ReviewKey, ReviewDecision]
+    ) -> list[tuple[int, ReviewDecision | None]]:
+        """Return the category id of each mask of an image, and what was decided on it.
 
-    def num_rejected(self, image_id: str, row: int) -> Counter[str]:
-        """Return how many masks of each predicted label of an image are rejected.
+        From memory: a page of the grid asks for many images, which may be of as many shards.
+        """
+        if not current:
+            return []
+        segments, part = self._index.segments, self._index.segments.of(row)
+        labels, places = segments.label[part].tolist(), segments.segment_index[part].tolist()
+        found: list[tuple[int, ReviewDecision | None]] = []
+        for number, place in zip(labels, places, strict=True):
+            name = self._index.labels[number - 1]
+            mask = {"image_id": image_id, "label": name, "segment_index": place}
+            found.append((number, decision_on(mask, current)))
+        return found
+
+    def rejected_by_label(self, image_id: str, row: int) -> Counter[int]:
+        """Return how many masks of an image are rejected, by predicted category id.
 
         By themselves, by their label, or with the whole image.
         """
-        decided = [one for one in self.current(image_id).values() if one.action != "skip"]
-        whole = {one.label: one.action for one in decided if one.segment_index is None}
-        single = [one for one in decided if one.segment_index is not None]
-        segments = self._index.segments
-        left = Counter(self._index.labels[k - 1] for k in segments.label[segments.of(row)].tolist())
-        left.subtract(one.label for one in single)
-        rejected = Counter(one.label or "" for one in single if one.action == "reject")
-        for label, number in left.items():
-            rejected[label] += number * (whole.get(label, whole.get(None)) == "reject")
-        return rejected
+        decided = self._on_masks(image_id, row, self.current(image_id))
+        return Counter(label for label, one in decided if one and one.action == "reject")
 
     def new_labels(self, image_id: str, row: int) -> tuple[int, ...]:
         """Return the category id of each mask of an image as decided; empty: all as predicted.
@@ -259,13 +256,11 @@ class Decisions:
         """
         if not self.marks[row] & Mark.RELABELLED:
             return ()
-        current = self.current(image_id)
-        found: list[int] = []
-        for segment in self._index.segments_of(row):
-            decision = decision_on(segment, current)
-            label = decision.new_label if decision else ""
-            found.append(self._index.labels.index(label) + 1 if label else segment["category_id"])
-        return tuple(found)
+        names = self._index.labels
+        return tuple(
+            names.index(one.new_label) + 1 if one and one.new_label else predicted
+            for predicted, one in self._on_masks(image_id, row, self.current(image_id))
+        )
 
     def progress(self) -> dict[str, int]:
         """Return the number of annotated images, and of those done, begun and skipped."""

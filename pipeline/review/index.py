@@ -1,6 +1,7 @@
 """The images and segments of a run, by row: some columns of its tables are kept in memory.
 
-A row is an image of a committed shard, counted in manifest order. 100,000 images take about 20 MB.
+A row is an image of a committed shard, counted in manifest order. 100,000 images take about 20 MB,
+and each segment 20 bytes more, once the segments are asked for.
 Masks are read shard by shard when an image is looked at (`ReviewIndex.segments_of`).
 """
 
@@ -150,8 +151,9 @@ class ReviewIndex:
 
     @cached_property
     def segments(self) -> "SegmentIndex":
-        """Label and filterable scores of every segment."""
-        tables = self._read("annotations", ("image_id", "category_id", *_SCORES_IN_MEMORY))
+        """Label, index and filterable scores of every segment."""
+        numbers = ("category_id", "segment_index")
+        tables = self._read("annotations", ("image_id", *numbers, *_SCORES_IN_MEMORY))
         ids = self._table["image_id"].combine_chunks()
         rows = [
             _rows_of(table, ids.slice(start, stop - start)) + start
@@ -159,7 +161,7 @@ class ReviewIndex:
         ]
         return SegmentIndex(
             np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int32),
-            _joined(tables, "category_id", np.int32),
+            {name: _joined(tables, name, np.int32) for name in numbers},
             {name: _joined(tables, name, np.float32) for name in _SCORES_IN_MEMORY},
             len(self),
         )
@@ -204,18 +206,20 @@ class SegmentIndex:
         row: (N,) the image's row.
         order: (N,) the segment's place in the tables.
         label: (N,) category id.
+        segment_index: (N,) of the segment in its image; small ones may have been dropped before it.
         scores: (N,) each, by name: the filterable score columns.
     """
 
     def __init__(
         self,
         row: NDArray[np.int32],
-        label: NDArray[np.int32],
+        numbers: dict[str, NDArray[np.int32]],
         scores: dict[str, NDArray[np.float32]],
         num_images: int,
     ) -> None:
         self.order = np.argsort(row, kind="stable").astype(np.int32)
-        self.row, self.label = row[self.order], label[self.order]
+        self.row, self.label = row[self.order], numbers["category_id"][self.order]
+        self.segment_index = numbers["segment_index"][self.order]
         self.scores = {name: values[self.order] for name, values in scores.items()}
         self._starts = np.searchsorted(self.row, np.arange(num_images + 1))
 

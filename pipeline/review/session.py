@@ -403,11 +403,10 @@ def _card_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
     ):
         scores.setdefault((labels[0], labels[1]), []).append(score)
     ordered = sorted(scores.items(), key=lambda pair: (-max(pair[1]), pair[0]))
-    rejected = now.decisions.num_rejected(image_id, row)
-    names = now.index.labels
+    rejected = now.decisions.rejected_by_label(image_id, row)
     return {
         "labels": [
-            [label, max(all_), len(all_), was, rejected[names[was - 1]] * (label == was)]
+            [label, max(all_), len(all_), was, rejected[was] * (label == was)]
             for (label, was), all_ in ordered
         ],
         "tint": _tint_name(new),
@@ -459,11 +458,9 @@ def _is_known(index: ReviewIndex, key: ReviewKey, row: int) -> bool:
         return key.segment_index is None
     if key.label not in index.labels:
         return False
-    number = index.labels.index(key.label) + 1
-    if key.segment_index is None:
-        return number in index.segments.label[index.segments.of(row)].tolist()
-    # The place among the rows is not the index: small segments may have been dropped.
-    return any(
-        one["segment_index"] == key.segment_index and one["category_id"] == number
-        for one in index.segments_of(row)
-    )
+    segments, part = index.segments, index.segments.of(row)
+    is_known = segments.label[part] == index.labels.index(key.label) + 1
+    if key.segment_index is not None:
+        # The place among the rows is not the index: small segments may have been dropped.
+        is_known &= segments.segment_index[part] == key.segment_index
+    return bool(is_known.any())

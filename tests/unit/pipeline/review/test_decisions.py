@@ -1,5 +1,7 @@
 """Decisions of the review page: stored in the log, undone by message, marked by image."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.decisions import Decisions, Mark
 from pipeline.review.index import ReviewIndex
-from schemas.review import ReviewDecision
+from schemas.review import Action, ReviewDecision
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
 
 
@@ -28,7 +30,7 @@ def test_done_images_are_those_of_the_reviewed_layer(tmp_path, seed):
         label = None if kind == 0 else row["label"]
         place = None if kind < 2 else row["segment_index"]
         actions = ("accept", "reject", "skip", "undo", "accept", "relabel")
-        action = str(rng.choice(actions[: 5 if label is None else 6]))
+        action: Any = str(rng.choice(actions[: 5 if label is None else 6]))
         new_label = LABELS[rng.integers(3)] if action == "relabel" else ""
         decision = ReviewDecision(
             image_id=row["image_id"], label=label, segment_index=place, action=action,
@@ -38,27 +40,53 @@ def test_done_images_are_those_of_the_reviewed_layer(tmp_path, seed):
             decisions.add([decision])
         else:
             decisions.undo(float(step), decision.source)
-    done = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & Mark.DONE)}
+    done = {
+        index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & Mark.DONE).tolist()
+    }
     layer = ReviewedLayer(run, log)
     assert done == set(layer.images)
     for number in range(len(index)):
         image_id = index.image(number)["image_id"]
         outcomes = (layer.outcomes(image_id) or {}).values()
-        rejected = decisions.num_rejected(image_id, number)
-        assert rejected.total() == sum(one is None for one in outcomes)
+        num_rejected = sum(one is None for one in outcomes)
+        assert decisions.rejected_by_label(image_id, number).total() == num_rejected
+        assert (num_rejected > 0) == bool(decisions.marks[number] & Mark.REJECTED)
+        new = [one.label for one in outcomes if one is not None and one.verdict == "changed"]
+        if new:
+            assert decisions.marks[number] & Mark.RELABELLED
     assert 0 < len(done) < len(index)
     again = Decisions(ReviewLog(run), index)
     np.testing.assert_array_equal(again.marks, decisions.marks)
     for image_id in done:
         assert again.current(image_id) == decisions.current(image_id)
-    state = log.current()
-    for bit, action in (
-        (Mark.REJECTED, "reject"),
-        (Mark.RELABELLED, "relabel"),
-        (Mark.SKIPPED, "skip"),
-    ):
-        marked = {index.image(row)["image_id"] for row in np.flatnonzero(decisions.marks & bit)}
-        assert marked == {key.image_id for key, one in state.items() if one.action == action}
+    marked = np.flatnonzero(decisions.marks & Mark.SKIPPED)
+    skipped = {key.image_id for key, one in log.current().items() if one.action == "skip"}
+    assert {index.image(row)["image_id"] for row in marked.tolist()} == skipped
+
+
+def test_what_every_mask_overrules_is_not_marked(tmp_path):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(2)]
+    run = make_run(tmp_path, [*scenes, Scene("empty.png", np.zeros((9, 12), np.uint16))])
+    index = ReviewIndex(run)
+    decisions = Decisions(ReviewLog(run), index)
+
+    def decide(name: str, action: Action, place: int | None = None, **more) -> Mark:
+        mask = {} if place is None else {"label": LABELS[place], "segment_index": place}
+        one = ReviewDecision(image_id=name, action=action, at_s=1.0, **mask, **more)
+        decisions.add([one])
+        return Mark(int(decisions.marks[index.row(name)]))
+
+    assert decide("id-1.png", "reject") == Mark.DONE | Mark.REJECTED | Mark.BEGUN
+    for place, is_last in ((0, False), (1, False), (2, True)):
+        marks = decide("id-1.png", "accept", place)
+        assert marks == Mark.DONE | Mark.BEGUN | (Mark(0) if is_last else Mark.REJECTED)
+    assert decisions.rejected_by_label("id-1.png", 1).total() == 0
+    marks = decide("id-1.png", "relabel", 2, new_label="cat")
+    assert marks == Mark.DONE | Mark.BEGUN | Mark.RELABELLED
+    assert decide("id-1.png", "reject", 1) == marks | Mark.REJECTED
+    assert decisions.rejected_by_label("id-1.png", 1) == {2: 1}
+    assert decide("id-empty.png", "reject") == Mark.DONE | Mark.REJECTED | Mark.BEGUN
+    assert not decisions.marks[0]
 
 
 def test_undo_reaches_the_first_decision_over_several_images(tmp_path):
@@ -79,7 +107,7 @@ def test_undo_takes_back_a_whole_message(tmp_path):
     log = ReviewLog(run)
     decisions = Decisions(log, ReviewIndex(run))
 
-    def decision(place: int | None, action: str, source: str = "me", **more) -> ReviewDecision:
+    def decision(place: int | None, action: Action, source: str = "me", **more) -> ReviewDecision:
         label = None if place is None else LABELS[place]
         return ReviewDecision(
             image_id="id-0.png", label=label, segment_index=place, action=action, at_s=1.0,
@@ -118,7 +146,7 @@ def test_undo_of_a_message_that_was_partly_undone(tmp_path):
     run = make_run(tmp_path, [Scene("0.png", label_map(0)), Scene("1.png", label_map(1))])
     log = ReviewLog(run)
 
-    def decision(image: str, action: str) -> ReviewDecision:
+    def decision(image: str, action: Action) -> ReviewDecision:
         return ReviewDecision(image_id=image, action=action, at_s=1.0, source="me")
 
     log.append([decision("id-0.png", "reject")])

@@ -20,6 +20,7 @@ def test_index_equals_the_tables(tmp_path, segments):
         part = index.segments.of(place)
         own = [row for row in rows if row["image_id"] == image["image_id"]]
         assert index.segments.label[part].tolist() == [row["category_id"] for row in own]
+        assert index.segments.segment_index[part].tolist() == [row["segment_index"] for row in own]
         np.testing.assert_allclose(
             index.segments.score[part], [row["mean_prob"] for row in own], rtol=1e-6
         )

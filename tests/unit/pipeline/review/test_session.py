@@ -24,7 +24,9 @@ def test_refresh_shows_images_annotated_later(tmp_path):
         name: whole.shard_table(whole.done()[1], name)
         for name in ("images", "scores", "annotations")
     }
-    made = ShardRows(**{name: tuple(to_records(name, table)) for name, table in rows.items()})
+    made = ShardRows.model_validate(
+        {name: tuple(to_records(name, table)) for name, table in rows.items()}
+    )
     run.commit(1, "late", made, whole.done()[1].tally)
     before = session.snapshot
     view = session.open_view(Filter(order="path"))["view"]
@@ -37,6 +39,27 @@ def test_refresh_shows_images_annotated_later(tmp_path):
     session.refresh()
     assert session.facts()["progress"]["done"] == 1
     assert (session.facts()["num_left"], len(session.snapshot.index)) == (0, 6)
+
+
+def test_cards_of_relabelled_images_read_no_table(tmp_path):
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(4)]
+    run = make_run(tmp_path, scenes, RunSpec(shard_size=1))
+    session = ReviewSession(run)
+    for number in (1, 3):
+        image_id = f"id-{number}.png"
+        first = session.image(image_id)["segments"][0]
+        mask = {name: first[name] for name in ("label", "segment_index")}
+        new = "dog" if first["label"] == "cat" else "cat"
+        decision = {"image_id": image_id, "action": "relabel", "new_label": new, "at_s": 1.0}
+        session.decide([ReviewDecision(**mask, **decision)])
+    session = ReviewSession(run)  # has no segments of single images yet
+    for name in run.folder.sizes("annotations"):
+        run.folder.delete(name)
+    items = session.items(session.open_view(Filter(state="relabelled"))["view"], 0, 9)
+    assert [item["path"] for item in items] == ["1.png", "3.png"]
+    for item in items:
+        assert sum(label != was for label, _, _, was, _ in item["labels"]) == 1
+        assert item["tint"]
 
 
 def test_images_reviewed_in_another_tool_are_done(tmp_path):
