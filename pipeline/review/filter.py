@@ -162,10 +162,9 @@ class ImageLists:
     def _read_list(self, name: str) -> RowList:
         notes = read_run_list(self._index.run, name)
         rows = self._index.rows_of_paths(list(notes))
-        known = rows >= 0
-        pairs = zip(rows[known].tolist(), np.array(list(notes.values()))[known], strict=True)
-        by_row = {row: str(note) for row, note in pairs}
-        return RowList(rows[known], lambda row: by_row.get(row, ""))
+        pairs = zip(rows.tolist(), notes.values(), strict=True)
+        by_row = {row: note for row, note in pairs if row >= 0}
+        return RowList(rows[rows >= 0], lambda row: by_row.get(row, ""))
 
 
 Embed = Callable[[str], NDArray[np.float32]]

@@ -30,6 +30,8 @@ SIDE_PX: dict[Size, int] = {"small": 360, "large": 2048}
 """Longer side of a picture: in the grid, and of a single image."""
 MAX_LAYERS = 8
 """Masks at one pixel that the page can show and pick; more are in its list only."""
+MAX_NUMBER = 65_535
+"""Masks of an image that have a number, two bytes a pixel; further ones are in no picture."""
 _DECODERS = max(2, os.cpu_count() or 2)
 """Images decoded at the same time: each may take a few hundred megabytes."""
 
@@ -77,7 +79,7 @@ class Pictures:
             if not is_image_size(image):
                 raise UserError(f"the image's row in the run is damaged: {size_problem(image)}")
             size_hw = image["height"], image["width"]
-            segments = self._index.segments_of(row)
+            segments = self._index.segments_of(row)[:MAX_NUMBER]
             if kind == "segments":
                 return number_png(segments, size_hw, self._index.may_overlap)
             for segment, label in zip(segments, new_labels, strict=False):
@@ -118,7 +120,7 @@ def painted(
 ) -> NDArray[np.uint16]:
     """Return a picture (h, w) with each segment's value, 0 elsewhere, no larger than `size`.
 
-    Segments without run lengths (damaged ones) are not in it.
+    Segments without run lengths (damaged ones) are not in it. Values are 1 to `MAX_NUMBER`.
     """
     small_hw = thumbnail_size(size_hw, SIDE_PX[size])
     canvas = np.zeros(small_hw, np.uint16)
@@ -137,13 +139,15 @@ def number_png(
 
     Red + 256 x green is the place of the segment in the list, from 1; 0 is none. Blue + 1 is the
     number of layers, which lie below each other in the file: see `layers`. There is no alpha
-    channel, because browsers change the colours of pixels that have one.
+    channel, because browsers change the colours of pixels that have one. Segments after the first
+    `MAX_NUMBER` are not in it.
 
     Args:
         segments: of the image.
         size_hw: of the image.
         may_overlap: whether they are instances; others have one layer.
     """
+    segments = segments[:MAX_NUMBER]
     if may_overlap:
         stack = layers(segments, size_hw)
     else:
@@ -156,8 +160,8 @@ def number_png(
 def layers(segments: Sequence[dict[str, Any]], size_hw: SizeHW) -> NDArray[np.uint16]:
     """Return the segments (L, h, w) that lie over each other at every pixel, the smallest first.
 
-    Their places in the list count from 1; 0 is none. Of more than `MAX_LAYERS` the largest are not
-    in it.
+    Their places in the list, of `MAX_NUMBER` at most, count from 1; 0 is none. Of more than
+    `MAX_LAYERS` the largest are not in it.
     """
     small_hw = thumbnail_size(size_hw, SIDE_PX["large"])
     depth = np.zeros(small_hw, np.uint8)

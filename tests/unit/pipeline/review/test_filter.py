@@ -1,5 +1,6 @@
 """Filters of the grid: by score columns, as the table of these has them, by lists and by words."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_damaged_list_is_an_error_and_unknown_images_are_left_out(run: RunFolder
         session.open_view(Filter(listed="wrong"))
 
 
+def test_long_notes_take_the_memory_of_their_texts(run: RunFolder):
+    rows = [f"x,{n}.png," for n in range(2000)]
+    rows[1] += "a note of a hundred thousand letters".ljust(100_000, ".")
+    text = "\n".join(("uri,path,note", *rows)).encode()
+    run.folder.child("exports/lists").atomic_write("long.csv", text)
+    session = ReviewSession(run)
+    tracemalloc.start()
+    notes = shown(session, Filter(listed="long", order=LISTED))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(note) for _, note in notes] == [0, 100_000, 0, 0, 0, 0]
+    assert most_bytes < 20e6, "not rows x the longest note"
+
+
 def test_session_of_a_list_shows_its_images_alone(run: RunFolder, tmp_path: Path):
     images = annotated_images(run)
     out = write_list(images, np.array([5, 2]), {"note": ["", ""]}, "x", str(tmp_path / "some.csv"))
@@ -144,7 +159,7 @@ def test_words_rank_the_images_that_have_a_vector(searchable: RunFolder):
     images = annotated_images(searchable)
     places = [images.paths.to_pylist().index(path) for path in best[:3]]
     write_list(images, np.array(places[::-1]), {"note": ["x"] * 3}, "mine")
-    both = session.open_view(Filter(**vars(wanted) | {"listed": "mine"}), like_the_fourth)
+    both = session.open_view(wanted.model_copy(update={"listed": "mine"}), like_the_fourth)
     shown_items = session.items(both["view"], 0, 99)
     assert [item["path"] for item in shown_items] == best[:3]
     assert shown_items[0]["note"] == "cosine 1.000"

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg_core.rle.encode import encode_rle
 from pipeline.review.index import ReviewIndex
-from pipeline.review.pictures import MAX_LAYERS, Pictures, layers, thumbnail_size
+from pipeline.review.pictures import (
+    MAX_LAYERS,
+    MAX_NUMBER,
+    Pictures,
+    layers,
+    number_png,
+    thumbnail_size,
+)
 from pipeline.run.images import RunImages
 from schemas.errors import ImageError
 from tests.helpers.drawn_runs import (
@@ -20,6 +28,7 @@ from tests.helpers.drawn_runs import (
     label_map,
     make_run,
 )
+from tests.helpers.review_server import read_picture
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def test_thumbnail_size_never_enlarges(size_hw, expected):
 
 def test_layers_hold_every_pixel_of_instances_the_smallest_first(tmp_path):
     index = ReviewIndex(crowded_run(tmp_path))
-    masks = [mask for _, _, mask in crowded_scene("").instances]
+    masks = [mask for _, _, mask in crowded_scene("").instances or ()]
     for row in range(2):
         found = layers(index.segments_of(row), (30, 44))
         assert found.shape == (3, 30, 44)
@@ -96,3 +105,18 @@ def test_more_instances_at_a_pixel_than_there_are_layers_are_left_out(tmp_path):
     found = layers(index.segments_of(0), (16, 20))
     assert found[:, 0, 0].tolist() == list(range(1, MAX_LAYERS + 1))
     assert found[:, 14, 0].tolist() == [12, *[0] * (MAX_LAYERS - 1)]
+
+
+@pytest.mark.parametrize("may_overlap", [False, True])
+def test_more_masks_than_there_are_numbers_are_left_out(may_overlap):
+    def segment(row: int, column: int) -> dict:
+        mask = np.zeros((2, 3), np.uint8)
+        mask[row, column] = 1
+        rle = encode_rle(mask, (2, 3))[1]
+        return {"rle_counts": rle.counts, "bbox_xywh": rle.bbox_xywh, "area_px": 1}
+
+    first, last, further = segment(0, 0), segment(0, 2), segment(1, 1)
+    segments = [first, *[{**first, "rle_counts": ""}] * (MAX_NUMBER - 2), last, further, further]
+    pixels = read_picture(number_png(segments, (2, 3), may_overlap)).astype(int)
+    numbers = pixels[..., 0] + 256 * pixels[..., 1]
+    np.testing.assert_array_equal(numbers, [[1, 0, MAX_NUMBER], [0, 0, 0]])
