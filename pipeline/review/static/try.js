@@ -23,8 +23,14 @@ function hint(text) {
 }
 
 const began = performance.now();
-const loadingText = () => `loading the networks … ${Math.round((performance.now() - began) / 1000)} s`;
-const clock = setInterval(() => { if (byId("hint").textContent.startsWith("loading the networks")) hint(loadingText()); }, 1000);
+const waited = () => ` ${Math.round((performance.now() - began) / 1000)} s`;
+const clock = setInterval(() => { if (byId("seconds")) byId("seconds").textContent = waited(); }, 1000);
+
+// The seconds are not read aloud: a screen reader would say the hint again every second.
+function hintLoading() {
+  hint("loading the networks …");
+  byId("hint").append(make("span", { id: "seconds", "aria-hidden": "true" }, waited()));
+}
 
 function fail(text) {
   byId("error").textContent = text;
@@ -58,7 +64,8 @@ async function showPhoto(source, id, url) {
     return;
   }
   ready = true;
-  hint(loading ? loadingText() : "");
+  if (loading) hintLoading();
+  else hint("");
   stage.show(photo, null, { width: photo.width, height: photo.height });
   await segment();
 }
@@ -101,7 +108,8 @@ addEventListener("paste", (event) => upload(event.clipboardData.files));
 
 // ---- words to masks
 
-const words = () => [...new Set(byId("words").value.split(/[,\n]/).map((word) => word.trim()).filter(Boolean))];
+const PARTS = /[,\n]/; // parts words
+const words = () => [...new Set(byId("words").value.split(PARTS).map((word) => word.trim()).filter(Boolean))];
 
 async function segment() {
   const method = byId("method").value;
@@ -228,39 +236,56 @@ async function offerOtherMethods() {
   byId("method-note").title = refused.map(({ name, reason }) => `${name}: ${reason}`).join("\n");
 }
 
-hint(loadingText());
-const offering = offerOwnMethod();
-offering.catch(() => {});
-run = await ask("/api/run");
-showing(run);
-document.title = `${run.name} · try words`;
-byId("run").textContent = `${run.name} · ${run.method}`;
-const asked = new URLSearchParams(location.search).get("image");
-const segments = asked ? (await ask("/api/image", { id: asked }).catch(() => ({ segments: [] }))).segments : [];
-const inImage = new Set(segments.map((segment) => segment.label));
-const present = run.labels.toSorted((one, other) => inImage.has(other.name) - inImage.has(one.name) || other.images - one.images);
-const filledIn = present.slice(0, Math.max(6, inImage.size));
-byId("words").value = filledIn.map((label) => label.name).join(", ");
-const which = inImage.size ? "those found in this image, then those found in most" : "those found in most images";
-const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(present.length)} words: ${which}. ` : "";
-const then = run.models_caution || "The masks follow while you type.";
-const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, ...withCode(`${filled}Separate them by commas. ${then}`)));
-explain(some);
-byId("words").addEventListener("input", () => explain(""), { once: true }); // other words are not the run's
-const { view } = await ask("/api/view");
-const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
-byId("strip").append(...items.map(thumbnail));
-const first = asked ?? items[0]?.image_id;
-const picked = first && pick(first).catch((error) => fail(error.message)); // without waiting for the networks
-try {
-  await offering;
-} catch (error) {
-  fail(error.message);
+// Fills in words of the run, those of an image first; a label that a comma would part is left out.
+function fillIn(segments) {
+  const whole = run.labels.filter((label) => !PARTS.test(label.name));
+  const inImage = new Set(segments.map((segment) => segment.label).filter((name) => !PARTS.test(name)));
+  const present = whole.toSorted((one, other) => inImage.has(other.name) - inImage.has(one.name) || other.images - one.images);
+  const filledIn = present.slice(0, Math.max(6, inImage.size));
+  byId("words").value = filledIn.map((label) => label.name).join(", ");
+  const which = inImage.size ? "those found in this image, then those found in most" : "those found in most images";
+  const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(run.labels.length)} words: ${which}. ` : "";
+  const number = run.labels.length - whole.length;
+  const leftOut = number ? `Left out: ${count(number)} label${number === 1 ? "" : "s"} with a comma. ` : "";
+  const then = run.models_caution || "The masks follow while you type.";
+  const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, ...withCode(`${filled}Separate them by commas. ${then}`)));
+  explain(some + leftOut);
+  byId("words").addEventListener("input", () => explain(""), { once: true }); // other words are not the run's
 }
-loading = false;
-clearInterval(clock);
-hint(image ? "" : "Drop an image here.");
-await picked;
-if (!answer) await segment();
-await offerOtherMethods();
-ask("/api/try/warm").catch(() => {}); // the first use of a method is slow
+
+function endLoading() {
+  loading = false;
+  clearInterval(clock);
+  if (!byId("method").value) byId("method").replaceChildren(new Option("not loaded", ""));
+}
+
+async function start() {
+  hintLoading();
+  const offering = offerOwnMethod();
+  offering.catch(() => {});
+  run = await ask("/api/run");
+  showing(run);
+  document.title = `${run.name} · try words`;
+  byId("run").textContent = `${run.name} · ${run.method}`;
+  const asked = new URLSearchParams(location.search).get("image");
+  fillIn(asked ? (await ask("/api/image", { id: asked }).catch(() => ({ segments: [] }))).segments : []);
+  const { view } = await ask("/api/view");
+  const { items } = await ask("/api/items", { view, start: 0, limit: STRIP });
+  byId("strip").append(...items.map(thumbnail));
+  const first = asked ?? items[0]?.image_id;
+  const picked = first && pick(first).catch((error) => fail(error.message)); // without waiting for the networks
+  await offering.catch((error) => fail(error.message));
+  endLoading();
+  if (!image) hint("Drop an image here.");
+  else if (byId("seconds")) hint("");
+  await picked;
+  if (!answer) await segment();
+  await offerOtherMethods();
+  ask("/api/try/warm").catch(() => {}); // the first use of a method is slow
+}
+
+start().catch((error) => {
+  endLoading();
+  if (byId("seconds")) hint("");
+  fail(error.message);
+});

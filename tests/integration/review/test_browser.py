@@ -3,6 +3,8 @@
 import io
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from jobs.demo.draw import draw_scenes
 from jobs.demo.scenes import draw_scene
 from pipeline.corrections.imports import store_import
 from pipeline.corrections.log import ReviewLog
+from pipeline.curation.image_lists import write_list
+from pipeline.curation.images import annotated_images
 from pipeline.evaluation.compare import compare
 from pipeline.review.server import Address
 from pipeline.run.folder import RunFolder
@@ -24,10 +28,12 @@ from tests.helpers.drawn_runs import (
     RunSpec,
     Scene,
     crowded_run,
+    grow_run,
     label_map,
     make_run,
     odd_scenes,
 )
+from tests.helpers.imageless_runs import begin_run, make_rows, make_tally
 from tests.helpers.review_server import Client, serving
 
 pytestmark = needs_chromium
@@ -125,6 +131,10 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     assert page.locator("#masks .said").all_inner_texts() == ["accepted", "rejected"]
     page.keyboard.press("Escape")
     page.locator("article .badge", has_text="✕ 1 of 3 rejected, not all decided").wait_for()
+    struck = page.locator("article .chip span").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).textDecorationLine === 'line-through')"
+    )
+    assert struck.count(True) == 1, "the label all of whose masks are rejected"
     page.keyboard.press("R")
     page.locator("article .badge", has_text=re.compile("^✕ rejected$")).wait_for()
     page.keyboard.press("u")
@@ -426,6 +436,24 @@ def test_decisions_wait_while_another_run_is_served(page, tmp_path: Path):
     assert ReviewLog(other).decisions() == []
 
 
+def test_page_of_before_an_update_stores_nothing(page, tmp_path: Path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
+    with serving(run) as client:
+        page.goto(client.url)
+        paths(page)
+        grow_run(run, changed=[Scene("1.png", label_map(8))])
+        assert client.get("/api/run").status == 200  # another page is loaded
+        page.keyboard.press("a")
+        page.locator("#note.bad", has_text="Not stored: this page shows generation 1").wait_for()
+        assert ReviewLog(run).decisions() == []
+        page.reload()
+        paths(page)
+        page.keyboard.press("a")
+        page.locator("article .badge", has_text="accepted").wait_for()
+        saved(page)
+    assert len(ReviewLog(run).decisions()) == 1
+
+
 def test_decisions_are_sent_when_the_server_is_back(page, tmp_path: Path):
     run = make_run(tmp_path, odd_scenes())
     with serving(run) as client:
@@ -588,6 +616,38 @@ def test_networks_load_when_the_try_link_is_hovered(page, scenes_run):
         page.locator("#try-link").click()
         page.locator("#stage[data-answers='1']").wait_for()
         assert sum(url.endswith("/api/try") for url in asked) == 2, "once on each page"
+
+
+def test_label_with_a_comma_is_left_out_of_the_words(page, tmp_path: Path):
+    labels = ("cat", "door, double door", "dog")
+    spec = RunSpec(labels=labels, job={"clip": "embedded", "run": {"device": "cpu"}})
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)], spec)
+    with serving(run) as client:
+        for place in ("try", "try?image=id-1.png"):
+            page.goto(f"{client.url}{place}")
+            page.locator("#stage[data-answers='1']").wait_for()
+            assert sorted(page.locator("#words").input_value().split(", ")) == ["cat", "dog"]
+            note = page.locator("#words-note").inner_text()
+            assert note.startswith("Left out: 1 label with a comma. Separate them")
+            assert "door" not in page.locator("#command").inner_text()
+
+
+def test_seconds_of_loading_are_not_read_aloud_and_end_with_an_error(page, scenes_run):
+    with serving(scenes_run) as client:
+        held: list = []
+        page.route("**/api/try", lambda route: held.append(route))
+        page.goto(f"{client.url}try", wait_until="commit")
+        page.locator("#seconds[aria-hidden=true]", has_text="2 s").wait_for()
+        said = page.locator("#hint").evaluate("(it) => it.firstChild.textContent")
+        assert said == "loading the networks …"
+        held[0].continue_()
+        page.locator("#stage[data-answers='1']").wait_for()
+        assert page.locator("#seconds").count() == 0
+        for name in ("run", "view", "items"):
+            with refused(page, f"**/api/{name}**"):
+                page.reload(wait_until="commit")
+                page.locator("#error", has_text="the disk is gone").wait_for()
+                assert not page.locator("#hint").is_visible()
 
 
 def test_words_of_the_image_come_first_where_the_page_is_opened_from_one(page, scenes_run):
@@ -785,15 +845,57 @@ def test_labels_without_room_are_counted_and_unfolded(page, tmp_path: Path):
 
 
 def test_keys_begin_at_their_top_and_lose_no_key(page, client: Client):
-    page.set_viewport_size({"width": 390, "height": 700})
+    page.set_viewport_size({"width": 390, "height": 844})
     page.goto(client.url)
     page.locator("article").first.wait_for()
     page.keyboard.press("?")
     page.locator("#help[open]").wait_for()
-    assert page.locator("#help").evaluate("(it) => [it.scrollTop, it.scrollHeight]")[0] == 0
-    page.keyboard.press("Escape")
+    top, inside, whole = page.locator("#help").evaluate(
+        "(it) => [it.scrollTop, it.clientHeight, it.scrollHeight]"
+    )
+    assert (top, inside < whole) == (0, True), "it scrolls"
+    window, close = (page.locator(it).bounding_box() for it in ("#help", "#help button"))
+    assert window["y"] >= 0
+    assert window["y"] + window["height"] <= 844
+    assert close["y"] + close["height"] <= window["y"] + window["height"], "in reach"
+    page.locator("#help").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
+    last, close = (
+        page.locator(it).bounding_box() for it in ("#help dd:last-of-type", "#help button")
+    )
+    assert last["y"] + last["height"] <= close["y"], "not over the last key"
+    page.locator("#help button").click()
+    page.locator("#help").wait_for(state="hidden")
     page.keyboard.press("Enter")
     page.locator("#viewer[data-ready]").wait_for()
+
+
+@pytest.mark.parametrize("has_list", [False, True])
+def test_no_filter_stands_alone_on_a_line(page, tmp_path: Path, has_list: bool):
+    run = begin_run(str(tmp_path / "run"))  # has vectors and failed images, so every filter
+    for shard in run.shards():
+        rows = make_rows(shard)
+        run.commit(shard.index, "test", rows, make_tally(rows))
+    if has_list:
+        write_list(annotated_images(run), np.array([2, 0]), {"note": ["", ""]}, "a-long-name")
+    with serving(run) as client:
+        page.set_viewport_size({"width": 1400, "height": 900})
+        page.goto(client.url)
+        paths(page)
+        tops = page.locator("#filters label, #state").evaluate_all(
+            "all => all.filter((one) => one.checkVisibility())"
+            ".map((one) => one.getBoundingClientRect()).map((box) => box.y + box.height / 2)"
+        )
+    assert len(tops) == 6 + has_list
+    lines = [sum(abs(one - other) < 4 for other in tops) for one in tops]
+    assert min(lines) > 1, tops
+
+
+@contextmanager
+def refused(page, pattern: str) -> Iterator[None]:
+    """Answer some requests of a page with an error."""
+    page.route(pattern, lambda route: route.fulfill(status=503, json={"error": "the disk is gone"}))
+    yield
+    page.unroute(pattern)
 
 
 def canvas(page) -> np.ndarray:
