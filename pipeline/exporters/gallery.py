@@ -29,7 +29,7 @@ from pipeline.exporters.shared.corrected_run import CorrectedRun
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import flattened
 from pipeline.run.folder import RunFolder
-from pipeline.run.images import RunImages
+from pipeline.run.images import RunImages, other_size
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_places, paint_segments
 from pipeline.storage import uris
 from schemas.errors import ImageError
@@ -113,20 +113,25 @@ def _write_card(
 ) -> _Card:
     """Write an image's pictures, its photograph and its masks, and return its card.
 
-    Where the photograph cannot be read, the masks are shown on a plain ground.
+    Where the photograph cannot be read, or is not the one that was annotated, the masks are shown
+    on a plain ground.
     """
     scale = side_px / max(image["width"], image["height"])
     width, height = (max(1, round(scale * image[side])) for side in ("width", "height"))
     pictures, caption = [], ""
     try:
-        photo = Image.fromarray(export.photographs.read_image(image, side_px).rgb)
-        photo = photo.resize((width, height), Image.Resampling.LANCZOS)
-        pictures.append(("photo", _file(photo, "JPEG", quality=85), ".jpg"))
+        decoded = export.photographs.read_image(image, side_px)
+        if other_size(decoded, image):
+            export.count_unreadable(image, None)
+            caption = _masks_only("was replaced since the run by one of another size")
+        else:
+            photo = Image.fromarray(decoded.rgb).resize((width, height), Image.Resampling.LANCZOS)
+            pictures.append(("photo", _file(photo, "JPEG", quality=85), ".jpg"))
     except ImageError as error:
         export.count_unreadable(image, error)
         is_known = bool(export.photographs.notice)
         why = "is not read, see above" if is_known else f"cannot be read any more: {error.code}"
-        caption = f"<figcaption>masks only; the photograph {escape(why)}</figcaption>"
+        caption = _masks_only(why)
     size_hw = image["height"], image["width"]
     has_instances = any(row["kind"] == "instance" for row in rows)
     outlined = paint_places(rows, size_hw) if has_instances else None
@@ -139,6 +144,10 @@ def _write_card(
         figure += f'<img class="{kind}" src="{files[-1]}" alt="" loading="lazy">'
     html = _html(image, rows, doubt, figure + caption, label_colours(names))
     return _Card(html, frozenset(row["category_id"] for row in rows), tuple(files))
+
+
+def _masks_only(why: str) -> str:
+    return f"<figcaption>masks only; the photograph {escape(why)}</figcaption>"
 
 
 def _file(picture: Image.Image, kind: str, **options: int) -> bytes:

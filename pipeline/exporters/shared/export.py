@@ -43,6 +43,7 @@ _WRITERS = 16
 _MAX_WAITING = 4 * _WRITERS
 _MAX_LOSSES_BYTES = 1 << 20
 _UNREADABLE = "photographs that cannot be read any more"
+_REPLACED = "photographs that were replaced since the run by some of another size"
 _NO_IMAGE = "photographs whose file is no image that can be decoded"
 _WHY_LEFT_OUT = {
     ErrorCode.PERMISSION_DENIED: "photographs that may not be read, or from a place that is not "
@@ -201,9 +202,15 @@ class Export:
 
         self.put(name, content)
 
-    def count_unreadable(self, image: Row, error: ImageError) -> None:
-        """Count a photograph that is left out of the export, with the reason."""
-        self._unreadable.append((image["path"], _WHY_LEFT_OUT.get(error.code, _UNREADABLE)))
+    def count_unreadable(self, image: Row, error: ImageError | None) -> None:
+        """Count a photograph that is left out of the export, with the reason.
+
+        Args:
+            image: row of the image.
+            error: why it cannot be read; None: it was replaced by one of another size.
+        """
+        why = _REPLACED if error is None else _WHY_LEFT_OUT.get(error.code, _UNREADABLE)
+        self._unreadable.append((image["path"], why))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file after all that were given to `put`."""

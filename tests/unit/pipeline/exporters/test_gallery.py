@@ -124,6 +124,17 @@ def test_export_image_that_is_missing_is_shown_with_its_error(tmp_path):
     assert sorted(str(image["class"]) for image in page.all("img")) == ["alone", "masks", "photo"]
 
 
+def test_masks_do_not_lie_over_a_photograph_that_was_replaced(tmp_path):
+    run = make_run(tmp_path, [Scene("a.png", label_map(1)), Scene("b.png", label_map(2))])
+    Image.new("RGB", (30, 90)).save(tmp_path / "photos" / "a.png")
+    page = _export(run)
+    assert any("was replaced since the run" in text for text in page.texts)
+    assert sorted(str(image["class"]) for image in page.all("img")) == ["alone", "masks", "photo"]
+    losses = Path(run.folder.uri, "exports/gallery/LOSSES.txt").read_text("utf-8")
+    assert "1  photographs that were replaced since the run" in losses
+    assert "a.png" in losses
+
+
 def test_export_of_another_machines_run_shows_masks_and_how_to_see_the_photographs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
