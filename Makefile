@@ -16,7 +16,7 @@ install: $(INSTALLED) ## Set up .venv with the locked versions
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "ovseg needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 2; }
-	@echo "Setting up $(VENV) (torch with CUDA libraries: about 8 GB, a few minutes) ..."
+	@echo "Setting up $(VENV) (torch with CUDA libraries: about 8 GB; it says nothing for 5 to 15 minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@

@@ -122,7 +122,7 @@ def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
         f"{only} stands for the background, so that most pixels or all get a label. For objects "
         "before a background add --set method.options.objectness=found, or name what surrounds "
         "them: --set 'vocabulary.background=[background,wall,grass]'. A run that has begun keeps "
-        "its settings: with another --out"
+        "its settings: give another --out then"
     )
 
 

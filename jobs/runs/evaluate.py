@@ -316,7 +316,9 @@ def _show_written(run: "RunFolder", names: Sequence[str], replaced: str) -> None
     for name in names:
         console.line(f"{run.folder.uri}/{name}")
     if names and replaced:
-        console.line(f"these replace the evaluation against {replaced}; copy them to keep several")
+        console.line(
+            f"they replaced those against {replaced}; to keep several, copy them in between"
+        )
 
 
 def _as_text(report: dict[str, Any]) -> bytes:

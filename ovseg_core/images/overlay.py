@@ -52,6 +52,7 @@ def overlay(
     names: Sequence[str],
     *,
     write_names: bool = False,
+    name_px: int = 0,
     segments: NDArray[np.integer] | None = None,
 ) -> Image.Image:
     """Draw masks and their outlines over an image.
@@ -64,6 +65,7 @@ def overlay(
             above or below it where it would hide much of it, and on each further one that its name
             nearly fits on; labels that have no room for it are named below the image, so the
             picture may be larger than it.
+        name_px: height of the names; 0: as the picture is large.
         segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
             instances of a label are told apart; None: outlines are of the labels, names also on
             large parts of their masks.
@@ -78,7 +80,7 @@ def overlay(
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     if write_names:
         shown = _parts(labels) if segments is None else to_size(segments, size_hw)
-        return _with_names(picture, labels, shown, names)
+        return _with_names(picture, labels, shown, names, name_px)
     return picture
 
 
@@ -112,6 +114,7 @@ def _with_names(
     labels: NDArray[np.integer],
     segments: NDArray[np.integer],
     names: Sequence[str],
+    name_px: int,
 ) -> Image.Image:
     """Return a picture with labels on or beside their segments; the others named below it.
 
@@ -119,7 +122,8 @@ def _with_names(
     off a mask that it would hide.
     """
     width, height = picture.size
-    text_px = round(min(max(min(width, height) * _TEXT_SHARE, _MIN_TEXT_PX), _MAX_TEXT_PX))
+    by_size = min(max(min(width, height) * _TEXT_SHARE, _MIN_TEXT_PX), _MAX_TEXT_PX)
+    text_px = name_px or round(by_size)
     number = np.where(labels > 0, labels.astype(np.int64) << 32 | segments.astype(np.int64), 0)
     found, sizes = np.unique(number[number > 0], return_counts=True)
     nameless: dict[int, None] = {}  # in the order of their largest masks
@@ -198,21 +202,23 @@ def _place(
         None: it has room nowhere near.
     """
     (height, width), (high, wide) = mask.shape, plate_hw
-    x0, y0, box_width, box_height = cv2.boundingRect(mask.astype(np.uint8))
-    box = np.pad(mask[y0 : y0 + box_height, x0 : x0 + box_width], 1)  # the picture's rim is a rim
-    depth = cv2.distanceTransform(box.astype(np.uint8), cv2.DIST_L2, 3)
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    if depth[y, x] < _MIN_DEPTH_PX or high > height or wide > width:
+    pixels = mask.astype(np.uint8)
+    depth = cv2.distanceTransform(np.pad(pixels, 1), cv2.DIST_L2, 3)  # the picture's rim is a rim
+    y, x = (int(at) for at in np.unravel_index(int(depth[1:-1, 1:-1].argmax()), mask.shape))
+    if depth[y + 1, x + 1] < _MIN_DEPTH_PX or high > height or wide > width:
         return None
-    left = min(max(x0 + int(x) - 1 - wide // 2, 0), width - wide)
-    wanted = min(max(y0 + int(y) - 1 - high // 2, 0), height - high)
+    _, parts = cv2.connectedComponents(pixels)
+    # Between two parts of a mask a name would be beside neither.
+    x0, y0, box_width, box_height = cv2.boundingRect((parts == parts[y, x]).astype(np.uint8))
+    left = min(max(x - wide // 2, 0), width - wide)
+    wanted = min(max(y - high // 2, 0), height - high)
     tops = [wanted + sign * away for away in range(2 * high) for sign in (-1, 1)]
     over = [_Plate(left, top, left + wide, top + high) for top in tops]
     left = min(max(x0 + (box_width - wide) // 2, 0), width - wide)
     tops = [y0 - high, y0 + box_height]
     beside = [_Plate(left, top, left + wide, top + high) for top in tops]
     over, beside = ([one for one in of if _is_free(one, height, written)] for of in (over, beside))
-    num_px = np.count_nonzero(box)
+    num_px = np.count_nonzero(mask)
     hidden = [_covered(mask, one) / num_px for one in over]
     if hidden and hidden[0] <= _BARELY_HIDDEN:
         return over[0]

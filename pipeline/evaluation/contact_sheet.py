@@ -35,6 +35,8 @@ _HEIGHT_SHARE = 0.8
 _KEPT_TILE_PX = 2 * _LARGEST_TILE_PX
 """Width of a tile that holds what is kept of an image and its maps: twice what is drawn, so that
 outlines are as if they were drawn from the whole map."""
+_LEAST_NAME_PX, _TILE_NAMES = 12, 20
+"""Height of the names in all tiles of a sheet: this share of a tile's width, but not less."""
 _OTHER_SIZE = "truth of another size"
 _MAX_LEFT_OUT = 200
 """Images that cannot be read, after which no more are tried."""
@@ -237,7 +239,10 @@ def _strip(
         if drawn is not None:
             outlined = row.instances if drawn is of_instances else None
             labels = np.maximum(drawn, 0)
-            tiles[column] = overlay(pixels, labels, names, write_names=True, segments=outlined)
+            name_px = max(_LEAST_NAME_PX, tile_px // _TILE_NAMES)
+            tiles[column] = overlay(
+                pixels, labels, names, write_names=True, name_px=name_px, segments=outlined
+            )
         elif column == "image":
             tiles[column] = picture
     bottom = max(tile.height for tile in tiles.values())

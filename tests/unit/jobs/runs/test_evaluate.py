@@ -43,8 +43,8 @@ def test_another_truth_replaces_the_report_and_pixels_are_shown(tmp_path: Path) 
         ovseg("evaluate", run.folder.uri, "--truth", str(tmp_path / folder)).stdout
         for folder in ("first", "first", "second")
     ]
-    assert ["replace the evaluation against" in text for text in shown] == [False, False, True]
-    assert f"against {tmp_path}/first; copy them to keep several" in shown[2]
+    assert ["they replaced those against" in text for text in shown] == [False, False, True]
+    assert f"against {tmp_path}/first; to keep several, copy them in between" in shown[2]
     heads = [line.split() for line in shown[2].splitlines() if "taken for" in line]
     assert heads == [["true", "taken", "for", "px", "share", "of", "the", "true"]]
 

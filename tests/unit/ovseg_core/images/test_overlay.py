@@ -136,6 +136,19 @@ def test_a_name_that_would_hide_its_mask_stands_beside_it_with_the_colour():
     assert stripe == [list(label_colours(names)[1])] * len(stripe)
 
 
+def test_a_name_stands_at_one_part_of_its_mask_not_between_them():
+    rgb, labels = np.full((200, 300, 3), 90, np.uint8), np.zeros((200, 300), np.uint16)
+    labels[20:44, 230:260] = labels[150:190, 30:70] = 1
+    segments = (labels > 0).astype(np.uint16)
+    plain, named = (
+        np.asarray(overlay(rgb, labels, ("star",), write_names=with_names, segments=segments))
+        for with_names in (False, True)
+    )
+    rows, columns = np.nonzero((named != plain).any(axis=2))
+    assert rows.min() >= 130, "at the larger part"
+    assert columns.max() <= 100
+
+
 def test_tinted_masks_are_transparent_outside():
     labels = label_map(0)
     alpha = np.asarray(tinted(labels, labels.shape, NAMES))[..., 3]
