@@ -9,7 +9,7 @@ from schemas.config import JobConfig
 from schemas.errors import UserError
 from schemas.redact import redact
 
-_NOT_SET = ("images", "method.name", "vocabulary.", "calibration")
+_NOT_SET = ("images", "method.name", "vocabulary.labels", "calibration")
 """Fields that the command has options for, or that only a file can give (see `lacks`)."""
 
 
@@ -17,8 +17,8 @@ def command(job: JobConfig, words: Sequence[str], method: str, features_of: str 
     """Return a command that gives the run's images other words; secrets are hidden.
 
     Args:
-        job: of the run; what it sets is kept, apart from its vocabulary, and from the options of
-            its method where another one is asked.
+        job: of the run; what it sets is kept, apart from its labels, from phrases that `--set`
+            cannot hold, and from the options of its method where another one is asked.
         words: the labels, without commas, which part labels in a command.
         method: its name.
         features_of: the run folder, if it has features of this method: `ovseg relabel` needs
@@ -41,9 +41,16 @@ def command(job: JobConfig, words: Sequence[str], method: str, features_of: str 
     left_out = _NOT_SET + (() if method == job.method.name else ("method.",))
     usual = JobConfig.model_validate({"images": "", "out": "", "labels": ["x"]}).output_fields()
     for field, value in job.output_fields().items():
-        if value != usual.get(field) and not field.startswith(left_out):
-            parts += ["--set", f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
+        is_set = value != usual.get(field) and not field.startswith(left_out)
+        if is_set and (not field.startswith("vocabulary.") or _can_be_set(value)):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            parts += ["--set", f"{field}={text}"]
     return shlex.join(map(redact, parts))
+
+
+def _can_be_set(phrases: Sequence[str]) -> bool:
+    """Return whether `--set` reads these phrases as they are: it looks up what `${}` names."""
+    return all(phrase.isprintable() and "${" not in phrase for phrase in phrases)
 
 
 def _is_relative(place: str) -> bool:
@@ -68,16 +75,15 @@ def lacks(job: JobConfig, words: Sequence[str], features_of: str = "") -> str:
         features_of: see `command`.
     """
     of_run, asked = job.vocabulary, {word.casefold() for word in words}
-    plain = type(of_run).model_validate({"labels": of_run.names})
     known = [label for label in of_run.labels if label.name.casefold() in asked]
     lost = []
     if any(label.synonyms for label in known):
         lost.append("synonyms")
     if any(label.templates for label in known):
         lost.append("templates of their own")
-    if not features_of and of_run.templates:
+    if not features_of and not _can_be_set(of_run.templates):
         lost.append("templates")
-    if not features_of and of_run.background != plain.background:
+    if not features_of and not _can_be_set(of_run.background):
         lost.append("background phrases")
     sentences = []
     if lost:

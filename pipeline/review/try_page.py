@@ -20,7 +20,7 @@ from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
 from pipeline.run.folder import FEATURES
 from schemas.base import Frozen
-from schemas.config import ImageConfig
+from schemas.config import ImageConfig, JobConfig
 from schemas.errors import ErrorCode, ImageError, OvsegError, UserError
 from schemas.redact import redact
 from schemas.score_columns import SCORE_COLUMNS
@@ -207,7 +207,7 @@ class TryPage:
         if self._features_of is None:
             self._features_of = self._place_of_features()
         features_of = self._features_of if is_own else ""
-        command = new_run.command(self._job, wanted.words, wanted.method, features_of)
+        command = new_run.command(self._job_now(), wanted.words, wanted.method, features_of)
         result = self._try_session.segment(self._image(wanted), wanted.words, wanted.method)
         segments = [vars(one) for one in result.masks.segments]
         may_overlap = any(one.kind == "instance" for one in result.masks.segments)
@@ -237,6 +237,12 @@ class TryPage:
             "command_lacks": new_run.lacks(self._job, wanted.words, features_of),
             "num_encoded": self._try_session.num_encoded,
         }
+
+    def _job_now(self) -> JobConfig:
+        """Return the run's job with the limit of its newest generation: a run may have grown."""
+        limit = self._session.snapshot.index.run.generations.limit
+        image = self._job.image.model_copy(update={"limit": limit})
+        return self._job.model_copy(update={"image": image})
 
     def _place_of_features(self) -> str:
         """Return the run folder as a command names it, where `ovseg relabel` takes it; else empty.

@@ -136,8 +136,12 @@ def grow_run(
     new: Sequence[Scene] = (),
     changed: Sequence[Scene] = (),
     vanished: Collection[str] = (),
+    limit: int | None = None,
 ) -> RunFolder:
-    """Add a generation to a made run, annotate it, and return the run as it is then."""
+    """Add a generation to a made run, annotate it, and return the run as it is then.
+
+    `limit` is the generation's `image.limit`; None: that of the run.
+    """
     config, before = run.info.job(), run.manifest()
     photos = Path(config.images)
 
@@ -146,7 +150,7 @@ def grow_run(
 
     is_gone = pa.array([path in vanished for path in before["path"].to_pylist()])
     found = Changes(listed(new), listed(changed), before.filter(is_gone))
-    run.updated(found, config.image.limit).write_update(config)
+    run.updated(found, config.image.limit if limit is None else limit).write_update(config)
     grown = RunFolder.open(run.folder.uri)
     for index in grown.shards_left(grown.done()):
         rows = drawn_rows(grown.shards()[index], [*new, *changed], config)

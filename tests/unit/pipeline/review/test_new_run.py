@@ -1,4 +1,5 @@
 import shlex
+from itertools import pairwise
 
 import pytest
 
@@ -78,8 +79,11 @@ def _of_vocabulary(**fields) -> JobConfig:
         ({"labels": [CAT, DOG]}, ("Cat", "fish"), "synonyms", "synonyms"),
         ({"labels": [CAT, DOG]}, ("dog",), "templates of their own", "templates of their own"),
         ({"labels": [CAT, DOG]}, ("fish", "bird"), "", ""),
-        ({"labels": ["cat"], "templates": ["my {}"]}, ("cat", "dog"), "templates", ""),
-        ({"labels": ["cat"], "background": ["sky", "wall"]}, ("dog",), "background phrases", ""),
+        ({"labels": ["cat"], "templates": ["my {}"]}, ("cat", "dog"), "", ""),
+        ({"labels": ["cat"], "templates": ["my ${{}"]}, ("cat", "dog"), "templates", ""),
+        ({"labels": ["cat"], "background": ["sky", "wall"]}, ("dog",), "", ""),
+        ({"labels": ["cat"], "background": ["sky", "${wall}"]}, ("dog",), "background phrases", ""),
+        ({"labels": ["cat"], "background": ["sk\x7fy"]}, ("dog",), "background phrases", ""),
     ],
 )
 def test_what_the_command_lacks_of_the_vocabulary_is_said(
@@ -92,6 +96,20 @@ def test_what_the_command_lacks_of_the_vocabulary_is_said(
             f"This page uses {expected} of the run's vocabulary" * bool(expected)
         )
         assert ("--vocabulary FILE" in said) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    "phrases",
+    [("sky", "wall", "grass"), ("a, b", "it's", 'so "far"', "c: d #"), ("yes", "12", "ünï 🐟")],
+)
+def test_command_makes_a_run_with_the_phrases_of_the_run(phrases: tuple[str, ...]) -> None:
+    templates = ("a photo of a {}.", "it's {}: yes")
+    job = _of_vocabulary(labels=["cat"], background=phrases, templates=templates)
+    parts = _words(job, ("dog", "fish"))
+    sets = [after for before, after in pairwise(parts) if before == "--set"]
+    flags = {"images": "p", "out": "/o", "labels": "dog,fish"}
+    made = load_config(JobConfig, flags=flags, sets=sets).vocabulary
+    assert (made.names, made.background, made.templates) == (("dog", "fish"), phrases, templates)
 
 
 def test_relabel_keeps_what_is_not_said_to_be_lost() -> None:

@@ -1,6 +1,7 @@
 """Uploads and requests of the try page."""
 
 import io
+import shlex
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,25 @@ def test_words_are_tried_on_an_image_as_it_is_since_the_update(tmp_path):
     now = page.segment(body)
     assert now["encoded"], "features of the image as it was are not scored"
     assert (now["height"], now["width"]) == (30, 70)
+
+
+@pytest.mark.parametrize(("limit", "said"), [(4, ["image.limit=4"]), (0, [])])
+def test_command_takes_as_many_images_as_the_run_has_since_the_update(tmp_path, limit, said):
+    job = {"clip": "embedded", "run": {"device": "cpu"}, "image": {"limit": 2}}
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(4)]
+    run = make_run(tmp_path, scenes[:2], RunSpec(job=job))
+    session = ReviewSession(run)
+    page = TryPage(session)
+    body = {"source": "run", "id": "id-1.png", "words": ["cat", "dog"], "method": "maskclip"}
+
+    def limits() -> list[str]:
+        words = shlex.split(page.segment(body)["command"])
+        return [word for word in words if word.startswith("image.limit")]
+
+    assert limits() == ["image.limit=2"]
+    grow_run(run, scenes[2:], limit=limit)
+    session.refresh()
+    assert limits() == said
 
 
 @pytest.fixture(scope="module")
