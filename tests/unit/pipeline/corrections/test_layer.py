@@ -148,6 +148,16 @@ def test_evaluate_uses_the_layer_as_truth(run):
     assert (cat.name, cat.iou, cat.truth_px) == ("cat", 0.0, 0)
 
 
+def test_evaluate_counts_an_image_that_was_rejected_as_a_whole_as_all_background(run):
+    ReviewLog(run).append([_decision("a.png", "accept"), _decision("b/c.png", "reject")])
+    report = evaluate(run, "reviewed")
+    assert report.num_images == 2
+    of_one = decode_rle(_mask(run, "a.png", 0).rle_counts, (40, 56)).sum()
+    cat = report.labels[1]
+    assert (cat.name, cat.truth_px) == ("cat", of_one)
+    assert 0 < cat.iou < 1
+
+
 def test_smaller_mask_is_on_top(run):
     small = np.zeros((40, 56), np.uint8)
     small[10:20, 10:20] = 1
