@@ -21,6 +21,7 @@ if (!wanted.search) await opening; // a search may have to load the text encoder
 let view = "";
 let numFilters = 0; // filters applied so far: the answer to an older one is ignored
 let missed = false; // the last filter could not be applied
+let counted = ""; // images of the list that is shown
 let searched = false; // the text encoder is loaded
 let alone = false; // the image in view is not in the list
 
@@ -89,12 +90,14 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   viewer.orderBy(wanted.order, run.compared[wanted.order] ?? "");
   numFilters += 1;
   const mine = numFilters;
-  const slow = setTimeout(() => { byId("count").textContent = waitingFor(); }, 300);
+  const slow = setTimeout(() => mine === numFilters && wait(waitingFor()), 300);
   let found;
   try {
     found = await opened;
   } catch (error) {
-    if (mine === numFilters) listed(error.message);
+    if (mine !== numFilters) return;
+    wait("");
+    listed(error.message);
     return;
   } finally {
     clearTimeout(slow);
@@ -104,11 +107,19 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   searched ||= wanted.search !== "";
   view = found.view;
   const more = [found.passing > found.total ? `the first ${count(found.total)} shown` : "", found.without_vector ? `${count(found.without_vector)} without a vector left out` : ""];
-  byId("count").textContent = [`${count(found.passing)} image${found.passing === 1 ? "" : "s"}`, ...more.filter(Boolean)].join(", ");
+  counted = [`${count(found.passing)} image${found.passing === 1 ? "" : "s"}`, ...more.filter(Boolean)].join(", ");
+  wait("");
   grid.reset(found.total, current);
   if (!found.total) byId("grid").replaceChildren(make("p", { class: "empty" }, "No image passes these filters."));
   else byId("grid").querySelector(".empty")?.remove();
   remember();
+}
+
+// While a list is made, the one before stays, faded; what is waited for stands where its count was.
+function wait(text) {
+  byId("count").textContent = text || counted;
+  byId("count").classList.toggle("busy", text !== "");
+  byId("grid").setAttribute("aria-busy", String(text !== ""));
 }
 
 function waitingFor() {

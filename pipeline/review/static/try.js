@@ -23,14 +23,19 @@ function hint(text) {
 }
 
 const began = performance.now();
-const waited = () => ` ${Math.round((performance.now() - began) / 1000)} s`;
-const clock = setInterval(() => { if (byId("seconds")) byId("seconds").textContent = waited(); }, 1000);
+let counted = began; // when that began of which the hint counts the seconds
+const waited = () => ` ${Math.round((performance.now() - counted) / 1000)} s`;
+setInterval(() => { if (byId("seconds")) byId("seconds").textContent = waited(); }, 1000);
 
 // The seconds are not read aloud: a screen reader would say the hint again every second.
-function hintLoading() {
-  hint("loading the networks …");
+function hintWait(text, since) {
+  counted = since;
+  hint(text);
   byId("hint").append(make("span", { id: "seconds", "aria-hidden": "true" }, waited()));
 }
+
+const hintLoading = () => hintWait("loading the networks …", began);
+const endHintLoading = () => byId("seconds") && counted === began && hint("");
 
 function fail(text) {
   byId("error").textContent = text;
@@ -122,7 +127,8 @@ async function segment() {
   }
   asking = new AbortController();
   const { signal } = asking;
-  const timer = setTimeout(() => hint("looking …"), 600);
+  const since = performance.now();
+  const timer = setTimeout(() => hintWait("looking …", since), 600);
   try {
     const found = await send("/api/try/segment", { ...image, words: words(), method }, signal);
     const bytes = Uint8Array.from(atob(found.segments_png), (letter) => letter.charCodeAt(0));
@@ -255,7 +261,6 @@ function fillIn(segments) {
 
 function endLoading() {
   loading = false;
-  clearInterval(clock);
   if (!byId("method").value) byId("method").replaceChildren(new Option("not loaded", ""));
 }
 
@@ -277,7 +282,7 @@ async function start() {
   await offering.catch((error) => fail(error.message));
   endLoading();
   if (!image) hint("Drop an image here.");
-  else if (byId("seconds")) hint("");
+  else endHintLoading();
   await picked;
   if (!answer) await segment();
   await offerOtherMethods();
@@ -286,6 +291,6 @@ async function start() {
 
 start().catch((error) => {
   endLoading();
-  if (byId("seconds")) hint("");
+  endHintLoading();
   fail(error.message);
 });

@@ -112,6 +112,21 @@ def test_on_a_phone_all_is_within_reach_of_a_finger(browser, client: Client, run
             page.close()
 
 
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_eye_of_a_mask_leaves_a_gap_to_its_colour_under_a_finger(browser, client: Client, width):
+    view = {"width": width, "height": 900}
+    with browser.new_context(viewport=view, has_touch=True) as context:
+        page = context.new_page()
+        page.goto(f"{client.url}#image=id-1.png")
+        page.locator("#viewer[data-ready]").wait_for()
+        rows = page.locator("#masks .mask").all()
+        assert len(rows) > 1
+        for row in rows:
+            eye, colour = (row.locator(part).bounding_box() for part in (".eye", ".name i"))
+            assert eye["width"] >= 44
+            assert colour["x"] - (eye["x"] + eye["width"]) >= 4
+
+
 def test_skip_link_leads_to_the_images(browser, client: Client, run: RunFolder):
     with browser.new_context() as context:
         page = context.new_page()

@@ -650,6 +650,19 @@ def test_seconds_of_loading_are_not_read_aloud_and_end_with_an_error(page, scene
                 assert not page.locator("#hint").is_visible()
 
 
+def test_seconds_are_counted_while_the_words_are_looked_for(page, scenes_run):
+    with serving(scenes_run) as client:
+        held: list = []
+        page.route("**/api/try/segment", lambda route: held.append(route))
+        page.goto(f"{client.url}try")
+        page.locator("#hint", has_text="looking …").wait_for()
+        page.locator("#seconds[aria-hidden=true]", has_text="2 s").wait_for()
+        assert page.locator("#hint").inner_text().startswith("looking … ")
+        held[0].continue_()
+        page.locator("#stage[data-answers='1']").wait_for()
+        assert not page.locator("#hint").is_visible()
+
+
 def test_words_of_the_image_come_first_where_the_page_is_opened_from_one(page, scenes_run):
     table = scenes_run.read_table("annotations", ["image_id", "label"])
     rows = [row for batch in table for row in batch.to_pylist()]
@@ -854,6 +867,10 @@ def test_keys_begin_at_their_top_and_lose_no_key(page, client: Client):
         "(it) => [it.scrollTop, it.clientHeight, it.scrollHeight]"
     )
     assert (top, inside < whole) == (0, True), "it scrolls"
+    widths = page.locator("#help dd:not([hidden])").evaluate_all(
+        "all => all.map((one) => one.offsetWidth)"
+    )
+    assert min(widths) > 0.8 * page.locator("#help").bounding_box()["width"], "keys stand above"
     window, close = (page.locator(it).bounding_box() for it in ("#help", "#help button"))
     assert window["y"] >= 0
     assert window["y"] + window["height"] <= 844

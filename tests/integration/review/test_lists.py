@@ -157,6 +157,28 @@ def test_words_rank_the_images_as_the_command_does_and_another_order_ends_it(
     page.close()
 
 
+def test_while_a_search_goes_on_the_list_before_is_faded(browser, copied: RunFolder):
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    with serving(copied) as client:
+        page.goto(client.url)
+        page.locator("article").first.wait_for()
+        before = page.locator("#count").inner_text()
+        held: list = []
+        page.route("**/api/view?**", lambda route: held.append(route))
+        grid = page.locator("#grid")
+        for answer in ("abort", "continue_"):
+            page.get_by_label("search", exact=True).fill(f"red heart {answer}")
+            page.keyboard.press("Enter")
+            page.locator("#count.busy", has_text="loading the text encoder …").wait_for()
+            assert grid.get_attribute("aria-busy") == "true"
+            assert float(grid.evaluate("(it) => getComputedStyle(it).opacity")) < 0.6
+            getattr(held.pop(), answer)()
+            page.locator("#grid[aria-busy=false]").wait_for()
+            assert page.locator("#count:not(.busy)").inner_text() == before
+        page.locator("article .listed", has_text="cosine 0.").first.wait_for()
+    page.close()
+
+
 def test_without_the_weights_the_page_says_so_and_goes_on(
     browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
