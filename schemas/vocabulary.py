@@ -167,6 +167,11 @@ class Vocabulary(Frozen):
         """Label names in order, without background."""
         return tuple(label.name for label in self.labels)
 
+    @property
+    def num_phrases(self) -> int:
+        """Background phrases, names and synonyms."""
+        return len(self.background) + sum(len(label.phrases) for label in self.labels)
+
     def category_id(self, name: str) -> int:
         """COCO category id of a label: its place in the vocabulary, from 1."""
         return self.names.index(name) + 1

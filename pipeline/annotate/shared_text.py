@@ -10,7 +10,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def shared_text(embed: Callable[[], TextMatrix], job: str, device: str) -> TextM
     try:
         file = _folder() / f"{job}.npz"
         file.parent.mkdir(0o700, parents=True, exist_ok=True)
-        with waiting("embed the vocabulary, here or in another worker"), FileLock(f"{file}.lock"):
+        with ExitStack() as held:
+            with waiting("another worker, which embeds the vocabulary"):
+                held.enter_context(FileLock(f"{file}.lock"))
             if (kept := _read(file, device)) is not None:
                 return kept
             text = embed()

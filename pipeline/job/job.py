@@ -38,7 +38,6 @@ from pipeline.run.tables.stored_features import StoredFeatures
 from pipeline.run.trust.named_weights import check_before_start
 from pipeline.storage.folder import Folder
 from pipeline.storage.local import folder_state
-from pipeline.storage.waiting import waiting
 from schemas.base import counted
 from schemas.config import ArrayTask, JobConfig
 from schemas.errors import (
@@ -426,8 +425,7 @@ class _RunningJob:
         device = local_device(config.run.device)
         setup = WorkerSetup(config, device, self._build, self._plan.retry)
         worker = Worker(setup, self._progress.add_image)
-        with waiting("load the networks"):
-            weights = worker.prepare()
+        weights = worker.prepare()
         status, shards = self._begin(weights)
         again: list[Shard] = []
         with contextlib.closing(worker):

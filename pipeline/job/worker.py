@@ -10,8 +10,9 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
+from ovseg_core.segmenter import TextMatrix
 from pipeline.annotate.annotator import Annotator
 from pipeline.annotate.build import Build, Built
 from pipeline.annotate.image_feed import BATCHES_AHEAD
@@ -24,7 +25,8 @@ from pipeline.job.worker_process import enter_worker_process
 from pipeline.run.folder import RunFolder
 from pipeline.run.identity import check_versions
 from pipeline.run.tables.stored_features import StoredFeatures
-from pipeline.storage.waiting import current_line
+from pipeline.storage.waiting import current_line, waiting
+from schemas.base import counted
 from schemas.config import JobConfig, RunConfig
 from schemas.errors import PASSING_CODES, ErrorCode
 from schemas.records import THREAD_TIMES, ImageRef, Shard, ShardDone, ShardRows, ShardTally
@@ -186,7 +188,8 @@ class Worker:
 
     @cached_property
     def _built(self) -> Built:
-        return self._setup.build(self._setup.config, self._setup.device)
+        with waiting("load the networks"):
+            return self._setup.build(self._setup.config, self._setup.device)
 
     @cached_property
     def _source(self) -> StoredFeatures | None:
@@ -197,8 +200,7 @@ class Worker:
     @cached_property
     def _annotator(self) -> Annotator | Relabeler:
         config, segmenter = self._setup.config, self._built.segmenter
-        embed = partial(segmenter.text_matrix, config.vocabulary)
-        text = shared_text(embed, self._setup.job, self._setup.device)
+        text = shared_text(self._embed, self._setup.job, self._setup.device)
         annotator = (
             Annotator(segmenter, text, config, self._built.clip)
             if self._source is None
@@ -207,6 +209,11 @@ class Worker:
         annotator.on_image = self._count_image
         annotator.observer = self._observer
         return annotator
+
+    def _embed(self) -> TextMatrix:
+        vocabulary, segmenter = self._setup.config.vocabulary, self._built.segmenter
+        with waiting(f"embed the {counted(vocabulary.num_phrases, 'phrase')} of the vocabulary"):
+            return segmenter.text_matrix(vocabulary)
 
 
 def first_images(shard: Shard | None, run: RunConfig) -> tuple[ImageRef, ...]:

@@ -2,14 +2,17 @@
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from pipeline.annotate.image_errors import error_summary
 from pipeline.job import cluster
 from pipeline.job.worker import Worker, WorkerSetup
+from pipeline.job.worker_process import ray_address
+from schemas.base import counted
 from schemas.errors import ResourceError, UserError, WeightsError
 
 logger = logging.getLogger(__name__)
@@ -20,6 +23,9 @@ GROW_EVERY_S = 10.0
 """How often the cluster is asked whether it has room for more workers."""
 TELL_EVERY_S = 30.0
 """How often the wait for the first worker is told."""
+_OWN_IS_NOT_FREE = "what this run's own workers hold is not free"
+ANSWER_S = 2.0
+"""A worker that has a place answers within this time, though it loads."""
 
 
 class WorkerPool:
@@ -102,13 +108,38 @@ class WorkerPool:
                     return actor
 
     def tell_of_slow_start(self, waited_s: float) -> None:
-        """Log that no worker is ready, and what the cluster has for one."""
-        logger.info(
-            "no worker is ready yet, after %.0f s: it is loading the models, or waits for room: %s "
-            "(what this run's own workers hold is not free)",
-            waited_s,
-            cluster.free_resources(self._demand),
-        )
+        """Log that no worker is ready: how many load their networks, and what others wait for."""
+        lines = self._lines_of_starting()
+        number, parts = len(self._starting), []
+        if lines:
+            doing = next((f", now: {line}" for line in lines if line), "")
+            parts.append(
+                f"{len(lines)} of {counted(number, 'worker')} of this run started, and load the "
+                f"networks or embed the words{doing.replace('waiting: ', '')}"
+            )
+        if number > len(lines):
+            room = ""
+            if ray_address() or cluster.capacity(self._demand) < self.size:
+                free = cluster.free_resources(self._demand)
+                room = f", or there is no room for them yet: {free}; {_OWN_IS_NOT_FREE}"
+            parts.append(
+                f"{number - len(lines)} of {counted(number, 'worker')} of this run have not "
+                f"answered yet: their processes are starting{room}"
+            )
+        logger.info("no worker is ready yet, after %.0f s: %s", waited_s, "; ".join(parts))
+
+    def _lines_of_starting(self) -> list[str]:
+        """Return what each worker waits for that has a place and loads; may be empty text."""
+        asked = [
+            actor.waits.options(concurrency_group=cluster.NOTES).remote()
+            for actor in self._starting.values()
+        ]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+        lines: list[str] = []
+        for ref in answered:
+            with suppress(RayError):  # it has died; `admit` says so
+                lines.append(ray.get(ref))
+        return lines
 
     def admit(self, ref: ray.ObjectRef) -> Actor | None:
         """Return the worker whose start has ended; None if it failed and others are left.

@@ -34,7 +34,6 @@ from pipeline.run.images import check_own
 from pipeline.run.tables.shard_files import write_files
 from pipeline.storage import uris
 from pipeline.storage.folder import Folder
-from pipeline.storage.waiting import waiting
 from schemas.config import JobConfig, RunConfig
 from schemas.records import STAGES, ImageRef, ImageResult, Shard, ShardRows
 from schemas.tables import to_records
@@ -53,7 +52,8 @@ class Estimate:
         errors: those of them that failed, by code.
         images_per_s: of one worker.
         spread: images_per_s is right to within this share, as far as the images differ; 0: unknown.
-        load_s: to load the networks; each worker does so once, and it is not in `seconds`.
+        load_s: to load the networks and embed the vocabulary; each worker does so once, and it is
+            not in `seconds`.
         device: `cpu` or `cuda`, on which they were computed.
         workers: at once; 0: not known, `seconds` are of one.
         gpus_per_worker: that each holds; 0 on the CPU.
@@ -211,8 +211,7 @@ def _ready_worker(
     setup = WorkerSetup(config.model_copy(update={"run": here}), device, build)
     began_s = time.perf_counter()
     with closing(Worker(setup, observer=notes)) as worker:
-        with waiting("load the networks"):
-            worker.prepare()
+        worker.prepare()
         yield worker, time.perf_counter() - began_s
 
 

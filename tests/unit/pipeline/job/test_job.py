@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,10 @@ from schemas.errors import (
     UnreachableHubError,
     WeightsError,
 )
+from schemas.vocabulary import Vocabulary
 from tests.helpers.colour_segmenter import (
     BuildColourSegmenter,
+    ColourSegmenter,
     SegmenterFaults,
     colour_config,
     paint,
@@ -69,6 +71,26 @@ class BuildAndListen(BuildColourSegmenter):
     def __call__(self, config, device):
         Path(self.heard).write_text(waiting.current_line())
         return super().__call__(config, device)
+
+
+class ListeningSegmenter(ColourSegmenter):
+    """Keeps what the process says that it waits for while words are embedded, in a file."""
+
+    heard = ""
+
+    def text_matrix(self, vocabulary):
+        Path(self.heard).write_text(waiting.current_line())
+        return super().text_matrix(vocabulary)
+
+
+@dataclass(frozen=True)
+class BuildListening(BuildColourSegmenter):
+    heard: str = ""
+
+    def __call__(self, config, device):
+        segmenter = ListeningSegmenter(self.faults)
+        segmenter.heard = self.heard
+        return replace(super().__call__(config, device), segmenter=segmenter)
 
 
 @pytest.fixture
@@ -413,6 +435,21 @@ def test_networks_that_take_long_to_load_are_said(config, tmp_path, monkeypatch)
     monkeypatch.setattr(waiting, "FIRST_S", 0.0)
     run(config, BuildAndListen(heard=str(tmp_path / "heard")))
     assert "waiting: load the networks since" in (tmp_path / "heard").read_text()
+
+
+def test_words_that_take_long_to_embed_are_said_apart_from_the_networks(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(waiting, "FIRST_S", 0.0)
+    labels = [{"name": "red", "synonyms": ["crimson"]}, "green"]
+    words = Vocabulary.model_validate({"labels": labels, "background": ["wall", "sky"]})
+    run(
+        config.model_copy(update={"vocabulary": words}),
+        BuildListening(heard=str(tmp_path / "heard")),
+    )
+    heard = (tmp_path / "heard").read_text()
+    assert heard.startswith("waiting: embed the 5 phrases of the vocabulary since ")
+    assert "networks" not in heard
 
 
 @pytest.mark.parametrize("local", [True, False])

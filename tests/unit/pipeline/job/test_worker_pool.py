@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import ray
@@ -58,6 +59,47 @@ def test_build_error_of_the_first_worker_is_raised(tmp_path):
     try:
         with pytest.raises(WeightsError, match="no weights"):
             pool.wait_for_first()
+    finally:
+        pool.stop_all()
+
+
+@dataclass(frozen=True)
+class BuildSlowly(BuildColourSegmenter):
+    until: str = ""
+
+    def __call__(self, config, device) -> Built:
+        while not Path(self.until).exists():
+            time.sleep(0.05)
+        return super().__call__(config, device)
+
+
+def tell_until(pool, caplog, text):
+    """Have the slow start told until the line says a text."""
+    deadline = time.monotonic() + 120
+    while text not in caplog.text and time.monotonic() < deadline:
+        caplog.clear()
+        pool.tell_of_slow_start(35.0)
+    return caplog.text
+
+
+def test_a_slow_start_says_who_loads_and_who_has_no_room(tmp_path, caplog):
+    caplog.set_level("INFO")
+    build = BuildSlowly(until=str(tmp_path / "go"))
+    pool = make_pool(tmp_path, build, max_useful=2, workers=2, cpus_per_worker=2)
+    try:
+        told = tell_until(pool, caplog, "2 of 2 workers of this run started")
+        assert "after 35 s: 2 of 2 workers of this run started, and load the networks" in told
+        assert "room" not in told
+        assert "free" not in told
+    finally:
+        pool.stop_all()
+    pool = make_pool(tmp_path, build, max_useful=2, workers=2, cpus_per_worker=3)
+    try:
+        told = tell_until(pool, caplog, "1 of 2 workers of this run started")
+        assert "1 of 2 workers of this run have not answered yet" in told
+        assert "there is no room for them yet: a worker needs 3 CPU (free: 1 of 4)" in told
+        (tmp_path / "go").touch()
+        pool.wait_for_first()
     finally:
         pool.stop_all()
 
