@@ -409,13 +409,23 @@ class _Import:
         if not is_new and self._rules.unchanged_means == "predictions":
             raise UserError(
                 f"nothing was imported: nothing in the file differs from {self._same_as()} (the "
-                f"masks of {len(self._images)} images are the same): it is an export that nobody "
-                "has corrected; if somebody has checked all of it, --unchanged-means reviewed"
-                f"{self._why()}"
+                f"masks of {len(self._images)} images are the same): {self._what_it_is()}; if "
+                f"somebody has checked all of it, --unchanged-means reviewed{self._why()}"
             )
 
     def _same_as(self) -> str:
         return "what was reviewed before" if self._differs_from_predictions else "the predictions"
+
+    def _what_it_is(self) -> str:
+        before = dict.fromkeys(self._earlier.import_id(image.image_id) for image in self._images)
+        named = [identity for identity in before if identity]
+        if not (named and self._differs_from_predictions):
+            return "it is an export that nobody has corrected"
+        shown = ", ".join(named[:_NAMED]) + ", ..." * (len(named) > _NAMED)
+        return (
+            f"it was imported already (as {shown}; `ovseg import-review RUN --list` shows all), "
+            "or it is an export with those corrections that nobody has changed since"
+        )
 
     def _why(self) -> str:
         """Return in words what was noted, with the first few of each kind, and what to do."""

@@ -149,7 +149,7 @@ def list_imports(run: RunFolder) -> list[ImportEntry]:
         num_images = sum(part.images.num_rows for part in marker.parts)
         entries.append(
             ImportEntry(
-                id=name.rpartition("-")[2],
+                id=_id(name),
                 at_s=marker.at_s,
                 source=marker.source,
                 num_images=num_images,
@@ -159,6 +159,10 @@ def list_imports(run: RunFolder) -> list[ImportEntry]:
             )
         )
     return entries
+
+
+def _id(name: str) -> str:
+    return name.rpartition("-")[2]
 
 
 def undo_import(run: RunFolder, identity: str) -> ImportEntry:
@@ -200,7 +204,7 @@ def undone_since(calibration: Path) -> list[str]:
     written_s = file.stat().st_mtime
     undone = sorted(folder.glob(f"*{_UNDONE}"))
     late = (one.name for one in undone if one.stat().st_mtime > written_s)
-    return [name.removesuffix(_UNDONE).rpartition("-")[2] for name in late]
+    return [_id(name.removesuffix(_UNDONE)) for name in late]
 
 
 def import_states(run: RunFolder) -> dict[str, ImportState]:
@@ -286,6 +290,10 @@ class Imports:
     def image(self, image_id: str) -> ReviewedImage | None:
         """Return an imported image; None: it was not imported."""
         return self._images.get(image_id)
+
+    def import_id(self, image_id: str) -> str:
+        """Return the id of an image's last import, as it is listed; empty: it was not imported."""
+        return _id(self._parts[image_id][0]) if image_id in self._parts else ""
 
     def unlisted_labels(self, image_id: str) -> tuple[str, ...]:
         """Return the labels that the imported file of an image does not list."""

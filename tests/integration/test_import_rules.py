@@ -11,6 +11,7 @@ from ovseg_core.rle.coco_segmentation import decode_segmentation
 from pipeline.corrections.calibrate import Rules, calibrate
 from pipeline.corrections.import_report import ImportReport
 from pipeline.corrections.import_review import ImportRules, import_review
+from pipeline.corrections.imports import undo_import
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.importers.shared.notes import NoteKind
@@ -108,6 +109,19 @@ def _without_a_mask(dataset: dict, *numbers: int) -> dict:
     gone = {first[number] for number in numbers}
     kept = [entry for entry in dataset["annotations"] if entry["id"] not in gone]
     return {**dataset, "annotations": kept}
+
+
+def test_a_corrected_file_that_comes_twice_was_imported_already(run, dataset):
+    with pytest.raises(UserError, match="it is an export that nobody has corrected"):
+        _import(run, dataset)
+    corrected = _without_a_mask(dataset, 1, 2)
+    first = _import(run, corrected)
+    said = rf"was reviewed before .* 4 images .* imported already \(as {first.id}; .*--list"
+    with pytest.raises(UserError, match=said) as refused:
+        _import(run, corrected)
+    assert "nobody has corrected" not in str(refused.value)
+    undo_import(run, first.id)
+    assert _import(run, corrected).num_images == 4
 
 
 def _num_as_predicted(run: RunFolder) -> int:
