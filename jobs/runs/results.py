@@ -76,7 +76,12 @@ def _waiting(waiting: dict[str, int]) -> str:
 
 def _speed(bottleneck: "Bottleneck") -> str:
     rate = bottleneck.images_per_s
-    return "" if rate is None else f"{rate:.3g} images/s of one worker, without its start"
+    if rate is None:
+        return ""
+    return (
+        f"{rate:.3g} images/s per worker while it worked (the job's last line counts all workers "
+        "together, and the time of their start)"
+    )
 
 
 def _thread_times(seconds: dict[str, float]) -> str:

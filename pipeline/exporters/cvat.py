@@ -87,7 +87,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
         for image, rows, runs in _images(export, options):
             if in_xml(image["path"]) != image["path"]:
                 export.losses.name_lost(_NOT_IN_XML, image["path"])
-            export.losses.count_lost(_SAME_STEM, stems[without_suffix(image["path"])] > 1)
+            if stems[without_suffix(image["path"])] > 1:
+                export.losses.count_lost(_SAME_STEM)
             attributes = [_attributes(row, priorities) for row in rows]
             for row, own in zip(rows, attributes, strict=True):
                 entry = coco_file.annotation_entry(number + 1, image["coco_id"], row)

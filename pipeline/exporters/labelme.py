@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.exporters.shared import segments
 from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
-from pipeline.exporters.shared.loss_report import LOSSES_FILE
 from pipeline.exporters.shared.segments import DIGITS, Crop, SegmentKind
 from pipeline.run.file_names import FileNames
 from pipeline.run.folder import RunFolder
@@ -24,6 +23,7 @@ FOLDER = "exports/labelme"
 FILES = r".+\.json"
 _VERSION = "6.3.1"
 """The version of labelme that opened these files."""
+_DOCUMENTS = "JSON files"
 _DECIDED = {"changed": "changed by a person", "added": "added by a person"}
 _NOT_HELD = ("scores to sort by: the description of a mask has its score, but no list is sorted",)
 
@@ -41,19 +41,21 @@ class Options(ExportOptions):
 
 
 def export(run: RunFolder, options: Options) -> list[str]:
-    """Write a file for each image; return the path of LOSSES.txt."""
+    """Write a file for each image; return their folder, which labelme opens."""
     title = "labelme: what it does not hold of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD) as export:
         names = FileNames(run, export.losses.name_lost)
+        export.losses.count_written(_DOCUMENTS, 0)
         for image, rows in export.images(options.segments, options.min_score):
             name = names.of_image(image["path"])
             export.put(f"{name}.json", partial(_document, image, rows))
+            export.losses.count_written(_DOCUMENTS)
             if options.copy_images:
                 export.copy_image(image["path"], image)
         export.remove(f"{name}.json" for name in names.unused())
         if options.copy_images:
             export.remove(names.unused_paths())
-    return [f"{FOLDER}/{LOSSES_FILE}"]
+    return [FOLDER]
 
 
 def _document(image: Row, rows: list[Row]) -> bytes:

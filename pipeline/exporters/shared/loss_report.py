@@ -110,10 +110,11 @@ class LossReport:
         num_outlines = sum(self._iou_histogram)
         if num_outlines:
             lines += [
+                "",
+                "Outlines, compared with their masks:",
+                f"{num_outlines:>10}  outlines: IoU {self._median_iou(num_outlines):.3f} in the "
+                f"median, {self._lowest_iou:.3f} at the lowest",
                 f"{self.num_poor_outlines:>10}  masks whose outline has an IoU under {GOOD_IOU}",
-                f"{num_outlines:>10}  outlines compared with their masks: IoU "
-                f"{self._median_iou(num_outlines):.3f} in the median, "
-                f"{self._lowest_iou:.3f} at the lowest",
             ]
         if self._not_held:
             lines += ["", "What this format has no place for:"]

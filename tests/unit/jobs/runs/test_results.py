@@ -94,9 +94,10 @@ def test_export_says_whose_masks_it_wrote_how_many_and_where(tmp_path: Path) -> 
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
     result = ovseg("export", run.folder.uri, "--to", "labelme")
     folder = f"{run.folder.uri}/exports/labelme"
-    said = f"masks: predicted, as the model made them; 3 images, 9 segments in {folder}\n"
+    counts = "3 JSON files, 3 images, 9 segments"
+    said = f"masks: predicted, as the model made them; {counts} in {folder}\n"
     assert result.stderr == said, "a line of the console, without a time"
-    assert result.stdout == f"{folder}/LOSSES.txt\n"
+    assert result.stdout == f"{folder}\n"
     studio = ovseg("export", run.folder.uri, "--to", "label-studio")
     first, last = studio.stderr.splitlines()
     assert first.startswith("masks: predicted")
@@ -114,7 +115,7 @@ def test_times_and_answers_are_told_in_words(
     limits = bottleneck_of(seconds, 250)
     show_inspection(found.model_copy(update={"seconds": seconds, "bottleneck": limits}))
     shown = " ".join(capsys.readouterr().out.split())
-    assert "speed 2.5 images/s of one worker" in shown
+    assert "speed 2.5 images/s per worker while it worked (the job's last line counts all" in shown
     assert "seconds by stage read 1.0, decode 9.0, segment 34.0, rle 5.0 of the workers" in shown
     assert "computing 34.0, waiting for images 60.0, waiting for masks 4.0, writing" in shown
     assert "unsure: no mask, but 10 % probable somewhere" in shown

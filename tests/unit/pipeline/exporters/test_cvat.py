@@ -82,6 +82,13 @@ def test_export_counts_names_that_cvat_takes_for_one_image(run):
     assert "         2  images whose name another has with another ending" in losses
 
 
+def test_losses_say_nothing_of_names_where_each_image_has_its_own(tmp_path):
+    run = make_run(tmp_path, [Scene(path, label_map(0)) for path in ("a.png", "b.jpg")])
+    _export(run)
+    losses = run.folder.read_bytes("exports/cvat/LOSSES.txt").decode()
+    assert "Lost in this export:\n- nothing\n" in losses
+
+
 def test_labels_longer_than_cvat_takes_come_back(tmp_path):
     long = "a very long name of a label that nobody would want to type twice, "
     labels = (f"{long}red", f"{long}blue", long.strip()[:64], "cat")

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.exporters.shared.loss_report import LossReport, summary_of
+from pipeline.exporters.shared.loss_report import LossReport, recorded_of, summary_of
 from schemas.base import Frozen
 
 
@@ -29,14 +29,17 @@ def test_text_lists_options_written_losses_and_what_is_not_held():
         "Lost in this export:",
         "         3  masks with holes filled",
         "         0  segments left out by size",
+        "",
+        "Outlines, compared with their masks:",
+        "         4  outlines: IoU 0.949 in the median, 0.250 at the lowest",
         "         2  masks whose outline has an IoU under 0.95",
-        "         4  outlines compared with their masks: IoU 0.949 in the median, "
-        "0.250 at the lowest",
         "",
         "What this format has no place for:",
         "- scores",
     ]
     assert losses.num_poor_outlines == 2
+    lost = {"masks with holes filled": 3, "segments left out by size": 0}
+    assert recorded_of(losses.text()).lost == lost
 
 
 def test_options_hide_secrets():
