@@ -38,7 +38,8 @@ TABLES = (
         ImageResult,
         "`images/*.parquet`, one row per image",
         "`ovseg inspect` counts statuses, codes and seconds; exports take sizes and paths; the "
-        "review page sorts by `review_priority`; the same command tries images with a passing "
+        "review page sorts by `review_priority`; `open_run(...).images()` leaves out `uri` unless "
+        "it is asked for by name; the same command tries images with a passing "
         "error again ([troubleshooting](troubleshooting.md#error-codes)).",
     ),
     _Table(

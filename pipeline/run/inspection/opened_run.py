@@ -28,8 +28,9 @@ from schemas.tables import ANNOTATIONS, IMAGES, SCORES, TABLES
 
 TableLibrary = Literal["arrow", "pandas", "polars"]
 
-_HIDDEN = ("uri",)
-"""Columns of the images table that are left out: only the manifest says where an image lies."""
+_ONLY_IF_ASKED = ("uri",)
+"""Columns of the images table that are left out of all: where an image is read from, the manifest
+alone says."""
 _VERDICT = pa.field("verdict", REPEATED_TEXT)
 
 
@@ -82,11 +83,12 @@ class OpenedRun:
         """Return one row per image, failed ones too: size, status, error code, priority, seconds.
 
         Args:
-            columns: those to read; None: all. Their meaning: `schemas.records.ImageResult`.
+            columns: those to read; None: all but `uri`. Their meaning:
+                `schemas.records.ImageResult`.
             to: the library whose table is returned.
         """
-        known = [name for name in IMAGES.names if name not in _HIDDEN]
-        return _table(self._stored("images", _wanted(columns, known)), to)
+        wanted = columns or [name for name in IMAGES.names if name not in _ONLY_IF_ASKED]
+        return _table(self._stored("images", _wanted(wanted, IMAGES.names)), to)
 
     def scores(self, columns: list[str] | None = None, to: TableLibrary = "arrow") -> Any:
         """Return one row per image and label, found or not: its highest and mean probability.

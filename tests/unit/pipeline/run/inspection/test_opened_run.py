@@ -63,6 +63,15 @@ def test_only_some_columns_in_the_order_asked_for(opened):
         opened.scores(["colour"])
 
 
+def test_where_an_image_was_is_told_if_it_is_asked_for(opened, run):
+    places = opened.images(["uri", "path"])
+    assert places.column_names == ["uri", "path"]
+    listed = run.manifest().select(["uri", "path"]).to_pylist()
+    assert sorted(places.to_pylist(), key=str) == sorted(listed, key=str)
+    with pytest.raises(UserError, match="no column address; there are image_id, path, uri"):
+        opened.images(["address"])
+
+
 def test_other_libraries(opened, monkeypatch):
     frame = opened.annotations(["label", "mean_prob"], to="pandas")
     assert list(frame.columns) == ["label", "mean_prob"]
