@@ -115,6 +115,6 @@ def _assumed(plan: "JobPlan", found: "Estimate") -> str:
         workers = "as many workers as fit this machine, each as fast as one alone"
     price = "; the price is that of one worker" if found.workers != 1 else ""
     return (
-        f"{workers}{price}; without listing, the start of workers, and loading networks "
-        f"and embedding words ({found.load_s:.0f} s here)"
+        f"{workers}{price}; without listing, the start of workers and "
+        f"loading networks and words ({found.load_s:.0f} s here)"
     )
