@@ -70,7 +70,6 @@ def draw_some(run: "RunFolder", notes: Mapping[str, str], out: str) -> None:
     """
     from pipeline.evaluation.contact_sheet import sheet_rows
 
-    picture_format(out, "--sheet")
     rows = [
         replace(row, note=notes[row.image_id])
         for row in sheet_rows(run, limit=len(notes), only=list(notes))

@@ -219,12 +219,12 @@ def _place(
     beside = [_Plate(left, top, left + wide, top + high) for top in tops]
     over, beside = ([one for one in of if _is_free(one, height, written)] for of in (over, beside))
     num_px = np.count_nonzero(mask)
-    hidden = [_covered(mask, one) / num_px for one in over]
-    if hidden and hidden[0] <= _BARELY_HIDDEN:
+    if over and _covered(mask, over[0]) / num_px <= _BARELY_HIDDEN:
         return over[0]
     for plate in beside:
         if _covered(masks, plate) <= _MOST_COVERED * high * wide:
             return plate
+    hidden = [_covered(mask, one) / num_px for one in over]
     for share in _MOST_HIDDEN:
         for plate, covered in zip(over, hidden, strict=True):
             if covered <= share:
