@@ -106,7 +106,7 @@ TABLES = (
         ComparisonRow,
         "`exports/compare/*.parquet`, one row per image and label, by `ovseg compare`",
         "The review page's order by doubt and disagreement; `comparison=` of the exporters "
-        "`label-studio` and `cvat`.",
+        "`label_studio` and `cvat`.",
     ),
 )
 

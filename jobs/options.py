@@ -185,6 +185,7 @@ SampleBy = Annotated[
     str,
     typer.Option(
         "--by",
+        metavar="[doubt|balanced|diverse|outlier]",
         help="doubt (highest review priority), balanced (all predicted labels equally often), "
         "diverse (unlike each other) or outlier (unlike all others).",
     ),
@@ -264,13 +265,18 @@ Format = Annotated[str, typer.Option(help=f"Format: {_EXPORT_FORMATS}.")]
 Masks = Annotated[
     str,
     typer.Option(
+        metavar="[predicted|reviewed|merged]",
         help="predicted, reviewed (only what people decided) or merged (theirs over the "
         "predicted); default: merged once a review exists, else predicted."
     ),
 ]
 Segments = Annotated[
     str,
-    typer.Option(help="class, or components (connected regions); default: as in the run."),
+    typer.Option(
+        metavar="[class|components]",
+        help="class, or components (connected regions, each speck one; `--set min_area_px=64`, "
+        "where a format has it, leaves specks out); default: as in the run.",
+    ),
 ]
 FormatOptions = Annotated[
     list[str] | None,
@@ -290,6 +296,7 @@ TruthLabels = Annotated[
 TruthBackground = Annotated[
     str,
     typer.Option(
+        metavar="[0|255|none]",
         help="Values of label images: 0 (0 is background, labels count from 1), 255 (labels "
         "count from 0, 255 is background) or none (255 is not counted); default: as "
         "classes.json says, else 0."
@@ -339,7 +346,10 @@ ToolFile = Annotated[
     str, typer.Argument(help="The tool's export: a path or URL.", metavar="[FILE]")
 ]
 Tool = Annotated[
-    str, typer.Option("--from", help="label-studio, coco or cvat; by default what FILE looks like.")
+    str,
+    typer.Option(
+        "--from", metavar="[label_studio|coco|cvat]", help="The tool; default: as FILE looks."
+    ),
 ]
 ToolLabels = Annotated[
     list[str] | None,
@@ -348,6 +358,7 @@ ToolLabels = Annotated[
 EmptyMeans = Annotated[
     str,
     typer.Option(
+        metavar="[unannotated|reviewed]",
         help="An image that the file lists without a mask or a mark: unannotated (default), or "
         "reviewed (it counts as empty)."
     ),
@@ -355,6 +366,7 @@ EmptyMeans = Annotated[
 UnchangedMeans = Annotated[
     str,
     typer.Option(
+        metavar="[reviewed|unreviewed|predictions]",
         help="Images as predicted and not marked as checked: reviewed, unreviewed (left out), or "
         "predictions (default): left out if the file marks other images, else reviewed; a file "
         "that changes nothing is refused."
@@ -363,6 +375,7 @@ UnchangedMeans = Annotated[
 Prefer = Annotated[
     str,
     typer.Option(
+        metavar="[newer|file|page]",
         help="Where the review page says otherwise: newer (default; the page's, if the file "
         "has no times), file or page."
     ),

@@ -399,7 +399,8 @@ def compare_runs(first: str, other: str, as_json: bool) -> None:
             ("images in both", report.num_images),
             ("without masks in either", report.num_without_masks or ""),
             ("not in the other run, or of another size", report.num_missing or ""),
-            ("labels of one run only", ", ".join(report.left_out)),
+            ("labels of the first run only", ", ".join(report.labels_only_first)),
+            ("labels of the second run only", ", ".join(report.labels_only_other)),
             ("table", f"{folder.folder.uri}/{report.file}"),
         ]
     )

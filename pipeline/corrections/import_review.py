@@ -114,11 +114,11 @@ def import_review(
 
 
 def _guessed(data: bytes, uri: str) -> str:
-    tool = guess_tool(data).replace("_", "-")
+    tool = guess_tool(data)
     if not tool:
         raise ConfigError(
             f"{redact(uri)}: expected the JSON of Label Studio or COCO, or CVAT's XML, alone or "
-            "packed, and cannot tell which this is: give --from label-studio, coco or cvat"
+            "packed, and cannot tell which this is: give --from label_studio, coco or cvat"
         )
     logger.info("%s is read as --from %s, which its content looks like", redact(uri), tool)
     return tool

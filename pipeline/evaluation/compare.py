@@ -94,8 +94,9 @@ class ComparisonReport(Frozen):
     """Annotated by the first run and not by the other."""
     num_without_masks: int
     """In both runs, without masks in either."""
-    left_out: tuple[str, ...]
-    """Labels of one vocabulary only."""
+    labels_only_first: tuple[str, ...]
+    """Labels of the first run's vocabulary only, which are not compared; in its order."""
+    labels_only_other: tuple[str, ...]
     damaged: dict[str, Damage]
     """What of the first run was left out, as no ovseg wrote it, by what it is."""
     other_damaged: dict[str, Damage]
@@ -140,7 +141,8 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
         num_images=comparison.num_images,
         num_missing=comparison.num_missing,
         num_without_masks=comparison.num_without_masks,
-        left_out=tuple(sorted(set(ours) ^ set(theirs))),
+        labels_only_first=tuple(name for name in ours if name not in labels),
+        labels_only_other=tuple(name for name in theirs if name not in labels),
         damaged=comparison.damaged[0].report(),
         other_damaged=comparison.damaged[1].report(),
         file=file,

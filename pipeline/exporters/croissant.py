@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline.exporters.shared.corrected_run import REJECTED_IMAGES
 from pipeline.exporters.shared.export import Export, ExportOptions
 from pipeline.exporters.shared.segments import resolve_kind
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import IMAGE_COLUMNS, Row
 from pipeline.storage import uris
+from schemas.base import counted
 from schemas.errors import OvsegError
 from schemas.redact import redact
 from schemas.tables import ANNOTATIONS, IMAGES
@@ -187,8 +189,11 @@ class _Facts:
             return "No image was reviewed by people."
         verdicts = ", ".join(f"{number:,} {name}" for name, number in sorted(self.verdicts.items()))
         masks = f" (masks: {verdicts})" if verdicts else ""
+        rejected = self.reader.num_left_out.get(REJECTED_IMAGES)
+        others = f" People rejected {counted(rejected, 'other image')}." if rejected else ""
         return (
             f"{self.num_reviewed:,} of {self.num_images:,} images were reviewed by people{masks}."
+            f"{others}"
         )
 
     def weights(self) -> list[str]:

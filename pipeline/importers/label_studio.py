@@ -46,7 +46,7 @@ _MAX_LABELS = 100
 _SIZE = ("original_height", "original_width")
 _NOT_REVIEWED = (
     "this is the file with predictions that goes to Label Studio (`ovseg export --to "
-    "label-studio`); import it there, correct the masks, and give the project's JSON export"
+    "label_studio`); import it there, correct the masks, and give the project's JSON export"
 )
 _NO_ANNOTATIONS = "annotations are missing; export the project as JSON, not as JSON-MIN"
 

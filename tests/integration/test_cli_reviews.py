@@ -45,7 +45,7 @@ def test_review_to_calibrated_job(folder: Path) -> None:
     assert "IoU: all predicted against all corrected pixels of the label" in shown.stdout
     assert "ovseg calibrate run; ovseg evaluate run --truth reviewed" in shown.stdout
     guessed = ovseg("import-review", "run", "review.json", "--json")
-    assert "review.json is read as --from label-studio" in guessed.stderr
+    assert "review.json is read as --from label_studio" in guessed.stderr
     report = json.loads(guessed.stdout)
     labels = {label["name"]: label for label in report["labels"]}
     assert labels["cat"]["accepted"] == labels["cat"]["predicted"] == 16

@@ -26,6 +26,7 @@ MaskSource = Literal["predicted", "reviewed", "merged"]
 decided, the run's own."""
 
 REJECTED_MASKS = "masks that people rejected"
+REJECTED_IMAGES = "images that people rejected"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class CorrectedRun(RunReader):
 
         self._num_reviewed = num_wanted(self._layer.images)
         self._num_in_part, self._num_rejected = map(num_wanted, (self._partly, self._rejected))
-        self.num_left_out["images that people rejected"] = self._num_rejected
+        self.num_left_out[REJECTED_IMAGES] = self._num_rejected
         if self.masks == "reviewed":
             unseen = self.num_images - num_wanted(self._touched)
             self.num_left_out["images that nobody has reviewed"] = unseen

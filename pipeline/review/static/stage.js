@@ -159,20 +159,24 @@ export class Stage {
   fit() {
     this.fitted = true;
     if (this.size) {
-      const { clientWidth } = this.stage;
-      const height = this.heightAboveBar();
-      const margin = Math.min(24, clientWidth / 20);
-      this.scale = Math.min((clientWidth - 2 * margin) / this.size.width, (height - 2 * margin) / this.size.height);
-      this.left = (clientWidth - this.scale * this.size.width) / 2;
-      this.top = (height - this.scale * this.size.height) / 2;
+      this.fitInto(this.stage.clientHeight);
+      if (this.isUnderBar()) this.fitInto(this.stage.querySelector(".zoom").offsetTop);
     }
     this.draw();
   }
 
-  // On a narrow screen the zoom bar would cover much of an image beside it.
-  heightAboveBar() {
+  fitInto(height) {
+    const { clientWidth } = this.stage;
+    const margin = Math.min(24, clientWidth / 20);
+    this.scale = Math.min((clientWidth - 2 * margin) / this.size.width, (height - 2 * margin) / this.size.height);
+    this.left = (clientWidth - this.scale * this.size.width) / 2;
+    this.top = (height - this.scale * this.size.height) / 2;
+  }
+
+  isUnderBar() {
     const bar = this.stage.querySelector(".zoom");
-    return bar && matchMedia("(max-width: 40rem)").matches ? bar.offsetTop : this.stage.clientHeight;
+    const bottom = this.top + this.scale * this.size.height;
+    return bar && bottom > bar.offsetTop && this.left < bar.offsetLeft + bar.offsetWidth;
   }
 
   // Brings a box of the image (x, y, width, height) to the middle.

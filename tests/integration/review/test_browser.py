@@ -276,6 +276,11 @@ def test_narrow_screen_shows_the_image_above_its_masks(page, client: Client):
     bar, view = page.locator(".zoom").bounding_box(), canvas(page)
     beside = view[int(bar["y"]) : -2, int(bar["x"] + bar["width"]) + 2 :]
     assert (beside == view[0, 0]).all(), "the image ends above the zoom bar"
+    page.set_viewport_size({"width": 1000, "height": 300})
+    bar, view = page.locator(".zoom").bounding_box(), canvas(page)
+    beside = view[int(bar["y"]) : -2, int(bar["x"] + bar["width"]) + 2 :]
+    assert (beside == view[0, 0]).all(), "also where a wide screen is low"
+    page.set_viewport_size({"width": 390, "height": 740})
     page.locator("#close").click()
     progress, said = (page.locator(it).bounding_box() for it in (".progress", "#saved"))
     assert said["y"] < progress["y"] + progress["height"], "they share a row"

@@ -148,7 +148,7 @@ def test_compare_names_labels_of_one_vocabulary_only(runs, tmp_path):
     spec = RunSpec(labels=("cat", "cow", "dog"))
     other = make_run(tmp_path / "words", [Scene("b.png", label_map(1))], spec)
     report = compare(runs[0], other)
-    assert report.left_out == ("cow", "potted plant")
+    assert (report.labels_only_first, report.labels_only_other) == (("potted plant",), ("cow",))
     assert {label.name for label in report.labels} == {"cat", "dog"}
 
 

@@ -100,15 +100,20 @@ def test_what_people_said_is_in_tables_and_card(tmp_path: Path) -> None:
     path = odd_scenes()[3].path
     (image,) = [row for shard in RunReader(run).shards() for row in shard.images.values()
                 if row["path"] == path]  # fmt: skip
-    decision = ReviewDecision(image_id=image["image_id"], action="accept", at_s=time.time())
-    ReviewLog(run).append([decision])
+    rejected = next(
+        image_id for shard in RunReader(run).shards() for image_id, row in shard.images.items()
+        if row["num_segments"] and row["path"] != path
+    )  # fmt: skip
+    ReviewLog(run).append([
+        ReviewDecision(image_id=image["image_id"], action="accept", at_s=time.time()),
+        ReviewDecision(image_id=rejected, action="reject", at_s=time.time()),
+    ])  # fmt: skip
     folder = exported(run)
     rows = pq.read_table(folder / "annotations.parquet").to_pylist()
     verdicts = {row["verdict"] for row in rows if row["image_id"] == image["image_id"]}
     assert verdicts == {"accepted"}
-    assert "1 of 9 images were reviewed by people (masks: 3 accepted)" in (
-        folder / "README.md"
-    ).read_text(encoding="utf-8")
+    said = "1 of 8 images were reviewed by people (masks: 3 accepted). People rejected 1 other image."
+    assert said in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_licence_by_its_address_and_names_of_strangers_break_no_card(tmp_path: Path) -> None:
