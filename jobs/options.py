@@ -267,7 +267,7 @@ Masks = Annotated[
     typer.Option(
         metavar="[predicted|reviewed|merged]",
         help="predicted, reviewed (only what people decided) or merged (theirs over the "
-        "predicted); default: merged once a review exists, else predicted."
+        "predicted); default: merged once a review exists, else predicted.",
     ),
 ]
 Segments = Annotated[
@@ -299,7 +299,7 @@ TruthBackground = Annotated[
         metavar="[0|255|none]",
         help="Values of label images: 0 (0 is background, labels count from 1), 255 (labels "
         "count from 0, 255 is background) or none (255 is not counted); default: as "
-        "classes.json says, else 0."
+        "classes.json says, else 0.",
     ),
 ]
 Instances = Annotated[
@@ -360,7 +360,7 @@ EmptyMeans = Annotated[
     typer.Option(
         metavar="[unannotated|reviewed]",
         help="An image that the file lists without a mask or a mark: unannotated (default), or "
-        "reviewed (it counts as empty)."
+        "reviewed (it counts as empty).",
     ),
 ]
 UnchangedMeans = Annotated[
@@ -369,7 +369,7 @@ UnchangedMeans = Annotated[
         metavar="[reviewed|unreviewed|predictions]",
         help="Images as predicted and not marked as checked: reviewed, unreviewed (left out), or "
         "predictions (default): left out if the file marks other images, else reviewed; a file "
-        "that changes nothing is refused."
+        "that changes nothing is refused.",
     ),
 ]
 Prefer = Annotated[
@@ -377,7 +377,7 @@ Prefer = Annotated[
     typer.Option(
         metavar="[newer|file|page]",
         help="Where the review page says otherwise: newer (default; the page's, if the file "
-        "has no times), file or page."
+        "has no times), file or page.",
     ),
 ]
 ListImports = Annotated[bool, typer.Option("--list", help="List the imports of the run.")]

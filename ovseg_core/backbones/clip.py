@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ovseg_core.backbones.compute import Compute
 from ovseg_core.backbones.load_clip import LoadedClip
+from ovseg_core.backbones.text.tokenizer import embed_in_parts
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.pillow_passes import centre_square
 from ovseg_core.images.resize.position_embedding import PositionInterpolation, PositionTable
@@ -27,7 +28,6 @@ from schemas.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 
-_PROMPTS_PER_FORWARD = 256
 _IMAGES_PER_FORWARD = {"cpu": 128, "cuda": 512}
 """Default batch of a forward pass: small enough for a CPU's cache, large enough for a GPU."""
 
@@ -174,8 +174,7 @@ class Clip:
             WeightsError: the tokenizer is not that of the text encoder.
         """
         ids_PL = self.tokenizer.prompt_ids(prompts, self._num_tokens, self.weights_file)
-        parts = ids_PL.to(self.device).split(_PROMPTS_PER_FORWARD)
-        return torch.cat([self.model.encode_text(part) for part in parts])
+        return embed_in_parts(ids_PL.to(self.device), self.model.encode_text)
 
     def forward_trunk(
         self,

@@ -23,7 +23,7 @@ from ovseg_core.backbones.file_formats.transformers_folder import (
     LoadedNetwork,
     NetworkFamily,
 )
-from ovseg_core.backbones.text.tokenizer import Tokenizer, load_tokenizer
+from ovseg_core.backbones.text.tokenizer import Tokenizer, embed_in_parts, load_tokenizer
 from ovseg_core.backbones.vision.vit import in_batches
 from ovseg_core.images.batch import Image
 from ovseg_core.images.resize.nearest import SizeHW
@@ -36,7 +36,6 @@ OWLV2 = NetworkFamily(
     classes={"owlv2": ("Owlv2ForObjectDetection", "Owlv2ImageProcessor")},
     weights=HubWeights(620_000_000, "Apache-2.0"),
 )
-_PROMPTS_PER_FORWARD = 256
 _PATCHES_AT_ONCE = 1024
 _MAX_SIDE = 2
 """Images with a side of more than so many S are reduced to it: the processor pads to a square at
@@ -99,9 +98,10 @@ class Owlv2:
         """
         num_tokens = self._model.config.text_config.vocab_size
         ids_PL = self._tokenizer.prompt_ids(prompts, num_tokens, self.weights_file)
-        parts = ids_PL.to(self.device).split(_PROMPTS_PER_FORWARD)
         embed = self._model.owlv2.get_text_features
-        return torch.cat([embed(input_ids=part).pooler_output for part in parts])
+        return embed_in_parts(
+            ids_PL.to(self.device), lambda part_PL: embed(input_ids=part_PL).pooler_output
+        )
 
     def encode(self, images: Sequence[Image]) -> EncodedPatches:
         """Encode images (3, H, W), uint8, of any sizes."""

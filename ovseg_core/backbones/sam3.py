@@ -22,7 +22,7 @@ from ovseg_core.backbones.file_formats.transformers_folder import (
     LoadedNetwork,
     NetworkFamily,
 )
-from ovseg_core.backbones.text.tokenizer import Tokenizer
+from ovseg_core.backbones.text.tokenizer import PROMPTS_PER_FORWARD, Tokenizer
 from ovseg_core.images.batch import Image
 
 _CLASSES = ("Sam3Model", "Sam3ImageProcessor")
@@ -36,7 +36,6 @@ SAM3 = NetworkFamily(
     ),
 )
 _IMAGES_PER_FORWARD = {"cpu": 1, "cuda": 8}
-_PROMPTS_PER_FORWARD = 256
 _DECODER_VALUES = {"cpu": 1 << 27, "cuda": 1 << 29}
 """Values of the largest map of all phrases that are decoded at once: 0.5 and 2 GB."""
 _MAX_PHRASES_AT_ONCE = 256
@@ -133,8 +132,8 @@ class Sam3:
         is_end_PL = (ids_PL == self._end_id).long()
         is_token_PL = is_end_PL.cumsum(dim=1) - is_end_PL == 0
         parts = zip(
-            ids_PL.split(_PROMPTS_PER_FORWARD),
-            is_token_PL.split(_PROMPTS_PER_FORWARD),
+            ids_PL.split(PROMPTS_PER_FORWARD),
+            is_token_PL.split(PROMPTS_PER_FORWARD),
             strict=True,
         )
         embed = self._model.get_text_features

@@ -53,8 +53,6 @@ def templates_of(name: TemplateSet) -> tuple[str, ...]:
 
 _CACHED_VOCABULARIES = 8
 _CACHED_PHRASES = 4096
-_MANY_PROMPTS = 200
-"""From so many on a CPU may take a minute or more, and it is said."""
 
 
 class PromptEncoder(Protocol):
@@ -133,12 +131,6 @@ class TextEncoder:
         prompts = [template.replace("{}", phrase) for phrase, many in new for template in many]
         if not prompts:
             return
-        if self._clip.device.type == "cpu" and len(prompts) >= _MANY_PROMPTS:
-            logger.info(
-                "embedding %d sentences of %d phrases on the CPU: minutes, with a large CLIP",
-                len(prompts),
-                len(new),
-            )
         units_PD = F.normalize(self._clip.encode_text(prompts), dim=-1)
         rows = units_PD.split([len(templates) for _, templates in new])
         self._rows_D |= {key: row.mean(dim=0) for key, row in zip(new, rows, strict=True)}

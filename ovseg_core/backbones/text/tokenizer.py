@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.util
 import logging
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ovseg_core.backbones.text.hugging_face import (
@@ -31,6 +33,9 @@ _ENDS_OF_CLIPS = 3
 """Those, and a class token, in the mode `clips`."""
 _MAX_VOCABULARY_BYTES = 64_000_000
 """Of an unpacked vocabulary; open_clip's own has 3 MB."""
+PROMPTS_PER_FORWARD = 256
+_LONG_S = 10
+"""If the prompts after the first forward will take longer, it is said."""
 _SHOWN = 5
 _SHOWN_CHARS = 80
 _PROBE = "Two Cats, a dog's häuser 猫 don\u2019t 3.5"
@@ -100,6 +105,24 @@ class Tokenizer:
         The last token of a full row may be missing as well, as CLIPA takes the end off again.
         """
         return (ids_PL[:, -2:] != self.pad_id).any(dim=1).nonzero().flatten().tolist()
+
+
+def embed_in_parts(ids_PL: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `embed` of the token ids of P prompts, `PROMPTS_PER_FORWARD` at a time.
+
+    If the prompts after the first part will take long, the log says how many seconds.
+
+    Args:
+        ids_PL: on the network's device.
+        embed: from ids to embeddings (P, D).
+    """
+    first_PL, *others = ids_PL.split(PROMPTS_PER_FORWARD)
+    began = time.perf_counter()
+    embedded = [embed(first_PL)]
+    seconds = (time.perf_counter() - began) * (len(ids_PL) / len(first_PL) - 1)
+    if seconds > _LONG_S:
+        logger.info("embedding %d prompts: about %.0f s more", len(ids_PL), seconds)
+    return torch.cat([*embedded, *map(embed, others)])
 
 
 def check_transformers(text_cfg: dict[str, Any], name: str) -> None:

@@ -112,7 +112,9 @@ def test_what_people_said_is_in_tables_and_card(tmp_path: Path) -> None:
     rows = pq.read_table(folder / "annotations.parquet").to_pylist()
     verdicts = {row["verdict"] for row in rows if row["image_id"] == image["image_id"]}
     assert verdicts == {"accepted"}
-    said = "1 of 8 images were reviewed by people (masks: 3 accepted). People rejected 1 other image."
+    said = (
+        "1 of 8 images were reviewed by people (masks: 3 accepted). People rejected 1 other image."
+    )
     assert said in (folder / "README.md").read_text(encoding="utf-8")
 
 

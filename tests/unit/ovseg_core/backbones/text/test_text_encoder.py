@@ -123,17 +123,6 @@ def test_phrase_is_embedded_once(backbones: Backbones) -> None:
     torch.testing.assert_close(changed.rows_QD, expected.rows_QD)
 
 
-def test_many_sentences_on_a_cpu_are_counted_in_the_log(
-    backbones: Backbones, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    bank = TextEncoder(backbones.clip, tuple(f"{number} {{}}" for number in range(80)))
-    bank.matrix(Vocabulary.model_validate({"labels": ["a"], "background": []}))
-    assert "sentences" not in caplog.text
-    bank.matrix(Vocabulary.model_validate({"labels": ["a", "b", "c"], "background": ["d"]}))
-    assert "embedding 240 sentences of 3 phrases on the CPU" in caplog.text
-
-
 def test_label_over_the_context_is_said(
     backbones: Backbones, caplog: pytest.LogCaptureFixture
 ) -> None:

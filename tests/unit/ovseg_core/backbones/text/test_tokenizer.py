@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 
 from ovseg_core.backbones.registry import Backbones
 from ovseg_core.backbones.text.text_encoder import TextEncoder
+from ovseg_core.backbones.text.tokenizer import embed_in_parts
 from schemas.config import ClipConfig
 from schemas.errors import WeightsError
 from schemas.vocabulary import Vocabulary
@@ -252,6 +255,23 @@ def test_damaged_vocabulary_gives_one_line(content: bytes, message: str, tmp_pat
     with pytest.raises(WeightsError, match=message) as caught:
         load_clip_of_job(f"local-dir:{folder}")
     assert "\n" not in str(caught.value)
+
+
+def test_prompts_in_parts_equal_all_at_once_and_long_waits_are_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    ids = torch.arange(2 * 600).view(600, 2)
+    assert torch.equal(embed_in_parts(ids, lambda part: part * 2), ids * 2)
+    assert not caplog.text
+
+    def slow_at_first(part: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.2 if part[0, 0] == 0 else 0)
+        return part
+
+    many = torch.arange(20_000).view(-1, 1)
+    assert torch.equal(embed_in_parts(many, slow_at_first), many)
+    assert re.search(r"embedding 20000 prompts: about 1\d s more", caplog.text)
 
 
 def test_tokenizer_of_another_clip_is_named(tmp_path: Path) -> None:
