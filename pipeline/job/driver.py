@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 2.0
 """The loop updates the progress and the size of the pool at least this often."""
 ASK_AFTER_S = 40.0
-"""Workers are asked what they wait for when no shard has ended for so long."""
+"""Workers are asked what they wait for when no image was done for so long."""
 ASK_EVERY_S = 30.0
 COUNT_EVERY_S = 2.0
 """Workers are asked so often how many images of their shards are done."""
@@ -207,7 +207,7 @@ class Driver:
                 self._idle.append(worker)
 
     def _say_waits(self) -> None:
-        """Log what is waited for if no shard ends, such as a silent store, or a new machine."""
+        """Log what is waited for if no image is done, such as a silent store, or a new machine."""
         now, idle_s = time.monotonic(), self._status.progress.idle_s
         if idle_s < ASK_AFTER_S or now - self._asked_s < ASK_EVERY_S:
             return

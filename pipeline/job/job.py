@@ -342,7 +342,7 @@ def run(
             counted(planned.num_shards, "shard"),
         )
     progress = progress or make_progress()
-    progress.start(planned.num_own_images, planned.num_images_done)
+    progress.start(planned.num_own_images, planned.num_images_done, config.run.batch_size)
     started, interrupted = time.monotonic(), False
     with Termination() as termination:
         job = _RunningJob(planned, progress, build, termination)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 30.0
 IDLE_S = 45.0
-"""After this time without a finished shard, the progress says so."""
+"""After this time without an image that is done, the progress says so."""
 
 
 class Progress:
@@ -46,12 +46,21 @@ class Progress:
         self.given_up = 0
         self.begun = 0
         """Images that are done of shards that are not."""
+        self._batch_size = 1
+        self._speed = 0.0
+        """`images_per_s` when a batch or a shard last ended."""
         self.errors: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
 
-    def start(self, total: int, resumed: int) -> None:
-        """Set the number of images, and how many of them an earlier run has finished."""
-        self.total, self.resumed = total, resumed
+    def start(self, total: int, resumed: int, batch_size: int = 1) -> None:
+        """Set what is counted, before the models are loaded.
+
+        Args:
+            total: number of images.
+            resumed: how many of them an earlier run has finished.
+            batch_size: so many images are done within a moment, after the time of all of them.
+        """
+        self.total, self.resumed, self._batch_size = total, resumed, batch_size
 
     def begin(self) -> None:
         """Show the first counts and start the clock of the speed, once the models are loaded."""
@@ -61,11 +70,18 @@ class Progress:
     def add_image(self) -> None:
         """Count an image of a shard that is being annotated in this process."""
         self.begun += 1
+        self._changed = self._clock()
+        if self.begun % self._batch_size == 0:
+            self._speed = self.images_per_s
         self.tick()
 
     def set_begun(self, num_images: int) -> None:
         """Note how many images are done of shards that are not; shown with the next count."""
+        if num_images > self.begun:
+            self._changed = self._clock()
         self.begun = num_images
+        if num_images:
+            self._speed = self.images_per_s
 
     def add(self, tally: ShardTally) -> None:
         """Count a finished shard; before that, `set_begun` without its images."""
@@ -74,6 +90,7 @@ class Progress:
         self.errors.update(tally.errors)
         known = (name for name in (*STAGES, *THREAD_TIMES) if name in tally.seconds)
         self.seconds.update({name: tally.seconds[name] for name in known})
+        self._speed = self.images_per_s
         self.tick()
 
     def add_failed(self, num_images: int) -> None:
@@ -107,7 +124,7 @@ class Progress:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since a shard has ended; 0 before `begin`."""
+        """Seconds since an image was done or a shard has ended; 0 before `begin`."""
         return 0.0 if self._began is None else self._clock() - self._changed
 
     @property
@@ -119,11 +136,12 @@ class Progress:
         """Return counts, speed and the time left."""
         done = self.done
         parts = [f"{done:,}/{self.total:,} {self.unit}"]
-        if self.finished or self.begun:
-            parts.append(f"{brief(self.images_per_s)} {self.unit}/s")
+        speed = self._speed if self.begun else self.images_per_s
+        if speed:
+            parts.append(f"{brief(speed)} {self.unit}/s")
         left = self.total - done - self.given_up
-        if self.images_per_s and left:
-            parts.append(f"{duration(left / self.images_per_s)} left")
+        if speed and left:
+            parts.append(f"{duration(left / speed)} left")
         return ", ".join(parts)
 
     def details(self) -> str:
@@ -139,7 +157,7 @@ class Progress:
             parts += filter(None, [self.bottleneck.words()])
         if (idle_s := self.idle_s) >= IDLE_S:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
-            parts.append(f"no shard has ended since {since} ({duration(idle_s)})")
+            parts.append(f"no image since {since} ({duration(idle_s)})")
         return "; ".join(parts)
 
     def failures(self) -> str:
@@ -232,9 +250,9 @@ class BarProgress(Progress):
         )
         self._task = self._bar.add_task("starting")
 
-    def start(self, total: int, resumed: int) -> None:
+    def start(self, total: int, resumed: int, batch_size: int = 1) -> None:
         """Draw the bar already while the models are loaded."""
-        super().start(total, resumed)
+        super().start(total, resumed, batch_size)
         self.show()  # before the first frame, which has the true total then
         self._bar.start()
 

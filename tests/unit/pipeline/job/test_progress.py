@@ -182,5 +182,21 @@ def test_a_job_that_waits_says_since_when_at_least_once_a_minute():
         progress.tick()
     lines = stream.getvalue().splitlines()
     assert len(lines) >= 4
-    assert "no shard has ended since" in lines[-1]
-    assert "no shard" not in lines[0]
+    assert "no image since" in lines[-1]
+    assert "no image" not in lines[0]
+
+
+def test_speed_is_that_of_whole_batches_and_images_are_progress():
+    stream, clock = io.StringIO(), Clock()
+    progress = LineProgress(stream, clock)
+    progress.start(total=24, resumed=0, batch_size=8)
+    progress.begin()
+    for _ in range(3):
+        clock.now += 80  # of the network, for all eight
+        for _ in range(8):
+            progress.add_image()
+        progress.tick()
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "1/24 images", "no speed yet"
+    assert lines[2] == "9/24 images, 0.1 images/s, 2 min 30 s left"
+    assert "no image since" not in stream.getvalue()
