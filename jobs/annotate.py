@@ -9,7 +9,7 @@ from jobs import console
 from jobs.options import RETRY_ALL
 from jobs.runs.estimate import MeasureFlags, show_estimate
 from pipeline.job.monitoring.json_log import set_log_fields
-from pipeline.storage.waiting import waiting
+from pipeline.storage.waiting import importing
 from schemas.base import counted, did_you_mean
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ErrorCode
@@ -49,7 +49,7 @@ def annotate(
     """
     set_log_fields(run=config.out)
     retry = _error_codes(retry_errors)
-    with waiting("load the libraries"):  # from a slow disk they take minutes
+    with importing():
         from pipeline.job import job
         from pipeline.job.monitoring import webhook
 
@@ -58,7 +58,7 @@ def annotate(
         from pipeline.run.trust.named_weights import checked_files
 
         planned = job.plan(config, retry)
-        with waiting("load the libraries of networks"):
+        with importing():
             files = checked_files(planned.config)
         show_plan(planned, files, under_protocol=bool(evaluate_flags))
         if measured is not None:

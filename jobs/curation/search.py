@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs import console
 from jobs.runs.sheet import draw_some, picture_format
+from pipeline.storage.waiting import importing
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ def search_run(run: str, flags: SearchFlags, as_json: bool, confirmed: "Confirme
         UserError: no such run, or none of its images has a vector.
         WeightsError: the run's CLIP cannot be had, or may not be loaded.
     """
-    from pipeline.curation.image_lists import check_list_file, list_name, write_list
-    from pipeline.curation.images import annotated_images
-    from pipeline.curation.search import search_image, search_text
-    from pipeline.run.folder import RunFolder
+    with importing():
+        from pipeline.curation.image_lists import check_list_file, list_name, write_list
+        from pipeline.curation.images import annotated_images
+        from pipeline.curation.search import search_image, search_text
+        from pipeline.run.folder import RunFolder
 
     if bool(flags.text) == bool(flags.image):
         raise ConfigError('expected words, such as ovseg search RUN "red fish", or --image FILE')

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from jobs import console
+from pipeline.storage.waiting import importing
 from schemas.base import counted
 from schemas.errors import ExitCode
 
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
 def check_folder(run: str, as_json: bool) -> ExitCode:
     """Print what is not as it should be in a run folder, and return the exit code."""
-    from pipeline.run.folder import RunFolder
-    from pipeline.run.inspection.check import check_run
+    with importing():
+        from pipeline.run.folder import RunFolder
+        from pipeline.run.inspection.check import check_run
 
     report = check_run(RunFolder.open(run))
     if as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.annotate import annotate
 from jobs.config import Fields, load_config
 from pipeline.storage import uris
-from pipeline.storage.waiting import waiting
+from pipeline.storage.waiting import importing
 from schemas.config import JobConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def relabel(
         WeightsError: this machine has not used the networks for the words, which the run folder
             names, and the user did not name them.
     """
-    with waiting("load the libraries"):
+    with importing():
         from pipeline.run.folder import RunFolder
         from pipeline.run.trust.named_weights import check_named_clip, names_for_scoring
 

@@ -3,7 +3,7 @@
 import shlex
 
 from jobs import console
-from pipeline.storage.waiting import waiting
+from pipeline.storage.waiting import importing
 from schemas.config import HeadConfig
 
 _USE = {
@@ -20,7 +20,7 @@ def train_heads(config: HeadConfig) -> int:
     Returns:
         0 done; 3 done, but too many images could not be read; 130 interrupted.
     """
-    with waiting("load the libraries"):
+    with importing():
         from pipeline.training.heads.job import train_head
         from pipeline.training.progress import make_step_progress
 

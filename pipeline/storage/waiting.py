@@ -18,6 +18,7 @@ FIRST_S = 15.0
 EVERY_S = 30.0
 """It is said again so often."""
 _LOOK_EVERY_S = 5.0
+_IMPORTS_S = 4.0
 _COUNT_EVERY = 1000
 _SHOWN = 2
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class Wait:
 
     Args:
         what: a noun phrase or infinitive with the place, such as `read s3://bucket/a.jpg`.
+        said_after_s: seconds from which on it is long; None: `FIRST_S`.
 
     Attributes:
         detail: how far it has come, or what the last answer was; empty: not known.
@@ -35,8 +37,9 @@ class Wait:
         began_at: the time of day, for a person.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, said_after_s: float | None = None) -> None:
         self.what = redact(what)
+        self.said_after_s = FIRST_S if said_after_s is None else said_after_s
         self.detail = ""
         self.began_s = time.monotonic()
         self.began_at = time.time()
@@ -63,7 +66,8 @@ def wait_line(waits: Sequence[Wait], now_s: float) -> str:
         now_s: monotonic seconds.
     """
     long = sorted(
-        (wait for wait in waits if now_s - wait.began_s >= FIRST_S), key=lambda wait: wait.began_s
+        (wait for wait in waits if now_s - wait.began_s >= wait.said_after_s),
+        key=lambda wait: wait.began_s,
     )
     if not long:
         return ""
@@ -105,18 +109,26 @@ _LOG = _WaitLog()
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Wait]:
+def waiting(what: str, said_after_s: float | None = None) -> Iterator[Wait]:
     """Say in the log that this process waits for something, if it takes long.
 
     Args:
         what: see `Wait`.
+        said_after_s: see `Wait`.
     """
-    wait = Wait(what)
+    wait = Wait(what, said_after_s)
     _LOG.add(wait)
     try:
         yield wait
     finally:
         _LOG.remove(wait)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Say early that a command imports what takes seconds, from a slow disk minutes."""
+    with waiting("load the libraries", _IMPORTS_S):
+        yield
 
 
 def current_line() -> str:

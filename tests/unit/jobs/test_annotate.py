@@ -35,7 +35,7 @@ class _Listener(importlib.abc.MetaPathFinder):
 
 def test_libraries_that_take_long_to_load_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = _Listener()
-    monkeypatch.setattr(waiting, "FIRST_S", 0.0)
+    monkeypatch.setattr(waiting, "_IMPORTS_S", 0.0)
     monkeypatch.delattr("pipeline.job.job")
     monkeypatch.delitem(sys.modules, "pipeline.job.job")
     monkeypatch.setattr(sys, "meta_path", [listener, *sys.meta_path])

@@ -33,6 +33,7 @@ def test_long_waits_are_said_the_longest_first_and_short_ones_not() -> None:
     assert "(18 s); try 2 failed: SlowDown; read s3://bucket/2 since " in line
     assert line.endswith("and 2 more")
     assert wait_line([short], now) == ""
+    assert wait_line([Wait("load the libraries", said_after_s=0), short], now + 1)
     assert FIRST_S + EVERY_S < 60
 
 
