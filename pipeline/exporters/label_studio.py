@@ -120,7 +120,7 @@ def _how(run: RunFolder, options: Options) -> str:
     """Return what to do so that Label Studio finds the images."""
     folder = _collection_name(run)
     if not folder or options.url != Options().url:
-        return " (--set url=); docs/reviews.md, Label Studio, tells how it finds them"
+        return ", as option url says; docs/reviews.md, Label Studio, tells how it finds them"
     url = shlex.quote(f"url={options.url}{quote(folder)}/")
     return (
         " If its document root is the folder above theirs (docs/reviews.md), export again: "

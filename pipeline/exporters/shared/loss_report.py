@@ -111,7 +111,7 @@ class LossReport:
         if num_outlines:
             lines += [
                 "",
-                "Outlines, compared with their masks:",
+                "Outlines, compared with their masks (what fills a hole counts as well):",
                 f"{num_outlines:>10}  outlines: IoU {self._median_iou(num_outlines):.3f} in the "
                 f"median, {self._lowest_iou:.3f} at the lowest",
                 f"{self.num_poor_outlines:>10}  masks whose outline has an IoU under {GOOD_IOU}",

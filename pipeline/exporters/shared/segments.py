@@ -28,6 +28,7 @@ ResolvedKind = Literal["class", "components", "instances"]
 
 DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
+_JOINED = "masks joined with another of the label that people gave them"
 
 
 def resolve_kind(reader: RunReader, kind: SegmentKind) -> ResolvedKind:
@@ -83,6 +84,8 @@ def images(
                 row for row in rows if round(row[SCORE], DIGITS) >= min_score or "verdict" in row
             ]
             changed = cut(likely)
+            if not is_changed(reader, kind) and len(changed) < len(likely):
+                losses.count_lost(_JOINED, len(likely) - len(changed))
             _count_decided(changed, losses)
             kept = [row for row in changed if row["area_px"] >= min_area_px]
             image["left_out"] = frozenset()
@@ -93,7 +96,7 @@ def images(
                 image["left_out"] |= _labels_left_out(changed, kept)
                 losses.count_lost("segments left out by size", len(changed) - len(kept))
             if image["exif_orientation"] != 1:
-                turned = "of the images are turned by EXIF: masks fit them as displayed"
+                turned = "of the images turned by EXIF: masks fit them as displayed"
                 losses.count_written(turned)
             losses.count_written("images")
             losses.count_written("segments", len(kept))
@@ -123,10 +126,10 @@ def _count_decided(rows: Sequence[Row], losses: LossReport) -> None:
         return
     verdicts = Counter(found)
     for verdict, count in verdicts.items():
-        losses.count_written(f"of the segments are {verdict} by people", count)
+        losses.count_written(f"of the segments {verdict} by people", count)
     drawn = verdicts.total() - verdicts["accepted"]
     if drawn:
-        losses.count_written("of the segments have no score of the model: 1 stands there", drawn)
+        losses.count_written("of the segments without a score of the model: it is given as 1", drawn)
 
 
 def _count_left_out(shard: FinishedShard, losses: LossReport) -> None:

@@ -120,7 +120,7 @@ def test_run_writes_every_image_and_reports_it(config):
 class _Watched(Progress):
     """Keeps the number of done images after each change."""
 
-    def start(self, total, resumed):
+    def start(self, total, resumed, batch_size=1):
         super().start(total, resumed)
         self.seen = []
 

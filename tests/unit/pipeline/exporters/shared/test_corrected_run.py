@@ -90,7 +90,7 @@ def test_masks_of_people_pass_a_minimum_score_and_keep_what_scores_they_have(run
     )
     assert "margin_mean" not in changed
     assert "4  segments left out by score" in text
-    assert "1  of the segments have no score of the model" in text
+    assert "1  of the segments without a score of the model" in text
 
 
 @pytest.mark.parametrize("kind", ["as_run", "class", "components"])
@@ -99,7 +99,10 @@ def test_masks_of_people_are_cut_as_the_format_wants(kind, run):
     relabelled = _mask("dog", _pixels(LEFT), segment_index=0, verdict="changed")
     kept = _mask("dog", _pixels(RIGHT), segment_index=1, verdict="accepted")
     _import(run, drawn, relabelled, kept)
-    rows, _ = _rows(run, kind=kind)
+    rows, text = _rows(run, kind=kind)
+    joined = "1  masks joined with another of the label that people gave them"
+    own = segments.resolve_kind(CorrectedRun(run), "as_run")
+    assert (joined in text) == (own == "class" and kind != "components")
     is_class = segments.resolve_kind(CorrectedRun(run), kind) == "class"
     assert sorted(row["label"] for row in rows) == sorted(
         ["cat", "dog"] if is_class else ["cat", "cat", "dog", "dog"]

@@ -116,7 +116,7 @@ def test_copy_images_counts_those_that_are_missing(exporter, tmp_path):
             assert run.folder.read_bytes(copy) == photo.read_bytes()
     text = _read(run, f"{exporter.FOLDER}/LOSSES.txt")
     assert "1  photographs that cannot be read any more" in text
-    assert "1  of the images are turned by EXIF" in text
+    assert "1  of the images turned by EXIF" in text
 
 
 NO_IMAGES = {
