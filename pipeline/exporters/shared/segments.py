@@ -129,7 +129,7 @@ def _count_decided(rows: Sequence[Row], losses: LossReport) -> None:
         losses.count_written(f"of the segments {verdict} by people", count)
     drawn = verdicts.total() - verdicts["accepted"]
     if drawn:
-        losses.count_written("of the segments without a score of the model: it is given as 1", drawn)
+        losses.count_written("of the segments without a score of the model: 1 stands there", drawn)
 
 
 def _count_left_out(shard: FinishedShard, losses: LossReport) -> None:
