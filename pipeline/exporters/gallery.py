@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -40,7 +41,7 @@ FOLDER = "exports/gallery"
 FILES = r"index\.html|pictures/[0-9a-f]{24}\.(?:png|jpg)"
 _PICTURES = "pictures"
 _ALL_PICTURES = re.compile(rf"{_PICTURES}/[0-9a-f]{{24}}[.]\w+")
-_NOT_HELD = ("images beyond the limit, scores other than the mean probability, sizes of masks",)
+_NOT_HELD = ("scores other than the mean probability, sizes of masks",)
 _SEGMENT_COLUMNS = [*MASK_COLUMNS, "kind", SCORE]
 
 
@@ -57,7 +58,11 @@ def export(run: RunFolder, options: Options) -> list[str]:
     """Write pictures and page; return the page's path in the run folder."""
     title = "Gallery: what it does not show of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD) as export:
-        doubts = _most_doubtful(export.reader, options.limit)
+        doubts = _most_doubtful(export.reader)
+        beyond = len(doubts) - options.limit
+        doubts = dict(islice(doubts.items(), options.limit))
+        if beyond > 0:
+            export.losses.count_lost("images beyond the limit", beyond)
         cards = dict[int, _Card]()
         names = export.reader.run.info.job().vocabulary.names
         for shard in export.reader.shards():
@@ -70,20 +75,21 @@ def export(run: RunFolder, options: Options) -> list[str]:
             export.losses.count_written("images", len(shown))
         in_order = [cards[number] for number in doubts]
         hints = _hints(export.photographs) if in_order else ""
-        export.write("index.html", _page(export.reader, in_order, hints).encode())
+        page = _page(export.reader, in_order, max(0, beyond), hints)
+        export.write("index.html", page.encode())
         export.remove_matching(_ALL_PICTURES, {name for card in in_order for name in card.pictures})
     return [f"{FOLDER}/index.html"]
 
 
-def _most_doubtful(reader: CorrectedRun, limit: int) -> dict[int, float]:
-    """Return the doubt of the images to show, the most doubtful first, by their number."""
+def _most_doubtful(reader: CorrectedRun) -> dict[int, float]:
+    """Return the doubt of the images, the most doubtful first, by their number."""
     pairs = (
         (row["number"], row["review_priority"])
         for shard in reader.shards()
         for row in shard.images.values()
     )
     images = np.fromiter(pairs, [("number", np.int64), ("priority", np.float64)])
-    order = np.lexsort((images["number"], -images["priority"]))[:limit]
+    order = np.lexsort((images["number"], -images["priority"]))
     shares = share_less_doubtful(images["priority"])
     return dict(zip(images["number"][order].tolist(), shares[order].tolist(), strict=True))
 
@@ -191,15 +197,18 @@ def _swatch(colour: Rgb) -> str:
 
 
 def _hints(images: RunImages) -> str:
-    """Return paragraphs: why no photograph is read and what to do; models that do not fit."""
-    hints = [images.note_on_models]
+    """Return a note: why no photograph is read and what to do; models that do not fit."""
+    hints = [f"{hint}." for hint in (images.note_on_models, images.notice) if hint]
     if images.notice:
-        hints.append(f"{images.notice}. Add that to the command that wrote this page.")
-    return "".join(f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" for hint in hints if hint)
+        hints[-1] += " Add that to the command that wrote this page."
+    said = "".join(f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" for hint in hints)
+    # What stands between backticks is code, as on the review page.
+    said = re.sub(r"`([^`]*)`", r"<code>\1</code>", said)
+    return f'<div class="note">{said}</div>' if said else ""
 
 
-def _page(reader: CorrectedRun, cards: list[_Card], hints: str) -> str:
-    """Return the page; the hints are paragraphs on top."""
+def _page(reader: CorrectedRun, cards: list[_Card], num_beyond: int, hints: str) -> str:
+    """Return the page; the hints stand on top, what is beyond the limit is told at the end."""
     job = reader.run.info.job()
     names = job.vocabulary.names
     counts = Counter(label for card in cards for label in card.labels)
@@ -219,23 +228,24 @@ def _page(reader: CorrectedRun, cards: list[_Card], hints: str) -> str:
         title=_text(uris.parent_and_name(reader.run.folder.uri)[1]),
         summary=f"{escape(job.method.name)}: {len(cards)} of {reader.num_images} images, "
         "the most doubtful first. "
-        "Point at an image, or tap on it, to see it without its masks; click a label to see only "
-        "its images.",
+        "Point at an image, or tap on it, to see it without its masks and in its own colours; "
+        "click a label to see only its images.",
         hint=hints,
         chips=chips,
         cards="\n".join(card.html for card in cards),
-        notes=" ".join(_notes(reader, len(cards))),
+        notes=" ".join(_notes(reader, num_beyond)),
         style=style.read_text(encoding="utf-8"),
         script=script,
         script_hash=script_hash,
     )
 
 
-def _notes(reader: CorrectedRun, num_shown: int) -> Iterator[str]:
+def _notes(reader: CorrectedRun, num_beyond: int) -> Iterator[str]:
     yield f"{escape(reader.summary.capitalize())}."
     yield (f"{escape(DOUBT_HELP)} The number at a label is its mean probability under the mask.")
-    if num_shown < reader.num_images:
-        yield f"{reader.num_images - num_shown} less doubtful images are left out."
+    yield "Photographs with masks over them are half grey, so that the masks stand out."
+    if num_beyond:
+        yield f"{num_beyond} less doubtful images are left out."
     if reader.errors:
         codes = ", ".join(f"{code} {count}" for code, count in reader.errors.items())
         yield f"Failed: {escape(codes)}."

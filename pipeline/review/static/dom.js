@@ -77,6 +77,17 @@ export function announce(text) {
   byId("announce").textContent = text;
 }
 
+// Closes a dialog, without an answer, by a click or tap beside it; not by one that began in it.
+export function closeByClickBeside(dialog) {
+  const isBeside = ({ target, clientX, clientY }) => {
+    const { left, right, top, bottom } = dialog.getBoundingClientRect();
+    return target === dialog && (clientX < left || clientX > right || clientY < top || clientY > bottom);
+  };
+  let begun = false;
+  dialog.addEventListener("pointerdown", (event) => { begun = isBeside(event); });
+  dialog.addEventListener("click", (event) => begun && isBeside(event) && dialog.close());
+}
+
 let flashing = 0;
 
 // Shows a text for a moment.

@@ -18,7 +18,7 @@ export function chooseLabel(labels, except) {
     current = Math.max(0, Math.min(current, found.length - 1));
     options.replaceChildren(...found.map((label, place) => make("button", { type: "button", role: "option", id: `label-${place}`, tabIndex: -1, "aria-selected": String(place === current), class: place === current ? "current" : "", onclick: () => dialog.close(label.name) }, swatch(label.colour), label.name)));
     input.setAttribute("aria-activedescendant", found.length ? `label-${current}` : "");
-    byId("relabel-none").textContent = found.length ? "A part of the name finds it; Enter takes the marked one, ↑ ↓ move, Esc closes." : "No label of this run matches; a mask can only get a label of the run.";
+    byId("relabel-none").textContent = found.length ? "" : "No label of this run matches; a mask can only get a label of the run.";
     options.children[current]?.scrollIntoView({ block: "nearest" });
   }
 

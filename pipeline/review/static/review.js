@@ -1,5 +1,5 @@
 // The review page: filters and keys; connects the grid, the viewer and the outbox.
-import { byId, count, debounce, flash, make, swatch } from "./dom.js";
+import { byId, closeByClickBeside, count, debounce, flash, make, swatch } from "./dom.js";
 import { Outbox, ask, showing } from "./api.js";
 import { cards, foldChips } from "./cards.js";
 import { Grid } from "./grid.js";
@@ -333,10 +333,10 @@ function tryWords() {
 
 const ACTS = {
   accept: () => decide("accept"), reject: () => decide("reject"), skip: () => decide("skip"), relabel, undo,
-  next: () => go(1), "accept-all": () => decide("accept", true),
+  next: () => go(1), "accept-all": () => decide("accept", true), "reject-all": () => decide("reject", true),
 };
 const KEYS = {
-  a: ACTS.accept, r: ACTS.reject, s: ACTS.skip, l: relabel, u: undo, A: ACTS["accept-all"], R: () => decide("reject", true),
+  a: ACTS.accept, r: ACTS.reject, s: ACTS.skip, l: relabel, u: undo, A: ACTS["accept-all"], R: ACTS["reject-all"],
   "?": () => byId("help").showModal(), t: tryWords,
 };
 const IN_VIEWER = {
@@ -354,6 +354,7 @@ const IN_GRID = {
   "/": () => run.has_vectors && byId("filters").search.focus(),
 };
 
+for (const name of ["help", "relabel"]) closeByClickBeside(byId(name));
 listenToKeys({ viewer, acts: KEYS, inViewer: IN_VIEWER, inGrid: IN_GRID });
 document.querySelector(".acts").addEventListener("click", (event) => {
   const button = event.target.closest("button");

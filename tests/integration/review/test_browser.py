@@ -855,6 +855,8 @@ def test_labels_without_room_are_counted_and_unfolded(page, tmp_path: Path):
         last = page.get_by_role("button", name=labels[11], exact=False)
         unfold = page.get_by_role("button", name="all 12 labels")
         assert last.get_attribute("title") == "in 2 images, as predicted"
+        box, chips = (it.bounding_box() for it in (unfold, page.locator("#labels")))
+        assert box["y"] + box["height"] <= chips["y"] + chips["height"] + 1, "beside the labels"
         folded = page.locator("#labels").bounding_box()["height"]
         unfold.click()
         assert page.locator("#labels").bounding_box()["height"] > folded
@@ -910,6 +912,79 @@ def test_no_filter_stands_alone_on_a_line(page, tmp_path: Path, has_list: bool):
     assert len(tops) == 6 + has_list
     lines = [sum(abs(one - other) < 4 for other in tops) for one in tops]
     assert min(lines) > 1, tops
+
+
+def test_fields_that_nearly_fit_on_a_line_are_narrower_there(page, tmp_path: Path):
+    run = begin_run(str(tmp_path / "run"))
+    for shard in run.shards():
+        rows = make_rows(shard)
+        run.commit(shard.index, "test", rows, make_tally(rows))
+    path = page.get_by_label("path", exact=True)
+    with serving(run) as client:
+        page.set_viewport_size({"width": 2000, "height": 900})
+        page.goto(client.url)
+        paths(page)
+        whole = path.bounding_box()
+        page.set_viewport_size({"width": int(whole["x"] + whole["width"]) - 30, "height": 900})
+        box = path.bounding_box()
+        assert abs(box["y"] - whole["y"]) < 1, "it stays on the first line"
+        assert 50 < box["width"] < whole["width"]
+
+
+@pytest.mark.parametrize("width", [390, 820])
+def test_relabel_dialog_is_left_by_its_button_or_beside_it(page, client: Client, width: int):
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(f"{client.url}#image=id-1.png")
+    page.locator("#viewer[data-ready]").wait_for()
+    dialog = page.locator("#relabel")
+    relabel = page.locator("[data-act=relabel]")
+    relabel.click()
+    assert dialog.get_by_text("Enter takes").is_visible() == (width > 640), "no keys on phones"
+    assert dialog.locator("kbd").is_visible() == (width > 640)
+    page.get_by_role("button", name="Cancel").click()
+    dialog.wait_for(state="hidden")
+    relabel.click()
+    box = dialog.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(3, 3)
+    page.mouse.up()
+    assert dialog.is_visible(), "text was marked beyond its rim"
+    page.mouse.click(box["x"] + 5, box["y"] + 5)
+    assert dialog.is_visible()
+    page.mouse.click(3, 3)
+    dialog.wait_for(state="hidden")
+    page.keyboard.press("?")
+    page.locator("#help[open]").wait_for()
+    page.mouse.click(3, 3)
+    page.locator("#help").wait_for(state="hidden")
+    assert page.locator("#masks .said").count() == 0
+
+
+def test_whole_image_is_rejected_by_a_button(page, client: Client):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{client.url}#image=id-1.png")
+    page.locator("#viewer[data-ready]").wait_for()
+    page.get_by_role("button", name="Reject the whole image").click()
+    page.locator('#viewer[data-ready="id-2.png"]').wait_for()
+    page.locator("#saved", has_text="all saved").wait_for(state="attached")
+    assert [item["path"] for item in client.shown(state="rejected")] == ["1.png"]
+
+
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_close_bar_of_the_keys_covers_and_leaves_nothing(page, client: Client, width: int):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(client.url)
+    paths(page)
+    page.keyboard.press("?")
+    window, bar = (page.locator(it).bounding_box() for it in ("#help[open]", "#help form"))
+    assert bar["y"] + bar["height"] >= window["y"] + window["height"] - 2, "no text below it"
+    page.locator("#help").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
+    caps = page.locator("#help dt:last-of-type kbd").all()
+    bar = page.locator("#help form").bounding_box()
+    for cap in caps:
+        box = cap.bounding_box()
+        assert box["y"] + box["height"] <= bar["y"]
 
 
 @contextmanager

@@ -36,6 +36,10 @@ def _export(run: RunFolder, **options: int) -> _Page:
     return _Page(run.folder.read_bytes("exports/gallery/index.html").decode())
 
 
+def _losses(run: RunFolder) -> str:
+    return run.folder.read_bytes("exports/gallery/LOSSES.txt").decode()
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, odd_scenes())
@@ -113,6 +117,12 @@ def test_export_limit_keeps_the_highest_priority_and_deletes_older_pictures(run)
         for file in Path(run.folder.uri, "exports/gallery/pictures").iterdir()
     }
     assert pictures == {image["src"] for image in page.all("img")}, "older pictures were left"
+    assert "6  images beyond the limit" in _losses(run)
+
+
+def test_losses_name_no_limit_that_was_not_reached(run):
+    _export(run, limit=9)
+    assert "limit" not in _losses(run).partition("\nWritten:")[2]
 
 
 def test_export_image_that_is_missing_is_shown_with_its_error(tmp_path):
@@ -130,9 +140,8 @@ def test_masks_do_not_lie_over_a_photograph_that_was_replaced(tmp_path):
     page = _export(run)
     assert any("was replaced since the run" in text for text in page.texts)
     assert sorted(str(image["class"]) for image in page.all("img")) == ["alone", "masks", "photo"]
-    losses = Path(run.folder.uri, "exports/gallery/LOSSES.txt").read_text("utf-8")
-    assert "1  photographs that were replaced since the run" in losses
-    assert "a.png" in losses
+    assert "1  photographs that were replaced since the run" in _losses(run)
+    assert "a.png" in _losses(run)
 
 
 def test_export_of_another_machines_run_shows_masks_and_how_to_see_the_photographs(
@@ -180,6 +189,11 @@ def test_export_says_where_the_models_do_not_fit_the_images(tmp_path):
     photos = make_run(
         tmp_path / "photos", [Scene("a.png", label_map(1))], RunSpec(job={"clip": "embedded"})
     )
-    assert any(said in text for text in _export(photos).texts)
+    page = _export(photos)
+    assert any(said in text for text in page.texts)
+    assert {"class": "note"} in page.all("div"), "it stands out, as on the review page"
+    assert "ovseg demo" in page.texts, "code is marked up"
+    assert not any("`embedded`" in text for text in page.texts)
+    assert any(text.endswith("weights are used.") for text in page.texts)
     own = make_run(tmp_path / "own", [Scene("a.png", label_map(1))])
     assert not any(said in text for text in _export(own).texts)
