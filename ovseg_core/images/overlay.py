@@ -33,6 +33,8 @@ _LARGE_PART = 0.01
 _PLATE_RIM_PX, _PLATE_ALPHA = 3, 150
 """Of the dark plate under a name: what it is wider than the text at each side; of 255."""
 _STRIPE_PX = 4
+_OVERLOOKED_SHARE, _LEAST_SHOWN_SHARE = 0.005, 0.001
+"""A label with a smaller share of the image than the first has it told below the image."""
 """Width of the stripe in the label's colour at the left of a plate."""
 _MIN_LEGEND_EMS, _MAX_LEGEND_LINES = 12, 3
 
@@ -63,8 +65,8 @@ def overlay(
         names: of the labels in vocabulary order; their colours follow from them.
         write_names: write each label on the largest of its segments where that is widest, or
             above or below it where it would hide much of it, and on each further one that its name
-            nearly fits on; labels that have no room for it are named below the image, so the
-            picture may be larger than it.
+            nearly fits on; labels that have no room for it are named below the image, with their
+            share of it if that is small, so the picture may be larger than it.
         name_px: height of the names; 0: as the picture is large.
         segments: as `label_map`, the number of each pixel's segment: outlines are theirs, so that
             instances of a label are told apart; None: outlines are of the labels, names also on
@@ -148,7 +150,21 @@ def _with_names(
         else:
             nameless[label] = None
     missing = [label for label in nameless if label not in named]
-    return _with_legend(picture, missing, names, text_px) if missing else picture
+    if not missing:
+        return picture
+    shares = [np.count_nonzero(labels == label) / labels.size for label in missing]
+    texts = [
+        f"{names[label - 1]}{_share_text(share)}"
+        for label, share in zip(missing, shares, strict=True)
+    ]
+    return _with_legend(picture, [colours[label - 1] for label in missing], texts, text_px)
+
+
+def _share_text(share: float) -> str:
+    """Return a share of the image that a person may overlook, or nothing."""
+    if share >= _OVERLOOKED_SHARE:
+        return ""
+    return f" {share:.1%}" if share >= _LEAST_SHOWN_SHARE else f" <{_LEAST_SHOWN_SHARE:.1%}"
 
 
 def _parts(labels: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -270,37 +286,39 @@ def _write(
 
 
 def _with_legend(
-    picture: Image.Image, labels: Sequence[int], names: Sequence[str], text_px: int
+    picture: Image.Image,
+    colours: Sequence[tuple[int, int, int]],
+    texts: Sequence[str],
+    text_px: int,
 ) -> Image.Image:
-    """Return a picture with the colours and names of some labels below it."""
+    """Return a picture with colours and the texts that explain them below it."""
     line_px, gap = round(text_px * 1.4), text_px // 2
     width = max(picture.width, _MIN_LEGEND_EMS * text_px)
     room = width - text_px - gap
-    colours = label_colours(names)
-    places: list[tuple[int, int, int, str]] = []  # line, left, label, name
+    places: list[tuple[int, int, tuple[int, int, int] | None, str]] = []  # line, left, ...
     line, left = 0, 0
-    for label in labels:
-        name = shortened_text(names[label - 1], text_px, room)
-        wide = text_px + text_width(name, text_px)
+    for colour, text in zip(colours, texts, strict=True):
+        shown = shortened_text(text, text_px, room)
+        wide = text_px + text_width(shown, text_px)
         if left and left + wide > width:
             line, left = line + 1, 0
         if line == _MAX_LEGEND_LINES:
             line = line - 1
             places = [one for one in places if one[0] < line]
-            places.append((line, 0, 0, f"and {len(labels) - len(places)} more"))
+            places.append((line, 0, None, f"and {len(texts) - len(places)} more"))
             break
-        places.append((line, left, label, name))
+        places.append((line, left, colour, shown))
         left += wide + 2 * gap
     high = picture.height + gap + (line + 1) * line_px
     whole = Image.new("RGB", (width, high), PAPER)
     whole.paste(picture)
     draw = ImageDraw.Draw(whole)
-    for line, left, label, name in places:
+    for line, left, colour, text in places:
         middle = picture.height + gap + line * line_px + line_px // 2
-        if label:
+        if colour:
             swatch = (left, middle - gap + 1, left + text_px - 4, middle - gap + text_px - 3)
-            draw.rectangle(swatch, colours[label - 1])
-        draw.text((left + text_px * bool(label), middle), name, INK, font(text_px), anchor="lm")
+            draw.rectangle(swatch, colour)
+        draw.text((left + text_px * bool(colour), middle), text, INK, font(text_px), anchor="lm")
     return whole
 
 

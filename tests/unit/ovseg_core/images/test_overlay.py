@@ -1,6 +1,7 @@
 import numpy as np
 
 from ovseg_core.images.label_colours import label_colours
+from ovseg_core.images.lettering import text_width
 from ovseg_core.images.overlay import overlay, tinted
 from tests.helpers.drawn_runs import label_map
 
@@ -49,6 +50,15 @@ def test_labels_without_room_for_their_names_are_named_below_in_their_colours():
     assert swatches[0] == 0, "it is named in the picture"
     assert swatches[1] > 50
     assert 0 < sum(sum(pixel) < 200 for pixel in below) < 200, "the name of one label, in ink"
+
+
+def test_a_speck_named_below_the_image_has_its_share():
+    rgb = np.full((60, 200, 3), 90, np.uint8)
+    labels = np.zeros((60, 200), np.uint16)
+    labels[10:12, 150:160] = 2  # 0.17 % of the image
+    drawn = np.asarray(overlay(rgb, labels, NAMES, write_names=True, name_px=12)).astype(int)
+    inked = np.flatnonzero((drawn[60:].sum(axis=2) < 200).any(axis=0))
+    assert inked.max() - inked.min() > 0.9 * text_width("dog 0.2%", 12)
 
 
 def test_many_labels_without_room_are_counted_instead():
