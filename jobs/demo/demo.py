@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -10,6 +11,9 @@ from jobs import console
 from jobs.demo.folder import DemoFolder, prepare_folder
 from schemas.config import JobConfig
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.job.report import RunReport
 
 _SHEET_ROWS = 24
 _NUM_SHARDS = 4
@@ -51,8 +55,7 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
         file.write_text(json.dumps(truth, indent=1), encoding="utf-8")
     console.line(f"drew {num_scenes} scenes with {len(scenes.labels)} different phrases")
     report = job.run(_config(folder, scenes.labels, num_scenes))
-    for text in report.summary().split("\n"):
-        console.line(text)
+    _show_summary(report)
     if report.exit_code:
         return report.exit_code
     _show_agreement(folder, scenes.seen, scenes.held_out)
@@ -77,7 +80,11 @@ def _config(folder: DemoFolder, labels: tuple[str, ...], num_scenes: int) -> Job
         "run": {"workers": 2, "device": "cpu"},
     }
     text = yaml.safe_dump(job, sort_keys=False, width=100)
-    folder.config.write_text(f"# The demo's job: ovseg annotate {folder.config}\n{text}", "utf-8")
+    head = (
+        f"# The demo's job: ovseg annotate {folder.config}\n"
+        "# `labels` and `method` are short for vocabulary.labels and method.name.\n"
+    )
+    folder.config.write_text(f"{head}{text}", "utf-8")
     return JobConfig.model_validate(job)
 
 
@@ -100,10 +107,17 @@ def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
     console.line()
     console.line("instances, by sclip")
     try:
-        return not job.run(JobConfig.model_validate(part)).exit_code
+        report = job.run(JobConfig.model_validate(part))
     except ConfigError as error:  # without the library that SAM needs
         console.line(f"no instances: {error}")
         return False
+    _show_summary(report)
+    return not report.exit_code
+
+
+def _show_summary(report: "RunReport") -> None:
+    for text in report.summary().split("\n"):
+        console.line(text)
 
 
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:
