@@ -91,6 +91,7 @@ def tinted(
     size_hw: SizeHW,
     names: Sequence[str],
     segments: NDArray[np.integer] | None = None,
+    hollow: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """Return the masks alone, RGBA at another size: opaque with dark rims, else transparent.
 
@@ -99,6 +100,8 @@ def tinted(
         size_hw: of the picture.
         names: of the labels in vocabulary order; their colours follow from them.
         segments: see `overlay`.
+        hollow: (H, W), pixels of masks of which the outline alone is shown, in their own colour;
+            None: all are filled.
     """
     labels = to_size(label_map, size_hw)
     num_nameless = int(labels.max(initial=0)) - len(names)  # of rows that somebody else wrote
@@ -107,7 +110,12 @@ def tinted(
     painted[1:] = [(*colour, 255) for colour in colours]
     pixels = painted[labels]
     rim = _differs(labels if segments is None else to_size(segments, size_hw))
-    pixels[rim, :3] //= 2
+    if hollow is None:
+        pixels[rim, :3] //= 2
+    else:
+        is_hollow = to_size(hollow.astype(np.uint8), size_hw) > 0
+        pixels[rim & ~is_hollow, :3] //= 2
+        pixels[is_hollow & ~_with_neighbours(rim)] = 0
     return Image.fromarray(pixels)
 
 
@@ -320,6 +328,10 @@ def _with_legend(
             draw.rectangle(swatch, colour)
         draw.text((left + text_px * bool(colour), middle), text, INK, font(text_px), anchor="lm")
     return whole
+
+
+def _with_neighbours(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return cv2.dilate(pixels.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
 
 def _differs(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -262,6 +262,23 @@ class Decisions:
             for predicted, one in self._on_masks(image_id, row, self.current(image_id))
         )
 
+    def looks(self, image_id: str, row: int) -> tuple[int, ...]:
+        """Return as `new_labels` how the masks of an image look as decided.
+
+        It is the category id of each, negative where the mask is rejected.
+        """
+        if not self.marks[row] & (Mark.RELABELLED | Mark.REJECTED):
+            return ()
+        names = self._index.labels
+        return tuple(
+            -predicted
+            if one and one.action == "reject"
+            else names.index(one.new_label) + 1
+            if one and one.new_label
+            else predicted
+            for predicted, one in self._on_masks(image_id, row, self.current(image_id))
+        )
+
     def progress(self) -> dict[str, int]:
         """Return the number of annotated images, and of those done, begun and skipped."""
         marks = self.marks[~self._index.failed]

@@ -51,25 +51,26 @@ class Pictures:
         self._decoders = BoundedSemaphore(_DECODERS)
         kept: LRUCache[tuple[int, Kind, tuple[int, ...]], bytes] = LRUCache(kept_bytes, len)
         self._made_once: Callable[[int, Kind, tuple[int, ...]], bytes] = cached(
-            kept, key=lambda row, kind, labels: (row, kind, labels), condition=Condition()
+            kept, key=lambda row, kind, looks: (row, kind, looks), condition=Condition()
         )(self._make)
 
-    def get(self, row: int, kind: Kind, labels: tuple[int, ...] = ()) -> bytes:
+    def get(self, row: int, kind: Kind, looks: tuple[int, ...] = ()) -> bytes:
         """Return a picture of an image.
 
         Args:
             row: of the index.
             kind: `small` or `large`: the image as JPEG; `tint`: a small PNG of the masks in the
                 labels' colours, transparent elsewhere; `segments`: see `number_png`.
-            labels: category id of each mask for `tint`; empty: as predicted.
+            looks: category id of each mask for `tint`, negative: its outline alone is drawn; empty:
+                as predicted.
 
         Raises:
             ImageError: the image cannot be read, or failed in the run.
             UserError: the image was replaced since the run.
         """
-        return self._made_once(row, kind, labels)
+        return self._made_once(row, kind, looks)
 
-    def _make(self, row: int, kind: Kind, new_labels: tuple[int, ...]) -> bytes:
+    def _make(self, row: int, kind: Kind, looks: tuple[int, ...]) -> bytes:
         image = self._index.image(row)
         with self._decoders:
             if kind in ("small", "large"):
@@ -82,14 +83,15 @@ class Pictures:
             segments = self._index.segments_of(row)[:MAX_NUMBER]
             if kind == "segments":
                 return number_png(segments, size_hw, self._index.may_overlap)
-            for segment, label in zip(segments, new_labels, strict=False):
-                segment["category_id"] = label
+            for segment, look in zip(segments, looks, strict=False):
+                segment["category_id"], segment["is_hollow"] = abs(look), look < 0
             if self._index.may_overlap:
                 segments.sort(key=lambda one: -(one["area_px"] or 0))  # smaller ones on top
             places = painted(segments, size_hw, "small", range(1, 1 + len(segments)))
             labels = np.array([0, *(one["category_id"] for one in segments)], np.uint16)[places]
             rims = places if self._index.may_overlap else None
-            return _png(tinted(labels, labels.shape, self._index.labels, rims))
+            hollow = np.array([False, *(one.get("is_hollow", False) for one in segments)])[places]
+            return _png(tinted(labels, labels.shape, self._index.labels, rims, hollow))
 
     def _photo(self, image: dict[str, Any], size: Size) -> bytes:
         decoded = self._images.read_image(image, SIDE_PX[size])

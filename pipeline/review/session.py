@@ -322,13 +322,15 @@ class ReviewSession:
     def tint(self, image_id: str) -> tuple[bytes, str]:
         """Return the masks in the colours of their labels as decided, and that picture's name.
 
+        Of rejected ones the outline alone is drawn.
+
         Raises:
             UnknownImageError: the run does not have the image.
         """
         now = self.snapshot
         row = now.row(image_id)
-        labels = now.decisions.new_labels(image_id, row)
-        return now.pictures.get(row, "tint", labels), _tint_name(labels)
+        looks = now.decisions.looks(image_id, row)
+        return now.pictures.get(row, "tint", looks), _tint_name(looks)
 
     def decide(self, decisions: Sequence[ReviewDecision], nonce: str = "") -> dict[str, Any]:
         """Store decisions; return the new state of their images.
@@ -409,14 +411,14 @@ def _card_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
             [label, max(all_), len(all_), was, rejected[was] * (label == was)]
             for (label, was), all_ in ordered
         ],
-        "tint": _tint_name(new),
+        "tint": _tint_name(now.decisions.looks(image_id, row)),
         "marks": _mark_names(now, row),
     }
 
 
-def _tint_name(labels: tuple[int, ...]) -> str:
-    """Return a name of a picture whose masks have these labels; empty: as predicted."""
-    return hashlib.sha256(repr(labels).encode()).hexdigest()[:12] if labels else ""
+def _tint_name(looks: tuple[int, ...]) -> str:
+    """Return a name of a picture whose masks look so; empty: as predicted."""
+    return hashlib.sha256(repr(looks).encode()).hexdigest()[:12] if looks else ""
 
 
 def _review_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 // One image with its masks on a canvas: zoom, pan, per-mask colour, visibility and emphasis.
 
-const HATCH = 6;
+// Of a mask that is not the selected one, of 255: its colour still looks like that beside its name.
+const FADED = 225;
+// A selected mask that is smaller on the screen has a ring around it, as far away.
+const SMALL_PX = 24, RING_PX = 8;
+const MOST_LINES = 20_000; // of an outline: some 50 ms without a GPU
 
 // Reads a picture whose pixels are numbers: red + 256 x green. Its layers lie below each other: the
 // masks at a pixel, the smallest first; blue + 1 is how many there are.
@@ -48,7 +52,7 @@ export class Stage {
   // photo: bitmap or null; numbers: of readNumbers or null; size: of the image in its own pixels.
   show(photo, numbers, size, { keep = false } = {}) {
     Object.assign(this, { photo, numbers, size });
-    this.overlay = this.glow = null;
+    this.overlay = this.glow = this.chosen = null;
     this.hovered = 0;
     this.picked = null;
     this.styles = [];
@@ -60,7 +64,8 @@ export class Stage {
     this.show(null, null, null);
   }
 
-  // styles[n] of mask n (from 1): { colour, shown, current, rejected }.
+  // styles[n] of mask n (from 1): { colour, shown, current, rejected, box }; of rejected ones the rim is
+  // painted alone; box: of the image.
   paint(styles) {
     this.styles = styles;
     if (!this.numbers) return;
@@ -70,14 +75,14 @@ export class Stage {
     const some = styles.some((style) => style?.current && style.shown);
     const fill = new Uint32Array(65536);
     const rim = new Uint32Array(65536);
-    const hatched = new Uint8Array(65536);
+    const isHollow = new Uint8Array(65536);
     styles.forEach((style, number) => {
       if (!style?.shown) return;
       const [red, green, blue] = rgb(style.colour);
-      const alpha = style.rejected ? 120 : some && !style.current ? 165 : 255;
+      const alpha = some && !style.current ? FADED : 255;
       fill[number] = ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
-      rim[number] = style.current ? 0xffffffff : ((255 << 24) | ((blue >> 1) << 16) | ((green >> 1) << 8) | (red >> 1)) >>> 0;
-      hatched[number] = style.rejected ? 1 : 0;
+      rim[number] = style.rejected ? fill[number] : ((255 << 24) | ((blue >> 1) << 16) | ((green >> 1) << 8) | (red >> 1)) >>> 0;
+      isHollow[number] = style.rejected ? 1 : 0;
     });
     const numbers = this.topmost(fill);
     const { wide } = this;
@@ -87,11 +92,11 @@ export class Stage {
         if (!fill[number]) continue;
         const edge = x < wide || y < wide || x >= width - wide || y >= height - wide || numbers[pixel - wide] !== number || numbers[pixel + wide] !== number || numbers[pixel - wide * width] !== number || numbers[pixel + wide * width] !== number;
         if (edge) out[pixel] = rim[number];
-        else if (!hatched[number] || (x + y) % HATCH < HATCH / 3) out[pixel] = fill[number];
+        else if (!isHollow[number]) out[pixel] = fill[number];
       }
     }
     const current = styles.findIndex((style) => style?.current && style.shown);
-    if (this.numbers.layers > 1 && current > 0) this.outline(current, out); // also where others lie over it
+    this.chosen = current > 0 ? { outline: this.outline(current), box: styles[current].box } : null;
     this.overlay = canvasOf(pixels, this.overlay ?? undefined);
     this.hovered = 0;
     this.glow = null;
@@ -115,34 +120,53 @@ export class Stage {
     return top;
   }
 
-  // Draws the outline of a whole mask in white.
-  outline(number, out) {
-    const { width, height, layers, numbers } = this.numbers;
-    const size = width * height;
-    const inside = new Uint8Array(size);
-    for (let layer = 0, place = 0; layer < layers; layer += 1) {
-      for (let pixel = 0; pixel < size; pixel += 1, place += 1) if (numbers[place] === number) inside[pixel] = 1;
+  // The outline of a whole mask, also where others lie over it, in pixels of the numbers; of a mask
+  // that is all crumbs a coarser one, which is drawn as quickly.
+  outline(number) {
+    for (let step = 1; ; step *= 2) {
+      const path = this.outlineOf(number, step);
+      if (path) return path;
     }
-    const { wide } = this;
-    for (let y = 0, pixel = 0; y < height; y += 1) {
-      for (let x = 0; x < width; x += 1, pixel += 1) {
-        if (!inside[pixel]) continue;
-        const edge = x < wide || y < wide || x >= width - wide || y >= height - wide || !(inside[pixel - wide] && inside[pixel + wide] && inside[pixel - wide * width] && inside[pixel + wide * width]);
-        if (edge) out[pixel] = 0xffffffff;
+  }
+
+  // Lines between squares of step x step pixels with and without the mask; null: they are too many.
+  outlineOf(number, step) {
+    const { width, height, layers, numbers } = this.numbers;
+    const [columns, rows] = [Math.ceil(width / step), Math.ceil(height / step)];
+    const wide = columns + 2; // with an empty square all round
+    const inside = new Uint8Array(wide * (rows + 2));
+    for (let layer = 0, place = 0; layer < layers; layer += 1) {
+      for (let y = 0; y < height; y += 1) {
+        const row = (Math.floor(y / step) + 1) * wide + 1;
+        for (let x = 0; x < width; x += 1, place += 1) if (numbers[place] === number) inside[row + Math.floor(x / step)] = 1;
       }
     }
+    const path = new Path2D();
+    let lines = 0;
+    // Along every row of lines, then every column: from is the step across the line, to that along it.
+    for (const [across, along, from, to] of [[rows, columns, wide, 1], [columns, rows, 1, wide]]) {
+      const point = (one, at) => (to === 1 ? [at * step, one * step] : [one * step, at * step]);
+      for (let one = 0; one <= across && lines <= MOST_LINES; one += 1) {
+        for (let at = 0, begin = -1; at <= along; at += 1) {
+          const square = one * from + (at + 1) * to;
+          const differs = inside[square] !== inside[square + from];
+          if (differs && begin < 0) begin = at;
+          if (differs || begin < 0) continue;
+          path.moveTo(...point(one, begin));
+          path.lineTo(...point(one, at));
+          lines += 1;
+          begin = -1;
+        }
+      }
+    }
+    return lines > MOST_LINES ? null : path;
   }
 
   // Highlights a mask until another one is hovered; 0: none.
   hover(number) {
     if (!this.numbers || number === this.hovered) return;
     this.hovered = number;
-    this.glow = null;
-    if (number && this.styles[number]?.shown) {
-      const pixels = new ImageData(this.numbers.width, this.numbers.height);
-      this.outline(number, new Uint32Array(pixels.data.buffer));
-      this.glow = canvasOf(pixels);
-    }
+    this.glow = number && this.styles[number]?.shown ? this.outline(number) : null;
     this.draw();
   }
 
@@ -235,9 +259,41 @@ export class Stage {
       context.globalAlpha = this.opacity;
       context.drawImage(this.overlay, ...box);
       context.globalAlpha = 1;
-      if (this.glow) context.drawImage(this.glow, ...box);
+      for (const path of [this.glow, this.chosen?.outline]) if (path) this.drawOutline(path);
+      this.drawRing();
     }
     this.onzoom?.(this.scale);
+  }
+
+  // Light on dark, so that it shows on any ground; equally wide at every zoom.
+  drawOutline(path) {
+    const { context } = this;
+    const [across, down] = [(this.scale * this.size.width) / this.numbers.width, (this.scale * this.size.height) / this.numbers.height];
+    context.save();
+    context.translate(this.left, this.top);
+    context.scale(across, down);
+    context.lineCap = "square";
+    for (const [colour, width] of [["#000c", 3.6], ["#fff", 1.6]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = width / Math.min(across, down);
+      context.stroke(path);
+    }
+    context.restore();
+  }
+
+  // A mask of a few pixels is not found by its outline.
+  drawRing() {
+    if (!this.chosen?.box) return;
+    const [x, y, width, height] = this.chosen.box.map((one) => one * this.scale);
+    if (Math.max(width, height) >= SMALL_PX) return;
+    const { context } = this;
+    context.beginPath();
+    context.arc(this.left + x + width / 2, this.top + y + height / 2, Math.hypot(width, height) / 2 + RING_PX, 0, 2 * Math.PI);
+    for (const [colour, line] of [["#000c", 4], ["#fff", 2]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.stroke();
+    }
   }
 
   // The masks that are shown under a point of the stage, the smallest first.

@@ -256,6 +256,7 @@ export class Viewer {
       styles[place + 1] = {
         colour: looks[place].colour, shown: !this.hidden.has(segment.label),
         current: place === this.current, rejected: this.decisionOn(segment)?.action === "reject",
+        box: segment.damage ? null : segment.bbox_xywh,
       };
     });
     this.stage.paint(styles);

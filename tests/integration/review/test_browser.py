@@ -332,6 +332,58 @@ def test_a_small_mask_does_not_have_no_area(page, tmp_path: Path):
         page.locator("#masks .mask", has_text="dog").get_by_text("area 20 %").wait_for()
 
 
+def test_a_selected_mask_shows_on_any_ground_and_a_tiny_one_has_a_ring(page, tmp_path: Path):
+    painted = np.zeros((60, 90), np.uint16)
+    painted[20, 70:72], painted[10:50, 10:40] = 1, 2
+    run = make_run(tmp_path, [Scene("a.png", painted), Scene("b.png", label_map(1))])
+    for ground in ((255, 255, 255), (0, 0, 0)):
+        Image.new("RGB", (90, 60), ground).save(tmp_path / "photos" / "a.png")
+        with serving(run) as client:
+            page.set_viewport_size({"width": 820, "height": 600})
+            page.goto(f"{client.url}#image=id-a.png")
+            page.locator("#viewer[data-ready]").wait_for()
+            for key, has_ring in (("1", True), ("2", False)):
+                page.keyboard.press(key)
+                around = _around(canvas(page), 71, 20.5)
+                around[12:28, 10:30] = around[0, 0]  # without the mask and its outline
+                assert (np.ptp(around) > 150) == has_ring, (ground, key)
+            page.keyboard.press("1")
+            page.keyboard.press("z")
+            outlined = _around(canvas(page), 45, 30)
+            assert outlined.min() < 60, "dark"
+            assert outlined.max() > 240, "and light"
+            assert np.ptp(outlined[20, 20]) > 40, "and its own colour within"
+
+
+def test_a_rejected_mask_is_hollow_and_others_keep_their_colour(page, tmp_path: Path):
+    painted = np.zeros((60, 90), np.uint16)
+    painted[5:55, 5:30], painted[5:55, 60:85] = 1, 2
+    run = make_run(tmp_path, [Scene("a.png", painted), Scene("b.png", label_map(1))])
+    with serving(run) as client:
+        page.goto(f"{client.url}#image=id-a.png")
+        page.locator("#viewer[data-ready]").wait_for()
+        cat, dog = (17, 30), (72, 30)
+        page.keyboard.press("1")
+        chosen = _around(canvas(page), *cat)
+        page.keyboard.press("2")
+        faded = _around(canvas(page), *cat)
+        page.locator("#masks .eye").first.click()
+        page.locator("#masks .hidden-mask").wait_for()
+        bare = _around(canvas(page), *cat)
+        page.locator("#masks .eye").first.click()
+        tint = np.abs(chosen - bare).mean()
+        assert tint > 15
+        assert np.abs(faded - bare).mean() > 0.8 * tint
+        page.keyboard.press("r")
+        page.locator("#masks .said.reject").wait_for()
+        page.keyboard.press("1")
+        hollow = _around(canvas(page), *dog)
+        page.keyboard.press("2")
+        page.keyboard.press("v")
+        page.locator("#masks .hidden-mask").wait_for()
+        np.testing.assert_array_equal(hollow, _around(canvas(page), *dog))
+
+
 def test_an_imported_image_says_that_it_shows_predictions(page, tmp_path: Path):
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)])
     with serving(run) as client:
@@ -1000,6 +1052,18 @@ def canvas(page) -> np.ndarray:
     page.locator("#flash").wait_for(state="hidden")
     with Image.open(io.BytesIO(page.locator("#canvas").screenshot())) as picture:
         return np.array(picture.convert("RGB")).astype(int)
+
+
+def _around(view: np.ndarray, x: float, y: float, size: tuple[int, int] = (90, 60)) -> np.ndarray:
+    """Return the pixels of the stage, some 40 wide, around a place of an image that fills it."""
+    height, width = view.shape[:2]
+    margin = min(24, width / 20)
+    scale = min((width - 2 * margin) / size[0], (height - 2 * margin) / size[1])
+    middle = (
+        round((height - scale * size[1]) / 2 + scale * y),
+        round((width - scale * size[0]) / 2 + scale * x),
+    )
+    return view[middle[0] - 20 : middle[0] + 20, middle[1] - 20 : middle[1] + 20]
 
 
 def differing(one: np.ndarray, other: np.ndarray) -> float:

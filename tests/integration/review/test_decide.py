@@ -255,6 +255,23 @@ def test_card_has_the_labels_as_decided_and_its_picture_a_name(run):
         assert client.get("/tint", id="id-1.png").body == plain.body
 
 
+def test_card_has_the_outline_alone_of_a_rejected_mask(run):
+    with serving(run) as client:
+        plain = read_picture(client.get("/tint", id="id-1.png").body)[..., 3] > 0
+        client.decide(image_id="id-1.png", label="cat", action="reject")
+        (now,) = client.shown(text="1.png")
+        answer = client.get("/tint", id="id-1.png", tint=now["tint"])
+        assert "immutable" in answer.headers["cache-control"]
+        decided = read_picture(answer.body)[..., 3] > 0
+        cat = label_map(1) == 1
+        assert plain[cat].all()
+        assert 0.2 < decided[cat].mean() < 0.9
+        np.testing.assert_array_equal(decided[~cat], plain[~cat])
+        client.post("/api/undo", b"{}")
+        after = read_picture(client.get("/tint", id="id-1.png").body)[..., 3] > 0
+        np.testing.assert_array_equal(after, plain)
+
+
 def test_page_of_another_run_is_refused(run, tmp_path):
     other = make_run(tmp_path / "other", [Scene("0.png", label_map(0))])
     with serving(other) as client:

@@ -165,6 +165,17 @@ def test_tinted_masks_are_transparent_outside():
     np.testing.assert_array_equal(alpha > 0, labels > 0)
 
 
+def test_of_a_hollow_mask_the_outline_alone_is_shown_in_its_own_colour():
+    labels = np.zeros((30, 50), np.uint16)
+    labels[5:25, 5:20], labels[5:25, 30:45] = 1, 2
+    picture = np.asarray(tinted(labels, labels.shape, NAMES, hollow=labels == 1))
+    filled = np.asarray(tinted(labels, labels.shape, NAMES))
+    assert picture[15, 12, 3] == 0
+    assert picture[15, 5].tolist() == [*label_colours(NAMES)[0], 255]
+    assert filled[15, 5].tolist() != picture[15, 5].tolist(), "a dark rim"
+    np.testing.assert_array_equal(picture[:, 25:], filled[:, 25:])
+
+
 def test_a_label_beyond_the_vocabulary_is_painted_too():
     labels = np.full((4, 6), 7, np.uint16)
     assert np.asarray(tinted(labels, labels.shape, NAMES))[1, 1, 3] == 255
