@@ -1,5 +1,6 @@
 """`ovseg annotate`: show the plan, or run the job and print its results and the next command."""
 
+import logging
 import shlex
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ovseg_core.backbones.file_formats.needed_files import WeightsFile
     from pipeline.job.job import JobPlan
     from pipeline.job.report import RunReport
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_LABELS = 12
 
@@ -69,12 +72,16 @@ def annotate(
         return 0
     began_s = time.monotonic()
     try:
+        with importing():
+            caution = _without_background(config, under_protocol=bool(evaluate_flags))
+        if caution:  # not only at the end of a run of hours
+            logger.warning("%s", caution)
         report = job.run(config, retry=retry)
     except Exception as error:
         webhook.tell_failure(webhook_url, config.out, error, time.monotonic() - began_s)
         raise
     webhook.tell_end(webhook_url, report)
-    show_report(report, _cautions(config, report, under_protocol=bool(evaluate_flags)))
+    show_report(report, _cautions(config, report, has_no_background=bool(caution)))
     if evaluate_flags and not report.exit_code and not report.num_left_to_others:
         console.line(
             f"             {console.program()} evaluate {shlex.quote(report.out)} {evaluate_flags}"
@@ -82,8 +89,14 @@ def annotate(
     return report.exit_code
 
 
-def _cautions(config: JobConfig, report: "RunReport", *, under_protocol: bool) -> list[str]:
-    """Return what to know before the masks are used."""
+def _cautions(config: JobConfig, report: "RunReport", *, has_no_background: bool) -> list[str]:
+    """Return what to know before the masks are used.
+
+    Args:
+        config: of the job.
+        report: of the job.
+        has_no_background: what to set was said at the start; see `_without_background`.
+    """
     if not report.num_done:
         return []
     from pipeline.run.folder import RunFolder
@@ -91,8 +104,13 @@ def _cautions(config: JobConfig, report: "RunReport", *, under_protocol: bool) -
 
     embedded = config.uses_embedded_models
     note = RunImages(RunFolder.open(report.out)).note_on_models if embedded else ""
-    cautions = note, _without_background(config, under_protocol=under_protocol)
-    return [caution for caution in cautions if caution]
+    everywhere = (
+        "no objectness is used and no surroundings are named, as was said at the start: most "
+        "pixels or all have a label, whatever they show"
+        if has_no_background
+        else ""
+    )
+    return [caution for caution in (note, everywhere) if caution]
 
 
 def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
@@ -118,11 +136,14 @@ def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
         return ""
     phrases = config.vocabulary.background
     only = f"nothing but the phrase {BACKGROUND!r}" if phrases else "nothing"
+    loaded = "" if config.uses_embedded_models else " (which loads DINO and FOUND's head as well)"
+    # Stored features have no objectness but that of the run that keeps them.
+    found = f"add --set method.options.objectness=found{loaded}, or "
     return (
         f"{only} stands for the background, so that most pixels or all get a label. For objects "
-        "before a background add --set method.options.objectness=found, or name what surrounds "
-        "them: --set 'vocabulary.background=[background,wall,grass]'. A run that has begun keeps "
-        "its settings: give another --out then"
+        f"before a background {'' if config.features_of else found}name what surrounds them: "
+        "--set 'vocabulary.background=[background,wall,grass]'. A run that has begun keeps its "
+        "settings: give another --out then"
     )
 
 

@@ -171,17 +171,22 @@ def error_line(text: str, level: int = logging.INFO) -> None:
 
 
 def confirm(question: str) -> bool:
-    """Ask a question that is answered by yes or no.
+    """Ask a question that is answered by yes or no, until it is; no answer is no.
 
     Raises:
         UserError: nobody answers: standard input has ended, or it is Ctrl-C.
     """
     import typer
 
-    try:
-        return typer.confirm(shown_text(question))
-    except typer.Abort as error:
-        raise UserError("nobody answered, so nothing was done; --yes answers before") from error
+    prompt = f"{shown_text(question)} [y/N]"
+    while True:
+        try:
+            said = typer.prompt(prompt, default="", show_default=False).strip()
+        except typer.Abort as error:
+            raise UserError("nobody answered, so nothing was done; --yes answers before") from error
+        if said.lower() in ("", "y", "yes", "n", "no"):
+            return said.lower() in ("y", "yes")
+        error_line(f"error: expected y or n, got {said!r}", logging.ERROR)
 
 
 def mistakes(error: OvsegError) -> None:

@@ -233,7 +233,7 @@ DuplicatesApart = Annotated[
 ]
 SplitLists = Annotated[str, typer.Option("--out", help="Folder of the lists.")]
 SearchText = Annotated[
-    str, typer.Argument(help='Words to search for: "red fish".', metavar="[TEXT]")
+    str, typer.Argument(help='Words to search for: "yellow star".', metavar="[TEXT]")
 ]
 SearchImage = Annotated[
     str,

@@ -50,7 +50,7 @@ def search_run(run: str, flags: SearchFlags, as_json: bool, confirmed: "Confirme
         from pipeline.run.folder import RunFolder
 
     if bool(flags.text) == bool(flags.image):
-        raise ConfigError('expected words, such as ovseg search RUN "red fish", or --image FILE')
+        raise ConfigError('expected words, such as ovseg search RUN "yellow star", or --image FILE')
     check_list_file(flags.out)
     if flags.sheet:
         picture_format(flags.sheet, "--sheet")

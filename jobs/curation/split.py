@@ -1,5 +1,6 @@
 """`ovseg split`: lists of a run's images for training, validation and test."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _PARTS = ("train", "val", "test")
 _SHOWN_LABELS = 40
+_SHOWN_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,24 @@ def split_run(run: str, flags: SplitFlags, as_json: bool, confirmed: "Confirmed"
     console.table("Images by label", ("label", *parts), rows[:_SHOWN_LABELS])
     console.labels_hidden(len(rows) - _SHOWN_LABELS)
     console.line("")
+    _show_missing(list(parts), rows)
     return _show(images, found, dict(zip(parts, counts, strict=True)), lists, num_copies)
+
+
+def _show_missing(parts: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Say which labels, of those that an image has, are in no image of a part.
+
+    Args:
+        parts: names of the parts.
+        rows: of the table: a label, and its images in each part.
+    """
+    seen = [row for row in rows if any(row[1:])]
+    for place, part in enumerate(parts, 1):
+        missing = [row[0] for row in seen if not row[place]]
+        if missing:
+            more = len(missing) - _SHOWN_NAMES
+            shown = ", ".join(missing[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+            console.line(f"in no image of {part}: {len(missing)} of {len(seen)} labels ({shown})")
 
 
 def _show(

@@ -5,6 +5,7 @@ run. `run.yaml` goes last: a deletion that was interrupted is gone on with by th
 """
 
 import re
+import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from jobs import console
 from jobs.runs import evaluate, sheet
+from jobs.training.train_student import TEACHER
 from pipeline.corrections import calibrate, imports, log
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.curation import image_lists
@@ -24,6 +26,7 @@ from pipeline.run.folder import FEATURES, MANIFEST_FILE, RUN_FILE, RunFolder
 from pipeline.run.generations import FOLDER as GENERATIONS
 from pipeline.run.generations import RECORD_FILES
 from pipeline.storage import uris
+from pipeline.storage.folder import Folder
 from pipeline.storage.waiting import StorageThreads
 from schemas import plugins
 from schemas.base import counted
@@ -71,7 +74,7 @@ def delete_run(uri: str, *, is_confirmed: bool = False) -> None:
             on in it.
         UserError: nobody answers the question.
     """
-    run = RunFolder.open(uri)
+    run = _opened(uri)
     if run.generation is not None:
         raise RunFolderError(
             f"{uri} is one generation of {run.folder.uri}: a run is deleted as a whole, so give it "
@@ -103,6 +106,32 @@ def delete_run(uri: str, *, is_confirmed: bool = False) -> None:
     run.folder.delete_empty_folders(_FOLDERS)
     left = len(content.kept) + len(content.links)
     console.line(f"deleted: {size}" + (f"; {left:,} others are left in the folder" if left else ""))
+
+
+def _opened(uri: str) -> RunFolder:
+    """Return a run folder.
+
+    Raises:
+        RunFolderError: it is none; of a student's folder with what to do instead.
+    """
+    try:
+        return RunFolder.open(uri)
+    except RunFolderError as error:
+        # Imported here: it loads torch, which a deletion does without.
+        from pipeline.training.students.store import CHECKPOINT, STUDENT
+
+        folder = Folder(uris.normalise(uri))
+        if folder.exists(RUN_FILE) or not any(map(folder.exists, (STUDENT, CHECKPOINT))):
+            raise
+        has_teacher = folder.exists(f"{TEACHER}/{RUN_FILE}")
+        teacher = f"; its teacher's run, {TEACHER}/, goes as well" if has_teacher else ""
+        how = "with the store's own tool"
+        if not uris.scheme(folder.uri):
+            how = f"rm -r {shlex.quote(folder.uri)}"
+        raise RunFolderError(
+            f"{folder.uri} holds a student, no run: ovseg delete is for runs; remove the student's "
+            f"folder as any other: {how}{teacher}"
+        ) from error
 
 
 def content_of(run: RunFolder) -> Content:

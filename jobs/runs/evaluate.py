@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs import console
 from jobs.config import ProtocolFlags, load_config
-from jobs.runs.review import renamed_labels
-from schemas.base import counted
+from jobs.runs.review import caution_of_unchanged, renamed_labels
 from schemas.errors import StorageError, UserError
 from schemas.untrusted import printable_json
 from schemas.vocabulary import BACKGROUND
@@ -76,6 +75,7 @@ def evaluate_run(
         console.print_json(report)
         return
     show_evaluation(evaluation.report)
+    _show_renamed(folder, truth)
     _show_caution(reference)
     _show_written(folder, written, replaced)
 
@@ -99,6 +99,7 @@ def evaluate_run_instances(
         console.print_json(report)
         return
     show_instances(found)
+    _show_renamed(folder, truth)
     _show_caution(reference)
     _show_written(folder, written, replaced)
 
@@ -288,19 +289,24 @@ def _published(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
         yield "differs", line
 
 
+def _show_renamed(run: "RunFolder", truth: TruthFlags) -> None:
+    """Say which names of the truth were taken as which label, as `--label` says."""
+    theirs_of: dict[str, list[str]] = {}
+    for theirs, ours in renamed_labels(truth.labels, run.info.job().vocabulary.names).items():
+        theirs_of.setdefault(ours, []).append(theirs)
+    for ours, theirs in theirs_of.items():
+        console.line(f"taken as {ours}: {', '.join(theirs)}")
+
+
 def _show_caution(reference: "Reference") -> None:
     """Say where most of a review is what the run predicted; it may be that nobody looked at it."""
     from pipeline.evaluation.reviewed_truth import ReviewedTruth
 
-    if not isinstance(reference.truth, ReviewedTruth):
+    truth = reference.truth
+    if not isinstance(truth, ReviewedTruth):
         return
-    unchanged = reference.truth.num_unchanged
-    if 2 * unchanged > reference.truth.num_images:
-        console.line(
-            f"caution: {unchanged} of the {counted(reference.truth.num_images, 'reviewed image')} "
-            "were imported as the run predicted them: if nobody has looked at them, these figures "
-            "are too good"
-        )
+    if caution := caution_of_unchanged(truth.num_unchanged, truth.num_images):
+        console.line(f"caution: {caution}")
 
 
 def _other_truth(run: "RunFolder", name: str, report: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """`ovseg inspect` and `ovseg export`: read the run folder of a finished or unfinished run."""
 
 import tempfile
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jobs import console
 from jobs.config import load_config
@@ -49,8 +49,7 @@ def show_run(run: str, as_json: bool, orphans: bool, clean: bool) -> None:
     if clean:
         console.line(f"{counted(len(cleaned), 'orphan')} deleted")
     if not (orphans or clean):
-        show_inspection(found)
-        show_review(review)
+        show_inspection(found, review)
 
 
 def list_files(run: str, table: str) -> None:
@@ -113,8 +112,8 @@ def _generation(found: "Inspection") -> str:
     return f"{found.generation}, by --update (RUN@1 is the first){vanished}"
 
 
-def show_inspection(found: "Inspection") -> None:
-    """Print an inspection as tables."""
+def show_inspection(found: "Inspection", review: "ReviewState") -> None:
+    """Print an inspection as tables, and how far the run is reviewed."""
     from pipeline.collection.left_out import describe
     from pipeline.run.tables.answers import UNSURE_FROM
 
@@ -138,6 +137,7 @@ def show_inspection(found: "Inspection") -> None:
             ("shards", f"{found.num_shards}: {shards}"),
             ("segments", found.num_segments),
             ("vectors", _vectors(found)),
+            *_review(review),
             (
                 "image x label",
                 console.counts({a.replace("_", " "): n for a, n in found.answers.items()}),
@@ -155,6 +155,7 @@ def show_inspection(found: "Inspection") -> None:
             ("links", links if found.links else ""),
         ]
     )
+    console.damaged(review.left_out)
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
     console.table("Segments by label", ("label", "segments"), by_label[:_SHOWN_LABELS])
     console.labels_hidden(len(by_label) - _SHOWN_LABELS)
@@ -177,36 +178,27 @@ def show_inspection(found: "Inspection") -> None:
     console.table(title, ("shard", "tries", "why"), failed)
 
 
-def show_review(state: "ReviewState") -> None:
-    """Print how far the run is reviewed; nothing if nobody has begun."""
-    console.damaged(state.left_out)
+def _review(state: "ReviewState") -> Iterator[tuple[str, Any]]:
+    """Yield how far a run is reviewed; nothing if nobody has begun."""
     if state.num_outdated:
         outdated = counted(state.num_outdated, "image")
-        console.line(f"changed since their review, which counts no more: {outdated}")
+        yield "review", f"changed since their review, which counts no more: {outdated}"
     if not (state.num_reviewed or state.num_partly_reviewed or state.num_imports):
         return
-    console.line("")
-    console.facts(
-        [
-            (
-                "review",
-                f"{counted(state.num_reviewed, 'image')} reviewed ({state.num_rejected_images} "
-                f"rejected as a whole, {state.num_empty} found empty), {state.num_partly_reviewed} "
-                "in part",
-            ),
-            (
-                "masks",
-                f"{state.num_accepted} accepted, {state.num_changed} changed, {state.num_added} "
-                f"added, {state.num_rejected} rejected",
-            ),
-            (
-                "unknown",
-                f"{counted(n, 'mask')} of other labels" if (n := state.num_unknown_masks) else "",
-            ),
-            ("imports", state.num_imports or ""),
-        ]
+    yield (
+        "review",
+        f"{counted(state.num_reviewed, 'image')} reviewed ({state.num_rejected_images} rejected "
+        f"as a whole, {state.num_empty} found empty), {state.num_partly_reviewed} in part",
     )
-    console.line("`ovseg export` writes the corrected masks (--masks predicted: the model's)")
+    yield (
+        "reviewed masks",
+        f"{state.num_accepted} accepted, {state.num_changed} changed, {state.num_added} added, "
+        f"{state.num_rejected} rejected",
+    )
+    unknown = state.num_unknown_masks
+    yield "", f"{counted(unknown, 'mask')} of other labels" if unknown else ""
+    yield "imports", state.num_imports or ""
+    yield "", "(`ovseg export` writes the corrected masks; --masks predicted: the model's)"
 
 
 def export_run(

@@ -208,6 +208,21 @@ def _mostly_unchanged(report: "ImportReport") -> str:
     )
 
 
+def caution_of_unchanged(num_unchanged: int, num_reviewed: int) -> str:
+    """Return what it means that most of a review was imported as predicted; empty: it was not.
+
+    Args:
+        num_unchanged: reviewed images that are as predicted, and nothing tells of a person.
+        num_reviewed: all reviewed images.
+    """
+    if 2 * num_unchanged <= num_reviewed:
+        return ""
+    return (
+        f"{num_unchanged} of the {counted(num_reviewed, 'reviewed image')} were imported as the "
+        "run predicted them: if nobody has looked at them, these figures are too good"
+    )
+
+
 def show_imports(run: str, as_json: bool) -> None:
     """Print the imports of a run, also those that were taken back.
 
@@ -316,6 +331,7 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
             ("expected calibration error", f"{report.before.expected_error:.3f} before"),
             ("", f"{report.after.expected_error:.3f} after, on held-out images"),
             ("", "(mean distance of a score from the share of right segments; 0 is best)"),
+            ("caution", caution_of_unchanged(report.num_unchanged, report.num_images)),
             ("caution", _worse(report.before.expected_error, report.after.expected_error)),
             ("caution", _without_effect(report)),
             ("plot", uris.join(folder.folder.uri, PICTURE)),

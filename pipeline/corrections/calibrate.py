@@ -98,6 +98,9 @@ class CalibrationReport(Frozen):
 
     calibration: Calibration
     num_images: int
+    num_unchanged: int
+    """Of these, images that were imported as predicted, from a tool that tells no time of a
+    person."""
     num_right: int
     before: Reliability
     after: Reliability
@@ -140,6 +143,7 @@ def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
     return CalibrationReport(
         calibration=calibration,
         num_images=len(layer.images),
+        num_unchanged=layer.num_unchanged,
         num_right=int(reviewed.right.sum()),
         before=reliability(reviewed.score, reviewed.right),
         after=reliability(_held_out(reviewed), reviewed.right),

@@ -36,7 +36,7 @@ from pipeline.corrections.statements import (
     silence_of,
     statements_by_path,
 )
-from pipeline.importers.shared.guess import guess_tool
+from pipeline.importers.shared.guess import guess_tool, is_coco_results
 from pipeline.importers.shared.notes import WORDS, NoteKind, Notes
 from pipeline.importers.shared.tool_file import ToolImage
 from pipeline.run.folder import RunFolder
@@ -98,8 +98,8 @@ def import_review(
 
     Raises:
         ConfigError: no such importer, or the content does not tell which.
-        UserError: the file is missing, has another format, has no reviewed image of the run, or
-            nothing in it differs from the predictions.
+        UserError: the file is missing, has another format (such as COCO's list of results), has no
+            reviewed image of the run, or nothing in it differs from the predictions.
     """
     run.check_newest()
     data = b""
@@ -114,6 +114,12 @@ def import_review(
 
 
 def _guessed(data: bytes, uri: str) -> str:
+    if is_coco_results(data):
+        raise UserError(
+            f"{redact(uri)} is COCO's list of results, as results_segm.json, which names neither "
+            "images nor labels: expected COCO's file of images, annotations and categories, as "
+            "instances.json, which `ovseg export --to coco` writes beside it"
+        )
     tool = guess_tool(data)
     if not tool:
         raise ConfigError(

@@ -228,6 +228,11 @@ class ReviewedLayer:
             return False
         return all(mask.verdict == "accepted" for mask in self.masks(image_id))
 
+    @property
+    def num_unchanged(self) -> int:
+        """Reviewed images of which `is_unchanged` is true."""
+        return sum(map(self.is_unchanged, self.images))
+
     def num_unknown_masks(self, image_id: str) -> int:
         """Return how many imported masks of an image have labels that the run does not have."""
         image = self._imports.image(image_id)

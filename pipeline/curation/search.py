@@ -28,6 +28,7 @@ from pipeline.run.vectors import CLIP_ROLE, vector_clip
 from pipeline.storage import uris, weights
 from pipeline.storage.folder import read_image_file
 from pipeline.storage.places import ImagePlaces
+from pipeline.storage.waiting import waiting
 from schemas import plugins
 from schemas.config import JobConfig
 from schemas.errors import UserError, WeightsError
@@ -58,7 +59,7 @@ def search_text(
 
     Args:
         images: of the run.
-        text: a phrase, such as `red fish`; it is put into the templates of the run's vocabulary,
+        text: a phrase, such as `yellow star`; it is put into the templates of the run's vocabulary,
             or of its method, or `a photo of a {}`.
         count: of images.
         given_weights: names of weights that may be loaded though this machine has not used them.
@@ -68,7 +69,10 @@ def search_text(
         WeightsError: the run's CLIP cannot be had, or may not be loaded.
     """
     check_words(text)
-    return _nearest(images, text_vector(images.run, _clip(images.run, given_weights), text), count)
+    clip = _clip(images.run, given_weights)
+    with waiting(f"embed {text.strip()!r} as CLIP does"):
+        vector_D = text_vector(images.run, clip, text)
+    return _nearest(images, vector_D, count)
 
 
 def check_words(text: str) -> None:
@@ -78,7 +82,7 @@ def check_words(text: str) -> None:
         UserError: the text is empty.
     """
     if not text.strip():
-        raise UserError('expected words to search for, such as "red fish", got none')
+        raise UserError('expected words to search for, such as "yellow star", got none')
 
 
 def text_vector(run: RunFolder, clip: Clip, text: str) -> NDArray[np.float32]:
@@ -87,7 +91,7 @@ def text_vector(run: RunFolder, clip: Clip, text: str) -> NDArray[np.float32]:
     Args:
         run: says the templates, and which CLIP made its vectors.
         clip: that CLIP.
-        text: a phrase, such as `red fish`.
+        text: a phrase, such as `yellow star`.
 
     Raises:
         UserError: the run has no vectors.
@@ -140,7 +144,8 @@ def _clip(run: RunFolder, given_weights: Sequence[str]) -> Clip:
     job = methods.with_published_clip(run.info.job())
     backbones = RunBackbones.from_config(job, "cpu", weights.resolve)
     backbones.of_run = NamedWeights(given_weights, run, "search")
-    clip = backbones.clip
+    with waiting("load CLIP"):
+        clip = backbones.clip
     _check_clip(run, clip)
     return clip
 
@@ -160,6 +165,7 @@ def _templates(job: JobConfig) -> tuple[str, ...]:
 
 
 def _nearest(images: AnnotatedImages, vector_D: NDArray[np.float32], count: int) -> SearchResult:
-    places, cosines = of_vectors(images, lambda some_ND: some_ND.astype(np.float32) @ vector_D)
+    with waiting(f"compare with the vectors of {images.run.folder.uri}"):
+        places, cosines = of_vectors(images, lambda some_ND: some_ND.astype(np.float32) @ vector_D)
     best = np.lexsort((places, -cosines))[:count]
     return SearchResult(places[best], cosines[best], len(places))

@@ -98,12 +98,19 @@ def test_calibrate_is_the_next_step_once_enough_segments_are_reviewed(folder: Pa
 def test_a_coco_file_with_one_edited_image_is_taken_with_a_caution(folder: Path) -> None:
     assert ovseg("export", "run", "--to", "coco").exit_code == 0
     file = Path("run/exports/coco/instances.json")
+    refused = ovseg("import-review", "run", str(file.with_name("results_segm.json")))
+    assert refused.exit_code == 1
+    assert "results_segm.json is COCO's list of results" in refused.stderr
+    assert "as instances.json, which" in refused.stderr
+    assert "is read as" not in refused.stderr
     dataset = json.loads(file.read_text())
     dataset["annotations"].pop()
     Path("edited.json").write_text(json.dumps(dataset))
     shown = ovseg("import-review", "run", "edited.json").stdout
     assert "16, 15 of them unchanged from the run" in shown
     assert "16 images count as reviewed; 15 of them are unchanged from the run" in shown
+    told = "15 of the 16 reviewed images were imported as the run predicted them: if nobody"
+    assert f"caution                     {told}" in ovseg("calibrate", "run").stdout
     identity = json.loads(ovseg("import-review", "run", "--list", "--json").stdout)[0]["id"]
     assert f"ovseg import-review run --undo {identity}" in shown
     assert ovseg("import-review", "run", "--undo", identity).exit_code == 0

@@ -11,10 +11,10 @@ from ovseg_core.rle.coco_segmentation import decode_segmentation
 from pipeline.corrections.calibrate import Rules, calibrate
 from pipeline.corrections.import_report import ImportReport
 from pipeline.corrections.import_review import ImportRules, import_review
-from pipeline.corrections.imports import undo_import
+from pipeline.corrections.imports import list_imports, undo_import
 from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
-from pipeline.importers.shared.notes import NoteKind
+from pipeline.importers.shared.notes import WORDS, NoteKind
 from pipeline.run.folder import RunFolder
 from schemas.errors import UserError
 from schemas.review import ReviewDecision
@@ -150,7 +150,16 @@ def test_copies_of_one_export_that_two_people_correct_add_up(run, dataset):
 def test_an_image_without_masks_that_the_run_has_is_named_apart(run, dataset):
     emptied = _of_images(dataset, 1, 2, 3, images=False)
     assert _import(run, emptied).notes[NoteKind.EMPTIED].first == ("e.png",)
-    assert _import(run, emptied, empty_means="reviewed").num_images == 4
+    assert "no undo is needed" in WORDS[NoteKind.EMPTIED]
+    again = _import(run, emptied, empty_means="reviewed")
+    assert again.num_images == 4
+    assert _num_masks(run) == {"a.png": 3, "b/c.png": 3, "d.png": 3, "e.png": 0}
+    for entry in list_imports(run)[:2]:
+        undo_import(run, entry.id)
+    alone = _import(run, emptied, empty_means="reviewed")
+    unlike = {"id", "notes"}  # that of what an import replaces
+    assert alone.model_dump(exclude=unlike) == again.model_dump(exclude=unlike)
+    assert _num_masks(run) == {"a.png": 3, "b/c.png": 3, "d.png": 3, "e.png": 0}
 
 
 def test_where_images_are_marked_the_unmarked_ones_count_only_if_they_were_changed(run, dataset):

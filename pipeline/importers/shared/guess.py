@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import zipfile
 
 from pipeline.importers.shared.archives import GZIP, READ_COMPRESSIONS, ZIP_ERRORS
@@ -10,6 +11,8 @@ _TOOL_OF = {b"[": "label_studio", b"{": "coco", b"<": "cvat"}
 """A list of tasks, an object with images and annotations, XML."""
 _MARK = b"\xef\xbb\xbf"
 _START_BYTES = 4096
+_KEY = re.compile(rb'"(id|data|annotations|predictions|image_id|category_id)"\s*:')
+_OF_RESULTS = (b"image_id", b"category_id")
 
 
 def guess_tool(data: bytes) -> str:
@@ -20,6 +23,18 @@ def guess_tool(data: bytes) -> str:
     """
     start = _start_of(data).removeprefix(_MARK).lstrip()
     return _TOOL_OF.get(start[:1], "")
+
+
+def is_coco_results(data: bytes) -> bool:
+    """Return whether a file is COCO's list of results, which has no images and no names of labels.
+
+    Args:
+        data: see `guess_tool`.
+    """
+    start = _start_of(data).removeprefix(_MARK).lstrip()
+    key = _KEY.search(start)
+    is_result = key is not None and key[1] in _OF_RESULTS  # in a task they are below `data`
+    return is_result and start.startswith(b"[")
 
 
 def _start_of(data: bytes) -> bytes:

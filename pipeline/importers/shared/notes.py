@@ -55,9 +55,10 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.BOX_ONLY: "left out: images with boxes or points only",
         NoteKind.OTHER_SHAPES: "left out: boxes, points and texts",
         NoteKind.UNANNOTATED: "left out: images of which the file says nothing (if somebody has "
-        "checked them: --empty-means reviewed)",
+        "checked them, import again with --empty-means reviewed; no undo is needed)",
         NoteKind.EMPTIED: "left out: images without a mask in the file that have some in the run "
-        "(if somebody has deleted them: --empty-means reviewed)",
+        "(if somebody has deleted them, import again with --empty-means reviewed; no undo is "
+        "needed)",
         NoteKind.UNCHANGED: "left out: images that are as predicted, and not marked as checked (if "
         "somebody has checked them: --unchanged-means reviewed)",
         NoteKind.SKIPPED: "left out: skipped in the tool",

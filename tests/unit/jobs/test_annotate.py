@@ -85,6 +85,38 @@ def test_plan_says_where_nothing_keeps_a_method_from_labelling_every_pixel(
     assert ("most pixels or all get a label" in shown) == is_said
 
 
+@pytest.mark.parametrize(("model", "loads"), [("ViT-B-16", True), ("embedded", False)])
+def test_plan_without_background_says_what_objectness_loads_and_that_stored_features_have_none(
+    capsys: pytest.CaptureFixture[str], model: str, loads: bool
+) -> None:
+    found, words = "method.options.objectness=found", "vocabulary.background=["
+    for of_stored, names in (({}, (True, True)), ({"features_of": "kept"}, (False, True))):
+        fields = config(method="naclip", clip={"model": model}, **of_stored)
+        show_plan(JobPlan(fields, {}, num_images=2, num_shards=1))
+        shown = capsys.readouterr().out
+        assert (found in shown, words in shown) == names
+        assert ("loads DINO and FOUND's head" in shown) == (loads and not of_stored)
+
+
+def test_a_missing_background_is_said_before_the_run_and_shortly_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "ab":
+        Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
+    job = config(
+        images=str(tmp_path), out=str(tmp_path / "run"), clip={"model": "embedded"},
+        run={"local": True}, method="maskclip",
+    )  # fmt: skip
+    with caplog.at_level("INFO"):
+        assert annotate(job, dry_run=False) == 0
+    said = [("method.options.objectness=found" in text) for text in caplog.messages]
+    assert said[0]
+    assert sum(said) == 1
+    shown = capsys.readouterr().out
+    assert "no surroundings are named, as was said at the start" in shown
+    assert "objectness=found" not in shown
+
+
 def test_a_protocol_whose_background_does_not_count_is_not_cautioned(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from jobs.cli import app
 from jobs.demo.scenes import draw_scene
 from ovseg_core.embedded import CLIP_FOLDER
 from pipeline.run.folder import RunFolder
+from pipeline.storage import waiting
 from tests.helpers.icc_profiles import SWAPPED
 from tests.helpers.tampered_runs import as_version_4
 
@@ -55,6 +57,25 @@ def test_words_find_the_images_that_show_them(run: RunFolder, tmp_path: Path):
         assert cosines == sorted(cosines, reverse=True)
         precisions.append(np.mean([word in words_of[one["path"]] for one in found["images"]]))
     assert np.mean(precisions) > 0.75
+
+
+def test_what_takes_long_is_said(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(waiting, "FIRST_S", 0.0)
+    heard, is_over = set(), Event()
+
+    def listen() -> None:
+        while not is_over.wait(0.0005):
+            heard.add(waiting.current_line())
+
+    listener = Thread(target=listen)
+    listener.start()
+    try:
+        result = ovseg("search", run.folder.uri, "yellow star", "--count", "2")
+    finally:
+        is_over.set()
+        listener.join()
+    assert result.exit_code == 0, result.output
+    assert any("waiting: load CLIP since" in line for line in heard), heard
 
 
 def test_image_of_the_run_or_a_file_finds_itself(run: RunFolder, tmp_path: Path):

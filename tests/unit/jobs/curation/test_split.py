@@ -2,15 +2,17 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from pipeline.curation.image_lists import lists_of
 from pipeline.run.folder import RunFolder
-from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 
 
 def ovseg(*args: str) -> Result:
@@ -44,6 +46,20 @@ def test_near_duplicates_stay_together_and_all_images_are_dealt_out(
     again = ovseg(*command, "--seed", "1", "--out", str(tmp_path / "again"))
     assert again.exit_code == 0
     assert parts(tmp_path / "again") == parts(tmp_path / "1")
+
+
+def test_labels_that_a_part_lacks_are_counted_and_named(tmp_path: Path):
+    one, two = np.zeros((6, 9), np.uint16), np.zeros((6, 9), np.uint16)
+    one[:2] = 1
+    two[:2], two[3:] = 1, 2
+    scenes = [Scene(f"{n}.png", two if n == 4 else one) for n in range(10)]
+    run = make_run(tmp_path, scenes, RunSpec(labels=("cat", "dog", "axolotl")))
+    command = ("split", run.folder.uri, "--val", "0.4", "--ignore-duplicates")
+    shown = ovseg(*command).stdout
+    assert shown.count("in no image of") == 1, "no image at all has an axolotl"
+    assert re.search(r"\nin no image of (train|val): 1 of 2 labels \(dog\)\n", shown)
+    spread = make_run(tmp_path / "spread", scenes[:4], RunSpec(labels=("cat", "dog")))
+    assert "in no image of" not in ovseg(command[0], spread.folder.uri, *command[2:]).stdout
 
 
 def test_folders_stay_together(tmp_path: Path):

@@ -67,6 +67,36 @@ def test_without_a_yes_nothing_is_deleted(run: RunFolder) -> None:
     assert run.folder.list() == before
 
 
+def test_only_yes_and_no_are_answers(run: RunFolder) -> None:
+    said = ovseg("delete", run.folder.uri, answer="maybe\nwhat\n NO\n")
+    assert said.exit_code == 0
+    assert said.stderr.splitlines() == [
+        "error: expected y or n, got 'maybe'", "error: expected y or n, got 'what'"
+    ]  # fmt: skip
+    assert "nothing was deleted" in said.stdout
+    unanswered = ovseg("delete", run.folder.uri, answer="maybe\n").stderr.splitlines()
+    assert [line.partition(":")[0] for line in unanswered if line.strip()] == ["error", "error"]
+    assert "nothing was deleted" in ovseg("delete", run.folder.uri, answer="\n").stdout
+    assert ovseg("delete", run.folder.uri, answer="Yes\n").exit_code == 0
+    assert not Path(run.folder.uri).exists()
+
+
+def test_a_students_folder_is_no_run_and_can_simply_be_removed(tmp_path: Path) -> None:
+    for name in ("student.safetensors", "checkpoint.safetensors"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes(b"x")
+        result = ovseg("delete", str(folder), "--yes")
+        assert result.exit_code == 1
+        assert f"{folder} holds a student, no run: " in result.stderr
+        assert f"rm -r {folder}\n" in result.stderr
+    make_run(tmp_path / "made", SCENES)
+    Path(tmp_path / "made/run").rename(folder / "teacher")
+    assert f"{folder}; its teacher's run, teacher/, goes" in ovseg("delete", str(folder)).stderr
+    (tmp_path / "empty").mkdir()
+    assert "is not a run folder" in ovseg("delete", str(tmp_path / "empty")).stderr
+
+
 OTHERS = (
     "notes.txt",
     "photos/holiday.jpg",

@@ -103,7 +103,11 @@ def test_names_that_only_the_truth_has_are_counted_and_can_be_mapped(tmp_path: P
         mapped = ovseg(*given, "--label", pair).stdout
         assert "mIoU                     1.000" in mapped
         assert "the truth has no" not in mapped
+        assert "\ntaken as sofa: couch\n" in mapped
         assert re.search(r"labels in no true mask +dog\n", mapped)
+    both = ovseg(*given, "--label", "couch=sofa", "--label", "thing 00=sofa").stdout
+    assert "\ntaken as sofa: couch, thing 00\n" in both
+    assert "\ntaken as" not in shown.stdout
     wrong = ovseg(*given, "--label", "coach=sofa")
     assert wrong.exit_code == 1
     assert "the truth has no 'coach': Did you mean 'couch'" in wrong.stderr

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from jobs.cli import app
 from jobs.runs.results import show_inspection
 from pipeline.annotate.bottleneck import bottleneck_of
+from pipeline.corrections.layer import ReviewedLayer
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.inspection.inspect import inspect_folder
 from schemas.review import ReviewDecision
@@ -78,7 +79,11 @@ def test_inspect_and_export_tell_the_state_of_a_review(tmp_path: Path) -> None:
     assert "review" not in ovseg("inspect", run.folder.uri).stdout
     decision = {"image_id": "id-a.png", "action": "reject", "at_s": time.time()}
     ReviewLog(run).append([ReviewDecision.model_validate(decision)])
-    assert "1 image reviewed (1 rejected as a whole" in ovseg("inspect", run.folder.uri).stdout
+    shown = ovseg("inspect", run.folder.uri).stdout
+    assert "1 image reviewed (1 rejected as a whole" in shown
+    names = ("\nsegments ", "\nreview ", "\nreviewed masks ", "\nimage x label ", "Slowest images")
+    places = [shown.index(name) for name in names]
+    assert places == sorted(places), "beside the counts, not below the times"
     state = json.loads(ovseg("inspect", run.folder.uri, "--json").stdout)["review"]
     assert (state["num_reviewed"], state["num_rejected"], state["num_accepted"]) == (1, 3, 0)
     for flags, expected in (([], "merged"), (["--masks", "predicted"], "predicted")):
@@ -107,13 +112,15 @@ def test_export_says_whose_masks_it_wrote_how_many_and_where(tmp_path: Path) -> 
 def test_times_and_answers_are_told_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = inspect_folder(make_run(tmp_path, [Scene("a.png", label_map(0))]))
+    run = make_run(tmp_path, [Scene("a.png", label_map(0))])
+    found = inspect_folder(run)
     seconds = {
         "read": 1.0, "decode": 9.0, "segment": 34.0, "rle": 5.0, "wall": 98.0,
         "wait_images": 60.0, "wait_masks": 4.0, "write": 1.5, "wait_shard": 0.5,
     }  # fmt: skip
     limits = bottleneck_of(seconds, 250)
-    show_inspection(found.model_copy(update={"seconds": seconds, "bottleneck": limits}))
+    found = found.model_copy(update={"seconds": seconds, "bottleneck": limits})
+    show_inspection(found, ReviewedLayer(run).state())
     shown = " ".join(capsys.readouterr().out.split())
     assert "speed 2.5 images/s per worker while it worked (the job's last line counts all" in shown
     assert "seconds by stage read 1.0, decode 9.0, segment 34.0, rle 5.0 of the workers" in shown
@@ -127,8 +134,9 @@ def test_times_and_answers_are_told_in_words(
 def test_images_of_several_frames_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, said: str
 ) -> None:
-    found = inspect_folder(make_run(tmp_path, [Scene("a.png", label_map(0))]))
-    show_inspection(found.model_copy(update={"num_multi_frame": number}))
+    run = make_run(tmp_path, [Scene("a.png", label_map(0))])
+    found = inspect_folder(run).model_copy(update={"num_multi_frame": number})
+    show_inspection(found, ReviewedLayer(run).state())
     assert f"{said} several frames or pages, one of each annotated" in capsys.readouterr().out
 
 

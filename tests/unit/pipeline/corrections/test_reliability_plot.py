@@ -20,6 +20,7 @@ def test_plot_shows_before_and_after():
     report = CalibrationReport(
         calibration=calibration,
         num_images=3,
+        num_unchanged=0,
         num_right=20,
         before=_reliability((0.25, 0.1, 9), (0.75, 0.95, 30)),
         after=_reliability((0.15, 0.1, 9), (0.95, 0.95, 30)),

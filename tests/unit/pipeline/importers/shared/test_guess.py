@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from pipeline.importers.shared.guess import guess_tool
+from pipeline.importers.shared.guess import guess_tool, is_coco_results
 
 COCO, XML = b'{"images": []}', b"<?xml version='1.0'?><annotations/>"
 
@@ -32,6 +32,21 @@ def packed(*names: str, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
 )
 def test_content_tells_the_tool(data: bytes, tool: str) -> None:
     assert guess_tool(data) == tool
+    assert not is_coco_results(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_results"),
+    [
+        (b'[\n{"image_id": 1, "category_id": 2, "score": 0.5}]', True),
+        (gzip.compress(b' [{"score": 1, "category_id": 2, "image_id": 1}]'), True),
+        (b'[{"data": {"image": "a.png", "image_id": 1, "category_id": 2}}]', False),
+        (b'[{"id": 4, "annotations": [], "image_id": 1}]', False),
+        (b"[]", False),
+    ],
+)
+def test_lists_of_results_are_told_from_tasks(data: bytes, is_results: bool) -> None:
+    assert is_coco_results(data) == is_results
 
 
 @pytest.mark.parametrize(
