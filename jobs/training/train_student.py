@@ -95,7 +95,7 @@ def _trained(config: StudentConfig) -> int:
         ("left out", ", ".join(f"{n:,} {what}" for what, n in left_out.items()) or "none"),
         ("not readable", console.counts(report.failed) if report.failed else "none"),
         ("steps", steps),
-        ("mIoU of validation", "none" if report.miou is None else f"{report.miou:.3f}"),
+        ("mIoU of validation", _miou(report)),
         ("seconds", f"{report.seconds:.0f}"),
         ("speed, memory", _costs(report)),
     ]  # fmt: skip
@@ -108,6 +108,14 @@ def _trained(config: StudentConfig) -> int:
         facts += [("student", file), ("use it", use)]
     console.facts(facts)
     return report.exit_code
+
+
+def _miou(report: "StudentReport") -> str:
+    """Return the figure of the weights that are kept: the best ones, not always the last ones."""
+    if report.miou is None:
+        return "none"
+    kept = "the best so far" if report.interrupted else "which is kept"
+    return f"{report.miou:.3f} (of step {report.step_of_weights:,}, {kept})"
 
 
 def _costs(report: "StudentReport") -> str:

@@ -15,11 +15,15 @@ class StudentTally(TrainingTally):
 
     Attributes:
         counts: images by what became of them, in words.
+        best_miou: of the best validation so far; None: there was none, or the student is finished.
+        best_step: step of that validation.
         images_per_s: speed of training, over all workers; None: not known yet.
         peak_bytes: the most memory of this worker's process, or of its GPU.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
+    best_miou: float | None = None
+    best_step: int = 0
     images_per_s: float | None = None
     peak_bytes: int = 0
 

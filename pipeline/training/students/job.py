@@ -30,7 +30,9 @@ class StudentReport(TrainingReport):
     Attributes:
         counts: images by what became of them, in words.
         stopped_at: step at which it ended for want of a better mIoU; None: it did not.
-        miou: of the last validation; None: there was none, or the student was finished before.
+        miou: of the best validation, whose weights are kept; None: there was none, or the student
+            was finished before.
+        step_of_weights: step of that validation; the last step, where there was none.
         images_per_s: speed of training of this call, over all workers; None: it did no step.
         peak_bytes: the most memory of the first worker's process, or of its GPU.
     """
@@ -38,6 +40,7 @@ class StudentReport(TrainingReport):
     counts: dict[str, int]
     stopped_at: int | None
     miou: float | None
+    step_of_weights: int
     images_per_s: float | None
     peak_bytes: int
 
@@ -73,7 +76,8 @@ def train_student(config: StudentConfig, progress: StepProgress) -> StudentRepor
         steps=steps,
         new_steps=progress.finished,
         stopped_at=tally.step if tally.is_finished and tally.step < steps else None,
-        miou=progress.miou,
+        miou=tally.best_miou,
+        step_of_weights=tally.best_step or tally.step,
         failed=progress.failed,
         seconds=time.monotonic() - started,
         interrupted=interrupted,

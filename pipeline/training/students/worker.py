@@ -251,6 +251,8 @@ class StudentWorker:
             loss=fmean(losses) if losses else None,
             failed=dict(Counter(self._failed.values())),
             miou=self._best.last,
+            best_miou=self._best.miou,
+            best_step=self._best.step,
             is_finished=self._is_finished,
             counts=self._data.counts,
             images_per_s=self._metrics.images_per_s,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -35,7 +36,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _WIDTH, _HEIGHT, _MARGIN = 560, 220, 56
-_LINE, _GRID = (66, 133, 200), (222, 226, 230)
+_LINE, _GRID, _KEPT = (66, 133, 200), (222, 226, 230), (200, 80, 30)
 
 
 class Metrics:
@@ -136,8 +137,12 @@ class Metrics:
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
-    def curves(self) -> Image.Image:
-        """Draw loss and mIoU over the steps."""
+    def curves(self, kept_step: int | None = None) -> Image.Image:
+        """Draw loss and mIoU over the steps.
+
+        Args:
+            kept_step: the validation of this step is marked: its weights are kept.
+        """
         losses = [(row["step"], row["loss"]) for row in self._rows if "loss" in row]
         mious = [(row["step"], row["miou"]) for row in self._rows if "miou" in row]
         panels = [("loss", losses), ("mIoU of validation", mious)]
@@ -145,7 +150,10 @@ class Metrics:
         picture = Image.new("RGB", (_WIDTH + 2 * _MARGIN, height), PAPER)
         for place, (title, points) in enumerate(panels):
             top = place * (_HEIGHT + 2 * _MARGIN) + _MARGIN
-            _panel(ImageDraw.Draw(picture), top, title, points)
+            draw = ImageDraw.Draw(picture)
+            _panel(draw, top, title, points)
+            if points is mious:
+                _mark(draw, top, [point for point in mious if point[0] == kept_step], mious)
         return picture
 
 
@@ -161,20 +169,54 @@ def _panel(
         return
     most = max(value for _, value in points) or 1.0
     last = points[-1][0]
-    for part in range(5):
-        y = bottom - part * _HEIGHT / 4
+    for value, text in _heights(most):
+        y = bottom - value * _HEIGHT / most
         draw.line((left, y, right, y), _GRID)
-        draw.text((left - 6, y), f"{most * part / 4:.2f}", QUIET, font(12), anchor="rm")
+        draw.text((left - 6, y), text, QUIET, font(12), anchor="rm")
     for step in _ticks(last):
         at = left + step * _WIDTH / last
         draw.line((at, bottom, at, bottom + 4), QUIET)
         draw.text((at, bottom + 8), f"{step:,}", QUIET, font(12), anchor="mt")
     draw.text(((left + right) / 2, bottom + 26), "step", QUIET, font(12), anchor="mt")
-    right_of, above = _WIDTH / last, _HEIGHT / most
-    line = [(left + step * right_of, bottom - value * above) for step, value in points]
+    line = [_place(top, point, last, most) for point in points]
     draw.line(line, _LINE, 2)
     for x, y in line if len(line) < 30 else line[-1:]:
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), _LINE)
+
+
+def _place(top: int, point: tuple[int, float], last: int, most: float) -> tuple[float, float]:
+    """Return where a step and its value stand in a panel."""
+    step, value = point
+    return _MARGIN + step * _WIDTH / last, top + _HEIGHT - value * _HEIGHT / most
+
+
+def _mark(
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    kept: list[tuple[int, float]],
+    points: list[tuple[int, float]],
+) -> None:
+    """Mark the validation whose weights are kept, if there was one."""
+    most, last = max((value for _, value in points), default=0.0) or 1.0, points[-1:]
+    for step, value in kept:
+        x, y = _place(top, (step, value), last[0][0], most)
+        draw.line((x, y, x, top + _HEIGHT), _KEPT)
+        draw.ellipse((x - 5, y - 5, x + 5, y + 5), None, _KEPT, 2)
+        text = f"kept: step {step:,}, {value:.3f}"
+        draw.text((_MARGIN + _WIDTH, top - 26), text, _KEPT, font(12), anchor="rt")
+
+
+def _heights(most: float) -> list[tuple[float, str]]:
+    """Return at most six round numbers from 0 to the highest value, and their texts."""
+    lowest = math.floor(math.log10(most)) - 1
+    power, every = next(
+        (power, number * 10.0**power)
+        for power in count(lowest)
+        for number in (1, 2, 5)
+        if number * 10.0**power * 5 >= most
+    )
+    values = [part * every for part in range(6) if part * every <= most * (1 + 1e-9)]
+    return [(value, f"{value:.{max(0, -power)}f}") for value in values]
 
 
 def _ticks(last: int) -> range:

@@ -41,7 +41,7 @@ def write_results(
         metrics: of the training.
     """
     metrics.write(folder)
-    folder.atomic_write(CURVES, _png(metrics.curves()))
+    folder.atomic_write(CURVES, _png(metrics.curves(record.training.get("step_of_weights"))))
     numbers = data.validation or data.training
     found = islice(validator.found(weights, numbers[:_NUM_EXAMPLES]), _NUM_EXAMPLES)
     rows = [_sheet_row(one) for one in found]

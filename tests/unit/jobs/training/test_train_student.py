@@ -49,8 +49,13 @@ def test_student_of_a_job_annotates(tmp_path: Path) -> None:
     draw_scenes(tmp_path / "scenes", 5, seed=5)
     student = str(tmp_path / "student")
     job = job_file(tmp_path, tmp_path / "scenes")
-    trained = ovseg("train-student", job, "--out", student, *SMALL)
+    trained = ovseg("train-student", job, "--out", student, *SMALL, "--set", "validate_every=1")
     assert trained.exit_code == 0, trained.output
+    figure = re.search(r"mIoU of validation +([\d.]+) \(of step (\d), which", trained.stdout)
+    assert figure is not None, trained.stdout
+    card = (tmp_path / "student/MODEL_CARD.md").read_text()
+    assert f"| mIoU of validation | {figure[1]} |" in card
+    assert f"weights of step {figure[2]} |" in card
     assert "5 of 5 images done" in trained.stdout
     assert "4 learned, 1 kept for validation" in trained.stdout
     assert "4, 4 of them now" in trained.stdout
@@ -58,7 +63,8 @@ def test_student_of_a_job_annotates(tmp_path: Path) -> None:
     assert f"--set {weights}" in trained.stdout
     assert re.search(r"images/s without validations, at most [\d,]+ MiB a worker", trained.stdout)
     # The run of the job file is one like any other.
-    again = ovseg("train-student", f"{student}/teacher", "--out", student, *SMALL)
+    teacher = f"{student}/teacher"
+    again = ovseg("train-student", teacher, "--out", student, *SMALL, "--set", "validate_every=1")
     assert "4, 0 of them now" in again.stdout
     scenes = ("--images", str(tmp_path / "scenes"), "--labels", "red star, blue circle", "--local")
     method = ("--set", "method.name=student", "--set", weights)

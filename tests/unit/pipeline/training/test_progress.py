@@ -40,6 +40,17 @@ def test_bar_shows_steps_and_loss() -> None:
     assert StepProgress().details() == ""
 
 
+def test_time_left_is_given_once_the_slow_first_steps_are_done() -> None:
+    times = iter([0.0, 0.0, 10.0, 30.0])
+    progress = StepProgress(lambda: next(times))
+    progress.start(100, 40)
+    progress.begin()
+    progress.advance(TrainingTally(step=41, loss=0.5, failed={}))
+    assert progress.headline() == "41/100 steps, 0.1 steps/s"
+    progress.advance(TrainingTally(step=70, loss=0.5, failed={}))
+    assert progress.headline() == "70/100 steps, 1 steps/s, 30 s left"
+
+
 def test_steps_after_a_worker_died_can_be_fewer() -> None:
     progress = StepProgress()
     progress.start(10, 2)

@@ -39,10 +39,27 @@ def test_steps_below_the_curves_stand_where_they_are(last: int, wanted: list[int
     for step in range(1, last + 1):
         metrics.add_step(step, 1.0, 0.1)
     picture = np.asarray(metrics.curves())
-    frame = np.flatnonzero((picture[100] == QUIET).all(-1))
+    frame = np.flatnonzero((picture[80] == QUIET).all(-1))
     ticks = np.flatnonzero((picture[56 + 220 + 3] == QUIET).all(-1))
     left, right = frame.min(), frame.max()
     assert ((ticks - left) * last / (right - left)).tolist() == pytest.approx(wanted, abs=0.05)
+
+
+def test_heights_are_round_numbers_and_the_kept_step_is_marked() -> None:
+    metrics = Metrics(steps=200, batch=2)
+    for step, miou in ((50, 0.11), (100, 0.199), (150, 0.05), (200, 0.196)):
+        metrics.add_step(step, 1.0, 0.1)
+        metrics.add_validation(step, miou)
+    plain, marked = (np.asarray(metrics.curves(step)) for step in (None, 100))
+    changed = np.argwhere((plain != marked).any(-1))
+    top, bottom = 220 + 3 * 56, 2 * 220 + 3 * 56
+    assert (changed[:, 0] > 220 + 2 * 56).all(), "the loss has no mark"
+    below = plain[bottom - 9] != marked[bottom - 9]
+    assert np.flatnonzero(below.any(-1)).tolist() == [56 + 560 // 2], "step 100 of 200"
+    grid = np.flatnonzero((plain[top : bottom - 1, 60] == (222, 226, 230)).all(-1))
+    values = (bottom - top - grid) * 0.199 / 220
+    assert values == pytest.approx([0.15, 0.1, 0.05], abs=2e-3)
+    assert np.array_equal(metrics.curves(60), plain), "no validation was there"
 
 
 def test_curves_without_a_row_can_be_drawn() -> None:
