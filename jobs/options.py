@@ -366,9 +366,9 @@ EmptyMeans = Annotated[
 UnchangedMeans = Annotated[
     str,
     typer.Option(
-        metavar="[reviewed|unreviewed|predictions]",
+        metavar="[auto|reviewed|unreviewed]",
         help="Images as predicted and not marked as checked: reviewed, unreviewed (left out), or "
-        "predictions (default): left out if the file marks other images, else reviewed; a file "
+        "auto (default): unreviewed if the file marks other images, else reviewed, but a file "
         "that changes nothing is refused.",
     ),
 ]

@@ -364,16 +364,11 @@ def _worse(before: float, after: float) -> str:
 
 
 def _without_effect(report: "CalibrationReport") -> str:
-    if any(label.num_dropped for label in report.labels):
+    if not report.without_effect:
         return ""
-    num_segments = report.calibration.num_segments
-    if 10 * (num_segments - report.num_right) < num_segments:
-        why = "hardly a reviewed one is wrong"
-    else:
-        why = "the wrong ones score no lower than the right ones, or too few are reviewed to tell"
     return (
-        f"the thresholds drop no segment ({why}): only the scores change; reviewing more images, "
-        "with wrong segments among them, makes them sharper"
+        f"{report.without_effect}: only the scores change; reviewing more images, with wrong "
+        "segments among them, makes them sharper"
     )
 
 

@@ -109,6 +109,20 @@ class CalibrationReport(Frozen):
     damaged: dict[str, Damage]
     """What of the run and its review was left out, as no ovseg wrote it, by what it is."""
 
+    @property
+    def without_effect(self) -> str:
+        """That the thresholds drop no segment, and why, in words; empty: they drop some."""
+        if any(label.num_dropped for label in self.labels):
+            return ""
+        num_segments = self.calibration.num_segments
+        if 10 * (num_segments - self.num_right) < num_segments:
+            why = "hardly a reviewed one is wrong"
+        else:
+            why = (
+                "the wrong ones score no lower than the right ones, or too few are reviewed to tell"
+            )
+        return f"the thresholds drop no segment ({why})"
+
 
 def calibrate(run: RunFolder, rules: Rules | None = None) -> CalibrationReport:
     """Fit scores and thresholds to the reviewed layer.

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from pipeline.corrections.frames import Frame, fitting_frame, possible_frames
 from pipeline.corrections.import_report import ImportReport, Tally
@@ -70,6 +72,11 @@ _EDITED = (
 """Notes of what no export of ours has: somebody has worked on the file."""
 
 
+def _new_name(value: object) -> object:
+    """Return `auto` for what it was called before."""
+    return "auto" if value == "predictions" else value
+
+
 class ImportRules(Frozen):
     """How a file is understood where it can be understood in two ways."""
 
@@ -77,10 +84,12 @@ class ImportRules(Frozen):
     """Labels of the run by the names that the tool gives them."""
     empty_means: Literal["unannotated", "reviewed"] = "unannotated"
     """Images of which the file has no entry."""
-    unchanged_means: Literal["predictions", "unreviewed", "reviewed"] = "predictions"
+    unchanged_means: Annotated[
+        Literal["auto", "unreviewed", "reviewed"], BeforeValidator(_new_name)
+    ] = "auto"
     """Images that are as predicted and of which nothing says that a person has looked at them.
-    `predictions`: left out where the file marks others as checked; else they count, unless the file
-    has no difference at all and is refused. `unreviewed`: left out. `reviewed`: they count."""
+    `auto`: left out where the file marks others as checked; else they count, unless the file has no
+    difference at all and is refused. `unreviewed`: left out. `reviewed`: they count."""
     prefer: Prefer = "newer"
     """What counts of an image on which the review page or an earlier import says otherwise."""
 
@@ -175,7 +184,7 @@ class _Import:
         # Of an image without masks a mark says no more than that it is meant to have none.
         has_marks = any(image.is_checked and image.masks for image in images)
         means = self._rules.unchanged_means
-        self._leaves_unchanged = means == "unreviewed" or (means == "predictions" and has_marks)
+        self._leaves_unchanged = means == "unreviewed" or (means == "auto" and has_marks)
         self._found = {id_of_path[path]: statements for path, statements in found.items()}
 
     def finish(self) -> ImportReport:
@@ -412,7 +421,7 @@ class _Import:
             )
         differs = self._differs_from_predictions and self._differs_from_review
         is_new = differs or self._labels.used or any(self.notes[kind] for kind in _EDITED)
-        if not is_new and self._rules.unchanged_means == "predictions":
+        if not is_new and self._rules.unchanged_means == "auto":
             raise UserError(
                 f"nothing was imported: nothing in the file differs from {self._same_as()} (the "
                 f"masks of {len(self._images)} images are the same): {self._what_it_is()}; if "

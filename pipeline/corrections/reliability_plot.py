@@ -7,7 +7,7 @@ from pipeline.corrections.calibrate import NUM_BINS, CalibrationReport, Reliabil
 
 _GRID = (222, 226, 230)
 _BAR, _GAP, _COUNT = (66, 133, 200), (230, 120, 60), (190, 196, 202)
-_SIDE, _LEFT, _MARGIN, _HEAD, _FOOT = 320, 72, 40, 64, 92
+_SIDE, _LEFT, _MARGIN, _HEAD, _FOOT = 320, 72, 40, 64, 140
 """Pixels: side of a panel's square, room left of it, between panels, above and below."""
 _COUNTS_PX, _COUNT_BAR_PX = 74, 50
 """Height of the room for counts, and of the largest grey bar in it."""
@@ -24,6 +24,7 @@ def draw(report: CalibrationReport) -> Image.Image:
         _panel(ImageDraw.Draw(picture), left, title, reliability)
         upright = _upright("share of right segments")
         picture.paste(upright, (left - 60, _HEAD + (_SIDE - upright.height) // 2))
+    _caution(ImageDraw.Draw(picture), report)
     _legend(ImageDraw.Draw(picture), picture.height - 24)
     return picture
 
@@ -44,6 +45,16 @@ def _panel(draw: ImageDraw.ImageDraw, left: int, title: str, reliability: Reliab
     draw.line((left, bottom, left + _SIDE, top), QUIET, 1)
     draw.rectangle((left, top, left + _SIDE, bottom), outline=QUIET)
     draw.text((left + _SIDE // 2, bottom + _COUNTS_PX + 26), "score", QUIET, font(_SMALL), "mt")
+
+
+def _caution(draw: ImageDraw.ImageDraw, report: CalibrationReport) -> None:
+    """Say below the right panel where there is little to be seen in it, and why."""
+    lines = [""]
+    for word in report.without_effect.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if text_width(longer, _SMALL) <= _SIDE else [*lines, word]
+    at = 2 * _LEFT + _SIDE + _MARGIN, _HEAD + _SIDE + _COUNTS_PX + 48
+    draw.text(at, "\n".join(lines), INK, font(_SMALL))
 
 
 def _bars(draw: ImageDraw.ImageDraw, left: int, reliability: Reliability) -> None:

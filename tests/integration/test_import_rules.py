@@ -172,6 +172,14 @@ def test_where_images_are_marked_the_unmarked_ones_count_only_if_they_were_chang
     assert _import(run, changed, unchanged_means="reviewed").num_images == 4
 
 
+def test_the_default_is_read_by_its_old_name_too(run, dataset):
+    changed = _without_a_mask(dataset, 1)
+    changed["images"][2]["checked"] = True
+    assert ImportRules.model_validate({"unchanged_means": "predictions"}) == ImportRules()
+    report = _import(run, changed, unchanged_means="predictions")
+    assert report.notes[NoteKind.UNCHANGED].first == ("b/c.png", "e.png")
+
+
 def test_mark_of_an_empty_image_says_nothing_of_the_others(run, dataset):
     emptied = _without_a_mask(_of_images(dataset, 1, 2, 3, images=False), 1)
     emptied["images"][3]["empty"] = True
