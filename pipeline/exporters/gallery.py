@@ -81,17 +81,24 @@ def export(run: RunFolder, options: Options) -> list[str]:
     return [f"{FOLDER}/index.html"]
 
 
-def _most_doubtful(reader: CorrectedRun) -> dict[int, float]:
-    """Return the doubt of the images, the most doubtful first, by their number."""
-    pairs = (
-        (row["number"], row["review_priority"])
-        for shard in reader.shards()
-        for row in shard.images.values()
-    )
+def _most_doubtful(reader: CorrectedRun) -> dict[int, float | None]:
+    """Return the doubt of the images by their number, the most doubtful first, reviewed ones last.
+
+    It is as on the review page: among the run's images, also those that people have reviewed or
+    rejected since. Reviewed ones have none.
+    """
+    pairs = ((row["number"], row["review_priority"]) for row in reader.predicted_images())
     images = np.fromiter(pairs, [("number", np.int64), ("priority", np.float64)])
-    order = np.lexsort((images["number"], -images["priority"]))
     shares = share_less_doubtful(images["priority"])
-    return dict(zip(images["number"][order].tolist(), shares[order].tolist(), strict=True))
+    doubts = dict(zip(images["number"].tolist(), shares.tolist(), strict=True))
+    shown = [
+        (reader.is_reviewed(image_id), -doubts[row["number"]], row["number"])
+        for shard in reader.shards()
+        for image_id, row in shard.images.items()
+    ]
+    return {
+        number: None if is_reviewed else doubts[number] for is_reviewed, _, number in sorted(shown)
+    }
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class _Card:
 def _write_card(
     image: Row,
     rows: list[Row],
-    doubt: float,
+    doubt: float | None,
     export: Export,
     names: Sequence[str],
     side_px: int,
@@ -162,7 +169,9 @@ def _file(picture: Image.Image, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _html(image: Row, rows: list[Row], doubt: float, figure: str, colours: Sequence[Rgb]) -> str:
+def _html(
+    image: Row, rows: list[Row], doubt: float | None, figure: str, colours: Sequence[Rgb]
+) -> str:
     names = {row["category_id"]: row["label"] for row in rows}
     scores = {
         label: [row[SCORE] for row in of_label]
@@ -180,10 +189,21 @@ def _html(image: Row, rows: list[Row], doubt: float, figure: str, colours: Seque
     return (
         f'<article data-labels="{" ".join(map(str, sorted(scores)))}"><figure>{figure}</figure>'
         f"<section><h2>{_text(image['path'])}</h2>"
-        f'<div class="doubt" title="{escape(DOUBT_HELP)}">doubt <div class="bar">'
-        f'<span style="width:{doubt:.0%}"></span></div> above {int(100 * doubt + 1e-9)} %</div>'
+        f'<div class="doubt" title="{escape(DOUBT_HELP)}">{_doubt(doubt)}</div>'
         f'<div class="labels">{"".join(chips) or "<small>no masks</small>"}</div></section>'
         "</article>"
+    )
+
+
+def _doubt(share: float | None) -> str:
+    """Return how doubtful an image is among those of its run, as the review page says it."""
+    if share is None:
+        return "reviewed"
+    said = f"more doubtful than {int(100 * share + 1e-9)} %"
+    said += '<span class="room"> of the images</span>'
+    return (
+        f'<div class="bar"><span style="width:{share:.0%}"></span></div> '
+        f"<span>{said if share else 'no image is less doubtful'}</span>"
     )
 
 
@@ -227,7 +247,7 @@ def _page(reader: CorrectedRun, cards: list[_Card], num_beyond: int, hints: str)
     return Template((folder / "gallery.html").read_text(encoding="utf-8")).substitute(
         title=_text(uris.parent_and_name(reader.run.folder.uri)[1]),
         summary=f"{escape(job.method.name)}: {len(cards)} of {reader.num_images} images, "
-        "the most doubtful first. "
+        f"the most doubtful first{', reviewed ones last' * (reader.masks != 'predicted')}. "
         "Point at an image, or tap on it, to see it without its masks and in its own colours; "
         "click a label to see only its images.",
         hint=hints,

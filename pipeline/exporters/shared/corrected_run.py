@@ -176,6 +176,11 @@ class CorrectedRun(RunReader):
             return f"masks: reviewed, only what people decided ({counts})"
         return f"masks: merged, what people decided over what was predicted ({counts})"
 
+    def predicted_images(self) -> Iterator[Row]:
+        """Yield the images as the run has them, also those that people rejected or reviewed."""
+        for shard in super().shards():
+            yield from shard.images.values()
+
     def is_reviewed(self, image_id: str) -> bool:
         """Return whether people went through the whole image, and their masks are wanted."""
         return self._layer is not None and image_id in self._layer.images

@@ -67,7 +67,7 @@ export function cards(run, other) {
     });
     return make("article", { title: item.path }, figure, make("section", {},
       make("h2", {}, item.path),
-      ok ? make("div", { class: "doubt", title: run.doubt_help }, "doubt", bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,
+      ok ? make("div", { class: "doubt", title: run.doubt_help }, bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,
       make("div", { class: "labels" }, ...(chips.length ? chips : [make("small", {}, ok ? "no masks" : "failed")])),
     ));
   };

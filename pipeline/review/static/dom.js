@@ -68,8 +68,13 @@ export function percent(share) {
   return share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`;
 }
 
-// How doubtful an image is among those of its run, in words.
-export const doubtText = (share) => (share === null ? "–" : `above ${Math.floor(100 * share + 1e-9)} %`);
+// How doubtful an image is among those of its run, in words; the last ones only where there is room.
+export function doubtText(share) {
+  if (share === null) return make("span", {}, "–");
+  if (share === 0) return make("span", {}, "no image is less doubtful");
+  return make("span", {}, `more doubtful than ${Math.floor(100 * share + 1e-9)} %`, make("span", { class: "room" }, " of the images"));
+}
+
 export const count = (number) => number.toLocaleString("en");
 
 // Gives a text to screen readers.

@@ -5,6 +5,18 @@ import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const KEPT = 6;
+
+// Puts the masks of an image in the order of its card: the label with the best score first, of each
+// label its best mask first. `number` is that of a mask in the picture of numbers.
+function inOrder(facts) {
+  const best = new Map();
+  for (const { label, mean_prob: score } of facts.segments) best.set(label, Math.max(best.get(label) ?? 0, score));
+  const labels = [...best.keys()].sort((one, other) => best.get(other) - best.get(one));
+  const ranks = new Map(labels.map((label, rank) => [label, rank]));
+  const numbered = facts.segments.map((segment, place) => ({ ...segment, number: place + 1 }));
+  numbered.sort((one, other) => ranks.get(one.label) - ranks.get(other.label) || other.mean_prob - one.mean_prob);
+  return { ...facts, segments: numbered };
+}
 const WORDS = { accept: "accepted", reject: "rejected", relabel: "relabelled", skip: "skipped" };
 
 export class Viewer {
@@ -20,8 +32,8 @@ export class Viewer {
     this.other = ""; // short name of the run that the order compares with
     this.held = false; // an image is loading: nothing is decided before it is shown
     this.stage = new Stage(byId("stage"), byId("canvas"), {
-      onpick: (number) => number && this.choose(number - 1),
-      onhover: (number) => this.hover(number - 1),
+      onpick: (number) => number && this.choose(this.placeOf(number)),
+      onhover: (number) => this.hover(this.placeOf(number)),
       onzoom: (scale) => { byId("zoom").textContent = `${Math.round(100 * scale)} %`; },
     });
     byId("zoom-in").onclick = () => this.stage.zoom(1.4);
@@ -43,6 +55,11 @@ export class Viewer {
     return this.segments[this.current];
   }
 
+  // The place in the list of a mask of the picture; -1: it has none.
+  placeOf(number) {
+    return this.segments.findIndex((segment) => segment.number === number);
+  }
+
   // The facts of an image depend on the order.
   orderBy(order, other) {
     if (order !== this.order) this.loaded.clear();
@@ -55,7 +72,7 @@ export class Viewer {
       const pictures = Promise.all([this.photo(id), this.numbers(id)]);
       // The comparison of the order may be deleted; the image is still there.
       const facts = ask("/api/image", { id, order: this.order }).catch(() => ask("/api/image", { id }));
-      const loading = { facts, pictures };
+      const loading = { facts: facts.then(inOrder), pictures };
       pictures.catch(() => this.loaded.delete(id));
       loading.facts.catch(() => this.loaded.delete(id));
       this.loaded.set(id, loading);
@@ -120,7 +137,7 @@ export class Viewer {
     this.current = segment ?? this.firstUndecided(0);
     byId("path").textContent = shown(image.path);
     byId("path").title = shown(image.path);
-    byId("doubt").textContent = doubtText(image.doubt);
+    byId("doubt").replaceChildren(doubtText(image.doubt));
     byId("doubt-bar").style.width = `${Math.round(100 * (image.doubt ?? 0))}%`;
     byId("doubt-line").title = this.run.doubt_help;
     byId("agreement").hidden = image.agreement === undefined;
@@ -253,7 +270,7 @@ export class Viewer {
     const styles = [];
     const looks = this.looks();
     this.segments.forEach((segment, place) => {
-      styles[place + 1] = {
+      styles[segment.number] = {
         colour: looks[place].colour, shown: !this.hidden.has(segment.label),
         current: place === this.current, rejected: this.decisionOn(segment)?.action === "reject",
         box: segment.damage ? null : segment.bbox_xywh,
@@ -264,7 +281,7 @@ export class Viewer {
 
   // Highlights a mask on the stage and in the list; -1: none.
   hover(place) {
-    this.stage.hover(place + 1);
+    this.stage.hover(this.segments[place]?.number ?? 0);
     byId("masks").querySelector(".hovered")?.classList.remove("hovered");
     byId("masks").querySelector(`[data-place="${place}"]`)?.classList.add("hovered");
   }

@@ -159,12 +159,17 @@ def test_numbers_and_decisions_are_named(browser, client: Client):
         card = page.locator("article", has_text="0.png")
         card.locator(".badge", has_text="✕ rejected").wait_for()
         doubt = card.locator(".doubt")
-        assert doubt.inner_text().split() == ["doubt", "above", "75", "%"]
+        assert doubt.inner_text() == "more doubtful than 75 %"
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.locator(".doubt .room").first.wait_for()
+        assert doubt.inner_text() == "more doubtful than 75 % of the images", "where it has room"
+        last = page.locator("article", has_text="3.png").locator(".doubt")
+        assert last.inner_text() == "no image is less doubtful"
         assert "share of the run's images" in (doubt.get_attribute("title") or "")
         page.locator("article", has_text="1.png").locator(".badge", has_text="✓").wait_for()
         page.locator("article", has_text="0.png").click()
         page.locator("#viewer[data-ready]").wait_for()
-        assert page.locator("#doubt").inner_text() == "above 75 %"
+        assert page.locator("#doubt").inner_text() == "more doubtful than 75 % of the images"
         numbers = page.locator(".numbers").first
         assert numbers.get_by_text("area").get_attribute("title")
         page.get_by_role("button", name="zoom in").wait_for()

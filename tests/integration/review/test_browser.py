@@ -105,14 +105,16 @@ def test_open_filter_decide_undo_and_reload(page, client: Client, tmp_path: Path
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
     masks = page.locator("#masks .mask")
     num_masks = masks.count()
+    last = masks.locator(".name").all_inner_texts()[2]
+    new = "dog" if last == "cat" else "cat"
     page.keyboard.press("a")
     masks.nth(0).locator(".said.accept").wait_for()
     page.keyboard.press("r")
     masks.nth(1).locator(".said.reject").wait_for()
     page.keyboard.press("l")
-    page.keyboard.type("cat")
+    page.keyboard.type(new)
     page.keyboard.press("Enter")
-    page.locator("#flash", has_text="0.png, potted plant: relabelled cat").wait_for()
+    page.locator("#flash", has_text=f"0.png, {last}: relabelled {new}").wait_for()
     page.locator('#viewer[data-ready="id-1.png"]').wait_for()  # all decided: on to the next
     saved(page)
     log.refresh()
@@ -382,6 +384,46 @@ def test_a_rejected_mask_is_hollow_and_others_keep_their_colour(page, tmp_path: 
         page.keyboard.press("v")
         page.locator("#masks .hidden-mask").wait_for()
         np.testing.assert_array_equal(hollow, _around(canvas(page), *dog))
+
+
+def test_masks_are_listed_in_the_order_of_their_card(page, tmp_path: Path):
+    boxes = [np.zeros((60, 90), bool) for _ in range(4)]
+    for place, box in enumerate(boxes):
+        box[10:50, 5 + 22 * place : 20 + 22 * place] = True
+    scores = [(1, 0.4), (1, 0.6), (2, 0.9), (3, 0.7)]
+    found = tuple((label, score, box) for (label, score), box in zip(scores, boxes, strict=True))
+    scenes = [Scene(f"{n}.png", np.ones((60, 90), np.uint16), instances=found) for n in range(2)]
+    with serving(make_run(tmp_path, scenes, RunSpec(masks={"segments": "instances"}))) as client:
+        page.goto(client.url)
+        card = page.locator("article", has_text="1.png")
+        card.wait_for()
+        chips = card.locator(".chip:not(.more) > span").evaluate_all(
+            "all => all.map((one) => one.textContent)"
+        )
+        card.click()
+        page.locator('#viewer[data-ready="id-1.png"]').wait_for()
+        names = page.locator("#masks .name").all_inner_texts()
+        assert names == ["dog", "potted plant", "cat 1", "cat 2"]
+        assert chips == ["dog", "potted plant", "cat"]
+        assert page.locator("#masks .numbers").nth(2).inner_text().startswith("score 0.60")
+        box, view = page.locator("#canvas").bounding_box(), canvas(page)
+        height, width = view.shape[:2]
+        scale = min((width - 48) / 90, (height - 48) / 60)
+        for column, name in ((12, "cat 2"), (34, "cat 1"), (56, "dog"), (78, "potted plant")):
+            x = box["x"] + (width - scale * 90) / 2 + scale * column
+            page.mouse.click(x, box["y"] + height / 2)
+            assert page.locator("#masks .current .name").inner_text() == name
+            assert page.locator("#masks .hovered .name").inner_text() == name
+        page.keyboard.press("1")
+        assert page.locator("#masks .current .name").inner_text() == "dog"
+        page.keyboard.press("3")
+        page.keyboard.press("r")
+        page.locator("#masks .said.reject").wait_for()
+        saved(page)
+        page.keyboard.press("1")
+        page.keyboard.press("u")
+        page.locator("#masks .said.reject").wait_for(state="detached")
+        assert page.locator("#masks .current .name").inner_text() == "cat 1", "what was undone"
 
 
 def test_an_imported_image_says_that_it_shows_predictions(page, tmp_path: Path):

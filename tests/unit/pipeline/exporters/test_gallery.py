@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.corrections.log import ReviewLog
 from pipeline.exporters import gallery
+from pipeline.review.filter import Filter
+from pipeline.review.session import ReviewSession
 from pipeline.run.folder import RunFolder
 from pipeline.storage.weights import CACHE_ENV
+from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run, odd_scenes
+
+LEAST = "no image is less doubtful"
 
 
 class _Page(HTMLParser):
@@ -40,6 +46,10 @@ def _losses(run: RunFolder) -> str:
     return run.folder.read_bytes("exports/gallery/LOSSES.txt").decode()
 
 
+def _doubts(page: _Page) -> list[str]:
+    return [text for text in page.texts if re.fullmatch(rf"more doubtful.*|reviewed|{LEAST}", text)]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path, odd_scenes())
@@ -50,10 +60,9 @@ def test_export_every_image_once_highest_priority_first(run):
     paths = [scene.path for scene in odd_scenes() if scene.label_map is not None]
     shown = [text for text in page.texts if text in paths]
     assert sorted(shown) == sorted(paths)
-    told = [re.fullmatch(r" above (\d+) %", text) for text in page.texts]
-    doubt = [int(match[1]) for match in told if match]
-    assert doubt == [100 * place // 9 for place in range(8, -1, -1)]
-    assert len(doubt) == len(paths)
+    doubt = [100 * place // 9 for place in range(8, 0, -1)]
+    assert _doubts(page) == [*(f"more doubtful than {one} %" for one in doubt), LEAST]
+    assert len(doubt) + 1 == len(paths)
     assert page.texts.count("run") == 2, "the page is called as the run, in its tab and above"
 
 
@@ -118,6 +127,26 @@ def test_export_limit_keeps_the_highest_priority_and_deletes_older_pictures(run)
     }
     assert pictures == {image["src"] for image in page.all("img")}, "older pictures were left"
     assert "6  images beyond the limit" in _losses(run)
+
+
+def test_doubt_stays_that_of_the_review_page_when_images_are_reviewed(tmp_path: Path) -> None:
+    scenes = [Scene(f"{n}.png", label_map(n), 0.3 + n / 10) for n in range(5)]
+    run = make_run(tmp_path, scenes)
+    before = _doubts(_export(run))
+    decisions = [("id-0.png", "reject"), ("id-1.png", "accept")]
+    ReviewLog(run).append(
+        ReviewDecision(image_id=image_id, action=action, at_s=1.0) for image_id, action in decisions
+    )
+    page = _export(run)
+    shown = [text for text in page.texts if text.endswith(".png")]
+    assert shown == ["2.png", "3.png", "4.png", "1.png"], "the rejected one is left out"
+    assert _doubts(page) == [*before[2:], "reviewed"]
+    assert "left out" not in " ".join(page.texts)
+    session = ReviewSession(run)
+    items = session.items(session.open_view(Filter())["view"], 0, 9)
+    percents = {item["path"]: int(100 * item["doubt"] + 1e-9) for item in items}
+    told = [LEAST if not percents[it] else f"more doubtful than {percents[it]} %" for it in shown]
+    assert _doubts(page)[:3] == told[:3]
 
 
 def test_losses_name_no_limit_that_was_not_reached(run):
