@@ -137,11 +137,12 @@ def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
     phrases = config.vocabulary.background
     only = f"nothing but the phrase {BACKGROUND!r}" if phrases else "nothing"
     loaded = "" if config.uses_embedded_models else " (which loads DINO and FOUND's head as well)"
-    # Stored features have no objectness but that of the run that keeps them.
     found = f"add --set method.options.objectness=found{loaded}, or "
+    if config.features_of:  # which have no objectness but that of the run that keeps them
+        found = ""
     return (
         f"{only} stands for the background, so that most pixels or all get a label. For objects "
-        f"before a background {'' if config.features_of else found}name what surrounds them: "
+        f"before a background {found}name what surrounds them: "
         "--set 'vocabulary.background=[background,wall,grass]'. A run that has begun keeps its "
         "settings: give another --out then"
     )
@@ -228,6 +229,12 @@ def _changes(plan: "JobPlan") -> str:
     return f"{changed}; --update annotates what is new or changed"
 
 
+def show_summary(report: "RunReport") -> None:
+    """Print what is done, what failed, what is missing and what to do."""
+    for text in report.summary().split("\n"):
+        console.line(text)
+
+
 def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:
     """Print counts, errors by code, the run folder and the next commands.
 
@@ -239,8 +246,7 @@ def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:
         cautions: what to know before the masks are used.
     """
     ovseg, out = console.program(), shlex.quote(report.out)
-    for text in report.summary().split("\n"):
-        console.line(text)
+    show_summary(report)
     console.line(f"run folder   {report.out}")
     for caution in cautions:
         console.line(f"caution      {caution}")

@@ -141,6 +141,12 @@ def damaged(found: "Mapping[str, Damage]", where: str = "") -> None:
             line("  ...")
 
 
+def first_names(names: Sequence[str], most: int) -> str:
+    """Return the first names of a list, and how many follow."""
+    hidden = len(names) - most
+    return ", ".join(names[:most]) + (f" and {hidden} more" if hidden > 0 else "")
+
+
 def labels_hidden(number: int, why: str = "") -> None:
     """Print how many labels of a list are not shown, if any."""
     if number > 0:

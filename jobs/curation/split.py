@@ -116,8 +116,7 @@ def _show_missing(parts: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None
     for place, part in enumerate(parts, 1):
         missing = [row[0] for row in seen if not row[place]]
         if missing:
-            more = len(missing) - _SHOWN_NAMES
-            shown = ", ".join(missing[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+            shown = console.first_names(missing, _SHOWN_NAMES)
             console.line(f"in no image of {part}: {len(missing)} of {len(seen)} labels ({shown})")
 
 

@@ -3,17 +3,14 @@
 import json
 import shlex
 import time
-from typing import TYPE_CHECKING
 
 import yaml
 
 from jobs import console
+from jobs.annotate import show_summary
 from jobs.demo.folder import DemoFolder, prepare_folder
 from schemas.config import JobConfig
 from schemas.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.job.report import RunReport
 
 _SHEET_ROWS = 24
 _NUM_SHARDS = 4
@@ -55,7 +52,7 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
         file.write_text(json.dumps(truth, indent=1), encoding="utf-8")
     console.line(f"drew {num_scenes} scenes with {len(scenes.labels)} different phrases")
     report = job.run(_config(folder, scenes.labels, num_scenes))
-    _show_summary(report)
+    show_summary(report)
     if report.exit_code:
         return report.exit_code
     _show_agreement(folder, scenes.seen, scenes.held_out)
@@ -111,13 +108,8 @@ def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
     except ConfigError as error:  # without the library that SAM needs
         console.line(f"no instances: {error}")
         return False
-    _show_summary(report)
+    show_summary(report)
     return not report.exit_code
-
-
-def _show_summary(report: "RunReport") -> None:
-    for text in report.summary().split("\n"):
-        console.line(text)
 
 
 def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[str, ...]) -> None:

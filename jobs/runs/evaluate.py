@@ -238,13 +238,8 @@ def _unknown(names: Sequence[str], taken_as: str = "taken as background") -> str
     """Return the first names, their number, and what it means that the run does not have them."""
     if not names:
         return ""
-    shown = _first_names(names)
+    shown = console.first_names(names, _SHOWN_NAMES)
     return f"{len(names)} of the truth that the run was not asked for, {taken_as}: {shown}"
-
-
-def _first_names(names: Sequence[str]) -> str:
-    hidden = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")
 
 
 def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
@@ -268,7 +263,7 @@ def _means(report: "EvaluationReport") -> Iterable[tuple[str, Any]]:
     yield "not in the truth", report.num_without_truth or ""
     explained = {BACKGROUND, *report.missing_labels}
     unseen = [one.name for one in report.labels if not one.truth_px and one.name not in explained]
-    yield "labels in no true mask", _first_names(unseen)
+    yield "labels in no true mask", console.first_names(unseen, _SHOWN_NAMES)
     yield "of another size", report.num_wrong_size or ""
     yield "failed", report.num_failed or ""
     yield "not annotated yet", report.num_left or ""

@@ -30,3 +30,15 @@ def shortened_text(text: str, size_px: int, width: int) -> str:
         0,
     )
     return f"{text[:kept]}…"
+
+
+def wrapped_text(text: str, size_px: int, width: int) -> list[str]:
+    """Return the words of a text in lines that are no wider than this, if no word is."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size_px) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

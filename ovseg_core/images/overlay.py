@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ovseg_core.images.label_colours import Rgb, label_colours
-from ovseg_core.images.lettering import INK, PAPER, font, shortened_text, text_width
+from ovseg_core.images.lettering import INK, PAPER, font, shortened_text, text_width, wrapped_text
 from ovseg_core.images.resize.nearest import SizeHW, to_size
 
 _OPACITY = 0.55
@@ -33,9 +33,9 @@ _LARGE_PART = 0.01
 _PLATE_RIM_PX, _PLATE_ALPHA = 3, 150
 """Of the dark plate under a name: what it is wider than the text at each side; of 255."""
 _STRIPE_PX = 4
+"""Width of the stripe in the label's colour at the left of a plate."""
 _OVERLOOKED_SHARE, _LEAST_SHOWN_SHARE = 0.005, 0.001
 """A label with a smaller share of the image than the first has it told below the image."""
-"""Width of the stripe in the label's colour at the left of a plate."""
 _MIN_LEGEND_EMS, _MAX_LEGEND_LINES = 12, 3
 
 
@@ -190,13 +190,7 @@ def _parts(labels: NDArray[np.integer]) -> NDArray[np.int32]:
 
 def _lines(name: str, text_px: int, width: int) -> list[str]:
     """Return a name in as many lines as it needs; none if one of its words is wider."""
-    lines: list[str] = []
-    for word in name.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, text_px) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
+    lines = wrapped_text(name, text_px, width)
     fits = all(text_width(line, text_px) <= width for line in lines)
     return lines if fits else []
 

@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw
 
-from ovseg_core.images.lettering import INK, PAPER, QUIET, font, text_width
+from ovseg_core.images.lettering import INK, PAPER, QUIET, font, text_width, wrapped_text
 from pipeline.corrections.calibrate import NUM_BINS, CalibrationReport, Reliability
 
 _GRID = (222, 226, 230)
@@ -49,10 +49,7 @@ def _panel(draw: ImageDraw.ImageDraw, left: int, title: str, reliability: Reliab
 
 def _caution(draw: ImageDraw.ImageDraw, report: CalibrationReport) -> None:
     """Say below the right panel where there is little to be seen in it, and why."""
-    lines = [""]
-    for word in report.without_effect.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if text_width(longer, _SMALL) <= _SIDE else [*lines, word]
+    lines = wrapped_text(report.without_effect, _SMALL, _SIDE)
     at = 2 * _LEFT + _SIDE + _MARGIN, _HEAD + _SIDE + _COUNTS_PX + 48
     draw.text(at, "\n".join(lines), INK, font(_SMALL))
 

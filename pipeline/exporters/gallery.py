@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -58,10 +57,8 @@ def export(run: RunFolder, options: Options) -> list[str]:
     """Write pictures and page; return the page's path in the run folder."""
     title = "Gallery: what it does not show of this run"
     with Export(run, FOLDER, options, title, _NOT_HELD) as export:
-        doubts = _most_doubtful(export.reader)
-        beyond = len(doubts) - options.limit
-        doubts = dict(islice(doubts.items(), options.limit))
-        if beyond > 0:
+        doubts, beyond = _most_doubtful(export.reader, options.limit)
+        if beyond:
             export.losses.count_lost("images beyond the limit", beyond)
         cards = dict[int, _Card]()
         names = export.reader.run.info.job().vocabulary.names
@@ -75,30 +72,38 @@ def export(run: RunFolder, options: Options) -> list[str]:
             export.losses.count_written("images", len(shown))
         in_order = [cards[number] for number in doubts]
         hints = _hints(export.photographs) if in_order else ""
-        page = _page(export.reader, in_order, max(0, beyond), hints)
+        page = _page(export.reader, in_order, beyond, hints)
         export.write("index.html", page.encode())
         export.remove_matching(_ALL_PICTURES, {name for card in in_order for name in card.pictures})
     return [f"{FOLDER}/index.html"]
 
 
-def _most_doubtful(reader: CorrectedRun) -> dict[int, float | None]:
-    """Return the doubt of the images by their number, the most doubtful first, reviewed ones last.
+def _most_doubtful(reader: CorrectedRun, limit: int) -> tuple[dict[int, float | None], int]:
+    """Return the doubt of the images to show by their number, and how many are beyond the limit.
 
-    It is as on the review page: among the run's images, also those that people have reviewed or
-    rejected since. Reviewed ones have none.
+    The most doubtful come first, reviewed ones, which have none, last. It is as on the review page:
+    among the run's images, also those that people have reviewed or rejected since.
     """
-    pairs = ((row["number"], row["review_priority"]) for row in reader.predicted_images())
-    images = np.fromiter(pairs, [("number", np.int64), ("priority", np.float64)])
+    facts = (
+        (row["number"], row["review_priority"], reader.is_reviewed(row["image_id"]), is_shown)
+        for row, is_shown in reader.predicted_images()
+    )
+    columns = [("number", "i8"), ("priority", "f8"), ("is_reviewed", "?"), ("is_shown", "?")]
+    images = np.fromiter(facts, columns)
     shares = share_less_doubtful(images["priority"])
-    doubts = dict(zip(images["number"].tolist(), shares.tolist(), strict=True))
-    shown = [
-        (reader.is_reviewed(image_id), -doubts[row["number"]], row["number"])
-        for shard in reader.shards()
-        for image_id, row in shard.images.items()
-    ]
-    return {
-        number: None if is_reviewed else doubts[number] for is_reviewed, _, number in sorted(shown)
+    order = np.lexsort((images["number"], -shares, images["is_reviewed"]))
+    order = order[images["is_shown"][order]]
+    first = order[:limit]
+    doubts = {
+        number: None if is_reviewed else share
+        for number, is_reviewed, share in zip(
+            images["number"][first].tolist(),
+            images["is_reviewed"][first].tolist(),
+            shares[first].tolist(),
+            strict=True,
+        )
     }
+    return doubts, len(order) - len(first)
 
 
 @dataclass(frozen=True)

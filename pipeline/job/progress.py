@@ -35,6 +35,8 @@ class Progress:
 
     unit = "images"
     """What `total` and the other numbers count."""
+    least_finished = 0
+    """From so many on a time left is given."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -140,7 +142,7 @@ class Progress:
         if speed:
             parts.append(f"{brief(speed)} {self.unit}/s")
         left = self.total - done - self.given_up
-        if speed and left:
+        if speed and left and self.finished >= self.least_finished:
             parts.append(f"{duration(left / speed)} left")
         return ", ".join(parts)
 

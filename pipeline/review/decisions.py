@@ -5,7 +5,6 @@ reviewed layer; a skip decides nothing. The log is written first, then the marks
 """
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntFlag
 from threading import Lock
@@ -241,31 +240,12 @@ class Decisions:
             found.append((number, decision_on(mask, current)))
         return found
 
-    def rejected_by_label(self, image_id: str, row: int) -> Counter[int]:
-        """Return how many masks of an image are rejected, by predicted category id.
-
-        By themselves, by their label, or with the whole image.
-        """
-        decided = self._on_masks(image_id, row, self.current(image_id))
-        return Counter(label for label, one in decided if one and one.action == "reject")
-
-    def new_labels(self, image_id: str, row: int) -> tuple[int, ...]:
-        """Return the category id of each mask of an image as decided; empty: all as predicted.
-
-        They are in the order of the image's segments.
-        """
-        if not self.marks[row] & Mark.RELABELLED:
-            return ()
-        names = self._index.labels
-        return tuple(
-            names.index(one.new_label) + 1 if one and one.new_label else predicted
-            for predicted, one in self._on_masks(image_id, row, self.current(image_id))
-        )
-
     def looks(self, image_id: str, row: int) -> tuple[int, ...]:
-        """Return as `new_labels` how the masks of an image look as decided.
+        """Return how the masks of an image look as decided; empty: all as predicted.
 
-        It is the category id of each, negative where the mask is rejected.
+        It is the category id of each, in the order of the image's segments: that of its new label,
+        or, negative, the predicted one where the mask is rejected: by itself, by its label, or with
+        the whole image.
         """
         if not self.marks[row] & (Mark.RELABELLED | Mark.REJECTED):
             return ()

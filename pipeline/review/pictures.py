@@ -90,7 +90,8 @@ class Pictures:
             places = painted(segments, size_hw, "small", range(1, 1 + len(segments)))
             labels = np.array([0, *(one["category_id"] for one in segments)], np.uint16)[places]
             rims = places if self._index.may_overlap else None
-            hollow = np.array([False, *(one.get("is_hollow", False) for one in segments)])[places]
+            is_hollow = np.array([False, *(one.get("is_hollow", False) for one in segments)])
+            hollow = is_hollow[places] if is_hollow.any() else None
             return _png(tinted(labels, labels.shape, self._index.labels, rims, hollow))
 
     def _photo(self, image: dict[str, Any], size: Size) -> bytes:

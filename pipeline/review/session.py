@@ -4,6 +4,7 @@ import hashlib
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
@@ -398,20 +399,20 @@ def _card_state(now: RunSnapshot, image_id: str, row: int) -> dict[str, Any]:
     segments = now.index.segments
     part = segments.of(row)
     predicted = segments.label[part].tolist()
-    new = now.decisions.new_labels(image_id, row)
+    looks = now.decisions.looks(image_id, row)
     scores: dict[tuple[int, int], list[float]] = {}
-    for *labels, score in zip(
-        new or predicted, predicted, segments.score[part].tolist(), strict=True
+    for look, was, score in zip(
+        looks or predicted, predicted, segments.score[part].tolist(), strict=True
     ):
-        scores.setdefault((labels[0], labels[1]), []).append(score)
+        scores.setdefault((abs(look), was), []).append(score)
     ordered = sorted(scores.items(), key=lambda pair: (-max(pair[1]), pair[0]))
-    rejected = now.decisions.rejected_by_label(image_id, row)
+    rejected = Counter(-look for look in looks if look < 0)
     return {
         "labels": [
             [label, max(all_), len(all_), was, rejected[was] * (label == was)]
             for (label, was), all_ in ordered
         ],
-        "tint": _tint_name(now.decisions.looks(image_id, row)),
+        "tint": _tint_name(looks),
         "marks": _mark_names(now, row),
     }
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -124,11 +124,9 @@ def waiting(what: str, said_after_s: float | None = None) -> Iterator[Wait]:
         _LOG.remove(wait)
 
 
-@contextmanager
-def importing() -> Iterator[None]:
+def importing() -> AbstractContextManager[Wait]:
     """Say early that a command imports what takes seconds, from a slow disk minutes."""
-    with waiting("load the libraries", _IMPORTS_S):
-        yield
+    return waiting("load the libraries", _IMPORTS_S)
 
 
 def current_line() -> str:

@@ -4,18 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import TextIO
 
-from pipeline.job.progress import (
-    BarProgress,
-    LineProgress,
-    LoggedProgress,
-    Progress,
-    brief,
-    duration,
-)
+from pipeline.job.progress import BarProgress, LineProgress, LoggedProgress, Progress
 from schemas.untrusted import logs_json
-
-_MIN_STEPS = 20
-"""The first steps are slow: from so many on a time left is given."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +37,7 @@ class StepProgress(Progress):
     """
 
     unit = "steps"
+    least_finished = 20  # the first steps are slow
     loss: float | None = None
     miou: float | None = None
     failed: dict[str, int] = {}
@@ -58,16 +49,6 @@ class StepProgress(Progress):
         self.loss = tally.loss if tally.loss is not None else self.loss
         self.miou = tally.miou if tally.miou is not None else self.miou
         self.tick()
-
-    def headline(self) -> str:
-        """Return steps and speed and, once the first steps are done, the time left."""
-        parts = [f"{self.done:,}/{self.total:,} {self.unit}"]
-        speed, left = self.images_per_s, self.total - self.done
-        if speed:
-            parts.append(f"{brief(speed)} {self.unit}/s")
-        if speed and left and self.finished >= _MIN_STEPS:
-            parts.append(f"{duration(left / speed)} left")
-        return ", ".join(parts)
 
     def details(self) -> str:
         """Return the loss, the mIoU of the last validation, and images that could not be read."""

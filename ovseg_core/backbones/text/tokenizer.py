@@ -118,11 +118,11 @@ def embed_in_parts(ids_PL: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
     """
     first_PL, *others = ids_PL.split(PROMPTS_PER_FORWARD)
     began = time.perf_counter()
-    embedded = [embed(first_PL)]
+    first_PD = embed(first_PL)
     seconds = (time.perf_counter() - began) * (len(ids_PL) / len(first_PL) - 1)
     if seconds > _LONG_S:
         logger.info("embedding %d prompts: about %.0f s more", len(ids_PL), seconds)
-    return torch.cat([*embedded, *map(embed, others)])
+    return torch.cat([first_PD, *map(embed, others)])
 
 
 def check_transformers(text_cfg: dict[str, Any], name: str) -> None:

@@ -176,10 +176,16 @@ class CorrectedRun(RunReader):
             return f"masks: reviewed, only what people decided ({counts})"
         return f"masks: merged, what people decided over what was predicted ({counts})"
 
-    def predicted_images(self) -> Iterator[Row]:
-        """Yield the images as the run has them, also those that people rejected or reviewed."""
+    def predicted_images(self) -> Iterator[tuple[Row, bool]]:
+        """Yield the images as the run has them, and whether `shards` has them too."""
         for shard in super().shards():
-            yield from shard.images.values()
+            kept = self._kept(shard)
+            for image_id, row in shard.images.items():
+                yield row, image_id in kept
+
+    def _kept(self, shard: FinishedShard) -> set[str]:
+        kept = shard.images.keys() - self._rejected
+        return kept & self._touched if self.masks == "reviewed" else kept
 
     def is_reviewed(self, image_id: str) -> bool:
         """Return whether people went through the whole image, and their masks are wanted."""
@@ -201,9 +207,7 @@ class CorrectedRun(RunReader):
             return
         for shard in super().shards(only):
             touched = self._touched & shard.images.keys()
-            kept = shard.images.keys() - self._rejected
-            if self.masks == "reviewed":
-                kept &= touched
+            kept = self._kept(shard)
             yield CorrectedShard(
                 run=shard.run,
                 marker=shard.marker,

@@ -77,14 +77,15 @@ def images(
         losses.count_lost(FAILED_IMAGES, sum(reader.errors.values()))
     losses.count_written("images", 0)
     losses.count_written("segments", 0)
-    cut = partial(_cut, kind=resolve_kind(reader, kind), is_changed=is_changed(reader, kind))
+    is_other_kind = is_changed(reader, kind)
+    cut = partial(_cut, kind=resolve_kind(reader, kind), is_changed=is_other_kind)
     for shard in reader.shards():
         for image, rows in _by_image(shard):
             likely = [
                 row for row in rows if round(row[SCORE], DIGITS) >= min_score or "verdict" in row
             ]
             changed = cut(likely)
-            if not is_changed(reader, kind) and len(changed) < len(likely):
+            if not is_other_kind and len(changed) < len(likely):
                 losses.count_lost(_JOINED, len(likely) - len(changed))
             _count_decided(changed, losses)
             kept = [row for row in changed if row["area_px"] >= min_area_px]

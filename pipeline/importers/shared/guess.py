@@ -21,8 +21,7 @@ def guess_tool(data: bytes) -> str:
     Args:
         data: the file, perhaps packed by gzip, or an archive with one JSON or XML file.
     """
-    start = _start_of(data).removeprefix(_MARK).lstrip()
-    return _TOOL_OF.get(start[:1], "")
+    return _TOOL_OF.get(_start_of(data)[:1], "")
 
 
 def is_coco_results(data: bytes) -> bool:
@@ -31,13 +30,17 @@ def is_coco_results(data: bytes) -> bool:
     Args:
         data: see `guess_tool`.
     """
-    start = _start_of(data).removeprefix(_MARK).lstrip()
+    start = _start_of(data)
     key = _KEY.search(start)
     is_result = key is not None and key[1] in _OF_RESULTS  # in a task they are below `data`
     return is_result and start.startswith(b"[")
 
 
 def _start_of(data: bytes) -> bytes:
+    return _first_bytes(data).removeprefix(_MARK).lstrip()
+
+
+def _first_bytes(data: bytes) -> bytes:
     try:
         if data.startswith(GZIP):
             with gzip.open(io.BytesIO(data)) as packed:

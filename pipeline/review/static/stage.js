@@ -265,7 +265,16 @@ export class Stage {
     this.onzoom?.(this.scale);
   }
 
-  // Light on dark, so that it shows on any ground; equally wide at every zoom.
+  // Light on dark, so that it shows on any ground.
+  stroke(path, dark, light) {
+    for (const [colour, width] of [["#000c", dark], ["#fff", light]]) {
+      this.context.strokeStyle = colour;
+      this.context.lineWidth = width;
+      this.context.stroke(path);
+    }
+  }
+
+  // Equally wide at every zoom.
   drawOutline(path) {
     const { context } = this;
     const [across, down] = [(this.scale * this.size.width) / this.numbers.width, (this.scale * this.size.height) / this.numbers.height];
@@ -273,11 +282,8 @@ export class Stage {
     context.translate(this.left, this.top);
     context.scale(across, down);
     context.lineCap = "square";
-    for (const [colour, width] of [["#000c", 3.6], ["#fff", 1.6]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = width / Math.min(across, down);
-      context.stroke(path);
-    }
+    const zoomed = Math.min(across, down);
+    this.stroke(path, 3.6 / zoomed, 1.6 / zoomed);
     context.restore();
   }
 
@@ -286,14 +292,9 @@ export class Stage {
     if (!this.chosen?.box) return;
     const [x, y, width, height] = this.chosen.box.map((one) => one * this.scale);
     if (Math.max(width, height) >= SMALL_PX) return;
-    const { context } = this;
-    context.beginPath();
-    context.arc(this.left + x + width / 2, this.top + y + height / 2, Math.hypot(width, height) / 2 + RING_PX, 0, 2 * Math.PI);
-    for (const [colour, line] of [["#000c", 4], ["#fff", 2]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = line;
-      context.stroke();
-    }
+    const ring = new Path2D();
+    ring.arc(this.left + x + width / 2, this.top + y + height / 2, Math.hypot(width, height) / 2 + RING_PX, 0, 2 * Math.PI);
+    this.stroke(ring, 4, 2);
   }
 
   // The masks that are shown under a point of the stage, the smallest first.

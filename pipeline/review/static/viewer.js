@@ -5,6 +5,7 @@ import { captions } from "./scores.js";
 import { Stage, readNumbers } from "./stage.js";
 
 const KEPT = 6;
+const WORDS = { accept: "accepted", reject: "rejected", relabel: "relabelled", skip: "skipped" };
 
 // Puts the masks of an image in the order of its card: the label with the best score first, of each
 // label its best mask first. `number` is that of a mask in the picture of numbers.
@@ -17,7 +18,6 @@ function inOrder(facts) {
   numbered.sort((one, other) => ranks.get(one.label) - ranks.get(other.label) || other.mean_prob - one.mean_prob);
   return { ...facts, segments: numbered };
 }
-const WORDS = { accept: "accepted", reject: "rejected", relabel: "relabelled", skip: "skipped" };
 
 export class Viewer {
   // run: facts of the run; ondecide(decision), onnext() and onclose() are called for the reviewer.

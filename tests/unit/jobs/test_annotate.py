@@ -21,6 +21,15 @@ def config(**fields: object) -> JobConfig:
     return JobConfig.model_validate({"images": "in", "out": "o", "labels": labels, **fields})
 
 
+def job_on_photographs(folder: Path) -> JobConfig:
+    for name in "ab":
+        Image.new("RGB", (40, 30), "red").save(folder / f"{name}.png")
+    return config(
+        images=str(folder), out=str(folder / "run"), clip={"model": "embedded"},
+        run={"local": True}, method="maskclip",
+    )  # fmt: skip
+
+
 class _Listener(importlib.abc.MetaPathFinder):
     """Keeps what the process says that it waits for when the job's module is looked for."""
 
@@ -101,12 +110,7 @@ def test_plan_without_background_says_what_objectness_loads_and_that_stored_feat
 def test_a_missing_background_is_said_before_the_run_and_shortly_after_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in "ab":
-        Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
-    job = config(
-        images=str(tmp_path), out=str(tmp_path / "run"), clip={"model": "embedded"},
-        run={"local": True}, method="maskclip",
-    )  # fmt: skip
+    job = job_on_photographs(tmp_path)
     with caplog.at_level("INFO"):
         assert annotate(job, dry_run=False) == 0
     said = [("method.options.objectness=found" in text) for text in caplog.messages]
@@ -165,12 +169,7 @@ def test_report_of_failed_images_suggests_inspect(capsys: pytest.CaptureFixture[
 def test_embedded_models_on_photographs_are_said_before_the_next_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in "ab":
-        Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
-    job = config(
-        images=str(tmp_path), out=str(tmp_path / "run"), clip={"model": "embedded"},
-        run={"local": True}, method="maskclip",
-    )  # fmt: skip
+    job = job_on_photographs(tmp_path)
     assert annotate(job, dry_run=False) == 0
     shown = capsys.readouterr().out
     assert "caution      embedded models: the masks mean something on drawn scenes only" in shown

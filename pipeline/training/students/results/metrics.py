@@ -145,22 +145,23 @@ class Metrics:
         """
         losses = [(row["step"], row["loss"]) for row in self._rows if "loss" in row]
         mious = [(row["step"], row["miou"]) for row in self._rows if "miou" in row]
-        panels = [("loss", losses), ("mIoU of validation", mious)]
+        panels = [("loss", losses, None), ("mIoU of validation", mious, kept_step)]
         height = len(panels) * (_HEIGHT + 2 * _MARGIN)
         picture = Image.new("RGB", (_WIDTH + 2 * _MARGIN, height), PAPER)
-        for place, (title, points) in enumerate(panels):
+        for place, (title, points, marked) in enumerate(panels):
             top = place * (_HEIGHT + 2 * _MARGIN) + _MARGIN
-            draw = ImageDraw.Draw(picture)
-            _panel(draw, top, title, points)
-            if points is mious:
-                _mark(draw, top, [point for point in mious if point[0] == kept_step], mious)
+            _panel(ImageDraw.Draw(picture), top, title, points, marked)
         return picture
 
 
 def _panel(
-    draw: ImageDraw.ImageDraw, top: int, title: str, points: list[tuple[int, float]]
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    title: str,
+    points: list[tuple[int, float]],
+    kept_step: int | None,
 ) -> None:
-    """Draw one curve from 0 to its highest value."""
+    """Draw one curve from 0 to its highest value; mark the step whose weights are kept, if any."""
     left, right, bottom = _MARGIN, _MARGIN + _WIDTH, top + _HEIGHT
     shown = title if points else f"{title}: none"
     draw.text((left, top - 28), shown, INK, font(15))
@@ -178,48 +179,39 @@ def _panel(
         draw.line((at, bottom, at, bottom + 4), QUIET)
         draw.text((at, bottom + 8), f"{step:,}", QUIET, font(12), anchor="mt")
     draw.text(((left + right) / 2, bottom + 26), "step", QUIET, font(12), anchor="mt")
-    line = [_place(top, point, last, most) for point in points]
+    line = [
+        (left + step * _WIDTH / last, bottom - value * _HEIGHT / most) for step, value in points
+    ]
     draw.line(line, _LINE, 2)
     for x, y in line if len(line) < 30 else line[-1:]:
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), _LINE)
-
-
-def _place(top: int, point: tuple[int, float], last: int, most: float) -> tuple[float, float]:
-    """Return where a step and its value stand in a panel."""
-    step, value = point
-    return _MARGIN + step * _WIDTH / last, top + _HEIGHT - value * _HEIGHT / most
-
-
-def _mark(
-    draw: ImageDraw.ImageDraw,
-    top: int,
-    kept: list[tuple[int, float]],
-    points: list[tuple[int, float]],
-) -> None:
-    """Mark the validation whose weights are kept, if there was one."""
-    most, last = max((value for _, value in points), default=0.0) or 1.0, points[-1:]
-    for step, value in kept:
-        x, y = _place(top, (step, value), last[0][0], most)
-        draw.line((x, y, x, top + _HEIGHT), _KEPT)
-        draw.ellipse((x - 5, y - 5, x + 5, y + 5), None, _KEPT, 2)
-        text = f"kept: step {step:,}, {value:.3f}"
-        draw.text((_MARGIN + _WIDTH, top - 26), text, _KEPT, font(12), anchor="rt")
+    for (x, y), (step, value) in zip(line, points, strict=True):
+        if step == kept_step:
+            draw.line((x, y, x, bottom), _KEPT)
+            draw.ellipse((x - 5, y - 5, x + 5, y + 5), None, _KEPT, 2)
+            kept = f"kept: step {step:,}, {value:.3f}"
+            draw.text((right, top - 26), kept, _KEPT, font(12), anchor="rt")
 
 
 def _heights(most: float) -> list[tuple[float, str]]:
     """Return at most six round numbers from 0 to the highest value, and their texts."""
-    lowest = math.floor(math.log10(most)) - 1
-    power, every = next(
-        (power, number * 10.0**power)
-        for power in count(lowest)
-        for number in (1, 2, 5)
-        if number * 10.0**power * 5 >= most
-    )
+    number, power = _round_part(most, 5, math.floor(math.log10(most)) - 1)
+    every = number * 10.0**power
     values = [part * every for part in range(6) if part * every <= most * (1 + 1e-9)]
     return [(value, f"{value:.{max(0, -power)}f}") for value in values]
 
 
 def _ticks(last: int) -> range:
     """Return at most seven round numbers from 0 to the last one."""
-    every = next(n * 10**power for power in count() for n in (1, 2, 5) if n * 10**power * 6 >= last)
-    return range(0, last + 1, every)
+    number, power = _round_part(last, 6, 0)
+    return range(0, last + 1, number * 10**power)
+
+
+def _round_part(most: float, num_parts: int, least_power: int) -> tuple[int, int]:
+    """Return 1, 2 or 5 and a power of ten: their least product of which the parts reach `most`."""
+    return next(
+        (number, power)
+        for power in count(least_power)
+        for number in (1, 2, 5)
+        if number * 10.0**power * num_parts >= most
+    )
