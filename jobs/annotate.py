@@ -74,9 +74,7 @@ def annotate(
     try:
         with importing():
             caution = _without_background(config, under_protocol=bool(evaluate_flags))
-        if caution:  # not only at the end of a run of hours
-            logger.warning("%s", caution)
-        report = job.run(config, retry=retry)
+        report = job.run(config, retry=retry, caution=caution)
     except Exception as error:
         webhook.tell_failure(webhook_url, config.out, error, time.monotonic() - began_s)
         raise
@@ -194,6 +192,7 @@ def show_plan(
             ("not taken", describe(plan.left_out)),
             ("to be updated" if plan.updates else "changed since", _changes(plan)),
             ("labels", f"{len(names):,}: {', '.join(names[:_SHOWN_LABELS])}{more}"),
+            ("background", ", ".join(config.vocabulary.background)),
             ("method", config.method.name),
             (
                 "features",

@@ -172,7 +172,8 @@ def show_inspection(found: "Inspection", review: "ReviewState") -> None:
         (s.path, s.seconds, *s.stages.values(), f"{s.width} x {s.height}" if s.width else "-")
         for s in found.slowest
     ]
-    console.table("Slowest images", ("image", "seconds", *STAGES, "size"), slow)
+    title = "Slowest images (those of one batch share its time)"
+    console.table(title, ("image", "seconds", *STAGES, "size"), slow)
     failed = [(shard.shard, shard.attempts, shard.message) for shard in found.failed_shards]
     title = "Shards given up (the same command tries them again)"
     console.table(title, ("shard", "tries", "why"), failed)

@@ -315,6 +315,7 @@ def run(
     progress: Progress | None = None,
     build: Build = build,
     retry: Iterable[ErrorCode] = (),
+    caution: str = "",
 ) -> RunReport:
     """Do a job, or what is left of it, and report.
 
@@ -323,12 +324,16 @@ def run(
         progress: what a person sees; None: what suits standard error.
         build: makes the segmenter, in each worker; the default builds the config's method.
         retry: see `plan`.
+        caution: what to know of it, said when it is sure that it can begin; not only at the end of
+            a run of hours. Empty: nothing.
 
     Raises:
         UserError: the job cannot begin or continue as it is configured.
         OutageError: a store or cluster that the job cannot do without is away, or full.
     """
     planned = plan(config, retry).repaired()
+    if caution:
+        logger.warning("%s", caution)
     if not planned.num_shards_left:
         if planned.updates and planned.run is not None:
             planned.begin(planned.run.info.weights)

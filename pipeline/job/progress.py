@@ -159,7 +159,10 @@ class Progress:
             parts += filter(None, [self.bottleneck.words()])
         if (idle_s := self.idle_s) >= IDLE_S:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - idle_s))
-            parts.append(f"no image since {since} ({duration(idle_s)})")
+            text = f"no image since {since} ({duration(idle_s)})"
+            if not self.finished and not self.begun and self._batch_size > 1:
+                text += f": up to {self._batch_size} are computed together"
+            parts.append(text)
         return "; ".join(parts)
 
     def failures(self) -> str:

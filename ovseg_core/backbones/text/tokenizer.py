@@ -110,19 +110,21 @@ class Tokenizer:
 def embed_in_parts(ids_PL: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
     """Return `embed` of the token ids of P prompts, `PROMPTS_PER_FORWARD` at a time.
 
-    If the prompts after the first part will take long, the log says how many seconds.
+    While those that are left will take long, the log says after each part how many seconds.
 
     Args:
         ids_PL: on the network's device.
         embed: from ids to embeddings (P, D).
     """
-    first_PL, *others = ids_PL.split(PROMPTS_PER_FORWARD)
-    began = time.perf_counter()
-    first_PD = embed(first_PL)
-    seconds = (time.perf_counter() - began) * (len(ids_PL) / len(first_PL) - 1)
-    if seconds > _LONG_S:
-        logger.info("embedding %d prompts: about %.0f s more", len(ids_PL), seconds)
-    return torch.cat([first_PD, *map(embed, others)])
+    began_s, total = time.perf_counter(), len(ids_PL)
+    parts, num_done = [], 0
+    for part_PL in ids_PL.split(PROMPTS_PER_FORWARD):
+        parts.append(embed(part_PL))
+        num_done += len(part_PL)
+        left_s = (time.perf_counter() - began_s) * (total / num_done - 1)
+        if left_s > _LONG_S:
+            logger.info("embedded %d of %d prompts: about %.0f s more", num_done, total, left_s)
+    return torch.cat(parts)
 
 
 def check_transformers(text_cfg: dict[str, Any], name: str) -> None:

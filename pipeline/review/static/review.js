@@ -364,6 +364,7 @@ document.querySelector(".acts").addEventListener("click", (event) => {
 });
 byId("help-button").onclick = KEYS["?"];
 byId("try-this").onclick = tryWords;
+byId("previous").onclick = IN_VIEWER.p;
 // The try page needs networks, which take seconds to load: start when somebody turns to its link.
 let begun = false;
 function loadNetworks() {

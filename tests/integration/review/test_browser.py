@@ -639,6 +639,8 @@ def test_keyboard_focus_and_screen_reader_texts(page, client: Client):
     announced.get_by_text("mask 1 of 3: cat, score 0.50, skipped").wait_for()
     page.locator("#close").focus()
     page.keyboard.press("Tab")
+    focused("#previous")
+    page.keyboard.press("Tab")
     focused("#masks .eye")
     page.keyboard.press("Enter")
     page.locator("#masks .hidden-mask").first.wait_for()
@@ -964,7 +966,7 @@ def test_keys_begin_at_their_top_and_lose_no_key(page, client: Client):
     page.locator("article").first.wait_for()
     page.keyboard.press("?")
     page.locator("#help[open]").wait_for()
-    top, inside, whole = page.locator("#help").evaluate(
+    top, inside, whole = page.locator("#help dl").evaluate(
         "(it) => [it.scrollTop, it.clientHeight, it.scrollHeight]"
     )
     assert (top, inside < whole) == (0, True), "it scrolls"
@@ -976,7 +978,7 @@ def test_keys_begin_at_their_top_and_lose_no_key(page, client: Client):
     assert window["y"] >= 0
     assert window["y"] + window["height"] <= 844
     assert close["y"] + close["height"] <= window["y"] + window["height"], "in reach"
-    page.locator("#help").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
+    page.locator("#help dl").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
     last, close = (
         page.locator(it).bounding_box() for it in ("#help dd:last-of-type", "#help button")
     )
@@ -1055,6 +1057,15 @@ def test_relabel_dialog_is_left_by_its_button_or_beside_it(page, client: Client,
     assert page.locator("#masks .said").count() == 0
 
 
+def test_previous_image_is_opened_by_a_button(page, client: Client):
+    page.goto(f"{client.url}#image=id-2.png")
+    page.locator('#viewer[data-ready="id-2.png"]').wait_for()
+    page.get_by_role("button", name="previous image").click()
+    page.locator('#viewer[data-ready="id-1.png"]').wait_for()
+    page.keyboard.press("n")
+    page.locator('#viewer[data-ready="id-2.png"]').wait_for()
+
+
 def test_whole_image_is_rejected_by_a_button(page, client: Client):
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{client.url}#image=id-1.png")
@@ -1073,7 +1084,7 @@ def test_close_bar_of_the_keys_covers_and_leaves_nothing(page, client: Client, w
     page.keyboard.press("?")
     window, bar = (page.locator(it).bounding_box() for it in ("#help[open]", "#help form"))
     assert bar["y"] + bar["height"] >= window["y"] + window["height"] - 2, "no text below it"
-    page.locator("#help").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
+    page.locator("#help dl").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
     caps = page.locator("#help dt:last-of-type kbd").all()
     bar = page.locator("#help form").bounding_box()
     for cap in caps:

@@ -14,6 +14,8 @@ from pipeline.job.report import RunReport
 from pipeline.run.trust.named_weights import checked_files
 from pipeline.storage import waiting
 from schemas.config import ArrayTask, JobConfig
+from schemas.errors import RunFolderError
+from schemas.vocabulary import Vocabulary
 
 
 def config(**fields: object) -> JobConfig:
@@ -55,11 +57,15 @@ def test_libraries_that_take_long_to_load_are_said(monkeypatch: pytest.MonkeyPat
 
 def test_plan_names_labels_weights_and_workers(capsys: pytest.CaptureFixture[str]) -> None:
     clip = {"model": "ViT-B-16", "pretrained": "openai"}
-    plan = JobPlan(config(clip=clip, run={"workers": 3}), {}, num_images=1000, num_shards=63)
+    job = config(clip=clip, run={"workers": 3})
+    words = job.vocabulary.model_copy(update={"background": ("wall", "grass")})
+    job = job.model_copy(update={"vocabulary": words})
+    plan = JobPlan(job, {}, num_images=1000, num_shards=63)
     show_plan(plan, checked_files(plan.config))
     shown = capsys.readouterr().out
     assert "1,000 in in" in shown
     assert "14: word 1, word 2" in shown
+    assert re.search(r"background +wall, grass\n", shown)
     assert "word 12 and 2 more" in shown
     clip, vit, head = [it.split(maxsplit=1)[1] for it in shown.splitlines() if "weights " in it]
     assert clip.startswith("CLIP ViT-B-16 openai: timm/vit_base_patch16_clip_224.openai")
@@ -119,6 +125,11 @@ def test_a_missing_background_is_said_before_the_run_and_shortly_after_it(
     shown = capsys.readouterr().out
     assert "no surroundings are named, as was said at the start" in shown
     assert "objectness=found" not in shown
+    caplog.clear()
+    other = Vocabulary.model_validate({"labels": ["cat"]})
+    with pytest.raises(RunFolderError, match="word 1"):
+        annotate(job.model_copy(update={"vocabulary": other}), dry_run=False)
+    assert "objectness=found" not in caplog.text, "nothing is annotated"
 
 
 def test_a_protocol_whose_background_does_not_count_is_not_cautioned(

@@ -191,6 +191,12 @@ def test_speed_is_that_of_whole_batches_and_images_are_progress():
     progress = LineProgress(stream, clock)
     progress.start(total=24, resumed=0, batch_size=8)
     progress.begin()
+    clock.now += 80
+    progress.tick()
+    assert "(1 min 20 s): up to 8 are computed together" in stream.getvalue()
+    stream.seek(0)
+    stream.truncate()
+    progress.begin()
     for _ in range(3):
         clock.now += 80  # of the network, for all eight
         for _ in range(8):

@@ -271,7 +271,8 @@ def test_prompts_in_parts_equal_all_at_once_and_long_waits_are_said(
 
     many = torch.arange(20_000).view(-1, 1)
     assert torch.equal(embed_in_parts(many, slow_at_first), many)
-    assert re.search(r"embedding 20000 prompts: about 1\d s more", caplog.text)
+    assert re.search(r"embedded 256 of 20000 prompts: about 1\d s more", caplog.text)
+    assert "embedded 512 of 20000 prompts" not in caplog.text, "the rest is soon done"
 
 
 def test_tokenizer_of_another_clip_is_named(tmp_path: Path) -> None:
