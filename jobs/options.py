@@ -367,9 +367,9 @@ UnchangedMeans = Annotated[
     str,
     typer.Option(
         metavar="[auto|reviewed|unreviewed]",
-        help="Images as predicted and not marked as checked: reviewed, unreviewed (left out), or "
-        "auto (default): unreviewed if the file marks other images, else reviewed, but a file "
-        "that changes nothing is refused.",
+        help="Images as predicted, or as reviewed before, and not marked as checked: reviewed, "
+        "unreviewed (left out), or auto (default): unreviewed if the file marks other images, "
+        "else reviewed, but a file that changes nothing is refused.",
     ),
 ]
 Prefer = Annotated[

@@ -217,12 +217,13 @@ def _reviews(run: RunFolder) -> str:
         state = ReviewedLayer(run).state()
     except OvsegError as error:
         return f"cannot be read ({printable(str(error))})"
+    partly = state.num_partly_reviewed
     parts = [
-        (state.num_reviewed, "reviewed images"),
-        (state.num_partly_reviewed, "images reviewed in part"),
-        (state.num_imports, "imports"),
+        counted(state.num_reviewed, "reviewed image") if state.num_reviewed else "",
+        f"{counted(partly, 'image')} reviewed in part" if partly else "",
+        counted(state.num_imports, "import") if state.num_imports else "",
     ]
-    said = ", ".join(f"{number:,} {what}" for number, what in parts if number)
+    said = ", ".join(filter(None, parts))
     return f"{said}: people's work, which is deleted too" if said else ""
 
 

@@ -28,6 +28,7 @@ from pipeline.corrections.matching import (
     covered_segments,
     match,
     merge_by_label,
+    restored,
     split_into_components,
     split_into_instances,
 )
@@ -49,6 +50,7 @@ from pipeline.storage.folder import Folder
 from schemas import plugins
 from schemas.base import Frozen
 from schemas.errors import ConfigError, UserError
+from schemas.records import MaskKind
 from schemas.redact import redact
 from schemas.review import (
     Prefer,
@@ -87,7 +89,8 @@ class ImportRules(Frozen):
     unchanged_means: Annotated[
         Literal["auto", "unreviewed", "reviewed"], BeforeValidator(_new_name)
     ] = "auto"
-    """Images that are as predicted and of which nothing says that a person has looked at them.
+    """Images that are as predicted, or as reviewed before, and of which nothing in the file says
+    that a person has looked at them.
     `auto`: left out where the file marks others as checked; else they count, unless the file has no
     difference at all and is refused. `unreviewed`: left out. `reviewed`: they count."""
     prefer: Prefer = "newer"
@@ -148,7 +151,7 @@ class _Import:
         self._run = run
         self._source = source
         self._rules = rules
-        self._kind = run.mask_kind
+        self._kind: MaskKind = run.mask_kind
         self._labels = LabelNames(job.vocabulary.names, rules.labels)
         self._predictions = Predictions(run)
         self._earlier = Imports(run)
@@ -246,9 +249,10 @@ class _Import:
                 text = f"{image.name}: with {len(image.masks)} masks"
                 self.notes.add(NoteKind.REPEATED, text)
             else:
-                is_emptied = silence is NoteKind.UNANNOTATED and row["num_segments"] > 0
+                has_masks = bool(self._masks_before(row))
+                is_emptied = silence is NoteKind.UNANNOTATED and has_masks
                 self.notes.add(NoteKind.EMPTIED if is_emptied else silence, image.name)
-                self._differs(row["num_segments"] > 0, bool(self._known_masks(row)))
+                self._differs(row["num_segments"] > 0, has_masks)
         self._differs(not any(fitting))
         seconds = seconds_of(images)
         return best and replace(best, seconds=seconds)
@@ -264,12 +268,9 @@ class _Import:
         if self._is_older(image_id, image):
             return
         self._has_known |= bool(known or not unknown)
-        if self._kind == "class":
-            known = merge_by_label(known, size_hw)
-        elif self._kind == "component":
-            known = split_into_components(known, predicted, size_hw)
-        else:
-            known = split_into_instances(known, predicted, size_hw)
+        before = self._masks_before(row)
+        known = restored(self._of_kind(known, predicted, size_hw), before, self._kind, size_hw)
+        is_as_before = _contents(known) == _contents(before)
         masks = match(row, predicted, known, self._labels.names)
         kept = {mask.segment_index for mask in masks}
         least = _MAY_STEM if known else 0.0  # of an image without known masks nothing is known
@@ -278,19 +279,18 @@ class _Import:
         num_rejected = sum(row["segment_index"] not in kept | open_ones for row in predicted)
         is_changed = num_rejected > 0 or any(mask.verdict != "accepted" for mask in masks)
         is_marked = image.is_checked or self._rules.unchanged_means == "reviewed"
-        is_unchanged = not (is_changed or unknown or open_ones or is_marked)
-        if is_unchanged and self._leaves_unchanged:
+        is_silent = not (unknown or open_ones or is_marked)
+        is_unchanged = is_silent and not is_changed
+        if is_silent and self._leaves_unchanged and (is_as_before or not is_changed):
             self.notes.add(NoteKind.UNCHANGED, image.name)
             return
         was_corrected = image_id in self._review.images and not self._review.is_unchanged(image_id)
-        if is_unchanged and was_corrected and self._earlier.image(image_id) is not None:
+        is_set_back = is_unchanged and was_corrected and not is_as_before
+        if is_set_back and self._earlier.image(image_id) is not None:
             self._set_back.append(image.name)
         is_checked = is_marked or was_corrected
         self._num_unchanged += is_unchanged and not was_corrected
-        self._differs(
-            is_changed,
-            {(mask.category_id, mask.rle_counts) for mask in masks} != self._known_masks(row),
-        )
+        self._differs(is_changed, not is_as_before)
         reviewed = ReviewedImage(
             image_id=image_id,
             path=row["path"],
@@ -307,6 +307,16 @@ class _Import:
         self._note(reviewed, image, frame, predicted, masks)
         self._tally.add(row, predicted, masks, image.seconds, open_ones)
 
+    def _of_kind(
+        self, known: list[CorrectedMask], predicted: list[Row], size_hw: tuple[int, int]
+    ) -> list[CorrectedMask]:
+        """Return an image's masks as masks of the run's kind."""
+        if self._kind == "class":
+            return merge_by_label(known, size_hw)
+        if self._kind == "component":
+            return split_into_components(known, predicted, size_hw)
+        return split_into_instances(known, predicted, size_hw)
+
     def _differs(self, from_predictions: bool, from_review: bool | None = None) -> None:
         """Note whether the file says anything else than what may have been exported.
 
@@ -317,22 +327,20 @@ class _Import:
         self._differs_from_predictions |= from_predictions
         self._differs_from_review |= from_predictions if from_review is None else from_review
 
-    def _known_masks(self, row: Row) -> set[tuple[int, str]]:
-        """Return label number and RLE of an image's masks as an export would have them now."""
+    def _masks_before(self, row: Row) -> list[CorrectedMask]:
+        """Return an image's masks with the corrections until now, of which exports are made."""
         image_id = row["image_id"]
         outcomes = self._review.outcomes(image_id) or {}
         masks = [
-            CorrectedMask(one["category_id"], one["rle_counts"])
+            CorrectedMask(one["category_id"], one["rle_counts"], one["segment_index"])
             for one in self._predictions.segments(image_id)
             if one["segment_index"] not in outcomes
         ]
         masks += [
-            CorrectedMask(mask.category_id, mask.rle_counts)
+            CorrectedMask(mask.category_id, mask.rle_counts, mask.segment_index)
             for mask in self._review.masks(image_id)
         ]
-        if self._kind == "class":
-            masks = merge_by_label(masks, (row["height"], row["width"]))
-        return {(mask.category_id, mask.rle_counts) for mask in masks}
+        return masks
 
     def _unlisted_segments(self, predicted: Sequence[Row]) -> set[int]:
         """Return, and note, the segments of labels that the file does not list."""
@@ -474,6 +482,11 @@ class _Import:
             damaged=self._review.left_out(),
             notes=self.notes.report(),
         )
+
+
+def _contents(masks: Sequence[CorrectedMask]) -> Counter[tuple[int, str]]:
+    """Return label number and RLE of masks, and how often each is there."""
+    return Counter((mask.category_id, mask.rle_counts) for mask in masks)
 
 
 def _agree(decision: ReviewDecision, row: Row, mask: ReviewedMask | None) -> bool:

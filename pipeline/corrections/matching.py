@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from ovseg_core.rle import components
 from ovseg_core.rle.encode import coco_rle
 from pipeline.run.reader import Row
+from schemas.records import MaskKind
 from schemas.review import ReviewedMask, Verdict
 
 RELABELLED_IOU = 0.5
@@ -39,16 +40,13 @@ def merge_by_label(
     corrected: Sequence[CorrectedMask], size_hw: tuple[int, int]
 ) -> list[CorrectedMask]:
     """Return one mask per label, as in a run with `masks.segments: class`."""
-    by_label: dict[int, list[CorrectedMask]] = {}
-    for mask in corrected:
-        by_label.setdefault(mask.category_id, []).append(mask)
     return [
         CorrectedMask(
             category_id,
             _union([mask.rle_counts for mask in masks], size_hw)["counts"].decode("ascii"),
             next((m.segment_index for m in masks if m.segment_index is not None), None),
         )
-        for category_id, masks in sorted(by_label.items())
+        for category_id, masks in sorted(_by_category(corrected).items())
     ]
 
 
@@ -87,6 +85,58 @@ def split_into_instances(
         else:
             found.append(mask)
     return found
+
+
+def restored(
+    corrected: Sequence[CorrectedMask],
+    before: Sequence[CorrectedMask],
+    kind: MaskKind,
+    size_hw: tuple[int, int],
+) -> list[CorrectedMask]:
+    """Return the masks; those of a label that are as an export has them become what it was made of.
+
+    This undoes what exports do to masks that people left: they join those that got the same label
+    in a run with one mask per label, and cut drawn ones in a run of connected regions.
+
+    Args:
+        corrected: one image's masks of the file, as masks of the run's kind.
+        before: the image's masks with the corrections until now.
+        kind: of the run's masks.
+        size_hw: of the image.
+    """
+    ours, theirs = _by_category(before), _by_category(corrected)
+    found: list[CorrectedMask] = []
+    for category_id, masks in theirs.items():
+        own = ours.get(category_id, [])
+        found += own if own and _is_export_of(masks, own, kind, size_hw) else masks
+    return found
+
+
+def _by_category(masks: Sequence[CorrectedMask]) -> dict[int, list[CorrectedMask]]:
+    found: dict[int, list[CorrectedMask]] = {}
+    for mask in masks:
+        found.setdefault(mask.category_id, []).append(mask)
+    return found
+
+
+def _is_export_of(
+    masks: Sequence[CorrectedMask],
+    own: Sequence[CorrectedMask],
+    kind: MaskKind,
+    size_hw: tuple[int, int],
+) -> bool:
+    """Return whether masks of one label are what an export makes of others of it."""
+    theirs, ours = ([mask.rle_counts for mask in side] for side in (masks, own))
+    if sorted(theirs) == sorted(ours):
+        return True
+    if len(theirs) == 1 and len(ours) > 1:
+        shared, union = overlap(theirs, ours, size_hw)
+        return shared == union
+    if kind != "component":
+        return False
+    cut = (components.split_components(side, size_hw) for side in (theirs, ours))
+    one, other = (sorted(part.counts for parts in side for part in parts) for side in cut)
+    return one == other
 
 
 def match(

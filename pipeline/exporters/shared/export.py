@@ -121,7 +121,8 @@ class Export:
             logger.warning("%s", note)
         self.losses = LossReport(title, resolved, not_held, self.reader.summary, note)
         for what, count in self.reader.num_left_out.items():
-            self.losses.count_lost(what, count)
+            if count:
+                self.losses.count_lost(what, count)
         if options.only:
             self.losses.count_lost("images that are not in the list", self.reader.num_unwanted)
         self.folder = run.folder.child(folder)

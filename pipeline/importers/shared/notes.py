@@ -59,8 +59,8 @@ WORDS: Mapping[NoteKind, str] = MappingProxyType(
         NoteKind.EMPTIED: "left out: images without a mask in the file that have some in the run "
         "(if somebody has deleted them, import again with --empty-means reviewed; no undo is "
         "needed)",
-        NoteKind.UNCHANGED: "left out: images that are as predicted, and not marked as checked (if "
-        "somebody has checked them: --unchanged-means reviewed)",
+        NoteKind.UNCHANGED: "left out: images that are as predicted, or as reviewed before, and "
+        "not marked as checked (if somebody has checked them: --unchanged-means reviewed)",
         NoteKind.SKIPPED: "left out: skipped in the tool",
         NoteKind.REPEATED: "left out: another statement on the same image counts",
         NoteKind.UNKNOWN_IMAGES: "left out: images that the run has not annotated",

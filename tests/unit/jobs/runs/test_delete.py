@@ -51,7 +51,7 @@ def test_a_whole_run_is_deleted_and_its_images_stay(run: RunFolder, tmp_path: Pa
     result = ovseg("delete", run.folder.uri, answer="y\n")
     assert result.exit_code == 0, result.output
     assert "keeps" not in result.stdout, result.stdout
-    assert "2 reviewed images, 1 imports: people's work" in result.stdout
+    assert "2 reviewed images, 1 import: people's work" in result.stdout
     assert not Path(run.folder.uri).exists()
     assert {path.name for path in (tmp_path / "photos").rglob("*.png")} == {"a.png", "b.png"}
 

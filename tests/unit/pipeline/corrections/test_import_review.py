@@ -1,6 +1,7 @@
 """From a tool's file to the reviewed layer: masks accepted, changed, rejected and added."""
 
 import json
+import time
 import tracemalloc
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,11 +12,13 @@ import pytest
 from ovseg_core.rle import label_studio_brush
 from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.layer import ReviewedLayer
+from pipeline.corrections.log import ReviewLog
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.exporters import coco, cvat
 from pipeline.importers.shared.notes import NoteKind
 from pipeline.run.folder import RunFolder
 from schemas.errors import ConfigError, UserError
+from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import (
     LABELS,
     RunSpec,
@@ -354,3 +357,67 @@ def test_unchanged_instances_are_accepted_one_by_one(tool, tmp_path):
     assert [mask.segment_index for mask in masks] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert {mask.verdict for mask in masks} == {"accepted"}
     assert evaluate(run, "reviewed").miou == 1.0
+
+
+def _relabelled_into_a_label_that_is_there(run: RunFolder) -> None:
+    """Accept the cat of `photos/a.png` and call its dog a cat, too; reject the dog of `d.png`."""
+    common = {"at_s": time.time(), "source": "page"}
+    of_first = {**common, "image_id": "id-photos/a.png"}
+    dog = {"label": "dog", "segment_index": 1}
+    decided = [
+        {**of_first, "action": "accept", "label": "cat", "segment_index": 0},
+        {**of_first, **dog, "action": "relabel", "new_label": "cat"},
+        {**common, **dog, "image_id": "id-d.png", "action": "reject"},
+    ]
+    ReviewLog(run).append(map(ReviewDecision.model_validate, decided))
+
+
+def _reviewed(run: RunFolder) -> dict[str, list[tuple]]:
+    layer = ReviewedLayer(run)
+    return {
+        image.path: [
+            (mask.segment_index, mask.label, mask.verdict, mask.area_px)
+            for mask in layer.masks(image_id)
+        ]
+        for image_id, image in layer.images.items()
+    }
+
+
+def _export_with_a_mask_less(run: RunFolder, tmp_path: Path) -> str:
+    """Return COCO's file of the reviewed run, of which somebody edits `b c/ü.png` alone."""
+    dataset = _dataset(run)
+    by_name = {image["file_name"]: image["id"] for image in dataset["images"]}
+    labels = [
+        one["category_id"] for one in dataset["annotations"] if one["image_id"] == by_name[PATHS[0]]
+    ]
+    assert labels == [1, 3]  # the export has joined the two cats
+    edited = [one for one in dataset["annotations"] if one["image_id"] == by_name[PATHS[1]]]
+    dataset["annotations"].remove(edited[0])
+    return _file(tmp_path, dataset)
+
+
+def test_images_as_reviewed_before_are_unchanged(run, tmp_path):
+    _relabelled_into_a_label_that_is_there(run)
+    file = _export_with_a_mask_less(run, tmp_path)
+    before, rules = _reviewed(run), ImportRules(unchanged_means="unreviewed")
+    report = import_review(run, "coco", file, rules)
+    assert report.num_images == 1
+    assert {kind: note.first for kind, note in report.notes.items()} == {
+        NoteKind.UNCHANGED: (PATHS[0], PATHS[2])
+    }
+    assert _reviewed(run) == before | {PATHS[1]: _reviewed(run)[PATHS[1]]}
+    with pytest.raises(UserError, match=r"nothing of the file was taken: .*as reviewed before"):
+        import_review(run, "coco", file, rules)
+
+
+@pytest.mark.parametrize("prefer", ["newer", "file"])
+def test_masks_that_an_export_joined_arrive_as_they_were(prefer, run, tmp_path):
+    _relabelled_into_a_label_that_is_there(run)
+    file = _export_with_a_mask_less(run, tmp_path)
+    report = import_review(run, "coco", file, ImportRules(prefer=prefer))
+    assert (report.num_images, report.num_unchanged, dict(report.notes)) == (3, 0, {})
+    assert [mask[:3] for mask in sorted(_reviewed(run)[PATHS[0]])] == [
+        (0, "cat", "accepted"), (1, "cat", "changed"), (2, "potted plant", "accepted"),
+    ]  # fmt: skip
+    cats, dogs = (_by_name(report)[name] for name in ("cat", "dog"))
+    assert (cats.accepted, dogs.changed, dogs.rejected) == (2, 1, 1)

@@ -13,6 +13,7 @@ from pipeline.corrections.matching import (
     mean_best_iou,
     merge_by_label,
     overlap,
+    restored,
     split_into_components,
 )
 
@@ -84,6 +85,22 @@ def test_split_into_components_only_masks_over_several_segments():
     parts = split_into_components([both], predicted, SIZE_HW)
     assert [part.rle_counts for part in parts] == [_counts((0, 2)), _counts((4, 6))]
     assert split_into_components([both], predicted[:1], SIZE_HW) == [both]
+
+
+def test_labels_that_are_as_an_export_has_them_get_the_masks_that_it_was_made_of():
+    one, other = CorrectedMask(1, _counts((0, 2)), 0), CorrectedMask(1, _counts((3, 5)), 1)
+    dog = CorrectedMask(2, _counts((6, 9)), 2)
+    joined = CorrectedMask(1, _counts((0, 2), (3, 5)), 0)
+    smaller = CorrectedMask(2, _counts((6, 8)), 2)
+    before = [one, other, dog]
+    assert restored([joined, dog], before, "class", SIZE_HW) == before
+    assert restored([joined, smaller], before, "class", SIZE_HW) == [one, other, smaller]
+    larger = CorrectedMask(1, _counts((0, 5)), 0)
+    assert restored([larger], before, "class", SIZE_HW) == [larger]
+    cut = [CorrectedMask(1, _counts((0, 2)), 0), CorrectedMask(1, _counts((3, 5)))]
+    assert restored(cut, [joined], "component", SIZE_HW) == [joined]
+    assert restored(cut, [joined], "instance", SIZE_HW) == cut
+    assert restored(cut[1:], [joined], "component", SIZE_HW) == cut[1:]
 
 
 def test_overlap_counts_pixels_of_intersection_and_union():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.corrections.log import ReviewLog
 from pipeline.exporters import (
     coco,
     cvat,
@@ -19,6 +20,7 @@ from pipeline.exporters.shared.export import Export, ExportOptions, png_bytes
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import RunReader
 from schemas.errors import RunFolderError
+from schemas.review import ReviewDecision
 from tests.helpers.drawn_runs import (
     RunSpec,
     Scene,
@@ -203,3 +205,14 @@ def test_losses_of_every_format_name_the_options(tmp_path):
         lines = run.folder.read_bytes(f"{exporter.FOLDER}/LOSSES.txt").decode().splitlines()
         assert lines[1].startswith("Options: ")
         assert "min_score=0.25" in lines[1]
+
+
+def test_kinds_of_which_the_review_left_nothing_out_are_not_listed_as_lost(tmp_path):
+    run = make_run(tmp_path, odd_scenes()[:2])
+    accepted = {"image_id": f"id-{odd_scenes()[0].path}", "action": "accept", "at_s": 1.7e9}
+    ReviewLog(run).append([ReviewDecision.model_validate(accepted)])
+    with Export(run, "exports/x", Options(), "X"):
+        pass
+    text = _read(run, "exports/x/LOSSES.txt")
+    assert "masks: merged" in text
+    assert text.endswith("Lost in this export:\n- nothing\n")
