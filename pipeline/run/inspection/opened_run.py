@@ -31,7 +31,8 @@ TableLibrary = Literal["arrow", "pandas", "polars"]
 _ONLY_IF_ASKED = ("uri",)
 """Columns of the images table that are left out of all: where an image is read from, the manifest
 alone says."""
-_VERDICT = pa.field("verdict", REPEATED_TEXT)
+_VERDICT = "verdict"
+_VERDICT_FIELD = pa.field(_VERDICT, REPEATED_TEXT)
 
 
 def open_run(run: str | os.PathLike[str], masks: MaskSource | None = None) -> "OpenedRun":
@@ -104,18 +105,28 @@ class OpenedRun:
     def annotations(self, columns: list[str] | None = None, to: TableLibrary = "arrow") -> Any:
         """Return one row per segment: label, RLE, area, box and scores.
 
-        With people's corrections the table has a further column `verdict`; masks that people drew
-        have no scores but `mean_prob`, which is 1.
+        With people's corrections the table has a further column `verdict`, the last one if it is
+        not asked for by name; masks that people drew have no scores but `mean_prob`, which is 1.
 
         Args:
             columns: those to read; None: all. Their meaning: `schemas.records.Annotation`.
             to: the library whose table is returned.
+
+        Raises:
+            UserError: no such column; or `verdict` is asked for, and nobody has reviewed the run.
         """
-        wanted = _wanted(columns, ANNOTATIONS.names)
+        has_review = self._reader.masks != "predicted"
+        if _VERDICT in (columns or ()) and not has_review:
+            raise UserError(
+                f"no column {_VERDICT}: nobody has reviewed {self._reader.run.folder.uri}, or it "
+                'was opened with masks="predicted"; leave the column out'
+            )
+        known = [*ANNOTATIONS.names, _VERDICT] if has_review else ANNOTATIONS.names
+        wanted = _wanted(columns, known)
+        if has_review and _VERDICT not in wanted:
+            wanted = [*wanted, _VERDICT]
         tables = [_segment_table(shard, wanted) for shard in self._reader.shards()]
-        fields = [ANNOTATIONS.field(name) for name in wanted]
-        empty = pa.schema(fields).empty_table()
-        return _table(pa.concat_tables(tables or [empty]), to)
+        return _table(pa.concat_tables(tables or [_segment_schema(wanted).empty_table()]), to)
 
     def segments(self, path: str) -> list[Row]:
         """Return the annotation rows of one image.
@@ -195,13 +206,19 @@ def _wanted(columns: list[str] | None, known: list[str]) -> list[str]:
 
 
 def _segment_table(shard: FinishedShard, columns: list[str]) -> pa.Table:
-    needed = list(dict.fromkeys((*columns, "image_id")))
+    needed = list(dict.fromkeys((*(name for name in columns if name != _VERDICT), "image_id")))
     if not isinstance(shard, CorrectedShard):
         return shard.predicted_table(needed).select(columns)
-    fields = [*(ANNOTATIONS.field(name).with_nullable(True) for name in columns), _VERDICT]
-    names = [field.name for field in fields]
-    rows = [{name: row.get(name) for name in names} for row in shard.segments(needed)]
-    return pa.Table.from_pylist(rows, pa.schema(fields))
+    rows = [{name: row.get(name) for name in columns} for row in shard.segments(needed)]
+    return pa.Table.from_pylist(rows, _segment_schema(columns))
+
+
+def _segment_schema(columns: list[str]) -> pa.Schema:
+    """Return the schema of segments; with a verdict any value may be missing."""
+    if _VERDICT not in columns:
+        return pa.schema([ANNOTATIONS.field(name) for name in columns])
+    fields = {name: ANNOTATIONS.field(name).with_nullable(True) for name in ANNOTATIONS.names}
+    return pa.schema([fields.get(name, _VERDICT_FIELD) for name in columns])
 
 
 def _table(table: pa.Table, to: TableLibrary) -> Any:

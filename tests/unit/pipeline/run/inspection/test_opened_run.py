@@ -97,14 +97,21 @@ def test_corrections_are_merged(tmp_path):
     reject = {"image_id": rejected, "at_s": time.time(), "action": "reject"}
     ReviewLog(run).append([ReviewDecision.model_validate(one) for one in (relabel, reject)])
     merged = open_run(run.folder.uri)
-    table = merged.annotations(["label", "verdict"][:1])
-    assert table.column_names == ["label", "verdict"]
+    assert merged.annotations(["label"]).column_names == ["label", "verdict"]
+    table = merged.annotations(["verdict", "mean_prob"])
+    assert table.column_names == ["verdict", "mean_prob"]
     assert table["verdict"].to_pylist().count("changed") == 1
+    assert merged.annotations().column_names == [*ANNOTATIONS.names, "verdict"]
+    with pytest.raises(UserError, match=r"no column colour; there are .*, verdict$"):
+        merged.annotations(["verdict", "colour"])
     assert merged.segments(SCENES[0].path)[0]["label"] == LABELS[1]
     with pytest.raises(UserError, match="was rejected"):
         merged.label_map(SCENES[1].path)
     predicted = open_run(run.folder.uri, masks="predicted")
     assert predicted.annotations().equals(first.annotations())
+    for unreviewed in (first, predicted):
+        with pytest.raises(UserError, match=r"no column verdict: nobody has reviewed .*predicted"):
+            unreviewed.annotations(["label", "verdict"])
     assert "predicted" in repr(predicted)
 
 
