@@ -17,7 +17,7 @@ from pipeline.exporters.shared.corrected_run import CorrectedShard
 from pipeline.exporters.shared.loss_report import FAILED_IMAGES, NOT_ANNOTATED, LossReport
 from pipeline.run.reader import FinishedShard, Row, RunReader, bottom_first, grouped
 from schemas.errors import RunFolderError
-from schemas.score_columns import SCORE, SCORE_COLUMNS
+from schemas.score_columns import MEANS, SCORE, SCORE_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,11 @@ ResolvedKind = Literal["class", "components", "instances"]
 
 DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
+_DRAWN = "of the segments without a score of the model: 1 stands there"
+_JOINED_WITH_DRAWN = (
+    "of the segments joined with masks without a score of the model: their mean by area has 1 "
+    "for these"
+)
 _JOINED = "masks joined with another of the label that people gave them"
 
 
@@ -128,9 +133,13 @@ def _count_decided(rows: Sequence[Row], losses: LossReport) -> None:
     verdicts = Counter(found)
     for verdict, count in verdicts.items():
         losses.count_written(f"of the segments {verdict} by people", count)
-    drawn = verdicts.total() - verdicts["accepted"]
-    if drawn:
-        losses.count_written("of the segments without a score of the model: 1 stands there", drawn)
+    # What has no score of the model, or is joined with such a mask, has none of the other means.
+    scores = [row[SCORE] for row in rows if any(name not in row for name in MEANS)]
+    num_drawn = sum(score == 1 for score in scores)
+    if num_drawn:
+        losses.count_written(_DRAWN, num_drawn)
+    if num_drawn < len(scores):
+        losses.count_written(_JOINED_WITH_DRAWN, len(scores) - num_drawn)
 
 
 def _count_left_out(shard: FinishedShard, losses: LossReport) -> None:

@@ -93,6 +93,29 @@ def test_masks_of_people_pass_a_minimum_score_and_keep_what_scores_they_have(run
     assert "1  of the segments without a score of the model" in text
 
 
+def test_mask_that_is_joined_with_a_changed_one_has_the_mean_of_its_score_and_1(run):
+    _decide(run, "accept", label="cat", segment_index=0)
+    _decide(run, "relabel", label="dog", segment_index=1, new_label="cat")
+    _decide(run, "relabel", label="dog", segment_index=1, new_label="cat", image_id="id-a.png")
+    _decide(run, "reject", label="cat", segment_index=0, image_id="id-a.png")
+    rows, text = _rows(run, kind="class")
+    (joined,) = rows
+    assert joined["verdict"] == "changed"
+    assert joined["mean_prob"] == pytest.approx((0.4 * 20 * 8 + 1 * 20 * 12) / (20 * 20))
+    assert "1  of the segments without a score of the model: 1 stands there" in text
+    assert "1  of the segments joined with masks without a score of the model: their mean" in text
+
+
+def test_accepted_region_that_is_joined_with_an_undecided_one_has_scores_of_the_model(tmp_path):
+    cats = _pixels(LEFT, RIGHT).astype(np.uint16)
+    scenes = [Scene(f"{name}.png", cats, 0.4) for name in "ab"]
+    run = make_run(tmp_path, scenes, RunSpec(masks={"segments": "components"}))
+    _decide(run, "accept", label="cat", segment_index=0)
+    (joined,), text = _rows(run, kind="class")
+    assert joined["mean_prob"] == pytest.approx(0.4)
+    assert "without a score of the model" not in text
+
+
 @pytest.mark.parametrize("kind", ["as_run", "class", "components"])
 def test_masks_of_people_are_cut_as_the_format_wants(kind, run):
     drawn = _mask("cat", _pixels((slice(2, 6), slice(10, 13)), (slice(9, 12), slice(15, 18))))
