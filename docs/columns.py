@@ -57,8 +57,8 @@ TABLES = (
         "Exports, the review and evaluation read the masks. What reads each score is in the next "
         "table. `open_run(...).annotations()` has one more column, `verdict`, once there is a "
         "review: `accepted`, `changed` or `added` by people, empty where nobody decided. A mask "
-        "that people changed or added has `mean_prob` 1 and its other scores empty: leave such "
-        "rows out of means of scores.",
+        "that people changed or added has `mean_prob` 1 (joined with an accepted one: the mean by "
+        "area) and its other scores empty: leave such rows out of means of scores.",
     ),
     _Table(
         "Vectors",

@@ -26,6 +26,8 @@ SegmentKind = Literal["as_run", "class", "components"]
 ResolvedKind = Literal["class", "components", "instances"]
 """The same, as `masks.segments` names it."""
 
+CUT_COLUMNS = ("segment_index", "category_id", "height", "width", "rle_counts", "area_px")
+"""Columns that cutting and joining masks needs."""
 DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
 _DRAWN = "of the segments without a score of the model: 1 stands there"
@@ -124,6 +126,19 @@ def _cut(rows: list[Row], kind: ResolvedKind, is_changed: bool) -> list[Row]:
     if kind != "instances" and any("verdict" in row for row in rows):
         return _split_drawn(rows) if is_split else _join_repeated(rows)
     return rows
+
+
+def as_run(rows: list[Row], kind: ResolvedKind) -> list[Row]:
+    """Return one image's rows as an export has them that leaves the kind of segments as it is.
+
+    In a run with one mask per label the masks that people gave one label are one; in a run of
+    connected regions drawn masks are cut into theirs.
+
+    Args:
+        rows: with `CUT_COLUMNS`.
+        kind: of the run's segments.
+    """
+    return _cut(rows, kind, is_changed=False)
 
 
 def _count_decided(rows: Sequence[Row], losses: LossReport) -> None:

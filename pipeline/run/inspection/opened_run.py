@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ovseg_core.rle.encode import decode_rle
 from pipeline.exporters.shared.corrected_run import CorrectedRun, CorrectedShard, MaskSource
+from pipeline.exporters.shared.segments import CUT_COLUMNS, ResolvedKind, as_run, resolve_kind
 from pipeline.run.folder import RunFolder
 from pipeline.run.reader import FinishedShard, Row, paint_segments
 from pipeline.run.tables.damaged import Damage
@@ -107,6 +109,7 @@ class OpenedRun:
 
         With people's corrections the table has a further column `verdict`, the last one if it is
         not asked for by name; masks that people drew have no scores but `mean_prob`, which is 1.
+        Masks are joined and cut as by an export, see `pipeline.exporters.shared.segments.as_run`.
 
         Args:
             columns: those to read; None: all. Their meaning: `schemas.records.Annotation`.
@@ -125,11 +128,11 @@ class OpenedRun:
         wanted = _wanted(columns, known)
         if has_review and _VERDICT not in wanted:
             wanted = [*wanted, _VERDICT]
-        tables = [_segment_table(shard, wanted) for shard in self._reader.shards()]
+        tables = [self._segment_table(shard, wanted) for shard in self._reader.shards()]
         return _table(pa.concat_tables(tables or [_segment_schema(wanted).empty_table()]), to)
 
     def segments(self, path: str) -> list[Row]:
-        """Return the annotation rows of one image.
+        """Return the annotation rows of one image, as `annotations` has them.
 
         Args:
             path: of the image, as the column `path` of the images table has it.
@@ -137,7 +140,7 @@ class OpenedRun:
         Raises:
             UserError: the run has no such image, or it failed.
         """
-        return self._found(path)[1]
+        return as_run(self._found(path)[1], self._kind)
 
     def label_map(self, path: str) -> NDArray[np.uint16]:
         """Return (H, W) of one image: 0 is background, k the label `labels[k - 1]`.
@@ -154,8 +157,9 @@ class OpenedRun:
         Args:
             path: of the image, as in `segments`.
         """
-        image, rows = self._found(path)
+        image, _ = self._found(path)
         size_hw = image["height"], image["width"]
+        rows = self.segments(path)
         masks = [decode_rle(row["rle_counts"], size_hw).astype(bool) for row in rows]
         return np.stack(masks) if masks else np.zeros((0, *size_hw), bool)
 
@@ -170,6 +174,21 @@ class OpenedRun:
         tables = [run.shard_table(marker, name, columns) for marker in self._reader.markers]
         empty = pa.schema([schema.field(column) for column in columns]).empty_table()
         return pa.concat_tables(tables or [empty], promote_options="permissive")
+
+    def _segment_table(self, shard: FinishedShard, columns: list[str]) -> pa.Table:
+        needed = dict.fromkeys((*(name for name in columns if name != _VERDICT), "image_id"))
+        if not isinstance(shard, CorrectedShard):
+            return shard.predicted_table(list(needed)).select(columns)
+        if shard.touched:
+            needed |= dict.fromkeys(CUT_COLUMNS)
+        images = groupby(shard.segments(list(needed)), lambda row: row["image_id"])
+        rows = (row for _, found in images for row in as_run(list(found), self._kind))
+        picked = [{name: row.get(name) for name in columns} for row in rows]
+        return pa.Table.from_pylist(picked, _segment_schema(columns))
+
+    @cached_property
+    def _kind(self) -> ResolvedKind:
+        return resolve_kind(self._reader, "as_run")
 
     def _found(self, path: str) -> tuple[Row, list[Row]]:
         shard_index = self._shard_of.get(path)
@@ -203,14 +222,6 @@ def _wanted(columns: list[str] | None, known: list[str]) -> list[str]:
     if unknown:
         raise UserError(f"no column {', '.join(unknown)}; there are {', '.join(known)}")
     return columns or known
-
-
-def _segment_table(shard: FinishedShard, columns: list[str]) -> pa.Table:
-    needed = list(dict.fromkeys((*(name for name in columns if name != _VERDICT), "image_id")))
-    if not isinstance(shard, CorrectedShard):
-        return shard.predicted_table(needed).select(columns)
-    rows = [{name: row.get(name) for name in columns} for row in shard.segments(needed)]
-    return pa.Table.from_pylist(rows, _segment_schema(columns))
 
 
 def _segment_schema(columns: list[str]) -> pa.Schema:

@@ -1,17 +1,21 @@
+import json
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import OpenedRun, open_run
+from pipeline.corrections.import_review import ImportRules, import_review
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
 from schemas.errors import RunFolderError, UserError
 from schemas.review import ReviewDecision
 from schemas.tables import ANNOTATIONS, SCORES
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
+from tests.helpers.exported_masks import coco_dataset, counts_of
 
 SCENES = [Scene(f"day {i}/{i}.png", label_map(i, 30 + i, 44)) for i in range(5)]
 
@@ -113,6 +117,60 @@ def test_corrections_are_merged(tmp_path):
         with pytest.raises(UserError, match=r"no column verdict: nobody has reviewed .*predicted"):
             unreviewed.annotations(["label", "verdict"])
     assert "predicted" in repr(predicted)
+
+
+def _draw_two_dots(run: RunFolder, folder: Path, scene: Scene) -> None:
+    """Import one drawn mask of two pixels that do not touch."""
+    dataset, dots = coco_dataset(run), np.zeros(scene.label_map.shape, bool)
+    rows, columns = np.nonzero(scene.label_map == 0)
+    dots[rows[[0, -1]], columns[[0, -1]]] = True
+    (number,) = (one["id"] for one in dataset["images"] if one["file_name"] == scene.path)
+    drawn = {"size": list(dots.shape), "counts": counts_of(dots)}
+    dataset["annotations"].append(
+        {"id": 99, "image_id": number, "category_id": 3, "segmentation": drawn}
+    )
+    file = folder / "drawn.json"
+    file.write_text(json.dumps(dataset))
+    import_review(run, "coco", str(file), ImportRules(unchanged_means="unreviewed"))
+
+
+@pytest.mark.parametrize("kind", ["class", "components"])
+def test_masks_are_joined_and_cut_as_exports_do_it(tmp_path, kind):
+    run = make_run(tmp_path, SCENES, RunSpec(shard_size=2, masks={"segments": kind}))
+    first = open_run(run.folder.uri)
+    _draw_two_dots(run, tmp_path, SCENES[1])
+    decided = []
+    for path in (SCENES[0].path, SCENES[3].path):
+        cat, *_, dog = (row for row in first.segments(path) if row["label"] in ("cat", "dog"))
+        for row, more in ((cat, {"action": "accept"}), (dog, {"action": "relabel"})):
+            of_row = {name: row[name] for name in ("image_id", "label", "segment_index")}
+            new = {"new_label": "cat"} if more["action"] == "relabel" else {}
+            decided.append({**of_row, **more, **new, "at_s": time.time()})
+    ReviewLog(run).append([ReviewDecision.model_validate(one) for one in decided])
+    merged = open_run(run.folder.uri)
+    exported = coco_dataset(run)["annotations"]
+    names = ["label", "verdict", "mean_prob", "area_px"]
+    found = [tuple(row[name] for name in names) for row in merged.annotations(names).to_pylist()]
+    assert found == [
+        (LABELS[one["category_id"] - 1], one["attributes"].get("verdict"),
+         pytest.approx(one["score"]), one["area"])
+        for one in exported
+    ]  # fmt: skip
+    assert merged.annotations(["verdict"])["verdict"].to_pylist() == [one[1] for one in found]
+    assert merged.annotations()["rle_counts"].to_pylist() == [
+        one["segmentation"]["counts"] for one in exported
+    ]
+    more = len(found) - first.annotations().num_rows
+    assert more == (-2 if kind == "class" else 2)  # the dots are regions of their own
+    segments, masks = merged.segments(SCENES[3].path), merged.masks(SCENES[3].path)
+    assert [row["area_px"] for row in segments] == masks.sum((1, 2)).tolist()
+    ours = {row["image_id"]: row for row in merged.images().to_pylist()}
+    of_image = [
+        row["rle_counts"]
+        for row in merged.annotations().to_pylist()
+        if ours[row["image_id"]]["path"] == SCENES[3].path
+    ]
+    assert [row["rle_counts"] for row in segments] == of_image
 
 
 def test_what_is_not_there_is_said(opened, tmp_path):
