@@ -9,6 +9,8 @@ for (const button of buttons) {
     const wanted = button.getAttribute("aria-pressed") === "true" ? "" : button.dataset.label;
     for (const other of buttons) other.setAttribute("aria-pressed", String(other.dataset.label === wanted));
     for (const card of cards) card.hidden = wanted !== "" && !card.dataset.labels.split(" ").includes(wanted);
+    const shown = cards.filter((card) => !card.hidden).length;
+    document.getElementById("shown").textContent = wanted ? `Shown: ${shown} of ${cards.length}.` : "";
   });
 }
 // More labels than two lines hold are behind a button.

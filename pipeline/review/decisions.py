@@ -68,6 +68,7 @@ class Mark(IntFlag):
     RELABELLED = 4
     """Some mask has another label."""
     SKIPPED = 8
+    """The image was skipped, or some mask, and no other mask is undecided."""
     BEGUN = 16
     """Something was decided on the review page."""
     IMPORTED = 32
@@ -211,9 +212,10 @@ class Decisions:
         imported = self._imported.get(image_id)
         if imported is not None:
             marks |= Mark.IMPORTED | (Mark.DONE if imported.is_complete else Mark(0))
-        if any(one.action == "skip" for one in current.values()):
-            marks |= Mark.SKIPPED
+        skips = [key for key, one in current.items() if one.action == "skip"]
         on_masks = [one for _, one in self._on_masks(image_id, row, current)]
+        if skips and (None not in on_masks or not all(key.label for key in skips)):
+            marks |= Mark.SKIPPED
         if not on_masks:  # the image is all that can be decided on
             on_masks = [one for key, one in current.items() if not key.label]
         actions = {"skip" if one is None else one.action for one in on_masks}
@@ -225,7 +227,7 @@ class Decisions:
     def _on_masks(
         self, image_id: str, row: int, current: Mapping[ReviewKey, ReviewDecision]
     ) -> list[tuple[int, ReviewDecision | None]]:
-        """Return the category id of each mask of an image, and what was decided on it.
+        """Return the category id of each mask of an image, and what was decided on it, or its skip.
 
         From memory: a page of the grid asks for many images, which may be of as many shards.
         """
@@ -237,7 +239,8 @@ class Decisions:
         for number, place in zip(labels, places, strict=True):
             name = self._index.labels[number - 1]
             mask = {"image_id": image_id, "label": name, "segment_index": place}
-            found.append((number, decision_on(mask, current)))
+            one = decision_on(mask, current) or current.get(ReviewKey(**mask))
+            found.append((number, one))
         return found
 
     def looks(self, image_id: str, row: int) -> tuple[int, ...]:

@@ -182,8 +182,7 @@ class ReviewSession:
 
     @cached_property
     def _models_caution(self) -> str:
-        note = self.images.note_on_models
-        return f"{note[:1].upper()}{note[1:]}." if note else ""
+        return _sentence(self.images.note_on_models)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of the run as a whole."""
@@ -209,6 +208,7 @@ class ReviewSession:
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
             "models_caution": self._models_caution,
+            "upload_caution": _sentence(self.images.note_on_uploads),
             "progress": now.decisions.progress(),
         }
 
@@ -453,6 +453,10 @@ def _known(values: NDArray[Any], row: int) -> float | None:
     """Return an image's value; None: it has none."""
     value = float(values[row])
     return None if math.isnan(value) else value
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}." if note else ""
 
 
 def _is_known(index: ReviewIndex, key: ReviewKey, row: int) -> bool:

@@ -165,9 +165,13 @@ class RunImages:
     @property
     def note_on_models(self) -> str:
         """One line on models that do not fit the images; empty: there is nothing to say."""
-        if not self._job.uses_embedded_models or self._are_drawn_scenes():
-            return ""
-        return EMBEDDED_NOTE
+        note = self.note_on_uploads
+        return "" if not note or self._are_drawn_scenes() else note
+
+    @property
+    def note_on_uploads(self) -> str:
+        """The same of images that are not the run's."""
+        return EMBEDDED_NOTE if self._job.uses_embedded_models else ""
 
     def _are_drawn_scenes(self) -> bool:
         """Return whether `ovseg demo` drew the images: by all names and the first few contents."""

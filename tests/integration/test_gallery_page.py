@@ -55,3 +55,13 @@ def test_all_labels_are_offered_only_where_some_are_hidden(tmp_path: Path) -> No
         unfold.wait_for()
         page.set_viewport_size({"width": 4000, "height": 700})
         unfold.wait_for(state="hidden")
+
+
+@needs_chromium
+def test_a_label_tells_how_many_images_it_shows(tmp_path: Path) -> None:
+    with gallery_page(tmp_path, ("dog", "cat"), 10, {"width": 800, "height": 700}) as page:
+        chip = page.get_by_role("button", name="cat")
+        chip.click()
+        page.get_by_role("status").get_by_text("Shown: 1 of 1.").wait_for()
+        chip.click()
+        page.get_by_text("Shown:").wait_for(state="detached")

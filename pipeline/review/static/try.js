@@ -72,6 +72,7 @@ async function showPhoto(source, id, url) {
   if (loading) hintLoading();
   else hint("");
   stage.show(photo, null, { width: photo.width, height: photo.height });
+  explain();
   await segment();
 }
 
@@ -253,10 +254,15 @@ function fillIn(segments) {
   const some = filledIn.length < present.length ? `${filledIn.length} of the run's ${count(run.labels.length)} words: ${which}. ` : "";
   const number = run.labels.length - whole.length;
   const leftOut = number ? `Left out: ${count(number)} label${number === 1 ? "" : "s"} with a comma. ` : "";
-  const then = run.models_caution || "The masks follow while you type.";
-  const explain = (filled) => byId("words-note").replaceChildren(make("small", {}, ...withCode(`${filled}Separate them by commas. ${then}`)));
   explain(some + leftOut);
   byId("words").addEventListener("input", () => explain(""), { once: true }); // other words are not the run's
+}
+
+let wordsNote = ""; // of the run's words, until they are changed
+function explain(filled = wordsNote) {
+  wordsNote = filled;
+  const caution = run?.models_caution || (image?.source === "upload" && run?.upload_caution);
+  byId("words-note").replaceChildren(make("small", {}, ...withCode(`${filled}Separate them by commas. ${caution || "The masks follow while you type."}`)));
 }
 
 function endLoading() {

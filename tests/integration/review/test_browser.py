@@ -825,6 +825,9 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
         Image.fromarray(drawn.image).save(file)
         page.locator("#file").set_input_files(str(file))
         page.locator("#stage[data-answers='5']").wait_for()
+        caution = "the masks mean something on drawn scenes only"
+        assert caution not in note
+        assert caution in page.locator("#words-note").inner_text()
         (tmp_path / "words.txt").write_text("no image")
         page.locator("#file").set_input_files(str(tmp_path / "words.txt"))
         page.locator("#error", has_text="not_an_image").wait_for()

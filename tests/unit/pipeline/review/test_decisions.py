@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.corrections.layer import ReviewedLayer
+from pipeline.corrections.layer import ReviewedLayer, decision_on
 from pipeline.corrections.log import ReviewLog
 from pipeline.review.decisions import Decisions, Mark
 from pipeline.review.index import ReviewIndex
-from schemas.review import Action, ReviewDecision
+from schemas.review import Action, ReviewDecision, ReviewKey
 from tests.helpers.drawn_runs import LABELS, RunSpec, Scene, label_map, make_run
 
 
@@ -65,8 +65,33 @@ def test_done_images_are_those_of_the_reviewed_layer(tmp_path, seed):
     for image_id in done:
         assert again.current(image_id) == decisions.current(image_id)
     marked = np.flatnonzero(decisions.marks & Mark.SKIPPED)
-    skipped = {key.image_id for key, one in log.current().items() if one.action == "skip"}
+    current = log.current()
+    skips = {key for key, one in current.items() if one.action == "skip"}
+    undecided = {
+        row["image_id"]
+        for row in rows
+        if decision_on(row, current) is None
+        and ReviewKey(row["image_id"], row["label"], row["segment_index"]) not in skips
+    }
+    skipped = {key.image_id for key in skips if not key.label or key.image_id not in undecided}
     assert {index.image(row)["image_id"] for row in marked.tolist()} == skipped
+
+
+def test_an_image_is_skipped_when_no_other_mask_of_it_is_undecided(tmp_path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(2)])
+    index = ReviewIndex(run)
+    decisions = Decisions(ReviewLog(run), index)
+
+    def decide(action: Action, place: int | None) -> Mark:
+        mask = {} if place is None else {"label": LABELS[place], "segment_index": place}
+        decisions.add([ReviewDecision(image_id="id-1.png", action=action, at_s=1.0, **mask)])
+        return Mark(int(decisions.marks[index.row("id-1.png")]))
+
+    assert decide("skip", 0) == Mark.BEGUN, "two masks are to do"
+    assert decide("accept", 1) == Mark.BEGUN
+    assert decide("skip", 2) == Mark.BEGUN | Mark.SKIPPED
+    assert decide("undo", 2) == Mark.BEGUN
+    assert decide("skip", None) == Mark.BEGUN | Mark.SKIPPED
 
 
 def test_what_every_mask_overrules_is_not_marked(tmp_path):
