@@ -15,7 +15,7 @@ from schemas.base import counted, did_you_mean
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, ErrorCode
 from schemas.redact import redact
-from schemas.vocabulary import BACKGROUND, is_background
+from schemas.vocabulary import BACKGROUND
 
 if TYPE_CHECKING:
     from ovseg_core.backbones.file_formats.needed_files import WeightsFile
@@ -119,18 +119,9 @@ def _without_background(config: JobConfig, *, under_protocol: bool) -> str:
     """
     if under_protocol and not config.vocabulary.background:
         return ""
-    from ovseg_core import methods
-    from ovseg_core.segmenter import MethodOptions
-    from schemas import plugins
+    from pipeline.annotate.build import labels_every_pixel
 
-    options = plugins.read_options(methods.PACKAGE, config.method, "method")
-    names_it = any(not is_background(phrase) for phrase in config.vocabulary.background)
-    if (
-        names_it
-        or config.masks.segments == "instances"
-        or not isinstance(options, MethodOptions)
-        or options.finds_background
-    ):
+    if not labels_every_pixel(config):
         return ""
     phrases = config.vocabulary.background
     only = f"nothing but the phrase {BACKGROUND!r}" if phrases else "nothing"

@@ -16,6 +16,7 @@ from pipeline.storage.yaml_file import MAX_BYTES, check_references, parse_yaml
 from schemas.base import Model, validated
 from schemas.config import JobConfig
 from schemas.errors import ConfigError, VocabularyError
+from schemas.redact import redact
 from schemas.vocabulary import BACKGROUND, has_background_label, spelled_out_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -141,13 +142,17 @@ def _nested(dotted: str, value: Any) -> Fields:
 
 def _read_set(text: str) -> Fields:
     """Return `a.b=value` as nested mappings."""
-    key, equals, _ = text.partition("=")
+    key, equals, given = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set expects key=value, such as masks.min_area_px=50; got {text!r}")
     try:
         value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--set: cannot read a value: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"--set {key.strip()}: cannot read the value {redact(given)!r} "
+            f"({str(error).splitlines()[0]}); text with signs such as {{ }} : in a list needs "
+            "quotes of its own: '[\"a {}\"]'"
+        ) from error
     return value
 
 

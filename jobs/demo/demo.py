@@ -51,7 +51,9 @@ def demo(out: str, num_scenes: int, seed: int) -> int:
     for file, truth in ((folder.truth, scenes.truth), (folder.shape_truth, scenes.shape_truth)):
         file.write_text(json.dumps(truth, indent=1), encoding="utf-8")
     console.line(f"drew {num_scenes} scenes with {len(scenes.labels)} different phrases")
-    report = job.run(_config(folder, scenes.labels, num_scenes))
+    config = _config(folder, scenes.labels, num_scenes)
+    console.line(f"one mask per phrase, by {config.method.name}")
+    report = job.run(config)
     show_summary(report)
     if report.exit_code:
         return report.exit_code
@@ -102,7 +104,7 @@ def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
         "run": {"local": True, "device": "cpu"},
     }
     console.line()
-    console.line("instances, by sclip")
+    console.line("one mask per object (instances), by sclip and SAM's proposals")
     try:
         report = job.run(JobConfig.model_validate(part))
     except ConfigError as error:  # without the library that SAM needs
@@ -121,7 +123,7 @@ def _show_agreement(folder: DemoFolder, seen: tuple[str, ...], held_out: tuple[s
     rules = EvaluationRules(groups={name: labels for name, labels in groups.items() if labels})
     report = evaluate(RunFolder.open(str(folder.run)), str(folder.truth), rules)
     console.line()
-    console.line("agreement with the drawn truth (IoU, 0 to 1)")
+    console.line("agreement with the drawn truth, 0 to 1: IoU, but the last")
     means = report.groups
     console.facts(
         [

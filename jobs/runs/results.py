@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _EXPORTERS = "pipeline.exporters"
-_SHOWN_LABELS = 40
+_SHOWN_LABELS = 50
 _OF_THREADS = {
     "segment": "computing", "wait_images": "waiting for images", "wait_masks": "waiting for masks",
     "write": "writing tables", "wait_shard": "waiting for the next shard",
@@ -239,7 +239,7 @@ def export_run(
         ) from error
     target = folder.folder.child(exporter.FOLDER)
     losses = target.read_bytes(LOSSES_FILE).decode(errors="replace")
-    console.error_line(f"{summary_of(losses)} in {target.uri}")
+    console.error_line(f"{summary_of(losses)} in {target.uri}; {LOSSES_FILE} says what it lacks")
     for name in written:
         console.line(f"{folder.folder.uri}/{name}")
     if advice := getattr(exporter, "advice", None):

@@ -2,6 +2,8 @@
 
 import ctypes
 import io
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -48,17 +50,27 @@ def review(
     from pipeline.run.folder import RunFolder
 
     _return_freed_memory()
+    is_computing = False
     with Termination() as termination:
         try:
             folder = RunFolder.open(run, confirmed)
             listening = listen(folder, address, weights, only)
             console.line_with_token(f"review at  {listening.url}")
             console.line_with_token("Ctrl-C ends it")
-            listening.serve()
+            try:
+                listening.serve()
+            finally:
+                is_computing = listening.try_page.is_computing
         except KeyboardInterrupt:
             console.line()
             console.line("ended; every decision is in the run folder")
-    return ExitCode.TERMINATED if termination.requested else ExitCode.DONE
+    code = ExitCode.TERMINATED if termination.requested else ExitCode.DONE
+    if is_computing:  # Python would wait for its thread, for minutes; nothing of it is stored
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @dataclass(frozen=True)

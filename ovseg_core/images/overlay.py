@@ -34,8 +34,7 @@ _PLATE_RIM_PX, _PLATE_ALPHA = 3, 150
 """Of the dark plate under a name: what it is wider than the text at each side; of 255."""
 _STRIPE_PX = 4
 """Width of the stripe in the label's colour at the left of a plate."""
-_OVERLOOKED_SHARE, _LEAST_SHOWN_SHARE = 0.005, 0.001
-"""A label with a smaller share of the image than the first has it told below the image."""
+_LEAST_SHOWN_SHARE = 0.001
 _MIN_LEGEND_EMS, _MAX_LEGEND_LINES = 12, 3
 
 
@@ -169,9 +168,9 @@ def _with_names(
 
 
 def _share_text(share: float) -> str:
-    """Return a share of the image that a person may overlook, or nothing."""
-    if share >= _OVERLOOKED_SHARE:
-        return ""
+    """Return a share of the image, behind the name of what a person may look for in it."""
+    if share >= 0.1:
+        return f" {share:.0%}"
     return f" {share:.1%}" if share >= _LEAST_SHOWN_SHARE else f" <{_LEAST_SHOWN_SHARE:.1%}"
 
 

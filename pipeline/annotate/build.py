@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ovseg_core.segmenter import Segmenter
+from schemas import plugins
 from schemas.config import JobConfig
+from schemas.vocabulary import is_background
 
 if TYPE_CHECKING:
     from ovseg_core.backbones.clip import Clip
@@ -52,3 +54,25 @@ def build(config: JobConfig, device: str) -> Built:
     remember_names(backbones.names() | {folder: folder for folder in folders})
     digests = {role: weights_sha256(path) for role, path in backbones.files().items()}
     return Built(segmenter, digests | backbones.settings(), backbones.loaded_clip())
+
+
+def labels_every_pixel(config: JobConfig) -> bool:
+    """Return whether nothing stands for the background, so that most pixels or all get a label.
+
+    Neither objectness nor phrases of what surrounds the objects, and masks are not instances.
+
+    Raises:
+        ConfigError: unknown method or option.
+    """
+    # Here, because these import torch.
+    from ovseg_core import methods
+    from ovseg_core.segmenter import MethodOptions
+
+    options = plugins.read_options(methods.PACKAGE, config.method, "method")
+    names_it = any(not is_background(phrase) for phrase in config.vocabulary.background)
+    return (
+        not names_it
+        and config.masks.segments != "instances"
+        and isinstance(options, MethodOptions)
+        and not options.finds_background
+    )

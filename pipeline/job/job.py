@@ -357,11 +357,18 @@ def run(
         except KeyboardInterrupt:
             interrupted = True
         finally:
+            num_begun = progress.begun
             progress.close()
     if not interrupted:
         job.check_present()
     else:
-        logger.warning("stopped by %s", "SIGTERM" if termination.requested else "Ctrl-C")
+        logger.warning(
+            "stopped by %s%s",
+            "SIGTERM" if termination.requested else "Ctrl-C",
+            f"; {counted(num_begun, 'image')} of shards that are not finished will be done again"
+            if num_begun
+            else "",
+        )
     done = job.done()
     return replace(
         sum_up(
@@ -464,6 +471,9 @@ class _RunningJob:
                 first = pool.wait_for_first()
                 status, shards = self._begin(pool.weights)
                 Driver(pool, status, shards, self._termination).run(first)
+            except KeyboardInterrupt:
+                logger.info("stopping the workers")  # which takes seconds
+                raise
             finally:
                 pool.stop_all()
                 forget_text(name)

@@ -46,11 +46,13 @@ class Listening:
         url: to open in a browser; holds the token, if there is one.
         server: set `should_exit` to end it.
         socket: the bound socket.
+        try_page: what a page that waits no more may have left computing when the server has ended.
     """
 
     url: str
     server: uvicorn.Server
     socket: socket.socket
+    try_page: TryPage
 
     def serve(self) -> None:
         """Serve until the end; a signal takes its effect after the running requests."""
@@ -120,7 +122,8 @@ def listen(
     host = socket.gethostname() if everywhere else address.host
     shown = f"[{host}]" if ":" in host else host
     query = "" if token is None else f"?{TOKEN_PARAMETER}={quote(token)}"
-    return Listening(f"http://{shown}:{port}/{query}", _Server(config, try_page.end), listening)
+    server = _Server(config, try_page.end)
+    return Listening(f"http://{shown}:{port}/{query}", server, listening, try_page)
 
 
 def _bind(address: Address) -> socket.socket:

@@ -151,6 +151,11 @@ class RequestsFirst:
         self._is_taken = False
         self.num_requests = 0
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody has the lock, or a request waits for it."""
+        return self._is_taken or self.num_requests > 0
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Hold the lock for something that a person waits for."""
@@ -254,6 +259,11 @@ class TrySession:
     def end(self) -> None:
         """Stop the warm-up."""
         self._ended.set()
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether something is computed, for a request or as the warm-up."""
+        return self._lock.is_used
 
     def _use_once(self, name: str, image: ImageBatch) -> Iterator[str]:
         """Encode and score an image, in two steps: a request may come in between."""

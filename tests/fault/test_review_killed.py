@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.corrections.log import ReviewLog
 from pipeline.run.folder import RunFolder
-from tests.helpers.drawn_runs import Scene, label_map, make_run
+from tests.helpers.drawn_runs import RunSpec, Scene, label_map, make_run
 from tests.helpers.review_server import Client
 
 NUM_IMAGES = 40
@@ -80,6 +80,34 @@ def test_ctrl_c_and_sigterm_end_the_server_without_an_error(run, number, code):
         out, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert {key.image_id for key in ReviewLog(run).current()} == {"id-00.png"}
+    assert "every decision is in the run folder" in out
+    assert err == ""
+
+
+def test_ctrl_c_ends_the_server_while_words_are_embedded_for_minutes(tmp_path):
+    words = {"templates": [f"picture {n} of a {{}}" for n in range(8000)]}
+    job = {"method": "maskclip", "clip": {"model": "embedded"}}
+    scenes = [Scene(f"{n}.png", label_map(n)) for n in range(2)]
+    slow = make_run(tmp_path, scenes, RunSpec(words=words, job=job))
+    wanted = {"source": "run", "id": "id-1.png", "method": "maskclip"}
+    wanted["words"] = [f"word {n}" for n in range(64)]
+    with started(slow) as (process, client):
+        assert client.get("/api/try").json["method"]["reason"] == ""
+        answers = []
+
+        def ask() -> None:
+            with suppress(OSError, HTTPException):
+                answers.append(client.post("/api/try/segment", wanted))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(3)
+        assert asking.is_alive(), "64 words in 8000 sentences each take longer"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=40)
+        asking.join()
+    assert process.returncode == 0
+    assert not any(answer.status == 200 for answer in answers)
     assert "every decision is in the run folder" in out
     assert err == ""
 

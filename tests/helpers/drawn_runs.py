@@ -70,6 +70,8 @@ class RunSpec:
     masks: dict = field(default_factory=dict)
     unfinished: tuple[int, ...] = ()
     """Shards that are not committed."""
+    words: dict = field(default_factory=dict)
+    """Further fields of the vocabulary."""
     job: dict = field(default_factory=dict)
     """Further fields of the job."""
 
@@ -116,7 +118,7 @@ def make_run(folder: Path, scenes: list[Scene], spec: RunSpec | None = None) -> 
         {
             "images": str(photos),
             "out": str(folder / "run"),
-            "labels": list(spec.labels),
+            "vocabulary": {"labels": list(spec.labels), **spec.words},
             "shard_size": spec.shard_size,
             "masks": spec.masks,
             **spec.job,

@@ -124,7 +124,7 @@ function wait(text) {
 
 function waitingFor() {
   if (!wanted.search) return "ordering …";
-  return searched ? "searching …" : "loading the text encoder …";
+  return searched ? "searching …" : "loading CLIP …";
 }
 
 async function fetchItems(start, limit) {

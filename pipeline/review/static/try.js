@@ -129,7 +129,8 @@ async function segment() {
   asking = new AbortController();
   const { signal } = asking;
   const since = performance.now();
-  const timer = setTimeout(() => hintWait("looking …", since), 600);
+  const timers = [setTimeout(() => hintWait("looking …", since), 600)];
+  timers.push(setTimeout(() => hintWait("encoding the image and new words, slow on a CPU …", since), 6000));
   try {
     const found = await send("/api/try/segment", { ...image, words: words(), method }, signal);
     const bytes = Uint8Array.from(atob(found.segments_png), (letter) => letter.charCodeAt(0));
@@ -145,7 +146,7 @@ async function segment() {
     fail(error.message);
     byId("found").classList.add("stale"); // of the words before
   } finally {
-    clearTimeout(timer);
+    timers.forEach(clearTimeout);
     if (!signal.aborted) hint("");
   }
 }
@@ -154,6 +155,8 @@ async function segment() {
 const texts = (mask, percentages) => captions(run.score_columns, "try", mask).filter(([column]) => column.percent === percentages).map(([{ help }, text]) => make("span", { title: help }, text));
 
 function show() {
+  byId("method-caution").textContent = answer.caution;
+  byId("method-caution").hidden = !answer.caution;
   // The scores beside a word are those of its largest mask.
   const largest = new Map(answer.segments.toSorted((one, other) => one.area_frac - other.area_frac).map((one) => [one.category_id, one]));
   const masksOf = (word) => answer.segments.filter((one) => one.category_id === word.id).length;

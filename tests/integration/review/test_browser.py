@@ -803,6 +803,10 @@ def test_other_words_reuse_the_features_of_the_image(page, scenes_run, tmp_path:
         page.locator("#method option[value=maskclip]").wait_for(state="attached")
         page.locator("#method").select_option("maskclip")
         page.locator("#stage[data-answers='3']").wait_for()
+        assert "wall, grass" in page.locator("#method-caution").inner_text(), (
+            "all is one of the two"
+        )
+        assert said[0]["caution"] == "", "the run's own method finds background"
         command = page.locator("#command")
         assert command.inner_text() == said[-1]["command"]
         options = command.locator("span").evaluate_all(

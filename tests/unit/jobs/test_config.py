@@ -225,7 +225,7 @@ def test_binary_file_is_not_a_job(tmp_path: Path) -> None:
     [
         ("run.workers", "--set expects key=value"),
         ("=3", "--set expects key=value"),
-        ("run.workers=[1", "--set: cannot read a value"),
+        ("run.workers=[1", "--set run.workers: cannot read the value '[1'"),
         ("run.wokers=1", "run.wokers: unknown key; did you mean 'run.workers'?"),
     ],
 )

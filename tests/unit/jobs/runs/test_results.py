@@ -99,8 +99,9 @@ def test_export_says_whose_masks_it_wrote_how_many_and_where(tmp_path: Path) -> 
     run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n)) for n in range(3)])
     result = ovseg("export", run.folder.uri, "--to", "labelme")
     folder = f"{run.folder.uri}/exports/labelme"
+    lacks = "LOSSES.txt says what it lacks"
     counts = "3 JSON files, 3 images, 9 segments"
-    said = f"masks: predicted, as the model made them; {counts} in {folder}\n"
+    said = f"masks: predicted, as the model made them; {counts} in {folder}; {lacks}\n"
     assert result.stderr == said, "a line of the console, without a time"
     assert result.stdout == f"{folder}\n"
     studio = ovseg("export", run.folder.uri, "--to", "label-studio")

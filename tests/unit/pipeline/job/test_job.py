@@ -402,8 +402,11 @@ def test_missing_gpu_is_refused(config):
         run(wanting, BuildNothing())
 
 
-def test_interrupted_job_is_resumed_later(config, tmp_path):
-    report, _ = run(config, BuildColourSegmenter(SegmenterFaults(interrupt_on="006")))
+def test_interrupted_job_is_resumed_later(config, tmp_path, caplog):
+    caplog.set_level("INFO")
+    one_by_one = config.model_copy(update={"run": config.run.model_copy(update={"batch_size": 1})})
+    report, _ = run(one_by_one, BuildColourSegmenter(SegmenterFaults(interrupt_on="006")))
+    assert "of shards that are not finished will be done again" in caplog.text
     assert (report.exit_code, report.num_done, report.interrupted) == (130, 4, True)
     assert "the same command" in report.summary()
     again, _ = run(config)
