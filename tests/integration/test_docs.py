@@ -51,7 +51,8 @@ def typed_commands(page: Path) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(lines):
             if not re.search(r"(?:^|[\s/!])ovseg ", line):
                 continue
-            plain = re.sub(r"\[|\]|\.\.\.|(?<=\w)(?:\|\w+)+", "", line)  # of a synopsis
+            # Quoted as it is; else without the signs of a synopsis.
+            plain = re.sub(r"('[^']*')|\[|\]|\.\.\.|(?<=\w)(?:\|\w+)+", r"\1", line)
             words = shlex.split(plain, comments=True)
             for place, word in enumerate(words):
                 if word.lstrip("!").rpartition("/")[2] == "ovseg":
