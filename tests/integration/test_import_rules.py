@@ -138,6 +138,21 @@ def test_images_as_predicted_are_counted_alike_by_every_import_and_by_evaluate(r
     assert later.num_unchanged == _num_as_predicted(run) == 2
 
 
+def test_only_images_that_an_import_changes_back_are_said_to_be_set_back(run, dataset):
+    for number in (1, 2):
+        _import(run, _without_a_mask(dataset, number))
+    third = _import(run, _without_a_mask(dataset, 3))  # a.png is as predicted since the second
+    assert third.notes[NoteKind.SET_BACK].first == ("b/c.png",)
+
+
+def test_an_image_whose_masks_the_page_rejected_is_not_said_to_be_emptied(run):
+    for index in range(3):
+        _decide(run, "reject", index)
+    report = _import(run, _without_a_mask(coco_dataset(run), 2))
+    assert NoteKind.EMPTIED not in report.notes
+    assert report.notes[NoteKind.UNANNOTATED].first == ("a.png",)
+
+
 def test_copies_of_one_export_that_two_people_correct_add_up(run, dataset):
     first = _import(run, _without_a_mask(dataset, 1), unchanged_means="unreviewed")
     assert first.num_of_earlier == 0
