@@ -87,10 +87,23 @@ def show_estimate(plan: "JobPlan", flags: MeasureFlags) -> None:
             ("money", money),
             ("reads", size_text(found.read_bytes)),
             ("writes", f"{size_text(found.written_bytes)}{free}"),
+            ("a million such", _of_a_million(found, price)),
             *(("caution", text) for text in _cautions(found)),
             ("assumed", _assumed(plan, found)),
         ]
     )
+
+
+def _of_a_million(found: "Estimate", price: float | None) -> str:
+    """Return what so many images like those that are left would take."""
+    from ovseg_core.backbones.file_formats.needed_files import size_text
+    from pipeline.job.progress import brief
+
+    times = 1_000_000 / found.num_images
+    hours = times * found.worker_hours
+    money = "" if price is None else f" ({hours * price:,.2f} at {price:g} an hour)"
+    read, written = (size_text(round(times * it)) for it in (found.read_bytes, found.written_bytes))
+    return f"{brief(hours)} worker-hours{money}; reads {read}, writes {written}"
 
 
 def _cautions(found: "Estimate") -> list[str]:

@@ -154,7 +154,13 @@ def test_the_command_prints_time_bytes_and_money_and_what_is_assumed(tmp_path: P
     assert re.search(r"^time +\d+ s by 1 worker$", out, re.M)
     assert re.search(r"^money +\d+\.\d\d at 3600 an hour$", out, re.M)
     assert re.search(r"^writes +\S+ kB; \S+ .B free$", out, re.M)
-    assert "assumed   this process alone; without listing, the start of workers and" in out
+    work, million = (
+        float(re.search(rf"^{name} +([\d.,e-]+) worker-hours", out, re.M)[1].replace(",", ""))
+        for name in ("work", "a million such")
+    )
+    assert million == pytest.approx(work * 1e6 / 6, rel=0.02)
+    assert re.search(r" at 3600 an hour\); reads \S+ .B, writes \S+ .B$", out, re.M)
+    assert re.search(r"^assumed +this process alone; without listing, the start of ", out, re.M)
     assert out.rstrip().endswith("Nothing was written (--dry-run).")
     assert not (tmp_path / "run").exists()
 
