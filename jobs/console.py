@@ -46,6 +46,8 @@ _LOG_LINE = "%(asctime)s %(levelname)s %(message)s"
 """A record on standard error that is no terminal; under `-v` it also names the module."""
 _PLAIN_WIDTH = 160
 """Columns in a file or pipe; a terminal has its own width."""
+_SHOWN_LABELS = 50
+"""Rows of a table of labels; `ovseg demo` has up to 41."""
 
 
 class Bold(str):
@@ -145,6 +147,18 @@ def first_names(names: Sequence[str], most: int) -> str:
     """Return the first names of a list, and how many follow."""
     hidden = len(names) - most
     return ", ".join(names[:most]) + (f" and {hidden} more" if hidden > 0 else "")
+
+
+def table_of_labels(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table of one row per label, the first `_SHOWN_LABELS`, and how many more there are.
+
+    Args:
+        title: see `table`.
+        columns: see `table`.
+        rows: the most important label first.
+    """
+    table(title, columns, rows[:_SHOWN_LABELS])
+    labels_hidden(len(rows) - _SHOWN_LABELS)
 
 
 def labels_hidden(number: int, why: str = "") -> None:

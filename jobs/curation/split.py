@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.run.trust.confirmed import Confirmed
 
 _PARTS = ("train", "val", "test")
-_SHOWN_LABELS = 40
 _SHOWN_NAMES = 10
 
 
@@ -98,8 +97,7 @@ def split_run(run: str, flags: SplitFlags, as_json: bool, confirmed: "Confirmed"
             }
         )
     rows = [(label, *row) for label, row in zip(names, by_label.tolist(), strict=True)]
-    console.table("Images by label", ("label", *parts), rows[:_SHOWN_LABELS])
-    console.labels_hidden(len(rows) - _SHOWN_LABELS)
+    console.table_of_labels("Images by label", ("label", *parts), rows)
     console.line("")
     _show_missing(list(parts), rows)
     return _show(images, found, dict(zip(parts, counts, strict=True)), lists, num_copies)

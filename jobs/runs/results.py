@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 _EXPORTERS = "pipeline.exporters"
-_SHOWN_LABELS = 50
 _OF_THREADS = {
     "segment": "computing", "wait_images": "waiting for images", "wait_masks": "waiting for masks",
     "write": "writing tables", "wait_shard": "waiting for the next shard",
@@ -157,8 +156,7 @@ def show_inspection(found: "Inspection", review: "ReviewState") -> None:
     )
     console.damaged(review.left_out)
     by_label = sorted(found.segments_by_label.items(), key=lambda pair: -pair[1])
-    console.table("Segments by label", ("label", "segments"), by_label[:_SHOWN_LABELS])
-    console.labels_hidden(len(by_label) - _SHOWN_LABELS)
+    console.table_of_labels("Segments by label", ("label", "segments"), by_label)
     console.table("Errors by code", ("code", "images"), list(found.errors.items()))
     if codes := lasting_codes(found.errors):
         console.line(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.review.server import Address
     from pipeline.run.trust.confirmed import Confirmed
 
-_SHOWN_LABELS = 40
 _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 1 << 20
 
@@ -330,8 +329,7 @@ def calibrate_run(run: str, out: str, sets: Sequence[str], as_json: bool) -> Non
         )
         for label in sorted(report.labels, key=lambda label: -label.num_segments)
     ]  # fmt: skip
-    console.table("Thresholds on the calibrated score", columns, rows[:_SHOWN_LABELS])
-    console.labels_hidden(len(rows) - _SHOWN_LABELS)
+    console.table_of_labels("Thresholds on the calibrated score", columns, rows)
     console.line("")
     console.damaged(report.damaged)
     file = uris.join(place, name)
@@ -408,8 +406,7 @@ def compare_runs(first: str, other: str, as_json: bool) -> None:
         for label in report.labels
     ]  # fmt: skip
     title = "Agreement by label, lowest first"
-    console.table(title, columns, rows[:_SHOWN_LABELS])
-    console.labels_hidden(len(rows) - _SHOWN_LABELS)
+    console.table_of_labels(title, columns, rows)
     worst = [(image.path, image.agreement) for image in report.worst]
     console.table("Images that the two agree on least", ("image", "agreement"), worst)
     console.line("")
