@@ -237,7 +237,8 @@ def show_report(report: "RunReport", cautions: Sequence[str] = ()) -> None:
     """
     ovseg, out = console.program(), shlex.quote(report.out)
     show_summary(report)
-    console.line(f"run folder   {report.out}")
+    if report.has_begun:
+        console.line(f"run folder   {report.out}")
     for caution in cautions:
         console.line(f"caution      {caution}")
     if report.interrupted:

@@ -135,6 +135,7 @@ def _show(
             ),
             ("near-duplicates", near),
             ("caution", _uneven(len(images), found.largest)),
+            ("caution", _empty([name for name, count in counts.items() if not count])),
             *((name, place) for name, place in lists.items()),
         ]
     )
@@ -144,6 +145,15 @@ def _uneven(num_images: int, largest: int) -> str:
     if 2 * largest < num_images:
         return ""
     return f"one group holds {largest:,} of {num_images:,} images: the parts cannot be even"
+
+
+def _empty(parts: Sequence[str]) -> str:
+    if not parts:
+        return ""
+    return (
+        f"no image is in {' and '.join(parts)}: there are too few images of each label to spread; "
+        "give a larger share, or annotate more images"
+    )
 
 
 def _groups(images: "AnnotatedImages", flags: SplitFlags) -> tuple["NDArray[np.int64]", int | None]:

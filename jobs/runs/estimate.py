@@ -102,7 +102,7 @@ def _of_a_million(found: "Estimate", price: float | None) -> str:
     times = 1_000_000 / found.num_images
     hours = times * found.worker_hours
     money = "" if price is None else f" ({hours * price:,.2f} at {price:g} an hour)"
-    read, written = (size_text(round(times * it)) for it in (found.read_bytes, found.written_bytes))
+    read, written = size_text(round(times * found.read_bytes)), size_text(found.million_bytes)
     return f"{brief(hours)} worker-hours{money}; reads {read}, writes {written}"
 
 

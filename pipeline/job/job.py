@@ -384,6 +384,7 @@ def run(
         images_per_s=progress.images_per_s,
         bottleneck=progress.bottleneck,
         interrupted=interrupted,
+        has_begun=job.has_begun or planned.run is not None,
         terminated=termination.requested,
         stop_reason=job.stop_reason,
     )

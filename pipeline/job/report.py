@@ -37,6 +37,7 @@ class RunReport:
         seconds: how long this run took, start of workers included.
         images_per_s: speed of this run, start of workers left out.
         interrupted: stopped by Ctrl-C or SIGTERM.
+        has_begun: the run folder is there; False: stopped before.
         terminated: it was SIGTERM.
         bottleneck: what limited this run.
         stop_reason: why the job stopped before its end; empty: it did not.
@@ -59,6 +60,7 @@ class RunReport:
     images_per_s: float = 0.0
     bottleneck: Bottleneck = field(default_factory=Bottleneck)
     interrupted: bool = False
+    has_begun: bool = True
     terminated: bool = False
     stop_reason: str = ""
     changes: Changes | None = None
@@ -120,7 +122,9 @@ class RunReport:
         if self.stop_reason:
             lines.append(f"stopped: {self.stop_reason}")
         lines += self._to_try_again()
-        if self.num_done < self.num_images:
+        if not self.has_begun:
+            lines.append("the run had not begun, and has no folder: the same command starts it")
+        elif self.num_done < self.num_images:
             lines.append("the same command goes on from here")
         lines += self._others()
         return "\n".join(map(printable, lines))  # a name in a reason cannot forge a line

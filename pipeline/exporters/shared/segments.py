@@ -32,8 +32,8 @@ DIGITS = 6
 """Decimals of exported scores: float32 columns hold no more."""
 _DRAWN = "of the segments without a score of the model: 1 stands there"
 _JOINED_WITH_DRAWN = (
-    "of the segments joined with masks without a score of the model: their mean by area has 1 "
-    "for these"
+    "of the segments joined from several masks, some of them without a score of the model: the "
+    "score is the mean by area, with 1 for these"
 )
 _JOINED = "masks joined with another of the label that people gave them"
 

@@ -60,6 +60,7 @@ class Estimate:
         seconds: from the first image to the last.
         read_bytes: of image files.
         written_bytes: of tables.
+        million_bytes: of tables of a run of a million such images, in shards of its size.
         free_bytes: on the disk of the run folder; None: not known.
     """
 
@@ -75,6 +76,7 @@ class Estimate:
     seconds: float
     read_bytes: int
     written_bytes: int
+    million_bytes: int
     free_bytes: int | None
 
     @property
@@ -130,7 +132,7 @@ def measure(
             rows = worker.annotate_rows(Shard(index=0, refs=warm + measured), ahead)
     seconds = notes.done_s[-1] - notes.done_s[num_warm - 1]
     fixed, each = _write_costs(rows, clock)
-    num_shards = math.ceil(len(left) / size)
+    num_shards, of_million = math.ceil(len(left) / size), config.images_per_shard(1_000_000)
     total_s = (seconds / num_measured + each.seconds) * len(left) + fixed.seconds * num_shards
     written = each.num_bytes * len(left) + fixed.num_bytes * num_shards
     workers, gpus = _workers(config.run, device, planned.num_shards_left)
@@ -148,6 +150,7 @@ def measure(
         seconds=total_s / max(1, workers),
         read_bytes=round(notes.read_bytes / max(1, notes.num_read) * len(left)),
         written_bytes=round(written),
+        million_bytes=round(1e6 * (each.num_bytes + fixed.num_bytes / of_million)),
         free_bytes=_free_bytes(config.out),
     )
 

@@ -5,6 +5,7 @@ formats what `LOSSES.txt` records of the run and its review.
 """
 
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +127,8 @@ class _ExportCheck:
         self._findings = findings
         self._exporter = exporter
         self._place = exporter.FOLDER
-        self._again = f"export again: ovseg export RUN --to {name.replace('_', '-')}"
+        run_name = shlex.quote(run.folder.uri)
+        self._again = f"export again: ovseg export {run_name} --to {name.replace('_', '-')}"
 
     def check(self, folder: Folder) -> None:
         try:

@@ -168,6 +168,11 @@ def test_report_of_a_stopped_job_suggests_the_same_command_alone(
     show_report(RunReport("run", 2, 0, num_done=1, num_segments=2, interrupted=True))
     shown = capsys.readouterr().out
     assert shown.splitlines()[1:] == ["the same command goes on from here", "run folder   run"]
+    show_report(RunReport("run", 2, 0, interrupted=True, has_begun=False))
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1:] == [
+        "the run had not begun, and has no folder: the same command starts it"
+    ]
 
 
 def test_report_of_failed_images_suggests_inspect(capsys: pytest.CaptureFixture[str]) -> None:

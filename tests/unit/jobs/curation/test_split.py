@@ -60,6 +60,9 @@ def test_labels_that_a_part_lacks_are_counted_and_named(tmp_path: Path):
     assert re.search(r"\nin no image of (train|val): 1 of 2 labels \(dog\)\n", shown)
     spread = make_run(tmp_path / "spread", scenes[:4], RunSpec(labels=("cat", "dog")))
     assert "in no image of" not in ovseg(command[0], spread.folder.uri, *command[2:]).stdout
+    assert "no image is in" not in shown
+    tiny = ovseg(command[0], spread.folder.uri, "--val", "0.01", "--ignore-duplicates").stdout
+    assert "no image is in val: " in tiny
 
 
 def test_folders_stay_together(tmp_path: Path):

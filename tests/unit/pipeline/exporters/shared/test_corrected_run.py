@@ -103,7 +103,7 @@ def test_mask_that_is_joined_with_a_changed_one_has_the_mean_of_its_score_and_1(
     assert joined["verdict"] == "changed"
     assert joined["mean_prob"] == pytest.approx((0.4 * 20 * 8 + 1 * 20 * 12) / (20 * 20))
     assert "1  of the segments without a score of the model: 1 stands there" in text
-    assert "1  of the segments joined with masks without a score of the model: their mean" in text
+    assert "1  of the segments joined from several masks, some of them without a score" in text
 
 
 def test_accepted_region_that_is_joined_with_an_undecided_one_has_scores_of_the_model(tmp_path):

@@ -99,6 +99,9 @@ def test_written_bytes_are_those_of_the_run(tmp_path: Path) -> None:
     assert found.written_bytes == pytest.approx(sum(it.stat().st_size for it in tables), rel=0.1)
     assert found.free_bytes is not None
     assert found.free_bytes > found.written_bytes
+    assert found.million_bytes == pytest.approx(found.written_bytes * 1e6 / 40, rel=0.01)
+    larger = colour_config(images, tmp_path / "other", shard_size=0)
+    assert estimated(larger, 20).million_bytes < found.million_bytes / 2, "in shards of 256"
 
 
 def test_failed_images_count_and_are_named(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ def test_coco_files_that_differ_from_the_tables_are_found(
     told = [f"{f.where} {f.expected} {f.found}" for f in report.findings]
     assert any(words in text for text in told), told
     assert all(f.where.startswith("exports/coco/") for f in report.findings)
-    assert report.findings[0].advice == "export again: ovseg export RUN --to coco"
+    assert report.findings[0].advice == f"export again: ovseg export {place} --to coco"
 
 
 def test_results_of_fewer_masks_are_found(place: Path) -> None:
