@@ -4,10 +4,11 @@ The result is a table beside the first run's exports, not among its committed fi
 two methods agree is more often right: the review page and some exporters can sort by it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
 from pydantic import NonNegativeInt
@@ -26,8 +27,9 @@ from schemas.records import RepeatedText, Share
 from schemas.tables import arrow_schema
 
 FOLDER = "exports/compare"
-FILES = r"\w+-[0-9a-f]{12}\.parquet"
-"""Pattern of the names in the folder."""
+FILES = r"(?:[\w.@-]{1,80}-)?\w+-[0-9a-f]{12}\.parquet"
+"""Pattern of the names in the folder: the other run's folder, which older files lack, its method
+and its fingerprint."""
 _WORST = 10
 
 
@@ -129,8 +131,13 @@ def compare(first: RunFolder, other: RunFolder) -> ComparisonReport:
             "none is in the other (images are matched by their path in the collection, and must "
             "have the same size)"
         )
-    file = f"{FOLDER}/{other.info.job().method.name}-{_identity(other)[:12]}.parquet"
+    identity = f"{other.info.job().method.name}-{_identity(other)[:12]}.parquet"
+    file = f"{FOLDER}/{_folder_name(other, first)}-{identity}"
+    before = comparison_files(first)
     first.folder.atomic_write(file, parquet.write_table(comparison.table()))
+    for old in before:  # of the same run, when its folder had another name
+        if old != file and old.endswith((f"-{identity}", f"/{identity}")):
+            first.folder.delete(old)
     by_agreement = sorted(comparison.agreement.items(), key=lambda item: (item[1], item[0]))
     return ComparisonReport(
         first=first.info.job().method.name,
@@ -154,6 +161,33 @@ def _identity(run: RunFolder) -> str:
     if run.generations.number == 1:
         return run.fingerprint
     return bytes_sha256(f"{run.fingerprint} {run.generations.sha256}".encode())
+
+
+def _folder_name(other: RunFolder, first: RunFolder) -> str:
+    """Return the name of a run's folder, with its generation where the name alone is ambiguous."""
+    name = uris.parent_and_name(uris.without_query(other.folder.uri))[1]
+    number = other.generations.number
+    is_same_folder = other.folder.uri == first.folder.uri
+    generation = f"@{number}" if number > 1 or is_same_folder else ""
+    return (re.sub(r"[^\w.-]+", "_", name)[:40] or "run") + generation
+
+
+class ComparedRun(NamedTuple):
+    """The run that a comparison is with, as the comparison's file names it."""
+
+    folder: str
+    """Name of its folder; empty in files of older versions."""
+    method: str
+
+
+def compared_run(file: str) -> ComparedRun:
+    """Return the run that a comparison is with.
+
+    Args:
+        file: a path that `comparison_files` returns.
+    """
+    folder, _, method = file.rpartition("/")[2].rpartition("-")[0].rpartition("-")
+    return ComparedRun(folder, method)
 
 
 def comparison_files(run: RunFolder) -> dict[str, int]:

@@ -17,8 +17,9 @@ from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 
 from ovseg_core.decision.review_priority import PRIORITY_COLUMNS, combined_by_image, mask_priority
-from pipeline.evaluation.compare import comparison_files, read_comparison_columns
+from pipeline.evaluation.compare import compared_run, comparison_files, read_comparison_columns
 from pipeline.review.index import ReviewIndex, Rows, doubt_of
+from pipeline.storage import uris
 from schemas.errors import UserError
 
 compute: Any = pyarrow.compute  # made at run time: unknown to type checkers
@@ -64,14 +65,20 @@ class SortOrders:
         )(lambda file, size: self._read_agreement(file))
 
     def compared(self) -> dict[str, str]:
-        """List the run's comparisons: by name of their order, a short name of the other run."""
-        self._files = comparison_files(self._index.run)
-        stems = [_stem(file) for file in self._files]
-        methods = [stem.rpartition("-")[0] or stem for stem in stems]
-        own = self._index.run.info.job().method.name
+        """List the run's comparisons: by name of their order, a short name of the other run.
+
+        The name is that of the run's folder, with its method where two have it, and the file's
+        where that does not tell them apart.
+        """
+        run = self._index.run
+        self._files = comparison_files(run)
+        own = uris.parent_and_name(run.folder.uri)[1]
+        own_names = _names(own, run.info.job().method.name)
+        names = [[*_names(*compared_run(file)), _stem(file)] for file in self._files]
+        taken = [*own_names, run.info.job().method.name, *(name for each in names for name in each)]
         return {
-            _COMPARED + stem: stem if methods.count(method) > 1 or method == own else method
-            for stem, method in zip(stems, methods, strict=True)
+            _order_of(file): next((name for name in each if taken.count(name) == 1), each[-1])
+            for file, each in zip(self._files, names, strict=True)
         }
 
     def rows(self, name: str) -> Rows:
@@ -150,6 +157,11 @@ def _failed_last(index: ReviewIndex, value: NDArray[Any]) -> Rows:
 
 def _order_of(file: str) -> str:
     return _COMPARED + _stem(file)
+
+
+def _names(folder: str, method: str) -> list[str]:
+    """Return a run's names, the shortest first."""
+    return [folder, f"{folder} ({method})"] if folder else [method] if method else []
 
 
 def _stem(file: str) -> str:

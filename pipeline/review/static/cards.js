@@ -24,16 +24,27 @@ function agreement(item, other) {
 
 const masks = (number, score) => (number > 1 ? `${number} masks, best score ${score.toFixed(2)}` : `1 mask, score ${score.toFixed(2)}`);
 
+const isCut = (text) => text.scrollWidth > text.clientWidth;
+
+// What a label was before goes where it or the new label would be cut: the tooltip has it.
+function dropOldLabels(chips) {
+  for (const was of chips.map((chip) => chip.querySelector(".was"))) {
+    if (was && !was.hidden) was.hidden = isCut(was) || isCut(was.parentElement.querySelector("span"));
+  }
+}
+
 // Puts "+3" in place of the chips that a card has no room for.
 export function foldChips(card) {
   const box = card.querySelector(".labels");
   const chips = [...box.querySelectorAll(".chip:not(.more)")];
   box.querySelector(".more")?.remove();
   box.classList.remove("folded");
-  for (const chip of chips) chip.hidden = false;
+  for (const node of [...chips, ...box.querySelectorAll(".was")]) node.hidden = false;
+  dropOldLabels(chips);
   const isFull = () => box.scrollHeight > box.clientHeight + 1;
   if (!isFull()) return;
   box.classList.add("folded"); // leaves room for it
+  dropOldLabels(chips);
   const bottom = box.getBoundingClientRect().bottom;
   let kept = chips.filter((chip) => chip.getBoundingClientRect().bottom <= bottom + 1).length;
   const more = make("span", { class: "chip more" });
@@ -66,8 +77,8 @@ export function cards(run, other) {
       return make("span", { class: rejected === number ? "chip rejected" : "chip", title: `${name}: ${said}` }, swatch(colour), make("span", {}, name), make("small", { title: `${masks(number, score)}. ${scoreHelp}` }, number > 1 ? `${number} × ≤ ${score.toFixed(2)}` : score.toFixed(2)), was ? make("small", { class: "was" }, was) : null);
     });
     return make("article", { title: item.path }, figure, make("section", {},
-      make("h2", {}, item.path),
-      ok ? make("div", { class: "doubt", title: run.doubt_help }, bar(item.doubt ?? 0), doubtText(item.doubt), agreement(item, other())) : null,
+      make("div", { class: "named" }, make("h2", {}, item.path), ok ? agreement(item, other()) : null),
+      ok ? make("div", { class: "doubt", title: run.doubt_help }, bar(item.doubt ?? 0), doubtText(item.doubt)) : null,
       make("div", { class: "labels" }, ...(chips.length ? chips : [make("small", {}, ok ? "no masks" : "failed")])),
     ));
   };

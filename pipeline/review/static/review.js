@@ -115,8 +115,10 @@ async function filter(current = 0, opened = ask("/api/view", wanted)) {
   remember();
 }
 
-// While a list is made, the one before stays, faded; what is waited for stands where its count was.
+// While a list is made, the one before stays, faded; what is waited for stands where its count was
+// and takes its width, so that no filter moves to another line.
 function wait(text) {
+  byId("count").style.width = text ? `${byId("count").getBoundingClientRect().width}px` : "";
   byId("count").textContent = text || counted;
   byId("count").classList.toggle("busy", text !== "");
   byId("grid").setAttribute("aria-busy", String(text !== ""));
@@ -124,7 +126,7 @@ function wait(text) {
 
 function waitingFor() {
   if (!wanted.search) return "ordering …";
-  return searched ? "searching …" : "loading CLIP …";
+  return searched ? "searching …" : "loading …";
 }
 
 async function fetchItems(start, limit) {

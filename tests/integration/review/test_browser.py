@@ -596,7 +596,7 @@ def test_order_is_kept_in_the_address(page, tmp_path: Path):
         assert paths(page) == ordered
         page.locator("article", has_text="3.png").click()
         page.locator('#viewer[data-ready="id-3.png"]').wait_for()
-        page.locator("#agreement", has_text="mean mask IoU with clip_diy").wait_for()
+        page.locator("#agreement", has_text="mean mask IoU with run-clip_diy").wait_for()
         assert page.locator("#masks .mask", has_text="IoU 0.").count() > 0
         page.keyboard.press("Escape")
         order.select_option("path")
@@ -610,6 +610,76 @@ def test_order_is_kept_in_the_address(page, tmp_path: Path):
         page.locator("#note.bad", has_text="ovseg compare").wait_for()
         assert paths(page) == ["0.png", "1.png", "2.png", "3.png"]
         assert order.input_value() == "priority"
+
+
+def test_a_comparison_leaves_room_for_the_doubt_and_the_filters(page, tmp_path: Path):
+    run = make_run(tmp_path, [Scene(f"{n}.png", label_map(n), 0.4 + n / 10) for n in range(4)])
+    other = [Scene(f"{n}.png", label_map(n + 9)) for n in range(4)]
+    made = make_run(tmp_path / "other", other, RunSpec(shard_size=1))
+    moved = Path(made.folder.uri).rename(tmp_path / "a run with a name of many letters")
+    compare(run, RunFolder.open(str(moved)))
+    order = page.locator("select[name=order]")
+    with serving(run) as client:
+        page.set_viewport_size({"width": 1400, "height": 900})
+        page.goto(client.url)
+        paths(page)
+        chosen = order.locator("option", has_text="with a_run_with_a_name_of_many_letters")
+        order.select_option(value=chosen.get_attribute("value"))
+        page.locator("article", has_text="IoU").first.wait_for()
+        bars = page.locator("article .bar").evaluate_all("all => all.map((it) => it.offsetWidth)")
+        assert len(bars) == 4
+        assert min(bars) >= 40
+        texts = "all => all.map((it) => it.scrollWidth - it.clientWidth)"
+        for cut in page.locator("article .doubt > span, article h2").evaluate_all(texts):
+            assert cut <= 0
+
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.locator("#filters-button").click()
+        boxes = [page.locator(f"[name={it}]").bounding_box() for it in ("order", "text")]
+        starts = [box["x"] for box in boxes]
+        ends = [box["x"] + box["width"] for box in boxes]
+        assert abs(starts[0] - starts[1]) < 1
+        assert abs(ends[0] - ends[1]) < 1
+        assert max(ends) < 390
+
+
+def test_a_wait_moves_no_filter(page, client: Client):
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.goto(client.url)
+    paths(page)
+    waiting, order = page.locator("#count.busy"), page.locator("select[name=order]")
+    before = order.bounding_box()
+    held: list = []
+    page.route("**/api/view?**", lambda route: held.append(route))
+    order.select_option("path")
+    waiting.wait_for()
+    assert order.bounding_box() == before
+    assert waiting.evaluate("(it) => it.scrollWidth <= it.clientWidth"), "room for its text"
+    held.pop().continue_()
+    waiting.wait_for(state="detached")
+    assert order.bounding_box() == before
+
+
+def test_an_old_label_without_room_is_left_to_the_tooltip(page, tmp_path: Path):
+    labels = ("cat", "dog", *(f"a label of letters {n}" for n in range(2)))
+    few = np.zeros((40, 56), np.uint16)
+    few[3:12, 4:30], few[20:30, 8:50] = 1, 3
+    run = make_run(tmp_path, [Scene(f"{n}.png", few) for n in range(2)], RunSpec(labels=labels))
+    with serving(run) as client:
+        for old, new in ((labels[0], labels[1]), (labels[2], labels[3])):
+            answer = client.decide(
+                image_id="id-0.png", label=old, action="relabel", new_label=new, segment_index=None
+            )
+            assert answer.status == 200, answer.body
+        page.goto(client.url)
+        card = page.locator("article", has_text="0.png")
+        short, long = (card.locator(".chip", has_text=it) for it in (labels[1], labels[3]))
+        short.wait_for()
+        assert short.locator(".was").inner_text() == "was cat"
+        assert long.locator(".was").is_hidden()
+        assert "was a label of letters 0" in str(long.get_attribute("title"))
+        cut = long.locator("span").evaluate("(it) => it.scrollWidth - it.clientWidth")
+        assert cut <= 0, "the new label is whole"
 
 
 def test_keyboard_focus_and_screen_reader_texts(page, client: Client):
@@ -1091,6 +1161,9 @@ def test_close_bar_of_the_keys_covers_and_leaves_nothing(page, client: Client, w
     page.keyboard.press("?")
     window, bar = (page.locator(it).bounding_box() for it in ("#help[open]", "#help form"))
     assert bar["y"] + bar["height"] >= window["y"] + window["height"] - 2, "no text below it"
+    if width == 1400:
+        hidden = "(it) => it.scrollHeight - it.clientHeight"
+        assert page.locator("#help dl").evaluate(hidden) == 0, "all keys are whole"
     page.locator("#help dl").evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
     caps = page.locator("#help dt:last-of-type kbd").all()
     bar = page.locator("#help form").bounding_box()

@@ -169,7 +169,7 @@ def test_while_a_search_goes_on_the_list_before_is_faded(browser, copied: RunFol
         for answer in ("abort", "continue_"):
             page.get_by_label("search", exact=True).fill(f"red heart {answer}")
             page.keyboard.press("Enter")
-            page.locator("#count.busy", has_text="loading CLIP …").wait_for()
+            page.locator("#count.busy", has_text="loading …").wait_for()
             assert grid.get_attribute("aria-busy") == "true"
             assert float(grid.evaluate("(it) => getComputedStyle(it).opacity")) < 0.6
             getattr(held.pop(), answer)()

@@ -10,7 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ovseg_core.decision.review_priority import mask_priority
-from pipeline.evaluation.compare import compare, read_comparison
+from pipeline.evaluation.compare import (
+    FOLDER,
+    compare,
+    compared_run,
+    comparison_files,
+    read_comparison,
+)
 from pipeline.review.filter import Filter
 from pipeline.review.session import ReviewSession
 from pipeline.run.folder import RunFolder
@@ -84,6 +90,23 @@ def test_compare_writes_a_table_beside_the_exports(runs):
     dog = ours[1]
     assert (dog["area_px"], dog["other_area_px"]) == ((label_map(1) == 2).sum(), 0)
     assert all(name.startswith("exports/") for name in set(runs[0].folder.list()) - set(before))
+
+
+def test_compared_again_after_its_folder_was_renamed_there_is_one_table(runs, tmp_path):
+    first, other = runs
+    file = compare(first, other).file
+    assert compared_run(file) == ("run", "clip_diy")
+    before = first.folder.read_bytes(file)
+    old = file.replace("/run-", "/")  # as older versions named it
+    first.folder.atomic_write(old, before)
+    strange = f"{FOLDER}/mine.parquet"
+    first.folder.atomic_write(strange, before)
+    renamed = RunFolder.open(str(Path(other.folder.uri).rename(tmp_path / "sea-lions")))
+    again = compare(first, renamed).file
+    assert compared_run(again) == ("sea-lions", "clip_diy")
+    assert compared_run(old) == ("", "clip_diy")
+    assert list(comparison_files(first)) == [strange, again]
+    assert first.folder.read_bytes(again) == before
 
 
 def test_compare_joins_components_of_a_label(tmp_path):
@@ -251,10 +274,12 @@ def test_two_generations_of_a_run_are_compared(tmp_path):
     grow_run(make_run(tmp_path, scenes), [Scene("z.png", label_map(5))], [Scene("1.png", MOVED)])
     first, second = (RunFolder.open(f"{tmp_path}/run@{number}") for number in (1, 2))
     report = compare(first, second)
+    assert compared_run(report.file).folder == "run@2"
     assert (report.num_images, report.num_missing) == (3, 0)
     ious = read_comparison(first, report.file)
     assert set(ious["id-0.png"].values()) == {1.0}
     assert ious["id-1.png"]["dog"] == 0.0
-    assert compare(second, first).num_missing == 1
+    back = compare(second, first)
+    assert (back.num_missing, compared_run(back.file).folder) == (1, "run@1")
     with pytest.raises(UserError, match="these are the same run"):
         compare(second, RunFolder.open(f"{tmp_path}/run"))

@@ -1,10 +1,19 @@
 """The sort orders of the review page against the priorities of the exporters."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ovseg_core.decision.review_priority import combined, combined_by_image
-from pipeline.evaluation.compare import compare, comparison_files, read_comparison
+from pipeline.evaluation.compare import (
+    FILES,
+    FOLDER,
+    compare,
+    comparison_files,
+    read_comparison,
+)
 from pipeline.exporters.shared.priorities import Priorities
 from pipeline.exporters.shared.segments import DIGITS
 from pipeline.review.index import ReviewIndex
@@ -87,6 +96,32 @@ def test_plain_orders(compared):
 def test_unknown_order_is_refused(compared, name):
     with pytest.raises(UserError):
         SortOrders(ReviewIndex(compared[0])).rows(name)
+
+
+def test_compared_runs_are_named_by_their_folders_as_far_as_these_tell_them_apart(tmp_path):
+    def other(place: str, method: str) -> RunFolder:
+        made = make_run(tmp_path / place, scenes(9), RunSpec(job={"method": method}))
+        return RunFolder.open(str(Path(made.folder.uri).rename(tmp_path / place / "pets é #1")))
+
+    first = make_run(tmp_path / "one", scenes(0))
+    orders = SortOrders(ReviewIndex(first))
+    file = compare(first, other("two", "naclip")).file
+    assert re.fullmatch(FILES, file.removeprefix(f"{FOLDER}/"))
+    assert list(orders.compared().values()) == ["pets_é_1"]
+    compare(first, other("three", "sclip"))
+    named = ["pets_é_1 (naclip)", "pets_é_1 (sclip)"]
+    assert list(orders.compared().values()) == named
+
+    old = f"{FOLDER}/maskclip-b9d5f5a59c9e.parquet"
+    run_of_one_name = f"{FOLDER}/run-clip_diy-b9d5f5a59c9e.parquet"
+    for name in (old, run_of_one_name, f"{FOLDER}/mine.parquet"):
+        first.folder.atomic_write(name, first.folder.read_bytes(file))
+    found = orders.compared()
+    assert sorted(found.values()) == [
+        "maskclip", "mine", *named, "run-clip_diy-b9d5f5a59c9e"
+    ]  # fmt: skip
+    first.folder.atomic_write(old.replace("9c9e", "aaaa"), first.folder.read_bytes(file))
+    assert "maskclip-b9d5f5a5aaaa" in orders.compared().values()
 
 
 def test_changed_comparison_is_read_again_and_a_damaged_one_is_named(compared):
