@@ -98,7 +98,7 @@ export class Viewer {
   reveal(open) {
     byId("viewer").hidden = !open;
     document.body.classList.toggle("viewing", open);
-    for (const behind of document.querySelectorAll(".skip, .top, #filters, #scroller")) behind.inert = open;
+    for (const behind of document.querySelectorAll("a.skip, .top, #filters, #scroller")) behind.inert = open;
     if (open && !byId("viewer").contains(document.activeElement)) byId("viewer").focus();
   }
 

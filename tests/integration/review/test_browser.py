@@ -243,7 +243,10 @@ def test_whole_image_is_accepted_and_undone_at_once(page, client: Client):
     page.keyboard.press("u")
     page.locator('#viewer[data-ready="id-0.png"]').wait_for()
     page.locator("#flash", has_text="whole image: undone").wait_for()
-    assert page.locator("#masks .said").all_inner_texts() == ["rejected", "skipped"]
+    said = page.locator("#masks .said")
+    assert said.all_inner_texts() == ["rejected", "skipped"]
+    clips = said.evaluate_all("(all) => all.map((one) => getComputedStyle(one).clipPath)")
+    assert clips == ["none", "none"], "both can be seen"
     assert client.shown(state="done") == []
 
     page.keyboard.press("Escape")
