@@ -104,7 +104,7 @@ def _cautions(config: JobConfig, report: "RunReport", *, has_no_background: bool
     note = RunImages(RunFolder.open(report.out)).note_on_models if embedded else ""
     everywhere = (
         "no objectness is used and no surroundings are named, as was said at the start: most "
-        "pixels or all have a label, whatever they show"
+        "pixels or all may have a label, whatever they show"
         if has_no_background
         else ""
     )
