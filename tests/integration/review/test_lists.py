@@ -1,6 +1,7 @@
 """Lists of a run as filters of the page, and the search by words, in Chromium."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -138,7 +139,7 @@ def test_words_rank_the_images_as_the_command_does_and_another_order_ends_it(
         assert shown[:12] == best[: len(shown)]
         assert page.locator("select[name=order]").input_value() == "searched"
         page.get_by_role("button", name="To do").click()
-        page.locator("#state button[data-state=todo][aria-pressed=true]").wait_for()
+        page.wait_for_url(re.compile("state=todo"))  # once the list is there
         page.reload()  # the address holds the words
         page.locator("article .listed").first.wait_for()
         assert page.get_by_label("search", exact=True).input_value() == "red heart"
