@@ -132,6 +132,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def sentence(note: str) -> str:
+    """Return a note as a sentence, with a capital and a full stop; empty: it is empty."""
+    return f"{note[:1].upper()}{note[1:]}." if note else ""
+
+
 def did_you_mean(name: str, known: Sequence[str], limit: int = 3) -> str:
     """Return a question with the nearest known names, or the list where none is near."""
     plain = {_plain_name(word): word for word in reversed(known)}

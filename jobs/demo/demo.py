@@ -103,10 +103,11 @@ def _find_instances(folder: DemoFolder, labels: tuple[str, ...]) -> bool:
         "clip": {"model": "embedded"},
         "run": {"local": True, "device": "cpu"},
     }
+    config = JobConfig.model_validate(part)
     console.line()
-    console.line("one mask per object (instances), by sclip and SAM's proposals")
+    console.line(f"one mask per object (instances), by {config.method.name} and SAM's proposals")
     try:
-        report = job.run(JobConfig.model_validate(part))
+        report = job.run(config)
     except ConfigError as error:  # without the library that SAM needs
         console.line(f"no instances: {error}")
         return False

@@ -76,7 +76,6 @@ def show_estimate(plan: "JobPlan", flags: MeasureFlags) -> None:
     if found.gpus_per_worker:
         hours += f", {brief(found.gpu_hours)} GPU-hours"
     price = flags.price_per_hour
-    money = "" if price is None else f"{found.worker_hours * price:,.2f} at {price:g} an hour"
     free = "" if found.free_bytes is None else f"; {size_text(found.free_bytes)} free"
     console.facts(
         [
@@ -84,7 +83,7 @@ def show_estimate(plan: "JobPlan", flags: MeasureFlags) -> None:
             ("speed", f"{brief(found.images_per_s)} images/s a worker ({found.device}){spread}"),
             ("time", f"{duration(found.seconds)} by {counted(max(1, found.workers), 'worker')}"),
             ("work", hours),
-            ("money", money),
+            ("money", _money(found.worker_hours, price)),
             ("reads", size_text(found.read_bytes)),
             ("writes", f"{size_text(found.written_bytes)}{free}"),
             ("a million such", _of_a_million(found, price)),
@@ -101,9 +100,14 @@ def _of_a_million(found: "Estimate", price: float | None) -> str:
 
     times = 1_000_000 / found.num_images
     hours = times * found.worker_hours
-    money = "" if price is None else f" ({hours * price:,.2f} at {price:g} an hour)"
+    money = _money(hours, price)
+    work = f"{brief(hours)} worker-hours" + (f" ({money})" if money else "")
     read, written = size_text(round(times * found.read_bytes)), size_text(found.million_bytes)
-    return f"{brief(hours)} worker-hours{money}; reads {read}, writes {written}"
+    return f"{work}; reads {read}, writes {written}"
+
+
+def _money(hours: float, price: float | None) -> str:
+    return "" if price is None else f"{hours * price:,.2f} at {price:g} an hour"
 
 
 def _cautions(found: "Estimate") -> list[str]:

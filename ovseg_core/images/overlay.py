@@ -168,7 +168,7 @@ def _with_names(
 
 
 def _share_text(share: float) -> str:
-    """Return a share of the image, behind the name of what a person may look for in it."""
+    """Return a share of the image, for behind a name that does not stand at its mask."""
     if share >= 0.1:
         return f" {share:.0%}"
     return f" {share:.1%}" if share >= _LEAST_SHOWN_SHARE else f" <{_LEAST_SHOWN_SHARE:.1%}"

@@ -32,6 +32,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages, other_size
 from pipeline.run.reader import MASK_COLUMNS, Row, grouped, paint_places, paint_segments
 from pipeline.storage import uris
+from schemas.base import sentence
 from schemas.errors import ImageError
 from schemas.score_columns import DOUBT_HELP, SCORE, SCORE_COLUMNS
 from schemas.untrusted import printable
@@ -223,10 +224,10 @@ def _swatch(colour: Rgb) -> str:
 
 def _hints(images: RunImages) -> str:
     """Return a note: why no photograph is read and what to do; models that do not fit."""
-    hints = [f"{hint}." for hint in (images.note_on_models, images.notice) if hint]
+    hints = [sentence(hint) for hint in (images.note_on_models, images.notice) if hint]
     if images.notice:
         hints[-1] += " Add that to the command that wrote this page."
-    said = "".join(f"<p>{escape(hint[:1].upper() + hint[1:])}</p>" for hint in hints)
+    said = "".join(f"<p>{escape(hint)}</p>" for hint in hints)
     # What stands between backticks is code, as on the review page.
     said = re.sub(r"`([^`]*)`", r"<code>\1</code>", said)
     return f'<div class="note">{said}</div>' if said else ""

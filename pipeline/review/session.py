@@ -35,6 +35,7 @@ from pipeline.review.sort_orders import PRIORITY, Agreement, SortOrders
 from pipeline.run.folder import RunFolder
 from pipeline.run.images import RunImages
 from pipeline.storage import uris
+from schemas.base import sentence
 from schemas.errors import StorageError, UserError
 from schemas.redact import redact
 from schemas.review import ReviewDecision, ReviewKey
@@ -182,7 +183,7 @@ class ReviewSession:
 
     @cached_property
     def _models_caution(self) -> str:
-        return _sentence(self.images.note_on_models)
+        return sentence(self.images.note_on_models)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of the run as a whole."""
@@ -208,7 +209,7 @@ class ReviewSession:
             "num_left": now.index.num_left,
             "images_notice": self.images.notice,
             "models_caution": self._models_caution,
-            "upload_caution": _sentence(self.images.note_on_uploads),
+            "upload_caution": sentence(self.images.note_on_uploads),
             "progress": now.decisions.progress(),
         }
 
@@ -453,10 +454,6 @@ def _known(values: NDArray[Any], row: int) -> float | None:
     """Return an image's value; None: it has none."""
     value = float(values[row])
     return None if math.isnan(value) else value
-
-
-def _sentence(note: str) -> str:
-    return f"{note[:1].upper()}{note[1:]}." if note else ""
 
 
 def _is_known(index: ReviewIndex, key: ReviewKey, row: int) -> bool:

@@ -20,7 +20,7 @@ from pipeline.review.pictures import SIDE_PX, number_png, photo_jpeg
 from pipeline.review.session import ReviewSession
 from pipeline.run.folder import FEATURES
 from schemas.base import Frozen
-from schemas.config import ImageConfig, JobConfig, MaskConfig, NamedOptions
+from schemas.config import ImageConfig, JobConfig
 from schemas.errors import ErrorCode, ImageError, OvsegError, UserError
 from schemas.redact import redact
 from schemas.score_columns import SCORE_COLUMNS
@@ -226,7 +226,7 @@ class TryPage:
         # A label of the run has the colour that it has on the review page.
         colours = dict(zip(words, label_colours(words), strict=True))
         return {
-            "caution": self._caution(wanted.method),
+            "caution": _EVERYWHERE if result.is_everywhere else "",
             "height": result.size_hw[0],
             "width": result.size_hw[1],
             "segments": [{name: one[name] for name in _SHOWN} for one in segments],
@@ -247,16 +247,6 @@ class TryPage:
             "command_lacks": new_run.lacks(self._job, wanted.words, features_of),
             "num_encoded": self._try_session.num_encoded,
         }
-
-    def _caution(self, method: str) -> str:
-        """Return what to know of the masks of a method; empty: nothing."""
-        from pipeline.annotate.build import labels_every_pixel
-
-        job = self._job
-        if method != job.method.name:
-            changed = {"method": NamedOptions(name=method), "masks": MaskConfig()}
-            job = job.model_copy(update=changed)
-        return _EVERYWHERE if labels_every_pixel(job) else ""
 
     def _job_now(self) -> JobConfig:
         """Return the run's job with the limit of its newest generation: a run may have grown."""

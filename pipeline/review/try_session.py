@@ -25,6 +25,7 @@ from ovseg_core.decision.image_rows import ImageMasks, image_rows
 from ovseg_core.images.batch import ImageBatch, to_tensor
 from ovseg_core.images.decoding.decode import DecodedImage
 from ovseg_core.segmenter import Features, Segmenter, encode_images
+from pipeline.annotate.build import labels_every_pixel
 from pipeline.annotate.stopwatch import Stopwatch
 from pipeline.run.trust.named_weights import NamedWeights
 from pipeline.storage import weights
@@ -74,12 +75,15 @@ class TryResult:
         size_hw: pixels of the image.
         seconds: by stage; `decode` and `encode` are 0 if the features were kept.
         encoded: whether the image was encoded for this result.
+        is_everywhere: nothing stands for the background with this method, see
+            `pipeline.annotate.build.labels_every_pixel`.
     """
 
     masks: ImageMasks
     size_hw: tuple[int, int]
     seconds: dict[str, float]
     encoded: bool
+    is_everywhere: bool
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ class TrySession:
             UserError: the method cannot run here, no word, too many words, or a word given twice.
             ImageError: the image cannot be read.
         """
-        vocabulary = self._vocabulary(words)
+        vocabulary, job = self._vocabulary(words), self._job_with(method)
         with self._lock.request(), torch.inference_mode():
             segmenter = self._segmenter(method)
             with Stopwatch() as whole:
@@ -299,11 +303,10 @@ class TrySession:
                     maps = segmenter.score(encoded.features, segmenter.text_matrix(vocabulary))
                 with Stopwatch() as deciding:
                     decision = decide_one(maps, 0, encoded.size_hw)
-                    config = self._masks(method)
-                    masks = image_rows(decision, encoded.size_hw, vocabulary.names, config)
+                    masks = image_rows(decision, encoded.size_hw, vocabulary.names, job.masks)
             seconds |= {"score": scoring.seconds, "decide": deciding.seconds}
             seconds["total"] = whole.seconds
-            return TryResult(masks, encoded.size_hw, seconds, encoded=kept is None)
+            return TryResult(masks, encoded.size_hw, seconds, kept is None, labels_every_pixel(job))
 
     def _encode(
         self, segmenter: Segmenter[Any], image: TryImage, seconds: dict[str, float]
@@ -330,12 +333,10 @@ class TrySession:
     def _segmenter(self, name: str) -> Segmenter[Any]:
         backbones = self._of_job()
         if name not in self._segmenters:
-            is_own = name == self._job.method.name
-            method = self._job.method if is_own else NamedOptions(name=name)
-            backbones.restricted = not is_own
-            backbones.check_names(*methods.option_folders(method).values())
-            masks = self._masks(name)
-            self._segmenters[name] = methods.build_segmenter(method, backbones, masks)
+            job = self._job_with(name)
+            backbones.restricted = name != self._job.method.name
+            backbones.check_names(*methods.option_folders(job.method).values())
+            self._segmenters[name] = methods.build_segmenter(job.method, backbones, job.masks)
         return self._segmenters[name]
 
     def _of_job(self) -> RunBackbones:
@@ -347,13 +348,17 @@ class TrySession:
             self._backbones.of_run = self._of_run
         return self._backbones
 
-    def _masks(self, method: str) -> MaskConfig:
-        """Return what becomes a segment: as in the run, by its own method; else one of each word.
+    def _job_with(self, method: str) -> JobConfig:
+        """Return the run's job with a method: its own as it is, another with its defaults.
 
-        Other methods may have nothing that instances come from.
+        Segments are as in the run by its own method, else one of each word: other methods may have
+        nothing that instances come from.
         """
-        is_own = method == self._job.method.name
-        return MaskConfig(segments=self._job.masks.segments) if is_own else MaskConfig()
+        if method == self._job.method.name:
+            masks = MaskConfig(segments=self._job.masks.segments)
+            return self._job.model_copy(update={"masks": masks})
+        other = {"method": NamedOptions(name=method), "masks": MaskConfig()}
+        return self._job.model_copy(update=other)
 
     def _vocabulary(self, words: Sequence[str]) -> Vocabulary:
         if not 1 <= len(words) <= MAX_WORDS:
